@@ -1,0 +1,88 @@
+# Keyway's one entry point: `make help` lists what there is. `make ci` is what CI runs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# rustup's default place, for shells that have not read its profile.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# Where `make run` keeps its keys, and how often `make crash-loop` kills the server.
+DATA ?= ./data
+N ?= 100
+
+# CI builds from the committed Cargo.lock or not at all.
+LOCKED := $(if $(CI),--locked)
+
+# Asked of cargo, since CARGO_TARGET_DIR and cargo's own configuration move it. Expanded only in recipes.
+TARGET = $(shell cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: run
+run: deps-build ## Start keywayd --dev on ./data (DATA=dir elsewhere), in the foreground
+	cargo build $(LOCKED) --release -p keyway-server -p keyway-tools
+	@echo "The command line is $(TARGET)/release/keyway."
+	exec "$(TARGET)/release/keywayd" --dev --data "$(DATA)"
+
+.PHONY: test
+test: deps-test ## Run all tests, after installing what they need
+	cargo test $(LOCKED) --workspace
+
+.PHONY: ci
+ci: deps fmt-check check-imports check-docs lint deny test ## Everything that CI checks
+
+.PHONY: bench-s1
+bench-s1: bench-build ## S1: steady hot keys, against the bare library call
+	"$(TARGET)/release/keyway-bench" s1
+
+.PHONY: bench-s4
+bench-s4: bench-build ## S4: the refresh flow; fails when p95 misses its target (DURATION_S=30)
+	"$(TARGET)/release/keyway-bench" s4
+
+.PHONY: bench-build
+bench-build: deps-build
+	cargo build $(LOCKED) --release -p keyway-server -p keyway-bench
+
+.PHONY: crash-loop
+crash-loop: deps-test ## Kill the server N=100 times during an import; no acknowledged key may be lost
+	KEYWAY_CRASH_ROUNDS=$(N) cargo test $(LOCKED) -p keyway-server --test crash -- --nocapture
+
+.PHONY: fmt
+fmt: ## Format the sources
+	cargo fmt --all
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: deps-build ## Clippy; a warning is an error
+	cargo clippy $(LOCKED) --workspace --all-targets -- -D warnings
+
+.PHONY: check-imports
+check-imports: deps-test ## Who may know whom, and the other rules of the tree
+	scripts/check-imports --self-test
+	scripts/check-imports
+
+.PHONY: check-docs
+check-docs: deps-test ## Links and make targets that the documents name
+	scripts/check-docs
+
+.PHONY: deny
+deny: deps ## Licences, advisories and sources of the dependencies
+	scripts/deny
+
+.PHONY: deps
+deps: ## Install what building, testing and CI need, and only what is missing
+	@scripts/deps build test ci
+
+.PHONY: deps-build
+deps-build:
+	@scripts/deps build
+
+.PHONY: deps-test
+deps-test:
+	@scripts/deps build test
