@@ -1,0 +1,27 @@
+//! What a keyspace's policy can allow a principal to do.
+
+use crate::wire_enum::wire_bits;
+
+wire_bits! {
+    /// A set of grants, written as their names with commas.
+    pub struct Grants(u16), "grant" {
+        /// SIGN, PUBLIC_KEY.
+        SIGN = 1, "sign";
+        /// VERIFY, PUBLIC_KEY.
+        VERIFY = 2, "verify";
+        /// MAC, and VERIFY with a MAC key.
+        MAC = 4, "mac";
+        /// ENCRYPT.
+        ENCRYPT = 8, "encrypt";
+        /// DECRYPT.
+        DECRYPT = 16, "decrypt";
+        /// DERIVE.
+        DERIVE = 32, "derive";
+        /// GET.
+        GET = 64, "get";
+        /// Keys and settings: all of KEY_*, KEYSPACE_CREATE, KEYSPACE_SET, FORCE_REFRESH.
+        MANAGE = 128, "manage";
+        /// LOCK, UNLOCK, UNLOCK_STATUS.
+        UNLOCK = 256, "unlock";
+    }
+}

@@ -1,0 +1,324 @@
+//! Payloads of KEY_GENERATE, KEY_IMPORT, KEY_ROTATE and KEY_LIST, and of the answer to KEY_LIST.
+
+use alloc::vec::Vec;
+
+use crate::limits::{CURSOR_LEN_MAX, KEY_LIST_ROWS_MAX, MATERIAL_LEN_MAX};
+use crate::reader::{Reader, at_least, at_most, in_range};
+use crate::{Algorithm, KeyFormat, KeyState, Octets, ProtocolError, Usage, check_key_id};
+
+/// What is fixed about a key when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// Its algorithm. `None` only for imports, where the material tells it.
+    pub algorithm: Option<Algorithm>,
+    /// Whether GET may ever give its secret out.
+    pub exportable: bool,
+    /// What it may be used for; none stands for all that its algorithm can do.
+    pub usage: Usage,
+    /// When it ceases to be valid, in ms since 1970; 0 for never.
+    pub not_after_unix_ms: u64,
+}
+
+const FLAG_EXPORTABLE: u8 = 1;
+
+impl NewKey {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, ProtocolError> {
+        let algorithm = match reader.u8("algorithm")? {
+            0 => None,
+            code => Some(Algorithm::try_from(code)?),
+        };
+        let flags = reader.u8("key flags")?;
+        if flags & !FLAG_EXPORTABLE != 0 {
+            return Err(ProtocolError::UnknownFlags {
+                field: "key flags",
+                bits: u64::from(flags & !FLAG_EXPORTABLE),
+            });
+        }
+        Ok(Self {
+            algorithm,
+            exportable: flags & FLAG_EXPORTABLE != 0,
+            usage: Usage::from_bits(reader.u16("usage")?)?,
+            not_after_unix_ms: reader.u64("not_after_unix_ms")?,
+        })
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        out.push(self.algorithm.map_or(0, Algorithm::code));
+        out.push(if self.exportable { FLAG_EXPORTABLE } else { 0 });
+        out.extend_from_slice(&self.usage.bits().to_le_bytes());
+        out.extend_from_slice(&self.not_after_unix_ms.to_le_bytes());
+    }
+}
+
+/// KEY_GENERATE. The answer is empty; its `key_version` is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyGenerate {
+    /// What to make. The algorithm must be given.
+    pub new_key: NewKey,
+}
+
+impl KeyGenerate {
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader::new(payload);
+        let new_key = NewKey::read(&mut reader)?;
+        reader.finish("KEY_GENERATE")?;
+        let generate = Self { new_key };
+        generate.check()?;
+        Ok(generate)
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        self.check()?;
+        self.new_key.append(out);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ProtocolError> {
+        if self.new_key.algorithm.is_none() {
+            return Err(ProtocolError::Rule {
+                field: "algorithm",
+                rule: "a key to be generated needs one",
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A key's own bytes, and how they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Material<'a> {
+    /// How the bytes are written.
+    pub format: KeyFormat,
+    /// 1 to `MATERIAL_LEN_MAX` bytes.
+    pub bytes: Octets<'a>,
+}
+
+impl<'a> Material<'a> {
+    fn read(mut reader: Reader<'a>) -> Result<Self, ProtocolError> {
+        let format = KeyFormat::try_from(reader.u8("key format")?)?;
+        reader.reserved::<3>("reserved")?;
+        let material = Self {
+            format,
+            bytes: Octets(reader.rest()),
+        };
+        material.check()?;
+        Ok(material)
+    }
+
+    fn append(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[self.format.code(), 0, 0, 0]);
+        out.extend_from_slice(&self.bytes);
+    }
+
+    fn check(&self) -> Result<(), ProtocolError> {
+        at_least("key material", self.bytes.len(), 1)?;
+        at_most("key material", self.bytes.len(), MATERIAL_LEN_MAX)
+    }
+}
+
+/// KEY_IMPORT. The answer is empty; its `key_version` is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyImport<'a> {
+    /// What to make of it.
+    pub new_key: NewKey,
+    /// The key.
+    pub material: Material<'a>,
+}
+
+impl<'a> KeyImport<'a> {
+    pub(super) fn decode(payload: &'a [u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader::new(payload);
+        Ok(Self {
+            new_key: NewKey::read(&mut reader)?,
+            material: Material::read(reader)?,
+        })
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        self.material.check()?;
+        self.new_key.append(out);
+        self.material.append(out);
+        Ok(())
+    }
+}
+
+/// KEY_ROTATE. The answer is empty; its `key_version` is the new version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRotate<'a> {
+    /// The next version's material; `None` for the server to generate it.
+    pub material: Option<Material<'a>>,
+}
+
+impl<'a> KeyRotate<'a> {
+    pub(super) fn decode(payload: &'a [u8]) -> Result<Self, ProtocolError> {
+        let material = if payload.is_empty() {
+            None
+        } else {
+            Some(Material::read(Reader::new(payload))?)
+        };
+        Ok(Self { material })
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        if let Some(material) = &self.material {
+            material.check()?;
+            material.append(out);
+        }
+        Ok(())
+    }
+}
+
+/// KEY_LIST: one page of the keys that one shard owns. The answer is a [`KeyListAnswer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyList<'a> {
+    /// The shard that is asked.
+    pub shard: u16,
+    /// The most rows wanted, at most `KEY_LIST_ROWS_MAX`; 0 stands for that many.
+    pub limit: u16,
+    /// Where to go on: the cursor of the page before, or empty to start.
+    pub cursor: Octets<'a>,
+}
+
+impl<'a> KeyList<'a> {
+    pub(super) fn decode(payload: &'a [u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader::new(payload);
+        let list = Self {
+            shard: reader.u16("shard")?,
+            limit: reader.u16("limit")?,
+            cursor: Octets(reader.rest()),
+        };
+        list.check()?;
+        Ok(list)
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        self.check()?;
+        out.extend_from_slice(&self.shard.to_le_bytes());
+        out.extend_from_slice(&self.limit.to_le_bytes());
+        out.extend_from_slice(&self.cursor);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ProtocolError> {
+        in_range(
+            "limit",
+            u64::from(self.limit),
+            0,
+            u64::from(KEY_LIST_ROWS_MAX),
+        )?;
+        at_most("cursor", self.cursor.len(), CURSOR_LEN_MAX)
+    }
+
+    /// The most rows that the answer may hold: 1 to `KEY_LIST_ROWS_MAX`.
+    #[must_use]
+    pub fn rows_max(&self) -> u16 {
+        match self.limit {
+            0 => KEY_LIST_ROWS_MAX,
+            limit => limit,
+        }
+    }
+}
+
+/// One page of KEY_LIST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyListAnswer<'a> {
+    /// Where the next page starts; empty if this is the last.
+    pub cursor: Octets<'a>,
+    /// The keys.
+    pub rows: KeyRows<'a>,
+}
+
+impl<'a> KeyListAnswer<'a> {
+    /// Reads a page and checks every row.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, ProtocolError> {
+        let mut reader = Reader::new(payload);
+        let cursor_len = usize::from(reader.u16("cursor_len")?);
+        at_most("cursor", cursor_len, CURSOR_LEN_MAX)?;
+        let cursor = Octets(reader.bytes("cursor", cursor_len)?);
+        let rows = reader.rest();
+        let mut reader = Reader::new(rows);
+        let mut count = 0;
+        while reader.remaining() > 0 {
+            count += 1;
+            in_range("rows", count, 0, u64::from(KEY_LIST_ROWS_MAX))?;
+            KeyRow::read(&mut reader)?;
+        }
+        let rows = KeyRows { bytes: rows };
+        Ok(Self { cursor, rows })
+    }
+
+    /// Appends a page; on an error nothing is appended.
+    pub fn encode<'r>(
+        cursor: &[u8],
+        rows: impl IntoIterator<Item = KeyRow<'r>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProtocolError> {
+        at_most("cursor", cursor.len(), CURSOR_LEN_MAX)?;
+        let start = out.len();
+        out.extend_from_slice(&(cursor.len() as u16).to_le_bytes());
+        out.extend_from_slice(cursor);
+        let appended = (1..).zip(rows).try_for_each(|(count, row)| {
+            in_range("rows", count, 0, u64::from(KEY_LIST_ROWS_MAX))?;
+            row.append(out)
+        });
+        if appended.is_err() {
+            out.truncate(start);
+        }
+        appended
+    }
+}
+
+/// The rows of a page, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRows<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Iterator for KeyRows<'a> {
+    type Item = KeyRow<'a>;
+
+    fn next(&mut self) -> Option<KeyRow<'a>> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let mut reader = Reader::new(self.bytes);
+        let row = KeyRow::read(&mut reader).expect("the page was checked when it was decoded");
+        self.bytes = reader.rest();
+        Some(row)
+    }
+}
+
+/// One key of KEY_LIST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRow<'a> {
+    /// The key.
+    pub key_id: &'a str,
+    /// Its newest version.
+    pub key_version: u32,
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Whether it can be used.
+    pub state: KeyState,
+}
+
+impl<'a> KeyRow<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, ProtocolError> {
+        let len = usize::from(reader.u8("id_len")?);
+        let key_id = check_key_id(reader.bytes("key_id", len)?)?;
+        Ok(Self {
+            key_id,
+            key_version: reader.u32("key_version")?,
+            algorithm: Algorithm::try_from(reader.u8("algorithm")?)?,
+            state: KeyState::try_from(reader.u8("key state")?)?,
+        })
+    }
+
+    fn append(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        check_key_id(self.key_id.as_bytes())?;
+        out.push(self.key_id.len() as u8);
+        out.extend_from_slice(self.key_id.as_bytes());
+        out.extend_from_slice(&self.key_version.to_le_bytes());
+        out.extend_from_slice(&[self.algorithm.code(), self.state.code()]);
+        Ok(())
+    }
+}

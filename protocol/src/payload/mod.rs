@@ -1,0 +1,20 @@
+//! Payloads: what stands behind the header, by operation.
+//!
+//! Each type has the same two functions, `decode` and `encode`, and one `check` that both use, so
+//! that nothing can be sent that would not be accepted.
+
+mod answer;
+mod crypto;
+mod hello;
+mod key;
+mod keyspace;
+mod request;
+
+pub use answer::{decode_keyspace_id, decode_ticket, encode_keyspace_id, encode_ticket};
+pub use crypto::{Decrypt, Derive, Encrypt, Sealed, Sign, Verify};
+pub use hello::{Hello, KeyspaceEntry, ServerHello};
+pub use key::{
+    KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRotate, KeyRow, KeyRows, Material, NewKey,
+};
+pub use keyspace::{KeyspaceCreate, Settings, SettingsIter};
+pub use request::Request;
