@@ -1,1 +1,94 @@
-//! Being built.
+//! One Keyway shard as a pure state machine: no I/O, no clock, no key bytes.
+//!
+//! ```text
+//!            inputs: handle_*(now, ..)                          outputs
+//!
+//!   requests ───── handle_request ──────┐             ┌──▶ Verdict: Serve(Grant) | Wait | Refuse
+//!   operators ──── handle_force_refresh ┤             ├──▶ poll_action():
+//!                  handle_lock/unlock   │   ┌───────┐ │      Load ──▶ store ──▶ handle_loaded
+//!   store ──────── handle_loaded        ├──▶│ Shard │─┤      Unwrap ─▶ KMS ───▶ handle_lease
+//!                  handle_stored        │   └───────┘ │      DropDek
+//!                  handle_revoked       │             │      Ready ──▶ redeem ──▶ Grant
+//!   KMS ────────── handle_lease         │             │      Refreshed, Refuse
+//!   clock ──────── handle_tick ─────────┘             └─     Report
+//! ```
+//!
+//! # Order of calls
+//!
+//! 1. Make the shard with its limits and a seed, and its keyspaces with
+//!    [`handle_keyspace`](Shard::handle_keyspace).
+//! 2. Read the clock once a turn. `now` never goes back from one call to the next.
+//! 3. After each input, or at the end of each turn, drain [`poll_action`](Shard::poll_action) and
+//!    carry out what it says, in its order.
+//! 4. Each [`Action::Load`] is answered by one [`handle_loaded`](Shard::handle_loaded), each
+//!    [`Action::Unwrap`] by one [`handle_lease`](Shard::handle_lease), whatever happens: a panic
+//!    of the loader is an answer too. What comes too late is recognised and ignored.
+//! 5. A request that got [`Verdict::Wait`] is named by exactly one [`Action::Ready`] or
+//!    [`Action::Refuse`], unless [`handle_waiter_gone`](Shard::handle_waiter_gone) takes it back
+//!    first. After `Ready`, call [`redeem`](Shard::redeem) in the same turn.
+//! 6. Call [`handle_tick`](Shard::handle_tick) every millisecond or two.
+//! 7. Call [`handle_stored`](Shard::handle_stored) and [`handle_revoked`](Shard::handle_revoked)
+//!    when the write is durable and before anybody is told that it is.
+//!
+//! # Promises
+//!
+//! * A key leaves as a [`Grant`] only, and only the expiry check makes one. A `Grant` borrows the
+//!   shard, so it cannot outlive the turn.
+//! * `effective_hard = min(loaded_at + hard_ttl, DEK lease end, not_after)`; `loaded_at` is when
+//!   the load began. It moves later by a load or a KMS success only.
+//! * One flight per key, one unwrap per keyspace; each flight ends within its time limit.
+//! * The same seed and the same inputs give the same outputs: nothing walks a hash map.
+//! * Every list, map and queue is bounded by a field of [`Limits`]; the queue of actions by what
+//!   one input can cause, as long as it is drained.
+//!
+//! # Choices
+//!
+//! * **Idle keyspaces.** A lease is renewed at half its time, once somebody wanted a key since the
+//!   last grant. If nobody did, the question is put off, and looked at again every sixteenth of
+//!   the lease; the lease then ends, the plaintext is dropped, and the next request asks.
+//! * **Jitter** shortens the soft TTL only, by a part drawn at each load.
+//! * **Prefetch** starts at passes, every [`SCAN_PERIOD_US`]. A timer puts a key into one of two
+//!   queues of its keyspace; counting what a pass leaves is reading the queues' lengths.
+//! * **A put of a newer version** makes the live key stale, so that with policy `wait` the next
+//!   request gets the new version.
+//! * **A key past its own `not_after`** is INVALID until the blob changes.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod action;
+mod backoff;
+mod counters;
+mod entry;
+mod event;
+mod ewma;
+mod flight;
+mod grant;
+mod keyspace;
+mod limits;
+mod list;
+mod prefetch;
+mod rng;
+mod settings;
+mod shard;
+mod slab;
+mod time;
+mod wheel;
+
+pub use action::{
+    Action, Admission, FlightId, KeyId, KeyspaceId, LeaseEvent, LoadError, Loaded, Redeem, Refusal,
+    Request, Token, Urgency, Verdict,
+};
+pub use counters::{Counters, Gauges, Refusals, Totals};
+pub use event::{Event, InvalidCause};
+pub use grant::Grant;
+pub use keyspace::{UnlockState, UnlockStatus};
+pub use limits::{Limits, LimitsError};
+pub use prefetch::SCAN_PERIOD_US;
+pub use settings::{OnSoftExpiry, Settings, SettingsError};
+pub use shard::{KEYSPACES_MAX, Lifecycle, NEGATIVE_US, Shard, View, Violation};
+pub use time::{Instant, TICK_US};

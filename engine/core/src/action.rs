@@ -1,0 +1,232 @@
+//! What goes in and out of a shard: names, requests, verdicts, actions.
+
+use crate::event::Event;
+use crate::grant::Grant;
+use crate::time::Instant;
+use alloc::rc::Rc;
+
+/// A keyspace. Ids start at 1 and are never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyspaceId(pub u32);
+
+/// The id of a key within its keyspace. Cheap to clone; stays on its core.
+pub type KeyId = Rc<[u8]>;
+
+/// Names one request at this shard. The caller chooses it, and does not use it again before the
+/// request was answered or taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Names one load. Never used again: a result under a name that is over is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlightId {
+    pub(crate) generation: u64,
+    pub(crate) slot: u32,
+}
+
+impl FlightId {
+    /// A number that grows from load to load, for logs.
+    #[must_use]
+    pub const fn generation(self) -> u64 {
+        self.generation
+    }
+}
+
+/// An operation that needs a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Comes back in [`Action::Ready`] or [`Action::Refuse`] if the request has to wait.
+    pub token: Token,
+    /// Which keyspace.
+    pub keyspace: KeyspaceId,
+    /// Which key in it.
+    pub key_id: &'a [u8],
+    /// After this the answer is of no use.
+    pub deadline: Option<Instant>,
+}
+
+/// The immediate answer to a request.
+#[derive(Debug)]
+pub enum Verdict<'a, V> {
+    /// Here is the key.
+    Serve(Grant<'a, V>),
+    /// The request waits. [`Action::Ready`] or [`Action::Refuse`] will name its token.
+    Wait,
+    /// The answer is no.
+    Refuse(Refusal),
+}
+
+/// The immediate answer to a force-refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Admission {
+    /// [`Action::Refreshed`] or [`Action::Refuse`] will name the token.
+    Waiting,
+    /// The answer is no.
+    Refused(Refusal),
+}
+
+/// Why a request is not served. Hints are µs from now, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such key.
+    NotFound,
+    /// The stored blob cannot be used: corrupt, bound to another context, or past its `not_after`.
+    Invalid,
+    /// The key is revoked.
+    Revoked,
+    /// Not now; a load is on its way.
+    Retry {
+        /// When to come back.
+        after_us: u64,
+    },
+    /// The keyspace's DEK is not at hand.
+    NeedsUnlock {
+        /// Follows the unlock that will help: [`Shard::unlock_status`](crate::Shard::unlock_status).
+        ticket: u64,
+    },
+    /// The KMS does not answer.
+    Unavailable {
+        /// When to come back.
+        after_us: u64,
+    },
+    /// A limit of this shard is reached.
+    Overloaded {
+        /// When to come back.
+        after_us: u64,
+    },
+    /// The request's deadline has passed.
+    DeadlineExceeded,
+    /// There is no such keyspace.
+    NoKeyspace,
+}
+
+/// How much a load hurries. The caller may order its reads by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Somebody waits for it.
+    OnDemand,
+    /// Little of the key's soft TTL is left.
+    Urgent,
+    /// Well ahead of need.
+    Ahead,
+}
+
+/// An unlocked key, and what the authenticated blob says of it.
+#[derive(Clone, Debug)]
+pub struct Loaded<V> {
+    /// The key. Dropped by the core when its time is over: its `Drop` wipes.
+    pub value: V,
+    /// Newest version of the key in it, from 1.
+    pub version: u32,
+    /// Plaintext bytes that `value` takes.
+    pub key_bytes: usize,
+    /// End of the key's own validity.
+    pub not_after: Option<Instant>,
+    /// Generation of the DEK that opened it.
+    pub dek_generation: u32,
+}
+
+/// Why a load brought no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoadError {
+    /// The store has no such blob.
+    NotFound,
+    /// The blob does not open.
+    Corrupt,
+    /// The store says that the key is revoked.
+    Revoked,
+    /// The DEK generation that sealed the blob is not at hand.
+    DekMissing,
+    /// The store failed.
+    Store,
+    /// The load took too long.
+    TimedOut,
+    /// The loader panicked.
+    Panicked,
+}
+
+/// What the KMS answered to an [`Action::Unwrap`], or on its own account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// The DEK is at hand.
+    Granted {
+        /// When the unwrap was sent to the KMS: the lease counts from there.
+        sent_at: Instant,
+        /// Newest DEK generation of the keyspace.
+        generation: u32,
+    },
+    /// The KMS refuses.
+    Denied,
+    /// The KMS says that its key is disabled.
+    Disabled,
+    /// The KMS itself waits to be unlocked: asking again does not help until somebody does that.
+    Locked,
+    /// The KMS does not answer, or throttles.
+    Unavailable {
+        /// The KMS's own hint, µs from now; 0: none.
+        retry_after_us: u64,
+    },
+    /// Anything else: misconfigured, a wrapped DEK that does not open.
+    Failed,
+}
+
+/// What [`Shard::redeem`](crate::Shard::redeem) needs to know of the request that waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redeem {
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What the caller has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Read and open the key's blob, then call [`Shard::handle_loaded`](crate::Shard::handle_loaded).
+    Load {
+        /// Goes back with the result.
+        flight: FlightId,
+        /// Which keyspace.
+        keyspace: KeyspaceId,
+        /// Which key in it.
+        key_id: KeyId,
+        /// How much it hurries.
+        urgency: Urgency,
+    },
+    /// Ask the KMS for the keyspace's DEK, then call
+    /// [`Shard::handle_lease`](crate::Shard::handle_lease).
+    Unwrap {
+        /// Which keyspace.
+        keyspace: KeyspaceId,
+    },
+    /// Wipe the keyspace's DEK, in all generations.
+    DropDek {
+        /// Which keyspace.
+        keyspace: KeyspaceId,
+    },
+    /// The wait is over: call [`Shard::redeem`](crate::Shard::redeem) and carry the request out.
+    Ready {
+        /// The request.
+        token: Token,
+        /// Which keyspace.
+        keyspace: KeyspaceId,
+        /// Which key in it.
+        key_id: KeyId,
+        /// Goes back with the call.
+        redeem: Redeem,
+    },
+    /// A force-refresh is done: nothing older than the call is served from here on.
+    Refreshed {
+        /// The force-refresh.
+        token: Token,
+        /// Version that was loaded.
+        version: u32,
+    },
+    /// The wait is over, and the answer is no.
+    Refuse {
+        /// The request or force-refresh.
+        token: Token,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Something for the log.
+    Report(Event),
+}

@@ -1,0 +1,201 @@
+//! Figures: of one keyspace, and of the shard.
+
+use crate::action::Refusal;
+
+/// Figures of one keyspace at this shard. Those that end in `_total` only grow; the others are
+/// gauges. Requests add up at all times:
+///
+/// ```text
+/// requests_total = hits_total + misses_total
+/// hits_total     = hits_fresh_total + hits_stale_total          served from memory, at once
+/// misses_total   = ready_fresh_total + ready_stale_total        served after a wait
+///                + the sum of refused + abandoned_total + singleflight_waiters
+/// force_refresh_total = force_refreshed_total + force_refused_total + force_abandoned_total
+///                     + force_waiters
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests that came in.
+    pub requests_total: u64,
+    /// Served from memory at once.
+    pub hits_total: u64,
+    /// Of these, younger than their soft TTL.
+    pub hits_fresh_total: u64,
+    /// Of these, stale.
+    pub hits_stale_total: u64,
+    /// Not served at once.
+    pub misses_total: u64,
+    /// Waited, then handed over with a key that had just been loaded.
+    pub ready_fresh_total: u64,
+    /// Waited, then handed over with the stale key.
+    pub ready_stale_total: u64,
+    /// Refused, at once or after a wait.
+    pub refused: Refusals,
+    /// Taken back while they waited.
+    pub abandoned_total: u64,
+    /// Handed over, and then refused by the second check: already counted above as ready.
+    pub redeem_refused_total: u64,
+
+    /// Force-refreshes that came in.
+    pub force_refresh_total: u64,
+    /// Done.
+    pub force_refreshed_total: u64,
+    /// Refused, at once or after a wait.
+    pub force_refused_total: u64,
+    /// Taken back while they waited.
+    pub force_abandoned_total: u64,
+    /// Force-refreshes that wait now.
+    pub force_waiters: u64,
+
+    /// Loads that came to an end, whichever.
+    pub rehydrate_total: u64,
+    /// Of these, failed: everything but a key, "no such key" and "revoked".
+    pub rehydrate_fail_total: u64,
+    /// Requests that wait now.
+    pub singleflight_waiters: u64,
+    /// Waits that used up their budget.
+    pub singleflight_wait_timeout_total: u64,
+    /// Passes of the prefetcher.
+    pub prefetch_scan_total: u64,
+    /// Refreshes that the prefetcher started.
+    pub prefetch_trigger_total: u64,
+    /// Keys that a pass found due and left for the next.
+    pub prefetch_skipped_total: u64,
+    /// Live keys that made room for others.
+    pub evicted_total: u64,
+    /// Live keys that reached the end of their time.
+    pub expired_total: u64,
+    /// Unwraps that were asked for.
+    pub unwraps_total: u64,
+
+    /// Keys whose plaintext is in memory.
+    pub resident_keys: u64,
+    /// Bytes of it.
+    pub resident_key_bytes: u64,
+    /// Loads that run or wait for a DEK.
+    pub flights: u64,
+    /// Of these, those that the prefetcher or an unlock started.
+    pub prefetch_flights: u64,
+    /// Age of the oldest key that was served since [`crate::Shard::take_oldest_served_age`], µs.
+    pub oldest_served_age_us: u64,
+}
+
+impl Counters {
+    /// Whether every request is accounted for.
+    #[must_use]
+    pub fn add_up(&self) -> bool {
+        self.requests_total == self.hits_total + self.misses_total
+            && self.hits_total == self.hits_fresh_total + self.hits_stale_total
+            && self.misses_total
+                == self.ready_fresh_total
+                    + self.ready_stale_total
+                    + self.refused.sum()
+                    + self.abandoned_total
+                    + self.singleflight_waiters
+            && self.force_refresh_total
+                == self.force_refreshed_total
+                    + self.force_refused_total
+                    + self.force_abandoned_total
+                    + self.force_waiters
+    }
+}
+
+/// Refusals by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// [`Refusal::NotFound`].
+    pub not_found: u64,
+    /// [`Refusal::Invalid`].
+    pub invalid: u64,
+    /// [`Refusal::Revoked`].
+    pub revoked: u64,
+    /// [`Refusal::Retry`].
+    pub retry: u64,
+    /// [`Refusal::NeedsUnlock`].
+    pub needs_unlock: u64,
+    /// [`Refusal::Unavailable`].
+    pub unavailable: u64,
+    /// [`Refusal::Overloaded`].
+    pub overloaded: u64,
+    /// [`Refusal::DeadlineExceeded`].
+    pub deadline_exceeded: u64,
+}
+
+impl Refusals {
+    /// All of them.
+    #[must_use]
+    pub const fn sum(&self) -> u64 {
+        self.not_found
+            + self.invalid
+            + self.revoked
+            + self.retry
+            + self.needs_unlock
+            + self.unavailable
+            + self.overloaded
+            + self.deadline_exceeded
+    }
+
+    pub(crate) fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::NotFound => self.not_found += 1,
+            Refusal::Invalid => self.invalid += 1,
+            Refusal::Revoked => self.revoked += 1,
+            Refusal::Retry { .. } => self.retry += 1,
+            Refusal::NeedsUnlock { .. } => self.needs_unlock += 1,
+            Refusal::Unavailable { .. } => self.unavailable += 1,
+            Refusal::Overloaded { .. } => self.overloaded += 1,
+            Refusal::DeadlineExceeded => self.deadline_exceeded += 1,
+            Refusal::NoKeyspace => unreachable!("counted by the shard: it has no keyspace"),
+        }
+    }
+}
+
+/// Figures of one keyspace that depend on the time at which they are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gauges {
+    /// What is left of the DEK's lease, µs; 0: there is none.
+    pub lease_left_us: u64,
+    /// Newest DEK generation under the lease; 0: there is none.
+    pub dek_generation: u32,
+    /// Locked by command.
+    pub locked: bool,
+    /// Refused by the KMS.
+    pub denied: bool,
+    /// An unwrap is on its way.
+    pub unwrap_pending: bool,
+    /// Keys that wait for the prefetcher.
+    pub due_keys: usize,
+    /// Keys that are known INVALID.
+    pub invalid_keys: usize,
+    /// Keys that will be loaded again once the DEK is at hand.
+    pub parked_keys: usize,
+    /// This shard's part of `max_in_flight`.
+    pub max_in_flight_share: u32,
+}
+
+/// Figures of the whole shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests and force-refreshes for keyspaces that do not exist.
+    pub no_keyspace_total: u64,
+    /// Results of loads that were over already.
+    pub late_results_total: u64,
+    /// Keyspaces.
+    pub keyspaces: usize,
+    /// Entries of every state.
+    pub entries: usize,
+    /// Sum of the live keys' bytes.
+    pub key_bytes: usize,
+    /// Keys remembered as missing.
+    pub negatives: usize,
+    /// Keys remembered as revoked.
+    pub revoked: usize,
+    /// Loads that run or wait for a DEK.
+    pub flights: usize,
+    /// Requests and force-refreshes that wait.
+    pub waiters: usize,
+    /// Timers that are armed.
+    pub timers: usize,
+    /// Keyspaces whose keys are being wiped or looked at again after a change.
+    pub sweeping: usize,
+}

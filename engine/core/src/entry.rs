@@ -1,0 +1,179 @@
+//! What a shard knows of one key.
+
+use crate::action::{KeyId, KeyspaceId, Loaded};
+use crate::backoff::Backoff;
+use crate::event::InvalidCause;
+use crate::list::{Link, Linked};
+use crate::time::Instant;
+use crate::wheel::TimerId;
+
+/// The list that an entry is in by its state.
+pub(crate) const HOME: u8 = 0;
+/// The prefetcher's queues.
+pub(crate) const DUE: u8 = 1;
+
+/// Used since its last refresh: the prefetcher refreshes only such keys.
+pub(crate) const USED: u8 = 1;
+/// Used since the hand of the CLOCK passed.
+pub(crate) const REFERENCED: u8 = 2;
+
+#[derive(Debug)]
+pub(crate) struct Entry<V> {
+    pub(crate) hash: u64,
+    pub(crate) keyspace: KeyspaceId,
+    /// Where the keyspace is kept.
+    pub(crate) keyspace_at: u32,
+    pub(crate) key_id: KeyId,
+    pub(crate) state: State<V>,
+    /// [`USED`] and [`REFERENCED`]: all that serving a key writes to its entry.
+    pub(crate) touched: u8,
+    /// The one flight of this key.
+    pub(crate) flight: Option<u32>,
+    pub(crate) backoff: Backoff,
+    /// Newest version that an acknowledged write told of: older ones are not accepted.
+    pub(crate) version_floor: u32,
+    /// The entry's one timer, in the wheel of ages.
+    pub(crate) timer: Option<TimerId>,
+    pub(crate) home: Home,
+    home_link: Link,
+    pub(crate) due: Due,
+    due_link: Link,
+}
+
+#[derive(Debug)]
+pub(crate) enum State<V> {
+    /// Nothing: a load is on its way, or is waited for.
+    Empty,
+    /// The plaintext. Whether it may be used is for the expiry check to say.
+    Live(Live<V>),
+    /// The store had no such key.
+    Negative { until: Instant },
+    /// The stored blob cannot be used, until it changes.
+    Invalid { cause: InvalidCause, reread: Reread },
+    /// For ever.
+    Revoked,
+}
+
+/// A blob that did not open is read once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reread {
+    Due,
+    Done,
+}
+
+#[derive(Debug)]
+pub(crate) struct Live<V> {
+    pub(crate) value: V,
+    pub(crate) version: u32,
+    pub(crate) dek_generation: u32,
+    pub(crate) key_bytes: usize,
+    /// When the load began: age is never under-reported.
+    pub(crate) loaded_at: Instant,
+    pub(crate) not_after: Instant,
+    /// How much of the keyspace's jitter falls to this load, in 1/65536.
+    pub(crate) jitter: u16,
+    /// The keyspace's epoch at the load: another one means that the keyspace was purged since.
+    pub(crate) epoch: u32,
+    /// The keyspace's settings for which the entry's timer was set.
+    pub(crate) armed_for: u32,
+    /// A newer version was stored.
+    pub(crate) outdated: bool,
+}
+
+/// Which list an entry is in by its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    None,
+    /// Its keyspace's live keys.
+    Resident,
+    /// Its keyspace's keys that are loaded again once the DEK is at hand.
+    Parked,
+    /// Its keyspace's INVALID keys.
+    Invalid,
+    /// The shard's negatives, oldest first.
+    Negative,
+    /// The shard's revocation marks, oldest first.
+    Revoked,
+}
+
+/// Which of the prefetcher's queues an entry is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    None,
+    Ahead,
+    Urgent,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(hash: u64, keyspace: KeyspaceId, keyspace_at: u32, key_id: &[u8]) -> Self {
+        Self {
+            hash,
+            keyspace,
+            keyspace_at,
+            key_id: KeyId::from(key_id),
+            state: State::Empty,
+            touched: 0,
+            flight: None,
+            backoff: Backoff::default(),
+            version_floor: 0,
+            timer: None,
+            home: Home::None,
+            home_link: Link::LOOSE,
+            due: Due::None,
+            due_link: Link::LOOSE,
+        }
+    }
+
+    pub(crate) fn live(&self) -> Option<&Live<V>> {
+        match &self.state {
+            State::Live(live) => Some(live),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        matches!(self.state, State::Revoked)
+    }
+
+    /// The oldest version that may replace what is here.
+    pub(crate) fn version_min(&self) -> u32 {
+        self.live()
+            .map_or(0, |live| live.version)
+            .max(self.version_floor)
+    }
+}
+
+impl<V> Live<V> {
+    pub(crate) fn new(loaded: Loaded<V>, loaded_at: Instant, jitter: u16, epoch: u32) -> Self {
+        Self {
+            value: loaded.value,
+            version: loaded.version,
+            dek_generation: loaded.dek_generation,
+            key_bytes: loaded.key_bytes,
+            loaded_at,
+            not_after: loaded.not_after.unwrap_or(Instant::MAX),
+            jitter,
+            epoch,
+            armed_for: 0,
+            outdated: false,
+        }
+    }
+}
+
+impl<V> Linked<HOME> for Entry<V> {
+    fn link(&mut self) -> &mut Link {
+        &mut self.home_link
+    }
+    fn next(&self) -> u32 {
+        self.home_link.next()
+    }
+}
+
+impl<V> Linked<DUE> for Entry<V> {
+    fn link(&mut self) -> &mut Link {
+        &mut self.due_link
+    }
+    fn next(&self) -> u32 {
+        self.due_link.next()
+    }
+}

@@ -1,0 +1,56 @@
+//! The expiry check: the one place that lends out a key.
+
+use crate::entry::Live;
+use crate::keyspace::Terms;
+use crate::time::Instant;
+use core::fmt;
+
+/// Leave to use a key once, now. Only the expiry check makes one, so that whoever holds it knows
+/// that the check was made.
+pub struct Grant<'a, V> {
+    /// The key.
+    pub value: &'a V,
+    /// Its newest version.
+    pub version: u32,
+    /// Past its soft TTL, or a newer version was stored.
+    pub stale: bool,
+    /// Time since the load began that brought it, µs.
+    pub age_us: u64,
+    /// `effective_hard`: at this time and after it no result may leave.
+    pub expires_at: Instant,
+    _checked: Checked,
+}
+
+/// Can be written down in this module only.
+struct Checked;
+
+impl<'a, V> Grant<'a, V> {
+    /// `None` at or after `effective_hard`, or if the key outlived a purge of its keyspace.
+    #[inline]
+    pub(crate) fn check(live: &'a Live<V>, terms: &Terms, now: Instant) -> Option<Self> {
+        let expires_at = terms.effective_hard(live);
+        if now >= expires_at {
+            return None;
+        }
+        Some(Self {
+            value: &live.value,
+            version: live.version,
+            stale: live.outdated || now >= terms.soft_at(live),
+            age_us: now.saturating_since(live.loaded_at),
+            expires_at,
+            _checked: Checked,
+        })
+    }
+}
+
+// By hand: the key must not be printed, and need not be printable.
+impl<V> fmt::Debug for Grant<'_, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Grant")
+            .field("version", &self.version)
+            .field("stale", &self.stale)
+            .field("age_us", &self.age_us)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

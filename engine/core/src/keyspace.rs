@@ -1,0 +1,126 @@
+//! One keyspace at this shard: settings, lease, gate, lists of its keys, figures.
+
+mod lease;
+mod terms;
+mod unlock;
+
+pub(crate) use lease::{Alarm, AskRefused, Lease};
+pub(crate) use terms::{Points, Terms};
+pub(crate) use unlock::Unlocks;
+pub use unlock::{UnlockState, UnlockStatus};
+
+use crate::action::KeyspaceId;
+use crate::counters::Counters;
+use crate::entry::{DUE, HOME};
+use crate::ewma::Ewma;
+use crate::list::List;
+use crate::settings::Settings;
+use crate::time::Instant;
+use crate::wheel::TimerId;
+
+#[derive(Debug)]
+pub(crate) struct Keyspace {
+    pub(crate) id: KeyspaceId,
+    pub(crate) settings: Settings,
+    /// What the expiry check needs.
+    pub(crate) terms: Terms,
+    pub(crate) gate: Gate,
+    pub(crate) lease: Lease,
+    pub(crate) unlocks: Unlocks,
+    pub(crate) counters: Counters,
+    /// Durations of loads that brought a key.
+    pub(crate) load_us: Ewma,
+    /// This shard's part of `max_in_flight`.
+    pub(crate) share: u32,
+
+    pub(crate) resident: List<HOME>,
+    pub(crate) parked: List<HOME>,
+    pub(crate) invalid: List<HOME>,
+    pub(crate) ahead: List<DUE>,
+    pub(crate) urgent: List<DUE>,
+
+    /// How many of the INVALID keys an unlock has yet to read again.
+    pub(crate) invalid_to_reload: usize,
+    /// Flights that an unlock, or the return of the DEK, started.
+    pub(crate) reloads: u64,
+    /// In the shard's queue of keyspaces to sweep.
+    pub(crate) sweeping: bool,
+    /// What becomes of used keys that a sweep finds purged.
+    pub(crate) purged: Purged,
+    /// Requests and force-refreshes by the time of the last grant.
+    pub(crate) demand_at_grant: u64,
+    pub(crate) ask_timer: Option<TimerId>,
+    pub(crate) end_timer: Option<TimerId>,
+}
+
+/// Whether the keyspace may be used at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// Locked by command, until unlocked by command.
+    Locked,
+    /// The KMS refused twice, or is itself locked: until unlocked by command.
+    Denied,
+}
+
+/// What becomes of the used keys of a purged keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purged {
+    /// They are remembered, by name only, and loaded again when the DEK is at hand.
+    Parked,
+    /// They are forgotten: nobody wanted them.
+    Forgotten,
+}
+
+impl Keyspace {
+    pub(crate) fn new(id: KeyspaceId, settings: Settings, share: u32) -> Self {
+        Self {
+            id,
+            terms: Terms::new(&settings),
+            settings,
+            gate: Gate::Open,
+            lease: Lease::default(),
+            unlocks: Unlocks::default(),
+            counters: Counters::default(),
+            load_us: Ewma::default(),
+            share,
+            resident: List::default(),
+            parked: List::default(),
+            invalid: List::default(),
+            ahead: List::default(),
+            urgent: List::default(),
+            invalid_to_reload: 0,
+            reloads: 0,
+            sweeping: false,
+            purged: Purged::Forgotten,
+            demand_at_grant: 0,
+            ask_timer: None,
+            end_timer: None,
+        }
+    }
+
+    /// Requests and force-refreshes so far.
+    pub(crate) fn demand(&self) -> u64 {
+        self.counters.requests_total + self.counters.force_refresh_total
+    }
+
+    /// Whether anybody wanted a key since the DEK was last granted.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.demand() != self.demand_at_grant || self.unlocks.is_reloading()
+    }
+
+    /// Takes down the age of a key that was served.
+    #[inline]
+    pub(crate) fn served(&mut self, age_us: u64) {
+        let oldest = &mut self.counters.oldest_served_age_us;
+        *oldest = (*oldest).max(age_us);
+    }
+
+    pub(crate) fn has_lease(&self, now: Instant) -> bool {
+        now < self.terms.lease_end()
+    }
+
+    pub(crate) fn due_keys(&self) -> usize {
+        self.ahead.len() + self.urgent.len()
+    }
+}

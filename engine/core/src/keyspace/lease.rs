@@ -1,0 +1,394 @@
+//! The lease of a keyspace's DEK: when it ends, and when the KMS is asked again.
+//!
+//! The end moves later only by [`Lease::granted`], which is called with a KMS success.
+
+use crate::backoff::{Backoff, UNWRAP_BACKOFF_US_MAX, UNWRAP_BACKOFF_US_MIN};
+use crate::ewma::Ewma;
+use crate::rng::Rng;
+use crate::time::{Instant, TICK_US};
+
+/// Between the first refusal and the second question, µs.
+const DENIED_AGAIN_US: u64 = 1_000_000;
+/// Refusals after which the keyspace is purged.
+const DENIALS_MAX: u8 = 2;
+/// An unwrap that was not answered for so long is given up and counts as unavailable, µs. Longer
+/// than any time limit of a KMS client: it only guards against an answer that got lost.
+const UNWRAP_TIME_LIMIT_US: u64 = 120_000_000;
+/// The longest hint of a KMS that is followed, µs.
+const RETRY_AFTER_US_MAX: u64 = 60_000_000;
+/// Looks at whether to renew are at least this part of the lease apart.
+const LOOKS_PER_LEASE: u64 = 16;
+
+#[derive(Debug, Default)]
+pub(crate) struct Lease {
+    held: Option<Held>,
+    asking_since: Option<Instant>,
+    standing: Standing,
+    denials: u8,
+    /// Bars questions until its time; an answer that grants clears it.
+    backoff: Backoff,
+    /// How long unwraps took that were granted.
+    unwrap_us: Ewma,
+    /// No renewal before this.
+    idle_until: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    sent_at: Instant,
+    ends_at: Instant,
+    generation: u32,
+}
+
+/// What the KMS answered last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    #[default]
+    Good,
+    Unavailable,
+    Denied,
+    Locked,
+}
+
+/// Why the KMS is not asked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskRefused {
+    /// It did not answer lately.
+    Unavailable { after_us: u64 },
+    /// It refused lately, or would take too long.
+    NeedsUnlock,
+}
+
+/// What a lease's timer finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// Ask the KMS.
+    Ask,
+    /// The question was not answered.
+    Lost,
+    /// Nothing to do now.
+    Rest,
+}
+
+impl Lease {
+    pub(crate) fn ends_at(&self) -> Instant {
+        self.held.map_or(Instant::ZERO, |held| held.ends_at)
+    }
+
+    /// Newest generation under the lease, 0 if there is none.
+    pub(crate) fn generation(&self) -> u32 {
+        self.held.map_or(0, |held| held.generation)
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    pub(crate) fn is_asking(&self) -> bool {
+        self.asking_since.is_some()
+    }
+
+    /// The KMS said that it waits to be unlocked.
+    pub(crate) fn is_kms_locked(&self) -> bool {
+        self.standing == Standing::Locked
+    }
+
+    pub(crate) fn retry_at(&self) -> Instant {
+        self.backoff.retry_at()
+    }
+
+    /// Whether a question may be asked now: none is under way, and no back-off bars it.
+    pub(crate) fn may_ask(&self, now: Instant) -> bool {
+        !self.is_asking() && self.backoff.left_us(now).is_none()
+    }
+
+    pub(crate) fn asked(&mut self, now: Instant) {
+        self.asking_since = Some(now);
+    }
+
+    /// Whether somebody with `budget_us` to spare can hope to see the DEK. Optimistic as long as
+    /// nothing is known of how long an unwrap takes.
+    pub(crate) fn fits(&self, now: Instant, budget_us: u64) -> Result<(), AskRefused> {
+        if !self.is_asking() && self.backoff.left_us(now).is_some() {
+            return Err(self.refused(now));
+        }
+        if self.expected_us(now) <= budget_us {
+            Ok(())
+        } else {
+            Err(self.refused(now))
+        }
+    }
+
+    /// The answer to somebody who needs the DEK and cannot have it.
+    pub(crate) fn refused(&self, now: Instant) -> AskRefused {
+        match self.standing {
+            Standing::Unavailable => {
+                let after_us = self
+                    .backoff
+                    .left_us(now)
+                    .unwrap_or_else(|| self.expected_us(now));
+                AskRefused::Unavailable {
+                    after_us: after_us.max(TICK_US),
+                }
+            }
+            Standing::Good | Standing::Denied | Standing::Locked => AskRefused::NeedsUnlock,
+        }
+    }
+
+    /// How much longer the unwrap is expected to take, µs.
+    fn expected_us(&self, now: Instant) -> u64 {
+        let spent_us = self
+            .asking_since
+            .map_or(0, |since| now.saturating_since(since));
+        self.unwrap_us.us().unwrap_or(0).saturating_sub(spent_us)
+    }
+
+    /// The question is over, however it ended.
+    pub(crate) fn answered(&mut self) {
+        self.asking_since = None;
+    }
+
+    /// A KMS success. The lease counts from when the question was sent, and never gets shorter by
+    /// it. Returns false, and changes nothing, if it would have ended already.
+    pub(crate) fn granted(
+        &mut self,
+        now: Instant,
+        sent_at: Instant,
+        generation: u32,
+        lease_us: u64,
+    ) -> bool {
+        if let Some(since) = self.asking_since.take() {
+            self.unwrap_us.add_us(now.saturating_since(since));
+        }
+        let sent_at = sent_at.min(now);
+        let ends_at = sent_at.plus_us(lease_us);
+        if ends_at <= now {
+            return false;
+        }
+        let (sent_at, ends_at) = match self.held {
+            Some(held) if held.ends_at > ends_at => (held.sent_at, held.ends_at),
+            _ => (sent_at, ends_at),
+        };
+        let generation = self.generation().max(generation);
+        self.held = Some(Held {
+            sent_at,
+            ends_at,
+            generation,
+        });
+        self.standing = Standing::Good;
+        self.denials = 0;
+        self.backoff.clear();
+        // A grant that is old already must not lead to the next question at once.
+        self.idle_until = now.plus_us((lease_us / LOOKS_PER_LEASE).max(TICK_US));
+        true
+    }
+
+    /// A refusal. True if it was one too many. Refusals that come sooner than the second question
+    /// say nothing new.
+    pub(crate) fn denied(&mut self, now: Instant) -> bool {
+        self.answered();
+        if self.standing == Standing::Denied && self.backoff.left_us(now).is_some() {
+            return false;
+        }
+        self.standing = Standing::Denied;
+        self.denials += 1;
+        if self.denials >= DENIALS_MAX {
+            return true;
+        }
+        self.backoff.not_before(now.plus_us(DENIED_AGAIN_US));
+        false
+    }
+
+    /// No answer, or a failure. Returns when to ask again.
+    pub(crate) fn unavailable(
+        &mut self,
+        now: Instant,
+        rng: &mut Rng,
+        retry_after_us: u64,
+        kms_locked: bool,
+    ) -> Instant {
+        self.answered();
+        self.standing = if kms_locked {
+            Standing::Locked
+        } else {
+            Standing::Unavailable
+        };
+        self.backoff
+            .failed(now, rng, UNWRAP_BACKOFF_US_MIN, UNWRAP_BACKOFF_US_MAX);
+        self.backoff
+            .not_before(now.plus_us(retry_after_us.min(RETRY_AFTER_US_MAX)));
+        self.backoff.retry_at()
+    }
+
+    /// The lease is over; a question that is under way stays so.
+    pub(crate) fn lost(&mut self) {
+        self.held = None;
+    }
+
+    /// Somebody unlocked the keyspace: whatever the KMS said before is out of date.
+    pub(crate) fn pardoned(&mut self) {
+        self.standing = Standing::Good;
+        self.denials = 0;
+        self.backoff.clear();
+    }
+
+    /// The lease may be shortened by a change of the setting, never prolonged.
+    pub(crate) fn shorten(&mut self, lease_us: u64) {
+        if let Some(held) = &mut self.held {
+            held.ends_at = held.ends_at.min(held.sent_at.plus_us(lease_us));
+        }
+    }
+
+    /// When the timer should go off next.
+    pub(crate) fn alarm_at(&self, now: Instant) -> Option<Instant> {
+        if let Some(since) = self.asking_since {
+            return Some(since.plus_us(UNWRAP_TIME_LIMIT_US));
+        }
+        if self.backoff.retry_at() > now {
+            return Some(self.backoff.retry_at());
+        }
+        let held = self.held?;
+        Some(held.half().max(self.idle_until))
+    }
+
+    /// The timer went off. `wanted`: somebody used the keyspace since the last grant.
+    pub(crate) fn alarm(&mut self, now: Instant, wanted: bool) -> Alarm {
+        if let Some(since) = self.asking_since {
+            let lost = now >= since.plus_us(UNWRAP_TIME_LIMIT_US);
+            return if lost { Alarm::Lost } else { Alarm::Rest };
+        }
+        if self.backoff.left_us(now).is_some() {
+            return Alarm::Rest;
+        }
+        if self.standing == Standing::Denied {
+            // Whether the refusal stands is worth knowing even if nobody asks for a key.
+            return Alarm::Ask;
+        }
+        match self.held {
+            None if wanted => Alarm::Ask,
+            None => Alarm::Rest,
+            Some(held) if now < held.half() => Alarm::Rest,
+            Some(_) if wanted => Alarm::Ask,
+            Some(held) => {
+                let lease_us = held.ends_at.saturating_since(held.sent_at);
+                self.idle_until = now.plus_us((lease_us / LOOKS_PER_LEASE).max(TICK_US));
+                Alarm::Rest
+            }
+        }
+    }
+}
+
+impl Held {
+    fn half(&self) -> Instant {
+        self.sent_at
+            .plus_us(self.ends_at.saturating_since(self.sent_at) / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: u64 = 1_000_000;
+
+    fn s(s: u64) -> Instant {
+        Instant::from_micros(s * S)
+    }
+
+    fn held() -> Lease {
+        let mut lease = Lease::default();
+        lease.asked(s(10));
+        assert!(lease.granted(s(11), s(10), 1, 100 * S));
+        lease
+    }
+
+    #[test]
+    fn a_lease_counts_from_when_the_question_was_sent() {
+        assert_eq!(held().ends_at(), s(110));
+        assert_eq!(held().alarm_at(s(11)), Some(s(60)));
+    }
+
+    #[test]
+    fn a_grant_never_shortens_and_one_that_is_over_does_nothing() {
+        let mut lease = held();
+        assert!(lease.granted(s(12), s(5), 1, 100 * S));
+        assert_eq!(lease.ends_at(), s(110));
+        assert!(!lease.granted(s(300), s(5), 9, 100 * S));
+        assert_eq!((lease.ends_at(), lease.generation()), (s(110), 1));
+    }
+
+    #[test]
+    fn a_grant_from_the_future_counts_from_now() {
+        let mut lease = Lease::default();
+        assert!(lease.granted(s(10), s(99), 1, 5 * S));
+        assert_eq!(lease.ends_at(), s(15));
+    }
+
+    #[test]
+    fn failures_move_nothing() {
+        let mut lease = held();
+        let mut rng = Rng::new(1);
+        lease.unavailable(s(60), &mut rng, 0, false);
+        lease.denied(s(61));
+        assert_eq!(lease.ends_at(), s(110));
+    }
+
+    #[test]
+    fn the_second_refusal_counts_a_second_after_the_first() {
+        let mut lease = held();
+        assert!(!lease.denied(s(20)));
+        assert!(!lease.denied(s(20).plus_us(1_000)), "an echo of the first");
+        assert_eq!(lease.alarm_at(s(20)), Some(s(21)));
+        assert_eq!(lease.alarm(s(21), false), Alarm::Ask);
+        lease.asked(s(21));
+        assert!(lease.denied(s(21).plus_us(1_000)));
+    }
+
+    #[test]
+    fn an_idle_lease_is_looked_at_again_and_renewed_when_used() {
+        let mut lease = held();
+        assert_eq!(lease.alarm(s(60), false), Alarm::Rest);
+        let next = lease.alarm_at(s(60)).unwrap();
+        assert!(next > s(60) && next < s(70));
+        assert_eq!(lease.alarm(next, true), Alarm::Ask);
+    }
+
+    #[test]
+    fn a_question_without_answer_is_given_up() {
+        let mut lease = Lease::default();
+        lease.asked(s(1));
+        let limit = lease.alarm_at(s(1)).unwrap();
+        assert_eq!(lease.alarm(limit.minus_us(1), true), Alarm::Rest);
+        assert_eq!(lease.alarm(limit, true), Alarm::Lost);
+    }
+
+    #[test]
+    fn waiting_fits_until_unwraps_are_known_to_take_longer() {
+        let mut lease = Lease::default();
+        assert_eq!(lease.fits(s(1), 3_000), Ok(()));
+        lease.asked(s(1));
+        lease.granted(s(1).plus_us(20_000), s(1), 1, S);
+        lease.lost();
+        assert_eq!(lease.fits(s(9), 3_000), Err(AskRefused::NeedsUnlock));
+        lease.asked(s(9));
+        assert_eq!(lease.fits(s(9).plus_us(17_000), 3_000), Ok(()));
+    }
+
+    #[test]
+    fn a_kms_that_does_not_answer_bars_questions_for_a_while() {
+        let mut lease = Lease::default();
+        let mut rng = Rng::new(1);
+        lease.asked(s(1));
+        let retry_at = lease.unavailable(s(1), &mut rng, 5 * S, false);
+        assert!(retry_at >= s(6));
+        assert!(!lease.may_ask(s(2)));
+        let after_us = retry_at.saturating_since(s(2));
+        assert_eq!(
+            lease.fits(s(2), u64::MAX),
+            Err(AskRefused::Unavailable { after_us })
+        );
+        assert!(lease.may_ask(retry_at));
+        lease.pardoned();
+        assert!(lease.may_ask(s(2)));
+    }
+}

@@ -1,0 +1,240 @@
+//! What the expiry check needs to know of a keyspace: TTLs, lease end, epoch.
+
+use crate::entry::Live;
+use crate::settings::Settings;
+use crate::time::Instant;
+use alloc::vec::Vec;
+
+/// How many steps of a rising `hard_ttl_ms` are remembered apart.
+const HARD_STEPS_MAX: usize = 8;
+
+#[derive(Debug)]
+pub(crate) struct Terms {
+    soft_us: u64,
+    jitter_us_max: u64,
+    window_us: u64,
+    low_water_us: u64,
+    hard: HardTtl,
+    /// End of the DEK's lease; the origin of time if there is none.
+    lease_end: Instant,
+    /// Counts purges. Keys of an earlier epoch are dead, whatever the clock says.
+    epoch: u32,
+    /// Counts changes of the settings.
+    revision: u32,
+}
+
+/// The points in a key's life at which something has to be done. `hard_at` leaves the lease out:
+/// its end is one event for the whole keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Points {
+    pub(crate) due_at: Instant,
+    pub(crate) urgent_at: Instant,
+    pub(crate) soft_at: Instant,
+    pub(crate) hard_at: Instant,
+}
+
+impl Terms {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Self {
+            soft_us: settings.soft_ttl_us(),
+            jitter_us_max: settings.jitter_us_max(),
+            window_us: settings.refresh_window_us(),
+            low_water_us: settings.low_water_us(),
+            hard: HardTtl::new(settings.hard_ttl_us()),
+            lease_end: Instant::ZERO,
+            epoch: 0,
+            revision: 0,
+        }
+    }
+
+    /// Takes new settings over. The lease is for the caller to shorten.
+    pub(crate) fn change(&mut self, now: Instant, settings: &Settings) {
+        self.soft_us = settings.soft_ttl_us();
+        self.jitter_us_max = settings.jitter_us_max();
+        self.window_us = settings.refresh_window_us();
+        self.low_water_us = settings.low_water_us();
+        self.hard.change(now, settings.hard_ttl_us());
+        self.revision = self.revision.wrapping_add(1);
+    }
+
+    pub(crate) fn lease_end(&self) -> Instant {
+        self.lease_end
+    }
+
+    /// Only [`super::Lease`] knows when the lease ends; this is its copy for the expiry check.
+    pub(crate) fn set_lease_end(&mut self, lease_end: Instant) {
+        self.lease_end = lease_end;
+    }
+
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub(crate) fn revision(&self) -> u32 {
+        self.revision
+    }
+
+    /// Every key that is live now is dead from here on.
+    pub(crate) fn purge(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+    }
+
+    /// min(loaded_at + hard TTL, lease end, not_after): from then on the key is not used.
+    #[inline]
+    pub(crate) fn effective_hard<V>(&self, live: &Live<V>) -> Instant {
+        if live.epoch != self.epoch {
+            return Instant::ZERO;
+        }
+        self.own_hard(live).min(self.lease_end)
+    }
+
+    /// When a key goes stale. Jitter shortens only.
+    #[inline]
+    pub(crate) fn soft_at<V>(&self, live: &Live<V>) -> Instant {
+        let jitter_us = (self.jitter_us_max * u64::from(live.jitter)) >> 16;
+        live.loaded_at.plus_us(self.soft_us - jitter_us)
+    }
+
+    pub(crate) fn points<V>(&self, live: &Live<V>) -> Points {
+        let hard_at = self.own_hard(live);
+        let soft_at = if live.outdated {
+            live.loaded_at
+        } else {
+            self.soft_at(live).min(hard_at)
+        };
+        Points {
+            due_at: soft_at.minus_us(self.window_us).max(live.loaded_at),
+            urgent_at: soft_at.minus_us(self.low_water_us).max(live.loaded_at),
+            soft_at,
+            hard_at,
+        }
+    }
+
+    /// How long after the last look an unused key inside its refresh window is looked at again,
+    /// µs: eight looks a window, so that a key that comes into use late is seen in time.
+    pub(crate) fn look_again_us(&self) -> u64 {
+        self.window_us / 8
+    }
+
+    #[inline]
+    fn own_hard<V>(&self, live: &Live<V>) -> Instant {
+        live.loaded_at
+            .plus_us(self.hard.of(live.loaded_at))
+            .min(live.not_after)
+    }
+}
+
+/// The hard TTL, such that a change never gives a loaded key more time than it had: what holds for
+/// a key is the lowest value that was in force since its load began.
+#[derive(Debug)]
+struct HardTtl {
+    us: u64,
+    /// From when on `us` is the lowest value.
+    since: Instant,
+    /// Lower values that hold for keys loaded before, oldest first: (from when on, µs). Both rise.
+    lower: Vec<(Instant, u64)>,
+}
+
+impl HardTtl {
+    fn new(us: u64) -> Self {
+        Self {
+            us,
+            since: Instant::ZERO,
+            lower: Vec::new(),
+        }
+    }
+
+    #[inline]
+    fn of(&self, loaded_at: Instant) -> u64 {
+        if loaded_at >= self.since {
+            return self.us;
+        }
+        self.lower_of(loaded_at)
+    }
+
+    #[cold]
+    fn lower_of(&self, loaded_at: Instant) -> u64 {
+        let step = self
+            .lower
+            .iter()
+            .rev()
+            .find(|(since, _)| loaded_at >= *since);
+        step.or(self.lower.first()).map_or(self.us, |(_, us)| *us)
+    }
+
+    fn change(&mut self, now: Instant, us: u64) {
+        if us > self.us {
+            self.lower.push((self.since, self.us));
+            if self.lower.len() > HARD_STEPS_MAX {
+                // The oldest two become one, with the lower value of the first.
+                self.lower.remove(1);
+            }
+            self.since = now;
+        }
+        while let Some((since, _)) = self.lower.pop_if(|(_, lower_us)| *lower_us >= us) {
+            self.since = since;
+        }
+        self.us = us;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(us: u64) -> Instant {
+        Instant::from_micros(us)
+    }
+
+    /// The lowest value in force since `loaded_at`, from the full history.
+    fn naive(history: &[(u64, u64)], loaded_at: u64) -> u64 {
+        let in_force = history
+            .iter()
+            .rposition(|(since, _)| *since <= loaded_at)
+            .unwrap_or(0);
+        history[in_force..].iter().map(|(_, us)| *us).min().unwrap()
+    }
+
+    #[test]
+    fn hard_ttl_is_the_lowest_since_the_load() {
+        let history = [
+            (0, 50),
+            (10, 30),
+            (20, 40),
+            (30, 60),
+            (40, 35),
+            (50, 90),
+            (60, 91),
+            (70, 90),
+        ];
+        let mut hard = HardTtl::new(50);
+        for (step, (since, us)) in history.iter().enumerate() {
+            if step > 0 {
+                hard.change(at(*since), *us);
+            }
+            for loaded_at in 0..=*since {
+                let expected = naive(&history[..=step], loaded_at);
+                assert_eq!(
+                    hard.of(at(loaded_at)),
+                    expected,
+                    "step {step}, loaded at {loaded_at}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_history_is_folded_without_giving_more_time() {
+        let mut history = alloc::vec![(0, 10)];
+        let mut hard = HardTtl::new(10);
+        for step in 1..40 {
+            history.push((step * 10, 10 + step));
+            hard.change(at(step * 10), 10 + step);
+            assert!(hard.lower.len() <= HARD_STEPS_MAX);
+        }
+        for loaded_at in 0..400 {
+            assert!(hard.of(at(loaded_at)) <= naive(&history, loaded_at));
+        }
+        assert_eq!(hard.of(at(395)), 49);
+    }
+}

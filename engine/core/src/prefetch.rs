@@ -1,0 +1,102 @@
+//! Which keys are refreshed ahead of need, and how soon.
+
+use crate::backoff::Backoff;
+use crate::entry::Due;
+use crate::keyspace::Points;
+use crate::time::Instant;
+
+/// Time between two passes of the prefetcher, µs. Refreshes ahead of need start at passes only.
+/// Well below the shortest sensible refresh window, well above a load's duration, so that the
+/// slots of one pass are free again at the next.
+pub const SCAN_PERIOD_US: u64 = 10_000;
+
+/// What to do with a live key that has no flight: the queue it belongs into, and when to look at
+/// it again. Never later than `points.hard_at`.
+pub(crate) fn plan(
+    points: &Points,
+    now: Instant,
+    used: bool,
+    backoff: &Backoff,
+    look_again_us: u64,
+) -> (Due, Instant) {
+    let (due, look_at) = if backoff.left_us(now).is_some() {
+        (Due::None, backoff.retry_at())
+    } else if now < points.due_at {
+        (Due::None, points.due_at)
+    } else if used {
+        if now < points.urgent_at {
+            (Due::Ahead, points.urgent_at)
+        } else {
+            (Due::Urgent, points.hard_at)
+        }
+    } else if now < points.soft_at && look_again_us > 0 {
+        (Due::None, now.plus_us(look_again_us).min(points.soft_at))
+    } else {
+        // Nobody used it: left to expire.
+        (Due::None, points.hard_at)
+    };
+    (due, look_at.min(points.hard_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn at(us: u64) -> Instant {
+        Instant::from_micros(us)
+    }
+
+    const POINTS: Points = Points {
+        due_at: at_const(80),
+        urgent_at: at_const(95),
+        soft_at: at_const(100),
+        hard_at: at_const(600),
+    };
+
+    const fn at_const(us: u64) -> Instant {
+        Instant::from_micros(us)
+    }
+
+    #[test]
+    fn a_used_key_goes_from_ahead_to_urgent() {
+        let idle = Backoff::default();
+        assert_eq!(plan(&POINTS, at(10), true, &idle, 2), (Due::None, at(80)));
+        assert_eq!(plan(&POINTS, at(80), true, &idle, 2), (Due::Ahead, at(95)));
+        assert_eq!(
+            plan(&POINTS, at(95), true, &idle, 2),
+            (Due::Urgent, at(600))
+        );
+        assert_eq!(
+            plan(&POINTS, at(300), true, &idle, 2),
+            (Due::Urgent, at(600))
+        );
+    }
+
+    #[test]
+    fn an_unused_key_is_looked_at_again_and_then_left_to_expire() {
+        let idle = Backoff::default();
+        assert_eq!(plan(&POINTS, at(80), false, &idle, 2), (Due::None, at(82)));
+        assert_eq!(plan(&POINTS, at(99), false, &idle, 2), (Due::None, at(100)));
+        assert_eq!(
+            plan(&POINTS, at(100), false, &idle, 2),
+            (Due::None, at(600))
+        );
+        assert_eq!(plan(&POINTS, at(80), false, &idle, 0), (Due::None, at(600)));
+    }
+
+    #[test]
+    fn a_key_that_backs_off_is_looked_at_when_it_may_be_tried_again() {
+        let mut backoff = Backoff::default();
+        backoff.failed(at(85), &mut Rng::new(1), 100, 1_000);
+        assert_eq!(
+            plan(&POINTS, at(85), true, &backoff, 2),
+            (Due::None, backoff.retry_at())
+        );
+        backoff.not_before(at(9_000));
+        assert_eq!(
+            plan(&POINTS, at(85), true, &backoff, 2),
+            (Due::None, at(600))
+        );
+    }
+}

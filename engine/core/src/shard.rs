@@ -1,0 +1,196 @@
+//! The state machine itself. Each file below is one group of inputs, or one thing they share.
+
+mod audit;
+mod changes;
+mod entries;
+mod evict;
+mod figures;
+mod flights;
+mod force;
+mod landing;
+mod leasing;
+mod request;
+mod settle;
+mod tick;
+mod view;
+
+pub use audit::Violation;
+pub use entries::NEGATIVE_US;
+pub use view::{Lifecycle, View};
+
+use crate::action::{Action, KeyspaceId};
+use crate::counters::Totals;
+use crate::entry::{Entry, HOME};
+use crate::event::Event;
+use crate::flight::RefreshGroup;
+use crate::keyspace::Keyspace;
+use crate::limits::{Limits, LimitsError};
+use crate::list::List;
+use crate::rng::Rng;
+use crate::settings::{Settings, SettingsError};
+use crate::slab::Slab;
+use crate::time::Instant;
+use crate::wheel::Wheel;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use hashbrown::HashTable;
+
+/// Keyspaces that one shard takes.
+pub const KEYSPACES_MAX: usize = 65_536;
+
+/// One shard: its part of the keys, and all that happens to them. See the [crate's page](crate)
+/// for the order of calls.
+#[derive(Debug)]
+pub struct Shard<V> {
+    limits: Limits,
+    rng: Rng,
+    hasher: ahash::RandomState,
+    entries: Slab<Entry<V>>,
+    /// Entries by keyspace and key id. Never walked.
+    index: HashTable<u32>,
+    keyspaces: Vec<Keyspace>,
+    keyspaces_by_id: BTreeMap<KeyspaceId, u32>,
+    group: RefreshGroup,
+    /// Timers of waiters, flights and leases: all that are due fire in a tick.
+    clocks: Wheel<Clock>,
+    /// Timers of entries, by number: at most `step` of them fire in a tick.
+    ages: Wheel<u32>,
+    negatives: List<HOME>,
+    revoked: List<HOME>,
+    /// Keyspaces whose resident keys have to be looked at, after a purge or a change of settings.
+    sweeping: VecDeque<u32>,
+    actions: VecDeque<Action>,
+    /// Where the CLOCK's hand stands.
+    hand: u32,
+    key_bytes: usize,
+    scan_at: Instant,
+    tickets: u64,
+    totals: Totals,
+    /// Entries that one tick looks at, at most, for each kind of work: a whole shard is done after
+    /// 32 ticks, which keeps within the 100 ms that plaintext may outlive its time.
+    step: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Clock {
+    Waiter(u32),
+    Flight(u32),
+    /// Time to think about asking the KMS.
+    Ask(u32),
+    LeaseEnd(u32),
+}
+
+/// Ticks after which all entries of a shard were looked at.
+const STEPS: usize = 32;
+/// Entries that a tick looks at even in a small shard.
+const STEP_MIN: usize = 4_096;
+
+impl<V> Shard<V> {
+    /// An empty shard. The same seed and the same inputs give the same outputs.
+    ///
+    /// # Errors
+    /// The limits contradict each other.
+    pub fn new(limits: Limits, seed: u64) -> Result<Self, LimitsError> {
+        limits.validate()?;
+        let mut rng = Rng::new(seed);
+        let mut hasher = || {
+            let mut seed = || rng.next_u64();
+            ahash::RandomState::with_seeds(seed(), seed(), seed(), seed())
+        };
+        let (of_keys, of_tokens) = (hasher(), hasher());
+        Ok(Self {
+            step: (limits.entries_max / STEPS).max(STEP_MIN),
+            limits,
+            hasher: of_keys,
+            rng,
+            entries: Slab::new(),
+            index: HashTable::new(),
+            keyspaces: Vec::new(),
+            keyspaces_by_id: BTreeMap::new(),
+            group: RefreshGroup::new(of_tokens),
+            clocks: Wheel::new(),
+            ages: Wheel::new(),
+            negatives: List::default(),
+            revoked: List::default(),
+            sweeping: VecDeque::new(),
+            actions: VecDeque::new(),
+            hand: 0,
+            key_bytes: 0,
+            scan_at: Instant::ZERO,
+            tickets: 0,
+            totals: Totals::default(),
+        })
+    }
+
+    /// Makes a keyspace, or changes its settings. Acts at once: what is looked at on use (soft and
+    /// hard TTL, wait budget, policy) holds from the next call on; timers of resident keys are set
+    /// again in the ticks that follow, a bounded number a tick, all of them within 32 ticks.
+    ///
+    /// # Errors
+    /// The settings contradict each other, or there are [`KEYSPACES_MAX`] keyspaces. Nothing has
+    /// changed then.
+    pub fn handle_keyspace(
+        &mut self,
+        now: Instant,
+        keyspace: KeyspaceId,
+        settings: Settings,
+    ) -> Result<(), SettingsError> {
+        settings.validate()?;
+        let share = self.limits.share_of(settings.max_in_flight);
+        match self.keyspace_at(keyspace) {
+            Some(at) if self.keyspaces[at as usize].settings == settings => {}
+            Some(at) => self.change_keyspace(now, at, settings, share),
+            None => {
+                if self.keyspaces.len() >= KEYSPACES_MAX {
+                    return Err(SettingsError {
+                        name: "keyspace",
+                        value: alloc::format!("{}", keyspace.0),
+                        rule: "a shard takes at most 65536 keyspaces",
+                    });
+                }
+                let at = self.keyspaces.len() as u32;
+                self.keyspaces
+                    .push(Keyspace::new(keyspace, settings, share));
+                self.keyspaces_by_id.insert(keyspace, at);
+            }
+        }
+        Ok(())
+    }
+
+    fn change_keyspace(&mut self, now: Instant, at: u32, settings: Settings, share: u32) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        keyspace.terms.change(now, &settings);
+        keyspace.lease.shorten(settings.dek_lease_us());
+        keyspace.terms.set_lease_end(keyspace.lease.ends_at());
+        keyspace.settings = settings;
+        keyspace.share = share;
+        if keyspace.lease.is_held() && !keyspace.has_lease(now) {
+            self.lose_lease(now, at);
+        }
+        self.arm_lease_timers(now, at);
+        self.end_unlock_if_reloaded(at);
+        self.sweep_later(at);
+    }
+
+    /// What the caller has to do next. Drain it after each input.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn keyspace_at(&self, keyspace: KeyspaceId) -> Option<u32> {
+        self.keyspaces_by_id.get(&keyspace).copied()
+    }
+
+    fn report(&mut self, event: Event) {
+        self.actions.push_back(Action::Report(event));
+    }
+
+    /// Whether a load that somebody needs may start now.
+    fn has_room_for_flight(&self) -> bool {
+        self.group.flights.len() < self.limits.flights_max
+    }
+
+    fn has_room_for_waiter(&self) -> bool {
+        self.group.waiters.len() < self.limits.waiters_max
+    }
+}

@@ -1,0 +1,97 @@
+//! Changes of stored keys: puts, revocations, hints of what is hot.
+
+use super::Shard;
+use super::flights::Ending;
+use crate::action::{KeyspaceId, Refusal};
+use crate::entry::{Home, State};
+use crate::flight::{Origin, Stage};
+use crate::time::Instant;
+
+impl<V> Shard<V> {
+    /// A put was acknowledged, or is about to be: call it before anybody is told. Clears NEGATIVE,
+    /// INVALID and back-off. A load on its way is void, and the flight loads again. A live key of
+    /// an older version is stale from now on, and is loaded again at once if that is possible.
+    pub fn handle_stored(
+        &mut self,
+        now: Instant,
+        keyspace: KeyspaceId,
+        key_id: &[u8],
+        version: u32,
+    ) {
+        let Some(at) = self.find(keyspace, key_id) else {
+            return;
+        };
+        let entry = &mut self.entries[at];
+        if entry.is_revoked() {
+            return;
+        }
+        entry.version_floor = entry.version_floor.max(version);
+        entry.backoff.clear();
+        let mut outdated = false;
+        match &mut entry.state {
+            State::Live(live) => {
+                outdated = live.version < version;
+                live.outdated |= outdated;
+            }
+            State::Negative { .. } | State::Invalid { .. } => self.become_empty(at),
+            State::Empty | State::Revoked => {}
+        }
+        let entry = &self.entries[at];
+        match entry.flight {
+            Some(flight) => {
+                let flight = &mut self.group.flights[flight];
+                flight.overtaken = matches!(flight.stage, Stage::Loading { .. });
+            }
+            None => {
+                let keyspace_at = entry.keyspace_at as usize;
+                let can_load = self.keyspaces[keyspace_at].has_lease(now);
+                if outdated && can_load && self.has_room_for_flight() {
+                    self.start_flight(now, at, Origin::Again);
+                } else {
+                    self.look_after(now, at);
+                }
+            }
+        }
+    }
+
+    /// A revocation was acknowledged, or is about to be: call it before anybody is told. The key
+    /// is not used from here on, whoever waits for it is refused, and its loads are void.
+    pub fn handle_revoked(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) {
+        let Some(keyspace_at) = self.keyspace_at(keyspace) else {
+            return;
+        };
+        // Without room for a mark the store will say it.
+        if let Some(at) = self.find_or_create(now, keyspace_at, key_id) {
+            self.revoke(now, at);
+        }
+    }
+
+    pub(super) fn revoke(&mut self, now: Instant, at: u32) {
+        if self.entries[at].is_revoked() {
+            return;
+        }
+        self.entries[at].backoff.clear();
+        self.become_revoked(at);
+        match self.entries[at].flight {
+            Some(flight) => self.end_flight(now, flight, Ending::Failed(Refusal::Revoked)),
+            None => self.look_after(now, at),
+        }
+    }
+
+    /// A key is known to be hot from an earlier run: it is loaded ahead of need, under
+    /// `max_in_flight`, as soon as the DEK is at hand, in the order of these calls. False: nothing
+    /// was taken down, because the key is known already or there is no room for it.
+    pub fn handle_hot(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) -> bool {
+        let Some(keyspace_at) = self.keyspace_at(keyspace) else {
+            return false;
+        };
+        if self.find(keyspace, key_id).is_some() || self.entries.len() >= self.limits.entries_max {
+            return false;
+        }
+        let Some(at) = self.find_or_create(now, keyspace_at, key_id) else {
+            return false;
+        };
+        self.rehome(at, Home::Parked);
+        true
+    }
+}

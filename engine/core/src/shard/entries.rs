@@ -1,0 +1,261 @@
+//! Entries: finding, making and forgetting them, their states, lists and timers.
+
+use super::Shard;
+use crate::action::KeyspaceId;
+use crate::entry::{DUE, Due, Entry, HOME, Home, Live, Reread, State};
+use crate::event::InvalidCause;
+use crate::keyspace::Keyspace;
+use crate::list::List;
+use crate::prefetch;
+use crate::time::Instant;
+use core::hash::{BuildHasher, Hasher};
+
+/// How long a key that was missing is not looked for again, µs.
+pub const NEGATIVE_US: u64 = 1_000_000;
+/// How long failures in a row are remembered after the back-off is over, µs.
+const BACKOFF_MEMORY_US: u64 = 10_000_000;
+
+impl<V> Shard<V> {
+    #[inline]
+    pub(super) fn find(&self, keyspace: KeyspaceId, key_id: &[u8]) -> Option<u32> {
+        let entries = &self.entries;
+        let same = |at: &u32| {
+            let entry = &entries[*at];
+            entry.keyspace == keyspace && *entry.key_id == *key_id
+        };
+        self.index.find(self.hash(keyspace, key_id), same).copied()
+    }
+
+    #[inline]
+    fn hash(&self, keyspace: KeyspaceId, key_id: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u32(keyspace.0);
+        hasher.write(key_id);
+        hasher.finish()
+    }
+
+    /// The entry of a key, new and empty if need be. `None`: nothing can make room for it.
+    pub(super) fn find_or_create(
+        &mut self,
+        now: Instant,
+        keyspace_at: u32,
+        key_id: &[u8],
+    ) -> Option<u32> {
+        let keyspace = self.keyspaces[keyspace_at as usize].id;
+        if let Some(at) = self.find(keyspace, key_id) {
+            return Some(at);
+        }
+        if self.entries.len() >= self.limits.entries_max && !self.evict_entry(now) {
+            return None;
+        }
+        let hash = self.hash(keyspace, key_id);
+        let at = self
+            .entries
+            .insert(Entry::new(hash, keyspace, keyspace_at, key_id));
+        let entries = &self.entries;
+        self.index.insert_unique(hash, at, |at| entries[*at].hash);
+        Some(at)
+    }
+
+    pub(super) fn remove_entry(&mut self, at: u32) {
+        self.become_empty(at);
+        self.set_timer(at, Instant::MAX);
+        let hash = self.entries[at].hash;
+        let found = self.index.find_entry(hash, |other| *other == at);
+        found.expect("every entry is in the index").remove();
+        self.entries.remove(at);
+    }
+
+    pub(super) fn keyspace_of(&mut self, at: u32) -> &mut Keyspace {
+        let keyspace_at = self.entries[at].keyspace_at;
+        &mut self.keyspaces[keyspace_at as usize]
+    }
+
+    /// Forgets what was known of a key; plaintext is dropped here.
+    pub(super) fn become_empty(&mut self, at: u32) {
+        self.rehome(at, Home::None);
+        self.requeue(at, Due::None);
+        let before = core::mem::replace(&mut self.entries[at].state, State::Empty);
+        if let State::Live(live) = before {
+            self.key_bytes -= live.key_bytes;
+            let counters = &mut self.keyspace_of(at).counters;
+            counters.resident_keys -= 1;
+            counters.resident_key_bytes -= live.key_bytes as u64;
+        }
+    }
+
+    pub(super) fn become_live(&mut self, at: u32, mut live: Live<V>) {
+        self.become_empty(at);
+        self.rehome(at, Home::Resident);
+        self.key_bytes += live.key_bytes;
+        let keyspace = self.keyspace_of(at);
+        keyspace.counters.resident_keys += 1;
+        keyspace.counters.resident_key_bytes += live.key_bytes as u64;
+        live.armed_for = keyspace.terms.revision();
+        self.entries[at].state = State::Live(live);
+    }
+
+    /// The oldest negative entry makes room if there are too many.
+    pub(super) fn become_negative(&mut self, now: Instant, at: u32) {
+        self.become_empty(at);
+        self.rehome(at, Home::Negative);
+        self.entries[at].state = State::Negative {
+            until: now.plus_us(NEGATIVE_US),
+        };
+        if self.negatives.len() > self.limits.negatives_max {
+            self.forget_oldest_negative();
+        }
+    }
+
+    pub(super) fn become_invalid(&mut self, at: u32, cause: InvalidCause, reread: Reread) {
+        self.become_empty(at);
+        self.rehome(at, Home::Invalid);
+        self.entries[at].state = State::Invalid { cause, reread };
+    }
+
+    /// The oldest mark is forgotten if there are too many.
+    pub(super) fn become_revoked(&mut self, at: u32) {
+        self.become_empty(at);
+        self.rehome(at, Home::Revoked);
+        self.entries[at].state = State::Revoked;
+        if self.revoked.len() > self.limits.revoked_max
+            && let Some(oldest) = self.revoked.front()
+        {
+            self.remove_entry(oldest);
+        }
+    }
+
+    /// Removes the oldest negative entry that nothing else needs. False: there is none.
+    pub(super) fn forget_oldest_negative(&mut self) -> bool {
+        let Some(oldest) = self.negatives.front() else {
+            return false;
+        };
+        if self.entries[oldest].flight.is_some() {
+            // A force-refresh looks for it: its flight will settle the entry.
+            self.become_empty(oldest);
+            return false;
+        }
+        self.remove_entry(oldest);
+        true
+    }
+
+    /// Drops the plaintext of a key whose time is over.
+    pub(super) fn expire(&mut self, at: u32) {
+        self.keyspace_of(at).counters.expired_total += 1;
+        self.become_empty(at);
+    }
+
+    /// Moves an entry to the end of the list that its state calls for.
+    pub(super) fn rehome(&mut self, at: u32, home: Home) {
+        let entry = &mut self.entries[at];
+        let before = core::mem::replace(&mut entry.home, home);
+        let keyspace_at = entry.keyspace_at;
+        if let Some(list) = self.home_list(keyspace_at, before) {
+            let mut taken = core::mem::take(list);
+            taken.remove(&mut self.entries, at);
+            *self
+                .home_list(keyspace_at, before)
+                .expect("the list that was taken") = taken;
+        }
+        if let Some(list) = self.home_list(keyspace_at, home) {
+            let mut taken = core::mem::take(list);
+            taken.push_back(&mut self.entries, at);
+            *self
+                .home_list(keyspace_at, home)
+                .expect("the list that was taken") = taken;
+        }
+    }
+
+    fn home_list(&mut self, keyspace_at: u32, home: Home) -> Option<&mut List<HOME>> {
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        match home {
+            Home::None => None,
+            Home::Resident => Some(&mut keyspace.resident),
+            Home::Parked => Some(&mut keyspace.parked),
+            Home::Invalid => Some(&mut keyspace.invalid),
+            Home::Negative => Some(&mut self.negatives),
+            Home::Revoked => Some(&mut self.revoked),
+        }
+    }
+
+    /// Puts an entry into one of the prefetcher's queues, or takes it out. Its place in a queue
+    /// that it is in already stays.
+    pub(super) fn requeue(&mut self, at: u32, due: Due) {
+        let entry = &mut self.entries[at];
+        let before = core::mem::replace(&mut entry.due, due);
+        if before == due {
+            return;
+        }
+        let keyspace = &mut self.keyspaces[entry.keyspace_at as usize];
+        if let Some(queue) = due_queue(keyspace, before) {
+            queue.remove(&mut self.entries, at);
+        }
+        if let Some(queue) = due_queue(keyspace, due) {
+            queue.push_back(&mut self.entries, at);
+        }
+    }
+
+    /// Sets the entry's timer; [`Instant::MAX`]: none.
+    pub(super) fn set_timer(&mut self, at: u32, when: Instant) {
+        if let Some(timer) = self.entries[at].timer.take() {
+            self.ages.cancel(timer);
+        }
+        if when < Instant::MAX {
+            self.entries[at].timer = Some(self.ages.arm(when, at));
+        }
+    }
+
+    /// Queue and timer for what the entry is now. An entry that nothing needs is removed: call it
+    /// last, whenever state or flight have changed.
+    pub(super) fn look_after(&mut self, now: Instant, at: u32) {
+        let entry = &self.entries[at];
+        let flying = entry.flight.is_some();
+        let (due, look_at) = match &entry.state {
+            State::Live(live) => {
+                let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                let points = terms.points(live);
+                if flying {
+                    (Due::None, points.hard_at)
+                } else {
+                    let used = entry.touched & crate::entry::USED != 0;
+                    prefetch::plan(&points, now, used, &entry.backoff, terms.look_again_us())
+                }
+            }
+            State::Negative { until } => (Due::None, *until),
+            State::Invalid { .. } | State::Revoked => (Due::None, Instant::MAX),
+            State::Empty if flying || entry.home == Home::Parked => (Due::None, Instant::MAX),
+            State::Empty if entry.backoff.attempts() > 0 => (
+                Due::None,
+                entry.backoff.retry_at().plus_us(BACKOFF_MEMORY_US),
+            ),
+            State::Empty => return self.remove_entry(at),
+        };
+        self.requeue(at, due);
+        self.set_timer(at, look_at);
+    }
+
+    /// The entry's timer went off.
+    pub(super) fn handle_age(&mut self, now: Instant, at: u32) {
+        self.entries[at].timer = None;
+        match &self.entries[at].state {
+            State::Live(live) => {
+                let terms = &self.keyspaces[self.entries[at].keyspace_at as usize].terms;
+                if now >= terms.effective_hard(live) {
+                    self.expire(at);
+                }
+            }
+            State::Negative { until } if *until <= now => self.become_empty(at),
+            State::Empty => self.entries[at].backoff.clear(),
+            State::Negative { .. } | State::Invalid { .. } | State::Revoked => {}
+        }
+        self.look_after(now, at);
+    }
+}
+
+fn due_queue(keyspace: &mut Keyspace, due: Due) -> Option<&mut List<DUE>> {
+    match due {
+        Due::None => None,
+        Due::Ahead => Some(&mut keyspace.ahead),
+        Due::Urgent => Some(&mut keyspace.urgent),
+    }
+}

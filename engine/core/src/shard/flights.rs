@@ -1,0 +1,199 @@
+//! RefreshGroup at work: the only way to load a key.
+
+use super::{Clock, Shard};
+use crate::action::{Action, FlightId, Refusal};
+use crate::entry::{Due, Home};
+use crate::flight::{Flight, Origin, Stage, WAITING};
+use crate::keyspace::{AskRefused, Gate};
+use crate::list::List;
+use crate::time::{Instant, TICK_US};
+use crate::wheel::TimerId;
+
+/// How a flight ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ending {
+    /// The key is live.
+    Landed { version: u32 },
+    /// It brought no key. What was live before may still be.
+    Failed(Refusal),
+}
+
+impl<V> Shard<V> {
+    /// Starts the flight of a key that has none. The caller has seen that there is room.
+    pub(super) fn start_flight(&mut self, now: Instant, at: u32, origin: Origin) -> u32 {
+        let entry = &mut self.entries[at];
+        assert!(entry.flight.is_none(), "one flight per key");
+        let (keyspace_at, parked) = (entry.keyspace_at, entry.home == Home::Parked);
+        let flight = self.group.insert(Flight {
+            entry: at,
+            keyspace_at,
+            generation: 0,
+            origin,
+            stage: Stage::AwaitingDek,
+            timer: TimerId::UNSET,
+            waiters: List::default(),
+            next: List::default(),
+            overtaken: false,
+            dek_asked: false,
+            timeout_reported: false,
+        });
+        self.entries[at].flight = Some(flight);
+        self.arm_flight(now, flight);
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        keyspace.counters.flights += 1;
+        keyspace.counters.prefetch_flights += u64::from(origin.is_background());
+        keyspace.reloads += u64::from(origin == Origin::Reload);
+        if parked {
+            self.rehome(at, Home::None);
+        }
+        self.requeue(at, Due::None);
+        if self.keyspaces[keyspace_at as usize].has_lease(now) {
+            self.launch(now, flight);
+        } else {
+            self.ask(now, keyspace_at);
+        }
+        self.look_after(now, at);
+        flight
+    }
+
+    /// Sends a load out, under a new name.
+    pub(super) fn launch(&mut self, now: Instant, flight_at: u32) {
+        let generation = self.group.next_generation();
+        self.arm_flight(now, flight_at);
+        let flight = &mut self.group.flights[flight_at];
+        flight.generation = generation;
+        flight.stage = Stage::Loading { started_at: now };
+        flight.overtaken = false;
+        let entry = &self.entries[flight.entry];
+        self.actions.push_back(Action::Load {
+            flight: FlightId {
+                generation,
+                slot: flight_at,
+            },
+            keyspace: entry.keyspace,
+            key_id: entry.key_id.clone(),
+            urgency: flight.origin.urgency(),
+        });
+    }
+
+    /// The present load is over or void: the flight goes on with another one, for all who wait.
+    pub(super) fn launch_again(&mut self, now: Instant, flight_at: u32) {
+        let flight = &mut self.group.flights[flight_at];
+        let next = core::mem::take(&mut flight.next);
+        let keyspace_at = flight.keyspace_at;
+        self.group.adopt(flight_at, next);
+        if self.keyspaces[keyspace_at as usize].has_lease(now) {
+            self.launch(now, flight_at);
+            return;
+        }
+        self.group.flights[flight_at].stage = Stage::AwaitingDek;
+        self.arm_flight(now, flight_at);
+        if let Err(refusal) = self.seek_dek(now, keyspace_at, u64::MAX) {
+            self.end_flight(now, flight_at, Ending::Failed(refusal));
+        }
+    }
+
+    /// The time limit of the present stage of a flight.
+    pub(super) fn arm_flight(&mut self, now: Instant, flight_at: u32) {
+        self.clocks.cancel(self.group.flights[flight_at].timer);
+        let ends_at = now.plus_us(self.limits.flight_time_limit_us);
+        self.group.flights[flight_at].timer = self.clocks.arm(ends_at, Clock::Flight(flight_at));
+    }
+
+    /// Removes a flight and answers all who wait for it. Force-refreshes that need a later load
+    /// get one.
+    pub(super) fn end_flight(&mut self, now: Instant, flight_at: u32, ending: Ending) {
+        let mut flight = self.group.remove(flight_at);
+        self.clocks.cancel(flight.timer);
+        let at = flight.entry;
+        self.entries[at].flight = None;
+        let keyspace = &mut self.keyspaces[flight.keyspace_at as usize];
+        keyspace.counters.flights -= 1;
+        keyspace.counters.prefetch_flights -= u64::from(flight.origin.is_background());
+        keyspace.reloads -= u64::from(flight.origin == Origin::Reload);
+        while let Some(waiter) = self.group.pop(&mut flight.waiters) {
+            self.clocks.cancel(waiter.timer);
+            self.settle(now, at, waiter, ending);
+        }
+        if !flight.next.is_empty() {
+            self.start_next(now, at, flight.next);
+        }
+        self.look_after(now, at);
+        self.end_unlock_if_reloaded(flight.keyspace_at);
+    }
+
+    /// Starts the load that force-refreshes wait for who came during the one that just ended.
+    fn start_next(&mut self, now: Instant, at: u32, mut waiters: List<WAITING>) {
+        let keyspace_at = self.entries[at].keyspace_at;
+        let allowed = if self.entries[at].is_revoked() {
+            Err(Refusal::Revoked)
+        } else {
+            self.seek_dek(now, keyspace_at, u64::MAX)
+        };
+        match allowed {
+            Ok(()) => {
+                let flight = self.start_flight(now, at, Origin::Demand);
+                self.group.adopt(flight, waiters);
+            }
+            Err(refusal) => {
+                while let Some(waiter) = self.group.pop(&mut waiters) {
+                    self.clocks.cancel(waiter.timer);
+                    self.settle(now, at, waiter, Ending::Failed(refusal));
+                }
+            }
+        }
+    }
+
+    /// Whether somebody with `budget_us` to spare may wait for a load: the DEK is at hand, or can
+    /// be within the budget. Asks the KMS if that is called for.
+    pub(super) fn seek_dek(
+        &mut self,
+        now: Instant,
+        keyspace_at: u32,
+        budget_us: u64,
+    ) -> Result<(), Refusal> {
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        if keyspace.gate != Gate::Open {
+            return Err(self.needs_unlock(keyspace_at));
+        }
+        if keyspace.has_lease(now) {
+            return Ok(());
+        }
+        self.ask(now, keyspace_at);
+        match self.keyspaces[keyspace_at as usize]
+            .lease
+            .fits(now, budget_us)
+        {
+            Ok(()) => Ok(()),
+            Err(refused) => Err(self.no_dek(keyspace_at, refused)),
+        }
+    }
+
+    /// The answer to somebody who needs a DEK that is not at hand.
+    pub(super) fn no_dek(&mut self, keyspace_at: u32, refused: AskRefused) -> Refusal {
+        match refused {
+            AskRefused::Unavailable { after_us } => Refusal::Unavailable { after_us },
+            AskRefused::NeedsUnlock => self.needs_unlock(keyspace_at),
+        }
+    }
+
+    pub(super) fn needs_unlock(&mut self, keyspace_at: u32) -> Refusal {
+        let fresh = (u64::from(self.limits.shard_index) + 1) << 48 | (self.tickets + 1);
+        let ticket = self.keyspaces[keyspace_at as usize]
+            .unlocks
+            .ticket(|| fresh);
+        if ticket == fresh {
+            self.tickets += 1;
+        }
+        Refusal::NeedsUnlock { ticket }
+    }
+
+    /// When a load that is under way can be hoped to be over, µs from now.
+    pub(super) fn load_hint_us(&self, keyspace_at: u32) -> u64 {
+        self.keyspaces[keyspace_at as usize]
+            .load_us
+            .us()
+            .unwrap_or(0)
+            .max(TICK_US)
+    }
+}

@@ -1,0 +1,107 @@
+//! ForceRefresh: a load that began after the call, whatever is in memory.
+//!
+//! There is one flight per key, here too. A force-refresh that finds a load on its way which began
+//! before the call waits for the next one: the flight's result is taken over as ever (at that
+//! time nobody has been told that something newer is there), those who waited for it are served,
+//! and the next load starts at once. So no two loads of one key run at a time, a hung one holds
+//! the next up until its time limit at most, and whatever the older one brought is replaced before
+//! [`Action::Refreshed`](crate::Action::Refreshed) says so.
+
+use super::Shard;
+use super::request::OVERLOADED_AFTER_US;
+use crate::action::{Admission, KeyspaceId, Refusal, Token};
+use crate::flight::{Origin, Stage, WaiterKind};
+use crate::keyspace::Gate;
+use crate::time::Instant;
+
+/// Flights that a force-refresh may have to sit through: the one on its way, its own, and one
+/// more if a put overtakes it.
+const FLIGHTS_PER_FORCE: u64 = 3;
+
+impl<V> Shard<V> {
+    /// Loads a key anew, whether it is there or not. The value at hand goes on being served until
+    /// then. Waits for its own deadline, or for the time limit of three flights.
+    pub fn handle_force_refresh(
+        &mut self,
+        now: Instant,
+        token: Token,
+        keyspace: KeyspaceId,
+        key_id: &[u8],
+        deadline: Option<Instant>,
+    ) -> Admission {
+        let Some(keyspace_at) = self.keyspace_at(keyspace) else {
+            self.totals.no_keyspace_total += 1;
+            return Admission::Refused(Refusal::NoKeyspace);
+        };
+        self.keyspaces[keyspace_at as usize]
+            .counters
+            .force_refresh_total += 1;
+        let admitted = self.force(now, token, keyspace_at, key_id, deadline);
+        let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+        match admitted {
+            Ok(()) => {
+                counters.force_waiters += 1;
+                Admission::Waiting
+            }
+            Err(refusal) => {
+                counters.force_refused_total += 1;
+                Admission::Refused(refusal)
+            }
+        }
+    }
+
+    fn force(
+        &mut self,
+        now: Instant,
+        token: Token,
+        keyspace_at: u32,
+        key_id: &[u8],
+        deadline: Option<Instant>,
+    ) -> Result<(), Refusal> {
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Refusal::DeadlineExceeded);
+        }
+        let at = self.find(self.keyspaces[keyspace_at as usize].id, key_id);
+        if at.is_some_and(|at| self.entries[at].is_revoked()) {
+            return Err(Refusal::Revoked);
+        }
+        if self.keyspaces[keyspace_at as usize].gate != Gate::Open {
+            return Err(self.needs_unlock(keyspace_at));
+        }
+        self.seek_dek(now, keyspace_at, u64::MAX)?;
+        let overloaded = Refusal::Overloaded {
+            after_us: OVERLOADED_AFTER_US,
+        };
+        if !self.has_room_for_waiter() {
+            return Err(overloaded);
+        }
+        let flight = match at.and_then(|at| self.entries[at].flight) {
+            Some(flight) => flight,
+            None if !self.has_room_for_flight() => return Err(overloaded),
+            None => {
+                let at = self
+                    .find_or_create(now, keyspace_at, key_id)
+                    .ok_or(overloaded)?;
+                let flight = self.start_flight(now, at, Origin::Demand);
+                self.wait_for_force(now, flight, false, token, deadline);
+                return Ok(());
+            }
+        };
+        let began_before = matches!(self.group.flights[flight].stage, Stage::Loading { .. });
+        self.wait_for_force(now, flight, began_before, token, deadline);
+        Ok(())
+    }
+
+    fn wait_for_force(
+        &mut self,
+        now: Instant,
+        flight: u32,
+        for_next: bool,
+        token: Token,
+        deadline: Option<Instant>,
+    ) {
+        let longest = now.plus_us(FLIGHTS_PER_FORCE * self.limits.flight_time_limit_us);
+        let until = deadline.unwrap_or(Instant::MAX).min(longest);
+        self.join_flight(flight, for_next, token, WaiterKind::Force, deadline, until);
+    }
+}

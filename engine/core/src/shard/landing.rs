@@ -1,0 +1,203 @@
+//! Results of loads.
+
+use super::Shard;
+use super::flights::Ending;
+use super::request::OVERLOADED_AFTER_US;
+use crate::action::{FlightId, LoadError, Loaded, Refusal};
+use crate::backoff::{LOAD_BACKOFF_US_MAX, LOAD_BACKOFF_US_MIN};
+use crate::entry::{Live, REFERENCED, Reread, State};
+use crate::event::{Event, InvalidCause};
+use crate::flight::{Origin, Stage};
+use crate::grant::Grant;
+use crate::time::{Instant, TICK_US};
+
+impl<V> Shard<V> {
+    /// A load came to its end. One whose flight is over is ignored, and its key dropped.
+    pub fn handle_loaded(
+        &mut self,
+        now: Instant,
+        flight: FlightId,
+        result: Result<Loaded<V>, LoadError>,
+    ) {
+        let Some(flight_at) = self.group.find(flight) else {
+            self.totals.late_results_total += 1;
+            return;
+        };
+        let flight = &self.group.flights[flight_at];
+        let Stage::Loading { started_at } = flight.stage else {
+            unreachable!("only flights that load have a name to be found by");
+        };
+        let (at, keyspace_at, overtaken) = (flight.entry, flight.keyspace_at, flight.overtaken);
+        self.keyspaces[keyspace_at as usize]
+            .counters
+            .rehydrate_total += 1;
+        match result {
+            Err(LoadError::Revoked) => self.revoke(now, at),
+            _ if overtaken => self.launch_again(now, flight_at),
+            Ok(loaded) => self.land(now, flight_at, loaded, started_at),
+            Err(LoadError::NotFound) => {
+                self.entries[at].backoff.clear();
+                self.become_negative(now, at);
+                self.end_flight(now, flight_at, Ending::Failed(Refusal::NotFound));
+            }
+            Err(LoadError::Corrupt) => self.invalidate(now, flight_at, InvalidCause::Corrupt),
+            Err(LoadError::DekMissing) => self.await_dek(now, flight_at),
+            Err(error @ (LoadError::Store | LoadError::TimedOut | LoadError::Panicked)) => {
+                self.fail_load(now, flight_at, error);
+            }
+        }
+    }
+
+    /// A flight's time limit has passed.
+    pub(super) fn handle_flight_limit(&mut self, now: Instant, flight_at: u32) {
+        let keyspace_at = self.group.flights[flight_at].keyspace_at;
+        self.keyspaces[keyspace_at as usize]
+            .counters
+            .rehydrate_total += 1;
+        self.fail_load(now, flight_at, LoadError::TimedOut);
+    }
+
+    fn land(&mut self, now: Instant, flight_at: u32, loaded: Loaded<V>, started_at: Instant) {
+        let flight = &self.group.flights[flight_at];
+        let (at, keyspace_at, origin) = (flight.entry, flight.keyspace_at, flight.origin);
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        if !keyspace.has_lease(now) {
+            // That the blob opens says nothing of what the KMS thinks by now.
+            drop(loaded);
+            return self.await_dek(now, flight_at);
+        }
+        let expected = self.entries[at].version_min();
+        if loaded.version < expected {
+            let entry = &self.entries[at];
+            let (keyspace, key_id) = (entry.keyspace, entry.key_id.clone());
+            let loaded = loaded.version;
+            self.report(Event::VersionWentBack {
+                keyspace,
+                key_id,
+                loaded,
+                expected,
+            });
+            return self.fail_load(now, flight_at, LoadError::Store);
+        }
+        let jitter = self.rng.next_u16();
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        let live = Live::new(loaded, started_at, jitter, keyspace.terms.epoch());
+        if live.not_after <= now {
+            return self.invalidate(now, flight_at, InvalidCause::NotAfterPassed);
+        }
+        if Grant::check(&live, &keyspace.terms, now).is_none() {
+            // The load took longer than the key may live.
+            return self.fail_load(now, flight_at, LoadError::TimedOut);
+        }
+        if !self.make_room(now, at, live.key_bytes) {
+            drop(live);
+            let refusal = Refusal::Overloaded {
+                after_us: OVERLOADED_AFTER_US,
+            };
+            return self.end_flight(now, flight_at, Ending::Failed(refusal));
+        }
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        keyspace.load_us.add_us(now.saturating_since(started_at));
+        if origin == Origin::Reload {
+            keyspace.unlocks.key_reloaded();
+        }
+        let entry = &mut self.entries[at];
+        entry.backoff.clear();
+        entry.touched &= REFERENCED;
+        let was_invalid = matches!(entry.state, State::Invalid { .. });
+        let version = live.version;
+        if was_invalid {
+            let (keyspace, key_id) = (entry.keyspace, entry.key_id.clone());
+            self.report(Event::KeyValid { keyspace, key_id });
+        }
+        self.become_live(at, live);
+        self.end_flight(now, flight_at, Ending::Landed { version });
+    }
+
+    /// The blob cannot be used. The KMS has no part in this.
+    fn invalidate(&mut self, now: Instant, flight_at: u32, cause: InvalidCause) {
+        let flight = &self.group.flights[flight_at];
+        let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
+        self.keyspaces[keyspace_at as usize]
+            .counters
+            .rehydrate_fail_total += 1;
+        let entry = &mut self.entries[at];
+        entry.backoff.clear();
+        let known = matches!(entry.state, State::Invalid { .. });
+        let once_more = !known && cause == InvalidCause::Corrupt;
+        if !known {
+            let (keyspace, key_id) = (entry.keyspace, entry.key_id.clone());
+            self.report(Event::KeyInvalid {
+                keyspace,
+                key_id,
+                cause,
+            });
+        }
+        let reread = if once_more { Reread::Due } else { Reread::Done };
+        self.become_invalid(at, cause, reread);
+        self.end_flight(now, flight_at, Ending::Failed(Refusal::Invalid));
+        if once_more {
+            self.read_again(now, at);
+        }
+    }
+
+    /// Reads the blob of an INVALID key once more, if that can be done now: the next request for
+    /// it tries otherwise. Never without a DEK, since that would ask the KMS.
+    pub(super) fn read_again(&mut self, now: Instant, at: u32) {
+        let entry = &self.entries[at];
+        if entry.flight.is_none()
+            && entry.backoff.left_us(now).is_none()
+            && self.has_room_for_flight()
+            && self.keyspaces[entry.keyspace_at as usize].has_lease(now)
+        {
+            self.start_flight(now, at, Origin::Again);
+        }
+    }
+
+    /// The load cannot be used without a newer answer of the KMS: it asks, once, and all who wait
+    /// go on waiting.
+    fn await_dek(&mut self, now: Instant, flight_at: u32) {
+        let flight = &mut self.group.flights[flight_at];
+        let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
+        let asked_before = core::mem::replace(&mut flight.dek_asked, true);
+        let invalid = matches!(self.entries[at].state, State::Invalid { .. });
+        self.ask_unless(now, keyspace_at, asked_before || invalid);
+        if asked_before || invalid || !self.keyspaces[keyspace_at as usize].lease.is_asking() {
+            return self.fail_load(now, flight_at, LoadError::DekMissing);
+        }
+        let flight = &mut self.group.flights[flight_at];
+        flight.stage = Stage::AwaitingDek;
+        let next = core::mem::take(&mut flight.next);
+        self.group.adopt(flight_at, next);
+        self.arm_flight(now, flight_at);
+    }
+
+    fn ask_unless(&mut self, now: Instant, keyspace_at: u32, unless: bool) {
+        if !unless {
+            self.ask(now, keyspace_at);
+        }
+    }
+
+    /// A failure that may pass: what is live goes on being served, and the next try waits.
+    pub(super) fn fail_load(&mut self, now: Instant, flight_at: u32, error: LoadError) {
+        let flight = &self.group.flights[flight_at];
+        let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
+        self.keyspaces[keyspace_at as usize]
+            .counters
+            .rehydrate_fail_total += 1;
+        let entry = &mut self.entries[at];
+        entry
+            .backoff
+            .failed(now, &mut self.rng, LOAD_BACKOFF_US_MIN, LOAD_BACKOFF_US_MAX);
+        let after_us = entry.backoff.left_us(now).unwrap_or(TICK_US);
+        let attempts = entry.backoff.attempts();
+        let (keyspace, key_id) = (entry.keyspace, entry.key_id.clone());
+        self.report(Event::LoadFailed {
+            keyspace,
+            key_id,
+            error,
+            attempts,
+        });
+        self.end_flight(now, flight_at, Ending::Failed(Refusal::Retry { after_us }));
+    }
+}

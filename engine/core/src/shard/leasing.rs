@@ -1,0 +1,315 @@
+//! What the KMS says, and what an operator says: leases, refusals, lock and unlock.
+
+use super::flights::Ending;
+use super::{Clock, Shard};
+use crate::action::{Action, KeyspaceId, LeaseEvent, Refusal};
+use crate::event::Event;
+use crate::flight::Stage;
+use crate::keyspace::{Alarm, Gate, Purged, UnlockState, UnlockStatus};
+use crate::time::Instant;
+use alloc::vec::Vec;
+
+impl<V> Shard<V> {
+    /// The KMS answered an [`Action::Unwrap`], or something was learned of the DEK without one.
+    pub fn handle_lease(&mut self, now: Instant, keyspace: KeyspaceId, event: LeaseEvent) {
+        let Some(at) = self.keyspace_at(keyspace) else {
+            return;
+        };
+        if self.keyspaces[at as usize].gate != Gate::Open {
+            // The answer came too late: nothing is to be used until somebody unlocks.
+            self.keyspaces[at as usize].lease.answered();
+            if matches!(event, LeaseEvent::Granted { .. }) {
+                self.actions.push_back(Action::DropDek { keyspace });
+            }
+            return self.arm_lease_timers(now, at);
+        }
+        match event {
+            LeaseEvent::Granted {
+                sent_at,
+                generation,
+            } => {
+                self.lease_granted(now, at, sent_at, generation);
+            }
+            LeaseEvent::Denied | LeaseEvent::Disabled => self.lease_denied(now, at),
+            LeaseEvent::Locked => self.lease_unavailable(now, at, 0, true),
+            LeaseEvent::Unavailable { retry_after_us } => {
+                self.lease_unavailable(now, at, retry_after_us, false);
+            }
+            LeaseEvent::Failed => self.lease_unavailable(now, at, 0, false),
+        }
+        self.arm_lease_timers(now, at);
+    }
+
+    /// Locks a keyspace by command: from here on nothing of it is used, and everybody gets
+    /// NEEDS_UNLOCK. Plaintext is dropped here as far as one step goes, and in the ticks that
+    /// follow.
+    pub fn handle_lock(&mut self, now: Instant, keyspace: KeyspaceId) {
+        if let Some(at) = self.keyspace_at(keyspace) {
+            self.close_gate(now, at, Gate::Locked);
+        }
+    }
+
+    /// Unlocks a keyspace by command: asks the KMS at once, whatever it said before, and loads
+    /// what was in use, and what is INVALID, again under `max_in_flight`. Returns the ticket that
+    /// [`Shard::unlock_status`] takes, or `None` if there is no such keyspace.
+    pub fn handle_unlock(&mut self, now: Instant, keyspace: KeyspaceId) -> Option<u64> {
+        let at = self.keyspace_at(keyspace)?;
+        let keyspace = &mut self.keyspaces[at as usize];
+        keyspace.gate = Gate::Open;
+        keyspace.lease.pardoned();
+        keyspace.invalid_to_reload = keyspace.invalid.len();
+        let ticket = self.ticket(at);
+        if self.keyspaces[at as usize].has_lease(now) {
+            self.keyspaces[at as usize].unlocks.granted();
+            self.end_unlock_if_reloaded(at);
+        } else {
+            self.ask(now, at);
+        }
+        self.arm_lease_timers(now, at);
+        Some(ticket)
+    }
+
+    /// How an unlock stands. `None`: there is no such keyspace or ticket, or it ended long ago.
+    #[must_use]
+    pub fn unlock_status(&self, keyspace: KeyspaceId, ticket: u64) -> Option<UnlockStatus> {
+        let keyspace = &self.keyspaces[self.keyspace_at(keyspace)? as usize];
+        let left = keyspace.parked.len() + keyspace.invalid_to_reload;
+        keyspace
+            .unlocks
+            .status(ticket, left as u64 + keyspace.reloads)
+    }
+
+    /// Asks the KMS, unless a question is on its way or a back-off bars it.
+    pub(super) fn ask(&mut self, now: Instant, at: u32) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        if keyspace.gate == Gate::Open && keyspace.lease.may_ask(now) {
+            keyspace.lease.asked(now);
+            keyspace.counters.unwraps_total += 1;
+            self.actions.push_back(Action::Unwrap {
+                keyspace: keyspace.id,
+            });
+            self.arm_lease_timers(now, at);
+        }
+    }
+
+    /// Time to think about asking the KMS.
+    pub(super) fn handle_alarm(&mut self, now: Instant, at: u32) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        keyspace.ask_timer = None;
+        let wanted = keyspace.is_wanted();
+        match keyspace.lease.alarm(now, wanted) {
+            Alarm::Ask => self.ask(now, at),
+            Alarm::Lost => self.lease_unavailable(now, at, 0, false),
+            Alarm::Rest => {}
+        }
+        self.arm_lease_timers(now, at);
+    }
+
+    pub(super) fn handle_lease_end(&mut self, now: Instant, at: u32) {
+        self.keyspaces[at as usize].end_timer = None;
+        if self.keyspaces[at as usize].lease.is_held()
+            && !self.keyspaces[at as usize].has_lease(now)
+        {
+            self.lose_lease(now, at);
+        }
+        self.arm_lease_timers(now, at);
+    }
+
+    /// The lease ended without renewal. Flights go on: they will find out.
+    pub(super) fn lose_lease(&mut self, now: Instant, at: u32) {
+        let keyspace = &self.keyspaces[at as usize];
+        let kms_locked = keyspace.lease.is_kms_locked();
+        let id = keyspace.id;
+        let purged = if keyspace.is_wanted() {
+            Purged::Parked
+        } else {
+            Purged::Forgotten
+        };
+        self.report(Event::LeaseEnded { keyspace: id });
+        self.purge(now, at, purged);
+        if kms_locked {
+            self.close_gate(now, at, Gate::Denied);
+        }
+    }
+
+    pub(super) fn arm_lease_timers(&mut self, now: Instant, at: u32) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        for timer in [keyspace.ask_timer.take(), keyspace.end_timer.take()]
+            .into_iter()
+            .flatten()
+        {
+            self.clocks.cancel(timer);
+        }
+        let alarm_at = match keyspace.gate {
+            Gate::Open => keyspace.lease.alarm_at(now),
+            Gate::Locked | Gate::Denied => None,
+        };
+        keyspace.ask_timer = alarm_at.map(|when| self.clocks.arm(when, Clock::Ask(at)));
+        let ends_at = keyspace.lease.is_held().then(|| keyspace.lease.ends_at());
+        keyspace.end_timer = ends_at.map(|when| self.clocks.arm(when, Clock::LeaseEnd(at)));
+    }
+
+    /// Ends the unlock that is under way if there is nothing left to load, or nothing that would
+    /// load it: with `max_in_flight` at 0 the keys come back as they are asked for.
+    pub(super) fn end_unlock_if_reloaded(&mut self, at: u32) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        let left = keyspace.parked.len() + keyspace.invalid_to_reload;
+        let nothing_left = left as u64 + keyspace.reloads == 0 && !keyspace.sweeping;
+        if keyspace.unlocks.is_reloading() && (nothing_left || keyspace.share == 0) {
+            keyspace.unlocks.end(UnlockState::Done);
+        }
+    }
+
+    fn lease_granted(&mut self, now: Instant, at: u32, sent_at: Instant, generation: u32) {
+        if self.keyspaces[at as usize].lease.is_held()
+            && !self.keyspaces[at as usize].has_lease(now)
+        {
+            // It ended, and the timer has yet to say so: what was loaded under it stays dead.
+            self.lose_lease(now, at);
+        }
+        let keyspace = &mut self.keyspaces[at as usize];
+        let lease_us = keyspace.settings.dek_lease_us();
+        if !keyspace.lease.granted(now, sent_at, generation, lease_us) {
+            // The answer took longer than the lease lasts.
+            let id = keyspace.id;
+            if !keyspace.lease.is_held() {
+                self.actions.push_back(Action::DropDek { keyspace: id });
+            }
+            return self.lease_unavailable(now, at, 0, false);
+        }
+        let ends_at = keyspace.lease.ends_at();
+        keyspace.terms.set_lease_end(ends_at);
+        keyspace.demand_at_grant = keyspace.demand();
+        keyspace.unlocks.granted();
+        let (id, generation) = (keyspace.id, keyspace.lease.generation());
+        self.report(Event::LeaseGranted {
+            keyspace: id,
+            generation,
+            ends_at,
+        });
+        for flight in self.flights_of(at) {
+            if self.group.flights[flight].stage == Stage::AwaitingDek {
+                self.launch(now, flight);
+            }
+        }
+        self.end_unlock_if_reloaded(at);
+    }
+
+    fn lease_denied(&mut self, now: Instant, at: u32) {
+        if self.keyspaces[at as usize].lease.denied(now) {
+            return self.deny(now, at);
+        }
+        if !self.keyspaces[at as usize].has_lease(now) {
+            let refusal = self.needs_unlock(at);
+            self.fail_awaiting(now, at, refusal);
+        } else {
+            self.fail_awaiting_retry(now, at);
+        }
+    }
+
+    fn lease_unavailable(&mut self, now: Instant, at: u32, retry_after_us: u64, kms_locked: bool) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        let rng = &mut self.rng;
+        let retry_at = keyspace
+            .lease
+            .unavailable(now, rng, retry_after_us, kms_locked);
+        let after_us = retry_at.saturating_since(now);
+        let (id, has_lease) = (keyspace.id, keyspace.has_lease(now));
+        if kms_locked && !has_lease {
+            return self.deny(now, at);
+        }
+        self.report(Event::KmsUnavailable {
+            keyspace: id,
+            after_us,
+        });
+        if has_lease {
+            self.fail_awaiting_retry(now, at);
+        } else {
+            self.fail_awaiting(now, at, Refusal::Unavailable { after_us });
+        }
+    }
+
+    /// Purges a keyspace that the KMS refuses.
+    fn deny(&mut self, now: Instant, at: u32) {
+        self.close_gate(now, at, Gate::Denied);
+        self.arm_lease_timers(now, at);
+    }
+
+    fn close_gate(&mut self, now: Instant, at: u32, gate: Gate) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        let id = keyspace.id;
+        keyspace.gate = gate;
+        keyspace.unlocks.end(UnlockState::Failed);
+        self.purge(now, at, Purged::Parked);
+        let refusal = self.needs_unlock(at);
+        for flight in self.flights_of(at) {
+            self.end_flight(now, flight, Ending::Failed(refusal));
+        }
+        if gate == Gate::Denied {
+            let ticket = self.ticket(at);
+            self.report(Event::KeyspaceDenied {
+                keyspace: id,
+                ticket,
+            });
+        }
+        self.arm_lease_timers(now, at);
+    }
+
+    /// Nothing that is live now is used from here on; it is dropped within the next 32 ticks, a
+    /// first step of it right here.
+    fn purge(&mut self, now: Instant, at: u32, purged: Purged) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        keyspace.lease.lost();
+        keyspace.terms.set_lease_end(Instant::ZERO);
+        keyspace.terms.purge();
+        keyspace.purged = purged;
+        self.actions.push_back(Action::DropDek {
+            keyspace: keyspace.id,
+        });
+        self.sweep_later(at);
+        self.sweep(now);
+    }
+
+    fn ticket(&mut self, at: u32) -> u64 {
+        match self.needs_unlock(at) {
+            Refusal::NeedsUnlock { ticket } => ticket,
+            _ => unreachable!("the refusal that carries a ticket"),
+        }
+    }
+
+    /// Ends all flights of a keyspace that wait for a DEK.
+    fn fail_awaiting(&mut self, now: Instant, at: u32, refusal: Refusal) {
+        for flight in self.flights_of(at) {
+            if self.group.flights[flight].stage == Stage::AwaitingDek {
+                let counters = &mut self.keyspaces[at as usize].counters;
+                counters.rehydrate_total += 1;
+                counters.rehydrate_fail_total += 1;
+                self.end_flight(now, flight, Ending::Failed(refusal));
+            }
+        }
+    }
+
+    /// The same under a live lease: those flights need another generation of the DEK. Their keys
+    /// back off at least as long as the KMS is left alone.
+    fn fail_awaiting_retry(&mut self, now: Instant, at: u32) {
+        let retry_at = self.keyspaces[at as usize].lease.retry_at();
+        for flight in self.flights_of(at) {
+            if self.group.flights[flight].stage == Stage::AwaitingDek {
+                self.keyspaces[at as usize].counters.rehydrate_total += 1;
+                let entry = self.group.flights[flight].entry;
+                self.entries[entry].backoff.not_before(retry_at);
+                self.fail_load(now, flight, crate::action::LoadError::DekMissing);
+            }
+        }
+    }
+
+    /// The flights of a keyspace, in the order of their slots. A walk over all flights: leases
+    /// change rarely, and flights are bounded.
+    fn flights_of(&self, keyspace_at: u32) -> Vec<u32> {
+        let flights = self.group.flights.iter();
+        flights
+            .filter(|(_, flight)| flight.keyspace_at == keyspace_at)
+            .map(|(at, _)| at)
+            .collect()
+    }
+}

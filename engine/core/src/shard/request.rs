@@ -1,0 +1,323 @@
+//! Requests: served from memory, or waiting, or refused.
+
+use super::{Clock, Shard};
+use crate::action::{KeyspaceId, Redeem, Refusal, Request, Token, Verdict};
+use crate::entry::{REFERENCED, Reread, State, USED};
+use crate::flight::{Origin, Stage, WaiterKind};
+use crate::grant::Grant;
+use crate::keyspace::{AskRefused, Gate};
+use crate::settings::OnSoftExpiry;
+use crate::time::{Instant, TICK_US};
+
+/// With a stale key at hand, a wait ends this long before the request's deadline, µs: two ticks,
+/// so that the answer can still be made in time.
+const DEADLINE_MARGIN_US: u64 = 2 * TICK_US;
+/// The hint that goes with OVERLOADED, µs.
+pub(super) const OVERLOADED_AFTER_US: u64 = 5_000;
+/// The hint for a key that went away between the end of a wait and its use, µs.
+const GONE_AFTER_US: u64 = TICK_US;
+
+/// A verdict that does not borrow the key yet.
+enum Decision {
+    Serve { at: u32 },
+    Wait,
+    Refuse(Refusal),
+}
+
+impl<V> Shard<V> {
+    /// An operation needs a key. A fresh key costs one hash lookup: no allocation, no timer.
+    #[inline]
+    pub fn handle_request(&mut self, now: Instant, request: Request<'_>) -> Verdict<'_, V> {
+        match self.decide(now, &request) {
+            Decision::Serve { at } => {
+                let entry = &self.entries[at];
+                let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                let grant = entry.live().and_then(|live| Grant::check(live, terms, now));
+                Verdict::Serve(grant.expect("decided by the same check at the same time"))
+            }
+            Decision::Wait => Verdict::Wait,
+            Decision::Refuse(refusal) => Verdict::Refuse(refusal),
+        }
+    }
+
+    /// Hands out the key for a request that waited, after checking everything again.
+    ///
+    /// # Errors
+    /// The key can no longer be used, or the request's deadline has passed.
+    pub fn redeem(
+        &mut self,
+        now: Instant,
+        keyspace: KeyspaceId,
+        key_id: &[u8],
+        redeem: Redeem,
+    ) -> Result<Grant<'_, V>, Refusal> {
+        let Some(keyspace_at) = self.keyspace_at(keyspace) else {
+            return Err(Refusal::NoKeyspace);
+        };
+        let at = self.find(keyspace, key_id);
+        let overdue = redeem.deadline.is_some_and(|deadline| deadline <= now);
+        if let (Some(at), false) = (at, overdue) {
+            let terms = &self.keyspaces[keyspace_at as usize].terms;
+            let age_us = self.entries[at]
+                .live()
+                .and_then(|live| Grant::check(live, terms, now))
+                .map(|grant| grant.age_us);
+            if let Some(age_us) = age_us {
+                self.entries[at].touched = USED | REFERENCED;
+                self.keyspaces[keyspace_at as usize].served(age_us);
+                let terms = &self.keyspaces[keyspace_at as usize].terms;
+                let live = self.entries[at].live();
+                let grant = live.and_then(|live| Grant::check(live, terms, now));
+                return Ok(grant.expect("the same check at the same time"));
+            }
+        }
+        self.keyspaces[keyspace_at as usize]
+            .counters
+            .redeem_refused_total += 1;
+        Err(self.why_not(now, keyspace_at, at, overdue))
+    }
+
+    #[inline]
+    fn decide(&mut self, now: Instant, request: &Request<'_>) -> Decision {
+        let Some(at) = self.find(request.keyspace, request.key_id) else {
+            return self.decide_unknown(now, request);
+        };
+        let entry = &mut self.entries[at];
+        let keyspace = &mut self.keyspaces[entry.keyspace_at as usize];
+        keyspace.counters.requests_total += 1;
+        if is_overdue(now, request) {
+            return self.refuse(self.entries[at].keyspace_at, Refusal::DeadlineExceeded);
+        }
+        if let State::Live(live) = &entry.state
+            && let Some(grant) = Grant::check(live, &keyspace.terms, now)
+        {
+            let (stale, age_us) = (grant.stale, grant.age_us);
+            entry.touched = USED | REFERENCED;
+            if stale {
+                return self.decide_stale(now, at, age_us, request);
+            }
+            keyspace.served(age_us);
+            keyspace.counters.hits_total += 1;
+            keyspace.counters.hits_fresh_total += 1;
+            return Decision::Serve { at };
+        }
+        let keyspace_at = entry.keyspace_at;
+        if entry.live().is_some() {
+            self.expire(at);
+        }
+        match self.wait_for_key(now, keyspace_at, Some(at), request) {
+            Ok(()) => Decision::Wait,
+            Err(refusal) => {
+                if matches!(self.entries[at].state, State::Empty) {
+                    self.look_after(now, at);
+                }
+                self.refuse(keyspace_at, refusal)
+            }
+        }
+    }
+
+    #[cold]
+    fn decide_unknown(&mut self, now: Instant, request: &Request<'_>) -> Decision {
+        let Some(keyspace_at) = self.keyspace_at(request.keyspace) else {
+            self.totals.no_keyspace_total += 1;
+            return Decision::Refuse(Refusal::NoKeyspace);
+        };
+        self.keyspaces[keyspace_at as usize].counters.requests_total += 1;
+        if is_overdue(now, request) {
+            return self.refuse(keyspace_at, Refusal::DeadlineExceeded);
+        }
+        match self.wait_for_key(now, keyspace_at, None, request) {
+            Ok(()) => Decision::Wait,
+            Err(refusal) => self.refuse(keyspace_at, refusal),
+        }
+    }
+
+    fn refuse(&mut self, keyspace_at: u32, refusal: Refusal) -> Decision {
+        let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+        counters.misses_total += 1;
+        counters.refused.count(refusal);
+        Decision::Refuse(refusal)
+    }
+
+    /// A stale key: wait for a newer one where the policy says so, as long as waiting can help.
+    fn decide_stale(
+        &mut self,
+        now: Instant,
+        at: u32,
+        age_us: u64,
+        request: &Request<'_>,
+    ) -> Decision {
+        let flight = self.refresh_stale(now, at);
+        let keyspace = &mut self.keyspaces[self.entries[at].keyspace_at as usize];
+        let budget_us = keyspace.settings.sign_wait_budget_us;
+        let budget_ends_at = now.plus_us(budget_us);
+        let deadline = request.deadline.unwrap_or(Instant::MAX);
+        let until = budget_ends_at.min(deadline.minus_us(DEADLINE_MARGIN_US));
+        if let Some(flight) = flight
+            && keyspace.settings.on_soft_expiry == OnSoftExpiry::Wait
+            && until > now
+            && self.group.waiters.len() < self.limits.waiters_max
+            && (matches!(self.group.flights[flight].stage, Stage::Loading { .. })
+                || keyspace.lease.fits(now, budget_us).is_ok())
+        {
+            self.join(flight, request, budget_ends_at, until);
+            return Decision::Wait;
+        }
+        keyspace.served(age_us);
+        keyspace.counters.hits_total += 1;
+        keyspace.counters.hits_stale_total += 1;
+        Decision::Serve { at }
+    }
+
+    /// The flight that refreshes a stale key, started if need be; `None` in back-off, or if there
+    /// is no room for one.
+    fn refresh_stale(&mut self, now: Instant, at: u32) -> Option<u32> {
+        let entry = &self.entries[at];
+        if entry.flight.is_some() {
+            return entry.flight;
+        }
+        let may_start = entry.backoff.left_us(now).is_none() && self.has_room_for_flight();
+        may_start.then(|| self.start_flight(now, at, Origin::Demand))
+    }
+
+    /// No key that could be served. Joins the flight that will bring it, or says why not.
+    fn wait_for_key(
+        &mut self,
+        now: Instant,
+        keyspace_at: u32,
+        at: Option<u32>,
+        request: &Request<'_>,
+    ) -> Result<(), Refusal> {
+        self.known_answer(now, keyspace_at, at)?;
+        let deadline = request.deadline.unwrap_or(Instant::MAX);
+        let budget_us = self.keyspaces[keyspace_at as usize]
+            .settings
+            .sign_wait_budget_us;
+        let budget_ends_at = now.plus_us(budget_us);
+        let until = budget_ends_at.min(deadline);
+        self.seek_dek(now, keyspace_at, until.saturating_since(now))?;
+        let flight = at.and_then(|at| self.entries[at].flight);
+        if let (Some(at), None) = (at, flight)
+            && let Some(after_us) = self.entries[at].backoff.left_us(now)
+        {
+            return Err(Refusal::Retry { after_us });
+        }
+        let overloaded = Refusal::Overloaded {
+            after_us: OVERLOADED_AFTER_US,
+        };
+        if !self.has_room_for_waiter() {
+            return Err(overloaded);
+        }
+        let flight = match flight {
+            Some(flight) => flight,
+            None if !self.has_room_for_flight() => return Err(overloaded),
+            None => {
+                let at = self
+                    .find_or_create(now, keyspace_at, request.key_id)
+                    .ok_or(overloaded)?;
+                self.start_flight(now, at, Origin::Demand)
+            }
+        };
+        if until <= now {
+            return Err(Refusal::Retry {
+                after_us: self.load_hint_us(keyspace_at),
+            });
+        }
+        self.join(flight, request, budget_ends_at, until);
+        Ok(())
+    }
+
+    /// The answer, if it is known without a load.
+    fn known_answer(
+        &mut self,
+        now: Instant,
+        keyspace_at: u32,
+        at: Option<u32>,
+    ) -> Result<(), Refusal> {
+        let state = at.map(|at| &self.entries[at].state);
+        if matches!(state, Some(State::Revoked)) {
+            return Err(Refusal::Revoked);
+        }
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        if keyspace.gate != Gate::Open {
+            return Err(self.needs_unlock(keyspace_at));
+        }
+        match (at, state) {
+            (_, Some(State::Negative { until })) if now < *until => Err(Refusal::NotFound),
+            (Some(at), Some(State::Negative { .. })) => {
+                self.become_empty(at);
+                Ok(())
+            }
+            (Some(at), Some(State::Invalid { reread, .. })) => {
+                if *reread == Reread::Due {
+                    self.read_again(now, at);
+                }
+                Err(Refusal::Invalid)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn join(
+        &mut self,
+        flight: u32,
+        request: &Request<'_>,
+        budget_ends_at: Instant,
+        until: Instant,
+    ) {
+        let kind = WaiterKind::Request { budget_ends_at };
+        let (token, deadline) = (request.token, request.deadline);
+        self.join_flight(flight, false, token, kind, deadline, until);
+        let keyspace_at = self.group.flights[flight].keyspace_at;
+        let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+        counters.misses_total += 1;
+        counters.singleflight_waiters += 1;
+    }
+
+    pub(super) fn join_flight(
+        &mut self,
+        flight: u32,
+        for_next: bool,
+        token: Token,
+        kind: WaiterKind,
+        deadline: Option<Instant>,
+        until: Instant,
+    ) {
+        let clocks = &mut self.clocks;
+        let timer = |waiter| clocks.arm(until, Clock::Waiter(waiter));
+        self.group
+            .join(flight, for_next, token, kind, deadline, timer);
+    }
+
+    /// Why a key that was there is not served now.
+    fn why_not(
+        &mut self,
+        now: Instant,
+        keyspace_at: u32,
+        at: Option<u32>,
+        overdue: bool,
+    ) -> Refusal {
+        match at.map(|at| &self.entries[at].state) {
+            Some(State::Revoked) => return Refusal::Revoked,
+            _ if overdue => return Refusal::DeadlineExceeded,
+            Some(State::Invalid { .. }) => return Refusal::Invalid,
+            Some(State::Negative { .. }) => return Refusal::NotFound,
+            _ => {}
+        }
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        if keyspace.gate != Gate::Open {
+            return self.needs_unlock(keyspace_at);
+        }
+        if keyspace.has_lease(now) {
+            return Refusal::Retry {
+                after_us: GONE_AFTER_US,
+            };
+        }
+        let refused: AskRefused = keyspace.lease.refused(now);
+        self.no_dek(keyspace_at, refused)
+    }
+}
+
+fn is_overdue(now: Instant, request: &Request<'_>) -> bool {
+    request.deadline.is_some_and(|deadline| deadline <= now)
+}

@@ -1,0 +1,166 @@
+//! Time passing: timers, the prefetcher's passes, sweeps.
+
+use super::{Clock, Shard};
+use crate::action::Urgency;
+use crate::entry::{Home, State, USED};
+use crate::flight::Origin;
+use crate::grant::Grant;
+use crate::keyspace::{Gate, Purged};
+use crate::prefetch::SCAN_PERIOD_US;
+use crate::time::Instant;
+
+impl<V> Shard<V> {
+    /// Does what is due. Call it every millisecond or two: waits end, and plaintext is dropped, as
+    /// promptly as this is called. Nothing that is past its time is used meanwhile, since every
+    /// use checks the time itself.
+    pub fn handle_tick(&mut self, now: Instant) {
+        self.clocks.advance(now);
+        while let Some(clock) = self.clocks.pop() {
+            match clock {
+                Clock::Waiter(waiter) => self.handle_waited(now, waiter),
+                Clock::Flight(flight) => self.handle_flight_limit(now, flight),
+                Clock::Ask(keyspace) => self.handle_alarm(now, keyspace),
+                Clock::LeaseEnd(keyspace) => self.handle_lease_end(now, keyspace),
+            }
+        }
+        self.ages.advance(now);
+        for _ in 0..self.step {
+            let Some(entry) = self.ages.pop() else {
+                break;
+            };
+            self.handle_age(now, entry);
+        }
+        self.sweep(now);
+        if now >= self.scan_at {
+            self.scan_at = now.plus_us(SCAN_PERIOD_US);
+            for keyspace in 0..self.keyspaces.len() {
+                self.scan(now, keyspace as u32);
+            }
+        }
+    }
+
+    /// One pass of the prefetcher over a keyspace: fills the free part of this shard's share of
+    /// `max_in_flight`, urgent keys first, then those that are due, then those that an unlock or
+    /// the return of the DEK is to bring back. What is due and left over counts as skipped.
+    fn scan(&mut self, now: Instant, keyspace_at: u32) {
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        if keyspace.settings.max_in_flight == 0 {
+            return;
+        }
+        keyspace.counters.prefetch_scan_total += 1;
+        if keyspace.gate != Gate::Open || !keyspace.has_lease(now) {
+            return;
+        }
+        while self.has_room_for_prefetch(keyspace_at)
+            && let Some((at, origin)) = self.next_to_prefetch(keyspace_at)
+        {
+            if let Origin::Prefetch(_) = origin {
+                self.keyspaces[keyspace_at as usize]
+                    .counters
+                    .prefetch_trigger_total += 1;
+            }
+            self.start_flight(now, at, origin);
+        }
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        keyspace.counters.prefetch_skipped_total += keyspace.due_keys() as u64;
+        self.end_unlock_if_reloaded(keyspace_at);
+    }
+
+    fn has_room_for_prefetch(&self, keyspace_at: u32) -> bool {
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        let unreserved = self.limits.flights_max - self.limits.on_demand_reserve;
+        keyspace.counters.prefetch_flights < u64::from(keyspace.share)
+            && self.group.flights.len() < unreserved
+    }
+
+    fn next_to_prefetch(&mut self, keyspace_at: u32) -> Option<(u32, Origin)> {
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        if let Some(at) = keyspace.urgent.front() {
+            return Some((at, Origin::Prefetch(Urgency::Urgent)));
+        }
+        if let Some(at) = keyspace.ahead.front() {
+            return Some((at, Origin::Prefetch(Urgency::Ahead)));
+        }
+        if let Some(at) = keyspace.parked.front() {
+            return Some((at, Origin::Reload));
+        }
+        self.next_invalid_to_reload(keyspace_at)
+            .map(|at| (at, Origin::Reload))
+    }
+
+    /// The INVALID keys take turns: the one that is read goes to the end of the list.
+    fn next_invalid_to_reload(&mut self, keyspace_at: u32) -> Option<u32> {
+        loop {
+            let keyspace = &mut self.keyspaces[keyspace_at as usize];
+            keyspace.invalid_to_reload = keyspace.invalid_to_reload.min(keyspace.invalid.len());
+            if keyspace.invalid_to_reload == 0 {
+                return None;
+            }
+            keyspace.invalid_to_reload -= 1;
+            let at = keyspace.invalid.front()?;
+            self.rehome(at, Home::Invalid);
+            if self.entries[at].flight.is_none() {
+                return Some(at);
+            }
+        }
+    }
+
+    /// The keyspace's resident keys have to be looked at.
+    pub(super) fn sweep_later(&mut self, keyspace_at: u32) {
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        if !keyspace.sweeping {
+            keyspace.sweeping = true;
+            self.sweeping.push_back(keyspace_at);
+        }
+    }
+
+    /// Looks at the resident keys of changed keyspaces, one step's worth. A list of residents is
+    /// in the order of loads and looks: those that have yet to be looked at come first.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let mut looks = 0;
+        while let Some(keyspace_at) = self.sweeping.front().copied() {
+            let keyspace = &self.keyspaces[keyspace_at as usize];
+            let stop = match keyspace.resident.front() {
+                None => true,
+                Some(_) if looks == self.step => return,
+                Some(at) => !self.look_at_resident(now, at),
+            };
+            looks += 1;
+            if stop {
+                self.sweeping.pop_front();
+                self.keyspaces[keyspace_at as usize].sweeping = false;
+                self.end_unlock_if_reloaded(keyspace_at);
+            }
+        }
+    }
+
+    /// Drops a key that was purged, or sets the timer of one whose settings have changed. False:
+    /// neither, it is up to date.
+    fn look_at_resident(&mut self, now: Instant, at: u32) -> bool {
+        let entry = &mut self.entries[at];
+        let keyspace = &self.keyspaces[entry.keyspace_at as usize];
+        let State::Live(live) = &mut entry.state else {
+            unreachable!("residents are live");
+        };
+        if live.epoch != keyspace.terms.epoch() {
+            let park = keyspace.purged == Purged::Parked
+                && entry.touched & USED != 0
+                && entry.flight.is_none();
+            self.become_empty(at);
+            if park {
+                self.rehome(at, Home::Parked);
+            }
+        } else if live.armed_for != keyspace.terms.revision() {
+            live.armed_for = keyspace.terms.revision();
+            if Grant::check(live, &keyspace.terms, now).is_none() {
+                self.expire(at);
+            } else {
+                self.rehome(at, Home::Resident);
+            }
+        } else {
+            return false;
+        }
+        self.look_after(now, at);
+        true
+    }
+}
