@@ -1,0 +1,203 @@
+//! The circuit breaker: after some failures in a row nobody asks the KMS for a while, and then one caller does.
+//! Time is an argument.
+
+use std::time::Duration;
+
+/// What the breaker is doing, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Calls go through.
+    Closed,
+    /// Calls are refused.
+    Open,
+    /// One call is on its way to find out; others are refused.
+    Probing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Closed { failure_count: u32 },
+    Open { until: Duration, open_for: Duration },
+    Probing { open_for: Duration },
+}
+
+/// Permission for one call. Give it back with what became of the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pass {
+    is_probe: bool,
+}
+
+/// What a call showed about the KMS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Showed {
+    /// It answers: a refusal is an answer.
+    Alive,
+    /// It does not.
+    Down,
+    /// Nothing: the call was given up before it ended.
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Breaker {
+    failures_max: u32,
+    open_for_first: Duration,
+    open_for_max: Duration,
+    state: State,
+}
+
+impl Breaker {
+    pub(super) fn new(failures_max: u32, open_for_first: Duration, open_for_max: Duration) -> Self {
+        Self {
+            failures_max,
+            open_for_first,
+            open_for_max,
+            state: State::Closed { failure_count: 0 },
+        }
+    }
+
+    /// `Err`: how long no call will go through, as far as is known.
+    pub(super) fn check(&self, now: Duration) -> Result<(), Duration> {
+        match self.state {
+            State::Closed { .. } => Ok(()),
+            State::Open { until, .. } if now >= until => Ok(()),
+            State::Open { until, .. } => Err(until - now),
+            // The probe may end any moment; the shortest closed time is a fair guess.
+            State::Probing { .. } => Err(self.open_for_first),
+        }
+    }
+
+    /// A pass for one call, right before it is sent. In the half-open state it makes that call the probe.
+    pub(super) fn enter(&mut self, now: Duration) -> Result<Pass, Duration> {
+        self.check(now)?;
+        match self.state {
+            State::Open { open_for, .. } => {
+                self.state = State::Probing { open_for };
+                Ok(Pass { is_probe: true })
+            }
+            State::Closed { .. } | State::Probing { .. } => Ok(Pass { is_probe: false }),
+        }
+    }
+
+    /// The call of `pass` ended. Once the breaker is open, calls from before no longer count: only the probe decides.
+    pub(super) fn leave(&mut self, now: Duration, pass: Pass, showed: Showed) {
+        self.state = match (self.state, pass.is_probe, showed) {
+            (State::Probing { .. }, true, Showed::Alive) => State::Closed { failure_count: 0 },
+            (State::Probing { open_for }, true, Showed::Down) => {
+                let open_for = (open_for * 2).min(self.open_for_max);
+                State::Open {
+                    until: now + open_for,
+                    open_for,
+                }
+            }
+            // The next caller probes.
+            (State::Probing { open_for }, true, Showed::Nothing) => State::Open {
+                until: now,
+                open_for,
+            },
+            (State::Closed { .. }, _, Showed::Alive) => State::Closed { failure_count: 0 },
+            (State::Closed { failure_count }, _, Showed::Down)
+                if failure_count + 1 >= self.failures_max =>
+            {
+                State::Open {
+                    until: now + self.open_for_first,
+                    open_for: self.open_for_first,
+                }
+            }
+            (State::Closed { failure_count }, _, Showed::Down) => State::Closed {
+                failure_count: failure_count + 1,
+            },
+            (state, _, _) => state,
+        };
+    }
+
+    pub(super) fn state(&self) -> BreakerState {
+        match self.state {
+            State::Closed { .. } => BreakerState::Closed,
+            State::Open { .. } => BreakerState::Open,
+            State::Probing { .. } => BreakerState::Probing,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn open_at_zero() -> Breaker {
+        let mut breaker = Breaker::new(2, s(1), s(3));
+        for _ in 0..2 {
+            let pass = breaker.enter(s(0)).unwrap();
+            breaker.leave(s(0), pass, Showed::Down);
+        }
+        assert_eq!(breaker.state(), BreakerState::Open);
+        breaker
+    }
+
+    #[test]
+    fn an_answer_between_failures_keeps_it_closed() {
+        let mut breaker = Breaker::new(2, s(1), s(3));
+        for showed in [Showed::Down, Showed::Alive, Showed::Down, Showed::Nothing] {
+            let pass = breaker.enter(s(0)).unwrap();
+            breaker.leave(s(0), pass, showed);
+            assert_eq!(breaker.state(), BreakerState::Closed);
+        }
+        let pass = breaker.enter(s(0)).unwrap();
+        breaker.leave(s(0), pass, Showed::Down);
+        assert_eq!(breaker.state(), BreakerState::Open);
+    }
+
+    #[test]
+    fn half_open_lets_one_probe_through() {
+        let mut breaker = open_at_zero();
+        assert_eq!(
+            breaker.enter(Duration::from_millis(400)),
+            Err(Duration::from_millis(600))
+        );
+        let probe = breaker.enter(s(1)).unwrap();
+        assert!(probe.is_probe);
+        assert_eq!(breaker.enter(s(1)), Err(s(1)));
+        breaker.leave(s(2), probe, Showed::Alive);
+        assert_eq!(breaker.state(), BreakerState::Closed);
+        assert!(!breaker.enter(s(2)).unwrap().is_probe);
+    }
+
+    #[test]
+    fn each_failed_probe_doubles_the_time_up_to_the_limit() {
+        let mut breaker = open_at_zero();
+        let mut now = s(1);
+        for open_for in [s(2), s(3), s(3)] {
+            let probe = breaker.enter(now).unwrap();
+            breaker.leave(now, probe, Showed::Down);
+            assert_eq!(breaker.check(now), Err(open_for));
+            now += open_for;
+        }
+    }
+
+    #[test]
+    fn an_abandoned_probe_leaves_room_for_the_next() {
+        let mut breaker = open_at_zero();
+        let probe = breaker.enter(s(1)).unwrap();
+        breaker.leave(s(1), probe, Showed::Nothing);
+        assert!(breaker.enter(s(1)).unwrap().is_probe);
+    }
+
+    #[test]
+    fn calls_from_before_do_not_decide() {
+        let mut breaker = Breaker::new(1, s(1), s(3));
+        let early = breaker.enter(s(0)).unwrap();
+        let failed = breaker.enter(s(0)).unwrap();
+        breaker.leave(s(0), failed, Showed::Down);
+        breaker.leave(s(0), early, Showed::Alive);
+        assert_eq!(breaker.state(), BreakerState::Open);
+        let probe = breaker.enter(s(1)).unwrap();
+        breaker.leave(s(1), early, Showed::Down);
+        assert_eq!(breaker.state(), BreakerState::Probing);
+        breaker.leave(s(1), probe, Showed::Alive);
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+}

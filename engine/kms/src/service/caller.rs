@@ -1,0 +1,208 @@
+//! One operation at the KMS, with all its tries.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::time::Instant;
+
+use super::Gauges;
+use super::breaker::Showed;
+use super::budget::Budget;
+use super::counters::{Counters, LiveCounters, Operation, Outcome};
+use super::gate::{Gate, Refused};
+use crate::provider::{Provider, ProviderFuture, ProviderState};
+use crate::{Class, KmsError};
+
+type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// Makes calls within the budget and counts them.
+pub(super) struct Caller {
+    provider: Arc<dyn Provider>,
+    budget: Budget,
+    gate: Arc<Gate>,
+    counters: LiveCounters,
+    clock: Clock,
+    random: SystemRandom,
+}
+
+/// A try that failed.
+enum Failed {
+    /// At the KMS: another try may help.
+    Sent(KmsError),
+    /// On our side of the wire: the caller hears of it at once.
+    Unsent(KmsError),
+}
+
+impl Caller {
+    pub(super) fn new(
+        provider: Arc<dyn Provider>,
+        budget: Budget,
+        gate: Arc<Gate>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            provider,
+            budget,
+            gate,
+            counters: LiveCounters::new(),
+            clock,
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// Makes the call, again if that can help, and returns with the time at which the successful try was sent.
+    pub(super) async fn call<'a, T>(
+        &self,
+        operation: Operation,
+        send: impl Fn() -> ProviderFuture<'a, T>,
+    ) -> Result<(T, u64), KmsError> {
+        let deadline = Instant::now() + self.budget.total_time_limit();
+        let mut failed_count = 0;
+        loop {
+            let error = match self.try_once(operation, deadline, &send).await {
+                Ok(success) => return Ok(success),
+                Err(Failed::Unsent(error)) => return Err(error),
+                Err(Failed::Sent(error)) => error,
+            };
+            failed_count += 1;
+            if !error.is_retryable() || failed_count >= self.budget.attempts_max {
+                return Err(error);
+            }
+            let asked_for = error.class().retry_after().unwrap_or(Duration::ZERO);
+            let wait = self
+                .draw_up_to(self.budget.backoff_end(failed_count))
+                .max(asked_for);
+            if Instant::now() + wait >= deadline || !self.gate.take_retry() {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    pub(super) fn count(&self, operation: Operation, outcome: Outcome) {
+        self.counters.add(operation, outcome);
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        self.counters.take_snapshot()
+    }
+
+    pub(super) fn gauges(&self, unwraps: u32) -> Gauges {
+        let (rate_tokens, retry_tokens, breaker) = self.gate.headroom();
+        Gauges {
+            in_flight: self.gate.in_flight(),
+            unwraps,
+            rate_tokens,
+            retry_tokens,
+            breaker,
+        }
+    }
+
+    async fn try_once<'a, T>(
+        &self,
+        operation: Operation,
+        deadline: Instant,
+        send: &impl Fn() -> ProviderFuture<'a, T>,
+    ) -> Result<(T, u64), Failed> {
+        // What is known to be locked costs no call.
+        if self.provider.state() == ProviderState::Locked {
+            self.count(operation, Outcome::Locked);
+            return Err(Failed::Unsent(locked(self.provider.name())));
+        }
+        let entry = self.gate.enter(deadline).await.map_err(|refused| {
+            let (outcome, error) = describe(refused);
+            self.count(operation, outcome);
+            Failed::Unsent(error)
+        })?;
+        let sent_at_us = (self.clock)();
+        let (outcome, result) =
+            match tokio::time::timeout(self.budget.call_time_limit(), send()).await {
+                Ok(Ok(value)) => (Outcome::Ok, Ok((value, sent_at_us))),
+                Ok(Err(error)) => (Outcome::of(&error), Err(error)),
+                Err(_) => (
+                    Outcome::TimedOut,
+                    Err(timed_out(self.provider.name(), self.budget.call_ms_max)),
+                ),
+            };
+        self.count(operation, outcome);
+        if let Err(error) = &result
+            && let Class::Throttled {
+                retry_after: Some(retry_after),
+            } = error.class()
+        {
+            self.gate.pause(retry_after);
+        }
+        let showed = match outcome {
+            Outcome::Unavailable | Outcome::TimedOut => Showed::Down,
+            _ => Showed::Alive,
+        };
+        entry.leave(showed, outcome == Outcome::Ok);
+        result.map_err(Failed::Sent)
+    }
+
+    /// Uniform from 0 to `end`: full jitter, so that clients who failed together do not return together.
+    fn draw_up_to(&self, end: Duration) -> Duration {
+        let mut bytes = [0; 8];
+        if self.random.fill(&mut bytes).is_err() {
+            return end;
+        }
+        let end_us = u64::try_from(end.as_micros()).unwrap_or(u64::MAX - 1);
+        // The bias of the remainder is below 2^-30 for every back-off that the budget allows.
+        Duration::from_micros(u64::from_le_bytes(bytes) % (end_us + 1))
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("budget", &self.budget)
+            .field("gate", &self.gate)
+            .finish_non_exhaustive()
+    }
+}
+
+fn describe(refused: Refused) -> (Outcome, KmsError) {
+    match refused {
+        Refused::BreakerOpen { retry_after } => (
+            Outcome::BreakerOpen,
+            KmsError::new(
+                Class::Unavailable {
+                    retry_after: Some(retry_after),
+                },
+                format!(
+                    "the KMS has failed several times in a row; nobody asks it for {} ms",
+                    retry_after.as_millis()
+                ),
+                "check the KMS and the way to it",
+            ),
+        ),
+        Refused::OverBudget { retry_after } => (
+            Outcome::OverBudget,
+            KmsError::new(
+                Class::Throttled {
+                    retry_after: Some(retry_after),
+                },
+                "the budget for KMS calls left no room in time",
+                "wait, or raise the call budget's rate_per_s or concurrency_max",
+            ),
+        ),
+    }
+}
+
+fn locked(provider: &str) -> KmsError {
+    KmsError::new(
+        Class::Locked,
+        format!("the KMS {provider} is locked"),
+        "unlock it: keyway unlock KEYSPACE",
+    )
+}
+
+fn timed_out(provider: &str, call_ms_max: u64) -> KmsError {
+    KmsError::new(
+        Class::Unavailable { retry_after: None },
+        format!("the KMS {provider} did not answer within {call_ms_max} ms"),
+        "check the KMS and the way to it; call_ms_max of the call budget is the limit",
+    )
+}

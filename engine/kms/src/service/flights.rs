@@ -1,0 +1,124 @@
+//! Many callers, one call: who asks for a key that is being unwrapped waits for that call.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::UnwrappedDek;
+use crate::KmsError;
+
+/// What one flight is for. The wrapped bytes are part of it: callers who disagree about them must not share an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FlightKey {
+    pub(super) keyspace: u32,
+    pub(super) generation: u32,
+    pub(super) wrapped: Arc<[u8]>,
+}
+
+pub(super) type Answer = Result<UnwrappedDek, KmsError>;
+
+/// Where a waiter gets the answer. An error at the receiver means that the flight ended without one.
+pub(super) type Receiver = watch::Receiver<Option<Answer>>;
+
+/// The flights under way, at most `flights_max`.
+#[derive(Debug)]
+pub(super) struct Flights {
+    flights_max: usize,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    flights: HashMap<FlightKey, (u64, Receiver)>,
+    /// Names the next flight, so that the end of one never removes a later one.
+    next_id: u64,
+}
+
+/// How a caller came in.
+pub(super) enum Joined {
+    /// Somebody's flight is under way.
+    Follower(Receiver),
+    /// The caller's own: it must see to it that the flight is flown.
+    Leader(Flight, Receiver),
+    /// There is no room for another flight.
+    Full,
+}
+
+impl Flights {
+    pub(super) fn new(flights_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            flights_max,
+            table: Mutex::default(),
+        })
+    }
+
+    pub(super) fn join(self: &Arc<Self>, key: FlightKey) -> Joined {
+        let mut table = self.table();
+        if let Some((_, receiver)) = table.flights.get(&key) {
+            return Joined::Follower(receiver.clone());
+        }
+        if table.flights.len() >= self.flights_max {
+            return Joined::Full;
+        }
+        let (sender, receiver) = watch::channel(None);
+        let id = table.next_id;
+        table.next_id += 1;
+        table.flights.insert(key.clone(), (id, receiver.clone()));
+        Joined::Leader(
+            Flight {
+                flights: self.clone(),
+                key,
+                id,
+                sender,
+            },
+            receiver,
+        )
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table().flights.len()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change is one insertion or removal, so a panic elsewhere leaves the table whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One flight. However it ends, by an answer, a panic or the end of the runtime, it leaves the table first and then
+/// reaches every waiter, so that whoever asks after that starts another.
+pub(super) struct Flight {
+    flights: Arc<Flights>,
+    key: FlightKey,
+    id: u64,
+    sender: watch::Sender<Option<Answer>>,
+}
+
+impl Flight {
+    pub(super) fn key(&self) -> &FlightKey {
+        &self.key
+    }
+
+    pub(super) fn land(self, answer: Answer) {
+        self.remove();
+        self.sender.send_replace(Some(answer));
+    }
+
+    fn remove(&self) {
+        let mut table = self.flights.table();
+        if table
+            .flights
+            .get(&self.key)
+            .is_some_and(|(id, _)| *id == self.id)
+        {
+            table.flights.remove(&self.key);
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
