@@ -116,7 +116,7 @@ pub(super) fn derive_from_passphrase(
         })?;
     let block_count = argon2_params.block_count();
     // The memory is wiped afterwards: its last blocks are as good as the key.
-    let mut blocks: Zeroizing<Vec<Block>> = Zeroizing::new(Vec::new());
+    let mut blocks = Vec::new();
     blocks.try_reserve_exact(block_count).map_err(|_| {
         KmsError::new(
             Class::Unavailable { retry_after: None },
@@ -125,9 +125,11 @@ pub(super) fn derive_from_passphrase(
         )
     })?;
     blocks.resize(block_count, Block::new());
+    // Boxed, since a vector would wipe its memory twice.
+    let mut blocks = Zeroizing::new(blocks.into_boxed_slice());
     let master = SecretKey::try_fill(|out| {
         Argon2::new(Algorithm::Argon2id, Version::V0x13, argon2_params)
-            .hash_password_into_with_memory(passphrase.expose(), salt, out, blocks.as_mut_slice())
+            .hash_password_into_with_memory(passphrase.expose(), salt, out, &mut **blocks)
             .map_err(|error| {
                 KmsError::new(
                     Class::Misconfigured,
@@ -153,7 +155,9 @@ impl PassphraseKey {
         nonce: [u8; NONCE_BYTES],
         binding: &[u8],
     ) -> [u8; SEALED_KEK_BYTES] {
-        seal(&self.key, nonce, binding, kek)
+        let sealed = seal(&self.key, nonce, binding, kek);
+        scrub_stack();
+        sealed
     }
 
     /// `None`: the ciphertext or what it is bound to was changed.
@@ -163,7 +167,9 @@ impl PassphraseKey {
         nonce: [u8; NONCE_BYTES],
         binding: &[u8],
     ) -> Option<SecretKey> {
-        open(&self.key, nonce, binding, sealed)
+        let kek = open(&self.key, nonce, binding, sealed);
+        scrub_stack();
+        kek
     }
 }
 

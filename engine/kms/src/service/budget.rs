@@ -66,6 +66,18 @@ impl Default for Budget {
     }
 }
 
+impl Budget {
+    /// For a provider in this process, such as [`Local`](crate::Local): there is nobody to be gentle with, and a start
+    /// with a thousand keyspaces is over in milliseconds.
+    pub fn in_process() -> Self {
+        Self {
+            rate_per_s: 100_000,
+            burst: 100_000,
+            ..Self::default()
+        }
+    }
+}
+
 /// Longest of all the times, in ms: a day. It keeps sums of times far from overflow.
 const TIME_MS_MAX: u64 = 86_400_000;
 /// Largest of all the counts: a million.
@@ -181,6 +193,7 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         Budget::default().check().unwrap();
+        Budget::in_process().check().unwrap();
     }
 
     #[test]
