@@ -69,7 +69,7 @@ impl PassphraseSource {
     /// Reads the passphrase and checks it. Blocks: on the terminal, or until a pipe's writer closes it.
     pub fn read(&self, asking: Asking) -> Result<Passphrase, KmsError> {
         match self {
-            Self::Prompt => ask(asking, |prompt| rpassword::prompt_password(prompt)),
+            Self::Prompt => ask(asking, rpassword::prompt_password),
             Self::Descriptor(number) => read_descriptor(*number),
             Self::Credential { directory } => take(private_file::read(
                 &directory.join(CREDENTIAL_NAME),

@@ -14,6 +14,9 @@ mod flights;
 mod gate;
 
 #[cfg(test)]
+mod fake_provider;
+
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! What every call passes before it is sent: breaker, concurrency, rate, and a pause that the KMS asked for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -11,11 +11,14 @@ use super::bucket::{RateBucket, RetryBucket};
 use super::budget::Budget;
 use crate::KmsError;
 
+/// How soon to try again when every call under way has lasted for the whole of our time.
+const CROWDED_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// The gate. Its mutex is held for a few instructions at a time and never across an await.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// The zero of the times inside.
-    start: std::sync::OnceLock<Instant>,
+    start: OnceLock<Instant>,
     concurrency: Semaphore,
     concurrency_max: u32,
     throttle_max: Duration,
@@ -61,7 +64,7 @@ impl Gate {
             paused_until: Duration::ZERO,
         };
         Ok(Arc::new(Self {
-            start: std::sync::OnceLock::new(),
+            start: OnceLock::new(),
             concurrency: Semaphore::new(budget.concurrency_max as usize),
             concurrency_max: budget.concurrency_max,
             throttle_max: Duration::from_millis(budget.throttle_ms_max),
@@ -77,7 +80,7 @@ impl Gate {
             Ok(permit) => permit.expect("the semaphore is never closed"),
             Err(_) => {
                 return Err(Refused::OverBudget {
-                    retry_after: Duration::ZERO,
+                    retry_after: CROWDED_RETRY_AFTER,
                 });
             }
         };
