@@ -22,12 +22,14 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Takes down one more failure. The delay is drawn evenly from `min_us` up to a ceiling that
-    /// doubles with each failure in a row and never passes `max_us`.
+    /// doubles with each failure in a row and never passes `max_us`; a later time that was set
+    /// before stands.
     pub(crate) fn failed(&mut self, now: Instant, rng: &mut Rng, min_us: u64, max_us: u64) {
         self.attempts = self.attempts.saturating_add(1);
         let doubled = min_us.saturating_mul(1 << self.attempts.min(40));
         let ceiling_us = doubled.min(max_us);
-        self.retry_at = now.plus_us(min_us + rng.up_to(ceiling_us - min_us));
+        let retry_at = now.plus_us(min_us + rng.up_to(ceiling_us - min_us));
+        self.retry_at = self.retry_at.max(retry_at);
     }
 
     /// Waits at least until `at`.
@@ -65,6 +67,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut longest_us = 0;
         for attempt in 1..=100_u64 {
+            let now = now.plus_us(attempt * 20_000_000);
             backoff.failed(now, &mut rng, 50_000, 10_000_000);
             let delay_us = backoff.left_us(now).expect("a failure is waited out");
             assert!((50_000..=10_000_000).contains(&delay_us));
@@ -77,5 +80,8 @@ mod tests {
         );
         backoff.clear();
         assert_eq!(backoff.left_us(now), None);
+        backoff.not_before(now.plus_us(60_000_000));
+        backoff.failed(now, &mut rng, 50_000, 10_000_000);
+        assert_eq!(backoff.left_us(now), Some(60_000_000));
     }
 }

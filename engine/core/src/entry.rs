@@ -30,7 +30,8 @@ pub(crate) struct Entry<V> {
     /// The one flight of this key.
     pub(crate) flight: Option<u32>,
     pub(crate) backoff: Backoff,
-    /// Newest version that an acknowledged write told of: older ones are not accepted.
+    /// Newest version that was loaded, or that an acknowledged write told of: older ones are not
+    /// accepted.
     pub(crate) version_floor: u32,
     /// The entry's one timer, in the wheel of ages.
     pub(crate) timer: Option<TimerId>,
@@ -133,13 +134,6 @@ impl<V> Entry<V> {
 
     pub(crate) fn is_revoked(&self) -> bool {
         matches!(self.state, State::Revoked)
-    }
-
-    /// The oldest version that may replace what is here.
-    pub(crate) fn version_min(&self) -> u32 {
-        self.live()
-            .map_or(0, |live| live.version)
-            .max(self.version_floor)
     }
 }
 

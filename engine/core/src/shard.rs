@@ -161,13 +161,14 @@ impl<V> Shard<V> {
         let keyspace = &mut self.keyspaces[at as usize];
         keyspace.terms.change(now, &settings);
         keyspace.lease.shorten(settings.dek_lease_us());
-        keyspace.terms.set_lease_end(keyspace.lease.ends_at());
         keyspace.settings = settings;
         keyspace.share = share;
+        self.follow_lease_end(at);
+        let keyspace = &self.keyspaces[at as usize];
         if keyspace.lease.is_held() && !keyspace.has_lease(now) {
             self.lose_lease(now, at);
         }
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
         self.end_unlock_if_reloaded(at);
         self.sweep_later(at);
     }

@@ -9,8 +9,6 @@ use crate::time::{Instant, TICK_US};
 
 /// Between the first refusal and the second question, µs.
 const DENIED_AGAIN_US: u64 = 1_000_000;
-/// Refusals after which the keyspace is purged.
-const DENIALS_MAX: u8 = 2;
 /// An unwrap that was not answered for so long is given up and counts as unavailable, µs. Longer
 /// than any time limit of a KMS client: it only guards against an answer that got lost.
 const UNWRAP_TIME_LIMIT_US: u64 = 120_000_000;
@@ -24,7 +22,8 @@ pub(crate) struct Lease {
     held: Option<Held>,
     asking_since: Option<Instant>,
     standing: Standing,
-    denials: u8,
+    /// The first of the refusals in a row.
+    denied_at: Option<Instant>,
     /// Bars questions until its time; an answer that grants clears it.
     backoff: Backoff,
     /// How long unwraps took that were granted.
@@ -135,12 +134,13 @@ impl Lease {
         }
     }
 
-    /// How much longer the unwrap is expected to take, µs.
+    /// How much longer the unwrap is expected to take, µs: what is left of the usual time, or, once
+    /// that is over, as long again as it is overdue.
     fn expected_us(&self, now: Instant) -> u64 {
         let spent_us = self
             .asking_since
             .map_or(0, |since| now.saturating_since(since));
-        self.unwrap_us.us().unwrap_or(0).saturating_sub(spent_us)
+        self.unwrap_us.us().unwrap_or(0).abs_diff(spent_us)
     }
 
     /// The question is over, however it ended.
@@ -176,26 +176,25 @@ impl Lease {
             generation,
         });
         self.standing = Standing::Good;
-        self.denials = 0;
+        self.denied_at = None;
         self.backoff.clear();
         // A grant that is old already must not lead to the next question at once.
         self.idle_until = now.plus_us((lease_us / LOOKS_PER_LEASE).max(TICK_US));
         true
     }
 
-    /// A refusal. True if it was one too many. Refusals that come sooner than the second question
-    /// say nothing new.
+    /// A refusal. True if it is the second, at least a second after the first: one that comes sooner
+    /// says nothing new.
     pub(crate) fn denied(&mut self, now: Instant) -> bool {
         self.answered();
-        if self.standing == Standing::Denied && self.backoff.left_us(now).is_some() {
-            return false;
-        }
         self.standing = Standing::Denied;
-        self.denials += 1;
-        if self.denials >= DENIALS_MAX {
+        let first_at = *self.denied_at.get_or_insert(now);
+        if first_at < now && now >= first_at.plus_us(DENIED_AGAIN_US) {
             return true;
         }
-        self.backoff.not_before(now.plus_us(DENIED_AGAIN_US));
+        // It answers: no back-off from before stands against asking once more.
+        self.backoff.clear();
+        self.backoff.not_before(first_at.plus_us(DENIED_AGAIN_US));
         false
     }
 
@@ -228,7 +227,7 @@ impl Lease {
     /// Somebody unlocked the keyspace: whatever the KMS said before is out of date.
     pub(crate) fn pardoned(&mut self) {
         self.standing = Standing::Good;
-        self.denials = 0;
+        self.denied_at = None;
         self.backoff.clear();
     }
 
@@ -372,6 +371,15 @@ mod tests {
         assert_eq!(lease.fits(s(9), 3_000), Err(AskRefused::NeedsUnlock));
         lease.asked(s(9));
         assert_eq!(lease.fits(s(9).plus_us(17_000), 3_000), Ok(()));
+        assert_eq!(
+            lease.fits(s(9).plus_us(23_000), 3_000),
+            Ok(()),
+            "a little overdue"
+        );
+        assert!(
+            lease.fits(s(9).plus_us(24_000), 3_000).is_err(),
+            "it may hang"
+        );
     }
 
     #[test]

@@ -129,9 +129,10 @@ impl Terms {
 #[derive(Debug)]
 struct HardTtl {
     us: u64,
-    /// From when on `us` is the lowest value.
+    /// After when `us` is the lowest value: a load that began at that very time may have been
+    /// before the change.
     since: Instant,
-    /// Lower values that hold for keys loaded before, oldest first: (from when on, µs). Both rise.
+    /// Lower values that hold for keys loaded before, oldest first: (after when, µs). Both rise.
     lower: Vec<(Instant, u64)>,
 }
 
@@ -146,7 +147,7 @@ impl HardTtl {
 
     #[inline]
     fn of(&self, loaded_at: Instant) -> u64 {
-        if loaded_at >= self.since {
+        if loaded_at > self.since || self.lower.is_empty() {
             return self.us;
         }
         self.lower_of(loaded_at)
@@ -158,7 +159,7 @@ impl HardTtl {
             .lower
             .iter()
             .rev()
-            .find(|(since, _)| loaded_at >= *since);
+            .find(|(since, _)| loaded_at > *since);
         step.or(self.lower.first()).map_or(self.us, |(_, us)| *us)
     }
 
@@ -190,7 +191,7 @@ mod tests {
     fn naive(history: &[(u64, u64)], loaded_at: u64) -> u64 {
         let in_force = history
             .iter()
-            .rposition(|(since, _)| *since <= loaded_at)
+            .rposition(|(since, _)| *since < loaded_at)
             .unwrap_or(0);
         history[in_force..].iter().map(|(_, us)| *us).min().unwrap()
     }

@@ -84,12 +84,12 @@ impl Settings {
         }
         let window_ms = self.refresh_window_ms();
         // A key whose soft TTL jitter has shortened must not be due again as soon as it is loaded.
-        let soft_ms_min = self.soft_ttl_ms / 100 * (100 - u64::from(self.jitter_pct));
+        let soft_ms_min = self.soft_ttl_ms * (100 - u64::from(self.jitter_pct)) / 100;
         if window_ms > 0 && window_ms >= soft_ms_min.max(1) {
             let rule = "refresh_window_ms < soft_ttl_ms * (100 - jitter_pct) / 100";
             return fail("refresh_window_ms", &window_ms, rule);
         }
-        let low_water_ms = self.soft_ttl_ms / 100 * u64::from(self.low_water_pct);
+        let low_water_ms = self.soft_ttl_ms * u64::from(self.low_water_pct) / 100;
         if low_water_ms > window_ms {
             let rule = "soft_ttl_ms * low_water_pct / 100 <= refresh_window_ms";
             return fail("low_water_pct", &self.low_water_pct, rule);

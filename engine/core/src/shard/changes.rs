@@ -5,6 +5,7 @@ use super::flights::Ending;
 use crate::action::{KeyspaceId, Refusal};
 use crate::entry::{Home, State};
 use crate::flight::{Origin, Stage};
+use crate::grant::Grant;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
@@ -30,8 +31,13 @@ impl<V> Shard<V> {
         let mut outdated = false;
         match &mut entry.state {
             State::Live(live) => {
-                outdated = live.version < version;
-                live.outdated |= outdated;
+                let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                if Grant::check(live, terms, now).is_none() {
+                    self.expire(at);
+                } else {
+                    outdated = live.version < version;
+                    live.outdated |= outdated;
+                }
             }
             State::Negative { .. } | State::Invalid { .. } => self.become_empty(at),
             State::Empty | State::Revoked => {}
@@ -92,6 +98,9 @@ impl<V> Shard<V> {
             return false;
         };
         self.rehome(at, Home::Parked);
+        if !self.keyspaces[keyspace_at as usize].has_lease(now) {
+            self.ask(now, keyspace_at);
+        }
         true
     }
 }

@@ -59,7 +59,6 @@ impl<V> Shard<V> {
 
     pub(super) fn remove_entry(&mut self, at: u32) {
         self.become_empty(at);
-        self.set_timer(at, Instant::MAX);
         let hash = self.entries[at].hash;
         let found = self.index.find_entry(hash, |other| *other == at);
         found.expect("every entry is in the index").remove();
@@ -75,6 +74,7 @@ impl<V> Shard<V> {
     pub(super) fn become_empty(&mut self, at: u32) {
         self.rehome(at, Home::None);
         self.requeue(at, Due::None);
+        self.set_timer(at, Instant::MAX);
         let before = core::mem::replace(&mut self.entries[at].state, State::Empty);
         if let State::Live(live) = before {
             self.key_bytes -= live.key_bytes;

@@ -66,7 +66,7 @@ impl<V> Shard<V> {
             drop(loaded);
             return self.await_dek(now, flight_at);
         }
-        let expected = self.entries[at].version_min();
+        let expected = self.entries[at].version_floor;
         if loaded.version < expected {
             let entry = &self.entries[at];
             let (keyspace, key_id) = (entry.keyspace, entry.key_id.clone());
@@ -106,6 +106,7 @@ impl<V> Shard<V> {
         entry.touched &= REFERENCED;
         let was_invalid = matches!(entry.state, State::Invalid { .. });
         let version = live.version;
+        entry.version_floor = version;
         if was_invalid {
             let (keyspace, key_id) = (entry.keyspace, entry.key_id.clone());
             self.report(Event::KeyValid { keyspace, key_id });

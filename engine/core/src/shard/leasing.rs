@@ -21,7 +21,7 @@ impl<V> Shard<V> {
             if matches!(event, LeaseEvent::Granted { .. }) {
                 self.actions.push_back(Action::DropDek { keyspace });
             }
-            return self.arm_lease_timers(now, at);
+            return self.arm_alarm(now, at);
         }
         match event {
             LeaseEvent::Granted {
@@ -37,7 +37,7 @@ impl<V> Shard<V> {
             }
             LeaseEvent::Failed => self.lease_unavailable(now, at, 0, false),
         }
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
     }
 
     /// Locks a keyspace by command: from here on nothing of it is used, and everybody gets
@@ -65,7 +65,7 @@ impl<V> Shard<V> {
         } else {
             self.ask(now, at);
         }
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
         Some(ticket)
     }
 
@@ -88,7 +88,7 @@ impl<V> Shard<V> {
             self.actions.push_back(Action::Unwrap {
                 keyspace: keyspace.id,
             });
-            self.arm_lease_timers(now, at);
+            self.arm_alarm(now, at);
         }
     }
 
@@ -102,7 +102,7 @@ impl<V> Shard<V> {
             Alarm::Lost => self.lease_unavailable(now, at, 0, false),
             Alarm::Rest => {}
         }
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
     }
 
     pub(super) fn handle_lease_end(&mut self, now: Instant, at: u32) {
@@ -112,7 +112,7 @@ impl<V> Shard<V> {
         {
             self.lose_lease(now, at);
         }
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
     }
 
     /// The lease ended without renewal. Flights go on: they will find out.
@@ -126,18 +126,15 @@ impl<V> Shard<V> {
             Purged::Forgotten
         };
         self.report(Event::LeaseEnded { keyspace: id });
-        self.purge(now, at, purged);
-        if kms_locked {
-            self.close_gate(now, at, Gate::Denied);
+        match kms_locked {
+            true => self.close_gate(now, at, Gate::Denied),
+            false => self.purge(now, at, purged),
         }
     }
 
-    pub(super) fn arm_lease_timers(&mut self, now: Instant, at: u32) {
+    pub(super) fn arm_alarm(&mut self, now: Instant, at: u32) {
         let keyspace = &mut self.keyspaces[at as usize];
-        for timer in [keyspace.ask_timer.take(), keyspace.end_timer.take()]
-            .into_iter()
-            .flatten()
-        {
+        if let Some(timer) = keyspace.ask_timer.take() {
             self.clocks.cancel(timer);
         }
         let alarm_at = match keyspace.gate {
@@ -145,8 +142,19 @@ impl<V> Shard<V> {
             Gate::Locked | Gate::Denied => None,
         };
         keyspace.ask_timer = alarm_at.map(|when| self.clocks.arm(when, Clock::Ask(at)));
-        let ends_at = keyspace.lease.is_held().then(|| keyspace.lease.ends_at());
-        keyspace.end_timer = ends_at.map(|when| self.clocks.arm(when, Clock::LeaseEnd(at)));
+    }
+
+    /// The end of the lease has moved: the expiry check and the timer follow.
+    pub(super) fn follow_lease_end(&mut self, at: u32) {
+        let keyspace = &mut self.keyspaces[at as usize];
+        let ends_at = keyspace.lease.ends_at();
+        keyspace.terms.set_lease_end(ends_at);
+        if let Some(timer) = keyspace.end_timer.take() {
+            self.clocks.cancel(timer);
+        }
+        if keyspace.lease.is_held() {
+            keyspace.end_timer = Some(self.clocks.arm(ends_at, Clock::LeaseEnd(at)));
+        }
     }
 
     /// Ends the unlock that is under way if there is nothing left to load, or nothing that would
@@ -178,10 +186,10 @@ impl<V> Shard<V> {
             return self.lease_unavailable(now, at, 0, false);
         }
         let ends_at = keyspace.lease.ends_at();
-        keyspace.terms.set_lease_end(ends_at);
         keyspace.demand_at_grant = keyspace.demand();
         keyspace.unlocks.granted();
         let (id, generation) = (keyspace.id, keyspace.lease.generation());
+        self.follow_lease_end(at);
         self.report(Event::LeaseGranted {
             keyspace: id,
             generation,
@@ -232,7 +240,7 @@ impl<V> Shard<V> {
     /// Purges a keyspace that the KMS refuses.
     fn deny(&mut self, now: Instant, at: u32) {
         self.close_gate(now, at, Gate::Denied);
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
     }
 
     fn close_gate(&mut self, now: Instant, at: u32, gate: Gate) {
@@ -252,7 +260,7 @@ impl<V> Shard<V> {
                 ticket,
             });
         }
-        self.arm_lease_timers(now, at);
+        self.arm_alarm(now, at);
     }
 
     /// Nothing that is live now is used from here on; it is dropped within the next 32 ticks, a
@@ -260,12 +268,12 @@ impl<V> Shard<V> {
     fn purge(&mut self, now: Instant, at: u32, purged: Purged) {
         let keyspace = &mut self.keyspaces[at as usize];
         keyspace.lease.lost();
-        keyspace.terms.set_lease_end(Instant::ZERO);
         keyspace.terms.purge();
         keyspace.purged = purged;
         self.actions.push_back(Action::DropDek {
             keyspace: keyspace.id,
         });
+        self.follow_lease_end(at);
         self.sweep_later(at);
         self.sweep(now);
     }

@@ -1,0 +1,293 @@
+//! Puts, revocations, missing keys, blobs that do not open.
+
+use crate::rig::*;
+use keyway_core::{
+    Event, InvalidCause, Lifecycle, Limits, LoadError, NEGATIVE_US, Refusal, Urgency,
+};
+
+const NOT_FOUND: Got = Got::Refused(Refusal::NotFound);
+const INVALID: Got = Got::Refused(Refusal::Invalid);
+const REVOKED: Got = Got::Refused(Refusal::Revoked);
+
+#[test]
+fn a_missing_key_is_remembered_for_a_second() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::NotFound);
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::NotFound));
+    rig.sleep(NEGATIVE_US - 1);
+    assert_eq!(rig.request("a"), NOT_FOUND);
+    assert!(rig.loads.is_empty());
+    rig.sleep(1);
+    assert_eq!(rig.request("a"), Got::Wait);
+    assert_eq!(
+        rig.counters().rehydrate_fail_total,
+        0,
+        "missing is not failing"
+    );
+}
+
+#[test]
+fn a_put_is_seen_at_once() {
+    let mut rig = Rig::leased();
+    rig.request("a");
+    rig.fail(LoadError::NotFound);
+    rig.stored("a", 1);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    rig.land(1);
+    assert_eq!(rig.end_of(1), Ended::Fresh(1));
+}
+
+#[test]
+fn a_put_voids_the_load_that_is_on_its_way() {
+    for older in [
+        Err(LoadError::NotFound),
+        Err(LoadError::Corrupt),
+        Err(LoadError::Store),
+        Ok(1),
+    ] {
+        let mut rig = Rig::leased();
+        rig.request_by(1, "a", None);
+        rig.stored("a", 2);
+        let load = rig.take_load();
+        let result = older.map(|version| rig.loaded(version));
+        rig.answer(&load, result);
+        assert!(
+            rig.is_waiting(1),
+            "{older:?} says nothing of what is stored now"
+        );
+        assert_eq!(rig.alive.get(), 0);
+        rig.land(2);
+        assert_eq!(rig.end_of(1), Ended::Fresh(2));
+        assert!(!rig.view("a").backing_off);
+    }
+}
+
+#[test]
+fn a_put_ends_back_off() {
+    let mut rig = Rig::leased();
+    rig.request("a");
+    rig.fail(LoadError::Store);
+    rig.stored("a", 1);
+    assert_eq!(rig.request("a"), Got::Wait);
+}
+
+#[test]
+fn a_newer_version_is_loaded_at_once_and_waited_for() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.stored("a", 2);
+    assert_eq!(rig.loads[0].urgency, Urgency::Urgent);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    rig.land(2);
+    assert_eq!(rig.end_of(1), Ended::Fresh(2));
+}
+
+#[test]
+fn a_put_of_the_version_that_is_live_changes_nothing() {
+    let mut rig = Rig::leased();
+    rig.load("a", 2);
+    rig.stored("a", 2);
+    assert!(rig.loads.is_empty());
+    assert_eq!(rig.request("a"), Got::Fresh(2));
+}
+
+#[test]
+fn after_a_put_an_older_version_is_never_taken() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.stored("a", 3);
+    rig.land(2);
+    assert_eq!(rig.view("a").version, 1);
+    assert!(rig.events.iter().any(|event| matches!(
+        event,
+        Event::VersionWentBack {
+            loaded: 2,
+            expected: 3,
+            ..
+        }
+    )));
+}
+
+#[test]
+fn negatives_are_bounded() {
+    let limits = Limits {
+        negatives_max: 3,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    for key in ["a", "b", "c", "d", "e"] {
+        rig.request(key);
+        rig.fail(LoadError::NotFound);
+    }
+    assert_eq!(rig.shard.totals().negatives, 3);
+    assert_eq!(rig.request("e"), NOT_FOUND);
+    assert_eq!(rig.request("a"), Got::Wait, "the oldest was forgotten");
+    rig.jump(2 * S);
+    assert_eq!(rig.shard.totals().negatives, 0);
+}
+
+#[test]
+fn a_key_that_went_missing_is_no_longer_served() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.force(1, "a");
+    rig.fail(LoadError::NotFound);
+    assert_eq!(rig.request("a"), NOT_FOUND);
+    assert_eq!(rig.alive.get(), 0);
+}
+
+#[test]
+fn a_blob_that_does_not_open_is_read_once_more_and_then_left() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.jump(10 * S);
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::Corrupt);
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::Invalid));
+    assert_eq!(rig.alive.get(), 0, "the plaintext is gone");
+    assert_eq!(rig.request("a"), INVALID);
+    assert_eq!(rig.loads.len(), 1);
+    rig.fail(LoadError::Corrupt);
+    rig.sleep(10 * S);
+    rig.tick();
+    assert_eq!(rig.request("a"), INVALID);
+    assert!(rig.loads.is_empty());
+    let reports = rig.events.iter().filter(|event| {
+        matches!(
+            event,
+            Event::KeyInvalid {
+                cause: InvalidCause::Corrupt,
+                ..
+            }
+        )
+    });
+    assert_eq!(reports.count(), 1, "once for the change of state");
+    assert_eq!(rig.unwraps, 0, "the KMS has no part in it");
+    assert_eq!(rig.counters().rehydrate_fail_total, 2);
+    rig.stored("a", 2);
+    assert_eq!(rig.request("a"), Got::Wait);
+    rig.land(2);
+    assert_eq!(rig.request("a"), Got::Fresh(2));
+}
+
+#[test]
+fn a_blob_that_opens_the_second_time_is_served() {
+    let mut rig = Rig::leased();
+    rig.request("a");
+    rig.fail(LoadError::Corrupt);
+    rig.land(1);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+    assert!(
+        rig.events
+            .iter()
+            .any(|event| matches!(event, Event::KeyValid { .. }))
+    );
+}
+
+#[test]
+fn a_second_reading_that_fails_is_made_up_for_when_somebody_asks() {
+    let mut rig = Rig::leased();
+    rig.request("a");
+    rig.fail(LoadError::Corrupt);
+    rig.fail(LoadError::Store);
+    assert_eq!(rig.request("a"), INVALID);
+    assert!(rig.loads.is_empty(), "in back-off");
+    rig.sleep(S);
+    assert_eq!(rig.request("a"), INVALID);
+    rig.land(1);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn an_invalid_key_never_causes_a_question_to_the_kms() {
+    let mut rig = Rig::leased();
+    rig.request("a");
+    rig.fail(LoadError::Corrupt);
+    rig.fail(LoadError::DekMissing);
+    assert_eq!(rig.unwraps, 0);
+    rig.jump(200 * S);
+    let unwraps = rig.unwraps;
+    assert_eq!(rig.request("a"), INVALID);
+    assert_eq!(rig.unwraps, unwraps, "even without a lease");
+    assert!(rig.loads.is_empty());
+}
+
+#[test]
+fn a_key_past_its_own_validity_is_invalid_until_it_changes() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    let load = rig.take_load();
+    let mut loaded = rig.loaded(1);
+    loaded.not_after = Some(rig.now);
+    rig.answer(&load, Ok(loaded));
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::Invalid));
+    assert_eq!(rig.view("a").invalid, Some(InvalidCause::NotAfterPassed));
+    assert!(rig.loads.is_empty(), "another reading would not help");
+    rig.stored("a", 2);
+    assert_eq!(rig.request("a"), Got::Wait);
+}
+
+#[test]
+fn a_revoked_key_is_refused_at_once_and_for_ever() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.jump(10 * S);
+    rig.request_by(1, "a", None);
+    rig.force(2, "a");
+    rig.revoked("a");
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::Revoked));
+    assert_eq!(rig.end_of(2), Ended::Refused(Refusal::Revoked));
+    assert_eq!(rig.alive.get(), 0);
+    assert_eq!(rig.shard.totals().flights, 0);
+    rig.land(2);
+    assert_eq!(rig.request("a"), REVOKED);
+    assert_eq!(rig.alive.get(), 0);
+    rig.stored("a", 3);
+    rig.jump(100 * S);
+    assert_eq!(rig.request("a"), REVOKED);
+}
+
+#[test]
+fn the_store_says_revoked_even_to_a_load_that_a_put_overtook() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.stored("a", 2);
+    rig.fail(LoadError::Revoked);
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::Revoked));
+    assert_eq!(rig.lifecycle("a"), Lifecycle::Revoked);
+}
+
+#[test]
+fn marks_of_revocation_are_bounded_and_learned_again() {
+    let limits = Limits {
+        revoked_max: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    for key in ["a", "b", "c"] {
+        rig.revoked(key);
+    }
+    assert_eq!(rig.shard.totals().revoked, 2);
+    assert_eq!(rig.request("c"), REVOKED);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    rig.fail(LoadError::Revoked);
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::Revoked));
+    assert_eq!(rig.request("a"), REVOKED);
+    assert_eq!(rig.shard.totals().revoked, 2);
+}
+
+#[test]
+fn changes_of_keys_and_keyspaces_that_nobody_knows_do_nothing() {
+    let mut rig = Rig::new();
+    rig.stored("a", 1);
+    rig.shard.handle_revoked(rig.now, OTHER, b"a");
+    rig.shard
+        .handle_lease(rig.now, OTHER, keyway_core::LeaseEvent::Denied);
+    rig.shard.handle_lock(rig.now, OTHER);
+    assert_eq!(rig.shard.handle_unlock(rig.now, OTHER), None);
+    assert_eq!(rig.shard.totals().entries, 0);
+    assert!(rig.shard.poll_action().is_none());
+}

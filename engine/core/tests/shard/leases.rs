@@ -1,0 +1,454 @@
+//! DEK leases: when the KMS is asked, and what its answers do.
+
+use crate::rig::*;
+use keyway_core::{Event, LeaseEvent, Lifecycle, LoadError, Refusal, Settings};
+
+fn unavailable_us(got: Got) -> u64 {
+    match got {
+        Got::Refused(Refusal::Unavailable { after_us }) => after_us,
+        got => panic!("not UNAVAILABLE: {got:?}"),
+    }
+}
+
+/// Asks, and lets the KMS take its time, so that the next unwrap is expected to take as long.
+fn with_slow_kms() -> Rig {
+    let mut rig = Rig::new();
+    rig.request("warm");
+    rig.sleep(20 * MS);
+    rig.lease(LeaseEvent::Granted {
+        sent_at: rig.now.minus_us(20 * MS),
+        generation: 1,
+    });
+    rig.land(1);
+    rig.ended.clear();
+    rig
+}
+
+#[test]
+fn the_first_request_asks_the_kms_once_and_waits() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.request_by(2, "b", None), Got::Wait);
+    assert_eq!(rig.lifecycle("a"), Lifecycle::AwaitingDek);
+    assert_eq!((rig.unwraps, rig.loads.len()), (1, 0));
+    rig.sleep(MS);
+    rig.grant();
+    assert_eq!(rig.loads.len(), 2);
+    rig.land(1);
+    rig.land(1);
+    assert_eq!(
+        (rig.end_of(1), rig.end_of(2)),
+        (Ended::Fresh(1), Ended::Fresh(1))
+    );
+}
+
+#[test]
+fn a_wait_for_the_dek_ends_with_the_budget_and_the_flight_goes_on() {
+    let mut rig = Rig::new();
+    rig.request_by(1, "a", None);
+    rig.pass(4 * MS);
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::Retry { .. })
+    ));
+    rig.grant();
+    rig.land(1);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn when_an_unwrap_cannot_fit_the_budget_nobody_waits() {
+    let mut rig = with_slow_kms();
+    rig.jump(100 * S);
+    let Got::Refused(Refusal::NeedsUnlock { ticket }) = rig.request("a") else {
+        panic!("waits for an unwrap that takes too long")
+    };
+    assert_eq!(rig.unwraps, 2, "asked all the same");
+    assert_eq!(
+        rig.request("b"),
+        Got::Refused(Refusal::NeedsUnlock { ticket }),
+        "one ticket"
+    );
+    assert_eq!(rig.unwraps, 2);
+    rig.sleep(18 * MS);
+    assert_eq!(rig.request("a"), Got::Wait, "the rest of it fits");
+    rig.grant();
+    assert!(rig.shard.unlock_status(PROD, ticket).is_some());
+}
+
+#[test]
+fn a_lease_is_renewed_at_half_and_only_then_do_keys_live_longer() {
+    let mut rig = Rig::leased_with(Settings {
+        hard_ttl_ms: 1_000_000,
+        ..settings()
+    });
+    let lease_end = rig.now.plus_us(100 * S);
+    rig.load("a", 1);
+    rig.request("a");
+    assert_eq!(rig.view("a").expires_at, Some(lease_end));
+    rig.jump(49 * S);
+    assert_eq!(rig.unwraps, 0);
+    rig.jump(S);
+    assert_eq!(rig.unwraps, 1);
+    rig.jump(S);
+    assert_eq!(rig.unwraps, 1, "one question at a time");
+    let loaded_at = rig.now;
+    rig.sleep(S);
+    rig.grant();
+    assert_eq!(rig.view("a").expires_at, Some(loaded_at.plus_us(101 * S)));
+}
+
+#[test]
+fn a_renewal_moves_no_key_past_its_hard_ttl() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    let hard = rig.now.plus_us(60 * S);
+    rig.jump(50 * S);
+    rig.grant();
+    assert_eq!(rig.view("a").expires_at, Some(hard));
+}
+
+#[test]
+fn a_lease_counts_from_when_the_question_was_sent() {
+    let mut rig = Rig::new();
+    rig.request("a");
+    let sent_at = rig.now;
+    rig.sleep(30 * S);
+    rig.lease(LeaseEvent::Granted {
+        sent_at,
+        generation: 1,
+    });
+    assert_eq!(
+        rig.shard.gauges(rig.now, PROD).unwrap().lease_left_us,
+        70 * S
+    );
+}
+
+#[test]
+fn an_answer_older_than_the_lease_is_worth_nothing() {
+    let mut rig = Rig::new();
+    rig.request_by(1, "a", None);
+    let sent_at = rig.now;
+    rig.sleep(100 * S);
+    rig.lease(LeaseEvent::Granted {
+        sent_at,
+        generation: 1,
+    });
+    assert!(rig.loads.is_empty());
+    assert_eq!(rig.dropped_deks, 1);
+    unavailable_us(rig.request("a"));
+}
+
+#[test]
+fn an_idle_keyspace_is_not_renewed_until_somebody_uses_it() {
+    let mut rig = Rig::leased();
+    rig.jump(60 * S);
+    assert_eq!(rig.unwraps, 0);
+    rig.load("a", 1);
+    rig.jump(7 * S);
+    assert_eq!(rig.unwraps, 1, "the next look finds that it is wanted");
+}
+
+#[test]
+fn at_the_end_of_the_lease_all_plaintext_goes_and_so_does_the_dek() {
+    let mut rig = Rig::leased_with(Settings {
+        hard_ttl_ms: 1_000_000,
+        ..settings()
+    });
+    rig.load("a", 1);
+    rig.load("b", 1);
+    rig.sleep(100 * S);
+    assert_ne!(
+        rig.request("a"),
+        Got::Fresh(1),
+        "even before the timer had its turn"
+    );
+    assert_eq!(rig.alive.get(), 1);
+    rig.tick();
+    assert_eq!(rig.alive.get(), 0);
+    assert_eq!(rig.dropped_deks, 1);
+    assert!(
+        rig.events
+            .iter()
+            .any(|event| matches!(event, Event::LeaseEnded { .. }))
+    );
+}
+
+#[test]
+fn a_lease_that_comes_back_does_not_bring_back_what_died_with_the_old_one() {
+    let mut rig = Rig::leased_with(Settings {
+        hard_ttl_ms: 1_000_000,
+        ..settings()
+    });
+    rig.load("a", 1);
+    rig.sleep(100 * S);
+    rig.grant();
+    assert_eq!(rig.view("a").version, 0);
+    assert_eq!(rig.request("a"), Got::Wait);
+}
+
+#[test]
+fn used_keys_come_back_after_an_outage() {
+    let mut rig = Rig::leased_with(Settings {
+        max_in_flight: 0,
+        ..settings()
+    });
+    for key in ["used", "unused"] {
+        rig.load(key, 1);
+    }
+    rig.jump(50 * S);
+    for key in ["used", "unused"] {
+        rig.force(1, key);
+        rig.land(1);
+    }
+    rig.request("used");
+    rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
+    rig.jump(50 * S);
+    assert_eq!(rig.alive.get(), 0);
+    rig.grant();
+    rig.set(|settings| settings.max_in_flight = 64);
+    rig.jump(10 * MS);
+    assert_eq!(rig.loads.len(), 1);
+    assert_eq!(rig.loads[0].key, "used");
+}
+
+#[test]
+fn a_refusal_is_asked_about_once_more_after_a_second() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.jump(50 * S);
+    rig.load("a2", 1);
+    assert_eq!(rig.unwraps, 1);
+    rig.lease(LeaseEvent::Denied);
+    assert_eq!(rig.request("a2"), Got::Fresh(1), "the lease still holds");
+    rig.jump(999 * MS);
+    assert_eq!(rig.unwraps, 1);
+    rig.jump(MS);
+    assert_eq!(rig.unwraps, 2);
+    rig.lease(LeaseEvent::Disabled);
+    assert_eq!(rig.alive.get(), 0, "purged, in the middle of the lease");
+    assert_eq!(rig.dropped_deks, 1);
+    let Got::Refused(Refusal::NeedsUnlock { ticket }) = rig.request("a2") else {
+        panic!("not refused")
+    };
+    assert!(rig.events.contains(&Event::KeyspaceDenied {
+        keyspace: PROD,
+        ticket
+    }));
+    rig.jump(100 * S);
+    assert!(needs_unlock(rig.request("a2")));
+    assert_eq!(rig.unwraps, 2, "nobody is asked until somebody unlocks");
+}
+
+#[test]
+fn after_the_first_refusal_nobody_waits_for_the_second() {
+    let mut rig = Rig::new();
+    rig.request_by(1, "a", None);
+    rig.lease(LeaseEvent::Denied);
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::NeedsUnlock { .. })
+    ));
+    assert!(needs_unlock(rig.request("a")));
+    rig.jump(S);
+    assert_eq!(rig.unwraps, 2, "asked again although nobody waits");
+    rig.grant();
+    assert_eq!(rig.request("a"), Got::Wait);
+}
+
+#[test]
+fn a_success_between_two_refusals_starts_the_count_anew() {
+    let mut rig = Rig::leased();
+    rig.lease(LeaseEvent::Denied);
+    rig.jump(S);
+    rig.grant();
+    rig.lease(LeaseEvent::Denied);
+    assert!(!rig.shard.gauges(rig.now, PROD).unwrap().denied);
+}
+
+#[test]
+fn while_the_kms_does_not_answer_requests_are_told_when_to_come_back() {
+    let mut rig = Rig::new();
+    rig.request_by(1, "a", None);
+    rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::Unavailable { .. })
+    ));
+    let after_us = unavailable_us(rig.request("a"));
+    assert!((100 * MS..=10 * S).contains(&after_us));
+    assert_eq!(rig.unwraps, 1);
+    rig.jump(after_us - MS);
+    unavailable_us(rig.request("a"));
+    rig.jump(2 * MS);
+    assert_eq!(rig.unwraps, 2, "asked again without waiting for a request");
+}
+
+#[test]
+fn the_kms_own_hint_is_followed() {
+    let mut rig = Rig::new();
+    rig.request("a");
+    rig.lease(LeaseEvent::Unavailable {
+        retry_after_us: 30 * S,
+    });
+    assert!(unavailable_us(rig.request("a")) >= 30 * S);
+}
+
+#[test]
+fn questions_that_fail_are_further_and_further_apart() {
+    let mut rig = Rig::new();
+    rig.request("a");
+    let mut longest = 0;
+    for asked in 1..20 {
+        assert_eq!(rig.unwraps, asked);
+        rig.lease(LeaseEvent::Failed);
+        let after_us = unavailable_us(rig.request("a"));
+        assert!((100 * MS..=10 * S).contains(&after_us));
+        longest = longest.max(after_us);
+        rig.jump(after_us + MS);
+    }
+    assert!(longest > 5 * S);
+}
+
+#[test]
+fn an_outage_during_the_lease_disturbs_nobody() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.jump(50 * S);
+    rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
+    assert_eq!(
+        rig.request_by(1, "a", None),
+        Got::Wait,
+        "stale, and refreshed without the KMS"
+    );
+    rig.land(2);
+    assert_eq!(rig.end_of(1), Ended::Fresh(2));
+    rig.jump(10 * S);
+    assert_eq!(rig.unwraps, 2);
+}
+
+#[test]
+fn a_generation_that_is_not_at_hand_leads_to_a_question_not_to_invalid() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::DekMissing);
+    assert_eq!(
+        (rig.unwraps, rig.lifecycle("a")),
+        (1, Lifecycle::AwaitingDek)
+    );
+    rig.sleep(MS);
+    rig.lease(LeaseEvent::Granted {
+        sent_at: rig.now,
+        generation: 2,
+    });
+    rig.land(1);
+    assert_eq!(rig.end_of(1), Ended::Fresh(1));
+    assert_eq!(rig.counters().rehydrate_fail_total, 0);
+}
+
+#[test]
+fn a_generation_that_the_kms_does_not_bring_either_is_a_failure() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::DekMissing);
+    rig.grant();
+    rig.fail(LoadError::DekMissing);
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::Retry { .. })
+    ));
+    assert_eq!((rig.unwraps, rig.lifecycle("a")), (1, Lifecycle::BackOff));
+    assert_eq!(rig.counters().rehydrate_fail_total, 1);
+}
+
+#[test]
+fn a_missing_generation_during_an_outage_leaves_the_stale_key_served() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(10 * S);
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::DekMissing);
+    rig.lease(LeaseEvent::Unavailable {
+        retry_after_us: 5 * S,
+    });
+    assert_eq!(rig.end_of(1), Ended::Stale(1));
+    rig.sleep(4 * S);
+    assert_eq!(rig.request("a"), Got::Stale(1));
+    assert!(rig.loads.is_empty());
+}
+
+#[test]
+fn what_is_loaded_without_a_lease_is_not_used() {
+    let mut rig = Rig::leased();
+    rig.sleep(100 * S - MS);
+    rig.request_by(1, "a", None);
+    rig.sleep(MS);
+    rig.land(1);
+    assert_eq!(rig.alive.get(), 0);
+    assert_eq!(
+        (rig.unwraps, rig.lifecycle("a")),
+        (1, Lifecycle::AwaitingDek)
+    );
+    rig.grant();
+    rig.land(1);
+    assert_eq!(rig.end_of(1), Ended::Fresh(1));
+}
+
+#[test]
+fn a_question_that_is_never_answered_is_given_up() {
+    let mut rig = Rig::new();
+    rig.request("a");
+    rig.jump(119 * S);
+    assert_eq!(rig.unwraps, 1);
+    rig.jump(S);
+    rig.jump(10 * S);
+    assert_eq!(rig.unwraps, 2);
+}
+
+#[test]
+fn a_kms_that_is_itself_locked_means_needs_unlock_at_once() {
+    let mut rig = Rig::new();
+    rig.request_by(1, "a", None);
+    rig.lease(LeaseEvent::Locked);
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::NeedsUnlock { .. })
+    ));
+    assert!(rig.shard.gauges(rig.now, PROD).unwrap().denied);
+    rig.jump(100 * S);
+    assert_eq!(rig.unwraps, 1);
+}
+
+#[test]
+fn a_kms_that_gets_locked_during_a_lease_leaves_it_to_its_end() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.request("a");
+    rig.jump(50 * S);
+    rig.lease(LeaseEvent::Locked);
+    rig.load("b", 1);
+    assert_eq!(rig.request("b"), Got::Fresh(1));
+    rig.jump(50 * S);
+    assert!(needs_unlock(rig.request("b")));
+    assert_eq!(rig.dropped_deks, 1);
+}
+
+#[test]
+fn a_grant_that_is_old_already_does_not_lead_to_a_storm_of_questions() {
+    let mut rig = Rig::new();
+    rig.request("a");
+    for _ in 0..1_000 {
+        let unwraps = rig.unwraps;
+        rig.lease(LeaseEvent::Granted {
+            sent_at: rig
+                .now
+                .minus_us(60 * S)
+                .max(keyway_core::Instant::from_micros(950 * S)),
+            generation: 1,
+        });
+        rig.request("a");
+        rig.pass(MS);
+        assert!(rig.unwraps <= unwraps + 1);
+    }
+    assert!(rig.unwraps <= 3, "{} questions in a second", rig.unwraps);
+}

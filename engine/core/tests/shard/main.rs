@@ -1,0 +1,16 @@
+//! The shard as its callers see it: inputs in, verdicts and actions out, time by hand.
+
+mod changes;
+mod force_refresh;
+mod leases;
+
+mod memory;
+mod prefetch;
+mod refresh_group;
+mod requests;
+mod rig;
+mod settings;
+
+mod life_cycle;
+mod soak;
+mod unlock;

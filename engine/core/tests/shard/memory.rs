@@ -1,0 +1,157 @@
+//! Memory limits: what makes room for what.
+
+use crate::rig::*;
+use keyway_core::{Event, Limits, LoadError, Refusal};
+
+fn small(entries_max: usize, key_bytes_max: usize) -> Rig {
+    let limits = Limits {
+        entries_max,
+        key_bytes_max,
+        flights_max: entries_max - 1,
+        on_demand_reserve: 0,
+        negatives_max: 2,
+        revoked_max: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    rig
+}
+
+fn evicted(rig: &Rig) -> Vec<String> {
+    let keys = rig.events.iter().filter_map(|event| match event {
+        Event::Evicted { key_id, .. } => Some(String::from_utf8(key_id.to_vec()).unwrap()),
+        _ => None,
+    });
+    keys.collect()
+}
+
+#[test]
+fn the_least_valuable_key_makes_room_for_a_new_one() {
+    let mut rig = small(4, 1 << 20);
+    for key in ["a", "b", "c", "d"] {
+        rig.force(1, key);
+        rig.land(1);
+    }
+    for key in ["a", "c", "d"] {
+        rig.request(key);
+    }
+    rig.load("e", 1);
+    assert_eq!(evicted(&rig), ["b"]);
+    assert_eq!(rig.counters().evicted_total, 1);
+    assert_eq!(rig.shard.totals().entries, 4);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn key_bytes_are_bounded_too() {
+    let mut rig = small(100, 350);
+    for key in ["a", "b", "c", "d", "e"] {
+        rig.load(key, 1);
+    }
+    assert_eq!((rig.alive.get(), rig.shard.totals().key_bytes), (3, 300));
+    assert_eq!(evicted(&rig).len(), 2);
+}
+
+#[test]
+fn a_refresh_needs_no_room_for_what_it_replaces() {
+    let mut rig = small(100, 200);
+    rig.load("a", 1);
+    rig.load("b", 1);
+    rig.force(1, "a");
+    rig.land(2);
+    assert_eq!(rig.end_of(1), Ended::Refreshed(2));
+    assert!(evicted(&rig).is_empty());
+}
+
+#[test]
+fn what_is_past_its_time_goes_before_what_is_not() {
+    let mut rig = small(4, 1 << 20);
+    rig.load("old", 1);
+    rig.sleep(30 * S);
+    for key in ["b", "c", "d"] {
+        rig.load(key, 1);
+    }
+    rig.sleep(30 * S);
+    rig.load("e", 1);
+    assert!(evicted(&rig).is_empty(), "it was not served any more");
+    assert_eq!(rig.view("old").version, 0);
+    assert_eq!(rig.counters().resident_keys, 4);
+}
+
+#[test]
+fn missing_keys_never_push_out_live_ones_beyond_their_bound() {
+    let mut rig = small(4, 1 << 20);
+    rig.load("a", 1);
+    rig.load("b", 1);
+    for key in 0..50 {
+        rig.request(&format!("missing-{key}"));
+        rig.fail(LoadError::NotFound);
+    }
+    assert!(evicted(&rig).is_empty());
+    assert_eq!(rig.alive.get(), 2);
+}
+
+#[test]
+fn keys_in_flight_and_revocation_marks_stay() {
+    let mut rig = small(4, 1 << 20);
+    rig.revoked("r1");
+    rig.revoked("r2");
+    rig.request_by(1, "a", None);
+    rig.request_by(2, "b", None);
+    assert!(matches!(
+        rig.request("c"),
+        Got::Refused(Refusal::Overloaded { .. })
+    ));
+    assert_eq!(rig.request("r1"), Got::Refused(Refusal::Revoked));
+    rig.land(1);
+    assert_eq!(
+        rig.request("c"),
+        Got::Wait,
+        "something can be evicted: nothing is refused"
+    );
+    assert_eq!(evicted(&rig), ["a"]);
+}
+
+#[test]
+fn a_key_that_is_too_big_for_the_shard_is_refused_and_dropped() {
+    let mut rig = small(10, 50);
+    rig.request_by(1, "a", None);
+    rig.land(1);
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::Overloaded { .. })
+    ));
+    assert_eq!(rig.alive.get(), 0);
+}
+
+#[test]
+fn a_shard_full_of_hot_keys_still_makes_room() {
+    let mut rig = small(1_000, 1 << 20);
+    for key in 0..1_000 {
+        rig.load(&format!("key-{key}"), 1);
+    }
+    for key in 0..1_000 {
+        rig.request(&format!("key-{key}"));
+    }
+    for key in 0..10 {
+        rig.load(&format!("new-{key}"), 1);
+    }
+    assert_eq!(rig.shard.totals().entries, 1_000);
+    assert_eq!(rig.counters().evicted_total, 10);
+}
+
+#[test]
+fn residents_can_be_listed_with_their_use() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.force(1, "b");
+    rig.land(1);
+    let listed: Vec<_> = rig
+        .shard
+        .resident_keys(PROD)
+        .map(|(key, used)| (key.to_vec(), used))
+        .collect();
+    assert_eq!(listed, [(b"a".to_vec(), true), (b"b".to_vec(), false)]);
+    assert_eq!(rig.shard.resident_keys(OTHER).count(), 0);
+}

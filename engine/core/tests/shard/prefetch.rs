@@ -1,0 +1,264 @@
+//! Refreshing ahead of need.
+
+use crate::rig::*;
+use keyway_core::{Limits, LoadError, Settings, Urgency};
+
+/// A soft TTL of 10 s: the refresh window opens at 8 s, the last 5 % at 9.5 s.
+const WINDOW_AT: u64 = 8 * S;
+const LOW_WATER_AT: u64 = 9_500 * MS;
+
+fn used(keys: &[&str], settings: Settings) -> Rig {
+    let mut rig = Rig::leased_with(settings);
+    for key in keys {
+        rig.load(key, 1);
+        rig.request(key);
+    }
+    rig
+}
+
+#[test]
+fn a_used_key_is_refreshed_inside_the_window_and_never_goes_stale() {
+    let mut rig = used(&["a"], settings());
+    rig.pass(WINDOW_AT - 10 * MS);
+    assert!(rig.loads.is_empty());
+    rig.pass(20 * MS);
+    assert_eq!(rig.loads[0].urgency, Urgency::Ahead);
+    assert_eq!(rig.counters().prefetch_trigger_total, 1);
+    rig.land(2);
+    rig.sleep(5 * S);
+    assert_eq!(rig.request("a"), Got::Fresh(2));
+}
+
+#[test]
+fn a_key_that_nobody_used_is_left_to_expire_and_its_plaintext_dropped() {
+    let mut rig = Rig::leased();
+    rig.force(1, "a");
+    rig.land(1);
+    rig.pass(60 * S - MS);
+    assert!(rig.loads.is_empty());
+    assert_eq!(rig.alive.get(), 1);
+    rig.pass(MS);
+    assert_eq!(rig.alive.get(), 0);
+    assert_eq!(rig.counters().expired_total, 1);
+    assert_eq!(rig.shard.totals().entries, 0);
+}
+
+#[test]
+fn used_means_used_since_the_last_refresh() {
+    let mut rig = used(&["a"], settings());
+    rig.pass(WINDOW_AT + 10 * MS);
+    rig.land(2);
+    rig.pass(30 * S);
+    assert!(rig.loads.is_empty());
+}
+
+#[test]
+fn a_key_that_comes_into_use_inside_the_window_is_refreshed_too() {
+    let mut rig = Rig::leased();
+    rig.force(1, "a");
+    rig.land(1);
+    rig.pass(9 * S);
+    assert!(rig.loads.is_empty());
+    rig.request("a");
+    rig.pass(S - MS);
+    assert_eq!(rig.loads.len(), 1);
+}
+
+#[test]
+fn urgent_keys_go_first() {
+    let mut rig = used(
+        &["late"],
+        Settings {
+            max_in_flight: 0,
+            ..settings()
+        },
+    );
+    rig.pass(S);
+    rig.load("later", 1);
+    rig.request("later");
+    rig.pass(LOW_WATER_AT - S);
+    rig.set(|settings| settings.max_in_flight = 1);
+    rig.pass(10 * MS);
+    assert_eq!(rig.loads.len(), 1);
+    assert_eq!(
+        (rig.loads[0].key.as_str(), rig.loads[0].urgency),
+        ("late", Urgency::Urgent)
+    );
+    rig.land(2);
+    rig.pass(10 * MS);
+    assert_eq!(
+        (rig.loads[0].key.as_str(), rig.loads[0].urgency),
+        ("later", Urgency::Ahead)
+    );
+}
+
+#[test]
+fn what_exceeds_max_in_flight_is_skipped_and_comes_back() {
+    let mut rig = used(
+        &["a", "b", "c", "d", "e"],
+        Settings {
+            max_in_flight: 2,
+            ..settings()
+        },
+    );
+    rig.pass(WINDOW_AT - 5 * MS);
+    let scans = rig.counters().prefetch_scan_total;
+    rig.pass(10 * MS);
+    assert_eq!(rig.loads.len(), 2);
+    assert_eq!(rig.counters().prefetch_scan_total, scans + 1);
+    assert_eq!(rig.counters().prefetch_skipped_total, 3);
+    rig.pass(10 * MS);
+    assert_eq!(rig.loads.len(), 2, "no slot is free");
+    assert_eq!(rig.counters().prefetch_skipped_total, 6);
+    rig.land(2);
+    rig.pass(10 * MS);
+    assert_eq!(rig.loads.len(), 2);
+    assert_eq!(rig.counters().prefetch_skipped_total, 8);
+    assert_eq!(rig.counters().prefetch_trigger_total, 3);
+}
+
+#[test]
+fn zero_switches_the_prefetcher_off_and_another_figure_on_again() {
+    let mut rig = used(
+        &["a"],
+        Settings {
+            max_in_flight: 0,
+            ..settings()
+        },
+    );
+    rig.pass(9 * S);
+    assert!(rig.loads.is_empty());
+    assert_eq!(rig.counters().prefetch_scan_total, 0);
+    assert_eq!(rig.counters().prefetch_skipped_total, 0);
+    rig.set(|settings| settings.max_in_flight = 64);
+    rig.pass(10 * MS);
+    assert_eq!(rig.loads.len(), 1);
+}
+
+#[test]
+fn the_share_of_a_shard_bounds_it() {
+    let limits = Limits {
+        shard_index: 1,
+        shard_count: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(
+        limits,
+        Settings {
+            max_in_flight: 3,
+            ..settings()
+        },
+    );
+    rig.grant();
+    for key in ["a", "b", "c"] {
+        rig.load(key, 1);
+        rig.request(key);
+    }
+    rig.pass(WINDOW_AT + 10 * MS);
+    assert_eq!(
+        rig.loads.len(),
+        1,
+        "3 over 2 shards: 2 for the first, 1 for the second"
+    );
+}
+
+#[test]
+fn the_reserve_is_left_to_those_who_need_a_key_now() {
+    let limits = Limits {
+        flights_max: 4,
+        on_demand_reserve: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    for key in ["a", "b", "c", "d"] {
+        rig.load(key, 1);
+        rig.request(key);
+    }
+    rig.pass(WINDOW_AT + 10 * MS);
+    assert_eq!(rig.loads.len(), 2);
+    assert_eq!(rig.request("x"), Got::Wait);
+    assert_eq!(rig.request("y"), Got::Wait);
+    assert_eq!(rig.loads.len(), 4);
+    rig.land(2);
+    rig.pass(10 * MS);
+    assert_eq!(
+        rig.loads.len(),
+        3,
+        "requests took the room: nothing is prefetched"
+    );
+}
+
+#[test]
+fn a_request_joins_a_prefetch_flight_and_takes_its_result() {
+    let mut rig = used(&["a"], settings());
+    rig.pass(WINDOW_AT + 10 * MS);
+    rig.sleep(2 * S);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.loads.len(), 1);
+    rig.land(2);
+    assert_eq!(rig.end_of(1), Ended::Fresh(2));
+    assert_eq!(rig.counters().prefetch_flights, 0);
+}
+
+#[test]
+fn a_refresh_that_fails_is_tried_again_after_its_back_off() {
+    let mut rig = used(&["a"], settings());
+    rig.pass(WINDOW_AT + 10 * MS);
+    rig.fail(LoadError::Store);
+    rig.pass(30 * MS);
+    assert!(rig.loads.is_empty(), "the shortest back-off is 50 ms");
+    rig.pass(90 * MS);
+    assert_eq!(rig.loads.len(), 1);
+    rig.land(2);
+    assert_eq!(rig.request("a"), Got::Fresh(2));
+}
+
+#[test]
+fn nothing_is_prefetched_without_a_lease() {
+    let mut rig = used(
+        &["a"],
+        Settings {
+            soft_ttl_ms: 110_000,
+            hard_ttl_ms: 200_000,
+            ..settings()
+        },
+    );
+    rig.jump(100 * S);
+    rig.pass(20 * S);
+    assert!(rig.loads.is_empty());
+}
+
+#[test]
+fn jitter_spreads_refreshes_and_only_shortens() {
+    let mut rig = Rig::leased_with(Settings {
+        jitter_pct: 10,
+        ..settings()
+    });
+    let loaded_at = rig.now;
+    let mut soft_after: Vec<u64> = (0..100)
+        .map(|key| {
+            let key = format!("key-{key}");
+            rig.load(&key, 1);
+            let view = rig.view(&key);
+            assert_eq!(
+                view.expires_at,
+                Some(loaded_at.plus_us(60 * S)),
+                "hard has no jitter"
+            );
+            view.soft_at.unwrap().saturating_since(loaded_at)
+        })
+        .collect();
+    soft_after.sort_unstable();
+    assert!(soft_after[0] >= 9 * S && soft_after[99] <= 10 * S);
+    assert!(soft_after[99] - soft_after[0] > S / 2, "spread out");
+}
+
+#[test]
+fn a_late_tick_scans_once() {
+    let mut rig = Rig::leased();
+    rig.tick();
+    let scans = rig.counters().prefetch_scan_total;
+    rig.jump(5 * S);
+    assert_eq!(rig.counters().prefetch_scan_total, scans + 1);
+}

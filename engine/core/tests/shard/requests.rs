@@ -1,0 +1,464 @@
+//! What a request gets, and how long it waits for it.
+
+use crate::rig::*;
+use keyway_core::{
+    Event, KeyspaceId, Lifecycle, Limits, LoadError, OnSoftExpiry, Refusal, Request, Settings,
+    Token, Urgency, Verdict,
+};
+
+const BUDGET: u64 = 3 * MS;
+
+#[test]
+fn a_fresh_key_is_served_at_once_with_its_age() {
+    let mut rig = Rig::leased();
+    rig.load("a", 7);
+    rig.sleep(5 * S);
+    let request = Request {
+        token: Token(1),
+        keyspace: PROD,
+        key_id: b"a",
+        deadline: None,
+    };
+    let Verdict::Serve(grant) = rig.shard.handle_request(rig.now, request) else {
+        panic!("not served")
+    };
+    assert_eq!(
+        (grant.version, grant.stale, grant.age_us),
+        (7, false, 5 * S)
+    );
+    assert_eq!(grant.expires_at, rig.now.plus_us(55 * S));
+    assert!(
+        rig.shard.poll_action().is_none(),
+        "a hit has no consequences"
+    );
+}
+
+#[test]
+fn age_counts_from_when_the_load_began() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.sleep(2 * MS);
+    rig.land(1);
+    let began = rig.now.minus_us(2 * MS);
+    assert_eq!(rig.view("a").loaded_at, Some(began));
+    assert_eq!(rig.view("a").expires_at, Some(began.plus_us(60 * S)));
+}
+
+#[test]
+fn nothing_is_served_at_or_after_effective_hard() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.set(|settings| settings.on_soft_expiry = OnSoftExpiry::ServeStale);
+    rig.sleep(60 * S - 1);
+    assert_eq!(rig.request("a"), Got::Stale(1));
+    rig.sleep(1);
+    assert_eq!(rig.request("a"), Got::Wait);
+    assert_eq!(rig.alive.get(), 0, "found past its time, and dropped");
+}
+
+#[test]
+fn a_key_does_not_outlive_the_lease_nor_its_own_not_after() {
+    let mut rig = Rig::leased_with(Settings {
+        hard_ttl_ms: 500_000,
+        ..settings()
+    });
+    rig.sleep(50 * S);
+    rig.load("a", 1);
+    assert_eq!(
+        rig.view("a").expires_at,
+        Some(rig.now.plus_us(50 * S)),
+        "the lease"
+    );
+    rig.request_by(1, "b", None);
+    let load = rig.take_load();
+    let mut loaded = rig.loaded(1);
+    loaded.not_after = Some(rig.now.plus_us(7 * S));
+    rig.answer(&load, Ok(loaded));
+    rig.sleep(7 * S - 1);
+    assert_eq!(rig.request("b"), Got::Fresh(1));
+    rig.sleep(1);
+    assert_eq!(rig.request("b"), Got::Wait);
+}
+
+#[test]
+fn an_absent_key_is_waited_for_and_served_when_it_lands() {
+    let mut rig = Rig::leased();
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.loads[0].urgency, Urgency::OnDemand);
+    rig.sleep(MS);
+    rig.land(3);
+    assert_eq!(rig.end_of(1), Ended::Fresh(3));
+    assert_eq!(rig.counters().ready_fresh_total, 1);
+}
+
+#[test]
+fn an_absent_key_that_does_not_come_in_time_means_retry_and_the_flight_goes_on() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.pass(BUDGET - MS);
+    assert!(rig.is_waiting(1));
+    rig.pass(2 * MS);
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::Retry { after_us: 1.. })
+    ));
+    assert_eq!(rig.counters().singleflight_wait_timeout_total, 1);
+    assert_eq!(rig.lifecycle("a"), Lifecycle::Loading);
+    rig.land(1);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn no_wait_outlasts_its_budget_by_more_than_a_tick() {
+    for offset in [0, 1, 499, 500, 999] {
+        let mut rig = Rig::leased();
+        rig.sleep(offset);
+        rig.request_by(1, "a", None);
+        let asked = rig.now;
+        rig.now = asked.minus_us(offset);
+        while rig.is_waiting(1) {
+            rig.pass(MS);
+        }
+        let waited = rig.now.saturating_since(asked);
+        assert!(
+            (BUDGET..=BUDGET + MS).contains(&waited),
+            "waited {waited} us"
+        );
+    }
+}
+
+#[test]
+fn a_stale_key_is_waited_for_and_then_served_stale() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(10 * S);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.request_by(2, "a", None), Got::Wait);
+    assert_eq!(rig.loads.len(), 1);
+    rig.pass(BUDGET + MS);
+    assert_eq!(rig.end_of(1), Ended::Stale(1));
+    assert_eq!(rig.end_of(2), Ended::Stale(1));
+    assert_eq!(rig.counters().singleflight_wait_timeout_total, 2);
+    assert_eq!(rig.counters().ready_stale_total, 2);
+    let reports: Vec<_> = rig
+        .events
+        .iter()
+        .filter(|event| matches!(event, Event::WaitTimeout { .. }))
+        .collect();
+    assert_eq!(reports.len(), 1, "once for each flight");
+    assert!(matches!(
+        reports[0],
+        Event::WaitTimeout {
+            keyspace: PROD,
+            waiters: 2,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_stale_key_whose_refresh_comes_in_time_is_served_fresh() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(10 * S);
+    rig.request_by(1, "a", None);
+    rig.sleep(MS);
+    rig.land(2);
+    assert_eq!(rig.end_of(1), Ended::Fresh(2));
+    assert_eq!(rig.counters().singleflight_wait_timeout_total, 0);
+}
+
+#[test]
+fn with_serve_stale_nobody_waits_and_one_flight_runs() {
+    let mut rig = Rig::leased_with(Settings {
+        on_soft_expiry: OnSoftExpiry::ServeStale,
+        ..settings()
+    });
+    rig.load("a", 1);
+    rig.sleep(10 * S);
+    for _ in 0..5 {
+        assert_eq!(rig.request("a"), Got::Stale(1));
+    }
+    assert_eq!(rig.loads.len(), 1);
+    rig.land(2);
+    assert_eq!(rig.request("a"), Got::Fresh(2));
+}
+
+#[test]
+fn a_wait_budget_of_nothing_serves_stale_at_once_or_says_retry() {
+    let mut rig = Rig::leased_with(Settings {
+        sign_wait_budget_us: 0,
+        ..settings()
+    });
+    assert!(is_retry(rig.request("a")));
+    rig.land(1);
+    rig.sleep(10 * S);
+    assert_eq!(rig.request("a"), Got::Stale(1));
+    assert_eq!(rig.loads.len(), 1);
+}
+
+#[test]
+fn a_deadline_that_has_passed_starts_nothing() {
+    let mut rig = Rig::leased();
+    assert_eq!(
+        rig.request_by(1, "a", Some(rig.now)),
+        Got::Refused(Refusal::DeadlineExceeded)
+    );
+    assert!(rig.loads.is_empty());
+    rig.load("a", 1);
+    assert_eq!(
+        rig.request_by(2, "a", Some(rig.now)),
+        Got::Refused(Refusal::DeadlineExceeded)
+    );
+    assert_eq!(rig.counters().refused.deadline_exceeded, 2);
+    assert_eq!(rig.counters().hits_total, 0);
+}
+
+#[test]
+fn a_deadline_before_the_budget_ends_the_wait() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", Some(rig.now.plus_us(2 * MS)));
+    rig.pass(MS);
+    assert!(rig.is_waiting(1));
+    rig.pass(MS);
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::DeadlineExceeded));
+    assert_eq!(
+        rig.counters().singleflight_wait_timeout_total,
+        0,
+        "the budget was not used up"
+    );
+}
+
+#[test]
+fn with_a_stale_key_at_hand_a_short_deadline_is_met() {
+    let mut rig = Rig::leased_with(Settings {
+        sign_wait_budget_us: 50_000,
+        ..settings()
+    });
+    rig.load("a", 1);
+    rig.sleep(10 * S);
+    assert_eq!(
+        rig.request_by(1, "a", Some(rig.now.plus_us(2 * MS))),
+        Got::Stale(1),
+        "too short to wait"
+    );
+    assert_eq!(
+        rig.request_by(2, "a", Some(rig.now.plus_us(6 * MS))),
+        Got::Wait
+    );
+    rig.pass(5 * MS);
+    assert_eq!(rig.end_of(2), Ended::Stale(1));
+    assert_eq!(rig.counters().singleflight_wait_timeout_total, 0);
+}
+
+#[test]
+fn a_result_that_lands_after_the_deadline_is_not_handed_over() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", Some(rig.now.plus_us(500)));
+    rig.sleep(600);
+    rig.land(1);
+    assert_eq!(rig.end_of(1), Ended::Refused(Refusal::DeadlineExceeded));
+}
+
+#[test]
+fn a_waiter_that_leaves_changes_nothing_for_the_others() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.request_by(2, "a", None);
+    rig.gone(1);
+    rig.gone(1);
+    rig.gone(99);
+    assert_eq!(rig.counters().singleflight_waiters, 1);
+    rig.gone(2);
+    assert_eq!(rig.lifecycle("a"), Lifecycle::Loading, "the flight goes on");
+    rig.land(1);
+    assert!(rig.ended.is_empty());
+    assert_eq!(rig.counters().abandoned_total, 2);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn a_failing_loader_reaches_every_waiter_and_the_next_one_backs_off() {
+    for error in [LoadError::Store, LoadError::TimedOut, LoadError::Panicked] {
+        let mut rig = Rig::leased();
+        for token in 1..=3 {
+            rig.request_by(token, "a", None);
+        }
+        rig.fail(error);
+        for token in 1..=3 {
+            assert!(matches!(
+                rig.end_of(token),
+                Ended::Refused(Refusal::Retry { .. })
+            ));
+        }
+        assert_eq!(rig.counters().rehydrate_fail_total, 1);
+        let Got::Refused(Refusal::Retry { after_us }) = rig.request("a") else {
+            panic!("in back-off")
+        };
+        assert!((1..=10 * S).contains(&after_us));
+        assert!(rig.loads.is_empty());
+        rig.sleep(after_us);
+        rig.load("a", 1);
+        assert!(!rig.view("a").backing_off);
+    }
+}
+
+#[test]
+fn a_failing_refresh_leaves_the_key_served_and_nobody_waits_in_back_off() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(10 * S);
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::Store);
+    assert_eq!(rig.end_of(1), Ended::Stale(1));
+    assert_eq!(rig.request("a"), Got::Stale(1));
+    assert!(rig.loads.is_empty());
+    rig.sleep(50 * S);
+    assert_eq!(rig.request("a"), Got::Wait, "past hard, past back-off");
+}
+
+#[test]
+fn back_off_grows_with_failures_in_a_row_and_is_forgotten_in_the_end() {
+    let mut rig = Rig::leased();
+    let mut longest = 0;
+    for _ in 0..20 {
+        assert_eq!(rig.request("a"), Got::Wait);
+        rig.fail(LoadError::Store);
+        let Got::Refused(Refusal::Retry { after_us }) = rig.request("a") else {
+            panic!("in back-off")
+        };
+        assert!((50 * MS..=10 * S).contains(&after_us));
+        longest = longest.max(after_us);
+        rig.sleep(after_us);
+    }
+    assert!(longest > 5 * S);
+    rig.jump(25 * S);
+    assert_eq!(rig.shard.totals().entries, 0);
+}
+
+#[test]
+fn an_unknown_keyspace_is_refused_and_counted() {
+    let mut rig = Rig::leased();
+    let request = Request {
+        token: Token(1),
+        keyspace: KeyspaceId(9),
+        key_id: b"a",
+        deadline: None,
+    };
+    let verdict = rig.shard.handle_request(rig.now, request);
+    assert!(matches!(verdict, Verdict::Refuse(Refusal::NoKeyspace)));
+    assert_eq!(rig.shard.totals().no_keyspace_total, 1);
+}
+
+#[test]
+fn the_same_key_id_in_two_keyspaces_is_two_keys() {
+    let mut rig = Rig::leased();
+    rig.shard
+        .handle_keyspace(rig.now, OTHER, settings())
+        .unwrap();
+    rig.load("a", 1);
+    let request = Request {
+        token: Token(1),
+        keyspace: OTHER,
+        key_id: b"a",
+        deadline: None,
+    };
+    assert!(matches!(
+        rig.shard.handle_request(rig.now, request),
+        Verdict::Wait
+    ));
+    rig.drain();
+    assert_eq!(rig.unwraps, 1, "the other keyspace has no DEK yet");
+}
+
+#[test]
+fn too_many_waiters_are_overloaded_and_too_many_flights_too() {
+    let limits = Limits {
+        waiters_max: 2,
+        flights_max: 2,
+        on_demand_reserve: 0,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.request_by(2, "a", None), Got::Wait);
+    let overloaded = |got| matches!(got, Got::Refused(Refusal::Overloaded { after_us: 1.. }));
+    assert!(overloaded(rig.request("a")));
+    rig.gone(1);
+    assert_eq!(rig.request_by(3, "b", None), Got::Wait);
+    rig.gone(2);
+    assert!(overloaded(rig.request("c")), "no third flight");
+    rig.land(1);
+    assert_eq!(rig.request("c"), Got::Wait);
+}
+
+#[test]
+fn without_room_to_wait_a_stale_key_is_served() {
+    let limits = Limits {
+        waiters_max: 1,
+        flights_max: 1,
+        on_demand_reserve: 0,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    rig.load("a", 1);
+    rig.load("b", 1);
+    rig.sleep(10 * S);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.request("a"), Got::Stale(1));
+    rig.gone(1);
+    assert_eq!(rig.request("b"), Got::Stale(1), "no flight to wait for");
+}
+
+#[test]
+fn redeem_checks_everything_again() {
+    let mut rig = Rig::leased();
+    let take_ready = |rig: &mut Rig| {
+        rig.land_without_drain(1);
+        let mut ready = None;
+        while let Some(action) = rig.shard.poll_action() {
+            if let keyway_core::Action::Ready { redeem, .. } = action {
+                ready = Some(redeem);
+            }
+        }
+        ready.unwrap()
+    };
+    let deadline = Some(rig.now.plus_us(2 * MS));
+    rig.request_by(1, "a", deadline);
+    let redeem = take_ready(&mut rig);
+    assert!(rig.shard.redeem(rig.now, PROD, b"a", redeem).is_ok());
+    let late = rig.now.plus_us(2 * MS);
+    assert_eq!(
+        rig.shard.redeem(late, PROD, b"a", redeem).unwrap_err(),
+        Refusal::DeadlineExceeded
+    );
+    rig.request_by(2, "b", None);
+    let redeem = take_ready(&mut rig);
+    let hard = rig.now.plus_us(60 * S);
+    let expired = rig.shard.redeem(hard, PROD, b"b", redeem).unwrap_err();
+    assert!(matches!(expired, Refusal::Retry { .. }));
+    rig.shard.handle_revoked(rig.now, PROD, b"b");
+    assert_eq!(
+        rig.shard.redeem(rig.now, PROD, b"b", redeem).unwrap_err(),
+        Refusal::Revoked
+    );
+    rig.shard.handle_lock(rig.now, PROD);
+    let locked = rig.shard.redeem(rig.now, PROD, b"a", redeem).unwrap_err();
+    assert!(matches!(locked, Refusal::NeedsUnlock { .. }));
+    assert_eq!(rig.counters().redeem_refused_total, 4);
+    assert!(rig.counters().add_up());
+}
+
+#[test]
+fn the_oldest_served_age_is_the_maximum_since_it_was_taken() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(3 * S);
+    rig.request("a");
+    rig.load("b", 1);
+    rig.request("b");
+    assert_eq!(rig.shard.take_oldest_served_age(PROD), Some(3 * S));
+    assert_eq!(rig.shard.take_oldest_served_age(PROD), Some(0));
+}

@@ -1,0 +1,136 @@
+//! Settings that change while keys are in memory.
+
+use crate::rig::*;
+use keyway_core::{Limits, OnSoftExpiry, Settings, Shard};
+
+#[test]
+fn a_shorter_soft_ttl_acts_on_the_next_request() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(5 * S);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+    rig.set(|settings| {
+        settings.soft_ttl_ms = 1_000;
+        settings.on_soft_expiry = OnSoftExpiry::ServeStale;
+    });
+    assert_eq!(rig.request("a"), Got::Stale(1));
+    rig.set(|settings| settings.soft_ttl_ms = 20_000);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn a_shorter_soft_ttl_brings_the_refresh_forward() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.request("a");
+    rig.pass(S);
+    rig.set(|settings| settings.soft_ttl_ms = 2_000);
+    rig.pass(700 * MS);
+    assert_eq!(rig.loads.len(), 1);
+}
+
+#[test]
+fn a_shorter_hard_ttl_ends_keys_at_once_and_drops_them_within_ticks() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.load("b", 1);
+    rig.sleep(20 * S);
+    rig.set(|settings| (settings.soft_ttl_ms, settings.hard_ttl_ms) = (5_000, 20_000));
+    assert_eq!(rig.request("a"), Got::Wait);
+    rig.jump(MS);
+    assert_eq!(rig.alive.get(), 0);
+}
+
+#[test]
+fn a_longer_hard_ttl_holds_from_the_next_load_on() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    let loaded_at = rig.now;
+    rig.sleep(S);
+    rig.set(|settings| settings.hard_ttl_ms = 90_000);
+    assert_eq!(rig.view("a").expires_at, Some(loaded_at.plus_us(60 * S)));
+    rig.sleep(1);
+    rig.load("b", 1);
+    assert_eq!(rig.view("b").expires_at, Some(rig.now.plus_us(90 * S)));
+    rig.set(|settings| settings.hard_ttl_ms = 30_000);
+    rig.set(|settings| settings.hard_ttl_ms = 90_000);
+    assert_eq!(
+        rig.view("b").expires_at,
+        Some(rig.now.plus_us(30 * S)),
+        "no way back up"
+    );
+}
+
+#[test]
+fn a_shorter_lease_shortens_and_a_longer_one_waits_for_the_kms() {
+    let mut rig = Rig::leased();
+    let left = |rig: &Rig| rig.shard.gauges(rig.now, PROD).unwrap().lease_left_us;
+    rig.load("a", 1);
+    rig.set(|settings| settings.dek_lease_ms = 50_000);
+    assert_eq!(left(&rig), 50 * S);
+    rig.set(|settings| settings.dek_lease_ms = 900_000);
+    assert_eq!(left(&rig), 50 * S);
+    rig.jump(25 * S);
+    assert_eq!(rig.unwraps, 1, "renewed at half of what is left of it");
+    rig.grant();
+    assert_eq!(left(&rig), 900 * S);
+}
+
+#[test]
+fn a_lease_that_the_change_ends_is_over() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.sleep(20 * S);
+    rig.set(|settings| settings.dek_lease_ms = 20_000);
+    assert_eq!(rig.alive.get(), 0);
+    assert_eq!(rig.dropped_deks, 1);
+}
+
+#[test]
+fn a_change_of_many_keys_is_worked_off_in_bounded_steps() {
+    let limits = Limits {
+        entries_max: 20_000,
+        negatives_max: 100,
+        revoked_max: 100,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    for key in 0..5_000 {
+        rig.shard_request(1, &format!("key-{key}"));
+        rig.land_now();
+    }
+    rig.set(|settings| settings.low_water_pct = 4);
+    assert_eq!(rig.shard.totals().sweeping, 1);
+    rig.jump(MS);
+    assert_eq!(rig.shard.totals().sweeping, 1, "4096 of 5000 are done");
+    rig.jump(MS);
+    assert_eq!(rig.shard.totals().sweeping, 0);
+}
+
+#[test]
+fn contradictory_settings_change_nothing() {
+    let mut rig = Rig::leased();
+    let broken = Settings {
+        hard_ttl_ms: 1,
+        ..settings()
+    };
+    let error = rig
+        .shard
+        .handle_keyspace(rig.now, PROD, broken.clone())
+        .unwrap_err();
+    assert_eq!(error.name, "hard_ttl_ms");
+    assert_eq!(rig.shard.settings(PROD), Some(&settings()));
+    assert!(rig.shard.handle_keyspace(rig.now, OTHER, broken).is_err());
+    assert_eq!(rig.shard.keyspace_ids().collect::<Vec<_>>(), [PROD]);
+}
+
+#[test]
+fn contradictory_limits_make_no_shard() {
+    let limits = Limits {
+        shard_index: 3,
+        shard_count: 3,
+        ..Limits::default()
+    };
+    assert!(Shard::<Key>::new(limits, 1).is_err());
+}
