@@ -232,7 +232,10 @@ mod tests {
     fn usage_counts_whole_slots_and_returns_to_zero() {
         let arena = small();
         let empty = arena.usage();
-        assert_eq!((empty.used_bytes, empty.unclaimed_bytes), (0, 2 * SPAN_BYTES));
+        assert_eq!(
+            (empty.used_bytes, empty.unclaimed_bytes),
+            (0, 2 * SPAN_BYTES)
+        );
         let bytes = ArenaBytes::zeroed(&arena, 65).unwrap();
         assert_eq!(arena.usage().used_bytes, 96);
         drop(bytes);

@@ -116,9 +116,7 @@ mod tests {
     #[test]
     fn a_failed_build_gives_the_slot_back() {
         let arena = small();
-        let failed = ArenaBox::<u64>::try_build(&arena, || {
-            Err(ArenaError::TooLarge { asked: 0 })
-        });
+        let failed = ArenaBox::<u64>::try_build(&arena, || Err(ArenaError::TooLarge { asked: 0 }));
         assert!(failed.is_err());
         assert_eq!(arena.usage().used_bytes, 0);
     }

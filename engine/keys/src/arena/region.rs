@@ -188,6 +188,10 @@ mod tests {
             status
         };
         assert!(libc::WIFEXITED(status));
-        assert_eq!(libc::WEXITSTATUS(status), 0, "the child saw the parent's byte");
+        assert_eq!(
+            libc::WEXITSTATUS(status),
+            0,
+            "the child saw the parent's byte"
+        );
     }
 }

@@ -178,7 +178,11 @@ mod tests {
         let mut slots = Slots::new(1);
         let taken: Vec<_> = std::iter::from_fn(|| slots.take(96)).collect();
         assert_eq!(taken.len(), SPAN_BYTES / 96);
-        assert_eq!(slots.take(64), None, "the only span belongs to another class");
+        assert_eq!(
+            slots.take(64),
+            None,
+            "the only span belongs to another class"
+        );
         slots.give_back(taken[7]);
         assert_eq!(slots.take(90), Some(taken[7]));
     }

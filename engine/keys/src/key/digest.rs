@@ -1,0 +1,79 @@
+//! Signatures over digests, which are AWS-LC's.
+
+use crate::algorithm::Algorithm;
+use crate::error::OpError;
+use crate::material::Public;
+use crate::scheme::{Hash, Resolved, RsaPadding};
+use aws_lc_rs::digest::Digest;
+use aws_lc_rs::signature::{self as aws, EcdsaKeyPair, RsaKeyPair, UnparsedPublicKey};
+
+/// Appends an ECDSA signature (ASN.1 DER). The key object lives for this one signature only.
+pub(super) fn sign_ecdsa_digest(
+    algorithm: Algorithm,
+    pkcs8: &[u8],
+    digest: &Digest,
+    out: &mut Vec<u8>,
+) -> Result<(), OpError> {
+    let curve = match algorithm {
+        Algorithm::EcdsaP384 => &aws::ECDSA_P384_SHA384_ASN1_SIGNING,
+        _ => &aws::ECDSA_P256_SHA256_ASN1_SIGNING,
+    };
+    let key = EcdsaKeyPair::from_pkcs8(curve, pkcs8).map_err(|_| OpError::Internal)?;
+    let signature = key.sign_digest(digest).map_err(|_| OpError::Internal)?;
+    out.extend_from_slice(signature.as_ref());
+    Ok(())
+}
+
+/// Appends an RSA signature.
+pub(super) fn sign_rsa_digest(
+    key: &RsaKeyPair,
+    scheme: Resolved,
+    digest: &Digest,
+    out: &mut Vec<u8>,
+) -> Result<(), OpError> {
+    let padding: &'static dyn aws::RsaEncoding = match scheme {
+        Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha256) => &aws::RSA_PKCS1_SHA256,
+        Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha384) => &aws::RSA_PKCS1_SHA384,
+        Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha512) => &aws::RSA_PKCS1_SHA512,
+        Resolved::Rsa(RsaPadding::Pss, Hash::Sha256) => &aws::RSA_PSS_SHA256,
+        Resolved::Rsa(RsaPadding::Pss, Hash::Sha384) => &aws::RSA_PSS_SHA384,
+        Resolved::Rsa(RsaPadding::Pss, Hash::Sha512) => &aws::RSA_PSS_SHA512,
+        _ => return Err(OpError::Internal),
+    };
+    let start = out.len();
+    out.resize(start + key.public_modulus_len(), 0);
+    key.sign_digest(padding, digest, &mut out[start..])
+        .map_err(|_| OpError::Internal)
+}
+
+/// Whether `signature` is that of `digest`.
+pub(super) fn verify_digest(
+    algorithm: Algorithm,
+    public: &Public<'_>,
+    scheme: Resolved,
+    digest: &Digest,
+    signature: &[u8],
+) -> Result<bool, OpError> {
+    let verify: &'static dyn aws::VerificationAlgorithm = match scheme {
+        Resolved::EcdsaP256 => &aws::ECDSA_P256_SHA256_ASN1,
+        Resolved::EcdsaP384 => &aws::ECDSA_P384_SHA384_ASN1,
+        Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha256) => &aws::RSA_PKCS1_2048_8192_SHA256,
+        Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha384) => &aws::RSA_PKCS1_2048_8192_SHA384,
+        Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha512) => &aws::RSA_PKCS1_2048_8192_SHA512,
+        Resolved::Rsa(RsaPadding::Pss, Hash::Sha256) => &aws::RSA_PSS_2048_8192_SHA256,
+        Resolved::Rsa(RsaPadding::Pss, Hash::Sha384) => &aws::RSA_PSS_2048_8192_SHA384,
+        Resolved::Rsa(RsaPadding::Pss, Hash::Sha512) => &aws::RSA_PSS_2048_8192_SHA512,
+        Resolved::Ed25519 => return Err(OpError::Internal),
+    };
+    let verified = match public {
+        Public::Ecdsa(point) => {
+            UnparsedPublicKey::new(verify, point).verify_digest(digest, signature)
+        }
+        public => {
+            let mut spki = Vec::with_capacity(600);
+            public.write_spki(algorithm, &mut spki);
+            UnparsedPublicKey::new(verify, spki).verify_digest(digest, signature)
+        }
+    };
+    Ok(verified.is_ok())
+}

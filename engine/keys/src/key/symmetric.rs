@@ -1,0 +1,267 @@
+//! MACs, authenticated encryption and derivation. All of it is ring's.
+
+use super::{Ready, UnlockedKey};
+use crate::algorithm::{Algorithm, KeyUsage};
+use crate::arena::{Arena, ArenaBox};
+use crate::envelope::Payload;
+use crate::error::{OpError, OpenError};
+use crate::scheme::{Input, Scheme};
+use crate::uses::{UseCount, Uses};
+use crate::wipe::scrub_stack_shallow;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use ring::{aead, hkdf, hmac};
+
+/// Greatest length that [`UnlockedKey::derive`] gives, in bytes.
+pub const DERIVE_LEN_MAX: usize = 4096;
+
+// HKDF-SHA-256 itself ends at 255 blocks.
+const _: () = assert!(DERIVE_LEN_MAX <= 255 * 32);
+
+const VERSION_LEN: usize = 4;
+const SEALED_HEAD_LEN: usize = VERSION_LEN + aead::NONCE_LEN;
+const TAG_LEN: usize = 16;
+
+/// One version of an HMAC key, hashed into its two states.
+pub(super) struct HmacVersion(ArenaBox<hmac::Key>);
+
+/// One version of an AEAD key, its schedule made.
+pub(super) struct AeadVersion {
+    key: ArenaBox<aead::LessSafeKey>,
+    encryptions: UseCount,
+}
+
+impl HmacVersion {
+    pub(super) fn all(
+        arena: &Arena,
+        algorithm: Algorithm,
+        payload: &Payload,
+    ) -> Result<Vec<Self>, OpenError> {
+        let hmac = match algorithm {
+            Algorithm::HmacSha384 => hmac::HMAC_SHA384,
+            Algorithm::HmacSha512 => hmac::HMAC_SHA512,
+            _ => hmac::HMAC_SHA256,
+        };
+        let build = |at| {
+            ArenaBox::try_build(arena, || Ok(hmac::Key::new(hmac, payload.material(at)))).map(Self)
+        };
+        payload.versions().iter().map(build).collect()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.0.slot_bytes()
+    }
+}
+
+impl AeadVersion {
+    pub(super) fn all(
+        arena: &Arena,
+        algorithm: Algorithm,
+        payload: &Payload,
+    ) -> Result<Vec<Self>, OpenError> {
+        let aead = match algorithm {
+            Algorithm::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+            _ => &aead::AES_256_GCM,
+        };
+        let build = |at| {
+            let key = ArenaBox::try_build(arena, || {
+                aead::UnboundKey::new(aead, payload.material(at))
+                    .map(aead::LessSafeKey::new)
+                    .map_err(|_| OpenError::Payload("the provider refuses the key"))
+            })?;
+            Ok(Self {
+                key,
+                encryptions: UseCount::default(),
+            })
+        };
+        payload.versions().iter().map(build).collect()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.key.slot_bytes()
+    }
+
+    pub(super) fn set_counter(&mut self, encryptions: UseCount) {
+        self.encryptions = encryptions;
+    }
+
+    pub(super) fn uses(&self) -> Uses {
+        self.encryptions.uses()
+    }
+}
+
+impl UnlockedKey {
+    /// Appends the MAC of `message` by the newest version. Returns that version.
+    pub fn mac(&self, message: &[u8], out: &mut Vec<u8>) -> Result<u32, OpError> {
+        self.require(KeyUsage::MAC)?;
+        let Ready::Hmac(versions) = &self.ready else {
+            return Err(OpError::WrongKeyType);
+        };
+        let tag = framed(|| hmac::sign(&versions[0].0, message));
+        out.extend_from_slice(tag.as_ref());
+        Ok(self.metadata.version)
+    }
+
+    pub(super) fn verify_mac(
+        &self,
+        version: u32,
+        scheme: Scheme,
+        input: Input<'_>,
+        tag: &[u8],
+    ) -> Result<u32, OpError> {
+        self.require(KeyUsage::MAC)?;
+        let Ready::Hmac(versions) = &self.ready else {
+            return Err(OpError::WrongKeyType);
+        };
+        if scheme != Scheme::Default {
+            return Err(OpError::Unsupported("a MAC key has scheme 0 only"));
+        }
+        let Input::Message(message) = input else {
+            return Err(OpError::Unsupported(
+                "a MAC is over a message, not over a digest",
+            ));
+        };
+        let all = self.payload.versions();
+        for at in self.candidates(version)? {
+            let index = all.iter().position(|other| other.version == at.version);
+            let key = &versions[index.ok_or(OpError::Internal)?].0;
+            if framed(|| hmac::verify(key, message, tag)).is_ok() {
+                return Ok(at.version);
+            }
+        }
+        Err(OpError::Mismatch)
+    }
+
+    /// Encrypts with the newest version under a random nonce and appends: the version (u32, little
+    /// endian), the nonce (12 bytes), the ciphertext, its tag (16 bytes). `aad` is authenticated
+    /// with it. Returns the version. Refuses beyond [`ENCRYPTIONS_MAX`](crate::ENCRYPTIONS_MAX).
+    pub fn encrypt(&self, aad: &[u8], plaintext: &[u8], out: &mut Vec<u8>) -> Result<u32, OpError> {
+        self.require(KeyUsage::ENCRYPT)?;
+        let Ready::Aead(versions) = &self.ready else {
+            return Err(OpError::WrongKeyType);
+        };
+        let newest = &versions[0];
+        if !newest.encryptions.count() {
+            return Err(OpError::UseLimit);
+        }
+        // A system call of 0.4 us, which is more than the encryption itself. A generator of our own
+        // would save it, and would add state that must never repeat: not worth it.
+        let mut nonce = [0; aead::NONCE_LEN];
+        SystemRandom::new()
+            .fill(&mut nonce)
+            .map_err(|_| OpError::Internal)?;
+        let start = out.len();
+        out.reserve(SEALED_HEAD_LEN + plaintext.len() + TAG_LEN);
+        out.extend_from_slice(&self.metadata.version.to_le_bytes());
+        out.extend_from_slice(&nonce);
+        out.extend_from_slice(plaintext);
+        let text = &mut out[start + SEALED_HEAD_LEN..];
+        let sealed = framed(|| {
+            newest.key.seal_in_place_separate_tag(
+                aead::Nonce::assume_unique_for_key(nonce),
+                aead::Aad::from(aad),
+                text,
+            )
+        });
+        match sealed {
+            Ok(tag) => {
+                out.extend_from_slice(tag.as_ref());
+                Ok(self.metadata.version)
+            }
+            Err(_) => {
+                crate::wipe::wipe(&mut out[start..]);
+                out.truncate(start);
+                Err(OpError::BadInput("more than the cipher takes at once"))
+            }
+        }
+    }
+
+    /// Decrypts what [`encrypt`](Self::encrypt) gave, with the version that it names, and appends
+    /// the plaintext. Returns the version.
+    pub fn decrypt(&self, aad: &[u8], sealed: &[u8], out: &mut Vec<u8>) -> Result<u32, OpError> {
+        self.require(KeyUsage::DECRYPT)?;
+        let Ready::Aead(versions) = &self.ready else {
+            return Err(OpError::WrongKeyType);
+        };
+        let short = OpError::BadInput("a ciphertext has at least 32 bytes");
+        let (version, rest) = sealed.split_first_chunk::<VERSION_LEN>().ok_or(short)?;
+        let (nonce, text) = rest
+            .split_first_chunk::<{ aead::NONCE_LEN }>()
+            .ok_or(short)?;
+        if text.len() < TAG_LEN {
+            return Err(short);
+        }
+        let version = u32::from_le_bytes(*version);
+        let all = self.payload.versions();
+        // 0 names no version here, unlike in a request's version field.
+        let index = all.iter().position(|at| at.version == version);
+        let key = &versions[index.ok_or(OpError::NoSuchVersion)?].key;
+        let start = out.len();
+        out.extend_from_slice(text);
+        let opened = framed(|| {
+            let nonce = aead::Nonce::assume_unique_for_key(*nonce);
+            let text = &mut out[start..];
+            key.open_in_place(nonce, aead::Aad::from(aad), text)
+                .map(|plaintext| plaintext.len())
+        });
+        match opened {
+            Ok(len) => {
+                out.truncate(start + len);
+                Ok(version)
+            }
+            Err(_) => {
+                out.truncate(start);
+                Err(OpError::Mismatch)
+            }
+        }
+    }
+
+    /// Derives `out_len` bytes (1 to [`DERIVE_LEN_MAX`]) with HKDF-SHA-256 from the newest version
+    /// and appends them. Returns that version. After a rotation the same inputs give other bytes.
+    pub fn derive(
+        &self,
+        out_len: usize,
+        salt: &[u8],
+        info: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<u32, OpError> {
+        /// A length as ring wants it.
+        struct Len(usize);
+        impl hkdf::KeyType for Len {
+            fn len(&self) -> usize {
+                self.0
+            }
+        }
+
+        self.require(KeyUsage::DERIVE)?;
+        if !(1..=DERIVE_LEN_MAX).contains(&out_len) {
+            return Err(OpError::BadInput("1 to 4096 bytes can be derived"));
+        }
+        let secret = self.payload.material(self.payload.newest());
+        let start = out.len();
+        out.resize(start + out_len, 0);
+        let derived = framed(|| {
+            hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
+                .extract(secret)
+                .expand(&[info], Len(out_len))
+                .and_then(|okm| okm.fill(&mut out[start..]))
+        });
+        if derived.is_err() {
+            out.truncate(start);
+            return Err(OpError::Internal);
+        }
+        Ok(self.metadata.version)
+    }
+}
+
+/// Runs `work` in frames of its own, and overwrites them afterwards: hash states and cipher words
+/// made from a key can stand in for it.
+#[inline(always)]
+fn framed<R>(work: impl FnOnce() -> R) -> R {
+    #[inline(never)]
+    fn frame<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    let result = frame(work);
+    scrub_stack_shallow();
+    result
+}
