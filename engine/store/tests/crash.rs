@@ -1,0 +1,133 @@
+//! The power goes, or a call fails, at every step of a history: every acknowledged write is there
+//! afterwards, no half one is seen, nothing that was read goes back, and a crash is never taken
+//! for damage.
+
+mod support;
+
+use std::cell::RefCell;
+
+use futures_lite::future::block_on;
+use keyway_store::{BlobLog, OpenError, PutError};
+use support::faulty::{Fault, FaultyFiles};
+use support::model::{Model, live};
+use support::{Random, open, small};
+
+const ROUNDS: usize = 40;
+
+/// Opens a log on a disk that may lose power meanwhile.
+async fn try_open(disk: &FaultyFiles) -> Result<BlobLog<FaultyFiles>, OpenError> {
+    let (log, recovery) = BlobLog::open(disk.clone(), small("log"), |_| {}).await?;
+    assert_eq!(recovery.damage, [], "a crash is no damage");
+    Ok(log)
+}
+
+/// Steps that the history takes when nothing fails.
+fn steps_of(seed: u64) -> u64 {
+    let disk = FaultyFiles::default();
+    let model = RefCell::default();
+    block_on(async {
+        let log = try_open(&disk).await.unwrap();
+        live(&log, &model, &mut Random::new(seed), ROUNDS)
+            .await
+            .unwrap();
+        log.close().await.unwrap();
+        assert!(log.stats().segments > 2 && disk.names().len() == log.stats().segments);
+        model.borrow_mut().check(&log).await;
+    });
+    disk.steps()
+}
+
+#[test]
+fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
+    for seed in 0..6 {
+        for cut in 0..steps_of(seed) {
+            println!("seed {seed}, cut {cut}");
+            let mut random = Random::new(seed * 1_000_003 + cut);
+            let model = RefCell::<Model>::default();
+            let mut disk = FaultyFiles::default();
+            // The first life ends at the cut, two more somewhere, perhaps while still opening.
+            for life in 0..3 {
+                let after = if life == 0 { cut } else { random.next() % 60 };
+                disk.fail_after(after, Fault::PowerCut);
+                block_on(async {
+                    let Ok(log) = try_open(&disk).await else {
+                        return;
+                    };
+                    if life > 0 {
+                        model.borrow_mut().check(&log).await;
+                    }
+                    let mut script = Random::new(seed + life);
+                    if live(&log, &model, &mut script, ROUNDS).await.is_ok() {
+                        let _ = log.close().await;
+                    }
+                });
+                disk = disk.after_power_cut(&mut random);
+            }
+            block_on(async {
+                let log = try_open(&disk).await.unwrap();
+                model.borrow_mut().check(&log).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_failed_call_at_any_step_poisons_or_harms_nothing_and_the_next_starts_find_all() {
+    for seed in 10..14 {
+        for step in 0..steps_of(seed) {
+            println!("seed {seed}, step {step}");
+            let mut random = Random::new(seed * 1_000_003 + step);
+            let model = RefCell::<Model>::default();
+            let disk = FaultyFiles::default();
+            disk.fail_after(step, Fault::Error);
+            block_on(async {
+                let Ok(log) = try_open(&disk).await else {
+                    return;
+                };
+                let lived = live(&log, &model, &mut Random::new(seed), ROUNDS).await;
+                match lived.and(log.close().await) {
+                    Ok(()) => {}
+                    Err(PutError::Poisoned(why)) => {
+                        assert!(why.contains("Error at step"), "{why}");
+                        assert!(log.stats().poisoned);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                // Reads go on.
+                model.borrow_mut().check(&log).await;
+            });
+            // Another life on the same page cache, which may show what the disk does not hold.
+            block_on(async {
+                let log = try_open(&disk).await.unwrap();
+                model.borrow_mut().check(&log).await;
+                live(&log, &model, &mut random.clone(), 3).await.unwrap();
+            });
+            let disk = disk.after_power_cut(&mut random);
+            block_on(async {
+                let log = try_open(&disk).await.unwrap();
+                model.borrow_mut().check(&log).await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_is_never_acknowledged_by_a_later_one() {
+    block_on(async {
+        let disk = FaultyFiles::default();
+        let (log, _) = open(disk.clone(), small("log")).await;
+        let expect = keyway_store::Expect::Absent;
+        log.put_blob(1, b"a", 1, b"one".to_vec(), expect)
+            .await
+            .unwrap();
+        // The write goes through, its sync fails.
+        disk.fail_after(1, Fault::Error);
+        let failed = log.put_blob(1, b"b", 1, b"two".to_vec(), expect).await;
+        assert!(matches!(failed, Err(PutError::Poisoned(_))), "{failed:?}");
+        assert!(disk.fault_is_over());
+        let after = log.put_blob(1, b"c", 1, b"three".to_vec(), expect).await;
+        assert_eq!(after, Err(failed.clone().unwrap_err()));
+        assert!(failed.unwrap_err().to_string().contains("check the disk"));
+        assert!(log.contains(1, b"a") && !log.contains(1, b"b") && !log.contains(1, b"c"));
+    });
+}

@@ -1,0 +1,165 @@
+//! What a log must hold, told from the outside: what was tried and what was acknowledged.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use keyway_store::{BlobLog, Compaction, Expect, Files, KeyState, Lookup, PutError};
+
+use super::{Random, join_all};
+
+#[derive(Default, Clone, Debug)]
+struct Key {
+    /// Blobs by version, acknowledged or not. A version may have been tried more than once.
+    tried: BTreeMap<u32, Vec<Vec<u8>>>,
+    /// The greatest version that was acknowledged or read; 0 if none.
+    floor: u32,
+    revoke_tried: bool,
+    revoked: bool,
+}
+
+/// What was done to a log.
+#[derive(Default, Clone, Debug)]
+pub struct Model {
+    keys: BTreeMap<Vec<u8>, Key>,
+    serial: u32,
+}
+
+const KEYSPACE: u32 = 3;
+const KEYS: usize = 12;
+
+impl Model {
+    /// Checks that the log holds what was acknowledged and nothing that was not tried, and takes
+    /// what it holds as what it must hold from now on.
+    pub async fn check<F: Files>(&mut self, log: &BlobLog<F>) {
+        let mut expected = BTreeMap::new();
+        for (key_id, key) in &mut self.keys {
+            let name = String::from_utf8_lossy(key_id).into_owned();
+            match log.get(KEYSPACE, key_id).await.expect(&name) {
+                Lookup::Missing => {
+                    assert_eq!((key.floor, key.revoked), (0, false), "{name} is missing");
+                }
+                Lookup::Revoked { version, .. } => {
+                    assert!(key.revoke_tried, "{name} was never revoked");
+                    assert!(version >= key.floor, "{name}: {version} < {}", key.floor);
+                    (key.revoked, key.floor) = (true, version);
+                    expected.insert(key_id.clone(), (version, KeyState::Revoked));
+                }
+                Lookup::Blob(blob) => {
+                    assert!(!key.revoked, "{name} was revoked");
+                    assert!(
+                        blob.version >= key.floor,
+                        "{name}: {} < {}",
+                        blob.version,
+                        key.floor
+                    );
+                    let tried = &key.tried[&blob.version];
+                    assert!(
+                        tried.iter().any(|tried| tried == blob.bytes()),
+                        "{name} is half"
+                    );
+                    key.floor = blob.version;
+                    expected.insert(key_id.clone(), (blob.version, KeyState::Live));
+                }
+            }
+        }
+        let mut listed = BTreeMap::new();
+        let mut cursor = Vec::new();
+        loop {
+            let page = log
+                .list(&cursor, 5, Some(KEYSPACE))
+                .await
+                .expect("the log lists");
+            for row in page.rows {
+                let twice = listed.insert(row.key_id, (row.version, row.state));
+                assert_eq!(twice, None, "nothing moves while this lists");
+            }
+            cursor = page.cursor;
+            if cursor.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(listed, expected);
+        assert_eq!(log.stats().live_records, expected.len());
+    }
+}
+
+/// Puts, revocations and compactions, several at once, until the log takes no more or `rounds` are
+/// over. Returns why it took no more.
+pub async fn live<F: Files>(
+    log: &BlobLog<F>,
+    model: &RefCell<Model>,
+    random: &mut Random,
+    rounds: usize,
+) -> Result<(), PutError> {
+    for _ in 0..rounds {
+        let mut puts = Vec::new();
+        for _ in 0..=random.below(4) {
+            let key_id = format!("key-{}", random.below(KEYS)).into_bytes();
+            let blob_len = 1 + random.below(900);
+            puts.push(put(log, model, key_id, blob_len, random.one_in(25)));
+        }
+        let (results, compacted) = futures_lite::future::zip(join_all(puts), async {
+            match log.compact_step(1500).await {
+                Ok(Compaction::Damaged { segment, offset }) => {
+                    panic!("damage in segment {segment} at {offset}")
+                }
+                Ok(_) | Err(_) => {}
+            }
+        })
+        .await;
+        () = compacted;
+        for result in results {
+            match result {
+                Ok(())
+                | Err(PutError::Revoked | PutError::Conflict { .. } | PutError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn put<F: Files>(
+    log: &BlobLog<F>,
+    model: &RefCell<Model>,
+    key_id: Vec<u8>,
+    blob_len: usize,
+    revoke: bool,
+) -> Result<(), PutError> {
+    let known = log.version_of(KEYSPACE, &key_id);
+    if revoke {
+        let mut borrowed = model.borrow_mut();
+        borrowed
+            .keys
+            .entry(key_id.clone())
+            .or_default()
+            .revoke_tried = true;
+        drop(borrowed);
+        let stored = log.put_revoked(KEYSPACE, &key_id).await?;
+        let mut model = model.borrow_mut();
+        let key = model.keys.get_mut(&key_id).unwrap();
+        key.revoked = true;
+        key.floor = key.floor.max(stored.version);
+        return Ok(());
+    }
+    let (version, expect) = match known {
+        None => (1, Expect::Absent),
+        Some(known) => (known.version + 1, Expect::Version(known.version)),
+    };
+    let blob = {
+        let mut model = model.borrow_mut();
+        model.serial += 1;
+        let blob: Vec<u8> = (0..blob_len as u32)
+            .map(|at| (model.serial * 31 + at) as u8)
+            .collect();
+        let key = model.keys.entry(key_id.clone()).or_default();
+        key.tried.entry(version).or_default().push(blob.clone());
+        blob
+    };
+    log.put_blob(KEYSPACE, &key_id, version, blob, expect)
+        .await?;
+    let mut model = model.borrow_mut();
+    let key = model.keys.get_mut(&key_id).unwrap();
+    key.floor = key.floor.max(version);
+    Ok(())
+}
