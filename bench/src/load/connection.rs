@@ -1,0 +1,105 @@
+//! One pipelined connection.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use keyway_protocol::ResponseFrame;
+
+use crate::control::{Control, set_request_id};
+use crate::error::{Context, Result};
+
+/// Requests under way on one connection. The server allows 1024.
+pub const IN_FLIGHT_MAX: usize = 1000;
+
+const READ_LEN: usize = 64 * 1024;
+
+/// A non-blocking connection with its buffers.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    in_flight: usize,
+    out: Vec<u8>,
+    out_done: usize,
+    received: Vec<u8>,
+    received_len: usize,
+}
+
+impl Connection {
+    /// Connects and says HELLO.
+    pub fn open(address: SocketAddr) -> Result<Self> {
+        let stream = Control::connect(address)?.into_stream();
+        stream
+            .set_nonblocking(true)
+            .context(|| "set_nonblocking".into())?;
+        Ok(Self {
+            stream,
+            in_flight: 0,
+            out: Vec::new(),
+            out_done: 0,
+            received: vec![0; READ_LEN],
+            received_len: 0,
+        })
+    }
+
+    /// The socket, to be watched for answers.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether another request may go out here.
+    pub fn has_room(&self) -> bool {
+        self.in_flight < IN_FLIGHT_MAX
+    }
+
+    /// Puts a copy of an encoded request into the output.
+    pub fn push(&mut self, frame: &[u8], request_id: u64) {
+        let at = self.out.len();
+        self.out.extend_from_slice(frame);
+        set_request_id(&mut self.out[at..], request_id);
+        self.in_flight += 1;
+    }
+
+    /// Sends what the socket takes now.
+    pub fn flush(&mut self) -> Result<()> {
+        while self.out_done < self.out.len() {
+            match self.stream.write(&self.out[self.out_done..]) {
+                Ok(len) => self.out_done += len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("send: {error}").into()),
+            }
+        }
+        self.out.clear();
+        self.out_done = 0;
+        Ok(())
+    }
+
+    /// Reads once and hands over the answers that are complete.
+    pub fn receive(&mut self, mut answer: impl FnMut(&ResponseFrame) -> Result<()>) -> Result<()> {
+        if self.received_len == self.received.len() {
+            self.received.resize(self.received.len() * 2, 0);
+        }
+        let len = match self.stream.read(&mut self.received[self.received_len..]) {
+            Ok(0) => return Err("the server closed a connection under load".into()),
+            Ok(len) => len,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return Ok(());
+            }
+            Err(error) => return Err(format!("receive: {error}").into()),
+        };
+        self.received_len += len;
+        let mut at = 0;
+        while let Some((frame, len)) = ResponseFrame::decode(&self.received[at..self.received_len])
+            .context(|| "the server's bytes".into())?
+        {
+            answer(&frame)?;
+            self.in_flight = self.in_flight.saturating_sub(1);
+            at += len;
+        }
+        self.received.copy_within(at..self.received_len, 0);
+        self.received_len -= at;
+        Ok(())
+    }
+}

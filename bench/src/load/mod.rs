@@ -1,0 +1,21 @@
+//! The load generator: one thread, non-blocking sockets, epoll.
+//!
+//! ```text
+//!  Arrivals ──due──▶ Run ──frames──▶ Connection ×N ──▶ server
+//!                     │                  │
+//!                  Pending slot ◀──────answers──▶ Recorder (HDR histograms, seconds)
+//! ```
+//!
+//! Open loop: requests are due at times that do not depend on the answers, and latency counts from
+//! the due time. So a server that stalls for a second is charged with the wait of every request
+//! that was due in that second, whether or not the generator got round to sending it.
+
+mod arrivals;
+mod connection;
+mod pending;
+mod recorder;
+mod run;
+
+pub use arrivals::Pace;
+pub use recorder::{Outcome, Second, Seconds};
+pub use run::{Load, PATIENCE, run};

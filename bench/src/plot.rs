@@ -1,0 +1,160 @@
+//! Plots as SVG files.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::error::{Context, Result};
+
+const SIZE_PX: (u32, u32) = (960, 480);
+
+/// A line of a plot.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// For the legend.
+    pub name: String,
+    /// (x, y). On the logarithmic y axis points at or below zero are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A plot with a linear x axis and a logarithmic y axis, since latencies span decades.
+#[derive(Clone, Copy, Debug)]
+pub struct Plot<'a> {
+    /// The headline.
+    pub title: &'a str,
+    /// What x is, with its unit.
+    pub x_label: &'a str,
+    /// What y is, with its unit.
+    pub y_label: &'a str,
+}
+
+/// Draws `series` to `path`.
+pub fn draw(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
+    render(path, plot, series).context(|| format!("draw {}", path.display()))
+}
+
+fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
+    let shown: Vec<Vec<(f64, f64)>> = series
+        .iter()
+        .map(|line| {
+            line.points
+                .iter()
+                .copied()
+                .filter(|&(_, y)| y > 0.0)
+                .collect()
+        })
+        .collect();
+    let all = || shown.iter().flatten();
+    let x_min = all().map(|&(x, _)| x).fold(f64::INFINITY, f64::min);
+    let x_max = all().map(|&(x, _)| x).fold(f64::NEG_INFINITY, f64::max);
+    let y_min = all().map(|&(_, y)| y).fold(f64::INFINITY, f64::min);
+    let y_max = all().map(|&(_, y)| y).fold(f64::NEG_INFINITY, f64::max);
+    // Without points the axes still need some range.
+    let (xs, ys) = if x_min <= x_max {
+        (x_min..x_max.max(x_min + 1.0), y_min / 1.5..y_max * 1.5)
+    } else {
+        (0.0..1.0, 0.1..1.0)
+    };
+    let root = SVGBackend::new(path, SIZE_PX).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(plot.title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .build_cartesian_2d(xs, ys.log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc(plot.x_label)
+        .y_desc(plot.y_label)
+        .light_line_style(WHITE)
+        .y_label_formatter(&|y| significant(*y))
+        .draw()?;
+    for (index, (line, points)) in series.iter().zip(shown).enumerate() {
+        let style = Palette99::pick(index).stroke_width(2);
+        chart
+            .draw_series(LineSeries::new(points, style))?
+            .label(&line.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
+fn significant(y: f64) -> String {
+    if y >= 10.0 {
+        format!("{y:.0}")
+    } else {
+        format!("{}", (y * 1e4).round() / 1e4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLOT: Plot = Plot {
+        title: "a < b & c",
+        x_label: "time, s",
+        y_label: "latency, µs",
+    };
+
+    fn drawn(series: &[Series]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plot.svg");
+        draw(&path, PLOT, series).unwrap();
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    /// Every tag that is opened is closed, in order.
+    fn is_balanced(svg: &str) -> bool {
+        let mut open = Vec::new();
+        for tag in svg
+            .split('<')
+            .skip(1)
+            .map(|rest| rest.split('>').next().unwrap())
+        {
+            if let Some(name) = tag.strip_prefix('/') {
+                if open.pop() != Some(name) {
+                    return false;
+                }
+            } else if !tag.ends_with('/') && !tag.starts_with(['?', '!']) {
+                open.push(tag.split_whitespace().next().unwrap());
+            }
+        }
+        open.is_empty()
+    }
+
+    #[test]
+    fn lines_become_polylines_with_a_legend() {
+        let svg = drawn(&[
+            Series {
+                name: "on, p95".into(),
+                points: vec![(0.0, 0.1), (1.0, 0.2), (2.0, 5.0)],
+            },
+            Series {
+                name: "off, p95".into(),
+                points: vec![(0.0, 1.0), (1.0, 0.0), (2.0, 2.0)],
+            },
+        ]);
+        assert!(svg.starts_with("<svg") && is_balanced(&svg), "{svg}");
+        assert!(svg.matches("<polyline").count() >= 2);
+        assert!(svg.contains("on, p95") && svg.contains("a &lt; b &amp; c"));
+        assert!(!svg.contains("NaN"));
+    }
+
+    #[test]
+    fn nothing_to_draw_still_gives_a_picture() {
+        let svg = drawn(&[Series {
+            name: "none".into(),
+            points: vec![],
+        }]);
+        assert!(is_balanced(&svg) && !svg.contains("NaN"));
+    }
+}

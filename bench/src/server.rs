@@ -1,0 +1,194 @@
+//! A `keywayd` of the bench's own, stopped whatever happens.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::cpu::{Cores, ProcessCpu, pin};
+use crate::error::{Context, Result};
+use crate::http;
+use crate::prometheus::Scrape;
+
+const READY_TIME_LIMIT: Duration = Duration::from_secs(30);
+const STOP_TIME_LIMIT: Duration = Duration::from_secs(5);
+const POLL_PERIOD: Duration = Duration::from_millis(20);
+const PORT_ATTEMPTS: usize = 64;
+/// Lines of the server's log that are shown when it fails.
+const LOG_TAIL_LINES: usize = 20;
+
+/// A running server with one shard, pinned to its core, with a data directory of its own. Dropping
+/// it stops the process and removes the data.
+pub struct Server {
+    child: Child,
+    listen: SocketAddr,
+    metrics: SocketAddr,
+    log: PathBuf,
+    _data: TempDir,
+    _sockets: TempDir,
+}
+
+impl Server {
+    /// Starts `program` on the server's core and waits until it is ready. Data and log (`NAME.log`)
+    /// lie in `folder`, which is on a real disk where the machine has one.
+    pub fn start(program: &Path, folder: &Path, name: &str, cores: Cores) -> Result<Self> {
+        let data = tempfile::Builder::new().prefix("data-").tempdir_in(folder);
+        let data = data.context(|| "make a data directory".into())?;
+        // Socket paths are bounded to about 100 bytes, so they go where paths are short.
+        let sockets = TempDir::new().context(|| "make a directory for sockets".into())?;
+        let log = folder.join(format!("{name}.log"));
+        let output = File::create(&log).context(|| format!("create {}", log.display()))?;
+        let errors = output.try_clone().context(|| "share the log".into())?;
+        let listen = free_ports(2)?;
+        let metrics = free_ports(1)?;
+        let mut command = Command::new(program);
+        command
+            .args(["--dev", "--shards", "1"])
+            .args(["--listen", &listen.to_string()])
+            .args(["--metrics", &metrics.to_string()])
+            .arg("--data")
+            .arg(data.path())
+            .arg("--unix")
+            .arg(sockets.path().join("keyway.sock"))
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        // The child inherits the core of the thread that starts it.
+        pin(cores.server)?;
+        let child = command.spawn();
+        pin(cores.load)?;
+        let child = child.context(|| format!("start {}", program.display()))?;
+        let mut server = Self {
+            child,
+            listen,
+            metrics,
+            log,
+            _data: data,
+            _sockets: sockets,
+        };
+        server.wait_until_ready()?;
+        Ok(server)
+    }
+
+    /// Where it takes requests.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where it is scraped.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// CPU time that it has used so far.
+    pub fn cpu(&self) -> Result<ProcessCpu> {
+        ProcessCpu::of(self.child.id())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .context(|| "wait for the server".into())?
+            {
+                return Err(
+                    format!("the server ended at start: {status}\n{}", self.log_tail()).into(),
+                );
+            }
+            if http::get(self.metrics, "/readyz").is_ok_and(|(status, _)| status == 200) {
+                return Ok(());
+            }
+            if start.elapsed() > READY_TIME_LIMIT {
+                let limit = READY_TIME_LIMIT.as_secs();
+                return Err(format!("not ready after {limit} s\n{}", self.log_tail()).into());
+            }
+            sleep(POLL_PERIOD);
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(LOG_TAIL_LINES);
+        format!("its log ends with:\n{}", lines[from..].join("\n"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+/// Scrapes `/metrics`.
+pub fn scrape(metrics: SocketAddr) -> Result<Scrape> {
+    match http::get(metrics, "/metrics")? {
+        (200, text) => Scrape::parse(&text),
+        (status, _) => Err(format!("/metrics answered {status}").into()),
+    }
+}
+
+/// SIGTERM, and SIGKILL if that is not enough. By process id; the child has not been reaped, so
+/// the id is still its own.
+fn stop(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let (Some(pid), Ok(None)) = (pid, child.try_wait()) {
+        // An error means that it is gone already.
+        let _gone = kill_process(pid, Signal::TERM);
+    }
+    let start = Instant::now();
+    while start.elapsed() < STOP_TIME_LIMIT {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        sleep(POLL_PERIOD);
+    }
+    let _gone = child.kill();
+    let _status = child.wait();
+}
+
+/// An address on loopback behind whose port `count` ports in a row are free now: the server takes
+/// the one named and the next for its shard.
+fn free_ports(count: u16) -> Result<SocketAddr> {
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    for _ in 0..PORT_ATTEMPTS {
+        let first = bind(0).context(|| "find a free port".into())?;
+        let address = first.local_addr().context(|| "find a free port".into())?;
+        let others: Option<Vec<_>> = (1..count)
+            .map(|offset| bind(address.port().checked_add(offset)?).ok())
+            .collect();
+        if others.is_some() {
+            return Ok(address);
+        }
+    }
+    Err(format!("no {count} free ports in a row on 127.0.0.1").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_stopped_and_reaped() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        stop(&mut child);
+        let status = child.try_wait().unwrap().unwrap();
+        assert!(!status.success());
+    }
+
+    #[test]
+    fn a_program_that_ends_at_once_is_reported_with_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let cores = Cores::choose().unwrap();
+        let failed = Server::start(Path::new("false"), folder.path(), "x", cores);
+        let text = failed.err().unwrap().to_string();
+        assert!(text.contains("the server ended at start"), "{text}");
+    }
+}
