@@ -20,7 +20,7 @@ fn small(entries_max: usize, key_bytes_max: usize) -> Rig {
 
 fn evicted(rig: &Rig) -> Vec<String> {
     let keys = rig.events.iter().filter_map(|event| match event {
-        Event::Evicted { key_id, .. } => Some(String::from_utf8(key_id.to_vec()).unwrap()),
+        Event::Evicted { key_id, .. } => Some(String::from_utf8_lossy(key_id).into_owned()),
         _ => None,
     });
     keys.collect()
