@@ -90,10 +90,13 @@ impl<V> Shard<V> {
             State::Empty => home != Home::Parked && entry.flight.is_none(),
             State::Invalid { .. } | State::Revoked => false,
         };
+        // One that was purged keeps the timer that it had.
+        let may_have = needs_timer || matches!(entry.state, State::Empty);
         ensure!(
-            armed == needs_timer,
-            "timer of entry {at}: {armed}, needed {needs_timer}"
+            armed || !needs_timer,
+            "entry {at} needs a timer and has none"
         );
+        ensure!(!armed || may_have, "entry {at} has a timer without need");
         ensure!(
             !entry.is_revoked() || entry.flight.is_none(),
             "entry {at} is revoked and flies"

@@ -70,11 +70,17 @@ impl<V> Shard<V> {
         &mut self.keyspaces[keyspace_at as usize]
     }
 
-    /// Forgets what was known of a key; plaintext is dropped here.
+    /// Forgets what was known of a key.
     pub(super) fn become_empty(&mut self, at: u32) {
+        self.strip(at);
+        self.set_timer(at, Instant::MAX);
+    }
+
+    /// As [`Shard::become_empty`], leaving the timer alone: when it goes off, it finds that nothing
+    /// needs the entry. Plaintext is dropped here.
+    pub(super) fn strip(&mut self, at: u32) {
         self.rehome(at, Home::None);
         self.requeue(at, Due::None);
-        self.set_timer(at, Instant::MAX);
         let before = core::mem::replace(&mut self.entries[at].state, State::Empty);
         if let State::Live(live) = before {
             self.key_bytes -= live.key_bytes;
@@ -245,7 +251,12 @@ impl<V> Shard<V> {
                 }
             }
             State::Negative { until } if *until <= now => self.become_empty(at),
-            State::Empty => self.entries[at].backoff.clear(),
+            State::Empty => {
+                let backoff = &mut self.entries[at].backoff;
+                if backoff.retry_at().plus_us(BACKOFF_MEMORY_US) <= now {
+                    backoff.clear();
+                }
+            }
             State::Negative { .. } | State::Invalid { .. } | State::Revoked => {}
         }
         self.look_after(now, at);

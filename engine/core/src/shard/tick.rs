@@ -24,7 +24,7 @@ impl<V> Shard<V> {
             }
         }
         self.ages.advance(now);
-        for _ in 0..self.step {
+        for _ in 0..self.step() {
             let Some(entry) = self.ages.pop() else {
                 break;
             };
@@ -117,12 +117,12 @@ impl<V> Shard<V> {
     /// Looks at the resident keys of changed keyspaces, one step's worth. A list of residents is
     /// in the order of loads and looks: those that have yet to be looked at come first.
     pub(super) fn sweep(&mut self, now: Instant) {
-        let mut looks = 0;
+        let (mut looks, step) = (0, self.step());
         while let Some(keyspace_at) = self.sweeping.front().copied() {
             let keyspace = &self.keyspaces[keyspace_at as usize];
             let stop = match keyspace.resident.front() {
                 None => true,
-                Some(_) if looks == self.step => return,
+                Some(_) if looks == step => return,
                 Some(at) => !self.look_at_resident(now, at),
             };
             looks += 1;
@@ -146,10 +146,13 @@ impl<V> Shard<V> {
             let park = keyspace.purged == Purged::Parked
                 && entry.touched & USED != 0
                 && entry.flight.is_none();
-            self.become_empty(at);
+            // No more than this: a lock of a big keyspace is a long walk, and its length is how
+            // long plaintext outlives the lock.
+            self.strip(at);
             if park {
                 self.rehome(at, Home::Parked);
             }
+            return true;
         } else if live.armed_for != keyspace.terms.revision() {
             live.armed_for = keyspace.terms.revision();
             if Grant::check(live, &keyspace.terms, now).is_none() {

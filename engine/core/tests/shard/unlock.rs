@@ -214,7 +214,7 @@ fn a_big_keyspace_is_dropped_within_thirty_two_ticks_and_not_used_meanwhile() {
         Got::Wait,
         "dead, although its bytes may still be there"
     );
-    for _ in 0..2 {
+    for _ in 0..31 {
         rig.jump(MS);
     }
     assert_eq!(rig.alive.get(), 0);
