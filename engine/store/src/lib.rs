@@ -31,6 +31,7 @@ mod list;
 mod log;
 mod manifest;
 mod notify;
+mod put;
 mod record;
 mod recover;
 mod reshard;
@@ -39,7 +40,6 @@ mod seam;
 mod segment;
 mod std_files;
 
-pub use commit::{Expect, Stored};
 pub use compact::Compaction;
 pub use data_dir::{DataDir, DirError};
 pub use error::{CompactError, OpenError, PutError, ReadError};
@@ -51,6 +51,7 @@ pub use limits::{
 pub use list::{Page, Row};
 pub use log::{Blob, BlobLog, Known, LogOptions, Lookup, Stats};
 pub use manifest::{Manifest, SHARD_COUNT_MAX};
+pub use put::{Expect, Stored};
 pub use recover::{Damage, Progress, Recovery};
 pub use reshard::{ReshardError, ReshardProgress, ReshardReport, reshard};
 pub use seam::{File, Files};

@@ -2,15 +2,13 @@
 //! afterwards, no half one is seen, nothing that was read goes back, and a crash is never taken
 //! for damage.
 
-mod support;
-
 use std::cell::RefCell;
 
+use crate::support::faulty::{Fault, FaultyFiles};
+use crate::support::model::{Model, check, live};
+use crate::support::{Random, open, small};
 use futures_lite::future::block_on;
 use keyway_store::{BlobLog, OpenError, PutError};
-use support::faulty::{Fault, FaultyFiles};
-use support::model::{Model, live};
-use support::{Random, open, small};
 
 const ROUNDS: usize = 40;
 
@@ -32,7 +30,7 @@ fn steps_of(seed: u64) -> u64 {
             .unwrap();
         log.close().await.unwrap();
         assert!(log.stats().segments > 2 && disk.names().len() == log.stats().segments);
-        model.borrow_mut().check(&log).await;
+        check(&model, &log).await;
     });
     disk.steps()
 }
@@ -54,7 +52,7 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
                         return;
                     };
                     if life > 0 {
-                        model.borrow_mut().check(&log).await;
+                        check(&model, &log).await;
                     }
                     let mut script = Random::new(seed + life);
                     if live(&log, &model, &mut script, ROUNDS).await.is_ok() {
@@ -65,7 +63,7 @@ fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
             }
             block_on(async {
                 let log = try_open(&disk).await.unwrap();
-                model.borrow_mut().check(&log).await;
+                check(&model, &log).await;
             });
         }
     }
@@ -94,18 +92,18 @@ fn a_failed_call_at_any_step_poisons_or_harms_nothing_and_the_next_starts_find_a
                     Err(error) => panic!("{error}"),
                 }
                 // Reads go on.
-                model.borrow_mut().check(&log).await;
+                check(&model, &log).await;
             });
             // Another life on the same page cache, which may show what the disk does not hold.
             block_on(async {
                 let log = try_open(&disk).await.unwrap();
-                model.borrow_mut().check(&log).await;
+                check(&model, &log).await;
                 live(&log, &model, &mut random.clone(), 3).await.unwrap();
             });
             let disk = disk.after_power_cut(&mut random);
             block_on(async {
                 let log = try_open(&disk).await.unwrap();
-                model.borrow_mut().check(&log).await;
+                check(&model, &log).await;
             });
         }
     }

@@ -1,8 +1,5 @@
 //! What the store's tests share.
 
-// Each test file is a crate of its own and uses a part of this.
-#![allow(dead_code)]
-
 pub mod faulty;
 pub mod model;
 
@@ -11,7 +8,9 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::Poll;
 
-use keyway_store::{BlobLog, Files, LogOptions, Lookup, Recovery};
+use keyway_store::{BlobLog, Expect, Files, LogOptions, Lookup, Recovery, Stored};
+
+use faulty::FaultyFiles;
 
 /// A small generator with a seed that replays (xorshift64*).
 #[derive(Clone, Debug)]
@@ -81,4 +80,18 @@ pub async fn blob<F: Files>(log: &BlobLog<F>, keyspace: u32, key_id: &[u8]) -> (
         Ok(Lookup::Blob(blob)) => (blob.version, blob.bytes().to_vec()),
         other => panic!("{}: {other:?}", String::from_utf8_lossy(key_id)),
     }
+}
+
+/// An empty log with small segments, and its disk.
+pub async fn fresh() -> (FaultyFiles, BlobLog<FaultyFiles>) {
+    let disk = FaultyFiles::default();
+    let (log, _) = open(disk.clone(), small("log")).await;
+    (disk, log)
+}
+
+/// Puts a new key of keyspace 1.
+pub async fn create(log: &BlobLog<FaultyFiles>, key_id: &[u8], blob: &[u8]) -> Stored {
+    log.put_blob(1, key_id, 1, blob.to_vec(), Expect::Absent)
+        .await
+        .unwrap()
 }

@@ -1,18 +1,16 @@
 //! The data directory and a start with another number of shards.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use crate::support::{blob, open};
 use futures_lite::future::block_on;
 use keyway_store::{
     BlobLog, DataDir, DirError, Expect, KeyState, Lookup, ReshardError, ReshardReport, StdFiles,
     reshard,
 };
-use support::{blob, open};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777

@@ -1,15 +1,13 @@
 //! Damaged and cut files: what is told apart, what is kept, and that nothing panics.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::support::faulty::FaultyFiles;
+use crate::support::{blob, open, small};
 use futures_lite::future::block_on;
 use keyway_store::{BlobLog, Compaction, Expect, KeyState, Lookup, OpenError, PutError, ReadError};
 use proptest::prelude::*;
-use support::faulty::FaultyFiles;
-use support::{blob, open, small};
 
 /// Where the newest record of a key lies: file, start, end; and what it holds.
 type Place = (PathBuf, usize, usize, u32, Vec<u8>);
@@ -191,7 +189,7 @@ fn whole_records_behind_a_tear_are_counted() {
         // The first goes alone, the other three are one batch.
         let puts = names.map(|name| log.put_blob(1, name, 1, vec![0; 51], Expect::Absent));
         assert!(
-            support::join_all(puts.into())
+            crate::support::join_all(puts.into())
                 .await
                 .iter()
                 .all(Result::is_ok)

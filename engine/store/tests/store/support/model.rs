@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use futures_lite::future::zip;
 use keyway_store::{BlobLog, Compaction, Expect, Files, KeyState, Lookup, PutError};
 
 use super::{Random, join_all};
@@ -27,10 +28,17 @@ pub struct Model {
 const KEYSPACE: u32 = 3;
 const KEYS: usize = 12;
 
+/// See [`Model::check`].
+pub async fn check<F: Files>(model: &RefCell<Model>, log: &BlobLog<F>) {
+    let mut checked = model.take();
+    checked.check(log).await;
+    model.replace(checked);
+}
+
 impl Model {
     /// Checks that the log holds what was acknowledged and nothing that was not tried, and takes
     /// what it holds as what it must hold from now on.
-    pub async fn check<F: Files>(&mut self, log: &BlobLog<F>) {
+    async fn check<F: Files>(&mut self, log: &BlobLog<F>) {
         let mut expected = BTreeMap::new();
         for (key_id, key) in &mut self.keys {
             let name = String::from_utf8_lossy(key_id).into_owned();
@@ -98,16 +106,10 @@ pub async fn live<F: Files>(
             let blob_len = 1 + random.below(900);
             puts.push(put(log, model, key_id, blob_len, random.one_in(25)));
         }
-        let (results, compacted) = futures_lite::future::zip(join_all(puts), async {
-            match log.compact_step(1500).await {
-                Ok(Compaction::Damaged { segment, offset }) => {
-                    panic!("damage in segment {segment} at {offset}")
-                }
-                Ok(_) | Err(_) => {}
-            }
-        })
-        .await;
-        () = compacted;
+        let (results, compacted) = zip(join_all(puts), log.compact_step(1500)).await;
+        if let Ok(Compaction::Damaged { segment, offset }) = compacted {
+            panic!("damage in segment {segment} at {offset}");
+        }
         for result in results {
             match result {
                 Ok(())
@@ -128,13 +130,10 @@ async fn put<F: Files>(
 ) -> Result<(), PutError> {
     let known = log.version_of(KEYSPACE, &key_id);
     if revoke {
-        let mut borrowed = model.borrow_mut();
-        borrowed
-            .keys
-            .entry(key_id.clone())
-            .or_default()
-            .revoke_tried = true;
-        drop(borrowed);
+        {
+            let mut model = model.borrow_mut();
+            model.keys.entry(key_id.clone()).or_default().revoke_tried = true;
+        }
         let stored = log.put_revoked(KEYSPACE, &key_id).await?;
         let mut model = model.borrow_mut();
         let key = model.keys.get_mut(&key_id).unwrap();

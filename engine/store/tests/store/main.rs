@@ -1,0 +1,16 @@
+//! The store from the outside, on real files and on a disk that fails on command.
+
+#[cfg(test)]
+mod compaction;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod data_dir;
+#[cfg(test)]
+mod listing;
+#[cfg(test)]
+mod puts;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod support;
