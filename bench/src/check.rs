@@ -20,7 +20,7 @@ impl Check {
     pub fn below(name: impl Into<String>, value: Option<f64>, limit: f64, unit: &str) -> Self {
         Self {
             name: name.into(),
-            measured: value.map_or("none".into(), |value| format!("{value:.3} {unit}")),
+            measured: value.map_or("none".into(), |value| format!("{} {unit}", short(value))),
             target: format!("< {limit} {unit}"),
             pass: value.is_some_and(|value| value < limit),
         }
@@ -30,7 +30,7 @@ impl Check {
     pub fn at_most(name: impl Into<String>, value: f64, limit: f64, unit: &str) -> Self {
         Self {
             name: name.into(),
-            measured: format!("{value:.3} {unit}").trim_end().to_owned(),
+            measured: format!("{} {unit}", short(value)).trim_end().to_owned(),
             target: format!("<= {limit} {unit}").trim_end().to_owned(),
             pass: value <= limit,
         }
@@ -40,7 +40,7 @@ impl Check {
     pub fn at_least(name: impl Into<String>, value: f64, limit: f64) -> Self {
         Self {
             name: name.into(),
-            measured: format!("{value:.5}"),
+            measured: short(value),
             target: format!(">= {limit}"),
             pass: value >= limit,
         }
@@ -55,6 +55,11 @@ impl Check {
             pass: value == expected,
         }
     }
+}
+
+/// At most five decimals, and none that say nothing.
+fn short(value: f64) -> String {
+    format!("{}", (value * 1e5).round() / 1e5)
 }
 
 /// `pass` if all checks do and there is at least one, else `fail`.

@@ -108,8 +108,15 @@ mod tests {
     }
 
     #[test]
-    fn the_own_process_has_used_some_time() {
-        let cpu = ProcessCpu::of(std::process::id()).unwrap();
-        assert!(cpu.busiest <= cpu.total);
+    fn what_a_thread_uses_is_found_in_its_process() {
+        let before = ProcessCpu::of(std::process::id()).unwrap();
+        let start = thread_cpu_time();
+        while thread_cpu_time() - start < Duration::from_millis(200) {
+            std::hint::spin_loop();
+        }
+        let used = ProcessCpu::of(std::process::id()).unwrap().since(before);
+        // A tick may be lost at either end.
+        assert!(used.total >= Duration::from_millis(170), "{used:?}");
+        assert!(used.busiest <= used.total);
     }
 }

@@ -7,6 +7,8 @@ use plotters::prelude::*;
 use crate::error::{Context, Result};
 
 const SIZE_PX: (u32, u32) = (960, 480);
+/// The y axis goes on to this multiple of the highest point, so that the legend covers no line.
+const LEGEND_ROOM: f64 = 6.0;
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
@@ -51,7 +53,10 @@ fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
     let y_max = all().map(|&(_, y)| y).fold(f64::NEG_INFINITY, f64::max);
     // Without points the axes still need some range.
     let (xs, ys) = if x_min <= x_max {
-        (x_min..x_max.max(x_min + 1.0), y_min / 1.5..y_max * 1.5)
+        (
+            x_min..x_max.max(x_min + 1.0),
+            y_min / 1.5..y_max * LEGEND_ROOM,
+        )
     } else {
         (0.0..1.0, 0.1..1.0)
     };
@@ -68,6 +73,7 @@ fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
         .x_desc(plot.x_label)
         .y_desc(plot.y_label)
         .light_line_style(WHITE)
+        .x_label_formatter(&|x| significant(*x))
         .y_label_formatter(&|y| significant(*y))
         .draw()?;
     for (index, (line, points)) in series.iter().zip(shown).enumerate() {
@@ -87,11 +93,12 @@ fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
     Ok(())
 }
 
-fn significant(y: f64) -> String {
-    if y >= 10.0 {
-        format!("{y:.0}")
+/// A label for either axis.
+fn significant(value: f64) -> String {
+    if value >= 10.0 && value.fract().abs() < 1e-9 {
+        format!("{value:.0}")
     } else {
-        format!("{}", (y * 1e4).round() / 1e4)
+        format!("{}", (value * 1e4).round() / 1e4)
     }
 }
 
