@@ -91,22 +91,9 @@ struct Step {
 pub fn run(setup: &Setup) -> Result<bool> {
     let provenance = Provenance::collect();
     let server = Server::start(&setup.server, &setup.out, "s1", setup.cores)?;
-    let address = server.address();
-    let keyspace_id = Control::connect(address)?.create_keyspace(KEYSPACE, "")?;
-    let keys = Keys::name(keyspace_id, KEYS, &[Algorithm::Ed25519])?;
-    keys.generate(address)?;
-    keys.touch(address)?;
-    let ping = [encode(0, "", &Request::Ping(Octets(&MESSAGE)))?];
-
-    let rounds = (0..ROUNDS)
-        .map(|index| round(setup, &server, &keys.frames, &ping, index))
-        .collect::<Result<Vec<_>>>()?;
+    let (rounds, sweep) = server.explain(measure(setup, &server))?;
+    drop(server);
     let medians = Medians::of(&rounds);
-    let sweep = SWEEP
-        .iter()
-        .map(|part| step(setup, &server, &keys, part * medians.sign_per_s))
-        .collect::<Result<Vec<_>>>()?;
-
     let checks = checks(&medians, &rounds, &sweep);
     let verdict = check::verdict(&checks);
     println!(
@@ -130,6 +117,26 @@ pub fn run(setup: &Setup) -> Result<bool> {
     report::write(&setup.out.join("s1.json"), &report)?;
     println!("S1: {verdict}");
     Ok(verdict == "pass")
+}
+
+/// The rounds and the sweep.
+fn measure(setup: &Setup, server: &Server) -> Result<(Vec<Round>, Vec<Step>)> {
+    let address = server.address();
+    let keyspace_id = Control::connect(address)?.create_keyspace(KEYSPACE, "")?;
+    let keys = Keys::name(keyspace_id, KEYS, &[Algorithm::Ed25519])?;
+    keys.generate(address)?;
+    keys.touch(address)?;
+    let ping = [encode(0, "", &Request::Ping(Octets(&MESSAGE)))?];
+
+    let rounds = (0..ROUNDS)
+        .map(|index| round(setup, server, &keys.frames, &ping, index))
+        .collect::<Result<Vec<_>>>()?;
+    let sign_per_s = Medians::of(&rounds).sign_per_s;
+    let sweep = SWEEP
+        .iter()
+        .map(|part| step(setup, server, &keys, part * sign_per_s))
+        .collect::<Result<Vec<_>>>()?;
+    Ok((rounds, sweep))
 }
 
 fn round(

@@ -90,6 +90,12 @@ impl Server {
         ProcessCpu::of(self.child.id())
     }
 
+    /// The result of working with this server; an error gets the end of its log, where the reason
+    /// mostly stands.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| format!("{error}\n{}", self.log_tail()).into())
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -117,7 +123,7 @@ impl Server {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(LOG_TAIL_LINES);
-        format!("its log ends with:\n{}", lines[from..].join("\n"))
+        format!("The server's log ends with:\n{}", lines[from..].join("\n"))
     }
 }
 

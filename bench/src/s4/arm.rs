@@ -160,6 +160,11 @@ pub fn run(setup: &Setup, kind: Kind) -> Result<Arm> {
         &format!("s4-{name}"),
         setup.cores,
     )?;
+    server.explain(measure(setup, kind, &server))
+}
+
+fn measure(setup: &Setup, kind: Kind, server: &Server) -> Result<Arm> {
+    let name = kind.name();
     let address = server.address();
     let mut control = Control::connect(address)?;
     let keyspace_id = control.create_keyspace(KEYSPACE, &settings(kind))?;

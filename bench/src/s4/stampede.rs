@@ -41,6 +41,10 @@ pub struct Stampede {
 pub fn run(setup: &Setup) -> Result<Stampede> {
     eprintln!("S4 stampede: {REQUESTS} requests on one soft-expired key");
     let server = Server::start(&setup.server, &setup.out, "s4-stampede", setup.cores)?;
+    server.explain(measure(&server))
+}
+
+fn measure(server: &Server) -> Result<Stampede> {
     let address = server.address();
     let mut control = Control::connect(address)?;
     let settings = format!(
