@@ -1,1 +1,62 @@
-//! Being built.
+//! The Keyway client: blocking and for tokio, on one core.
+//!
+//! ```text
+//!  blocking::Client      tokio::Client       typed calls, deadlines, retries
+//!        │                     │
+//!        ├──── Call, Attempts ─┤             what to send; what to do with an outcome
+//!        ├──── Hub ────────────┤             which connection; when to connect again
+//!        ├──── Exchange ───────┤             request ids, who waits for which answer
+//!        │                     │
+//!  threads, std sockets   tasks, tokio sockets
+//! ```
+//!
+//! `Call`, `Attempts`, `Hub` and `Exchange` do no I/O and read no clock, so both flavours behave
+//! alike and can be tested without sockets.
+//!
+//! - **Pipelining**: any number of calls (up to [`IN_FLIGHT_MAX`] per connection) share a
+//!   connection and are answered in any order.
+//! - **Shard-aware**: HELLO hands over the shard map. A call goes to the port of the shard that
+//!   owns its key; when that connection fails, to any that works, where it is forwarded.
+//! - **Deadlines**: every call has one. It travels with the request and is kept here as well.
+//! - **Retries** within the deadline: RETRY, OVERLOADED and UNAVAILABLE after the server's hint
+//!   with jitter; requests that got no answer because a connection broke, if they change nothing.
+//!   A write that got no answer is not sent again: its error says that the outcome is unknown.
+//! - **Reconnecting** with full jitter, when a call needs the connection.
+
+#![forbid(unsafe_code)]
+
+#[cfg(not(any(feature = "blocking", feature = "tokio")))]
+compile_error!("choose a flavour: feature `blocking` or `tokio`");
+
+mod address;
+mod answer;
+mod attempts;
+mod buffer;
+mod call;
+mod error;
+mod exchange;
+mod hub;
+mod jitter;
+mod listing;
+mod methods;
+mod options;
+mod secret;
+
+#[cfg(feature = "blocking")]
+pub mod blocking;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+
+pub use keyway_protocol::{
+    Algorithm, KeyFormat, KeyId, KeyPath, KeyState, KeyspaceName, ProtocolError, Scheme, Status,
+    Usage,
+};
+
+pub use address::Address;
+pub use answer::Answer;
+pub use call::{Call, Input, KeyOptions};
+pub use error::{Blame, Error, Outcome, Refusal};
+pub use exchange::IN_FLIGHT_MAX;
+pub use listing::{KeyPage, KeyspaceInfo, KeyspacePage, ListedKey, UnlockState, UnlockStatus};
+pub use options::Options;
+pub use secret::Secret;

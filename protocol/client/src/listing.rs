@@ -1,0 +1,78 @@
+//! What lists and reports hold.
+
+use std::collections::BTreeMap;
+
+use keyway_protocol::{Algorithm, KeyId, KeyState};
+use serde::{Deserialize, Serialize};
+
+/// A key in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    /// The key.
+    pub key_id: KeyId,
+    /// Its newest version.
+    pub key_version: u32,
+    /// Its algorithm.
+    pub algorithm: Algorithm,
+    /// Whether it can be used.
+    pub state: KeyState,
+}
+
+/// Some of the keys of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPage {
+    /// The keys.
+    pub keys: Vec<ListedKey>,
+    /// Where the next page starts; empty if this is the last.
+    pub cursor: Vec<u8>,
+}
+
+/// A keyspace in a list. Members that this client does not know are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyspaceInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is locked, if the server says.
+    #[serde(default)]
+    pub locked: Option<bool>,
+    /// Its settings, as text.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Some of the keyspaces, by rising id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyspacePage {
+    /// The keyspaces.
+    pub keyspaces: Vec<KeyspaceInfo>,
+    /// Whether there are others, with greater ids.
+    #[serde(default)]
+    pub more: bool,
+}
+
+/// How an unlock is going.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlockStatus {
+    /// Where it stands.
+    pub state: UnlockState,
+    /// In words; may be empty.
+    #[serde(default)]
+    pub message: String,
+    /// How many keys have been loaded again so far.
+    #[serde(default)]
+    pub keys_reloaded: u64,
+}
+
+/// Where an unlock stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnlockState {
+    /// On its way.
+    Pending,
+    /// The keyspace is unlocked.
+    Done,
+    /// It failed; the message says why.
+    Failed,
+}

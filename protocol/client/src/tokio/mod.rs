@@ -1,0 +1,119 @@
+//! The client for tokio. Each connection has two tasks, one that connects and then reads, and one
+//! that writes. The runtime needs time and I/O enabled.
+
+mod connection;
+mod pool;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ::tokio::time::{sleep_until, timeout_at};
+use keyway_protocol::{KeyspaceName, ServerHello};
+
+use crate::answer::Reply;
+use crate::attempts::{Attempts, Delivery, Next};
+use crate::call::Outline;
+use crate::methods::typed_calls;
+use crate::{Address, Answer, Call, Error, Options};
+
+use pool::Pool;
+
+/// A client. Clones share its connections; any task may use any of them.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pool: Arc<Pool>,
+    deadline: Duration,
+}
+
+impl Client {
+    /// Connects to `127.0.0.1:7420` or `unix:/path`, with the default options.
+    pub async fn connect(address: &str) -> Result<Self, Error> {
+        Self::connect_with(Options::new(address.parse::<Address>()?)).await
+    }
+
+    /// Connects. If nobody listens it fails at once; from then on calls reconnect by themselves.
+    pub async fn connect_with(options: Options) -> Result<Self, Error> {
+        let deadline = options.deadline;
+        let pool = Pool::connect(options).await?;
+        Ok(Self { pool, deadline })
+    }
+
+    /// The same client with another deadline for its calls.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            pool: self.pool.clone(),
+            deadline,
+        }
+    }
+
+    /// Sends a call and waits for its answer, sending again where that can help, until the
+    /// deadline. Many calls can be on their way at once: join them, or spawn them. Dropping the
+    /// future gives up the answer, not the work.
+    pub async fn call<T>(&self, call: Call<T>) -> Result<Answer<T>, Error> {
+        let deadline = call.outline.deadline.unwrap_or(self.deadline);
+        let reply = self
+            .finish(&call.outline, Instant::now() + deadline)
+            .await?;
+        call.read(&reply)
+    }
+
+    /// How many shards the server has, from its last HELLO.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        self.pool.hub().shard_count()
+    }
+
+    /// Whether the server runs in development mode.
+    #[must_use]
+    pub fn is_dev(&self) -> bool {
+        self.pool.hub().is_dev()
+    }
+
+    fn learn_keyspace(&self, name: &KeyspaceName, id: u32) {
+        self.pool.hub().learn_keyspace(name.clone(), id);
+    }
+
+    async fn finish(&self, call: &Outline, deadline: Instant) -> Result<Reply, Error> {
+        let mut attempts = Attempts::new(call, deadline);
+        loop {
+            match self.attempt(call, &mut attempts).await? {
+                Next::Finish(result) => return result,
+                Next::Again(at) => sleep_until(at.min(deadline).into()).await,
+                Next::HelloAgain => self.hello_again(deadline).await?,
+            }
+        }
+    }
+
+    /// Sends a call once and says what to do next.
+    async fn attempt(&self, call: &Outline, attempts: &mut Attempts) -> Result<Next, Error> {
+        let answer = match self.pool.send(call, attempts).await {
+            Ok(answer) => answer,
+            Err(next) => return Ok(next),
+        };
+        let Ok(delivery) = timeout_at(attempts.deadline().into(), answer).await else {
+            return Err(attempts.timed_out(true, None));
+        };
+        // A sender is dropped unused only if its connection's tasks were, with their runtime.
+        let delivery = delivery
+            .unwrap_or_else(|_| Delivery::Lost("the connection's runtime ended".to_owned()));
+        Ok(attempts.handle(Instant::now(), delivery, self.pool.jitter()))
+    }
+
+    /// Learns the keyspaces anew. Nothing can send it here again: HELLO names no keyspace.
+    async fn hello_again(&self, deadline: Instant) -> Result<(), Error> {
+        let hello: &Call<ServerHello> = self.pool.hello();
+        let mut attempts = Attempts::new(&hello.outline, deadline);
+        let reply = loop {
+            match self.attempt(&hello.outline, &mut attempts).await? {
+                Next::Finish(result) => break result?,
+                Next::Again(at) => sleep_until(at.min(deadline).into()).await,
+                Next::HelloAgain => continue,
+            }
+        };
+        self.pool.learn(hello.read(&reply)?.value);
+        Ok(())
+    }
+}
+
+typed_calls!(Client, [async], [.await]);
