@@ -24,6 +24,7 @@ fn main() {
     ecdsa();
     rsa();
     symmetric();
+    keyway();
 }
 
 fn machine() {
@@ -348,4 +349,51 @@ fn symmetric() {
         Some(time(keyway_keys::scrub_stack)),
         None,
     );
+}
+
+/// The same operations through this crate, with what it adds: checks, wiping, the arena.
+fn keyway() {
+    use keyway_keys::*;
+    let arena = Arena::new(ArenaOptions {
+        capacity_bytes: 1 << 20,
+        lock: false,
+    })
+    .expect("a small arena");
+    let vault = Vault::new(arena, ProviderChoice::Default);
+    let dek = vault.dek(1, &mut [7; 32]).expect("room for a DEK");
+    let context = Context {
+        keyspace: 1,
+        key_id: b"alice",
+    };
+    let new = NewKey {
+        usage: None,
+        exportable: false,
+        not_before_unix_ms: 0,
+        not_after_unix_ms: 0,
+        now_unix_ms: 1,
+    };
+    println!(
+        "\n{:<44} {:>10} {:>10}",
+        "through keyway-keys, us per call", "open", "operate"
+    );
+    for algorithm in Algorithm::ALL {
+        let blob = vault
+            .seal_generated(&dek, context, algorithm, &new)
+            .expect("a key");
+        let open = || vault.open(&dek, context, 1, &blob).expect("its blob");
+        let key = open();
+        let mut out = Vec::with_capacity(1024);
+        let operate = || {
+            out.clear();
+            let input = Input::Message(&MESSAGE);
+            if algorithm.is_asymmetric() {
+                key.sign(Scheme::Default, input, &mut out)
+            } else {
+                key.mac(&MESSAGE, &mut out)
+                    .or_else(|_| key.encrypt(b"", &MESSAGE, &mut out))
+                    .or_else(|_| key.derive(32, b"", b"", &mut out))
+            }
+        };
+        row(algorithm.name(), Some(time(open)), Some(time(operate)));
+    }
 }

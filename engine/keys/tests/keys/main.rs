@@ -1,0 +1,10 @@
+//! The crate as its users see it: sealing, opening, using, and refusing.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod common;
+mod envelope;
+mod import;
+mod openssl;
+mod operations;
+mod vectors;
