@@ -1,2 +1,33 @@
-//! Being built.
-fn main() {}
+//! `keyway`, the command line of Keyway.
+//!
+//! ```text
+//!  args ──▶ commands ──▶ connect ──▶ (the server)
+//!              │  │
+//!   streams ◀──┘  └──▶ output (tables, JSON)      failure: messages and exit codes
+//! ```
+//!
+//! It speaks to `keywayd` through `keyway-client`, as any program would; only `connect` names it.
+//! What a person or a script asked for goes to standard output, messages go to standard error.
+
+mod args;
+mod commands;
+mod connect;
+mod failure;
+mod import;
+mod output;
+mod streams;
+mod table;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let json = cli.json;
+    match commands::run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report(json).into(),
+    }
+}

@@ -1,0 +1,147 @@
+//! `key …`, `public` and `refresh`.
+
+use keyway_client::{Answer, KeyOptions, KeyPath, KeyspaceName, ListedKey};
+use keyway_protocol::limits::MATERIAL_LEN_MAX;
+use serde_json::json;
+
+use super::call;
+use crate::args::{Cli, Key, NewKey, Public};
+use crate::connect::Server;
+use crate::failure::Failure;
+use crate::output::{self, Output};
+use crate::streams::{Content, Place, Wiped};
+use crate::table::{Align, Table};
+use crate::text;
+
+/// What to do about a file that is too long to be a key.
+pub const MATERIAL_REMEDY: &str = "no key is that long; is it the right file?";
+
+pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
+    match command {
+        Key::Generate { key, alg, options } => {
+            let answer = call(cli, "key generate", key, |client| {
+                client.key_generate(key, *alg, options.into())
+            })?;
+            made(output, key, &answer, "generated")
+        }
+        Key::Import {
+            key,
+            file,
+            alg,
+            format,
+            options,
+        } => {
+            let bytes = material(file)?;
+            let answer = call(cli, "key import", key, |client| {
+                client.key_import(key, *alg, options.into(), *format, &bytes)
+            })?;
+            made(output, key, &answer, "imported")
+        }
+        Key::List { keyspace } => list(cli, keyspace, output),
+        Key::Rotate { key, file, format } => {
+            let bytes = file.as_ref().map(material).transpose()?;
+            let answer = call(cli, "key rotate", key, |client| {
+                client.key_rotate(key, bytes.as_ref().map(|bytes| (*format, bytes.as_slice())))
+            })?;
+            made(output, key, &answer, "rotated")
+        }
+        Key::Revoke { key } => {
+            let answer = call(cli, "key revoke", key, |client| client.key_revoke(key))?;
+            let mut document = output::about(key, &answer);
+            document.insert("state".into(), "revoked".into());
+            output.say(&document.into(), &format!("{key}: revoked\n"))
+        }
+        Key::Public(command) => public(cli, command, output),
+    }
+}
+
+pub fn public(cli: &Cli, command: &Public, output: Output) -> Result<(), Failure> {
+    let Public {
+        key,
+        version,
+        der,
+        out,
+    } = command;
+    let answer = call(cli, "public", key, |client| {
+        client.public_key(key, *version)
+    })?;
+    if *der {
+        return output.bytes(key, "public_key_der", &answer, out, Content::Open);
+    }
+    let pem = output::public_pem(&answer.value);
+    if !output.json {
+        return out.write(pem.as_bytes(), Content::Open);
+    }
+    let mut document = output::about(key, &answer);
+    match out {
+        Place::Standard => document.insert("public_key_pem".into(), pem.into()),
+        Place::File(path) => {
+            out.write(pem.as_bytes(), Content::Open)?;
+            document.insert("out".into(), path.display().to_string().into())
+        }
+    };
+    output.say(&document.into(), "")
+}
+
+pub fn refresh(cli: &Cli, key: &KeyPath, output: Output) -> Result<(), Failure> {
+    let answer = call(cli, "refresh", key, |client| client.force_refresh(key))?;
+    made(output, key, &answer, "refreshed")
+}
+
+fn list(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failure> {
+    let doing = format!("key list {keyspace}");
+    let keys = Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
+        client.key_list(keyspace)
+    })?;
+    let document = json!({
+        "keyspace": keyspace.as_str(),
+        "keys": keys.iter().map(|key| json!({
+            "key": key.key_id.as_str(),
+            "version": key.key_version,
+            "algorithm": key.algorithm.name(),
+            "state": key.state.name(),
+        })).collect::<Vec<_>>(),
+    });
+    output.say(&document, &table(&keys))
+}
+
+fn table(keys: &[ListedKey]) -> String {
+    if keys.is_empty() {
+        return "no keys\n".into();
+    }
+    let mut table = Table::new(&[
+        ("KEY", Align::Left),
+        ("VERSION", Align::Right),
+        ("ALGORITHM", Align::Left),
+        ("STATE", Align::Left),
+    ]);
+    for key in keys {
+        table.row([
+            key.key_id.to_string(),
+            key.key_version.to_string(),
+            key.algorithm.to_string(),
+            key.state.to_string(),
+        ]);
+    }
+    let count = text::count(keys.len() as u64, "key");
+    format!("{}{count}\n", table.render())
+}
+
+fn made(output: Output, key: &KeyPath, answer: &Answer<()>, done: &str) -> Result<(), Failure> {
+    let text = format!("{key}: {done}, version {}\n", answer.key_version);
+    output.say(&output::about(key, answer).into(), &text)
+}
+
+fn material(file: &Place) -> Result<Wiped, Failure> {
+    file.read(MATERIAL_LEN_MAX, MATERIAL_REMEDY)
+}
+
+impl From<&NewKey> for KeyOptions {
+    fn from(new_key: &NewKey) -> Self {
+        KeyOptions {
+            exportable: new_key.exportable,
+            usage: new_key.usage.unwrap_or_default(),
+            not_after_unix_ms: new_key.not_after.unwrap_or(0),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The commands, a file for each group.
+
+mod crypto;
+mod key;
+mod keyspace;
+mod lock;
+mod status;
+
+use keyway_client::KeyPath;
+
+use crate::args::{Cli, Command};
+use crate::connect::Server;
+use crate::failure::{Exit, Failure};
+use crate::import;
+use crate::output::Output;
+use crate::streams::Wiped;
+
+/// The longest message that is signed, verified, authenticated or encrypted, in bytes.
+const MESSAGE_LEN_MAX: usize = keyway_protocol::limits::MESSAGE_LEN_MAX;
+
+/// What to do about a message that is too long.
+const MESSAGE_REMEDY: &str = "a message has at most 65536 bytes: sign a digest of it with \
+                              --digest, or encrypt it in parts";
+
+/// Does what the command line asks for.
+pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    let output = Output { json: cli.json };
+    match &cli.command {
+        Command::Keyspace(command) => keyspace::run(&cli, command, output)?,
+        Command::Key(command) => key::run(&cli, command, output)?,
+        Command::Public(command) => key::public(&cli, command, output)?,
+        Command::Import(command) => return import::run(&cli, command, output),
+        Command::Sign(command) => crypto::sign(&cli, command, output)?,
+        Command::Verify(command) => return crypto::verify(&cli, command, output),
+        Command::Mac(command) => crypto::mac(&cli, command, output)?,
+        Command::Encrypt(command) => crypto::encrypt(&cli, command, output)?,
+        Command::Decrypt(command) => crypto::decrypt(&cli, command, output)?,
+        Command::Derive(command) => crypto::derive(&cli, command, output)?,
+        Command::Get(command) => crypto::get(&cli, command, output)?,
+        Command::Refresh { key } => key::refresh(&cli, key, output)?,
+        Command::Lock { keyspace } => lock::lock(&cli, keyspace, output)?,
+        Command::Unlock(command) => lock::unlock(&cli, command, output)?,
+        Command::Status => status::run(&cli, output)?,
+    }
+    Ok(Exit::Done)
+}
+
+/// One call about a key, named `doing` in messages.
+fn call<T>(
+    cli: &Cli,
+    doing: &str,
+    key: &KeyPath,
+    call: impl FnOnce(&keyway_client::blocking::Client) -> Result<T, keyway_client::Error>,
+) -> Result<T, Failure> {
+    let doing = format!("{doing} {key}");
+    Server::reach(cli)?.call(&doing, Some(key.keyspace.as_str()), call)
+}
+
+/// Reads a message.
+fn message(place: &crate::streams::Place) -> Result<Wiped, Failure> {
+    place.read(MESSAGE_LEN_MAX, MESSAGE_REMEDY)
+}

@@ -1,0 +1,255 @@
+//! `status`: the server's own document, or tables of what matters in it.
+
+use serde_json::Value;
+
+use crate::args::Cli;
+use crate::connect::Server;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::table::{Align, Table};
+use crate::text;
+
+pub fn run(cli: &Cli, output: Output) -> Result<(), Failure> {
+    let server = Server::reach(cli)?;
+    let answer = server.call("status", None, |client| client.status())?;
+    let document: Value = serde_json::from_str(&answer.value)
+        .map_err(|error| Failure::bad_answer("status", &error))?;
+    output.say(&document, &render(&document))
+}
+
+/// Members that the server does not send, as one of another version may, are shown as `-`.
+fn render(document: &Value) -> String {
+    let kms = &document["kms"];
+    let kms_state = match kms["locked"].as_bool() {
+        Some(true) => " (locked)",
+        _ => "",
+    };
+    let mut out = format!(
+        "keywayd {}, pid {}, {}, KMS {}{kms_state}\n",
+        word(&document["version"]),
+        word(&document["pid"]),
+        text::count(document["shard_count"].as_u64().unwrap_or(0), "shard"),
+        word(&kms["provider"]),
+    );
+    let calls = rows(&kms["calls"]);
+    if !calls.is_empty() {
+        let calls: Vec<String> = calls
+            .iter()
+            .map(|call| {
+                format!(
+                    "{} {} {}",
+                    word(&call["operation"]),
+                    word(&call["outcome"]),
+                    word(&call["count"])
+                )
+            })
+            .collect();
+        out.push_str(&printable(&format!("KMS calls: {}", calls.join(", "))));
+        out.push('\n');
+    }
+    out.push('\n');
+    out.push_str(&keyspaces(rows(&document["keyspaces"])));
+    out.push('\n');
+    out.push_str(&shards(rows(&document["shards"])));
+    out
+}
+
+fn keyspaces(keyspaces: &[Value]) -> String {
+    if keyspaces.is_empty() {
+        return "no keyspaces\n".into();
+    }
+    let mut table = Table::new(&[
+        ("KEYSPACE", Align::Left),
+        ("STATE", Align::Left),
+        ("LEASE LEFT", Align::Right),
+        ("RESIDENT", Align::Right),
+        ("MEMORY", Align::Right),
+        ("HIT RATIO", Align::Right),
+        ("REHYDRATES", Align::Right),
+        ("FAILED", Align::Right),
+        ("P95 MS", Align::Right),
+        ("WAITERS", Align::Right),
+        ("TIMEOUTS", Align::Right),
+        ("PREFETCHED", Align::Right),
+        ("SKIPPED", Align::Right),
+    ]);
+    for keyspace in keyspaces {
+        let state = match keyspace["locked"].as_bool() {
+            Some(true) => "locked",
+            Some(false) => "unlocked",
+            None => "-",
+        };
+        table.row([
+            word(&keyspace["name"]),
+            state.into(),
+            number(&keyspace["dek_lease_left_s"]).map_or_else(dash, |s| text::seconds(s as u64)),
+            word(&keyspace["resident_keys"]),
+            size(&keyspace["resident_key_bytes"]),
+            hit_ratio(&keyspace["hits"], &keyspace["misses"]),
+            word(&keyspace["rehydrate_total"]),
+            word(&keyspace["rehydrate_fail_total"]),
+            p95(&keyspace["rehydrate_latency_ms"]),
+            word(&keyspace["singleflight_waiters"]),
+            word(&keyspace["singleflight_wait_timeout_total"]),
+            word(&keyspace["prefetch_trigger_total"]),
+            word(&keyspace["prefetch_skipped_total"]),
+        ]);
+    }
+    table.render()
+}
+
+fn shards(shards: &[Value]) -> String {
+    if shards.is_empty() {
+        return "no shards\n".into();
+    }
+    let mut table = Table::new(&[
+        ("SHARD", Align::Right),
+        ("STATE", Align::Left),
+        ("CONNECTIONS", Align::Right),
+        ("FORWARDS IN", Align::Right),
+        ("OUT", Align::Right),
+        ("REFUSED", Align::Right),
+        ("QUEUED", Align::Right),
+        ("TURN P95 MS", Align::Right),
+        ("ARENA", Align::Right),
+        ("STORED KEYS", Align::Right),
+        ("ON DISK", Align::Right),
+    ]);
+    for shard in shards {
+        let queues = ["parked_requests", "load_queue_depth", "slow_queue_depth"];
+        let queued = queues.iter().filter_map(|name| shard[name].as_u64()).sum();
+        let state = match (
+            shard["store_poisoned"].as_bool(),
+            shard["serving"].as_bool(),
+        ) {
+            (Some(true), _) => "store failed",
+            (_, Some(true)) => "serving",
+            (_, Some(false)) => "starting",
+            (_, None) => "-",
+        };
+        let arena = match (
+            shard["arena_used_bytes"].as_u64(),
+            shard["arena_capacity_bytes"].as_u64(),
+        ) {
+            (Some(used), Some(capacity)) => {
+                format!("{} of {}", text::bytes(used), text::bytes(capacity))
+            }
+            _ => dash(),
+        };
+        table.row([
+            word(&shard["shard"]),
+            state.into(),
+            word(&shard["connections"]),
+            word(&shard["forwards_in_total"]),
+            word(&shard["forwards_out_total"]),
+            word(&shard["forwards_refused_total"]),
+            u64::to_string(&queued),
+            p95(&shard["turn_ms"]),
+            arena,
+            word(&shard["store_keys"]),
+            size(&shard["store_disk_bytes"]),
+        ]);
+    }
+    table.render()
+}
+
+fn rows(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => printable(text),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(yes) => yes.to_string(),
+        _ => dash(),
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).collect()
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|number| *number >= 0.0)
+}
+
+fn size(value: &Value) -> String {
+    value.as_u64().map_or_else(dash, text::bytes)
+}
+
+fn hit_ratio(hits: &Value, misses: &Value) -> String {
+    match (number(hits), number(misses)) {
+        (Some(hits), Some(misses)) if hits + misses > 0.0 => {
+            format!("{:.2}%", 100.0 * hits / (hits + misses))
+        }
+        _ => dash(),
+    }
+}
+
+/// The p95 of quantiles over at least one sample.
+fn p95(quantiles: &Value) -> String {
+    match (quantiles["count"].as_u64(), number(&quantiles["p95"])) {
+        (Some(1..), Some(p95)) => format!("{p95:.3}"),
+        _ => dash(),
+    }
+}
+
+fn dash() -> String {
+    "-".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_figures_of_the_runbook_stand_in_a_table() {
+        let document = json!({
+            "version": "0.1.0", "pid": 7, "shard_count": 1,
+            "kms": {
+                "provider": "local", "locked": false,
+                "calls": [{"operation": "unwrap", "outcome": "ok", "count": 1}],
+            },
+            "keyspaces": [{
+                "name": "prod", "locked": false, "dek_lease_left_s": 3540.5,
+                "resident_keys": 3, "resident_key_bytes": 1536, "hits": 999, "misses": 1,
+                "rehydrate_total": 4, "rehydrate_fail_total": 0,
+                "rehydrate_latency_ms": {"count": 4, "p95": 0.1234},
+                "singleflight_waiters": 0, "singleflight_wait_timeout_total": 2,
+                "prefetch_trigger_total": 5, "prefetch_skipped_total": 6,
+            }],
+            "shards": [{
+                "shard": 0, "serving": true, "connections": 2, "forwards_in_total": 0,
+                "forwards_out_total": 0, "forwards_refused_total": 0, "parked_requests": 1,
+                "load_queue_depth": 2, "slow_queue_depth": 0, "turn_ms": {"count": 0, "p95": 0.0},
+                "arena_used_bytes": 4096, "arena_capacity_bytes": 1048576,
+                "store_keys": 3, "store_disk_bytes": 2048, "store_poisoned": false,
+            }],
+        });
+        assert_eq!(
+            render(&document),
+            "\
+keywayd 0.1.0, pid 7, 1 shard, KMS local
+KMS calls: unwrap ok 1
+
+KEYSPACE  STATE     LEASE LEFT  RESIDENT   MEMORY  HIT RATIO  REHYDRATES  FAILED  P95 MS  WAITERS  TIMEOUTS  PREFETCHED  SKIPPED
+prod      unlocked      59 min         3  1.5 KiB     99.90%           4       0   0.123        0         2           5        6
+
+SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS               ARENA  STORED KEYS  ON DISK
+    0  serving            2            0    0        0       3            -  4.0 KiB of 1.0 MiB            3  2.0 KiB
+"
+        );
+    }
+
+    #[test]
+    fn members_that_are_not_there_are_dashes() {
+        let document = json!({ "keyspaces": [{"name": "prod"}], "shards": [{}] });
+        let text = render(&document);
+        assert!(text.starts_with("keywayd -, pid -, 0 shards, KMS -\n"));
+        assert!(text.contains("prod      -"));
+        assert_eq!(render(&json!({})).lines().last(), Some("no shards"));
+    }
+}

@@ -1,0 +1,170 @@
+//! A window of imports on their way to the server.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use keyway_client::blocking::Pending;
+use keyway_client::{Answer, Call, Error, KeyId, KeyPath, KeyspaceName, Status};
+
+use super::Report;
+use super::entry::Entry;
+use super::source::Source;
+use crate::connect::Server;
+use crate::failure::Failure;
+
+/// Sending takes this long only while there is no connection. Then what is on its way is settled
+/// before more is sent, so that a server that has gone is noticed once, not once for each key of
+/// the window.
+const SUBMIT_SLOW: Duration = Duration::from_millis(20);
+
+/// What came of an import.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Keys that the server has acknowledged.
+    pub imported: u64,
+    /// Keys that existed before and were passed over.
+    pub existing: u64,
+    /// Keys that could not be read or were refused.
+    pub failed: u64,
+}
+
+/// An import under way.
+pub struct Pipeline<'a> {
+    server: &'a Server,
+    keyspace: &'a KeyspaceName,
+    window: usize,
+    skip_existing: bool,
+    in_flight: VecDeque<(KeyId, Pending<()>)>,
+    summary: Summary,
+    report: Report,
+}
+
+impl<'a> Pipeline<'a> {
+    /// An import of at most `window` keys at a time.
+    pub fn new(
+        server: &'a Server,
+        keyspace: &'a KeyspaceName,
+        window: usize,
+        skip_existing: bool,
+        report: Report,
+    ) -> Self {
+        Self {
+            server,
+            keyspace,
+            window,
+            skip_existing,
+            in_flight: VecDeque::with_capacity(window),
+            summary: Summary::default(),
+            report,
+        }
+    }
+
+    /// Imports everything. A key that is refused is counted and the others go on; a failure that
+    /// would meet every key ends the import, after what is on its way has been answered.
+    pub fn run(&mut self, source: Source) -> Result<(), Failure> {
+        let fed = self.feed(source);
+        let drained = self.drain();
+        fed.and(drained)
+    }
+
+    /// What came of it.
+    pub fn into_parts(self) -> (Summary, Report) {
+        (self.summary, self.report)
+    }
+
+    fn feed(&mut self, mut source: Source) -> Result<(), Failure> {
+        while let Some(entry) = source.next()? {
+            match entry {
+                Ok(entry) => self.submit(entry)?,
+                Err(message) => self.failed(&message),
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, entry: Entry) -> Result<(), Failure> {
+        if self.in_flight.len() >= self.window {
+            self.settle_oldest()?;
+        }
+        let key = KeyPath {
+            keyspace: self.keyspace.clone(),
+            key_id: entry.key_id,
+        };
+        let call = Call::key_import(
+            &key,
+            entry.algorithm,
+            entry.options,
+            entry.format,
+            &entry.bytes,
+        );
+        let started = Instant::now();
+        let pending = self.server.client().submit(call);
+        self.in_flight.push_back((key.key_id, pending));
+        if started.elapsed() >= SUBMIT_SLOW {
+            return self.drain();
+        }
+        Ok(())
+    }
+
+    /// Settles all that is on its way, whatever comes of it: each acknowledgement counts. The
+    /// first failure is the one to tell.
+    fn drain(&mut self) -> Result<(), Failure> {
+        let mut result = Ok(());
+        while !self.in_flight.is_empty() {
+            let settled = self.settle_oldest();
+            result = result.and(settled);
+        }
+        result
+    }
+
+    fn settle_oldest(&mut self) -> Result<(), Failure> {
+        match self.in_flight.pop_front() {
+            Some((key_id, pending)) => self.settle(&key_id, pending.wait()),
+            None => Ok(()),
+        }
+    }
+
+    fn settle(&mut self, key_id: &KeyId, answer: Result<Answer<()>, Error>) -> Result<(), Failure> {
+        let error = match answer {
+            Ok(_) => {
+                self.summary.imported += 1;
+                return self.report.imported(key_id.as_str());
+            }
+            Err(error) => error,
+        };
+        if error.status() == Some(Status::Conflict) && self.skip_existing {
+            self.summary.existing += 1;
+            self.report.existing();
+            return Ok(());
+        }
+        if concerns_one_key(&error) {
+            self.failed(&format!("{key_id}: {error}"));
+            return Ok(());
+        }
+        let doing = format!("import {}/{key_id}", self.keyspace);
+        Err(self
+            .server
+            .failure(&doing, Some(self.keyspace.as_str()), &error))
+    }
+
+    fn failed(&mut self, message: &str) {
+        self.summary.failed += 1;
+        self.report.failed(message);
+    }
+}
+
+/// Whether other keys may do better.
+fn concerns_one_key(error: &Error) -> bool {
+    match error {
+        Error::Call(_) => true,
+        Error::Refused(refusal) => matches!(
+            refusal.status,
+            Status::Conflict
+                | Status::BadRequest
+                | Status::Unsupported
+                | Status::Invalid
+                | Status::Revoked
+        ),
+        _ => false,
+    }
+}

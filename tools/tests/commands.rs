@@ -1,0 +1,342 @@
+//! Every command against a server that speaks the real codec: what it prints, as text and as
+//! JSON, and how it ends.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod support;
+
+use std::fs;
+use std::process::{Output, Stdio};
+
+use support::{Server, State, keyway};
+
+fn out(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn err(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// Runs each command and compares its standard output; each must end with 0.
+fn golden(server: &Server, lines: &[(&str, &str)]) {
+    for (args, expected) in lines {
+        let output = server.keyway_with(args, b"hello");
+        assert_eq!(code(&output), 0, "{args}: {}", err(&output));
+        assert_eq!(out(&output), *expected, "{args}");
+        assert_eq!(err(&output), "", "{args}");
+    }
+}
+
+#[test]
+fn text_for_people() {
+    golden(
+        &Server::start(),
+        &[
+            ("keyspace create staging", "staging: created, id 7\n"),
+            (
+                "keyspace set prod max_in_flight=0 soft_ttl_ms=60000",
+                "prod: max_in_flight = 0\nprod: soft_ttl_ms = 60000\n",
+            ),
+            (
+                "keyspace list",
+                "\
+ID  KEYSPACE  STATE     SOFT TTL  HARD TTL  DEK LEASE  MAX IN FLIGHT
+ 1  prod      unlocked    10 min       1 h        1 h             64
+ 7  staging   locked           -         -          -              -
+",
+            ),
+            (
+                "keyspace list prod",
+                "\
+keyspace prod, id 1, unlocked
+SETTING        VALUE
+dek_lease_ms   3600000
+hard_ttl_ms    3600000
+max_in_flight  64
+soft_ttl_ms    600000
+",
+            ),
+            (
+                "key generate prod/alice --alg ed25519",
+                "prod/alice: generated, version 1\n",
+            ),
+            ("key import prod/bob", "prod/bob: imported, version 1\n"),
+            ("key rotate prod/alice", "prod/alice: rotated, version 4\n"),
+            ("key revoke prod/alice", "prod/alice: revoked\n"),
+            ("refresh prod/alice", "prod/alice: refreshed, version 3\n"),
+            (
+                "key list prod",
+                "\
+KEY    VERSION  ALGORITHM  STATE
+alice        1  ed25519    active
+bob          2  ed25519    revoked
+zoe         12  ed25519    active
+3 keys
+",
+            ),
+            (
+                "public prod/alice",
+                "-----BEGIN PUBLIC KEY-----\nAAEC\n-----END PUBLIC KEY-----\n",
+            ),
+            ("key public prod/alice --der", "\0\u{1}\u{2}"),
+            ("sign prod/alice", "default:message:hello"),
+            (
+                "sign prod/alice --scheme rsa-pss-sha256 --digest",
+                "rsa-pss-sha256:digest:hello",
+            ),
+            ("mac prod/m", "olleh"),
+            ("derive prod/d --len 3 --info x", "xxx"),
+            ("get prod/alice", "\0\u{1}\u{2}"),
+            ("lock prod", "prod: locked\n"),
+            (
+                "unlock prod",
+                "prod: unlock started (ticket 42)\n\
+                 follow it with: keyway unlock prod --ticket 42 --wait\n",
+            ),
+            (
+                "unlock prod --wait",
+                "prod: unlocked, 3 keys loaded again\n",
+            ),
+            (
+                "status",
+                "keywayd 0.1.0, pid 7, 2 shards, KMS -\n\nno keyspaces\n\nno shards\n",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn documents_for_scripts() {
+    golden(
+        &Server::start(),
+        &[
+            (
+                "--json keyspace create staging",
+                "{\"id\":7,\"keyspace\":\"staging\"}\n",
+            ),
+            (
+                "keyspace set prod max_in_flight=0 --json",
+                "{\"keyspace\":\"prod\",\"set\":{\"max_in_flight\":\"0\"}}\n",
+            ),
+            (
+                "keyspace list staging --json",
+                "{\"keyspaces\":[{\"id\":7,\"locked\":true,\"name\":\"staging\",\
+                 \"settings\":{}}]}\n",
+            ),
+            (
+                "key generate prod/alice --alg ed25519 --json",
+                "{\"key\":\"alice\",\"key_age_ms\":0,\"keyspace\":\"prod\",\"stale\":false,\
+                 \"version\":1}\n",
+            ),
+            (
+                "key list prod --json",
+                "{\"keys\":[\
+                 {\"algorithm\":\"ed25519\",\"key\":\"alice\",\"state\":\"active\",\"version\":1},\
+                 {\"algorithm\":\"ed25519\",\"key\":\"bob\",\"state\":\"revoked\",\"version\":2},\
+                 {\"algorithm\":\"ed25519\",\"key\":\"zoe\",\"state\":\"active\",\"version\":12}],\
+                 \"keyspace\":\"prod\"}\n",
+            ),
+            (
+                "sign prod/alice --json",
+                "{\"key\":\"alice\",\"key_age_ms\":250,\"keyspace\":\"prod\",\
+                 \"signature\":\"ZGVmYXVsdDptZXNzYWdlOmhlbGxv\",\"stale\":true,\"version\":3}\n",
+            ),
+            (
+                "get prod/alice --json",
+                "{\"key\":\"alice\",\"key_age_ms\":250,\"keyspace\":\"prod\",\
+                 \"secret\":\"AAEC\",\"stale\":true,\"version\":3}\n",
+            ),
+            (
+                "public prod/alice --json",
+                "{\"key\":\"alice\",\"key_age_ms\":250,\"keyspace\":\"prod\",\
+                 \"public_key_pem\":\"-----BEGIN PUBLIC KEY-----\\nAAEC\\n-----END PUBLIC KEY-----\
+                 \\n\",\"stale\":true,\"version\":3}\n",
+            ),
+            (
+                "lock prod --json",
+                "{\"keyspace\":\"prod\",\"locked\":true}\n",
+            ),
+            (
+                "unlock prod --json --wait=1m",
+                "{\"keys_reloaded\":3,\"keyspace\":\"prod\",\"message\":\"\",\"state\":\"done\",\
+                 \"ticket\":42}\n",
+            ),
+            (
+                "status --json",
+                "{\"pid\":7,\"shard_count\":2,\"version\":\"0.1.0\"}\n",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_is_encrypted_comes_back_with_the_same_associated_data() {
+    let server = Server::start();
+    let sealed = server.keyway_with("encrypt prod/e --aad hex:0102", b"plain");
+    assert_eq!(code(&sealed), 0, "{}", err(&sealed));
+    let opened = server.keyway_with("decrypt prod/e --aad hex:0102", &sealed.stdout);
+    assert_eq!(out(&opened), "plain");
+}
+
+#[test]
+fn files_are_read_and_written_where_they_are_named() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("msg"), "hello").unwrap();
+    fs::write(path("good"), "good").unwrap();
+    let args = format!("sign prod/alice --in {} --out {}", path("msg"), path("sig"));
+    let signed = server.keyway(&args);
+    assert_eq!((code(&signed), out(&signed)), (0, ""));
+    assert_eq!(fs::read(path("sig")).unwrap(), b"default:message:hello");
+
+    let args = format!("verify prod/alice --in {} --sig", path("msg"));
+    let verified = server.keyway(&format!("{args} {}", path("good")));
+    let text = "Verified OK (version 2)\n";
+    assert_eq!((code(&verified), out(&verified)), (0, text));
+    let refused = server.keyway(&format!("{args} {}", path("sig")));
+    assert_eq!(
+        (code(&refused), out(&refused)),
+        (1, "Verification failed\n")
+    );
+    assert_eq!(err(&refused), "");
+    let refused = server.keyway(&format!("{args} {} --json", path("sig")));
+    let text = "{\"key\":\"alice\",\"keyspace\":\"prod\",\"verified\":false}\n";
+    assert_eq!((code(&refused), out(&refused)), (1, text));
+}
+
+#[test]
+fn settings_reach_the_server_as_they_were_written() {
+    let server = Server::start();
+    let set = "keyspace set prod maxInFlight=0 refreshWindow=1000 allow:uid:1000=sign,verify";
+    assert_eq!(code(&server.keyway(set)), 0);
+    assert_eq!(
+        server.state.lock().unwrap().settings,
+        ["maxInFlight=0\nrefreshWindow=1000\nallow:uid:1000=sign,verify\n"]
+    );
+}
+
+#[test]
+fn a_passphrase_is_read_from_the_descriptor_up_to_its_line_feed() {
+    let server = Server::start();
+    let unlock = server.keyway_with("unlock prod --passphrase-fd 0", b"open sesame\nrest");
+    assert_eq!(code(&unlock), 0, "{}", err(&unlock));
+    assert_eq!(server.state.lock().unwrap().passphrases, [b"open sesame"]);
+    let empty = server.keyway_with("unlock prod --passphrase-fd 0", b"\n");
+    assert_eq!(code(&empty), 2);
+    let closed = server.keyway("unlock prod --passphrase-fd 99");
+    assert_eq!(code(&closed), 2);
+    assert!(err(&closed).contains("--passphrase-fd 3 3<FILE"));
+}
+
+#[test]
+fn an_unlock_is_followed_until_it_is_done_has_failed_or_takes_too_long() {
+    let server = Server::with(State {
+        pending: 2,
+        ..State::default()
+    });
+    let done = server.keyway("unlock prod --wait");
+    assert_eq!(
+        (code(&done), out(&done)),
+        (0, "prod: unlocked, 3 keys loaded again\n")
+    );
+    let failed = server.keyway("unlock prod --ticket 1 --wait");
+    assert_eq!((code(&failed), out(&failed)), (1, ""));
+    assert!(
+        err(&failed).contains("wrong passphrase"),
+        "{}",
+        err(&failed)
+    );
+
+    let server = Server::with(State {
+        pending: u32::MAX,
+        ..State::default()
+    });
+    let pending = server.keyway("unlock prod --wait=1ms");
+    assert_eq!(code(&pending), 4);
+    assert!(err(&pending).contains("`keyway unlock prod --ticket 42 --wait`"));
+}
+
+#[test]
+fn exit_codes_and_messages_say_whose_turn_it_is() {
+    let server = Server::start();
+    for (args, exit, told) in [
+        (
+            "sign prod/forbidden",
+            1,
+            "sign prod/forbidden: forbidden: uid:1000 may not sign in prod",
+        ),
+        ("sign nowhere/alice", 1, "no keyspace \"nowhere\""),
+        ("keyspace list nowhere", 1, "no keyspace nowhere"),
+        (
+            "sign prod/alice --in missing-file",
+            2,
+            "cannot read missing-file",
+        ),
+        ("sign alice", 2, "write KEYSPACE/KEY, as in prod/alice"),
+        ("decrypt prod/e", 2, "decrypt prod/e"),
+        ("verify prod/alice --sig -", 2, "standard input"),
+        (
+            "sign prod/locked",
+            4,
+            "the keyspace needs to be unlocked (ticket 42)\n  \
+             run `keyway unlock prod --wait`, then try again",
+        ),
+        ("sign prod/unavailable", 4, "try again in 60s"),
+        ("key revoke prod/gone", 3, "may have been made"),
+    ] {
+        let output = server.keyway(args);
+        assert_eq!(code(&output), exit, "{args}: {}", err(&output));
+        assert!(err(&output).contains(told), "{args}: {}", err(&output));
+        assert_eq!(out(&output), "", "{args}");
+    }
+    let too_long = server.keyway_with("sign prod/alice", &[0; 65_537]);
+    assert_eq!(code(&too_long), 2);
+    assert!(err(&too_long).contains("--digest"));
+}
+
+#[test]
+fn errors_are_documents_too_if_json_is_asked_for() {
+    let output = Server::start().keyway("sign prod/locked --json");
+    assert_eq!(
+        err(&output),
+        "{\"error\":{\"exit_code\":4,\"message\":\"sign prod/locked: the keyspace needs to be \
+         unlocked (ticket 42)\",\"remedy\":\"run `keyway unlock prod --wait`, then try again\",\
+         \"status\":\"needs_unlock\",\"ticket\":42}}\n"
+    );
+    assert_eq!(out(&output), "");
+}
+
+#[test]
+fn a_server_that_nobody_can_reach_is_named_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let addr = format!("unix:{}", folder.path().join("none.sock").display());
+    let output = keyway().args(["status", "--addr", &addr]).output().unwrap();
+    assert_eq!(code(&output), 3);
+    assert!(err(&output).contains(&format!("cannot reach {addr}")));
+    assert!(err(&output).contains("KEYWAY_ADDR"));
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_failure() {
+    let server = Server::start();
+    for args in ["key list prod", "sign prod/alice", "status --json"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = server.command(args);
+        let output = command
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        assert_eq!((code(&output), err(&output)), (0, ""), "{args}");
+    }
+}

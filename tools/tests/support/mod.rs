@@ -1,0 +1,288 @@
+//! A server in the test's own process that speaks the real codec, and the binary run against it.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use keyway_protocol::limits::PAYLOAD_LEN_MAX;
+use keyway_protocol::{
+    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, Octets, Request, RequestFrame,
+    ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap, Status, VERSION,
+    encode_keyspace_id, encode_ticket,
+};
+
+/// What the server has been told, and how it is to behave.
+#[derive(Default)]
+pub struct State {
+    /// Versions by key id.
+    pub keys: BTreeMap<String, u32>,
+    /// Settings as they came.
+    pub settings: Vec<String>,
+    /// Passphrases as they came.
+    pub passphrases: Vec<Vec<u8>>,
+    /// After so many more imports it is as if the server had been killed.
+    pub imports_left: Option<u32>,
+    /// How often an unlock is still pending.
+    pub pending: u32,
+    /// It answers nothing any more.
+    pub dead: bool,
+}
+
+pub struct Server {
+    pub addr: String,
+    pub state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::with(State::default())
+    }
+
+    pub fn with(state: State) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(state));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || serve(stream.unwrap(), &shared));
+            }
+        });
+        Self { addr, state }
+    }
+
+    /// Runs `keyway` with these arguments, split at spaces.
+    pub fn keyway(&self, args: &str) -> Output {
+        self.keyway_with(args, b"")
+    }
+
+    pub fn keyway_with(&self, args: &str, input: &[u8]) -> Output {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that reads no input may be gone by now.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    pub fn command(&self, args: &str) -> Command {
+        let mut command = keyway();
+        command.env("KEYWAY_ADDR", &self.addr).args(args.split(' '));
+        command
+    }
+}
+
+/// The binary, without the surroundings' settings.
+pub fn keyway() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyway"));
+    command.env_remove("KEYWAY_ADDR");
+    command
+}
+
+fn serve(mut stream: TcpStream, state: &Mutex<State>) {
+    let mut buffer = Vec::new();
+    let mut chunk = [0; 4_096];
+    loop {
+        while let Some((frame, len)) = RequestFrame::decode(&buffer).unwrap() {
+            let mut out = Vec::new();
+            let alive = answer(&frame, &mut state.lock().unwrap(), &mut out);
+            if !alive || stream.write_all(&out).is_err() {
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+            buffer.drain(..len);
+        }
+        match stream.read(&mut chunk) {
+            Ok(len) if len > 0 => buffer.extend_from_slice(&chunk[..len]),
+            _ => return,
+        }
+    }
+}
+
+/// Appends the answer; `false` if the connection is to end without one.
+fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> bool {
+    let key_id = String::from_utf8(frame.key_id.to_vec()).unwrap();
+    let mut writer = ResponseWriter::begin(out, frame.request_id);
+    if state.dead {
+        return false;
+    }
+    match key_id.as_str() {
+        "locked" => {
+            writer.finish_needs_unlock(42);
+            return true;
+        }
+        "forbidden" => {
+            let head = ResponseHead::status(Status::Forbidden);
+            writer.finish_with_explanation(head, "uid:1000 may not sign in prod");
+            return true;
+        }
+        "unavailable" => {
+            let head = ResponseHead {
+                after_us: 60_000_000,
+                ..ResponseHead::status(Status::Unavailable)
+            };
+            writer.finish_with_explanation(head, "");
+            return true;
+        }
+        "gone" => return false,
+        _ => {}
+    }
+    let with_key = ResponseHead {
+        flags: ResponseFlags::STALE,
+        key_version: 3,
+        key_age_ms: 250,
+        ..ResponseHead::OK
+    };
+    let version = |version| ResponseHead {
+        key_version: version,
+        ..ResponseHead::OK
+    };
+    let out = writer.payload();
+    let head = match Request::decode(frame).unwrap() {
+        Request::Hello(_) => {
+            let names = [(1, "prod"), (7, "staging")];
+            let hello = ServerHello {
+                version: VERSION,
+                dev: true,
+                this_shard: 0,
+                payload_len_max: PAYLOAD_LEN_MAX as u32,
+                map: ShardMap::new([1; 16], vec![0, 0]).unwrap(),
+                keyspaces: names
+                    .map(|(id, name)| KeyspaceEntry {
+                        id,
+                        name: name.parse().unwrap(),
+                    })
+                    .to_vec(),
+            };
+            hello.encode(out).unwrap();
+            ResponseHead::OK
+        }
+        Request::Sign(sign) => {
+            out.extend(format!("{}:{}:", sign.scheme, sign.kind).bytes());
+            out.extend_from_slice(&sign.input);
+            with_key
+        }
+        Request::Verify(verify) if &*verify.signature == b"good" => version(2),
+        Request::Verify(_) => ResponseHead::status(Status::Mismatch),
+        Request::Mac(message) => {
+            out.extend(message.iter().rev());
+            with_key
+        }
+        Request::Encrypt(encrypt) => {
+            let ciphertext = [&encrypt.aad[..], &encrypt.plaintext, &[9; 16]].concat();
+            let sealed = Sealed {
+                key_version: 3,
+                nonce: [0; 12],
+                ciphertext: Octets(&ciphertext),
+            };
+            sealed.encode(out).unwrap();
+            with_key
+        }
+        Request::Decrypt(decrypt) => {
+            let ciphertext = &decrypt.sealed.ciphertext;
+            out.extend_from_slice(&ciphertext[decrypt.aad.len()..ciphertext.len() - 16]);
+            with_key
+        }
+        Request::Derive(derive) => {
+            out.resize(out.len() + usize::from(derive.out_len), derive.info[0]);
+            with_key
+        }
+        Request::PublicKey { .. } | Request::Get { .. } => {
+            out.extend_from_slice(b"\0\x01\x02");
+            with_key
+        }
+        Request::KeyspaceCreate(create) => {
+            state.settings.push(create.settings.as_str().to_owned());
+            encode_keyspace_id(7, out);
+            ResponseHead::OK
+        }
+        Request::KeyspaceSet(settings) => {
+            state.settings.push(settings.as_str().to_owned());
+            ResponseHead::OK
+        }
+        Request::KeyspaceList { after: 0 } => {
+            out.extend_from_slice(
+                br#"{"keyspaces":[{"id":1,"name":"prod","locked":false,"settings":
+                {"soft_ttl_ms":"600000","hard_ttl_ms":"3600000","dek_lease_ms":"3600000",
+                "max_in_flight":"64"},"allow":{"uid:1000":"sign,verify"}}],"more":true}"#,
+            );
+            ResponseHead::OK
+        }
+        Request::KeyspaceList { .. } => {
+            out.extend_from_slice(br#"{"keyspaces":[{"id":7,"name":"staging","locked":true}]}"#);
+            ResponseHead::OK
+        }
+        Request::KeyGenerate(_) | Request::KeyImport(_) if state.keys.contains_key(&key_id) => {
+            ResponseHead::status(Status::Conflict)
+        }
+        Request::KeyGenerate(_) => {
+            state.keys.insert(key_id, 1);
+            version(1)
+        }
+        Request::KeyImport(import) if &*import.material.bytes == b"bad" => {
+            ResponseHead::status(Status::BadRequest)
+        }
+        Request::KeyImport(_) => {
+            match &mut state.imports_left {
+                Some(0) => {
+                    state.dead = true;
+                    return false;
+                }
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            state.keys.insert(key_id, 1);
+            version(1)
+        }
+        Request::KeyRotate(_) => version(4),
+        Request::KeyRevoke => version(3),
+        Request::ForceRefresh => with_key,
+        Request::KeyList(list) => {
+            // Each shard owns one of these; the first has its in two pages.
+            let row = |key_id, key_version, state| KeyRow {
+                key_id,
+                key_version,
+                algorithm: Algorithm::Ed25519,
+                state,
+            };
+            let (cursor, row): (&[u8], _) = match (list.shard, &*list.cursor) {
+                (0, b"") => (b"more", row("zoe", 12, KeyState::Active)),
+                (0, _) => (b"", row("alice", 1, KeyState::Active)),
+                _ => (b"", row("bob", 2, KeyState::Revoked)),
+            };
+            KeyListAnswer::encode(cursor, [row], out).unwrap();
+            ResponseHead::OK
+        }
+        Request::Lock => ResponseHead::OK,
+        Request::Unlock(passphrase) => {
+            state.passphrases.push(passphrase.to_vec());
+            encode_ticket(42, out);
+            ResponseHead::OK
+        }
+        Request::UnlockStatus { ticket } => {
+            let json = match (ticket, state.pending) {
+                (42, 0) => r#"{"state":"done","message":"","keys_reloaded":3}"#,
+                (42, _) => r#"{"state":"pending","message":"asking the KMS","keys_reloaded":0}"#,
+                _ => r#"{"state":"failed","message":"wrong passphrase","keys_reloaded":0}"#,
+            };
+            state.pending = state.pending.saturating_sub(1);
+            out.extend_from_slice(json.as_bytes());
+            ResponseHead::OK
+        }
+        Request::Status => {
+            out.extend_from_slice(br#"{"version":"0.1.0","pid":7,"shard_count":2}"#);
+            ResponseHead::OK
+        }
+        Request::Ping(_) => ResponseHead::OK,
+    };
+    writer.finish(head);
+    true
+}
