@@ -1,0 +1,348 @@
+//! What a server is told at start: command-line flags and a TOML file that say the same things.
+//!
+//! A flag wins over the file, the file over the default. Values are checked here, once; past
+//! [`Config::resolve`] nothing is out of range.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use serde::Deserialize;
+
+/// Most shards a node can have: the shard map of HELLO must fit one frame.
+pub const SHARDS_MAX: u16 = 256;
+
+/// The format of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which library does the signing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CryptoProvider {
+    /// The faster one for each algorithm.
+    Default,
+    /// `ring` for everything; caller-made digests are then unsupported.
+    Ring,
+}
+
+/// keywayd: the Keyway key cache server.
+#[derive(Debug, Default, Parser, Deserialize)]
+#[command(name = "keywayd", version)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Read settings from this TOML file; flags win over it.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Data directory: blob logs, keyspaces and the local KEK [default: data].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// TCP address for anyone; shard i listens on the i-th port after it [default: 127.0.0.1:7420].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Address of /metrics, /healthz and /readyz [default: 127.0.0.1:9420].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Unix socket for anyone; shard i listens on PATH.i [default: DATA/keyway.sock].
+    #[arg(long, value_name = "PATH")]
+    pub unix: Option<PathBuf>,
+    /// Number of shards [default: one per core this process may use].
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u16>,
+    /// Development: an unprotected KEK, everyone may do everything, keyspace `prod` is made.
+    #[arg(long)]
+    pub dev: bool,
+    /// Accept listeners beyond loopback although there is no TLS.
+    #[arg(long)]
+    pub listen_beyond_loopback_without_tls: bool,
+    /// Start even where key memory cannot be locked (it may then be written to swap).
+    #[arg(long)]
+    pub allow_unlocked_memory: bool,
+    /// Locked memory for unlocked keys, in MiB per shard [default: 64].
+    #[arg(long, value_name = "MIB")]
+    pub arena_mib: Option<usize>,
+    /// Most unlocked keys held by a shard [default: 100000].
+    #[arg(long, value_name = "N")]
+    pub keys_max: Option<usize>,
+    /// Most connections a shard accepts [default: 4096].
+    #[arg(long, value_name = "N")]
+    pub connections_max: Option<usize>,
+    /// Read the KEK's passphrase from this open file descriptor.
+    #[arg(long, value_name = "FD")]
+    pub passphrase_fd: Option<u32>,
+    /// Read the KEK's passphrase from this file (mode 0600 or 0400, owned by the server's user).
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Log format [default: text].
+    #[arg(long, value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// Log filter, as `info` or `keyway_server=debug` [default: info].
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// Cryptographic provider [default: default].
+    #[arg(long, value_enum)]
+    pub crypto_provider: Option<CryptoProvider>,
+}
+
+/// Checked settings of one server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Data directory.
+    pub data: PathBuf,
+    /// Shared TCP address; port 0 picks free ones.
+    pub listen: SocketAddr,
+    /// Exporter's address.
+    pub metrics: SocketAddr,
+    /// Shared Unix socket.
+    pub unix: PathBuf,
+    /// Shards, `1..=SHARDS_MAX`.
+    pub shards: u16,
+    /// Development mode.
+    pub dev: bool,
+    /// Start without locked memory where locking fails.
+    pub allow_unlocked_memory: bool,
+    /// Arena size of a shard, in bytes.
+    pub arena_bytes: usize,
+    /// Unlocked keys per shard.
+    pub keys_max: usize,
+    /// Connections per shard.
+    pub connections_max: usize,
+    /// Where the passphrase comes from.
+    pub passphrase: Passphrase,
+    /// Log format.
+    pub log_format: LogFormat,
+    /// Log filter.
+    pub log_level: String,
+    /// Cryptographic provider.
+    pub crypto_provider: CryptoProvider,
+}
+
+/// Where the KEK's passphrase comes from. Never from the command line itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passphrase {
+    /// The service manager's credential directory when there is one, else the terminal.
+    CredentialOrPrompt,
+    /// An open file descriptor.
+    Descriptor(u32),
+    /// A file that only its owner can read.
+    File(PathBuf),
+}
+
+/// A setting that cannot be used: what, its value, and the remedy.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Options {
+    /// Flags over the file they name.
+    pub fn with_file(self) -> Result<Options, ConfigError> {
+        let Some(path) = self.config.as_deref() else {
+            return Ok(self);
+        };
+        let file = read_file(path)?;
+        Ok(self.over(file))
+    }
+
+    fn over(self, file: Options) -> Options {
+        Options {
+            config: self.config,
+            data: self.data.or(file.data),
+            listen: self.listen.or(file.listen),
+            metrics: self.metrics.or(file.metrics),
+            unix: self.unix.or(file.unix),
+            shards: self.shards.or(file.shards),
+            dev: self.dev || file.dev,
+            listen_beyond_loopback_without_tls: self.listen_beyond_loopback_without_tls
+                || file.listen_beyond_loopback_without_tls,
+            allow_unlocked_memory: self.allow_unlocked_memory || file.allow_unlocked_memory,
+            arena_mib: self.arena_mib.or(file.arena_mib),
+            keys_max: self.keys_max.or(file.keys_max),
+            connections_max: self.connections_max.or(file.connections_max),
+            passphrase_fd: self.passphrase_fd.or(file.passphrase_fd),
+            passphrase_file: self.passphrase_file.or(file.passphrase_file),
+            log_format: self.log_format.or(file.log_format),
+            log_level: self.log_level.or(file.log_level),
+            crypto_provider: self.crypto_provider.or(file.crypto_provider),
+        }
+    }
+}
+
+impl Config {
+    /// Checks every setting; `cores` is what this process may run on.
+    pub fn resolve(options: Options, cores: usize) -> Result<Config, ConfigError> {
+        let data = options.data.unwrap_or_else(|| PathBuf::from("data"));
+        let listen = options.listen.unwrap_or(loopback(7420));
+        let metrics = options.metrics.unwrap_or(loopback(9420));
+        for (flag, address) in [("listen", listen), ("metrics", metrics)] {
+            if !address.ip().is_loopback() && !options.listen_beyond_loopback_without_tls {
+                return Err(ConfigError(format!(
+                    "--{flag} {address} is reachable from other machines and there is no TLS yet; \
+                     use a loopback address, or pass --listen-beyond-loopback-without-tls if the \
+                     network itself is trusted"
+                )));
+            }
+        }
+        let shards = options
+            .shards
+            .unwrap_or(cores.min(SHARDS_MAX as usize) as u16);
+        in_range("shards", shards as usize, 1, SHARDS_MAX as usize)?;
+        if listen.port() != 0 && u32::from(listen.port()) + u32::from(shards) > 65_535 {
+            return Err(ConfigError(format!(
+                "--listen port {} leaves no room for the ports of {shards} shards after it; \
+                 choose a port of at most {}",
+                listen.port(),
+                65_535 - u32::from(shards)
+            )));
+        }
+        let arena_mib = options.arena_mib.unwrap_or(64);
+        in_range("arena-mib", arena_mib, 1, 65_536)?;
+        let keys_max = options.keys_max.unwrap_or(100_000);
+        in_range("keys-max", keys_max, 16, 100_000_000)?;
+        let connections_max = options.connections_max.unwrap_or(4_096);
+        in_range("connections-max", connections_max, 1, 1_000_000)?;
+        let passphrase = match (options.passphrase_fd, options.passphrase_file) {
+            (Some(_), Some(_)) => {
+                return Err(ConfigError(
+                    "--passphrase-fd and --passphrase-file name two sources; give one".to_owned(),
+                ));
+            }
+            (Some(fd), None) => Passphrase::Descriptor(fd),
+            (None, Some(file)) => Passphrase::File(file),
+            (None, None) => Passphrase::CredentialOrPrompt,
+        };
+        Ok(Config {
+            unix: options.unix.unwrap_or_else(|| data.join("keyway.sock")),
+            data,
+            listen,
+            metrics,
+            shards,
+            dev: options.dev,
+            allow_unlocked_memory: options.allow_unlocked_memory,
+            arena_bytes: arena_mib << 20,
+            keys_max,
+            connections_max,
+            passphrase,
+            log_format: options.log_format.unwrap_or(LogFormat::Text),
+            log_level: options.log_level.unwrap_or_else(|| "info".to_owned()),
+            crypto_provider: options.crypto_provider.unwrap_or(CryptoProvider::Default),
+        })
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+fn in_range(flag: &str, value: usize, low: usize, high: usize) -> Result<(), ConfigError> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError(format!(
+        "--{flag} {value} is out of range; give {low} to {high}"
+    )))
+}
+
+fn read_file(path: &Path) -> Result<Options, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ConfigError(format!(
+            "cannot read the configuration {}: {error}",
+            path.display()
+        ))
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        ConfigError(format!(
+            "the configuration {} is not valid: {error}",
+            path.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(flags: &[&str]) -> Result<Config, ConfigError> {
+        let argv = std::iter::once("keywayd").chain(flags.iter().copied());
+        Config::resolve(Options::try_parse_from(argv).unwrap(), 2)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_manual() {
+        let config = resolve(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7420");
+        assert_eq!(config.metrics.to_string(), "127.0.0.1:9420");
+        assert_eq!(config.unix, Path::new("data/keyway.sock"));
+        assert_eq!(config.shards, 2);
+        assert!(!config.dev);
+    }
+
+    #[test]
+    fn a_listener_beyond_loopback_needs_the_plain_flag() {
+        let refused = resolve(&["--listen", "0.0.0.0:7420"]).unwrap_err();
+        assert!(
+            refused.0.contains("--listen-beyond-loopback-without-tls"),
+            "{refused}"
+        );
+        assert!(
+            resolve(&[
+                "--listen",
+                "0.0.0.0:7420",
+                "--listen-beyond-loopback-without-tls"
+            ])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn contradictions_and_ranges_are_refused_with_the_value() {
+        assert!(
+            resolve(&["--shards", "0"])
+                .unwrap_err()
+                .0
+                .contains("--shards 0")
+        );
+        assert!(
+            resolve(&["--listen", "127.0.0.1:65535"])
+                .unwrap_err()
+                .0
+                .contains("65535")
+        );
+        assert!(
+            resolve(&["--passphrase-fd", "3", "--passphrase-file", "x"])
+                .unwrap_err()
+                .0
+                .contains("two sources")
+        );
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_both_use_the_same_names() {
+        let file: Options =
+            toml::from_str("shards = 4\nlisten = \"127.0.0.1:9000\"\nlog_format = \"json\"")
+                .unwrap();
+        let flags = Options::try_parse_from(["keywayd", "--shards", "1"]).unwrap();
+        let config = Config::resolve(flags.over(file), 2).unwrap();
+        assert_eq!(config.shards, 1);
+        assert_eq!(config.listen.port(), 9000);
+        assert_eq!(config.log_format, LogFormat::Json);
+    }
+
+    #[test]
+    fn an_unknown_name_in_the_file_is_refused() {
+        assert!(toml::from_str::<Options>("sharts = 4").is_err());
+    }
+}

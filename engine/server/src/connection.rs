@@ -1,0 +1,277 @@
+//! One connection: bytes in, frames to the shard, bytes out.
+//!
+//! One task drives both directions. It reads only while there is room: requests under way and
+//! unsent answers of a connection are bounded, and TCP slows down whoever asks faster than it
+//! listens.
+
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use keyway_core::Instant;
+use keyway_protocol::limits::FRAME_LEN_MAX;
+use keyway_protocol::{
+    Opcode, ProtocolError, Request, RequestFrame, ResponseHead, ResponseWriter, Status, VERSION,
+};
+use zeroize::Zeroize;
+
+use crate::authorise::Principal;
+use crate::runtime::socket::{Outbox, Progress, Socket, drive, send_now};
+use crate::runtime::tasks;
+use crate::shard::{IN_FLIGHT_PER_CONNECTION_MAX, Origin, Shard};
+
+/// First size of a connection's read buffer; it grows to a whole frame when one needs it.
+const INBOX_LEN: usize = 16 << 10;
+
+/// Unsent answers past which a connection is not read.
+const OUTBOX_MAX: usize = 1 << 20;
+
+/// Time for a greeting, for the rest of a frame, or for a peer to take an answer.
+pub const STALL_US_MAX: u64 = 10_000_000;
+
+const _: () = assert!(INBOX_LEN < FRAME_LEN_MAX);
+
+/// A connection as the shard sees it.
+pub struct Connection {
+    socket: Rc<RefCell<Socket>>,
+    outbox: Rc<RefCell<Outbox>>,
+    principal: Principal,
+    in_flight: Cell<usize>,
+    greeted: Cell<bool>,
+    closed: Cell<bool>,
+    /// Close when all that is queued has been sent.
+    closing: Cell<bool>,
+    /// When the wait for the peer's next move began; `None` while it owes nothing.
+    stalled_since: Cell<Option<Instant>>,
+    unsent_at_last_look: Cell<usize>,
+}
+
+impl Connection {
+    /// A connection just accepted.
+    pub fn new(socket: Socket, now: Instant) -> Connection {
+        Connection {
+            principal: socket.principal(),
+            socket: Rc::new(RefCell::new(socket)),
+            outbox: Rc::default(),
+            in_flight: Cell::new(0),
+            greeted: Cell::new(false),
+            closed: Cell::new(false),
+            closing: Cell::new(false),
+            stalled_since: Cell::new(Some(now)),
+            unsent_at_last_look: Cell::new(0),
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn principal(&self) -> Principal {
+        self.principal
+    }
+
+    /// Where answers are appended.
+    pub fn outbox(&self) -> &RefCell<Outbox> {
+        &self.outbox
+    }
+
+    /// Notes that a request has its answer; whether there is still somebody to send it to.
+    pub fn finished_request(&self) -> bool {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        !self.closed.get()
+    }
+
+    /// Whether the peer is gone.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Ends the connection if the peer has owed us its next move for too long. Called about once
+    /// a second.
+    pub fn close_if_stalled(&self, now: Instant) {
+        let unsent = self.outbox.borrow().pending();
+        let before = self.unsent_at_last_look.replace(unsent);
+        let waits_for_peer = self.stalled_since.get().is_some() || (unsent > 0 && unsent >= before);
+        if !waits_for_peer {
+            return;
+        }
+        let since = self.stalled_since.get().unwrap_or(now);
+        self.stalled_since.set(Some(since));
+        if now.saturating_since(since) > STALL_US_MAX {
+            self.shut_down();
+        }
+    }
+
+    /// Ends both directions now.
+    pub fn shut_down(&self) {
+        self.socket.borrow().shut_down();
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight.get() < IN_FLIGHT_PER_CONNECTION_MAX
+            && self.outbox.borrow().pending() < OUTBOX_MAX
+    }
+
+    /// Serves the connection until it ends.
+    pub async fn serve(self: Rc<Self>, shard: Rc<Shard>) {
+        let mut inbox = vec![0; INBOX_LEN];
+        let mut filled = 0;
+        loop {
+            let reading = self.has_room() && !self.closing.get();
+            if self.closing.get() && self.outbox.borrow().pending() == 0 {
+                break;
+            }
+            match drive(&self.socket, &self.outbox, &mut inbox, filled, reading).await {
+                Progress::Read(count) => filled += count,
+                Progress::Woken => {}
+                Progress::Closed => break,
+            }
+            filled = self.take_frames(&shard, &mut inbox, filled).await;
+        }
+        inbox.zeroize();
+        self.closed.set(true);
+        self.shut_down();
+    }
+
+    /// Hands whole frames to the shard; how many bytes are left at the front of `inbox`.
+    async fn take_frames(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        inbox: &mut Vec<u8>,
+        filled: usize,
+    ) -> usize {
+        let origin = Origin::Connection(Rc::clone(self));
+        let mut at = 0;
+        let mut more = filled > 0;
+        while more && self.has_room() && !self.closing.get() {
+            let turn = shard.begin_turn();
+            loop {
+                if !self.has_room() || self.closing.get() {
+                    break;
+                }
+                match RequestFrame::decode(&inbox[at..filled]) {
+                    Ok(Some((frame, len))) => {
+                        self.take_frame(shard, turn.now, &origin, &frame);
+                        at += len;
+                    }
+                    Ok(None) => {
+                        more = false;
+                        break;
+                    }
+                    Err(error) => {
+                        self.lose_stream(shard, &inbox[at..filled], &error);
+                        more = false;
+                        break;
+                    }
+                }
+                if turn.worked_us() > tasks::TURN_WORK_US_MAX {
+                    break;
+                }
+            }
+            shard.end_turn(turn);
+            if more {
+                send_now(&self.socket, &self.outbox).await;
+                tasks::breathe().await;
+            }
+        }
+        // Requests can carry secrets (imports, plaintexts): nothing stays behind.
+        inbox.copy_within(at..filled, 0);
+        let left = filled - at;
+        inbox[left..filled].zeroize();
+        if left == inbox.len() {
+            inbox.resize(FRAME_LEN_MAX, 0);
+        }
+        let owes = left > 0 || !self.greeted.get();
+        match (owes, self.stalled_since.get()) {
+            (true, None) => self.stalled_since.set(Some(shard.begin_turn().now)),
+            (false, Some(_)) => self.stalled_since.set(None),
+            _ => {}
+        }
+        left
+    }
+
+    fn take_frame(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        now: Instant,
+        origin: &Origin,
+        frame: &RequestFrame<'_>,
+    ) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        // A panic must not take the shard down: the request is answered, everybody else goes on.
+        let handled = catch_unwind(AssertUnwindSafe(|| match frame.opcode() {
+            Ok(Opcode::Hello) => self.greet(shard, frame),
+            Ok(_) if !self.greeted.get() => {
+                self.reply(frame.request_id, Status::BadRequest, "say HELLO first");
+                self.closing.set(true);
+            }
+            Ok(Opcode::Ping) => self.echo(frame),
+            _ => shard.handle_frame(now, origin, frame, Shard::deadline_of(frame, now)),
+        }));
+        if handled.is_err() {
+            shard.count_panic();
+            self.reply(
+                frame.request_id,
+                Status::Internal,
+                "a handler failed; this is a bug",
+            );
+            self.closing.set(true);
+        }
+    }
+
+    fn greet(&self, shard: &Shard, frame: &RequestFrame<'_>) {
+        let hello = match Request::decode(frame) {
+            Ok(Request::Hello(hello)) => hello,
+            Ok(_) => return,
+            Err(error) => {
+                self.reply(frame.request_id, error.status(), &error.to_string());
+                return self.closing.set(true);
+            }
+        };
+        if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+            let text = format!("this server speaks version {VERSION} only");
+            self.reply(frame.request_id, Status::Unsupported, &text);
+            return self.closing.set(true);
+        }
+        self.greeted.set(true);
+        self.write(frame.request_id, |payload| {
+            let encoded = shard
+                .server_hello(self.principal)
+                .and_then(|hello| hello.encode(payload).map_err(|error| error.to_string()));
+            encoded.map_err(|text| (Status::Internal, text))
+        });
+    }
+
+    fn echo(&self, frame: &RequestFrame<'_>) {
+        self.write(frame.request_id, |payload| {
+            Request::decode(frame).map_err(|error| (error.status(), error.to_string()))?;
+            payload.extend_from_slice(&frame.payload);
+            Ok(())
+        });
+    }
+
+    fn lose_stream(&self, shard: &Shard, bytes: &[u8], error: &ProtocolError) {
+        shard.count_protocol_error();
+        let request_id = RequestFrame::request_id_at(bytes).unwrap_or(0);
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.reply(request_id, Status::BadRequest, &error.to_string());
+        self.closing.set(true);
+    }
+
+    fn reply(&self, request_id: u64, status: Status, explanation: &str) {
+        self.write(request_id, |_| Err((status, explanation.to_owned())));
+    }
+
+    fn write(
+        &self,
+        request_id: u64,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), (Status, String)>,
+    ) {
+        self.finished_request();
+        let mut outbox = self.outbox.borrow_mut();
+        let mut writer = ResponseWriter::begin(&mut outbox.bytes, request_id);
+        match write(writer.payload()) {
+            Ok(()) => writer.finish(ResponseHead::OK),
+            Err((status, explanation)) => {
+                writer.finish_with_explanation(ResponseHead::status(status), &explanation);
+            }
+        }
+    }
+}

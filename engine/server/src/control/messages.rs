@@ -1,0 +1,171 @@
+//! What shards ask of the control thread, and what it tells them.
+
+use keyway_core::{LeaseEvent, Settings};
+use keyway_protocol::Status;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use crate::authorise::Policy;
+
+/// Messages that wait for the control thread before more are refused.
+pub const REQUESTS_MAX: usize = 4_096;
+
+/// Messages that wait for a shard. Shards look every millisecond, and the control thread has at
+/// most a few to say for each keyspace.
+pub const EVENTS_MAX: usize = 16_384;
+
+/// Whom to answer: a request that waits at a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The shard.
+    pub shard: u16,
+    /// Its name for the request.
+    pub token: u64,
+}
+
+/// From a shard.
+#[derive(Debug)]
+pub enum ControlRequest {
+    /// The DEK of a keyspace; answered by [`ControlEvent::Lease`].
+    Unwrap {
+        /// Who asks.
+        shard: u16,
+        /// Which keyspace.
+        keyspace: u32,
+    },
+    /// An administrator's request; answered by [`ControlEvent::Answer`].
+    Admin {
+        /// Who asks.
+        reply_to: ReplyTo,
+        /// What.
+        command: Command,
+    },
+    /// The shard has stopped serving and its log is closed.
+    Stopped,
+}
+
+/// An administrator's request.
+#[derive(Debug)]
+pub enum Command {
+    /// Make a keyspace.
+    Create {
+        /// Its name.
+        name: String,
+        /// Settings lines.
+        lines: String,
+    },
+    /// Change settings.
+    Set {
+        /// Which keyspace.
+        keyspace: u32,
+        /// Settings lines.
+        lines: String,
+    },
+    /// List those with an id above `after` that `visible` names.
+    List {
+        /// Greatest id not to list.
+        after: u32,
+        /// Ids that the principal may see.
+        visible: Vec<u32>,
+    },
+    /// Wipe the keyspace's keys everywhere, and its DEK, until an unlock.
+    Lock {
+        /// Which keyspace.
+        keyspace: u32,
+    },
+    /// Start an unlock.
+    Unlock {
+        /// Which keyspace.
+        keyspace: u32,
+        /// What the provider needs; may be empty.
+        secret: Zeroizing<Vec<u8>>,
+    },
+    /// How an unlock goes.
+    UnlockStatus {
+        /// Which keyspace.
+        keyspace: u32,
+        /// Its ticket.
+        ticket: u64,
+    },
+    /// Everything, as JSON.
+    Status,
+}
+
+/// A keyspace as a shard needs it.
+#[derive(Clone, Debug)]
+pub struct KeyspaceConfig {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Settings in force.
+    pub settings: Settings,
+    /// Who may do what.
+    pub policy: Policy,
+    /// Locked by an operator.
+    pub locked: bool,
+}
+
+/// A DEK on its way to a shard.
+#[derive(Clone)]
+pub struct DekBytes {
+    /// Its generation.
+    pub generation: u32,
+    /// Wiped when dropped.
+    pub bytes: Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for DekBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DekBytes(generation {})", self.generation)
+    }
+}
+
+/// To a shard.
+#[derive(Debug)]
+pub enum ControlEvent {
+    /// A keyspace is new or has changed.
+    Keyspace {
+        /// As it is now.
+        config: Box<KeyspaceConfig>,
+        /// Told when the shard acts by it.
+        done: oneshot::Sender<()>,
+    },
+    /// The KMS has answered.
+    Lease {
+        /// Which keyspace.
+        keyspace: u32,
+        /// What it said.
+        event: LeaseEvent,
+        /// The DEK, if it was granted.
+        dek: Option<Box<DekBytes>>,
+    },
+    /// Purge a keyspace.
+    Lock {
+        /// Which keyspace.
+        keyspace: u32,
+        /// Told when nothing of it is left.
+        done: oneshot::Sender<()>,
+    },
+    /// A keyspace may be used again.
+    Unlock {
+        /// Which keyspace.
+        keyspace: u32,
+    },
+    /// How far the keys of an unlocked keyspace are reloaded.
+    Reloaded {
+        /// Which keyspace.
+        keyspace: u32,
+        /// Told whether all is done, and how many keys.
+        answer: oneshot::Sender<(bool, u64)>,
+    },
+    /// The answer to a [`ControlRequest::Admin`].
+    Answer {
+        /// The shard's name for the request.
+        token: u64,
+        /// How it ended.
+        status: Status,
+        /// The payload, or an explanation.
+        payload: Vec<u8>,
+    },
+}

@@ -1,0 +1,27 @@
+//! keywayd: Keyway's server.
+//!
+//! ```text
+//!  clients ── TCP / Unix ──▶ shard 0 · core 0 ─┐   runtime/    glommio: executors, sockets, files, mesh
+//!                            shard 1 · core 1  │   connection  frames in, answers out
+//!                            …                 │   shard/      the core, and what surrounds it
+//!                  forwards ◀── mesh ──▶       ┘   rehydrator  blob log → DEK → unlocked key
+//!         unwrap DEK │              │ snapshots
+//!                    ▼              ▼
+//!        control thread (KMS,    exporter thread
+//!        keyspaces.json)         (metrics/)
+//! ```
+//!
+//! Data flows one way: wire → shard core → actions → rehydrator → shard core → wire.
+
+pub mod authorise;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod control;
+pub mod logging;
+pub mod metrics;
+pub mod node;
+pub mod rehydrator;
+pub mod runtime;
+pub mod shard;
+pub mod startup;

@@ -1,0 +1,526 @@
+//! Turns the latest snapshots into Prometheus metric families.
+//!
+//! The runbook's series carry the keyspace alone and are summed over shards here; what belongs to
+//! one shard has a name of its own and a `shard` label.
+
+use std::collections::BTreeMap;
+
+use prometheus::proto;
+
+use super::latency::{BOUNDS_US, Latency};
+use super::snapshot::{
+    KeyspaceSnapshot, KmsSnapshot, OPERATIONS, OUTCOMES, ShardSnapshot, Snapshot,
+};
+
+/// The latest snapshot of everyone.
+#[derive(Debug, Default)]
+pub struct Latest {
+    shards: BTreeMap<u16, ShardSnapshot>,
+    kms: KmsSnapshot,
+}
+
+impl Latest {
+    /// Takes a snapshot in place of the sender's last one.
+    pub fn take(&mut self, snapshot: Snapshot) {
+        match snapshot {
+            Snapshot::Shard(shard) => {
+                self.shards.insert(shard.shard, *shard);
+            }
+            Snapshot::Kms(kms) => self.kms = kms,
+        }
+    }
+
+    /// Shards in order.
+    pub fn shards(&self) -> impl Iterator<Item = &ShardSnapshot> {
+        self.shards.values()
+    }
+
+    /// The KMS thread.
+    pub fn kms(&self) -> &KmsSnapshot {
+        &self.kms
+    }
+
+    /// Keyspaces summed over shards, by id.
+    pub fn keyspaces(&self) -> Vec<KeyspaceSnapshot> {
+        let mut merged: BTreeMap<u32, KeyspaceSnapshot> = BTreeMap::new();
+        for keyspace in self.shards.values().flat_map(|shard| &shard.keyspaces) {
+            merged
+                .entry(keyspace.id)
+                .and_modify(|sum| add(sum, keyspace))
+                .or_insert_with(|| keyspace.clone());
+        }
+        merged.into_values().collect()
+    }
+
+    /// All metric families, sorted by name.
+    pub fn families(&self) -> Vec<proto::MetricFamily> {
+        let mut families = self.keyspace_families();
+        families.extend(self.shard_families());
+        families.push(family(
+            "keyway_kms_calls_total",
+            "Calls to the KMS by operation and outcome.",
+            proto::MetricType::COUNTER,
+            self.kms.calls.iter().map(|(operation, outcome, count)| {
+                counter(
+                    &[("operation", operation), ("outcome", outcome)],
+                    *count as f64,
+                )
+            }),
+        ));
+        families.push(family(
+            "keyway_build_info",
+            "Version of the running server; always 1.",
+            proto::MetricType::GAUGE,
+            [gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+        ));
+        families.retain(|family| !family.get_metric().is_empty());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        families
+    }
+
+    fn keyspace_families(&self) -> Vec<proto::MetricFamily> {
+        let keyspaces = self.keyspaces();
+        let mut families: Vec<_> = KEYSPACE_SERIES
+            .iter()
+            .map(|(name, help, kind, value)| {
+                let metrics = keyspaces.iter().map(|keyspace| {
+                    metric(*kind, &[("keyspace", &keyspace.name)], value(keyspace))
+                });
+                family(name, help, *kind, metrics)
+            })
+            .collect();
+        families.push(family(
+            "rehydrate_latency_ms",
+            "Time to read a key's blob and open it, in milliseconds.",
+            proto::MetricType::HISTOGRAM,
+            keyspaces.iter().map(|keyspace| {
+                histogram(
+                    &[("keyspace", &keyspace.name)],
+                    &keyspace.rehydrate_latency,
+                    MS,
+                )
+            }),
+        ));
+        families.push(family(
+            "keyway_requests_total",
+            "Requests answered, by keyspace, operation and outcome.",
+            proto::MetricType::COUNTER,
+            keyspaces.iter().flat_map(|keyspace| {
+                OPERATIONS
+                    .iter()
+                    .zip(keyspace.requests.0)
+                    .flat_map(|(operation, outcomes)| {
+                        OUTCOMES
+                            .iter()
+                            .zip(outcomes)
+                            .filter(|(_, count)| *count > 0)
+                            .map(|(outcome, count)| {
+                                let labels = [
+                                    ("keyspace", keyspace.name.as_str()),
+                                    ("operation", *operation),
+                                    ("outcome", *outcome),
+                                ];
+                                counter(&labels, count as f64)
+                            })
+                            .collect::<Vec<_>>()
+                    })
+            }),
+        ));
+        families
+    }
+
+    fn shard_families(&self) -> Vec<proto::MetricFamily> {
+        let mut families: Vec<_> = SHARD_SERIES
+            .iter()
+            .map(|(name, help, kind, value)| {
+                let metrics = self.shards.values().map(|shard| {
+                    metric(*kind, &[("shard", &shard.shard.to_string())], value(shard))
+                });
+                family(name, help, *kind, metrics)
+            })
+            .collect();
+        families.push(family(
+            "keyway_shard_turn_seconds",
+            "Length of a shard's turns.",
+            proto::MetricType::HISTOGRAM,
+            self.shards.values().map(|shard| {
+                histogram(&[("shard", &shard.shard.to_string())], &shard.turn, SECOND)
+            }),
+        ));
+        families
+    }
+}
+
+type Series<T> = (&'static str, &'static str, proto::MetricType, fn(&T) -> f64);
+
+const COUNTER: proto::MetricType = proto::MetricType::COUNTER;
+const GAUGE: proto::MetricType = proto::MetricType::GAUGE;
+
+const KEYSPACE_SERIES: &[Series<KeyspaceSnapshot>] = &[
+    (
+        "rehydrate_total",
+        "Local rehydrations, all of them.",
+        COUNTER,
+        |k| k.rehydrate_total as f64,
+    ),
+    (
+        "rehydrate_fail_total",
+        "Rehydrations that failed.",
+        COUNTER,
+        |k| k.rehydrate_fail_total as f64,
+    ),
+    (
+        "singleflight_waiters",
+        "Requests waiting now for a refresh.",
+        GAUGE,
+        |k| k.singleflight_waiters as f64,
+    ),
+    (
+        "singleflight_wait_timeout_total",
+        "Waits that used up their budget.",
+        COUNTER,
+        |k| k.singleflight_wait_timeout_total as f64,
+    ),
+    (
+        "prefetch_scan_total",
+        "Passes of the prefetcher over the keyspace.",
+        COUNTER,
+        |k| k.prefetch_scan_total as f64,
+    ),
+    (
+        "prefetch_trigger_total",
+        "Refreshes that the prefetcher started.",
+        COUNTER,
+        |k| k.prefetch_trigger_total as f64,
+    ),
+    (
+        "prefetch_skipped_total",
+        "Keys that were due and passed over because max_in_flight was reached.",
+        COUNTER,
+        |k| k.prefetch_skipped_total as f64,
+    ),
+    (
+        "keyway_hits_total",
+        "Requests served from an unlocked key at once.",
+        COUNTER,
+        |k| k.hits as f64,
+    ),
+    (
+        "keyway_misses_total",
+        "Requests that waited or were refused.",
+        COUNTER,
+        |k| k.misses as f64,
+    ),
+    (
+        "keyway_evicted_total",
+        "Keys dropped before their time, for room.",
+        COUNTER,
+        |k| k.evicted_total as f64,
+    ),
+    ("keyway_resident_keys", "Unlocked keys held.", GAUGE, |k| {
+        k.resident_keys as f64
+    }),
+    (
+        "keyway_resident_key_bytes",
+        "Locked memory of unlocked keys.",
+        GAUGE,
+        |k| k.resident_key_bytes as f64,
+    ),
+    ("keyway_flights", "Refreshes under way.", GAUGE, |k| {
+        k.flights as f64
+    }),
+    (
+        "keyway_oldest_served_age_seconds",
+        "Age of the oldest key served within the last second.",
+        GAUGE,
+        |k| k.oldest_served_age_us as f64 / 1e6,
+    ),
+    (
+        "keyway_dek_lease_left_seconds",
+        "Time left of the DEK lease; 0 without one.",
+        GAUGE,
+        |k| k.dek_lease_left_s,
+    ),
+    (
+        "keyway_keyspace_locked",
+        "1 when an operator has locked the keyspace.",
+        GAUGE,
+        |k| f64::from(u8::from(k.locked)),
+    ),
+];
+
+const SHARD_SERIES: &[Series<ShardSnapshot>] = &[
+    (
+        "keyway_shard_connections",
+        "Open connections.",
+        GAUGE,
+        |s| s.connections as f64,
+    ),
+    (
+        "keyway_shard_connections_refused_total",
+        "Connections over the limit.",
+        COUNTER,
+        |s| s.connections_refused_total as f64,
+    ),
+    (
+        "keyway_shard_accept_errors_total",
+        "Accepts that failed.",
+        COUNTER,
+        |s| s.accept_errors_total as f64,
+    ),
+    (
+        "keyway_shard_protocol_errors_total",
+        "Connections closed for bad bytes.",
+        COUNTER,
+        |s| s.protocol_errors_total as f64,
+    ),
+    (
+        "keyway_shard_forwards_out_total",
+        "Requests handed to other shards.",
+        COUNTER,
+        |s| s.forwards_out_total as f64,
+    ),
+    (
+        "keyway_shard_forwards_in_total",
+        "Requests taken from other shards.",
+        COUNTER,
+        |s| s.forwards_in_total as f64,
+    ),
+    (
+        "keyway_shard_forwards_refused_total",
+        "Forwards refused by a full mesh.",
+        COUNTER,
+        |s| s.forwards_refused_total as f64,
+    ),
+    (
+        "keyway_shard_parked_requests",
+        "Requests parked for a flight.",
+        GAUGE,
+        |s| s.parked_requests as f64,
+    ),
+    (
+        "keyway_shard_load_queue_depth",
+        "Loads waiting for a read slot.",
+        GAUGE,
+        |s| s.load_queue_depth as f64,
+    ),
+    (
+        "keyway_shard_slow_queue_depth",
+        "Operations in the slow lane.",
+        GAUGE,
+        |s| s.slow_queue_depth as f64,
+    ),
+    (
+        "keyway_shard_panics_total",
+        "Panics caught in a handler.",
+        COUNTER,
+        |s| s.panics_total as f64,
+    ),
+    (
+        "keyway_shard_arena_used_bytes",
+        "Locked memory in use.",
+        GAUGE,
+        |s| s.arena_used_bytes as f64,
+    ),
+    (
+        "keyway_shard_arena_capacity_bytes",
+        "Locked memory in all.",
+        GAUGE,
+        |s| s.arena_capacity_bytes as f64,
+    ),
+    (
+        "keyway_shard_store_keys",
+        "Keys in the blob log.",
+        GAUGE,
+        |s| s.store_keys as f64,
+    ),
+    (
+        "keyway_shard_store_disk_bytes",
+        "Blob log on disk.",
+        GAUGE,
+        |s| s.store_disk_bytes as f64,
+    ),
+    (
+        "keyway_shard_store_dead_bytes",
+        "Blob log bytes nobody needs.",
+        GAUGE,
+        |s| s.store_dead_bytes as f64,
+    ),
+    (
+        "keyway_shard_store_index_bytes",
+        "Memory of the blob log's index.",
+        GAUGE,
+        |s| s.store_index_bytes as f64,
+    ),
+    (
+        "keyway_shard_store_poisoned",
+        "1 when a failed write closed the blob log.",
+        GAUGE,
+        |s| f64::from(u8::from(s.store_poisoned)),
+    ),
+];
+
+fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
+    sum.rehydrate_total += other.rehydrate_total;
+    sum.rehydrate_fail_total += other.rehydrate_fail_total;
+    sum.rehydrate_latency.merge(&other.rehydrate_latency);
+    sum.singleflight_waiters += other.singleflight_waiters;
+    sum.singleflight_waiters_max += other.singleflight_waiters_max;
+    sum.singleflight_wait_timeout_total += other.singleflight_wait_timeout_total;
+    sum.prefetch_scan_total += other.prefetch_scan_total;
+    sum.prefetch_trigger_total += other.prefetch_trigger_total;
+    sum.prefetch_skipped_total += other.prefetch_skipped_total;
+    sum.hits += other.hits;
+    sum.misses += other.misses;
+    sum.evicted_total += other.evicted_total;
+    sum.resident_keys += other.resident_keys;
+    sum.resident_key_bytes += other.resident_key_bytes;
+    sum.flights += other.flights;
+    sum.oldest_served_age_us = sum.oldest_served_age_us.max(other.oldest_served_age_us);
+    // The shard that loses its lease first is the one to know about.
+    sum.dek_lease_left_s = sum.dek_lease_left_s.min(other.dek_lease_left_s);
+    sum.locked |= other.locked;
+    for (mine, theirs) in sum.requests.0.iter_mut().zip(other.requests.0) {
+        for (mine, theirs) in mine.iter_mut().zip(theirs) {
+            *mine += theirs;
+        }
+    }
+}
+
+fn family(
+    name: &str,
+    help: &str,
+    kind: proto::MetricType,
+    metrics: impl IntoIterator<Item = proto::Metric>,
+) -> proto::MetricFamily {
+    let mut family = proto::MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics.into_iter().collect());
+    family
+}
+
+fn labelled(labels: &[(&str, &str)]) -> proto::Metric {
+    let pairs = labels.iter().map(|(name, value)| {
+        let mut pair = proto::LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    });
+    proto::Metric::from_label(pairs.collect())
+}
+
+fn metric(kind: proto::MetricType, labels: &[(&str, &str)], value: f64) -> proto::Metric {
+    if kind == COUNTER {
+        counter(labels, value)
+    } else {
+        gauge(labels, value)
+    }
+}
+
+fn counter(labels: &[(&str, &str)], value: f64) -> proto::Metric {
+    let mut metric = labelled(labels);
+    let mut counter = proto::Counter::default();
+    counter.set_value(value);
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(labels: &[(&str, &str)], value: f64) -> proto::Metric {
+    let mut metric = labelled(labels);
+    let mut gauge = proto::Gauge::default();
+    gauge.set_value(value);
+    metric.set_gauge(gauge);
+    metric
+}
+
+/// Microseconds in the unit of `rehydrate_latency_ms`, whose name is the runbook's.
+const MS: f64 = 1e3;
+
+/// Microseconds in Prometheus' own unit.
+const SECOND: f64 = 1e6;
+
+fn histogram(labels: &[(&str, &str)], latency: &Latency, unit_us: f64) -> proto::Metric {
+    let mut cumulative = 0;
+    let buckets = BOUNDS_US
+        .iter()
+        .zip(latency.buckets)
+        .map(|(bound_us, count)| {
+            cumulative += count;
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(*bound_us as f64 / unit_us);
+            bucket.set_cumulative_count(cumulative);
+            bucket
+        });
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(latency.count());
+    histogram.set_sample_sum(latency.sum_ns as f64 / 1e3 / unit_us);
+    let mut metric = labelled(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Encoder, TextEncoder};
+
+    use super::*;
+
+    fn text(latest: &Latest) -> String {
+        let mut out = Vec::new();
+        TextEncoder::new()
+            .encode(&latest.families(), &mut out)
+            .unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn shard(index: u16, rehydrates: u64, lease_left_s: f64) -> Snapshot {
+        let mut keyspace = KeyspaceSnapshot {
+            id: 1,
+            name: "prod".to_owned(),
+            rehydrate_total: rehydrates,
+            dek_lease_left_s: lease_left_s,
+            ..KeyspaceSnapshot::default()
+        };
+        (0..rehydrates).for_each(|_| keyspace.rehydrate_latency.record_ns(60_000));
+        keyspace.requests.0[0][0] = rehydrates;
+        Snapshot::Shard(Box::new(ShardSnapshot {
+            shard: index,
+            keyspaces: vec![keyspace],
+            ..ShardSnapshot::default()
+        }))
+    }
+
+    #[test]
+    fn the_runbooks_series_are_summed_over_shards_and_carry_the_keyspace_alone() {
+        let mut latest = Latest::default();
+        latest.take(shard(0, 3, 50.0));
+        latest.take(shard(1, 4, 40.0));
+        let text = text(&latest);
+        for line in [
+            "rehydrate_total{keyspace=\"prod\"} 7",
+            "rehydrate_latency_ms_bucket{keyspace=\"prod\",le=\"0.05\"} 0",
+            "rehydrate_latency_ms_bucket{keyspace=\"prod\",le=\"0.075\"} 7",
+            "rehydrate_latency_ms_count{keyspace=\"prod\"} 7",
+            "singleflight_waiters{keyspace=\"prod\"} 0",
+            "keyway_dek_lease_left_seconds{keyspace=\"prod\"} 40",
+            "keyway_requests_total{keyspace=\"prod\",operation=\"sign\",outcome=\"ok\"} 7",
+            "keyway_shard_connections{shard=\"1\"} 0",
+        ] {
+            assert!(
+                text.lines().any(|have| have == line),
+                "no `{line}` in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_newer_snapshot_replaces_the_older_one() {
+        let mut latest = Latest::default();
+        latest.take(shard(0, 3, 1.0));
+        latest.take(shard(0, 5, 1.0));
+        assert!(text(&latest).contains("rehydrate_total{keyspace=\"prod\"} 5"));
+    }
+}

@@ -1,0 +1,211 @@
+//! The exporter's thread: /metrics, /healthz and /readyz over HTTP, and the answer to STATUS.
+//!
+//! Shards hand it a snapshot a second with `try_send` and never wait; when its inbox is full a
+//! snapshot is lost and the next one carries the same counters.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus::{Encoder, TextEncoder};
+use tokio::sync::{mpsc, oneshot};
+
+use super::collector::Latest;
+use super::snapshot::Snapshot;
+use super::status;
+
+/// Messages that wait for the exporter before more are dropped.
+pub const INBOX_MAX: usize = 1_024;
+
+/// A shard that is silent for longer is reported by /healthz.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// What the exporter is told or asked.
+#[derive(Debug)]
+pub enum Message {
+    /// Newer figures.
+    Snapshot(Snapshot),
+    /// STATUS: the JSON document.
+    Status(oneshot::Sender<String>),
+}
+
+/// Runs the exporter on a thread of its own until the process ends.
+///
+/// Errors: the address cannot be bound.
+pub fn start(
+    address: SocketAddr,
+    shard_count: u16,
+    inbox: mpsc::Receiver<Message>,
+) -> std::io::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let bound = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    std::thread::Builder::new()
+        .name("exporter".to_owned())
+        .spawn(move || {
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, serve(listener, shard_count, inbox));
+        })?;
+    Ok(bound)
+}
+
+/// What an HTTP handler asks the collecting task for.
+enum Page {
+    Metrics,
+    Health,
+    Ready,
+}
+
+type Ask = (Page, oneshot::Sender<(StatusCode, &'static str, String)>);
+
+async fn serve(listener: std::net::TcpListener, shard_count: u16, inbox: mpsc::Receiver<Message>) {
+    let (pages, asked) = mpsc::channel::<Ask>(64);
+    tokio::task::spawn_local(collect(shard_count, inbox, asked));
+    let app = axum::Router::new()
+        .route("/metrics", get(|state| page(Page::Metrics, state)))
+        .route("/healthz", get(|state| page(Page::Health, state)))
+        .route("/readyz", get(|state| page(Page::Ready, state)))
+        .with_state(Arc::new(pages));
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "exporter cannot listen"),
+    };
+    if let Err(error) = axum::serve(listener, app).await {
+        tracing::error!(%error, "exporter stopped");
+    }
+}
+
+async fn page(page: Page, State(pages): State<Arc<mpsc::Sender<Ask>>>) -> impl IntoResponse {
+    let (answer, answered) = oneshot::channel();
+    let asked = pages.send((page, answer)).await.is_ok();
+    match answered.await {
+        Ok((status, kind, body)) if asked => (status, [(CONTENT_TYPE, kind)], body),
+        _ => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(CONTENT_TYPE, "text/plain")],
+            "the collecting task is gone\n".to_owned(),
+        ),
+    }
+}
+
+struct Collected {
+    latest: Latest,
+    shard_count: u16,
+    heard_at: Vec<Option<Instant>>,
+}
+
+async fn collect(
+    shard_count: u16,
+    mut inbox: mpsc::Receiver<Message>,
+    mut asked: mpsc::Receiver<Ask>,
+) {
+    let collected = RefCell::new(Collected {
+        latest: Latest::default(),
+        shard_count,
+        heard_at: vec![None; usize::from(shard_count)],
+    });
+    loop {
+        tokio::select! {
+            message = inbox.recv() => match message {
+                Some(Message::Snapshot(snapshot)) => collected.borrow_mut().take(snapshot),
+                Some(Message::Status(answer)) => {
+                    let document = status::document(&collected.borrow().latest, shard_count);
+                    // Whoever asked may have gone; the answer is then nobody's.
+                    let _ = answer.send(document.to_string());
+                }
+                None => return,
+            },
+            Some((page, answer)) = asked.recv() => {
+                let _ = answer.send(collected.borrow().render(page));
+            }
+        }
+    }
+}
+
+impl Collected {
+    fn take(&mut self, snapshot: Snapshot) {
+        if let Snapshot::Shard(shard) = &snapshot
+            && let Some(heard_at) = self.heard_at.get_mut(usize::from(shard.shard))
+        {
+            *heard_at = Some(Instant::now());
+        }
+        self.latest.take(snapshot);
+    }
+
+    fn render(&self, page: Page) -> (StatusCode, &'static str, String) {
+        match page {
+            Page::Metrics => self.metrics(),
+            Page::Health => self.health(),
+            Page::Ready => self.ready(),
+        }
+    }
+
+    fn metrics(&self) -> (StatusCode, &'static str, String) {
+        let mut out = Vec::with_capacity(64 << 10);
+        match TextEncoder::new().encode(&self.latest.families(), &mut out) {
+            Ok(()) => {
+                let text = String::from_utf8_lossy(&out).into_owned();
+                (StatusCode::OK, prometheus::TEXT_FORMAT, text)
+            }
+            Err(error) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "text/plain",
+                format!("{error}\n"),
+            ),
+        }
+    }
+
+    fn health(&self) -> (StatusCode, &'static str, String) {
+        let silent: Vec<usize> = self
+            .heard_at
+            .iter()
+            .enumerate()
+            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() > SILENCE_MAX))
+            .map(|(shard, _)| shard)
+            .collect();
+        if silent.is_empty() {
+            return (StatusCode::OK, "text/plain", "ok\n".to_owned());
+        }
+        let text = format!(
+            "shards silent for more than {} s: {silent:?}\n",
+            SILENCE_MAX.as_secs()
+        );
+        (StatusCode::SERVICE_UNAVAILABLE, "text/plain", text)
+    }
+
+    fn ready(&self) -> (StatusCode, &'static str, String) {
+        let serving = self.latest.shards().filter(|shard| shard.serving).count();
+        let ready = serving == usize::from(self.shard_count);
+        let locked: Vec<_> = self
+            .latest
+            .keyspaces()
+            .into_iter()
+            .filter(|keyspace| keyspace.locked)
+            .map(|keyspace| keyspace.name)
+            .collect();
+        let document = serde_json::json!({
+            "ready": ready,
+            "shards_serving": serving,
+            "shard_count": self.shard_count,
+            "recovered_bytes": self.latest.shards().map(|s| s.recovered_bytes).sum::<u64>(),
+            "recovery_total_bytes":
+                self.latest.shards().map(|s| s.recovery_total_bytes).sum::<u64>(),
+            "locked_keyspaces": locked,
+        });
+        let status = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        (status, "application/json", format!("{document}\n"))
+    }
+}

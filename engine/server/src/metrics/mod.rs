@@ -1,0 +1,8 @@
+//! Figures for people and Prometheus. Shards push [`snapshot`]s, the exporter's thread serves
+//! them; it never reaches into a shard.
+
+pub mod collector;
+pub mod exporter;
+pub mod latency;
+pub mod snapshot;
+pub mod status;

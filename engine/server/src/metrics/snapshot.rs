@@ -1,0 +1,166 @@
+//! What a shard tells of itself once a second: plain figures, no handles.
+
+use super::latency::Latency;
+
+/// Operations that are counted apart, in the order of [`RequestCounts`].
+pub const OPERATIONS: [&str; 11] = [
+    "sign",
+    "verify",
+    "mac",
+    "encrypt",
+    "decrypt",
+    "derive",
+    "public_key",
+    "get",
+    "force_refresh",
+    "key_admin",
+    "other",
+];
+
+/// Outcomes that are counted apart: the wire's statuses by number, `ok` and a stale `ok` apart.
+pub const OUTCOMES: [&str; 17] = [
+    "ok",
+    "retry",
+    "needs_unlock",
+    "unavailable",
+    "overloaded",
+    "not_found",
+    "invalid",
+    "revoked",
+    "forbidden",
+    "bad_request",
+    "unsupported",
+    "deadline_exceeded",
+    "mismatch",
+    "conflict",
+    "no_keyspace",
+    "internal",
+    "ok_stale",
+];
+
+/// Index of a stale OK in [`OUTCOMES`].
+pub const OUTCOME_OK_STALE: usize = 16;
+
+/// Requests answered, by operation and outcome.
+#[derive(Clone, Debug, Default)]
+pub struct RequestCounts(pub [[u64; OUTCOMES.len()]; OPERATIONS.len()]);
+
+/// One keyspace on one shard.
+#[derive(Clone, Debug, Default)]
+pub struct KeyspaceSnapshot {
+    /// Keyspace id.
+    pub id: u32,
+    /// Keyspace name.
+    pub name: String,
+    /// `rehydrate_total`.
+    pub rehydrate_total: u64,
+    /// `rehydrate_fail_total`.
+    pub rehydrate_fail_total: u64,
+    /// `rehydrate_latency_ms`.
+    pub rehydrate_latency: Latency,
+    /// `singleflight_waiters`.
+    pub singleflight_waiters: u64,
+    /// Highest `singleflight_waiters` since the server started.
+    pub singleflight_waiters_max: u64,
+    /// `singleflight_wait_timeout_total`.
+    pub singleflight_wait_timeout_total: u64,
+    /// `prefetch_scan_total`.
+    pub prefetch_scan_total: u64,
+    /// `prefetch_trigger_total`.
+    pub prefetch_trigger_total: u64,
+    /// `prefetch_skipped_total`.
+    pub prefetch_skipped_total: u64,
+    /// Requests answered from a live key at once.
+    pub hits: u64,
+    /// Requests that had to wait or were refused.
+    pub misses: u64,
+    /// Keys evicted before their time, for room.
+    pub evicted_total: u64,
+    /// Unlocked keys held.
+    pub resident_keys: u64,
+    /// Locked memory that they take, in bytes.
+    pub resident_key_bytes: u64,
+    /// Flights under way.
+    pub flights: u64,
+    /// Age of the oldest key served since the last snapshot, in microseconds.
+    pub oldest_served_age_us: u64,
+    /// Seconds left of the DEK lease; 0 without one.
+    pub dek_lease_left_s: f64,
+    /// Whether an operator has locked it.
+    pub locked: bool,
+    /// Requests by operation and outcome.
+    pub requests: RequestCounts,
+}
+
+/// One shard.
+#[derive(Clone, Debug, Default)]
+pub struct ShardSnapshot {
+    /// Shard index.
+    pub shard: u16,
+    /// Whether it accepts requests; before that it reads its blob log.
+    pub serving: bool,
+    /// Blob log bytes read so far at start.
+    pub recovered_bytes: u64,
+    /// Blob log bytes to read at start.
+    pub recovery_total_bytes: u64,
+    /// Keyspaces by id.
+    pub keyspaces: Vec<KeyspaceSnapshot>,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections refused at the limit.
+    pub connections_refused_total: u64,
+    /// Failed accepts (out of descriptors, say).
+    pub accept_errors_total: u64,
+    /// Connections closed for malformed bytes.
+    pub protocol_errors_total: u64,
+    /// Requests handed to other shards.
+    pub forwards_out_total: u64,
+    /// Requests taken from other shards.
+    pub forwards_in_total: u64,
+    /// Forwards refused because the mesh was full.
+    pub forwards_refused_total: u64,
+    /// Requests parked for a flight.
+    pub parked_requests: u64,
+    /// Loads waiting for a read slot.
+    pub load_queue_depth: u64,
+    /// Operations in the slow lane.
+    pub slow_queue_depth: u64,
+    /// Turns taken and their length.
+    pub turn: Latency,
+    /// Panics caught in a handler.
+    pub panics_total: u64,
+    /// Arena bytes in use.
+    pub arena_used_bytes: u64,
+    /// Arena bytes in all.
+    pub arena_capacity_bytes: u64,
+    /// Keys in the blob log.
+    pub store_keys: u64,
+    /// Bytes of the blob log on disk.
+    pub store_disk_bytes: u64,
+    /// Bytes of it that no live record needs.
+    pub store_dead_bytes: u64,
+    /// Memory of its index.
+    pub store_index_bytes: u64,
+    /// Whether a failed write or sync has closed it for writing.
+    pub store_poisoned: bool,
+}
+
+/// The process-wide KMS thread.
+#[derive(Clone, Debug, Default)]
+pub struct KmsSnapshot {
+    /// Calls by operation and outcome.
+    pub calls: Vec<(String, String, u64)>,
+    /// Provider name.
+    pub provider: String,
+    /// Whether the provider itself is locked.
+    pub locked: bool,
+}
+
+/// What reaches the exporter.
+#[derive(Clone, Debug)]
+pub enum Snapshot {
+    /// A shard's figures.
+    Shard(Box<ShardSnapshot>),
+    /// The control thread's figures.
+    Kms(KmsSnapshot),
+}

@@ -1,0 +1,115 @@
+//! The answer to STATUS: the same figures as /metrics, as one JSON document for people and
+//! scripts.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::collector::Latest;
+use super::latency::Latency;
+use super::snapshot::{KeyspaceSnapshot, OPERATIONS, OUTCOMES, RequestCounts, ShardSnapshot};
+
+/// Quantiles of a latency, in milliseconds.
+#[derive(Serialize)]
+struct Quantiles {
+    count: u64,
+    p50: f64,
+    p95: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+impl From<&Latency> for Quantiles {
+    fn from(latency: &Latency) -> Self {
+        Quantiles {
+            count: latency.count(),
+            p50: latency.quantile_ms(0.50),
+            p95: latency.quantile_ms(0.95),
+            p99: latency.quantile_ms(0.99),
+            p999: latency.quantile_ms(0.999),
+            max: latency.hdr.max() as f64 / 1e6,
+        }
+    }
+}
+
+/// The whole document.
+pub fn document(latest: &Latest, shard_count: u16) -> serde_json::Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "shard_count": shard_count,
+        "kms": {
+            "provider": latest.kms().provider,
+            "locked": latest.kms().locked,
+            "calls": latest.kms().calls.iter().filter(|(_, _, count)| *count > 0).map(|(operation, outcome, count)| {
+                json!({ "operation": operation, "outcome": outcome, "count": count })
+            }).collect::<Vec<_>>(),
+        },
+        "keyspaces": latest.keyspaces().iter().map(keyspace).collect::<Vec<_>>(),
+        "shards": latest.shards().map(shard).collect::<Vec<_>>(),
+    })
+}
+
+fn keyspace(keyspace: &KeyspaceSnapshot) -> serde_json::Value {
+    json!({
+        "id": keyspace.id,
+        "name": keyspace.name,
+        "locked": keyspace.locked,
+        "dek_lease_left_s": keyspace.dek_lease_left_s,
+        "resident_keys": keyspace.resident_keys,
+        "resident_key_bytes": keyspace.resident_key_bytes,
+        "hits": keyspace.hits,
+        "misses": keyspace.misses,
+        "evicted_total": keyspace.evicted_total,
+        "flights": keyspace.flights,
+        "oldest_served_age_ms": keyspace.oldest_served_age_us / 1_000,
+        "rehydrate_total": keyspace.rehydrate_total,
+        "rehydrate_fail_total": keyspace.rehydrate_fail_total,
+        "rehydrate_latency_ms": Quantiles::from(&keyspace.rehydrate_latency),
+        "singleflight_waiters": keyspace.singleflight_waiters,
+        "singleflight_waiters_max": keyspace.singleflight_waiters_max,
+        "singleflight_wait_timeout_total": keyspace.singleflight_wait_timeout_total,
+        "prefetch_scan_total": keyspace.prefetch_scan_total,
+        "prefetch_trigger_total": keyspace.prefetch_trigger_total,
+        "prefetch_skipped_total": keyspace.prefetch_skipped_total,
+        "requests": requests(&keyspace.requests),
+    })
+}
+
+fn requests(counts: &RequestCounts) -> Vec<serde_json::Value> {
+    let mut rows = Vec::new();
+    for (operation, outcomes) in OPERATIONS.iter().zip(counts.0) {
+        for (outcome, count) in OUTCOMES
+            .iter()
+            .zip(outcomes)
+            .filter(|(_, count)| *count > 0)
+        {
+            rows.push(json!({ "operation": operation, "outcome": outcome, "count": count }));
+        }
+    }
+    rows
+}
+
+fn shard(shard: &ShardSnapshot) -> serde_json::Value {
+    json!({
+        "shard": shard.shard,
+        "serving": shard.serving,
+        "connections": shard.connections,
+        "forwards_in_total": shard.forwards_in_total,
+        "forwards_out_total": shard.forwards_out_total,
+        "forwards_refused_total": shard.forwards_refused_total,
+        "protocol_errors_total": shard.protocol_errors_total,
+        "parked_requests": shard.parked_requests,
+        "load_queue_depth": shard.load_queue_depth,
+        "slow_queue_depth": shard.slow_queue_depth,
+        "panics_total": shard.panics_total,
+        "turn_ms": Quantiles::from(&shard.turn),
+        "arena_used_bytes": shard.arena_used_bytes,
+        "arena_capacity_bytes": shard.arena_capacity_bytes,
+        "store_keys": shard.store_keys,
+        "store_disk_bytes": shard.store_disk_bytes,
+        "store_dead_bytes": shard.store_dead_bytes,
+        "store_index_bytes": shard.store_index_bytes,
+        "store_poisoned": shard.store_poisoned,
+    })
+}

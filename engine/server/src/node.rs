@@ -1,0 +1,216 @@
+//! Starting and stopping the whole node: data directory, KMS, threads, signals.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keyway_protocol::Router;
+use keyway_store::{DataDir, reshard};
+use tokio::sync::mpsc;
+
+use crate::authorise::Owner;
+use crate::config::Config;
+use crate::control::catalogue::{self, Catalogue};
+use crate::control::messages::{ControlRequest, EVENTS_MAX, KeyspaceConfig, REQUESTS_MAX};
+use crate::control::{self, Control};
+use crate::metrics::exporter;
+use crate::runtime::{executor, mesh};
+use crate::shard::{Start, serve};
+use crate::startup;
+
+/// The keyspace that `--dev` makes at its first start.
+const DEV_KEYSPACE: &str = "prod";
+
+/// Where a running server writes its addresses.
+const ENDPOINTS_FILE: &str = "endpoints.json";
+
+/// Runs the server in the foreground until SIGTERM or SIGINT.
+///
+/// Errors: why it did not start, with the remedy.
+pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
+    startup::check(&config)?;
+    let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
+    move_keys(&mut data, config.shards)?;
+    let manifest = data.manifest().clone();
+    let mut ports = startup::reserve_ports(&config)?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the control thread's runtime did not start: {error}"))?;
+    let service = runtime
+        .block_on(control::kms::open(&config, manifest.cluster_id))
+        .map_err(|error| error.to_string())?;
+    let mut keyspaces = read_catalogue(&data)?;
+    if config.dev && keyspaces.iter().next().is_none() {
+        let made = runtime.block_on(service.new_dek(keyspaces.next_id(), 1));
+        let dek = made.map_err(|error| error.to_string())?;
+        keyspaces
+            .create(DEV_KEYSPACE, "", &dek.wrapped.0)
+            .map_err(|error| error.to_string())?;
+        save(&data, keyspaces.text().as_bytes()).map_err(|error| error.to_string())?;
+    }
+    let configs: Vec<KeyspaceConfig> = keyspaces
+        .iter()
+        .map(|(id, keyspace)| control::config_of(id, keyspace).map_err(|e| e.to_string()))
+        .collect::<Result<_, _>>()?;
+
+    let (to_exporter, exporter_inbox) = mpsc::channel(exporter::INBOX_MAX);
+    let metrics =
+        exporter::start(config.metrics, config.shards, exporter_inbox).map_err(|error| {
+            format!(
+                "cannot listen on {}: {error}; use --metrics",
+                config.metrics
+            )
+        })?;
+    let (to_control, control_requests) = mpsc::channel::<ControlRequest>(REQUESTS_MAX);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (ready, started) = std::sync::mpsc::channel();
+    let config = Arc::new(config);
+    let mut to_shards = Vec::new();
+    for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
+        let (to_shard, events) = mpsc::channel(EVENTS_MAX);
+        to_shards.push(to_shard);
+        let start = Start {
+            index,
+            config: Arc::clone(&config),
+            routing_seed: manifest.routing_seed,
+            core_seed: random_seed()?,
+            log: data.log_options(index).map_err(|error| error.to_string())?,
+            shared: ports.shared,
+            ports: ports.own.clone(),
+            owner: Owner {
+                dev: config.dev,
+                uid: rustix::process::geteuid().as_raw(),
+            },
+            seat,
+            keyspaces: configs.clone(),
+            control: to_control.clone(),
+            events,
+            exporter: to_exporter.clone(),
+            stop: Arc::clone(&stop),
+            ready: ready.clone(),
+        };
+        let core = cores[usize::from(index) % cores.len()];
+        executor::start(index, core, move || serve(start))
+            .map_err(|error| format!("shard {index} did not start: {error}"))?;
+    }
+    for _ in 0..config.shards {
+        started
+            .recv()
+            .map_err(|_| "a shard ended before it was ready".to_owned())??;
+    }
+    ports.release();
+    announce(&config, &data, ports.shared, &ports.own, metrics)?;
+    let saved_dir = data.path().to_owned();
+    let data = Arc::new(data);
+    let control_data = Arc::clone(&data);
+    let control = Control::new(
+        service,
+        keyspaces,
+        Box::new(move |bytes| save(&control_data, bytes)),
+        to_shards,
+        to_exporter,
+    );
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        tokio::task::spawn_local(stop_on_signal(stop));
+        control.run(control_requests).await;
+    });
+    let _ = std::fs::remove_file(saved_dir.join(ENDPOINTS_FILE));
+    tracing::info!("stopped");
+    // Shard threads are parked with unfinished tasks, which must not be dropped.
+    std::process::exit(0);
+}
+
+fn move_keys(data: &mut DataDir, shards: u16) -> Result<(), String> {
+    let before = data.manifest().shard_count;
+    if before == shards {
+        return Ok(());
+    }
+    let router = Router::new(data.manifest().routing_seed, shards).map_err(|e| e.to_string())?;
+    tracing::info!(
+        before,
+        now = shards,
+        "the shard count changed: moving every key to its owner"
+    );
+    let mut said_at = quanta::Instant::now();
+    reshard(
+        data,
+        shards,
+        |keyspace, key_id: &[u8]| usize::from(router.shard_of(keyspace, key_id)),
+        |progress| {
+            if said_at.elapsed().as_secs() >= 1 {
+                said_at = quanta::Instant::now();
+                tracing::info!(records = progress.records_done, "moving keys");
+            }
+        },
+    )
+    .map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn read_catalogue(data: &DataDir) -> Result<Catalogue, String> {
+    let path = data.path().join(catalogue::FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Catalogue::parse(&text).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Catalogue::default()),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn save(data: &DataDir, bytes: &[u8]) -> std::io::Result<()> {
+    data.write_file(catalogue::FILE, bytes)
+        .map_err(std::io::Error::other)
+}
+
+fn random_seed() -> Result<u64, String> {
+    getrandom::u64().map_err(|error| format!("no randomness from the system: {error}"))
+}
+
+/// Says where it listens: in the log for people, in a file for scripts.
+fn announce(
+    config: &Config,
+    data: &DataDir,
+    shared: std::net::SocketAddr,
+    own: &[u16],
+    metrics: std::net::SocketAddr,
+) -> Result<(), String> {
+    let document = serde_json::json!({
+        "pid": std::process::id(),
+        "tcp": shared.to_string(),
+        "shard_ports": own,
+        "unix": config.unix,
+        "metrics": metrics.to_string(),
+    });
+    data.write_file(ENDPOINTS_FILE, format!("{document:#}\n").as_bytes())
+        .map_err(|error| error.to_string())?;
+    if config.dev {
+        tracing::warn!("--dev: everyone who can connect may do everything");
+    }
+    tracing::info!(
+        tcp = %shared,
+        shard_ports = ?own,
+        unix = %config.unix.display(),
+        metrics = %format!("http://{metrics}/metrics"),
+        shards = config.shards,
+        data = %config.data.display(),
+        "keywayd is listening"
+    );
+    Ok(())
+}
+
+async fn stop_on_signal(stop: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return tracing::error!("signals cannot be handled; stop the server with SIGKILL");
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    stop.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,64 @@
+//! Listeners of one shard: TCP for anyone, TCP for this shard alone, and Unix sockets.
+
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::net::{TcpListener, TcpStream};
+
+use super::socket::Socket;
+use super::tasks;
+
+/// Pause after an accept that failed: with no descriptor left it would fail again at once, for
+/// ever.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(10);
+
+/// What a listener does with what it gets.
+pub trait Accept: 'static {
+    /// Takes a new connection.
+    fn accepted(self: &Rc<Self>, socket: Socket);
+    /// Counts a failed accept.
+    fn accept_failed(&self, error: &std::io::Error);
+    /// Whether to stop accepting.
+    fn is_stopping(&self) -> bool;
+}
+
+/// Accepts TCP connections at `address` in a task of its own. Shards may share an address: the
+/// kernel spreads connections over them.
+///
+/// Errors: the address cannot be bound.
+pub fn tcp(address: SocketAddr, accept: &Rc<impl Accept>) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).map_err(std::io::Error::from)?;
+    tasks::spawn(accept_all(listener, Rc::clone(accept), Socket::tcp));
+    Ok(())
+}
+
+/// Accepts Unix connections at `path` in a task of its own.
+///
+/// Errors: the path cannot be bound.
+pub fn unix(path: &Path, accept: &Rc<impl Accept>) -> std::io::Result<()> {
+    let listener = UnixListener::bind(path)?;
+    // SAFETY: the descriptor is a listening stream socket that nothing else owns any more.
+    let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+    tasks::spawn(accept_all(listener, Rc::clone(accept), Socket::unix));
+    Ok(())
+}
+
+async fn accept_all(
+    listener: TcpListener,
+    accept: Rc<impl Accept>,
+    socket: fn(TcpStream) -> Socket,
+) {
+    while !accept.is_stopping() {
+        match listener.accept().await {
+            Ok(stream) => accept.accepted(socket(stream)),
+            Err(error) => {
+                accept.accept_failed(&error.into());
+                tasks::sleep(ACCEPT_BACK_OFF).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Administration of keys: each request is a task of its own, off the request path.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use keyway_core::{KeyspaceId, Refusal};
+use keyway_keys::{Algorithm, ImportFormat, KeyUsage, NewKey};
+use keyway_protocol::{
+    KeyList, KeyListAnswer, KeyRow, Material, Request, RequestFrame, ResponseHead, Status,
+};
+use zeroize::Zeroizing;
+
+use super::Shard;
+use super::answer::Reply;
+use crate::clock;
+use crate::control::messages::ControlRequest;
+use crate::rehydrator::{Source, WriteError};
+use crate::runtime::tasks;
+
+/// How long a write waits for the keyspace's DEK.
+const DEK_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it looks.
+const DEK_POLL: Duration = Duration::from_millis(2);
+
+/// What a key write needs, owned: it outlives the frame.
+struct KeyWrite {
+    keyspace: u32,
+    key_id: Vec<u8>,
+    change: Change,
+}
+
+enum Change {
+    Create {
+        algorithm: Option<Algorithm>,
+        new: NewKey,
+        material: Option<(ImportFormat, Zeroizing<Vec<u8>>)>,
+    },
+    Rotate(Option<(ImportFormat, Zeroizing<Vec<u8>>)>),
+    Revoke,
+}
+
+impl Shard {
+    /// Starts an administrator's request about a key, or a list of them.
+    pub(super) fn administer_key(
+        self: &Rc<Self>,
+        reply: Reply,
+        frame: &RequestFrame<'_>,
+        request: &Request<'_>,
+    ) {
+        if let Request::KeyList(list) = request {
+            return self.list_keys(reply, frame.keyspace_id, list);
+        }
+        let change = match change_of(request) {
+            Ok(change) => change,
+            Err(explanation) => return self.refuse(&reply, Status::BadRequest, explanation),
+        };
+        let write = KeyWrite {
+            keyspace: frame.keyspace_id,
+            key_id: frame.key_id.to_vec(),
+            change,
+        };
+        tasks::spawn(Rc::clone(self).write_key(reply, write));
+    }
+
+    async fn write_key(self: Rc<Self>, reply: Reply, write: KeyWrite) {
+        let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
+        let revokes = matches!(write.change, Change::Revoke);
+        if revokes {
+            // At once, before it is durable: from here on no operation begins.
+            let turn = self.begin_turn();
+            self.core
+                .borrow_mut()
+                .handle_revoked(turn.now, keyspace, id);
+            self.end_turn(turn);
+        } else if let Err(refusal) = self.wait_for_dek(write.keyspace).await {
+            let turn = self.begin_turn();
+            self.refuse_as(&reply, refusal);
+            return self.end_turn(turn);
+        }
+        let written = self.apply(&write).await;
+        let turn = self.begin_turn();
+        match written {
+            Ok(key_version) => {
+                if !revokes {
+                    self.core
+                        .borrow_mut()
+                        .handle_stored(turn.now, keyspace, id, key_version);
+                }
+                self.answer(&reply, |_| {
+                    Ok(ResponseHead {
+                        key_version,
+                        ..ResponseHead::OK
+                    })
+                });
+            }
+            Err(error) => self.refuse_write(&reply, error),
+        }
+        self.end_turn(turn);
+    }
+
+    async fn apply(&self, write: &KeyWrite) -> Result<u32, WriteError> {
+        let (keyspace, id) = (write.keyspace, write.key_id.as_slice());
+        match &write.change {
+            Change::Create {
+                algorithm,
+                new,
+                material,
+            } => {
+                self.rehydrator
+                    .create(keyspace, id, *algorithm, new, source_of(material))
+                    .await
+            }
+            Change::Rotate(material) => {
+                self.rehydrator
+                    .rotate(keyspace, id, source_of(material))
+                    .await
+            }
+            Change::Revoke => self.rehydrator.revoke(keyspace, id).await,
+        }
+    }
+
+    /// Sealing needs a DEK; the first write to a keyspace is often the first use of it.
+    async fn wait_for_dek(&self, keyspace: u32) -> Result<(), Refusal> {
+        let give_up_at = clock::now().plus_us(DEK_WAIT.as_micros() as u64);
+        let mut asked = false;
+        while !self.rehydrator.has_dek(keyspace) {
+            let now = clock::now();
+            let gauges = self.core.borrow().gauges(now, KeyspaceId(keyspace));
+            let gauges = gauges.ok_or(Refusal::NoKeyspace)?;
+            if gauges.locked || gauges.denied {
+                return Err(Refusal::NeedsUnlock {
+                    ticket: u64::from(keyspace) << 32,
+                });
+            }
+            if now >= give_up_at {
+                return Err(Refusal::Unavailable {
+                    after_us: 1_000_000,
+                });
+            }
+            if !asked && !gauges.unwrap_pending {
+                asked = true;
+                let request = ControlRequest::Unwrap {
+                    shard: self.index,
+                    keyspace,
+                };
+                // A full queue is tried again by whoever comes next; this one waits it out.
+                let _ = self.control.try_send(request);
+            }
+            tasks::sleep(DEK_POLL).await;
+        }
+        Ok(())
+    }
+
+    fn refuse_write(&self, reply: &Reply, error: WriteError) {
+        let (status, explanation) = match error {
+            WriteError::DekMissing => {
+                return self.refuse_as(reply, Refusal::Unavailable { after_us: 100_000 });
+            }
+            WriteError::Overloaded(explanation) => {
+                let head = ResponseHead {
+                    after_us: 10_000,
+                    ..ResponseHead::status(Status::Overloaded)
+                };
+                return self.answer(reply, |_| Err((head, explanation)));
+            }
+            WriteError::NotFound => return self.refuse_as(reply, Refusal::NotFound),
+            WriteError::Revoked => return self.refuse_as(reply, Refusal::Revoked),
+            WriteError::Conflict(explanation) => (Status::Conflict, explanation),
+            WriteError::Bad(explanation) => (Status::BadRequest, explanation),
+            WriteError::Invalid(explanation) => (Status::Invalid, explanation),
+            WriteError::Store(explanation) => (Status::Internal, explanation),
+        };
+        self.refuse(reply, status, &explanation);
+    }
+
+    fn list_keys(self: &Rc<Self>, reply: Reply, keyspace: u32, list: &KeyList<'_>) {
+        let (cursor, limit) = (list.cursor.to_vec(), usize::from(list.rows_max()));
+        let shard = Rc::clone(self);
+        tasks::spawn(async move {
+            let page = shard.rehydrator.page(&cursor, limit, keyspace).await;
+            let turn = shard.begin_turn();
+            match page {
+                Ok(page) => shard.answer(&reply, |payload| {
+                    let rows = page.rows.iter().filter_map(|row| {
+                        Some(KeyRow {
+                            key_id: std::str::from_utf8(&row.key_id).ok()?,
+                            key_version: row.version,
+                            algorithm: row
+                                .algorithm
+                                .and_then(|id| keyway_protocol::Algorithm::try_from(id).ok())?,
+                            state: if row.revoked {
+                                keyway_protocol::KeyState::Revoked
+                            } else {
+                                keyway_protocol::KeyState::Active
+                            },
+                        })
+                    });
+                    match KeyListAnswer::encode(&page.cursor, rows, payload) {
+                        Ok(()) => Ok(ResponseHead::OK),
+                        Err(error) => {
+                            Err((ResponseHead::status(Status::Internal), error.to_string()))
+                        }
+                    }
+                }),
+                Err(explanation) => shard.refuse(&reply, Status::BadRequest, &explanation),
+            }
+            shard.end_turn(turn);
+        });
+    }
+}
+
+fn source_of(material: &Option<(ImportFormat, Zeroizing<Vec<u8>>)>) -> Source<'_> {
+    match material {
+        Some((format, bytes)) => Source::Import(*format, bytes),
+        None => Source::Generate,
+    }
+}
+
+fn change_of(request: &Request<'_>) -> Result<Change, &'static str> {
+    let (new_key, material) = match request {
+        Request::KeyRevoke => return Ok(Change::Revoke),
+        Request::KeyRotate(rotate) => {
+            return Ok(Change::Rotate(
+                rotate.material.as_ref().map(owned).transpose()?,
+            ));
+        }
+        Request::KeyGenerate(generate) => (&generate.new_key, None),
+        Request::KeyImport(import) => (&import.new_key, Some(owned(&import.material)?)),
+        _ => return Err("this operation does not change a key"),
+    };
+    let algorithm = match new_key.algorithm {
+        Some(algorithm) => Some(
+            Algorithm::from_id(algorithm.code())
+                .ok_or("this server does not know the algorithm")?,
+        ),
+        None => None,
+    };
+    let usage = match new_key.usage.bits() {
+        0 => None,
+        bits => Some(KeyUsage::from_bits(bits).ok_or("unknown usage bits")?),
+    };
+    let new = NewKey {
+        usage,
+        exportable: new_key.exportable,
+        not_before_unix_ms: 0,
+        not_after_unix_ms: new_key.not_after_unix_ms,
+        now_unix_ms: clock::unix_ms(),
+    };
+    Ok(Change::Create {
+        algorithm,
+        new,
+        material,
+    })
+}
+
+fn owned(material: &Material<'_>) -> Result<(ImportFormat, Zeroizing<Vec<u8>>), &'static str> {
+    let format = ImportFormat::from_id(material.format.code()).ok_or("unknown key format")?;
+    Ok((format, Zeroizing::new(material.bytes.to_vec())))
+}

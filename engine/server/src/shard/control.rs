@@ -1,0 +1,147 @@
+//! Talking to the control thread.
+
+use keyway_core::{KeyspaceId, Refusal, UnlockState};
+use keyway_protocol::{ResponseHead, Status};
+use tokio::sync::mpsc;
+
+use super::Shard;
+use super::answer::Reply;
+use super::pump::Turn;
+use super::request::{Waiting, Wish};
+use crate::control::messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
+
+impl Shard {
+    /// Hands an administrator's request to the control thread.
+    pub(super) fn ask_control(&self, reply: Reply, command: Command) {
+        let token = self.token();
+        let reply_to = ReplyTo {
+            shard: self.index,
+            token,
+        };
+        if self.has_waiting_room()
+            && self
+                .control
+                .try_send(ControlRequest::Admin { reply_to, command })
+                .is_ok()
+        {
+            self.wait(
+                token,
+                Waiting {
+                    reply,
+                    wish: Wish::Control,
+                },
+            );
+        } else {
+            self.refuse_as(&reply, Refusal::Overloaded { after_us: 100_000 });
+        }
+    }
+
+    /// Takes what the control thread has said since the last turn.
+    pub(super) fn hear_control(&self, turn: &Turn, events: &mut mpsc::Receiver<ControlEvent>) {
+        while let Ok(event) = events.try_recv() {
+            self.hear(turn, event);
+        }
+    }
+
+    fn hear(&self, turn: &Turn, event: ControlEvent) {
+        let now = turn.now;
+        match event {
+            ControlEvent::Keyspace { config, done } => {
+                self.take_keyspace(turn, &config);
+                // The control thread may have given up waiting; the change holds all the same.
+                let _ = done.send(());
+            }
+            ControlEvent::Lease {
+                keyspace,
+                event,
+                dek,
+            } => {
+                if let Some(mut dek) = dek {
+                    let held = self
+                        .rehydrator
+                        .hold_dek(keyspace, dek.generation, &mut dek.bytes);
+                    if let Err(error) = held {
+                        tracing::error!(keyspace, %error, "no room for the DEK");
+                    }
+                }
+                self.core
+                    .borrow_mut()
+                    .handle_lease(now, KeyspaceId(keyspace), event);
+            }
+            ControlEvent::Lock { keyspace, done } => {
+                self.core
+                    .borrow_mut()
+                    .handle_lock(now, KeyspaceId(keyspace));
+                self.rehydrator.drop_deks(keyspace);
+                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
+                    known.locked = true;
+                }
+                let _ = done.send(());
+            }
+            ControlEvent::Unlock { keyspace } => {
+                let ticket = self
+                    .core
+                    .borrow_mut()
+                    .handle_unlock(now, KeyspaceId(keyspace));
+                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
+                    known.locked = false;
+                    known.last_unlock = ticket;
+                }
+            }
+            ControlEvent::Reloaded { keyspace, answer } => {
+                let ticket = self
+                    .keyspaces
+                    .borrow()
+                    .of(keyspace)
+                    .and_then(|k| k.last_unlock);
+                let core = self.core.borrow();
+                let status = ticket.and_then(|at| core.unlock_status(KeyspaceId(keyspace), at));
+                let progress = status.map_or((true, 0), |status| {
+                    (status.state != UnlockState::Pending, status.keys_reloaded)
+                });
+                let _ = answer.send(progress);
+            }
+            ControlEvent::Answer {
+                token,
+                status,
+                payload,
+            } => {
+                let waiting = self.waiting.borrow_mut().remove(&token);
+                if let Some(waiting) = waiting {
+                    self.relay_answer(&waiting.reply, status, payload);
+                }
+            }
+        }
+    }
+
+    fn relay_answer(&self, reply: &Reply, status: Status, payload: Vec<u8>) {
+        self.answer(reply, |out| {
+            if status == Status::Ok {
+                out.extend_from_slice(&payload);
+                return Ok(ResponseHead::OK);
+            }
+            let mut head = ResponseHead::status(status);
+            if status.has_hint() {
+                head.after_us = 100_000;
+            }
+            Err((head, String::from_utf8_lossy(&payload).into_owned()))
+        });
+    }
+
+    /// Makes a keyspace known, or acts by its new settings.
+    pub(super) fn take_keyspace(&self, turn: &Turn, config: &KeyspaceConfig) {
+        self.keyspaces.borrow_mut().take(config);
+        let id = KeyspaceId(config.id);
+        let mut core = self.core.borrow_mut();
+        if let Err(error) = core.handle_keyspace(turn.now, id, config.settings.clone()) {
+            // The catalogue has validated them; only the number of keyspaces is left.
+            tracing::error!(keyspace = %config.name, %error, "settings refused");
+        }
+        let locked = core
+            .gauges(turn.now, id)
+            .is_some_and(|gauges| gauges.locked);
+        if config.locked && !locked {
+            core.handle_lock(turn.now, id);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! A shard's own figures, and the snapshot that it pushes once a second.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use keyway_core::{Instant, KeyspaceId};
+
+use super::Shard;
+use crate::metrics::exporter;
+use crate::metrics::latency::Latency;
+use crate::metrics::snapshot::{KeyspaceSnapshot, ShardSnapshot, Snapshot};
+
+/// Counters of one shard; plain cells, since only its own thread writes them.
+#[derive(Default)]
+pub struct Figures {
+    pub connections_refused: Cell<u64>,
+    pub accept_errors: Cell<u64>,
+    pub protocol_errors: Cell<u64>,
+    pub forwards_out: Cell<u64>,
+    pub forwards_in: Cell<u64>,
+    pub forwards_refused: Cell<u64>,
+    pub panics: Cell<u64>,
+    pub turn: RefCell<Latency>,
+    pub slow_lane_open: Cell<bool>,
+    pub slow_waker: RefCell<SlowWaker>,
+}
+
+/// Wakes the slow lane's task.
+#[derive(Default)]
+pub struct SlowWaker {
+    work: bool,
+    waker: Option<Waker>,
+}
+
+impl SlowWaker {
+    /// There is work.
+    pub fn wake(&mut self) {
+        self.work = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Figures {
+    /// Waits until there is work for the slow lane.
+    pub async fn slow_work(&self) {
+        poll_fn(|cx| {
+            let mut waker = self.slow_waker.borrow_mut();
+            if std::mem::take(&mut waker.work) {
+                return Poll::Ready(());
+            }
+            waker.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+impl Shard {
+    /// Hands the exporter a snapshot; a full inbox loses it.
+    pub(super) fn push_snapshot(&self, now: Instant) {
+        let snapshot = self.snapshot(now);
+        let message = exporter::Message::Snapshot(Snapshot::Shard(Box::new(snapshot)));
+        let _ = self.exporter.try_send(message);
+    }
+
+    fn snapshot(&self, now: Instant) -> ShardSnapshot {
+        let store = self.rehydrator.log().stats();
+        let arena = self.rehydrator.vault().arena().usage();
+        ShardSnapshot {
+            shard: self.index,
+            serving: !self.is_stopping(),
+            recovered_bytes: store.disk_bytes,
+            recovery_total_bytes: store.disk_bytes,
+            keyspaces: self.keyspace_snapshots(now),
+            connections: self.connections.borrow().len() as u64,
+            connections_refused_total: self.figures.connections_refused.get(),
+            accept_errors_total: self.figures.accept_errors.get(),
+            protocol_errors_total: self.figures.protocol_errors.get(),
+            forwards_out_total: self.figures.forwards_out.get(),
+            forwards_in_total: self.figures.forwards_in.get(),
+            forwards_refused_total: self.figures.forwards_refused.get(),
+            parked_requests: self.waiting.borrow().len() as u64,
+            load_queue_depth: self.loads.borrow().len() as u64,
+            slow_queue_depth: self.slow.borrow().len() as u64,
+            turn: self.figures.turn.borrow().clone(),
+            panics_total: self.figures.panics.get(),
+            arena_used_bytes: arena.used_bytes as u64,
+            arena_capacity_bytes: arena.capacity_bytes as u64,
+            store_keys: store.live_records as u64,
+            store_disk_bytes: store.disk_bytes,
+            store_dead_bytes: store.dead_bytes,
+            store_index_bytes: store.index_bytes as u64,
+            store_poisoned: store.poisoned,
+        }
+    }
+
+    fn keyspace_snapshots(&self, now: Instant) -> Vec<KeyspaceSnapshot> {
+        let mut core = self.core.borrow_mut();
+        let keyspaces = self.keyspaces.borrow();
+        let mut snapshots = Vec::new();
+        for (id, known) in keyspaces.iter() {
+            let keyspace = KeyspaceId(id);
+            let oldest_served_age_us = core.take_oldest_served_age(keyspace).unwrap_or(0);
+            let (Some(counters), Some(gauges)) =
+                (core.counters(keyspace), core.gauges(now, keyspace))
+            else {
+                continue;
+            };
+            snapshots.push(KeyspaceSnapshot {
+                id,
+                name: known.name.clone(),
+                rehydrate_total: counters.rehydrate_total,
+                rehydrate_fail_total: counters.rehydrate_fail_total,
+                rehydrate_latency: known.rehydrate_latency.clone(),
+                singleflight_waiters: counters.singleflight_waiters,
+                singleflight_waiters_max: known.waiters_max,
+                singleflight_wait_timeout_total: counters.singleflight_wait_timeout_total,
+                prefetch_scan_total: counters.prefetch_scan_total,
+                prefetch_trigger_total: counters.prefetch_trigger_total,
+                prefetch_skipped_total: counters.prefetch_skipped_total,
+                hits: counters.hits_total,
+                misses: counters.misses_total,
+                evicted_total: counters.evicted_total,
+                resident_keys: counters.resident_keys,
+                resident_key_bytes: counters.resident_key_bytes,
+                flights: counters.flights,
+                oldest_served_age_us,
+                dek_lease_left_s: gauges.lease_left_us as f64 / 1e6,
+                locked: gauges.locked,
+                requests: known.requests.clone(),
+            });
+        }
+        snapshots
+    }
+}

@@ -1,0 +1,148 @@
+//! Requests that belong to another shard, and those that others send here.
+
+use std::rc::Rc;
+
+use keyway_core::Instant;
+use keyway_protocol::{RequestFrame, ResponseFlags};
+
+use super::request::{Waiting, Wish};
+use super::{Origin, Shard, answer::Reply};
+use crate::authorise::Principal;
+use crate::clock;
+use crate::runtime::mesh::{Inbox, Message};
+
+/// What travels between shards.
+#[derive(Debug)]
+pub enum MeshMessage {
+    /// A request for its owner.
+    Forward {
+        /// The sender's name for it.
+        token: u64,
+        /// Who asks.
+        principal: Principal,
+        /// After this the answer is of no use; the clock is the same on all cores.
+        deadline: Option<Instant>,
+        /// The whole request frame.
+        frame: Vec<u8>,
+    },
+    /// The answer.
+    Reply {
+        /// The asker's name for the request.
+        token: u64,
+        /// The whole response frame.
+        frame: Vec<u8>,
+    },
+}
+
+impl Message for MeshMessage {
+    fn must_arrive(&self) -> bool {
+        matches!(self, MeshMessage::Reply { .. })
+    }
+}
+
+/// Offset of the flags in a response frame.
+const RESPONSE_FLAGS_AT: usize = 6;
+
+impl Shard {
+    /// Hands a request to its owner; answers OVERLOADED at once when the mesh is full.
+    pub(super) fn forward(
+        &self,
+        shard: u16,
+        reply: Reply,
+        frame: &RequestFrame<'_>,
+        deadline: Option<Instant>,
+    ) {
+        let mut bytes = Vec::new();
+        if frame.encode(&mut bytes).is_err() || !self.has_waiting_room() {
+            return self.refuse_forward(&reply);
+        }
+        let token = self.token();
+        let principal = reply.origin.principal();
+        let message = MeshMessage::Forward {
+            token,
+            principal,
+            deadline,
+            frame: bytes,
+        };
+        match self.mesh.post(shard, message) {
+            Ok(()) => {
+                self.figures
+                    .forwards_out
+                    .set(self.figures.forwards_out.get() + 1);
+                self.wait(
+                    token,
+                    Waiting {
+                        reply,
+                        wish: Wish::Forwarded,
+                    },
+                );
+            }
+            Err(_) => self.refuse_forward(&reply),
+        }
+    }
+
+    fn refuse_forward(&self, reply: &Reply) {
+        self.figures
+            .forwards_refused
+            .set(self.figures.forwards_refused.get() + 1);
+        self.refuse_as(reply, keyway_core::Refusal::Overloaded { after_us: 1_000 });
+    }
+
+    /// Serves one other shard's messages until it ends. Never waits for room anywhere.
+    pub(super) async fn receive(self: Rc<Self>, from: u16, inbox: Inbox<MeshMessage>) {
+        while let Some(batch) = inbox.batch().await {
+            let turn = self.begin_turn();
+            for message in batch {
+                match message {
+                    MeshMessage::Forward {
+                        token,
+                        principal,
+                        deadline,
+                        frame,
+                    } => {
+                        self.figures
+                            .forwards_in
+                            .set(self.figures.forwards_in.get() + 1);
+                        let origin = Origin::Peer {
+                            shard: from,
+                            token,
+                            principal,
+                        };
+                        // It was decoded by the sender; the bytes are the same.
+                        if let Ok(Some((frame, _))) = RequestFrame::decode(&frame) {
+                            self.handle_frame(turn.now, &origin, &frame, deadline);
+                        }
+                    }
+                    MeshMessage::Reply { token, frame } => self.relay(token, frame),
+                }
+            }
+            self.end_turn(turn);
+        }
+    }
+
+    fn relay(&self, token: u64, mut frame: Vec<u8>) {
+        let Some(waiting) = self.waiting.borrow_mut().remove(&token) else {
+            return;
+        };
+        if let Origin::Connection(connection) = &waiting.reply.origin
+            && connection.finished_request()
+        {
+            frame[RESPONSE_FLAGS_AT] |= ResponseFlags::FORWARDED.bits() as u8;
+            let mut outbox = connection.outbox().borrow_mut();
+            outbox.bytes.extend_from_slice(&frame);
+            outbox.wake();
+        }
+        zeroize::Zeroize::zeroize(&mut frame);
+    }
+
+    /// The absolute deadline of a frame that arrives now.
+    pub fn deadline_of(frame: &RequestFrame<'_>, now: Instant) -> Option<Instant> {
+        (frame.deadline_us != 0).then(|| now.plus_us(u64::from(frame.deadline_us)))
+    }
+
+    /// Whether it is too late to begin. Reads the clock: work may have queued since the turn
+    /// began.
+    pub(super) fn is_late(deadline: Option<Instant>) -> bool {
+        deadline.is_some_and(|deadline| clock::now() >= deadline)
+    }
+}

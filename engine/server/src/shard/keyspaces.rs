@@ -1,0 +1,79 @@
+//! What a shard knows of keyspaces beside the core: names, policies and request counts.
+
+use std::collections::BTreeMap;
+
+use keyway_protocol::Grants;
+
+use crate::authorise::{CompiledPolicy, Owner, Principal};
+use crate::control::messages::KeyspaceConfig;
+use crate::metrics::latency::Latency;
+use crate::metrics::snapshot::RequestCounts;
+
+/// One keyspace.
+#[derive(Default)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// Locked by an operator.
+    pub locked: bool,
+    /// The core's ticket of the last unlock.
+    pub last_unlock: Option<u64>,
+    /// Who may do what.
+    pub policy: CompiledPolicy,
+    /// Requests by operation and outcome.
+    pub requests: RequestCounts,
+    /// How long rehydrations took.
+    pub rehydrate_latency: Latency,
+    /// Highest number of waiters seen at a turn's end.
+    pub waiters_max: u64,
+}
+
+/// All keyspaces, by id.
+#[derive(Default)]
+pub struct Keyspaces(BTreeMap<u32, Known>);
+
+impl Keyspaces {
+    /// Takes a keyspace's new configuration; figures stay.
+    pub fn take(&mut self, config: &KeyspaceConfig) {
+        let known = self.0.entry(config.id).or_default();
+        known.name.clone_from(&config.name);
+        known.locked = config.locked;
+        known.policy = CompiledPolicy::new(&config.policy);
+    }
+
+    /// The keyspace with that id.
+    pub fn of(&self, id: u32) -> Option<&Known> {
+        self.0.get(&id)
+    }
+
+    /// The keyspace with that id, to change.
+    pub fn of_mut(&mut self, id: u32) -> Option<&mut Known> {
+        self.0.get_mut(&id)
+    }
+
+    /// Keyspaces by rising id.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Known)> {
+        self.0.iter().map(|(id, known)| (*id, known))
+    }
+
+    /// What `principal` may do in a keyspace; nothing in one that does not exist.
+    pub fn grants(&self, owner: &Owner, principal: Principal, id: u32) -> Grants {
+        self.0
+            .get(&id)
+            .map_or(Grants::NONE, |known| known.policy.rights(owner, principal))
+    }
+
+    /// Ids of the keyspaces in which `principal` may do something.
+    pub fn visible(&self, owner: &Owner, principal: Principal) -> Vec<u32> {
+        let ids = self.0.keys().copied();
+        ids.filter(|id| !self.grants(owner, principal, *id).is_empty())
+            .collect()
+    }
+
+    /// Counts an answer.
+    pub fn count(&mut self, id: u32, operation: usize, outcome: usize) {
+        if let Some(known) = self.0.get_mut(&id) {
+            known.requests.0[operation][outcome] += 1;
+        }
+    }
+}

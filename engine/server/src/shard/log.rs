@@ -1,0 +1,114 @@
+//! What the core reports, as log lines. The runbook's lines are `refresh wait timeout` and
+//! `key cache invalid`; people match them by these words.
+
+use keyway_core::{Event, Instant};
+
+use super::Shard;
+use crate::logging::LineLimit;
+
+thread_local! {
+    static WAIT_TIMEOUTS: LineLimit = LineLimit::default();
+    static INVALID_KEYS: LineLimit = LineLimit::default();
+    static FAILED_LOADS: LineLimit = LineLimit::default();
+}
+
+impl Shard {
+    pub(super) fn report(&self, now: Instant, event: &Event) {
+        let name = |id: keyway_core::KeyspaceId| {
+            self.keyspaces
+                .borrow()
+                .of(id.0)
+                .map_or_else(|| id.0.to_string(), |k| k.name.clone())
+        };
+        let shard = self.index;
+        match event {
+            Event::WaitTimeout {
+                keyspace,
+                key_id,
+                waiters,
+            } => {
+                if let Some(suppressed) = WAIT_TIMEOUTS.with(|limit| limit.admit(now)) {
+                    tracing::warn!(
+                        shard, keyspace = name(*keyspace), key = %show(key_id), waiters, suppressed,
+                        "refresh wait timeout"
+                    );
+                }
+            }
+            Event::KeyInvalid {
+                keyspace,
+                key_id,
+                cause,
+            } => {
+                if let Some(suppressed) = INVALID_KEYS.with(|limit| limit.admit(now)) {
+                    let dek = if self.rehydrator.has_dek(keyspace.0) {
+                        "held"
+                    } else {
+                        "missing"
+                    };
+                    tracing::error!(
+                        shard, keyspace = name(*keyspace), key = %show(key_id), ?cause, dek,
+                        suppressed, "key cache invalid"
+                    );
+                }
+            }
+            Event::LoadFailed {
+                keyspace,
+                key_id,
+                error,
+                attempts,
+            } => {
+                if let Some(suppressed) = FAILED_LOADS.with(|limit| limit.admit(now)) {
+                    tracing::warn!(
+                        shard, keyspace = name(*keyspace), key = %show(key_id), ?error, attempts,
+                        suppressed, "rehydrate failed"
+                    );
+                }
+            }
+            Event::VersionWentBack {
+                keyspace,
+                key_id,
+                loaded,
+                expected,
+            } => tracing::error!(
+                shard, keyspace = name(*keyspace), key = %show(key_id), loaded, expected,
+                "an older version came back from the store and was refused"
+            ),
+            Event::KeyValid { keyspace, key_id } => tracing::info!(
+                shard, keyspace = name(*keyspace), key = %show(key_id), "key is valid again"
+            ),
+            Event::LeaseGranted {
+                keyspace,
+                generation,
+                ..
+            } => tracing::info!(
+                shard,
+                keyspace = name(*keyspace),
+                generation,
+                "DEK lease granted"
+            ),
+            Event::LeaseEnded { keyspace } => {
+                tracing::warn!(shard, keyspace = name(*keyspace), "DEK lease ended");
+            }
+            Event::KeyspaceDenied { keyspace, ticket } => tracing::error!(
+                shard,
+                keyspace = name(*keyspace),
+                ticket,
+                "the KMS denied the keyspace: purged"
+            ),
+            Event::KmsUnavailable { keyspace, after_us } => tracing::warn!(
+                shard,
+                keyspace = name(*keyspace),
+                after_us,
+                "the KMS does not answer"
+            ),
+            Event::Evicted { keyspace, key_id } => tracing::debug!(
+                shard, keyspace = name(*keyspace), key = %show(key_id), "evicted for room"
+            ),
+        }
+    }
+}
+
+/// Key ids are printable ASCII by the wire's rule.
+fn show(key_id: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(key_id)
+}

@@ -1,0 +1,110 @@
+//! One shard: the pure core, its keys, and what connects them to sockets, peers and the control
+//! thread. Everything here runs on one thread; nothing is locked.
+//!
+//! ```text
+//!  connection ──frame──▶ request ──▶ core ──▶ operation ──▶ outbox
+//!       │ not mine                    │ actions (pump)
+//!       ▼                             ▼
+//!     mesh ──▶ owner's shard      rehydrator, control thread, waiting requests
+//! ```
+
+mod admin;
+mod answer;
+mod control;
+mod figures;
+pub mod forward;
+mod hello;
+mod keyspaces;
+mod log;
+mod operation;
+mod pump;
+mod request;
+mod serve;
+mod slow;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use keyway_core::Limits;
+use keyway_keys::UnlockedKey;
+use keyway_protocol::Router;
+use tokio::sync::mpsc;
+
+use crate::authorise::Owner;
+use crate::connection::Connection;
+use crate::control::messages::ControlRequest;
+use crate::metrics::exporter;
+use crate::rehydrator::Rehydrator;
+use crate::runtime::mesh::Mesh;
+
+pub use answer::Origin;
+pub use serve::{Start, serve};
+
+use figures::Figures;
+use forward::MeshMessage;
+use keyspaces::Keyspaces;
+use pump::LoadQueue;
+use request::Waiting;
+use slow::SlowOperation;
+
+/// Requests of one connection under way; past it the connection is not read.
+pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1_024;
+
+/// Requests of a shard that may wait for a flight, a peer or the control thread.
+pub const WAITING_MAX: usize = 65_536;
+
+/// Slow operations that may queue; past it they are answered OVERLOADED.
+pub const SLOW_QUEUE_MAX: usize = 4_096;
+
+const _: () = assert!(IN_FLIGHT_PER_CONNECTION_MAX < WAITING_MAX);
+
+/// One shard.
+pub struct Shard {
+    index: u16,
+    router: Router,
+    ports: Vec<u16>,
+    owner: Owner,
+    connections_max: usize,
+    core: RefCell<keyway_core::Shard<UnlockedKey>>,
+    rehydrator: Rehydrator,
+    keyspaces: RefCell<Keyspaces>,
+    waiting: RefCell<HashMap<u64, Waiting>>,
+    next_token: Cell<u64>,
+    loads: RefCell<LoadQueue>,
+    slow: RefCell<VecDeque<SlowOperation>>,
+    connections: RefCell<HashMap<u64, Rc<Connection>>>,
+    mesh: Mesh<MeshMessage>,
+    control: mpsc::Sender<ControlRequest>,
+    exporter: mpsc::Sender<exporter::Message>,
+    figures: Figures,
+    stopping: Cell<bool>,
+}
+
+impl Shard {
+    fn token(&self) -> u64 {
+        let token = self.next_token.get();
+        self.next_token.set(token + 1);
+        token
+    }
+
+    /// Whether the shard has stopped taking connections.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+}
+
+/// The core's limits on a shard of this size.
+fn limits(index: u16, count: u16, keys_max: usize, arena_bytes: usize) -> Limits {
+    Limits {
+        shard_index: index,
+        shard_count: count,
+        entries_max: keys_max,
+        // The rest of the arena is for keys that are being loaded, DEKs and slot rounding.
+        key_bytes_max: arena_bytes / 4 * 3,
+        waiters_max: WAITING_MAX,
+        negatives_max: (keys_max / 4).max(1),
+        revoked_max: (keys_max / 4).max(1),
+        ..Limits::default()
+    }
+}

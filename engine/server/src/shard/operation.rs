@@ -1,0 +1,133 @@
+//! Carrying out an operation with a granted key.
+
+use keyway_core::{Grant, Instant, Refusal};
+use keyway_keys::{Cost, Input, OpError, Operation, UnlockedKey};
+use keyway_protocol::{InputKind, Request, RequestFrame, ResponseFlags, ResponseHead, Status};
+
+use super::Shard;
+use super::answer::Reply;
+use super::slow::SlowOperation;
+use crate::clock;
+
+/// A key that expires within this time of the turn's clock is checked against the clock itself,
+/// before and after its use: a turn may be some milliseconds old.
+const EXPIRY_MARGIN_US: u64 = 250_000;
+
+impl Shard {
+    /// Uses the key now, or queues the request when the operation is a slow one.
+    pub(super) fn carry_out(
+        &self,
+        now: Instant,
+        reply: &Reply,
+        frame: &RequestFrame<'_>,
+        request: &Request<'_>,
+        grant: &Grant<'_, UnlockedKey>,
+        deadline: Option<Instant>,
+    ) {
+        if cost(grant.value, request) == Cost::Slow && !self.is_slow_lane_open() {
+            return self.queue_slow(reply, SlowOperation::new(reply, frame, deadline));
+        }
+        if Self::is_late(deadline) {
+            return self.refuse_as(reply, Refusal::DeadlineExceeded);
+        }
+        let near_expiry = grant.expires_at.saturating_since(now) < EXPIRY_MARGIN_US;
+        let expired = || near_expiry && clock::now() >= grant.expires_at;
+        if expired() {
+            return self.refuse_as(reply, Refusal::Retry { after_us: 1_000 });
+        }
+        self.answer(reply, |payload| {
+            match perform(grant.value, request, frame, payload) {
+                // The result is not let out either once the key's time is over.
+                Ok(_) if expired() => Err((
+                    ResponseHead {
+                        after_us: 1_000,
+                        ..ResponseHead::status(Status::Retry)
+                    },
+                    "the key's time ended during the operation; try again".to_owned(),
+                )),
+                Ok(key_version) => Ok(ResponseHead {
+                    flags: if grant.stale {
+                        ResponseFlags::STALE
+                    } else {
+                        ResponseFlags::NONE
+                    },
+                    key_version,
+                    key_age_ms: u32::try_from(grant.age_us / 1_000).unwrap_or(u32::MAX),
+                    ..ResponseHead::OK
+                }),
+                Err(error) => Err((ResponseHead::status(status_of(&error)), error.to_string())),
+            }
+        });
+    }
+}
+
+/// Appends the answer's payload to `out`; the version that was used.
+fn perform(
+    key: &UnlockedKey,
+    request: &Request<'_>,
+    frame: &RequestFrame<'_>,
+    out: &mut Vec<u8>,
+) -> Result<u32, OpError> {
+    if key.metadata().not_before_unix_ms != 0 {
+        key.check_time(clock::unix_ms())?;
+    }
+    match request {
+        Request::Sign(sign) => key.sign(
+            scheme(sign.scheme.code())?,
+            input(sign.kind, &sign.input),
+            out,
+        ),
+        Request::Verify(verify) => key.verify(
+            verify.key_version,
+            scheme(verify.scheme.code())?,
+            input(verify.kind, &verify.input),
+            &verify.signature,
+        ),
+        Request::Mac(message) => key.mac(message, out),
+        Request::Encrypt(encrypt) => key.encrypt(&encrypt.aad, &encrypt.plaintext, out),
+        // The key reads what ENCRYPT returned as it stands behind the associated data.
+        Request::Decrypt(decrypt) => {
+            key.decrypt(&decrypt.aad, &frame.payload[4 + decrypt.aad.len()..], out)
+        }
+        Request::Derive(derive) => {
+            key.derive(usize::from(derive.out_len), &derive.salt, &derive.info, out)
+        }
+        Request::PublicKey { key_version } => key.public_key(*key_version, out),
+        Request::Get { key_version } => key.export(*key_version, out),
+        _ => Err(OpError::Unsupported("this operation does not use a key")),
+    }
+}
+
+fn cost(key: &UnlockedKey, request: &Request<'_>) -> Cost {
+    match request {
+        Request::Sign(sign) => key.cost(Operation::Sign, sign.kind == InputKind::Digest),
+        Request::Verify(verify) => key.cost(Operation::Verify, verify.kind == InputKind::Digest),
+        _ => Cost::Fast,
+    }
+}
+
+fn scheme(code: u8) -> Result<keyway_keys::Scheme, OpError> {
+    keyway_keys::Scheme::from_id(code).ok_or(OpError::Unsupported("this signature scheme"))
+}
+
+fn input(kind: InputKind, bytes: &[u8]) -> Input<'_> {
+    match kind {
+        InputKind::Message => Input::Message(bytes),
+        InputKind::Digest => Input::Digest(bytes),
+    }
+}
+
+fn status_of(error: &OpError) -> Status {
+    match error {
+        OpError::WrongKeyType | OpError::Unsupported(_) => Status::Unsupported,
+        OpError::UsageForbidden
+        | OpError::NotExportable
+        | OpError::NotYetValid(_)
+        | OpError::Expired(_)
+        | OpError::UseLimit => Status::Forbidden,
+        OpError::Mismatch => Status::Mismatch,
+        OpError::BadInput(_) => Status::BadRequest,
+        OpError::NoSuchVersion => Status::NotFound,
+        _ => Status::Internal,
+    }
+}

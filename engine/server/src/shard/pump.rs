@@ -1,0 +1,216 @@
+//! A turn: one clock read, any number of inputs to the core, then its actions.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use keyway_core::{
+    Action, FlightId, Instant, KeyId, KeyspaceId, LeaseEvent, Redeem, Token, Urgency,
+};
+use keyway_protocol::{Request, RequestFrame, ResponseHead};
+
+use super::Shard;
+use super::request::{Waiting, Wish};
+use crate::clock;
+use crate::control::messages::ControlRequest;
+use crate::runtime::tasks;
+
+/// A turn under way.
+pub struct Turn {
+    /// The clock, read once.
+    pub now: Instant,
+    began: quanta::Instant,
+}
+
+impl Turn {
+    /// How long the turn has worked, in microseconds.
+    pub fn worked_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+}
+
+impl Shard {
+    /// Begins a turn.
+    pub fn begin_turn(&self) -> Turn {
+        Turn {
+            now: clock::now(),
+            began: quanta::Instant::now(),
+        }
+    }
+
+    /// Acts on what the core wants, sends what is queued for other shards, counts the turn.
+    pub fn end_turn(self: &Rc<Self>, turn: Turn) {
+        self.pump(turn.now);
+        self.mesh.flush();
+        self.figures
+            .turn
+            .borrow_mut()
+            .record_ns(turn.began.elapsed().as_nanos() as u64);
+    }
+
+    fn pump(self: &Rc<Self>, now: Instant) {
+        loop {
+            let action = self.core.borrow_mut().poll_action();
+            let Some(action) = action else { break };
+            match action {
+                Action::Load {
+                    flight,
+                    keyspace,
+                    key_id,
+                    urgency,
+                } => {
+                    let asked_at = quanta::Instant::now();
+                    let load = QueuedLoad {
+                        flight,
+                        keyspace,
+                        key_id,
+                        asked_at,
+                    };
+                    self.loads.borrow_mut().push(urgency, load);
+                }
+                Action::Unwrap { keyspace } => self.ask_for_dek(now, keyspace),
+                Action::DropDek { keyspace } => self.rehydrator.drop_deks(keyspace.0),
+                Action::Ready {
+                    token,
+                    keyspace,
+                    key_id,
+                    redeem,
+                } => {
+                    self.ready(now, token, keyspace, &key_id, redeem);
+                }
+                Action::Refreshed { token, version } => {
+                    if let Some(waiting) = self.take(token) {
+                        self.answer(&waiting.reply, |_| {
+                            Ok(ResponseHead {
+                                key_version: version,
+                                ..ResponseHead::OK
+                            })
+                        });
+                    }
+                }
+                Action::Refuse { token, refusal } => {
+                    if let Some(waiting) = self.take(token) {
+                        self.refuse_as(&waiting.reply, refusal);
+                    }
+                }
+                Action::Report(event) => self.report(now, &event),
+            }
+        }
+        self.start_loads();
+    }
+
+    fn take(&self, token: Token) -> Option<Waiting> {
+        self.waiting.borrow_mut().remove(&token.0)
+    }
+
+    /// The wait of a request is over: carry it out.
+    fn ready(
+        &self,
+        now: Instant,
+        token: Token,
+        keyspace: KeyspaceId,
+        key_id: &KeyId,
+        redeem: Redeem,
+    ) {
+        let Some(Waiting {
+            reply,
+            wish: Wish::Operation(mut bytes),
+        }) = self.take(token)
+        else {
+            return;
+        };
+        let mut core = self.core.borrow_mut();
+        match core.redeem(now, keyspace, key_id, redeem) {
+            Ok(grant) => {
+                if let Ok(Some((frame, _))) = RequestFrame::decode(&bytes)
+                    && let Ok(request) = Request::decode(&frame)
+                {
+                    // The wait budget has bounded its lateness; redeem has checked the deadline.
+                    self.carry_out(now, &reply, &frame, &request, &grant, None);
+                }
+            }
+            Err(refusal) => {
+                drop(core);
+                self.refuse_as(&reply, refusal);
+            }
+        }
+        zeroize::Zeroize::zeroize(&mut bytes);
+    }
+
+    fn ask_for_dek(&self, now: Instant, keyspace: KeyspaceId) {
+        let request = ControlRequest::Unwrap {
+            shard: self.index,
+            keyspace: keyspace.0,
+        };
+        if self.control.try_send(request).is_err() {
+            let event = LeaseEvent::Unavailable {
+                retry_after_us: 100_000,
+            };
+            self.core.borrow_mut().handle_lease(now, keyspace, event);
+        }
+    }
+
+    /// Starts queued loads while there are read slots; those that somebody waits for go first.
+    fn start_loads(self: &Rc<Self>) {
+        while self.rehydrator.has_read_slot() {
+            let next = self.loads.borrow_mut().pop();
+            let Some(load) = next else { return };
+            tasks::spawn(Rc::clone(self).load(load));
+        }
+    }
+
+    async fn load(self: Rc<Self>, load: QueuedLoad) {
+        let loaded = self
+            .rehydrator
+            .load(load.keyspace.0, &load.key_id, clock::now())
+            .await;
+        let turn = self.begin_turn();
+        if let Some(known) = self.keyspaces.borrow_mut().of_mut(load.keyspace.0) {
+            // Counted from when the core asked: time in the queue is part of it.
+            known
+                .rehydrate_latency
+                .record_ns(load.asked_at.elapsed().as_nanos() as u64);
+        }
+        self.core
+            .borrow_mut()
+            .handle_loaded(turn.now, load.flight, loaded);
+        self.end_turn(turn);
+    }
+}
+
+/// A load that waits for a read slot.
+pub struct QueuedLoad {
+    flight: FlightId,
+    keyspace: KeyspaceId,
+    key_id: KeyId,
+    asked_at: quanta::Instant,
+}
+
+/// Loads that wait for a read slot, by urgency. Bounded by the core's flights.
+#[derive(Default)]
+pub struct LoadQueue {
+    on_demand: VecDeque<QueuedLoad>,
+    urgent: VecDeque<QueuedLoad>,
+    ahead: VecDeque<QueuedLoad>,
+}
+
+impl LoadQueue {
+    /// Loads in the queue.
+    pub fn len(&self) -> usize {
+        self.on_demand.len() + self.urgent.len() + self.ahead.len()
+    }
+
+    fn push(&mut self, urgency: Urgency, load: QueuedLoad) {
+        match urgency {
+            Urgency::OnDemand => self.on_demand.push_back(load),
+            Urgency::Urgent => self.urgent.push_back(load),
+            Urgency::Ahead => self.ahead.push_back(load),
+        }
+    }
+
+    fn pop(&mut self) -> Option<QueuedLoad> {
+        self.on_demand
+            .pop_front()
+            .or_else(|| self.urgent.pop_front())
+            .or_else(|| self.ahead.pop_front())
+    }
+}

@@ -1,0 +1,354 @@
+//! A shard's life on its executor: recovery, listeners, the ticker, and a quiet end.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use keyway_core::Instant;
+use keyway_keys::{Arena, ArenaOptions, ProviderChoice, Vault};
+use keyway_protocol::Router;
+use keyway_store::{BlobLog, LogOptions};
+use tokio::sync::mpsc;
+
+use super::forward::MeshMessage;
+use super::{Shard, limits};
+use crate::authorise::Owner;
+use crate::clock;
+use crate::config::{Config, CryptoProvider};
+use crate::connection::Connection;
+use crate::control::messages::{ControlEvent, ControlRequest, KeyspaceConfig};
+use crate::metrics::exporter;
+use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
+use crate::rehydrator::Rehydrator;
+use crate::runtime::files::RingFiles;
+use crate::runtime::listener::{self, Accept};
+use crate::runtime::mesh::Seat;
+use crate::runtime::socket::Socket;
+use crate::runtime::tasks;
+
+/// The ticker's period: it drives the core's wheel and bounds any stall of the executor.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Ticks between two snapshots, and between two looks for stalled connections.
+const TICKS_PER_SECOND: u64 = 1_000;
+
+/// Pause between two steps of compaction.
+const COMPACTION_PERIOD: Duration = Duration::from_millis(100);
+
+/// Bytes that one step of compaction reads.
+const COMPACTION_STEP_BYTES: usize = 256 << 10;
+
+/// Pause between two looks at a log that cannot be compacted.
+const COMPACTION_RETRY: Duration = Duration::from_secs(60);
+
+/// What a shard needs to start; moves to its thread.
+pub struct Start {
+    /// Shard index.
+    pub index: u16,
+    /// The server's settings.
+    pub config: Arc<Config>,
+    /// Routing seed.
+    pub routing_seed: [u8; 16],
+    /// Seed of the core's randomness.
+    pub core_seed: u64,
+    /// Where the blob log is.
+    pub log: LogOptions,
+    /// Address for anyone.
+    pub shared: SocketAddr,
+    /// Each shard's own port.
+    pub ports: Vec<u16>,
+    /// The rights that hold everywhere.
+    pub owner: Owner,
+    /// Its place in the mesh.
+    pub seat: Seat<MeshMessage>,
+    /// Keyspaces at start.
+    pub keyspaces: Vec<KeyspaceConfig>,
+    /// To the control thread.
+    pub control: mpsc::Sender<ControlRequest>,
+    /// From the control thread.
+    pub events: mpsc::Receiver<ControlEvent>,
+    /// To the exporter.
+    pub exporter: mpsc::Sender<exporter::Message>,
+    /// Set once, to stop.
+    pub stop: Arc<AtomicBool>,
+    /// Told once: listening, or why not.
+    pub ready: std::sync::mpsc::Sender<Result<u16, String>>,
+}
+
+/// Runs a shard until it is told to stop.
+pub async fn serve(start: Start) {
+    let ready = start.ready.clone();
+    let control = start.control.clone();
+    match run(start).await {
+        Ok(()) => {}
+        Err(error) => {
+            // Nobody listens for it after the start; the log has it then.
+            let _ = ready.send(Err(error));
+        }
+    }
+    let _ = control.send(ControlRequest::Stopped).await;
+    // Other tasks of this executor are unfinished, and an unfinished task is never dropped: the
+    // process ends with the thread parked here.
+    std::future::pending::<()>().await;
+}
+
+async fn run(start: Start) -> Result<(), String> {
+    let Start {
+        index,
+        config,
+        stop,
+        mut events,
+        ..
+    } = start;
+    let arena = Arena::new(ArenaOptions {
+        capacity_bytes: config.arena_bytes,
+        lock: !config.allow_unlocked_memory,
+    })
+    .map_err(|error| format!("{error}; or pass --allow-unlocked-memory"))?;
+    let provider = match config.crypto_provider {
+        CryptoProvider::Default => ProviderChoice::Default,
+        CryptoProvider::Ring => ProviderChoice::RingOnly,
+    };
+    let log = recover(index, start.log, &start.exporter).await?;
+    let (mesh, inboxes) = start.seat.connect().await;
+    let count = config.shards;
+    let core = keyway_core::Shard::new(
+        limits(index, count, config.keys_max, config.arena_bytes),
+        start.core_seed,
+    )
+    .map_err(|error| error.to_string())?;
+    let shard = Rc::new(Shard {
+        index,
+        router: Router::new(start.routing_seed, count).map_err(|error| error.to_string())?,
+        ports: start.ports,
+        owner: start.owner,
+        connections_max: config.connections_max,
+        core: RefCell::new(core),
+        rehydrator: Rehydrator::new(Vault::new(arena, provider), log),
+        keyspaces: RefCell::default(),
+        waiting: RefCell::default(),
+        next_token: Cell::new(1),
+        loads: RefCell::default(),
+        slow: RefCell::default(),
+        connections: RefCell::default(),
+        mesh,
+        control: start.control,
+        exporter: start.exporter,
+        figures: super::Figures::default(),
+        stopping: Cell::new(false),
+    });
+    let turn = shard.begin_turn();
+    start
+        .keyspaces
+        .iter()
+        .for_each(|config| shard.take_keyspace(&turn, config));
+    shard.end_turn(turn);
+    for (from, inbox) in inboxes {
+        tasks::spawn(Rc::clone(&shard).receive(from, inbox));
+    }
+    tasks::spawn(Rc::clone(&shard).run_slow_lane());
+    tasks::spawn(Rc::clone(&shard).compact());
+    shard.listen(start.shared, &config)?;
+    // The main thread waits for this one message.
+    let _ = start.ready.send(Ok(index));
+    shard.tick_until(&stop, &mut events).await;
+    shard.close().await;
+    Ok(())
+}
+
+async fn recover(
+    index: u16,
+    options: LogOptions,
+    exporter: &mpsc::Sender<exporter::Message>,
+) -> Result<BlobLog<RingFiles>, String> {
+    let mut said_at = quanta::Instant::now();
+    let (log, recovery) = BlobLog::open(RingFiles, options, |progress| {
+        if said_at.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        said_at = quanta::Instant::now();
+        tracing::info!(
+            shard = index,
+            read_bytes = progress.bytes_done,
+            total_bytes = progress.bytes_total,
+            records = progress.records,
+            "reading the blob log"
+        );
+        let snapshot = ShardSnapshot {
+            shard: index,
+            recovered_bytes: progress.bytes_done,
+            recovery_total_bytes: progress.bytes_total,
+            ..ShardSnapshot::default()
+        };
+        let snapshot = Snapshot::Shard(Box::new(snapshot));
+        let _ = exporter.try_send(exporter::Message::Snapshot(snapshot));
+    })
+    .await
+    .map_err(|error| format!("shard {index}: {error}"))?;
+    tracing::info!(
+        shard = index,
+        keys = recovery.live_records,
+        segments = recovery.segments,
+        cut_bytes = recovery.cut_bytes,
+        damaged = recovery.damage_count,
+        "blob log read"
+    );
+    for damage in &recovery.damage {
+        tracing::error!(shard = index, ?damage, "the blob log is damaged");
+    }
+    Ok(log)
+}
+
+impl Shard {
+    fn listen(self: &Rc<Self>, shared: SocketAddr, config: &Config) -> Result<(), String> {
+        let own = SocketAddr::new(shared.ip(), self.ports[usize::from(self.index)]);
+        for address in [shared, own] {
+            listener::tcp(address, self).map_err(|e| format!("cannot listen on {address}: {e}"))?;
+        }
+        let mut paths = vec![shard_socket(&config.unix, self.index)];
+        if self.index == 0 {
+            paths.push(config.unix.clone());
+        }
+        for path in paths {
+            // The data directory's lock says that whoever made it is gone.
+            let _ = std::fs::remove_file(&path);
+            listener::unix(&path, self)
+                .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    async fn tick_until(
+        self: &Rc<Self>,
+        stop: &AtomicBool,
+        events: &mut mpsc::Receiver<ControlEvent>,
+    ) {
+        let mut ticks: u64 = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let turn = self.begin_turn();
+            self.hear_control(&turn, events);
+            self.core.borrow_mut().handle_tick(turn.now);
+            let now = turn.now;
+            self.end_turn(turn);
+            if ticks.is_multiple_of(TICKS_PER_SECOND) {
+                self.every_second(now);
+            }
+            ticks += 1;
+            tasks::sleep(TICK).await;
+        }
+    }
+
+    fn every_second(&self, now: Instant) {
+        self.connections
+            .borrow()
+            .values()
+            .for_each(|connection| connection.close_if_stalled(now));
+        self.push_snapshot(now);
+    }
+
+    async fn compact(self: Rc<Self>) {
+        loop {
+            tasks::sleep(COMPACTION_PERIOD).await;
+            if let Err(error) = self
+                .rehydrator
+                .log()
+                .compact_step(COMPACTION_STEP_BYTES)
+                .await
+            {
+                tracing::error!(shard = self.index, %error, "compaction failed");
+                tasks::sleep(COMPACTION_RETRY).await;
+            }
+        }
+    }
+
+    async fn close(&self) {
+        self.stopping.set(true);
+        self.connections
+            .borrow()
+            .values()
+            .for_each(|connection| connection.shut_down());
+        if let Err(error) = self.rehydrator.log().close().await {
+            tracing::error!(shard = self.index, %error, "the blob log was not closed cleanly");
+        }
+    }
+
+    /// Counts a handler that panicked.
+    pub fn count_panic(&self) {
+        self.figures.panics.set(self.figures.panics.get() + 1);
+    }
+
+    /// Counts a connection whose stream was lost.
+    pub fn count_protocol_error(&self) {
+        self.figures
+            .protocol_errors
+            .set(self.figures.protocol_errors.get() + 1);
+    }
+}
+
+/// The Unix socket of one shard.
+pub fn shard_socket(shared: &std::path::Path, index: u16) -> PathBuf {
+    let mut name = shared.as_os_str().to_owned();
+    name.push(format!(".{index}"));
+    PathBuf::from(name)
+}
+
+impl Accept for Shard {
+    fn accepted(self: &Rc<Self>, socket: Socket) {
+        if self.connections.borrow().len() >= self.connections_max {
+            self.figures
+                .connections_refused
+                .set(self.figures.connections_refused.get() + 1);
+            return socket.shut_down();
+        }
+        let shard = Rc::clone(self);
+        let id = shard.token();
+        let connection = Rc::new(Connection::new(socket, clock::now()));
+        shard
+            .connections
+            .borrow_mut()
+            .insert(id, Rc::clone(&connection));
+        tasks::spawn(async move {
+            Rc::clone(&connection).serve(Rc::clone(&shard)).await;
+            shard.connections.borrow_mut().remove(&id);
+            shard.forget(&connection);
+        });
+    }
+
+    fn accept_failed(&self, error: &std::io::Error) {
+        self.figures
+            .accept_errors
+            .set(self.figures.accept_errors.get() + 1);
+        tracing::warn!(shard = self.index, %error, "accept failed");
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+}
+
+impl Shard {
+    /// Takes back what a connection that ended was waiting for. Its flights go on without it.
+    fn forget(&self, connection: &Rc<Connection>) {
+        let gone: Vec<u64> = {
+            let waiting = self.waiting.borrow();
+            let of_it = waiting
+                .iter()
+                .filter(|(_, waiting)| match &waiting.reply.origin {
+                    super::Origin::Connection(waiter) => Rc::ptr_eq(waiter, connection),
+                    super::Origin::Peer { .. } => false,
+                });
+            of_it.map(|(token, _)| *token).collect()
+        };
+        let turn_now = clock::now();
+        for token in gone {
+            self.waiting.borrow_mut().remove(&token);
+            self.core
+                .borrow_mut()
+                .handle_waiter_gone(turn_now, keyway_core::Token(token));
+        }
+    }
+}
