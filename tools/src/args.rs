@@ -99,7 +99,7 @@ pub enum Keyspace {
         #[arg(value_name = "NAME=VALUE", required = true, value_parser = setting)]
         settings: Vec<Setting>,
     },
-    /// List the keyspaces; with a name, all settings of that one.
+    /// List the keyspaces; with a name, that one's settings and grants.
     List {
         /// Only this one, in full.
         keyspace: Option<KeyspaceName>,

@@ -54,11 +54,12 @@ ID  KEYSPACE  STATE     SOFT TTL  HARD TTL  DEK LEASE  MAX IN FLIGHT
                 "keyspace list prod",
                 "\
 keyspace prod, id 1, unlocked
-SETTING        VALUE
-dek_lease_ms   3600000
-hard_ttl_ms    3600000
-max_in_flight  64
-soft_ttl_ms    600000
+SETTING         VALUE
+dek_lease_ms    3600000
+hard_ttl_ms     3600000
+max_in_flight   64
+soft_ttl_ms     600000
+allow:uid:1000  sign,verify
 ",
             ),
             (
@@ -125,7 +126,7 @@ fn documents_for_scripts() {
             ),
             (
                 "keyspace list staging --json",
-                "{\"keyspaces\":[{\"id\":7,\"locked\":true,\"name\":\"staging\",\
+                "{\"keyspaces\":[{\"allow\":{},\"id\":7,\"locked\":true,\"name\":\"staging\",\
                  \"settings\":{}}]}\n",
             ),
             (

@@ -40,6 +40,9 @@ pub struct KeyspaceInfo {
     /// Its settings, as text.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
+    /// What is granted to whom: the names of the grants, with commas, by principal.
+    #[serde(default)]
+    pub allow: BTreeMap<String, String>,
 }
 
 /// Some of the keyspaces, by rising id.

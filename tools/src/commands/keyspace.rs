@@ -86,6 +86,7 @@ fn document(info: &KeyspaceInfo) -> Value {
         "name": info.name.as_str(),
         "locked": info.locked,
         "settings": info.settings,
+        "allow": info.allow,
     })
 }
 
@@ -127,6 +128,9 @@ fn in_full(info: &KeyspaceInfo) -> String {
     let mut table = Table::new(&[("SETTING", Align::Left), ("VALUE", Align::Left)]);
     for (name, value) in &info.settings {
         table.row([name.clone(), value.clone()]);
+    }
+    for (principal, grants) in &info.allow {
+        table.row([format!("allow:{principal}"), grants.clone()]);
     }
     let state = state(info.locked);
     let heading = format!("keyspace {}, id {}, {state}\n", info.name, info.id);
