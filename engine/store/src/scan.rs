@@ -194,3 +194,101 @@ impl<L: File> Scanner<L> {
         Ok(&self.buffer[at..at + len])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Kind;
+    use crate::seam::Files;
+    use crate::std_files::{StdFile, StdFiles, now};
+
+    const START: u32 = 64;
+
+    fn place() -> Place {
+        Place::new(&[1; 16], 1, (0, 1), 1)
+    }
+
+    fn append(bytes: &mut Vec<u8>, revision: u64, blob: &[u8]) {
+        let offset = bytes.len() as u32;
+        let head = Head {
+            kind: Kind::Blob,
+            revision,
+            keyspace: 1,
+            version: 1,
+            batch_offset: offset,
+            key_id_len: 3,
+            blob_len: blob.len() as u32,
+        };
+        record::encode(bytes, place(), offset, &head, b"key", blob);
+    }
+
+    /// Offsets of the records, and offset and length of the damaged parts, in order.
+    fn walk(bytes: &[u8]) -> (Vec<u32>, Vec<(u32, u32)>) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("segment");
+        let file: StdFile = now(StdFiles.create(&path)).expect("a file");
+        now(file.write_at(0, bytes.to_vec())).expect("a write");
+        let mut scanner = Scanner::new(Rc::new(file), place(), START, bytes.len() as u32);
+        let (mut records, mut damage) = (Vec::new(), Vec::new());
+        while let Some(item) = now(scanner.next()).expect("a read") {
+            match item {
+                Item::Record { offset, .. } => records.push(offset),
+                Item::Damage { offset, len, .. } => damage.push((offset, len)),
+            }
+        }
+        assert_eq!(scanner.position(), bytes.len() as u32);
+        assert!(scanner.buffer.capacity() <= 4 * SCAN_CHUNK_LEN);
+        (records, damage)
+    }
+
+    #[test]
+    fn a_record_behind_long_damage_is_found_wherever_the_reads_end() {
+        // The next record begins around the end of a read, so that its magic, its head or its
+        // key id lies in two of them.
+        for shift in -70..8_i64 {
+            let mut bytes = vec![0; START as usize];
+            append(&mut bytes, 1, b"before");
+            let damage_start = bytes.len();
+            let next = (damage_start + 2 * SCAN_CHUNK_LEN) as i64 + shift;
+            // Junk full of magics that begin nothing.
+            while bytes.len() < next as usize {
+                bytes.extend_from_slice(b"KWR1KWR");
+            }
+            bytes.truncate(next as usize);
+            append(&mut bytes, 2, &[9; 1000]);
+            let (records, damage) = walk(&bytes);
+            assert_eq!(records, [START, next as u32], "shift {shift}");
+            assert_eq!(
+                damage,
+                [(damage_start as u32, next as u32 - damage_start as u32)]
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_inside_a_blob_is_not_taken_for_one() {
+        let mut inner = vec![0; START as usize];
+        append(&mut inner, 1, b"inner");
+        let mut bytes = vec![0; START as usize];
+        append(&mut bytes, 2, &inner[START as usize..]);
+        let end = bytes.len() as u32;
+        // The outer head is damaged, so the search meets the inner record's bytes.
+        bytes[START as usize + 20] ^= 1;
+        assert_eq!(walk(&bytes), (vec![], vec![(START, end - START)]));
+    }
+
+    #[test]
+    fn records_longer_than_a_read_are_whole() {
+        let mut bytes = vec![0; START as usize];
+        let mut offsets = Vec::new();
+        for revision in 0..5 {
+            offsets.push(bytes.len() as u32);
+            append(
+                &mut bytes,
+                revision,
+                &vec![revision as u8; SCAN_CHUNK_LEN + 77],
+            );
+        }
+        assert_eq!(walk(&bytes), (offsets, vec![]));
+    }
+}
