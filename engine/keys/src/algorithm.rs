@@ -104,7 +104,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether generating a key takes so long (60 ms and more) that it belongs off a shard's
+    /// Whether generating a key takes so long (30 ms and more) that it belongs off a shard's
     /// thread.
     pub fn is_slow_to_generate(self) -> bool {
         self.family() == Family::Rsa

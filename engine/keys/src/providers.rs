@@ -1,31 +1,31 @@
 //! Which provider does what. This table is the only place that decides it.
 //!
 //! Measured with `examples/provider_figures.rs` on an AMD EPYC (family 25, model 17), microseconds
-//! per call, ring 0.17.14 against AWS-LC through aws-lc-rs 1.19.0 (raw output in
-//! `bench/results/`):
+//! per call, ring 0.17.14 against AWS-LC through aws-lc-rs 1.19.0 (raw output:
+//! `bench/results/providers-2026-11-23.txt`):
 //!
 //! | operation | ring | AWS-LC | chosen |
 //! |---|---|---|---|
-//! | Ed25519 sign | 22.9 | 8.3 (over 64 bytes, no object) | AWS-LC |
-//! | Ed25519 key from its seed | 22.3 | none needed | AWS-LC |
-//! | Ed25519 verify | 45.5 | 36.6 | AWS-LC |
-//! | P-256 sign | 17.1 | 18.1 | ring: its key pair lies in the arena |
-//! | P-256 sign a digest | cannot | 24.9 with an object per call | AWS-LC |
-//! | P-256 verify | 52.9 | 49.9 | ring |
-//! | P-384 sign | 409 | 134 with an object per call | AWS-LC |
-//! | P-384 verify | 726 | 193 | AWS-LC |
-//! | RSA-2048 sign | 562 | 241 | AWS-LC |
-//! | RSA-2048 key object | 15 | 149 | (built at the first signature) |
-//! | RSA-4096 sign | 3942 | 1421 | AWS-LC |
+//! | Ed25519 sign | 22.7 | 8.3 over 64 bytes, no object | AWS-LC |
+//! | Ed25519 key object from its seed | 22.1 | none needed | AWS-LC |
+//! | Ed25519 verify | 45.3 | 36.1 | AWS-LC |
+//! | P-256 sign | 16.8 | 15.6 with an object kept, 24.7 with one per call | ring: its key pair lies in the arena |
+//! | P-256 sign a digest | cannot | 24.7 with an object per call | AWS-LC |
+//! | P-256 verify | 51.6 | 49.4 | ring |
+//! | P-384 sign | 406 | 132 with an object per call | AWS-LC |
+//! | P-384 verify | 723 | 192 | AWS-LC |
+//! | RSA-2048 sign | 558 | 232 with an object kept, 652 with one per call | AWS-LC, kept |
+//! | RSA-2048 key object | 15 | 155 | (built at the first signature) |
+//! | RSA-4096 sign | 3926 | 1420 with an object kept | AWS-LC, kept |
 //! | RSA-2048 verify | 21.6 | 18.3 | ring: no object, no allocation |
 //! | HMAC, AEAD, HKDF | 0.1 to 0.5 | the same | ring: its contexts lie in the arena |
-//! | RSA generate | cannot | 60 ms (2048) to 0.3 s (4096) | AWS-LC |
+//! | RSA generate | cannot | 30 ms (2048) to 1 s (4096) | AWS-LC |
 //!
 //! AWS-LC's key objects lie on the C heap, outside the locked arena, though AWS-LC wipes what it
 //! frees. So EC objects are built for one signature and dropped right after it: no EC key ever
-//! rests outside the arena. An RSA object is kept while its key is unlocked: building it costs as
-//! much as half a signature, the first signature adds a blinding set-up, and ring would keep its
-//! limbs on the (Rust) heap as well.
+//! rests outside the arena. An RSA object is kept from the first signature until its key is dropped:
+//! building it and setting up its blinding costs twice the signature, and ring would keep its limbs
+//! on the (Rust) heap as well.
 
 use crate::algorithm::{Algorithm, Family};
 

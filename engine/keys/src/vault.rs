@@ -52,7 +52,7 @@ impl Vault {
         Dek::new(&self.arena, generation, bytes)
     }
 
-    /// The blob of a new key, version 1. For RSA this takes 60 ms to seconds; see
+    /// The blob of a new key, version 1. For RSA this takes 30 ms to seconds; see
     /// [`generate_rsa_pkcs8`].
     pub fn seal_generated(
         &self,
@@ -293,7 +293,7 @@ impl NewKey {
 }
 
 /// A new RSA private key, PKCS#8 DER, to be imported by a shard's vault. Needs no vault and may run
-/// on any thread; takes 60 ms for 2048 bits, 0.3 s for 4096, now and then several times that.
+/// on any thread; takes 30 to 100 ms for 2048 bits, 0.2 to 1 s for 4096, now and then more.
 pub fn generate_rsa_pkcs8(algorithm: Algorithm) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let size = match algorithm {
         Algorithm::Rsa2048 => KeySize::Rsa2048,

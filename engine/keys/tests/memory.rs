@@ -125,8 +125,8 @@ fn needles(key: &UnlockedKey) -> Vec<Needle> {
     let needles = match key.metadata().algorithm {
         // PKCS#8 around 32 bytes of seed.
         Algorithm::Ed25519 => vec![Needle::of(&secret[16..]), Needle::of(&secret[32..])],
-        Algorithm::EcdsaP256 => numbers(&secret, &[36..68]),
-        Algorithm::EcdsaP384 => numbers(&secret, &[35..83]),
+        Algorithm::EcdsaP256 => numbers(&secret, &[36, 52]),
+        Algorithm::EcdsaP384 => numbers(&secret, &[35, 51, 67]),
         Algorithm::Rsa2048 | Algorithm::Rsa3072 | Algorithm::Rsa4096 => {
             let len = secret.len();
             // From the back: qInv, dQ and dP, then q, p and d: some stretch within each.
@@ -135,10 +135,7 @@ fn needles(key: &UnlockedKey) -> Vec<Needle> {
                 Algorithm::Rsa3072 => 192,
                 _ => 256,
             };
-            let within = |nth: usize| {
-                let middle = len - (half + 4) * nth - half / 2;
-                middle..middle + 32
-            };
+            let within = |nth: usize| len - (half + 4) * nth - half / 2;
             numbers(&secret, &[within(0), within(1), within(3), within(4)])
         }
         _ => vec![Needle::of(&secret), Needle::of(&secret[16..])],
@@ -147,12 +144,13 @@ fn needles(key: &UnlockedKey) -> Vec<Needle> {
     needles
 }
 
-fn numbers(secret: &[u8], ranges: &[std::ops::Range<usize>]) -> Vec<Needle> {
-    ranges
+/// The stretches at these offsets, as they are exported and with the lowest byte first.
+fn numbers(secret: &[u8], offsets: &[usize]) -> Vec<Needle> {
+    offsets
         .iter()
-        .flat_map(|range| {
-            let number = &secret[range.clone()];
-            [Needle::of(number), Needle::reversed(number)]
+        .flat_map(|offset| {
+            let stretch = &secret[*offset..*offset + NEEDLE_LEN];
+            [Needle::of(stretch), Needle::reversed(stretch)]
         })
         .collect()
 }

@@ -1,8 +1,9 @@
 //! Blobs that were changed, swapped, rolled back or made up do not open.
 
-use crate::common::{ALICE, Fixture, NEW};
+use crate::common::{ALICE, Fixture, NEW, NOW, output, unhex};
 use keyway_keys::{
-    Algorithm, Arena, ArenaOptions, BLOB_LEN_MAX, Context, OpenError, ProviderChoice, Vault, peek,
+    Algorithm, Arena, ArenaOptions, BLOB_LEN_MAX, Context, KeyUsage, Metadata, OpenError,
+    ProviderChoice, Vault, peek,
 };
 use proptest::prelude::*;
 
@@ -178,6 +179,61 @@ fn the_longest_blob_stays_within_the_named_limit() {
         blob = fixture.rotate(&blob, import).0;
     }
     assert!(blob.len() <= BLOB_LEN_MAX, "{}", blob.len());
+}
+
+/// Sealed once and kept: what is at rest today must open with every later build.
+#[test]
+fn a_blob_of_format_1_still_opens() {
+    let blob = unhex(include_str!("format-1.blob.hex"));
+    let fixture = Fixture::new();
+    let key = fixture.open(&blob).unwrap();
+    assert_eq!(
+        *key.metadata(),
+        Metadata {
+            version: 2,
+            dek_generation: 1,
+            algorithm: Algorithm::HmacSha256,
+            usage: KeyUsage::MAC,
+            exportable: true,
+            created_unix_ms: NOW + 1,
+            not_before_unix_ms: 0,
+            not_after_unix_ms: 0,
+        }
+    );
+    assert_eq!(output(|out| key.export(1, out)).unwrap(), [7; 32]);
+    assert_eq!(output(|out| key.export(2, out)).unwrap(), [8; 48]);
+}
+
+/// The same blob, read as docs/ENVELOPE.md describes it, without this crate.
+#[test]
+fn a_blob_can_be_read_from_its_description_alone() {
+    use ring::{aead, hkdf};
+    let blob = unhex(include_str!("format-1.blob.hex"));
+    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, &blob[48..80]).extract(&[0x11; 32]);
+    let mut commitment = [0; 32];
+    prk.expand(&[b"keyway blob v1 key commitment"], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(&mut commitment))
+        .unwrap();
+    assert_eq!(blob[80..112], commitment);
+    let info = [&b"keyway blob v1 encryption key"[..]];
+    let okm = prk.expand(&info, &aead::AES_256_GCM).unwrap();
+    let key = aead::LessSafeKey::new(aead::UnboundKey::from(okm));
+    let (header, sealed) = blob.split_at(116 + b"alice".len());
+    let mut sealed = sealed.to_vec();
+    let nonce = aead::Nonce::assume_unique_for_key([0; 12]);
+    let payload = key
+        .open_in_place(nonce, aead::Aad::from(header), &mut sealed)
+        .unwrap();
+    let expected = [
+        &[2, 0, 0, 0][..],
+        &[2, 0, 0, 0, 48, 0, 0, 0],
+        &(NOW + 1).to_le_bytes(),
+        &[8; 48],
+        &[1, 0, 0, 0, 32, 0, 0, 0],
+        &NOW.to_le_bytes(),
+        &[7; 32],
+    ];
+    assert_eq!(payload, expected.concat());
 }
 
 proptest! {
