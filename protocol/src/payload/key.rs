@@ -307,9 +307,9 @@ impl<'a> KeyRow<'a> {
         let key_id = check_key_id(reader.bytes("key_id", len)?)?;
         Ok(Self {
             key_id,
-            key_version: reader.u32("key_version")?,
-            algorithm: Algorithm::try_from(reader.u8("algorithm")?)?,
-            state: KeyState::try_from(reader.u8("key state")?)?,
+            key_version: reader.u32("row_version")?,
+            algorithm: Algorithm::try_from(reader.u8("row_algorithm")?)?,
+            state: KeyState::try_from(reader.u8("row_state")?)?,
         })
     }
 
