@@ -30,7 +30,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     startup::check(&config)?;
     let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
     move_keys(&mut data, config.shards)?;
-    let manifest = data.manifest().clone();
+    let manifest = *data.manifest();
     let mut ports = startup::reserve_ports(&config)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -134,7 +134,7 @@ fn move_keys(data: &mut DataDir, shards: u16) -> Result<(), String> {
         "the shard count changed: moving every key to its owner"
     );
     let mut said_at = quanta::Instant::now();
-    reshard(
+    let report = reshard(
         data,
         shards,
         |keyspace, key_id: &[u8]| usize::from(router.shard_of(keyspace, key_id)),
@@ -146,6 +146,15 @@ fn move_keys(data: &mut DataDir, shards: u16) -> Result<(), String> {
         },
     )
     .map_err(|error| error.to_string())?;
+    for damage in &report.damage {
+        tracing::error!(?damage, "a damaged record was met on the way");
+    }
+    if let Some(kept) = &report.kept {
+        tracing::error!(
+            kept = %kept.display(),
+            "the old generation is kept, since records in it are damaged: see damaged.txt there"
+        );
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 
 use futures_lite::FutureExt;
 use keyway_core::{Instant, LoadError, Loaded};
@@ -21,6 +22,21 @@ use crate::runtime::tasks;
 
 /// Reads of the blob log in flight on one shard: more only queue in the kernel.
 pub const READS_MAX: usize = 16;
+
+/// Of these, reads that refreshes ahead of need may have in flight. A scan starts many at once;
+/// all together they would only hold each other up.
+pub const PREFETCH_READS_MAX: usize = 2;
+
+const _: () = assert!(PREFETCH_READS_MAX < READS_MAX);
+
+/// A read under way.
+pub struct ReadSlot(Rc<Cell<usize>>);
+
+impl Drop for ReadSlot {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
 
 /// What a write to a key can end with.
 #[derive(Debug)]
@@ -58,7 +74,7 @@ pub struct Rehydrator {
     log: BlobLog<RingFiles>,
     uses: UseLedger,
     deks: RefCell<HashMap<u32, BTreeMap<u32, Dek>>>,
-    reads: Cell<usize>,
+    reads: Rc<Cell<usize>>,
 }
 
 impl Rehydrator {
@@ -69,7 +85,7 @@ impl Rehydrator {
             log,
             uses: UseLedger::new(),
             deks: RefCell::default(),
-            reads: Cell::new(0),
+            reads: Rc::default(),
         }
     }
 
@@ -114,9 +130,15 @@ impl Rehydrator {
         self.deks.borrow().contains_key(&keyspace)
     }
 
-    /// Whether another read may start.
-    pub fn has_read_slot(&self) -> bool {
-        self.reads.get() < READS_MAX
+    /// Reads under way.
+    pub fn reads(&self) -> usize {
+        self.reads.get()
+    }
+
+    /// Counts a read until the slot is dropped.
+    pub fn take_read_slot(&self) -> ReadSlot {
+        self.reads.set(self.reads.get() + 1);
+        ReadSlot(Rc::clone(&self.reads))
     }
 
     /// Reads and opens a key. A panic on the way is an answer like any other.

@@ -139,19 +139,36 @@ impl Latest {
                 family(name, help, *kind, metrics)
             })
             .collect();
-        families.push(family(
-            "keyway_shard_turn_seconds",
-            "Length of a shard's turns.",
-            proto::MetricType::HISTOGRAM,
-            self.shards.values().map(|shard| {
-                histogram(&[("shard", &shard.shard.to_string())], &shard.turn, SECOND)
-            }),
-        ));
+        let histograms: [ShardHistogram; 2] = [
+            (
+                "keyway_shard_turn_seconds",
+                "Length of a shard's turns.",
+                |s| &s.turn,
+            ),
+            (
+                "keyway_shard_load_wait_seconds",
+                "Time a load waited for a read slot.",
+                |s| &s.load_wait,
+            ),
+        ];
+        for (name, help, latency) in histograms {
+            let metrics = self.shards.values().map(|shard| {
+                histogram(
+                    &[("shard", &shard.shard.to_string())],
+                    latency(shard),
+                    SECOND,
+                )
+            });
+            families.push(family(name, help, proto::MetricType::HISTOGRAM, metrics));
+        }
         families
     }
 }
 
 type Series<T> = (&'static str, &'static str, proto::MetricType, fn(&T) -> f64);
+
+/// Name, help, and where the figures are.
+type ShardHistogram = (&'static str, &'static str, fn(&ShardSnapshot) -> &Latency);
 
 const COUNTER: proto::MetricType = proto::MetricType::COUNTER;
 const GAUGE: proto::MetricType = proto::MetricType::GAUGE;

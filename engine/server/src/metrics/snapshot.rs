@@ -123,6 +123,8 @@ pub struct ShardSnapshot {
     pub parked_requests: u64,
     /// Loads waiting for a read slot.
     pub load_queue_depth: u64,
+    /// How long loads waited for a read slot.
+    pub load_wait: Latency,
     /// Operations in the slow lane.
     pub slow_queue_depth: u64,
     /// Turns taken and their length.

@@ -22,6 +22,7 @@ pub struct Figures {
     pub forwards_refused: Cell<u64>,
     pub panics: Cell<u64>,
     pub turn: RefCell<Latency>,
+    pub load_wait: RefCell<Latency>,
     pub slow_lane_open: Cell<bool>,
     pub slow_waker: RefCell<SlowWaker>,
 }
@@ -86,6 +87,7 @@ impl Shard {
             load_queue_depth: self.loads.borrow().len() as u64,
             slow_queue_depth: self.slow.borrow().len() as u64,
             turn: self.figures.turn.borrow().clone(),
+            load_wait: self.figures.load_wait.borrow().clone(),
             panics_total: self.figures.panics.get(),
             arena_used_bytes: arena.used_bytes as u64,
             arena_capacity_bytes: arena.capacity_bytes as u64,

@@ -12,6 +12,7 @@ use super::Shard;
 use super::request::{Waiting, Wish};
 use crate::clock;
 use crate::control::messages::ControlRequest;
+use crate::rehydrator::{PREFETCH_READS_MAX, READS_MAX, ReadSlot};
 use crate::runtime::tasks;
 
 /// A turn under way.
@@ -151,24 +152,27 @@ impl Shard {
 
     /// Starts queued loads while there are read slots; those that somebody waits for go first.
     fn start_loads(self: &Rc<Self>) {
-        while self.rehydrator.has_read_slot() {
-            let next = self.loads.borrow_mut().pop();
-            let Some(load) = next else { return };
-            tasks::spawn(Rc::clone(self).load(load));
+        while let Some(load) = self.loads.borrow_mut().pop(self.rehydrator.reads()) {
+            // Counted here: the task itself begins later.
+            let slot = self.rehydrator.take_read_slot();
+            tasks::spawn(Rc::clone(self).load(load, slot));
         }
     }
 
-    async fn load(self: Rc<Self>, load: QueuedLoad) {
+    async fn load(self: Rc<Self>, load: QueuedLoad, slot: ReadSlot) {
+        let began = quanta::Instant::now();
+        let queued_ns = began.duration_since(load.asked_at).as_nanos() as u64;
+        self.figures.load_wait.borrow_mut().record_ns(queued_ns);
         let loaded = self
             .rehydrator
             .load(load.keyspace.0, &load.key_id, clock::now())
             .await;
+        drop(slot);
         let turn = self.begin_turn();
         if let Some(known) = self.keyspaces.borrow_mut().of_mut(load.keyspace.0) {
-            // Counted from when the core asked: time in the queue is part of it.
             known
                 .rehydrate_latency
-                .record_ns(load.asked_at.elapsed().as_nanos() as u64);
+                .record_ns(began.elapsed().as_nanos() as u64);
         }
         self.core
             .borrow_mut()
@@ -207,10 +211,18 @@ impl LoadQueue {
         }
     }
 
-    fn pop(&mut self) -> Option<QueuedLoad> {
-        self.on_demand
-            .pop_front()
-            .or_else(|| self.urgent.pop_front())
-            .or_else(|| self.ahead.pop_front())
+    /// The next load that may start while `reads` are under way. Those that nobody waits for
+    /// leave slots free for those that somebody does.
+    fn pop(&mut self, reads: usize) -> Option<QueuedLoad> {
+        if reads >= READS_MAX {
+            return None;
+        }
+        if let Some(load) = self.on_demand.pop_front() {
+            return Some(load);
+        }
+        if reads >= PREFETCH_READS_MAX {
+            return None;
+        }
+        self.urgent.pop_front().or_else(|| self.ahead.pop_front())
     }
 }

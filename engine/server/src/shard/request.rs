@@ -212,7 +212,13 @@ impl Shard {
         match core.handle_request(now, asked) {
             Verdict::Serve(grant) => self.carry_out(now, &reply, frame, request, &grant, deadline),
             Verdict::Wait => {
+                let waiters = core
+                    .counters(KeyspaceId(frame.keyspace_id))
+                    .map_or(0, |counters| counters.singleflight_waiters);
                 drop(core);
+                if let Some(known) = self.keyspaces.borrow_mut().of_mut(frame.keyspace_id) {
+                    known.waiters_max = known.waiters_max.max(waiters);
+                }
                 let mut bytes = Vec::new();
                 match frame.encode(&mut bytes) {
                     Ok(()) => self.wait(
