@@ -29,7 +29,12 @@ pub struct Machine {
     pub kernel: String,
     /// The architecture that was built for.
     pub arch: &'static str,
+    /// Processes that wanted a core in the minute before the run: near zero for figures that count.
+    pub load_average_1m: Option<f64>,
 }
+
+/// Above this much by core something else is running.
+const LOAD_AVERAGE_BY_CORE_MAX: f64 = 0.5;
 
 impl Provenance {
     /// Of this process, now.
@@ -44,7 +49,7 @@ impl Provenance {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        Self {
+        let provenance = Self {
             command,
             git_commit: git_commit().unwrap_or_else(|| "unknown".into()),
             date: utc(now.as_secs()),
@@ -54,9 +59,30 @@ impl Provenance {
                 kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                     .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned()),
                 arch: std::env::consts::ARCH,
+                load_average_1m: load_average_1m(),
             },
+        };
+        provenance.machine.warn_if_busy();
+        provenance
+    }
+}
+
+impl Machine {
+    fn warn_if_busy(&self) {
+        let busy = LOAD_AVERAGE_BY_CORE_MAX * self.cores.max(1) as f64;
+        if let Some(load) = self.load_average_1m.filter(|&load| load > busy) {
+            let cores = self.cores;
+            eprintln!(
+                "The machine is busy (load average {load} on {cores} cores): expect latencies that \
+                 say more about the other programs than about Keyway."
+            );
         }
     }
+}
+
+fn load_average_1m() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
 
 fn git_commit() -> Option<String> {

@@ -1,6 +1,7 @@
 //! The keys of a scenario and the requests made with them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use keyway_protocol::{
     Algorithm, InputKind, KeyGenerate, NewKey, Octets, Request, Scheme, Sign, Status, Usage,
@@ -66,6 +67,24 @@ impl Keys {
         each_once(address, "first use", &self.frames, 1)
     }
 
+    /// Uses each key once, spread over `duration`: keys that are loaded together come due together.
+    pub fn touch_within(&self, address: SocketAddr, duration: Duration) -> Result<()> {
+        let count = self.frames.len();
+        let rate_per_s = count as f64 / duration.as_secs_f64();
+        let mut next = 0;
+        // A Poisson process may bring a few more than expected: these go round again.
+        let mut choose = || {
+            next += 1;
+            (next - 1) % count
+        };
+        let pace = Pace::Poisson {
+            rate_per_s,
+            duration,
+        };
+        let outcome = self.load(address, 1, pace, &mut choose, &mut |_| {})?;
+        all_done("first use", &outcome)
+    }
+
     /// Loads the server over `connections` connections, with keys chosen by `choose`.
     pub fn load(
         &self,
@@ -89,8 +108,7 @@ impl Keys {
     }
 }
 
-/// Sends each frame once and wants OK for all. RETRY is what a key that is being loaded answers,
-/// and a load goes on without its waiter, so it will do as well.
+/// Sends each frame once and wants it done.
 fn each_once(address: SocketAddr, what: &str, frames: &[Vec<u8>], window: usize) -> Result<()> {
     let mut next = 0;
     let mut choose = || {
@@ -111,14 +129,16 @@ fn each_once(address: SocketAddr, what: &str, frames: &[Vec<u8>], window: usize)
         patience: PATIENCE,
     };
     let outcome = run(load, &mut |_| {})?;
+    all_done(what, &outcome)
+}
+
+/// RETRY is what a key that is being loaded answers, and a load goes on without its waiter, so it
+/// will do as well as OK.
+fn all_done(what: &str, outcome: &Outcome) -> Result<()> {
     let done = outcome.ok() + outcome.count(Status::Retry);
-    if done < frames.len() as u64 {
-        let statuses = outcome.by_status;
-        return Err(format!(
-            "{what}: of {} requests {done} succeeded: {statuses:?}",
-            frames.len()
-        )
-        .into());
+    if done < outcome.offered {
+        let (offered, statuses) = (outcome.offered, &outcome.by_status);
+        return Err(format!("{what}: of {offered} requests {done} succeeded: {statuses:?}").into());
     }
     Ok(())
 }

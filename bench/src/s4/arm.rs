@@ -51,9 +51,9 @@ pub const PARAMETERS: Parameters = Parameters {
     zipf_exponent: 0.99,
     rate_per_s: 12_000.0,
     connections: 8,
-    soft_ttl_ms: 8_000,
-    hard_ttl_ms: 30_000,
-    refresh_window_ms: 1_600,
+    soft_ttl_ms: 10_000,
+    hard_ttl_ms: 40_000,
+    refresh_window_ms: 2_000,
 };
 
 const _: () = assert!(PARAMETERS.soft_ttl_ms < PARAMETERS.hard_ttl_ms);
@@ -171,7 +171,12 @@ fn measure(setup: &Setup, kind: Kind, server: &Server) -> Result<Arm> {
     let algorithms = [Algorithm::Ed25519, Algorithm::HmacSha256];
     let keys = Keys::name(keyspace_id, PARAMETERS.keys, &algorithms)?;
     keys.generate(address)?;
-    keys.touch(address)?;
+    let soft_ttl = Duration::from_millis(PARAMETERS.soft_ttl_ms);
+    eprintln!(
+        "S4 {name}: first use of each key, spread over {} s",
+        soft_ttl.as_secs()
+    );
+    keys.touch_within(address, soft_ttl)?;
 
     let mut rng = Rng::new(4);
     let zipf = Zipf::new(PARAMETERS.keys, PARAMETERS.zipf_exponent);
@@ -191,7 +196,7 @@ fn measure(setup: &Setup, kind: Kind, server: &Server) -> Result<Arm> {
         )
     };
     // One soft TTL, so that the first of the measured seconds is like the others.
-    traffic("warm-up", Duration::from_millis(PARAMETERS.soft_ttl_ms))?;
+    traffic("warm-up", soft_ttl)?;
     let before = control.status(KEYSPACE)?;
     let scraped_before = scrape(server.metrics_address())?;
     let watch = Watch::start(server.metrics_address(), Control::connect(address)?)?;
