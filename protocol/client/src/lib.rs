@@ -22,6 +22,28 @@
 //!   with jitter; requests that got no answer because a connection broke, if they change nothing.
 //!   A write that got no answer is not sent again: its error says that the outcome is unknown.
 //! - **Reconnecting** with full jitter, when a call needs the connection.
+//!
+//! ```no_run
+//! # #[cfg(feature = "blocking")]
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use keyway_client::{Call, Input, KeyPath, Scheme, blocking::Client};
+//!
+//! let client = Client::connect("127.0.0.1:7420")?;
+//! let key: KeyPath = "prod/alice".parse()?;
+//! let answer = client.sign(&key, Scheme::Default, Input::Message(b"one"))?;
+//! println!("{} bytes by version {}", answer.value.len(), answer.key_version);
+//!
+//! // Many on their way at once, from one thread.
+//! let messages: [&[u8]; 3] = [b"two", b"three", b"four"];
+//! let pending = messages.map(|message| {
+//!     client.submit(Call::sign(&key, Scheme::Default, Input::Message(message)))
+//! });
+//! for pending in pending {
+//!     println!("{:02x?}", pending.wait()?.value);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 

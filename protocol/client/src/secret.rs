@@ -5,8 +5,9 @@ use std::ops::Deref;
 
 use zeroize::Zeroizing;
 
-/// Secret bytes. They are wiped when dropped, and `Debug` shows only how many there are.
-#[derive(Clone, PartialEq, Eq)]
+/// Secret bytes. They are wiped when dropped, and `Debug` shows only how many there are. They do
+/// not compare, since `==` takes a time that depends on them.
+#[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
