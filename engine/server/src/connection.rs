@@ -5,7 +5,6 @@
 //! listens.
 
 use std::cell::{Cell, RefCell};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use keyway_core::Instant;
@@ -196,7 +195,7 @@ impl Connection {
     ) {
         self.in_flight.set(self.in_flight.get() + 1);
         // A panic must not take the shard down: the request is answered, everybody else goes on.
-        let handled = catch_unwind(AssertUnwindSafe(|| match frame.opcode() {
+        let handled = shard.guarded(|| match frame.opcode() {
             Ok(Opcode::Hello) => self.greet(shard, frame),
             Ok(_) if !self.greeted.get() => {
                 self.reply(frame.request_id, Status::BadRequest, "say HELLO first");
@@ -204,9 +203,8 @@ impl Connection {
             }
             Ok(Opcode::Ping) => self.echo(frame),
             _ => shard.handle_frame(now, origin, frame, Shard::deadline_of(frame, now)),
-        }));
-        if handled.is_err() {
-            shard.count_panic();
+        });
+        if handled.is_none() {
             self.reply(
                 frame.request_id,
                 Status::Internal,

@@ -1,17 +1,25 @@
 //! Tasks and pauses on the current shard's executor.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+
+use futures_lite::FutureExt;
 
 /// Work that a task may do before it lets the executor poll I/O, in microseconds.
 pub const TURN_WORK_US_MAX: u64 = 200;
 
 /// Starts a task that runs to its end by itself.
 ///
-/// A panic inside would take the whole executor down; what can panic is wrapped in
-/// `catch_unwind` by its caller.
+/// A panic in a task would take the whole executor down: it ends this task alone, and is logged.
+/// Handlers that must go on after one catch it closer to where it happens.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(task).detach();
+    let guarded = async {
+        if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+            tracing::error!("a task panicked; this is a bug");
+        }
+    };
+    glommio::spawn_local(guarded).detach();
 }
 
 /// Pauses for `duration`. For tickers and back-off; never for a request.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use keyway_core::Instant;
-use keyway_protocol::{RequestFrame, ResponseFlags};
+use keyway_protocol::{RequestFrame, ResponseFlags, Status};
 
 use super::request::{Waiting, Wish};
 use super::{Origin, Shard, answer::Reply};
@@ -52,10 +52,12 @@ impl Shard {
         frame: &RequestFrame<'_>,
         deadline: Option<Instant>,
     ) {
-        let mut bytes = Vec::new();
-        if frame.encode(&mut bytes).is_err() || !self.has_waiting_room() {
+        if !self.has_waiting_room() {
             return self.refuse_forward(&reply);
         }
+        let Some((bytes, claim)) = self.encode_held(frame) else {
+            return self.refuse_forward(&reply);
+        };
         let token = self.token();
         let principal = reply.origin.principal();
         let message = MeshMessage::Forward {
@@ -73,7 +75,7 @@ impl Shard {
                     token,
                     Waiting {
                         reply,
-                        wish: Wish::Forwarded,
+                        wish: Wish::Forwarded { _claim: claim },
                     },
                 );
             }
@@ -108,15 +110,35 @@ impl Shard {
                             token,
                             principal,
                         };
-                        // It was decoded by the sender; the bytes are the same.
-                        if let Ok(Some((frame, _))) = RequestFrame::decode(&frame) {
-                            self.handle_frame(turn.now, &origin, &frame, deadline);
-                        }
+                        self.handle_forwarded(turn.now, &origin, &frame, deadline);
                     }
                     MeshMessage::Reply { token, frame } => self.relay(token, frame),
                 }
             }
             self.end_turn(turn);
+        }
+    }
+
+    fn handle_forwarded(
+        self: &Rc<Self>,
+        now: Instant,
+        origin: &Origin,
+        bytes: &[u8],
+        deadline: Option<Instant>,
+    ) {
+        // It was decoded by the sender; the bytes are the same.
+        let Ok(Some((frame, _))) = RequestFrame::decode(bytes) else {
+            return;
+        };
+        let handled = self.guarded(|| self.handle_frame(now, origin, &frame, deadline));
+        if handled.is_none() {
+            let reply = Reply {
+                origin: origin.clone(),
+                request_id: frame.request_id,
+                keyspace: 0,
+                operation: 0,
+            };
+            self.refuse(&reply, Status::Internal, "a handler failed; this is a bug");
         }
     }
 

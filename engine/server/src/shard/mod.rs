@@ -13,6 +13,7 @@ mod answer;
 mod control;
 mod figures;
 pub mod forward;
+mod held;
 mod hello;
 mod keyspaces;
 mod log;
@@ -71,6 +72,7 @@ pub struct Shard {
     keyspaces: RefCell<Keyspaces>,
     waiting: RefCell<HashMap<u64, Waiting>>,
     next_token: Cell<u64>,
+    held_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,

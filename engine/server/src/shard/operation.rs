@@ -6,7 +6,6 @@ use keyway_protocol::{InputKind, Request, RequestFrame, ResponseFlags, ResponseH
 
 use super::Shard;
 use super::answer::Reply;
-use super::slow::SlowOperation;
 use crate::clock;
 
 /// A key that expires within this time of the turn's clock is checked against the clock itself,
@@ -25,7 +24,7 @@ impl Shard {
         deadline: Option<Instant>,
     ) {
         if cost(grant.value, request) == Cost::Slow && !self.is_slow_lane_open() {
-            return self.queue_slow(reply, SlowOperation::new(reply, frame, deadline));
+            return self.queue_slow(reply, frame, deadline);
         }
         if Self::is_late(deadline) {
             return self.refuse_as(reply, Refusal::DeadlineExceeded);

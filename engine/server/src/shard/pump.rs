@@ -1,12 +1,13 @@
 //! A turn: one clock read, any number of inputs to the core, then its actions.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use keyway_core::{
     Action, FlightId, Instant, KeyId, KeyspaceId, LeaseEvent, Redeem, Token, Urgency,
 };
-use keyway_protocol::{Request, RequestFrame, ResponseHead};
+use keyway_protocol::{Request, ResponseHead};
 
 use super::Shard;
 use super::request::{Waiting, Wish};
@@ -40,12 +41,22 @@ impl Shard {
 
     /// Acts on what the core wants, sends what is queued for other shards, counts the turn.
     pub fn end_turn(self: &Rc<Self>, turn: Turn) {
-        self.pump(turn.now);
+        self.guarded(|| self.pump(turn.now));
         self.mesh.flush();
         self.figures
             .turn
             .borrow_mut()
             .record_ns(turn.began.elapsed().as_nanos() as u64);
+    }
+
+    /// Runs `work`; a panic in it ends that work alone. It is counted, and `None` comes back.
+    pub fn guarded<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(work));
+        if done.is_err() {
+            self.figures.panics.set(self.figures.panics.get() + 1);
+            tracing::error!(shard = self.index, "a handler panicked; this is a bug");
+        }
+        done.ok()
     }
 
     fn pump(self: &Rc<Self>, now: Instant) {
@@ -114,7 +125,7 @@ impl Shard {
     ) {
         let Some(Waiting {
             reply,
-            wish: Wish::Operation(mut bytes),
+            wish: Wish::Operation { held, deadline },
         }) = self.take(token)
         else {
             return;
@@ -122,11 +133,10 @@ impl Shard {
         let mut core = self.core.borrow_mut();
         match core.redeem(now, keyspace, key_id, redeem) {
             Ok(grant) => {
-                if let Ok(Some((frame, _))) = RequestFrame::decode(&bytes)
-                    && let Ok(request) = Request::decode(&frame)
-                {
-                    // The wait budget has bounded its lateness; redeem has checked the deadline.
-                    self.carry_out(now, &reply, &frame, &request, &grant, None);
+                let Some(frame) = held.frame() else { return };
+                // It was decoded when it came.
+                if let Ok(request) = Request::decode(&frame) {
+                    self.carry_out(now, &reply, &frame, &request, &grant, deadline);
                 }
             }
             Err(refusal) => {
@@ -134,7 +144,6 @@ impl Shard {
                 self.refuse_as(&reply, refusal);
             }
         }
-        zeroize::Zeroize::zeroize(&mut bytes);
     }
 
     fn ask_for_dek(&self, now: Instant, keyspace: KeyspaceId) {

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use keyway_core::{Admission, Instant, KeyspaceId, Token, Verdict};
+use keyway_core::{Admission, Instant, KeyspaceId, Refusal, Token, Verdict};
 use keyway_protocol::{Grants, Opcode, Request, RequestFrame, Scope, Status};
 
 use super::answer::Reply;
+use super::held::{Claim, HeldFrame};
 use super::{Origin, Shard, WAITING_MAX};
 use crate::control::messages::Command;
 
@@ -20,11 +21,19 @@ pub struct Waiting {
 /// What a request waits for.
 pub enum Wish {
     /// A key: the whole frame is kept, to be carried out then.
-    Operation(Vec<u8>),
+    Operation {
+        /// The request.
+        held: HeldFrame,
+        /// After this the answer is of no use.
+        deadline: Option<Instant>,
+    },
     /// A force-refresh.
     Refresh,
     /// Another shard's answer.
-    Forwarded,
+    Forwarded {
+        /// Its bytes are on their way, and count until the answer is here.
+        _claim: Claim,
+    },
     /// The control thread's answer.
     Control,
 }
@@ -219,16 +228,15 @@ impl Shard {
                 if let Some(known) = self.keyspaces.borrow_mut().of_mut(frame.keyspace_id) {
                     known.waiters_max = known.waiters_max.max(waiters);
                 }
-                let mut bytes = Vec::new();
-                match frame.encode(&mut bytes) {
-                    Ok(()) => self.wait(
-                        token,
-                        Waiting {
-                            reply,
-                            wish: Wish::Operation(bytes),
-                        },
-                    ),
-                    Err(error) => self.refuse(&reply, error.status(), &error.to_string()),
+                match self.hold(frame) {
+                    Some(held) => {
+                        let wish = Wish::Operation { held, deadline };
+                        self.wait(token, Waiting { reply, wish });
+                    }
+                    None => {
+                        self.core.borrow_mut().handle_waiter_gone(now, Token(token));
+                        self.refuse_as(&reply, Refusal::Overloaded { after_us: 10_000 });
+                    }
                 }
             }
             Verdict::Refuse(refusal) => {

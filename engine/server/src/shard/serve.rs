@@ -132,6 +132,7 @@ async fn run(start: Start) -> Result<(), String> {
         keyspaces: RefCell::default(),
         waiting: RefCell::default(),
         next_token: Cell::new(1),
+        held_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
         connections: RefCell::default(),
@@ -230,8 +231,8 @@ impl Shard {
         let mut ticks: u64 = 0;
         while !stop.load(Ordering::Relaxed) {
             let turn = self.begin_turn();
-            self.hear_control(&turn, events);
-            self.core.borrow_mut().handle_tick(turn.now);
+            self.guarded(|| self.hear_control(&turn, events));
+            self.guarded(|| self.core.borrow_mut().handle_tick(turn.now));
             let now = turn.now;
             self.end_turn(turn);
             if ticks.is_multiple_of(TICKS_PER_SECOND) {
@@ -274,11 +275,6 @@ impl Shard {
         if let Err(error) = self.rehydrator.log().close().await {
             tracing::error!(shard = self.index, %error, "the blob log was not closed cleanly");
         }
-    }
-
-    /// Counts a handler that panicked.
-    pub fn count_panic(&self) {
-        self.figures.panics.set(self.figures.panics.get() + 1);
     }
 
     /// Counts a connection whose stream was lost.

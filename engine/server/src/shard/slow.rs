@@ -10,29 +10,15 @@ use keyway_core::{Instant, Refusal};
 use keyway_protocol::{Request, RequestFrame};
 
 use super::answer::Reply;
+use super::held::HeldFrame;
 use super::{SLOW_QUEUE_MAX, Shard};
 use crate::runtime::tasks;
 
 /// A request in the lane.
 pub struct SlowOperation {
     reply: Reply,
-    frame: Vec<u8>,
+    held: HeldFrame,
     deadline: Option<Instant>,
-}
-
-impl SlowOperation {
-    /// Keeps a copy of the request.
-    pub fn new(reply: &Reply, frame: &RequestFrame<'_>, deadline: Option<Instant>) -> Self {
-        let mut bytes = Vec::new();
-        frame
-            .encode(&mut bytes)
-            .expect("the frame was decoded from its own encoding");
-        SlowOperation {
-            reply: reply.clone(),
-            frame: bytes,
-            deadline,
-        }
-    }
 }
 
 impl Shard {
@@ -41,11 +27,23 @@ impl Shard {
         self.figures.slow_lane_open.get()
     }
 
-    pub(super) fn queue_slow(&self, reply: &Reply, operation: SlowOperation) {
-        if self.slow.borrow().len() >= SLOW_QUEUE_MAX {
+    pub(super) fn queue_slow(
+        &self,
+        reply: &Reply,
+        frame: &RequestFrame<'_>,
+        deadline: Option<Instant>,
+    ) {
+        let held = self
+            .hold(frame)
+            .filter(|_| self.slow.borrow().len() < SLOW_QUEUE_MAX);
+        let Some(held) = held else {
             return self.refuse_as(reply, Refusal::Overloaded { after_us: 100_000 });
-        }
-        self.slow.borrow_mut().push_back(operation);
+        };
+        self.slow.borrow_mut().push_back(SlowOperation {
+            reply: reply.clone(),
+            held,
+            deadline,
+        });
         self.figures.slow_waker.borrow_mut().wake();
     }
 
@@ -53,30 +51,27 @@ impl Shard {
     pub(super) async fn run_slow_lane(self: Rc<Self>) {
         loop {
             let next = self.slow.borrow_mut().pop_front();
-            let Some(mut operation) = next else {
+            let Some(operation) = next else {
                 self.figures.slow_work().await;
                 continue;
             };
             let turn = self.begin_turn();
             self.figures.slow_lane_open.set(true);
-            if let Ok(Some((frame, _))) = RequestFrame::decode(&operation.frame) {
-                match Request::decode(&frame) {
-                    Ok(request) => self.use_key(
-                        turn.now,
-                        operation.reply,
-                        &frame,
-                        &request,
-                        operation.deadline,
-                    ),
-                    Err(error) => {
-                        self.refuse(&operation.reply, error.status(), &error.to_string());
-                    }
-                }
-            }
+            self.guarded(|| self.take_slow(turn.now, &operation));
             self.figures.slow_lane_open.set(false);
-            zeroize::Zeroize::zeroize(&mut operation.frame);
             self.end_turn(turn);
             tasks::breathe().await;
+        }
+    }
+
+    fn take_slow(&self, now: Instant, operation: &SlowOperation) {
+        let Some(frame) = operation.held.frame() else {
+            return;
+        };
+        let reply = operation.reply.clone();
+        match Request::decode(&frame) {
+            Ok(request) => self.use_key(now, reply, &frame, &request, operation.deadline),
+            Err(error) => self.refuse(&reply, error.status(), &error.to_string()),
         }
     }
 }

@@ -1,0 +1,265 @@
+//! A keywayd of the test's own: its ports, its data directory, stopped by process id.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyway_client::blocking::Client;
+
+/// How long a server may take to be ready: the machine may be building at the same time.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running server; killed when dropped.
+pub struct Server {
+    child: Child,
+    /// Data directory.
+    pub data: PathBuf,
+    /// Its addresses, as it wrote them.
+    pub endpoints: serde_json::Value,
+}
+
+/// How to start one.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    data: PathBuf,
+    flags: Vec<String>,
+    dev: bool,
+}
+
+impl Setup {
+    /// A development server on free ports over `data`.
+    pub fn new(data: &Path) -> Setup {
+        Setup {
+            data: data.to_owned(),
+            flags: Vec::new(),
+            dev: true,
+        }
+    }
+
+    /// So many shards.
+    pub fn shards(self, shards: u16) -> Setup {
+        self.flag("--shards").flag(&shards.to_string())
+    }
+
+    /// Without `--dev`.
+    pub fn production(mut self) -> Setup {
+        self.dev = false;
+        self
+    }
+
+    /// One more word on the command line.
+    pub fn flag(mut self, word: &str) -> Setup {
+        self.flags.push(word.to_owned());
+        self
+    }
+
+    /// The command, ready to be spawned.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keywayd"));
+        command
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--metrics",
+                "127.0.0.1:0",
+                "--arena-mib",
+                "16",
+            ])
+            .arg("--data")
+            .arg(&self.data)
+            .args(&self.flags)
+            .stdin(Stdio::null());
+        if self.dev {
+            command.arg("--dev");
+        }
+        command
+    }
+
+    /// Starts it and waits until it listens. Its log goes to `server.log` beside the data.
+    pub fn start(&self) -> Server {
+        let endpoints = self.data.join("endpoints.json");
+        // An older server's, killed without a chance to remove it.
+        let _ = std::fs::remove_file(&endpoints);
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log_path(&self.data))
+            .expect("the test's directory is writable");
+        let child = self
+            .command()
+            .stderr(log)
+            .spawn()
+            .expect("keywayd was built");
+        let mut server = Server {
+            child,
+            data: self.data.clone(),
+            endpoints: serde_json::Value::Null,
+        };
+        let began = Instant::now();
+        loop {
+            if let Ok(text) = std::fs::read_to_string(&endpoints)
+                && let Ok(document) = serde_json::from_str(&text)
+            {
+                server.endpoints = document;
+                return server;
+            }
+            if let Ok(Some(status)) = server.child.try_wait() {
+                panic!("keywayd ended with {status}: {}", server.log());
+            }
+            assert!(
+                began.elapsed() < READY_WITHIN,
+                "keywayd is not ready: {}",
+                server.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts it, expects that it refuses, and returns what it says.
+    pub fn refused(&self) -> String {
+        let output = self.command().output().expect("keywayd was built");
+        assert!(
+            !output.status.success(),
+            "keywayd started although it should refuse"
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+impl Server {
+    /// A development server with so many shards on a directory of its own.
+    pub fn dev(dir: &tempfile::TempDir, shards: u16) -> Server {
+        Setup::new(&dir.path().join("data")).shards(shards).start()
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `host:port` for anyone.
+    pub fn address(&self) -> String {
+        self.endpoints["tcp"]
+            .as_str()
+            .expect("the server wrote it")
+            .to_owned()
+    }
+
+    /// `host:port` of one shard.
+    pub fn shard_address(&self, shard: usize) -> String {
+        format!("127.0.0.1:{}", self.endpoints["shard_ports"][shard])
+    }
+
+    /// A client at the shared port.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.address()).expect("the server listens")
+    }
+
+    /// A client over the Unix socket.
+    pub fn unix_client(&self) -> Client {
+        let path = self.endpoints["unix"]
+            .as_str()
+            .expect("the server wrote it");
+        Client::connect(&format!("unix:{path}")).expect("the server listens")
+    }
+
+    /// GET on the exporter: status line and body.
+    pub fn http(&self, path: &str) -> (String, String) {
+        let address = self.endpoints["metrics"]
+            .as_str()
+            .expect("the server wrote it");
+        let mut stream = TcpStream::connect(address).expect("the exporter listens");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: keyway\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream
+            .read_to_string(&mut text)
+            .expect("the exporter answers in UTF-8");
+        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
+        (
+            head.lines().next().unwrap_or_default().to_owned(),
+            body.to_owned(),
+        )
+    }
+
+    /// The value of one series of /metrics, as `name{labels}`; `None` if it is not there.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.http("/metrics");
+        text.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+            .map(|value| value.parse().expect("a number"))
+    }
+
+    /// Waits until `condition` holds of the series; panics with the last value otherwise.
+    pub fn wait_for_metric(&self, series: &str, condition: impl Fn(f64) -> bool) {
+        let began = Instant::now();
+        loop {
+            let value = self.metric(series);
+            if value.is_some_and(&condition) {
+                return;
+            }
+            assert!(
+                began.elapsed() < READY_WITHIN,
+                "{series} is {value:?}; {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(&self.data)).unwrap_or_default()
+    }
+
+    /// SIGKILL, as a crash.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was ours");
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    pub fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        let status = self.child.wait().expect("it was ours");
+        assert!(
+            status.success(),
+            "keywayd ended with {status}: {}",
+            self.log()
+        );
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn log_path(data: &Path) -> PathBuf {
+    data.with_extension("log")
+}
+
+/// Whether a foreign program can be used: a missing one is an error in CI and a loud skip
+/// elsewhere.
+pub fn has_program(name: &str) -> bool {
+    let found = Command::new(name).arg("--version").output().is_ok()
+        || Command::new(name).arg("version").output().is_ok();
+    if !found {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{name} is missing: run `make deps`"
+        );
+        eprintln!("SKIPPED: {name} is missing; run `make deps` to have this checked");
+    }
+    found
+}
