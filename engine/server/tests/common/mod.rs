@@ -81,6 +81,11 @@ impl Setup {
 
     /// Starts it and waits until it listens. Its log goes to `server.log` beside the data.
     pub fn start(&self) -> Server {
+        self.start_as(self.command())
+    }
+
+    /// The same with a command of the caller's own making, which runs or becomes keywayd.
+    pub fn start_as(&self, mut command: Command) -> Server {
         let endpoints = self.data.join("endpoints.json");
         // An older server's, killed without a chance to remove it.
         let _ = std::fs::remove_file(&endpoints);
@@ -89,11 +94,7 @@ impl Setup {
             .append(true)
             .open(log_path(&self.data))
             .expect("the test's directory is writable");
-        let child = self
-            .command()
-            .stderr(log)
-            .spawn()
-            .expect("keywayd was built");
+        let child = command.stderr(log).spawn().expect("keywayd was built");
         let mut server = Server {
             child,
             data: self.data.clone(),
