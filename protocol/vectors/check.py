@@ -270,7 +270,7 @@ def read_key_page(r):
         check_key_id(key_id)
         version = r.number("row_version", 4)
         algorithm = r.number("row_algorithm", 1)
-        demand(algorithm in ALGORITHMS, "algorithm")
+        demand(algorithm in ALGORITHMS or algorithm == 0, "algorithm")
         state = r.number("row_state", 1)
         demand(state in (0, 1), "key_state")
         fields += [

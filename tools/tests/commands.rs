@@ -75,7 +75,7 @@ allow:uid:1000  sign,verify
                 "\
 KEY    VERSION  ALGORITHM  STATE
 alice        1  ed25519    active
-bob          2  ed25519    revoked
+bob          2  -          revoked
 zoe         12  ed25519    active
 3 keys
 ",
@@ -138,7 +138,7 @@ fn documents_for_scripts() {
                 "key list prod --json",
                 "{\"keys\":[\
                  {\"algorithm\":\"ed25519\",\"key\":\"alice\",\"state\":\"active\",\"version\":1},\
-                 {\"algorithm\":\"ed25519\",\"key\":\"bob\",\"state\":\"revoked\",\"version\":2},\
+                 {\"algorithm\":null,\"key\":\"bob\",\"state\":\"revoked\",\"version\":2},\
                  {\"algorithm\":\"ed25519\",\"key\":\"zoe\",\"state\":\"active\",\"version\":12}],\
                  \"keyspace\":\"prod\"}\n",
             ),

@@ -12,8 +12,8 @@ pub struct ListedKey {
     pub key_id: KeyId,
     /// Its newest version.
     pub key_version: u32,
-    /// Its algorithm.
-    pub algorithm: Algorithm,
+    /// Its algorithm; `None` where nothing tells it any more, as of a revoked key.
+    pub algorithm: Option<Algorithm>,
     /// Whether it can be used.
     pub state: KeyState,
 }

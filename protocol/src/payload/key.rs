@@ -295,8 +295,8 @@ pub struct KeyRow<'a> {
     pub key_id: &'a str,
     /// Its newest version.
     pub key_version: u32,
-    /// Its algorithm.
-    pub algorithm: Algorithm,
+    /// Its algorithm; `None` where nothing tells it any more, as of a revoked key.
+    pub algorithm: Option<Algorithm>,
     /// Whether it can be used.
     pub state: KeyState,
 }
@@ -308,7 +308,10 @@ impl<'a> KeyRow<'a> {
         Ok(Self {
             key_id,
             key_version: reader.u32("row_version")?,
-            algorithm: Algorithm::try_from(reader.u8("row_algorithm")?)?,
+            algorithm: match reader.u8("row_algorithm")? {
+                0 => None,
+                code => Some(Algorithm::try_from(code)?),
+            },
             state: KeyState::try_from(reader.u8("row_state")?)?,
         })
     }
@@ -318,7 +321,8 @@ impl<'a> KeyRow<'a> {
         out.push(self.key_id.len() as u8);
         out.extend_from_slice(self.key_id.as_bytes());
         out.extend_from_slice(&self.key_version.to_le_bytes());
-        out.extend_from_slice(&[self.algorithm.code(), self.state.code()]);
+        out.push(self.algorithm.map_or(0, Algorithm::code));
+        out.push(self.state.code());
         Ok(())
     }
 }

@@ -86,7 +86,7 @@ fn with_page(fields: Fields, page: &KeyListAnswer<'_>) -> Fields {
         fields = fields
             .with_bytes("key_id", row.key_id.as_bytes())
             .with_int("row_version", row.key_version)
-            .with_int("row_algorithm", row.algorithm.code())
+            .with_int("row_algorithm", row.algorithm.map_or(0, Algorithm::code))
             .with_int("row_state", row.state.code());
     }
     fields
@@ -177,7 +177,10 @@ fn encode_page(fields: &mut Take, out: &mut Vec<u8>) {
         rows.push((
             fields.text("key_id"),
             fields.int("row_version") as u32,
-            Algorithm::try_from(fields.int("row_algorithm") as u8).unwrap(),
+            match fields.int("row_algorithm") as u8 {
+                0 => None,
+                code => Some(Algorithm::try_from(code).unwrap()),
+            },
             KeyState::try_from(fields.int("row_state") as u8).unwrap(),
         ));
     }

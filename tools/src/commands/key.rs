@@ -98,7 +98,7 @@ fn list(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failur
         "keys": keys.iter().map(|key| json!({
             "key": key.key_id.as_str(),
             "version": key.key_version,
-            "algorithm": key.algorithm.name(),
+            "algorithm": key.algorithm.map(|algorithm| algorithm.name()),
             "state": key.state.name(),
         })).collect::<Vec<_>>(),
     });
@@ -119,7 +119,9 @@ fn table(keys: &[ListedKey]) -> String {
         table.row([
             key.key_id.to_string(),
             key.key_version.to_string(),
-            key.algorithm.to_string(),
+            key.algorithm
+                .map_or("-", |algorithm| algorithm.name())
+                .to_owned(),
             key.state.to_string(),
         ]);
     }

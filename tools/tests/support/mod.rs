@@ -250,7 +250,7 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             let row = |key_id, key_version, state| KeyRow {
                 key_id,
                 key_version,
-                algorithm: Algorithm::Ed25519,
+                algorithm: (state == KeyState::Active).then_some(Algorithm::Ed25519),
                 state,
             };
             let (cursor, row): (&[u8], _) = match (list.shard, &*list.cursor) {

@@ -188,7 +188,7 @@ impl Shard {
                             key_version: row.version,
                             algorithm: row
                                 .algorithm
-                                .and_then(|id| keyway_protocol::Algorithm::try_from(id).ok())?,
+                                .and_then(|id| keyway_protocol::Algorithm::try_from(id).ok()),
                             state: if row.revoked {
                                 keyway_protocol::KeyState::Revoked
                             } else {

@@ -171,7 +171,7 @@ pub fn lists_are_gathered_from_all_shards_and_pages<F: Face>() {
             let row = KeyRow {
                 key_id: &key_id,
                 key_version: 1,
-                algorithm: Algorithm::Ed25519,
+                algorithm: Some(Algorithm::Ed25519),
                 state: KeyState::Active,
             };
             let next: &[u8] = if page == 0 { b"next" } else { b"" };
