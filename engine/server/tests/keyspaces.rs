@@ -7,12 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Server, Setup};
+use common::{Server, Setup, ask};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName, Scheme, Status,
     UnlockState,
 };
+use keyway_protocol::{Hello, Request, VERSION};
 
 const MESSAGE: &[u8] = b"the message";
 const PASSPHRASE: &[u8] = b"correct horse battery";
@@ -503,6 +504,23 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
     owner
         .keyspace_set(&prod(), &[("allow:anonymous", "none")])
         .unwrap();
+    // Who knows the keyspace's id from elsewhere is told no more than that it may not.
+    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+    let hello = Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        client_name: "anonymous",
+    };
+    assert_eq!(
+        ask(&mut stream, &Request::Hello(hello), 0, b"", 0).0,
+        Status::Ok
+    );
+    let public_key = Request::PublicKey { key_version: 0 };
+    let [here, missing, nowhere] = [(1, "alice"), (1, "nobody"), (77, "nobody")]
+        .map(|(keyspace, key)| ask(&mut stream, &public_key, keyspace, key.as_bytes(), 0));
+    assert_eq!(here.0, Status::Forbidden);
+    assert_eq!(here, missing);
+    assert_eq!(here, nowhere);
     assert!(sign(&server.client(), &key).is_err());
     assert!(sign(&owner, &key).is_ok());
 }

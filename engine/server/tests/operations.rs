@@ -6,15 +6,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Server, Setup, has_program};
+use common::{Server, Setup, ask, has_program};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyState, Scheme, Status,
     Usage,
 };
-use keyway_protocol::{
-    Hello, InputKind, Octets, Request, RequestFrame, ResponseFrame, ServerHello, Sign, VERSION,
-};
+use keyway_protocol::{Hello, InputKind, Octets, Request, ServerHello, Sign, VERSION};
 
 const MESSAGE: &[u8] = b"pay 5 to bob";
 
@@ -424,39 +422,6 @@ fn a_request_whose_deadline_has_passed_is_not_carried_out() {
     );
     assert!(matches!(status, Status::Ok | Status::Retry), "{status:?}");
     sign(&client, &key).unwrap();
-}
-
-fn ask(
-    stream: &mut std::net::TcpStream,
-    request: &Request<'_>,
-    keyspace_id: u32,
-    key_id: &[u8],
-    deadline_us: u32,
-) -> (Status, Vec<u8>) {
-    use std::io::{Read, Write};
-    let mut payload = Vec::new();
-    request.encode_payload(&mut payload).unwrap();
-    let frame = RequestFrame {
-        code: request.opcode().code(),
-        request_id: 1,
-        keyspace_id,
-        deadline_us,
-        key_id: Octets(key_id),
-        payload: Octets(&payload),
-    };
-    let mut bytes = Vec::new();
-    frame.encode(&mut bytes).unwrap();
-    stream.write_all(&bytes).unwrap();
-    let mut inbox = Vec::new();
-    loop {
-        if let Some((answer, _)) = ResponseFrame::decode(&inbox).unwrap() {
-            return (answer.status, answer.payload.to_vec());
-        }
-        let mut chunk = [0; 1024];
-        let read = stream.read(&mut chunk).unwrap();
-        assert_ne!(read, 0, "the server closed the connection");
-        inbox.extend_from_slice(&chunk[..read]);
-    }
 }
 
 #[test]

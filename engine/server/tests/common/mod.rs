@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
+use keyway_protocol::{Octets, Request, RequestFrame, ResponseFrame, Status};
 
 /// How long a server may take to be ready: the machine may be building at the same time.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -263,4 +264,38 @@ pub fn has_program(name: &str) -> bool {
         eprintln!("SKIPPED: {name} is missing; run `make deps` to have this checked");
     }
     found
+}
+
+/// Sends one request as a bare frame and waits for its answer: status and payload. The first on a
+/// connection must be HELLO.
+pub fn ask(
+    stream: &mut TcpStream,
+    request: &Request<'_>,
+    keyspace_id: u32,
+    key_id: &[u8],
+    deadline_us: u32,
+) -> (Status, Vec<u8>) {
+    let mut payload = Vec::new();
+    request.encode_payload(&mut payload).unwrap();
+    let frame = RequestFrame {
+        code: request.opcode().code(),
+        request_id: 1,
+        keyspace_id,
+        deadline_us,
+        key_id: Octets(key_id),
+        payload: Octets(&payload),
+    };
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut inbox = Vec::new();
+    loop {
+        if let Some((answer, _)) = ResponseFrame::decode(&inbox).unwrap() {
+            return (answer.status, answer.payload.to_vec());
+        }
+        let mut chunk = [0; 1024];
+        let read = stream.read(&mut chunk).unwrap();
+        assert_ne!(read, 0, "the server closed the connection");
+        inbox.extend_from_slice(&chunk[..read]);
+    }
 }

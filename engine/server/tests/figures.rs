@@ -1,0 +1,482 @@
+//! The exporter and the log against the runbook, with the real promtool and a real Prometheus.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Server, Setup, has_program};
+use keyway_client::blocking::Client;
+use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceName, Scheme, Status};
+
+const MESSAGE: &[u8] = b"the message";
+
+/// How long the slowest thing may take on a busy machine.
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// The runbook's series: name and type.
+const RUNBOOK: [(&str, &str); 8] = [
+    ("rehydrate_total", "counter"),
+    ("rehydrate_fail_total", "counter"),
+    ("rehydrate_latency_ms", "histogram"),
+    ("singleflight_waiters", "gauge"),
+    ("singleflight_wait_timeout_total", "counter"),
+    ("prefetch_scan_total", "counter"),
+    ("prefetch_trigger_total", "counter"),
+    ("prefetch_skipped_total", "counter"),
+];
+
+/// Keys live so short that the prefetcher always has something to do.
+const SHORT_LIVED: [(&str, &str); 3] = [
+    ("soft_ttl_ms", "100"),
+    ("hard_ttl_ms", "200"),
+    ("jitter_pct", "0"),
+];
+
+fn prod() -> KeyspaceName {
+    "prod".parse().unwrap()
+}
+
+fn of_prod(name: &str) -> String {
+    format!("{name}{{keyspace=\"prod\"}}")
+}
+
+fn generate(client: &Client, count: usize) -> Vec<KeyPath> {
+    let keys: Vec<KeyPath> = (0..count)
+        .map(|n| format!("prod/key-{n}").parse().unwrap())
+        .collect();
+    for key in &keys {
+        client
+            .key_generate(key, Algorithm::Ed25519, KeyOptions::default())
+            .unwrap();
+    }
+    keys
+}
+
+fn sign_call(key: &KeyPath) -> Call<Vec<u8>> {
+    Call::sign(key, Scheme::Default, Input::Message(MESSAGE))
+}
+
+/// Signs once with every key, all at the same time.
+fn sign_all(client: &Client, keys: &[KeyPath]) {
+    let pending: Vec<_> = keys
+        .iter()
+        .map(|key| client.submit(sign_call(key)))
+        .collect();
+    for pending in pending {
+        pending.wait().unwrap();
+    }
+}
+
+/// Uses the keys until `done`.
+fn work_until(client: &Client, keys: &[KeyPath], mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        for _ in 0..20 {
+            sign_all(client, keys);
+        }
+        assert!(began.elapsed() < WITHIN, "it did not happen");
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_but_the_fixed_name() {
+    if !has_program("promtool") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let client = server.client();
+    let keys = generate(&client, 4);
+    sign_all(&client, &keys);
+    server.wait_for_metric(&of_prod("rehydrate_total"), |value| value >= 4.0);
+    let (head, text) = server.http("/metrics");
+    assert!(head.contains("200"), "{head}");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    // The runbook's name is fixed; its lint about the unit's spelling is the only one.
+    let lines: Vec<_> = said.lines().filter(|line| !line.is_empty()).collect();
+    assert!(
+        matches!(lines[..], [line] if line.starts_with("rehydrate_latency_ms ")),
+        "promtool says: {said}"
+    );
+}
+
+#[test]
+fn the_runbooks_series_are_there_with_the_keyspace_as_their_only_label() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let client = server.client();
+    client
+        .keyspace_create(&"staging".parse().unwrap(), &[])
+        .unwrap();
+    sign_all(&client, &generate(&client, 4));
+    server.wait_for_metric(&of_prod("rehydrate_total"), |value| value == 4.0);
+    server.wait_for_metric("rehydrate_total{keyspace=\"staging\"}", |value| {
+        value == 0.0
+    });
+    let (_, text) = server.http("/metrics");
+    for (name, kind) in RUNBOOK {
+        assert!(
+            text.contains(&format!("# TYPE {name} {kind}\n")),
+            "{name} {kind}\n{text}"
+        );
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        let samples: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with(['{', '_']))
+            .collect();
+        for keyspace in ["prod", "staging"] {
+            let of_it: Vec<_> = samples
+                .iter()
+                .filter(|rest| rest.contains(&format!("keyspace=\"{keyspace}\"")))
+                .collect();
+            if kind == "histogram" {
+                assert!(of_it.iter().any(|rest| rest.starts_with("_sum{")), "{name}");
+                assert!(
+                    of_it.iter().any(|rest| rest.contains("le=\"+Inf\"")),
+                    "{name}"
+                );
+                // Buckets well below and above the target of 2 ms.
+                for bound in ["0.005", "0.1", "1", "2", "5", "1000"] {
+                    let has = |rest: &&&str| rest.contains(&format!("le=\"{bound}\""));
+                    assert!(
+                        of_it.iter().any(|rest| has(&rest)),
+                        "no bucket {bound}: {of_it:?}"
+                    );
+                }
+            } else {
+                let label = format!("{{keyspace=\"{keyspace}\"}} ");
+                assert!(
+                    matches!(of_it[..], [one] if one.starts_with(&label)),
+                    "{name} {of_it:?}"
+                );
+            }
+        }
+        assert!(
+            samples.iter().all(|rest| !rest.contains("shard=")),
+            "{name}"
+        );
+    }
+    let (head, body) = server.http("/healthz");
+    assert!(head.contains("200") && body == "ok\n", "{head} {body}");
+    let (head, body) = server.http("/readyz");
+    assert!(head.contains("200"), "{head} {body}");
+    let ready: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&ready["ready"], &ready["shard_count"]),
+        (&true.into(), &2.into())
+    );
+    assert!(server.http("/nothing").0.contains("404"));
+}
+
+#[test]
+fn each_load_counts_once_however_many_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let client = server.client();
+    let keys = generate(&client, 10);
+    let total = of_prod("rehydrate_total");
+    for _ in 0..3 {
+        sign_all(&client, &keys);
+    }
+    server.wait_for_metric(&total, |value| value == 10.0);
+    for key in &keys {
+        client.force_refresh(key).unwrap();
+    }
+    server.wait_for_metric(&total, |value| value == 20.0);
+    // A hundred that ask for one cold key at once share one load.
+    let cold: KeyPath = "prod/cold".parse().unwrap();
+    client
+        .key_generate(&cold, Algorithm::Ed25519, KeyOptions::default())
+        .unwrap();
+    sign_all(&client, &vec![cold; 100]);
+    server.wait_for_metric(&total, |value| value == 21.0);
+    let count = of_prod("rehydrate_latency_ms_count");
+    server.wait_for_metric(&count, |value| value == 21.0);
+    assert_eq!(server.metric(&of_prod("rehydrate_fail_total")), Some(0.0));
+    assert_eq!(server.metric(&of_prod("keyway_resident_keys")), Some(11.0));
+    // An unknown key is an answer of the store, not a fault of the DEK or the KMS.
+    let signed = client.sign(
+        &"prod/nobody".parse().unwrap(),
+        Scheme::Default,
+        Input::Message(b""),
+    );
+    assert_eq!(signed.unwrap_err().status(), Some(Status::NotFound));
+    let missing =
+        "keyway_requests_total{keyspace=\"prod\",operation=\"sign\",outcome=\"not_found\"}";
+    server.wait_for_metric(missing, |value| value == 1.0);
+}
+
+#[test]
+fn the_prefetchers_counters_move_as_they_mean() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 1);
+    let client = server.client();
+    let keys = generate(&client, 200);
+    let figure = |name: &str| server.metric(&of_prod(name)).unwrap_or(0.0);
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
+    work_until(&client, &keys, || figure("prefetch_trigger_total") > 200.0);
+    assert!(figure("prefetch_scan_total") > 0.0);
+    // Every refresh that was started is a load, or is about to be.
+    let triggered = figure("prefetch_trigger_total");
+    server.wait_for_metric(&of_prod("rehydrate_total"), |value| value >= triggered);
+
+    // One flight at a time for two hundred keys: most that are due are passed over.
+    client
+        .keyspace_set(&prod(), &[("maxInFlight", "1")])
+        .unwrap();
+    let skipped = figure("prefetch_skipped_total");
+    work_until(&client, &keys, || {
+        figure("prefetch_skipped_total") > skipped
+    });
+
+    // Off: no scan, no refresh, and every expiry is met by a request.
+    client
+        .keyspace_set(&prod(), &[("maxInFlight", "0")])
+        .unwrap();
+    let loads = figure("rehydrate_total");
+    work_until(&client, &keys, || figure("rehydrate_total") > loads + 400.0);
+    let still = ["prefetch_scan_total", "prefetch_trigger_total"].map(figure);
+    let loads = figure("rehydrate_total");
+    work_until(&client, &keys, || figure("rehydrate_total") > loads + 400.0);
+    assert_eq!(
+        ["prefetch_scan_total", "prefetch_trigger_total"].map(figure),
+        still
+    );
+}
+
+#[test]
+fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 1);
+    let client = server.client();
+    let keys = generate(&client, 300);
+    // Loads of three hundred keys at once queue up; the last wait longer than 1 us for theirs.
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
+    client
+        .keyspace_set(&prod(), &[("maxInFlight", "0"), ("signWaitBudget", "1")])
+        .unwrap();
+    let timeouts = of_prod("singleflight_wait_timeout_total");
+    work_until(&client, &keys, || {
+        server.metric(&timeouts).is_some_and(|value| value > 0.0)
+    });
+    let log = server.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("refresh wait timeout"));
+    let line = line.unwrap_or_else(|| panic!("no line in {log}"));
+    assert!(
+        line.contains("prod") && line.contains("key-") && line.contains("waiters"),
+        "{line}"
+    );
+    server.wait_for_metric(&of_prod("singleflight_waiters"), |value| value == 0.0);
+}
+
+/// Every segment of the blob logs.
+fn segments(data: &Path) -> Vec<std::path::PathBuf> {
+    let entries = |dir: &Path| {
+        std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect::<Vec<_>>()
+    };
+    let named = |path: &Path, prefix: &str| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(prefix)
+    };
+    entries(data)
+        .iter()
+        .filter(|path| named(path, "blobs-"))
+        .flat_map(|generation| entries(generation))
+        .filter(|path| named(path, "shard-"))
+        .flat_map(|shard| entries(&shard))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .collect()
+}
+
+/// Turns one bit of the blob that lies behind `key_id` on the disk.
+fn damage_blob(data: &Path, key_id: &str) {
+    for segment in segments(data) {
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let found = bytes
+            .windows(key_id.len())
+            .position(|part| part == key_id.as_bytes());
+        if let Some(at) = found {
+            bytes[at + key_id.len() + 40] ^= 1;
+            use std::os::unix::fs::FileExt;
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&segment)
+                .unwrap();
+            let at = at + key_id.len() + 40;
+            file.write_all_at(&bytes[at..=at], at as u64).unwrap();
+            file.sync_all().unwrap();
+            return;
+        }
+    }
+    panic!("{key_id} is in no segment");
+}
+
+fn kms_calls(server: &Server) -> Vec<String> {
+    let (_, text) = server.http("/metrics");
+    text.lines()
+        .filter(|line| line.starts_with("keyway_kms_calls_total"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_damaged_blob_makes_its_key_invalid_and_asks_no_kms() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 1);
+    let client = server.client();
+    let keys = generate(&client, 3);
+    let damaged: KeyPath = "prod/to-be-damaged".parse().unwrap();
+    client
+        .key_generate(&damaged, Algorithm::Ed25519, KeyOptions::default())
+        .unwrap();
+    sign_all(&client, &keys);
+    damage_blob(&server.data, "to-be-damaged");
+    server.wait_for_metric(&of_prod("rehydrate_total"), |value| value == 3.0);
+    let calls = kms_calls(&server);
+    for _ in 0..3 {
+        let error = client.call(sign_call(&damaged)).unwrap_err();
+        assert_eq!(error.status(), Some(Status::Invalid), "{error}");
+    }
+    sign_all(&client, &keys);
+    server.wait_for_metric(&of_prod("rehydrate_fail_total"), |value| value >= 1.0);
+    assert_eq!(kms_calls(&server), calls);
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("key cache invalid"));
+    let line = line.unwrap_or_else(|| panic!("no line in {log}"));
+    for part in ["prod", "to-be-damaged", "Corrupt", "dek=\"held\""] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+}
+
+/// A Prometheus of the test's own; ended by its id.
+struct Prometheus {
+    child: Child,
+    address: String,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Prometheus {
+    fn start(dir: &Path, target: &str) -> Prometheus {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let address = format!("127.0.0.1:{port}");
+        let config = format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: keyway\n  \
+             static_configs: [{{targets: ['{target}']}}]\n"
+        );
+        std::fs::write(dir.join("prometheus.yml"), config).unwrap();
+        let log = std::fs::File::create(dir.join("prometheus.log")).unwrap();
+        let child = Command::new("prometheus")
+            .arg("--config.file=prometheus.yml")
+            .arg("--storage.tsdb.path=tsdb")
+            .arg(format!("--web.listen-address={address}"))
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Prometheus { child, address }
+    }
+
+    /// The figures that a query answers with, one for each series; none while it is not ready.
+    fn query(&self, query: &str) -> Vec<f64> {
+        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let Ok(mut stream) = TcpStream::connect(&self.address) else {
+            return Vec::new();
+        };
+        write!(stream, "GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let Ok(answer) = serde_json::from_str::<serde_json::Value>(body) else {
+            return Vec::new();
+        };
+        let series = answer["data"]["result"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        series
+            .iter()
+            .map(|one| one["value"][1].as_str().unwrap().parse().unwrap())
+            .collect()
+    }
+}
+
+#[test]
+fn a_real_prometheus_answers_the_runbooks_queries() {
+    if !has_program("prometheus") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Setup::new(&dir.path().join("data")).shards(2).start();
+    let client = server.client();
+    client
+        .keyspace_create(&"staging".parse().unwrap(), &[])
+        .unwrap();
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
+    let keys = generate(&client, 20);
+    let prometheus = Prometheus::start(dir.path(), server.endpoints["metrics"].as_str().unwrap());
+    let queries = [
+        "max_over_time(singleflight_waiters{keyspace=\"prod\"}[1m])",
+        "rate(singleflight_wait_timeout_total{keyspace=\"prod\"}[5m])",
+        "rate(prefetch_trigger_total{keyspace=\"prod\"}[15m]) / rate(prefetch_scan_total[15m])",
+        "histogram_quantile(0.95, sum(rate(rehydrate_latency_ms_bucket{keyspace=\"prod\"}[5m])) by (le))",
+    ];
+    let mut figures = Vec::new();
+    work_until(&client, &keys, || {
+        std::thread::sleep(Duration::from_millis(20));
+        figures = queries.map(|query| prometheus.query(query)).to_vec();
+        figures
+            .iter()
+            .all(|series| matches!(series[..], [figure] if figure.is_finite()))
+            && figures[2][0] > 0.0
+    });
+    // One series for the keyspace, however many shards there are.
+    assert_eq!(
+        prometheus.query("rehydrate_total").len(),
+        2,
+        "prod and staging"
+    );
+    let [p95] = figures[3][..] else {
+        unreachable!("checked above")
+    };
+    assert!(p95 > 0.0, "{figures:?}");
+}
