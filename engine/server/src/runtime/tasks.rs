@@ -9,12 +9,14 @@ use futures_lite::FutureExt;
 /// Work that a task may do before it lets the executor poll I/O, in microseconds.
 pub const TURN_WORK_US_MAX: u64 = 200;
 
-/// Starts a task that runs to its end by itself.
+/// Starts a task that runs to its end by itself. It begins later, never inside this call: the
+/// executor would run it at once, on the caller's stack and with whatever the caller has borrowed.
 ///
 /// A panic in a task would take the whole executor down: it ends this task alone, and is logged.
 /// Handlers that must go on after one catch it closer to where it happens.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
     let guarded = async {
+        futures_lite::future::yield_now().await;
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
             tracing::error!("a task panicked; this is a bug");
         }

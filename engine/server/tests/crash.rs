@@ -1,0 +1,374 @@
+//! kill -9 in the middle of a bulk import, again and again on one data directory: what was
+//! acknowledged is there after every restart, and what was not is there whole or not at all.
+//!
+//! `KEYWAY_CRASH_ROUNDS` sets the rounds (`make crash-loop` takes 100), `KEYWAY_CRASH_SEED` repeats
+//! a run's choices; the seed is printed.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod common;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Server, Setup};
+use keyway_client::blocking::{Client, Pending};
+use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
+use keyway_client::{Scheme, Status};
+use keyway_keys::{Arena, ArenaOptions, Context, Dek, NewKey, ProviderChoice, Vault};
+
+const ROUNDS_DEFAULT: u32 = 10;
+const SHARDS: u16 = 2;
+/// Calls under way at once.
+const PIPELINE: usize = 64;
+/// Acknowledgements in a round before the kill: at most so many.
+const ACKNOWLEDGED_MAX: u64 = 500;
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What the importer knows of a key; its index gives its id, its algorithm and its secrets.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    /// The newest version acknowledged or seen after a restart; 0 for none.
+    version_min: u32,
+    /// The newest version ever asked for.
+    version_max: u32,
+    revoked: bool,
+    may_be_revoked: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Change {
+    Import,
+    Rotate,
+    Revoke,
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_and_none_is_half_there() {
+    let rounds =
+        setting("KEYWAY_CRASH_ROUNDS").map_or(ROUNDS_DEFAULT, |text| text.parse().unwrap());
+    let seed = setting("KEYWAY_CRASH_SEED").map_or_else(
+        || {
+            std::time::UNIX_EPOCH
+                .elapsed()
+                .unwrap()
+                .subsec_nanos()
+                .into()
+        },
+        |text| text.parse().unwrap(),
+    );
+    println!("KEYWAY_CRASH_SEED={seed} KEYWAY_CRASH_ROUNDS={rounds}");
+    let mut random = Random(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let reference = Reference::new();
+    let mut keys = Vec::new();
+    let mut in_doubt = 0;
+    for round in 1..=rounds {
+        let server = Setup::new(&data).shards(SHARDS).start();
+        let acknowledged = AtomicUsize::new(0);
+        let killing = AtomicBool::new(false);
+        let target = 1 + random.below(ACKNOWLEDGED_MAX) as usize;
+        let pause = Duration::from_micros(random.below(5_000));
+        let client = server.client();
+        std::thread::scope(|scope| {
+            let importer = scope.spawn(|| {
+                let round = Import {
+                    client,
+                    acknowledged: &acknowledged,
+                    killing: &killing,
+                };
+                round.run(&mut keys, &mut random);
+            });
+            while acknowledged.load(Ordering::Relaxed) < target && !importer.is_finished() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(pause);
+            killing.store(true, Ordering::SeqCst);
+            server.kill();
+            importer.join().unwrap();
+        });
+        // The log must be read whatever the number of shards that wrote it and that read it.
+        let shards = if round % 4 == 0 {
+            1 + 2 * (random.below(2) as u16)
+        } else {
+            SHARDS
+        };
+        let server = Setup::new(&data).shards(shards).start();
+        in_doubt += check(&server, &reference, &mut keys);
+        server.kill();
+        println!(
+            "round {round}: {} keys, killed after {target}, {shards} shards",
+            keys.len()
+        );
+    }
+    let there = keys.iter().filter(|known| known.version_min > 0).count();
+    let revoked = keys.iter().filter(|known| known.revoked).count();
+    println!("{there} keys, {revoked} of them revoked; {in_doubt} writes were in doubt");
+    assert!(there > 0, "nothing was imported");
+}
+
+struct Import<'a> {
+    client: Client,
+    acknowledged: &'a AtomicUsize,
+    killing: &'a AtomicBool,
+}
+
+impl Import<'_> {
+    /// Imports, and now and then rotates or revokes, until the server is gone.
+    fn run(&self, keys: &mut Vec<Known>, random: &mut Random) {
+        let mut under_way: VecDeque<(usize, Change, Pending<()>)> = VecDeque::new();
+        let mut alive = true;
+        while alive || !under_way.is_empty() {
+            while alive && under_way.len() < PIPELINE {
+                let (index, change) = choose(keys, random);
+                under_way.push_back((index, change, self.submit(index, change, keys)));
+                alive = !self.killing.load(Ordering::SeqCst);
+            }
+            let Some((index, change, pending)) = under_way.pop_front() else {
+                break;
+            };
+            match pending.wait() {
+                Ok(answer) => {
+                    acknowledge(&mut keys[index], change, &answer);
+                    self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    let killing = self.killing.load(Ordering::SeqCst);
+                    assert!(killing, "{}: {error}", path(index).key_id);
+                    alive = false;
+                }
+            }
+        }
+    }
+
+    fn submit(&self, index: usize, change: Change, keys: &mut [Known]) -> Pending<()> {
+        let known = &mut keys[index];
+        let key = path(index);
+        let call = match change {
+            Change::Import => {
+                known.version_max = 1;
+                let (bytes, options) = (secret(index, 1), KeyOptions::default());
+                Call::key_import(
+                    &key,
+                    Some(algorithm(index)),
+                    options,
+                    KeyFormat::Raw,
+                    &bytes,
+                )
+            }
+            Change::Rotate => {
+                known.version_max += 1;
+                let bytes = secret(index, known.version_max);
+                Call::key_rotate(&key, Some((KeyFormat::Raw, &bytes)))
+            }
+            Change::Revoke => {
+                known.may_be_revoked = true;
+                Call::key_revoke(&key)
+            }
+        };
+        self.client.submit(call.deadline(DEADLINE))
+    }
+}
+
+/// Mostly a new key; else one with nothing under way.
+fn choose(keys: &mut Vec<Known>, random: &mut Random) -> (usize, Change) {
+    let dice = random.below(100);
+    if dice < 25 && !keys.is_empty() {
+        let index = random.below(keys.len() as u64) as usize;
+        let known = keys[index];
+        let settled = known.version_min > 0 && known.version_min == known.version_max;
+        if settled && !known.may_be_revoked {
+            return (
+                index,
+                if dice < 18 {
+                    Change::Rotate
+                } else {
+                    Change::Revoke
+                },
+            );
+        }
+    }
+    keys.push(Known::default());
+    (keys.len() - 1, Change::Import)
+}
+
+fn acknowledge(known: &mut Known, change: Change, answer: &Answer<()>) {
+    match change {
+        Change::Import | Change::Rotate => {
+            assert_eq!(answer.key_version, known.version_max);
+            known.version_min = answer.key_version;
+        }
+        Change::Revoke => known.revoked = true,
+    }
+}
+
+/// Uses every key ever asked for. What is seen now has to stay. How many writes were in doubt.
+fn check(server: &Server, reference: &Reference, keys: &mut [Known]) -> usize {
+    let client = server.client();
+    let mut in_doubt = 0;
+    for first in (0..keys.len()).step_by(PIPELINE) {
+        let end = keys.len().min(first + PIPELINE);
+        let answers: Vec<_> = (first..end)
+            .map(|index| client.submit(operation(index)))
+            .collect();
+        for ((index, known), answer) in (first..end).zip(&mut keys[first..end]).zip(answers) {
+            let doubted =
+                known.version_min != known.version_max || known.may_be_revoked != known.revoked;
+            in_doubt += usize::from(doubted);
+            let mut answer = answer.wait();
+            // Right after a start the keyspace's DEK may still be on its way.
+            while answer
+                .as_ref()
+                .is_err_and(|e| e.status() == Some(Status::NeedsUnlock))
+            {
+                answer = client.call(operation(index));
+            }
+            see(server, index, known, answer, reference);
+        }
+    }
+    in_doubt
+}
+
+fn see(
+    server: &Server,
+    index: usize,
+    known: &mut Known,
+    answer: Result<Answer<Vec<u8>>, Error>,
+    reference: &Reference,
+) {
+    let key = path(index).key_id;
+    match answer {
+        Ok(answer) => {
+            assert!(!known.revoked, "{key}: its revocation was lost");
+            let version = answer.key_version;
+            let versions = known.version_min.max(1)..=known.version_max;
+            assert!(
+                versions.contains(&version),
+                "{key}: version {version} of {versions:?}"
+            );
+            let right = reference.operation(index, version);
+            assert_eq!(
+                answer.value, right,
+                "{key}: version {version} has other bytes"
+            );
+            (known.version_min, known.version_max) = (version, version);
+            known.may_be_revoked = false;
+        }
+        Err(error) => match error.status() {
+            Some(Status::NotFound) => {
+                assert_eq!(known.version_min, 0, "{key}: acknowledged and lost");
+                // And it stays so: nobody asks for it again.
+                known.version_max = 0;
+            }
+            Some(Status::Revoked) => {
+                assert!(known.may_be_revoked, "{key}: nobody has revoked it");
+                known.revoked = true;
+                known.version_max = known.version_min;
+            }
+            _ => panic!("{key}: {error}; {}", server.log()),
+        },
+    }
+}
+
+fn path(index: usize) -> KeyPath {
+    format!("prod/crash-{index}").parse().unwrap()
+}
+
+fn algorithm(index: usize) -> Algorithm {
+    if index.is_multiple_of(2) {
+        Algorithm::Ed25519
+    } else {
+        Algorithm::HmacSha256
+    }
+}
+
+/// A key's secret, which is known without being remembered.
+fn secret(index: usize, version: u32) -> [u8; 32] {
+    let mut random = Random((index as u64) << 32 | u64::from(version));
+    let mut bytes = [0; 32];
+    bytes
+        .chunks_exact_mut(8)
+        .for_each(|chunk| chunk.copy_from_slice(&random.next().to_le_bytes()));
+    bytes
+}
+
+fn operation(index: usize) -> Call<Vec<u8>> {
+    let (key, message) = (path(index), index.to_le_bytes());
+    let call = match algorithm(index) {
+        Algorithm::Ed25519 => Call::sign(&key, Scheme::Default, Input::Message(&message)),
+        _ => Call::mac(&key, &message),
+    };
+    call.deadline(DEADLINE)
+}
+
+/// The same operations without a server.
+struct Reference {
+    vault: Vault,
+    dek: Dek,
+}
+
+impl Reference {
+    fn new() -> Reference {
+        let options = ArenaOptions {
+            capacity_bytes: 1 << 20,
+            lock: false,
+        };
+        let vault = Vault::new(Arena::new(options).unwrap(), ProviderChoice::Default);
+        let dek = vault.dek(1, &mut [1; 32]).unwrap();
+        Reference { vault, dek }
+    }
+
+    fn operation(&self, index: usize, version: u32) -> Vec<u8> {
+        let context = Context {
+            keyspace: 1,
+            key_id: b"reference",
+        };
+        let new = NewKey {
+            usage: None,
+            exportable: false,
+            not_before_unix_ms: 0,
+            not_after_unix_ms: 0,
+            now_unix_ms: 1,
+        };
+        let id = keyway_keys::Algorithm::from_id(algorithm(index).code());
+        let (format, bytes) = (keyway_keys::ImportFormat::Raw, secret(index, version));
+        let blob = self
+            .vault
+            .seal_imported(&self.dek, context, id, format, &bytes, &new)
+            .unwrap();
+        let key = self.vault.open(&self.dek, context, 1, &blob).unwrap();
+        let (message, mut out) = (index.to_le_bytes(), Vec::new());
+        match algorithm(index) {
+            Algorithm::Ed25519 => {
+                let input = keyway_keys::Input::Message(&message);
+                key.sign(keyway_keys::Scheme::Default, input, &mut out)
+                    .unwrap()
+            }
+            _ => key.mac(&message, &mut out).unwrap(),
+        };
+        out
+    }
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn setting(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
