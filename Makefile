@@ -48,7 +48,11 @@ bench-build: deps-build
 
 .PHONY: crash-loop
 crash-loop: deps-test ## Kill the server N=100 times during an import; no acknowledged key may be lost
-	KEYWAY_CRASH_ROUNDS=$(N) cargo test $(LOCKED) -p keyway-server --test crash -- --nocapture
+	KEYWAY_CRASH_ROUNDS=$(N) cargo test $(LOCKED) -p keyway-server --test server crash -- --nocapture
+
+.PHONY: hostile
+hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
+	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture
 
 .PHONY: fmt
 fmt: ## Format the sources
