@@ -40,9 +40,11 @@ pub struct Connection {
     closed: Cell<bool>,
     /// Close when all that is queued has been sent.
     closing: Cell<bool>,
-    /// When the wait for the peer's next move began; `None` while it owes nothing.
+    /// When the wait for a greeting or the rest of a frame began; `None` while neither is owed.
     stalled_since: Cell<Option<Instant>>,
-    unsent_at_last_look: Cell<usize>,
+    /// When the peer was first seen to take nothing of what is to be sent; `None` while it does.
+    unread_since: Cell<Option<Instant>>,
+    sent_at_last_look: Cell<u64>,
 }
 
 impl Connection {
@@ -57,7 +59,8 @@ impl Connection {
             closed: Cell::new(false),
             closing: Cell::new(false),
             stalled_since: Cell::new(Some(now)),
-            unsent_at_last_look: Cell::new(0),
+            unread_since: Cell::new(None),
+            sent_at_last_look: Cell::new(0),
         }
     }
 
@@ -85,15 +88,19 @@ impl Connection {
     /// Ends the connection if the peer has owed us its next move for too long. Called about once
     /// a second.
     pub fn close_if_stalled(&self, now: Instant) {
-        let unsent = self.outbox.borrow().pending();
-        let before = self.unsent_at_last_look.replace(unsent);
-        let waits_for_peer = self.stalled_since.get().is_some() || (unsent > 0 && unsent >= before);
-        if !waits_for_peer {
-            return;
+        let (unsent, sent_total) = {
+            let outbox = self.outbox.borrow();
+            (outbox.pending(), outbox.sent_total())
+        };
+        let takes = self.sent_at_last_look.replace(sent_total) != sent_total;
+        if unsent == 0 || takes {
+            self.unread_since.set(None);
+        } else if self.unread_since.get().is_none() {
+            self.unread_since.set(Some(now));
         }
-        let since = self.stalled_since.get().unwrap_or(now);
-        self.stalled_since.set(Some(since));
-        if now.saturating_since(since) > STALL_US_MAX {
+        let too_long = |since: Instant| now.saturating_since(since) > STALL_US_MAX;
+        let waits = [self.stalled_since.get(), self.unread_since.get()];
+        if waits.into_iter().flatten().any(too_long) {
             self.shut_down();
         }
     }
@@ -197,7 +204,7 @@ impl Connection {
         // A panic must not take the shard down: the request is answered, everybody else goes on.
         let handled = shard.guarded(|| match frame.opcode() {
             Ok(Opcode::Hello) => self.greet(shard, frame),
-            Ok(_) if !self.greeted.get() => {
+            _ if !self.greeted.get() => {
                 self.reply(frame.request_id, Status::BadRequest, "say HELLO first");
                 self.closing.set(true);
             }

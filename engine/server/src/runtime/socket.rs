@@ -13,11 +13,15 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use zeroize::Zeroize;
 
 use crate::authorise::Principal;
 
 /// Bytes that one read takes at most.
 pub const READ_LEN_MAX: usize = 64 << 10;
+
+/// Bytes sent before the rest is moved to the front of an outbox that is never empty.
+const COMPACT_LEN_MIN: usize = 64 << 10;
 
 /// A connected socket.
 pub struct Socket {
@@ -44,6 +48,7 @@ pub struct Outbox {
     /// Bytes to send; the first `sent` are gone.
     pub bytes: Vec<u8>,
     sent: usize,
+    sent_total: u64,
     waker: Option<Waker>,
     woken: bool,
 }
@@ -62,12 +67,24 @@ impl Outbox {
         }
     }
 
+    /// Bytes that the peer's kernel has taken so far.
+    pub fn sent_total(&self) -> u64 {
+        self.sent_total
+    }
+
     fn advance(&mut self, count: usize) {
         self.sent += count;
-        if self.sent == self.bytes.len() {
+        self.sent_total += count as u64;
+        // A peer that always leaves something unsent must not make this grow for ever. Moving no
+        // more than has been sent keeps the cost below one copy of each byte.
+        if self.sent == self.bytes.len()
+            || (self.sent >= COMPACT_LEN_MIN && self.sent >= self.pending())
+        {
+            let left = self.pending();
+            self.bytes.copy_within(self.sent.., 0);
             // Answers can hold secrets (`get`, `decrypt`): nothing stays behind.
-            zeroize::Zeroize::zeroize(self.bytes.as_mut_slice());
-            self.bytes.clear();
+            self.bytes[left..].zeroize();
+            self.bytes.truncate(left);
             self.sent = 0;
         }
     }
@@ -180,4 +197,28 @@ fn send(socket: &mut Socket, outbox: &mut Outbox, cx: &mut Context<'_>) -> bool 
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_that_is_never_empty_stays_small_and_loses_nothing() {
+        let mut outbox = Outbox::default();
+        let (mut written, mut taken) = (0_u64, 0_u64);
+        for _ in 0..1_000 {
+            let bytes = (0..5_000).map(|i| ((written + i) % 251) as u8);
+            outbox.bytes.extend(bytes);
+            written += 5_000;
+            while outbox.pending() > 3_000 {
+                let next = outbox.bytes[outbox.sent];
+                assert_eq!(u64::from(next), taken % 251);
+                outbox.advance(700);
+                taken += 700;
+            }
+            assert!(outbox.bytes.len() <= 2 * COMPACT_LEN_MIN + 8_000);
+        }
+        assert_eq!(outbox.sent_total(), taken);
+    }
 }
