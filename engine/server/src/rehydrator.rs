@@ -264,6 +264,9 @@ impl Rehydrator {
             Ok(Lookup::Blob(blob)) => blob,
             Ok(Lookup::Missing) => return Err(WriteError::NotFound),
             Ok(Lookup::Revoked { .. }) => return Err(WriteError::Revoked),
+            Err(error @ ReadError::Damaged { .. }) => {
+                return Err(WriteError::Invalid(error.to_string()));
+            }
             Err(error) => return Err(WriteError::Store(error.to_string())),
         };
         let metadata = peek(current.bytes())?;

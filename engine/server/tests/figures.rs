@@ -1,5 +1,7 @@
 //! The exporter and the log against the runbook, with the real promtool and a real Prometheus.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod common;
 
 use std::io::{Read, Write};
@@ -159,7 +161,7 @@ fn the_runbooks_series_are_there_with_the_keyspace_as_their_only_label() {
                 for bound in ["0.005", "0.1", "1", "2", "5", "1000"] {
                     let has = |rest: &&&str| rest.contains(&format!("le=\"{bound}\""));
                     assert!(
-                        of_it.iter().any(|rest| has(&rest)),
+                        of_it.iter().any(|rest| has(rest)),
                         "no bucket {bound}: {of_it:?}"
                     );
                 }
@@ -374,6 +376,44 @@ fn a_damaged_blob_makes_its_key_invalid_and_asks_no_kms() {
     for part in ["prod", "to-be-damaged", "Corrupt", "dek=\"held\""] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
+}
+
+#[test]
+fn damage_done_while_the_server_is_down_is_found_and_spares_the_other_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(1);
+    let server = setup.start();
+    let client = server.client();
+    let damaged: KeyPath = "prod/to-be-damaged".parse().unwrap();
+    client
+        .key_generate(&damaged, Algorithm::Ed25519, KeyOptions::default())
+        .unwrap();
+    let keys = generate(&client, 3);
+    server.stop();
+    damage_blob(&dir.path().join("data"), "to-be-damaged");
+    let server = setup.start();
+    let client = server.client();
+    sign_all(&client, &keys);
+    server.wait_for_metric(&of_prod("rehydrate_total"), |value| value == 3.0);
+    let calls = kms_calls(&server);
+    let error = client.call(sign_call(&damaged)).unwrap_err();
+    assert_eq!(error.status(), Some(Status::Invalid), "{error}");
+    server.wait_for_metric(&of_prod("rehydrate_fail_total"), |value| value >= 1.0);
+    assert_eq!(kms_calls(&server), calls);
+    assert!(
+        server.log().contains("key cache invalid"),
+        "{}",
+        server.log()
+    );
+    // It is there all the same: nothing may take its place unseen, and it can be revoked.
+    let rotated = client.key_rotate(&damaged, None).unwrap_err();
+    assert_eq!(rotated.status(), Some(Status::Invalid), "{rotated}");
+    let made = client.key_generate(&damaged, Algorithm::Ed25519, KeyOptions::default());
+    assert_eq!(made.unwrap_err().status(), Some(Status::Conflict));
+    assert_eq!(client.key_list(&prod()).unwrap().len(), 4);
+    client.key_revoke(&damaged).unwrap();
+    let error = client.call(sign_call(&damaged)).unwrap_err();
+    assert_eq!(error.status(), Some(Status::Revoked), "{error}");
 }
 
 /// A Prometheus of the test's own; ended by its id.

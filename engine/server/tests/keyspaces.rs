@@ -1,6 +1,8 @@
 //! Keyspaces and the node they live on: settings, locks, principals, passphrases, refusals to
 //! start.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;

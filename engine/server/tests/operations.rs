@@ -1,5 +1,7 @@
 //! Operations with OpenSSL as a second opinion, what is refused and how, versions, ages, expiry.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 mod common;
 
 use std::path::Path;
@@ -457,6 +459,7 @@ fn a_key_past_its_not_after_is_invalid() {
     );
     assert_eq!(refused(sign(&client, &key)), Status::Invalid);
     assert_eq!(refused(client.public_key(&key, 0)), Status::Invalid);
+    assert_eq!(refused(client.key_rotate(&key, None)), Status::BadRequest);
 }
 
 #[test]

@@ -131,8 +131,9 @@ impl Shard {
             ),
             Refusal::Invalid => (
                 ResponseHead::status(Status::Invalid),
-                "the stored key cannot be used: its blob does not open, or it is past not_after; \
-                 import or rotate it again",
+                "the stored key cannot be used: it is past its not_after, or its blob does not \
+                 open (the server's log says which); use another key, or restore the blob log \
+                 from a backup",
             ),
             Refusal::Revoked => (ResponseHead::status(Status::Revoked), "the key is revoked"),
             Refusal::Retry { after_us } => (
