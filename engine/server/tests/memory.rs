@@ -1,0 +1,371 @@
+//! The server's own memory, read from outside: a known secret is somewhere in it while its key is
+//! live, and nowhere 100 ms after expiry, lock or revocation. Key memory is locked, left out of
+//! core dumps and wiped in forks.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod common;
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use common::Server;
+use keyway_client::blocking::Client;
+use keyway_client::{Algorithm, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status, Usage};
+use keyway_protocol::{Hello, Material, NewKey, Octets, Request, RequestFrame};
+use keyway_protocol::{KeyImport, ResponseFlags, ResponseFrame};
+
+const SHARDS: u16 = 2;
+/// How long after the event nothing may be left.
+const GONE_WITHIN: Duration = Duration::from_millis(100);
+/// Long enough never to occur by chance, short enough to find a part of a secret.
+const NEEDLE_LEN: usize = 16;
+const SECRET_LEN: usize = 32;
+const CHUNK_LEN: usize = 1 << 20;
+const HARD_TTL_MS: u64 = 3_000;
+/// The harness starts servers with this much key memory a shard.
+const ARENA_KIB: u64 = 16 << 10;
+
+const ALGORITHMS: [Algorithm; 3] = [
+    Algorithm::Ed25519,
+    Algorithm::Aes256Gcm,
+    Algorithm::HmacSha256,
+];
+
+/// A key, and its secret with every bit flipped.
+struct Known {
+    key: KeyPath,
+    algorithm: Algorithm,
+    flipped: [u8; SECRET_LEN],
+}
+
+impl Known {
+    fn new(key: &str, algorithm: Algorithm) -> Known {
+        let mut flipped = [0; SECRET_LEN];
+        File::open("/dev/urandom")
+            .unwrap()
+            .read_exact(&mut flipped)
+            .unwrap();
+        Known {
+            key: key.parse().unwrap(),
+            algorithm,
+            flipped,
+        }
+    }
+
+    fn secret(&self) -> [u8; SECRET_LEN] {
+        self.flipped.map(|byte| !byte)
+    }
+
+    /// Whether either half of the secret stands at the start of `place`.
+    fn is_at(&self, place: &[u8]) -> bool {
+        let equal = |half: &[u8]| {
+            half.iter()
+                .zip(place)
+                .all(|(flipped, byte)| !flipped == *byte)
+        };
+        self.flipped.chunks_exact(NEEDLE_LEN).any(equal)
+    }
+
+    fn import(&self, client: &Client) {
+        let options = KeyOptions {
+            exportable: true,
+            ..KeyOptions::default()
+        };
+        let (algorithm, secret) = (Some(self.algorithm), self.secret());
+        client
+            .key_import(&self.key, algorithm, options, KeyFormat::Raw, &secret)
+            .unwrap();
+    }
+
+    /// Everything that brings the secret near the wire or a library.
+    fn work(&self, client: &Client) {
+        let key = &self.key;
+        client.get(key, 0).unwrap();
+        match self.algorithm {
+            Algorithm::Ed25519 => {
+                client
+                    .sign(key, Scheme::Default, Input::Message(b"message"))
+                    .unwrap();
+            }
+            Algorithm::Aes256Gcm => {
+                let sealed = client.encrypt(key, b"aad", b"text").unwrap().value;
+                client.decrypt(key, b"aad", &sealed).unwrap();
+            }
+            _ => {
+                let tag = client.mac(key, b"message").unwrap().value;
+                client.verify_mac(key, b"message", &tag).unwrap();
+            }
+        }
+    }
+}
+
+/// How often each secret occurs in the server's memory. `None` if it may not be read.
+fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
+    let memory = match File::open(format!("/proc/{}/mem", server.pid())) {
+        Ok(memory) => memory,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "reading the server's memory: {error}"
+            );
+            eprintln!("SKIPPED: the server's memory may not be read ({error}); run it as root");
+            return None;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).unwrap();
+    let mut may_begin = [false; 256];
+    for flipped in known
+        .iter()
+        .flat_map(|known| known.flipped.chunks_exact(NEEDLE_LEN))
+    {
+        may_begin[usize::from(!flipped[0])] = true;
+    }
+    let mut counts = vec![0; known.len()];
+    let mut buffer = vec![0; CHUNK_LEN];
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (start, end) = words.next().unwrap().split_once('-').unwrap();
+        if !words.next().unwrap().starts_with('r') {
+            continue;
+        }
+        let mut at = u64::from_str_radix(start, 16).unwrap();
+        let end = u64::from_str_radix(end, 16).unwrap();
+        while at < end {
+            let len = CHUNK_LEN.min((end - at) as usize);
+            // Devices and the kernel's own pages cannot be read, and hold none of ours.
+            if memory.read_exact_at(&mut buffer[..len], at).is_err() {
+                break;
+            }
+            for place in buffer[..len].windows(NEEDLE_LEN) {
+                if may_begin[usize::from(place[0])] {
+                    for (count, known) in counts.iter_mut().zip(known) {
+                        *count += usize::from(known.is_at(place));
+                    }
+                }
+            }
+            // The next chunk overlaps, so that nothing hides on a boundary.
+            at += if len < CHUNK_LEN {
+                len
+            } else {
+                len - NEEDLE_LEN
+            } as u64;
+        }
+    }
+    Some(counts)
+}
+
+/// Uses the keys until the secrets of the first two are found: ours may be on their way from one
+/// refresh to the next while one look lasts. Whether memory can be read at all.
+fn is_found_while_live(server: &Server, client: &Client, known: &[Known]) -> bool {
+    for _ in 0..5 {
+        known.iter().for_each(|known| known.work(client));
+        let Some(counts) = occurrences(server, known) else {
+            return false;
+        };
+        if counts[..2].iter().all(|count| *count > 0) {
+            return true;
+        }
+    }
+    panic!("live secrets were not found: the search finds nothing");
+}
+
+fn assert_gone(server: &Server, known: &[Known], event: Instant, what: &str) {
+    std::thread::sleep((event + GONE_WITHIN).saturating_duration_since(Instant::now()));
+    let Some(counts) = occurrences(server, known) else {
+        return;
+    };
+    assert_eq!(counts, vec![0; known.len()], "{ALGORITHMS:?} after {what}");
+}
+
+fn keys(keyspace: &str) -> Vec<Known> {
+    let path = |algorithm: &Algorithm| format!("{keyspace}/{algorithm}");
+    ALGORITHMS
+        .iter()
+        .map(|algorithm| Known::new(&path(algorithm), *algorithm))
+        .collect()
+}
+
+/// A server with a keyspace.
+fn setup(dir: &tempfile::TempDir, keyspace: &str, settings: &[(&str, &str)]) -> (Server, Client) {
+    let server = Server::dev(dir, SHARDS);
+    let client = server.client();
+    client
+        .keyspace_create(&keyspace.parse().unwrap(), settings)
+        .unwrap();
+    (server, client)
+}
+
+#[test]
+fn an_expired_key_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let hard = HARD_TTL_MS.to_string();
+    // Without refreshes ahead of need, a key that nobody uses expires.
+    let settings = [
+        ("soft_ttl_ms", "2000"),
+        ("hard_ttl_ms", &hard),
+        ("max_in_flight", "0"),
+    ];
+    let (server, client) = setup(&dir, "short", &settings);
+    let known = keys("short");
+    known.iter().for_each(|known| known.import(&client));
+    if is_found_while_live(&server, &client, &known) {
+        let expired = Instant::now() + Duration::from_millis(HARD_TTL_MS);
+        assert_gone(&server, &known, expired, "expiry");
+    }
+}
+
+#[test]
+fn a_locked_keyspace_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, client) = setup(&dir, "locked", &[]);
+    let known = keys("locked");
+    known.iter().for_each(|known| known.import(&client));
+    if is_found_while_live(&server, &client, &known) {
+        client.lock(&"locked".parse().unwrap()).unwrap();
+        assert_gone(&server, &known, Instant::now(), "lock");
+    }
+}
+
+#[test]
+fn a_revoked_key_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, client) = setup(&dir, "revoked", &[]);
+    let known = keys("revoked");
+    known.iter().for_each(|known| known.import(&client));
+    if is_found_while_live(&server, &client, &known) {
+        known
+            .iter()
+            .for_each(|known| _ = client.key_revoke(&known.key).unwrap());
+        assert_gone(&server, &known, Instant::now(), "revocation");
+    }
+}
+
+#[test]
+fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, client) = setup(&dir, "imported", &[]);
+    let keyspace = client.keyspace_list().unwrap().last().unwrap().id;
+    let known = keys("imported");
+    let (mut forwarded, mut streams) = (0, Vec::new());
+    // At one shard and at the other: each key is made once, and refused once.
+    for shard in 0..usize::from(SHARDS) {
+        let mut stream = TcpStream::connect(server.shard_address(shard)).unwrap();
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            client_name: "memory",
+        };
+        ask(&mut stream, 0, b"", &Request::Hello(hello));
+        for known in &known {
+            let new_key = NewKey {
+                algorithm: Some(known.algorithm),
+                exportable: true,
+                usage: Usage::default(),
+                not_after_unix_ms: 0,
+            };
+            let secret = known.secret();
+            let material = Material {
+                format: KeyFormat::Raw,
+                bytes: Octets(&secret),
+            };
+            let import = Request::KeyImport(KeyImport { new_key, material });
+            let id = known.key.key_id.as_bytes();
+            let (status, flags) = ask(&mut stream, keyspace, id, &import);
+            let expected = if shard == 0 {
+                Status::Ok
+            } else {
+                Status::Conflict
+            };
+            assert_eq!(status, expected);
+            forwarded += usize::from(flags.contains(ResponseFlags::FORWARDED));
+        }
+        // The connections stay open: their buffers are looked at, too.
+        streams.push(stream);
+    }
+    assert_eq!(
+        forwarded,
+        known.len(),
+        "each was sent to a wrong shard once"
+    );
+    // Nothing in between: whatever else came by might wipe what the imports left.
+    client.lock(&"imported".parse().unwrap()).unwrap();
+    assert_gone(&server, &known, Instant::now(), "import and lock");
+    drop(streams);
+}
+
+fn ask(
+    stream: &mut TcpStream,
+    keyspace: u32,
+    key: &[u8],
+    request: &Request<'_>,
+) -> (Status, ResponseFlags) {
+    let mut payload = Vec::new();
+    request.encode_payload(&mut payload).unwrap();
+    let frame = RequestFrame {
+        code: request.opcode().code(),
+        request_id: 1,
+        keyspace_id: keyspace,
+        deadline_us: 0,
+        key_id: Octets(key),
+        payload: Octets(&payload),
+    };
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut inbox = Vec::new();
+    loop {
+        if let Some((answer, _)) = ResponseFrame::decode(&inbox).unwrap() {
+            return (answer.status, answer.flags);
+        }
+        let mut chunk = [0; 4096];
+        let count = stream.read(&mut chunk).unwrap();
+        assert!(count > 0, "the server has hung up");
+        inbox.extend_from_slice(&chunk[..count]);
+    }
+}
+
+#[test]
+fn key_memory_is_locked_left_out_of_dumps_and_wiped_in_forks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, _client) = setup(&dir, "any", &[]);
+    let smaps = match std::fs::read_to_string(format!("/proc/{}/smaps", server.pid())) {
+        Ok(smaps) => smaps,
+        Err(error) => {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "reading the server's mappings: {error}"
+            );
+            eprintln!("SKIPPED: the server's mappings may not be read ({error}); run it as root");
+            return;
+        }
+    };
+    let (mut size_kib, mut locked_kib, mut arenas_kib) = (0, 0, 0);
+    let kib = |value: &str| value.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+    for line in smaps.lines() {
+        match line.split_once(':') {
+            Some(("Size", value)) => size_kib = kib(value),
+            Some(("Locked", value)) => locked_kib = kib(value),
+            Some(("VmFlags", flags)) => {
+                let has = |flag| flags.split_whitespace().any(|word| word == flag);
+                if has("lo") && has("dd") && has("wf") {
+                    assert_eq!(
+                        locked_kib, size_kib,
+                        "key memory that is not locked as a whole"
+                    );
+                    arenas_kib += size_kib;
+                }
+            }
+            _ => {}
+        }
+    }
+    let expected_kib = u64::from(SHARDS) * ARENA_KIB;
+    assert!(
+        arenas_kib >= expected_kib,
+        "{arenas_kib} KiB of {expected_kib} are protected"
+    );
+}
