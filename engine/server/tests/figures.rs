@@ -160,10 +160,7 @@ fn the_runbooks_series_are_there_with_the_keyspace_as_their_only_label() {
                 // Buckets well below and above the target of 2 ms.
                 for bound in ["0.005", "0.1", "1", "2", "5", "1000"] {
                     let has = |rest: &&&str| rest.contains(&format!("le=\"{bound}\""));
-                    assert!(
-                        of_it.iter().any(|rest| has(rest)),
-                        "no bucket {bound}: {of_it:?}"
-                    );
+                    assert!(of_it.iter().any(has), "no bucket {bound}: {of_it:?}");
                 }
             } else {
                 let label = format!("{{keyspace=\"{keyspace}\"}} ");
