@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use keyway_core::{KeyspaceId, Refusal};
+use keyway_core::{Instant, KeyspaceId, Refusal};
 use keyway_keys::{Algorithm, ImportFormat, KeyUsage, NewKey};
 use keyway_protocol::{
     KeyList, KeyListAnswer, KeyRow, Material, Request, RequestFrame, ResponseHead, Status,
@@ -22,6 +22,9 @@ const DEK_WAIT: Duration = Duration::from_secs(3);
 
 /// How often it looks.
 const DEK_POLL: Duration = Duration::from_millis(2);
+
+/// A write asks again for a DEK that has not come after so long.
+const DEK_ASK_PERIOD_US: u64 = 1_000_000;
 
 /// What a key write needs, owned: it outlives the frame.
 struct KeyWrite {
@@ -123,7 +126,6 @@ impl Shard {
     /// Sealing needs a DEK; the first write to a keyspace is often the first use of it.
     async fn wait_for_dek(&self, keyspace: u32) -> Result<(), Refusal> {
         let give_up_at = clock::now().plus_us(DEK_WAIT.as_micros() as u64);
-        let mut asked = false;
         while !self.rehydrator.has_dek(keyspace) {
             let now = clock::now();
             let gauges = self.core.borrow().gauges(now, KeyspaceId(keyspace));
@@ -138,18 +140,32 @@ impl Shard {
                     after_us: 1_000_000,
                 });
             }
-            if !asked && !gauges.unwrap_pending {
-                asked = true;
-                let request = ControlRequest::Unwrap {
-                    shard: self.index,
-                    keyspace,
-                };
-                // A full queue is tried again by whoever comes next; this one waits it out.
-                let _ = self.control.try_send(request);
+            if !gauges.unwrap_pending {
+                self.ask_once_for_dek(now, keyspace);
             }
             tasks::sleep(DEK_POLL).await;
         }
         Ok(())
+    }
+
+    /// Asks for the DEK on behalf of all writes that wait for it.
+    fn ask_once_for_dek(&self, now: Instant, keyspace: u32) {
+        let mut keyspaces = self.keyspaces.borrow_mut();
+        let Some(known) = keyspaces.of_mut(keyspace) else {
+            return;
+        };
+        let asked_lately = known
+            .dek_asked_at
+            .is_some_and(|at| now.saturating_since(at) < DEK_ASK_PERIOD_US);
+        if !asked_lately {
+            known.dek_asked_at = Some(now);
+            let request = ControlRequest::Unwrap {
+                shard: self.index,
+                keyspace,
+            };
+            // A full queue is tried again after the period.
+            let _ = self.control.try_send(request);
+        }
     }
 
     fn refuse_write(&self, reply: &Reply, error: WriteError) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use keyway_core::Instant;
 use keyway_protocol::Grants;
 
 use crate::authorise::{CompiledPolicy, Owner, Principal};
@@ -18,6 +19,8 @@ pub struct Known {
     pub locked: bool,
     /// The core's ticket of the last unlock.
     pub last_unlock: Option<u64>,
+    /// When a write last asked the KMS for the DEK, which was not at hand.
+    pub dek_asked_at: Option<Instant>,
     /// Who may do what.
     pub policy: CompiledPolicy,
     /// Requests by operation and outcome.

@@ -199,7 +199,18 @@ async fn recover(
         "blob log read"
     );
     for damage in &recovery.damage {
-        tracing::error!(shard = index, ?damage, "the blob log is damaged");
+        let (keyspace, key) = match &damage.key {
+            Some((keyspace, key_id, _)) => (*keyspace, String::from_utf8_lossy(key_id)),
+            None => (0, "not known".into()),
+        };
+        tracing::error!(
+            shard = index,
+            keyspace,
+            %key,
+            segment = damage.segment,
+            offset = damage.offset,
+            "the blob log is damaged"
+        );
     }
     Ok(log)
 }

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Server, Setup, has_program};
+use crate::common::{Server, Setup, has_program};
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceName, Scheme, Status};
 

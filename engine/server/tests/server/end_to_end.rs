@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Server, Setup};
+use crate::common::{Server, Setup};
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status};
 use keyway_protocol::{

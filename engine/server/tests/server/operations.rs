@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{Server, Setup, ask, has_program};
+use crate::common::{Server, Setup, ask, has_program};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyState, Scheme, Status,

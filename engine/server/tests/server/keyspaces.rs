@@ -3,13 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use common::{Server, Setup, ask};
+use crate::common::{Server, Setup, ask};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName, Scheme, Status,

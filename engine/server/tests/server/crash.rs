@@ -6,13 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Server, Setup};
+use crate::common::{Server, Setup};
 use keyway_client::blocking::{Client, Pending};
 use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
 use keyway_client::{Scheme, Status};

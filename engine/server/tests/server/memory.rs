@@ -4,15 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use common::Server;
+use crate::common::Server;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status, Usage};
 use keyway_protocol::{Hello, Material, NewKey, Octets, Request, RequestFrame};

@@ -4,15 +4,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod common;
-
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Server, Setup};
+use crate::common::{Server, Setup};
 use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status};
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFrame, Sign};

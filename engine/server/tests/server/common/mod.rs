@@ -1,6 +1,9 @@
 //! A keywayd of the test's own: its ports, its data directory, stopped by process id.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

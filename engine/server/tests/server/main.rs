@@ -1,0 +1,10 @@
+//! keywayd from outside: the real binary, the real client, foreign programs as a second opinion.
+
+mod common;
+mod crash;
+mod end_to_end;
+mod figures;
+mod hostile;
+mod keyspaces;
+mod memory;
+mod operations;
