@@ -26,6 +26,9 @@ pub const INBOX_MAX: usize = 1_024;
 /// A shard that is silent for longer is reported by /healthz.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// The exporter thread's nice value.
+const SCRAPE_NICE: i32 = 10;
+
 /// What the exporter is told or asked.
 #[derive(Debug)]
 pub enum Message {
@@ -52,10 +55,18 @@ pub fn start(
     std::thread::Builder::new()
         .name("exporter".to_owned())
         .spawn(move || {
+            yield_to_shards();
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, serve(listener, shard_count, inbox));
         })?;
     Ok(bound)
+}
+
+/// Lowers this thread's priority: a scrape takes milliseconds, and on a core that it shares with a
+/// shard it would hold up requests for as long.
+fn yield_to_shards() {
+    // On Linux the value is the thread's own. A refusal leaves it as it was.
+    let _ = rustix::process::setpriority_process(None, SCRAPE_NICE);
 }
 
 /// What an HTTP handler asks the collecting task for.
