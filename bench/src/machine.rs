@@ -21,7 +21,7 @@ pub struct Provenance {
 /// The hardware and the kernel.
 #[derive(Debug, Serialize)]
 pub struct Machine {
-    /// Logical cores that this process may use.
+    /// Logical cores of the machine; the run itself uses two of them.
     pub cores: usize,
     /// As /proc/cpuinfo calls it.
     pub cpu_model: String,
@@ -49,13 +49,14 @@ impl Provenance {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let provenance = Self {
             command,
             git_commit: git_commit().unwrap_or_else(|| "unknown".into()),
             date: utc(now.as_secs()),
             machine: Machine {
-                cores: std::thread::available_parallelism().map_or(0, usize::from),
-                cpu_model: cpu_model(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+                cores: core_count(&cpuinfo),
+                cpu_model: cpu_model(&cpuinfo),
                 kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
                     .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned()),
                 arch: std::env::consts::ARCH,
@@ -100,6 +101,14 @@ fn git_commit() -> Option<String> {
     } else {
         format!("{commit}-dirty")
     })
+}
+
+/// From /proc/cpuinfo, since this thread is pinned and may itself use one core only.
+fn core_count(cpuinfo: &str) -> usize {
+    cpuinfo
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count()
 }
 
 fn cpu_model(cpuinfo: &str) -> String {
