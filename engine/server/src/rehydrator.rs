@@ -148,11 +148,9 @@ impl Rehydrator {
         key_id: &[u8],
         now: Instant,
     ) -> Result<Loaded<UnlockedKey>, LoadError> {
-        self.reads.set(self.reads.get() + 1);
         let loaded = AssertUnwindSafe(self.read_and_open(keyspace, key_id, now))
             .catch_unwind()
             .await;
-        self.reads.set(self.reads.get() - 1);
         loaded.unwrap_or(Err(LoadError::Panicked))
     }
 
