@@ -15,6 +15,7 @@ use keyway_protocol::{
 use zeroize::Zeroize;
 
 use crate::authorise::Principal;
+use crate::clock;
 use crate::runtime::socket::{Outbox, Progress, Socket, drive, send_now};
 use crate::runtime::tasks;
 use crate::shard::{IN_FLIGHT_PER_CONNECTION_MAX, Origin, Shard};
@@ -78,11 +79,6 @@ impl Connection {
     pub fn finished_request(&self) -> bool {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         !self.closed.get()
-    }
-
-    /// Whether the peer is gone.
-    pub fn is_closed(&self) -> bool {
-        self.closed.get()
     }
 
     /// Ends the connection if the peer has owed us its next move for too long. Called about once
@@ -186,7 +182,7 @@ impl Connection {
         }
         let owes = left > 0 || !self.greeted.get();
         match (owes, self.stalled_since.get()) {
-            (true, None) => self.stalled_since.set(Some(shard.begin_turn().now)),
+            (true, None) => self.stalled_since.set(Some(clock::now())),
             (false, Some(_)) => self.stalled_since.set(None),
             _ => {}
         }

@@ -395,7 +395,7 @@ impl Control {
                     )
                 })
                 .collect(),
-            provider: "local".to_owned(),
+            provider: self.service.provider_name().to_owned(),
             locked: self.service.state() == ProviderState::Locked,
         };
         // A full inbox loses this one; the next carries the same counters.

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Server, Setup};
+use crate::common::{Random, Server, Setup};
 use keyway_client::blocking::{Client, Pending};
 use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
 use keyway_client::{Scheme, Status};
@@ -347,23 +347,6 @@ impl Reference {
             _ => key.mac(&message, &mut out).unwrap(),
         };
         out
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Server, Setup};
+use crate::common::{Random, Server, Setup};
 use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status};
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFrame, Sign};
@@ -502,28 +502,5 @@ fn beyond_the_limit_a_connection_is_refused_until_another_ends() {
     }
     for raw in &mut open {
         assert_eq!(raw.ask(&ping(2, b"")).1, Status::Ok);
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn bytes(&mut self, len_max: u64) -> Vec<u8> {
-        (0..self.below(len_max))
-            .map(|_| self.next() as u8)
-            .collect()
     }
 }

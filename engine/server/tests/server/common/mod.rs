@@ -302,3 +302,29 @@ pub fn ask(
         inbox.extend_from_slice(&chunk[..read]);
     }
 }
+
+/// SplitMix64: a seed that is printed replays a run.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// A number in `0..bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// Fewer than `len_max` bytes.
+    pub fn bytes(&mut self, len_max: u64) -> Vec<u8> {
+        (0..self.below(len_max))
+            .map(|_| self.next() as u8)
+            .collect()
+    }
+}
