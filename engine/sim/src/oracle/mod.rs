@@ -1,0 +1,102 @@
+//! What must hold, kept in books of its own: the oracle sees what goes into a shard and what comes
+//! out, and never asks the shard what to expect.
+
+mod keys;
+mod serving;
+mod tally;
+mod terms;
+
+pub(crate) use keys::{Alive, Ledger, SimKey};
+pub(crate) use serving::Seen;
+pub(crate) use tally::Tally;
+pub(crate) use terms::{Gate, Terms};
+
+use crate::plan::Name;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its number in the design; 0 for the core's own books and assertions, 22 for an answer that
+    /// is not the one in the design's table.
+    pub invariant: u8,
+    /// What happened.
+    pub what: String,
+}
+
+/// The promises, by number.
+pub const INVARIANTS: [&str; 23] = [
+    "the core's own books agree, and its assertions hold",
+    "nothing is used at or after effective_hard",
+    "effective_hard and the lease move later by a load or a KMS success only",
+    "plaintext is gone soon after its time",
+    "one flight per key and shard, one unwrap per keyspace and process",
+    "flights end within their time limit, once, by their own generation",
+    "nobody waits past budget or deadline",
+    "a waiter that leaves changes no flight",
+    "a failing loader reaches every waiter",
+    "older generations never commit, versions never go down",
+    "after ForceRefresh nothing older is served",
+    "after a revocation nothing is served",
+    "prefetching keeps to max_in_flight and leaves the reserve",
+    "what does not open is INVALID, is not served and calls no KMS",
+    "NEGATIVE never hides an acknowledged put",
+    "authorisation comes before state",
+    "acknowledged writes are durable",
+    "memory, queues and waiters stay within their limits",
+    "one answer per request, on its own connection",
+    "work past its deadline is not started",
+    "requests are the sum of their outcomes, gauges return to zero",
+    "when faults stop, every good key gets FRESH",
+    "answers are those of the design's table",
+];
+
+pub(crate) type Checked<T = ()> = Result<T, Violation>;
+
+/// Fails with a violation of the invariant unless the condition holds.
+macro_rules! ensure {
+    ($invariant:literal, $holds:expr, $($what:tt)*) => {
+        if !$holds {
+            return Err($crate::oracle::Violation { invariant: $invariant, what: format!($($what)*) });
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// What was promised of one key, by whichever process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promised {
+    /// Newest version that anybody was served.
+    pub(crate) served_version: u32,
+    /// Newest version whose put was acknowledged; 0: none, or the blob was lost since.
+    pub(crate) put_version: u32,
+    /// Newest version that the shard was told of, whatever became of it since.
+    pub(crate) told_version: u32,
+    /// The step of that acknowledgement: loads that began before are void.
+    pub(crate) put_step: u64,
+    pub(crate) revoked: bool,
+    /// No load that began before this step may be served: the one that the call itself started may.
+    pub(crate) refreshed_step: u64,
+}
+
+/// The books.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    pub(crate) ledger: Rc<Ledger>,
+    pub(crate) promised: BTreeMap<Name, Promised>,
+    /// By shard and keyspace, of the process that runs now.
+    pub(crate) terms: BTreeMap<(u16, u8), Terms>,
+}
+
+impl Oracle {
+    pub(crate) fn promised(&mut self, name: Name) -> &mut Promised {
+        self.promised.entry(name).or_default()
+    }
+
+    pub(crate) fn terms(&mut self, shard: u16, keyspace: u8) -> &mut Terms {
+        self.terms
+            .get_mut(&(shard, keyspace))
+            .expect("every shard knows every keyspace")
+    }
+}

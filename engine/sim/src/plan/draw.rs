@@ -1,0 +1,333 @@
+//! A plan out of a seed. Each seed leaves some kinds of steps out and has others more often (swarm
+//! testing), so that every fault is seen both alone and among the others.
+
+use super::{Caller, Mood, Name, Plan, Planned, Shape, Step, StoreMood};
+use crate::dice::Dice;
+use keyway_core::{Limits, OnSoftExpiry, Settings};
+
+const MS: u64 = 1_000;
+const S: u64 = 1_000_000;
+const CONNECTIONS: u64 = 5;
+const STEPS_MIN: u64 = 60;
+const STEPS_MAX: u64 = 360;
+/// How often the kinds of steps come, before a seed has its way with them.
+const WEIGHTS: [u64; 20] = [
+    120, 10, 10, 3, 10, 2, 3, 3, 3, 6, 8, 3, 2, 8, 6, 5, 3, 2, 3, 1,
+];
+
+pub(crate) fn plan(seed: u64) -> Plan {
+    let mut dice = Dice::of(seed, 0, 0, 0);
+    let scale = dice.below(4);
+    let shape = shape(&mut dice, scale);
+    let mut weights = WEIGHTS.map(|weight| weight * dice.pick(&[0, 1, 1, 2]));
+    weights[0] = WEIGHTS[0];
+    let mut drawing = Drawing {
+        dice,
+        shape: &shape,
+        scale,
+        weights,
+        gap_us: MS,
+        focus: None,
+    };
+    let count = drawing.dice.range(STEPS_MIN, STEPS_MAX);
+    let mut steps: Vec<Planned> = drawing.opening();
+    while (steps.len() as u64) < count {
+        if drawing.dice.one_in(30) {
+            drawing.change_tempo();
+        }
+        let gap_us = drawing.gap_us;
+        steps.push(Planned {
+            number: 0,
+            after_us: drawing.dice.below(gap_us),
+            step: drawing.step(),
+        });
+    }
+    for (number, planned) in steps.iter_mut().enumerate() {
+        planned.number = number as u64;
+    }
+    Plan { seed, shape, steps }
+}
+
+fn shape(dice: &mut Dice, scale: u64) -> Shape {
+    let flights_max = dice.range(2, 10) as usize;
+    let entries_max = dice.range(flights_max as u64 + 4, 40) as usize;
+    let half = entries_max as u64 / 2;
+    let keys = dice.range(3, 14) as u8;
+    Shape {
+        shards: dice.pick(&[1, 1, 2, 2, 3, 4]),
+        keyspaces: dice.pick(&[1, 1, 2]),
+        keys,
+        stored: dice.range(u64::from(keys) / 2, u64::from(keys)) as u8,
+        limits: Limits {
+            entries_max,
+            key_bytes_max: dice.pick(&[400, 1_500, 1 << 20]),
+            flights_max,
+            on_demand_reserve: dice.below(flights_max as u64) as usize,
+            waiters_max: dice.pick(&[1, 3, 10, 40]),
+            negatives_max: dice.range(1, half.min(4)) as usize,
+            revoked_max: dice.range(1, half.min(4)) as usize,
+            flight_time_limit_us: dice.range(20, 80) * MS,
+            ..Limits::default()
+        },
+        settings: settings(dice, scale),
+        tick_us: dice.pick(&[1_000, 1_000, 1_500, 2_000]),
+        mesh_max: dice.pick(&[1, 4, 16]),
+        connection_max: dice.pick(&[2, 8, 32]),
+    }
+}
+
+fn settings(dice: &mut Dice, scale: u64) -> Settings {
+    let soft_ttl_ms = match scale {
+        0 | 1 => dice.range(20, 400),
+        2 => dice.range(1_000, 10_000),
+        _ => 600_000,
+    };
+    let jitter_pct = dice.pick(&[0, 10, 10, 30]);
+    let hard_ttl_ms = soft_ttl_ms * dice.pick(&[1, 2, 4, 6]) + dice.below(soft_ttl_ms);
+    let dek_lease_ms = (soft_ttl_ms * dice.pick(&[1, 3, 6, 10]) + dice.below(100)).max(100);
+    let window_pct = dice.pick(&[6, 20, 20, 40, 60]);
+    Settings {
+        soft_ttl_ms,
+        hard_ttl_ms,
+        dek_lease_ms,
+        refresh_window_ms: Some(soft_ttl_ms * window_pct / 100),
+        low_water_pct: dice.pick(&[0, 2, 5]),
+        max_in_flight: dice.pick(&[0, 1, 2, 4, 8, 64]),
+        sign_wait_budget_us: dice.pick(&[0, 500, 3_000, 3_000, 3_000, 8_000, 50_000]),
+        on_soft_expiry: dice.pick(&[
+            OnSoftExpiry::Wait,
+            OnSoftExpiry::Wait,
+            OnSoftExpiry::ServeStale,
+        ]),
+        jitter_pct,
+    }
+}
+
+struct Drawing<'a> {
+    dice: Dice,
+    shape: &'a Shape,
+    scale: u64,
+    weights: [u64; 20],
+    gap_us: u64,
+    /// A key that everybody wants for a while.
+    focus: Option<Name>,
+}
+
+impl Drawing<'_> {
+    /// Most histories begin with a node that works.
+    fn opening(&mut self) -> Vec<Planned> {
+        let takes_us = self.dice.pick(&[200, 2_000, 20_000]);
+        let load_us = self.dice.pick(&[50, 500, 3_000]);
+        let steps = [
+            Step::Kms {
+                mood: Mood::Good,
+                takes_us,
+            },
+            Step::Store {
+                mood: StoreMood {
+                    load_us,
+                    ..StoreMood::default()
+                },
+            },
+            self.request(),
+        ];
+        steps
+            .map(|step| Planned {
+                number: 0,
+                after_us: MS,
+                step,
+            })
+            .into()
+    }
+
+    fn change_tempo(&mut self) {
+        let soft_us = self.shape.settings.soft_ttl_ms * MS;
+        self.gap_us = match self.dice.below(6) {
+            0 => 200,
+            1 | 2 => 2 * MS,
+            3 => 10 * MS,
+            4 => soft_us / 8 + MS,
+            _ => soft_us / 2 + MS,
+        };
+        self.focus = self.dice.one_in(3).then(|| self.name_of_any());
+    }
+
+    fn step(&mut self) -> Step {
+        let all: u64 = self.weights.iter().sum();
+        let mut at = self.dice.below(all);
+        let kind = self.weights.iter().position(|weight| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        match kind.expect("the draw is below the sum") {
+            0 => self.request(),
+            1 => Step::Force {
+                by: self.caller(),
+                name: self.name(),
+                deadline_us: self.deadline(200 * MS),
+            },
+            2 => Step::Put {
+                by: self.caller(),
+                name: self.name(),
+                not_after_us: self.not_after(),
+            },
+            3 => Step::Revoke {
+                by: self.caller(),
+                name: self.name(),
+            },
+            4 => Step::Leave {
+                which: self.dice.below(256) as u8,
+            },
+            5 => Step::Disconnect {
+                connection: self.dice.below(CONNECTIONS) as u8,
+            },
+            6 => Step::Corrupt { name: self.name() },
+            7 => Step::Lose { name: self.name() },
+            8 => Step::Lock {
+                keyspace: self.keyspace(),
+            },
+            9 => Step::Unlock {
+                keyspace: self.keyspace(),
+            },
+            10 => self.kms(),
+            11 => Step::KmsSays {
+                keyspace: self.keyspace(),
+                shard: self.shard(),
+                mood: self.mood(),
+            },
+            12 => Step::KmsLate {
+                us: self.shape.settings.dek_lease_ms * MS * self.dice.below(3) / 2,
+            },
+            13 => self.store(),
+            14 => {
+                let scale = self.scale;
+                Step::Settings {
+                    keyspace: self.keyspace(),
+                    settings: settings(&mut self.dice, scale),
+                }
+            }
+            15 => Step::Hot { name: self.name() },
+            16 => Step::RotateDek {
+                keyspace: self.keyspace(),
+            },
+            17 => self.suspend(),
+            18 => Step::Stall {
+                shard: self.shard(),
+                us: self.dice.pick(&[500, 5 * MS, 60 * MS]),
+            },
+            _ => Step::Crash,
+        }
+    }
+
+    fn request(&mut self) -> Step {
+        let count = match self.dice.below(40) {
+            0 => 40,
+            1..4 => self.dice.range(2, 8) as u8,
+            _ => 1,
+        };
+        Step::Request {
+            by: self.caller(),
+            name: self.name(),
+            deadline_us: self.deadline(8 * MS),
+            slow: self.dice.one_in(8),
+            count,
+        }
+    }
+
+    fn kms(&mut self) -> Step {
+        let mood = if self.dice.one_in(2) {
+            Mood::Good
+        } else {
+            self.mood()
+        };
+        let takes_us = self
+            .dice
+            .pick(&[100, 1_000, 5_000, 40_000, 300_000, 3 * S, 20 * S]);
+        Step::Kms { mood, takes_us }
+    }
+
+    fn mood(&mut self) -> Mood {
+        self.dice.pick(&[
+            Mood::Good,
+            Mood::Denies,
+            Mood::Denies,
+            Mood::Disabled,
+            Mood::Locked,
+            Mood::Unavailable,
+            Mood::Unavailable,
+            Mood::Fails,
+            Mood::WrongKey,
+            Mood::Loses,
+            Mood::Repeats,
+        ])
+    }
+
+    fn store(&mut self) -> Step {
+        let load_us = self.dice.pick(&[50, 500, 3_000, 15_000]);
+        let mut one_in = || self.dice.pick(&[0, 0, 0, 2, 6, 20]);
+        let mood = StoreMood {
+            fails_one_in: one_in(),
+            panics_one_in: one_in(),
+            loses_dek_one_in: one_in(),
+            stale_one_in: one_in(),
+            slow_one_in: one_in(),
+            repeats_one_in: one_in(),
+            load_us,
+        };
+        Step::Store { mood }
+    }
+
+    fn suspend(&mut self) -> Step {
+        let settings = &self.shape.settings;
+        let scale = [
+            settings.soft_ttl_ms,
+            settings.hard_ttl_ms,
+            settings.dek_lease_ms,
+            3_600_000,
+        ];
+        let most_us = self.dice.pick(&scale) * MS;
+        Step::Suspend {
+            us: self.dice.range(most_us / 2, most_us * 2),
+        }
+    }
+
+    fn caller(&mut self) -> Caller {
+        Caller {
+            connection: self.dice.below(CONNECTIONS) as u8,
+            via: self.shard(),
+            allowed: !self.dice.one_in(25),
+        }
+    }
+
+    fn deadline(&mut self, most_us: u64) -> Option<u64> {
+        self.dice.one_in(3).then(|| self.dice.below(most_us))
+    }
+
+    fn not_after(&mut self) -> Option<u64> {
+        let hard_us = self.shape.settings.hard_ttl_ms * MS;
+        self.dice.one_in(5).then(|| self.dice.below(hard_us * 2))
+    }
+
+    fn name(&mut self) -> Name {
+        match self.focus {
+            Some(focus) if !self.dice.one_in(4) => focus,
+            _ => self.name_of_any(),
+        }
+    }
+
+    fn name_of_any(&mut self) -> Name {
+        Name {
+            keyspace: self.keyspace(),
+            key: self.dice.skewed(u64::from(self.shape.keys)) as u8,
+        }
+    }
+
+    fn keyspace(&mut self) -> u8 {
+        self.dice.below(u64::from(self.shape.keyspaces)) as u8
+    }
+
+    fn shard(&mut self) -> u16 {
+        self.dice.below(u64::from(self.shape.shards)) as u16
+    }
+}

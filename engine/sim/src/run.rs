@@ -1,0 +1,68 @@
+//! One history, from its seed to its verdict.
+
+use crate::coverage::Coverage;
+use crate::oracle::Violation;
+use crate::plan::{self, Plan};
+use crate::trace::Trace;
+use crate::world::World;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How a history ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What it broke, if anything.
+    pub violation: Option<Violation>,
+    /// Virtual time, µs.
+    pub virtual_us: u64,
+    /// Inputs to shards.
+    pub inputs: u64,
+    /// Operations that were carried out with a key.
+    pub served: u64,
+    /// Loads that were started.
+    pub loads: u64,
+    /// Which inputs met which states.
+    pub coverage: Coverage,
+}
+
+/// Runs the history of a seed.
+#[must_use]
+pub fn run_seed(seed: u64) -> Outcome {
+    run_plan(&plan::plan(seed), Trace::default()).0
+}
+
+/// The history of a seed in words, and what it broke.
+#[must_use]
+pub fn trace_of(seed: u64) -> (Vec<String>, Option<Violation>) {
+    let (outcome, lines) = run_plan(&plan::plan(seed), Trace::on());
+    (lines, outcome.violation)
+}
+
+/// Runs a plan. An assertion of the core that fails is a violation as any other.
+pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (Outcome, Vec<String>) {
+    let mut world = World::new(plan, trace);
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match ended {
+        Ok(checked) => checked.err(),
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Some(Violation {
+                invariant: 0,
+                what: format!("panicked: {}", text.unwrap_or_default()),
+            })
+        }
+    };
+    let lines = world.trace.take();
+    let figures = world.figures;
+    let outcome = Outcome {
+        violation,
+        virtual_us: figures.virtual_us,
+        inputs: figures.inputs,
+        served: figures.served,
+        loads: figures.loads,
+        coverage: std::mem::take(&mut world.coverage),
+    };
+    (outcome, lines)
+}

@@ -1,0 +1,196 @@
+//! The end of a history: faults stop, every good key gets fresh, the prefetcher keeps hot keys so,
+//! and at rest nothing is left over.
+
+use super::{Event, Kind, World, keyspace_id};
+use crate::oracle::{Checked, ensure};
+use crate::plan::{Caller, Name, calm_settings};
+use keyway_core::{Lifecycle, UnlockState};
+
+const MS: u64 = 1_000;
+/// Request numbers of the calm, above those of all planned steps.
+const CALM: u64 = 1 << 40;
+/// A back-off is 10 s at most, and so is the time between two questions to the KMS.
+const RECOVERS_WITHIN_US: u64 = 30_000 * MS;
+const ASK_EVERY_US: u64 = 25 * MS;
+/// How long hot keys are used, and how often. Several soft TTLs, so that each is refreshed.
+const STEADY_US: u64 = 1_500 * MS;
+const STEADY_EVERY_US: u64 = 12 * MS;
+/// After this the first refreshes of the steady time are over.
+const SETTLED_US: u64 = 500 * MS;
+const REST_US: u64 = 3_000 * MS;
+/// Longer than the longest TTL and lease of the calm.
+const FORGET_US: u64 = 70_000 * MS;
+
+impl World<'_> {
+    pub(super) fn calm_down(&mut self) -> Checked {
+        self.trace.note(self.now, || "the faults stop".into());
+        self.mend();
+        // What is under way comes to its end: calls to the KMS take longest.
+        self.advance(11_000 * MS)?;
+        self.calming = true;
+        for keyspace in 0..self.plan.shape.keyspaces {
+            let settings = calm_settings();
+            self.control.settings.insert(keyspace, settings.clone());
+            self.control.locked.insert(keyspace, false);
+            self.everywhere(&Event::Config { keyspace, settings });
+            self.advance(MS)?;
+            self.everywhere(&Event::Gate {
+                keyspace,
+                lock: false,
+            });
+        }
+        self.advance(MS)?;
+        self.all_get_fresh()?;
+        self.hot_keys_stay_fresh()?;
+        self.advance(REST_US)?;
+        self.check_rest()?;
+        self.advance(FORGET_US)?;
+        self.check_forgotten()
+    }
+
+    /// Keys that the store can bring.
+    fn good_names(&self) -> Vec<Name> {
+        let names = self.store.names().into_iter();
+        let good = names.filter(|name| {
+            self.store.durable(*name).is_some_and(|blob| {
+                !blob.revoked && !blob.corrupt && blob.not_after.is_none()
+            })
+        });
+        good.collect()
+    }
+
+    fn ask_for(&mut self, name: Name) -> Checked<Lifecycle> {
+        let owner = self.owner(name);
+        let by = Caller {
+            connection: 200 + name.key,
+            via: owner,
+            allowed: true,
+        };
+        let id = CALM + self.request_count;
+        self.ask(id, by, name, Kind::Request { slow: false }, None)?;
+        Ok(self.look(owner, name).lifecycle)
+    }
+
+    fn all_get_fresh(&mut self) -> Checked {
+        let until = self.now + RECOVERS_WITHIN_US;
+        let mut stale = self.good_names();
+        while !stale.is_empty() {
+            let mut left = Vec::new();
+            for name in stale {
+                if self.ask_for(name)? != Lifecycle::Fresh {
+                    left.push(name);
+                }
+            }
+            stale = left;
+            ensure!(
+                21,
+                stale.is_empty() || self.now < until,
+                "{stale:?} are not FRESH after {RECOVERS_WITHIN_US} us without faults: {:?}",
+                stale
+                    .iter()
+                    .map(|name| self.look(self.owner(*name), *name))
+                    .collect::<Vec<_>>()
+            );
+            self.advance(ASK_EVERY_US)?;
+        }
+        Ok(())
+    }
+
+    /// Two keys a shard at most, so that there is room for them.
+    fn hot_keys_stay_fresh(&mut self) -> Checked {
+        let mut used = std::collections::BTreeMap::<u16, u8>::new();
+        let hot: Vec<Name> = self
+            .good_names()
+            .into_iter()
+            .filter(|name| {
+                let of_shard = used.entry(self.owner(*name)).or_default();
+                *of_shard += 1;
+                *of_shard <= 2
+            })
+            .collect();
+        let (began_at, mut triggered) = (self.now, 0);
+        while self.now < began_at + STEADY_US {
+            for name in &hot {
+                let lifecycle = self.ask_for(*name)?;
+                ensure!(
+                    21,
+                    lifecycle == Lifecycle::Fresh || self.now < began_at + SETTLED_US,
+                    "{name:?}: in use all the time, and {lifecycle:?}"
+                );
+            }
+            self.advance(STEADY_EVERY_US)?;
+        }
+        for site in &self.sites {
+            for id in site.core.keyspace_ids() {
+                triggered += site.core.counters(id).map_or(0, |c| c.prefetch_trigger_total);
+            }
+        }
+        ensure!(
+            21,
+            hot.is_empty() || triggered > 0,
+            "hot keys were refreshed, and the prefetcher counts none"
+        );
+        Ok(())
+    }
+
+    fn check_rest(&mut self) -> Checked {
+        ensure!(
+            20,
+            self.requests.is_empty(),
+            "requests without an answer: {:?}",
+            self.requests
+        );
+        let on_mesh: usize = self.mesh_load.values().sum();
+        ensure!(20, on_mesh == 0, "{on_mesh} requests on the mesh, at rest");
+        for shard in 0..self.sites.len() as u16 {
+            let core = &self.sites[usize::from(shard)].core;
+            let totals = core.totals();
+            let busy = totals.flights + totals.waiters + totals.sweeping;
+            ensure!(20, busy == 0, "shard {shard} at rest: {totals:?}");
+            for keyspace in 0..self.plan.shape.keyspaces {
+                let id = keyspace_id(keyspace);
+                let (now, core) = (self.instant(), &self.sites[usize::from(shard)].core);
+                let counters = core.counters(id).expect("known");
+                let gauges = core.gauges(now, id).expect("known");
+                let left = counters.flights
+                    + counters.prefetch_flights
+                    + counters.singleflight_waiters
+                    + counters.force_waiters
+                    + gauges.due_keys as u64
+                    + gauges.parked_keys as u64;
+                ensure!(
+                    20,
+                    left == 0,
+                    "shard {shard} at rest: {counters:?}, {gauges:?}"
+                );
+                let ticket = self.oracle.terms(shard, keyspace).ticket;
+                let core = &self.sites[usize::from(shard)].core;
+                let status = ticket.and_then(|ticket| core.unlock_status(id, ticket));
+                ensure!(
+                    21,
+                    status.is_none_or(|status| status.state != UnlockState::Pending),
+                    "shard {shard}: the unlock does not end: {status:?}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys that nobody uses are left to expire, and their plaintext is gone.
+    fn check_forgotten(&mut self) -> Checked {
+        let alive = self.oracle.ledger.alive.borrow();
+        ensure!(
+            3,
+            alive.is_empty(),
+            "keys that nobody used for {FORGET_US} us: {:?}",
+            alive.values()
+        );
+        for site in &self.sites {
+            for id in site.core.keyspace_ids() {
+                let resident = site.core.counters(id).map_or(0, |c| c.resident_keys);
+                ensure!(20, resident == 0, "{resident} resident keys, and none lives");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! The process: it starts, and it dies.
+
+use super::{Event, Place, Site, World, key_id, keyspace_id};
+use crate::dice::Dice;
+use crate::oracle::{Checked, Tally, Terms, ensure};
+use crate::plan::{Mood, Name};
+use crate::store::Blob;
+use keyway_core::{Limits, Shard};
+use keyway_protocol::Router;
+use std::collections::BTreeMap;
+
+const CRASH: u64 = 1;
+
+impl World<'_> {
+    /// The catalogue and the store of a node that has been set up.
+    pub(super) fn fill(&mut self) {
+        let shape = &self.plan.shape;
+        for keyspace in 0..shape.keyspaces {
+            self.control
+                .settings
+                .insert(keyspace, shape.settings.clone());
+            self.control.locked.insert(keyspace, false);
+            self.control.generation.insert(keyspace, 1);
+            for key in 0..shape.stored {
+                let name = Name { keyspace, key };
+                let blob = Blob {
+                    version: 1,
+                    dek_generation: 1,
+                    not_after: None,
+                    corrupt: false,
+                    revoked: false,
+                };
+                self.store.insert(name, blob);
+                self.oracle.promised(name).put_version = 1;
+            }
+        }
+    }
+
+    pub(super) fn boot(&mut self, shards: u16) -> Checked {
+        self.router = Router::new([7; 16], shards).expect("a valid shard count");
+        self.oracle.terms.clear();
+        for shard in 0..shards {
+            let limits = Limits {
+                shard_index: shard,
+                shard_count: shards,
+                ..self.plan.shape.limits
+            };
+            let seed = self.plan.seed ^ (self.incarnation << 32) ^ u64::from(shard);
+            let core = Shard::new(limits, seed).expect("the limits are valid");
+            let names = self.all_names().filter(|name| self.owner(*name) == shard);
+            let names = names.collect();
+            self.sites.push(Site {
+                core,
+                names,
+                deks: BTreeMap::new(),
+                tallies: BTreeMap::new(),
+                next_tick: self.now + 1,
+                idle_ticks: 0,
+                stalled_until: 0,
+                late_results: 0,
+            });
+            for (keyspace, settings) in self.control.settings.clone() {
+                let terms = Terms::new(settings.clone());
+                self.oracle.terms.insert((shard, keyspace), terms);
+                let site = &mut self.sites[usize::from(shard)];
+                site.tallies.insert(keyspace, Tally::default());
+                let id = keyspace_id(keyspace);
+                let made = site.core.handle_keyspace(
+                    keyway_core::Instant::from_micros(self.now),
+                    id,
+                    settings,
+                );
+                made.expect("the settings are valid");
+            }
+            for (keyspace, locked) in self.control.locked.clone() {
+                if locked {
+                    self.gate(shard, keyspace, true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, number: u64) -> Checked {
+        self.figures.crashes += 1;
+        let mut dice = Dice::of(self.plan.seed, CRASH, number, 0);
+        let hot = self.keys_in_use();
+        self.incarnation += 1;
+        self.queue.clear();
+        self.sites.clear();
+        self.control.calls.clear();
+        self.loads.clear();
+        self.current.clear();
+        self.mesh_load.clear();
+        // Every connection closes with the process.
+        let requests = std::mem::take(&mut self.requests);
+        self.over.extend(requests.keys());
+        let alive = self.oracle.ledger.alive.borrow().len();
+        ensure!(3, alive == 0, "{alive} keys outlive their shards");
+        self.store.crash(&mut dice);
+        for (name, promised) in &self.oracle.promised {
+            let blob = self.store.durable(*name);
+            let kept = blob.map_or(0, |blob| blob.version) >= promised.put_version;
+            ensure!(16, kept, "{name:?}: an acknowledged put is gone");
+            let revoked = blob.is_some_and(|blob| blob.revoked);
+            ensure!(
+                16,
+                revoked || !promised.revoked,
+                "{name:?}: an acknowledged revocation is gone"
+            );
+        }
+        self.now += dice.range(1, 3_000_000);
+        let shards = if dice.one_in(3) {
+            dice.range(1, 4) as u16
+        } else {
+            self.plan.shape.shards
+        };
+        self.boot(shards)?;
+        for name in hot {
+            let owner = self.owner(name);
+            self.schedule(0, Place::Shard(owner), Event::Hot(name));
+        }
+        Ok(())
+    }
+
+    /// What a shard writes down now and then for the next start.
+    fn keys_in_use(&self) -> Vec<Name> {
+        let alive = self.oracle.ledger.alive.borrow();
+        let mut names: Vec<Name> = alive.values().map(|alive| alive.name).collect();
+        names.dedup();
+        names
+    }
+
+    fn all_names(&self) -> impl Iterator<Item = Name> + use<> {
+        let (keyspaces, keys) = (self.plan.shape.keyspaces, self.plan.shape.keys);
+        (0..keyspaces).flat_map(move |keyspace| (0..keys).map(move |key| Name { keyspace, key }))
+    }
+
+    pub(super) fn owner(&self, name: Name) -> u16 {
+        self.router
+            .shard_of(keyspace_id(name.keyspace).0, &key_id(name))
+    }
+
+    pub(super) fn shard_at(&self, shard: u16) -> u16 {
+        shard % self.sites.len() as u16
+    }
+
+    /// The KMS works again.
+    pub(super) fn mend(&mut self) {
+        self.kms.mood = Mood::Good;
+        self.kms.takes_us = 500;
+        self.kms.late_us = 0;
+        self.store.mood = crate::plan::StoreMood {
+            load_us: 50,
+            ..crate::plan::StoreMood::default()
+        };
+        for site in &mut self.sites {
+            site.stalled_until = 0;
+        }
+    }
+}
