@@ -1,6 +1,140 @@
-//! `keyway-sim`: runs histories until one breaks a promise.
-fn main() { std::panic::set_hook(Box::new(|_| {})); let mut n=0u64; let t=std::time::Instant::now(); let mut v=0u64; let mut inputs=0u64; let mut cov=keyway_sim::Coverage::default();
- let to: u64 = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(100);
- let from: u64 = std::env::args().nth(2).and_then(|a| a.parse().ok()).unwrap_or(0);
- for seed in from..from+to { let o=keyway_sim::run_seed(seed); n+=1; v+=o.virtual_us; inputs+=o.inputs; cov.add(&o.coverage); if let Some(b)=o.violation { println!("seed {seed} after {n}: {b:?}"); let s=keyway_sim::shrink(seed).unwrap(); println!("{} -> {} {:?}", s.steps_before, s.steps, s.violation); for l in s.trace { println!("{l}"); } break; } }
- println!("{n} seeds {:?} virtual {} s inputs {inputs} missing {}", t.elapsed(), v/1_000_000, cov.missing().len()); if to>1000 {println!("{:?}", cov.missing());} }
+//! `keyway-sim`: runs histories until one breaks a promise, and shows it.
+
+mod campaign;
+mod report;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Keyway's shards in virtual time, with faults, and checkers for every promise.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the histories of many seeds; stops at the first that breaks a promise, and shrinks it
+    Run {
+        /// How many
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Threads; by default one for each core
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Where to write the figures, as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Fail unless every pair of state and input was reached, or is known to be impossible
+        #[arg(long)]
+        coverage: bool,
+        /// Do not shrink a failing history
+        #[arg(long)]
+        no_shrink: bool,
+    },
+    /// Show the history of one seed in words; of a failing one the shortest that still fails
+    Replay {
+        /// The seed that a failing run printed
+        seed: u64,
+        /// The whole history, even if it fails
+        #[arg(long)]
+        whole: bool,
+    },
+    /// Run the seeds that have failed before
+    Regressions {
+        /// One seed a line, with what it once broke
+        #[arg(default_value = "engine/sim/regressions.txt")]
+        file: PathBuf,
+    },
+    /// The pairs of state and input that cannot meet, and why
+    Impossible,
+}
+
+fn main() -> ExitCode {
+    // A failed assertion of the core is a finding, and is told as one.
+    std::panic::set_hook(Box::new(|_| {}));
+    let passed = match Args::parse().command {
+        Command::Run {
+            seeds,
+            from,
+            jobs,
+            json,
+            coverage,
+            no_shrink,
+        } => run(seeds, from, jobs, json.as_deref(), coverage, !no_shrink),
+        Command::Replay { seed, whole } => report::replay(seed, whole),
+        Command::Regressions { file } => regressions(&file),
+        Command::Impossible => {
+            report::impossible();
+            true
+        }
+    };
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run(
+    seeds: u64,
+    from: u64,
+    jobs: Option<usize>,
+    json: Option<&Path>,
+    coverage: bool,
+    shrink: bool,
+) -> bool {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let result = campaign::run(from..from.saturating_add(seeds), jobs.unwrap_or(cores).max(1));
+    let shrunk = match (&result.failed, shrink) {
+        (Some((seed, _)), true) => keyway_sim::shrink(*seed),
+        _ => None,
+    };
+    if let Some(path) = json
+        && let Err(error) = std::fs::write(path, report::json(&result, shrunk.as_ref()))
+    {
+        eprintln!("keyway-sim: cannot write {}: {error}", path.display());
+        return false;
+    }
+    report::summary(&result);
+    if let Some((seed, violation)) = &result.failed {
+        report::failure(*seed, violation, shrunk.as_ref());
+        return false;
+    }
+    !coverage || report::coverage(&result.coverage)
+}
+
+fn regressions(file: &Path) -> bool {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("keyway-sim: cannot read {}: {error}", file.display());
+            return false;
+        }
+    };
+    let mut passed = true;
+    let mut count = 0;
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let Ok(seed) = line.parse() else {
+            eprintln!("keyway-sim: {}: '{line}' is no seed", file.display());
+            return false;
+        };
+        count += 1;
+        if let Some(violation) = keyway_sim::run_seed(seed).violation {
+            report::failure(seed, &violation, None);
+            passed = false;
+        }
+    }
+    println!("{count} seeds that failed before: {}", if passed { "all hold" } else { "not all hold" });
+    passed
+}

@@ -34,6 +34,17 @@ impl World<'_> {
             self.control.locked.insert(keyspace, false);
             self.everywhere(&Event::Config { keyspace, settings });
             self.advance(MS)?;
+            // A lease that came with a wrong DEK would last: an operator takes it back first.
+            let wrong = |site: &super::Site| {
+                site.deks.get(&keyspace).is_some_and(|dek| !dek.right)
+            };
+            if self.sites.iter().any(wrong) {
+                self.everywhere(&Event::Gate {
+                    keyspace,
+                    lock: true,
+                });
+                self.advance(MS)?;
+            }
             self.everywhere(&Event::Gate {
                 keyspace,
                 lock: false,
@@ -152,12 +163,17 @@ impl World<'_> {
                 let (now, core) = (self.instant(), &self.sites[usize::from(shard)].core);
                 let counters = core.counters(id).expect("known");
                 let gauges = core.gauges(now, id).expect("known");
+                // Without a lease parked keys wait for the next one who asks.
+                let parked = match gauges.lease_left_us {
+                    0 => 0,
+                    _ => gauges.parked_keys as u64,
+                };
                 let left = counters.flights
                     + counters.prefetch_flights
                     + counters.singleflight_waiters
                     + counters.force_waiters
                     + gauges.due_keys as u64
-                    + gauges.parked_keys as u64;
+                    + parked;
                 ensure!(
                     20,
                     left == 0,
