@@ -60,7 +60,9 @@ fn work(next: &AtomicU64, last: &AtomicU64, sum: &Mutex<Campaign>) {
             return;
         }
         let outcome = run_seed(seed);
-        let mut sum = sum.lock().expect("a worker's panic is caught where it happens");
+        let mut sum = sum
+            .lock()
+            .expect("a worker's panic is caught where it happens");
         sum.seeds += 1;
         sum.virtual_us += outcome.virtual_us;
         sum.inputs += outcome.inputs;
@@ -77,7 +79,9 @@ fn work(next: &AtomicU64, last: &AtomicU64, sum: &Mutex<Campaign>) {
 }
 
 fn tell(sum: &Mutex<Campaign>, began: Instant, seeds: u64) {
-    let sum = sum.lock().expect("a worker's panic is caught where it happens");
+    let sum = sum
+        .lock()
+        .expect("a worker's panic is caught where it happens");
     let wall_s = began.elapsed().as_secs_f64();
     eprintln!(
         "{:>7} of {seeds} seeds, {:.0} a second, {:.0} x real time, {} of {} pairs reached",

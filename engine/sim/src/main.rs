@@ -91,7 +91,10 @@ fn run(
     shrink: bool,
 ) -> bool {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let result = campaign::run(from..from.saturating_add(seeds), jobs.unwrap_or(cores).max(1));
+    let result = campaign::run(
+        from..from.saturating_add(seeds),
+        jobs.unwrap_or(cores).max(1),
+    );
     let shrunk = match (&result.failed, shrink) {
         (Some((seed, _)), true) => keyway_sim::shrink(*seed),
         _ => None,
@@ -135,6 +138,9 @@ fn regressions(file: &Path) -> bool {
             passed = false;
         }
     }
-    println!("{count} seeds that failed before: {}", if passed { "all hold" } else { "not all hold" });
+    println!(
+        "{count} seeds that failed before: {}",
+        if passed { "all hold" } else { "not all hold" }
+    );
     passed
 }

@@ -1,7 +1,9 @@
 //! What a person reads at the end, and what a program does.
 
 use crate::campaign::Campaign;
-use keyway_sim::{Coverage, IMPOSSIBLE, INVARIANTS, Shrunk, Violation, impossible as why, shrink, trace_of};
+use keyway_sim::{
+    Coverage, IMPOSSIBLE, INVARIANTS, Shrunk, Violation, impossible as why, shrink, trace_of,
+};
 use serde_json::json;
 
 /// The figures in lines.
@@ -46,13 +48,22 @@ pub fn coverage(coverage: &Coverage) -> bool {
 pub fn failure(seed: u64, violation: &Violation, shrunk: Option<&Shrunk>) {
     let title = INVARIANTS[usize::from(violation.invariant)];
     if let Some(shrunk) = shrunk {
-        println!("\nthe history of seed {seed}, {} of its {} steps:\n", shrunk.steps, shrunk.steps_before);
+        println!(
+            "\nthe history of seed {seed}, {} of its {} steps:\n",
+            shrunk.steps, shrunk.steps_before
+        );
         for line in &shrunk.trace {
             println!("{line}");
         }
-        println!("\nwhich breaks invariant {}: {}", shrunk.violation.invariant, shrunk.violation.what);
+        println!(
+            "\nwhich breaks invariant {}: {}",
+            shrunk.violation.invariant, shrunk.violation.what
+        );
     }
-    println!("\nseed {seed} breaks invariant {} ({title}):\n  {}", violation.invariant, violation.what);
+    println!(
+        "\nseed {seed} breaks invariant {} ({title}):\n  {}",
+        violation.invariant, violation.what
+    );
     println!("see it again: make sim-replay SEED={seed}");
     println!("once it is mended, add the seed to engine/sim/regressions.txt");
 }

@@ -17,7 +17,11 @@ impl World<'_> {
         let (mut count, mut prefetched, mut evicted) = (0, Vec::new(), Vec::new());
         while let Some(action) = self.sites[usize::from(shard)].core.poll_action() {
             count += 1;
-            ensure!(17, count <= most, "one input caused more than {most} actions");
+            ensure!(
+                17,
+                count <= most,
+                "one input caused more than {most} actions"
+            );
             match action {
                 Action::Load {
                     flight,

@@ -35,9 +35,7 @@ impl World<'_> {
             self.everywhere(&Event::Config { keyspace, settings });
             self.advance(MS)?;
             // A lease that came with a wrong DEK would last: an operator takes it back first.
-            let wrong = |site: &super::Site| {
-                site.deks.get(&keyspace).is_some_and(|dek| !dek.right)
-            };
+            let wrong = |site: &super::Site| site.deks.get(&keyspace).is_some_and(|dek| !dek.right);
             if self.sites.iter().any(wrong) {
                 self.everywhere(&Event::Gate {
                     keyspace,
@@ -63,9 +61,9 @@ impl World<'_> {
     fn good_names(&self) -> Vec<Name> {
         let names = self.store.names().into_iter();
         let good = names.filter(|name| {
-            self.store.durable(*name).is_some_and(|blob| {
-                !blob.revoked && !blob.corrupt && blob.not_after.is_none()
-            })
+            self.store
+                .durable(*name)
+                .is_some_and(|blob| !blob.revoked && !blob.corrupt && blob.not_after.is_none())
         });
         good.collect()
     }
@@ -133,7 +131,10 @@ impl World<'_> {
         }
         for site in &self.sites {
             for id in site.core.keyspace_ids() {
-                triggered += site.core.counters(id).map_or(0, |c| c.prefetch_trigger_total);
+                triggered += site
+                    .core
+                    .counters(id)
+                    .map_or(0, |c| c.prefetch_trigger_total);
             }
         }
         ensure!(
@@ -204,7 +205,11 @@ impl World<'_> {
         for site in &self.sites {
             for id in site.core.keyspace_ids() {
                 let resident = site.core.counters(id).map_or(0, |c| c.resident_keys);
-                ensure!(20, resident == 0, "{resident} resident keys, and none lives");
+                ensure!(
+                    20,
+                    resident == 0,
+                    "{resident} resident keys, and none lives"
+                );
             }
         }
         Ok(())

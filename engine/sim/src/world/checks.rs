@@ -109,9 +109,10 @@ impl World<'_> {
         let alive = self.oracle.ledger.alive.borrow();
         let here = alive.values().filter(|alive| alive.shard == shard);
         let bytes: usize = here.map(|alive| alive.key_bytes).sum();
-        let waiting = self.requests.values().filter(|asked| {
-            asked.owner == shard && matches!(asked.stage, Stage::Waiting { .. })
-        });
+        let waiting = self
+            .requests
+            .values()
+            .filter(|asked| asked.owner == shard && matches!(asked.stage, Stage::Waiting { .. }));
         let waiting = waiting.count();
         for (what, is, max) in [
             ("entries", totals.entries, limits.entries_max),
@@ -145,7 +146,11 @@ impl World<'_> {
             Refusal::NeedsUnlock { ticket } => {
                 let core = &self.sites[usize::from(shard)].core;
                 let status = core.unlock_status(keyspace_id(name.keyspace), ticket);
-                ensure!(22, status.is_some(), "{name:?}: a ticket that tells nothing");
+                ensure!(
+                    22,
+                    status.is_some(),
+                    "{name:?}: a ticket that tells nothing"
+                );
             }
             Refusal::NotFound => ensure!(
                 14,

@@ -153,14 +153,13 @@ impl World<'_> {
         self.begin(shard);
         let input = if lock { Input::Lock } else { Input::Unlock };
         self.cover_all(shard, input);
-        self.trace
-            .note(self.now, || format!("  shard {shard}: {input:?} {keyspace}"));
+        self.trace.note(self.now, || {
+            format!("  shard {shard}: {input:?} {keyspace}")
+        });
         let (now, step) = (self.instant(), self.step);
         let (id, site) = (keyspace_id(keyspace), usize::from(shard));
         if lock {
-            self.oracle
-                .terms(shard, keyspace)
-                .close(Gate::Locked, step);
+            self.oracle.terms(shard, keyspace).close(Gate::Locked, step);
             self.void_flights(shard, keyspace);
             self.sites[site].core.handle_lock(now, id);
             self.sites[site].deks.remove(&keyspace);
@@ -181,8 +180,9 @@ impl World<'_> {
         self.begin(shard);
         self.cover_all(shard, Input::Settings);
         let (now, step) = (self.now, self.step);
-        self.trace
-            .note(now, || format!("  shard {shard}: {keyspace} has {settings:?}"));
+        self.trace.note(now, || {
+            format!("  shard {shard}: {keyspace} has {settings:?}")
+        });
         let terms = self.oracle.terms(shard, keyspace);
         terms.change(now, step, settings);
         let now = self.instant();

@@ -5,9 +5,7 @@ use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::oracle::{Alive, Checked, SimKey, ensure};
 use crate::plan::Name;
-use keyway_core::{
-    FlightId, Instant, KeyId, KeyspaceId, Lifecycle, LoadError, Loaded, Urgency,
-};
+use keyway_core::{FlightId, Instant, KeyId, KeyspaceId, Lifecycle, LoadError, Loaded, Urgency};
 
 const LOAD: u64 = 5;
 const SIZE: u64 = 6;
@@ -71,9 +69,7 @@ impl World<'_> {
         let names: Vec<Name> = self
             .current
             .iter()
-            .filter(|(name, load)| {
-                name.keyspace == keyspace && self.loads[*load].shard == shard
-            })
+            .filter(|(name, load)| name.keyspace == keyspace && self.loads[*load].shard == shard)
             .map(|(name, _)| *name)
             .collect();
         for name in names {
@@ -187,11 +183,7 @@ impl World<'_> {
         let name = loading.name;
         let leased = self.oracle.terms(shard, name.keyspace).lease_end > self.now;
         if error == Some(LoadError::DekMissing) || (error.is_none() && !leased) {
-            ensure!(
-                2,
-                !alive,
-                "{name:?}: was committed without a live lease"
-            );
+            ensure!(2, !alive, "{name:?}: was committed without a live lease");
             return Ok(());
         }
         let stays = self.requests.iter().find(|(_, asked)| {

@@ -122,7 +122,8 @@ impl World<'_> {
             Verdict::Wait => Ok(None),
             Verdict::Refuse(refusal) => Err(refusal),
         };
-        self.trace.note(self.now, || format!("  #{id}: {verdict:?}"));
+        self.trace
+            .note(self.now, || format!("  #{id}: {verdict:?}"));
         match verdict {
             Ok(Some(seen)) => {
                 let tally = self.tally(shard, name.keyspace);
@@ -323,7 +324,8 @@ impl World<'_> {
         let (space, key) = (keyspace_id(name.keyspace), key_id(name));
         let core = &mut self.sites[usize::from(shard)].core;
         let admission = core.handle_force_refresh(now, Token(id), space, &key, deadline);
-        self.trace.note(self.now, || format!("  #{id}: {admission:?}"));
+        self.trace
+            .note(self.now, || format!("  #{id}: {admission:?}"));
         let tally = self.tally(shard, name.keyspace);
         tally.force += 1;
         match admission {

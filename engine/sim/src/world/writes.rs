@@ -111,12 +111,9 @@ impl World<'_> {
                 self.trace.note(self.now, || {
                     format!("  {name:?}: version {} is stored", blob.version)
                 });
-                self.sites[usize::from(shard)].core.handle_stored(
-                    now,
-                    space,
-                    &key,
-                    blob.version,
-                );
+                self.sites[usize::from(shard)]
+                    .core
+                    .handle_stored(now, space, &key, blob.version);
                 self.turn(shard)?;
             }
             self.answer(shard, request, Outcome::Done)?;
