@@ -235,6 +235,8 @@ impl Lease {
     pub(crate) fn shorten(&mut self, lease_us: u64) {
         if let Some(held) = &mut self.held {
             held.ends_at = held.ends_at.min(held.sent_at.plus_us(lease_us));
+            // The next look was planned for the longer lease.
+            self.idle_until = self.idle_until.min(held.half());
         }
     }
 
@@ -372,6 +374,17 @@ mod tests {
             now = next;
         }
         assert_eq!(lease.alarm(now, true), Alarm::Ask);
+    }
+
+    /// A lease that was shortened kept the next look that had been planned for the longer one,
+    /// found by the simulator: it ended, and took its keys along, before anybody thought of renewal.
+    #[test]
+    fn a_lease_that_is_shortened_is_renewed_at_half_its_new_time() {
+        let mut lease = held();
+        lease.shorten(4 * S);
+        assert_eq!(lease.ends_at(), s(14));
+        assert_eq!(lease.alarm_at(s(11)), Some(s(12)));
+        assert_eq!(lease.alarm(s(12), true), Alarm::Ask);
     }
 
     #[test]
