@@ -32,7 +32,7 @@ test: deps-test ## Run all tests, after installing what they need
 	cargo test $(LOCKED) --workspace
 
 .PHONY: ci
-ci: deps fmt-check check-imports check-docs lint deny test ## Everything that CI checks
+ci: deps fmt-check check-imports check-docs check-bugs lint deny test ## Everything that CI checks
 
 .PHONY: bench-s1
 bench-s1: bench-build ## S1: steady hot keys, against the bare library call
@@ -54,6 +54,10 @@ crash-loop: deps-test ## Kill the server N=100 times during an import; no acknow
 hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
 	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture
 
+.PHONY: sim-bugs
+sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to catch them all (SEEDS=2000)
+	scripts/sim-bugs --seeds $${SEEDS:-2000}
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
@@ -74,6 +78,10 @@ check-imports: deps-test ## Who may know whom, and the other rules of the tree
 .PHONY: check-docs
 check-docs: deps-test ## Links and make targets that the documents name
 	scripts/check-docs
+
+.PHONY: check-bugs
+check-bugs: deps-test ## Whether the bugs that are planted for the simulator still apply
+	scripts/sim-bugs --check
 
 .PHONY: deny
 deny: deps ## Licences, advisories and sources of the dependencies

@@ -175,6 +175,23 @@ fn at_the_end_of_the_lease_all_plaintext_goes_and_so_does_the_dek() {
 }
 
 #[test]
+fn at_the_end_of_a_lease_that_nobody_used_plaintext_goes_too() {
+    let mut rig = Rig::leased_with(Settings {
+        hard_ttl_ms: 1_000_000,
+        max_in_flight: 0,
+        ..settings()
+    });
+    rig.load("a", 1);
+    rig.grant();
+    rig.jump(99 * S);
+    assert_eq!((rig.alive.get(), rig.unwraps), (1, 0), "idle: not renewed");
+    rig.jump(S);
+    assert_eq!(rig.alive.get(), 0);
+    rig.grant();
+    assert_eq!(rig.request("a"), Got::Wait);
+}
+
+#[test]
 fn a_lease_that_comes_back_does_not_bring_back_what_died_with_the_old_one() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 1_000_000,
