@@ -164,7 +164,7 @@ impl Drawing<'_> {
             0 => self.request(),
             1 => Step::Force {
                 by: self.caller(),
-                name: self.name(),
+                name: self.name_to_force(),
                 deadline_us: self.deadline(200 * MS),
             },
             2 => Step::Put {
@@ -314,6 +314,17 @@ impl Drawing<'_> {
             Some(focus) if !self.dice.one_in(4) => focus,
             _ => self.name_of_any(),
         }
+    }
+
+    /// Now and then one that the store does not have: a force-refresh looks for it all the same.
+    fn name_to_force(&mut self) -> Name {
+        let (stored, keys) = (u64::from(self.shape.stored), u64::from(self.shape.keys));
+        let mut name = self.name();
+        if stored < keys && self.dice.one_in(3) {
+            name.key = self.dice.range(stored, keys - 1) as u8;
+            self.focus = Some(name);
+        }
+        name
     }
 
     fn name_of_any(&mut self) -> Name {
