@@ -43,7 +43,7 @@ pub struct Key {
     pub version: u32,
     /// What a load finds.
     pub stored: Answer,
-    revoked: bool,
+    pub revoked: bool,
     /// What the latest load brought, and since when that holds.
     known: Option<(Answer, u64)>,
 }

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{Random, Server, Setup};
+use crate::library::Library;
 use keyway_client::blocking::{Client, Pending};
 use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
 use keyway_client::{Scheme, Status};
-use keyway_keys::{Arena, ArenaOptions, Context, Dek, NewKey, ProviderChoice, Vault};
+use keyway_keys::ImportFormat;
 
 const ROUNDS_DEFAULT: u32 = 10;
 const SHARDS: u16 = 2;
@@ -60,7 +61,7 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let reference = Reference::new();
+    let library = Library::new();
     let mut keys = Vec::new();
     let mut in_doubt = 0;
     for round in 1..=rounds {
@@ -94,7 +95,7 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
             SHARDS
         };
         let server = Setup::new(&data).shards(shards).start();
-        in_doubt += check(&server, &reference, &mut keys);
+        in_doubt += check(&server, &library, &mut keys);
         server.kill();
         println!(
             "round {round}: {} keys, killed after {target}, {shards} shards",
@@ -203,7 +204,7 @@ fn acknowledge(known: &mut Known, change: Change, answer: &Answer<()>) {
 }
 
 /// Uses every key ever asked for. What is seen now has to stay. How many writes were in doubt.
-fn check(server: &Server, reference: &Reference, keys: &mut [Known]) -> usize {
+fn check(server: &Server, library: &Library, keys: &mut [Known]) -> usize {
     let client = server.client();
     let mut in_doubt = 0;
     for first in (0..keys.len()).step_by(PIPELINE) {
@@ -223,7 +224,7 @@ fn check(server: &Server, reference: &Reference, keys: &mut [Known]) -> usize {
             {
                 answer = client.call(operation(index));
             }
-            see(server, index, known, answer, reference);
+            see(server, index, known, answer, library);
         }
     }
     in_doubt
@@ -234,7 +235,7 @@ fn see(
     index: usize,
     known: &mut Known,
     answer: Result<Answer<Vec<u8>>, Error>,
-    reference: &Reference,
+    library: &Library,
 ) {
     let key = path(index).key_id;
     match answer {
@@ -246,7 +247,12 @@ fn see(
                 versions.contains(&version),
                 "{key}: version {version} of {versions:?}"
             );
-            let right = reference.operation(index, version);
+            let right = library.sign_or_mac(
+                algorithm(index),
+                ImportFormat::Raw,
+                &secret(index, version),
+                &index.to_le_bytes(),
+            );
             assert_eq!(
                 answer.value, right,
                 "{key}: version {version} has other bytes"
@@ -299,55 +305,6 @@ fn operation(index: usize) -> Call<Vec<u8>> {
         _ => Call::mac(&key, &message),
     };
     call.deadline(DEADLINE)
-}
-
-/// The same operations without a server.
-struct Reference {
-    vault: Vault,
-    dek: Dek,
-}
-
-impl Reference {
-    fn new() -> Reference {
-        let options = ArenaOptions {
-            capacity_bytes: 1 << 20,
-            lock: false,
-        };
-        let vault = Vault::new(Arena::new(options).unwrap(), ProviderChoice::Default);
-        let dek = vault.dek(1, &mut [1; 32]).unwrap();
-        Reference { vault, dek }
-    }
-
-    fn operation(&self, index: usize, version: u32) -> Vec<u8> {
-        let context = Context {
-            keyspace: 1,
-            key_id: b"reference",
-        };
-        let new = NewKey {
-            usage: None,
-            exportable: false,
-            not_before_unix_ms: 0,
-            not_after_unix_ms: 0,
-            now_unix_ms: 1,
-        };
-        let id = keyway_keys::Algorithm::from_id(algorithm(index).code());
-        let (format, bytes) = (keyway_keys::ImportFormat::Raw, secret(index, version));
-        let blob = self
-            .vault
-            .seal_imported(&self.dek, context, id, format, &bytes, &new)
-            .unwrap();
-        let key = self.vault.open(&self.dek, context, 1, &blob).unwrap();
-        let (message, mut out) = (index.to_le_bytes(), Vec::new());
-        match algorithm(index) {
-            Algorithm::Ed25519 => {
-                let input = keyway_keys::Input::Message(&message);
-                key.sign(keyway_keys::Scheme::Default, input, &mut out)
-                    .unwrap()
-            }
-            _ => key.mac(&message, &mut out).unwrap(),
-        };
-        out
-    }
 }
 
 fn setting(name: &str) -> Option<String> {
