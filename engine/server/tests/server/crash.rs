@@ -1,5 +1,6 @@
-//! kill -9 in the middle of a bulk import, again and again on one data directory: what was
-//! acknowledged is there after every restart, and what was not is there whole or not at all.
+//! kill -9 in the middle of a bulk import, and of starts that move the keys to another number of
+//! shards, again and again on one data directory: what was acknowledged is there after every
+//! restart, and what was not is there whole or not at all.
 //!
 //! `KEYWAY_CRASH_ROUNDS` sets the rounds (`make crash-loop` takes 100), `KEYWAY_CRASH_SEED` repeats
 //! a run's choices; the seed is printed.
@@ -23,6 +24,10 @@ const SHARDS: u16 = 2;
 const PIPELINE: usize = 64;
 /// Acknowledgements in a round before the kill: at most so many.
 const ACKNOWLEDGED_MAX: u64 = 500;
+/// Starts with another number of shards that are killed, before the one that is let through.
+const BROKEN_STARTS: u32 = 3;
+/// Such a start is killed after at most so long: it is ready after some 50 ms.
+const START_US_MAX: u64 = 60_000;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the importer knows of a key; its index gives its id, its algorithm and its secrets.
@@ -64,6 +69,7 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
     let library = Library::new();
     let mut keys = Vec::new();
     let mut in_doubt = 0;
+    let mut broken_off = 0;
     for round in 1..=rounds {
         let server = Setup::new(&data).shards(SHARDS).start();
         let acknowledged = AtomicUsize::new(0);
@@ -88,12 +94,21 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
             server.kill();
             importer.join().unwrap();
         });
-        // The log must be read whatever the number of shards that wrote it and that read it.
-        let shards = if round % 4 == 0 {
+        // The log must be read whatever the number of shards that wrote it and that read it, and
+        // however often the move to another number was broken off.
+        let moves = round % 2 == 0;
+        let shards = if moves {
             1 + 2 * (random.below(2) as u16)
         } else {
             SHARDS
         };
+        if moves {
+            for _ in 0..BROKEN_STARTS {
+                let pause = Duration::from_micros(random.below(START_US_MAX));
+                Setup::new(&data).shards(shards).start_and_kill(pause);
+                broken_off += usize::from(generations(&data) > 1);
+            }
+        }
         let server = Setup::new(&data).shards(shards).start();
         in_doubt += check(&server, &library, &mut keys);
         server.kill();
@@ -105,7 +120,17 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
     let there = keys.iter().filter(|known| known.version_min > 0).count();
     let revoked = keys.iter().filter(|known| known.revoked).count();
     println!("{there} keys, {revoked} of them revoked; {in_doubt} writes were in doubt");
+    println!("{broken_off} moves to another number of shards were broken off");
     assert!(there > 0, "nothing was imported");
+}
+
+/// Generations of logs in the directory: more than one in the middle of a move.
+fn generations(data: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(data).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("blobs-"))
+        .count()
 }
 
 struct Import<'a> {
