@@ -53,6 +53,6 @@ pub use log::{Blob, BlobLog, Known, LogOptions, Lookup, Stats};
 pub use manifest::{Manifest, SHARD_COUNT_MAX};
 pub use put::{Expect, Stored};
 pub use recover::{Damage, Progress, Recovery};
-pub use reshard::{ReshardError, ReshardProgress, ReshardReport, reshard};
+pub use reshard::{ReshardError, ReshardProgress, ReshardReport, move_keys, reshard};
 pub use seam::{File, Files};
 pub use std_files::{StdFile, StdFiles};

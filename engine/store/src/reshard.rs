@@ -12,10 +12,11 @@ use crate::data_dir::{DataDir, DirError, check_shard_count};
 use crate::error::{OpenError, PutError, ReadError};
 use crate::index::KeyState;
 use crate::limits::{BATCH_BYTES_MAX, LIST_ROWS_MAX};
-use crate::log::BlobLog;
+use crate::log::{BlobLog, LogOptions};
 use crate::manifest::Manifest;
 use crate::record::Kind;
 use crate::recover::{Damage, Progress};
+use crate::seam::Files;
 use crate::std_files::{StdFiles, now};
 
 /// How far a reshard has come.
@@ -112,7 +113,7 @@ pub fn reshard(
     data: &mut DataDir,
     shard_count: u16,
     route: impl Fn(u32, &[u8]) -> usize,
-    mut progress: impl FnMut(ReshardProgress),
+    progress: impl FnMut(ReshardProgress),
 ) -> Result<ReshardReport, ReshardError> {
     check_shard_count(shard_count)?;
     let old = *data.manifest();
@@ -121,9 +122,35 @@ pub fn reshard(
         generation: old.generation + 1,
         ..old
     };
+    let to = data.create_generation(&next)?;
+    let from = (0..old.shard_count).map(|shard| data.log_options(shard));
+    let from = from.collect::<Result<Vec<_>, _>>()?;
+    let mut report = now(move_keys(&StdFiles, from, to, route, progress))?;
+    if !report.damage.is_empty() {
+        report.kept = Some(data.keep_generation(&damage_text(&report.damage))?);
+    }
+    data.switch(next)?;
+    data.remove_leftovers()?;
+    Ok(report)
+}
+
+/// The part of [`reshard`] that touches logs: copies every key of the logs `from` to its owner's
+/// among the logs `to`, which are empty. On return all of it is durable; until then `from` is in
+/// force, and afterwards it still holds every key.
+///
+/// # Errors
+/// As [`reshard`].
+pub async fn move_keys<F: Files + Clone>(
+    files: &F,
+    from: Vec<LogOptions>,
+    to: Vec<LogOptions>,
+    route: impl Fn(u32, &[u8]) -> usize,
+    mut progress: impl FnMut(ReshardProgress),
+) -> Result<ReshardReport, ReshardError> {
+    let shard_count = to.len() as u16;
     let mut owners = Vec::new();
-    for (shard, options) in (0..).zip(data.create_generation(&next)?) {
-        let opened = now(BlobLog::open(StdFiles, options, |_: Progress| {}));
+    for (shard, options) in (0..).zip(to) {
+        let opened = BlobLog::open(files.clone(), options, |_: Progress| {}).await;
         let (log, _) = opened.map_err(|error| ReshardError::Open(shard, error))?;
         owners.push(Owner {
             log,
@@ -135,15 +162,11 @@ pub fn reshard(
     let mut report = ReshardReport::default();
     let mut set_out = 0;
     let mut done = ReshardProgress {
-        shards_total: old.shard_count,
+        shards_total: from.len() as u16,
         ..Default::default()
     };
-    for shard in 0..old.shard_count {
-        let opened = now(BlobLog::open(
-            StdFiles,
-            data.log_options(shard)?,
-            |_: Progress| {},
-        ));
+    for (shard, options) in (0..).zip(from) {
+        let opened = BlobLog::open(files.clone(), options, |_: Progress| {}).await;
         let (log, recovery) = opened.map_err(|error| ReshardError::Open(shard, error))?;
         set_out += recovery.live_records as u64;
         report
@@ -151,7 +174,7 @@ pub fn reshard(
             .extend(recovery.damage.into_iter().map(|damage| (shard, damage)));
         let mut cursor = Vec::new();
         loop {
-            let page = now(log.list(&cursor, LIST_ROWS_MAX, None));
+            let page = log.list(&cursor, LIST_ROWS_MAX, None).await;
             let page = page.map_err(|error| ReshardError::Read(shard, error))?;
             for row in page.rows {
                 let kind = match row.state {
@@ -166,7 +189,7 @@ pub fn reshard(
                     shard: to,
                     shard_count,
                 })?;
-                owner.take(kind, row)?;
+                owner.take(kind, row).await?;
             }
             done.records_done = report.records;
             progress(done);
@@ -180,8 +203,9 @@ pub fn reshard(
     }
     let mut arrived = 0;
     for owner in &mut owners {
-        owner.flush()?;
-        now(owner.log.close()).map_err(|error| ReshardError::Put(owner.shard, error))?;
+        owner.flush().await?;
+        let closed = owner.log.close().await;
+        closed.map_err(|error| ReshardError::Put(owner.shard, error))?;
         arrived += owner.log.stats().live_records as u64;
     }
     if set_out != report.records || arrived != report.records {
@@ -190,11 +214,6 @@ pub fn reshard(
             new: arrived,
         });
     }
-    if !report.damage.is_empty() {
-        report.kept = Some(data.keep_generation(&damage_text(&report.damage))?);
-    }
-    data.switch(next)?;
-    data.remove_leftovers()?;
     Ok(report)
 }
 
@@ -226,15 +245,15 @@ fn damage_text(damage: &[(u16, Damage)]) -> String {
 }
 
 /// A new log, and what it has taken that is not yet durable.
-struct Owner {
-    log: BlobLog<StdFiles>,
+struct Owner<F: Files> {
+    log: BlobLog<F>,
     shard: u16,
     staged_bytes: usize,
     last_ticket: u64,
 }
 
-impl Owner {
-    fn take(&mut self, kind: Kind, row: crate::list::Row) -> Result<(), ReshardError> {
+impl<F: Files> Owner<F> {
+    async fn take(&mut self, kind: Kind, row: crate::list::Row) -> Result<(), ReshardError> {
         self.staged_bytes += row.key_id.len() + row.blob.len();
         let hash = self
             .log
@@ -255,15 +274,15 @@ impl Owner {
             ticket: 0,
         });
         if self.staged_bytes >= BATCH_BYTES_MAX {
-            self.flush()
+            self.flush().await
         } else {
             Ok(())
         }
     }
 
-    fn flush(&mut self) -> Result<(), ReshardError> {
+    async fn flush(&mut self) -> Result<(), ReshardError> {
         self.staged_bytes = 0;
-        let flushed = now(self.log.durable(self.last_ticket));
+        let flushed = self.log.durable(self.last_ticket).await;
         flushed.map_err(|error| ReshardError::Put(self.shard, error))
     }
 }

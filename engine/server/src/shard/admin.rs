@@ -70,12 +70,16 @@ impl Shard {
         let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
         let revokes = matches!(write.change, Change::Revoke);
         if revokes {
-            // At once, before it is durable: from here on no operation begins.
-            let turn = self.begin_turn();
-            self.core
-                .borrow_mut()
-                .handle_revoked(turn.now, keyspace, id);
-            self.end_turn(turn);
+            // At once, before it is durable: from here on no operation begins. But not for a key
+            // that is not there: whoever makes it later is to find it usable.
+            let is_there = self
+                .rehydrator
+                .log()
+                .version_of(write.keyspace, id)
+                .is_some();
+            if is_there {
+                self.mark_revoked(keyspace, id);
+            }
         } else if let Err(refusal) = self.wait_for_dek(write.keyspace).await {
             let turn = self.begin_turn();
             self.refuse_as(&reply, refusal);
@@ -85,11 +89,13 @@ impl Shard {
         let turn = self.begin_turn();
         match written {
             Ok(key_version) => {
-                if !revokes {
-                    self.core
-                        .borrow_mut()
-                        .handle_stored(turn.now, keyspace, id, key_version);
+                let mut core = self.core.borrow_mut();
+                match revokes {
+                    // Again, for a key that came to be since this began.
+                    true => core.handle_revoked(turn.now, keyspace, id),
+                    false => core.handle_stored(turn.now, keyspace, id, key_version),
                 }
+                drop(core);
                 self.answer(&reply, |_| {
                     Ok(ResponseHead {
                         key_version,
@@ -99,6 +105,14 @@ impl Shard {
             }
             Err(error) => self.refuse_write(&reply, error),
         }
+        self.end_turn(turn);
+    }
+
+    fn mark_revoked(self: &Rc<Self>, keyspace: KeyspaceId, id: &[u8]) {
+        let turn = self.begin_turn();
+        self.core
+            .borrow_mut()
+            .handle_revoked(turn.now, keyspace, id);
         self.end_turn(turn);
     }
 

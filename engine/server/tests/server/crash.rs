@@ -1,5 +1,6 @@
-//! kill -9 in the middle of a bulk import, again and again on one data directory: what was
-//! acknowledged is there after every restart, and what was not is there whole or not at all.
+//! kill -9 in the middle of a bulk import, and of starts that move the keys to another number of
+//! shards, again and again on one data directory: what was acknowledged is there after every
+//! restart, and what was not is there whole or not at all.
 //!
 //! `KEYWAY_CRASH_ROUNDS` sets the rounds (`make crash-loop` takes 100), `KEYWAY_CRASH_SEED` repeats
 //! a run's choices; the seed is printed.
@@ -11,10 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::common::{Random, Server, Setup};
+use crate::library::Library;
 use keyway_client::blocking::{Client, Pending};
 use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
 use keyway_client::{Scheme, Status};
-use keyway_keys::{Arena, ArenaOptions, Context, Dek, NewKey, ProviderChoice, Vault};
+use keyway_keys::ImportFormat;
 
 const ROUNDS_DEFAULT: u32 = 10;
 const SHARDS: u16 = 2;
@@ -22,6 +24,10 @@ const SHARDS: u16 = 2;
 const PIPELINE: usize = 64;
 /// Acknowledgements in a round before the kill: at most so many.
 const ACKNOWLEDGED_MAX: u64 = 500;
+/// Starts with another number of shards that are killed, before the one that is let through.
+const BROKEN_STARTS: u32 = 3;
+/// Such a start is killed after at most so long: it is ready after some 50 ms.
+const START_US_MAX: u64 = 60_000;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the importer knows of a key; its index gives its id, its algorithm and its secrets.
@@ -60,9 +66,10 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
     let mut random = Random(seed);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let reference = Reference::new();
+    let library = Library::new();
     let mut keys = Vec::new();
     let mut in_doubt = 0;
+    let mut broken_off = 0;
     for round in 1..=rounds {
         let server = Setup::new(&data).shards(SHARDS).start();
         let acknowledged = AtomicUsize::new(0);
@@ -87,14 +94,23 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
             server.kill();
             importer.join().unwrap();
         });
-        // The log must be read whatever the number of shards that wrote it and that read it.
-        let shards = if round % 4 == 0 {
+        // The log must be read whatever the number of shards that wrote it and that read it, and
+        // however often the move to another number was broken off.
+        let moves = round % 2 == 0;
+        let shards = if moves {
             1 + 2 * (random.below(2) as u16)
         } else {
             SHARDS
         };
+        if moves {
+            for _ in 0..BROKEN_STARTS {
+                let pause = Duration::from_micros(random.below(START_US_MAX));
+                Setup::new(&data).shards(shards).start_and_kill(pause);
+                broken_off += usize::from(generations(&data) > 1);
+            }
+        }
         let server = Setup::new(&data).shards(shards).start();
-        in_doubt += check(&server, &reference, &mut keys);
+        in_doubt += check(&server, &library, &mut keys);
         server.kill();
         println!(
             "round {round}: {} keys, killed after {target}, {shards} shards",
@@ -104,7 +120,17 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
     let there = keys.iter().filter(|known| known.version_min > 0).count();
     let revoked = keys.iter().filter(|known| known.revoked).count();
     println!("{there} keys, {revoked} of them revoked; {in_doubt} writes were in doubt");
+    println!("{broken_off} moves to another number of shards were broken off");
     assert!(there > 0, "nothing was imported");
+}
+
+/// Generations of logs in the directory: more than one in the middle of a move.
+fn generations(data: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(data).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("blobs-"))
+        .count()
 }
 
 struct Import<'a> {
@@ -203,7 +229,7 @@ fn acknowledge(known: &mut Known, change: Change, answer: &Answer<()>) {
 }
 
 /// Uses every key ever asked for. What is seen now has to stay. How many writes were in doubt.
-fn check(server: &Server, reference: &Reference, keys: &mut [Known]) -> usize {
+fn check(server: &Server, library: &Library, keys: &mut [Known]) -> usize {
     let client = server.client();
     let mut in_doubt = 0;
     for first in (0..keys.len()).step_by(PIPELINE) {
@@ -223,7 +249,7 @@ fn check(server: &Server, reference: &Reference, keys: &mut [Known]) -> usize {
             {
                 answer = client.call(operation(index));
             }
-            see(server, index, known, answer, reference);
+            see(server, index, known, answer, library);
         }
     }
     in_doubt
@@ -234,7 +260,7 @@ fn see(
     index: usize,
     known: &mut Known,
     answer: Result<Answer<Vec<u8>>, Error>,
-    reference: &Reference,
+    library: &Library,
 ) {
     let key = path(index).key_id;
     match answer {
@@ -246,7 +272,12 @@ fn see(
                 versions.contains(&version),
                 "{key}: version {version} of {versions:?}"
             );
-            let right = reference.operation(index, version);
+            let right = library.sign_or_mac(
+                algorithm(index),
+                ImportFormat::Raw,
+                &secret(index, version),
+                &index.to_le_bytes(),
+            );
             assert_eq!(
                 answer.value, right,
                 "{key}: version {version} has other bytes"
@@ -299,55 +330,6 @@ fn operation(index: usize) -> Call<Vec<u8>> {
         _ => Call::mac(&key, &message),
     };
     call.deadline(DEADLINE)
-}
-
-/// The same operations without a server.
-struct Reference {
-    vault: Vault,
-    dek: Dek,
-}
-
-impl Reference {
-    fn new() -> Reference {
-        let options = ArenaOptions {
-            capacity_bytes: 1 << 20,
-            lock: false,
-        };
-        let vault = Vault::new(Arena::new(options).unwrap(), ProviderChoice::Default);
-        let dek = vault.dek(1, &mut [1; 32]).unwrap();
-        Reference { vault, dek }
-    }
-
-    fn operation(&self, index: usize, version: u32) -> Vec<u8> {
-        let context = Context {
-            keyspace: 1,
-            key_id: b"reference",
-        };
-        let new = NewKey {
-            usage: None,
-            exportable: false,
-            not_before_unix_ms: 0,
-            not_after_unix_ms: 0,
-            now_unix_ms: 1,
-        };
-        let id = keyway_keys::Algorithm::from_id(algorithm(index).code());
-        let (format, bytes) = (keyway_keys::ImportFormat::Raw, secret(index, version));
-        let blob = self
-            .vault
-            .seal_imported(&self.dek, context, id, format, &bytes, &new)
-            .unwrap();
-        let key = self.vault.open(&self.dek, context, 1, &blob).unwrap();
-        let (message, mut out) = (index.to_le_bytes(), Vec::new());
-        match algorithm(index) {
-            Algorithm::Ed25519 => {
-                let input = keyway_keys::Input::Message(&message);
-                key.sign(keyway_keys::Scheme::Default, input, &mut out)
-                    .unwrap()
-            }
-            _ => key.mac(&message, &mut out).unwrap(),
-        };
-        out
-    }
 }
 
 fn setting(name: &str) -> Option<String> {

@@ -6,5 +6,7 @@ mod end_to_end;
 mod figures;
 mod hostile;
 mod keyspaces;
+mod library;
 mod memory;
+mod model;
 mod operations;

@@ -320,6 +320,24 @@ fn a_revoked_key_stays_revoked() {
     );
 }
 
+/// REVOKE stopped the key's use at once, before it looked whether there is such a key. Of one that
+/// was not there it said NOT_FOUND, and left a mark: from then on everybody was told REVOKED, and a
+/// key made under that name afterwards could not be used until the server started anew.
+#[test]
+fn a_key_made_after_a_vain_revocation_can_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let client = server.client();
+    let key = path("prod/alice");
+    assert_eq!(refused(client.key_revoke(&key)), Status::NotFound);
+    assert_eq!(refused(sign(&client, &key)), Status::NotFound);
+    assert_eq!(refused(client.force_refresh(&key)), Status::NotFound);
+    generate(&client, "prod/alice", Algorithm::Ed25519);
+    assert_eq!(sign(&client, &key).unwrap().key_version, 1);
+    client.key_revoke(&key).unwrap();
+    assert_eq!(refused(sign(&client, &key)), Status::Revoked);
+}
+
 #[test]
 fn the_newest_version_signs_and_older_ones_still_verify_and_decrypt() {
     let dir = tempfile::tempdir().unwrap();

@@ -13,4 +13,6 @@ mod puts;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod reshard_crash;
+#[cfg(test)]
 mod support;

@@ -124,6 +124,18 @@ impl Setup {
         }
     }
 
+    /// Starts it, and kills it after `pause`, wherever it is by then.
+    pub fn start_and_kill(&self, pause: Duration) {
+        let mut command = self.command();
+        let mut child = command
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("keywayd was built");
+        std::thread::sleep(pause);
+        child.kill().expect("it was ours");
+        child.wait().expect("it was ours");
+    }
+
     /// Starts it, expects that it refuses, and returns what it says.
     pub fn refused(&self) -> String {
         let output = self.command().output().expect("keywayd was built");

@@ -25,6 +25,21 @@ pub enum Fault {
     PowerCut,
     /// This call fails, the next ones do not.
     Error,
+    /// There is no room from here on: what makes a file longer, or a new one, fails, until
+    /// [`FaultyFiles::make_room`].
+    Full,
+}
+
+/// A disk, or a seam, that says "done" without doing it: against such a one nothing helps, and a
+/// test that does not notice it notices nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// No data sync does anything.
+    SyncData,
+    /// A data sync leaves out what was written last before it.
+    SyncDataButTheLast,
+    /// No directory sync does anything.
+    SyncDir,
 }
 
 #[derive(Clone, Default)]
@@ -40,6 +55,10 @@ struct Disk {
     fault: Option<(u64, Fault)>,
     dead: bool,
     syncs: u64,
+    reads: u64,
+    failing_read: Option<u64>,
+    full: bool,
+    lie: Option<Lie>,
     /// Reading a file without a name fails, as it does where a handle is not enough.
     removed_is_gone: bool,
 }
@@ -86,6 +105,25 @@ impl FaultyFiles {
         self.0.borrow().fault.is_none()
     }
 
+    /// Lets the read with this number fail, once, counted from now.
+    pub fn fail_read_after(&self, reads: u64) {
+        let mut disk = self.0.borrow_mut();
+        disk.failing_read = Some(disk.reads + reads);
+    }
+
+    pub fn reads(&self) -> u64 {
+        self.0.borrow().reads
+    }
+
+    pub fn make_room(&self) {
+        self.0.borrow_mut().full = false;
+    }
+
+    /// From now on, and after power cuts, too.
+    pub fn lie(&self, lie: Lie) {
+        self.0.borrow_mut().lie = Some(lie);
+    }
+
     pub fn forget_removed(&self) {
         self.0.borrow_mut().removed_is_gone = true;
     }
@@ -120,6 +158,7 @@ impl FaultyFiles {
             inodes,
             names,
             durable_names,
+            lie: disk.lie,
             ..Disk::default()
         })))
     }
@@ -199,12 +238,25 @@ impl Disk {
             Some((at, fault)) if at < self.steps => {
                 self.fault = None;
                 self.dead = fault == Fault::PowerCut;
+                self.full = fault == Fault::Full;
+                if self.full {
+                    // Whether it matters is for the call to say.
+                    return Ok(Fate::Done);
+                }
                 Ok(Fate::Half(io::Error::other(format!(
                     "{fault:?} at step {}",
                     self.steps
                 ))))
             }
             _ => Ok(Fate::Done),
+        }
+    }
+
+    fn has_room(&self) -> io::Result<()> {
+        if self.full {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
         }
     }
 
@@ -226,6 +278,7 @@ impl Files for FaultyFiles {
         if let Fate::Half(error) = disk.begin()? {
             return Err(error);
         }
+        disk.has_room()?;
         if disk.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
@@ -270,13 +323,23 @@ impl Files for FaultyFiles {
             .ok_or(io::ErrorKind::NotFound.into())
     }
 
-    async fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         yield_now().await;
         let mut disk = self.0.borrow_mut();
         if let Fate::Half(error) = disk.begin()? {
             return Err(error);
         }
-        disk.durable_names = disk.names.clone();
+        if disk.lie == Some(Lie::SyncDir) {
+            return Ok(());
+        }
+        let Disk {
+            names,
+            durable_names,
+            ..
+        } = &mut *disk;
+        durable_names.retain(|path, _| path.parent() != Some(dir));
+        let here = names.iter().filter(|(path, _)| path.parent() == Some(dir));
+        durable_names.extend(here.map(|(path, inode)| (path.clone(), *inode)));
         Ok(())
     }
 }
@@ -289,8 +352,13 @@ pub struct FaultyFile {
 impl File for FaultyFile {
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         yield_now().await;
-        let disk = self.disk.borrow();
+        let mut disk = self.disk.borrow_mut();
         disk.alive()?;
+        disk.reads += 1;
+        if disk.failing_read.is_some_and(|at| at < disk.reads) {
+            disk.failing_read = None;
+            return Err(io::Error::other("a bad sector"));
+        }
         if disk.removed_is_gone && !disk.names.values().any(|inode| *inode == self.inode) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -307,10 +375,17 @@ impl File for FaultyFile {
             let half = bytes.len() / 2;
             bytes.truncate(half);
         }
+        let room = disk.has_room();
         let inode = &mut disk.inodes[self.inode];
+        let fits = inode.now.len().saturating_sub(offset as usize);
+        let is_cut = room.is_err() && fits < bytes.len();
+        if is_cut {
+            bytes.truncate(fits);
+        }
         put(&mut inode.now, offset as usize, &bytes);
         inode.unsynced.push(Change::Write(offset as usize, bytes));
         match fate {
+            Fate::Done if is_cut => room,
             Fate::Done => Ok(()),
             Fate::Half(error) => Err(error),
         }
@@ -321,12 +396,18 @@ impl File for FaultyFile {
         let mut disk = self.disk.borrow_mut();
         let fate = disk.begin()?;
         disk.syncs += 1;
-        let dead = disk.dead;
+        let (dead, lie) = (disk.dead, disk.lie);
         let inode = &mut disk.inodes[self.inode];
         match fate {
             Fate::Done => {
+                let left_out = match lie {
+                    Some(Lie::SyncData) => inode.unsynced.len(),
+                    Some(Lie::SyncDataButTheLast) => 1.min(inode.unsynced.len()),
+                    _ => 0,
+                };
+                let kept = inode.unsynced.split_off(inode.unsynced.len() - left_out);
                 // What an earlier failed sync dropped stays dropped.
-                for change in std::mem::take(&mut inode.unsynced) {
+                for change in std::mem::replace(&mut inode.unsynced, kept) {
                     match change {
                         Change::Write(offset, bytes) => put(&mut inode.durable, offset, &bytes),
                         Change::Truncate(len) => inode.durable.truncate(len),
