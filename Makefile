@@ -54,6 +54,10 @@ crash-loop: deps-test ## Kill the server N=100 times during an import; no acknow
 hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
 	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture
 
+.PHONY: mutants
+mutants: deps-mutants ## Change the core in 1200 ways; a change that no test notices wants a reason (MUTANTS="-f lease.rs")
+	scripts/mutants -j2 $(MUTANTS)
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
@@ -90,3 +94,7 @@ deps-build:
 .PHONY: deps-test
 deps-test:
 	@scripts/deps build test
+
+.PHONY: deps-mutants
+deps-mutants:
+	@scripts/deps build test mutants
