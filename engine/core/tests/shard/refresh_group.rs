@@ -66,6 +66,7 @@ fn a_flight_that_takes_too_long_ends_for_everybody_and_its_result_is_ignored() {
         Ended::Refused(Refusal::Retry { .. })
     ));
     assert_eq!(rig.lifecycle("a"), Lifecycle::BackOff);
+    assert_eq!(rig.counters().rehydrate_total, 1);
     assert_eq!(rig.counters().rehydrate_fail_total, 1);
     let load = rig.take_load();
     let loaded = rig.loaded(1);

@@ -3,7 +3,7 @@
 use crate::rig::*;
 use keyway_core::{
     Event, KeyspaceId, Lifecycle, Limits, LoadError, OnSoftExpiry, Refusal, Request, Settings,
-    Token, Urgency, Verdict,
+    TICK_US, Token, Urgency, Verdict,
 };
 
 const BUDGET: u64 = 3 * MS;
@@ -106,6 +106,23 @@ fn an_absent_key_that_does_not_come_in_time_means_retry_and_the_flight_goes_on()
     assert_eq!(rig.lifecycle("a"), Lifecycle::Loading);
     rig.land(1);
     assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn the_hint_of_retry_is_what_loads_take_and_a_tick_at_least() {
+    let mut rig = Rig::leased();
+    let hint_of = |rig: &mut Rig, token, key| {
+        rig.request_by(token, key, None);
+        rig.jump(4 * MS);
+        match rig.end_of(token) {
+            Ended::Refused(Refusal::Retry { after_us }) => after_us,
+            ended => panic!("not RETRY: {ended:?}"),
+        }
+    };
+    assert_eq!(hint_of(&mut rig, 1, "a"), TICK_US, "nothing is known yet");
+    rig.sleep(36 * MS);
+    rig.land(1);
+    assert_eq!(hint_of(&mut rig, 2, "b"), 40 * MS);
 }
 
 #[test]
