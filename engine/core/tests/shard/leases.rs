@@ -332,6 +332,11 @@ fn while_the_kms_does_not_answer_requests_are_told_when_to_come_back() {
         rig.end_of(1),
         Ended::Refused(Refusal::Unavailable { .. })
     ));
+    let counters = rig.counters();
+    assert_eq!(
+        (counters.rehydrate_total, counters.rehydrate_fail_total),
+        (1, 1)
+    );
     let after_us = unavailable_us(rig.request("a"));
     assert!((100 * MS..=10 * S).contains(&after_us));
     assert_eq!(rig.unwraps, 1);

@@ -132,6 +132,18 @@ fn gauges_return_to_zero_at_rest() {
     for key in ["a", "b", "c"] {
         rig.request(key);
     }
+    let totals = rig.shard.totals();
+    assert_eq!(
+        (
+            totals.keyspaces,
+            totals.entries,
+            totals.flights,
+            totals.waiters
+        ),
+        (1, 3, 3, 3)
+    );
+    // One for each flight and waiter, one for the renewal of the lease and one for its end.
+    assert_eq!(totals.timers, 8);
     rig.land(1);
     rig.fail(LoadError::NotFound);
     rig.fail(LoadError::Store);
