@@ -54,9 +54,22 @@ crash-loop: deps-test ## Kill the server N=100 times during an import; no acknow
 hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
 	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture
 
+.PHONY: sim
+sim: deps-build ## Simulate SEEDS=1000 histories of a whole node and check every invariant (FROM=0)
+	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- regressions
+	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- run --seeds $${SEEDS:-1000} --from $${FROM:-0}
+
+.PHONY: sim-replay
+sim-replay: deps-build ## Show the history of SEED=n in words; of a failing one the shortest that still fails
+	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- replay $${SEED:?"make sim-replay SEED=n"}
+
 .PHONY: sim-bugs
 sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to catch them all (SEEDS=2000)
 	scripts/sim-bugs --seeds $${SEEDS:-2000}
+
+.PHONY: mutants
+mutants: deps-mutants ## Change the core in 1200 ways; a change that no test notices wants a reason (MUTANTS="-f lease.rs")
+	scripts/mutants -j2 $(MUTANTS)
 
 .PHONY: fmt
 fmt: ## Format the sources
@@ -98,3 +111,7 @@ deps-build:
 .PHONY: deps-test
 deps-test:
 	@scripts/deps build test
+
+.PHONY: deps-mutants
+deps-mutants:
+	@scripts/deps build test mutants

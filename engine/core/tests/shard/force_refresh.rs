@@ -158,6 +158,7 @@ fn it_is_refused_where_no_load_can_help() {
         .shard
         .handle_force_refresh(now, Token(1), KeyspaceId(9), b"a", None);
     assert_eq!(unknown, Admission::Refused(Refusal::NoKeyspace));
+    assert_eq!(rig.shard.totals().no_keyspace_total, 1);
     let late = rig
         .shard
         .handle_force_refresh(now, Token(1), PROD, b"a", Some(now));
@@ -239,4 +240,21 @@ fn it_waits_within_the_limits() {
         rig.try_force(2, "a"),
         Admission::Refused(Refusal::Overloaded { .. })
     ));
+}
+
+#[test]
+fn without_a_free_flight_it_is_overloaded() {
+    let limits = Limits {
+        flights_max: 1,
+        on_demand_reserve: 0,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    rig.force(1, "a");
+    assert!(matches!(
+        rig.try_force(2, "b"),
+        Admission::Refused(Refusal::Overloaded { .. })
+    ));
+    rig.force(3, "a");
 }

@@ -31,6 +31,7 @@ fn the_first_request_asks_the_kms_once_and_waits() {
     assert_eq!(rig.request_by(2, "b", None), Got::Wait);
     assert_eq!(rig.lifecycle("a"), Lifecycle::AwaitingDek);
     assert_eq!((rig.unwraps, rig.loads.len()), (1, 0));
+    assert_eq!(rig.counters().unwraps_total, 1);
     rig.sleep(MS);
     rig.grant();
     assert_eq!(rig.loads.len(), 2);
@@ -147,6 +148,62 @@ fn an_idle_keyspace_is_not_renewed_until_somebody_uses_it() {
     rig.load("a", 1);
     rig.jump(7 * S);
     assert_eq!(rig.unwraps, 1, "the next look finds that it is wanted");
+}
+
+#[test]
+fn whether_an_idle_keyspace_is_wanted_is_looked_at_every_sixteenth_of_the_lease() {
+    let mut rig = Rig::leased();
+    rig.jump(60 * S);
+    rig.load("a", 1);
+    rig.jump(6 * S);
+    assert_eq!(rig.unwraps, 0, "a sixteenth of 100 s is 6.25 s");
+    rig.jump(S);
+    assert_eq!(rig.unwraps, 1);
+}
+
+#[test]
+fn a_keyspace_that_nobody_uses_is_left_alone_after_an_outage_too() {
+    let mut rig = Rig::leased();
+    rig.jump(60 * S);
+    rig.lease(LeaseEvent::Unavailable {
+        retry_after_us: 50 * S,
+    });
+    rig.jump(40 * S);
+    rig.jump(20 * S);
+    assert_eq!(
+        rig.unwraps, 0,
+        "no lease, no back-off, and nobody to ask for"
+    );
+    rig.request("a");
+    assert_eq!(rig.unwraps, 1);
+}
+
+#[test]
+fn an_outage_early_in_the_lease_does_not_bring_the_renewal_forward() {
+    let mut rig = Rig::leased();
+    rig.load("a", 1);
+    rig.lease(LeaseEvent::Unavailable { retry_after_us: S });
+    rig.jump(20 * S);
+    rig.jump(29 * S);
+    assert_eq!(rig.unwraps, 0);
+    rig.jump(S);
+    assert_eq!(rig.unwraps, 1, "at half");
+}
+
+#[test]
+fn the_newest_generation_under_the_lease_is_told() {
+    let mut rig = Rig::new();
+    let generation = |rig: &Rig| rig.shard.gauges(rig.now, PROD).unwrap().dek_generation;
+    assert_eq!(generation(&rig), 0, "no lease");
+    for (granted, newest) in [(3, 3), (5, 5), (4, 5)] {
+        rig.lease(LeaseEvent::Granted {
+            sent_at: rig.now,
+            generation: granted,
+        });
+        assert_eq!(generation(&rig), newest);
+    }
+    rig.jump(100 * S);
+    assert_eq!(generation(&rig), 0);
 }
 
 #[test]
@@ -292,6 +349,11 @@ fn while_the_kms_does_not_answer_requests_are_told_when_to_come_back() {
         rig.end_of(1),
         Ended::Refused(Refusal::Unavailable { .. })
     ));
+    let counters = rig.counters();
+    assert_eq!(
+        (counters.rehydrate_total, counters.rehydrate_fail_total),
+        (1, 1)
+    );
     let after_us = unavailable_us(rig.request("a"));
     assert!((100 * MS..=10 * S).contains(&after_us));
     assert_eq!(rig.unwraps, 1);
@@ -376,6 +438,41 @@ fn a_generation_that_the_kms_does_not_bring_either_is_a_failure() {
     ));
     assert_eq!((rig.unwraps, rig.lifecycle("a")), (1, Lifecycle::BackOff));
     assert_eq!(rig.counters().rehydrate_fail_total, 1);
+}
+
+#[test]
+fn a_flight_waits_for_another_generation_once_even_if_the_kms_is_being_asked_again() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.fail(LoadError::DekMissing);
+    rig.grant();
+    rig.request_by(2, "b", None);
+    let (of_a, of_b) = (rig.take_load(), rig.take_load());
+    rig.answer(&of_b, Err(LoadError::DekMissing));
+    assert_eq!(rig.unwraps, 2);
+    rig.answer(&of_a, Err(LoadError::DekMissing));
+    assert!(matches!(
+        rig.end_of(1),
+        Ended::Refused(Refusal::Retry { .. })
+    ));
+    assert!(rig.is_waiting(2), "b has not waited yet");
+}
+
+#[test]
+fn an_invalid_key_does_not_wait_for_another_generation() {
+    let mut rig = Rig::leased();
+    rig.request("invalid");
+    rig.fail(LoadError::Corrupt);
+    let second_reading = rig.take_load();
+    rig.request("a");
+    rig.fail(LoadError::DekMissing);
+    assert_eq!(rig.unwraps, 1);
+    rig.answer(&second_reading, Err(LoadError::DekMissing));
+    let view = rig.view("invalid");
+    assert_eq!(
+        (view.lifecycle, view.refreshing, view.backing_off),
+        (Lifecycle::Invalid, false, true)
+    );
 }
 
 #[test]

@@ -65,6 +65,19 @@ fn a_key_that_comes_into_use_inside_the_window_is_refreshed_too() {
 }
 
 #[test]
+fn an_unused_key_inside_the_window_is_looked_at_every_eighth_of_it() {
+    let mut rig = Rig::leased();
+    rig.force(1, "a");
+    rig.land(1);
+    rig.pass(WINDOW_AT + 10 * MS);
+    rig.request("a");
+    rig.pass(230 * MS);
+    assert!(rig.loads.is_empty(), "an eighth of 2 s is 250 ms");
+    rig.pass(30 * MS);
+    assert_eq!(rig.loads.len(), 1);
+}
+
+#[test]
 fn urgent_keys_go_first() {
     let mut rig = used(
         &["late"],

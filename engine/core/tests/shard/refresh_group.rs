@@ -66,6 +66,7 @@ fn a_flight_that_takes_too_long_ends_for_everybody_and_its_result_is_ignored() {
         Ended::Refused(Refusal::Retry { .. })
     ));
     assert_eq!(rig.lifecycle("a"), Lifecycle::BackOff);
+    assert_eq!(rig.counters().rehydrate_total, 1);
     assert_eq!(rig.counters().rehydrate_fail_total, 1);
     let load = rig.take_load();
     let loaded = rig.loaded(1);
@@ -131,6 +132,18 @@ fn gauges_return_to_zero_at_rest() {
     for key in ["a", "b", "c"] {
         rig.request(key);
     }
+    let totals = rig.shard.totals();
+    assert_eq!(
+        (
+            totals.keyspaces,
+            totals.entries,
+            totals.flights,
+            totals.waiters
+        ),
+        (1, 3, 3, 3)
+    );
+    // One for each flight and waiter, one for the renewal of the lease and one for its end.
+    assert_eq!(totals.timers, 8);
     rig.land(1);
     rig.fail(LoadError::NotFound);
     rig.fail(LoadError::Store);

@@ -2,8 +2,8 @@
 
 use crate::rig::*;
 use keyway_core::{
-    Event, KeyspaceId, Lifecycle, Limits, LoadError, OnSoftExpiry, Refusal, Request, Settings,
-    Token, Urgency, Verdict,
+    Action, Event, KeyspaceId, Lifecycle, Limits, LoadError, OnSoftExpiry, Refusal, Request,
+    Settings, TICK_US, Token, Urgency, Verdict,
 };
 
 const BUDGET: u64 = 3 * MS;
@@ -106,6 +106,23 @@ fn an_absent_key_that_does_not_come_in_time_means_retry_and_the_flight_goes_on()
     assert_eq!(rig.lifecycle("a"), Lifecycle::Loading);
     rig.land(1);
     assert_eq!(rig.request("a"), Got::Fresh(1));
+}
+
+#[test]
+fn the_hint_of_retry_is_what_loads_take_and_a_tick_at_least() {
+    let mut rig = Rig::leased();
+    let hint_of = |rig: &mut Rig, token, key| {
+        rig.request_by(token, key, None);
+        rig.jump(4 * MS);
+        match rig.end_of(token) {
+            Ended::Refused(Refusal::Retry { after_us }) => after_us,
+            ended => panic!("not RETRY: {ended:?}"),
+        }
+    };
+    assert_eq!(hint_of(&mut rig, 1, "a"), TICK_US, "nothing is known yet");
+    rig.sleep(36 * MS);
+    rig.land(1);
+    assert_eq!(hint_of(&mut rig, 2, "b"), 40 * MS);
 }
 
 #[test]
@@ -419,7 +436,7 @@ fn redeem_checks_everything_again() {
         rig.land_without_drain(1);
         let mut ready = None;
         while let Some(action) = rig.shard.poll_action() {
-            if let keyway_core::Action::Ready { redeem, .. } = action {
+            if let Action::Ready { redeem, .. } = action {
                 ready = Some(redeem);
             }
         }
@@ -449,6 +466,34 @@ fn redeem_checks_everything_again() {
     assert!(matches!(locked, Refusal::NeedsUnlock { .. }));
     assert_eq!(rig.counters().redeem_refused_total, 4);
     assert!(rig.counters().add_up());
+}
+
+#[test]
+fn redeem_says_what_became_of_the_key_since_the_wait_ended() {
+    for (error, refusal) in [
+        (LoadError::NotFound, Refusal::NotFound),
+        (LoadError::Corrupt, Refusal::Invalid),
+    ] {
+        let mut rig = Rig::leased();
+        rig.request_by(1, "a", None);
+        rig.force(2, "a");
+        rig.land_without_drain(1);
+        let (mut ready, mut next) = (None, None);
+        while let Some(action) = rig.shard.poll_action() {
+            match action {
+                Action::Ready { redeem, .. } => ready = Some(redeem),
+                Action::Load { flight, .. } => next = Some(flight),
+                _ => {}
+            }
+        }
+        let next = next.expect("the force-refresh needs a load of its own");
+        rig.shard.handle_loaded(rig.now, next, Err(error));
+        let redeem = ready.expect("the wait is over");
+        assert_eq!(
+            rig.shard.redeem(rig.now, PROD, b"a", redeem).unwrap_err(),
+            refusal
+        );
+    }
 }
 
 #[test]

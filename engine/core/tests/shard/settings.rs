@@ -62,6 +62,28 @@ fn a_longer_hard_ttl_holds_from_the_next_load_on() {
 }
 
 #[test]
+fn eight_rises_of_the_hard_ttl_are_told_apart_and_other_settings_do_not_touch_them() {
+    let mut rig = Rig::leased_with(Settings {
+        dek_lease_ms: 1_000_000,
+        ..settings()
+    });
+    let mut expected = Vec::new();
+    for rise in 0..9 {
+        let hard_ttl_ms = 60_000 + 1_000 * rise;
+        rig.set(|settings| settings.hard_ttl_ms = hard_ttl_ms);
+        rig.sleep(MS);
+        let key = format!("key-{rise}");
+        rig.load(&key, 1);
+        expected.push((key, rig.now.plus_us(hard_ttl_ms * MS)));
+        rig.sleep(MS);
+    }
+    rig.set(|settings| settings.low_water_pct = 4);
+    for (key, expires_at) in expected {
+        assert_eq!(rig.view(&key).expires_at, Some(expires_at), "{key}");
+    }
+}
+
+#[test]
 fn a_shorter_lease_shortens_and_a_longer_one_waits_for_the_kms() {
     let mut rig = Rig::leased();
     let left = |rig: &Rig| rig.shard.gauges(rig.now, PROD).unwrap().lease_left_us;

@@ -136,6 +136,34 @@ fn an_unlock_that_the_kms_refuses_has_failed() {
 }
 
 #[test]
+fn an_unlock_while_keys_come_back_is_another_one_with_figures_of_its_own() {
+    let mut rig = Rig::leased();
+    for key in ["a", "b"] {
+        rig.load(key, 1);
+        rig.request(key);
+    }
+    rig.lock();
+    let first = rig.unlock();
+    rig.grant();
+    rig.jump(10 * MS);
+    rig.land(1);
+    let second = rig.unlock();
+    assert_ne!(first, second);
+    let status = |rig: &Rig, ticket| rig.shard.unlock_status(PROD, ticket).unwrap();
+    assert_eq!(status(&rig, first).state, UnlockState::Done);
+    assert_eq!(status(&rig, second).state, UnlockState::Pending);
+    rig.land(1);
+    assert_eq!(status(&rig, first).keys_reloaded, 1);
+    assert_eq!(
+        (
+            status(&rig, second).state,
+            status(&rig, second).keys_reloaded
+        ),
+        (UnlockState::Done, 1)
+    );
+}
+
+#[test]
 fn unlock_asks_at_once_whatever_the_kms_said_before() {
     let mut rig = Rig::new();
     rig.request("a");

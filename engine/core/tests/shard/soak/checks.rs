@@ -2,7 +2,33 @@
 
 use super::world::{KEYSPACES, MAX_IN_FLIGHT, Name, World, short_settings};
 use crate::rig::MS;
-use keyway_core::{Instant, Lifecycle, Refusal, Settings, TICK_US};
+use keyway_core::{Counters, Instant, Lifecycle, Refusal, Settings, TICK_US};
+
+/// Those figures that only grow.
+fn totals(counters: &Counters) -> [u64; 20] {
+    [
+        counters.requests_total,
+        counters.hits_total,
+        counters.hits_fresh_total,
+        counters.hits_stale_total,
+        counters.misses_total,
+        counters.ready_fresh_total,
+        counters.ready_stale_total,
+        counters.refused.sum(),
+        counters.abandoned_total,
+        counters.redeem_refused_total,
+        counters.force_refresh_total,
+        counters.force_refreshed_total,
+        counters.force_refused_total,
+        counters.rehydrate_total,
+        counters.rehydrate_fail_total,
+        counters.singleflight_wait_timeout_total,
+        counters.prefetch_scan_total,
+        counters.evicted_total,
+        counters.expired_total,
+        counters.unwraps_total,
+    ]
+}
 
 impl World {
     pub(super) fn check_served(
@@ -67,6 +93,16 @@ impl World {
             let counters = self.shard.counters(keyspace).expect("known");
             assert!(counters.prefetch_flights <= u64::from(MAX_IN_FLIGHT));
             resident += counters.resident_keys;
+            let before = self.counted.insert(keyspace, counters.clone());
+            for (is, was) in totals(counters)
+                .into_iter()
+                .zip(before.iter().flat_map(totals))
+            {
+                assert!(
+                    is >= was,
+                    "a total went down: {before:?}, then {counters:?}"
+                );
+            }
             let gauges = self.shard.gauges(self.now, keyspace).expect("known");
             let kms = self.kms.get_mut(&keyspace).expect("known");
             assert_eq!(gauges.locked, kms.locked);

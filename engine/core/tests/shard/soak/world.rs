@@ -2,8 +2,8 @@
 
 use crate::rig::{Key, MS, S};
 use keyway_core::{
-    Action, Admission, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Limits, LoadError, Loaded,
-    OnSoftExpiry, Redeem, Request, Settings, Shard, TICK_US, Token, Verdict,
+    Action, Admission, Counters, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Limits,
+    LoadError, Loaded, OnSoftExpiry, Redeem, Request, Settings, Shard, TICK_US, Token, Verdict,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -85,6 +85,8 @@ pub(super) struct World {
     loads: Vec<Loading>,
     pub(super) waiting: BTreeMap<u64, Waiting>,
     pub(super) promised: BTreeMap<Name, Promised>,
+    /// The figures of each keyspace at the last check.
+    pub(super) counted: BTreeMap<KeyspaceId, Counters>,
     pub(super) tokens: u64,
     pub(super) served: u64,
     pub(super) store_fails: bool,
@@ -126,6 +128,7 @@ impl World {
             loads: Vec::new(),
             waiting: BTreeMap::new(),
             promised: BTreeMap::new(),
+            counted: BTreeMap::new(),
             tokens: 0,
             served: 0,
             store_fails: true,
