@@ -88,6 +88,11 @@ impl World<'_> {
         let Some(asked) = self.requests.get(&id).cloned() else {
             return Ok(());
         };
+        ensure!(
+            15,
+            asked.by.allowed,
+            "#{id}: reached a shard without being allowed to"
+        );
         if asked.closed {
             return self.answer(shard, id, Outcome::Refused);
         }
