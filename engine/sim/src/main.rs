@@ -1,9 +1,11 @@
 //! `keyway-sim`: runs histories until one breaks a promise, and shows it.
 
 mod campaign;
+mod picture;
 mod report;
 
 use clap::{Parser, Subcommand};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,6 +40,9 @@ enum Command {
         /// 100,000 seeds and more that is demanded anyway
         #[arg(long)]
         coverage: bool,
+        /// Where to draw which inputs met which states, as SVG
+        #[arg(long)]
+        svg: Option<PathBuf>,
         /// Do not shrink a failing history
         #[arg(long)]
         no_shrink: bool,
@@ -70,8 +75,16 @@ fn main() -> ExitCode {
             jobs,
             json,
             coverage,
+            svg,
             no_shrink,
-        } => run(seeds, from, jobs, json.as_deref(), coverage, !no_shrink),
+        } => run(
+            from..from.saturating_add(seeds),
+            jobs,
+            json.as_deref(),
+            svg.as_deref(),
+            coverage,
+            !no_shrink,
+        ),
         Command::Replay { seed, whole } => report::replay(seed, whole),
         Command::Regressions { file } => regressions(&file),
         Command::Impossible => {
@@ -87,35 +100,41 @@ fn main() -> ExitCode {
 }
 
 fn run(
-    seeds: u64,
-    from: u64,
+    seeds: Range<u64>,
     jobs: Option<usize>,
     json: Option<&Path>,
-    coverage: bool,
+    svg: Option<&Path>,
+    demand_all: bool,
     shrink: bool,
 ) -> bool {
+    let demand_all = demand_all || seeds.end - seeds.start >= SEEDS_THAT_REACH_ALL;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let result = campaign::run(
-        from..from.saturating_add(seeds),
-        jobs.unwrap_or(cores).max(1),
-    );
+    let result = campaign::run(seeds, jobs.unwrap_or(cores).max(1));
     let shrunk = match (&result.failed, shrink) {
         (Some((seed, _)), true) => keyway_sim::shrink(*seed),
         _ => None,
     };
-    if let Some(path) = json
-        && let Err(error) = std::fs::write(path, report::json(&result, shrunk.as_ref()))
-    {
-        eprintln!("keyway-sim: cannot write {}: {error}", path.display());
-        return false;
-    }
+    let written = write(json, || report::json(&result, shrunk.as_ref()))
+        && write(svg, || picture::svg(&result.coverage, result.seeds));
     report::summary(&result);
     if let Some((seed, violation)) = &result.failed {
         report::failure(*seed, violation, shrunk.as_ref());
         return false;
     }
     let complete = report::coverage(&result.coverage);
-    complete || !(coverage || seeds >= SEEDS_THAT_REACH_ALL)
+    written && (complete || !demand_all)
+}
+
+/// Writes a file, if one is wanted. False: it cannot be written, and why was said.
+fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> bool {
+    let Some(path) = path else {
+        return true;
+    };
+    let written = std::fs::write(path, text());
+    if let Err(error) = &written {
+        eprintln!("keyway-sim: cannot write {}: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 fn regressions(file: &Path) -> bool {

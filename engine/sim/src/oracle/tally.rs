@@ -1,7 +1,7 @@
 //! The sim's own count of requests and their outcomes, held against the shard's counters.
 
 use super::{Checked, ensure};
-use keyway_core::{Counters, Refusal};
+use keyway_core::{Counters, Refusal, Refusals};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
@@ -9,10 +9,9 @@ pub(crate) struct Tally {
     pub(crate) hits_fresh: u64,
     pub(crate) hits_stale: u64,
     pub(crate) ready: u64,
-    pub(crate) refused: u64,
+    pub(crate) refused: Refusals,
     pub(crate) abandoned: u64,
     pub(crate) waiting: u64,
-    pub(crate) needs_unlock: u64,
     pub(crate) force: u64,
     pub(crate) refreshed: u64,
     pub(crate) force_refused: u64,
@@ -25,8 +24,19 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn refused(&mut self, refusal: Refusal) {
-        self.refused += 1;
-        self.needs_unlock += u64::from(matches!(refusal, Refusal::NeedsUnlock { .. }));
+        let of = &mut self.refused;
+        let count = match refusal {
+            Refusal::NotFound => &mut of.not_found,
+            Refusal::Invalid => &mut of.invalid,
+            Refusal::Revoked => &mut of.revoked,
+            Refusal::Retry { .. } => &mut of.retry,
+            Refusal::NeedsUnlock { .. } => &mut of.needs_unlock,
+            Refusal::Unavailable { .. } => &mut of.unavailable,
+            Refusal::Overloaded { .. } => &mut of.overloaded,
+            Refusal::DeadlineExceeded => &mut of.deadline_exceeded,
+            Refusal::NoKeyspace => return,
+        };
+        *count += 1;
     }
 
     /// Every request is counted, and under the outcome that it had.
@@ -39,12 +49,6 @@ impl Tally {
                 "handed over after a wait",
                 counters.ready_fresh_total + counters.ready_stale_total,
                 self.ready,
-            ),
-            ("refused", counters.refused.sum(), self.refused),
-            (
-                "NEEDS_UNLOCK",
-                counters.refused.needs_unlock,
-                self.needs_unlock,
             ),
             ("abandoned", counters.abandoned_total, self.abandoned),
             ("waiting", counters.singleflight_waiters, self.waiting),
@@ -69,6 +73,13 @@ impl Tally {
                 "{what}: counted {counted}, and there were {seen}"
             );
         }
+        ensure!(
+            20,
+            counters.refused == self.refused,
+            "refusals: counted {:?}, and there were {:?}",
+            counters.refused,
+            self.refused
+        );
         ensure!(20, counters.add_up(), "the counters do not add up");
         let timeouts = counters.singleflight_wait_timeout_total;
         ensure!(

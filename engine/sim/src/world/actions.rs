@@ -69,9 +69,15 @@ impl World<'_> {
             Event::LoadFailed {
                 keyspace,
                 key_id,
-                error: LoadError::TimedOut,
+                error,
                 ..
-            } => self.void_flight(name_of(*keyspace, key_id)),
+            } => {
+                let name = name_of(*keyspace, key_id);
+                self.flight_ended(name);
+                if *error == LoadError::TimedOut {
+                    self.void_flight(name);
+                }
+            }
             Event::KeyspaceDenied { keyspace, .. } => {
                 let keyspace = keyspace_of(*keyspace);
                 let step = self.step;

@@ -83,6 +83,7 @@ impl World<'_> {
             tally.check(counters)?;
             let gauges = site.core.gauges(now, id).expect("known");
             let terms = self.oracle.terms(shard, keyspace);
+            let site_settings = terms.settings.clone();
             let left_us = terms.lease_end.saturating_sub(self.now);
             ensure!(
                 2,
@@ -90,6 +91,14 @@ impl World<'_> {
                 "keyspace {keyspace}: the shard's lease has {} us left, what the KMS said {left_us}",
                 gauges.lease_left_us
             );
+            let share = self.share_of(shard, &site_settings);
+            ensure!(
+                12,
+                gauges.max_in_flight_share == share,
+                "keyspace {keyspace}: shard {shard} takes {} of max_in_flight, its share is {share}",
+                gauges.max_in_flight_share
+            );
+            let terms = self.oracle.terms(shard, keyspace);
             let (locked, denied) = (terms.gate == Gate::Locked, terms.gate == Gate::Denied);
             ensure!(
                 22,
@@ -247,6 +256,7 @@ impl World<'_> {
                 loading.started_at
             );
         }
+        self.check_awaiting(shard)?;
         self.check_prefetched(shard, &prefetched)?;
         self.check_wiped(shard)
     }
@@ -263,14 +273,45 @@ impl World<'_> {
                 "{name:?}: prefetched, now {flights} fly, and {unreserved} may without need"
             );
             let id = keyspace_id(name.keyspace);
-            let node_wide = core.settings(id).map_or(0, |set| set.max_in_flight);
-            let shards = self.sites.len() as u32;
-            let share = node_wide / shards + u32::from(u32::from(shard) < node_wide % shards);
+            let share = core.settings(id).map_or(0, |set| self.share_of(shard, set));
             let flying = core.counters(id).map_or(0, |count| count.prefetch_flights);
             ensure!(
                 12,
                 flying <= u64::from(share),
                 "{name:?}: prefetched, now {flying} fly, and this shard's share is {share}"
+            );
+        }
+        Ok(())
+    }
+
+    /// A shard's part of `max_in_flight`: the first shards take the remainder.
+    fn share_of(&self, shard: u16, settings: &Settings) -> u32 {
+        let (node_wide, shards) = (settings.max_in_flight, self.sites.len() as u32);
+        node_wide / shards + u32::from(u32::from(shard) < node_wide % shards)
+    }
+
+    /// A flight that waits for a DEK has a time limit, too.
+    fn check_awaiting(&mut self, shard: u16) -> Checked {
+        let limit_us = self.plan.shape.limits.flight_time_limit_us;
+        let site = &self.sites[usize::from(shard)];
+        let loading = self
+            .current
+            .keys()
+            .filter(|name| self.owner(**name) == shard);
+        if site.core.totals().flights == loading.count() {
+            self.awaiting.retain(|name, _| !site.names.contains(name));
+            return Ok(());
+        }
+        for name in site.names.clone() {
+            if !self.look(shard, name).refreshing || self.current.contains_key(&name) {
+                self.awaiting.remove(&name);
+                continue;
+            }
+            let since = *self.awaiting.entry(name).or_insert(self.now);
+            ensure!(
+                5,
+                self.now < since + limit_us + 2 * TICK_US,
+                "{name:?}: its flight has waited for a DEK since {since}"
             );
         }
         Ok(())

@@ -136,6 +136,7 @@ impl World<'_> {
         if let Some(dek) = dek {
             self.sites[usize::from(shard)].deks.insert(keyspace, dek);
         }
+        self.flights_may_end(keyspace);
         let (now, step) = (self.now, self.step);
         let terms = self.oracle.terms(shard, keyspace);
         let must_be_denied = terms.told(now, step, event);
@@ -149,6 +150,12 @@ impl World<'_> {
         self.turn(shard)
     }
 
+    /// What the KMS or an operator says ends flights without a word to the log.
+    fn flights_may_end(&mut self, keyspace: u8) {
+        self.awaiting.retain(|name, _| name.keyspace != keyspace);
+        self.dek_missed.retain(|name, _| name.keyspace != keyspace);
+    }
+
     pub(super) fn gate(&mut self, shard: u16, keyspace: u8, lock: bool) -> Checked {
         self.begin(shard);
         let input = if lock { Input::Lock } else { Input::Unlock };
@@ -156,6 +163,7 @@ impl World<'_> {
         self.trace.note(self.now, || {
             format!("  shard {shard}: {input:?} {keyspace}")
         });
+        self.flights_may_end(keyspace);
         let (now, step) = (self.instant(), self.step);
         let (id, site) = (keyspace_id(keyspace), usize::from(shard));
         if lock {

@@ -21,6 +21,7 @@ impl World<'_> {
         urgency: Urgency,
     ) -> Checked {
         let name = name_of(keyspace, key_id);
+        self.awaiting.remove(&name);
         self.load_count += 1;
         self.figures.loads += 1;
         let number = self.load_count;
@@ -62,6 +63,12 @@ impl World<'_> {
         {
             loading.void = true;
         }
+    }
+
+    /// A flight is known to be over: the next one of this key starts from nothing.
+    pub(super) fn flight_ended(&mut self, name: Name) {
+        self.awaiting.remove(&name);
+        self.dek_missed.remove(&name);
     }
 
     /// As [`World::void_flight`], for all keys of a keyspace at a shard.
@@ -109,6 +116,10 @@ impl World<'_> {
         });
         let unwraps = self.tally(shard, name.keyspace).unwraps;
         let before = self.look(shard, name);
+        if error == Some(LoadError::DekMissing) && !loading.void && !overtaken {
+            // Taken back if the flight ends by this.
+            *self.dek_missed.entry(name).or_default() += 1;
+        }
         let now = self.instant();
         let core = &mut self.sites[usize::from(shard)].core;
         let flights = core.totals().flights;
@@ -182,6 +193,16 @@ impl World<'_> {
     ) -> Checked {
         let name = loading.name;
         let leased = self.oracle.terms(shard, name.keyspace).lease_end > self.now;
+        if error == Some(LoadError::DekMissing) {
+            let missed = self.dek_missed.get(&name).copied().unwrap_or_default();
+            ensure!(
+                5,
+                missed <= 1,
+                "{name:?}: its flight goes on, and has lacked a DEK {missed} times"
+            );
+        } else {
+            self.dek_missed.remove(&name);
+        }
         if error == Some(LoadError::DekMissing) || (error.is_none() && !leased) {
             ensure!(2, !alive, "{name:?}: was committed without a live lease");
             return Ok(());

@@ -158,6 +158,10 @@ pub(crate) struct World<'a> {
     loads: BTreeMap<u64, Loading>,
     /// The load whose result counts, by key.
     current: BTreeMap<Name, u64>,
+    /// Since when a flight waits for a DEK, as ticks have seen it.
+    awaiting: BTreeMap<Name, u64>,
+    /// Times that a flight has gone on after its load lacked a DEK.
+    dek_missed: BTreeMap<Name, u32>,
     load_count: u64,
     request_count: u64,
     calming: bool,
@@ -201,6 +205,8 @@ impl<'a> World<'a> {
             mesh_load: BTreeMap::new(),
             loads: BTreeMap::new(),
             current: BTreeMap::new(),
+            awaiting: BTreeMap::new(),
+            dek_missed: BTreeMap::new(),
             load_count: 0,
             request_count: 0,
             calming: false,

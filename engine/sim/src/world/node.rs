@@ -72,6 +72,8 @@ impl World<'_> {
                 );
                 made.expect("the settings are valid");
             }
+        }
+        for shard in 0..shards {
             for (keyspace, locked) in self.control.locked.clone() {
                 if locked {
                     self.gate(shard, keyspace, true)?;
@@ -91,6 +93,8 @@ impl World<'_> {
         self.control.calls.clear();
         self.loads.clear();
         self.current.clear();
+        self.awaiting.clear();
+        self.dek_missed.clear();
         self.mesh_load.clear();
         // Every connection closes with the process.
         let requests = std::mem::take(&mut self.requests);

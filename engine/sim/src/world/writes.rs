@@ -63,6 +63,7 @@ impl World<'_> {
         self.begin(shard);
         self.cover(shard, Input::Revoked, name);
         self.void_flight(name);
+        self.flight_ended(name);
         let now = self.instant();
         let (space, key) = (keyspace_id(name.keyspace), key_id(name));
         self.sites[usize::from(shard)]
