@@ -77,7 +77,7 @@ fn cut_and_live_on(seed: u64, cut: u64, mut disk: FaultyFiles) {
 /// goes unnoticed, a log that leaves the call out would, too.
 #[test]
 fn a_disk_that_lies_is_found_out() {
-    for lie in [Lie::SyncData, Lie::SyncDataButTheLast, Lie::SyncDir] {
+    for lie in [Lie::NothingSynced, Lie::AllButTheLastWrite, Lie::NoNames] {
         let found = (0..steps_of(0)).find(|cut| {
             let told = std::panic::catch_unwind(|| {
                 let disk = FaultyFiles::default();

@@ -135,7 +135,7 @@ fn a_power_cut_at_any_step_of_a_move_leaves_the_old_logs_whole_and_one_after_it_
 /// each is a mark: a disk that loses that one alone loses no key.)
 #[test]
 fn a_move_on_a_disk_that_lies_is_found_out() {
-    for lie in [Lie::SyncData, Lie::SyncDir] {
+    for lie in [Lie::NothingSynced, Lie::NoNames] {
         let told = std::panic::catch_unwind(|| {
             let (disk, keys) = filled();
             disk.lie(lie);

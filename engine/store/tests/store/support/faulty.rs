@@ -35,11 +35,11 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
     /// No data sync does anything.
-    SyncData,
+    NothingSynced,
     /// A data sync leaves out what was written last before it.
-    SyncDataButTheLast,
+    AllButTheLastWrite,
     /// No directory sync does anything.
-    SyncDir,
+    NoNames,
 }
 
 #[derive(Clone, Default)]
@@ -329,7 +329,7 @@ impl Files for FaultyFiles {
         if let Fate::Half(error) = disk.begin()? {
             return Err(error);
         }
-        if disk.lie == Some(Lie::SyncDir) {
+        if disk.lie == Some(Lie::NoNames) {
             return Ok(());
         }
         let Disk {
@@ -401,8 +401,8 @@ impl File for FaultyFile {
         match fate {
             Fate::Done => {
                 let left_out = match lie {
-                    Some(Lie::SyncData) => inode.unsynced.len(),
-                    Some(Lie::SyncDataButTheLast) => 1.min(inode.unsynced.len()),
+                    Some(Lie::NothingSynced) => inode.unsynced.len(),
+                    Some(Lie::AllButTheLastWrite) => 1.min(inode.unsynced.len()),
                     _ => 0,
                 };
                 let kept = inode.unsynced.split_off(inode.unsynced.len() - left_out);
