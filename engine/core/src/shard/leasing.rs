@@ -49,9 +49,9 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Unlocks a keyspace by command: asks the KMS at once, whatever it said before, and loads
-    /// what was in use, and what is INVALID, again under `max_in_flight`. Returns the ticket that
-    /// [`Shard::unlock_status`] takes, or `None` if there is no such keyspace.
+    /// Unlocks a keyspace by command: asks the KMS at once, whatever it said before, unless a lease
+    /// is live, and loads what was in use, and what is INVALID, again under `max_in_flight`. Returns
+    /// the ticket that [`Shard::unlock_status`] takes, or `None` if there is no such keyspace.
     pub fn handle_unlock(&mut self, now: Instant, keyspace: KeyspaceId) -> Option<u64> {
         let at = self.keyspace_at(keyspace)?;
         let keyspace = &mut self.keyspaces[at as usize];
