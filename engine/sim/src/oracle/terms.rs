@@ -102,7 +102,7 @@ impl Terms {
     }
 
     /// What the KMS said. True: the keyspace must be denied from here on.
-    pub(crate) fn told(&mut self, now: u64, step: u64, event: LeaseEvent) -> bool {
+    pub(crate) fn told(&mut self, now: u64, event: LeaseEvent) -> bool {
         self.asking_since = None;
         if self.gate != Gate::Open {
             return false;
@@ -120,8 +120,6 @@ impl Terms {
                 }
                 self.first_refusal = None;
                 self.kms_locked = false;
-                // A grant opens a new life; what the last one left is dead all the same.
-                let _ = step;
                 false
             }
             LeaseEvent::Denied | LeaseEvent::Disabled => {

@@ -139,7 +139,7 @@ impl World<'_> {
         self.flights_may_end(keyspace);
         let (now, step) = (self.now, self.step);
         let terms = self.oracle.terms(shard, keyspace);
-        let must_be_denied = terms.told(now, step, event);
+        let must_be_denied = terms.told(now, event);
         if must_be_denied {
             terms.close(Gate::Denied, step);
             self.void_flights(shard, keyspace);
