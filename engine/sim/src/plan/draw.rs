@@ -35,12 +35,22 @@ pub(crate) fn plan(seed: u64) -> Plan {
         if drawing.dice.one_in(30) {
             drawing.change_tempo();
         }
-        let gap_us = drawing.gap_us;
+        let after_us = drawing.dice.below(drawing.gap_us);
+        let step = drawing.step();
+        let sought = match step {
+            Step::Force { name, .. } if name.key >= shape.stored => Some(name),
+            _ => None,
+        };
         steps.push(Planned {
             number: 0,
-            after_us: drawing.dice.below(gap_us),
-            step: drawing.step(),
+            after_us,
+            step,
         });
+        if let Some(name) = sought
+            && drawing.dice.one_in(3)
+        {
+            steps.extend(drawing.made_and_revoked(name));
+        }
     }
     for (number, planned) in steps.iter_mut().enumerate() {
         planned.number = number as u64;
@@ -138,6 +148,31 @@ impl Drawing<'_> {
                 step,
             })
             .into()
+    }
+
+    /// A key is made and revoked at once, while others look for it.
+    fn made_and_revoked(&mut self, name: Name) -> [Planned; 3] {
+        let (by, count) = (self.caller(), 1);
+        let steps = [
+            Step::Request {
+                by,
+                name,
+                deadline_us: None,
+                slow: false,
+                count,
+            },
+            Step::Put {
+                by,
+                name,
+                not_after_us: None,
+            },
+            Step::Revoke { by, name },
+        ];
+        steps.map(|step| Planned {
+            number: 0,
+            after_us: self.dice.below(600),
+            step,
+        })
     }
 
     fn change_tempo(&mut self) {

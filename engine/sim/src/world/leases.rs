@@ -136,10 +136,14 @@ impl World<'_> {
         if let Some(dek) = dek {
             self.sites[usize::from(shard)].deks.insert(keyspace, dek);
         }
-        self.flights_may_end(keyspace);
         let (now, step) = (self.now, self.step);
         let terms = self.oracle.terms(shard, keyspace);
         let must_be_denied = terms.told(now, event);
+        let granted = matches!(event, LeaseEvent::Granted { .. }) && terms.lease_end > now;
+        if !granted {
+            self.flights_may_end(keyspace);
+        }
+        let terms = self.oracle.terms(shard, keyspace);
         if must_be_denied {
             terms.close(Gate::Denied, step);
             self.void_flights(shard, keyspace);
@@ -150,7 +154,7 @@ impl World<'_> {
         self.turn(shard)
     }
 
-    /// What the KMS or an operator says ends flights without a word to the log.
+    /// A refusal of the KMS or an operator's word ends flights without a line in the log.
     fn flights_may_end(&mut self, keyspace: u8) {
         self.awaiting.retain(|name, _| name.keyspace != keyspace);
         self.dek_missed.retain(|name, _| name.keyspace != keyspace);
