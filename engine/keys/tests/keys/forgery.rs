@@ -179,7 +179,7 @@ impl Field {
             }
             // x^128 = x^7 + x^2 + x + 1
             let carry = power & 1;
-            power = power >> 1 ^ carry * (0xe1 << 120);
+            power = (power >> 1) ^ (carry * (0xe1 << 120));
         }
         Self(product)
     }

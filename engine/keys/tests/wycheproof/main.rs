@@ -7,11 +7,8 @@
 mod aead;
 mod ecdsa;
 mod ed25519;
+mod fixture;
 mod hkdf;
 mod hmac;
 mod rsa;
 mod tally;
-
-#[path = "../keys/common.rs"]
-#[allow(dead_code, reason = "the other test binary uses the rest")]
-mod common;
