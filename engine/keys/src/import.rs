@@ -5,7 +5,9 @@ use crate::arena::{Arena, ArenaBytes};
 use crate::der::{self, NotDer, Reader};
 use crate::ed25519::{self, PAIR_LEN, SEED_LEN};
 use crate::error::KeyError;
-use crate::material::{Curve, MATERIAL_LEN_MAX, P256, P384, Public, algorithm_id, rsa_public_part};
+use crate::material::{
+    Curve, MATERIAL_LEN_MAX, P256, P384, Public, algorithm_id, bit_len, rsa_public_part,
+};
 use crate::pem::{self, Label};
 use crate::providers::{Provider, ProviderChoice, Task, provider};
 use aws_lc_rs::signature as aws;
@@ -302,10 +304,7 @@ impl Importer<'_> {
         let Ok(Public::Rsa { n, e: _ }) = rsa_public_part(document) else {
             return Err(damaged("RSA"));
         };
-        let bits = match n.first() {
-            Some(first) => n.len() * 8 - first.leading_zeros() as usize,
-            None => 0,
-        };
+        let bits = bit_len(n);
         let Some(algorithm) = Algorithm::rsa_of_bits(bits) else {
             return Err(KeyError::import(
                 format!("an RSA key of {bits} bits"),

@@ -3,8 +3,10 @@
 mod digest;
 mod sign;
 mod symmetric;
+mod verify;
 
 pub use symmetric::DERIVE_LEN_MAX;
+pub use verify::verify_with_public_key;
 
 use crate::algorithm::{Algorithm, Family, KeyUsage};
 use crate::arena::{Arena, ArenaBox};

@@ -44,7 +44,7 @@ pub use dek::{DEK_LEN, Dek};
 pub use envelope::{BLOB_LEN_MAX, Context, KEY_ID_LEN_MAX, Metadata, VERSIONS_MAX, peek};
 pub use error::{KeyError, OpError, OpenError};
 pub use import::{IMPORT_LEN_MAX, ImportFormat};
-pub use key::{Cost, DERIVE_LEN_MAX, Operation, UnlockedKey, VersionInfo};
+pub use key::{Cost, DERIVE_LEN_MAX, Operation, UnlockedKey, VersionInfo, verify_with_public_key};
 pub use providers::ProviderChoice;
 pub use scheme::{Input, Scheme};
 pub use uses::{ENCRYPTIONS_MAX, ENCRYPTIONS_WARN, UseLedger, Uses};

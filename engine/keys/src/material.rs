@@ -158,6 +158,60 @@ pub(crate) fn rsa_public_part(rsa_private_key: &[u8]) -> Result<Public<'_>, NotD
     Ok(Public::Rsa { n, e })
 }
 
+/// A SubjectPublicKeyInfo, DER, of a key that could have been imported: the algorithm and the public
+/// key. Whether a point lies on its curve is left to the provider.
+pub(crate) fn read_spki(spki: &[u8]) -> Result<(Algorithm, Public<'_>), NotDer> {
+    let mut fields = Reader::new(Reader::only(spki, der::SEQUENCE)?);
+    let algorithm_id = fields.read(der::SEQUENCE)?;
+    let key = fields.read(der::BIT_STRING)?;
+    fields.end()?;
+    let (unused_bits, key) = key.split_first().ok_or(NotDer)?;
+    if *unused_bits != 0 {
+        return Err(NotDer);
+    }
+    let point = |curve: Curve| match key.first() {
+        // 4 marks an uncompressed point.
+        Some(4) if key.len() == curve.point_len => Ok((curve.algorithm, Public::Ecdsa(key))),
+        _ => Err(NotDer),
+    };
+    match algorithm_id {
+        algorithm_id::ED25519 => {
+            let key = key.try_into().map_err(|_| NotDer)?;
+            Ok((Algorithm::Ed25519, Public::Ed25519(key)))
+        }
+        algorithm_id::P256 => point(P256),
+        algorithm_id::P384 => point(P384),
+        algorithm_id::RSA => {
+            let mut fields = Reader::new(Reader::only(key, der::SEQUENCE)?);
+            let n = fields.read_unsigned()?;
+            let e = fields.read_unsigned()?;
+            fields.end()?;
+            if !exponent_is_importable(e) {
+                return Err(NotDer);
+            }
+            let algorithm = Algorithm::rsa_of_bits(bit_len(n)).ok_or(NotDer)?;
+            Ok((algorithm, Public::Rsa { n, e }))
+        }
+        _ => Err(NotDer),
+    }
+}
+
+/// Whether ring takes private keys with this exponent: 65537 to 2^33 - 1.
+fn exponent_is_importable(e: &[u8]) -> bool {
+    e.len() <= 5 && {
+        let e = e.iter().fold(0_u64, |e, byte| e << 8 | u64::from(*byte));
+        (65537..1 << 33).contains(&e)
+    }
+}
+
+/// Bits of a number without leading zeros, big-endian.
+pub(crate) fn bit_len(digits: &[u8]) -> usize {
+    match digits.first() {
+        Some(first) => digits.len() * 8 - first.leading_zeros() as usize,
+        None => 0,
+    }
+}
+
 impl Public<'_> {
     /// Appends the SubjectPublicKeyInfo of a key of `algorithm`, DER.
     pub(crate) fn write_spki(&self, algorithm: Algorithm, out: &mut Vec<u8>) {

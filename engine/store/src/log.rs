@@ -395,6 +395,11 @@ impl<F: Files> BlobLog<F> {
         if head.keyspace != keyspace || record[HEAD_LEN..blob_offset] != *key_id {
             return Err("another key's record lies there");
         }
+        // The checksums are no secret: whoever can write the file can put back an older record of
+        // the same length. The index is what knows better.
+        if head.version != entry.version || head.revision != entry.revision {
+            return Err("another version's record lies there");
+        }
         Ok(Blob {
             version: head.version,
             revision: head.revision,

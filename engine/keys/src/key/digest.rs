@@ -3,8 +3,9 @@
 use crate::algorithm::Algorithm;
 use crate::error::OpError;
 use crate::material::Public;
+use crate::providers::{Provider, ProviderChoice, Task, provider};
 use crate::scheme::{Hash, Resolved, RsaPadding};
-use aws_lc_rs::digest::Digest;
+use aws_lc_rs::digest::{self as aws_digest, Digest};
 use aws_lc_rs::signature::{self as aws, EcdsaKeyPair, RsaKeyPair, UnparsedPublicKey};
 
 /// Appends an ECDSA signature (ASN.1 DER). The key object lives for this one signature only.
@@ -76,4 +77,35 @@ pub(super) fn verify_digest(
         }
     };
     Ok(verified.is_ok())
+}
+
+/// The digest as AWS-LC takes it, if it is of the scheme's hash and a provider takes digests.
+pub(super) fn checked_digest(
+    choice: ProviderChoice,
+    algorithm: Algorithm,
+    scheme: Resolved,
+    digest: &[u8],
+    task: Task,
+) -> Result<Digest, OpError> {
+    if scheme.hash().is_none() {
+        return Err(OpError::Unsupported(
+            "Ed25519 signs messages, not digests; send the message",
+        ));
+    }
+    if provider(choice, algorithm, task) != Some(Provider::AwsLc) {
+        return Err(OpError::Unsupported(
+            "this server runs with ring only, which has no call for digests; \
+             send the message",
+        ));
+    }
+    Digest::import_less_safe(digest, aws_hash(scheme)?)
+        .map_err(|_| OpError::BadInput("the digest's length is not that of the scheme's hash"))
+}
+
+pub(super) fn aws_hash(scheme: Resolved) -> Result<&'static aws_digest::Algorithm, OpError> {
+    match scheme.hash().ok_or(OpError::Internal)? {
+        Hash::Sha256 => Ok(&aws_digest::SHA256),
+        Hash::Sha384 => Ok(&aws_digest::SHA384),
+        Hash::Sha512 => Ok(&aws_digest::SHA512),
+    }
 }

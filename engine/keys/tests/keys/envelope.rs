@@ -7,30 +7,45 @@ use keyway_keys::{
 };
 use proptest::prelude::*;
 
+/// A blob of every algorithm, and one with two versions.
+fn one_of_each(fixture: &Fixture) -> Vec<Vec<u8>> {
+    let mut blobs: Vec<_> = Algorithm::ALL
+        .map(|algorithm| fixture.seal(algorithm))
+        .into();
+    blobs.push(fixture.rotate(&fixture.seal(Algorithm::Ed25519), None).0);
+    blobs
+}
+
 #[test]
 fn every_flipped_bit_is_refused() {
     let fixture = Fixture::new();
-    let blob = fixture.seal(Algorithm::Ed25519);
-    assert!(fixture.open(&blob).is_ok());
-    for bit in 0..blob.len() * 8 {
+    for blob in one_of_each(&fixture) {
+        assert!(fixture.open(&blob).is_ok());
+        let algorithm = peek(&blob).unwrap().algorithm;
         let mut changed = blob.clone();
-        changed[bit / 8] ^= 1 << (bit % 8);
-        assert!(fixture.open(&changed).is_err(), "bit {bit} is not covered");
+        for bit in 0..blob.len() * 8 {
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let refused = fixture.open(&changed).is_err();
+            assert!(refused, "bit {bit} of {algorithm} is not covered");
+            changed[bit / 8] ^= 1 << (bit % 8);
+        }
+        assert_eq!(changed, blob);
     }
 }
 
 #[test]
 fn truncated_and_extended_blobs_are_refused() {
     let fixture = Fixture::new();
-    let mut blob = fixture.seal(Algorithm::HmacSha256);
-    for len in 0..blob.len() {
-        let refused = fixture.open(&blob[..len]);
-        assert!(matches!(refused, Err(OpenError::Malformed(_))), "{len}");
-    }
-    for extra in [0, 0xff] {
-        blob.push(extra);
-        let refused = fixture.open(&blob);
-        assert!(matches!(refused, Err(OpenError::Malformed(_))));
+    for mut blob in one_of_each(&fixture) {
+        for len in 0..blob.len() {
+            let refused = fixture.open(&blob[..len]);
+            assert!(matches!(refused, Err(OpenError::Malformed(_))), "{len}");
+        }
+        for extra in [0, 0xff].into_iter().cycle().take(64) {
+            blob.push(extra);
+            let refused = fixture.open(&blob);
+            assert!(matches!(refused, Err(OpenError::Malformed(_))));
+        }
     }
 }
 

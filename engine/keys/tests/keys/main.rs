@@ -4,7 +4,9 @@
 
 mod common;
 mod envelope;
+mod forgery;
 mod import;
 mod openssl;
 mod operations;
+mod providers;
 mod vectors;

@@ -322,6 +322,38 @@ fn another_keys_record_is_never_served() {
     });
 }
 
+/// A read compared the record with the key's name and with its length only, and then told the version
+/// that the record itself had, which the key's opening took for the one that exists. So an older
+/// record that was put back in place of the newest, whole and of the same length (they are alike
+/// from the ninth version on), was served while the log was open.
+#[test]
+fn an_older_record_put_back_is_never_served() {
+    block_on(async {
+        let (disk, log) = fresh().await;
+        create(&log, b"a", b"one").await;
+        let put = log.put_blob(1, b"a", 2, b"two".to_vec(), Expect::Version(1));
+        put.await.unwrap();
+        // The same place in a log of the same name: there it is version 1, with right checksums.
+        let (other_disk, other) = fresh().await;
+        create(&other, b"b", b"any").await;
+        create(&other, b"a", b"one").await;
+        let len = 48 + 1 + 3;
+        let second = 64 + len..64 + 2 * len;
+        let mut older = Vec::new();
+        other_disk.edit("log/00000001.log".as_ref(), |bytes| {
+            older = bytes[second.clone()].to_vec();
+        });
+        disk.edit("log/00000001.log".as_ref(), |bytes| {
+            bytes[second].copy_from_slice(&older);
+        });
+        let read = log.get(1, b"a").await;
+        assert!(
+            matches!(read, Err(ReadError::Damaged { segment: 1, .. })),
+            "{read:?}"
+        );
+    });
+}
+
 #[test]
 fn options_out_of_range_are_refused() {
     let refused = |change: fn(&mut LogOptions)| {
