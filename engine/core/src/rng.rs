@@ -51,4 +51,14 @@ mod tests {
         assert_eq!(rng.up_to(0), 0);
         let _ = rng.up_to(u64::MAX);
     }
+    #[test]
+    fn numbers_are_those_of_the_published_generator() {
+        let mut rng = Rng::new(1_234_567);
+        let published = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
+        assert_eq!(published.map(|_| rng.next_u64()), published);
+    }
 }

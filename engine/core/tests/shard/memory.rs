@@ -142,6 +142,61 @@ fn a_shard_full_of_hot_keys_still_makes_room() {
 }
 
 #[test]
+fn the_hand_spares_128_used_keys_in_a_row_and_takes_the_next() {
+    let mut rig = small(1_000, 1 << 20);
+    for key in 0..1_000 {
+        rig.load(&format!("key-{key}"), 1);
+    }
+    rig.load("new-0", 1);
+    rig.load("new-1", 1);
+    assert_eq!(evicted(&rig), ["key-128", "key-257"]);
+}
+
+#[test]
+fn a_used_key_behind_many_flights_still_makes_room() {
+    let mut rig = small(12, 1 << 20);
+    for key in 0..6 {
+        rig.load(&format!("flying-{key}"), 1);
+    }
+    for key in 0..6 {
+        rig.load(&format!("used-{key}"), 1);
+    }
+    for key in 0..6 {
+        rig.force(key, &format!("flying-{key}"));
+    }
+    assert_eq!(rig.request("new"), Got::Wait);
+    assert_eq!(evicted(&rig), ["used-0"]);
+}
+
+#[test]
+fn a_key_as_big_as_all_that_a_shard_may_hold_is_taken() {
+    let mut rig = small(10, 100);
+    rig.load("a", 1);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
+    rig.load("b", 1);
+    assert_eq!(evicted(&rig), ["a"]);
+}
+
+#[test]
+fn when_bytes_are_short_what_holds_none_is_left_alone() {
+    let mut rig = small(100, 200);
+    rig.request("missing");
+    rig.fail(LoadError::NotFound);
+    rig.request("invalid");
+    rig.fail(LoadError::Corrupt);
+    rig.fail(LoadError::Corrupt);
+    rig.request("failing");
+    rig.fail(LoadError::Store);
+    for key in ["a", "b", "c"] {
+        rig.load(key, 1);
+    }
+    assert_eq!(evicted(&rig), ["a"]);
+    assert_eq!(rig.request("missing"), Got::Refused(Refusal::NotFound));
+    assert_eq!(rig.request("invalid"), Got::Refused(Refusal::Invalid));
+    assert!(rig.view("failing").backing_off);
+}
+
+#[test]
 fn residents_can_be_listed_with_their_use() {
     let mut rig = Rig::leased();
     rig.load("a", 1);

@@ -156,3 +156,170 @@ fn contradictory_limits_make_no_shard() {
     };
     assert!(Shard::<Key>::new(limits, 1).is_err());
 }
+
+#[test]
+fn limits_hold_up_to_their_edges_and_no_further() {
+    type Change = fn(&mut Limits);
+    // Each rule, with limits that just keep it and limits that just break it.
+    let edges: [(&str, Change, Change); 16] = [
+        (
+            "shard_count >= 1",
+            |l| l.shard_count = 1,
+            |l| l.shard_count = 0,
+        ),
+        (
+            "shard_index < shard_count",
+            |l| (l.shard_index, l.shard_count) = (2, 3),
+            |l| (l.shard_index, l.shard_count) = (3, 3),
+        ),
+        (
+            "entries_max >= 4",
+            |l| (l.entries_max, l.flights_max) = (4, 3),
+            |l| (l.entries_max, l.flights_max) = (3, 2),
+        ),
+        (
+            "entries_max <= 2^30",
+            |l| l.entries_max = 1 << 30,
+            |l| l.entries_max = (1 << 30) + 1,
+        ),
+        (
+            "key_bytes_max >= 1",
+            |l| l.key_bytes_max = 1,
+            |l| l.key_bytes_max = 0,
+        ),
+        (
+            "flights_max >= 1",
+            |l| l.flights_max = 1,
+            |l| l.flights_max = 0,
+        ),
+        (
+            "flights_max < entries_max",
+            |l| l.flights_max = 99,
+            |l| l.flights_max = 100,
+        ),
+        (
+            "on_demand_reserve < flights_max",
+            |l| (l.flights_max, l.on_demand_reserve) = (8, 7),
+            |l| (l.flights_max, l.on_demand_reserve) = (8, 8),
+        ),
+        (
+            "waiters_max >= 1",
+            |l| l.waiters_max = 1,
+            |l| l.waiters_max = 0,
+        ),
+        (
+            "waiters_max <= 2^30",
+            |l| l.waiters_max = 1 << 30,
+            |l| l.waiters_max = (1 << 30) + 1,
+        ),
+        (
+            "negatives_max >= 1",
+            |l| l.negatives_max = 1,
+            |l| l.negatives_max = 0,
+        ),
+        (
+            "negatives_max <= entries_max / 2",
+            |l| l.negatives_max = 50,
+            |l| l.negatives_max = 51,
+        ),
+        (
+            "revoked_max >= 1",
+            |l| l.revoked_max = 1,
+            |l| l.revoked_max = 0,
+        ),
+        (
+            "revoked_max <= entries_max / 2",
+            |l| l.revoked_max = 50,
+            |l| l.revoked_max = 51,
+        ),
+        (
+            "flight_time_limit_us >= 10000",
+            |l| l.flight_time_limit_us = 10_000,
+            |l| l.flight_time_limit_us = 9_999,
+        ),
+        (
+            "flight_time_limit_us <= 600000000",
+            |l| l.flight_time_limit_us = 600_000_000,
+            |l| l.flight_time_limit_us = 600_000_001,
+        ),
+    ];
+    let after = |change: Change| {
+        let mut limits = Limits {
+            entries_max: 100,
+            flights_max: 8,
+            on_demand_reserve: 0,
+            negatives_max: 2,
+            revoked_max: 2,
+            ..Limits::default()
+        };
+        change(&mut limits);
+        limits.validate().map_err(|error| error.rule)
+    };
+    for (rule, keeps, breaks) in edges {
+        assert_eq!(after(keeps), Ok(()), "{rule}");
+        assert_eq!(after(breaks), Err(rule));
+    }
+}
+
+#[test]
+fn settings_hold_up_to_their_edges_and_no_further() {
+    const YEAR_MS: u64 = 365 * 86_400_000;
+    type Change = fn(&mut Settings);
+    // Each setting, with a value at the edge of what is allowed and one just beyond.
+    let edges: [(&str, Change, Change); 10] = [
+        ("soft_ttl_ms", |s| s.soft_ttl_ms = 10, |s| s.soft_ttl_ms = 9),
+        (
+            "hard_ttl_ms",
+            |s| s.hard_ttl_ms = YEAR_MS,
+            |s| s.hard_ttl_ms = YEAR_MS + 1,
+        ),
+        (
+            "hard_ttl_ms",
+            |s| s.hard_ttl_ms = 1_000,
+            |s| s.hard_ttl_ms = 999,
+        ),
+        (
+            "dek_lease_ms",
+            |s| s.dek_lease_ms = 100,
+            |s| s.dek_lease_ms = 99,
+        ),
+        ("jitter_pct", |s| s.jitter_pct = 50, |s| s.jitter_pct = 51),
+        (
+            "refresh_window_ms",
+            |s| (s.jitter_pct, s.refresh_window_ms) = (10, Some(899)),
+            |s| (s.jitter_pct, s.refresh_window_ms) = (10, Some(900)),
+        ),
+        (
+            "low_water_pct",
+            |s| (s.low_water_pct, s.refresh_window_ms) = (30, Some(300)),
+            |s| (s.low_water_pct, s.refresh_window_ms) = (31, Some(300)),
+        ),
+        (
+            "max_in_flight",
+            |s| s.max_in_flight = 65_536,
+            |s| s.max_in_flight = 65_537,
+        ),
+        (
+            "sign_wait_budget_us",
+            |s| s.sign_wait_budget_us = 1_000_000,
+            |s| s.sign_wait_budget_us = 1_000_001,
+        ),
+        (
+            "soft_ttl_ms",
+            |s| (s.soft_ttl_ms, s.hard_ttl_ms) = (YEAR_MS, YEAR_MS),
+            |s| (s.soft_ttl_ms, s.hard_ttl_ms) = (YEAR_MS + 1, YEAR_MS + 1),
+        ),
+    ];
+    let after = |change: Change| {
+        let mut settings = Settings {
+            soft_ttl_ms: 1_000,
+            ..settings()
+        };
+        change(&mut settings);
+        settings.validate().map_err(|error| error.name)
+    };
+    for (name, keeps, breaks) in edges {
+        assert_eq!(after(keeps), Ok(()), "{name}");
+        assert_eq!(after(breaks), Err(name));
+    }
+}
