@@ -118,7 +118,18 @@ impl<V> Shard<V> {
     /// The lease ended without renewal. Flights go on: they will find out.
     pub(super) fn lose_lease(&mut self, now: Instant, at: u32) {
         let keyspace = &self.keyspaces[at as usize];
-        let kms_locked = keyspace.lease.is_kms_locked();
+        let id = keyspace.id;
+        if keyspace.lease.is_kms_locked() {
+            self.report(Event::LeaseEnded { keyspace: id });
+            return self.close_gate(now, at, Gate::Denied);
+        }
+        self.end_lease(now, at);
+        self.actions.push_back(Action::DropDek { keyspace: id });
+    }
+
+    /// What was loaded under the lease is dead with it.
+    fn end_lease(&mut self, now: Instant, at: u32) {
+        let keyspace = &self.keyspaces[at as usize];
         let id = keyspace.id;
         let purged = if keyspace.is_wanted() {
             Purged::Parked
@@ -126,10 +137,7 @@ impl<V> Shard<V> {
             Purged::Forgotten
         };
         self.report(Event::LeaseEnded { keyspace: id });
-        match kms_locked {
-            true => self.close_gate(now, at, Gate::Denied),
-            false => self.purge(now, at, purged),
-        }
+        self.purge(now, at, purged);
     }
 
     pub(super) fn arm_alarm(&mut self, now: Instant, at: u32) {
@@ -172,8 +180,9 @@ impl<V> Shard<V> {
         if self.keyspaces[at as usize].lease.is_held()
             && !self.keyspaces[at as usize].has_lease(now)
         {
-            // It ended, and the timer has yet to say so: what was loaded under it stays dead.
-            self.lose_lease(now, at);
+            // It ended, and the timer has yet to say so: what was loaded under it stays dead. The
+            // DEK at hand is the one that came with this grant, and stays.
+            self.end_lease(now, at);
         }
         let keyspace = &mut self.keyspaces[at as usize];
         let lease_us = keyspace.settings.dek_lease_us();
@@ -248,6 +257,7 @@ impl<V> Shard<V> {
         let id = keyspace.id;
         keyspace.gate = gate;
         keyspace.unlocks.end(UnlockState::Failed);
+        self.actions.push_back(Action::DropDek { keyspace: id });
         self.purge(now, at, Purged::Parked);
         let refusal = self.needs_unlock(at);
         for flight in self.flights_of(at) {
@@ -270,9 +280,6 @@ impl<V> Shard<V> {
         keyspace.lease.lost();
         keyspace.terms.purge();
         keyspace.purged = purged;
-        self.actions.push_back(Action::DropDek {
-            keyspace: keyspace.id,
-        });
         self.follow_lease_end(at);
         self.sweep_later(at);
         self.sweep(now);

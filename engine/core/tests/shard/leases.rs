@@ -566,3 +566,31 @@ fn a_grant_that_is_old_already_does_not_lead_to_a_storm_of_questions() {
     }
     assert!(rig.unwraps <= 3, "{} questions in a second", rig.unwraps);
 }
+
+/// A grant that came after the lease had ended and before a tick saw it took the shard for denied if
+/// the KMS had been locked before, and threw away the DEK that came with the grant. Found by the
+/// simulator.
+#[test]
+fn a_grant_that_finds_the_lease_over_opens_a_new_one() {
+    let mut rig = Rig::leased_with(settings());
+    rig.load("key", 1);
+    rig.unlock();
+    rig.lease(LeaseEvent::Locked);
+    rig.dropped_deks = 0;
+    let lease_left_us = rig
+        .shard
+        .gauges(rig.now, PROD)
+        .expect("known")
+        .lease_left_us;
+    // The clock has moved on, and no tick has come.
+    rig.now = rig.now.plus_us(lease_left_us);
+    rig.grant();
+    let gauges = rig.shard.gauges(rig.now, PROD).expect("known");
+    assert!(!gauges.denied && gauges.lease_left_us > 0);
+    assert_eq!(rig.dropped_deks, 0, "the DEK is the new lease's");
+    assert_eq!(
+        rig.request_by(7, "key", None),
+        Got::Wait,
+        "what was loaded before is dead"
+    );
+}

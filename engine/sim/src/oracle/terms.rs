@@ -19,7 +19,7 @@ pub(crate) enum Gate {
 pub(crate) struct Terms {
     pub(crate) settings: Settings,
     pub(crate) gate: Gate,
-    lease_sent: u64,
+    pub(crate) lease_sent: u64,
     /// 0: there is none.
     pub(crate) lease_end: u64,
     /// Every hard TTL that was ever in force: (since, µs).

@@ -111,6 +111,7 @@ impl World<'_> {
         let now = self.instant();
         let (before, terms) = (self.look(shard, name), self.terms_now(shard, name));
         let unwraps = self.tally(shard, name.keyspace).unwraps;
+        let loads = self.load_count;
         self.tally(shard, name.keyspace).requests += 1;
         let key = key_id(name);
         let request = Request {
@@ -186,6 +187,12 @@ impl World<'_> {
         );
         self.drain(shard)?;
         let asked_kms = self.tally(shard, name.keyspace).unwraps > unwraps;
+        ensure!(
+            19,
+            asked.deadline.is_none_or(|deadline| deadline > self.now)
+                || (self.load_count == loads && !asked_kms),
+            "{name:?}: a request past its deadline started a load"
+        );
         ensure!(
             13,
             before.lifecycle != Lifecycle::Invalid || !asked_kms,
