@@ -57,6 +57,9 @@ mod buffer;
 mod call;
 mod error;
 mod exchange;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hub;
 mod jitter;
 mod listing;
