@@ -54,6 +54,11 @@ crash-loop: deps-test ## Kill the server N=100 times during an import; no acknow
 hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
 	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture
 
+.PHONY: threads
+threads: deps-test ## Orders of events where threads meet, many more than in `make test` (KEYWAY_SCHEDULES=50000)
+	KEYWAY_SCHEDULES=$${KEYWAY_SCHEDULES:-50000} cargo test $(LOCKED) -p keyway-kms --lib threads
+	KEYWAY_SCHEDULES=$${KEYWAY_SCHEDULES:-50000} cargo test $(LOCKED) -p keyway-server --test threads
+
 .PHONY: fmt
 fmt: ## Format the sources
 	cargo fmt --all
