@@ -170,6 +170,10 @@ impl Kms for Service {
 impl<K: Kms + 'static> Control<K> {
     /// Asks for a keyspace's DEK; what the shard is to be told.
     pub(super) async fn unwrap(&self, keyspace: u32) -> (LeaseEvent, Option<Box<DekBytes>>) {
+        if self.is_locked(keyspace) {
+            // The question crossed the lock on its way.
+            return (LeaseEvent::Locked, None);
+        }
         let (generation, wrapped) = match self.wrapped_dek(keyspace) {
             Ok(dek) => dek,
             Err(error) => {
@@ -178,6 +182,10 @@ impl<K: Kms + 'static> Control<K> {
             }
         };
         match self.kms.unwrap_dek(keyspace, generation, &wrapped).await {
+            Ok(_) if self.is_locked(keyspace) => {
+                tracing::info!(keyspace, "a DEK came after the lock and is not handed out");
+                (LeaseEvent::Locked, None)
+            }
             Ok(unwrapped) => {
                 let sent_at = Instant::from_micros(unwrapped.sent_at_us);
                 let bytes = Zeroizing::new(*unwrapped.dek.expose());

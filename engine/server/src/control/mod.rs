@@ -46,6 +46,8 @@ pub struct Control<K = Service> {
     exporter: mpsc::Sender<exporter::Message>,
     unlocks: RefCell<HashMap<u32, Unlock>>,
     next_ticket: RefCell<u64>,
+    /// Locks of each keyspace so far, so that an unlock knows whether one came between.
+    locks: RefCell<HashMap<u32, u64>>,
 }
 
 /// The last unlock of a keyspace.
@@ -82,6 +84,7 @@ impl<K: Kms + 'static> Control<K> {
             exporter,
             unlocks: RefCell::default(),
             next_ticket: RefCell::new(1),
+            locks: RefCell::default(),
         }
     }
 
@@ -224,6 +227,7 @@ impl<K: Kms + 'static> Control<K> {
         let mut changed = self.catalogue.borrow().clone();
         changed.set_locked(id, true)?;
         self.commit(changed)?;
+        *self.locks.borrow_mut().entry(id).or_default() += 1;
         self.broadcast(|done| ControlEvent::Lock { keyspace: id, done })
             .await;
         tracing::info!(keyspace = id, "keyspace locked");
@@ -243,8 +247,9 @@ impl<K: Kms + 'static> Control<K> {
         };
         self.unlocks.borrow_mut().insert(id, unlock);
         let control = Rc::clone(self);
+        let locks = self.locks_of(id);
         tokio::task::spawn_local(async move {
-            let state = match control.unlock(id, secret).await {
+            let state = match control.unlock(id, secret, locks).await {
                 Ok(()) => UnlockState::Opened,
                 Err(reason) => {
                     tracing::warn!(keyspace = id, %reason, "unlock failed");
@@ -262,8 +267,14 @@ impl<K: Kms + 'static> Control<K> {
         Ok(payload)
     }
 
-    /// Opens the provider if need be, proves that the DEK unwraps, then lets the shards use it.
-    async fn unlock(&self, id: u32, mut secret: Zeroizing<Vec<u8>>) -> Result<(), String> {
+    /// Opens the provider if need be, proves that the DEK unwraps, then lets the shards use it,
+    /// unless the keyspace was locked again since there were `locks`.
+    async fn unlock(
+        &self,
+        id: u32,
+        mut secret: Zeroizing<Vec<u8>>,
+        locks: u64,
+    ) -> Result<(), String> {
         if !secret.is_empty() {
             let passphrase = keyway_kms::Passphrase::new(std::mem::take(&mut *secret))
                 .map_err(|error| error.to_string())?;
@@ -280,6 +291,9 @@ impl<K: Kms + 'static> Control<K> {
             .unwrap_dek(id, generation, &wrapped)
             .await
             .map_err(|e| e.to_string())?;
+        if self.locks_of(id) != locks {
+            return Err("the keyspace was locked again meanwhile; run `keyway unlock` anew".into());
+        }
         let mut changed = self.catalogue.borrow().clone();
         changed
             .set_locked(id, false)
@@ -291,6 +305,17 @@ impl<K: Kms + 'static> Control<K> {
         }
         tracing::info!(keyspace = id, "keyspace unlocked");
         Ok(())
+    }
+
+    fn is_locked(&self, id: u32) -> bool {
+        self.catalogue
+            .borrow()
+            .keyspace(id)
+            .is_ok_and(|keyspace| keyspace.locked)
+    }
+
+    fn locks_of(&self, id: u32) -> u64 {
+        self.locks.borrow().get(&id).copied().unwrap_or(0)
     }
 
     async fn unlock_status(&self, id: u32, ticket: u64) -> Answer {

@@ -72,6 +72,13 @@ fn every_shard_that_asks_gets_the_dek() {
     super::explore(|| everyone_gets_the_dek(Flaw::None));
 }
 
+/// An unlock used to be carried out however long it had taken, even when somebody had locked the
+/// keyspace meanwhile and been told that it was locked: the older command won.
+#[test]
+fn an_acknowledged_lock_holds_until_a_later_unlock() {
+    super::explore(|| a_lock_comes_in_between(Flaw::None));
+}
+
 #[test]
 fn answers_and_locks_that_miss_a_shard_are_found() {
     super::finds("a DEK for one shard only", || {
