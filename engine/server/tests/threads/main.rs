@@ -17,7 +17,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
 /// Schedules that are tried of each kind, unless KEYWAY_SCHEDULES says otherwise.
-const SCHEDULES: usize = 200;
+const SCHEDULES: usize = 1_000;
 
 /// Steps after which somebody is taken to wait for ever. Sound schedules take a tenth of it.
 const STEPS_MAX: usize = 100_000;
@@ -44,7 +44,7 @@ fn explore(scenario: impl Fn() + Clone + Send + Sync + 'static) {
 /// Expects the checker to find what is planted in a scenario.
 fn finds(what: &str, scenario: impl Fn() + Send + Sync + 'static) {
     let found = catch_unwind(AssertUnwindSafe(|| {
-        run(RandomScheduler::new(SCHEDULES * 10), scenario);
+        run(RandomScheduler::new(SCHEDULES), scenario);
     }));
     assert!(found.is_err(), "not found: {what}");
 }
