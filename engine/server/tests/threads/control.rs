@@ -54,6 +54,17 @@ fn a_lock_comes_in_between(flaw: Flaw) {
     let node = Node::start(Plan { flaw, ..SOUND });
     assert_eq!(node.ask(unlock()).0, Status::Ok);
     assert_eq!(node.ask(Command::Lock { keyspace: KEYSPACE }).0, Status::Ok);
+    let locked = node
+        .shared
+        .locked
+        .lock()
+        .expect("nobody panics with it")
+        .len();
+    assert_eq!(
+        locked,
+        usize::from(SHARDS),
+        "acknowledged before all did it"
+    );
     node.shared.is_sealed.store(true, Ordering::SeqCst);
     wait_for_unlock(&node);
     for _ in 0..10 {

@@ -154,6 +154,8 @@ pub struct Shared {
     pub answers: Mutex<BTreeMap<u64, (Status, Vec<u8>)>>,
     /// Shards that hold the DEK.
     pub holders: Mutex<BTreeSet<u16>>,
+    /// Shards on which the keyspace is locked.
+    pub locked: Mutex<BTreeSet<u16>>,
     /// A lock was acknowledged, and nobody has asked for an unlock since.
     pub is_sealed: std::sync::atomic::AtomicBool,
 }
@@ -182,17 +184,15 @@ impl Shard {
                 _ => {}
             }
         }
+        let gauges = self.core.gauges(self.now, KeyspaceId(KEYSPACE));
+        let is_locked = gauges.expect("there is one").locked;
         let holds = !self.shelf.0.borrow().is_empty();
         if self.shared.is_sealed.load(Ordering::SeqCst) {
             assert!(!holds, "a DEK on shard {} after the lock", self.index);
-            let gauges = self.core.gauges(self.now, KeyspaceId(KEYSPACE));
-            assert!(gauges.expect("there is one").locked, "open after the lock");
+            assert!(is_locked, "open on shard {} after the lock", self.index);
         }
-        let mut holders = self.shared.holders.lock().expect("nobody panics with it");
-        match holds {
-            true => holders.insert(self.index),
-            false => holders.remove(&self.index),
-        };
+        note(&self.shared.locked, self.index, is_locked);
+        note(&self.shared.holders, self.index, holds);
     }
 
     fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
@@ -246,6 +246,14 @@ impl Shard {
     }
 }
 
+fn note(shards: &Mutex<BTreeSet<u16>>, index: u16, is_one: bool) {
+    let mut shards = shards.lock().expect("nobody panics with it");
+    match is_one {
+        true => shards.insert(index),
+        false => shards.remove(&index),
+    };
+}
+
 /// A running node.
 pub struct Node {
     pub shared: Arc<Shared>,
@@ -254,6 +262,8 @@ pub struct Node {
     ready: std::sync::mpsc::Receiver<Result<u16, String>>,
     threads: Vec<JoinHandle<()>>,
     next_token: Cell<u64>,
+    /// The main thread keeps one, too: that it closes must not be what ends the node.
+    _stopped: mpsc::Sender<u16>,
 }
 
 impl Node {
@@ -302,6 +312,7 @@ impl Node {
             ready: started,
             threads,
             next_token: Cell::new(1),
+            _stopped: stopped,
         }
     }
 
