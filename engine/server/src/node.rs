@@ -96,6 +96,8 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         executor::start(index, core, move || serve(start, lifeline))
             .map_err(|error| format!("shard {index} did not start: {error}"))?;
     }
+    // What only shards hold ends with the last of them.
+    drop((ready, stopped));
     for _ in 0..config.shards {
         started
             .recv()
