@@ -32,7 +32,7 @@ test: deps-test ## Run all tests, after installing what they need
 	cargo test $(LOCKED) --workspace
 
 .PHONY: ci
-ci: deps fmt-check check-imports check-docs check-bugs lint deny test ## Everything that CI checks
+ci: deps fmt-check check-imports check-docs check-bugs lint deny test sim-bugs-some ## Everything that CI checks
 
 .PHONY: bench-s1
 bench-s1: bench-build ## S1: steady hot keys, against the bare library call
@@ -64,12 +64,25 @@ sim-replay: deps-build ## Show the history of SEED=n in words; of a failing one 
 	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- replay $${SEED:?"make sim-replay SEED=n"}
 
 .PHONY: sim-bugs
-sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to catch them all (SEEDS=2000)
-	scripts/sim-bugs --seeds $${SEEDS:-2000}
+sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to catch them all (SEEDS=20000)
+	scripts/sim-bugs --seeds $${SEEDS:-20000}
+
+.PHONY: sim-bugs-some
+sim-bugs-some: deps-build
+	scripts/sim-bugs --seeds 300 --only 01,14,20
+
+.PHONY: fuzz
+fuzz: deps-fuzz ## Fuzz each target for TIME_S=60 seconds; all of them, or TARGET_NAME=header
+	scripts/fuzz $(or $(TIME_S),60) $(TARGET_NAME)
+
 
 .PHONY: mutants
 mutants: deps-mutants ## Change the core in 1200 ways; a change that no test notices wants a reason (MUTANTS="-f lease.rs")
 	scripts/mutants -j2 $(MUTANTS)
+.PHONY: threads
+threads: deps-test ## Orders of events where threads meet, many more than in `make test` (KEYWAY_SCHEDULES=50000)
+	KEYWAY_SCHEDULES=$${KEYWAY_SCHEDULES:-50000} cargo test $(LOCKED) -p keyway-kms --lib threads
+	KEYWAY_SCHEDULES=$${KEYWAY_SCHEDULES:-50000} cargo test $(LOCKED) -p keyway-server --test threads
 
 .PHONY: fmt
 fmt: ## Format the sources
@@ -111,6 +124,10 @@ deps-build:
 .PHONY: deps-test
 deps-test:
 	@scripts/deps build test
+
+.PHONY: deps-fuzz
+deps-fuzz:
+	@scripts/deps build fuzz
 
 .PHONY: deps-mutants
 deps-mutants:

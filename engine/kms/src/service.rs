@@ -10,6 +10,7 @@ mod bucket;
 mod budget;
 mod caller;
 mod counters;
+mod desk;
 mod flights;
 mod gate;
 
@@ -19,9 +20,11 @@ mod fake_provider;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod threads;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ring::rand::SystemRandom;
@@ -35,7 +38,8 @@ pub use breaker::BreakerState;
 pub use budget::Budget;
 use caller::Caller;
 pub use counters::{Counters, Operation, Outcome};
-use flights::{Answer, Flight, FlightKey, Flights, Joined};
+use desk::{Desk, Shared, Visit};
+use flights::{Answer, Flight};
 use gate::Gate;
 
 /// How soon to try again when there is no room for another flight.
@@ -84,11 +88,9 @@ struct Inner {
     provider: Arc<dyn Provider>,
     cluster: [u8; 16],
     caller: Caller,
-    flights: Arc<Flights>,
+    desk: Desk,
     random: SystemRandom,
     unlock_time_limit: Duration,
-    /// Calls of `lock()` so far: an answer from before the latest one is not handed out after it.
-    lock_count: AtomicU64,
 }
 
 impl Service {
@@ -105,10 +107,9 @@ impl Service {
             caller: Caller::new(provider.clone(), budget, gate, Box::new(clock)),
             provider,
             cluster,
-            flights: Flights::new(budget.waiting_max as usize),
+            desk: Desk::new(budget.waiting_max as usize),
             random: SystemRandom::new(),
             unlock_time_limit: Duration::from_millis(budget.unlock_ms_max),
-            lock_count: AtomicU64::new(0),
         })))
     }
 
@@ -130,41 +131,28 @@ impl Service {
                 "restore it from a backup",
             ));
         }
-        let lock_count = self.0.lock_count.load(Ordering::SeqCst);
-        let key = FlightKey {
-            keyspace,
-            generation,
-            wrapped: wrapped.into(),
+        let fly = |flight| {
+            tokio::spawn(self.clone().fly(flight));
         };
-        let mut receiver = match self.0.flights.join(key) {
-            Joined::Follower(receiver) => receiver,
-            Joined::Leader(flight, receiver) => {
-                tokio::spawn(self.clone().fly(flight));
-                receiver
-            }
-            Joined::Full => {
+        match self.0.desk.share(keyspace, generation, wrapped, fly).await {
+            Shared::Answered(answer) => answer,
+            Shared::LockedMeanwhile => Err(locked_meanwhile()),
+            Shared::Lost => Err(KmsError::new(
+                Class::Unavailable { retry_after: None },
+                format!("the unwrap of keyspace {keyspace}'s DEK ended without an answer"),
+                "try again; the log says what failed",
+            )),
+            Shared::Full => {
                 self.0.caller.count(Operation::Unwrap, Outcome::OverBudget);
-                return Err(KmsError::new(
+                Err(KmsError::new(
                     Class::Throttled {
                         retry_after: Some(FULL_RETRY_AFTER),
                     },
                     "too many keyspaces are waiting for the KMS",
                     "try again, or raise the call budget's waiting_max",
-                ));
+                ))
             }
-        };
-        let answer = match receiver.wait_for(Option::is_some).await {
-            Ok(answer) => answer.clone(),
-            Err(_) => None,
-        };
-        self.check_not_locked_since(lock_count)?;
-        answer.unwrap_or_else(|| {
-            Err(KmsError::new(
-                Class::Unavailable { retry_after: None },
-                format!("the unwrap of keyspace {keyspace}'s DEK ended without an answer"),
-                "try again; the log says what failed",
-            ))
-        })
+        }
     }
 
     async fn fly(self, flight: Flight) {
@@ -193,7 +181,7 @@ impl Service {
     /// a KMS that lets us wrap and not unwrap is found out now and not at the next start, and the lease begins with a
     /// successful unwrap, as every lease does. It costs two calls.
     pub async fn new_dek(&self, keyspace: u32, generation: u32) -> Result<NewDek, KmsError> {
-        let lock_count = self.0.lock_count.load(Ordering::SeqCst);
+        let visit = self.0.desk.visit();
         let context = self.context(keyspace, generation);
         let provider = &self.0.provider;
         let dek = SecretKey::generate(&self.0.random)?;
@@ -213,7 +201,7 @@ impl Service {
                 "nothing was stored; check the KMS",
             ));
         }
-        self.check_not_locked_since(lock_count)?;
+        self.check_not_locked_since(visit)?;
         Ok(NewDek {
             dek: proof.dek,
             wrapped,
@@ -246,8 +234,7 @@ impl Service {
 
     /// Locks the provider at once. Unwraps under way end as [`Class::Locked`].
     pub fn lock(&self) {
-        self.0.lock_count.fetch_add(1, Ordering::SeqCst);
-        self.0.provider.lock();
+        self.0.desk.lock(|| self.0.provider.lock());
     }
 
     /// Whether the provider can reach its key now.
@@ -279,7 +266,7 @@ impl Service {
     pub fn gauges(&self) -> Gauges {
         self.0
             .caller
-            .gauges(u32::try_from(self.0.flights.len()).unwrap_or(u32::MAX))
+            .gauges(u32::try_from(self.0.desk.len()).unwrap_or(u32::MAX))
     }
 
     fn context(&self, keyspace: u32, generation: u32) -> Context {
@@ -291,16 +278,20 @@ impl Service {
         }
     }
 
-    fn check_not_locked_since(&self, lock_count: u64) -> Result<(), KmsError> {
-        if self.0.lock_count.load(Ordering::SeqCst) == lock_count {
-            return Ok(());
+    fn check_not_locked_since(&self, visit: Visit) -> Result<(), KmsError> {
+        match self.0.desk.was_locked_since(visit) {
+            true => Err(locked_meanwhile()),
+            false => Ok(()),
         }
-        Err(KmsError::new(
-            Class::Locked,
-            "the KMS was locked meanwhile",
-            "unlock it: keyway unlock KEYSPACE",
-        ))
     }
+}
+
+fn locked_meanwhile() -> KmsError {
+    KmsError::new(
+        Class::Locked,
+        "the KMS was locked meanwhile",
+        "unlock it: keyway unlock KEYSPACE",
+    )
 }
 
 impl fmt::Debug for Service {

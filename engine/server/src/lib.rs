@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod lifeline;
 pub mod logging;
 pub mod metrics;
 pub mod node;

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::control::catalogue::{self, Catalogue};
 use crate::control::messages::{ControlRequest, EVENTS_MAX, KeyspaceConfig, REQUESTS_MAX};
 use crate::control::{self, Control};
+use crate::lifeline::Lifeline;
 use crate::metrics::exporter;
 use crate::runtime::{executor, mesh};
 use crate::shard::{Start, serve};
@@ -65,6 +66,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     let (to_control, control_requests) = mpsc::channel::<ControlRequest>(REQUESTS_MAX);
     let stop = Arc::new(AtomicBool::new(false));
     let (ready, started) = std::sync::mpsc::channel();
+    let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
     let config = Arc::new(config);
     let mut to_shards = Vec::new();
     for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
@@ -88,12 +90,14 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
             events,
             exporter: to_exporter.clone(),
             stop: Arc::clone(&stop),
-            ready: ready.clone(),
         };
+        let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
         let core = cores[usize::from(index) % cores.len()];
-        executor::start(index, core, move || serve(start))
+        executor::start(index, core, move || serve(start, lifeline))
             .map_err(|error| format!("shard {index} did not start: {error}"))?;
     }
+    // What only shards hold ends with the last of them.
+    drop((ready, stopped));
     for _ in 0..config.shards {
         started
             .recv()
@@ -114,7 +118,11 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         tokio::task::spawn_local(stop_on_signal(stop));
-        control.run(control_requests).await;
+        let mut seconds = tokio::time::interval(control::SNAPSHOT_PERIOD);
+        let second = async || {
+            seconds.tick().await;
+        };
+        control.run(control_requests, shards_stopped, second).await;
     });
     let _ = std::fs::remove_file(saved_dir.join(ENDPOINTS_FILE));
     tracing::info!("stopped");

@@ -395,6 +395,20 @@ async fn an_answer_from_before_a_lock_is_not_handed_out_after_it() {
     assert_eq!(answers[0].as_ref().unwrap_err().class(), Class::Locked);
 }
 
+/// A flight from before a lock used to stay in the table: who came after the lock joined it, found the count of locks
+/// as it was on arrival, and was handed the DEK by a KMS that was locked all the while.
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_a_lock_shares_no_answer_from_before_it() {
+    let bench = Bench::new([], Step::Ok(ms(20)), Budget::default());
+    let before = bench.spawn_unwraps([7]);
+    tokio::time::sleep(ms(10)).await;
+    bench.service.lock();
+    assert_eq!(bench.class(7).await, Class::Locked);
+    let answers = before.join_all().await;
+    assert_eq!(answers[0].as_ref().unwrap_err().class(), Class::Locked);
+    assert_eq!(bench.provider.call_count(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_unlock_is_tried_once_and_has_a_limit() {
     let bench = Bench::new([DOWN, Step::Hang], NOW, Budget::default());

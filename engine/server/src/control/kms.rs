@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use keyway_core::{Instant, LeaseEvent};
 use keyway_kms::{
-    Argon2Params, Asking, Budget, Class, DevKek, KmsError, Local, PassphraseSource, ProviderState,
-    Service, UnlockSecret,
+    Argon2Params, Asking, Budget, Class, DevKek, KmsError, Local, NewDek, PassphraseSource,
+    ProviderState, Service, UnlockNeed, UnlockSecret, UnwrappedDek,
 };
 use keyway_protocol::Status;
 use zeroize::Zeroizing;
@@ -15,6 +15,7 @@ use super::Control;
 use super::messages::DekBytes;
 use crate::clock;
 use crate::config::{Config, Passphrase};
+use crate::metrics::snapshot::KmsSnapshot;
 
 /// Name of the local KEK's file in the data directory.
 pub const KEK_FILE: &str = "kek.json";
@@ -91,9 +92,88 @@ fn source(config: &Config) -> Result<Option<PassphraseSource>, KmsError> {
     })
 }
 
-impl Control {
+/// The KMS as the control thread needs it; [`Service`] is one.
+pub trait Kms {
+    /// Makes a DEK.
+    fn new_dek(
+        &self,
+        keyspace: u32,
+        generation: u32,
+    ) -> impl Future<Output = Result<NewDek, KmsError>>;
+
+    /// Unwraps a DEK.
+    fn unwrap_dek(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        wrapped: &[u8],
+    ) -> impl Future<Output = Result<UnwrappedDek, KmsError>>;
+
+    /// Unlocks the provider.
+    fn unlock(&self, secret: UnlockSecret) -> impl Future<Output = Result<(), KmsError>>;
+
+    /// Whether the provider can reach its key now.
+    fn state(&self) -> ProviderState;
+
+    /// What an unlock wants.
+    fn unlock_need(&self) -> UnlockNeed;
+
+    /// What the exporter is to know.
+    fn figures(&self) -> KmsSnapshot;
+}
+
+impl Kms for Service {
+    async fn new_dek(&self, keyspace: u32, generation: u32) -> Result<NewDek, KmsError> {
+        Service::new_dek(self, keyspace, generation).await
+    }
+
+    async fn unwrap_dek(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        wrapped: &[u8],
+    ) -> Result<UnwrappedDek, KmsError> {
+        Service::unwrap_dek(self, keyspace, generation, wrapped).await
+    }
+
+    async fn unlock(&self, secret: UnlockSecret) -> Result<(), KmsError> {
+        Service::unlock(self, secret).await
+    }
+
+    fn state(&self) -> ProviderState {
+        Service::state(self)
+    }
+
+    fn unlock_need(&self) -> UnlockNeed {
+        Service::unlock_need(self)
+    }
+
+    fn figures(&self) -> KmsSnapshot {
+        let calls = self.counters();
+        KmsSnapshot {
+            calls: calls
+                .iter()
+                .map(|(operation, outcome, count)| {
+                    (
+                        operation.name().to_owned(),
+                        outcome.name().to_owned(),
+                        count,
+                    )
+                })
+                .collect(),
+            provider: self.provider_name().to_owned(),
+            locked: self.state() == ProviderState::Locked,
+        }
+    }
+}
+
+impl<K: Kms + 'static> Control<K> {
     /// Asks for a keyspace's DEK; what the shard is to be told.
     pub(super) async fn unwrap(&self, keyspace: u32) -> (LeaseEvent, Option<Box<DekBytes>>) {
+        if self.is_locked(keyspace) {
+            // The question crossed the lock on its way.
+            return (LeaseEvent::Locked, None);
+        }
         let (generation, wrapped) = match self.wrapped_dek(keyspace) {
             Ok(dek) => dek,
             Err(error) => {
@@ -101,11 +181,11 @@ impl Control {
                 return (LeaseEvent::Failed, None);
             }
         };
-        match self
-            .service
-            .unwrap_dek(keyspace, generation, &wrapped)
-            .await
-        {
+        match self.kms.unwrap_dek(keyspace, generation, &wrapped).await {
+            Ok(_) if self.is_locked(keyspace) => {
+                tracing::info!(keyspace, "a DEK came after the lock and is not handed out");
+                (LeaseEvent::Locked, None)
+            }
             Ok(unwrapped) => {
                 let sent_at = Instant::from_micros(unwrapped.sent_at_us);
                 let bytes = Zeroizing::new(*unwrapped.dek.expose());

@@ -40,8 +40,6 @@ pub enum ControlRequest {
         /// What.
         command: Command,
     },
-    /// The shard has stopped serving and its log is closed.
-    Stopped,
 }
 
 /// An administrator's request.

@@ -23,12 +23,13 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::metrics::exporter;
-use crate::metrics::snapshot::{KmsSnapshot, Snapshot};
+use crate::metrics::snapshot::Snapshot;
 use catalogue::{Catalogue, CatalogueError, Keyspace};
+use kms::Kms;
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
 
 /// How often the KMS's figures go to the exporter.
-const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
+pub const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
 
 /// Rows of JSON that one KEYSPACE_LIST answer carries.
 const LIST_ROWS_MAX: usize = 32;
@@ -37,14 +38,16 @@ const LIST_ROWS_MAX: usize = 32;
 pub type Save = Box<dyn Fn(&[u8]) -> std::io::Result<()> + Send>;
 
 /// What the control thread owns.
-pub struct Control {
-    service: Service,
+pub struct Control<K = Service> {
+    kms: K,
     catalogue: RefCell<Catalogue>,
     save: Save,
     shards: Vec<mpsc::Sender<ControlEvent>>,
     exporter: mpsc::Sender<exporter::Message>,
     unlocks: RefCell<HashMap<u32, Unlock>>,
     next_ticket: RefCell<u64>,
+    /// Locks of each keyspace so far, so that an unlock knows whether one came between.
+    locks: RefCell<HashMap<u32, u64>>,
 }
 
 /// The last unlock of a keyspace.
@@ -64,33 +67,46 @@ enum UnlockState {
 /// An answer on its way: a status, and the payload or an explanation.
 type Answer = Result<Vec<u8>, (Status, String)>;
 
-impl Control {
+impl<K: Kms + 'static> Control<K> {
     /// Over a KMS, the keyspaces and the ways to the shards.
     pub fn new(
-        service: Service,
+        kms: K,
         catalogue: Catalogue,
         save: Save,
         shards: Vec<mpsc::Sender<ControlEvent>>,
         exporter: mpsc::Sender<exporter::Message>,
     ) -> Self {
         Control {
-            service,
+            kms,
             catalogue: RefCell::new(catalogue),
             save,
             shards,
             exporter,
             unlocks: RefCell::default(),
             next_ticket: RefCell::new(1),
+            locks: RefCell::default(),
         }
     }
 
-    /// Serves requests until every shard has stopped.
-    pub async fn run(self, mut requests: mpsc::Receiver<ControlRequest>) {
+    /// Serves requests until every shard has said in `stopped` that it has. Each time that
+    /// `second` ends, the KMS's figures go to the exporter. To be run in a `LocalSet`.
+    pub async fn run(
+        self,
+        mut requests: mpsc::Receiver<ControlRequest>,
+        mut stopped: mpsc::Receiver<u16>,
+        mut second: impl AsyncFnMut(),
+    ) {
         let control = Rc::new(self);
         let mut running = control.shards.len();
-        let mut snapshot = tokio::time::interval(SNAPSHOT_PERIOD);
         while running > 0 {
+            // In this order, so that no flood of requests keeps the process from stopping.
             tokio::select! {
+                biased;
+                shard = stopped.recv() => match shard {
+                    Some(_) => running -= 1,
+                    None => return,
+                },
+                () = second() => control.push_snapshot(),
                 request = requests.recv() => match request {
                     Some(ControlRequest::Unwrap { shard, keyspace }) => {
                         tokio::task::spawn_local(Rc::clone(&control).unwrap_for(shard, keyspace));
@@ -98,10 +114,9 @@ impl Control {
                     Some(ControlRequest::Admin { reply_to, command }) => {
                         tokio::task::spawn_local(Rc::clone(&control).administer(reply_to, command));
                     }
-                    Some(ControlRequest::Stopped) => running -= 1,
-                    None => return,
+                    // Every shard has stopped; they are still to be counted.
+                    None => std::future::pending().await,
                 },
-                _ = snapshot.tick() => control.push_snapshot(),
             }
         }
     }
@@ -150,7 +165,7 @@ impl Control {
             catalogue.next_id()
         };
         let dek = self
-            .service
+            .kms
             .new_dek(id, 1)
             .await
             .map_err(|error| kms::refusal(&error))?;
@@ -212,6 +227,7 @@ impl Control {
         let mut changed = self.catalogue.borrow().clone();
         changed.set_locked(id, true)?;
         self.commit(changed)?;
+        *self.locks.borrow_mut().entry(id).or_default() += 1;
         self.broadcast(|done| ControlEvent::Lock { keyspace: id, done })
             .await;
         tracing::info!(keyspace = id, "keyspace locked");
@@ -231,8 +247,9 @@ impl Control {
         };
         self.unlocks.borrow_mut().insert(id, unlock);
         let control = Rc::clone(self);
+        let locks = self.locks_of(id);
         tokio::task::spawn_local(async move {
-            let state = match control.unlock(id, secret).await {
+            let state = match control.unlock(id, secret, locks).await {
                 Ok(()) => UnlockState::Opened,
                 Err(reason) => {
                     tracing::warn!(keyspace = id, %reason, "unlock failed");
@@ -250,27 +267,33 @@ impl Control {
         Ok(payload)
     }
 
-    /// Opens the provider if need be, proves that the DEK unwraps, then lets the shards use it.
-    async fn unlock(&self, id: u32, mut secret: Zeroizing<Vec<u8>>) -> Result<(), String> {
+    /// Opens the provider if need be, proves that the DEK unwraps, then lets the shards use it,
+    /// unless the keyspace was locked again since there were `locks`.
+    async fn unlock(
+        &self,
+        id: u32,
+        mut secret: Zeroizing<Vec<u8>>,
+        locks: u64,
+    ) -> Result<(), String> {
         if !secret.is_empty() {
             let passphrase = keyway_kms::Passphrase::new(std::mem::take(&mut *secret))
                 .map_err(|error| error.to_string())?;
-            let unlocked = self
-                .service
-                .unlock(UnlockSecret::Passphrase(passphrase))
-                .await;
+            let unlocked = self.kms.unlock(UnlockSecret::Passphrase(passphrase)).await;
             unlocked.map_err(|error| error.to_string())?;
-        } else if self.service.state() == ProviderState::Locked {
+        } else if self.kms.state() == ProviderState::Locked {
             return Err(format!(
                 "the KMS is locked and needs {:?}; run `keyway unlock` with --passphrase",
-                self.service.unlock_need()
+                self.kms.unlock_need()
             ));
         }
         let (generation, wrapped) = self.wrapped_dek(id)?;
-        self.service
+        self.kms
             .unwrap_dek(id, generation, &wrapped)
             .await
             .map_err(|e| e.to_string())?;
+        if self.locks_of(id) != locks {
+            return Err("the keyspace was locked again meanwhile; run `keyway unlock` anew".into());
+        }
         let mut changed = self.catalogue.borrow().clone();
         changed
             .set_locked(id, false)
@@ -282,6 +305,17 @@ impl Control {
         }
         tracing::info!(keyspace = id, "keyspace unlocked");
         Ok(())
+    }
+
+    fn is_locked(&self, id: u32) -> bool {
+        self.catalogue
+            .borrow()
+            .keyspace(id)
+            .is_ok_and(|keyspace| keyspace.locked)
+    }
+
+    fn locks_of(&self, id: u32) -> u64 {
+        self.locks.borrow().get(&id).copied().unwrap_or(0)
     }
 
     async fn unlock_status(&self, id: u32, ticket: u64) -> Answer {
@@ -383,25 +417,7 @@ impl Control {
     }
 
     fn push_snapshot(&self) {
-        let calls = self.service.counters();
-        let snapshot = KmsSnapshot {
-            calls: calls
-                .iter()
-                .map(|(operation, outcome, count)| {
-                    (
-                        operation.name().to_owned(),
-                        outcome.name().to_owned(),
-                        count,
-                    )
-                })
-                .collect(),
-            provider: self.service.provider_name().to_owned(),
-            locked: self.service.state() == ProviderState::Locked,
-        };
-        // A full inbox loses this one; the next carries the same counters.
-        let _ = self
-            .exporter
-            .try_send(exporter::Message::Snapshot(Snapshot::Kms(snapshot)));
+        exporter::offer(&self.exporter, Snapshot::Kms(self.kms.figures()));
     }
 }
 

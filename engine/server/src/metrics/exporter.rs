@@ -38,6 +38,12 @@ pub enum Message {
     Status(oneshot::Sender<String>),
 }
 
+/// Hands the exporter a snapshot without waiting. A full inbox loses it; the next one carries the
+/// same counters.
+pub fn offer(exporter: &mpsc::Sender<Message>, snapshot: Snapshot) {
+    let _ = exporter.try_send(Message::Snapshot(snapshot));
+}
+
 /// Runs the exporter on a thread of its own until the process ends.
 ///
 /// Errors: the address cannot be bound.
@@ -70,13 +76,18 @@ fn yield_to_shards() {
 }
 
 /// What an HTTP handler asks the collecting task for.
-enum Page {
+#[derive(Debug)]
+pub enum Page {
+    /// `/metrics`
     Metrics,
+    /// `/healthz`
     Health,
+    /// `/readyz`
     Ready,
 }
 
-type Ask = (Page, oneshot::Sender<(StatusCode, &'static str, String)>);
+/// A page that is asked for, and where its status, content type and body go.
+pub type Ask = (Page, oneshot::Sender<(StatusCode, &'static str, String)>);
 
 async fn serve(listener: std::net::TcpListener, shard_count: u16, inbox: mpsc::Receiver<Message>) {
     let (pages, asked) = mpsc::channel::<Ask>(64);
@@ -114,7 +125,8 @@ struct Collected {
     heard_at: Vec<Option<Instant>>,
 }
 
-async fn collect(
+/// Takes snapshots and answers from the latest ones, until whoever sends them is gone.
+pub async fn collect(
     shard_count: u16,
     mut inbox: mpsc::Receiver<Message>,
     mut asked: mpsc::Receiver<Ask>,
@@ -125,7 +137,9 @@ async fn collect(
         heard_at: vec![None; usize::from(shard_count)],
     });
     loop {
+        // Snapshots first: an answer is then never older than what came before the question.
         tokio::select! {
+            biased;
             message = inbox.recv() => match message {
                 Some(Message::Snapshot(snapshot)) => collected.borrow_mut().take(snapshot),
                 Some(Message::Status(answer)) => {

@@ -35,7 +35,8 @@ where
                 .ring_depth(RING_DEPTH)
                 .preempt_timer(PREEMPT_TIMER)
                 .make()
-                .map_err(std::io::Error::from)?;
+                .map_err(std::io::Error::from)
+                .inspect_err(|error| tracing::error!(shard, %error, "no executor"))?;
             executor.run(async move { main().await });
             Ok(())
         })

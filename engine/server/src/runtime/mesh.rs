@@ -4,23 +4,17 @@
 //! OVERLOADED) or kept for the next turn (an answer, which must not be lost). A batched message
 //! costs well under a microsecond; a parked round trip costs 50.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+pub mod outgoing;
 
 use glommio::channels::shared_channel::{
     ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
 };
 use glommio::{GlommioError, ResourceType};
 
+use outgoing::{Handed, Lane, Outgoing};
+
 /// Batches in one queue.
 const QUEUE_BATCHES_MAX: usize = 64;
-
-/// Messages in one batch.
-pub const BATCH_LEN_MAX: usize = 256;
-
-/// Messages that wait at the sender for a full queue before those that need not arrive are
-/// refused.
-pub const OUTGOING_MAX: usize = 1_024;
 
 /// What travels between shards.
 pub trait Message: Send + 'static {
@@ -88,14 +82,7 @@ impl<M: Message> Seat<M> {
                 inboxes.push((from, Inbox(receiver.await)));
             }
         }
-        let outgoing = connected.iter().map(|_| VecDeque::new()).collect();
-        (
-            Mesh {
-                senders: connected,
-                outgoing: RefCell::new(outgoing),
-            },
-            inboxes,
-        )
+        (Mesh::new(connected), inboxes)
     }
 }
 
@@ -110,49 +97,14 @@ impl<M: Message> Inbox<M> {
 }
 
 /// One shard's sending end of the mesh.
-pub struct Mesh<M: Message> {
-    senders: Vec<Option<ConnectedSender<Vec<M>>>>,
-    outgoing: RefCell<Vec<VecDeque<M>>>,
-}
+pub type Mesh<M> = Outgoing<M, ConnectedSender<Vec<M>>>;
 
-impl<M: Message> Mesh<M> {
-    /// Queues a message for `shard`; it leaves with the next [`Mesh::flush`].
-    ///
-    /// Errors: there is no room and the message need not arrive; the caller has it back.
-    pub fn post(&self, shard: u16, message: M) -> Result<(), M> {
-        let queue = &mut self.outgoing.borrow_mut()[usize::from(shard)];
-        if queue.len() >= OUTGOING_MAX && !message.must_arrive() {
-            return Err(message);
-        }
-        queue.push_back(message);
-        Ok(())
-    }
-
-    /// Sends what is queued, a batch per peer, as far as there is room.
-    pub fn flush(&self) {
-        for (sender, queue) in self
-            .senders
-            .iter()
-            .zip(self.outgoing.borrow_mut().iter_mut())
-        {
-            let Some(sender) = sender else { continue };
-            while !queue.is_empty() {
-                let len = queue.len().min(BATCH_LEN_MAX);
-                let batch: Vec<M> = queue.drain(..len).collect();
-                match sender.try_send(batch) {
-                    Ok(()) => {}
-                    Err(GlommioError::WouldBlock(ResourceType::Channel(batch))) => {
-                        batch
-                            .into_iter()
-                            .rev()
-                            .for_each(|message| queue.push_front(message));
-                        break;
-                    }
-                    // The peer has ended: the process is shutting down, and so are the
-                    // connections whose answers these are.
-                    Err(_) => queue.clear(),
-                }
-            }
+impl<M: Message> Lane<M> for ConnectedSender<Vec<M>> {
+    fn try_send(&self, batch: Vec<M>) -> Handed<M> {
+        match ConnectedSender::try_send(self, batch) {
+            Ok(()) => Handed::Sent,
+            Err(GlommioError::WouldBlock(ResourceType::Channel(batch))) => Handed::Full(batch),
+            Err(_) => Handed::Ended,
         }
     }
 }

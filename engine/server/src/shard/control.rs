@@ -6,25 +6,39 @@ use tokio::sync::mpsc;
 
 use super::Shard;
 use super::answer::Reply;
+use super::leases::{DekShelf, hear_lease, hear_lock};
 use super::pump::Turn;
 use super::request::{Waiting, Wish};
-use crate::control::messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
+use crate::control::messages::{
+    Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo,
+};
+use crate::rehydrator::Rehydrator;
+
+impl DekShelf for Rehydrator {
+    fn hold(&self, keyspace: u32, mut dek: Box<DekBytes>) -> Result<(), String> {
+        self.hold_dek(keyspace, dek.generation, &mut dek.bytes)
+    }
+
+    fn drop_all(&self, keyspace: u32) {
+        self.drop_deks(keyspace);
+    }
+}
 
 impl Shard {
     /// Hands an administrator's request to the control thread.
     pub(super) fn ask_control(&self, reply: Reply, command: Command) {
-        let token = self.token();
+        let token = self.waiting.token();
         let reply_to = ReplyTo {
             shard: self.index,
             token,
         };
-        if self.has_waiting_room()
+        if self.waiting.has_room()
             && self
                 .control
                 .try_send(ControlRequest::Admin { reply_to, command })
                 .is_ok()
         {
-            self.wait(
+            self.waiting.wait(
                 token,
                 Waiting {
                     reply,
@@ -56,23 +70,11 @@ impl Shard {
                 event,
                 dek,
             } => {
-                if let Some(mut dek) = dek {
-                    let held = self
-                        .rehydrator
-                        .hold_dek(keyspace, dek.generation, &mut dek.bytes);
-                    if let Err(error) = held {
-                        tracing::error!(keyspace, %error, "no room for the DEK");
-                    }
-                }
-                self.core
-                    .borrow_mut()
-                    .handle_lease(now, KeyspaceId(keyspace), event);
+                let mut core = self.core.borrow_mut();
+                hear_lease(&mut core, &self.rehydrator, now, keyspace, event, dek);
             }
             ControlEvent::Lock { keyspace, done } => {
-                self.core
-                    .borrow_mut()
-                    .handle_lock(now, KeyspaceId(keyspace));
-                self.rehydrator.drop_deks(keyspace);
+                hear_lock(&mut self.core.borrow_mut(), &self.rehydrator, now, keyspace);
                 if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
                     known.locked = true;
                 }
@@ -106,8 +108,7 @@ impl Shard {
                 status,
                 payload,
             } => {
-                let waiting = self.waiting.borrow_mut().remove(&token);
-                if let Some(waiting) = waiting {
+                if let Some(waiting) = self.waiting.take(token) {
                     self.relay_answer(&waiting.reply, status, payload);
                 }
             }

@@ -63,8 +63,7 @@ impl Shard {
     /// Hands the exporter a snapshot; a full inbox loses it.
     pub(super) fn push_snapshot(&self, now: Instant) {
         let snapshot = self.snapshot(now);
-        let message = exporter::Message::Snapshot(Snapshot::Shard(Box::new(snapshot)));
-        let _ = self.exporter.try_send(message);
+        exporter::offer(&self.exporter, Snapshot::Shard(Box::new(snapshot)));
     }
 
     fn snapshot(&self, now: Instant) -> ShardSnapshot {
@@ -83,7 +82,7 @@ impl Shard {
             forwards_out_total: self.figures.forwards_out.get(),
             forwards_in_total: self.figures.forwards_in.get(),
             forwards_refused_total: self.figures.forwards_refused.get(),
-            parked_requests: self.waiting.borrow().len() as u64,
+            parked_requests: self.waiting.len() as u64,
             load_queue_depth: self.loads.borrow().len() as u64,
             slow_queue_depth: self.slow.borrow().len() as u64,
             turn: self.figures.turn.borrow().clone(),

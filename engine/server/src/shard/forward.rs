@@ -52,34 +52,27 @@ impl Shard {
         frame: &RequestFrame<'_>,
         deadline: Option<Instant>,
     ) {
-        if !self.has_waiting_room() {
-            return self.refuse_forward(&reply);
-        }
         let Some((bytes, claim)) = self.encode_held(frame) else {
             return self.refuse_forward(&reply);
         };
-        let token = self.token();
         let principal = reply.origin.principal();
-        let message = MeshMessage::Forward {
+        let message = |token| MeshMessage::Forward {
             token,
             principal,
             deadline,
             frame: bytes,
         };
-        match self.mesh.post(shard, message) {
+        let waiting = Waiting {
+            reply,
+            wish: Wish::Forwarded { _claim: claim },
+        };
+        match self.waiting.forward(&self.mesh, shard, message, waiting) {
             Ok(()) => {
                 self.figures
                     .forwards_out
                     .set(self.figures.forwards_out.get() + 1);
-                self.wait(
-                    token,
-                    Waiting {
-                        reply,
-                        wish: Wish::Forwarded { _claim: claim },
-                    },
-                );
             }
-            Err(_) => self.refuse_forward(&reply),
+            Err(waiting) => self.refuse_forward(&waiting.reply),
         }
     }
 
@@ -143,7 +136,7 @@ impl Shard {
     }
 
     fn relay(&self, token: u64, mut frame: Vec<u8>) {
-        let Some(waiting) = self.waiting.borrow_mut().remove(&token) else {
+        let Some(waiting) = self.waiting.take(token) else {
             return;
         };
         if let Origin::Connection(connection) = &waiting.reply.origin

@@ -16,12 +16,14 @@ pub mod forward;
 mod held;
 mod hello;
 mod keyspaces;
+pub mod leases;
 mod log;
 mod operation;
 mod pump;
 mod request;
 mod serve;
 mod slow;
+pub mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +50,7 @@ use keyspaces::Keyspaces;
 use pump::LoadQueue;
 use request::Waiting;
 use slow::SlowOperation;
+use waiting::WaitingRoom;
 
 /// Requests of one connection under way; past it the connection is not read.
 pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1_024;
@@ -70,8 +73,7 @@ pub struct Shard {
     core: RefCell<keyway_core::Shard<UnlockedKey>>,
     rehydrator: Rehydrator,
     keyspaces: RefCell<Keyspaces>,
-    waiting: RefCell<HashMap<u64, Waiting>>,
-    next_token: Cell<u64>,
+    waiting: WaitingRoom<Waiting>,
     held_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
@@ -84,12 +86,6 @@ pub struct Shard {
 }
 
 impl Shard {
-    fn token(&self) -> u64 {
-        let token = self.next_token.get();
-        self.next_token.set(token + 1);
-        token
-    }
-
     /// Whether the shard has stopped taking connections.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()

@@ -111,7 +111,7 @@ impl Shard {
     }
 
     fn take(&self, token: Token) -> Option<Waiting> {
-        self.waiting.borrow_mut().remove(&token.0)
+        self.waiting.take(token.0)
     }
 
     /// The wait of a request is over: carry it out.

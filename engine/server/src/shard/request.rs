@@ -7,7 +7,7 @@ use keyway_protocol::{Grants, Opcode, Request, RequestFrame, Scope, Status};
 
 use super::answer::Reply;
 use super::held::{Claim, HeldFrame};
-use super::{Origin, Shard, WAITING_MAX};
+use super::{Origin, Shard};
 use crate::control::messages::Command;
 
 /// A request that waits for something.
@@ -210,7 +210,7 @@ impl Shard {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) {
-        let token = self.token();
+        let token = self.waiting.token();
         let asked = keyway_core::Request {
             token: Token(token),
             keyspace: KeyspaceId(frame.keyspace_id),
@@ -231,7 +231,7 @@ impl Shard {
                 match self.hold(frame) {
                     Some(held) => {
                         let wish = Wish::Operation { held, deadline };
-                        self.wait(token, Waiting { reply, wish });
+                        self.waiting.wait(token, Waiting { reply, wish });
                     }
                     None => {
                         self.core.borrow_mut().handle_waiter_gone(now, Token(token));
@@ -253,7 +253,7 @@ impl Shard {
         frame: &RequestFrame<'_>,
         deadline: Option<Instant>,
     ) {
-        let token = self.token();
+        let token = self.waiting.token();
         let admission = self.core.borrow_mut().handle_force_refresh(
             now,
             Token(token),
@@ -262,7 +262,7 @@ impl Shard {
             deadline,
         );
         match admission {
-            Admission::Waiting => self.wait(
+            Admission::Waiting => self.waiting.wait(
                 token,
                 Waiting {
                     reply,
@@ -271,15 +271,6 @@ impl Shard {
             ),
             Admission::Refused(refusal) => self.refuse_as(&reply, refusal),
         }
-    }
-
-    /// Whether one more request may wait.
-    pub(super) fn has_waiting_room(&self) -> bool {
-        self.waiting.borrow().len() < WAITING_MAX
-    }
-
-    pub(super) fn wait(&self, token: u64, waiting: Waiting) {
-        self.waiting.borrow_mut().insert(token, waiting);
     }
 }
 

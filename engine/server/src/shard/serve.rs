@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use keyway_core::Instant;
@@ -15,12 +15,14 @@ use keyway_store::{BlobLog, LogOptions};
 use tokio::sync::mpsc;
 
 use super::forward::MeshMessage;
+use super::waiting::WaitingRoom;
 use super::{Shard, limits};
 use crate::authorise::Owner;
 use crate::clock;
 use crate::config::{Config, CryptoProvider};
 use crate::connection::Connection;
 use crate::control::messages::{ControlEvent, ControlRequest, KeyspaceConfig};
+use crate::lifeline::{Lifeline, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
 use crate::rehydrator::Rehydrator;
@@ -75,28 +77,21 @@ pub struct Start {
     pub exporter: mpsc::Sender<exporter::Message>,
     /// Set once, to stop.
     pub stop: Arc<AtomicBool>,
-    /// Told once: listening, or why not.
-    pub ready: std::sync::mpsc::Sender<Result<u16, String>>,
 }
 
-/// Runs a shard until it is told to stop.
-pub async fn serve(start: Start) {
-    let ready = start.ready.clone();
-    let control = start.control.clone();
-    match run(start).await {
-        Ok(()) => {}
-        Err(error) => {
-            // Nobody listens for it after the start; the log has it then.
-            let _ = ready.send(Err(error));
-        }
+/// Runs a shard until it is told to stop. `lifeline` tells when it listens, or why not, and when
+/// its log is closed.
+pub async fn serve(start: Start, mut lifeline: Lifeline) {
+    if let Err(error) = run(start, &mut lifeline).await {
+        lifeline.failed(error);
     }
-    let _ = control.send(ControlRequest::Stopped).await;
+    drop(lifeline);
     // Other tasks of this executor are unfinished, and an unfinished task is never dropped: the
     // process ends with the thread parked here.
     std::future::pending::<()>().await;
 }
 
-async fn run(start: Start) -> Result<(), String> {
+async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     let Start {
         index,
         config,
@@ -130,8 +125,7 @@ async fn run(start: Start) -> Result<(), String> {
         core: RefCell::new(core),
         rehydrator: Rehydrator::new(Vault::new(arena, provider), log),
         keyspaces: RefCell::default(),
-        waiting: RefCell::default(),
-        next_token: Cell::new(1),
+        waiting: WaitingRoom::default(),
         held_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
@@ -154,9 +148,9 @@ async fn run(start: Start) -> Result<(), String> {
     tasks::spawn(Rc::clone(&shard).run_slow_lane());
     tasks::spawn(Rc::clone(&shard).compact());
     shard.listen(start.shared, &config)?;
-    // The main thread waits for this one message.
-    let _ = start.ready.send(Ok(index));
-    shard.tick_until(&stop, &mut events).await;
+    lifeline.ready();
+    let turn = |turns| shard.tick(turns, &mut events);
+    until_stopped(&*stop, turn, || tasks::sleep(TICK)).await;
     shard.close().await;
     Ok(())
 }
@@ -185,8 +179,7 @@ async fn recover(
             recovery_total_bytes: progress.bytes_total,
             ..ShardSnapshot::default()
         };
-        let snapshot = Snapshot::Shard(Box::new(snapshot));
-        let _ = exporter.try_send(exporter::Message::Snapshot(snapshot));
+        exporter::offer(exporter, Snapshot::Shard(Box::new(snapshot)));
     })
     .await
     .map_err(|error| format!("shard {index}: {error}"))?;
@@ -234,23 +227,14 @@ impl Shard {
         Ok(())
     }
 
-    async fn tick_until(
-        self: &Rc<Self>,
-        stop: &AtomicBool,
-        events: &mut mpsc::Receiver<ControlEvent>,
-    ) {
-        let mut ticks: u64 = 0;
-        while !stop.load(Ordering::Relaxed) {
-            let turn = self.begin_turn();
-            self.guarded(|| self.hear_control(&turn, events));
-            self.guarded(|| self.core.borrow_mut().handle_tick(turn.now));
-            let now = turn.now;
-            self.end_turn(turn);
-            if ticks.is_multiple_of(TICKS_PER_SECOND) {
-                self.every_second(now);
-            }
-            ticks += 1;
-            tasks::sleep(TICK).await;
+    fn tick(self: &Rc<Self>, ticks: u64, events: &mut mpsc::Receiver<ControlEvent>) {
+        let turn = self.begin_turn();
+        self.guarded(|| self.hear_control(&turn, events));
+        self.guarded(|| self.core.borrow_mut().handle_tick(turn.now));
+        let now = turn.now;
+        self.end_turn(turn);
+        if ticks.is_multiple_of(TICKS_PER_SECOND) {
+            self.every_second(now);
         }
     }
 
@@ -312,7 +296,7 @@ impl Accept for Shard {
             return socket.shut_down();
         }
         let shard = Rc::clone(self);
-        let id = shard.token();
+        let id = shard.waiting.token();
         let connection = Rc::new(Connection::new(socket, clock::now()));
         shard
             .connections
@@ -340,19 +324,12 @@ impl Accept for Shard {
 impl Shard {
     /// Takes back what a connection that ended was waiting for. Its flights go on without it.
     fn forget(&self, connection: &Rc<Connection>) {
-        let gone: Vec<u64> = {
-            let waiting = self.waiting.borrow();
-            let of_it = waiting
-                .iter()
-                .filter(|(_, waiting)| match &waiting.reply.origin {
-                    super::Origin::Connection(waiter) => Rc::ptr_eq(waiter, connection),
-                    super::Origin::Peer { .. } => false,
-                });
-            of_it.map(|(token, _)| *token).collect()
-        };
+        let gone = self.waiting.forget(|waiting| match &waiting.reply.origin {
+            super::Origin::Connection(waiter) => Rc::ptr_eq(waiter, connection),
+            super::Origin::Peer { .. } => false,
+        });
         let turn_now = clock::now();
         for token in gone {
-            self.waiting.borrow_mut().remove(&token);
             self.core
                 .borrow_mut()
                 .handle_waiter_gone(turn_now, keyway_core::Token(token));

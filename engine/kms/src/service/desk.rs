@@ -1,0 +1,95 @@
+//! Who asks for a DEK, and the lock that may come between: what callers share, and what a lock takes from them.
+//!
+//! Callers and locks meet here from any thread, so this file decides nothing by a runtime or a clock; the tests beside
+//! it run it under a scheduler that tries the orders out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::flights::{Answer, Flight, FlightKey, Flights, Joined};
+
+/// The flights, and how often the provider was locked.
+pub(super) struct Desk {
+    flights: Arc<Flights>,
+    /// An answer from before the latest lock is not handed out after it.
+    lock_count: AtomicU64,
+}
+
+/// When somebody came, counted in locks.
+#[derive(Clone, Copy)]
+pub(super) struct Visit(u64);
+
+/// How a shared call ended.
+pub(super) enum Shared {
+    /// With an answer.
+    Answered(Answer),
+    /// The flight ended without one.
+    Lost,
+    /// A lock came between; there may have been an answer.
+    LockedMeanwhile,
+    /// There is no room for another flight.
+    Full,
+}
+
+impl Desk {
+    pub(super) fn new(flights_max: usize) -> Self {
+        Self {
+            flights: Flights::new(flights_max),
+            lock_count: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits for the call that is under way for this DEK; if there is none, `fly` is to see to one.
+    pub(super) async fn share(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        wrapped: &[u8],
+        fly: impl FnOnce(Flight),
+    ) -> Shared {
+        let visit = self.visit();
+        let key = FlightKey {
+            keyspace,
+            generation,
+            wrapped: wrapped.into(),
+            lock_count: visit.0,
+        };
+        let mut receiver = match self.flights.join(key) {
+            Joined::Follower(receiver) => receiver,
+            Joined::Leader(flight, receiver) => {
+                fly(flight);
+                receiver
+            }
+            Joined::Full => return Shared::Full,
+        };
+        let answer = match receiver.wait_for(Option::is_some).await {
+            Ok(answer) => answer.clone(),
+            Err(_) => None,
+        };
+        if self.was_locked_since(visit) {
+            return Shared::LockedMeanwhile;
+        }
+        answer.map_or(Shared::Lost, Shared::Answered)
+    }
+
+    /// Locks: once this returns, nobody is handed what was unwrapped before.
+    pub(super) fn lock(&self, lock_provider: impl FnOnce()) {
+        // In this order: whoever reads the new count finds the provider locked. The other way round, a caller who came
+        // in between would unwrap under the new count and take the DEK away after the lock.
+        lock_provider();
+        self.lock_count.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn visit(&self) -> Visit {
+        Visit(self.lock_count.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn was_locked_since(&self, visit: Visit) -> bool {
+        self.visit().0 != visit.0
+    }
+
+    /// Flights under way.
+    pub(super) fn len(&self) -> usize {
+        self.flights.len()
+    }
+}

@@ -1,0 +1,88 @@
+//! A shard's word to the rest of the node, from its start to its end: whether it serves, and that
+//! it has stopped. Whatever happens to the shard's thread, both are told, so nobody waits for ever.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
+
+/// Whether the node is to stop.
+pub trait StopFlag {
+    /// Set once, and never cleared.
+    fn is_set(&self) -> bool;
+}
+
+impl StopFlag for AtomicBool {
+    fn is_set(&self) -> bool {
+        // It guards no other data.
+        self.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes turns until the node is to stop. `turn` gets their number, from 0; `pause` comes between.
+pub async fn until_stopped(
+    stop: &impl StopFlag,
+    mut turn: impl FnMut(u64),
+    mut pause: impl AsyncFnMut(),
+) {
+    let mut turns = 0;
+    while !stop.is_set() {
+        turn(turns);
+        turns += 1;
+        pause().await;
+    }
+}
+
+/// Held by a shard while it starts, serves and stops.
+pub struct Lifeline {
+    shard: u16,
+    ready: Option<std::sync::mpsc::Sender<Result<u16, String>>>,
+    stopped: mpsc::Sender<u16>,
+}
+
+impl Lifeline {
+    /// `ready` hears once whether the shard serves. `stopped` hears once that it has ended, and
+    /// must have room for every shard of the node.
+    pub fn new(
+        shard: u16,
+        ready: std::sync::mpsc::Sender<Result<u16, String>>,
+        stopped: mpsc::Sender<u16>,
+    ) -> Self {
+        Lifeline {
+            shard,
+            ready: Some(ready),
+            stopped,
+        }
+    }
+
+    /// The shard serves.
+    pub fn ready(&mut self) {
+        if let Some(ready) = self.ready.take() {
+            // The main thread waits for this one message.
+            let _ = ready.send(Ok(self.shard));
+        }
+    }
+
+    /// The shard cannot start, or go on.
+    pub fn failed(&mut self, error: String) {
+        match self.ready.take() {
+            Some(ready) => {
+                let _ = ready.send(Err(error));
+            }
+            // Nobody listens for it after the start.
+            None => tracing::error!(shard = self.shard, %error, "the shard has ended"),
+        }
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if self.ready.is_some() {
+            self.failed(format!(
+                "shard {}'s thread ended before it was ready; the log says why",
+                self.shard
+            ));
+        }
+        // There is room: each shard says it once.
+        let _ = self.stopped.try_send(self.shard);
+    }
+}

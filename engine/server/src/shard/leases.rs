@@ -1,0 +1,44 @@
+//! What a shard does with the control thread's words about DEKs and locks, apart from its sockets.
+
+use keyway_core::{Instant, KeyspaceId, LeaseEvent};
+
+use crate::control::messages::DekBytes;
+
+/// Where a shard keeps its DEKs.
+pub trait DekShelf {
+    /// Keeps a DEK until it is dropped; the bytes are wiped.
+    ///
+    /// Errors: there is no room.
+    fn hold(&self, keyspace: u32, dek: Box<DekBytes>) -> Result<(), String>;
+
+    /// Wipes a keyspace's DEKs.
+    fn drop_all(&self, keyspace: u32);
+}
+
+/// The KMS has answered. What comes too late for a lock is dropped again by the core's next action.
+pub fn hear_lease<V>(
+    core: &mut keyway_core::Shard<V>,
+    shelf: &impl DekShelf,
+    now: Instant,
+    keyspace: u32,
+    event: LeaseEvent,
+    dek: Option<Box<DekBytes>>,
+) {
+    if let Some(dek) = dek
+        && let Err(error) = shelf.hold(keyspace, dek)
+    {
+        tracing::error!(keyspace, %error, "no room for the DEK");
+    }
+    core.handle_lease(now, KeyspaceId(keyspace), event);
+}
+
+/// Purges a keyspace; it is then safe to say that nothing of it is used any more.
+pub fn hear_lock<V>(
+    core: &mut keyway_core::Shard<V>,
+    shelf: &impl DekShelf,
+    now: Instant,
+    keyspace: u32,
+) {
+    core.handle_lock(now, KeyspaceId(keyspace));
+    shelf.drop_all(keyspace);
+}

@@ -1,0 +1,92 @@
+//! Requests that wait for somebody else's answer, by token: each gets exactly one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use super::WAITING_MAX;
+use crate::runtime::mesh::Message;
+use crate::runtime::mesh::outgoing::{Lane, Outgoing};
+
+/// What waits at one shard.
+pub struct WaitingRoom<T> {
+    waiting: RefCell<HashMap<u64, T>>,
+    next_token: Cell<u64>,
+}
+
+impl<T> Default for WaitingRoom<T> {
+    fn default() -> Self {
+        WaitingRoom {
+            waiting: RefCell::default(),
+            next_token: Cell::new(1),
+        }
+    }
+}
+
+impl<T> WaitingRoom<T> {
+    /// A name that no request of this shard has had.
+    pub fn token(&self) -> u64 {
+        let token = self.next_token.get();
+        self.next_token.set(token + 1);
+        token
+    }
+
+    /// Whether one more request may wait.
+    pub fn has_room(&self) -> bool {
+        self.len() < WAITING_MAX
+    }
+
+    /// Requests that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Lets a request wait for what comes for `token`.
+    pub fn wait(&self, token: u64, waiting: T) {
+        self.waiting.borrow_mut().insert(token, waiting);
+    }
+
+    /// The request that an answer is for; `None` if it has had one, or nobody waits for it any
+    /// more.
+    pub fn take(&self, token: u64) -> Option<T> {
+        self.waiting.borrow_mut().remove(&token)
+    }
+
+    /// Ends the wait of those that `is_gone` says; their tokens.
+    pub fn forget(&self, is_gone: impl Fn(&T) -> bool) -> Vec<u64> {
+        let mut gone = Vec::new();
+        self.waiting.borrow_mut().retain(|token, waiting| {
+            let goes = is_gone(waiting);
+            if goes {
+                gone.push(*token);
+            }
+            !goes
+        });
+        gone
+    }
+
+    /// Posts a request for another shard and lets it wait for the answer.
+    ///
+    /// Errors: there is no room, here or on the way; `waiting` comes back, to be refused.
+    pub fn forward<M: Message, L: Lane<M>>(
+        &self,
+        mesh: &Outgoing<M, L>,
+        shard: u16,
+        message: impl FnOnce(u64) -> M,
+        waiting: T,
+    ) -> Result<(), T> {
+        if !self.has_room() {
+            return Err(waiting);
+        }
+        let token = self.token();
+        if mesh.post(shard, message(token)).is_err() {
+            return Err(waiting);
+        }
+        self.wait(token, waiting);
+        Ok(())
+    }
+}

@@ -1,0 +1,417 @@
+//! A node without sockets, keys and a clock: the real control thread, the real core with what a
+//! shard does for it, the real start and stop.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent, Limits, Settings};
+use keyway_kms::{
+    KmsError, NewDek, ProviderState, SecretKey, UnlockNeed, UnlockSecret, UnwrappedDek, Wrapped,
+};
+use keyway_protocol::Status;
+use keyway_server::control::Control;
+use keyway_server::control::catalogue::Catalogue;
+use keyway_server::control::kms::Kms;
+use keyway_server::control::messages::{Command, ControlEvent, ControlRequest, DekBytes, ReplyTo};
+use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
+use keyway_server::metrics::snapshot::KmsSnapshot;
+use keyway_server::shard::leases::{DekShelf, hear_lease, hear_lock};
+use shuttle::future::{block_on, yield_now};
+use shuttle::rand::Rng;
+use shuttle::sync::atomic::{AtomicBool, Ordering};
+use shuttle::thread::{self, JoinHandle};
+use tokio::sync::mpsc;
+
+pub const SHARDS: u16 = 2;
+pub const KEYSPACE: u32 = 1;
+
+/// Small queues, so that they are often full.
+const REQUESTS_MAX: usize = 4;
+const EVENTS_MAX: usize = 1;
+
+/// A call of the KMS takes up to this many steps of others.
+const STEPS_OF_A_CALL: usize = 40;
+
+/// How far the clock goes in a turn. Back-off ends soon this way.
+const TURN_US: u64 = 50_000;
+
+/// What is wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Flaw {
+    None,
+    /// What is meant for the second shard goes to the first.
+    OneShardOnly,
+    /// The second shard never hears of a lock, which is acknowledged all the same.
+    LosesLock,
+    /// The shards look once whether they are to stop.
+    ReadsFlagOnce,
+    /// The second shard does not say that it has stopped.
+    EndsSilently,
+}
+
+/// How the node is made.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub flaw: Flaw,
+    /// The KMS never answers.
+    pub kms_hangs: bool,
+    /// The second shard's thread ends before it serves.
+    pub shard_dies: bool,
+}
+
+pub const SOUND: Plan = Plan {
+    flaw: Flaw::None,
+    kms_hangs: false,
+    shard_dies: false,
+};
+
+struct FakeKms {
+    hangs: bool,
+}
+
+impl FakeKms {
+    async fn answer(&self) -> UnwrappedDek {
+        for _ in 0..shuttle::rand::thread_rng().gen_range(0..STEPS_OF_A_CALL) {
+            yield_now().await;
+        }
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
+        UnwrappedDek {
+            dek: Arc::new(SecretKey::take(&mut [7; 32])),
+            sent_at_us: 0,
+        }
+    }
+}
+
+impl Kms for FakeKms {
+    async fn new_dek(&self, _: u32, _: u32) -> Result<NewDek, KmsError> {
+        let UnwrappedDek { dek, sent_at_us } = self.answer().await;
+        let wrapped = Wrapped(vec![7; 32]);
+        Ok(NewDek {
+            dek,
+            wrapped,
+            sent_at_us,
+        })
+    }
+
+    async fn unwrap_dek(&self, _: u32, _: u32, _: &[u8]) -> Result<UnwrappedDek, KmsError> {
+        Ok(self.answer().await)
+    }
+
+    async fn unlock(&self, _: UnlockSecret) -> Result<(), KmsError> {
+        Ok(())
+    }
+
+    fn state(&self) -> ProviderState {
+        ProviderState::Unlocked
+    }
+
+    fn unlock_need(&self) -> UnlockNeed {
+        UnlockNeed::Nothing
+    }
+
+    fn figures(&self) -> KmsSnapshot {
+        KmsSnapshot::default()
+    }
+}
+
+struct Flag {
+    set: Arc<AtomicBool>,
+    reads_once: bool,
+    read: Cell<Option<bool>>,
+}
+
+impl StopFlag for Flag {
+    fn is_set(&self) -> bool {
+        if let (true, Some(read)) = (self.reads_once, self.read.get()) {
+            return read;
+        }
+        let is_set = self.set.load(Ordering::Relaxed);
+        self.read.set(Some(is_set));
+        is_set
+    }
+}
+
+#[derive(Default)]
+struct Shelf(RefCell<BTreeSet<u32>>);
+
+impl DekShelf for Shelf {
+    fn hold(&self, keyspace: u32, _: Box<DekBytes>) -> Result<(), String> {
+        self.0.borrow_mut().insert(keyspace);
+        Ok(())
+    }
+
+    fn drop_all(&self, keyspace: u32) {
+        self.0.borrow_mut().remove(&keyspace);
+    }
+}
+
+/// What the scenario and the shards both see.
+#[derive(Default)]
+pub struct Shared {
+    pub answers: Mutex<BTreeMap<u64, (Status, Vec<u8>)>>,
+    /// Shards that hold the DEK.
+    pub holders: Mutex<BTreeSet<u16>>,
+    /// Shards on which the keyspace is locked.
+    pub locked: Mutex<BTreeSet<u16>>,
+    /// A lock was acknowledged, and nobody has asked for an unlock since.
+    pub is_sealed: std::sync::atomic::AtomicBool,
+}
+
+struct Shard {
+    index: u16,
+    now: Instant,
+    core: keyway_core::Shard<()>,
+    shelf: Shelf,
+    control: mpsc::Sender<ControlRequest>,
+    events: mpsc::Receiver<ControlEvent>,
+    shared: Arc<Shared>,
+}
+
+impl Shard {
+    fn turn(&mut self) {
+        self.now = self.now.plus_us(TURN_US);
+        while let Ok(event) = self.events.try_recv() {
+            self.hear(event);
+        }
+        self.core.handle_tick(self.now);
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Unwrap { keyspace } => self.ask_for_dek(keyspace),
+                Action::DropDek { keyspace } => self.shelf.drop_all(keyspace.0),
+                _ => {}
+            }
+        }
+        let gauges = self.core.gauges(self.now, KeyspaceId(KEYSPACE));
+        let is_locked = gauges.expect("there is one").locked;
+        let holds = !self.shelf.0.borrow().is_empty();
+        if self.shared.is_sealed.load(Ordering::SeqCst) {
+            assert!(!holds, "a DEK on shard {} after the lock", self.index);
+            assert!(is_locked, "open on shard {} after the lock", self.index);
+        }
+        note(&self.shared.locked, self.index, is_locked);
+        note(&self.shared.holders, self.index, holds);
+    }
+
+    fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
+        let request = ControlRequest::Unwrap {
+            shard: self.index,
+            keyspace: keyspace.0,
+        };
+        if self.control.try_send(request).is_err() {
+            let event = LeaseEvent::Unavailable {
+                retry_after_us: 100_000,
+            };
+            self.core.handle_lease(self.now, keyspace, event);
+        }
+    }
+
+    fn hear(&mut self, event: ControlEvent) {
+        let (core, now) = (&mut self.core, self.now);
+        match event {
+            ControlEvent::Lease {
+                keyspace,
+                event,
+                dek,
+            } => {
+                let is_sealed = self.shared.is_sealed.load(Ordering::SeqCst);
+                assert!(!is_sealed || dek.is_none(), "a DEK sent after the lock");
+                hear_lease(core, &self.shelf, now, keyspace, event, dek);
+            }
+            ControlEvent::Lock { keyspace, done } => {
+                hear_lock(core, &self.shelf, now, keyspace);
+                let _ = done.send(());
+            }
+            ControlEvent::Unlock { keyspace } => {
+                core.handle_unlock(now, KeyspaceId(keyspace));
+            }
+            ControlEvent::Keyspace { done, .. } => {
+                let _ = done.send(());
+            }
+            ControlEvent::Reloaded { answer, .. } => {
+                let _ = answer.send((true, 0));
+            }
+            ControlEvent::Answer {
+                token,
+                status,
+                payload,
+            } => {
+                let mut answers = self.shared.answers.lock().expect("nobody panics with it");
+                let earlier = answers.insert(token, (status, payload));
+                assert!(earlier.is_none(), "answered twice");
+            }
+        }
+    }
+}
+
+fn note(shards: &Mutex<BTreeSet<u16>>, index: u16, is_one: bool) {
+    let mut shards = shards.lock().expect("nobody panics with it");
+    match is_one {
+        true => shards.insert(index),
+        false => shards.remove(&index),
+    };
+}
+
+/// A running node.
+pub struct Node {
+    pub shared: Arc<Shared>,
+    control: mpsc::Sender<ControlRequest>,
+    stop: Arc<AtomicBool>,
+    ready: std::sync::mpsc::Receiver<Result<u16, String>>,
+    threads: Vec<JoinHandle<()>>,
+    next_token: Cell<u64>,
+    /// The main thread keeps one, too: that it closes must not be what ends the node.
+    _stopped: mpsc::Sender<u16>,
+}
+
+impl Node {
+    pub fn start(plan: Plan) -> Node {
+        let (control, requests) = mpsc::channel(REQUESTS_MAX);
+        let (to_exporter, _) = mpsc::channel(1);
+        let (ready, started) = std::sync::mpsc::channel();
+        let (stopped, shards_stopped) = mpsc::channel(usize::from(SHARDS));
+        let shared = Arc::new(Shared::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        let mut to_shards: Vec<mpsc::Sender<ControlEvent>> = Vec::new();
+        for index in 0..SHARDS {
+            let (to_shard, events) = mpsc::channel(EVENTS_MAX);
+            to_shards.push(match (plan.flaw, to_shards.first()) {
+                (Flaw::OneShardOnly, Some(first)) => first.clone(),
+                (Flaw::LosesLock, Some(_)) => without_locks(to_shard),
+                _ => to_shard,
+            });
+            let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
+            let (control, shared) = (control.clone(), Arc::clone(&shared));
+            let stop = Arc::clone(&stop);
+            threads.push(thread::spawn(move || {
+                let shard = (index, control, events, shared);
+                block_on(serve(plan, shard, stop, lifeline));
+            }));
+        }
+        threads.push(thread::spawn(move || {
+            let mut catalogue = Catalogue::default();
+            let made = catalogue.create("prod", "", b"wrapped");
+            assert_eq!(made, Ok(KEYSPACE));
+            let kms = FakeKms {
+                hangs: plan.kms_hangs,
+            };
+            let save = Box::new(|_: &[u8]| Ok(()));
+            let control = Control::new(kms, catalogue, save, to_shards, to_exporter);
+            let run = control.run(requests, shards_stopped, async || {
+                std::future::pending().await
+            });
+            block_on(tokio::task::LocalSet::new().run_until(run));
+        }));
+        Node {
+            shared,
+            control,
+            stop,
+            ready: started,
+            threads,
+            next_token: Cell::new(1),
+            _stopped: stopped,
+        }
+    }
+
+    /// Sends an administrator's request; its name, under which the answer comes.
+    pub fn send(&self, command: Command) -> u64 {
+        let token = self.next_token.get();
+        self.next_token.set(token + 1);
+        let reply_to = ReplyTo { shard: 0, token };
+        let request = ControlRequest::Admin { reply_to, command };
+        let _ = block_on(self.control.send(request));
+        token
+    }
+
+    /// Sends a request and waits for the answer.
+    pub fn ask(&self, command: Command) -> (Status, Vec<u8>) {
+        let token = self.send(command);
+        loop {
+            if let Some(answer) = self
+                .shared
+                .answers
+                .lock()
+                .expect("nobody panics with it")
+                .remove(&token)
+            {
+                return answer;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Stops the node and waits until all of it has ended; what the shards said at the start.
+    pub fn stop(self) -> Vec<Result<u16, String>> {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("threads end without a panic");
+        }
+        self.ready.try_iter().collect()
+    }
+}
+
+type Parts = (
+    u16,
+    mpsc::Sender<ControlRequest>,
+    mpsc::Receiver<ControlEvent>,
+    Arc<Shared>,
+);
+
+async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Lifeline) {
+    let (index, control, events, shared) = parts;
+    if plan.shard_dies && index == 1 {
+        return;
+    }
+    let limits = Limits {
+        shard_index: index,
+        shard_count: SHARDS,
+        ..Limits::default()
+    };
+    let mut core = keyway_core::Shard::new(limits, 42).expect("the limits are valid");
+    let now = Instant::from_micros(1_000_000);
+    core.handle_keyspace(now, KeyspaceId(KEYSPACE), Settings::default())
+        .expect("the settings are valid");
+    // Asks for the DEK, as the first use of a key would.
+    core.handle_unlock(now, KeyspaceId(KEYSPACE));
+    let mut shard = Shard {
+        index,
+        now,
+        core,
+        shelf: Shelf::default(),
+        control,
+        events,
+        shared,
+    };
+    let flag = Flag {
+        set: stop,
+        reads_once: plan.flaw == Flaw::ReadsFlagOnce,
+        read: Cell::new(None),
+    };
+    lifeline.ready();
+    until_stopped(&flag, |_| shard.turn(), async || yield_now().await).await;
+    drop(shard);
+    if plan.flaw == Flaw::EndsSilently && index == 1 {
+        std::mem::forget(lifeline);
+    }
+}
+
+/// A way to a shard on which locks are acknowledged and lost.
+fn without_locks(to_shard: mpsc::Sender<ControlEvent>) -> mpsc::Sender<ControlEvent> {
+    let (sender, mut receiver) = mpsc::channel(EVENTS_MAX);
+    thread::spawn(move || {
+        while let Some(event) = block_on(receiver.recv()) {
+            match event {
+                ControlEvent::Lock { done, .. } => {
+                    let _ = done.send(());
+                }
+                event => {
+                    let _ = block_on(to_shard.send(event));
+                }
+            }
+        }
+    });
+    sender
+}

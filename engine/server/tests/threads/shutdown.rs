@@ -1,0 +1,64 @@
+//! Stopping the node in whatever state it is: all of it ends, and nobody waits for ever.
+
+use keyway_server::control::messages::Command;
+use shuttle::thread;
+
+use super::node::{Flaw, KEYSPACE, Node, Plan, SHARDS, SOUND};
+
+fn stop_in_the_middle(plan: Plan) {
+    let node = Node::start(plan);
+    for command in [
+        Command::Unlock {
+            keyspace: KEYSPACE,
+            secret: Vec::new().into(),
+        },
+        Command::Lock { keyspace: KEYSPACE },
+        Command::Create {
+            name: "other".into(),
+            lines: String::new(),
+        },
+    ] {
+        node.send(command);
+        thread::yield_now();
+    }
+    let said = node.stop();
+    assert_eq!(said.len(), usize::from(SHARDS), "each shard speaks once");
+    let failed = said.iter().filter(|said| said.is_err()).count();
+    assert_eq!(failed, usize::from(plan.shard_dies));
+}
+
+#[test]
+fn a_node_stops_whatever_it_is_doing() {
+    super::explore(|| stop_in_the_middle(SOUND));
+}
+
+#[test]
+fn a_node_stops_though_the_kms_never_answers() {
+    super::explore(|| {
+        stop_in_the_middle(Plan {
+            kms_hangs: true,
+            ..SOUND
+        });
+    });
+}
+
+/// A shard whose thread ended before it served, because the kernel gave it no ring, say, told
+/// nobody: the start waited for it for ever, as the main thread itself held the channel open.
+#[test]
+fn a_shard_that_dies_early_is_heard_of_and_waited_for_no_more() {
+    super::explore(|| {
+        stop_in_the_middle(Plan {
+            shard_dies: true,
+            ..SOUND
+        });
+    });
+}
+
+#[test]
+fn a_node_that_would_not_stop_is_found() {
+    for flaw in [Flaw::ReadsFlagOnce, Flaw::EndsSilently] {
+        super::finds("a node that does not stop", move || {
+            stop_in_the_middle(Plan { flaw, ..SOUND });
+        });
+    }
+}
