@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyway_protocol::Router;
 use keyway_store::{DataDir, reshard};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::authorise::Owner;
@@ -104,6 +105,11 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
             .map_err(|_| "a shard ended before it was ready".to_owned())??;
     }
     ports.release();
+    // Before anybody is told that there is something to stop.
+    let signals = {
+        let _runtime = runtime.enter();
+        Signals::register()?
+    };
     announce(&config, &data, ports.shared, &ports.own, metrics)?;
     let saved_dir = data.path().to_owned();
     let data = Arc::new(data);
@@ -117,7 +123,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     );
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        tokio::task::spawn_local(stop_on_signal(stop));
+        tokio::task::spawn_local(signals.stop(stop));
         let mut seconds = tokio::time::interval(control::SNAPSHOT_PERIOD);
         let second = async || {
             seconds.tick().await;
@@ -216,18 +222,27 @@ fn announce(
     Ok(())
 }
 
-async fn stop_on_signal(stop: Arc<AtomicBool>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return tracing::error!("signals cannot be handled; stop the server with SIGKILL");
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, which stop the server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn register() -> Result<Self, String> {
+        let of = |kind| signal(kind).map_err(|error| format!("signals cannot be handled: {error}"));
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        })
     }
-    tracing::info!("stopping");
-    stop.store(true, Ordering::Relaxed);
+
+    async fn stop(mut self, stop: Arc<AtomicBool>) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.store(true, Ordering::Relaxed);
+    }
 }
