@@ -114,7 +114,10 @@ fn run(target: &str, check: Check) {
             };
             let mut bytes = whole.clone();
             if mutation > 0 {
-                mutate(&mut bytes, &mut Dice(mutation.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+                mutate(
+                    &mut bytes,
+                    &mut Dice(mutation.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+                );
             }
             check(&bytes);
         }
