@@ -10,6 +10,7 @@ mod draw;
 pub(crate) use draw::plan;
 
 use keyway_core::{Limits, OnSoftExpiry, Settings};
+use std::fmt;
 
 /// A node, and what happens to it.
 #[derive(Clone, Debug)]
@@ -45,20 +46,34 @@ pub(crate) struct Shape {
 }
 
 /// A key, by its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Name {
     pub(crate) keyspace: u8,
     pub(crate) key: u8,
 }
 
+// Short, for histories that a person reads.
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {}/{}", self.keyspace, self.key)
+    }
+}
+
 /// Who asks, and where.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Caller {
     pub(crate) connection: u8,
     /// The shard that the connection is on.
     pub(crate) via: u16,
     /// Whether the policy lets it.
     pub(crate) allowed: bool,
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let may = if self.allowed { "" } else { " (not allowed)" };
+        write!(f, "connection {} on shard {}{may}", self.connection, self.via)
+    }
 }
 
 /// What the KMS does.

@@ -4,6 +4,7 @@
 use crate::dice::Dice;
 use crate::plan::{Name, StoreMood};
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 /// A stored key, as far as the core can tell the difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Store {
 }
 
 /// What becomes of one load.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Fate {
     pub(crate) takes_us: u64,
     pub(crate) fails: bool,
@@ -109,6 +110,25 @@ pub(crate) struct Fate {
     pub(crate) repeats: bool,
     /// The blob is read when the load begins, and not when it ends.
     pub(crate) reads_first: bool,
+}
+
+impl fmt::Debug for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "takes {} us", self.takes_us)?;
+        for (is, what) in [
+            (self.fails, "fails"),
+            (self.times_out, "times out"),
+            (self.panics, "panics"),
+            (self.loses_dek, "lacks the DEK"),
+            (self.stale, "may be one version back"),
+            (self.repeats, "answers twice"),
+        ] {
+            if is {
+                write!(f, ", {what}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl StoreMood {
