@@ -153,20 +153,23 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             found.push((number, file, len));
         }
         let count = found.len();
+        let last_found = found.last().map(|(number, ..)| *number);
         for (at, (number, file, len)) in found.into_iter().enumerate() {
             self.segment(number, Rc::new(file), len, at + 1 == count)
                 .await?;
         }
+        let last_kept = self.state.segments.keys().next_back().copied();
+        let last_was_half_made = last_kept != last_found;
         // Names that were made and not synced before a crash.
         self.files
             .sync_dir(dir)
             .await
             .map_err(failed("syncing", dir))?;
-        if self.state.segments.is_empty() {
+        if let Some(number) = self.segment_to_make(last_was_half_made) {
             let floor = self.state.next_revision;
-            let segment = create_segment(self.files, self.options, 1, floor).await;
-            let segment = segment.map_err(failed("creating the first segment in", dir))?;
-            self.state.segments.insert(1, segment);
+            let segment = create_segment(self.files, self.options, number, floor).await;
+            let segment = segment.map_err(failed("creating a segment in", dir))?;
+            self.state.segments.insert(number, segment);
         }
         self.reporter.report();
         self.recovery.segments = self.state.segments.len();
@@ -180,6 +183,22 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             .sum();
         self.recovery.next_revision = self.state.next_revision;
         Ok((self.state, self.recovery))
+    }
+
+    /// The number of the segment that must be made to have one to append to; none if the last one
+    /// will do.
+    ///
+    /// Where a half-made segment was removed, the one before it was sealed, so its end was not
+    /// mended as a last segment's is. If it is damaged, its last record may claim bytes beyond the
+    /// end, or its header may be cut short: what is appended there is not found again.
+    fn segment_to_make(&self, last_was_half_made: bool) -> Option<u32> {
+        let Some((number, last)) = self.state.segments.last_key_value() else {
+            return Some(1);
+        };
+        // At the end of the numbers it is the only one there is to append to.
+        (last_was_half_made && last.damaged)
+            .then(|| number.checked_add(1))
+            .flatten()
     }
 
     async fn segment(

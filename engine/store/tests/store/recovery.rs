@@ -227,6 +227,34 @@ fn a_half_made_segment_of_a_roll_over_is_made_again() {
     });
 }
 
+/// A segment that was cut short, with a half-made one behind it that recovery removes, was taken
+/// for a good place to append to. Its last record still claimed the bytes that it had lost, or its
+/// first records stood where the header belongs; so the next opening took what had been put and
+/// acknowledged since for the rest of the damage, and cut it off. Found by fuzzing.
+#[test]
+fn nothing_is_appended_to_a_damaged_segment_that_a_half_made_one_had_sealed() {
+    block_on(async {
+        let (disk, places) = sample();
+        let last = disk.names().pop().unwrap();
+        let (_, _, end, ..) = places[59].1;
+        for len in [0, 1, 63, 64 + 20, end - 30, end - 1] {
+            let disk = disk.copy();
+            disk.edit(&last, |bytes| bytes.truncate(len));
+            let number: u32 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+            let next = PathBuf::from(format!("log/{:08}.log", number + 1));
+            keyway_store::Files::create(&disk, &next).await.unwrap();
+            let (log, first) = open(disk.clone(), small("log")).await;
+            assert_eq!((first.cut_bytes, first.damage_count), (0, 1), "{len}");
+            log.put_blob(1, b"after", 1, vec![9; 300], Expect::Absent)
+                .await
+                .unwrap();
+            let (log, second) = open(disk, small("log")).await;
+            assert_eq!((second.cut_bytes, second.damage_count), (0, 1), "{len}");
+            assert_eq!(blob(&log, 1, b"after").await, (1, vec![9; 300]));
+        }
+    });
+}
+
 #[test]
 fn a_damaged_header_is_reported_and_its_records_are_read() {
     block_on(async {
