@@ -1,29 +1,47 @@
-//! What must hold for any bytes whatever, one property a module.
+//! What must hold for any bytes whatever: the properties that are fuzzed.
 //!
-//! The properties are an ordinary library, and `tests/corpus.rs` runs them over the committed corpus
-//! and mutations of it in every test run, with the stable compiler and nothing installed. The
-//! libFuzzer binaries in `libfuzzer/` are thin wrappers in a workspace of their own, since they take
-//! a C++ compiler and unstable flags: `make fuzz`.
-
-#![forbid(unsafe_code)]
+//! ```text
+//!              ┌── fuzz/tests/corpus.rs   cargo test: the corpus and mutations of it, no fuzzer
+//!  check(data) ┤
+//!              └── fuzz/libfuzzer         make fuzz: libFuzzer, guided by coverage, under ASan
+//! ```
+//!
+//! Each module is one target: a function `check(data)` that returns if its property holds for
+//! these bytes and panics if it does not. The bytes are the input as it would come from outside
+//! (a frame, a blob), or a script that says how to build and spoil one; each module says which.
+//! The same bytes give the same run, so a finding is one file.
+//!
+//! - [`header`]: what the frame decoders accept encodes to the same bytes.
+//! - [`stream`]: any split of a stream gives the same frames, within the frame limit.
+//! - [`hello`], [`payload`]: what a payload's decoder accepts encodes to the same bytes.
+//! - [`client`]: a client reads whatever a server sends without a panic, within its limit.
+//! - [`envelope`]: nothing but a blob that was sealed opens.
+//! - [`recovery`]: a damaged blob log keeps every whole record before the damage, and makes none
+//!   up.
+//!
+//! This crate brings its own global allocator ([`memory`]), with which the properties bound what
+//! a decoder allocates.
 
 pub mod client;
-mod disk;
 pub mod envelope;
 pub mod header;
 pub mod hello;
+pub mod memory;
+pub mod payload;
 pub mod recovery;
+mod script;
 pub mod stream;
 
-/// A property: panics if the bytes break it.
+/// A property: returns if it holds for these bytes, panics if it does not.
 pub type Check = fn(&[u8]);
 
-/// Every target by its name, which is that of its corpus and its binary.
-pub const TARGETS: [(&str, Check); 6] = [
+/// Every target: its name, which is its folder's in `fuzz/corpus` too, and its property.
+pub const TARGETS: [(&str, Check); 7] = [
+    ("header", header::check),
+    ("stream", stream::check),
+    ("hello", hello::check),
+    ("payload", payload::check),
     ("client", client::check),
     ("envelope", envelope::check),
-    ("header", header::check),
-    ("hello", hello::check),
     ("recovery", recovery::check),
-    ("stream", stream::check),
 ];

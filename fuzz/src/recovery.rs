@@ -1,142 +1,261 @@
-//! The blob log's recovery: every whole record before the first damage is there, and nothing is seen
-//! that nobody wrote.
+//! The blob log's recovery: of a damaged log every whole record before the damage is there, with
+//! the very bytes that were put, and nothing shows that never was put.
+//!
+//! The input is a script: first the puts that make a log of small segments, then the changes to
+//! its files. No record is checked against the log's own reading of its files: where each lies
+//! follows from `docs/BLOBLOG.md`, and whether it is whole from comparing the files.
 
-use crate::disk::Disk;
-use futures_lite::future::block_on;
-use keyway_store::{BlobLog, Expect, LogOptions, Lookup};
+mod disk;
+mod history;
+
 use std::collections::BTreeMap;
 
-const KEYS: u8 = 5;
-const WRITES_MAX: usize = 24;
+use futures_lite::future::block_on;
+use keyway_store::{
+    BlobLog, Expect, KeyState, LogOptions, Lookup, OpenError, ReadError, SEGMENT_BYTES_MIN,
+};
 
-/// A key's blobs by version, as they were written.
-type Written = BTreeMap<(u8, u32), Vec<u8>>;
+use crate::memory;
+use crate::script::{self, Script};
+use disk::MemoryFiles;
+use history::{History, Put};
 
-/// A state of the log: what the newest record of each key is, and where its records end.
-#[derive(Clone, Default)]
-struct State {
-    newest: BTreeMap<u8, u32>,
-    revoked: [bool; KEYS as usize],
-    end: usize,
-}
+/// The most changes to the files.
+const EDITS_MAX: usize = 8;
 
-/// `data`: a count, so many writes of two bytes (key, length), then damage: (place, change) in three
-/// bytes each, and perhaps a length to which the file is cut.
-pub fn check(data: &[u8]) {
-    let Some((count, script)) = data.split_first() else {
-        return;
-    };
-    let writes = (usize::from(*count) % (WRITES_MAX + 1)).min(script.len() / 2);
-    let (script, damage) = script.split_at(writes * 2);
-    let disk = Disk::default();
-    let mut written = Written::new();
-    let states = block_on(write(&disk, script, &mut written));
-    let intact = harm(&disk, damage);
-    block_on(recover(&disk, &written, &states, intact));
-}
+/// What an opening may allocate: four times what a scan reads at once (256 KiB), and the index.
+const OPENING_BYTES_MAX: usize = (4 * 256 + 64) << 10;
+
+const DIR: &str = "log";
+
+const KEYSPACE: u32 = 1;
 
 fn options() -> LogOptions {
-    LogOptions::new("log".into(), [5; 16], 1, 0, 1)
+    let mut options = LogOptions::new(DIR.into(), [5; 16], 1, 0, 1);
+    options.segment_bytes = SEGMENT_BYTES_MIN;
+    options
 }
 
-async fn write(disk: &Disk, script: &[u8], written: &mut Written) -> Vec<State> {
-    let opened = BlobLog::open(disk.clone(), options(), |_| {}).await;
-    let (log, _) = opened.expect("an empty log opens");
-    let mut states = vec![State::default()];
-    for (number, write) in script.chunks_exact(2).enumerate() {
-        let (key, len) = (write[0] % KEYS, usize::from(write[1]));
-        let mut state = states.last().cloned().unwrap_or_default();
-        if state.revoked[usize::from(key)] {
-            continue;
-        }
-        let version = state.newest.get(&key).copied().unwrap_or(0);
-        if write[0] >= 0xf0 && version > 0 {
-            let stored = log.put_revoked(1, &[key]).await;
-            stored.expect("a disk that works takes a revocation");
-            state.revoked[usize::from(key)] = true;
-        } else {
-            let blob = vec![number as u8; len + 1];
-            let expect = match version {
-                0 => Expect::Absent,
-                version => Expect::Version(version),
-            };
-            let put = log
-                .put_blob(1, &[key], version + 1, blob.clone(), expect)
-                .await;
-            put.expect("a disk that works takes a blob");
-            written.insert((key, version + 1), blob);
-            state.newest.insert(key, version + 1);
-        }
-        state.end = disk.files().iter().map(|file| file.borrow().len()).sum();
-        states.push(state);
-    }
-    log.close().await.expect("a disk that works closes");
-    states
+/// See the module.
+///
+/// # Panics
+/// If the property does not hold.
+pub fn check(data: &[u8]) {
+    let mut script = Script::new(data);
+    let disk = MemoryFiles::default();
+    let history = block_on(write(&mut script, disk.clone()));
+    let before = disk.contents();
+    history.check_places(&before);
+    spoil(&mut script, &disk);
+    let after = disk.contents();
+    let damage = Damage::between(&before, &after);
+    block_on(reopen(&disk, &history, &damage));
 }
 
-/// Damages the file. Returns up to where it is as it was.
-fn harm(disk: &Disk, damage: &[u8]) -> usize {
-    let files = disk.files();
-    assert!(files.len() <= 1, "a short history fits into one segment");
-    let Some(file) = files.first() else {
-        return usize::MAX;
-    };
-    let mut bytes = file.borrow_mut();
-    let mut intact = usize::MAX;
-    let edits = damage.chunks_exact(3);
-    let rest = edits.remainder();
-    for edit in edits {
-        let at = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % bytes.len().max(1);
-        if let Some(byte) = bytes.get_mut(at)
-            && edit[2] != 0
-        {
-            *byte ^= edit[2];
-            intact = intact.min(at);
+/// Fills a log as the script says.
+async fn write(script: &mut Script<'_>, disk: MemoryFiles) -> History {
+    let (log, _) = BlobLog::open(disk, options(), |_| {})
+        .await
+        .expect("an empty directory opens");
+    let mut history = History::default();
+    for _ in 0..script.below(history::STEPS_MAX + 1) {
+        let batch = history.next_batch(script);
+        let puts = batch.iter().map(|put| async {
+            match &put.blob {
+                Some(blob) => {
+                    let expect = match put.version {
+                        1 => Expect::Absent,
+                        version => Expect::Version(version - 1),
+                    };
+                    log.put_blob(KEYSPACE, &put.key_id, put.version, blob.clone(), expect)
+                        .await
+                }
+                None => log.put_revoked(KEYSPACE, &put.key_id).await,
+            }
+        });
+        for outcome in history::all(puts.collect()).await {
+            outcome.expect("a put that was expected to fit is taken");
         }
+        history.puts.extend(batch);
     }
-    if let [low, high] = *rest {
-        let len = usize::from(u16::from_le_bytes([low, high])) % (bytes.len() + 1);
-        bytes.truncate(len);
-        intact = intact.min(len);
+    history.closed = script.u8() & 1 == 1;
+    if history.closed {
+        log.close().await.expect("a log in memory closes");
     }
-    intact
+    history
 }
 
-async fn recover(disk: &Disk, written: &Written, states: &[State], intact: usize) {
-    // A start may be refused, with a reason; what starts must be right.
-    let Ok((log, _)) = BlobLog::open(disk.clone(), options(), |_| {}).await else {
-        return;
-    };
-    let whole = states.iter().rfind(|state| state.end <= intact);
-    let whole = whole.cloned().unwrap_or_default();
-    for key in 0..KEYS {
-        let least = whole.newest.get(&key).copied().unwrap_or(0);
-        let revoked = whole.revoked[usize::from(key)];
-        let seen = match log.get(1, &[key]).await {
-            Ok(Lookup::Blob(blob)) => {
-                let wrote = written.get(&(key, blob.version)).map(Vec::as_slice);
-                assert_eq!(wrote, Some(blob.bytes()), "nobody wrote this");
-                assert!(
-                    !revoked,
-                    "key {key}: its revocation is whole, and it shows again"
-                );
-                blob.version
-            }
-            Ok(Lookup::Revoked { version, .. }) => {
-                let ever = states.iter().any(|state| state.revoked[usize::from(key)]);
-                assert!(ever, "key {key}: nobody revoked it");
-                version
-            }
-            Ok(Lookup::Missing) => 0,
-            // Said to be damaged: that is an answer, as long as there is damage.
-            Err(_) => {
-                assert!(intact < usize::MAX, "damage that nobody did");
-                continue;
-            }
+/// Changes the log's files as the script says.
+fn spoil(script: &mut Script<'_>, disk: &MemoryFiles) {
+    let names: Vec<_> = disk.contents().into_keys().collect();
+    for _ in 0..EDITS_MAX {
+        if script.is_empty() {
+            return;
+        }
+        // Counted from the end, where recovery has most to tell apart.
+        let from_end = script.below(names.len());
+        let other = script.below(names.len());
+        let other = disk.copy_of(&names[other]);
+        disk.change(&names[names.len() - 1 - from_end], |bytes| {
+            script::edit(script, bytes, &other);
+        });
+    }
+}
+
+/// What was changed in the files.
+struct Damage {
+    /// File (from 0, in order) and offset of the first changed byte; past all files if none is.
+    first: (usize, usize),
+    /// A segment's header differs, so the file may look like another log's.
+    in_header: bool,
+}
+
+impl Damage {
+    fn between(before: &BTreeMap<String, Vec<u8>>, after: &BTreeMap<String, Vec<u8>>) -> Self {
+        let mut damage = Self {
+            first: (before.len(), 0),
+            in_header: false,
         };
+        for (file, (before, after)) in before.values().zip(after.values()).enumerate() {
+            let same = before.iter().zip(after).take_while(|(b, a)| b == a).count();
+            if same < before.len().max(after.len()) {
+                damage.first = damage.first.min((file, same));
+                damage.in_header |= same < history::HEADER_LEN;
+            }
+        }
+        damage
+    }
+}
+
+async fn reopen(disk: &MemoryFiles, history: &History, damage: &Damage) {
+    let spoilt = disk.contents();
+    let (opened, allocated) =
+        memory::peak_bytes(|| block_on(BlobLog::open(disk.clone(), options(), |_| {})));
+    assert!(
+        allocated <= OPENING_BYTES_MAX,
+        "an opening allocated {allocated} bytes, and {OPENING_BYTES_MAX} is the most"
+    );
+    let (log, recovery) = match opened {
+        Ok(opened) => opened,
+        Err(OpenError::Foreign { .. }) => {
+            assert!(damage.in_header, "the log's own segment is refused");
+            assert_eq!(disk.contents(), spoilt, "a refused log was changed");
+            return;
+        }
+        Err(error) => panic!("damage is no error: {error}"),
+    };
+    let is_damaged = damage.first.0 < spoilt.len();
+    if !is_damaged {
+        assert_eq!((recovery.cut_bytes, recovery.damage_count), (0, 0));
+        assert_eq!(recovery.records, history.record_count());
+    }
+    for (key_id, puts) in history.by_key() {
+        check_key(&log, &key_id, &puts, damage.first).await;
+    }
+    check_listing(&log, history).await;
+
+    // What the opening mended stays mended, and the log takes writes.
+    let blob = vec![7; 300];
+    let put = log.put_blob(KEYSPACE, b"after", 1, blob.clone(), Expect::Absent);
+    put.await.expect("a log that was mended takes a put");
+    drop(log);
+    let (log, again) = BlobLog::open(disk.clone(), options(), |_| {})
+        .await
+        .expect("a log that was mended opens");
+    assert_eq!(
+        (again.cut_bytes, again.damage_count),
+        (0, recovery.damage_count),
+        "the second opening finds other damage"
+    );
+    match log.get(KEYSPACE, b"after").await {
+        Ok(Lookup::Blob(found)) => assert_eq!(found.bytes(), blob),
+        other => panic!("what was put after mending is {other:?}"),
+    }
+    for (key_id, puts) in history.by_key() {
+        check_key(&log, &key_id, &puts, damage.first).await;
+    }
+}
+
+/// Compares what the log says of a key with all that was ever put of it, oldest first.
+async fn check_key(
+    log: &BlobLog<MemoryFiles>,
+    key_id: &[u8],
+    puts: &[&Put],
+    first_damage: (usize, usize),
+) {
+    let whole = |put: &Put| (put.file, put.end) <= first_damage;
+    let newest_whole = puts.iter().rposition(|put| whole(put));
+    let all_whole = puts.last().is_none_or(|put| whole(put));
+    let found = log.get(KEYSPACE, key_id).await;
+    let name = String::from_utf8_lossy(key_id);
+    let position = match &found {
+        Ok(Lookup::Blob(found)) => {
+            let position = puts.iter().rposition(|put| {
+                put.version == found.version && put.blob.as_deref() == Some(found.bytes())
+            });
+            Some(position.unwrap_or_else(|| panic!("{name} has bytes that never were put")))
+        }
+        Ok(Lookup::Revoked { .. }) => {
+            let position = puts.iter().rposition(|put| put.blob.is_none());
+            Some(position.unwrap_or_else(|| panic!("{name} never was revoked")))
+        }
+        Ok(Lookup::Missing) => {
+            assert_eq!(newest_whole, None, "{name} is lost");
+            None
+        }
+        Err(ReadError::Damaged { .. }) => {
+            assert!(!all_whole, "{name} is called damaged and is not");
+            None
+        }
+        Err(error) => panic!("{name} cannot be read: {error}"),
+    };
+    if let Some(position) = position {
         assert!(
-            seen >= least,
-            "key {key}: version {seen}, and {least} is whole"
+            Some(position) >= newest_whole,
+            "{name} is an older one than the newest whole record's"
+        );
+    }
+    let known = log.version_of(KEYSPACE, key_id);
+    match &found {
+        Ok(Lookup::Missing) => assert!(known.is_none()),
+        Ok(Lookup::Blob(blob)) => {
+            let known = known.expect("what is read is known");
+            assert_eq!((known.version, known.state), (blob.version, KeyState::Live));
+        }
+        _ => assert!(known.is_some()),
+    }
+}
+
+/// Every key that is listed was put, and every key that is there is listed.
+async fn check_listing(log: &BlobLog<MemoryFiles>, history: &History) {
+    let by_key = history.by_key();
+    let mut listed = BTreeMap::new();
+    let mut cursor = Vec::new();
+    loop {
+        let page = log
+            .list(&cursor, 3, None)
+            .await
+            .expect("memory can be read");
+        for row in page.rows {
+            assert_eq!(row.keyspace, KEYSPACE);
+            let puts = by_key.get(&row.key_id).expect("only keys that were put");
+            if row.state == KeyState::Live {
+                let put =
+                    |put: &&Put| put.version == row.version && put.blob.as_ref() == Some(&row.blob);
+                assert!(puts.iter().any(put), "bytes are listed that never were put");
+            }
+            listed.insert(row.key_id, ());
+        }
+        if page.cursor.is_empty() {
+            break;
+        }
+        cursor = page.cursor;
+    }
+    for key_id in by_key.keys() {
+        let is_there = log.contains(KEYSPACE, key_id);
+        assert!(
+            !is_there || listed.contains_key(key_id),
+            "a key is not listed"
         );
     }
 }

@@ -1,154 +1,215 @@
-//! The short version of `make fuzz`: the committed corpus, and mutations of it.
+//! Every property over its corpus and over mutations of it: what `make fuzz` looks for, without
+//! libFuzzer and in seconds.
+//!
+//! The mutations are the same in every run. A failure writes the input to a file and prints the
+//! command that runs it alone.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use keyway_fuzz::{Check, TARGETS};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::path::{Path, PathBuf};
 
-/// Mutations of each file of the corpus.
-const MUTATIONS: u64 = 60;
-/// What decoding may hold at a time, as a multiple of a frame's limit: a client's buffer is two, and
-/// a stream that is decoded twice holds its frames.
-const FRAMES_HELD_MAX: usize = 8;
+/// A file to run alone in place of the corpus.
+const INPUT_VARIABLE: &str = "KEYWAY_FUZZ_INPUT";
 
-thread_local! {
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static HELD_MAX: Cell<usize> = const { Cell::new(0) };
+/// How many mutations of each target's corpus are run, over all its files.
+const MUTATIONS_VARIABLE: &str = "KEYWAY_FUZZ_MUTATIONS";
+
+/// The longest input that a mutation makes, in bytes.
+const INPUT_LEN_MAX: usize = 8 << 10;
+
+#[test]
+fn headers_that_are_accepted_encode_to_the_same_bytes() {
+    run("header", 200_000);
 }
 
-/// Counts what this thread holds.
-struct Counting;
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn count(more: usize, less: usize) {
-    // A thread that is going away counts no more.
-    let _ = HELD.try_with(|held| {
-        held.set(held.get().saturating_add(more).saturating_sub(less));
-        let _ = HELD_MAX.try_with(|most| most.set(most.get().max(held.get())));
-    });
+#[test]
+fn a_stream_gives_the_same_frames_however_it_is_cut() {
+    run("stream", 10_000);
 }
 
-// SAFETY: every call is the system allocator's own, with the arguments as they came; counting
-// touches thread-local cells only, and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 0);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(0, layout.size());
-        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
-        unsafe { System.dealloc(at, layout) }
-    }
+#[test]
+fn hellos_that_are_accepted_encode_to_the_same_bytes() {
+    run("hello", 200_000);
 }
 
-fn corpus(target: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("libfuzzer/corpus")
-        .join(target);
-    let listing = std::fs::read_dir(&folder).expect("every target has a corpus");
-    let mut files: Vec<PathBuf> = listing.map(|file| file.expect("readable").path()).collect();
-    files.sort();
-    assert!(!files.is_empty(), "{target} has an empty corpus");
-    files
+#[test]
+fn payloads_that_are_accepted_encode_to_the_same_bytes() {
+    run("payload", 200_000);
 }
 
-struct Dice(u64);
+#[test]
+fn a_client_reads_whatever_a_server_sends() {
+    run("client", 20_000);
+}
 
-impl Dice {
-    fn below(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize % below
+#[test]
+fn nothing_but_a_sealed_blob_opens() {
+    run("envelope", 20_000);
+}
+
+#[test]
+fn a_damaged_log_keeps_every_whole_record_before_the_damage() {
+    run("recovery", 4_000);
+}
+
+#[test]
+fn every_target_has_a_corpus_and_every_corpus_a_target() {
+    let mut folders: Vec<String> = std::fs::read_dir(corpus())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    folders.sort();
+    let mut names = TARGETS.map(|(name, _)| name.to_owned());
+    names.sort();
+    assert_eq!(folders, names);
+    for name in names {
+        let wrapper = format!("libfuzzer/fuzz_targets/{name}.rs");
+        assert!(manifest_dir().join(&wrapper).is_file(), "no {wrapper}");
     }
 }
 
-/// Changes a byte, cuts, repeats or inserts, a few times.
-fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
-    for _ in 0..=dice.below(4) {
-        let at = dice.below(bytes.len() + 1);
-        match dice.below(5) {
-            0 => bytes.truncate(at),
-            1 => bytes.insert(at, dice.below(256) as u8),
-            2 => bytes.extend_from_within(at..),
+/// Runs a target over its corpus, then over `mutations` of it in all.
+fn run(target: &str, mutations: usize) {
+    let (_, check) = TARGETS
+        .into_iter()
+        .find(|(name, _)| *name == target)
+        .unwrap();
+    if let Some(path) = std::env::var_os(INPUT_VARIABLE) {
+        return check(&std::fs::read(path).unwrap());
+    }
+    let mutations = match std::env::var(MUTATIONS_VARIABLE) {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => mutations,
+    };
+    let begun = Instant::now();
+    let files = files_of(target);
+    for (path, bytes) in &files {
+        run_one(target, check, bytes, &path.display().to_string());
+    }
+    for (index, (path, bytes)) in files.iter().enumerate() {
+        for mutation in 0..mutations.div_ceil(files.len()) {
+            let seed = (index as u64) << 32 | mutation as u64;
+            let mut random = Random::new(seed);
+            let other = &files[random.below(files.len())].1;
+            let input = mutated(bytes, other, &mut random);
+            let what = format!("{}, mutation {mutation}", path.display());
+            run_one(target, check, &input, &what);
+        }
+    }
+    println!(
+        "{target}: {} files and {} mutations of each in {:.1?}",
+        files.len(),
+        mutations.div_ceil(files.len()),
+        begun.elapsed()
+    );
+}
+
+fn run_one(target: &str, check: Check, input: &[u8], what: &str) {
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(input))) else {
+        return;
+    };
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("finding-{target}"));
+    std::fs::write(&path, input).unwrap();
+    eprintln!(
+        "{target} fails for {what}, {} bytes. To run it alone:\n  {INPUT_VARIABLE}={} \
+         cargo test -p keyway-fuzz --test corpus -- {}",
+        input.len(),
+        path.display(),
+        std::thread::current().name().unwrap_or_default()
+    );
+    resume_unwind(panic);
+}
+
+fn manifest_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn corpus() -> PathBuf {
+    manifest_dir().join("corpus")
+}
+
+/// A target's corpus, in the order of its names. Never empty.
+fn files_of(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(corpus().join(target))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{target} has no corpus");
+    let read = |path: PathBuf| {
+        let bytes = std::fs::read(&path).unwrap();
+        (path, bytes)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// A few changes to `bytes`, some of them with bytes of `other`.
+fn mutated(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut input = bytes.to_vec();
+    for _ in 0..=random.below(6) {
+        let at = random.below(input.len() + 1);
+        match random.below(8) {
+            0 => flip(&mut input, at, 1 << random.below(8)),
+            1 => flip(&mut input, at, random.byte()),
+            // Numbers at the edges of their ranges.
+            2 => {
+                let value = [0, 1, 0x7f, 0x80, 0xff][random.below(5)];
+                let end = (at + 1 + random.below(4)).min(input.len());
+                input[at..end].fill(value);
+            }
+            3 => input.truncate(at),
+            4 => input.insert(at, random.byte()),
+            5 => {
+                let end = (at + 1 + random.below(16)).min(input.len());
+                input.drain(at..end);
+            }
+            6 => {
+                let from = random.below(other.len() + 1);
+                let end = (from + random.below(64)).min(other.len());
+                input.splice(at..at, other[from..end].iter().copied());
+            }
             _ => {
-                if let Some(byte) = bytes.get_mut(at) {
-                    *byte ^= 1 << dice.below(8);
-                }
+                let end = (at + random.below(32)).min(input.len());
+                let repeated = input[at..end].to_vec();
+                input.splice(at..at, repeated);
             }
         }
-        bytes.truncate(1 << 14);
+    }
+    input.truncate(INPUT_LEN_MAX);
+    input
+}
+
+fn flip(bytes: &mut [u8], at: usize, mask: u8) {
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= mask;
     }
 }
 
-/// Tells which input broke the property.
-struct Input<'a> {
-    path: &'a Path,
-    mutation: u64,
-}
+/// xorshift64*, seeded by the place of the input in the run.
+struct Random(u64);
 
-impl Drop for Input<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!(
-                "the input was mutation {} of {}",
-                self.mutation,
-                self.path.display()
-            );
-        }
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
-}
 
-fn run(target: &str, check: Check) {
-    for path in corpus(target) {
-        let whole = std::fs::read(&path).expect("readable");
-        for mutation in 0..=MUTATIONS {
-            let _input = Input {
-                path: &path,
-                mutation,
-            };
-            let mut bytes = whole.clone();
-            if mutation > 0 {
-                mutate(
-                    &mut bytes,
-                    &mut Dice(mutation.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-                );
-            }
-            check(&bytes);
-        }
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
     }
-}
 
-#[test]
-fn the_corpus_and_its_mutations_keep_every_property() {
-    for (target, check) in TARGETS {
-        run(target, check);
+    fn byte(&mut self) -> u8 {
+        self.next() as u8
     }
-}
 
-#[test]
-fn decoding_holds_a_few_frames_at_most() {
-    let most = FRAMES_HELD_MAX * keyway_protocol::limits::FRAME_LEN_MAX;
-    for (target, check) in TARGETS {
-        if ["envelope", "recovery"].contains(&target) {
-            continue;
-        }
-        for path in corpus(target) {
-            let bytes = std::fs::read(&path).expect("readable");
-            let before = HELD.with(Cell::get);
-            HELD_MAX.with(|held| held.set(before));
-            check(&bytes);
-            let held = HELD_MAX.with(Cell::get) - before;
-            assert!(
-                held <= most,
-                "{target}: {} holds {held} bytes",
-                path.display()
-            );
-        }
+    /// From 0 to `bound - 1`; `bound` is at least 1.
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
     }
 }

@@ -1,49 +1,160 @@
-//! A way in for the fuzzer: what a connection does with the bytes that a server sends, without the
-//! server. Not part of the interface.
+//! The reading side of a client without its socket, for the crate that fuzzes it (feature
+//! `fuzzing`). Not for programs: it can change at any time.
 
+use std::time::{Duration, Instant};
+
+use keyway_protocol::{Algorithm, KeyPath, Scheme, ServerHello};
+
+use crate::answer::Reply;
+use crate::attempts::{Attempts, Delivery, Next};
 use crate::buffer::ReadBuffer;
-use crate::exchange::{Exchange, Outgoing};
-use keyway_protocol::Opcode;
+use crate::call::Call;
+use crate::exchange::Exchange;
+use crate::hub::{Hub, Target};
+use crate::jitter::Jitter;
+use crate::{Input, KeyOptions};
 
-/// Requests that wait for an answer.
-const WAITING: u64 = 8;
+/// What waits for an answer: reads it, and says whether it could.
+type Reader = Box<dyn Fn(Reply) -> bool>;
 
-/// Feeds a connection with requests 1 to 8 under way what a server sends, in pieces of so many
-/// bytes. Panics if an answer goes to another request than it names.
-pub fn receive(stream: &[u8], piece: usize) {
-    let mut exchange = Exchange::new();
-    for id in 1..=WAITING {
-        let ping = Outgoing {
-            opcode: Opcode::Ping,
-            keyspace_id: 0,
-            deadline_us: 0,
-            key_id: b"",
-            payload: b"",
+/// A client that has sent one call of each kind and now reads what comes back.
+///
+/// Their request ids are 1 to [`Reading::CALLS`], HELLO's being 1.
+pub struct Reading {
+    exchange: Exchange<Reader>,
+    buffer: ReadBuffer,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reading {
+    /// How many calls wait for an answer at first.
+    pub const CALLS: u64 = 22;
+
+    /// Sends every kind of call that there is, to nobody.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut reading = Self {
+            exchange: Exchange::new(),
+            buffer: ReadBuffer::new(),
         };
-        assert!(exchange.send(&ping, id).is_ok(), "there is room for eight");
+        reading.send_all();
+        reading
     }
-    let mut buffer = ReadBuffer::new();
-    let mut answered = 0;
-    for piece in stream.chunks(piece) {
-        let room = buffer.room();
-        assert!(
-            room.len() >= piece.len(),
-            "a frame that never ends was waited for"
-        );
-        room[..piece.len()].copy_from_slice(piece);
-        buffer.filled(piece.len());
-        loop {
-            let named = keyway_protocol::ResponseFrame::decode(buffer.unread());
-            let named = named.ok().flatten().map(|(frame, _)| frame.request_id);
-            match exchange.receive(&mut buffer) {
-                Ok(Some((id, _))) => {
-                    assert_eq!(Some(id), named, "an answer went astray");
-                    answered += 1;
-                }
-                Ok(None) => break,
-                Err(_) => return,
-            }
+
+    /// As new, with the same read buffer: making one and wiping it takes longer than most inputs.
+    pub fn begin_again(&mut self) {
+        let unread = self.buffer.unread().len();
+        self.buffer.consume(unread, false);
+        self.exchange = Exchange::new();
+        self.send_all();
+    }
+
+    /// Takes as many of `bytes` as there is room for and handles all answers that are whole then,
+    /// as a connection does at each read. Gives the count of bytes taken, and for each answer
+    /// whether its call could make sense of it.
+    ///
+    /// # Errors
+    /// The bytes are no answers to what was asked: the connection would be closed.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(usize, Vec<bool>), String> {
+        let room = self.buffer.room();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        self.buffer.filled(count);
+        let mut understood = Vec::new();
+        while let Some((reader, reply)) = self.exchange.receive(&mut self.buffer)? {
+            understood.push(reader(reply));
         }
+        Ok((count, understood))
     }
-    assert!(answered <= WAITING, "more answers than requests");
+
+    /// Bytes that have come and are not yet a whole answer.
+    #[must_use]
+    pub fn pending_bytes(&self) -> usize {
+        self.buffer.unread().len()
+    }
+
+    fn send_all(&mut self) {
+        let key: KeyPath = "prod/alice".parse().expect("it is a key's path");
+        let keyspace = key.keyspace.clone();
+        let scheme = Scheme::Default;
+        let sealed = [0; 4 + 12 + 16];
+        self.send_then(Call::hello("fuzz"), learn);
+        self.send(Call::ping(b"hello"));
+        self.send(Call::sign(&key, scheme, Input::Message(b"m")));
+        self.send(Call::verify(&key, scheme, Input::Message(b"m"), b"s", 0));
+        self.send(Call::mac(&key, b"m"));
+        self.send(Call::encrypt(&key, b"aad", b"m"));
+        self.send(Call::decrypt(&key, b"aad", &sealed));
+        self.send(Call::derive(&key, b"salt", b"info", 32));
+        self.send(Call::public_key(&key, 0));
+        self.send(Call::get(&key, 0));
+        self.send(Call::keyspace_create(&keyspace, &[]));
+        self.send(Call::keyspace_set(&keyspace, &[("soft_ttl_ms", "1000")]));
+        self.send(Call::keyspace_list_page(0));
+        let options = KeyOptions::default();
+        self.send(Call::key_generate(&key, Algorithm::Ed25519, options));
+        self.send(Call::key_rotate(&key, None));
+        self.send(Call::key_revoke(&key));
+        self.send(Call::key_list_page(&keyspace, 0, 0, b""));
+        self.send(Call::force_refresh(&key));
+        self.send(Call::lock(&keyspace));
+        self.send(Call::unlock(&keyspace, b"passphrase"));
+        self.send(Call::unlock_status(&keyspace, 7));
+        self.send(Call::status());
+    }
+
+    fn send<T: 'static>(&mut self, call: Call<T>) {
+        self.send_then(call, |_| ());
+    }
+
+    fn send_then<T: 'static>(&mut self, call: Call<T>, then: fn(T)) {
+        let outline = call.outline.clone();
+        let payload = outline.payload.as_ref();
+        let payload = payload.expect("the calls above are within their limits");
+        let outgoing = outline.outgoing(1, 1_000, payload);
+        let reader: Reader = Box::new(move |reply| {
+            let now = Instant::now();
+            let mut attempts = Attempts::new(&call.outline, now + Duration::from_secs(1));
+            match attempts.handle(now, Delivery::Replied(reply), &Jitter::new()) {
+                Next::Finish(Ok(reply)) => match call.read(&reply) {
+                    Ok(answer) => {
+                        then(answer.value);
+                        true
+                    }
+                    Err(error) => error.to_string().is_empty(),
+                },
+                Next::Finish(Err(error)) => error.to_string().is_empty(),
+                Next::Again(_) | Next::HelloAgain => false,
+            }
+        });
+        let sent = self.exchange.send(&outgoing, reader);
+        sent.expect("a new connection has room");
+    }
+}
+
+/// A HELLO that was understood makes a hub that knows where to send every call.
+fn learn(hello: ServerHello) {
+    let shard_count = hello.map.router.shard_count();
+    let address = "127.0.0.1:7420".parse().expect("it is an address");
+    let mut hub = Hub::new(address, hello.clone(), ());
+    assert_eq!(hub.shard_count(), shard_count);
+    let now = Instant::now();
+    for key_id in [&b"alice"[..], b"bob", b"carol"] {
+        let keyspace_id = 1;
+        let _ = hub.route(
+            now,
+            Target::Key {
+                keyspace_id,
+                key_id,
+            },
+        );
+    }
+    let _ = hub.route(now, Target::Shard(u16::MAX));
+    let unwanted = hub.learn(hello);
+    assert!(unwanted.is_empty(), "the same map keeps its connections");
 }

@@ -58,7 +58,6 @@ mod call;
 mod error;
 mod exchange;
 #[cfg(feature = "fuzzing")]
-#[doc(hidden)]
 pub mod fuzzing;
 mod hub;
 mod jitter;
