@@ -72,7 +72,11 @@ pub(crate) struct Caller {
 impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let may = if self.allowed { "" } else { " (not allowed)" };
-        write!(f, "connection {} on shard {}{may}", self.connection, self.via)
+        write!(
+            f,
+            "connection {} on shard {}{may}",
+            self.connection, self.via
+        )
     }
 }
 
