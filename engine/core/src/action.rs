@@ -24,14 +24,6 @@ pub struct FlightId {
     pub(crate) slot: u32,
 }
 
-impl FlightId {
-    /// A number that grows from load to load, for logs.
-    #[must_use]
-    pub const fn generation(self) -> u64 {
-        self.generation
-    }
-}
-
 /// An operation that needs a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {

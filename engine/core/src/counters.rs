@@ -199,3 +199,57 @@ pub struct Totals {
     /// Keyspaces whose keys are being wiped or looked at again after a change.
     pub sweeping: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each outcome, and what they add up to.
+    fn balanced() -> Counters {
+        Counters {
+            requests_total: 7,
+            hits_total: 2,
+            hits_fresh_total: 1,
+            hits_stale_total: 1,
+            misses_total: 5,
+            ready_fresh_total: 1,
+            ready_stale_total: 1,
+            refused: Refusals {
+                retry: 1,
+                ..Refusals::default()
+            },
+            abandoned_total: 1,
+            singleflight_waiters: 1,
+            force_refresh_total: 4,
+            force_refreshed_total: 1,
+            force_refused_total: 1,
+            force_abandoned_total: 1,
+            force_waiters: 1,
+            ..Counters::default()
+        }
+    }
+
+    #[test]
+    fn one_request_that_is_not_accounted_for_shows() {
+        assert!(balanced().add_up());
+        let missed: [fn(&mut Counters); 12] = [
+            |c| c.requests_total += 1,
+            |c| c.hits_fresh_total += 1,
+            |c| c.hits_stale_total += 1,
+            |c| c.ready_fresh_total += 1,
+            |c| c.ready_stale_total += 1,
+            |c| c.refused.revoked += 1,
+            |c| c.abandoned_total += 1,
+            |c| c.singleflight_waiters += 1,
+            |c| c.force_refresh_total += 1,
+            |c| c.force_refreshed_total += 1,
+            |c| c.force_refused_total += 1,
+            |c| c.force_waiters += 1,
+        ];
+        for (at, miss) in missed.iter().enumerate() {
+            let mut counters = balanced();
+            miss(&mut counters);
+            assert!(!counters.add_up(), "number {at} goes unseen");
+        }
+    }
+}

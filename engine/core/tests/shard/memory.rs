@@ -1,7 +1,9 @@
 //! Memory limits: what makes room for what.
 
 use crate::rig::*;
-use keyway_core::{Event, Limits, LoadError, Refusal};
+use keyway_core::{
+    Action, Event, Instant, LeaseEvent, Limits, LoadError, Loaded, Refusal, Request, Shard, Token,
+};
 
 fn small(entries_max: usize, key_bytes_max: usize) -> Rig {
     let limits = Limits {
@@ -209,4 +211,50 @@ fn residents_can_be_listed_with_their_use() {
         .collect();
     assert_eq!(listed, [(b"a".to_vec(), true), (b"b".to_vec(), false)]);
     assert_eq!(rig.shard.resident_keys(OTHER).count(), 0);
+}
+
+/// On the bare shard: the rig looks through all keys after each step.
+#[test]
+fn a_big_shard_too_drops_everything_within_32_ticks_of_a_lock() {
+    const KEYS: u32 = 80_000;
+    let mut now = Instant::from_micros(S);
+    let mut shard = Shard::new(Limits::default(), 1).expect("the limits are valid");
+    let made = shard.handle_keyspace(now, PROD, settings());
+    made.expect("the settings are valid");
+    let granted = LeaseEvent::Granted {
+        sent_at: now,
+        generation: 1,
+    };
+    shard.handle_lease(now, PROD, granted);
+    for key in 0..KEYS {
+        let (key_id, token) = (key.to_le_bytes(), Token(key.into()));
+        let request = Request {
+            token,
+            keyspace: PROD,
+            key_id: &key_id,
+            deadline: None,
+        };
+        let _ = shard.handle_request(now, request);
+        while let Some(action) = shard.poll_action() {
+            let Action::Load { flight, .. } = action else {
+                continue;
+            };
+            let loaded = Loaded {
+                value: (),
+                version: 1,
+                key_bytes: 32,
+                not_after: None,
+                dek_generation: 1,
+            };
+            shard.handle_loaded(now, flight, Ok(loaded));
+        }
+    }
+    let resident = |shard: &Shard<()>| shard.counters(PROD).expect("known").resident_keys;
+    assert_eq!(resident(&shard), u64::from(KEYS));
+    shard.handle_lock(now, PROD);
+    for _ in 0..32 {
+        now = now.plus_us(MS);
+        shard.handle_tick(now);
+    }
+    assert_eq!(resident(&shard), 0);
 }
