@@ -67,6 +67,18 @@ fn a_refresh_needs_no_room_for_what_it_replaces() {
 }
 
 #[test]
+fn what_holds_no_key_makes_room_too() {
+    let mut rig = small(4, 1 << 20);
+    for key in ["a", "b", "c", "d"] {
+        rig.request(key);
+        rig.fail(LoadError::Corrupt);
+        rig.fail(LoadError::Corrupt);
+    }
+    assert_eq!(rig.shard.totals().entries, 4);
+    assert_eq!(rig.request("e"), Got::Wait, "an INVALID key is forgotten");
+}
+
+#[test]
 fn what_is_past_its_time_goes_before_what_is_not() {
     let mut rig = small(4, 1 << 20);
     rig.load("old", 1);

@@ -178,26 +178,26 @@ fn the_share_of_a_shard_bounds_it() {
 #[test]
 fn the_reserve_is_left_to_those_who_need_a_key_now() {
     let limits = Limits {
-        flights_max: 4,
+        flights_max: 5,
         on_demand_reserve: 2,
         ..Limits::default()
     };
     let mut rig = Rig::with(limits, settings());
     rig.grant();
-    for key in ["a", "b", "c", "d"] {
+    for key in ["a", "b", "c", "d", "e"] {
         rig.load(key, 1);
         rig.request(key);
     }
     rig.pass(WINDOW_AT + 10 * MS);
-    assert_eq!(rig.loads.len(), 2);
+    assert_eq!(rig.loads.len(), 3);
     assert_eq!(rig.request("x"), Got::Wait);
     assert_eq!(rig.request("y"), Got::Wait);
-    assert_eq!(rig.loads.len(), 4);
+    assert_eq!(rig.loads.len(), 5);
     rig.land(2);
     rig.pass(10 * MS);
     assert_eq!(
         rig.loads.len(),
-        3,
+        4,
         "requests took the room: nothing is prefetched"
     );
 }
@@ -274,4 +274,20 @@ fn a_late_tick_scans_once() {
     let scans = rig.counters().prefetch_scan_total;
     rig.jump(5 * S);
     assert_eq!(rig.counters().prefetch_scan_total, scans + 1);
+}
+
+#[test]
+fn without_a_lease_nothing_is_prefetched_and_nobody_asked_twice() {
+    let mut rig = Rig::new();
+    assert!(rig.shard.handle_hot(rig.now, PROD, b"a"));
+    rig.drain();
+    let gauges = rig.shard.gauges(rig.now, PROD).expect("known");
+    assert_eq!((gauges.lease_left_us, gauges.parked_keys), (0, 1));
+    rig.pass(100 * MS);
+    assert_eq!(
+        rig.shard.totals().flights,
+        0,
+        "the KMS has not answered yet"
+    );
+    assert_eq!(rig.counters().unwraps_total, 1);
 }

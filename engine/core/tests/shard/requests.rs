@@ -507,3 +507,23 @@ fn the_oldest_served_age_is_the_maximum_since_it_was_taken() {
     assert_eq!(rig.shard.take_oldest_served_age(PROD), Some(3 * S));
     assert_eq!(rig.shard.take_oldest_served_age(PROD), Some(0));
 }
+
+#[test]
+fn a_view_tells_whether_a_key_was_used_since_its_load_and_whether_its_keyspace_is_open() {
+    let mut rig = Rig::leased();
+    rig.load("key", 1);
+    // Handing it to the request that waited is a use.
+    assert!(rig.view("key").used && !rig.view("key").needs_unlock);
+    rig.force(1, "key");
+    rig.land(2);
+    assert!(!rig.view("key").used, "a load begins anew");
+    // Marks of the CLOCK are not uses.
+    rig.request("key");
+    rig.force(2, "key");
+    rig.land(3);
+    assert!(!rig.view("key").used);
+    rig.request("key");
+    assert!(rig.view("key").used);
+    rig.lock();
+    assert!(rig.view("key").needs_unlock);
+}
