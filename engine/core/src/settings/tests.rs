@@ -188,3 +188,15 @@ fn a_window_of_nothing_is_allowed_with_a_low_water_of_nothing() {
     };
     assert_eq!(settings.validate(), Ok(()));
 }
+
+#[test]
+fn what_happens_on_soft_expiry_can_be_set_back() {
+    let mut settings = Settings::default();
+    for (value, policy) in [
+        ("serve_stale", OnSoftExpiry::ServeStale),
+        ("wait", OnSoftExpiry::Wait),
+    ] {
+        settings.set("on_soft_expiry", value).unwrap();
+        assert_eq!(settings.on_soft_expiry, policy);
+    }
+}
