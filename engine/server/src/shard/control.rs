@@ -75,9 +75,6 @@ impl Shard {
             }
             ControlEvent::Lock { keyspace, done } => {
                 hear_lock(&mut self.core.borrow_mut(), &self.rehydrator, now, keyspace);
-                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
-                    known.locked = true;
-                }
                 let _ = done.send(());
             }
             ControlEvent::Unlock { keyspace } => {
@@ -86,7 +83,6 @@ impl Shard {
                     .borrow_mut()
                     .handle_unlock(now, KeyspaceId(keyspace));
                 if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
-                    known.locked = false;
                     known.last_unlock = ticket;
                 }
             }

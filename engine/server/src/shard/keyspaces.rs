@@ -15,8 +15,6 @@ use crate::metrics::snapshot::RequestCounts;
 pub struct Known {
     /// Its name.
     pub name: String,
-    /// Locked by an operator.
-    pub locked: bool,
     /// The core's ticket of the last unlock.
     pub last_unlock: Option<u64>,
     /// When a write last asked the KMS for the DEK, which was not at hand.
@@ -40,7 +38,6 @@ impl Keyspaces {
     pub fn take(&mut self, config: &KeyspaceConfig) {
         let known = self.0.entry(config.id).or_default();
         known.name.clone_from(&config.name);
-        known.locked = config.locked;
         known.policy = CompiledPolicy::new(&config.policy);
     }
 

@@ -164,7 +164,6 @@ pub(crate) struct World<'a> {
     dek_missed: BTreeMap<Name, u32>,
     load_count: u64,
     request_count: u64,
-    calming: bool,
     oracle: Oracle,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
@@ -178,7 +177,6 @@ pub(crate) struct Figures {
     pub(crate) inputs: u64,
     pub(crate) served: u64,
     pub(crate) loads: u64,
-    pub(crate) crashes: u64,
 }
 
 impl<'a> World<'a> {
@@ -209,7 +207,6 @@ impl<'a> World<'a> {
             dek_missed: BTreeMap::new(),
             load_count: 0,
             request_count: 0,
-            calming: false,
             oracle: Oracle::default(),
             coverage: Coverage::default(),
             trace,

@@ -84,7 +84,6 @@ impl World<'_> {
     }
 
     pub(super) fn crash(&mut self, number: u64) -> Checked {
-        self.figures.crashes += 1;
         let mut dice = Dice::of(self.plan.seed, CRASH, number, 0);
         let hot = self.keys_in_use();
         self.incarnation += 1;

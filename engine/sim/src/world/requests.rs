@@ -138,12 +138,6 @@ impl World<'_> {
                     false => tally.hits_fresh += 1,
                 }
                 self.check_serve(shard, asked, seen)?;
-                let now = self.now;
-                ensure!(
-                    22,
-                    !self.calming || seen.expires_at > now,
-                    "{name:?}: served without time left"
-                );
                 if let Kind::Request { slow: true } = asked.kind {
                     self.stage(id, Stage::Slow);
                     let wait_us = Dice::of(self.plan.seed, USE, id, 1).range(20, 4_000);
