@@ -10,20 +10,43 @@ const S: u64 = 1_000_000;
 const CONNECTIONS: u64 = 5;
 const STEPS_MIN: u64 = 60;
 const STEPS_MAX: u64 = 360;
-/// How often the kinds of steps come, before a seed has its way with them.
-const WEIGHTS: [u64; 20] = [
-    120, 10, 10, 3, 10, 2, 3, 3, 3, 6, 8, 3, 2, 8, 6, 5, 3, 2, 3, 1,
+
+/// How often a kind of step comes, before a seed has its way with it, and how one is drawn.
+type Weighted = (u64, fn(&mut Drawing) -> Step);
+
+/// The kinds of steps. Requests, the first, come in every history.
+const KINDS: [Weighted; 20] = [
+    (120, Drawing::request),
+    (10, Drawing::force),
+    (10, Drawing::put),
+    (3, Drawing::revoke),
+    (10, Drawing::leave),
+    (2, Drawing::disconnect),
+    (3, |draw| Step::Corrupt { name: draw.name() }),
+    (3, |draw| Step::Lose { name: draw.name() }),
+    (3, Drawing::lock),
+    (6, Drawing::unlock),
+    (8, Drawing::kms),
+    (3, Drawing::kms_says),
+    (2, Drawing::kms_late),
+    (8, Drawing::store),
+    (6, Drawing::settings),
+    (5, |draw| Step::Hot { name: draw.name() }),
+    (3, Drawing::rotate_dek),
+    (2, Drawing::suspend),
+    (3, Drawing::stall),
+    (1, |_| Step::Crash),
 ];
 
 pub(crate) fn plan(seed: u64) -> Plan {
     let mut dice = Dice::of(seed, 0, 0, 0);
     let scale = dice.below(4);
     let shape = shape(&mut dice, scale);
-    let mut weights = WEIGHTS.map(|weight| weight * dice.pick(&[0, 1, 1, 2]));
-    weights[0] = WEIGHTS[0];
+    let mut weights = KINDS.map(|(weight, _)| weight * dice.pick(&[0, 1, 1, 2]));
+    weights[0] = KINDS[0].0;
     let mut drawing = Drawing {
         dice,
-        shape: &shape,
+        shape,
         scale,
         weights,
         gap_us: MS,
@@ -38,7 +61,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         let after_us = drawing.dice.below(drawing.gap_us);
         let step = drawing.step();
         let sought = match step {
-            Step::Force { name, .. } if name.key >= shape.stored => Some(name),
+            Step::Force { name, .. } if name.key >= drawing.shape.stored => Some(name),
             _ => None,
         };
         steps.push(Planned {
@@ -55,6 +78,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     for (number, planned) in steps.iter_mut().enumerate() {
         planned.number = number as u64;
     }
+    let shape = drawing.shape;
     Plan { seed, shape, steps }
 }
 
@@ -113,17 +137,17 @@ fn settings(dice: &mut Dice, scale: u64) -> Settings {
     }
 }
 
-struct Drawing<'a> {
+struct Drawing {
     dice: Dice,
-    shape: &'a Shape,
+    shape: Shape,
     scale: u64,
-    weights: [u64; 20],
+    weights: [u64; KINDS.len()],
     gap_us: u64,
     /// A key that everybody wants for a while.
     focus: Option<Name>,
 }
 
-impl Drawing<'_> {
+impl Drawing {
     /// Most histories begin with a node that works.
     fn opening(&mut self) -> Vec<Planned> {
         let takes_us = self.dice.pick(&[200, 2_000, 20_000]);
@@ -195,64 +219,8 @@ impl Drawing<'_> {
             at = at.saturating_sub(*weight);
             here
         });
-        match kind.expect("the draw is below the sum") {
-            0 => self.request(),
-            1 => Step::Force {
-                by: self.caller(),
-                name: self.name_to_force(),
-                deadline_us: self.deadline(200 * MS),
-            },
-            2 => Step::Put {
-                by: self.caller(),
-                name: self.name(),
-                not_after_us: self.not_after(),
-            },
-            3 => Step::Revoke {
-                by: self.caller(),
-                name: self.name(),
-            },
-            4 => Step::Leave {
-                which: self.dice.below(256) as u8,
-            },
-            5 => Step::Disconnect {
-                connection: self.dice.below(CONNECTIONS) as u8,
-            },
-            6 => Step::Corrupt { name: self.name() },
-            7 => Step::Lose { name: self.name() },
-            8 => Step::Lock {
-                keyspace: self.keyspace(),
-            },
-            9 => Step::Unlock {
-                keyspace: self.keyspace(),
-            },
-            10 => self.kms(),
-            11 => Step::KmsSays {
-                keyspace: self.keyspace(),
-                shard: self.shard(),
-                mood: self.mood(),
-            },
-            12 => Step::KmsLate {
-                us: self.shape.settings.dek_lease_ms * MS * self.dice.below(3) / 2,
-            },
-            13 => self.store(),
-            14 => {
-                let scale = self.scale;
-                Step::Settings {
-                    keyspace: self.keyspace(),
-                    settings: settings(&mut self.dice, scale),
-                }
-            }
-            15 => Step::Hot { name: self.name() },
-            16 => Step::RotateDek {
-                keyspace: self.keyspace(),
-            },
-            17 => self.suspend(),
-            18 => Step::Stall {
-                shard: self.shard(),
-                us: self.dice.pick(&[500, 5 * MS, 60 * MS]),
-            },
-            _ => Step::Crash,
-        }
+        let (_, draw) = KINDS[kind.expect("the draw is below the sum")];
+        draw(self)
     }
 
     fn request(&mut self) -> Step {
@@ -270,6 +238,53 @@ impl Drawing<'_> {
         }
     }
 
+    fn force(&mut self) -> Step {
+        Step::Force {
+            by: self.caller(),
+            name: self.name_to_force(),
+            deadline_us: self.deadline(200 * MS),
+        }
+    }
+
+    fn put(&mut self) -> Step {
+        Step::Put {
+            by: self.caller(),
+            name: self.name(),
+            not_after_us: self.not_after(),
+        }
+    }
+
+    fn revoke(&mut self) -> Step {
+        Step::Revoke {
+            by: self.caller(),
+            name: self.name(),
+        }
+    }
+
+    fn leave(&mut self) -> Step {
+        Step::Leave {
+            which: self.dice.below(256) as u8,
+        }
+    }
+
+    fn disconnect(&mut self) -> Step {
+        Step::Disconnect {
+            connection: self.dice.below(CONNECTIONS) as u8,
+        }
+    }
+
+    fn lock(&mut self) -> Step {
+        Step::Lock {
+            keyspace: self.keyspace(),
+        }
+    }
+
+    fn unlock(&mut self) -> Step {
+        Step::Unlock {
+            keyspace: self.keyspace(),
+        }
+    }
+
     fn kms(&mut self) -> Step {
         let mood = if self.dice.one_in(2) {
             Mood::Good
@@ -280,6 +295,20 @@ impl Drawing<'_> {
             .dice
             .pick(&[100, 1_000, 5_000, 40_000, 300_000, 3 * S, 20 * S]);
         Step::Kms { mood, takes_us }
+    }
+
+    fn kms_says(&mut self) -> Step {
+        Step::KmsSays {
+            keyspace: self.keyspace(),
+            shard: self.shard(),
+            mood: self.mood(),
+        }
+    }
+
+    fn kms_late(&mut self) -> Step {
+        Step::KmsLate {
+            us: self.shape.settings.dek_lease_ms * MS * self.dice.below(3) / 2,
+        }
     }
 
     fn mood(&mut self) -> Mood {
@@ -311,6 +340,27 @@ impl Drawing<'_> {
             load_us,
         };
         Step::Store { mood }
+    }
+
+    fn settings(&mut self) -> Step {
+        let scale = self.scale;
+        Step::Settings {
+            keyspace: self.keyspace(),
+            settings: settings(&mut self.dice, scale),
+        }
+    }
+
+    fn rotate_dek(&mut self) -> Step {
+        Step::RotateDek {
+            keyspace: self.keyspace(),
+        }
+    }
+
+    fn stall(&mut self) -> Step {
+        Step::Stall {
+            shard: self.shard(),
+            us: self.dice.pick(&[500, 5 * MS, 60 * MS]),
+        }
     }
 
     fn suspend(&mut self) -> Step {

@@ -82,8 +82,9 @@ impl World<'_> {
             let tally = site.tallies.entry(keyspace).or_default();
             tally.check(counters)?;
             let gauges = site.core.gauges(now, id).expect("known");
+            let node_wide = self.oracle.terms(shard, keyspace).settings.max_in_flight;
+            let share = self.share_of(shard, node_wide);
             let terms = self.oracle.terms(shard, keyspace);
-            let site_settings = terms.settings.clone();
             let left_us = terms.lease_end.saturating_sub(self.now);
             ensure!(
                 2,
@@ -91,14 +92,12 @@ impl World<'_> {
                 "keyspace {keyspace}: the shard's lease has {} us left, what the KMS said {left_us}",
                 gauges.lease_left_us
             );
-            let share = self.share_of(shard, &site_settings);
             ensure!(
                 12,
                 gauges.max_in_flight_share == share,
                 "keyspace {keyspace}: shard {shard} takes {} of max_in_flight, its share is {share}",
                 gauges.max_in_flight_share
             );
-            let terms = self.oracle.terms(shard, keyspace);
             let (locked, denied) = (terms.gate == Gate::Locked, terms.gate == Gate::Denied);
             ensure!(
                 22,
@@ -241,7 +240,7 @@ impl World<'_> {
         }
         for (id, name, load) in before.used_up {
             let gone = !self.requests.contains_key(&id)
-                || matches!(self.requests[&id].stage, Stage::Answered(_));
+                || matches!(self.requests[&id].stage, Stage::Answered);
             if gone && load.is_some() && self.current.get(&name).copied() == load {
                 self.tally(shard, name.keyspace).timeouts_min += 1;
             }
@@ -273,7 +272,9 @@ impl World<'_> {
                 "{name:?}: prefetched, now {flights} fly, and {unreserved} may without need"
             );
             let id = keyspace_id(name.keyspace);
-            let share = core.settings(id).map_or(0, |set| self.share_of(shard, set));
+            let share = core
+                .settings(id)
+                .map_or(0, |set| self.share_of(shard, set.max_in_flight));
             let flying = core.counters(id).map_or(0, |count| count.prefetch_flights);
             ensure!(
                 12,
@@ -285,8 +286,8 @@ impl World<'_> {
     }
 
     /// A shard's part of `max_in_flight`: the first shards take the remainder.
-    fn share_of(&self, shard: u16, settings: &Settings) -> u32 {
-        let (node_wide, shards) = (settings.max_in_flight, self.sites.len() as u32);
+    fn share_of(&self, shard: u16, node_wide: u32) -> u32 {
+        let shards = self.sites.len() as u32;
         node_wide / shards + u32::from(u32::from(shard) < node_wide % shards)
     }
 

@@ -1,6 +1,6 @@
 //! Loads: what the store and the envelope make of them, and what may become of their results.
 
-use super::{Event, Kind, Loading, Place, Stage, World, key_id, keyspace_id, name_of};
+use super::{Event, Kind, Loading, Place, Stage, World, key_id, keyspace_id, name_of, number_of};
 use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::oracle::{Alive, Checked, SimKey, ensure};
@@ -34,8 +34,7 @@ impl World<'_> {
                 other.started_at
             );
         }
-        let which = u64::from(name.keyspace) << 8 | u64::from(name.key);
-        let mut dice = Dice::of(self.plan.seed, LOAD, which, self.step);
+        let mut dice = Dice::of(self.plan.seed, LOAD, number_of(name), self.step);
         let limit_us = self.plan.shape.limits.flight_time_limit_us;
         let fate = self.store.mood.fate(&mut dice, limit_us);
         self.trace.note(self.now, || {
@@ -296,8 +295,8 @@ impl World<'_> {
         // after that it is the store's own promise.
         let known = self.look(loading.shard, name).version == blob.version;
         let version = blob.version - u32::from(fate.stale && known && blob.version > 1);
-        let which = u64::from(name.keyspace) << 8 | u64::from(name.key);
-        let key_bytes = Dice::of(self.plan.seed, SIZE, which, u64::from(version)).range(50, 150);
+        let key_bytes =
+            Dice::of(self.plan.seed, SIZE, number_of(name), u64::from(version)).range(50, 150);
         let alive = Alive {
             shard: loading.shard,
             name,

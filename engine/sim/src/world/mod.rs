@@ -100,14 +100,7 @@ enum Stage {
     Slow,
     Writing,
     /// On its way back.
-    Answered(Outcome),
-}
-
-/// What a client gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    Refused,
+    Answered,
 }
 
 #[derive(Clone, Debug)]
@@ -246,6 +239,11 @@ fn keyspace_of(id: KeyspaceId) -> u8 {
 
 fn key_id(name: Name) -> [u8; 2] {
     [b'k', name.key]
+}
+
+/// Names a key's stream of draws.
+fn number_of(name: Name) -> u64 {
+    u64::from(name.keyspace) << 8 | u64::from(name.key)
 }
 
 fn name_of(keyspace: KeyspaceId, key_id: &[u8]) -> Name {

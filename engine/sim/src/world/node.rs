@@ -148,7 +148,7 @@ impl World<'_> {
         shard % self.sites.len() as u16
     }
 
-    /// The KMS works again.
+    /// KMS, store and every thread work again.
     pub(super) fn mend(&mut self) {
         self.kms.mood = Mood::Good;
         self.kms.takes_us = 500;

@@ -1,6 +1,6 @@
 //! Requests on their way: connection, authorisation, mesh, shard, and back.
 
-use super::{Asked, Event, Kind, Outcome, Place, Stage, World, key_id, keyspace_id};
+use super::{Asked, Event, Kind, Place, Stage, World, key_id, keyspace_id};
 use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::oracle::{Checked, Seen, ensure};
@@ -94,7 +94,7 @@ impl World<'_> {
             "#{id}: reached a shard without being allowed to"
         );
         if asked.closed {
-            return self.answer(shard, id, Outcome::Refused);
+            return self.answer(shard, id);
         }
         match asked.kind {
             Kind::Request { .. } => self.request(shard, id, &asked),
@@ -167,7 +167,7 @@ impl World<'_> {
             Err(refusal) => {
                 self.tally(shard, name.keyspace).refused(refusal);
                 self.check_refusal(shard, name, refusal)?;
-                self.answer(shard, id, Outcome::Refused)?;
+                self.answer(shard, id)?;
             }
         }
         let expected = match verdict {
@@ -220,7 +220,7 @@ impl World<'_> {
         let leaves_at = self.now + Dice::of(self.plan.seed, USE, id, 2).below(takes_us);
         self.figures.served += 1;
         if leaves_at >= seen.expires_at {
-            return self.answer(shard, id, Outcome::Refused);
+            return self.answer(shard, id);
         }
         let alive = self.oracle.ledger.of(seen.load);
         let terms = self.oracle.terms(shard, asked.name.keyspace);
@@ -231,7 +231,7 @@ impl World<'_> {
             "{:?}: a result leaves at {leaves_at}, the key ended at {hard}",
             asked.name
         );
-        self.answer(shard, id, Outcome::Done)
+        self.answer(shard, id)
     }
 
     fn check_serve(&mut self, shard: u16, asked: &Asked, seen: Seen) -> Checked {
@@ -305,7 +305,7 @@ impl World<'_> {
             tally.waiting -= 1;
         }
         self.check_refusal(shard, asked.name, refusal)?;
-        self.answer(shard, id, Outcome::Refused)
+        self.answer(shard, id)
     }
 
     /// The request that waits under this token.
@@ -351,7 +351,7 @@ impl World<'_> {
             Admission::Refused(refusal) => {
                 tally.force_refused += 1;
                 self.check_refusal(shard, name, refusal)?;
-                self.answer(shard, id, Outcome::Refused)?;
+                self.answer(shard, id)?;
             }
         }
         self.turn(shard)
@@ -390,7 +390,7 @@ impl World<'_> {
             asked.name
         );
         drop(alive);
-        self.answer(shard, id, Outcome::Done)
+        self.answer(shard, id)
     }
 
     pub(super) fn stage(&mut self, id: u64, stage: Stage) {
@@ -400,17 +400,17 @@ impl World<'_> {
     }
 
     /// The one answer to a request, at the shard that owns the key.
-    pub(super) fn answer(&mut self, shard: u16, id: u64, outcome: Outcome) -> Checked {
+    pub(super) fn answer(&mut self, shard: u16, id: u64) -> Checked {
         let Some(asked) = self.requests.get_mut(&id) else {
             ensure!(18, false, "#{id}: a second answer, or one to nobody");
             return Ok(());
         };
         ensure!(
             18,
-            !matches!(asked.stage, Stage::Answered(_)),
+            !matches!(asked.stage, Stage::Answered),
             "#{id}: a second answer"
         );
-        asked.stage = Stage::Answered(outcome);
+        asked.stage = Stage::Answered;
         if asked.by.via == shard {
             return self.deliver(id);
         }

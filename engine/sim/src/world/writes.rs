@@ -1,6 +1,6 @@
 //! Puts and revocations: durable first, then known to the core, then acknowledged.
 
-use super::{Asked, Event, Outcome, Place, Stage, World, key_id, keyspace_id};
+use super::{Asked, Event, Place, Stage, World, key_id, keyspace_id};
 use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::oracle::{Checked, Gate};
@@ -27,7 +27,7 @@ impl World<'_> {
         let revoked = newest.is_some_and(|blob| blob.revoked);
         // Sealing takes a DEK, and one that the KMS's binding vouches for.
         let Some(dek) = dek.filter(|dek| dek.right && gate == Gate::Open && !revoked) else {
-            return self.answer(shard, id, Outcome::Refused);
+            return self.answer(shard, id);
         };
         let blob = Blob {
             // A key that was lost comes back under a number that nobody has seen.
@@ -48,7 +48,7 @@ impl World<'_> {
     pub(super) fn revoke(&mut self, shard: u16, id: u64, asked: &Asked) -> Checked {
         let name = asked.name;
         let Some(newest) = self.store.newest(shard, name) else {
-            return self.answer(shard, id, Outcome::Refused);
+            return self.answer(shard, id);
         };
         let blob = Blob {
             revoked: true,
@@ -117,7 +117,7 @@ impl World<'_> {
                     .handle_stored(now, space, &key, blob.version);
                 self.turn(shard)?;
             }
-            self.answer(shard, request, Outcome::Done)?;
+            self.answer(shard, request)?;
         }
         Ok(())
     }
