@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Random, Server, Setup};
+use crate::common::{Random, Server, Setup, past_the_start};
 use crate::library::Library;
 use keyway_client::blocking::{Client, Pending};
 use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
@@ -241,15 +241,13 @@ fn check(server: &Server, library: &Library, keys: &mut [Known]) -> usize {
             let doubted =
                 known.version_min != known.version_max || known.may_be_revoked != known.revoked;
             in_doubt += usize::from(doubted);
-            let mut answer = answer.wait();
-            // Right after a start the keyspace's DEK may still be on its way.
-            while answer
-                .as_ref()
-                .is_err_and(|e| e.status() == Some(Status::NeedsUnlock))
-            {
-                answer = client.call(operation(index));
-            }
-            see(server, index, known, answer, library);
+            let mut first = Some(answer.wait());
+            let again = || {
+                first
+                    .take()
+                    .unwrap_or_else(|| client.call(operation(index)))
+            };
+            see(server, index, known, past_the_start(again), library);
         }
     }
     in_doubt

@@ -340,3 +340,16 @@ impl Random {
             .collect()
     }
 }
+
+/// Calls until the keyspace's DEK is there: right after a start it may still be on its way, and the
+/// answer is NEEDS_UNLOCK.
+pub fn past_the_start<T>(
+    mut call: impl FnMut() -> Result<T, keyway_client::Error>,
+) -> Result<T, keyway_client::Error> {
+    loop {
+        match call() {
+            Err(error) if error.status() == Some(Status::NeedsUnlock) => {}
+            answer => return answer,
+        }
+    }
+}
