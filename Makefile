@@ -66,7 +66,7 @@ sim-replay: deps-build ## Show the history of SEED=n in words; of a failing one 
 
 .PHONY: sim-bugs
 sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to catch them all (SEEDS=20000)
-	scripts/sim-bugs --seeds $${SEEDS:-20000}
+	scripts/sim-bugs $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: sim-bugs-some
 sim-bugs-some: deps-build
@@ -79,6 +79,7 @@ fuzz: deps-fuzz ## Fuzz each decoder, the envelope and the log's recovery; stops
 .PHONY: mutants
 mutants: deps-mutants ## Change the core in 1200 ways; a change that no test notices wants a reason (MUTANTS="-f lease.rs")
 	scripts/mutants -j2 $(MUTANTS)
+
 .PHONY: threads
 threads: deps-test ## Orders of events where threads meet, many more than in `make test` (KEYWAY_SCHEDULES=50000)
 	KEYWAY_SCHEDULES=$${KEYWAY_SCHEDULES:-50000} cargo test $(LOCKED) -p keyway-kms --lib threads
