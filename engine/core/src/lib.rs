@@ -45,7 +45,8 @@
 //!
 //! * **Idle keyspaces.** A lease is renewed at half its time, once somebody wanted a key since the
 //!   last grant. If nobody did, the question is put off, and looked at again every sixteenth of
-//!   the lease, and more often near its end; the lease then ends, the plaintext is dropped, and the next request asks.
+//!   the lease, and more often near its end; the lease then ends, the plaintext is dropped, and the
+//!   next request asks.
 //! * **Jitter** shortens the soft TTL only, by a part drawn at each load.
 //! * **Prefetch** starts at passes, every [`SCAN_PERIOD_US`]. A timer puts a key into one of two
 //!   queues of its keyspace; counting what a pass leaves is reading the queues' lengths.
