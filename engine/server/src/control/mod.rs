@@ -107,15 +107,14 @@ impl<K: Kms + 'static> Control<K> {
                     None => return,
                 },
                 () = second() => control.push_snapshot(),
-                request = requests.recv() => match request {
-                    Some(ControlRequest::Unwrap { shard, keyspace }) => {
+                // Once nobody can ask any more, the shards are still to be counted.
+                Some(request) = requests.recv() => match request {
+                    ControlRequest::Unwrap { shard, keyspace } => {
                         tokio::task::spawn_local(Rc::clone(&control).unwrap_for(shard, keyspace));
                     }
-                    Some(ControlRequest::Admin { reply_to, command }) => {
+                    ControlRequest::Admin { reply_to, command } => {
                         tokio::task::spawn_local(Rc::clone(&control).administer(reply_to, command));
                     }
-                    // Every shard has stopped; they are still to be counted.
-                    None => std::future::pending().await,
                 },
             }
         }

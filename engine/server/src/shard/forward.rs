@@ -52,6 +52,10 @@ impl Shard {
         frame: &RequestFrame<'_>,
         deadline: Option<Instant>,
     ) {
+        // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
+        if !self.waiting.has_room() {
+            return self.refuse_forward(&reply);
+        }
         let Some((bytes, claim)) = self.encode_held(frame) else {
             return self.refuse_forward(&reply);
         };
