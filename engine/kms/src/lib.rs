@@ -24,20 +24,25 @@ mod hex;
 mod local;
 mod passphrase;
 mod passphrase_source;
+mod pin;
 mod private_file;
 mod provider;
 mod secret;
 mod service;
+mod share;
 
 pub use context::{CONTEXT_BYTES, Context, Purpose};
 pub use error::{Class, KmsError};
 pub use local::{Argon2Params, DevKek, Local};
 pub use passphrase::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, Passphrase};
 pub use passphrase_source::{Asking, CREDENTIAL_NAME, PassphraseSource};
+pub use pin::{PIN_BYTES_MAX, Pin};
 pub use provider::{
-    Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, WRAPPED_BYTES_MAX, Wrapped,
+    Generated, Initialise, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret,
+    Unlocked, WRAPPED_BYTES_MAX, Wrapped,
 };
 pub use secret::{SECRET_BYTES, SecretKey};
 pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
 };
+pub use share::{SHARE_BYTES_MAX, Share};

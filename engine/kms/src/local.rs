@@ -20,7 +20,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::hex::{self, Hex, HexSecret};
 use crate::private_file::Place;
-use crate::provider::{Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Wrapped};
+use crate::provider::{
+    Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
+};
 use crate::secret::fill_random;
 use crate::{Class, Context, KmsError, Passphrase, SecretKey};
 
@@ -260,7 +262,7 @@ impl Shared {
         }
     }
 
-    fn unlock(&self, lock_count: u64, secret: &UnlockSecret) -> Result<(), KmsError> {
+    fn unlock(&self, lock_count: u64, secret: &UnlockSecret) -> Result<Unlocked, KmsError> {
         let file = self.read()?;
         let is_unprotected = file.is_unprotected();
         let key = passphrase_key(&file, secret)?;
@@ -275,7 +277,7 @@ impl Shared {
         }
         state.keks = Some(keyring);
         state.is_unprotected = is_unprotected;
-        Ok(())
+        Ok(Unlocked::Open)
     }
 
     fn wrap(&self, context: &Context, dek: &SecretKey) -> Result<Wrapped, KmsError> {
@@ -372,7 +374,7 @@ impl Provider for Local {
         Box::pin(async move { self.0.unwrap(context, wrapped) })
     }
 
-    fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, ()> {
+    fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
         Box::pin(self.slow(move |shared, lock_count| shared.unlock(lock_count, &secret)))
     }
 

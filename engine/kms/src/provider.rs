@@ -5,16 +5,15 @@
 //! at once. A future that is dropped before it is done may leave the call running at the KMS, but never leaves
 //! plaintext behind.
 
-use std::pin::Pin;
-
-use crate::{Context, KmsError, Passphrase, SecretKey};
+use crate::{Class, Context, KmsError, Passphrase, Pin, SecretKey, Share};
 
 /// Length limit of a wrapped key: what the largest provider returns (a PKCS#11 RSA-wrapped key with its attributes)
 /// stays far below.
 pub const WRAPPED_BYTES_MAX: usize = 8 * 1024;
 
 /// What a provider's methods return: boxed, so that the trait can be an object.
-pub type ProviderFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, KmsError>> + Send + 'a>>;
+pub type ProviderFuture<'a, T> =
+    std::pin::Pin<Box<dyn Future<Output = Result<T, KmsError>> + Send + 'a>>;
 
 /// A wrapped key, as it is stored. It holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +35,17 @@ pub enum UnlockNeed {
     Nothing,
     /// A passphrase.
     Passphrase,
+    /// A token's PIN.
+    Pin,
+    /// Shares of its secret, one after the other.
+    Shares {
+        /// Different shares that it has been given since it was locked.
+        given: u8,
+        /// How many open it.
+        threshold: u8,
+    },
+    /// To be made first: [`Provider::initialise`].
+    Initialise,
 }
 
 /// What an operator gives to unlock a provider.
@@ -45,11 +55,64 @@ pub enum UnlockSecret {
     Nothing,
     /// A passphrase.
     Passphrase(Passphrase),
+    /// A token's PIN.
+    Pin(Pin),
+    /// One share of several.
+    Share(Share),
+}
+
+impl UnlockSecret {
+    /// What it is, in words for a message.
+    pub const fn what(&self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Passphrase(_) => "a passphrase",
+            Self::Pin(_) => "a PIN",
+            Self::Share(_) => "a share",
+        }
+    }
+}
+
+/// How an unlock ended that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlocked {
+    /// The provider can reach its key.
+    Open,
+    /// The share is right, and more are needed.
+    MoreShares {
+        /// Different shares given so far.
+        given: u8,
+        /// How many open it.
+        threshold: u8,
+    },
+}
+
+/// How the secret of a new KEK is kept.
+#[derive(Debug)]
+pub enum Initialise {
+    /// Under a passphrase.
+    Passphrase(Passphrase),
+    /// In `count` shares, of which any `threshold` open it. `1 <= threshold <= count <= 16`.
+    Shares {
+        /// Shares to make.
+        count: u8,
+        /// Shares that open it.
+        threshold: u8,
+    },
+}
+
+/// A DEK that the KMS made itself.
+#[derive(Debug)]
+pub struct Generated {
+    /// The secret.
+    pub dek: SecretKey,
+    /// Its wrapped form.
+    pub wrapped: Wrapped,
 }
 
 /// A key management service that wraps and unwraps 32-byte keys.
 pub trait Provider: Send + Sync {
-    /// The provider's name in settings, logs and metrics, such as `local`.
+    /// The kind of provider, as settings, logs and metrics name it: `local`, `vault`, `aws`, `pkcs11`.
     fn name(&self) -> &'static str;
 
     /// Whether the provider can reach its key now.
@@ -72,9 +135,29 @@ pub trait Provider: Send + Sync {
         wrapped: &'a [u8],
     ) -> ProviderFuture<'a, SecretKey>;
 
+    /// Lets the KMS make a DEK and wrap it, in one call. `None`: this one does not offer it.
+    fn generate<'a>(&'a self, context: &'a Context) -> Option<ProviderFuture<'a, Generated>> {
+        let _ = context;
+        None
+    }
+
+    /// Makes the provider's key where there is none yet, and leaves the provider unlocked. Returns the shares, if the
+    /// secret is kept in shares: this is the only time that they are shown.
+    fn initialise(&self, how: Initialise) -> ProviderFuture<'_, Vec<Share>> {
+        drop(how);
+        let name = self.name();
+        Box::pin(async move {
+            Err(KmsError::new(
+                Class::Misconfigured,
+                format!("a KMS of provider {name} keeps its key itself"),
+                "make the key there; `keyway kms init` is for the local provider",
+            ))
+        })
+    }
+
     /// Gets access to the key. A wrong secret is [`Class::Denied`](crate::Class::Denied) and changes nothing. Unlocking
     /// what is unlocked checks the secret again.
-    fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, ()>;
+    fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked>;
 
     /// Wipes the key at once. An unlock that began earlier no longer takes effect.
     fn lock(&self);

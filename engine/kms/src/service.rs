@@ -30,7 +30,7 @@ use std::time::Duration;
 use ring::rand::SystemRandom;
 
 use crate::provider::{
-    Provider, ProviderState, UnlockNeed, UnlockSecret, WRAPPED_BYTES_MAX, Wrapped,
+    Provider, ProviderState, UnlockNeed, UnlockSecret, Unlocked, WRAPPED_BYTES_MAX, Wrapped,
 };
 use crate::{Class, Context, KmsError, Purpose, SecretKey};
 
@@ -210,11 +210,11 @@ impl Service {
     }
 
     /// Unlocks the provider. It is not retried, takes no part in the budget, and is counted.
-    pub async fn unlock(&self, secret: UnlockSecret) -> Result<(), KmsError> {
+    pub async fn unlock(&self, secret: UnlockSecret) -> Result<Unlocked, KmsError> {
         let limit = self.0.unlock_time_limit;
         let (result, outcome) =
             match tokio::time::timeout(limit, self.0.provider.unlock(secret)).await {
-                Ok(Ok(())) => (Ok(()), Outcome::Ok),
+                Ok(Ok(unlocked)) => (Ok(unlocked), Outcome::Ok),
                 Ok(Err(error)) => {
                     let outcome = Outcome::of(&error);
                     (Err(error), outcome)

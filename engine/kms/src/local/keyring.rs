@@ -50,6 +50,14 @@ pub(super) fn passphrase_key(
             }
             Ok(Some(key))
         }
+        (Keks::Protected(_), other) => Err(KmsError::new(
+            Class::Misconfigured,
+            format!(
+                "the local KMS wants its passphrase and was given {}",
+                other.what()
+            ),
+            "unlock it with the passphrase",
+        )),
     }
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::provider::{Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Wrapped};
+use crate::provider::{
+    Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
+};
 use crate::{Class, Context, KmsError, SecretKey};
 
 /// What one call does.
@@ -123,11 +125,11 @@ impl Provider for FakeProvider {
         })
     }
 
-    fn unlock(&self, _: UnlockSecret) -> ProviderFuture<'_, ()> {
+    fn unlock(&self, _: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
         Box::pin(async {
             self.answer(&[]).await?;
             self.is_locked.store(false, Ordering::SeqCst);
-            Ok(())
+            Ok(Unlocked::Open)
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keyway_core::{Instant, LeaseEvent};
 use keyway_kms::{
     Argon2Params, Asking, Budget, Class, DevKek, KmsError, Local, NewDek, PassphraseSource,
-    ProviderState, Service, UnlockNeed, UnlockSecret, UnwrappedDek,
+    ProviderState, Service, UnlockNeed, UnlockSecret, Unlocked, UnwrappedDek,
 };
 use keyway_protocol::Status;
 use zeroize::Zeroizing;
@@ -110,7 +110,7 @@ pub trait Kms {
     ) -> impl Future<Output = Result<UnwrappedDek, KmsError>>;
 
     /// Unlocks the provider.
-    fn unlock(&self, secret: UnlockSecret) -> impl Future<Output = Result<(), KmsError>>;
+    fn unlock(&self, secret: UnlockSecret) -> impl Future<Output = Result<Unlocked, KmsError>>;
 
     /// Whether the provider can reach its key now.
     fn state(&self) -> ProviderState;
@@ -136,7 +136,7 @@ impl Kms for Service {
         Service::unwrap_dek(self, keyspace, generation, wrapped).await
     }
 
-    async fn unlock(&self, secret: UnlockSecret) -> Result<(), KmsError> {
+    async fn unlock(&self, secret: UnlockSecret) -> Result<Unlocked, KmsError> {
         Service::unlock(self, secret).await
     }
 

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent, Limits, Settings};
 use keyway_kms::{
-    KmsError, NewDek, ProviderState, SecretKey, UnlockNeed, UnlockSecret, UnwrappedDek, Wrapped,
+    KmsError, NewDek, ProviderState, SecretKey, UnlockNeed, UnlockSecret, Unlocked, UnwrappedDek,
+    Wrapped,
 };
 use keyway_protocol::Status;
 use keyway_server::control::Control;
@@ -100,8 +101,8 @@ impl Kms for FakeKms {
         Ok(self.answer().await)
     }
 
-    async fn unlock(&self, _: UnlockSecret) -> Result<(), KmsError> {
-        Ok(())
+    async fn unlock(&self, _: UnlockSecret) -> Result<Unlocked, KmsError> {
+        Ok(Unlocked::Open)
     }
 
     fn state(&self) -> ProviderState {

@@ -1,0 +1,88 @@
+//! A child process that ends with its owner.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a component may take to answer: the machine may be building at the same time.
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running program; killed by its process id when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `command` without a standard input.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn start(name: &str, command: &mut Command) -> Process {
+        let child = command.stdin(Stdio::null()).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Process {
+            name: name.to_owned(),
+            child,
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `is_ready` says so.
+    ///
+    /// # Panics
+    /// If the process ends, or is not ready after a minute.
+    pub fn wait_until(&mut self, mut is_ready: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !is_ready() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("{} ended with {status} before it was ready", self.name);
+            }
+            assert!(
+                began.elapsed() < READY_WITHIN,
+                "{} is not ready after {READY_WITHIN:?}",
+                self.name
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Stops it where it is, as a hung machine would; [`Process::resume`] lets it go on.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused process go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Kills it at once and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("a child has a process id"), signal).expect("the child is ours");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A loopback port that nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
