@@ -9,5 +9,6 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+pub mod openbao;
 pub mod process;
 pub mod tools;
