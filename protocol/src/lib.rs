@@ -40,6 +40,7 @@ mod response_writer;
 mod routing;
 mod scheme;
 mod status;
+mod unlock;
 mod wire_enum;
 
 pub use algorithm::{Algorithm, KeyFormat, KeyState, Usage};
@@ -59,6 +60,7 @@ pub use response_writer::{ResponseHead, ResponseWriter};
 pub use routing::{Router, ShardMap};
 pub use scheme::{InputKind, Scheme};
 pub use status::Status;
+pub use unlock::UnlockKind;
 
 /// The version of the protocol that this crate speaks, in every frame's version byte.
 pub const VERSION: u8 = 1;

@@ -10,5 +10,6 @@
 )]
 
 pub mod fault_proxy;
+pub mod openbao;
 pub mod process;
 pub mod tools;

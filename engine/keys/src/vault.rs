@@ -142,6 +142,33 @@ impl Vault {
         })
     }
 
+    /// The blob of the same key, sealed under `dek` instead of `dek_of_blob`: nothing else of it changes.
+    pub fn reseal(
+        &self,
+        dek: &Dek,
+        context: Context<'_>,
+        blob: &[u8],
+        dek_of_blob: &Dek,
+    ) -> Result<Vec<u8>, KeyError> {
+        self.scrubbed(|vault| {
+            let (present, payload) = vault.open_payload(dek_of_blob, context, 0, blob)?;
+            let entries: Vec<_> = payload
+                .versions()
+                .iter()
+                .map(|at| Entry {
+                    version: at.version,
+                    created_unix_ms: at.created_unix_ms,
+                    material: payload.material(at),
+                })
+                .collect();
+            let metadata = Metadata {
+                dek_generation: dek.generation(),
+                ..present
+            };
+            vault.seal(dek, context, metadata, &entries)
+        })
+    }
+
     /// Opens a blob. It has to be bound to `context`, sealed under `dek`, and of
     /// `version_expected` or newer; 0 takes any version.
     ///

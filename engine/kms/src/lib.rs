@@ -27,6 +27,7 @@ mod passphrase_source;
 mod pin;
 mod private_file;
 mod provider;
+mod record;
 mod secret;
 mod service;
 mod share;
@@ -41,6 +42,7 @@ pub use provider::{
     Generated, Initialise, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret,
     Unlocked, WRAPPED_BYTES_MAX, Wrapped,
 };
+pub use record::RECORD_BYTES_MAX;
 pub use secret::{SECRET_BYTES, SecretKey};
 pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,

@@ -1,8 +1,8 @@
 //! The process-wide entrance to the KMS: one call for many callers, within one budget.
 //!
 //! ```text
-//! unwrap_dek ─▶ flights ─▶ caller: tries, back-off ─▶ gate: breaker, concurrency, rate ─▶ provider
-//! new_dek ────────────────▶
+//! unwrap_dek ────────▶ flights ─▶ caller: tries, back-off ─▶ gate: breaker, concurrency, rate ─▶ provider
+//! new_dek, wrap_dek ────────────▶
 //! ```
 
 mod breaker;
@@ -15,6 +15,9 @@ mod flights;
 mod gate;
 
 #[cfg(test)]
+mod dek_tests;
+
+#[cfg(test)]
 mod fake_provider;
 
 #[cfg(test)]
@@ -23,6 +26,7 @@ mod tests;
 #[cfg(test)]
 mod threads;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +34,11 @@ use std::time::Duration;
 use ring::rand::SystemRandom;
 
 use crate::provider::{
-    Provider, ProviderState, UnlockNeed, UnlockSecret, Unlocked, WRAPPED_BYTES_MAX, Wrapped,
+    Initialise, Provider, ProviderState, UnlockNeed, UnlockSecret, Unlocked, WRAPPED_BYTES_MAX,
+    Wrapped,
 };
-use crate::{Class, Context, KmsError, Purpose, SecretKey};
+use crate::record::{self, Record};
+use crate::{Class, Context, KmsError, Purpose, SecretKey, Share};
 
 pub use breaker::BreakerState;
 pub use budget::Budget;
@@ -41,6 +47,9 @@ pub use counters::{Counters, Operation, Outcome};
 use desk::{Desk, Shared, Visit};
 use flights::{Answer, Flight};
 use gate::Gate;
+
+/// The counters' keyspace for what belongs to none.
+const NO_KEYSPACE: u32 = 0;
 
 /// How soon to try again when there is no room for another flight.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -59,8 +68,8 @@ pub struct UnwrappedDek {
 pub struct NewDek {
     /// The secret.
     pub dek: Arc<SecretKey>,
-    /// What to store.
-    pub wrapped: Wrapped,
+    /// What to store: a record around what the provider returned.
+    pub record: Vec<u8>,
     /// When the unwrap that proved it was sent, in µs on the clock given to [`Service::new`].
     pub sent_at_us: u64,
 }
@@ -113,28 +122,23 @@ impl Service {
         })))
     }
 
-    /// Unwraps a keyspace's DEK. Callers who ask for the same DEK at the same time share one call; a caller who leaves
-    /// changes nothing for the others.
+    /// Unwraps a keyspace's DEK from its record. Callers who ask for the same DEK at the same time share one call; a
+    /// caller who leaves changes nothing for the others. A record that is damaged or another's costs no call.
     pub async fn unwrap_dek(
         &self,
         keyspace: u32,
         generation: u32,
-        wrapped: &[u8],
+        record: &[u8],
     ) -> Result<UnwrappedDek, KmsError> {
-        if wrapped.is_empty() || wrapped.len() > WRAPPED_BYTES_MAX {
-            return Err(KmsError::new(
-                Class::Corrupt,
-                format!(
-                    "the wrapped DEK of keyspace {keyspace} has {} bytes",
-                    wrapped.len()
-                ),
-                "restore it from a backup",
-            ));
-        }
+        Record::open(&self.context(keyspace, generation), record).inspect_err(|error| {
+            self.0
+                .caller
+                .count(keyspace, Operation::Unwrap, Outcome::of(error));
+        })?;
         let fly = |flight| {
             tokio::spawn(self.clone().fly(flight));
         };
-        match self.0.desk.share(keyspace, generation, wrapped, fly).await {
+        match self.0.desk.share(keyspace, generation, record, fly).await {
             Shared::Answered(answer) => answer,
             Shared::LockedMeanwhile => Err(locked_meanwhile()),
             Shared::Lost => Err(KmsError::new(
@@ -143,7 +147,8 @@ impl Service {
                 "try again; the log says what failed",
             )),
             Shared::Full => {
-                self.0.caller.count(Operation::Unwrap, Outcome::OverBudget);
+                let outcome = Outcome::OverBudget;
+                self.0.caller.count(keyspace, Operation::Unwrap, outcome);
                 Err(KmsError::new(
                     Class::Throttled {
                         retry_after: Some(FULL_RETRY_AFTER),
@@ -158,77 +163,153 @@ impl Service {
     async fn fly(self, flight: Flight) {
         let key = flight.key().clone();
         let answer = self
-            .unwrap_alone(key.keyspace, key.generation, &key.wrapped)
+            .unwrap_alone(key.keyspace, key.generation, &key.record)
             .await;
         flight.land(answer);
     }
 
-    async fn unwrap_alone(&self, keyspace: u32, generation: u32, wrapped: &[u8]) -> Answer {
+    async fn unwrap_alone(&self, keyspace: u32, generation: u32, record: &[u8]) -> Answer {
         let context = self.context(keyspace, generation);
+        let record = Record::open(&context, record)?;
         let provider = &self.0.provider;
         let (dek, sent_at_us) = self
             .0
             .caller
-            .call(Operation::Unwrap, || provider.unwrap(&context, wrapped))
+            .call(keyspace, Operation::Unwrap, || {
+                provider.unwrap(&context, record.wrapped())
+            })
             .await?;
+        record.check(&dek, provider.name())?;
         Ok(UnwrappedDek {
             dek: Arc::new(dek),
             sent_at_us,
         })
     }
 
-    /// Makes a DEK from the operating system's random numbers and wraps it. Then it unwraps what came back and compares:
-    /// a KMS that lets us wrap and not unwrap is found out now and not at the next start, and the lease begins with a
-    /// successful unwrap, as every lease does. It costs two calls.
+    /// Makes a DEK, at the KMS where it offers that and else from the operating system's random numbers, and has it
+    /// wrapped and proven as [`Service::wrap_dek`] does. It costs two calls.
     pub async fn new_dek(&self, keyspace: u32, generation: u32) -> Result<NewDek, KmsError> {
         let visit = self.0.desk.visit();
         let context = self.context(keyspace, generation);
         let provider = &self.0.provider;
-        let dek = SecretKey::generate(&self.0.random)?;
+        if provider.generate(&context).is_none() {
+            let dek = SecretKey::generate(&self.0.random)?;
+            return self.wrap_dek(keyspace, generation, &dek).await;
+        }
+        let generate = || {
+            let call = provider.generate(&context);
+            call.unwrap_or_else(|| Box::pin(async { Err(generates_no_longer()) }))
+        };
+        let (made, _) = self
+            .0
+            .caller
+            .call(keyspace, Operation::Generate, generate)
+            .await?;
+        self.prove(visit, &context, &made.dek, &made.wrapped).await
+    }
+
+    /// Wraps a DEK that there is already: one that moves here from another KMS. Then it unwraps what came back and
+    /// compares: a KMS that lets us wrap and not unwrap is found out now and not at the next start, and the lease begins
+    /// with a successful unwrap, as every lease does. It costs two calls.
+    pub async fn wrap_dek(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        dek: &SecretKey,
+    ) -> Result<NewDek, KmsError> {
+        let visit = self.0.desk.visit();
+        let context = self.context(keyspace, generation);
+        let provider = &self.0.provider;
         let (wrapped, _) = self
             .0
             .caller
-            .call(Operation::Wrap, || provider.wrap(&context, &dek))
+            .call(keyspace, Operation::Wrap, || provider.wrap(&context, dek))
             .await?;
-        let proof = self.unwrap_alone(keyspace, generation, &wrapped.0).await?;
-        if wrapped.0.len() > WRAPPED_BYTES_MAX || !proof.dek.is_same(&dek) {
-            return Err(KmsError::new(
-                Class::Corrupt,
-                format!(
-                    "the KMS {} does not give back the key that it wrapped for {context}",
-                    provider.name()
-                ),
-                "nothing was stored; check the KMS",
-            ));
+        self.prove(visit, &context, dek, &wrapped).await
+    }
+
+    async fn prove(
+        &self,
+        visit: Visit,
+        context: &Context,
+        dek: &SecretKey,
+        wrapped: &Wrapped,
+    ) -> Result<NewDek, KmsError> {
+        if wrapped.0.is_empty() || wrapped.0.len() > WRAPPED_BYTES_MAX {
+            return Err(self.not_given_back(context));
+        }
+        let record = record::seal(context, dek, wrapped);
+        let proof = self
+            .unwrap_alone(context.keyspace, context.generation, &record)
+            .await?;
+        if !proof.dek.is_same(dek) {
+            return Err(self.not_given_back(context));
         }
         self.check_not_locked_since(visit)?;
         Ok(NewDek {
             dek: proof.dek,
-            wrapped,
+            record,
             sent_at_us: proof.sent_at_us,
         })
     }
 
-    /// Unlocks the provider. It is not retried, takes no part in the budget, and is counted.
-    pub async fn unlock(&self, secret: UnlockSecret) -> Result<Unlocked, KmsError> {
+    fn not_given_back(&self, context: &Context) -> KmsError {
+        KmsError::new(
+            Class::Corrupt,
+            format!(
+                "the KMS {} does not give back the key that it wrapped for {context}",
+                self.provider_name()
+            ),
+            "nothing was stored; check the KMS",
+        )
+    }
+
+    /// Unlocks the provider. It is not retried, takes no part in the budget, and is counted for `keyspace`, if it was
+    /// for one.
+    pub async fn unlock(
+        &self,
+        keyspace: Option<u32>,
+        secret: UnlockSecret,
+    ) -> Result<Unlocked, KmsError> {
+        let unlocking = self.0.provider.unlock(secret);
+        self.attend(keyspace, Operation::Unlock, unlocking).await
+    }
+
+    /// Makes the provider's own key where there is none yet. As [`Service::unlock`], it is made once and counted.
+    /// Returns the shares, if the key's secret is kept in shares.
+    pub async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
+        let initialising = self.0.provider.initialise(how);
+        self.attend(None, Operation::Initialise, initialising).await
+    }
+
+    async fn attend<T>(
+        &self,
+        keyspace: Option<u32>,
+        operation: Operation,
+        work: impl Future<Output = Result<T, KmsError>>,
+    ) -> Result<T, KmsError> {
         let limit = self.0.unlock_time_limit;
-        let (result, outcome) =
-            match tokio::time::timeout(limit, self.0.provider.unlock(secret)).await {
-                Ok(Ok(unlocked)) => (Ok(unlocked), Outcome::Ok),
-                Ok(Err(error)) => {
-                    let outcome = Outcome::of(&error);
-                    (Err(error), outcome)
-                }
-                Err(_) => {
-                    let error = KmsError::new(
-                        Class::Unavailable { retry_after: None },
-                        format!("the unlock took longer than {} ms", limit.as_millis()),
-                        "try again, or raise the call budget's unlock_ms_max",
-                    );
-                    (Err(error), Outcome::TimedOut)
-                }
-            };
-        self.0.caller.count(Operation::Unlock, outcome);
+        let (result, outcome) = match tokio::time::timeout(limit, work).await {
+            Ok(Ok(value)) => (Ok(value), Outcome::Ok),
+            Ok(Err(error)) => {
+                let outcome = Outcome::of(&error);
+                (Err(error), outcome)
+            }
+            Err(_) => {
+                let error = KmsError::new(
+                    Class::Unavailable { retry_after: None },
+                    format!(
+                        "the {} took longer than {} ms",
+                        operation.name(),
+                        limit.as_millis()
+                    ),
+                    "try again, or raise the call budget's unlock_ms_max",
+                );
+                (Err(error), Outcome::TimedOut)
+            }
+        };
+        let keyspace = keyspace.unwrap_or(NO_KEYSPACE);
+        self.0.caller.count(keyspace, operation, outcome);
         result
     }
 
@@ -259,7 +340,12 @@ impl Service {
 
     /// Calls so far, by operation and outcome.
     pub fn counters(&self) -> Counters {
-        self.0.caller.counters()
+        self.0.caller.counters().sum()
+    }
+
+    /// Calls so far of each keyspace; those of none under 0.
+    pub fn counters_by_keyspace(&self) -> BTreeMap<u32, Counters> {
+        self.0.caller.counters().by_keyspace()
     }
 
     /// The budget's headroom now.
@@ -284,6 +370,14 @@ impl Service {
             false => Ok(()),
         }
     }
+}
+
+fn generates_no_longer() -> KmsError {
+    KmsError::new(
+        Class::Misconfigured,
+        "the KMS no longer makes DEKs",
+        "try again",
+    )
 }
 
 fn locked_meanwhile() -> KmsError {

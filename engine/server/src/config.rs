@@ -3,11 +3,16 @@
 //! A flag wins over the file, the file over the default. Values are checked here, once; past
 //! [`Config::resolve`] nothing is out of range.
 
+mod kms;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
+
+pub use kms::{KmsConfig, ProviderConfig};
 
 /// Most shards a node can have: the shard map of HELLO must fit one frame.
 pub const SHARDS_MAX: u16 = 256;
@@ -89,6 +94,12 @@ pub struct Options {
     /// Cryptographic provider [default: default].
     #[arg(long, value_enum)]
     pub crypto_provider: Option<CryptoProvider>,
+    /// KMS of new keyspaces that name none [default: the only one, or local].
+    #[arg(long, value_name = "NAME")]
+    pub default_kms: Option<String>,
+    /// KMSes by name; in the file only, as tables `[kms.NAME]`.
+    #[arg(skip)]
+    pub kms: BTreeMap<String, toml::Table>,
 }
 
 /// Checked settings of one server.
@@ -122,6 +133,10 @@ pub struct Config {
     pub log_level: String,
     /// Cryptographic provider.
     pub crypto_provider: CryptoProvider,
+    /// KMSes by name, one at least.
+    pub kms: BTreeMap<String, KmsConfig>,
+    /// KMS of new keyspaces that name none; one of `kms`.
+    pub default_kms: String,
 }
 
 /// Where the KEK's passphrase comes from. Never from the command line itself.
@@ -177,6 +192,8 @@ impl Options {
             log_format: self.log_format.or(file.log_format),
             log_level: self.log_level.or(file.log_level),
             crypto_provider: self.crypto_provider.or(file.crypto_provider),
+            default_kms: self.default_kms.or(file.default_kms),
+            kms: file.kms,
         }
     }
 }
@@ -224,6 +241,8 @@ impl Config {
             (None, Some(file)) => Passphrase::File(file),
             (None, None) => Passphrase::CredentialOrPrompt,
         };
+        let kms = kms::resolve(options.kms)?;
+        let default_kms = kms::default(&kms, options.default_kms)?;
         Ok(Config {
             unix: options.unix.unwrap_or_else(|| data.join("keyway.sock")),
             data,
@@ -239,6 +258,8 @@ impl Config {
             log_format: options.log_format.unwrap_or(LogFormat::Text),
             log_level: options.log_level.unwrap_or_else(|| "info".to_owned()),
             crypto_provider: options.crypto_provider.unwrap_or(CryptoProvider::Default),
+            kms,
+            default_kms,
         })
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::authorise::Owner;
 use crate::config::Config;
-use crate::control::catalogue::{self, Catalogue};
+use crate::control::catalogue::{self, Catalogue, FIRST_GENERATION};
 use crate::control::messages::{ControlRequest, EVENTS_MAX, KeyspaceConfig, REQUESTS_MAX};
 use crate::control::{self, Control};
 use crate::lifeline::Lifeline;
@@ -39,17 +39,23 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("the control thread's runtime did not start: {error}"))?;
-    let service = runtime
-        .block_on(control::kms::open(&config, manifest.cluster_id))
+    let kms = runtime
+        .block_on(control::opening::open(&config, manifest.cluster_id))
         .map_err(|error| error.to_string())?;
     let mut keyspaces = read_catalogue(&data)?;
     if config.dev && keyspaces.iter().next().is_none() {
-        let made = runtime.block_on(service.new_dek(keyspaces.next_id(), 1));
+        let first = kms.get(kms.default_name()).map_err(|e| e.to_string())?;
+        let made = runtime.block_on(first.new_dek(keyspaces.next_id(), FIRST_GENERATION));
         let dek = made.map_err(|error| error.to_string())?;
         keyspaces
-            .create(DEV_KEYSPACE, "", &dek.wrapped.0)
+            .create(DEV_KEYSPACE, "", kms.default_name(), &dek.record)
             .map_err(|error| error.to_string())?;
         save(&data, keyspaces.text().as_bytes()).map_err(|error| error.to_string())?;
+    }
+    for (_, keyspace) in keyspaces.iter() {
+        kms.get(&keyspace.kms).map_err(|error| {
+            format!("keyspace `{}` cannot be unwrapped: {error}", keyspace.name)
+        })?;
     }
     let configs: Vec<KeyspaceConfig> = keyspaces
         .iter()
@@ -115,7 +121,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     let data = Arc::new(data);
     let control_data = Arc::clone(&data);
     let control = Control::new(
-        service,
+        kms,
         keyspaces,
         Box::new(move |bytes| save(&control_data, bytes)),
         to_shards,

@@ -3,6 +3,8 @@
 //!
 //! The only module that knows both the store and the keys that come out of the KMS's DEKs.
 
+mod reseal;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
@@ -19,6 +21,9 @@ use keyway_store::{BlobLog, Expect, KeyState, Lookup, PutError, ReadError};
 use crate::clock;
 use crate::runtime::files::RingFiles;
 use crate::runtime::tasks;
+
+pub use reseal::{ResealPage, ResealWork};
+use reseal::{SealUnderWay, SealsUnderWay};
 
 /// Reads of the blob log in flight on one shard: more only queue in the kernel.
 pub const READS_MAX: usize = 16;
@@ -75,6 +80,7 @@ pub struct Rehydrator {
     uses: UseLedger,
     deks: RefCell<HashMap<u32, BTreeMap<u32, Dek>>>,
     reads: Rc<Cell<usize>>,
+    seals: SealsUnderWay,
 }
 
 impl Rehydrator {
@@ -86,6 +92,7 @@ impl Rehydrator {
             uses: UseLedger::new(),
             deks: RefCell::default(),
             reads: Rc::default(),
+            seals: SealsUnderWay::default(),
         }
     }
 
@@ -123,6 +130,13 @@ impl Rehydrator {
     /// Wipes a keyspace's DEKs.
     pub fn drop_deks(&self, keyspace: u32) {
         self.deks.borrow_mut().remove(&keyspace);
+    }
+
+    /// Wipes the DEKs of generations below `generation`: no blob needs them any more.
+    pub fn retire_deks(&self, keyspace: u32, generation: u32) {
+        if let Some(deks) = self.deks.borrow_mut().get_mut(&keyspace) {
+            deks.retain(|held, _| *held >= generation);
+        }
     }
 
     /// Whether a DEK of the keyspace is held.
@@ -227,23 +241,26 @@ impl Rehydrator {
             (Source::Generate, Some(algorithm)) => generate_aside(algorithm).await?,
             _ => None,
         };
-        let blob = self.with_newest_dek(keyspace, |dek| match (&source, algorithm) {
-            (Source::Generate, Some(algorithm)) => match &generated {
-                Some(pkcs8) => self.vault.seal_imported(
-                    dek,
-                    context,
-                    Some(algorithm),
-                    ImportFormat::Pkcs8Der,
-                    pkcs8,
-                    new,
-                ),
-                None => self.vault.seal_generated(dek, context, algorithm, new),
-            },
-            (Source::Generate, None) => Err(KeyError::Metadata("generation needs an algorithm")),
-            (Source::Import(format, bytes), algorithm) => self
-                .vault
-                .seal_imported(dek, context, algorithm, *format, bytes, new),
-        })?;
+        let (blob, _under_way) =
+            self.with_newest_dek(keyspace, |dek| match (&source, algorithm) {
+                (Source::Generate, Some(algorithm)) => match &generated {
+                    Some(pkcs8) => self.vault.seal_imported(
+                        dek,
+                        context,
+                        Some(algorithm),
+                        ImportFormat::Pkcs8Der,
+                        pkcs8,
+                        new,
+                    ),
+                    None => self.vault.seal_generated(dek, context, algorithm, new),
+                },
+                (Source::Generate, None) => {
+                    Err(KeyError::Metadata("generation needs an algorithm"))
+                }
+                (Source::Import(format, bytes), algorithm) => self
+                    .vault
+                    .seal_imported(dek, context, algorithm, *format, bytes, new),
+            })?;
         let stored = self
             .log
             .put_blob(keyspace, key_id, 1, blob, Expect::Absent)
@@ -278,21 +295,22 @@ impl Rehydrator {
             (None, Source::Generate) => None,
         };
         let context = Context { keyspace, key_id };
-        let (blob, version) = {
+        let (blob, version, _under_way) = {
             let deks = self.deks.borrow();
             let deks = deks.get(&keyspace).ok_or(WriteError::DekMissing)?;
             let opener = deks
                 .get(&metadata.dek_generation)
                 .ok_or(WriteError::DekMissing)?;
-            let (_, sealer) = deks.last_key_value().ok_or(WriteError::DekMissing)?;
-            self.vault.seal_rotated(
+            let (newest, sealer) = deks.last_key_value().ok_or(WriteError::DekMissing)?;
+            let (blob, version) = self.vault.seal_rotated(
                 sealer,
                 context,
                 current.bytes(),
                 opener,
                 material,
                 clock::unix_ms(),
-            )?
+            )?;
+            (blob, version, self.seals.begin(keyspace, *newest))
         };
         let expect = Expect::Version(current.version);
         let stored = self
@@ -311,11 +329,11 @@ impl Rehydrator {
         &self,
         keyspace: u32,
         seal: impl FnOnce(&Dek) -> Result<T, KeyError>,
-    ) -> Result<T, WriteError> {
+    ) -> Result<(T, SealUnderWay), WriteError> {
         let deks = self.deks.borrow();
         let newest = deks.get(&keyspace).and_then(|deks| deks.last_key_value());
-        let (_, dek) = newest.ok_or(WriteError::DekMissing)?;
-        Ok(seal(dek)?)
+        let (generation, dek) = newest.ok_or(WriteError::DekMissing)?;
+        Ok((seal(dek)?, self.seals.begin(keyspace, *generation)))
     }
 }
 

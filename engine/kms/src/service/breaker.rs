@@ -14,6 +14,17 @@ pub enum BreakerState {
     Probing,
 }
 
+impl BreakerState {
+    /// In one lower-case word, for status documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::Probing => "probing",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Closed { failure_count: u32 },

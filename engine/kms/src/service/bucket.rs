@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Bounds the rate of calls: `burst` at once after a rest, then one each `interval`. Places are handed out in order:
 /// who reserves one waits for it.
 ///
+/// It starts with a single call: a burst is for a process that has been quiet, and one that has just started says
+/// nothing of that. A fleet that starts at once is then as gentle as its rates add up to.
+///
 /// It is kept as the time at which the next place is free, in ns, on a scale where the first call is at `rest_ns`.
 #[derive(Debug)]
 pub(super) struct RateBucket {
@@ -15,13 +18,13 @@ pub(super) struct RateBucket {
 }
 
 impl RateBucket {
-    /// `rate_per_s` and `burst` are 1 or more, and full at the start.
+    /// `rate_per_s` and `burst` are 1 or more.
     pub(super) fn new(rate_per_s: u32, burst: u32) -> Self {
         let interval_ns = (1_000_000_000 / u64::from(rate_per_s)).max(1);
         Self {
             interval_ns,
             rest_ns: interval_ns * (u64::from(burst) - 1),
-            next_ns: 0,
+            next_ns: interval_ns * (u64::from(burst) - 1),
         }
     }
 
@@ -114,23 +117,31 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_goes_at_once_and_the_rest_in_turn() {
+    fn the_first_call_goes_at_once_and_there_is_no_burst_before_a_rest() {
         let mut bucket = RateBucket::new(10, 3);
-        assert_eq!(bucket.available(ms(0)), 3);
-        let waits: Vec<Duration> = (0..5)
+        assert_eq!(bucket.available(ms(0)), 1);
+        let waits: Vec<Duration> = (0..3)
             .map(|_| bucket.reserve(ms(0), FOREVER).unwrap())
             .collect();
+        assert_eq!(waits, [ms(0), ms(100), ms(200)]);
+    }
+
+    #[test]
+    fn a_burst_goes_at_once_and_the_rest_in_turn() {
+        let mut bucket = RateBucket::new(10, 3);
+        assert_eq!(bucket.available(ms(200)), 3);
+        let waits: Vec<Duration> = (0..5)
+            .map(|_| bucket.reserve(ms(200), FOREVER).unwrap())
+            .collect();
         assert_eq!(waits, [ms(0), ms(0), ms(0), ms(100), ms(200)]);
-        assert_eq!(bucket.available(ms(0)), 0);
-        assert_eq!(bucket.reserve(ms(200), FOREVER), Ok(ms(100)));
+        assert_eq!(bucket.available(ms(200)), 0);
+        assert_eq!(bucket.reserve(ms(400), FOREVER), Ok(ms(100)));
     }
 
     #[test]
     fn a_rest_refills_up_to_the_burst_and_no_further() {
         let mut bucket = RateBucket::new(10, 3);
-        for _ in 0..3 {
-            bucket.reserve(ms(0), FOREVER).unwrap();
-        }
+        bucket.reserve(ms(0), FOREVER).unwrap();
         assert_eq!(bucket.available(ms(99)), 0);
         assert_eq!(bucket.available(ms(100)), 1);
         assert_eq!(bucket.available(ms(100_000)), 3);

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::{Class, KmsError};
 
 /// Limits of a [`Service`](crate::Service), checked when it is made. The defaults suit a shared remote KMS: AWS KMS
 /// allows 5,500 or more symmetric calls a second and account, and one process among a hundred takes its part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Calls a second, in the long run. At least 1.
     pub rate_per_s: u32,

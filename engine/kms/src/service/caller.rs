@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Gauges;
 use super::breaker::Showed;
 use super::budget::Budget;
-use super::counters::{Counters, LiveCounters, Operation, Outcome};
+use super::counters::{LiveCounters, Operation, Outcome};
 use super::gate::{Gate, Refused};
 use crate::provider::{Provider, ProviderFuture, ProviderState};
 use crate::{Class, KmsError};
@@ -46,7 +46,7 @@ impl Caller {
             provider,
             budget,
             gate,
-            counters: LiveCounters::new(),
+            counters: LiveCounters::default(),
             clock,
             random: SystemRandom::new(),
         }
@@ -55,13 +55,14 @@ impl Caller {
     /// Makes the call, again if that can help, and returns with the time at which the successful try was sent.
     pub(super) async fn call<'a, T>(
         &self,
+        keyspace: u32,
         operation: Operation,
         send: impl Fn() -> ProviderFuture<'a, T>,
     ) -> Result<(T, u64), KmsError> {
         let deadline = Instant::now() + self.budget.total_time_limit();
         let mut failed_count = 0;
         loop {
-            let error = match self.try_once(operation, deadline, &send).await {
+            let error = match self.try_once(keyspace, operation, deadline, &send).await {
                 Ok(success) => return Ok(success),
                 Err(Failed::Unsent(error)) => return Err(error),
                 Err(Failed::Sent(error)) => error,
@@ -81,12 +82,12 @@ impl Caller {
         }
     }
 
-    pub(super) fn count(&self, operation: Operation, outcome: Outcome) {
-        self.counters.add(operation, outcome);
+    pub(super) fn count(&self, keyspace: u32, operation: Operation, outcome: Outcome) {
+        self.counters.add(keyspace, operation, outcome);
     }
 
-    pub(super) fn counters(&self) -> Counters {
-        self.counters.take_snapshot()
+    pub(super) fn counters(&self) -> &LiveCounters {
+        &self.counters
     }
 
     pub(super) fn gauges(&self, unwraps: u32) -> Gauges {
@@ -102,18 +103,19 @@ impl Caller {
 
     async fn try_once<'a, T>(
         &self,
+        keyspace: u32,
         operation: Operation,
         deadline: Instant,
         send: &impl Fn() -> ProviderFuture<'a, T>,
     ) -> Result<(T, u64), Failed> {
         // What is known to be locked costs no call.
         if self.provider.state() == ProviderState::Locked {
-            self.count(operation, Outcome::Locked);
+            self.count(keyspace, operation, Outcome::Locked);
             return Err(Failed::Unsent(locked(self.provider.name())));
         }
         let entry = self.gate.enter(deadline).await.map_err(|refused| {
             let (outcome, error) = describe(refused);
-            self.count(operation, outcome);
+            self.count(keyspace, operation, outcome);
             Failed::Unsent(error)
         })?;
         let sent_at_us = (self.clock)();
@@ -126,7 +128,7 @@ impl Caller {
                     Err(timed_out(self.provider.name(), self.budget.call_ms_max)),
                 ),
             };
-        self.count(operation, outcome);
+        self.count(keyspace, operation, outcome);
         if let Err(error) = &result
             && let Class::Throttled {
                 retry_after: Some(retry_after),

@@ -1,6 +1,7 @@
-//! Calls, counted by operation and outcome.
+//! Calls, counted by keyspace, operation and outcome.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use crate::{Class, KmsError};
 
@@ -11,19 +12,31 @@ pub enum Operation {
     Wrap,
     /// Unwrapping a DEK.
     Unwrap,
+    /// Letting the KMS make a DEK.
+    Generate,
+    /// Making the provider's own key.
+    Initialise,
     /// Unlocking the provider.
     Unlock,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Wrap, Self::Unwrap, Self::Unlock];
+    pub const ALL: [Self; 5] = [
+        Self::Wrap,
+        Self::Unwrap,
+        Self::Generate,
+        Self::Initialise,
+        Self::Unlock,
+    ];
 
     /// In one lower-case word, for metric labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Wrap => "wrap",
             Self::Unwrap => "unwrap",
+            Self::Generate => "generate",
+            Self::Initialise => "initialise",
             Self::Unlock => "unlock",
         }
     }
@@ -114,6 +127,12 @@ const _: () = assert!(cell(Operation::Unlock, Outcome::OverBudget) == CELLS - 1)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters([u64; CELLS]);
 
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; CELLS])
+    }
+}
+
 impl Counters {
     /// Calls of `operation` that ended so.
     pub fn count(&self, operation: Operation, outcome: Outcome) -> u64 {
@@ -128,23 +147,38 @@ impl Counters {
                 .map(move |outcome| (operation, outcome, self.count(operation, outcome)))
         })
     }
+
+    fn add_all(&mut self, other: &Self) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
+    }
 }
 
-/// Counts from any thread.
-#[derive(Debug)]
-pub(super) struct LiveCounters([AtomicU64; CELLS]);
+/// The counts of every keyspace, from any thread. What belongs to none is under keyspace 0, which no keyspace is.
+#[derive(Debug, Default)]
+pub(super) struct LiveCounters(Mutex<BTreeMap<u32, Counters>>);
 
 impl LiveCounters {
-    pub(super) fn new() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    pub(super) fn add(&self, keyspace: u32, operation: Operation, outcome: Outcome) {
+        // Held for one addition; a call at a KMS costs a thousand times as much.
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.entry(keyspace).or_default().0[cell(operation, outcome)] += 1;
     }
 
-    pub(super) fn add(&self, operation: Operation, outcome: Outcome) {
-        self.0[cell(operation, outcome)].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn by_keyspace(&self) -> BTreeMap<u32, Counters> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    pub(super) fn take_snapshot(&self) -> Counters {
-        Counters(std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed)))
+    pub(super) fn sum(&self) -> Counters {
+        let mut sum = Counters::default();
+        for counters in self.by_keyspace().values() {
+            sum.add_all(counters);
+        }
+        sum
     }
 }
 
@@ -153,15 +187,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_pair_has_a_cell_of_its_own() {
-        let live = LiveCounters::new();
-        for operation in Operation::ALL {
-            for outcome in Outcome::ALL {
-                live.add(operation, outcome);
+    fn every_pair_has_a_cell_of_its_own_in_every_keyspace() {
+        let live = LiveCounters::default();
+        for keyspace in [0, 7] {
+            for operation in Operation::ALL {
+                for outcome in Outcome::ALL {
+                    live.add(keyspace, operation, outcome);
+                }
             }
         }
-        let counters = live.take_snapshot();
-        assert_eq!(counters.iter().count(), CELLS);
-        assert!(counters.iter().all(|(_, _, count)| count == 1));
+        for counters in live.by_keyspace().values() {
+            assert_eq!(counters.iter().count(), CELLS);
+            assert!(counters.iter().all(|(_, _, count)| count == 1));
+        }
+        assert!(live.sum().iter().all(|(_, _, count)| count == 2));
     }
 }

@@ -44,14 +44,14 @@ impl Desk {
         &self,
         keyspace: u32,
         generation: u32,
-        wrapped: &[u8],
+        record: &[u8],
         fly: impl FnOnce(Flight),
     ) -> Shared {
         let visit = self.visit();
         let key = FlightKey {
             keyspace,
             generation,
-            wrapped: wrapped.into(),
+            record: record.into(),
             lock_count: visit.0,
         };
         let mut receiver = match self.flights.join(key) {

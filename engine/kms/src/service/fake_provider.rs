@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::provider::{
-    Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
+    Generated, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
 };
 use crate::{Class, Context, KmsError, SecretKey};
 
@@ -35,6 +35,7 @@ pub(super) struct FakeProvider {
     under_way: AtomicUsize,
     under_way_max: AtomicUsize,
     is_locked: AtomicBool,
+    generates: AtomicBool,
 }
 
 impl FakeProvider {
@@ -46,6 +47,7 @@ impl FakeProvider {
             under_way: AtomicUsize::new(0),
             under_way_max: AtomicUsize::new(0),
             is_locked: AtomicBool::new(false),
+            generates: AtomicBool::new(false),
         }
     }
 
@@ -65,6 +67,11 @@ impl FakeProvider {
 
     pub(super) fn set_afterwards(&self, step: Step) {
         *self.afterwards.lock().unwrap() = step;
+    }
+
+    /// From now on it makes DEKs too.
+    pub(super) fn generate_too(&self) {
+        self.generates.store(true, Ordering::SeqCst);
     }
 
     async fn answer(&self, bytes: &[u8]) -> Result<Vec<u8>, KmsError> {
@@ -122,6 +129,17 @@ impl Provider for FakeProvider {
         Box::pin(async {
             let mut bytes: [u8; 32] = self.answer(wrapped).await?.try_into().unwrap();
             Ok(SecretKey::take(&mut bytes))
+        })
+    }
+
+    fn generate<'a>(&'a self, _: &'a Context) -> Option<ProviderFuture<'a, Generated>> {
+        self.generates.load(Ordering::SeqCst).then(|| {
+            Box::pin(async {
+                let bytes = self.answer(&[0x6e; 32]).await?;
+                let wrapped = Wrapped(bytes.clone());
+                let dek = SecretKey::take(&mut bytes.try_into().unwrap());
+                Ok(Generated { dek, wrapped })
+            }) as ProviderFuture<'a, Generated>
         })
     }
 

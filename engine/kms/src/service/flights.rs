@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use super::UnwrappedDek;
 use crate::KmsError;
 
-/// What one flight is for. The wrapped bytes are part of it: callers who disagree about them must not share an answer.
+/// What one flight is for. The record is part of it: callers who disagree about them must not share an answer.
 /// So is the number of locks before it: who comes after a lock must not share an answer from before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlightKey {
     pub(super) keyspace: u32,
     pub(super) generation: u32,
-    pub(super) wrapped: Arc<[u8]>,
+    pub(super) record: Arc<[u8]>,
     pub(super) lock_count: u64,
 }
 

@@ -16,8 +16,17 @@ use crate::authorise::Policy;
 /// Name of the file in the data directory.
 pub const FILE: &str = "keyspaces.json";
 
-/// Version of the file's format.
-const FORMAT: u32 = 1;
+/// Version of the file's format. Format 1, which is read too, knew no KMS but the local one.
+const FORMAT: u32 = 2;
+
+/// Oldest format that is read.
+const FORMAT_MIN: u32 = 1;
+
+/// The KMS of format 1's keyspaces.
+const KMS_OF_FORMAT_1: &str = "local";
+
+/// Generation of a keyspace's first DEK.
+pub const FIRST_GENERATION: u32 = 1;
 
 /// Most keyspaces of a node.
 pub const KEYSPACES_MAX: usize = 1_024;
@@ -47,8 +56,25 @@ pub struct Keyspace {
     /// Locked by an operator: no DEK is unwrapped until an unlock.
     #[serde(default)]
     pub locked: bool,
-    /// Wrapped DEKs by generation, base64. The highest is current.
+    /// Name of the KMS that has wrapped the DEKs.
+    #[serde(default = "kms_of_format_1")]
+    pub kms: String,
+    /// Records of the wrapped DEKs by generation, base64. The highest is current; lower ones are there until no blob
+    /// needs them.
     deks: BTreeMap<u32, String>,
+}
+
+fn kms_of_format_1() -> String {
+    KMS_OF_FORMAT_1.to_owned()
+}
+
+/// A wrapped DEK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrappedDek {
+    /// Its generation.
+    pub generation: u32,
+    /// Its record.
+    pub record: Vec<u8>,
 }
 
 /// A catalogue or a change to it that cannot be accepted: what, the value, the remedy.
@@ -92,17 +118,18 @@ impl Default for Catalogue {
 impl Catalogue {
     /// Reads the file's text.
     pub fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
-        let catalogue: Catalogue = serde_json::from_str(text)
+        let mut catalogue: Catalogue = serde_json::from_str(text)
             .map_err(|error| CatalogueError::Bad(format!("{FILE} is not valid: {error}")))?;
-        if catalogue.format != FORMAT {
+        if !(FORMAT_MIN..=FORMAT).contains(&catalogue.format) {
             return Err(CatalogueError::Bad(format!(
-                "{FILE} has format {}, this server reads {FORMAT}; use a matching server",
+                "{FILE} has format {}, this server reads {FORMAT_MIN} to {FORMAT}; use a matching server",
                 catalogue.format
             )));
         }
+        catalogue.format = FORMAT;
         for keyspace in catalogue.keyspaces.values() {
             keyspace.settings()?;
-            keyspace.wrapped_dek()?;
+            keyspace.deks()?;
         }
         Ok(catalogue)
     }
@@ -147,12 +174,13 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Adds a keyspace whose first DEK, of generation 1, is `wrapped_dek`; its id.
+    /// Adds a keyspace whose first DEK, of generation 1, has this record at that KMS; its id.
     pub fn create(
         &mut self,
         name: &str,
         lines: &str,
-        wrapped_dek: &[u8],
+        kms: &str,
+        record: &[u8],
     ) -> Result<u32, CatalogueError> {
         self.check_new(name)?;
         let mut keyspace = Keyspace {
@@ -160,7 +188,8 @@ impl Catalogue {
             settings: BTreeMap::new(),
             policy: Policy::default(),
             locked: false,
-            deks: BTreeMap::from([(1, BASE64.encode(wrapped_dek))]),
+            kms: kms.to_owned(),
+            deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(record))]),
         };
         keyspace.apply(lines)?;
         let id = self.next_id;
@@ -177,14 +206,60 @@ impl Catalogue {
         Ok(())
     }
 
+    /// Adds a DEK, of the generation after the current one.
+    pub fn add_dek(&mut self, id: u32, dek: &WrappedDek) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let current = keyspace.generation();
+        if current.checked_add(1) != Some(dek.generation) {
+            return Err(CatalogueError::Bad(format!(
+                "keyspace `{}` has DEK {current}; another rotation came before that to {}",
+                keyspace.name, dek.generation
+            )));
+        }
+        let text = BASE64.encode(&dek.record);
+        keyspace.deks.insert(dek.generation, text);
+        Ok(())
+    }
+
+    /// Forgets all DEKs but the current one.
+    pub fn retire_deks(&mut self, id: u32) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let current = keyspace.generation();
+        keyspace.deks.retain(|generation, _| *generation == current);
+        Ok(())
+    }
+
+    /// Puts another KMS, and its records of the same DEKs, in place of a keyspace's present ones.
+    pub fn rewrap(
+        &mut self,
+        id: u32,
+        kms: &str,
+        deks: &[WrappedDek],
+    ) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let generations = deks.iter().map(|dek| &dek.generation);
+        if !keyspace.deks.keys().eq(generations) {
+            return Err(CatalogueError::Bad(format!(
+                "the DEKs of keyspace `{}` changed meanwhile; try again",
+                keyspace.name
+            )));
+        }
+        kms.clone_into(&mut keyspace.kms);
+        let texts = deks.iter().map(|dek| BASE64.encode(&dek.record));
+        keyspace.deks = deks.iter().map(|dek| dek.generation).zip(texts).collect();
+        Ok(())
+    }
+
     /// Marks a keyspace as locked or not.
     pub fn set_locked(&mut self, id: u32, locked: bool) -> Result<(), CatalogueError> {
-        let keyspace = self
-            .keyspaces
-            .get_mut(&id)
-            .ok_or(CatalogueError::Missing(id))?;
-        keyspace.locked = locked;
+        self.keyspace_mut(id)?.locked = locked;
         Ok(())
+    }
+
+    fn keyspace_mut(&mut self, id: u32) -> Result<&mut Keyspace, CatalogueError> {
+        self.keyspaces
+            .get_mut(&id)
+            .ok_or(CatalogueError::Missing(id))
     }
 }
 
@@ -203,19 +278,32 @@ impl Keyspace {
         Ok(settings)
     }
 
-    /// The current DEK: its generation and its wrapped bytes.
-    pub fn wrapped_dek(&self) -> Result<(u32, Vec<u8>), CatalogueError> {
-        let (generation, text) = self
-            .deks
-            .last_key_value()
-            .ok_or_else(|| CatalogueError::Bad(format!("keyspace `{}` has no DEK", self.name)))?;
-        let wrapped = BASE64.decode(text).map_err(|error| {
-            CatalogueError::Bad(format!(
-                "DEK {generation} of keyspace `{}` is not base64: {error}",
+    /// The current DEK's generation.
+    pub fn generation(&self) -> u32 {
+        self.deks.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// The wrapped DEKs by rising generation, one at least; the last is current.
+    pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
+        if self.deks.is_empty() {
+            return Err(CatalogueError::Bad(format!(
+                "keyspace `{}` has no DEK",
                 self.name
-            ))
-        })?;
-        Ok((*generation, wrapped))
+            )));
+        }
+        let decoded = self.deks.iter().map(|(generation, text)| {
+            let record = BASE64.decode(text).map_err(|error| {
+                CatalogueError::Bad(format!(
+                    "DEK {generation} of keyspace `{}` is not base64: {error}",
+                    self.name
+                ))
+            })?;
+            Ok(WrappedDek {
+                generation: *generation,
+                record,
+            })
+        });
+        decoded.collect()
     }
 
     fn apply(&mut self, lines: &str) -> Result<(), CatalogueError> {
@@ -249,8 +337,54 @@ mod tests {
 
     fn with_prod(lines: &str) -> Catalogue {
         let mut catalogue = Catalogue::default();
-        catalogue.create("prod", lines, b"wrapped").unwrap();
         catalogue
+            .create("prod", lines, "local", b"wrapped")
+            .unwrap();
+        catalogue
+    }
+
+    fn dek(generation: u32, record: &[u8]) -> WrappedDek {
+        WrappedDek {
+            generation,
+            record: record.to_vec(),
+        }
+    }
+
+    #[test]
+    fn format_1_is_read_as_of_the_local_kms_and_written_as_format_2() {
+        let text = r#"{"format": 1, "next_id": 2, "keyspaces": {"1": {"name": "prod", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
+        let read = Catalogue::parse(text).unwrap();
+        let prod = read.keyspace(1).unwrap();
+        assert_eq!((prod.kms.as_str(), prod.generation()), ("local", 1));
+        assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
+        assert!(read.text().contains("\"format\": 2"));
+        let later = Catalogue::parse(&text.replace("\"format\": 1", "\"format\": 3"));
+        assert!(later.unwrap_err().to_string().contains("format 3"));
+    }
+
+    #[test]
+    fn a_dek_is_added_proven_unused_and_retired() {
+        let mut catalogue = with_prod("");
+        assert!(catalogue.add_dek(1, &dek(3, b"c")).is_err());
+        catalogue.add_dek(1, &dek(2, b"b")).unwrap();
+        let prod = catalogue.keyspace(1).unwrap();
+        assert_eq!(prod.generation(), 2);
+        assert_eq!(prod.deks().unwrap().len(), 2);
+        catalogue.retire_deks(1).unwrap();
+        let prod = catalogue.keyspace(1).unwrap();
+        assert_eq!(prod.deks().unwrap(), [dek(2, b"b")]);
+    }
+
+    #[test]
+    fn a_move_takes_all_deks_or_none() {
+        let mut catalogue = with_prod("");
+        catalogue.add_dek(1, &dek(2, b"b")).unwrap();
+        assert!(catalogue.rewrap(1, "bao", &[dek(2, b"y")]).is_err());
+        let moved = [dek(1, b"x"), dek(2, b"y")];
+        catalogue.rewrap(1, "bao", &moved).unwrap();
+        let prod = catalogue.keyspace(1).unwrap();
+        assert_eq!(prod.kms, "bao");
+        assert_eq!(prod.deks().unwrap(), moved);
     }
 
     #[test]
@@ -262,7 +396,8 @@ mod tests {
         assert_eq!(prod.settings().unwrap().soft_ttl_ms, 1_000);
         assert_eq!(prod.policy.iter().collect::<Vec<_>>(), [("uid:7", "sign")]);
         assert!(prod.locked);
-        assert_eq!(prod.wrapped_dek().unwrap(), (1, b"wrapped".to_vec()));
+        assert_eq!(prod.kms, "local");
+        assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
         assert_eq!(read.next_id(), 2);
     }
 
@@ -306,11 +441,11 @@ mod tests {
     fn names_are_unique_and_well_formed() {
         let mut catalogue = with_prod("");
         assert_eq!(
-            catalogue.create("prod", "", b"x"),
+            catalogue.create("prod", "", "local", b"x"),
             Err(CatalogueError::Exists("prod".to_owned()))
         );
         assert!(matches!(
-            catalogue.create("Pröd", "", b"x"),
+            catalogue.create("Pröd", "", "local", b"x"),
             Err(CatalogueError::Bad(_))
         ));
     }

@@ -1,98 +1,17 @@
-//! Between the KMS's words and the shard's: opening the provider, unwrapping a DEK, error classes.
+//! Between the KMS's words and the shard's: what the control thread needs of a KMS, and error classes.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use keyway_core::{Instant, LeaseEvent};
+use keyway_core::LeaseEvent;
 use keyway_kms::{
-    Argon2Params, Asking, Budget, Class, DevKek, KmsError, Local, NewDek, PassphraseSource,
-    ProviderState, Service, UnlockNeed, UnlockSecret, Unlocked, UnwrappedDek,
+    Class, Initialise, KmsError, NewDek, ProviderState, SecretKey, Service, Share, UnlockNeed,
+    UnlockSecret, Unlocked, UnwrappedDek,
 };
 use keyway_protocol::Status;
-use zeroize::Zeroizing;
 
-use super::Control;
-use super::messages::DekBytes;
-use crate::clock;
-use crate::config::{Config, Passphrase};
-use crate::metrics::snapshot::KmsSnapshot;
+use crate::metrics::snapshot::{KmsCalls, KmsSnapshot};
 
-/// Name of the local KEK's file in the data directory.
-pub const KEK_FILE: &str = "kek.json";
-
-/// Opens the local KMS, making its KEK at the first start, and unlocks it if a passphrase is
-/// given.
-///
-/// Errors: permissions, a damaged file, a wrong passphrase; the text names the remedy.
-pub async fn open(config: &Config, cluster_id: [u8; 16]) -> Result<Service, KmsError> {
-    let path = config.data.join(KEK_FILE);
-    let local = if path.exists() {
-        Local::open(
-            &path,
-            if config.dev {
-                DevKek::Allow
-            } else {
-                DevKek::Refuse
-            },
-        )?
-    } else {
-        create(config, &path).await?
-    };
-    let service = Service::new(Arc::new(local), cluster_id, Budget::in_process(), || {
-        clock::now().as_micros()
-    })?;
-    if service.state() == ProviderState::Locked {
-        match source(config)? {
-            Some(source) => {
-                let passphrase = source.read(Asking::Existing)?;
-                service.unlock(UnlockSecret::Passphrase(passphrase)).await?;
-            }
-            None => tracing::warn!(
-                "the KEK is locked: keyspaces answer NEEDS_UNLOCK until `keyway unlock`"
-            ),
-        }
-    }
-    if service.is_unprotected() {
-        tracing::warn!(
-            "--dev: the KEK lies UNPROTECTED in {}; never keep real keys here",
-            path.display()
-        );
-    }
-    Ok(service)
-}
-
-async fn create(config: &Config, path: &Path) -> Result<Local, KmsError> {
-    if config.dev {
-        return Local::create_unprotected(path);
-    }
-    let source = source(config)?.ok_or_else(|| {
-        KmsError::new(
-            Class::Misconfigured,
-            "there is no KEK yet and no passphrase to protect a new one with",
-            "start on a terminal, or give --passphrase-fd or --passphrase-file",
-        )
-    })?;
-    Local::create(path, source.read(Asking::New)?, Argon2Params::default()).await
-}
-
-/// Where the passphrase comes from; `None` when there is neither a credential nor a terminal.
-fn source(config: &Config) -> Result<Option<PassphraseSource>, KmsError> {
-    Ok(match &config.passphrase {
-        Passphrase::Descriptor(fd) => Some(PassphraseSource::Descriptor(*fd)),
-        Passphrase::File(path) => Some(PassphraseSource::File(path.clone())),
-        Passphrase::CredentialOrPrompt => {
-            if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
-                Some(PassphraseSource::service_manager()?)
-            } else if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-                Some(PassphraseSource::Prompt)
-            } else {
-                None
-            }
-        }
-    })
-}
-
-/// The KMS as the control thread needs it; [`Service`] is one.
+/// A KMS as the control thread needs it; [`Service`] is one.
 pub trait Kms {
     /// Makes a DEK.
     fn new_dek(
@@ -101,16 +20,31 @@ pub trait Kms {
         generation: u32,
     ) -> impl Future<Output = Result<NewDek, KmsError>>;
 
+    /// Wraps a DEK that there is already.
+    fn wrap_dek(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        dek: &SecretKey,
+    ) -> impl Future<Output = Result<NewDek, KmsError>>;
+
     /// Unwraps a DEK.
     fn unwrap_dek(
         &self,
         keyspace: u32,
         generation: u32,
-        wrapped: &[u8],
+        record: &[u8],
     ) -> impl Future<Output = Result<UnwrappedDek, KmsError>>;
 
-    /// Unlocks the provider.
-    fn unlock(&self, secret: UnlockSecret) -> impl Future<Output = Result<Unlocked, KmsError>>;
+    /// Unlocks the provider, for a keyspace or for none.
+    fn unlock(
+        &self,
+        keyspace: Option<u32>,
+        secret: UnlockSecret,
+    ) -> impl Future<Output = Result<Unlocked, KmsError>>;
+
+    /// Makes the provider's own key.
+    fn initialise(&self, how: Initialise) -> impl Future<Output = Result<Vec<Share>, KmsError>>;
 
     /// Whether the provider can reach its key now.
     fn state(&self) -> ProviderState;
@@ -118,8 +52,8 @@ pub trait Kms {
     /// What an unlock wants.
     fn unlock_need(&self) -> UnlockNeed;
 
-    /// What the exporter is to know.
-    fn figures(&self) -> KmsSnapshot;
+    /// What the exporter is to know of the KMS `name`.
+    fn figures(&self, name: &str) -> KmsSnapshot;
 }
 
 impl Kms for Service {
@@ -127,17 +61,34 @@ impl Kms for Service {
         Service::new_dek(self, keyspace, generation).await
     }
 
+    async fn wrap_dek(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        dek: &SecretKey,
+    ) -> Result<NewDek, KmsError> {
+        Service::wrap_dek(self, keyspace, generation, dek).await
+    }
+
     async fn unwrap_dek(
         &self,
         keyspace: u32,
         generation: u32,
-        wrapped: &[u8],
+        record: &[u8],
     ) -> Result<UnwrappedDek, KmsError> {
-        Service::unwrap_dek(self, keyspace, generation, wrapped).await
+        Service::unwrap_dek(self, keyspace, generation, record).await
     }
 
-    async fn unlock(&self, secret: UnlockSecret) -> Result<Unlocked, KmsError> {
-        Service::unlock(self, secret).await
+    async fn unlock(
+        &self,
+        keyspace: Option<u32>,
+        secret: UnlockSecret,
+    ) -> Result<Unlocked, KmsError> {
+        Service::unlock(self, keyspace, secret).await
+    }
+
+    async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
+        Service::initialise(self, how).await
     }
 
     fn state(&self) -> ProviderState {
@@ -148,65 +99,84 @@ impl Kms for Service {
         Service::unlock_need(self)
     }
 
-    fn figures(&self) -> KmsSnapshot {
-        let calls = self.counters();
+    fn figures(&self, name: &str) -> KmsSnapshot {
+        let gauges = self.gauges();
+        let calls = self.counters_by_keyspace();
+        let calls = calls.iter().flat_map(|(keyspace, counters)| {
+            let counted = counters.iter().filter(|(_, _, count)| *count > 0);
+            counted.map(|(operation, outcome, count)| KmsCalls {
+                keyspace: *keyspace,
+                operation: operation.name(),
+                outcome: outcome.name(),
+                count,
+            })
+        });
         KmsSnapshot {
-            calls: calls
-                .iter()
-                .map(|(operation, outcome, count)| {
-                    (
-                        operation.name().to_owned(),
-                        outcome.name().to_owned(),
-                        count,
-                    )
-                })
-                .collect(),
-            provider: self.provider_name().to_owned(),
-            locked: self.state() == ProviderState::Locked,
+            name: name.to_owned(),
+            provider: self.provider_name(),
+            state: state_word(Service::state(self), Service::unlock_need(self)),
+            calls: calls.collect(),
+            calls_in_flight: gauges.in_flight,
+            unwraps: gauges.unwraps,
+            rate_tokens: gauges.rate_tokens,
+            retry_tokens: gauges.retry_tokens,
+            breaker: gauges.breaker.name(),
+            lease_calls_per_hour: BTreeMap::new(),
         }
     }
 }
 
-impl<K: Kms + 'static> Control<K> {
-    /// Asks for a keyspace's DEK; what the shard is to be told.
-    pub(super) async fn unwrap(&self, keyspace: u32) -> (LeaseEvent, Option<Box<DekBytes>>) {
-        if self.is_locked(keyspace) {
-            // The question crossed the lock on its way.
-            return (LeaseEvent::Locked, None);
-        }
-        let (generation, wrapped) = match self.wrapped_dek(keyspace) {
-            Ok(dek) => dek,
-            Err(error) => {
-                tracing::error!(keyspace, %error, "no DEK to unwrap");
-                return (LeaseEvent::Failed, None);
-            }
-        };
-        match self.kms.unwrap_dek(keyspace, generation, &wrapped).await {
-            Ok(_) if self.is_locked(keyspace) => {
-                tracing::info!(keyspace, "a DEK came after the lock and is not handed out");
-                (LeaseEvent::Locked, None)
-            }
-            Ok(unwrapped) => {
-                let sent_at = Instant::from_micros(unwrapped.sent_at_us);
-                let bytes = Zeroizing::new(*unwrapped.dek.expose());
-                let dek = Box::new(DekBytes { generation, bytes });
-                (
-                    LeaseEvent::Granted {
-                        sent_at,
-                        generation,
-                    },
-                    Some(dek),
-                )
-            }
-            Err(error) => {
-                tracing::warn!(keyspace, %error, "the DEK was not unwrapped");
-                (lease_event(&error), None)
-            }
-        }
+/// A KMS's state in one word, for status and metrics.
+fn state_word(state: ProviderState, need: UnlockNeed) -> &'static str {
+    match (state, need) {
+        (ProviderState::Unlocked, _) => "unlocked",
+        (ProviderState::Locked, UnlockNeed::Initialise) => "uninitialised",
+        (ProviderState::Locked, _) => "locked",
     }
 }
 
-fn lease_event(error: &KmsError) -> LeaseEvent {
+/// The KMSes by name, and which of them new keyspaces use.
+pub struct KmsSet<K> {
+    kms: BTreeMap<String, K>,
+    default: String,
+}
+
+impl<K> KmsSet<K> {
+    /// `default` is one of `kms`.
+    pub fn new(kms: BTreeMap<String, K>, default: String) -> Self {
+        Self { kms, default }
+    }
+
+    /// The KMS of keyspaces that name none.
+    pub fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// The KMS of that name.
+    ///
+    /// Errors: [`Class::Misconfigured`] if there is none.
+    pub fn get(&self, name: &str) -> Result<&K, KmsError> {
+        self.kms.get(name).ok_or_else(|| {
+            let names: Vec<&str> = self.kms.keys().map(String::as_str).collect();
+            KmsError::new(
+                Class::Misconfigured,
+                format!("there is no KMS `{name}`"),
+                format!(
+                    "use one of {}, or add [kms.{name}] to the configuration and restart",
+                    names.join(", ")
+                ),
+            )
+        })
+    }
+
+    /// All of them by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &K)> {
+        self.kms.iter().map(|(name, kms)| (name.as_str(), kms))
+    }
+}
+
+/// What a shard is to be told of a failed unwrap.
+pub(super) fn lease_event(error: &KmsError) -> LeaseEvent {
     match error.class() {
         Class::Denied => LeaseEvent::Denied,
         Class::Disabled => LeaseEvent::Disabled,
@@ -225,7 +195,8 @@ pub(super) fn refusal(error: &KmsError) -> (Status, String) {
         Class::Denied | Class::Disabled => Status::Forbidden,
         Class::Locked => Status::Unavailable,
         Class::Throttled { .. } | Class::Unavailable { .. } => Status::Unavailable,
-        Class::Corrupt | Class::Misconfigured => Status::Internal,
+        Class::Corrupt => Status::Internal,
+        Class::Misconfigured => Status::BadRequest,
     };
     (status, error.to_string())
 }

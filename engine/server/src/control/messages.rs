@@ -1,11 +1,12 @@
 //! What shards ask of the control thread, and what it tells them.
 
 use keyway_core::{LeaseEvent, Settings};
-use keyway_protocol::Status;
+use keyway_protocol::{Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::authorise::Policy;
+use crate::rehydrator::{ResealPage, ResealWork, WriteError};
 
 /// Messages that wait for the control thread before more are refused.
 pub const REQUESTS_MAX: usize = 4_096;
@@ -26,10 +27,8 @@ pub struct ReplyTo {
 /// From a shard.
 #[derive(Debug)]
 pub enum ControlRequest {
-    /// The DEK of a keyspace; answered by [`ControlEvent::Lease`].
+    /// The DEKs of a keyspace; answered by [`ControlEvent::Lease`] to every shard.
     Unwrap {
-        /// Who asks.
-        shard: u16,
         /// Which keyspace.
         keyspace: u32,
     },
@@ -75,6 +74,42 @@ pub enum Command {
     Unlock {
         /// Which keyspace.
         keyspace: u32,
+        /// What `secret` is.
+        kind: UnlockKind,
+        /// What the provider needs; may be empty.
+        secret: Zeroizing<Vec<u8>>,
+        /// Keep trying until the KMS answers.
+        watch: bool,
+    },
+    /// Give a keyspace a new DEK, and seal its blobs under it.
+    Rotate {
+        /// Which keyspace.
+        keyspace: u32,
+    },
+    /// Move a keyspace's DEKs to another KMS.
+    Rewrap {
+        /// Which keyspace.
+        keyspace: u32,
+        /// The KMS's name.
+        kms: String,
+    },
+    /// Make a KMS's own key where there is none.
+    Initialise {
+        /// The KMS's name.
+        kms: String,
+        /// Shares to make; 0 for none.
+        shares: u8,
+        /// Shares that open it.
+        threshold: u8,
+        /// What protects the key, if no shares do.
+        passphrase: Zeroizing<Vec<u8>>,
+    },
+    /// Unlock a KMS, for no keyspace in particular.
+    UnlockKms {
+        /// The KMS's name.
+        kms: String,
+        /// What `secret` is.
+        kind: UnlockKind,
         /// What the provider needs; may be empty.
         secret: Zeroizing<Vec<u8>>,
     },
@@ -113,6 +148,9 @@ pub struct DekBytes {
     pub bytes: Zeroizing<[u8; 32]>,
 }
 
+/// A keyspace's DEKs by rising generation. Boxed, since a secret that moves leaves a copy behind.
+pub type DekCopies = Vec<Box<DekBytes>>;
+
 impl std::fmt::Debug for DekBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DekBytes(generation {})", self.generation)
@@ -135,8 +173,28 @@ pub enum ControlEvent {
         keyspace: u32,
         /// What it said.
         event: LeaseEvent,
-        /// The DEK, if it was granted.
-        dek: Option<Box<DekBytes>>,
+        /// The DEKs of all generations, if they were granted.
+        deks: DekCopies,
+    },
+    /// Older DEKs are not needed any more.
+    Retire {
+        /// Which keyspace.
+        keyspace: u32,
+        /// The oldest generation that is.
+        generation: u32,
+    },
+    /// Work through one page of a keyspace's blobs that are not sealed under the DEK of `generation`.
+    Reseal {
+        /// Which keyspace.
+        keyspace: u32,
+        /// The newest generation.
+        generation: u32,
+        /// What to do with them.
+        work: ResealWork,
+        /// Where the page begins; empty for the first.
+        cursor: Vec<u8>,
+        /// Told how it went.
+        answer: oneshot::Sender<Result<ResealPage, WriteError>>,
     },
     /// Purge a keyspace.
     Lock {
@@ -163,7 +221,7 @@ pub enum ControlEvent {
         token: u64,
         /// How it ended.
         status: Status,
-        /// The payload, or an explanation.
-        payload: Vec<u8>,
+        /// The payload, which may be secret, or an explanation.
+        payload: Zeroizing<Vec<u8>>,
     },
 }

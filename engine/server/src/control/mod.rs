@@ -9,27 +9,38 @@
 
 pub mod catalogue;
 pub mod kms;
+mod lease;
 pub mod messages;
+pub mod opening;
+mod rotation;
+mod unlock;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use keyway_kms::{ProviderState, Service, UnlockSecret};
-use keyway_protocol::{Status, encode_keyspace_id, encode_ticket};
+use keyway_kms::{Initialise, KmsError, Passphrase, Service, Share};
+use keyway_protocol::{Status, encode_keyspace_id};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::metrics::exporter;
 use crate::metrics::snapshot::Snapshot;
-use catalogue::{Catalogue, CatalogueError, Keyspace};
-use kms::Kms;
+use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
+use kms::{Kms, KmsSet, refusal};
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
+use rotation::Progress;
+use unlock::{Given, Unlock};
 
 /// How often the KMS's figures go to the exporter.
 pub const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
+
+/// A lease in use is renewed at half of its time.
+const RENEWALS_PER_LEASE: f64 = 2.0;
+
+const MS_PER_HOUR: f64 = 3_600_000.0;
 
 /// Rows of JSON that one KEYSPACE_LIST answer carries.
 const LIST_ROWS_MAX: usize = 32;
@@ -39,7 +50,7 @@ pub type Save = Box<dyn Fn(&[u8]) -> std::io::Result<()> + Send>;
 
 /// What the control thread owns.
 pub struct Control<K = Service> {
-    kms: K,
+    kms: KmsSet<K>,
     catalogue: RefCell<Catalogue>,
     save: Save,
     shards: Vec<mpsc::Sender<ControlEvent>>,
@@ -48,29 +59,19 @@ pub struct Control<K = Service> {
     next_ticket: RefCell<u64>,
     /// Locks of each keyspace so far, so that an unlock knows whether one came between.
     locks: RefCell<HashMap<u32, u64>>,
-}
-
-/// The last unlock of a keyspace.
-#[derive(Clone, Debug)]
-struct Unlock {
-    ticket: u64,
-    state: UnlockState,
-}
-
-#[derive(Clone, Debug)]
-enum UnlockState {
-    Pending,
-    Opened,
-    Failed(String),
+    /// Keyspaces of which the KMS is being asked for the DEKs, for the shards.
+    asking: RefCell<HashSet<u32>>,
+    /// Keyspaces of which blobs are being sealed under a new DEK.
+    resealing: RefCell<HashMap<u32, Progress>>,
 }
 
 /// An answer on its way: a status, and the payload or an explanation.
 type Answer = Result<Vec<u8>, (Status, String)>;
 
 impl<K: Kms + 'static> Control<K> {
-    /// Over a KMS, the keyspaces and the ways to the shards.
+    /// Over the KMSes, the keyspaces and the ways to the shards.
     pub fn new(
-        kms: K,
+        kms: KmsSet<K>,
         catalogue: Catalogue,
         save: Save,
         shards: Vec<mpsc::Sender<ControlEvent>>,
@@ -85,6 +86,8 @@ impl<K: Kms + 'static> Control<K> {
             unlocks: RefCell::default(),
             next_ticket: RefCell::new(1),
             locks: RefCell::default(),
+            asking: RefCell::default(),
+            resealing: RefCell::default(),
         }
     }
 
@@ -97,6 +100,7 @@ impl<K: Kms + 'static> Control<K> {
         mut second: impl AsyncFnMut(),
     ) {
         let control = Rc::new(self);
+        control.resume_resealing();
         let mut running = control.shards.len();
         while running > 0 {
             // In this order, so that no flood of requests keeps the process from stopping.
@@ -109,8 +113,8 @@ impl<K: Kms + 'static> Control<K> {
                 () = second() => control.push_snapshot(),
                 // Once nobody can ask any more, the shards are still to be counted.
                 Some(request) = requests.recv() => match request {
-                    ControlRequest::Unwrap { shard, keyspace } => {
-                        tokio::task::spawn_local(Rc::clone(&control).unwrap_for(shard, keyspace));
+                    ControlRequest::Unwrap { keyspace } => {
+                        tokio::task::spawn_local(Rc::clone(&control).lease(keyspace));
                     }
                     ControlRequest::Admin { reply_to, command } => {
                         tokio::task::spawn_local(Rc::clone(&control).administer(reply_to, command));
@@ -120,28 +124,41 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
-    async fn unwrap_for(self: Rc<Self>, shard: u16, keyspace: u32) {
-        let (event, dek) = self.unwrap(keyspace).await;
-        self.send(
-            shard,
-            ControlEvent::Lease {
-                keyspace,
-                event,
-                dek,
-            },
-        )
-        .await;
-    }
-
     async fn administer(self: Rc<Self>, reply_to: ReplyTo, command: Command) {
         let answer = match command {
             Command::Create { name, lines } => self.create(&name, &lines).await,
             Command::Set { keyspace, lines } => self.set(keyspace, &lines).await,
             Command::List { after, visible } => Ok(self.list(after, &visible)),
             Command::Lock { keyspace } => self.lock(keyspace).await,
-            Command::Unlock { keyspace, secret } => self.start_unlock(keyspace, secret),
+            Command::Unlock {
+                keyspace,
+                kind,
+                secret,
+                watch,
+            } => {
+                let given = Given {
+                    kind,
+                    bytes: secret,
+                };
+                self.start_unlock(keyspace, given, watch)
+            }
             Command::UnlockStatus { keyspace, ticket } => {
                 self.unlock_status(keyspace, ticket).await
+            }
+            Command::Rotate { keyspace } => self.rotate(keyspace).await,
+            Command::Rewrap { keyspace, kms } => self.rewrap(keyspace, &kms).await,
+            Command::Initialise {
+                kms,
+                shares,
+                threshold,
+                passphrase,
+            } => self.initialise(&kms, shares, threshold, passphrase).await,
+            Command::UnlockKms { kms, kind, secret } => {
+                let given = Given {
+                    kind,
+                    bytes: secret,
+                };
+                self.unlock_kms(&kms, given).await
             }
             Command::Status => self.status().await,
         };
@@ -152,7 +169,7 @@ impl<K: Kms + 'static> Control<K> {
         let event = ControlEvent::Answer {
             token: reply_to.token,
             status,
-            payload,
+            payload: Zeroizing::new(payload),
         };
         self.send(reply_to.shard, event).await;
     }
@@ -163,11 +180,11 @@ impl<K: Kms + 'static> Control<K> {
             catalogue.check_new(name)?;
             catalogue.next_id()
         };
-        let dek = self
-            .kms
-            .new_dek(id, 1)
-            .await
-            .map_err(|error| kms::refusal(&error))?;
+        let (kms_name, lines) = kms_line(lines);
+        let kms_name = kms_name.unwrap_or(self.kms.default_name());
+        let kms = self.kms.get(kms_name).map_err(|error| refusal(&error))?;
+        let made = kms.new_dek(id, FIRST_GENERATION).await;
+        let dek = made.map_err(|error| refusal(&error))?;
         let mut changed = self.catalogue.borrow().clone();
         if changed.next_id() != id {
             // Another creation came between; its id is bound into our DEK.
@@ -176,13 +193,47 @@ impl<K: Kms + 'static> Control<K> {
                 "another keyspace was being made; try again".into(),
             ));
         }
-        changed.create(name, lines, &dek.wrapped.0)?;
+        changed.create(name, &lines, kms_name, &dek.record)?;
         self.commit(changed)?;
         self.publish(id).await?;
-        tracing::info!(keyspace = name, id, "keyspace created");
+        tracing::info!(keyspace = name, id, kms = kms_name, "keyspace created");
         let mut payload = Vec::new();
         encode_keyspace_id(id, &mut payload);
         Ok(payload)
+    }
+
+    /// Makes a KMS's own key; the shares, if it is kept in shares.
+    async fn initialise(
+        &self,
+        name: &str,
+        shares: u8,
+        threshold: u8,
+        passphrase: Zeroizing<Vec<u8>>,
+    ) -> Answer {
+        let kms = self.kms.get(name).map_err(|error| refusal(&error))?;
+        let how = how_to_initialise(shares, threshold, passphrase);
+        let how = how.map_err(|error| refusal(&error))?;
+        let shares = kms.initialise(how).await;
+        let shares = shares.map_err(|error| refusal(&error))?;
+        tracing::info!(
+            kms = name,
+            shares = shares.len(),
+            "the KMS has a key of its own now"
+        );
+        Ok(encode_shares(&shares))
+    }
+
+    fn resume_resealing(self: &Rc<Self>) {
+        let unfinished: Vec<u32> = {
+            let catalogue = self.catalogue.borrow();
+            let unfinished = catalogue
+                .iter()
+                .filter(|(_, keyspace)| keyspace.deks().is_ok_and(|deks| deks.len() > 1));
+            unfinished.map(|(id, _)| id).collect()
+        };
+        for id in unfinished {
+            self.start_resealing(id);
+        }
     }
 
     async fn set(&self, id: u32, lines: &str) -> Answer {
@@ -210,6 +261,9 @@ impl<K: Kms + 'static> Control<K> {
                     "id": id,
                     "name": keyspace.name,
                     "locked": keyspace.locked,
+                    "kms": keyspace.kms,
+                    "generation": keyspace.generation(),
+                    "reseal": self.resealing.borrow().get(&id).map(|progress| progress.json()),
                     "settings": settings,
                     "allow": allow,
                 })
@@ -220,140 +274,6 @@ impl<K: Kms + 'static> Control<K> {
         json!({ "keyspaces": rows, "more": more })
             .to_string()
             .into_bytes()
-    }
-
-    async fn lock(&self, id: u32) -> Answer {
-        let mut changed = self.catalogue.borrow().clone();
-        changed.set_locked(id, true)?;
-        self.commit(changed)?;
-        *self.locks.borrow_mut().entry(id).or_default() += 1;
-        self.broadcast(|done| ControlEvent::Lock { keyspace: id, done })
-            .await;
-        tracing::info!(keyspace = id, "keyspace locked");
-        Ok(Vec::new())
-    }
-
-    fn start_unlock(self: &Rc<Self>, id: u32, secret: Zeroizing<Vec<u8>>) -> Answer {
-        self.catalogue.borrow().keyspace(id)?;
-        let ticket = {
-            let mut next = self.next_ticket.borrow_mut();
-            *next += 1;
-            u64::from(id) << 32 | (*next & 0xffff_ffff)
-        };
-        let unlock = Unlock {
-            ticket,
-            state: UnlockState::Pending,
-        };
-        self.unlocks.borrow_mut().insert(id, unlock);
-        let control = Rc::clone(self);
-        let locks = self.locks_of(id);
-        tokio::task::spawn_local(async move {
-            let state = match control.unlock(id, secret, locks).await {
-                Ok(()) => UnlockState::Opened,
-                Err(reason) => {
-                    tracing::warn!(keyspace = id, %reason, "unlock failed");
-                    UnlockState::Failed(reason)
-                }
-            };
-            if let Some(unlock) = control.unlocks.borrow_mut().get_mut(&id)
-                && unlock.ticket == ticket
-            {
-                unlock.state = state;
-            }
-        });
-        let mut payload = Vec::new();
-        encode_ticket(ticket, &mut payload);
-        Ok(payload)
-    }
-
-    /// Opens the provider if need be, proves that the DEK unwraps, then lets the shards use it,
-    /// unless the keyspace was locked again since there were `locks`.
-    async fn unlock(
-        &self,
-        id: u32,
-        mut secret: Zeroizing<Vec<u8>>,
-        locks: u64,
-    ) -> Result<(), String> {
-        if !secret.is_empty() {
-            let passphrase = keyway_kms::Passphrase::new(std::mem::take(&mut *secret))
-                .map_err(|error| error.to_string())?;
-            let unlocked = self.kms.unlock(UnlockSecret::Passphrase(passphrase)).await;
-            unlocked.map_err(|error| error.to_string())?;
-        } else if self.kms.state() == ProviderState::Locked {
-            return Err(format!(
-                "the KMS is locked and needs {:?}; run `keyway unlock` with --passphrase",
-                self.kms.unlock_need()
-            ));
-        }
-        let (generation, wrapped) = self.wrapped_dek(id)?;
-        self.kms
-            .unwrap_dek(id, generation, &wrapped)
-            .await
-            .map_err(|e| e.to_string())?;
-        if self.locks_of(id) != locks {
-            return Err("the keyspace was locked again meanwhile; run `keyway unlock` anew".into());
-        }
-        let mut changed = self.catalogue.borrow().clone();
-        changed
-            .set_locked(id, false)
-            .map_err(|error| error.to_string())?;
-        self.commit(changed).map_err(|(_, reason)| reason)?;
-        for shard in 0..self.shards.len() {
-            self.send(shard as u16, ControlEvent::Unlock { keyspace: id })
-                .await;
-        }
-        tracing::info!(keyspace = id, "keyspace unlocked");
-        Ok(())
-    }
-
-    fn is_locked(&self, id: u32) -> bool {
-        self.catalogue
-            .borrow()
-            .keyspace(id)
-            .is_ok_and(|keyspace| keyspace.locked)
-    }
-
-    fn locks_of(&self, id: u32) -> u64 {
-        self.locks.borrow().get(&id).copied().unwrap_or(0)
-    }
-
-    async fn unlock_status(&self, id: u32, ticket: u64) -> Answer {
-        let Some(unlock) = self.unlocks.borrow().get(&id).cloned() else {
-            let locked = self.catalogue.borrow().keyspace(id)?.locked;
-            let (state, message) = if locked {
-                ("pending", "no unlock was started; run `keyway unlock`")
-            } else {
-                ("done", "the keyspace is not locked")
-            };
-            return Ok(status_json(state, message, 0));
-        };
-        if unlock.ticket != ticket && ticket >> 32 == u64::from(id) {
-            return Ok(status_json(
-                "failed",
-                "a later unlock has taken this one's place",
-                0,
-            ));
-        }
-        Ok(match unlock.state {
-            UnlockState::Pending => status_json("pending", "asking the KMS", 0),
-            UnlockState::Failed(reason) => status_json("failed", &reason, 0),
-            UnlockState::Opened => {
-                let progress = self
-                    .broadcast(|answer| ControlEvent::Reloaded {
-                        keyspace: id,
-                        answer,
-                    })
-                    .await;
-                let done = progress.iter().all(|(done, _)| *done);
-                let reloaded = progress.iter().map(|(_, reloaded)| reloaded).sum();
-                let message = if done {
-                    "unlocked"
-                } else {
-                    "loading the keys that were in use"
-                };
-                status_json(if done { "done" } else { "pending" }, message, reloaded)
-            }
-        })
     }
 
     async fn status(&self) -> Answer {
@@ -409,14 +329,23 @@ impl<K: Kms + 'static> Control<K> {
         let _ = self.shards[usize::from(shard)].send(event).await;
     }
 
-    fn wrapped_dek(&self, id: u32) -> Result<(u32, Vec<u8>), String> {
-        let catalogue = self.catalogue.borrow();
-        let keyspace = catalogue.keyspace(id).map_err(|error| error.to_string())?;
-        keyspace.wrapped_dek().map_err(|error| error.to_string())
-    }
-
     fn push_snapshot(&self) {
-        exporter::offer(&self.exporter, Snapshot::Kms(self.kms.figures()));
+        let mut figures: Vec<_> = self
+            .kms
+            .iter()
+            .map(|(name, kms)| kms.figures(name))
+            .collect();
+        for (id, keyspace) in self.catalogue.borrow().iter() {
+            let of_its_kms = figures.iter_mut().find(|kms| kms.name == keyspace.kms);
+            if let (Some(kms), Ok(settings), Ok(deks)) =
+                (of_its_kms, keyspace.settings(), keyspace.deks())
+            {
+                let calls = RENEWALS_PER_LEASE * deks.len() as f64;
+                let per_hour = calls * MS_PER_HOUR / settings.dek_lease_ms as f64;
+                kms.lease_calls_per_hour.insert(id, per_hour);
+            }
+        }
+        exporter::offer(&self.exporter, Snapshot::Kms(figures));
     }
 }
 
@@ -442,8 +371,42 @@ impl From<CatalogueError> for (Status, String) {
     }
 }
 
-fn status_json(state: &str, message: &str, keys_reloaded: u64) -> Vec<u8> {
-    json!({ "state": state, "message": message, "keys_reloaded": keys_reloaded })
-        .to_string()
-        .into_bytes()
+/// Takes the line `kms=NAME` out of a new keyspace's settings.
+fn kms_line(lines: &str) -> (Option<&str>, String) {
+    let is_kms = |line: &&str| line.starts_with("kms=");
+    let name = lines
+        .lines()
+        .rfind(is_kms)
+        .map(|line| &line["kms=".len()..]);
+    let others = lines.lines().filter(|line| !is_kms(line));
+    (name, others.map(|line| format!("{line}\n")).collect())
+}
+
+fn how_to_initialise(
+    shares: u8,
+    threshold: u8,
+    mut passphrase: Zeroizing<Vec<u8>>,
+) -> Result<Initialise, KmsError> {
+    if shares == 0 {
+        let passphrase = Passphrase::new(std::mem::take(&mut *passphrase))?;
+        return Ok(Initialise::Passphrase(passphrase));
+    }
+    Ok(Initialise::Shares {
+        count: shares,
+        threshold,
+    })
+}
+
+/// u8 count, then of each share its length as u16 and its words.
+fn encode_shares(shares: &[Share]) -> Vec<u8> {
+    let texts = shares.iter().map(Share::expose);
+    let len = 1 + texts.clone().map(|text| 2 + text.len()).sum::<usize>();
+    // Never grown, so that no copy stays behind.
+    let mut payload = Vec::with_capacity(len);
+    payload.push(shares.len() as u8);
+    for text in texts {
+        payload.extend((text.len() as u16).to_le_bytes());
+        payload.extend(text.as_bytes());
+    }
+    payload
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use prometheus::proto;
 
+use super::kms_series;
 use super::latency::{BOUNDS_US, Latency};
 use super::snapshot::{
     KeyspaceSnapshot, KmsSnapshot, OPERATIONS, OUTCOMES, ShardSnapshot, Snapshot,
@@ -16,7 +17,7 @@ use super::snapshot::{
 #[derive(Debug, Default)]
 pub struct Latest {
     shards: BTreeMap<u16, ShardSnapshot>,
-    kms: KmsSnapshot,
+    kms: Vec<KmsSnapshot>,
 }
 
 impl Latest {
@@ -35,8 +36,8 @@ impl Latest {
         self.shards.values()
     }
 
-    /// The KMS thread.
-    pub fn kms(&self) -> &KmsSnapshot {
+    /// KMSes by name.
+    pub fn kms(&self) -> &[KmsSnapshot] {
         &self.kms
     }
 
@@ -56,17 +57,7 @@ impl Latest {
     pub fn families(&self) -> Vec<proto::MetricFamily> {
         let mut families = self.keyspace_families();
         families.extend(self.shard_families());
-        families.push(family(
-            "keyway_kms_calls_total",
-            "Calls to the KMS by operation and outcome.",
-            proto::MetricType::COUNTER,
-            self.kms.calls.iter().map(|(operation, outcome, count)| {
-                counter(
-                    &[("operation", operation), ("outcome", outcome)],
-                    *count as f64,
-                )
-            }),
-        ));
+        families.extend(kms_series::families(&self.kms, &self.keyspaces()));
         families.push(family(
             "keyway_build_info",
             "Version of the running server; always 1.",
@@ -404,7 +395,7 @@ fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
     }
 }
 
-fn family(
+pub(super) fn family(
     name: &str,
     help: &str,
     kind: proto::MetricType,
@@ -428,7 +419,11 @@ fn labelled(labels: &[(&str, &str)]) -> proto::Metric {
     proto::Metric::from_label(pairs.collect())
 }
 
-fn metric(kind: proto::MetricType, labels: &[(&str, &str)], value: f64) -> proto::Metric {
+pub(super) fn metric(
+    kind: proto::MetricType,
+    labels: &[(&str, &str)],
+    value: f64,
+) -> proto::Metric {
     if kind == COUNTER {
         counter(labels, value)
     } else {
@@ -436,7 +431,7 @@ fn metric(kind: proto::MetricType, labels: &[(&str, &str)], value: f64) -> proto
     }
 }
 
-fn counter(labels: &[(&str, &str)], value: f64) -> proto::Metric {
+pub(super) fn counter(labels: &[(&str, &str)], value: f64) -> proto::Metric {
     let mut metric = labelled(labels);
     let mut counter = proto::Counter::default();
     counter.set_value(value);
@@ -444,7 +439,7 @@ fn counter(labels: &[(&str, &str)], value: f64) -> proto::Metric {
     metric
 }
 
-fn gauge(labels: &[(&str, &str)], value: f64) -> proto::Metric {
+pub(super) fn gauge(labels: &[(&str, &str)], value: f64) -> proto::Metric {
     let mut metric = labelled(labels);
     let mut gauge = proto::Gauge::default();
     gauge.set_value(value);

@@ -3,6 +3,7 @@
 
 pub mod collector;
 pub mod exporter;
+pub mod kms_series;
 pub mod latency;
 pub mod snapshot;
 pub mod status;

@@ -1,5 +1,7 @@
 //! What a shard tells of itself once a second: plain figures, no handles.
 
+use std::collections::BTreeMap;
+
 use super::latency::Latency;
 
 /// Operations that are counted apart, in the order of [`RequestCounts`].
@@ -147,15 +149,42 @@ pub struct ShardSnapshot {
     pub store_poisoned: bool,
 }
 
-/// The process-wide KMS thread.
+/// Calls to a KMS that ended alike.
+#[derive(Clone, Debug)]
+pub struct KmsCalls {
+    /// Keyspace id; 0 for none.
+    pub keyspace: u32,
+    /// What was asked.
+    pub operation: &'static str,
+    /// How it ended.
+    pub outcome: &'static str,
+    /// How often so far.
+    pub count: u64,
+}
+
+/// One KMS.
 #[derive(Clone, Debug, Default)]
 pub struct KmsSnapshot {
-    /// Calls by operation and outcome.
-    pub calls: Vec<(String, String, u64)>,
-    /// Provider name.
-    pub provider: String,
-    /// Whether the provider itself is locked.
-    pub locked: bool,
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its provider.
+    pub provider: &'static str,
+    /// `unlocked`, `locked` or `uninitialised`.
+    pub state: &'static str,
+    /// Calls so far.
+    pub calls: Vec<KmsCalls>,
+    /// Calls under way.
+    pub calls_in_flight: u32,
+    /// Unwraps under way or waiting.
+    pub unwraps: u32,
+    /// Calls that the rate would let go at once.
+    pub rate_tokens: u32,
+    /// Retries that could be made at once.
+    pub retry_tokens: u32,
+    /// `closed`, `open` or `probing`.
+    pub breaker: &'static str,
+    /// What the lease of each of its keyspaces costs while it is in use, in calls an hour.
+    pub lease_calls_per_hour: BTreeMap<u32, f64>,
 }
 
 /// What reaches the exporter.
@@ -163,6 +192,6 @@ pub struct KmsSnapshot {
 pub enum Snapshot {
     /// A shard's figures.
     Shard(Box<ShardSnapshot>),
-    /// The control thread's figures.
-    Kms(KmsSnapshot),
+    /// The control thread's figures: every KMS's.
+    Kms(Vec<KmsSnapshot>),
 }

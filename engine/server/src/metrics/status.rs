@@ -5,8 +5,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::collector::Latest;
+use super::kms_series;
 use super::latency::Latency;
-use super::snapshot::{KeyspaceSnapshot, OPERATIONS, OUTCOMES, RequestCounts, ShardSnapshot};
+use super::snapshot::{
+    KeyspaceSnapshot, KmsSnapshot, OPERATIONS, OUTCOMES, RequestCounts, ShardSnapshot,
+};
 
 /// Quantiles of a latency, in milliseconds.
 #[derive(Serialize)]
@@ -34,19 +37,37 @@ impl From<&Latency> for Quantiles {
 
 /// The whole document.
 pub fn document(latest: &Latest, shard_count: u16) -> serde_json::Value {
+    let keyspaces = latest.keyspaces();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "shard_count": shard_count,
-        "kms": {
-            "provider": latest.kms().provider,
-            "locked": latest.kms().locked,
-            "calls": latest.kms().calls.iter().filter(|(_, _, count)| *count > 0).map(|(operation, outcome, count)| {
-                json!({ "operation": operation, "outcome": outcome, "count": count })
-            }).collect::<Vec<_>>(),
-        },
-        "keyspaces": latest.keyspaces().iter().map(keyspace).collect::<Vec<_>>(),
+        "kms": latest.kms().iter().map(|one| kms(one, &keyspaces)).collect::<Vec<_>>(),
+        "keyspaces": keyspaces.iter().map(keyspace).collect::<Vec<_>>(),
         "shards": latest.shards().map(shard).collect::<Vec<_>>(),
+    })
+}
+
+fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
+    let calls = kms.calls.iter().map(|calls| {
+        json!({
+            "keyspace": kms_series::name_of(calls.keyspace, keyspaces),
+            "operation": calls.operation,
+            "outcome": calls.outcome,
+            "count": calls.count,
+        })
+    });
+    json!({
+        "name": kms.name,
+        "provider": kms.provider,
+        "state": kms.state,
+        "calls_in_flight": kms.calls_in_flight,
+        "unwraps_waiting": kms.unwraps,
+        "rate_tokens": kms.rate_tokens,
+        "retry_tokens": kms.retry_tokens,
+        "breaker": kms.breaker,
+        "calls_per_hour_forecast": kms_series::forecast_calls_per_hour(kms, keyspaces),
+        "calls": calls.collect::<Vec<_>>(),
     })
 }
 

@@ -173,10 +173,7 @@ impl Shard {
             .is_some_and(|at| now.saturating_since(at) < DEK_ASK_PERIOD_US);
         if !asked_lately {
             known.dek_asked_at = Some(now);
-            let request = ControlRequest::Unwrap {
-                shard: self.index,
-                keyspace,
-            };
+            let request = ControlRequest::Unwrap { keyspace };
             // A full queue is tried again after the period.
             let _ = self.control.try_send(request);
         }

@@ -1,8 +1,11 @@
 //! Talking to the control thread.
 
+use std::rc::Rc;
+
 use keyway_core::{KeyspaceId, Refusal, UnlockState};
 use keyway_protocol::{ResponseHead, Status};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::Shard;
 use super::answer::Reply;
@@ -13,6 +16,10 @@ use crate::control::messages::{
     Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo,
 };
 use crate::rehydrator::Rehydrator;
+use crate::runtime::tasks;
+
+/// Rows of the log that one step of a DEK's rotation looks at.
+const RESEAL_ROWS_MAX: usize = 64;
 
 impl DekShelf for Rehydrator {
     fn hold(&self, keyspace: u32, mut dek: Box<DekBytes>) -> Result<(), String> {
@@ -51,13 +58,17 @@ impl Shard {
     }
 
     /// Takes what the control thread has said since the last turn.
-    pub(super) fn hear_control(&self, turn: &Turn, events: &mut mpsc::Receiver<ControlEvent>) {
+    pub(super) fn hear_control(
+        self: &Rc<Self>,
+        turn: &Turn,
+        events: &mut mpsc::Receiver<ControlEvent>,
+    ) {
         while let Ok(event) = events.try_recv() {
             self.hear(turn, event);
         }
     }
 
-    fn hear(&self, turn: &Turn, event: ControlEvent) {
+    fn hear(self: &Rc<Self>, turn: &Turn, event: ControlEvent) {
         let now = turn.now;
         match event {
             ControlEvent::Keyspace { config, done } => {
@@ -68,10 +79,30 @@ impl Shard {
             ControlEvent::Lease {
                 keyspace,
                 event,
-                dek,
+                deks,
             } => {
                 let mut core = self.core.borrow_mut();
-                hear_lease(&mut core, &self.rehydrator, now, keyspace, event, dek);
+                hear_lease(&mut core, &self.rehydrator, now, keyspace, event, deks);
+            }
+            ControlEvent::Retire {
+                keyspace,
+                generation,
+            } => self.rehydrator.retire_deks(keyspace, generation),
+            ControlEvent::Reseal {
+                keyspace,
+                generation,
+                work,
+                cursor,
+                answer,
+            } => {
+                let shard = Rc::clone(self);
+                tasks::spawn(async move {
+                    let page = shard
+                        .rehydrator
+                        .reseal_page(keyspace, generation, work, &cursor, RESEAL_ROWS_MAX)
+                        .await;
+                    let _ = answer.send(page);
+                });
             }
             ControlEvent::Lock { keyspace, done } => {
                 hear_lock(&mut self.core.borrow_mut(), &self.rehydrator, now, keyspace);
@@ -111,7 +142,7 @@ impl Shard {
         }
     }
 
-    fn relay_answer(&self, reply: &Reply, status: Status, payload: Vec<u8>) {
+    fn relay_answer(&self, reply: &Reply, status: Status, payload: Zeroizing<Vec<u8>>) {
         self.answer(reply, |out| {
             if status == Status::Ok {
                 out.extend_from_slice(&payload);

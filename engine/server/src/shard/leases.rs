@@ -2,7 +2,7 @@
 
 use keyway_core::{Instant, KeyspaceId, LeaseEvent};
 
-use crate::control::messages::DekBytes;
+use crate::control::messages::{DekBytes, DekCopies};
 
 /// Where a shard keeps its DEKs.
 pub trait DekShelf {
@@ -22,12 +22,12 @@ pub fn hear_lease<V>(
     now: Instant,
     keyspace: u32,
     event: LeaseEvent,
-    dek: Option<Box<DekBytes>>,
+    deks: DekCopies,
 ) {
-    if let Some(dek) = dek
-        && let Err(error) = shelf.hold(keyspace, dek)
-    {
-        tracing::error!(keyspace, %error, "no room for the DEK");
+    for dek in deks {
+        if let Err(error) = shelf.hold(keyspace, dek) {
+            tracing::error!(keyspace, %error, "no room for the DEK");
+        }
     }
     core.handle_lease(now, KeyspaceId(keyspace), event);
 }

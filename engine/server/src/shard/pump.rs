@@ -148,7 +148,6 @@ impl Shard {
 
     fn ask_for_dek(&self, now: Instant, keyspace: KeyspaceId) {
         let request = ControlRequest::Unwrap {
-            shard: self.index,
             keyspace: keyspace.0,
         };
         if self.control.try_send(request).is_err() {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use keyway_core::{Admission, Instant, KeyspaceId, Refusal, Token, Verdict};
-use keyway_protocol::{Grants, Opcode, Request, RequestFrame, Scope, Status};
+use keyway_protocol::{Grants, Opcode, Request, RequestFrame, Scope, Status, UnlockKind};
 
 use super::answer::Reply;
 use super::held::{Claim, HeldFrame};
@@ -186,8 +186,18 @@ impl Shard {
             }
             Request::Lock => self.ask_control(reply, Command::Lock { keyspace }),
             Request::Unlock(secret) => {
-                let secret = secret.to_vec().into();
-                self.ask_control(reply, Command::Unlock { keyspace, secret });
+                let kind = if secret.is_empty() {
+                    UnlockKind::Nothing
+                } else {
+                    UnlockKind::Passphrase
+                };
+                let command = Command::Unlock {
+                    keyspace,
+                    kind,
+                    secret: secret.to_vec().into(),
+                    watch: false,
+                };
+                self.ask_control(reply, command);
             }
             Request::UnlockStatus { ticket } => {
                 self.ask_control(

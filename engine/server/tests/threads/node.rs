@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex};
 
 use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent, Limits, Settings};
 use keyway_kms::{
-    KmsError, NewDek, ProviderState, SecretKey, UnlockNeed, UnlockSecret, Unlocked, UnwrappedDek,
-    Wrapped,
+    Initialise, KmsError, NewDek, ProviderState, SecretKey, Share, UnlockNeed, UnlockSecret,
+    Unlocked, UnwrappedDek,
 };
 use keyway_protocol::Status;
 use keyway_server::control::Control;
 use keyway_server::control::catalogue::Catalogue;
-use keyway_server::control::kms::Kms;
+use keyway_server::control::kms::{Kms, KmsSet};
 use keyway_server::control::messages::{Command, ControlEvent, ControlRequest, DekBytes, ReplyTo};
 use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
 use keyway_server::metrics::snapshot::KmsSnapshot;
+use keyway_server::rehydrator::ResealPage;
 use keyway_server::shard::leases::{DekShelf, hear_lease, hear_lock};
 use shuttle::future::{block_on, yield_now};
 use shuttle::rand::Rng;
@@ -89,20 +90,28 @@ impl FakeKms {
 impl Kms for FakeKms {
     async fn new_dek(&self, _: u32, _: u32) -> Result<NewDek, KmsError> {
         let UnwrappedDek { dek, sent_at_us } = self.answer().await;
-        let wrapped = Wrapped(vec![7; 32]);
+        let record = vec![7; 32];
         Ok(NewDek {
             dek,
-            wrapped,
+            record,
             sent_at_us,
         })
+    }
+
+    async fn wrap_dek(&self, _: u32, _: u32, _: &SecretKey) -> Result<NewDek, KmsError> {
+        self.new_dek(0, 0).await
     }
 
     async fn unwrap_dek(&self, _: u32, _: u32, _: &[u8]) -> Result<UnwrappedDek, KmsError> {
         Ok(self.answer().await)
     }
 
-    async fn unlock(&self, _: UnlockSecret) -> Result<Unlocked, KmsError> {
+    async fn unlock(&self, _: Option<u32>, _: UnlockSecret) -> Result<Unlocked, KmsError> {
         Ok(Unlocked::Open)
+    }
+
+    async fn initialise(&self, _: Initialise) -> Result<Vec<Share>, KmsError> {
+        Ok(Vec::new())
     }
 
     fn state(&self) -> ProviderState {
@@ -113,7 +122,7 @@ impl Kms for FakeKms {
         UnlockNeed::Nothing
     }
 
-    fn figures(&self) -> KmsSnapshot {
+    fn figures(&self, _: &str) -> KmsSnapshot {
         KmsSnapshot::default()
     }
 }
@@ -198,7 +207,6 @@ impl Shard {
 
     fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
         let request = ControlRequest::Unwrap {
-            shard: self.index,
             keyspace: keyspace.0,
         };
         if self.control.try_send(request).is_err() {
@@ -215,11 +223,15 @@ impl Shard {
             ControlEvent::Lease {
                 keyspace,
                 event,
-                dek,
+                deks,
             } => {
                 let is_sealed = self.shared.is_sealed.load(Ordering::SeqCst);
-                assert!(!is_sealed || dek.is_none(), "a DEK sent after the lock");
-                hear_lease(core, &self.shelf, now, keyspace, event, dek);
+                assert!(!is_sealed || deks.is_empty(), "a DEK sent after the lock");
+                hear_lease(core, &self.shelf, now, keyspace, event, deks);
+            }
+            ControlEvent::Retire { .. } => {}
+            ControlEvent::Reseal { answer, .. } => {
+                let _ = answer.send(Ok(ResealPage::default()));
             }
             ControlEvent::Lock { keyspace, done } => {
                 hear_lock(core, &self.shelf, now, keyspace);
@@ -240,7 +252,7 @@ impl Shard {
                 payload,
             } => {
                 let mut answers = self.shared.answers.lock().expect("nobody panics with it");
-                let earlier = answers.insert(token, (status, payload));
+                let earlier = answers.insert(token, (status, payload.to_vec()));
                 assert!(earlier.is_none(), "answered twice");
             }
         }
@@ -294,11 +306,12 @@ impl Node {
         }
         threads.push(thread::spawn(move || {
             let mut catalogue = Catalogue::default();
-            let made = catalogue.create("prod", "", b"wrapped");
+            let made = catalogue.create("prod", "", "fake", b"wrapped");
             assert_eq!(made, Ok(KEYSPACE));
             let kms = FakeKms {
                 hangs: plan.kms_hangs,
             };
+            let kms = KmsSet::new([("fake".to_owned(), kms)].into(), "fake".to_owned());
             let save = Box::new(|_: &[u8]| Ok(()));
             let control = Control::new(kms, catalogue, save, to_shards, to_exporter);
             let run = control.run(requests, shards_stopped, async || {

@@ -1,0 +1,120 @@
+//! Opening the configured KMSes at start.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use keyway_kms::{
+    Argon2Params, Asking, Class, DevKek, KmsError, Local, PassphraseSource, Provider,
+    ProviderState, Service, UnlockNeed, UnlockSecret,
+};
+
+use super::kms::KmsSet;
+use crate::clock;
+use crate::config::{Config, KmsConfig, Passphrase, ProviderConfig};
+
+/// Name of the local KEK's file in the data directory.
+const KEK_FILE: &str = "kek.json";
+
+/// Opens every KMS of the configuration and unlocks those that can be without an operator. None is called over a
+/// network: a server starts during an outage.
+///
+/// Errors: permissions, a damaged file, a wrong passphrase; the text names the remedy.
+pub async fn open(config: &Config, cluster_id: [u8; 16]) -> Result<KmsSet<Service>, KmsError> {
+    let mut set = BTreeMap::new();
+    for (name, kms) in &config.kms {
+        let provider = open_provider(config, kms).await?;
+        let clock = || clock::now().as_micros();
+        let service = Service::new(provider, cluster_id, kms.budget, clock)?;
+        unlock(config, name, &service).await?;
+        set.insert(name.clone(), service);
+    }
+    Ok(KmsSet::new(set, config.default_kms.clone()))
+}
+
+async fn open_provider(config: &Config, kms: &KmsConfig) -> Result<Arc<dyn Provider>, KmsError> {
+    Ok(match &kms.provider {
+        ProviderConfig::Local(local) => {
+            let in_data = || config.data.join(KEK_FILE);
+            let path = local.file.clone().unwrap_or_else(in_data);
+            Arc::new(open_local(config, &path).await?)
+        }
+    })
+}
+
+async fn open_local(config: &Config, path: &Path) -> Result<Local, KmsError> {
+    if path.exists() {
+        let dev = if config.dev {
+            DevKek::Allow
+        } else {
+            DevKek::Refuse
+        };
+        return Local::open(path, dev);
+    }
+    if config.dev {
+        return Local::create_unprotected(path);
+    }
+    let source = source(config)?.ok_or_else(|| {
+        KmsError::new(
+            Class::Misconfigured,
+            "there is no KEK yet and no passphrase to protect a new one with",
+            "start on a terminal, or give --passphrase-fd or --passphrase-file",
+        )
+    })?;
+    Local::create(path, source.read(Asking::New)?, Argon2Params::default()).await
+}
+
+async fn unlock(config: &Config, name: &str, service: &Service) -> Result<(), KmsError> {
+    if service.is_unprotected() {
+        tracing::warn!(
+            kms = name,
+            "--dev: the KEK lies UNPROTECTED on the disk; never keep real keys here"
+        );
+    }
+    if service.state() == ProviderState::Unlocked {
+        return Ok(());
+    }
+    if service.unlock_need() == UnlockNeed::Passphrase
+        && let Some(source) = source(config)?
+    {
+        let passphrase = source.read(Asking::Existing)?;
+        service
+            .unlock(None, UnlockSecret::Passphrase(passphrase))
+            .await?;
+        return Ok(());
+    }
+    tracing::warn!(
+        kms = name,
+        needs = need_word(service.unlock_need()),
+        "the KMS is locked: its keyspaces answer NEEDS_UNLOCK until `keyway unlock`"
+    );
+    Ok(())
+}
+
+/// What an unlock wants, in words.
+pub(super) fn need_word(need: UnlockNeed) -> &'static str {
+    match need {
+        UnlockNeed::Nothing => "nothing",
+        UnlockNeed::Passphrase => "a passphrase",
+        UnlockNeed::Pin => "a PIN",
+        UnlockNeed::Shares { .. } => "shares",
+        UnlockNeed::Initialise => "a key of its own: `keyway kms init`",
+    }
+}
+
+/// Where the passphrase comes from; `None` when there is neither a credential nor a terminal.
+fn source(config: &Config) -> Result<Option<PassphraseSource>, KmsError> {
+    Ok(match &config.passphrase {
+        Passphrase::Descriptor(fd) => Some(PassphraseSource::Descriptor(*fd)),
+        Passphrase::File(path) => Some(PassphraseSource::File(path.clone())),
+        Passphrase::CredentialOrPrompt => {
+            if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
+                Some(PassphraseSource::service_manager()?)
+            } else if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+                Some(PassphraseSource::Prompt)
+            } else {
+                None
+            }
+        }
+    })
+}

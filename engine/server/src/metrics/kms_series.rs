@@ -1,0 +1,118 @@
+//! The KMSes' metric families, and what their leases will cost.
+
+use prometheus::proto;
+
+use super::collector::{counter, family, gauge};
+use super::snapshot::{KeyspaceSnapshot, KmsSnapshot};
+
+/// Name, help and value of a gauge with the label `kms`.
+type Series = (&'static str, &'static str, fn(&KmsSnapshot) -> f64);
+
+const SERIES: [Series; 6] = [
+    (
+        "keyway_kms_calls_in_flight",
+        "Calls at the KMS now.",
+        |kms| kms.calls_in_flight.into(),
+    ),
+    (
+        "keyway_kms_unwraps_waiting",
+        "DEKs being unwrapped or waiting for it.",
+        |kms| kms.unwraps.into(),
+    ),
+    (
+        "keyway_kms_rate_headroom_calls",
+        "Calls that the budget's rate would let go at once.",
+        |kms| kms.rate_tokens.into(),
+    ),
+    (
+        "keyway_kms_retry_headroom_calls",
+        "Retries that the budget would let go at once.",
+        |kms| kms.retry_tokens.into(),
+    ),
+    (
+        "keyway_kms_breaker_open",
+        "1 while nobody, or one probe, asks the KMS since it has failed several times in a row.",
+        |kms| f64::from(u8::from(kms.breaker != "closed")),
+    ),
+    (
+        "keyway_kms_unlocked",
+        "1 while the KMS can reach its key.",
+        |kms| f64::from(u8::from(kms.state == "unlocked")),
+    ),
+];
+
+/// Calls an hour that the leases of the keyspaces in use will cost at this KMS.
+pub fn forecast_calls_per_hour(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> f64 {
+    let live = keyspaces
+        .iter()
+        .filter(|keyspace| keyspace.dek_lease_left_s > 0.0);
+    live.filter_map(|keyspace| kms.lease_calls_per_hour.get(&keyspace.id))
+        .sum()
+}
+
+/// All families.
+pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<proto::MetricFamily> {
+    let mut families: Vec<_> = SERIES
+        .iter()
+        .map(|(name, help, value)| {
+            let metrics = kms
+                .iter()
+                .map(|kms| gauge(&[("kms", &kms.name)], value(kms)));
+            family(name, help, proto::MetricType::GAUGE, metrics)
+        })
+        .collect();
+    families.push(family(
+        "keyway_kms_forecast_calls_per_hour",
+        "Calls an hour that the leases of the keyspaces in use cost.",
+        proto::MetricType::GAUGE,
+        kms.iter().map(|kms| {
+            let forecast = forecast_calls_per_hour(kms, keyspaces);
+            gauge(&[("kms", &kms.name)], forecast)
+        }),
+    ));
+    families.push(family(
+        "keyway_kms_calls_total",
+        "Calls to the KMS by keyspace, operation and outcome.",
+        proto::MetricType::COUNTER,
+        kms.iter().flat_map(|kms| {
+            kms.calls.iter().map(|calls| {
+                let labels = [
+                    ("kms", kms.name.as_str()),
+                    ("keyspace", name_of(calls.keyspace, keyspaces)),
+                    ("operation", calls.operation),
+                    ("outcome", calls.outcome),
+                ];
+                counter(&labels, calls.count as f64)
+            })
+        }),
+    ));
+    families
+}
+
+/// A keyspace's name; empty for none, and for one that no shard knows.
+pub fn name_of(id: u32, keyspaces: &[KeyspaceSnapshot]) -> &str {
+    let known = keyspaces.iter().find(|keyspace| keyspace.id == id);
+    known.map_or("", |keyspace| &keyspace.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_forecast_is_of_keyspaces_in_use_at_this_kms() {
+        let kms = KmsSnapshot {
+            lease_calls_per_hour: BTreeMap::from([(1, 2.0), (2, 4.0)]),
+            ..KmsSnapshot::default()
+        };
+        let keyspace = |id, dek_lease_left_s| KeyspaceSnapshot {
+            id,
+            dek_lease_left_s,
+            ..KeyspaceSnapshot::default()
+        };
+        let keyspaces = [keyspace(1, 60.0), keyspace(2, 0.0), keyspace(3, 60.0)];
+        assert_eq!(forecast_calls_per_hour(&kms, &keyspaces), 2.0);
+    }
+}
