@@ -43,6 +43,10 @@ bench-s1: bench-build ## S1: steady hot keys, against the bare library call
 bench-s4: bench-build ## S4: the refresh flow; fails when p95 misses its target (DURATION_S=30)
 	"$(TARGET)/release/keyway-bench" s4
 
+.PHONY: bench-s5
+bench-s5: bench-build deps-test ## S5: a real OpenBao goes away, is slow, throttles, denies and comes back (DURATION_S=30)
+	"$(TARGET)/release/keyway-bench" s5
+
 .PHONY: bench-build
 bench-build: deps-build
 	cargo build $(LOCKED) --release -p keyway-server -p keyway-bench

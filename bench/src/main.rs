@@ -1,11 +1,11 @@
 //! `keyway-bench`: load against a `keywayd` of its own, figures, verdicts.
 //!
 //! ```text
-//!  main ─▶ s1, s4 ─▶ server    starts and stops keywayd on its core
-//!             │  ├──▶ control   set-up and STATUS, one request at a time
-//!             │  ├──▶ load      open-loop generator on the other core
-//!             │  └──▶ prometheus  /metrics as a Prometheus server would read it
-//!             └─────▶ check, table, plot, report
+//!  main ─▶ s1, s4, s5 ─┬─▶ server      starts and stops keywayd on its core
+//!                      ├─▶ control     set-up and STATUS, one request at a time
+//!                      ├─▶ load        open-loop generator on the other core
+//!                      ├─▶ prometheus  /metrics as a Prometheus server would read it
+//!                      └─▶ check, table, plot, report
 //! ```
 //!
 //! `docs/bench/README.md` says what each scenario asks and how its figures are to be read.
@@ -24,6 +24,7 @@ mod report;
 mod rng;
 mod s1;
 mod s4;
+mod s5;
 mod server;
 mod table;
 mod traffic;
@@ -50,7 +51,7 @@ struct Cli {
     /// The server's program [default: `keywayd` beside this program]
     #[arg(long, global = true)]
     server: Option<PathBuf>,
-    /// Length of a measured part in seconds: of an arm of S4, of a step of S1's sweep
+    /// Length of a measured part in seconds: of an arm of S4, of a step of S1's sweep, of a fault of S5 (the outage takes twice as long)
     #[arg(long, global = true, env = "DURATION_S", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(5..=86_400))]
     duration_s: u64,
@@ -62,6 +63,8 @@ enum Scenario {
     S1,
     /// The refresh flow: prefetcher on, off and starved; then a stampede
     S4,
+    /// A KMS that goes away, is slow, throttles, denies and comes back; cold starts
+    S5,
 }
 
 /// What a scenario needs to know.
@@ -105,5 +108,6 @@ fn run(cli: Cli) -> Result<bool> {
     match cli.scenario {
         Scenario::S1 => s1::run(&setup),
         Scenario::S4 => s4::run(&setup),
+        Scenario::S5 => s5::run(&setup),
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use plotters::coord::Shift;
+use plotters::coord::ranged1d::ValueFormatter;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::error::{Context, Result};
@@ -9,6 +12,8 @@ use crate::error::{Context, Result};
 const SIZE_PX: (u32, u32) = (960, 480);
 /// The y axis goes on to this multiple of the highest point, so that the legend covers no line.
 const LEGEND_ROOM: f64 = 6.0;
+/// The same of a linear axis.
+const LINEAR_LEGEND_ROOM: f64 = 1.4;
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
@@ -28,6 +33,20 @@ pub struct Plot<'a> {
     pub x_label: &'a str,
     /// What y is, with its unit.
     pub y_label: &'a str,
+}
+
+/// A moment at which something changes.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Where on the x axis.
+    pub x: f64,
+    /// What changes, in a word.
+    pub name: String,
+}
+
+/// Draws `series` to `path` over a linear y axis from zero, with a vertical line at each mark.
+pub fn draw_linear(path: &Path, plot: Plot, marks: &[Mark], series: &[Series]) -> Result<()> {
+    render_linear(path, plot, marks, series).context(|| format!("draw {}", path.display()))
 }
 
 /// Draws `series` to `path`.
@@ -62,12 +81,56 @@ fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
     };
     let root = SVGBackend::new(path, SIZE_PX).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let mut chart = frame(&root, plot).build_cartesian_2d(xs, ys.log_scale())?;
+    let names = series.iter().map(|line| line.name.as_str());
+    draw_lines(&mut chart, plot, names.zip(shown).collect())?;
+    root.present()?;
+    Ok(())
+}
+
+fn render_linear(path: &Path, plot: Plot, marks: &[Mark], series: &[Series]) -> Result<()> {
+    let all = || series.iter().flat_map(|line| &line.points);
+    let x_max = all().map(|&(x, _)| x).fold(1.0, f64::max);
+    let y_max = all().map(|&(_, y)| y).fold(1.0, f64::max);
+    let y_end = y_max * LINEAR_LEGEND_ROOM;
+    let root = SVGBackend::new(path, SIZE_PX).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = frame(&root, plot).build_cartesian_2d(0.0..x_max, 0.0..y_end)?;
+    for mark in marks {
+        let line = [(mark.x, 0.0), (mark.x, y_end)];
+        chart.draw_series(LineSeries::new(line, BLACK.mix(0.2)))?;
+        let text = Text::new(mark.name.clone(), (mark.x, y_end), ("sans-serif", 12));
+        chart.draw_series([text])?;
+    }
+    let lines = series
+        .iter()
+        .map(|line| (line.name.as_str(), line.points.clone()));
+    draw_lines(&mut chart, plot, lines.collect())?;
+    root.present()?;
+    Ok(())
+}
+
+fn frame<'a, 'b>(
+    root: &'a DrawingArea<SVGBackend<'b>, Shift>,
+    plot: Plot,
+) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
+    let mut frame = ChartBuilder::on(root);
+    frame
         .caption(plot.title, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
-        .y_label_area_size(70)
-        .build_cartesian_2d(xs, ys.log_scale())?;
+        .y_label_area_size(70);
+    frame
+}
+
+fn draw_lines<'a, 'b: 'a, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>,
+    plot: Plot,
+    lines: Vec<(&str, Vec<(f64, f64)>)>,
+) -> Result<()>
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
     chart
         .configure_mesh()
         .x_desc(plot.x_label)
@@ -75,12 +138,14 @@ fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
         .light_line_style(WHITE)
         .x_label_formatter(&|x| significant(*x))
         .y_label_formatter(&|y| significant(*y))
-        .draw()?;
-    for (index, (line, points)) in series.iter().zip(shown).enumerate() {
+        .draw()
+        .context(|| "axes".into())?;
+    for (index, (name, points)) in lines.into_iter().enumerate() {
         let style = Palette99::pick(index).stroke_width(2);
         chart
-            .draw_series(LineSeries::new(points, style))?
-            .label(&line.name)
+            .draw_series(LineSeries::new(points, style))
+            .context(|| name.into())?
+            .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
     }
     chart
@@ -88,9 +153,8 @@ fn render(path: &Path, plot: Plot, series: &[Series]) -> Result<()> {
         .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
-        .draw()?;
-    root.present()?;
-    Ok(())
+        .draw()
+        .context(|| "legend".into())
 }
 
 /// A label for either axis.
@@ -154,6 +218,24 @@ mod tests {
         assert!(svg.matches("<polyline").count() >= 2);
         assert!(svg.contains("on, p95") && svg.contains("a &lt; b &amp; c"));
         assert!(!svg.contains("NaN"));
+    }
+
+    #[test]
+    fn a_linear_axis_shows_zeros_and_marks() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plot.svg");
+        let line = Series {
+            name: "served".into(),
+            points: vec![(0.0, 0.0), (1.0, 100.0), (2.0, 0.0)],
+        };
+        let mark = Mark {
+            x: 1.0,
+            name: "outage".into(),
+        };
+        draw_linear(&path, PLOT, &[mark], &[line]).unwrap();
+        let svg = std::fs::read_to_string(path).unwrap();
+        assert!(is_balanced(&svg) && !svg.contains("NaN"));
+        assert!(svg.contains("served") && svg.contains("outage"));
     }
 
     #[test]

@@ -202,6 +202,7 @@ fn closed(server: &Server, frames: &[Vec<u8>], duration: Duration) -> Result<Clo
         choose: &mut choose,
         seed: 1,
         patience: PATIENCE,
+        observe: None,
     };
     let outcome = run_load(load, &mut |_| {})?;
     let cpu = server.cpu()?.since(before);

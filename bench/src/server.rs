@@ -26,63 +26,76 @@ const LOG_TAIL_LINES: usize = 20;
 /// it stops the process and removes the data.
 pub struct Server {
     child: Child,
+    launch: Launch,
+}
+
+/// What every start of one server has in common.
+struct Launch {
+    program: PathBuf,
+    config: PathBuf,
+    cores: Cores,
     listen: SocketAddr,
     metrics: SocketAddr,
     log: PathBuf,
-    _data: TempDir,
-    _sockets: TempDir,
+    data: TempDir,
+    sockets: TempDir,
 }
 
 impl Server {
     /// Starts `program` on the server's core and waits until it is ready. Data and log (`NAME.log`)
     /// lie in `folder`, which is on a real disk where the machine has one.
     pub fn start(program: &Path, folder: &Path, name: &str, cores: Cores) -> Result<Self> {
+        Self::start_with(program, folder, name, cores, "")
+    }
+
+    /// The same with a configuration file of this text.
+    pub fn start_with(
+        program: &Path,
+        folder: &Path,
+        name: &str,
+        cores: Cores,
+        config: &str,
+    ) -> Result<Self> {
         let data = tempfile::Builder::new().prefix("data-").tempdir_in(folder);
         let data = data.context(|| "make a data directory".into())?;
         // Socket paths are bounded to about 100 bytes, so they go where paths are short.
         let sockets = TempDir::new().context(|| "make a directory for sockets".into())?;
         let log = folder.join(format!("{name}.log"));
-        let output = File::create(&log).context(|| format!("create {}", log.display()))?;
-        let errors = output.try_clone().context(|| "share the log".into())?;
-        let listen = free_ports(2)?;
-        let metrics = free_ports(1)?;
-        let mut command = Command::new(program);
-        command
-            .args(["--dev", "--shards", "1"])
-            .args(["--listen", &listen.to_string()])
-            .args(["--metrics", &metrics.to_string()])
-            .arg("--data")
-            .arg(data.path())
-            .arg("--unix")
-            .arg(sockets.path().join("keyway.sock"))
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors);
-        // The child inherits the core of the thread that starts it.
-        pin(cores.server)?;
-        let child = command.spawn();
-        pin(cores.load)?;
-        let child = child.context(|| format!("start {}", program.display()))?;
-        let mut server = Self {
-            child,
-            listen,
-            metrics,
+        File::create(&log).context(|| format!("create {}", log.display()))?;
+        let launch = Launch {
+            program: program.to_owned(),
+            config: sockets.path().join("keywayd.toml"),
+            cores,
+            listen: free_ports(2)?,
+            metrics: free_ports(1)?,
             log,
-            _data: data,
-            _sockets: sockets,
+            data,
+            sockets,
+        };
+        let mut server = Self {
+            child: launch.spawn(config)?,
+            launch,
         };
         server.wait_until_ready()?;
         Ok(server)
     }
 
+    /// Stops it and starts it again on the same data and ports, with a configuration file of this
+    /// text: nothing is unlocked then.
+    pub fn restart(&mut self, config: &str) -> Result<()> {
+        stop(&mut self.child);
+        self.child = self.launch.spawn(config)?;
+        self.wait_until_ready()
+    }
+
     /// Where it takes requests.
     pub fn address(&self) -> SocketAddr {
-        self.listen
+        self.launch.listen
     }
 
     /// Where it is scraped.
     pub fn metrics_address(&self) -> SocketAddr {
-        self.metrics
+        self.launch.metrics
     }
 
     /// CPU time that it has used so far.
@@ -108,7 +121,7 @@ impl Server {
                     format!("the server ended at start: {status}\n{}", self.log_tail()).into(),
                 );
             }
-            if http::get(self.metrics, "/readyz").is_ok_and(|(status, _)| status == 200) {
+            if http::get(self.launch.metrics, "/readyz").is_ok_and(|(status, _)| status == 200) {
                 return Ok(());
             }
             if start.elapsed() > READY_TIME_LIMIT {
@@ -120,10 +133,38 @@ impl Server {
     }
 
     fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(LOG_TAIL_LINES);
         format!("The server's log ends with:\n{}", lines[from..].join("\n"))
+    }
+}
+
+impl Launch {
+    fn spawn(&self, config: &str) -> Result<Child> {
+        std::fs::write(&self.config, config).context(|| "write the configuration".into())?;
+        let output = File::options().append(true).open(&self.log);
+        let output = output.context(|| format!("open {}", self.log.display()))?;
+        let errors = output.try_clone().context(|| "share the log".into())?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(["--dev", "--shards", "1"])
+            .args(["--listen", &self.listen.to_string()])
+            .args(["--metrics", &self.metrics.to_string()])
+            .arg("--config")
+            .arg(&self.config)
+            .arg("--data")
+            .arg(self.data.path())
+            .arg("--unix")
+            .arg(self.sockets.path().join("keyway.sock"))
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        // The child inherits the core of the thread that starts it.
+        pin(self.cores.server)?;
+        let child = command.spawn();
+        pin(self.cores.load)?;
+        child.context(|| format!("start {}", self.program.display()))
     }
 }
 

@@ -103,6 +103,7 @@ impl Keys {
             choose,
             seed: 1,
             patience: PATIENCE,
+            observe: None,
         };
         run(load, each_second)
     }
@@ -127,6 +128,7 @@ fn each_once(address: SocketAddr, what: &str, frames: &[Vec<u8>], window: usize)
         choose: &mut choose,
         seed: 1,
         patience: PATIENCE,
+        observe: None,
     };
     let outcome = run(load, &mut |_| {})?;
     all_done(what, &outcome)

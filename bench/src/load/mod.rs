@@ -18,4 +18,4 @@ mod run;
 
 pub use arrivals::Pace;
 pub use recorder::{Outcome, Second, Seconds};
-pub use run::{Load, PATIENCE, run};
+pub use run::{Answer, Load, PATIENCE, run};

@@ -5,6 +5,8 @@
 pub struct Asked {
     /// When it was due, in ns from the start.
     pub due_ns: u64,
+    /// Which of the encoded requests it is.
+    pub frame: usize,
     /// The connection that it went out on.
     pub connection: usize,
 }
@@ -71,6 +73,7 @@ mod tests {
         let mut pending = Pending::default();
         let asked = Asked {
             due_ns: 5,
+            frame: 0,
             connection: 1,
         };
         let id = pending.insert(asked);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use keyway_protocol::{ResponseFlags, Status};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -36,6 +37,21 @@ pub struct Load<'a> {
     pub seed: u64,
     /// How long after the last due time answers are waited for.
     pub patience: Duration,
+    /// Hears of each answer as it comes, on the generator's thread: it must be quick.
+    pub observe: Option<&'a mut dyn FnMut(Answer)>,
+}
+
+/// An answer, for a scenario that sorts them its own way.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// Which of the encoded requests it answers.
+    pub frame: usize,
+    /// When the request was due.
+    pub due: Instant,
+    /// When the answer came.
+    pub at: Instant,
+    pub status: Status,
+    pub is_stale: bool,
 }
 
 /// Runs the load on the calling thread, which spins: give it a core of its own.
@@ -58,11 +74,12 @@ pub fn run(load: Load, each_second: Seconds) -> Result<Outcome> {
         turn: 0,
         pending: Pending::default(),
         recorder: Recorder::new(),
+        observe: load.observe,
     };
     run.complete(load.frames, load.choose, each_second)
 }
 
-struct Run {
+struct Run<'a> {
     patience: Duration,
     start: Instant,
     arrivals: Arrivals,
@@ -71,9 +88,10 @@ struct Run {
     turn: usize,
     pending: Pending,
     recorder: Recorder,
+    observe: Option<&'a mut dyn FnMut(Answer)>,
 }
 
-impl Run {
+impl Run<'_> {
     fn complete(
         mut self,
         frames: &[Vec<u8>],
@@ -139,8 +157,13 @@ impl Run {
             let Some(connection) = room else { return };
             self.turn = connection + 1;
             self.arrivals.take();
-            let request_id = self.pending.insert(Asked { due_ns, connection });
-            self.connections[connection].push(&frames[choose()], request_id);
+            let frame = choose();
+            let request_id = self.pending.insert(Asked {
+                due_ns,
+                frame,
+                connection,
+            });
+            self.connections[connection].push(&frames[frame], request_id);
         }
     }
 
@@ -149,6 +172,8 @@ impl Run {
             connections,
             pending,
             recorder,
+            observe,
+            start,
             ..
         } = self;
         connections[index].receive(|frame| {
@@ -161,6 +186,15 @@ impl Run {
                 )
             })?;
             recorder.answer(asked.due_ns, now_ns, frame);
+            if let Some(observe) = observe {
+                observe(Answer {
+                    frame: asked.frame,
+                    due: *start + Duration::from_nanos(asked.due_ns),
+                    at: *start + Duration::from_nanos(now_ns),
+                    status: frame.status,
+                    is_stale: frame.flags.contains(ResponseFlags::STALE),
+                });
+            }
             Ok(())
         })
     }
@@ -176,8 +210,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use keyway_protocol::{
-        Octets, Opcode, Request, RequestFrame, ResponseFlags, ResponseFrame, ServerHello, ShardMap,
-        Status, VERSION,
+        Octets, Opcode, Request, RequestFrame, ResponseFrame, ServerHello, ShardMap, VERSION,
     };
 
     use super::*;
@@ -299,6 +332,7 @@ mod tests {
             } else {
                 PATIENCE
             },
+            observe: None,
         };
         run(load, &mut |_| {})
     }
@@ -349,6 +383,40 @@ mod tests {
         assert_eq!(
             (outcome.ok(), outcome.count(Status::Retry), outcome.stale),
             (5, 5, 5)
+        );
+    }
+
+    #[test]
+    fn an_observer_hears_of_each_answer() {
+        let frame = |text: &[u8]| encode(0, "", &Request::Ping(Octets(text))).unwrap();
+        let frames = [frame(b"one"), frame(b"two")];
+        let (mut next, mut heard) = (0, Vec::new());
+        let began = Instant::now();
+        let load = Load {
+            address: fake_server(Manner::RetryAndStale),
+            connections: 1,
+            pace: Pace::Burst { count: 4 },
+            frames: &frames,
+            choose: &mut || {
+                next += 1;
+                (next - 1) % 2
+            },
+            seed: 11,
+            patience: PATIENCE,
+            observe: Some(&mut |answer| heard.push(answer)),
+        };
+        run(load, &mut |_| {}).unwrap();
+        let seen: Vec<_> = heard
+            .iter()
+            .map(|answer| (answer.frame, answer.status, answer.is_stale))
+            .collect();
+        let first = (0, Status::Ok, true);
+        let second = (1, Status::Retry, false);
+        assert_eq!(seen, [first, second, first, second]);
+        assert!(
+            heard
+                .iter()
+                .all(|answer| began <= answer.due && answer.due <= answer.at)
         );
     }
 
