@@ -16,7 +16,8 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Sends `body` to `path` on the loopback port, with `headers` besides Host and Content-Length, and waits for the answer.
+/// Sends `body` to `path` on the loopback port, with `headers` besides Host and Content-Length, and waits for the
+/// answer.
 ///
 /// # Errors
 /// When nobody listens there, or the answer breaks off or is no HTTP.

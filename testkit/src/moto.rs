@@ -69,8 +69,8 @@ impl Moto {
         &mut self.process
     }
 
-    /// From now on every request needs a known access key, its signature, and a policy that allows it; those of this type
-    /// fail too.
+    /// From now on every request needs a known access key, its signature, and a policy that allows it; those of this
+    /// type fail too.
     pub fn check_requests(&self) {
         self.post("/moto-api/reset-auth", &[], "0");
     }
@@ -120,8 +120,8 @@ impl Moto {
         serde_json::from_str(&answer).unwrap()
     }
 
-    /// Makes an IAM user who may do `actions` (such as `kms:Decrypt`; `*` at the end is a wildcard) with everything, and
-    /// returns a credentials file with the user's key in its profile `default`.
+    /// Makes an IAM user who may do `actions` (such as `kms:Decrypt`) with everything, and returns a credentials file
+    /// with the user's key in its profile `default`.
     pub fn create_user(&self, user: &str, actions: &[&str]) -> PathBuf {
         self.iam(&format!("Action=CreateUser&UserName={user}"));
         if !actions.is_empty() {

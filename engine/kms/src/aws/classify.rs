@@ -26,6 +26,8 @@ const FOREIGN_CHARS_MAX: usize = 300;
 const SOURCES_MAX: usize = 16;
 
 const UNAVAILABLE: Class = Class::Unavailable { retry_after: None };
+const NOT_IN_TIME: &str = "no answer in time";
+const NETWORK_REMEDY: &str = "check the network to AWS KMS and to the source of credentials";
 const CLOCK_REMEDY: &str = "set the clock of this machine: AWS accepts 5 minutes of difference";
 
 /// What was asked when it failed.
@@ -73,11 +75,10 @@ where
                 "check that endpoint_url is AWS KMS; otherwise wait for it to recover",
             )
         }
-        SdkError::TimeoutError(_) => failed(
-            UNAVAILABLE,
-            "no answer in time".to_owned(),
-            "check the network to AWS KMS and to the source of credentials",
-        ),
+        SdkError::TimeoutError(_) => failed(UNAVAILABLE, NOT_IN_TIME.to_owned(), NETWORK_REMEDY),
+        SdkError::DispatchFailure(context) if context.is_timeout() => {
+            failed(UNAVAILABLE, NOT_IN_TIME.to_owned(), NETWORK_REMEDY)
+        }
         // Everything else happened before there was an answer: looking for credentials, the endpoint, the network.
         other => unasked(other).map_or_else(
             || {
@@ -170,8 +171,8 @@ fn answered(
             shows_message = true;
             (
                 Class::Denied,
-                "allow kms:Encrypt, Decrypt, GenerateDataKey and DescribeKey in the key's policy or the role's; if they \
-                 are allowed, the wrapped key may belong to a key that this identity cannot see",
+                "allow kms:Encrypt, Decrypt, GenerateDataKey and DescribeKey in the key's policy or the role's; if \
+                 they are allowed, the wrapped key may belong to a key that this identity cannot see",
             )
         }
         "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => {
@@ -255,10 +256,15 @@ fn answered(
             Class::Unavailable { retry_after },
             "wait for AWS KMS to recover",
         ),
-        _ => (
-            by_status(response),
-            "look the code up among the errors of AWS KMS; without one, check that endpoint_url is AWS KMS",
-        ),
+        _ => {
+            let class = by_status(response);
+            // It may be about the credentials, and reading them anew costs little.
+            blames_credentials = class == Class::Denied;
+            (
+                class,
+                "look the code up among the errors of AWS KMS; without one, check that endpoint_url is AWS KMS",
+            )
+        }
     };
     let mut what = format!("AWS KMS {} of key {}: ", asked.operation, asked.key);
     match foreign(code) {

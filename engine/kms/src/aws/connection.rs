@@ -48,8 +48,9 @@ impl Connection {
     }
 }
 
-/// Runs a future of the SDK without a log. At the level `trace` the SDK writes whole requests, the plaintext of Encrypt
-/// among them, and no log level may be what writes a key to disk. What went wrong is in the error that comes back.
+/// Runs a future of the SDK without a log. At the level `trace` the SDK writes a session's token, and two environment
+/// variables of its own (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`) add whole bodies, with DEKs in them; neither may
+/// be what writes a secret to disk. What went wrong is in the error that comes back.
 pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
     future.with_subscriber(NoSubscriber::default())
 }
@@ -229,3 +230,41 @@ impl std::fmt::Display for InTheClear {
 }
 
 impl std::error::Error for InTheClear {}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kms::config::Credentials;
+    use aws_sdk_kms::primitives::Blob;
+
+    use super::super::classify::{Asked, classify};
+    use super::*;
+
+    /// 192.0.2.1 is no machine's address, and nobody is asked whether it is.
+    #[tokio::test]
+    async fn the_guard_stops_a_request_in_the_clear_before_it_leaves() {
+        let http = http_client(&AwsSettings {
+            endpoint_url: Some("http://127.0.0.1".to_owned()),
+            ..AwsSettings::new("alias/keyway")
+        });
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .http_client(http.unwrap())
+            .retry_config(RetryConfig::disabled())
+            .region(Region::new("eu-central-1"))
+            .endpoint_url("http://192.0.2.1")
+            .credentials_provider(Credentials::new("id", "none", None, None, "test"))
+            .interceptor(EndpointGuard)
+            .build();
+        let request = aws_sdk_kms::Client::from_conf(config).encrypt();
+        let request = request.key_id("alias/keyway").plaintext(Blob::new("x"));
+        let error = request.send().await.unwrap_err();
+        let asked = Asked {
+            operation: "Encrypt",
+            key: "alias/keyway",
+            now: std::time::SystemTime::now(),
+        };
+        let error = classify(asked, &error).error;
+        assert_eq!(error.class(), Class::Misconfigured, "{error}");
+        assert!(error.what().contains(&InTheClear.to_string()), "{error}");
+    }
+}
