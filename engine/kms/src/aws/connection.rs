@@ -48,9 +48,9 @@ impl Connection {
     }
 }
 
-/// Runs a future of the SDK without a log. At the level `trace` the SDK writes a session's token, and two environment
-/// variables of its own (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`) add whole bodies, with DEKs in them; neither may
-/// be what writes a secret to disk. What went wrong is in the error that comes back.
+/// Runs a future of the SDK without a log. At the level `trace` the SDK writes whole requests: a session's token, and
+/// the DEK that Encrypt is given. Two environment variables of its own (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`) add
+/// the answers. No level and no variable may be what writes a secret to disk. What went wrong is in the error.
 pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
     future.with_subscriber(NoSubscriber::default())
 }

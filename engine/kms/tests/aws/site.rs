@@ -28,8 +28,8 @@ pub fn dek() -> SecretKey {
     SecretKey::take(&mut SECRET.clone())
 }
 
-/// A moto that believes every signature until it is told to check them, one key (`alias/keyway` too), and a user who may
-/// use it.
+/// A moto that believes every signature until it is told to check them, one key (`alias/keyway` too), and a user who
+/// may use it.
 pub struct Site {
     pub moto: Moto,
     pub key: MotoKey,
