@@ -50,7 +50,8 @@ impl Connection {
 
 /// Runs a future of the SDK without a log. At the level `trace` the SDK writes whole requests: a session's token, and
 /// the DEK that Encrypt is given. Two environment variables of its own (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`)
-/// add the answers. No level and no variable may be what writes a secret to disk. What went wrong is in the error.
+/// repeat the body and add the answers. No level and no variable may be what writes a secret to disk. What went wrong
+/// is in the error.
 pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
     future.with_subscriber(NoSubscriber::default())
 }
