@@ -9,5 +9,8 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+pub mod http;
+pub mod microburst;
+pub mod moto;
 pub mod process;
 pub mod tools;

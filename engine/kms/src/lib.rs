@@ -18,6 +18,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "aws")]
+mod aws;
 mod context;
 mod error;
 mod hex;
@@ -32,6 +34,8 @@ mod secret;
 mod service;
 mod share;
 
+#[cfg(feature = "aws")]
+pub use aws::{Aws, AwsSettings};
 pub use context::{CONTEXT_BYTES, Context, Purpose};
 pub use error::{Class, KmsError};
 pub use local::{Argon2Params, DevKek, Local};
