@@ -4,8 +4,8 @@
 
 use keyway_protocol::limits::{FRAME_LEN_MAX, KEY_ID_LEN_MAX, PAYLOAD_LEN_MAX};
 use keyway_protocol::{
-    KeyListAnswer, KmsShares, Octets, Opcode, ProtocolError, Request, RequestFrame, ResponseFrame, Sealed,
-    ServerHello,
+    KeyListAnswer, KmsShares, Octets, Opcode, ProtocolError, Request, RequestFrame, ResponseFrame,
+    Sealed, ServerHello,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

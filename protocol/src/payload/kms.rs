@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::limits::{KMS_SHARES_MAX, UNLOCK_SECRET_LEN_MAX};
+use crate::limits::{KMS_SHARES_MAX, PAYLOAD_LEN_MAX, UNLOCK_SECRET_LEN_MAX};
 use crate::reader::{Reader, at_least, at_most, in_range, zero};
 use crate::{Octets, ProtocolError, UnlockKind, check_kms_name};
 
@@ -270,6 +270,8 @@ fn append_kms_name(name: &str, out: &mut Vec<u8>) {
     out.push(name.len() as u8);
     out.extend_from_slice(name.as_bytes());
 }
+
+const _: () = assert!(KmsShares::LEN_MAX <= PAYLOAD_LEN_MAX, "all shares fit");
 
 #[cfg(test)]
 mod tests {
