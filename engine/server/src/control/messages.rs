@@ -1,7 +1,7 @@
 //! What shards ask of the control thread, and what it tells them.
 
 use keyway_core::{LeaseEvent, Settings};
-use keyway_protocol::Status;
+use keyway_protocol::{Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -75,8 +75,12 @@ pub enum Command {
     Unlock {
         /// Which keyspace.
         keyspace: u32,
-        /// What the provider needs; may be empty.
+        /// What the secret is.
+        kind: UnlockKind,
+        /// What the provider needs; empty if the kind is nothing.
         secret: Zeroizing<Vec<u8>>,
+        /// Keep trying until the provider answers.
+        watch: bool,
     },
     /// How an unlock goes.
     UnlockStatus {
@@ -84,6 +88,38 @@ pub enum Command {
         keyspace: u32,
         /// Its ticket.
         ticket: u64,
+    },
+    /// Give a keyspace a new DEK.
+    Rotate {
+        /// Which keyspace.
+        keyspace: u32,
+    },
+    /// Move a keyspace's wrapped DEKs to another KMS.
+    Rewrap {
+        /// Which keyspace.
+        keyspace: u32,
+        /// The name of the KMS.
+        kms: String,
+    },
+    /// Have a KMS make its key, where there is none yet.
+    Initialise {
+        /// Its name.
+        kms: String,
+        /// Shares to make, at most 16; 0 for a key under a passphrase.
+        shares: u8,
+        /// Shares that open it: 1 to `shares`, or 0 with a passphrase.
+        threshold: u8,
+        /// Empty if there are shares.
+        passphrase: Zeroizing<Vec<u8>>,
+    },
+    /// Unlock a KMS, or give it one share of several.
+    UnlockKms {
+        /// Its name.
+        kms: String,
+        /// What the secret is.
+        kind: UnlockKind,
+        /// Empty if the kind is nothing.
+        secret: Zeroizing<Vec<u8>>,
     },
     /// Everything, as JSON.
     Status,
@@ -163,7 +199,7 @@ pub enum ControlEvent {
         token: u64,
         /// How it ended.
         status: Status,
-        /// The payload, or an explanation.
-        payload: Vec<u8>,
+        /// The payload, or an explanation. It may hold a new KMS key's shares.
+        payload: Zeroizing<Vec<u8>>,
     },
 }

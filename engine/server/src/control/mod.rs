@@ -139,11 +139,20 @@ impl<K: Kms + 'static> Control<K> {
             Command::Set { keyspace, lines } => self.set(keyspace, &lines).await,
             Command::List { after, visible } => Ok(self.list(after, &visible)),
             Command::Lock { keyspace } => self.lock(keyspace).await,
-            Command::Unlock { keyspace, secret } => self.start_unlock(keyspace, secret),
+            Command::Unlock {
+                keyspace, secret, ..
+            } => self.start_unlock(keyspace, secret),
             Command::UnlockStatus { keyspace, ticket } => {
                 self.unlock_status(keyspace, ticket).await
             }
             Command::Status => self.status().await,
+            Command::Rotate { .. }
+            | Command::Rewrap { .. }
+            | Command::Initialise { .. }
+            | Command::UnlockKms { .. } => Err((
+                Status::Unsupported,
+                "this server cannot do that to its KMS".into(),
+            )),
         };
         let (status, payload) = match answer {
             Ok(payload) => (Status::Ok, payload),
@@ -152,7 +161,7 @@ impl<K: Kms + 'static> Control<K> {
         let event = ControlEvent::Answer {
             token: reply_to.token,
             status,
-            payload,
+            payload: payload.into(),
         };
         self.send(reply_to.shard, event).await;
     }

@@ -3,6 +3,7 @@
 use keyway_core::{KeyspaceId, Refusal, UnlockState};
 use keyway_protocol::{ResponseHead, Status};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::Shard;
 use super::answer::Reply;
@@ -111,7 +112,7 @@ impl Shard {
         }
     }
 
-    fn relay_answer(&self, reply: &Reply, status: Status, payload: Vec<u8>) {
+    fn relay_answer(&self, reply: &Reply, status: Status, payload: Zeroizing<Vec<u8>>) {
         self.answer(reply, |out| {
             if status == Status::Ok {
                 out.extend_from_slice(&payload);

@@ -1,6 +1,6 @@
 //! DEKs on their way from the KMS to the shards, and locks and unlocks that race with them.
 
-use keyway_protocol::Status;
+use keyway_protocol::{Status, UnlockKind};
 use keyway_server::control::messages::Command;
 use shuttle::thread;
 use std::sync::atomic::Ordering;
@@ -10,7 +10,9 @@ use super::node::{Flaw, KEYSPACE, Node, Plan, SHARDS, SOUND};
 fn unlock() -> Command {
     Command::Unlock {
         keyspace: KEYSPACE,
+        kind: UnlockKind::Nothing,
         secret: Vec::new().into(),
+        watch: false,
     }
 }
 

@@ -240,7 +240,7 @@ impl Shard {
                 payload,
             } => {
                 let mut answers = self.shared.answers.lock().expect("nobody panics with it");
-                let earlier = answers.insert(token, (status, payload));
+                let earlier = answers.insert(token, (status, payload.to_vec()));
                 assert!(earlier.is_none(), "answered twice");
             }
         }

@@ -1,5 +1,6 @@
 //! Stopping the node in whatever state it is: all of it ends, and nobody waits for ever.
 
+use keyway_protocol::UnlockKind;
 use keyway_server::control::messages::Command;
 use shuttle::thread;
 
@@ -10,7 +11,9 @@ fn stop_in_the_middle(plan: Plan) {
     for command in [
         Command::Unlock {
             keyspace: KEYSPACE,
+            kind: UnlockKind::Nothing,
             secret: Vec::new().into(),
+            watch: false,
         },
         Command::Lock { keyspace: KEYSPACE },
         Command::Create {
