@@ -12,5 +12,6 @@
 pub mod http;
 pub mod microburst;
 pub mod moto;
+pub mod openbao;
 pub mod process;
 pub mod tools;

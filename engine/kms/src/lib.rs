@@ -33,6 +33,7 @@ mod record;
 mod secret;
 mod service;
 mod share;
+mod vault;
 
 #[cfg(feature = "aws")]
 pub use aws::{Aws, AwsSettings};
@@ -52,3 +53,4 @@ pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
 };
 pub use share::{SHARE_BYTES_MAX, Share};
+pub use vault::{Vault, VaultAuth, VaultSettings};
