@@ -10,4 +10,5 @@
 )]
 
 pub mod process;
+pub mod softhsm;
 pub mod tools;
