@@ -128,7 +128,11 @@ impl SoftHsm {
     /// How often the spied-on program has called `function`, as in `C_Login`.
     pub fn calls(&self, function: &str) -> usize {
         let log = std::fs::read(self.spy_log()).unwrap();
-        count_calls(&String::from_utf8_lossy(&log), function)
+        let log = String::from_utf8_lossy(&log);
+        let calls = log.lines().filter_map(|line| line.split_once(": "));
+        calls
+            .filter(|(number, name)| *name == function && number.parse::<u32>().is_ok())
+            .count()
     }
 
     /// The label of the token that was made first.
@@ -247,14 +251,6 @@ impl SoftHsm {
     fn config(&self) -> PathBuf {
         self.directory.join("softhsm2.conf")
     }
-}
-
-/// How often `function` is called in a text that the spy has written.
-pub fn count_calls(log: &str, function: &str) -> usize {
-    let calls = log.lines().filter_map(|line| line.split_once(": "));
-    calls
-        .filter(|(number, name)| *name == function && number.parse::<u32>().is_ok())
-        .count()
 }
 
 fn text(output: &Output) -> String {

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Waker};
 use std::time::{Duration, Instant};
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11 as Module};
@@ -13,10 +15,12 @@ use keyway_kms::{
     Class, Context, KmsError, Pin, Pkcs11, Pkcs11Settings, Provider, ProviderState, Purpose,
     SecretKey, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
 };
-use keyway_testkit::softhsm::{SoftHsm, count_calls, in_child};
+use keyway_testkit::softhsm::{SoftHsm, in_child};
 
 const KEY: &str = "kek";
 const WRONG_PIN: &str = "9999-wrong";
+/// How long a test waits for what is bound to happen.
+const PATIENCE: Duration = Duration::from_secs(60);
 const DOWN: Class = Class::Unavailable { retry_after: None };
 
 /// Runs the body of the test `name` in a process of its own, on a runtime, with a token that holds [`KEY`].
@@ -445,9 +449,9 @@ fn a_module_that_hangs_holds_up_nobody() {
         let mut settings = spied_on(hsm);
         settings.unlock_ms_max = 50;
         let kms = Pkcs11::open(settings).unwrap();
-        let late = kms.unlock(pin(hsm.pin())).await;
+        let late = kms.unlock(pin(WRONG_PIN)).await;
         assert_refused(late, DOWN, "no answer within 50 ms");
-        // Those who gave up have left their places; the places stay taken until the worker comes to them.
+        // The places of those who gave up stay taken until the worker comes to them.
         let full = loop {
             match kms.unlock(pin(WRONG_PIN)).await {
                 Err(error) if error.class() == DOWN => {}
@@ -458,28 +462,58 @@ fn a_module_that_hangs_holds_up_nobody() {
         kms.lock();
         assert_eq!(kms.state(), ProviderState::Locked);
 
-        // The module goes on: the first unlock came before the lock, and who gave up has no PIN sent for him.
-        let reader = std::thread::spawn(move || {
-            let mut text = String::new();
-            fs::File::open(log)
-                .unwrap()
-                .read_to_string(&mut text)
-                .map(|_| text)
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let reader = Arc::clone(&written);
+        std::thread::spawn(move || {
+            let mut pipe = fs::File::open(log).unwrap();
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut bytes) {
+                reader.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
         });
         let began = Instant::now();
         while let Err(error) = kms.unlock(pin(hsm.pin())).await {
-            assert!(error.is_retryable(), "{error}");
-            assert!(began.elapsed() < Duration::from_secs(60), "{error}");
+            assert!(began.elapsed() < PATIENCE, "{error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert!(
-            !hsm.is_pin_count_low(),
-            "a PIN was sent for a caller who had left"
-        );
         wrap(&kms, 0).await.unwrap();
-        drop(kms);
-        drop(reader);
-        let _ = count_calls;
+        let has_sent = |pin: &str| {
+            let written = written.lock().unwrap();
+            written
+                .windows(pin.len())
+                .any(|bytes| bytes == pin.as_bytes())
+        };
+        while !has_sent(hsm.pin()) {
+            assert!(began.elapsed() < PATIENCE, "the spy wrote no PIN");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!has_sent(WRONG_PIN), "sent for a caller who had given up");
+    });
+}
+
+#[test]
+fn callers_who_leave_disturb_nobody() {
+    at_token("callers_who_leave_disturb_nobody", async |hsm| {
+        let kms = opened(hsm, settings(hsm)).await;
+        let Wrapped(wrapped) = wrap(&kms, 6).await.unwrap();
+        for _ in 0..100 {
+            let context = context(1);
+            let mut leaving = kms.unwrap(&context, &wrapped);
+            let polled = leaving
+                .as_mut()
+                .poll(&mut TaskContext::from_waker(Waker::noop()));
+            // Now it is in the queue, or has been refused for want of room.
+            drop((polled, leaving));
+        }
+        let began = Instant::now();
+        let back = loop {
+            match kms.unwrap(&context(1), &wrapped).await {
+                Ok(back) => break back,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+            assert!(began.elapsed() < PATIENCE);
+        };
+        assert!(back.is_same(&dek(6)));
     });
 }
 

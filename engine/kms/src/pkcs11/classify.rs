@@ -7,9 +7,6 @@ use cryptoki::slot::TokenInfo;
 use super::Pkcs11Settings;
 use crate::{Class, KmsError};
 
-/// `CKR_AEAD_DECRYPT_FAILED` of PKCS#11 3.0, which the binding has no name for.
-const CKR_AEAD_DECRYPT_FAILED: u64 = 0x42;
-
 /// Whether the session, or a handle found through it, is no longer good: a new session may be.
 pub(super) fn is_session_lost(error: &Error) -> bool {
     match error {
@@ -49,9 +46,8 @@ pub(super) fn blame(error: &Error) -> Blame {
     };
     match value {
         RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange => Blame::Bytes,
-        RvError::UnknownErrorCode(code) if u64::from(*code) == CKR_AEAD_DECRYPT_FAILED => {
-            Blame::Bytes
-        }
+        // CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0, which the binding has no name for.
+        RvError::UnknownErrorCode(0x42) => Blame::Bytes,
         RvError::GeneralError
         | RvError::FunctionFailed
         | RvError::DeviceError

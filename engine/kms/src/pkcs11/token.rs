@@ -16,7 +16,7 @@ use super::format::{IV_BYTES, SEALED_BYTES, Sealed, TAG_BITS};
 use crate::{Class, KmsError, SECRET_BYTES, SecretKey};
 
 /// Length of the key-encryption key, in bytes: a DEK has as many.
-const KEK_BYTES: u64 = 32;
+const KEK_BYTES: usize = 32;
 /// Keys of one label that are looked at: two are too many already.
 const KEYS_SEEN_MAX: usize = 2;
 
@@ -140,7 +140,7 @@ fn check_key(
                     format!("set CKA_ENCRYPT and CKA_DECRYPT of key {key} on the token"),
                 ));
             }
-            Attribute::ValueLen(len) if *len != KEK_BYTES => {
+            Attribute::ValueLen(len) if usize::from(len) != KEK_BYTES => {
                 return Err(KmsError::new(
                     Class::Misconfigured,
                     format!("key {key} of token {token} has {len} bytes"),

@@ -122,7 +122,8 @@ impl Worker {
                 answer,
             } => self.answer(answer, |worker| worker.unwrap(visit, &context, &sealed)),
             Job::Unlock { visit, pin, answer } => {
-                self.answer(answer, |worker| worker.unlock(visit, pin));
+                let result = self.unlock(visit, pin, &answer);
+                let _ = answer.send(result);
             }
             Job::Wake => {}
         }
@@ -298,8 +299,13 @@ impl Worker {
         Ok((login, key))
     }
 
-    fn unlock(&mut self, visit: Visit, pin: UnlockPin) -> Result<Unlocked, KmsError> {
-        self.check_no_lock(visit)?;
+    fn unlock(
+        &mut self,
+        visit: Visit,
+        pin: UnlockPin,
+        asker: &Answer<Unlocked>,
+    ) -> Result<Unlocked, KmsError> {
+        self.check_wanted(visit, asker)?;
         let module = module::load(&self.settings.module)
             .map_err(|error| describe(&error, &self.settings))?;
         let (session, info) = open_session(&module, &self.settings)?;
@@ -307,6 +313,8 @@ impl Worker {
             UnlockPin::Given(pin) => (pin, false),
             UnlockPin::InFile(path) => (self.read_pin(&path, &info)?, true),
         };
+        // A module may have taken its time up to here. Past here the PIN is sent, whatever happens.
+        self.check_wanted(visit, asker)?;
         // Other sessions of this process share the login, so ours goes before the token can check a PIN.
         self.log_out();
         let result = log_in(&session, &pin);
@@ -345,11 +353,12 @@ impl Worker {
         Ok(Unlocked::Open)
     }
 
-    fn check_no_lock(&self, visit: Visit) -> Result<(), KmsError> {
-        match self.gate.was_locked_since(visit) {
-            true => Err(locked_meanwhile(&self.settings)),
-            false => Ok(()),
+    /// Whoever has given up may try again with another PIN, so theirs is not sent: each would cost a try.
+    fn check_wanted(&self, visit: Visit, asker: &Answer<Unlocked>) -> Result<(), KmsError> {
+        if self.gate.was_locked_since(visit) || asker.is_closed() {
+            return Err(locked_meanwhile(&self.settings));
         }
+        Ok(())
     }
 
     /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and would
