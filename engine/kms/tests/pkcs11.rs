@@ -1,6 +1,11 @@
 //! The pkcs11 provider at a real token, SoftHSM2. Each test has a token and a process of its own: the module keeps one
 //! state for a process.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
+
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -12,8 +17,8 @@ use std::time::{Duration, Instant};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11 as Module};
 use cryptoki::object::Attribute;
 use keyway_kms::{
-    Class, Context, KmsError, Pin, Pkcs11, Pkcs11Settings, Provider, ProviderState, Purpose,
-    SecretKey, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
+    Class, Context, KmsError, Pin, Pkcs11, Pkcs11Settings, Provider, ProviderFuture, ProviderState,
+    Purpose, SecretKey, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
 };
 use keyway_testkit::softhsm::{SoftHsm, in_child};
 
@@ -77,6 +82,12 @@ fn dek(seed: u8) -> SecretKey {
 
 async fn wrap(kms: &Pkcs11, seed: u8) -> Result<Wrapped, KmsError> {
     kms.wrap(&context(1), &dek(seed)).await
+}
+
+/// Starts the call.
+fn is_pending<T>(call: &mut ProviderFuture<'_, T>) -> bool {
+    let mut nobody = TaskContext::from_waker(Waker::noop());
+    call.as_mut().poll(&mut nobody).is_pending()
 }
 
 #[track_caller]
@@ -158,17 +169,23 @@ fn a_lock_logs_out_and_an_unlock_opens_again() {
     at_token("a_lock_logs_out_and_an_unlock_opens_again", async |hsm| {
         let kms = opened(hsm, spied_on(hsm)).await;
         let Wrapped(wrapped) = wrap(&kms, 5).await.unwrap();
-        let early = kms.unlock(pin(hsm.pin()));
+        let (early, context) = (kms.unlock(pin(hsm.pin())), context(1));
+        let mut answered = kms.unwrap(&context, &wrapped);
+        assert!(is_pending(&mut answered));
+        // One is done after the other, so that the first has its answer now.
+        wrap(&kms, 5).await.unwrap();
         kms.lock();
+        let kept_back = answered.await;
+        assert_refused(kept_back, Class::Locked, "keyway unlock");
         assert_eq!(kms.state(), ProviderState::Locked);
         assert_refused(early.await, Class::Locked, "while it was being unlocked");
-        let refused = kms.unwrap(&context(1), &wrapped).await;
+        let refused = kms.unwrap(&context, &wrapped).await;
         assert_refused(refused, Class::Locked, "keyway unlock");
         // The worker has answered `early`, and obeys a lock before it answers anything.
         assert_eq!(hsm.calls("C_Logout"), 1);
         assert_eq!(hsm.calls("C_CloseSession"), 1);
         kms.unlock(pin(hsm.pin())).await.unwrap();
-        let back = kms.unwrap(&context(1), &wrapped).await.unwrap();
+        let back = kms.unwrap(&context, &wrapped).await.unwrap();
         assert!(back.is_same(&dek(5)));
         assert_eq!(hsm.calls("C_Login"), 2);
     });
@@ -353,16 +370,50 @@ fn a_login_that_the_module_has_lost_wants_a_new_one() {
 }
 
 #[test]
-fn a_token_without_its_files_is_unavailable_and_no_key_is_damaged() {
-    let name = "a_token_without_its_files_is_unavailable_and_no_key_is_damaged";
+fn a_token_that_vanishes_is_unavailable_and_opens_again_when_it_is_back() {
+    let name = "a_token_that_vanishes_is_unavailable_and_opens_again_when_it_is_back";
     at_token(name, async |hsm| {
         let kms = opened(hsm, settings(hsm)).await;
         let Wrapped(wrapped) = wrap(&kms, 4).await.unwrap();
         let elsewhere = hsm.directory().join("elsewhere");
         fs::rename(hsm.tokens(), &elsewhere).unwrap();
-        let error = kms.unwrap(&context(1), &wrapped).await.unwrap_err();
-        assert_eq!(error.class(), DOWN, "{error}");
+        let gone = kms.unwrap(&context(1), &wrapped).await;
+        assert_refused(gone, DOWN, "shows no token");
+        // The module is restarted, and does not start without a directory of tokens.
+        for _ in 0..2 {
+            let gone = kms.unlock(pin(hsm.pin())).await;
+            assert_refused(gone, DOWN, "C_Initialize gave");
+            assert_eq!(kms.state(), ProviderState::Locked);
+        }
+
+        fs::rename(&elsewhere, hsm.tokens()).unwrap();
+        kms.unlock(pin(hsm.pin())).await.unwrap();
+        let back = kms.unwrap(&context(1), &wrapped).await.unwrap();
+        assert!(back.is_same(&dek(4)));
     });
+}
+
+#[test]
+fn a_module_is_not_restarted_under_another_user() {
+    at_token(
+        "a_module_is_not_restarted_under_another_user",
+        async |hsm| {
+            let mut elsewhere = spied_on(hsm);
+            elsewhere.token = "elsewhere".into();
+            let elsewhere = Pkcs11::open(elsewhere).unwrap();
+            let kms = opened(hsm, spied_on(hsm)).await;
+            let refused = elsewhere.unlock(pin(hsm.pin())).await;
+            assert_refused(refused, DOWN, "shows no token elsewhere");
+            assert_eq!(hsm.calls("C_Finalize"), 0);
+            wrap(&kms, 0).await.unwrap();
+            kms.lock();
+            // The lock has been obeyed once something after it is answered.
+            assert_refused(kms.unlock(pin(WRONG_PIN)).await, Class::Denied, "refuses");
+            let refused = elsewhere.unlock(pin(hsm.pin())).await;
+            assert_refused(refused, DOWN, "shows no token elsewhere");
+            assert_eq!(hsm.calls("C_Finalize"), 1);
+        },
+    );
 }
 
 #[test]

@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn what_cannot_work_is_refused_with_its_value() {
         settings().check().unwrap();
-        let cases: [(fn(&mut Pkcs11Settings), &str); 7] = [
+        type Spoil = fn(&mut Pkcs11Settings);
+        let cases: [(Spoil, &str); 7] = [
             (|s| s.module = "libhsm.so".into(), "libhsm.so"),
             (|s| s.module = "/nowhere/libhsm.so".into(), "/nowhere"),
             (|s| s.token = String::new(), "token has 0"),

@@ -78,7 +78,7 @@ fn absent(settings: &Pkcs11Settings, error: Option<&Error>) -> KmsError {
             settings.module.display(),
             settings.token
         ),
-        "connect the token or correct its label; some modules show a new token only after a restart of the server",
+        "connect the token or correct its label, then unlock it; if it is there all the same, restart the server",
     )
 }
 

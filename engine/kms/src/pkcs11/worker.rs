@@ -68,7 +68,7 @@ pub(super) struct Worker {
 
 /// We have logged in, and know of nothing that ended it.
 struct Login {
-    module: Module,
+    module: Arc<Module>,
     /// Since when.
     visit: Visit,
     session: Session,
@@ -308,7 +308,7 @@ impl Worker {
         self.check_wanted(visit, asker)?;
         let module = module::load(&self.settings.module)
             .map_err(|error| describe(&error, &self.settings))?;
-        let (session, info) = open_session(&module, &self.settings)?;
+        let (session, info) = self.find_token(&module)?;
         let (pin, is_from_file) = match pin {
             UnlockPin::Given(pin) => (pin, false),
             UnlockPin::InFile(path) => (self.read_pin(&path, &info)?, true),
@@ -351,6 +351,21 @@ impl Worker {
             "logged in to the token"
         );
         Ok(Unlocked::Open)
+    }
+
+    /// A session at the token. If the token is not there, the module is restarted and asked again.
+    fn find_token(&mut self, module: &Arc<Module>) -> Result<(Session, TokenInfo), KmsError> {
+        let error = match open_session(module, &self.settings) {
+            Err(error) if error.class() == BROKEN => error,
+            result => return result,
+        };
+        // A login without its token is lost.
+        self.log_out();
+        match module::restart(module) {
+            Ok(true) => open_session(module, &self.settings),
+            Ok(false) => Err(error),
+            Err(error) => Err(describe(&error, &self.settings)),
+        }
     }
 
     /// Whoever has given up may try again with another PIN, so theirs is not sent: each would cost a try.
