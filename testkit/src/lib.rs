@@ -14,4 +14,5 @@ pub mod microburst;
 pub mod moto;
 pub mod openbao;
 pub mod process;
+pub mod softhsm;
 pub mod tools;
