@@ -4,8 +4,9 @@
 //! The input's first byte chooses the message; the rest is the payload.
 
 use keyway_protocol::{
-    KeyListAnswer, Octets, Opcode, Request, RequestFrame, Scope, Sealed, decode_keyspace_id,
-    decode_ticket, encode_keyspace_id, encode_ticket,
+    KeyListAnswer, KmsShares, Octets, Opcode, Request, RequestFrame, Scope, Sealed,
+    decode_generation, decode_keyspace_id, decode_ticket, encode_generation, encode_keyspace_id,
+    encode_ticket,
 };
 
 use crate::memory;
@@ -68,7 +69,7 @@ fn request(opcode: Opcode, payload: &[u8]) {
 
 fn answer(kind: u8, payload: &[u8]) {
     let mut again = Vec::new();
-    match kind % 4 {
+    match kind % 6 {
         0 => {
             let Ok(sealed) = memory::within(0, "Sealed::decode", || Sealed::decode(payload)) else {
                 return;
@@ -90,12 +91,25 @@ fn answer(kind: u8, payload: &[u8]) {
             };
             encode_ticket(ticket, &mut again);
         }
-        _ => {
+        3 => {
             let Ok(id) = decode_keyspace_id(payload) else {
                 return;
             };
             assert!(id > 0, "keyspaces begin at 1");
             encode_keyspace_id(id, &mut again);
+        }
+        4 => {
+            let decoded = memory::within(0, "KmsShares::decode", || KmsShares::decode(payload));
+            let Ok(shares) = decoded else { return };
+            let encoded = KmsShares::encode(shares, &mut again);
+            encoded.expect("shares that were decoded are within their limits");
+        }
+        _ => {
+            let Ok(generation) = decode_generation(payload) else {
+                return;
+            };
+            assert!(generation > 0, "generations begin at 1");
+            encode_generation(generation, &mut again);
         }
     }
     assert_eq!(again, payload, "answer {kind} encodes to other bytes");

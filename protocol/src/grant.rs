@@ -19,7 +19,8 @@ wire_bits! {
         DERIVE = 32, "derive";
         /// GET.
         GET = 64, "get";
-        /// Keys and settings: all of KEY_*, KEYSPACE_CREATE, KEYSPACE_SET, FORCE_REFRESH.
+        /// Keys, settings and DEKs: all of KEY_*, all of KEYSPACE_* but KEYSPACE_LIST,
+        /// FORCE_REFRESH, KMS_INIT, KMS_UNLOCK.
         MANAGE = 128, "manage";
         /// LOCK, UNLOCK, UNLOCK_STATUS.
         UNLOCK = 256, "unlock";

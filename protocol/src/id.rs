@@ -1,4 +1,4 @@
-//! Names of keyspaces and keys: checked once, at construction.
+//! Names of keyspaces, keys and KMSes: checked once, at construction.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -6,14 +6,17 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::ProtocolError;
-use crate::limits::{KEY_ID_LEN_MAX, KEYSPACE_NAME_LEN_MAX};
+use crate::limits::{KEY_ID_LEN_MAX, KEYSPACE_NAME_LEN_MAX, KMS_NAME_LEN_MAX};
 use crate::reader::{at_least, at_most};
 
 /// Checks that `bytes` are a keyspace's name: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`.
 pub fn check_keyspace_name(bytes: &[u8]) -> Result<&str, ProtocolError> {
-    check_text("keyspace name", bytes, KEYSPACE_NAME_LEN_MAX, |byte| {
-        byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-')
-    })
+    check_text("keyspace name", bytes, KEYSPACE_NAME_LEN_MAX, is_name_byte)
+}
+
+/// Checks that `bytes` are a KMS's name: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`.
+pub fn check_kms_name(bytes: &[u8]) -> Result<&str, ProtocolError> {
+    check_text("kms name", bytes, KMS_NAME_LEN_MAX, is_name_byte)
 }
 
 /// Checks that `bytes` are a key id: 1 to 128 printable ASCII characters without spaces.
@@ -21,6 +24,10 @@ pub fn check_key_id(bytes: &[u8]) -> Result<&str, ProtocolError> {
     check_text("key_id", bytes, KEY_ID_LEN_MAX, |byte| {
         byte.is_ascii_graphic()
     })
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-')
 }
 
 fn check_text<'a>(
@@ -108,6 +115,12 @@ checked_text! {
 }
 
 checked_text! {
+    /// The name of a KMS, as the server's configuration gives it: 1 to 64 bytes of `a-z`, `0-9`,
+    /// `.`, `_` and `-`.
+    KmsName, check_kms_name
+}
+
+checked_text! {
     /// A key's id within its keyspace: 1 to 128 printable ASCII characters without spaces.
     KeyId, check_key_id
 }
@@ -161,7 +174,10 @@ mod tests {
     fn names_outside_of_their_alphabet_or_length_are_refused() {
         for bad in ["", "Prod", "pr od", "prod/x", "prod\u{e9}"] {
             assert!(KeyspaceName::new(bad).is_err(), "{bad:?}");
+            assert!(KmsName::new(bad).is_err(), "{bad:?}");
         }
+        assert!(KmsName::new(&"a".repeat(64)).is_ok());
+        assert!(KmsName::new(&"a".repeat(65)).is_err());
         assert!(KeyspaceName::new(&"a".repeat(64)).is_ok());
         assert!(KeyspaceName::new(&"a".repeat(65)).is_err());
         for bad in ["", "a b", "a\n", "\u{7f}", "\u{e9}"] {

@@ -40,27 +40,30 @@ mod response_writer;
 mod routing;
 mod scheme;
 mod status;
-mod unlock;
+mod unlock_kind;
 mod wire_enum;
 
 pub use algorithm::{Algorithm, KeyFormat, KeyState, Usage};
 pub use error::{ProtocolError, UnknownName};
 pub use frame::{RequestFrame, ResponseFlags, ResponseFrame};
 pub use grant::Grants;
-pub use id::{KeyId, KeyPath, KeyspaceName, check_key_id, check_keyspace_name};
+pub use id::{
+    KeyId, KeyPath, KeyspaceName, KmsName, check_key_id, check_keyspace_name, check_kms_name,
+};
 pub use octets::Octets;
 pub use opcode::{Opcode, Scope};
 pub use payload::{
-    Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRotate,
-    KeyRow, KeyRows, KeyspaceCreate, KeyspaceEntry, Material, NewKey, Request, Sealed, ServerHello,
-    Settings, SettingsIter, Sign, Verify, decode_keyspace_id, decode_ticket, encode_keyspace_id,
+    Custody, Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyListAnswer,
+    KeyRotate, KeyRow, KeyRows, KeyspaceCreate, KeyspaceEntry, KmsInit, KmsShares, KmsUnlock,
+    Material, NewKey, Request, Sealed, ServerHello, Settings, SettingsIter, Sign, Unlock, Verify,
+    decode_generation, decode_keyspace_id, decode_ticket, encode_generation, encode_keyspace_id,
     encode_ticket,
 };
 pub use response_writer::{ResponseHead, ResponseWriter};
 pub use routing::{Router, ShardMap};
 pub use scheme::{InputKind, Scheme};
 pub use status::Status;
-pub use unlock::UnlockKind;
+pub use unlock_kind::UnlockKind;
 
 /// The version of the protocol that this crate speaks, in every frame's version byte.
 pub const VERSION: u8 = 1;

@@ -54,8 +54,14 @@ pub const MATERIAL_LEN_MAX: usize = 16_384;
 /// The longest text of settings, in bytes.
 pub const SETTINGS_LEN_MAX: usize = 16_384;
 
-/// The longest passphrase of UNLOCK, in bytes.
-pub const PASSPHRASE_LEN_MAX: usize = 1_024;
+/// The longest name of a KMS, in bytes.
+pub const KMS_NAME_LEN_MAX: usize = 64;
+
+/// The longest passphrase, PIN or share of UNLOCK, KMS_UNLOCK and KMS_INIT, in bytes.
+pub const UNLOCK_SECRET_LEN_MAX: usize = 1_024;
+
+/// The most shares that KMS_INIT makes.
+pub const KMS_SHARES_MAX: u8 = 16;
 
 /// The most rows in one answer to KEY_LIST, and what a limit of 0 asks for.
 pub const KEY_LIST_ROWS_MAX: u16 = 256;
@@ -101,8 +107,12 @@ const _: () = {
     );
     assert!(KEYSPACE_NAME_LEN_MAX + 1 + SETTINGS_LEN_MAX <= PAYLOAD_LEN_MAX);
     assert!(16 + MATERIAL_LEN_MAX <= PAYLOAD_LEN_MAX);
-    assert!(PASSPHRASE_LEN_MAX <= PAYLOAD_LEN_MAX && EXPLANATION_LEN_MAX <= PAYLOAD_LEN_MAX);
-    // Both lengths stand in one byte somewhere.
+    assert!(3 + KMS_NAME_LEN_MAX + UNLOCK_SECRET_LEN_MAX <= PAYLOAD_LEN_MAX);
+    assert!(EXPLANATION_LEN_MAX <= PAYLOAD_LEN_MAX);
+    // These lengths stand in one byte somewhere.
     assert!(KEY_ID_LEN_MAX <= u8::MAX as usize);
     assert!(KEYSPACE_NAME_LEN_MAX <= u8::MAX as usize);
+    assert!(KMS_NAME_LEN_MAX <= u8::MAX as usize);
+    // And this one in two.
+    assert!(UNLOCK_SECRET_LEN_MAX <= u16::MAX as usize);
 };

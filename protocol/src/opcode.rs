@@ -32,6 +32,10 @@ wire_enum! {
         KeyspaceSet = 0x21, "keyspace_set";
         /// List keyspaces.
         KeyspaceList = 0x22, "keyspace_list";
+        /// Give a keyspace a new DEK.
+        KeyspaceRotate = 0x23, "keyspace_rotate";
+        /// Move a keyspace's wrapped DEKs to another KMS.
+        KeyspaceRewrap = 0x24, "keyspace_rewrap";
         /// Make a key.
         KeyGenerate = 0x28, "key_generate";
         /// Bring a key.
@@ -52,6 +56,10 @@ wire_enum! {
         UnlockStatus = 0x33, "unlock_status";
         /// How the server is doing.
         Status = 0x34, "status";
+        /// Have a KMS make its key.
+        KmsInit = 0x35, "kms_init";
+        /// Unlock a KMS, or give it a share.
+        KmsUnlock = 0x36, "kms_unlock";
     }
 }
 
@@ -71,12 +79,20 @@ impl Opcode {
     #[must_use]
     pub const fn scope(self) -> Scope {
         match self {
-            Self::Hello | Self::Ping | Self::KeyspaceCreate | Self::KeyspaceList | Self::Status => {
-                Scope::Server
-            }
-            Self::KeyspaceSet | Self::KeyList | Self::Lock | Self::Unlock | Self::UnlockStatus => {
-                Scope::Keyspace
-            }
+            Self::Hello
+            | Self::Ping
+            | Self::KeyspaceCreate
+            | Self::KeyspaceList
+            | Self::Status
+            | Self::KmsInit
+            | Self::KmsUnlock => Scope::Server,
+            Self::KeyspaceSet
+            | Self::KeyspaceRotate
+            | Self::KeyspaceRewrap
+            | Self::KeyList
+            | Self::Lock
+            | Self::Unlock
+            | Self::UnlockStatus => Scope::Keyspace,
             Self::Sign
             | Self::Verify
             | Self::Mac
@@ -101,12 +117,16 @@ impl Opcode {
             self,
             Self::KeyspaceCreate
                 | Self::KeyspaceSet
+                | Self::KeyspaceRotate
+                | Self::KeyspaceRewrap
                 | Self::KeyGenerate
                 | Self::KeyImport
                 | Self::KeyRotate
                 | Self::KeyRevoke
                 | Self::Lock
                 | Self::Unlock
+                | Self::KmsInit
+                | Self::KmsUnlock
         )
     }
 
@@ -115,14 +135,22 @@ impl Opcode {
     pub const fn request_is_secret(self) -> bool {
         matches!(
             self,
-            Self::KeyImport | Self::KeyRotate | Self::Unlock | Self::Encrypt
+            Self::KeyImport
+                | Self::KeyRotate
+                | Self::Unlock
+                | Self::KmsInit
+                | Self::KmsUnlock
+                | Self::Encrypt
         )
     }
 
     /// Whether the OK answer's payload holds a secret, which whoever buffers it should wipe.
     #[must_use]
     pub const fn answer_is_secret(self) -> bool {
-        matches!(self, Self::Get | Self::Derive | Self::Decrypt)
+        matches!(
+            self,
+            Self::Get | Self::Derive | Self::Decrypt | Self::KmsInit
+        )
     }
 
     /// The grants of which a principal needs one. None means that everybody may ask.
@@ -144,12 +172,16 @@ impl Opcode {
             Self::Get => Grants::GET,
             Self::KeyspaceCreate
             | Self::KeyspaceSet
+            | Self::KeyspaceRotate
+            | Self::KeyspaceRewrap
             | Self::KeyGenerate
             | Self::KeyImport
             | Self::KeyRotate
             | Self::KeyRevoke
             | Self::KeyList
-            | Self::ForceRefresh => Grants::MANAGE,
+            | Self::ForceRefresh
+            | Self::KmsInit
+            | Self::KmsUnlock => Grants::MANAGE,
             Self::Lock | Self::Unlock | Self::UnlockStatus => Grants::UNLOCK,
         }
     }

@@ -4,8 +4,8 @@
 
 use keyway_protocol::limits::{FRAME_LEN_MAX, KEY_ID_LEN_MAX, PAYLOAD_LEN_MAX};
 use keyway_protocol::{
-    KeyListAnswer, Octets, Opcode, ProtocolError, Request, RequestFrame, ResponseFrame, Sealed,
-    ServerHello,
+    KeyListAnswer, KmsShares, Octets, Opcode, ProtocolError, Request, RequestFrame, ResponseFrame,
+    Sealed, ServerHello,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -81,6 +81,11 @@ fn check_answer(payload: &[u8]) -> Result<(), TestCaseError> {
     out.clear();
     if let Ok(page) = KeyListAnswer::decode(payload) {
         KeyListAnswer::encode(&page.cursor, page.rows, &mut out).unwrap();
+        prop_assert_eq!(&out[..], payload);
+    }
+    out.clear();
+    if let Ok(shares) = KmsShares::decode(payload) {
+        KmsShares::encode(shares, &mut out).unwrap();
         prop_assert_eq!(&out[..], payload);
     }
     Ok(())

@@ -19,17 +19,17 @@ KEY_ID_LEN_MAX = 128
 
 HELLO, PING = 0x01, 0x02
 SIGN, VERIFY, MAC, ENCRYPT, DECRYPT, DERIVE, PUBLIC_KEY, GET = range(0x10, 0x18)
-KEYSPACE_CREATE, KEYSPACE_SET, KEYSPACE_LIST = 0x20, 0x21, 0x22
+KEYSPACE_CREATE, KEYSPACE_SET, KEYSPACE_LIST, KEYSPACE_ROTATE, KEYSPACE_REWRAP = range(0x20, 0x25)
 KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_LIST = range(0x28, 0x2D)
-FORCE_REFRESH, LOCK, UNLOCK, UNLOCK_STATUS, STATUS = range(0x30, 0x35)
+FORCE_REFRESH, LOCK, UNLOCK, UNLOCK_STATUS, STATUS, KMS_INIT, KMS_UNLOCK = range(0x30, 0x37)
 
 OPCODES = {
     code: name
     for name, code in list(globals().items())
     if isinstance(code, int) and name.isupper() and not name.endswith("_MAX")
 }
-NAMES_NOTHING = {HELLO, PING, KEYSPACE_CREATE, KEYSPACE_LIST, STATUS}
-NAMES_KEYSPACE = {KEYSPACE_SET, KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
+NAMES_NOTHING = {HELLO, PING, KEYSPACE_CREATE, KEYSPACE_LIST, STATUS, KMS_INIT, KMS_UNLOCK}
+NAMES_KEYSPACE = {KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
 
 OK, NEEDS_UNLOCK = 0, 2
 STATUSES = set(range(16))
@@ -37,6 +37,8 @@ STATUSES_WITH_HINT = {1, 3, 4}
 ALGORITHMS = {1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 33, 48}
 SCHEMES = set(range(10))
 USAGE_BITS = 63
+UNLOCK_KIND_NOTHING, UNLOCK_KINDS = 0, {0, 1, 2, 3}
+KMS_SHARES_MAX = 16
 
 
 class Refused(Exception):
@@ -89,9 +91,17 @@ def check_key_id(key_id):
     demand(all(0x21 <= byte <= 0x7E for byte in key_id), "key_id")
 
 
+def check_name(name, field):
+    demand(1 <= len(name) <= 64, field)
+    demand(all(byte in b"abcdefghijklmnopqrstuvwxyz0123456789._-" for byte in name), field)
+
+
 def check_keyspace_name(name):
-    demand(1 <= len(name) <= 64, "keyspace_name")
-    demand(all(byte in b"abcdefghijklmnopqrstuvwxyz0123456789._-" for byte in name), "keyspace_name")
+    check_name(name, "keyspace_name")
+
+
+def check_secret_len(secret, field):
+    demand(1 <= len(secret) <= 1024, field)
 
 
 def check_settings(lines):
@@ -306,6 +316,70 @@ def read_after(r):
     return [("after", after)]
 
 
+def read_kms_name(r, count):
+    name = r.bytes("kms_name", count)
+    check_name(name, "kms_name")
+    return name
+
+
+def read_rewrap(r):
+    return [("kms_name", read_kms_name(r, r.left()))]
+
+
+def read_unlock_kind(r):
+    kind = r.number("unlock_kind", 1)
+    demand(kind in UNLOCK_KINDS, "unlock_kind")
+    return kind
+
+
+def read_secret(r, kind):
+    secret = r.rest("secret")
+    if kind == UNLOCK_KIND_NOTHING:
+        demand(secret == b"", "secret")
+    else:
+        check_secret_len(secret, "secret")
+    return secret
+
+
+def read_unlock(r):
+    kind, flags = read_unlock_kind(r), r.number("unlock_flags", 1)
+    demand(flags & ~1 == 0, "unlock_flags")
+    return [("unlock_kind", kind), ("unlock_flags", flags), ("secret", read_secret(r, kind))]
+
+
+def read_kms_unlock(r):
+    kind = read_unlock_kind(r)
+    name = read_kms_name(r, r.number("name_len", 1))
+    return [("unlock_kind", kind), ("kms_name", name), ("secret", read_secret(r, kind))]
+
+
+def read_kms_init(r):
+    shares, threshold = r.number("shares", 1), r.number("threshold", 1)
+    name = read_kms_name(r, r.number("name_len", 1))
+    fields = [("shares", shares), ("threshold", threshold), ("kms_name", name)]
+    if shares == 0:
+        demand(threshold == 0, "threshold")
+        passphrase = r.rest("passphrase")
+        check_secret_len(passphrase, "passphrase")
+        return fields + [("passphrase", passphrase)]
+    demand(r.left() == 0, "KMS_INIT")
+    demand(shares <= KMS_SHARES_MAX, "shares")
+    demand(1 <= threshold <= shares, "threshold")
+    return fields
+
+
+def read_kms_shares(r):
+    count, fields = r.number("shares", 1), []
+    demand(count <= KMS_SHARES_MAX, "shares")
+    for _ in range(count):
+        share = r.bytes("share", r.number("share_len", 2))
+        check_secret_len(share, "share")
+        demand(all(0x20 <= byte <= 0x7E for byte in share), "share")
+        fields += [("share", share)]
+    r.end("the_answer_to_KMS_INIT")
+    return fields
+
+
 def read_number(field, size, low=0):
     def read(r):
         value = r.number(field, size)
@@ -342,6 +416,8 @@ READ_REQUEST = {
     KEYSPACE_CREATE: read_keyspace_create,
     KEYSPACE_SET: read_settings,
     KEYSPACE_LIST: read_after,
+    KEYSPACE_ROTATE: read_nothing,
+    KEYSPACE_REWRAP: read_rewrap,
     KEY_GENERATE: lambda r: read_new_key(r, True),
     KEY_IMPORT: lambda r: read_new_key(r, False) + read_material(r),
     KEY_ROTATE: lambda r: read_material(r) if r.left() else [],
@@ -349,9 +425,11 @@ READ_REQUEST = {
     KEY_LIST: read_key_list,
     FORCE_REFRESH: read_nothing,
     LOCK: read_nothing,
-    UNLOCK: read_bytes("passphrase", 1024),
+    UNLOCK: read_unlock,
     UNLOCK_STATUS: read_number("ticket", 8),
     STATUS: read_nothing,
+    KMS_INIT: read_kms_init,
+    KMS_UNLOCK: read_kms_unlock,
 }
 
 READ_ANSWER = {
@@ -368,6 +446,8 @@ READ_ANSWER = {
     KEYSPACE_CREATE: read_number("new_keyspace_id", 4, 1),
     KEYSPACE_SET: read_nothing,
     KEYSPACE_LIST: read_bytes("json"),
+    KEYSPACE_ROTATE: read_number("generation", 4, 1),
+    KEYSPACE_REWRAP: read_nothing,
     KEY_GENERATE: read_nothing,
     KEY_IMPORT: read_nothing,
     KEY_ROTATE: read_nothing,
@@ -378,6 +458,8 @@ READ_ANSWER = {
     UNLOCK: read_number("ticket", 8),
     UNLOCK_STATUS: read_bytes("json"),
     STATUS: read_bytes("json"),
+    KMS_INIT: read_kms_shares,
+    KMS_UNLOCK: read_bytes("json"),
 }
 
 
@@ -495,6 +577,11 @@ SIZES = {
     "row_algorithm": 1,
     "row_state": 1,
     "new_keyspace_id": 4,
+    "generation": 4,
+    "unlock_kind": 1,
+    "unlock_flags": 1,
+    "shares": 1,
+    "threshold": 1,
     "after": 4,
     "ticket": 8,
     "version": 4,
@@ -523,6 +610,11 @@ def encode_payload(opcode, is_request, fields):
         return by_name["name"] + b"\n" + by_name["settings"]
     if is_request and opcode in (KEY_IMPORT, KEY_ROTATE) and fields:
         return encode_plain(fields[:-2]) + le(by_name["format"], 1) + le(0, 3) + by_name["material"]
+    if is_request and opcode in (KMS_INIT, KMS_UNLOCK):
+        at = [name for name, _ in fields].index("kms_name")
+        return encode_plain(fields[:at]) + le(len(fields[at][1]), 1) + encode_plain(fields[at:])
+    if not is_request and opcode == KMS_INIT:
+        return le(len(fields), 1) + b"".join(le(len(share), 2) + share for _, share in fields)
     if not is_request and opcode == HELLO:
         ports = [value for name, value in fields if name == "port"]
         names = [value for name, value in fields if name == "keyspace_name"]

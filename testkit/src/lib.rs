@@ -10,6 +10,10 @@
 )]
 
 pub mod fault_proxy;
+pub mod http;
+pub mod microburst;
+pub mod moto;
 pub mod openbao;
 pub mod process;
+pub mod softhsm;
 pub mod tools;

@@ -117,6 +117,16 @@ impl OpenBao {
         &self.certificates().client_key
     }
 
+    /// A certificate that signed itself and that the server knows nothing of, as PEM.
+    pub fn other_cert_file(&self) -> &Path {
+        &self.certificates().other_cert
+    }
+
+    /// Its private key, as PEM with mode 0600.
+    pub fn other_key_file(&self) -> &Path {
+        &self.certificates().other_key
+    }
+
     /// Mounts a transit engine. In a namespace: `namespace/mount`.
     pub fn enable_transit(&self, mount: &str) {
         self.write(&in_sys("mounts", mount), &json!({"type": "transit"}));

@@ -1,13 +1,17 @@
 //! The command line: what can be asked for.
 
+mod kms;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use keyway_client::{Address, Algorithm, KeyFormat, KeyPath, KeyspaceName, Scheme, Usage};
+use keyway_client::{Address, Algorithm, KeyFormat, KeyPath, KeyspaceName, KmsName, Scheme, Usage};
 
 use crate::streams::{Bytes, Place};
 use crate::text;
+
+pub use kms::{Kms, KmsInit, KmsUnlock, Opener, SecretKind, Source, Unlock};
 
 /// The command line of Keyway, a key cache.
 ///
@@ -76,6 +80,9 @@ pub enum Command {
     },
     /// Unlock a keyspace; returns at once unless --wait is given.
     Unlock(Unlock),
+    /// Make, unlock and list KMSes.
+    #[command(subcommand)]
+    Kms(Kms),
     /// Show how the server is doing.
     Status,
 }
@@ -87,6 +94,9 @@ pub enum Keyspace {
     Create {
         /// Its name: 1 to 64 of a-z, 0-9, `.`, `_`, `-`.
         keyspace: KeyspaceName,
+        /// The KMS that wraps its DEKs; the server's first if not given.
+        #[arg(long, value_name = "NAME")]
+        kms: Option<KmsName>,
         /// Settings that differ from the defaults, as in soft_ttl_ms=60000.
         #[arg(value_name = "NAME=VALUE", value_parser = setting)]
         settings: Vec<Setting>,
@@ -103,6 +113,29 @@ pub enum Keyspace {
     List {
         /// Only this one, in full.
         keyspace: Option<KeyspaceName>,
+    },
+    /// Give a keyspace a new DEK; its keys are sealed again in the background.
+    Rotate {
+        /// The keyspace.
+        keyspace: KeyspaceName,
+        /// Follow it until all keys are sealed again; for 10 minutes if no time is given.
+        #[arg(
+            long,
+            value_name = "TIME",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = "10m",
+            value_parser = text::duration
+        )]
+        wait: Option<Duration>,
+    },
+    /// Have another KMS wrap a keyspace's DEKs. A rotation should follow.
+    Rewrap {
+        /// The keyspace.
+        keyspace: KeyspaceName,
+        /// The other KMS.
+        #[arg(long, value_name = "NAME")]
+        kms: KmsName,
     },
 }
 
@@ -346,32 +379,6 @@ pub struct Get {
     pub out: SecretOut,
 }
 
-/// `unlock`
-#[derive(Debug, Args)]
-pub struct Unlock {
-    /// The keyspace.
-    pub keyspace: KeyspaceName,
-    /// Follow it until it is done or has failed; for 10 minutes if no time is given.
-    #[arg(
-        long,
-        value_name = "TIME",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "10m",
-        value_parser = text::duration
-    )]
-    pub wait: Option<Duration>,
-    /// Ask for the passphrase on the terminal.
-    #[arg(long, conflicts_with_all = ["passphrase_fd", "ticket"])]
-    pub passphrase: bool,
-    /// Read the passphrase from this file descriptor, up to the first line feed.
-    #[arg(long, value_name = "N", conflicts_with = "ticket")]
-    pub passphrase_fd: Option<u32>,
-    /// Start nothing; ask how the unlock with this ticket stands.
-    #[arg(long, value_name = "TICKET")]
-    pub ticket: Option<u64>,
-}
-
 /// One `NAME=VALUE`, as it goes to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -416,6 +423,10 @@ mod tests {
     fn every_command_of_the_manual_is_understood() {
         for line in [
             "keyway keyspace create prod soft_ttl_ms=60000",
+            "keyway keyspace create prod --kms vault-eu soft_ttl_ms=60000",
+            "keyway keyspace rotate prod",
+            "keyway keyspace rotate prod --wait=1h",
+            "keyway keyspace rewrap prod --kms vault-eu",
             "keyway keyspace set prod max_in_flight=0 allow:uid:1000=sign,verify",
             "keyway keyspace list --json",
             "keyway keyspace list prod",
@@ -439,7 +450,19 @@ mod tests {
             "keyway lock prod",
             "keyway unlock prod --wait --passphrase",
             "keyway unlock prod --wait=30s --passphrase-fd 3",
+            "keyway unlock prod --pin --wait",
+            "keyway unlock prod --pin-fd 3",
+            "keyway unlock prod --share",
+            "keyway unlock prod --share-fd 3 --wait",
+            "keyway unlock prod --watch",
             "keyway unlock prod --ticket 7",
+            "keyway kms list",
+            "keyway kms init --shares 5 --threshold 3",
+            "keyway kms init local --shares 5 --threshold 3 --out shares.txt",
+            "keyway kms init local --passphrase",
+            "keyway kms init local --passphrase-fd 3",
+            "keyway kms unlock --share",
+            "keyway kms unlock hsm --pin-fd 3",
             "keyway status --addr unix:/run/keyway.sock --timeout 500ms",
             "keyway import prod --dir keys --skip-existing --acked done --window 8",
             "keyway import prod --ndjson - --alg ed25519",
@@ -466,6 +489,18 @@ mod tests {
             "keyway import prod --dir a --window 0",
             "keyway derive prod/d --len 5000",
             "keyway unlock prod --passphrase --passphrase-fd 3",
+            "keyway unlock prod --share --pin",
+            "keyway unlock prod --ticket 7 --share-fd 3",
+            "keyway unlock prod --ticket 7 --watch",
+            "keyway keyspace create prod --kms Vault",
+            "keyway keyspace rewrap prod",
+            "keyway kms init",
+            "keyway kms init --shares 5",
+            "keyway kms init --threshold 3",
+            "keyway kms init --shares 17 --threshold 3",
+            "keyway kms init --shares 5 --threshold 0",
+            "keyway kms init --shares 5 --threshold 3 --passphrase",
+            "keyway kms unlock hsm",
             "keyway status --addr nowhere",
             "keyway status --timeout 0s",
             "keyway verify prod/alice --in msg",

@@ -282,6 +282,10 @@ fn meaning(status: Status) -> &'static str {
 }
 
 fn remedy(status: Status, keyspace: Option<&str>, after: Option<Duration>) -> Option<String> {
+    // Without a keyspace it was no policy that forbade it, and the server says what did.
+    if status == Status::Forbidden && keyspace.is_none() {
+        return None;
+    }
     let keyspace = keyspace.unwrap_or("KEYSPACE");
     Some(match status {
         Status::NeedsUnlock => format!("run `keyway unlock {keyspace} --wait`, then try again"),

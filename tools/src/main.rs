@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  args ──▶ commands ──▶ connect ──▶ (the server)
-//!              │  │
+//!   secrets,   │  │
 //!   streams ◀──┘  └──▶ output (tables, JSON)      failure: messages and exit codes
 //! ```
 //!
@@ -15,6 +15,7 @@ mod connect;
 mod failure;
 mod import;
 mod output;
+mod secrets;
 mod streams;
 mod table;
 mod text;

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyway_client::{Answer, KeyPath};
 use serde_json::{Map, Value, json};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::Failure;
 use crate::streams::{self, Content, Place};
@@ -93,19 +93,28 @@ pub fn public_pem(der: &[u8]) -> String {
 }
 
 /// Wipes the texts of a document that may hold a secret.
-fn wipe(document: &mut Value) {
-    if let Value::Object(members) = document {
-        for (_, member) in members.iter_mut() {
-            if let Value::String(text) = member {
-                zeroize::Zeroize::zeroize(text);
-            }
-        }
+pub fn wipe(document: &mut Value) {
+    match document {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(members) => members.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wiped_document_holds_no_text() {
+        let mut document = json!({"shares": ["one", "two"], "in": {"deep": "three"}, "count": 2});
+        wipe(&mut document);
+        assert_eq!(
+            document,
+            json!({"shares": ["", ""], "in": {"deep": ""}, "count": 2})
+        );
+    }
 
     #[test]
     fn a_public_key_is_pem_with_lines_of_64() {

@@ -70,16 +70,20 @@ impl Place {
 
     /// Writes all of `bytes`.
     pub fn write(&self, bytes: &[u8], content: Content) -> Result<(), Failure> {
+        self.open(content)?.write(bytes)
+    }
+
+    /// Opens it for one writing, before there is anything to write. What a file holds is replaced
+    /// when it is written, not before.
+    pub fn open(&self, content: Content) -> Result<Sink<'_>, Failure> {
         match self {
             Self::Standard => {
                 self.check(content)?;
-                print(bytes)
+                Ok(Sink::Standard)
             }
-            Self::File(path) => {
-                let failure = |error: io::Error| Failure::file("write", path, &error);
-                let mut file = open_to_write(path, content).map_err(failure)?;
-                file.write_all(bytes).map_err(failure)
-            }
+            Self::File(path) => open_to_write(path, content)
+                .map(|file| Sink::File(file, path))
+                .map_err(|error| Failure::file("write", path, &error)),
         }
     }
 
@@ -98,9 +102,38 @@ impl Place {
     }
 }
 
+/// A place that is open.
+#[derive(Debug)]
+pub enum Sink<'a> {
+    /// Standard output.
+    Standard,
+    /// A file, and its path for messages.
+    File(File, &'a Path),
+}
+
+impl Sink<'_> {
+    /// Writes all of `bytes`, in place of what the file held.
+    pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Standard => print(bytes),
+            Self::File(file, path) => {
+                replace(file, bytes).map_err(|error| Failure::file("write", path, &error))
+            }
+        }
+    }
+}
+
+fn replace(mut file: File, bytes: &[u8]) -> io::Result<()> {
+    // Devices and pipes have no length.
+    if file.metadata()?.is_file() {
+        file.set_len(0)?;
+    }
+    file.write_all(bytes)
+}
+
 fn open_to_write(path: &Path, content: Content) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
+    options.write(true).create(true).truncate(false);
     if content == Content::Open {
         return options.open(path);
     }
@@ -248,6 +281,18 @@ mod tests {
         assert!(read(b"123456789", 9, 8).is_err());
         assert!(read(b"123456789", 1, 8).is_err());
         assert!(read(b"", 0, 8).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_file_holds_stays_until_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shares");
+        fs::write(&path, "from before").unwrap();
+        let place = Place::File(path.clone());
+        let sink = place.open(Content::Secret { force: false }).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"from before");
+        sink.write(b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
     }
 
     #[test]

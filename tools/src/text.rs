@@ -143,6 +143,15 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `2 of 3 shares given; 1 more opens it`.
+pub fn shares(given: u8, threshold: u8) -> String {
+    let opens = match threshold.saturating_sub(given) {
+        1 => "1 more opens it".into(),
+        more => format!("{more} more open it"),
+    };
+    format!("{given} of {threshold} shares given; {opens}")
+}
+
 /// `1 key`, `2 keys`.
 pub fn count(number: u64, noun: &str) -> String {
     match number {
@@ -217,6 +226,8 @@ mod tests {
         assert_eq!(bytes(1_023), "1023 B");
         assert_eq!(bytes(1_536), "1.5 KiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!(shares(2, 3), "2 of 3 shares given; 1 more opens it");
+        assert_eq!(shares(1, 3), "1 of 3 shares given; 2 more open it");
         assert_eq!(count(1, "key"), "1 key");
         assert_eq!(count(0, "key"), "0 keys");
     }

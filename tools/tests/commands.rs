@@ -45,15 +45,15 @@ fn text_for_people() {
             (
                 "keyspace list",
                 "\
-ID  KEYSPACE  STATE     SOFT TTL  HARD TTL  DEK LEASE  MAX IN FLIGHT
- 1  prod      unlocked    10 min       1 h        1 h             64
- 7  staging   locked           -         -          -              -
+ID  KEYSPACE  STATE     KMS    DEK GENERATION  SOFT TTL  HARD TTL  DEK LEASE  MAX IN FLIGHT
+ 1  prod      unlocked  local               2    10 min       1 h        1 h             64
+ 7  staging   locked    -                   -         -         -          -              -
 ",
             ),
             (
                 "keyspace list prod",
                 "\
-keyspace prod, id 1, unlocked
+keyspace prod, id 1, unlocked, KMS local, DEK generation 2
 SETTING         VALUE
 dek_lease_ms    3600000
 hard_ttl_ms     3600000
@@ -105,7 +105,19 @@ zoe         12  ed25519    active
             ),
             (
                 "status",
-                "keywayd 0.1.0, pid 7, 2 shards, KMS -\n\nno keyspaces\n\nno shards\n",
+                "\
+keywayd 0.1.0, pid 7, 2 shards
+
+KMS    PROVIDER  STATE     CALLS IN FLIGHT  RATE LEFT  RETRIES LEFT  BREAKER  CALLS/H FORECAST
+local  local     unlocked                0         10             5  closed               12.2
+
+KMS    KEYSPACE  OPERATION  OUTCOME  CALLS
+local  prod      unwrap     ok           1
+
+no keyspaces
+
+no shards
+",
             ),
         ],
     );
@@ -126,8 +138,8 @@ fn documents_for_scripts() {
             ),
             (
                 "keyspace list staging --json",
-                "{\"keyspaces\":[{\"allow\":{},\"id\":7,\"locked\":true,\"name\":\"staging\",\
-                 \"settings\":{}}]}\n",
+                "{\"keyspaces\":[{\"allow\":{},\"generation\":null,\"id\":7,\"kms\":null,\
+                 \"locked\":true,\"name\":\"staging\",\"reseal\":null,\"settings\":{}}]}\n",
             ),
             (
                 "key generate prod/alice --alg ed25519 --json",
@@ -166,10 +178,6 @@ fn documents_for_scripts() {
                 "unlock prod --json --wait=1m",
                 "{\"keys_reloaded\":3,\"keyspace\":\"prod\",\"message\":\"\",\"state\":\"done\",\
                  \"ticket\":42}\n",
-            ),
-            (
-                "status --json",
-                "{\"pid\":7,\"shard_count\":2,\"version\":\"0.1.0\"}\n",
             ),
         ],
     );
@@ -220,19 +228,6 @@ fn settings_reach_the_server_as_they_were_written() {
         server.state.lock().unwrap().settings,
         ["maxInFlight=0\nrefreshWindow=1000\nallow:uid:1000=sign,verify\n"]
     );
-}
-
-#[test]
-fn a_passphrase_is_read_from_the_descriptor_up_to_its_line_feed() {
-    let server = Server::start();
-    let unlock = server.keyway_with("unlock prod --passphrase-fd 0", b"open sesame\nrest");
-    assert_eq!(code(&unlock), 0, "{}", err(&unlock));
-    assert_eq!(server.state.lock().unwrap().passphrases, [b"open sesame"]);
-    let empty = server.keyway_with("unlock prod --passphrase-fd 0", b"\n");
-    assert_eq!(code(&empty), 2);
-    let closed = server.keyway("unlock prod --passphrase-fd 99");
-    assert_eq!(code(&closed), 2);
-    assert!(err(&closed).contains("--passphrase-fd 3 3<FILE"));
 }
 
 #[test]

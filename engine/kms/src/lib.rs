@@ -10,6 +10,7 @@
 //!
 //! - [`Provider`] is the seam: one trait, one file for each KMS. It makes one call and classifies its error.
 //! - [`Local`] is the embedded default: a KEK file under a passphrase.
+//! - [`Pkcs11`] is a key on a token or HSM.
 //! - [`Service`] is the process-wide entrance. Everybody who needs a DEK asks it, and nobody asks a provider.
 //! - [`PassphraseSource`] reads a passphrase from where secrets may lie, and from nowhere else.
 //!
@@ -18,6 +19,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "aws")]
+mod aws;
 mod context;
 mod error;
 mod hex;
@@ -25,19 +28,24 @@ mod local;
 mod passphrase;
 mod passphrase_source;
 mod pin;
+mod pkcs11;
 mod private_file;
 mod provider;
 mod record;
 mod secret;
 mod service;
 mod share;
+mod vault;
 
+#[cfg(feature = "aws")]
+pub use aws::{Aws, AwsSettings};
 pub use context::{CONTEXT_BYTES, Context, Purpose};
 pub use error::{Class, KmsError};
 pub use local::{Argon2Params, DevKek, Local};
 pub use passphrase::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, Passphrase};
 pub use passphrase_source::{Asking, CREDENTIAL_NAME, PassphraseSource};
 pub use pin::{PIN_BYTES_MAX, Pin};
+pub use pkcs11::{Pkcs11, Pkcs11Settings};
 pub use provider::{
     Generated, Initialise, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret,
     Unlocked, WRAPPED_BYTES_MAX, Wrapped,
@@ -48,3 +56,4 @@ pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
 };
 pub use share::{SHARE_BYTES_MAX, Share};
+pub use vault::{Vault, VaultAuth, VaultSettings};

@@ -1,5 +1,7 @@
 //! Calls: requests not yet sent, which know how to read their answers.
 
+mod kms;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -7,14 +9,16 @@ use keyway_protocol::{
     Algorithm, Decrypt, Derive, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate, KeyId,
     KeyImport, KeyList, KeyListAnswer, KeyPath, KeyRotate, KeyspaceCreate, KeyspaceName, Material,
     NewKey, Octets, Opcode, ProtocolError, Request, Scheme, Sealed, ServerHello, Settings, Sign,
-    Usage, VERSION, Verify, decode_keyspace_id, decode_ticket,
+    Usage, VERSION, Verify, decode_keyspace_id,
 };
 use serde::de::DeserializeOwned;
 
 use crate::answer::Reply;
 use crate::exchange::Outgoing;
 use crate::hub::{Hub, Target};
-use crate::{Answer, Error, KeyPage, KeyspacePage, ListedKey, Outcome, Secret, UnlockStatus};
+use crate::{Answer, Error, KeyPage, KeyspacePage, ListedKey, Outcome, Secret};
+
+pub use kms::{Custody, UnlockWith};
 
 /// A request that has not been sent yet. Its answer holds a `T`.
 ///
@@ -282,23 +286,6 @@ impl Call<()> {
             }
         }
     }
-
-    /// The call that `Client::lock` makes.
-    #[must_use]
-    pub fn lock(keyspace: &KeyspaceName) -> Self {
-        Self::to_keyspace(keyspace, &Request::Lock, nothing)
-    }
-}
-
-impl Call<u64> {
-    /// The call that `Client::unlock` makes.
-    #[must_use]
-    pub fn unlock(keyspace: &KeyspaceName, passphrase: &[u8]) -> Self {
-        let request = Request::Unlock(Octets(passphrase));
-        Self::to_keyspace(keyspace, &request, |reply| {
-            decode_ticket(&reply.payload).map_err(|error| error.to_string())
-        })
-    }
 }
 
 impl Call<u32> {
@@ -354,14 +341,6 @@ impl Call<KeyspacePage> {
     #[must_use]
     pub fn keyspace_list_page(after: u32) -> Self {
         Self::to_server(&Request::KeyspaceList { after }, json)
-    }
-}
-
-impl Call<UnlockStatus> {
-    /// The call that `Client::unlock_status` makes.
-    #[must_use]
-    pub fn unlock_status(keyspace: &KeyspaceName, ticket: u64) -> Self {
-        Self::to_keyspace(keyspace, &Request::UnlockStatus { ticket }, json)
     }
 }
 
@@ -478,7 +457,12 @@ fn payload_len_guess(request: &Request<'_>) -> usize {
         + match request {
             Request::KeyImport(import) => import.material.bytes.len(),
             Request::KeyRotate(rotate) => rotate.material.map_or(0, |it| it.bytes.len()),
-            Request::Unlock(passphrase) => passphrase.len(),
+            Request::Unlock(unlock) => unlock.secret.len(),
+            Request::KmsUnlock(unlock) => unlock.kms.len() + unlock.secret.len(),
+            Request::KmsInit(init) => match init.custody {
+                keyway_protocol::Custody::Passphrase(secret) => init.kms.len() + secret.len(),
+                keyway_protocol::Custody::Shares { .. } => init.kms.len(),
+            },
             Request::Encrypt(encrypt) => encrypt.aad.len() + encrypt.plaintext.len(),
             Request::Sign(sign) => sign.input.len(),
             Request::Mac(message) => message.len(),
@@ -514,6 +498,8 @@ fn json<T: DeserializeOwned>(reply: &Reply) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
+    use keyway_protocol::{KmsInit, KmsUnlock, UnlockKind};
+
     use super::*;
 
     fn key() -> KeyPath {
@@ -550,16 +536,25 @@ mod tests {
                 bytes: Octets(&material),
             },
         };
-        let request = Request::KeyImport(import);
-        let mut payload = Vec::with_capacity(payload_len_guess(&request));
-        let before = payload.as_ptr();
-        request.encode_payload(&mut payload).unwrap();
-        assert_eq!(payload.as_ptr(), before);
-    }
-
-    #[test]
-    fn a_call_prints_what_it_names_and_nothing_of_its_payload() {
-        let call = Call::unlock(&key().keyspace, b"hunter2");
-        assert_eq!(format!("{call:?}"), "unlock prod");
+        let (name, secret) = ("a".repeat(64), [b'x'; 1_024]);
+        let unlock = KmsUnlock {
+            kind: UnlockKind::Share,
+            kms: &name,
+            secret: Octets(&secret),
+        };
+        let init = KmsInit {
+            kms: &name,
+            custody: keyway_protocol::Custody::Passphrase(Octets(&secret)),
+        };
+        for request in [
+            Request::KeyImport(import),
+            Request::KmsUnlock(unlock),
+            Request::KmsInit(init),
+        ] {
+            let mut payload = Vec::with_capacity(payload_len_guess(&request));
+            let before = payload.as_ptr();
+            request.encode_payload(&mut payload).unwrap();
+            assert_eq!(payload.as_ptr(), before);
+        }
     }
 }

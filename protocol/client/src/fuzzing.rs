@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use keyway_protocol::{Algorithm, KeyPath, Scheme, ServerHello};
+use keyway_protocol::{Algorithm, KeyPath, KmsName, Scheme, ServerHello};
 
 use crate::answer::Reply;
 use crate::attempts::{Attempts, Delivery, Next};
@@ -12,7 +12,7 @@ use crate::call::Call;
 use crate::exchange::Exchange;
 use crate::hub::{Hub, Target};
 use crate::jitter::Jitter;
-use crate::{Input, KeyOptions};
+use crate::{Custody, Input, KeyOptions, UnlockWith};
 
 /// What waits for an answer: reads it, and says whether it could.
 type Reader = Box<dyn Fn(Reply) -> bool>;
@@ -33,7 +33,7 @@ impl Default for Reading {
 
 impl Reading {
     /// How many calls wait for an answer at first.
-    pub const CALLS: u64 = 22;
+    pub const CALLS: u64 = 26;
 
     /// Sends every kind of call that there is, to nobody.
     #[must_use]
@@ -103,9 +103,14 @@ impl Reading {
         self.send(Call::key_list_page(&keyspace, 0, 0, b""));
         self.send(Call::force_refresh(&key));
         self.send(Call::lock(&keyspace));
-        self.send(Call::unlock(&keyspace, b"passphrase"));
+        self.send(Call::unlock(&keyspace, UnlockWith::Nothing));
         self.send(Call::unlock_status(&keyspace, 7));
         self.send(Call::status());
+        let kms: KmsName = "local".parse().expect("it is a KMS's name");
+        self.send(Call::keyspace_rotate(&keyspace));
+        self.send(Call::keyspace_rewrap(&keyspace, &kms));
+        self.send(Call::kms_init(&kms, Custody::Passphrase(b"passphrase")));
+        self.send(Call::kms_unlock(&kms, UnlockWith::Share(b"share")));
     }
 
     fn send<T: 'static>(&mut self, call: Call<T>) {

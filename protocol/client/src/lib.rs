@@ -72,15 +72,18 @@ pub mod blocking;
 pub mod tokio;
 
 pub use keyway_protocol::{
-    Algorithm, KeyFormat, KeyId, KeyPath, KeyState, KeyspaceName, ProtocolError, Scheme, Status,
-    Usage,
+    Algorithm, KeyFormat, KeyId, KeyPath, KeyState, KeyspaceName, KmsName, ProtocolError, Scheme,
+    Status, Usage,
 };
 
 pub use address::Address;
 pub use answer::Answer;
-pub use call::{Call, Input, KeyOptions};
+pub use call::{Call, Custody, Input, KeyOptions, UnlockWith};
 pub use error::{Blame, Error, Outcome, Refusal};
 pub use exchange::IN_FLIGHT_MAX;
-pub use listing::{KeyPage, KeyspaceInfo, KeyspacePage, ListedKey, UnlockState, UnlockStatus};
+pub use listing::{
+    KeyPage, KeyspaceInfo, KeyspacePage, KmsOpening, KmsState, ListedKey, Reseal, SharesGiven,
+    UnlockState, UnlockStatus,
+};
 pub use options::Options;
 pub use secret::Secret;

@@ -37,12 +37,30 @@ pub struct KeyspaceInfo {
     /// Whether it is locked, if the server says.
     #[serde(default)]
     pub locked: Option<bool>,
+    /// The KMS that wraps its DEKs, if the server says.
+    #[serde(default)]
+    pub kms: Option<String>,
+    /// The generation of its current DEK, from 1, if the server says.
+    #[serde(default)]
+    pub generation: Option<u32>,
+    /// What a rotation still has to do in the background; `None` if nothing.
+    #[serde(default)]
+    pub reseal: Option<Reseal>,
     /// Its settings, as text.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
     /// What is granted to whom: the names of the grants, with commas, by principal.
     #[serde(default)]
     pub allow: BTreeMap<String, String>,
+}
+
+/// How far the keys of a keyspace have been sealed again under its current DEK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reseal {
+    /// Keys that have been.
+    pub resealed: u64,
+    /// Keys that have not.
+    pub left: u64,
 }
 
 /// Some of the keyspaces, by rising id.
@@ -66,6 +84,21 @@ pub struct UnlockStatus {
     /// How many keys have been loaded again so far.
     #[serde(default)]
     pub keys_reloaded: u64,
+    /// The shares given so far, while more are awaited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<SharesGiven>,
+    /// How often a watching unlock has tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u64>,
+}
+
+/// Shares of a secret that have been given so far, and how many open it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharesGiven {
+    /// Different shares given so far.
+    pub given: u8,
+    /// How many open it.
+    pub threshold: u8,
 }
 
 /// Where an unlock stands.
@@ -78,4 +111,28 @@ pub enum UnlockState {
     Done,
     /// It failed; the message says why.
     Failed,
+}
+
+/// How a KMS stands after it was given something to unlock it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KmsOpening {
+    /// Its name.
+    pub kms: String,
+    /// Where it stands. `Locked` means that the share was right and more are needed.
+    pub state: KmsState,
+    /// The shares given so far, while more are awaited.
+    #[serde(flatten)]
+    pub shares: Option<SharesGiven>,
+}
+
+/// Whether a KMS can reach its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KmsState {
+    /// It can wrap and unwrap.
+    Unlocked,
+    /// It is to be unlocked first.
+    Locked,
+    /// Its key is to be made first.
+    Uninitialised,
 }

@@ -204,6 +204,46 @@ macro_rules! typed_calls {
                 }
             }
 
+            /// Gives a keyspace a new DEK; the answer holds its generation, from 1. New keys are
+            /// sealed under it at once; those that are there follow in the background, which
+            /// `keyspace_list` shows as `reseal`.
+            pub $($asyncness)? fn keyspace_rotate(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+            ) -> Result<$crate::Answer<u32>, $crate::Error> {
+                self.call($crate::Call::keyspace_rotate(keyspace))$($wait)*
+            }
+
+            /// Has another KMS wrap a keyspace's DEKs. The KMS that did so far could still unwrap
+            /// what it wrapped, from a backup, until a `keyspace_rotate` follows.
+            pub $($asyncness)? fn keyspace_rewrap(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+                kms: &$crate::KmsName,
+            ) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::keyspace_rewrap(keyspace, kms))$($wait)*
+            }
+
+            /// Has a KMS make its key, where there is none yet, and leaves it unlocked. The answer
+            /// holds the shares, none for a passphrase. It is the only time that they are shown.
+            pub $($asyncness)? fn kms_init(
+                &self,
+                kms: &$crate::KmsName,
+                custody: $crate::Custody<'_>,
+            ) -> Result<$crate::Answer<Vec<$crate::Secret>>, $crate::Error> {
+                self.call($crate::Call::kms_init(kms, custody))$($wait)*
+            }
+
+            /// Unlocks a KMS, or gives it one share of several. A wrong secret is an error with the
+            /// status FORBIDDEN.
+            pub $($asyncness)? fn kms_unlock(
+                &self,
+                kms: &$crate::KmsName,
+                with: $crate::UnlockWith<'_>,
+            ) -> Result<$crate::Answer<$crate::KmsOpening>, $crate::Error> {
+                self.call($crate::Call::kms_unlock(kms, with))$($wait)*
+            }
+
             /// Loads a key anew whatever its age. When it returns, nothing loaded before the call
             /// is served any more; the answer's `key_version` is the version loaded.
             pub $($asyncness)? fn force_refresh(
@@ -221,14 +261,23 @@ macro_rules! typed_calls {
                 self.call($crate::Call::lock(keyspace))$($wait)*
             }
 
-            /// Starts to unlock a keyspace, with a passphrase if its provider needs one; the
-            /// answer holds the ticket to follow it by.
+            /// Starts to unlock a keyspace, with what its KMS needs; the answer holds the ticket to
+            /// follow it by.
             pub $($asyncness)? fn unlock(
                 &self,
                 keyspace: &$crate::KeyspaceName,
-                passphrase: &[u8],
+                with: $crate::UnlockWith<'_>,
             ) -> Result<$crate::Answer<u64>, $crate::Error> {
-                self.call($crate::Call::unlock(keyspace, passphrase))$($wait)*
+                self.call($crate::Call::unlock(keyspace, with))$($wait)*
+            }
+
+            /// As `unlock`, and the server keeps trying until the KMS answers.
+            pub $($asyncness)? fn unlock_watching(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+                with: $crate::UnlockWith<'_>,
+            ) -> Result<$crate::Answer<u64>, $crate::Error> {
+                self.call($crate::Call::unlock_watching(keyspace, with))$($wait)*
             }
 
             /// How an unlock is going.

@@ -20,14 +20,28 @@ pub fn encode_ticket(ticket: u64, out: &mut Vec<u8>) {
 
 /// Reads the keyspace id in an answer to KEYSPACE_CREATE.
 pub fn decode_keyspace_id(payload: &[u8]) -> Result<u32, ProtocolError> {
-    let mut reader = Reader::new(payload);
-    let id = reader.u32("keyspace_id")?;
-    reader.finish("keyspace_id")?;
-    in_range("keyspace_id", u64::from(id), 1, u64::from(u32::MAX))?;
-    Ok(id)
+    decode_from_1("keyspace_id", payload)
 }
 
 /// Appends a keyspace id.
 pub fn encode_keyspace_id(id: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_le_bytes());
+}
+
+/// Reads the generation of the new DEK in an answer to KEYSPACE_ROTATE.
+pub fn decode_generation(payload: &[u8]) -> Result<u32, ProtocolError> {
+    decode_from_1("generation", payload)
+}
+
+/// Appends a generation.
+pub fn encode_generation(generation: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(&generation.to_le_bytes());
+}
+
+fn decode_from_1(field: &'static str, payload: &[u8]) -> Result<u32, ProtocolError> {
+    let mut reader = Reader::new(payload);
+    let number = reader.u32(field)?;
+    reader.finish(field)?;
+    in_range(field, u64::from(number), 1, u64::from(u32::MAX))?;
+    Ok(number)
 }

@@ -8,13 +8,18 @@ mod crypto;
 mod hello;
 mod key;
 mod keyspace;
+mod kms;
 mod request;
 
-pub use answer::{decode_keyspace_id, decode_ticket, encode_keyspace_id, encode_ticket};
+pub use answer::{
+    decode_generation, decode_keyspace_id, decode_ticket, encode_generation, encode_keyspace_id,
+    encode_ticket,
+};
 pub use crypto::{Decrypt, Derive, Encrypt, Sealed, Sign, Verify};
 pub use hello::{Hello, KeyspaceEntry, ServerHello};
 pub use key::{
     KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRotate, KeyRow, KeyRows, Material, NewKey,
 };
 pub use keyspace::{KeyspaceCreate, Settings, SettingsIter};
+pub use kms::{Custody, KmsInit, KmsShares, KmsUnlock, Unlock};
 pub use request::Request;

@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 
 use super::{
     Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyRotate, KeyspaceCreate,
-    Settings, Sign, Verify,
+    KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
 };
-use crate::limits::{MESSAGE_LEN_MAX, PASSPHRASE_LEN_MAX, PAYLOAD_LEN_MAX};
+use crate::limits::{MESSAGE_LEN_MAX, PAYLOAD_LEN_MAX};
 use crate::reader::{Reader, at_most, in_range, zero};
-use crate::{Octets, Opcode, ProtocolError, RequestFrame, Scope, check_key_id};
+use crate::{Octets, Opcode, ProtocolError, RequestFrame, Scope, check_key_id, check_kms_name};
 
 /// What a request asks for, besides the keyspace and the key that its frame names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,13 @@ pub enum Request<'a> {
         /// List those with a greater id; 0 to start.
         after: u32,
     },
+    /// KEYSPACE_ROTATE. The answer is the generation of the new DEK.
+    KeyspaceRotate,
+    /// KEYSPACE_REWRAP. The answer is empty.
+    KeyspaceRewrap {
+        /// The KMS that is to wrap the keyspace's DEKs from now on.
+        kms: &'a str,
+    },
     /// KEY_GENERATE.
     KeyGenerate(KeyGenerate),
     /// KEY_IMPORT.
@@ -62,8 +69,8 @@ pub enum Request<'a> {
     ForceRefresh,
     /// LOCK. The answer is empty.
     Lock,
-    /// UNLOCK: a passphrase, or nothing if the provider needs none. The answer is a ticket.
-    Unlock(Octets<'a>),
+    /// UNLOCK.
+    Unlock(Unlock<'a>),
     /// UNLOCK_STATUS. The answer is JSON.
     UnlockStatus {
         /// The ticket that UNLOCK or a NEEDS_UNLOCK answer gave.
@@ -71,6 +78,10 @@ pub enum Request<'a> {
     },
     /// STATUS. The answer is JSON.
     Status,
+    /// KMS_INIT.
+    KmsInit(KmsInit<'a>),
+    /// KMS_UNLOCK.
+    KmsUnlock(KmsUnlock<'a>),
 }
 
 impl<'a> Request<'a> {
@@ -104,6 +115,10 @@ impl<'a> Request<'a> {
             Opcode::KeyspaceList => Self::KeyspaceList {
                 after: keyspace_list_after(payload)?,
             },
+            Opcode::KeyspaceRotate => nothing("KEYSPACE_ROTATE", payload, Self::KeyspaceRotate)?,
+            Opcode::KeyspaceRewrap => Self::KeyspaceRewrap {
+                kms: check_kms_name(payload)?,
+            },
             Opcode::KeyGenerate => Self::KeyGenerate(KeyGenerate::decode(payload)?),
             Opcode::KeyImport => Self::KeyImport(KeyImport::decode(payload)?),
             Opcode::KeyRotate => Self::KeyRotate(KeyRotate::decode(payload)?),
@@ -111,14 +126,13 @@ impl<'a> Request<'a> {
             Opcode::KeyList => Self::KeyList(KeyList::decode(payload)?),
             Opcode::ForceRefresh => nothing("FORCE_REFRESH", payload, Self::ForceRefresh)?,
             Opcode::Lock => nothing("LOCK", payload, Self::Lock)?,
-            Opcode::Unlock => {
-                at_most("passphrase", payload.len(), PASSPHRASE_LEN_MAX)?;
-                Self::Unlock(Octets(payload))
-            }
+            Opcode::Unlock => Self::Unlock(Unlock::decode(payload)?),
             Opcode::UnlockStatus => Self::UnlockStatus {
                 ticket: super::decode_ticket(payload)?,
             },
             Opcode::Status => nothing("STATUS", payload, Self::Status)?,
+            Opcode::KmsInit => Self::KmsInit(KmsInit::decode(payload)?),
+            Opcode::KmsUnlock => Self::KmsUnlock(KmsUnlock::decode(payload)?),
         })
     }
 
@@ -148,16 +162,26 @@ impl<'a> Request<'a> {
                 }
                 Ok(())
             }
+            Self::KeyspaceRewrap { kms } => {
+                out.extend_from_slice(check_kms_name(kms.as_bytes())?.as_bytes());
+                Ok(())
+            }
             Self::KeyGenerate(generate) => generate.encode(out),
             Self::KeyImport(import) => import.encode(out),
             Self::KeyRotate(rotate) => rotate.encode(out),
             Self::KeyList(list) => list.encode(out),
-            Self::Unlock(passphrase) => append(out, "passphrase", passphrase, PASSPHRASE_LEN_MAX),
+            Self::Unlock(unlock) => unlock.encode(out),
             Self::UnlockStatus { ticket } => {
                 super::encode_ticket(*ticket, out);
                 Ok(())
             }
-            Self::KeyRevoke | Self::ForceRefresh | Self::Lock | Self::Status => Ok(()),
+            Self::KmsInit(init) => init.encode(out),
+            Self::KmsUnlock(unlock) => unlock.encode(out),
+            Self::KeyspaceRotate
+            | Self::KeyRevoke
+            | Self::ForceRefresh
+            | Self::Lock
+            | Self::Status => Ok(()),
         }
     }
 
@@ -178,6 +202,8 @@ impl<'a> Request<'a> {
             Self::KeyspaceCreate(_) => Opcode::KeyspaceCreate,
             Self::KeyspaceSet(_) => Opcode::KeyspaceSet,
             Self::KeyspaceList { .. } => Opcode::KeyspaceList,
+            Self::KeyspaceRotate => Opcode::KeyspaceRotate,
+            Self::KeyspaceRewrap { .. } => Opcode::KeyspaceRewrap,
             Self::KeyGenerate(_) => Opcode::KeyGenerate,
             Self::KeyImport(_) => Opcode::KeyImport,
             Self::KeyRotate(_) => Opcode::KeyRotate,
@@ -188,6 +214,8 @@ impl<'a> Request<'a> {
             Self::Unlock(_) => Opcode::Unlock,
             Self::UnlockStatus { .. } => Opcode::UnlockStatus,
             Self::Status => Opcode::Status,
+            Self::KmsInit(_) => Opcode::KmsInit,
+            Self::KmsUnlock(_) => Opcode::KmsUnlock,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Answers to and from the fields of vectors.
 
 use keyway_protocol::{
-    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, KeyspaceName, Octets, Opcode,
-    ProtocolError, ResponseFlags, ResponseFrame, ResponseHead, ResponseWriter, Sealed, ServerHello,
-    ShardMap, Status, decode_keyspace_id, decode_ticket, encode_keyspace_id, encode_ticket,
+    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, KeyspaceName, KmsShares, Octets,
+    Opcode, ProtocolError, ResponseFlags, ResponseFrame, ResponseHead, ResponseWriter, Sealed,
+    ServerHello, ShardMap, Status, decode_generation, decode_keyspace_id, decode_ticket,
+    encode_generation, encode_keyspace_id, encode_ticket,
 };
 
 use crate::fields::{Fields, Take};
@@ -32,6 +33,10 @@ pub fn fields(opcode: Opcode, frame: &ResponseFrame<'_>) -> Result<Fields, Proto
             Opcode::KeyspaceCreate => {
                 fields.with_int("new_keyspace_id", decode_keyspace_id(payload)?)
             }
+            Opcode::KeyspaceRotate => fields.with_int("generation", decode_generation(payload)?),
+            Opcode::KmsInit => KmsShares::decode(payload)?.fold(fields, |fields, share| {
+                fields.with_bytes("share", share.as_bytes())
+            }),
             Opcode::KeyList => with_page(fields, &KeyListAnswer::decode(payload)?),
             Opcode::Unlock => fields.with_int("ticket", decode_ticket(payload)?),
             _ => match plain_name(opcode) {
@@ -57,7 +62,9 @@ fn plain_name(opcode: Opcode) -> Option<&'static str> {
         Opcode::Derive => Some("derived"),
         Opcode::PublicKey => Some("spki"),
         Opcode::Get => Some("secret"),
-        Opcode::KeyspaceList | Opcode::UnlockStatus | Opcode::Status => Some("json"),
+        Opcode::KeyspaceList | Opcode::UnlockStatus | Opcode::Status | Opcode::KmsUnlock => {
+            Some("json")
+        }
         _ => None,
     }
 }
@@ -132,6 +139,14 @@ fn encode_payload(opcode: Opcode, fields: &mut Take, out: &mut Vec<u8>) {
         .encode(out)
         .unwrap(),
         Opcode::KeyspaceCreate => encode_keyspace_id(fields.int("new_keyspace_id") as u32, out),
+        Opcode::KeyspaceRotate => encode_generation(fields.int("generation") as u32, out),
+        Opcode::KmsInit => {
+            let mut shares = Vec::new();
+            while fields.is_next("share") {
+                shares.push(fields.text("share"));
+            }
+            KmsShares::encode(shares.iter().map(String::as_str), out).unwrap();
+        }
         Opcode::KeyList => encode_page(fields, out),
         Opcode::Unlock => encode_ticket(fields.int("ticket"), out),
         _ => {

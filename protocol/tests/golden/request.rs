@@ -1,9 +1,10 @@
 //! Requests to and from the fields of vectors.
 
 use keyway_protocol::{
-    Algorithm, Decrypt, Derive, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate, KeyImport,
-    KeyList, KeyRotate, KeyspaceCreate, Material, NewKey, Octets, Opcode, Request, RequestFrame,
-    Scheme, Sealed, Settings, Sign, Usage, Verify,
+    Algorithm, Custody, Decrypt, Derive, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate,
+    KeyImport, KeyList, KeyRotate, KeyspaceCreate, KmsInit, KmsUnlock, Material, NewKey, Octets,
+    Opcode, Request, RequestFrame, Scheme, Sealed, Settings, Sign, Unlock, UnlockKind, Usage,
+    Verify,
 };
 
 use crate::fields::{Fields, Take};
@@ -55,6 +56,7 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
         }
         Request::KeyspaceList { after: 0 } => fields,
         Request::KeyspaceList { after } => fields.with_int("after", *after),
+        Request::KeyspaceRewrap { kms } => fields.with_bytes("kms_name", kms.as_bytes()),
         Request::KeyGenerate(generate) => with_new_key(fields, &generate.new_key),
         Request::KeyImport(import) => {
             with_material(with_new_key(fields, &import.new_key), &import.material)
@@ -67,9 +69,36 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
             .with_int("shard", list.shard)
             .with_int("limit", list.limit)
             .with_bytes("cursor", &list.cursor),
-        Request::Unlock(passphrase) => fields.with_bytes("passphrase", passphrase),
+        Request::Unlock(unlock) => fields
+            .with_int("unlock_kind", unlock.kind.code())
+            .with_int("unlock_flags", u8::from(unlock.watch))
+            .with_bytes("secret", &unlock.secret),
         Request::UnlockStatus { ticket } => fields.with_int("ticket", *ticket),
-        Request::KeyRevoke | Request::ForceRefresh | Request::Lock | Request::Status => fields,
+        Request::KmsInit(init) => with_kms_init(fields, init),
+        Request::KmsUnlock(unlock) => fields
+            .with_int("unlock_kind", unlock.kind.code())
+            .with_bytes("kms_name", unlock.kms.as_bytes())
+            .with_bytes("secret", &unlock.secret),
+        Request::KeyspaceRotate
+        | Request::KeyRevoke
+        | Request::ForceRefresh
+        | Request::Lock
+        | Request::Status => fields,
+    }
+}
+
+fn with_kms_init(fields: Fields, init: &KmsInit<'_>) -> Fields {
+    let (shares, threshold) = match init.custody {
+        Custody::Passphrase(_) => (0, 0),
+        Custody::Shares { count, threshold } => (count, threshold),
+    };
+    let fields = fields
+        .with_int("shares", shares)
+        .with_int("threshold", threshold)
+        .with_bytes("kms_name", init.kms.as_bytes());
+    match init.custody {
+        Custody::Passphrase(passphrase) => fields.with_bytes("passphrase", &passphrase),
+        Custody::Shares { .. } => fields,
     }
 }
 
@@ -168,6 +197,10 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
                 0
             },
         }),
+        Opcode::KeyspaceRotate => payload(Request::KeyspaceRotate),
+        Opcode::KeyspaceRewrap => payload(Request::KeyspaceRewrap {
+            kms: &fields.text("kms_name"),
+        }),
         Opcode::KeyGenerate => payload(Request::KeyGenerate(KeyGenerate {
             new_key: new_key(fields),
         })),
@@ -193,12 +226,38 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
         })),
         Opcode::ForceRefresh => payload(Request::ForceRefresh),
         Opcode::Lock => payload(Request::Lock),
-        Opcode::Unlock => payload(Request::Unlock(Octets(&fields.bytes("passphrase")))),
+        Opcode::Unlock => payload(Request::Unlock(Unlock {
+            kind: unlock_kind(fields),
+            watch: fields.int("unlock_flags") == 1,
+            secret: Octets(&fields.bytes("secret")),
+        })),
         Opcode::UnlockStatus => payload(Request::UnlockStatus {
             ticket: fields.int("ticket"),
         }),
         Opcode::Status => payload(Request::Status),
+        Opcode::KmsInit => encode_kms_init(fields),
+        Opcode::KmsUnlock => payload(Request::KmsUnlock(KmsUnlock {
+            kind: unlock_kind(fields),
+            kms: &fields.text("kms_name"),
+            secret: Octets(&fields.bytes("secret")),
+        })),
     }
+}
+
+fn encode_kms_init(fields: &mut Take) -> Vec<u8> {
+    let (count, threshold) = (fields.int("shares") as u8, fields.int("threshold") as u8);
+    let kms = fields.text("kms_name");
+    let passphrase = match count {
+        0 => fields.bytes("passphrase"),
+        _ => Vec::new(),
+    };
+    payload(Request::KmsInit(KmsInit {
+        kms: &kms,
+        custody: match count {
+            0 => Custody::Passphrase(Octets(&passphrase)),
+            _ => Custody::Shares { count, threshold },
+        },
+    }))
 }
 
 fn payload(request: Request<'_>) -> Vec<u8> {
@@ -213,6 +272,10 @@ fn scheme(fields: &mut Take) -> Scheme {
 
 fn kind(fields: &mut Take) -> InputKind {
     InputKind::try_from(fields.int("input_kind") as u8).unwrap()
+}
+
+fn unlock_kind(fields: &mut Take) -> UnlockKind {
+    UnlockKind::try_from(fields.int("unlock_kind") as u8).unwrap()
 }
 
 fn format(fields: &mut Take) -> KeyFormat {

@@ -11,6 +11,9 @@ pub(super) struct Certificates {
     pub(super) server_key: PathBuf,
     pub(super) client_cert: PathBuf,
     pub(super) client_key: PathBuf,
+    /// Signed by itself: neither its CA nor its client is known to the server.
+    pub(super) other_cert: PathBuf,
+    pub(super) other_key: PathBuf,
 }
 
 impl Certificates {
@@ -24,6 +27,9 @@ impl Certificates {
                 .args(["-addext", "basicConstraints=critical,CA:TRUE"])
                 .args(["-addext", "keyUsage=critical,keyCertSign"]),
         );
+        let other_cert = dir.join("other.pem");
+        let other_key = dir.join("other.key");
+        openssl(request(&other_cert, &other_key).args(["-subj", "/CN=other"]));
         let signed = |name: &str, extensions: [&str; 2]| {
             let cert = dir.join(format!("{name}.pem"));
             let key = dir.join(format!("{name}.key"));
@@ -60,6 +66,8 @@ impl Certificates {
             server_key,
             client_cert,
             client_key,
+            other_cert,
+            other_key,
         }
     }
 }

@@ -1,32 +1,46 @@
 //! `keyspace …`.
 
-use keyway_client::{KeyspaceInfo, KeyspaceName};
+use std::time::Duration;
+
+use keyway_client::{KeyspaceInfo, KeyspaceName, KmsName, Reseal};
 use serde_json::{Value, json};
+
+use super::follow::{Step, follow};
 
 use crate::args::{Cli, Keyspace, Setting};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::streams;
 use crate::table::{Align, Table};
 use crate::text;
 
 pub fn run(cli: &Cli, command: &Keyspace, output: Output) -> Result<(), Failure> {
     match command {
-        Keyspace::Create { keyspace, settings } => create(cli, keyspace, settings, output),
+        Keyspace::Create {
+            keyspace,
+            kms,
+            settings,
+        } => create(cli, keyspace, kms.as_ref(), settings, output),
         Keyspace::Set { keyspace, settings } => set(cli, keyspace, settings, output),
         Keyspace::List { keyspace } => list(cli, keyspace.as_ref(), output),
+        Keyspace::Rotate { keyspace, wait } => rotate(cli, keyspace, *wait, output),
+        Keyspace::Rewrap { keyspace, kms } => rewrap(cli, keyspace, kms, output),
     }
 }
 
 fn create(
     cli: &Cli,
     keyspace: &KeyspaceName,
+    kms: Option<&KmsName>,
     settings: &[Setting],
     output: Output,
 ) -> Result<(), Failure> {
     let doing = format!("keyspace create {keyspace}");
+    let mut settings = pairs(settings);
+    settings.extend(kms.map(|kms| ("kms", kms.as_str())));
     let answer = Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
-        client.keyspace_create(keyspace, &pairs(settings))
+        client.keyspace_create(keyspace, &settings)
     })?;
     let id = answer.value;
     let document = json!({ "keyspace": keyspace.as_str(), "id": id });
@@ -73,6 +87,71 @@ fn list(cli: &Cli, only: Option<&KeyspaceName>, output: Output) -> Result<(), Fa
     output.say(&document, &text)
 }
 
+fn rotate(
+    cli: &Cli,
+    keyspace: &KeyspaceName,
+    wait: Option<Duration>,
+    output: Output,
+) -> Result<(), Failure> {
+    let doing = format!("keyspace rotate {keyspace}");
+    let server = Server::reach(cli)?;
+    let answer = server.call(&doing, Some(keyspace.as_str()), |client| {
+        client.keyspace_rotate(keyspace)
+    })?;
+    let generation = answer.value;
+    let mut document = json!({ "keyspace": keyspace.as_str(), "generation": generation });
+    let mut text = format!("{keyspace}: rotated, DEK generation {generation}\n");
+    match wait {
+        None => text.push_str(&format!(
+            "its keys are sealed again in the background; see: keyway keyspace list {keyspace}\n"
+        )),
+        Some(patience) => {
+            let remedy = format!(
+                "it goes on at the server; see how far with `keyway keyspace list {keyspace}`"
+            );
+            follow(&doing, patience, &remedy, || {
+                Ok(match info_of(&server, &doing, keyspace)?.reseal {
+                    None => Step::Over(()),
+                    Some(reseal) => Step::Pending(progress(reseal)),
+                })
+            })?;
+            document["reseal"] = Value::Null;
+            text.push_str(&format!("{keyspace}: all keys are sealed under it\n"));
+        }
+    }
+    output.say(&document, &text)
+}
+
+fn info_of(server: &Server, doing: &str, keyspace: &KeyspaceName) -> Result<KeyspaceInfo, Failure> {
+    let keyspaces = server.call(doing, None, |client| client.keyspace_list())?;
+    let of_name = |info: &KeyspaceInfo| info.name.as_str() == keyspace.as_str();
+    keyspaces.into_iter().find(of_name).ok_or_else(|| {
+        Failure::refused(
+            format!("{doing}: the keyspace is not listed any more"),
+            "see `keyway keyspace list`",
+        )
+    })
+}
+
+fn rewrap(
+    cli: &Cli,
+    keyspace: &KeyspaceName,
+    kms: &KmsName,
+    output: Output,
+) -> Result<(), Failure> {
+    let doing = format!("keyspace rewrap {keyspace}");
+    Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
+        client.keyspace_rewrap(keyspace, kms)
+    })?;
+    let document = json!({ "keyspace": keyspace.as_str(), "kms": kms.as_str() });
+    output.say(&document, &format!("{keyspace}: wrapped by KMS {kms}\n"))?;
+    streams::tell(&format!(
+        "keyway: the KMS that wrapped it so far could still unwrap its DEK from a backup; rotate \
+         it next: keyway keyspace rotate {keyspace}"
+    ));
+    Ok(())
+}
+
 fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {
     let settings = settings.iter();
     settings
@@ -85,6 +164,9 @@ fn document(info: &KeyspaceInfo) -> Value {
         "id": info.id,
         "name": info.name.as_str(),
         "locked": info.locked,
+        "kms": info.kms,
+        "generation": info.generation,
+        "reseal": info.reseal,
         "settings": info.settings,
         "allow": info.allow,
     })
@@ -98,6 +180,8 @@ fn table(keyspaces: &[KeyspaceInfo]) -> String {
         ("ID", Align::Right),
         ("KEYSPACE", Align::Left),
         ("STATE", Align::Left),
+        ("KMS", Align::Left),
+        ("DEK GENERATION", Align::Right),
         ("SOFT TTL", Align::Right),
         ("HARD TTL", Align::Right),
         ("DEK LEASE", Align::Right),
@@ -115,6 +199,8 @@ fn table(keyspaces: &[KeyspaceInfo]) -> String {
             info.id.to_string(),
             info.name.to_string(),
             state(info.locked).into(),
+            kms(info).into(),
+            generation(info),
             time("soft_ttl_ms"),
             time("hard_ttl_ms"),
             time("dek_lease_ms"),
@@ -133,8 +219,32 @@ fn in_full(info: &KeyspaceInfo) -> String {
         table.row([format!("allow:{principal}"), grants.clone()]);
     }
     let state = state(info.locked);
-    let heading = format!("keyspace {}, id {}, {state}\n", info.name, info.id);
-    heading + &table.render()
+    let reseal = info.reseal.map_or_else(String::new, |reseal| {
+        format!("rotation under way: {}\n", progress(reseal))
+    });
+    let heading = format!(
+        "keyspace {}, id {}, {state}, KMS {}, DEK generation {}\n",
+        info.name,
+        info.id,
+        kms(info),
+        generation(info)
+    );
+    heading + &reseal + &table.render()
+}
+
+fn kms(info: &KeyspaceInfo) -> &str {
+    info.kms.as_deref().unwrap_or("-")
+}
+
+fn generation(info: &KeyspaceInfo) -> String {
+    info.generation
+        .map_or_else(|| "-".into(), |generation| generation.to_string())
+}
+
+fn progress(reseal: Reseal) -> String {
+    let Reseal { resealed, left } = reseal;
+    let all = text::count(resealed.saturating_add(left), "key");
+    format!("{resealed} of {all} sealed again")
 }
 
 fn state(locked: Option<bool>) -> &'static str {

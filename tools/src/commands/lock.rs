@@ -1,25 +1,17 @@
 //! `lock` and `unlock`.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use keyway_client::{KeyspaceName, UnlockState, UnlockStatus};
-use keyway_protocol::limits::PASSPHRASE_LEN_MAX;
+use keyway_client::{KeyspaceName, SharesGiven, UnlockState, UnlockStatus};
 use serde_json::json;
-use zeroize::Zeroizing;
 
+use super::follow::{Step, follow};
 use crate::args::{Cli, Unlock};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::streams::Wiped;
-
-/// How often `unlock --wait` asks how it stands.
-const POLL_PERIOD: Duration = Duration::from_millis(200);
+use crate::secrets::Given;
+use crate::text;
 
 pub fn lock(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failure> {
     let doing = format!("lock {keyspace}");
@@ -37,20 +29,29 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
         keyspace,
         doing: format!("unlock {keyspace}"),
     };
-    let ticket = match command.ticket {
-        Some(ticket) => ticket,
-        None => flow.start(&passphrase(command)?)?,
+    let (ticket, is_share) = match command.ticket {
+        Some(ticket) => (ticket, false),
+        None => {
+            let given = Given::read(&command.opener, keyspace.as_str())?;
+            (flow.start(&given, command.watch)?, given.is_share())
+        }
     };
     let status = match command.wait {
-        Some(patience) => Some(flow.follow(ticket, patience)?),
+        Some(patience) => Some(flow.follow(ticket, patience, is_over)?),
         None if command.ticket.is_some() => Some(flow.ask(ticket)?),
+        // Whoever gives a share wants to know whether it was right, not to wait for the others.
+        None if is_share => Some(flow.follow(ticket, cli.timeout, is_judged)?),
         None => None,
     };
     let mut document = json!({ "keyspace": keyspace.as_str(), "ticket": ticket });
     let Some(status) = status else {
         document["state"] = "pending".into();
+        let watching = match command.watch {
+            true => "; the server keeps trying until the KMS answers",
+            false => "",
+        };
         let text = format!(
-            "{keyspace}: unlock started (ticket {ticket})\n\
+            "{keyspace}: unlock started (ticket {ticket}){watching}\n\
              follow it with: keyway unlock {keyspace} --ticket {ticket} --wait\n"
         );
         return output.say(&document, &text);
@@ -63,12 +64,19 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
     document["state"] = state.into();
     document["message"] = status.message.clone().into();
     document["keys_reloaded"] = status.keys_reloaded.into();
+    if let Some(SharesGiven { given, threshold }) = status.shares {
+        document["shares"] = json!({ "given": given, "threshold": threshold });
+    }
+    if let Some(attempts) = status.attempts {
+        document["attempts"] = attempts.into();
+    }
     let text = match status.state {
         UnlockState::Done => format!(
             "{keyspace}: unlocked, {} loaded again\n",
-            crate::text::count(status.keys_reloaded, "key")
+            text::count(status.keys_reloaded, "key")
         ),
-        _ => format!("{keyspace}: {state}: {}\n", status.message),
+        _ if status.shares.is_some() => format!("{keyspace}: {}\n", words(&status)),
+        _ => format!("{keyspace}: pending: {}\n", words(&status)),
     };
     output.say(&document, &text)
 }
@@ -81,9 +89,13 @@ struct Flow<'a> {
 }
 
 impl Flow<'_> {
-    fn start(&self, passphrase: &[u8]) -> Result<u64, Failure> {
+    fn start(&self, given: &Given, watch: bool) -> Result<u64, Failure> {
         let answer = self.server.call(&self.doing, self.name(), |client| {
-            client.unlock(self.keyspace, passphrase)
+            if watch {
+                client.unlock_watching(self.keyspace, given.with())
+            } else {
+                client.unlock(self.keyspace, given.with())
+            }
         })?;
         Ok(answer.value)
     }
@@ -95,35 +107,23 @@ impl Flow<'_> {
         Ok(answer.value)
     }
 
-    /// Asks until it is done or has failed.
-    fn follow(&self, ticket: u64, patience: Duration) -> Result<UnlockStatus, Failure> {
-        let started = Instant::now();
-        let progress = ProgressBar::new_spinner().with_style(
-            ProgressStyle::with_template("{spinner} {prefix} {elapsed}  {msg}")
-                .expect("the template is well-formed"),
+    fn follow(
+        &self,
+        ticket: u64,
+        patience: Duration,
+        suffices: fn(&UnlockStatus) -> bool,
+    ) -> Result<UnlockStatus, Failure> {
+        let remedy = format!(
+            "it goes on at the server; follow it with `keyway unlock {} --ticket {ticket} --wait`",
+            self.keyspace
         );
-        progress.set_prefix(self.doing.clone());
-        loop {
+        follow(&self.doing, patience, &remedy, || {
             let status = self.ask(ticket)?;
-            if !matches!(status.state, UnlockState::Pending) {
-                progress.finish_and_clear();
-                return Ok(status);
-            }
-            if started.elapsed() >= patience {
-                progress.finish_and_clear();
-                return Err(Failure::later(
-                    format!("{}: still pending after {patience:?}", self.doing),
-                    format!(
-                        "it goes on at the server; follow it with `keyway unlock {} --ticket \
-                         {ticket} --wait`",
-                        self.keyspace
-                    ),
-                ));
-            }
-            progress.set_message(status.message);
-            progress.tick();
-            thread::sleep(POLL_PERIOD);
-        }
+            Ok(match suffices(&status) {
+                true => Step::Over(status),
+                false => Step::Pending(words(&status)),
+            })
+        })
     }
 
     fn failed(&self, status: &UnlockStatus) -> Failure {
@@ -136,53 +136,26 @@ impl Flow<'_> {
     }
 }
 
-/// What the provider is given: a passphrase, or nothing.
-fn passphrase(command: &Unlock) -> Result<Wiped, Failure> {
-    if let Some(fd) = command.passphrase_fd {
-        return passphrase_of(fd);
-    }
-    if !command.passphrase {
-        return Ok(Wiped::default());
-    }
-    let prompt = format!("Passphrase for {}: ", command.keyspace);
-    match rpassword::prompt_password(prompt) {
-        Ok(passphrase) => checked(Zeroizing::new(passphrase.into_bytes())),
-        Err(error) => Err(Failure::usage(
-            format!("cannot ask for the passphrase on the terminal: {error}"),
-            "give it on a file descriptor, as in --passphrase-fd 3 3<FILE",
-        )),
-    }
+fn is_over(status: &UnlockStatus) -> bool {
+    status.state != UnlockState::Pending
 }
 
-fn passphrase_of(fd: u32) -> Result<Wiped, Failure> {
-    let path = PathBuf::from(format!("/dev/fd/{fd}"));
-    let failure = |error: io::Error| {
-        Failure::usage(
-            format!("cannot read the passphrase from file descriptor {fd}: {error}"),
-            "open it for keyway, as in --passphrase-fd 3 3<FILE",
-        )
+/// The server names the shares once it has looked at the one that it was given.
+fn is_judged(status: &UnlockStatus) -> bool {
+    is_over(status) || status.shares.is_some()
+}
+
+/// How a pending unlock stands.
+fn words(status: &UnlockStatus) -> String {
+    let mut words = match status.shares {
+        Some(shares) => text::shares(shares.given, shares.threshold),
+        None => status.message.clone(),
     };
-    let file = File::open(path).map_err(failure)?;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_LEN_MAX + 2));
-    file.take(PASSPHRASE_LEN_MAX as u64 + 2)
-        .read_to_end(&mut bytes)
-        .map_err(failure)?;
-    if let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
-        bytes.truncate(end);
+    if let Some(attempts) = status.attempts {
+        if !words.is_empty() {
+            words.push_str(", ");
+        }
+        words.push_str(&text::count(attempts, "attempt"));
     }
-    checked(bytes)
-}
-
-fn checked(passphrase: Wiped) -> Result<Wiped, Failure> {
-    match passphrase.len() {
-        0 => Err(Failure::usage(
-            "the passphrase is empty",
-            "leave the passphrase options out if the provider needs none",
-        )),
-        len if len > PASSPHRASE_LEN_MAX => Err(Failure::usage(
-            format!("the passphrase has more than {PASSPHRASE_LEN_MAX} bytes"),
-            "is it the right file?",
-        )),
-        _ => Ok(passphrase),
-    }
+    words
 }

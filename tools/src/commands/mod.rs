@@ -1,8 +1,11 @@
 //! The commands, a file for each group.
 
 mod crypto;
+mod figures;
+mod follow;
 mod key;
 mod keyspace;
+mod kms;
 mod lock;
 mod status;
 
@@ -40,6 +43,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Refresh { key } => key::refresh(&cli, key, output)?,
         Command::Lock { keyspace } => lock::lock(&cli, keyspace, output)?,
         Command::Unlock(command) => lock::unlock(&cli, command, output)?,
+        Command::Kms(command) => kms::run(&cli, command, output)?,
         Command::Status => status::run(&cli, output)?,
     }
     Ok(Exit::Done)

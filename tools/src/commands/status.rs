@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::figures::{self, dash, number, p95, rows, size, word};
+use super::kms;
 use crate::args::Cli;
 use crate::connect::Server;
 use crate::failure::Failure;
@@ -10,48 +12,27 @@ use crate::table::{Align, Table};
 use crate::text;
 
 pub fn run(cli: &Cli, output: Output) -> Result<(), Failure> {
-    let server = Server::reach(cli)?;
-    let answer = server.call("status", None, |client| client.status())?;
-    let document: Value = serde_json::from_str(&answer.value)
-        .map_err(|error| Failure::bad_answer("status", &error))?;
+    let document = figures::of(&Server::reach(cli)?, "status")?;
     output.say(&document, &render(&document))
 }
 
-/// Members that the server does not send, as one of another version may, are shown as `-`.
 fn render(document: &Value) -> String {
-    let kms = &document["kms"];
-    let kms_state = match kms["locked"].as_bool() {
-        Some(true) => " (locked)",
-        _ => "",
-    };
-    let mut out = format!(
-        "keywayd {}, pid {}, {}, KMS {}{kms_state}\n",
+    let kmses = rows(&document["kms"]);
+    let head = format!(
+        "keywayd {}, pid {}, {}\n",
         word(&document["version"]),
         word(&document["pid"]),
         text::count(document["shard_count"].as_u64().unwrap_or(0), "shard"),
-        word(&kms["provider"]),
     );
-    let calls = rows(&kms["calls"]);
-    if !calls.is_empty() {
-        let calls: Vec<String> = calls
-            .iter()
-            .map(|call| {
-                format!(
-                    "{} {} {}",
-                    word(&call["operation"]),
-                    word(&call["outcome"]),
-                    word(&call["count"])
-                )
-            })
-            .collect();
-        out.push_str(&printable(&format!("KMS calls: {}", calls.join(", "))));
-        out.push('\n');
-    }
-    out.push('\n');
-    out.push_str(&keyspaces(rows(&document["keyspaces"])));
-    out.push('\n');
-    out.push_str(&shards(rows(&document["shards"])));
-    out
+    let parts = [
+        head,
+        kms::table(kmses),
+        kms::calls(kmses),
+        keyspaces(rows(&document["keyspaces"])),
+        shards(rows(&document["shards"])),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n")
 }
 
 fn keyspaces(keyspaces: &[Value]) -> String {
@@ -74,14 +55,9 @@ fn keyspaces(keyspaces: &[Value]) -> String {
         ("SKIPPED", Align::Right),
     ]);
     for keyspace in keyspaces {
-        let state = match keyspace["locked"].as_bool() {
-            Some(true) => "locked",
-            Some(false) => "unlocked",
-            None => "-",
-        };
         table.row([
             word(&keyspace["name"]),
-            state.into(),
+            word(&keyspace["state"]),
             number(&keyspace["dek_lease_left_s"]).map_or_else(dash, |s| text::seconds(s as u64)),
             word(&keyspace["resident_keys"]),
             size(&keyspace["resident_key_bytes"]),
@@ -153,31 +129,6 @@ fn shards(shards: &[Value]) -> String {
     table.render()
 }
 
-fn rows(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn word(value: &Value) -> String {
-    match value {
-        Value::String(text) => printable(text),
-        Value::Number(number) => number.to_string(),
-        Value::Bool(yes) => yes.to_string(),
-        _ => dash(),
-    }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).collect()
-}
-
-fn number(value: &Value) -> Option<f64> {
-    value.as_f64().filter(|number| *number >= 0.0)
-}
-
-fn size(value: &Value) -> String {
-    value.as_u64().map_or_else(dash, text::bytes)
-}
-
 fn hit_ratio(hits: &Value, misses: &Value) -> String {
     match (number(hits), number(misses)) {
         (Some(hits), Some(misses)) if hits + misses > 0.0 => {
@@ -185,18 +136,6 @@ fn hit_ratio(hits: &Value, misses: &Value) -> String {
         }
         _ => dash(),
     }
-}
-
-/// The p95 of quantiles over at least one sample.
-fn p95(quantiles: &Value) -> String {
-    match (quantiles["count"].as_u64(), number(&quantiles["p95"])) {
-        (Some(1..), Some(p95)) => format!("{p95:.3}"),
-        _ => dash(),
-    }
-}
-
-fn dash() -> String {
-    "-".into()
 }
 
 #[cfg(test)]
@@ -209,12 +148,21 @@ mod tests {
     fn the_figures_of_the_runbook_stand_in_a_table() {
         let document = json!({
             "version": "0.1.0", "pid": 7, "shard_count": 1,
-            "kms": {
-                "provider": "local", "locked": false,
-                "calls": [{"operation": "unwrap", "outcome": "ok", "count": 1}],
-            },
+            "kms": [{
+                "name": "local", "provider": "local", "state": "unlocked", "calls_in_flight": 0,
+                "rate_tokens": 9.5, "retry_tokens": 10, "breaker": "closed",
+                "calls_per_hour_forecast": 12.04,
+                "calls": [
+                    {"keyspace": "prod", "operation": "unwrap", "outcome": "ok", "count": 1},
+                    {"keyspace": "", "operation": "unlock", "outcome": "denied", "count": 2},
+                ],
+            }, {
+                "name": "vault-eu", "provider": "vault", "state": "locked", "calls_in_flight": 1,
+                "rate_tokens": 0, "retry_tokens": 0.25, "breaker": "open",
+                "calls_per_hour_forecast": 0, "calls": [],
+            }],
             "keyspaces": [{
-                "name": "prod", "locked": false, "dek_lease_left_s": 3540.5,
+                "name": "prod", "state": "live", "dek_lease_left_s": 3540.5,
                 "resident_keys": 3, "resident_key_bytes": 1536, "hits": 999, "misses": 1,
                 "rehydrate_total": 4, "rehydrate_fail_total": 0,
                 "rehydrate_latency_ms": {"count": 4, "p95": 0.1234},
@@ -232,11 +180,18 @@ mod tests {
         assert_eq!(
             render(&document),
             "\
-keywayd 0.1.0, pid 7, 1 shard, KMS local
-KMS calls: unwrap ok 1
+keywayd 0.1.0, pid 7, 1 shard
 
-KEYSPACE  STATE     LEASE LEFT  RESIDENT   MEMORY  HIT RATIO  REHYDRATES  FAILED  P95 MS  WAITERS  TIMEOUTS  PREFETCHED  SKIPPED
-prod      unlocked      59 min         3  1.5 KiB     99.90%           4       0   0.123        0         2           5        6
+KMS       PROVIDER  STATE     CALLS IN FLIGHT  RATE LEFT  RETRIES LEFT  BREAKER  CALLS/H FORECAST
+local     local     unlocked                0        9.5            10  closed               12.0
+vault-eu  vault     locked                  1          0           0.2  open                    0
+
+KMS    KEYSPACE  OPERATION  OUTCOME  CALLS
+local  prod      unwrap     ok           1
+local  -         unlock     denied       2
+
+KEYSPACE  STATE  LEASE LEFT  RESIDENT   MEMORY  HIT RATIO  REHYDRATES  FAILED  P95 MS  WAITERS  TIMEOUTS  PREFETCHED  SKIPPED
+prod      live       59 min         3  1.5 KiB     99.90%           4       0   0.123        0         2           5        6
 
 SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS               ARENA  STORED KEYS  ON DISK
     0  serving            2            0    0        0       3            -  4.0 KiB of 1.0 MiB            3  2.0 KiB
@@ -248,7 +203,7 @@ SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS     
     fn members_that_are_not_there_are_dashes() {
         let document = json!({ "keyspaces": [{"name": "prod"}], "shards": [{}] });
         let text = render(&document);
-        assert!(text.starts_with("keywayd -, pid -, 0 shards, KMS -\n"));
+        assert!(text.starts_with("keywayd -, pid -, 0 shards\n\nno KMSes\n"));
         assert!(text.contains("prod      -"));
         assert_eq!(render(&json!({})).lines().last(), Some("no shards"));
     }

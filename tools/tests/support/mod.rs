@@ -7,11 +7,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+mod kms;
+
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use keyway_protocol::{
     Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, Octets, Request, RequestFrame,
-    ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap, Status, VERSION,
-    encode_keyspace_id, encode_ticket,
+    ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap, Status, Unlock,
+    UnlockKind, VERSION, encode_generation, encode_keyspace_id, encode_ticket,
 };
 
 /// What the server has been told, and how it is to behave.
@@ -21,8 +23,14 @@ pub struct State {
     pub keys: BTreeMap<String, u32>,
     /// Settings as they came.
     pub settings: Vec<String>,
-    /// Passphrases as they came.
-    pub passphrases: Vec<Vec<u8>>,
+    /// What came to unlock keyspaces and KMSes with.
+    pub secrets: Vec<(UnlockKind, Vec<u8>)>,
+    /// Unlocks that were to be watched.
+    pub watched: u32,
+    /// Shares that were right.
+    pub shares_given: u8,
+    /// Keys that a rotation has yet to seal again.
+    pub reseal_left: u64,
     /// After so many more imports it is as if the server had been killed.
     pub imports_left: Option<u32>,
     /// How often an unlock is still pending.
@@ -209,11 +217,7 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             ResponseHead::OK
         }
         Request::KeyspaceList { after: 0 } => {
-            out.extend_from_slice(
-                br#"{"keyspaces":[{"id":1,"name":"prod","locked":false,"settings":
-                {"soft_ttl_ms":"600000","hard_ttl_ms":"3600000","dek_lease_ms":"3600000",
-                "max_in_flight":"64"},"allow":{"uid:1000":"sign,verify"}}],"more":true}"#,
-            );
+            out.extend_from_slice(kms::list(state).as_bytes());
             ResponseHead::OK
         }
         Request::KeyspaceList { .. } => {
@@ -262,23 +266,40 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             ResponseHead::OK
         }
         Request::Lock => ResponseHead::OK,
-        Request::Unlock(passphrase) => {
-            state.passphrases.push(passphrase.to_vec());
-            encode_ticket(42, out);
+        Request::Unlock(Unlock {
+            kind,
+            watch,
+            secret,
+        }) => {
+            state.secrets.push((kind, secret.to_vec()));
+            state.watched += u32::from(watch);
+            let ticket = match kind {
+                UnlockKind::Share => kms::give_share(state, &secret),
+                _ => 42,
+            };
+            encode_ticket(ticket, out);
             ResponseHead::OK
         }
+        Request::KeyspaceRotate => {
+            encode_generation(3, out);
+            ResponseHead::OK
+        }
+        Request::KeyspaceRewrap { kms } => kms::rewrap(kms),
+        Request::KmsInit(init) => kms::init(state, &init, out),
+        Request::KmsUnlock(unlock) => kms::unlock(state, &unlock, out),
         Request::UnlockStatus { ticket } => {
             let json = match (ticket, state.pending) {
-                (42, 0) => r#"{"state":"done","message":"","keys_reloaded":3}"#,
-                (42, _) => r#"{"state":"pending","message":"asking the KMS","keys_reloaded":0}"#,
-                _ => r#"{"state":"failed","message":"wrong passphrase","keys_reloaded":0}"#,
+                (kms::SHARE_TICKET, 0) => kms::shares_status(state),
+                (42, 0) => r#"{"state":"done","message":"","keys_reloaded":3}"#.into(),
+                (42 | kms::SHARE_TICKET, _) => kms::pending(state),
+                _ => r#"{"state":"failed","message":"wrong passphrase","keys_reloaded":0}"#.into(),
             };
             state.pending = state.pending.saturating_sub(1);
             out.extend_from_slice(json.as_bytes());
             ResponseHead::OK
         }
         Request::Status => {
-            out.extend_from_slice(br#"{"version":"0.1.0","pid":7,"shard_count":2}"#);
+            out.extend_from_slice(kms::STATUS.as_bytes());
             ResponseHead::OK
         }
         Request::Ping(_) => ResponseHead::OK,

@@ -447,6 +447,55 @@ fn a_rotation_keeps_what_the_key_is_and_takes_the_new_dek() {
 }
 
 #[test]
+fn sealing_under_another_dek_changes_nothing_but_the_generation() {
+    let fixture = Fixture::new();
+    let first = fixture
+        .vault
+        .seal_generated(&fixture.dek, ALICE, Algorithm::Ed25519, &NEW)
+        .unwrap();
+    let (blob, _) = fixture.rotate(&first, None);
+    let newer_dek = fixture.vault.dek(2, &mut [0x22; 32]).unwrap();
+    let resealed = fixture
+        .vault
+        .reseal(&newer_dek, ALICE, &blob, &fixture.dek)
+        .unwrap();
+    let expected = keyway_keys::Metadata {
+        dek_generation: 2,
+        ..keyway_keys::peek(&blob).unwrap()
+    };
+    assert_eq!(keyway_keys::peek(&resealed).unwrap(), expected);
+    let before = fixture.vault.open(&fixture.dek, ALICE, 2, &blob).unwrap();
+    let after = fixture.vault.open(&newer_dek, ALICE, 2, &resealed).unwrap();
+    for version in [1, 2] {
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        before.public_key(version, &mut old).unwrap();
+        after.public_key(version, &mut new).unwrap();
+        assert_eq!(old, new);
+    }
+    // The old DEK opens it no longer, and another key's blob is not taken for this one.
+    assert!(
+        fixture
+            .vault
+            .open(&fixture.dek, ALICE, 2, &resealed)
+            .is_err()
+    );
+    assert!(
+        fixture
+            .vault
+            .reseal(
+                &newer_dek,
+                Context {
+                    key_id: b"bob",
+                    ..ALICE
+                },
+                &blob,
+                &fixture.dek
+            )
+            .is_err()
+    );
+}
+
+#[test]
 fn a_rotation_to_another_algorithm_is_refused() {
     let fixture = Fixture::new();
     let blob = fixture.seal(Algorithm::Ed25519);

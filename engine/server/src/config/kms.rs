@@ -31,6 +31,9 @@ pub struct KmsConfig {
 pub enum ProviderConfig {
     /// A KEK file.
     Local(LocalConfig),
+    /// AWS KMS.
+    #[cfg(feature = "aws")]
+    Aws(keyway_kms::AwsSettings),
 }
 
 /// Settings of the local provider.
@@ -115,6 +118,18 @@ fn read(name: &str, mut table: toml::Table) -> Result<KmsConfig, ConfigError> {
             ProviderConfig::Local(settings(name, table)?),
             Budget::in_process(),
         ),
+        #[cfg(feature = "aws")]
+        "aws" => (
+            ProviderConfig::Aws(settings(name, table)?),
+            Budget::default(),
+        ),
+        #[cfg(not(feature = "aws"))]
+        "aws" => {
+            return Err(ConfigError(format!(
+                "[kms.{name}] has provider `aws`, which this build leaves out; build keywayd with \
+                 its default features"
+            )));
+        }
         _ => {
             return Err(ConfigError(format!(
                 "[kms.{name}] has provider `{provider}`; this build knows local, vault, aws and pkcs11"
@@ -168,7 +183,9 @@ mod tests {
             parse("[kms.a]\nprovider = \"local\"\nfile = \"/x\"\n[kms.a.budget]\nrate_per_s = 7\n")
                 .unwrap();
         assert_eq!(kms["a"].budget.rate_per_s, 7);
-        let ProviderConfig::Local(local) = &kms["a"].provider;
+        let ProviderConfig::Local(local) = &kms["a"].provider else {
+            panic!("it is local");
+        };
         assert_eq!(local.file.as_deref(), Some(std::path::Path::new("/x")));
         assert_eq!(default(&kms, None).unwrap(), "a");
         assert!(

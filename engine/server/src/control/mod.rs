@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use keyway_kms::{Initialise, KmsError, Passphrase, Service, Share};
-use keyway_protocol::{Status, encode_keyspace_id};
+use keyway_protocol::{KmsShares, Status, encode_keyspace_id};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
@@ -220,7 +220,7 @@ impl<K: Kms + 'static> Control<K> {
             shares = shares.len(),
             "the KMS has a key of its own now"
         );
-        Ok(encode_shares(&shares))
+        encode_shares(&shares)
     }
 
     fn resume_resealing(self: &Rc<Self>) {
@@ -397,16 +397,10 @@ fn how_to_initialise(
     })
 }
 
-/// u8 count, then of each share its length as u16 and its words.
-fn encode_shares(shares: &[Share]) -> Vec<u8> {
-    let texts = shares.iter().map(Share::expose);
-    let len = 1 + texts.clone().map(|text| 2 + text.len()).sum::<usize>();
-    // Never grown, so that no copy stays behind.
-    let mut payload = Vec::with_capacity(len);
-    payload.push(shares.len() as u8);
-    for text in texts {
-        payload.extend((text.len() as u16).to_le_bytes());
-        payload.extend(text.as_bytes());
-    }
-    payload
+/// The answer to KMS_INIT. Its buffer is never moved, so that no copy of a share stays behind.
+fn encode_shares(shares: &[Share]) -> Answer {
+    let mut payload = Vec::with_capacity(KmsShares::LEN_MAX);
+    let encoded = KmsShares::encode(shares.iter().map(Share::expose), &mut payload);
+    encoded.map_err(|error| (Status::Internal, error.to_string()))?;
+    Ok(payload)
 }

@@ -39,6 +39,8 @@ async fn open_provider(config: &Config, kms: &KmsConfig) -> Result<Arc<dyn Provi
             let path = local.file.clone().unwrap_or_else(in_data);
             Arc::new(open_local(config, &path).await?)
         }
+        #[cfg(feature = "aws")]
+        ProviderConfig::Aws(settings) => Arc::new(keyway_kms::Aws::open(settings.clone())?),
     })
 }
 

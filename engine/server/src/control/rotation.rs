@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use keyway_kms::KmsError;
-use keyway_protocol::Status;
+use keyway_protocol::{Status, encode_generation};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -98,7 +98,9 @@ impl<K: Kms + 'static> Control<K> {
         tracing::info!(keyspace = id, generation = next, "new DEK");
         self.hand_out(id).await;
         self.start_resealing(id);
-        Ok(next.to_le_bytes().to_vec())
+        let mut payload = Vec::new();
+        encode_generation(next, &mut payload);
+        Ok(payload)
     }
 
     /// Unwraps a keyspace's DEKs and hands them to every shard. Whether it could.

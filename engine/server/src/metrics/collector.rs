@@ -10,7 +10,7 @@ use prometheus::proto;
 use super::kms_series;
 use super::latency::{BOUNDS_US, Latency};
 use super::snapshot::{
-    KeyspaceSnapshot, KmsSnapshot, OPERATIONS, OUTCOMES, ShardSnapshot, Snapshot,
+    KeyspaceSnapshot, KmsSnapshot, LockState, OPERATIONS, OUTCOMES, ShardSnapshot, Snapshot,
 };
 
 /// The latest snapshot of everyone.
@@ -90,6 +90,20 @@ impl Latest {
                     &keyspace.rehydrate_latency,
                     MS,
                 )
+            }),
+        ));
+        families.push(family(
+            "keyway_keyspace_state",
+            "Where a keyspace stands with its DEK: 1 for the state that it is in.",
+            proto::MetricType::GAUGE,
+            keyspaces.iter().flat_map(|keyspace| {
+                LockState::ALL.map(|state| {
+                    let labels = [
+                        ("keyspace", keyspace.name.as_str()),
+                        ("state", state.name()),
+                    ];
+                    gauge(&labels, f64::from(u8::from(keyspace.state == state)))
+                })
             }),
         ));
         families.push(family(
@@ -387,6 +401,7 @@ fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
     sum.oldest_served_age_us = sum.oldest_served_age_us.max(other.oldest_served_age_us);
     // The shard that loses its lease first is the one to know about.
     sum.dek_lease_left_s = sum.dek_lease_left_s.min(other.dek_lease_left_s);
+    sum.state = sum.state.max(other.state);
     sum.locked |= other.locked;
     for (mine, theirs) in sum.requests.0.iter_mut().zip(other.requests.0) {
         for (mine, theirs) in mine.iter_mut().zip(theirs) {

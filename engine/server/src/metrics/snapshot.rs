@@ -47,6 +47,48 @@ pub const OUTCOME_OK_STALE: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct RequestCounts(pub [[u64; OUTCOMES.len()]; OPERATIONS.len()]);
 
+/// Where a keyspace stands with its DEK. Later ones matter more: over shards, the latest counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockState {
+    /// No lease, and nobody has asked for one.
+    #[default]
+    Idle,
+    /// A lease is held.
+    Live,
+    /// A lease is held, and the KMS is being asked for the next one.
+    Renewing,
+    /// No lease is held, and the KMS is being asked for one.
+    Asking,
+    /// The KMS refuses.
+    Denied,
+    /// Locked by an operator.
+    Locked,
+}
+
+impl LockState {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Idle,
+        Self::Live,
+        Self::Renewing,
+        Self::Asking,
+        Self::Denied,
+        Self::Locked,
+    ];
+
+    /// In one lower-case word, for status documents and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Live => "live",
+            Self::Renewing => "renewing",
+            Self::Asking => "asking",
+            Self::Denied => "denied",
+            Self::Locked => "locked",
+        }
+    }
+}
+
 /// One keyspace on one shard.
 #[derive(Clone, Debug, Default)]
 pub struct KeyspaceSnapshot {
@@ -88,6 +130,8 @@ pub struct KeyspaceSnapshot {
     pub oldest_served_age_us: u64,
     /// Seconds left of the DEK lease; 0 without one.
     pub dek_lease_left_s: f64,
+    /// Where it stands with its DEK.
+    pub state: LockState,
     /// Whether an operator has locked it.
     pub locked: bool,
     /// Requests by operation and outcome.

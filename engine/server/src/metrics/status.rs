@@ -75,6 +75,7 @@ fn keyspace(keyspace: &KeyspaceSnapshot) -> serde_json::Value {
     json!({
         "id": keyspace.id,
         "name": keyspace.name,
+        "state": keyspace.state.name(),
         "locked": keyspace.locked,
         "dek_lease_left_s": keyspace.dek_lease_left_s,
         "resident_keys": keyspace.resident_keys,

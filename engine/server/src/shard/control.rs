@@ -106,9 +106,14 @@ impl Shard {
             }
             ControlEvent::Lock { keyspace, done } => {
                 hear_lock(&mut self.core.borrow_mut(), &self.rehydrator, now, keyspace);
-                let _ = done.send(());
+                self.locking.borrow_mut().push((keyspace, done));
+                self.acknowledge_locks();
             }
             ControlEvent::Unlock { keyspace } => {
+                // What is in memory from here on is the unlock's; whoever waits for the lock waits no longer.
+                self.locking
+                    .borrow_mut()
+                    .retain(|(locked, _)| *locked != keyspace);
                 let ticket = self
                     .core
                     .borrow_mut()
@@ -138,6 +143,26 @@ impl Shard {
                 if let Some(waiting) = self.waiting.take(token) {
                     self.relay_answer(&waiting.reply, status, payload);
                 }
+            }
+        }
+    }
+
+    /// Acknowledges locks of keyspaces of which no plaintext is left. The core wipes a large keyspace over several
+    /// ticks; its DEK went at once, so nothing is added meanwhile.
+    pub(super) fn acknowledge_locks(&self) {
+        let mut locking = self.locking.borrow_mut();
+        if locking.is_empty() {
+            return;
+        }
+        let core = self.core.borrow();
+        let waiting = std::mem::take(&mut *locking);
+        for (keyspace, done) in waiting {
+            let is_wiped = core.resident_keys(KeyspaceId(keyspace)).next().is_none();
+            if is_wiped {
+                // The control thread may have given up waiting; the lock holds all the same.
+                let _ = done.send(());
+            } else {
+                locking.push((keyspace, done));
             }
         }
     }

@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-use keyway_core::{Instant, KeyspaceId};
+use keyway_core::{Gauges, Instant, KeyspaceId};
 
 use super::Shard;
 use crate::metrics::exporter;
 use crate::metrics::latency::Latency;
-use crate::metrics::snapshot::{KeyspaceSnapshot, ShardSnapshot, Snapshot};
+use crate::metrics::snapshot::{KeyspaceSnapshot, LockState, ShardSnapshot, Snapshot};
 
 /// Counters of one shard; plain cells, since only its own thread writes them.
 #[derive(Default)]
@@ -130,10 +130,22 @@ impl Shard {
                 flights: counters.flights,
                 oldest_served_age_us,
                 dek_lease_left_s: gauges.lease_left_us as f64 / 1e6,
+                state: lock_state(&gauges),
                 locked: gauges.locked,
                 requests: known.requests.clone(),
             });
         }
         snapshots
+    }
+}
+
+fn lock_state(gauges: &Gauges) -> LockState {
+    match (gauges.lease_left_us > 0, gauges.unwrap_pending) {
+        _ if gauges.locked => LockState::Locked,
+        _ if gauges.denied => LockState::Denied,
+        (true, false) => LockState::Live,
+        (true, true) => LockState::Renewing,
+        (false, true) => LockState::Asking,
+        (false, false) => LockState::Idle,
     }
 }

@@ -32,7 +32,7 @@ use std::rc::Rc;
 use keyway_core::Limits;
 use keyway_keys::UnlockedKey;
 use keyway_protocol::Router;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::authorise::Owner;
 use crate::connection::Connection;
@@ -81,6 +81,8 @@ pub struct Shard {
     mesh: Mesh<MeshMessage>,
     control: mpsc::Sender<ControlRequest>,
     exporter: mpsc::Sender<exporter::Message>,
+    /// Keyspaces that are being wiped, and who is to be told when nothing is left.
+    locking: RefCell<Vec<(u32, oneshot::Sender<()>)>>,
     figures: Figures,
     stopping: Cell<bool>,
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use keyway_core::{Admission, Instant, KeyspaceId, Refusal, Token, Verdict};
-use keyway_protocol::{Grants, Opcode, Request, RequestFrame, Scope, Status, UnlockKind};
+use keyway_protocol::{Custody, Grants, KmsInit, Opcode, Request, RequestFrame, Scope, Status};
 
 use super::answer::Reply;
 use super::held::{Claim, HeldFrame};
@@ -102,7 +102,7 @@ impl Shard {
         let principal = origin.principal();
         match opcode.scope() {
             Scope::Server => match opcode {
-                Opcode::KeyspaceCreate | Opcode::Status
+                Opcode::KeyspaceCreate | Opcode::Status | Opcode::KmsInit | Opcode::KmsUnlock
                     if !self.owner.may_everything(principal) =>
                 {
                     Err((
@@ -185,19 +185,21 @@ impl Shard {
                 );
             }
             Request::Lock => self.ask_control(reply, Command::Lock { keyspace }),
-            Request::Unlock(secret) => {
-                let kind = if secret.is_empty() {
-                    UnlockKind::Nothing
-                } else {
-                    UnlockKind::Passphrase
-                };
-                let command = Command::Unlock {
-                    keyspace,
-                    kind,
-                    secret: secret.to_vec().into(),
-                    watch: false,
-                };
-                self.ask_control(reply, command);
+            Request::KeyspaceRotate => self.ask_control(reply, Command::Rotate { keyspace }),
+            Request::KeyspaceRewrap { kms } => {
+                let kms = (*kms).to_owned();
+                self.ask_control(reply, Command::Rewrap { keyspace, kms });
+            }
+            Request::Unlock(unlock) => {
+                self.ask_control(
+                    reply,
+                    Command::Unlock {
+                        keyspace,
+                        kind: unlock.kind,
+                        secret: unlock.secret.to_vec().into(),
+                        watch: unlock.watch,
+                    },
+                );
             }
             Request::UnlockStatus { ticket } => {
                 self.ask_control(
@@ -209,6 +211,17 @@ impl Shard {
                 );
             }
             Request::Status => self.ask_control(reply, Command::Status),
+            Request::KmsInit(init) => self.ask_control(reply, initialise(init)),
+            Request::KmsUnlock(unlock) => {
+                self.ask_control(
+                    reply,
+                    Command::UnlockKms {
+                        kms: unlock.kms.to_owned(),
+                        kind: unlock.kind,
+                        secret: unlock.secret.to_vec().into(),
+                    },
+                );
+            }
         }
     }
 
@@ -305,6 +318,24 @@ fn operation_index(opcode: Opcode) -> usize {
         | Opcode::KeyRevoke
         | Opcode::KeyList => 9,
         _ => OTHER,
+    }
+}
+
+fn initialise(init: &KmsInit<'_>) -> Command {
+    let kms = init.kms.to_owned();
+    match init.custody {
+        Custody::Passphrase(passphrase) => Command::Initialise {
+            kms,
+            shares: 0,
+            threshold: 0,
+            passphrase: passphrase.to_vec().into(),
+        },
+        Custody::Shares { count, threshold } => Command::Initialise {
+            kms,
+            shares: count,
+            threshold,
+            passphrase: Vec::new().into(),
+        },
     }
 }
 

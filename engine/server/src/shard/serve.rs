@@ -129,6 +129,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         held_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
+        locking: RefCell::default(),
         connections: RefCell::default(),
         mesh,
         control: start.control,
@@ -231,6 +232,7 @@ impl Shard {
         let turn = self.begin_turn();
         self.guarded(|| self.hear_control(&turn, events));
         self.guarded(|| self.core.borrow_mut().handle_tick(turn.now));
+        self.guarded(|| self.acknowledge_locks());
         let now = turn.now;
         self.end_turn(turn);
         if ticks.is_multiple_of(TICKS_PER_SECOND) {

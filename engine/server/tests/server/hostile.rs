@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{Random, Server, Setup};
-use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status};
+use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status, UnlockWith};
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFrame, Sign};
 
@@ -250,10 +250,11 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
         }
         let ends = Instant::now() + Duration::from_secs(seconds);
         let client = server.client();
+        let noise_keyspace = "noise".parse().unwrap();
         while Instant::now() < ends && !good.is_finished() {
             // Noise can lock the keyspace, and then hardly anything would happen any more. It can do
             // so while this unlock is under way, which is refused then.
-            let refused = client.unlock(&"noise".parse().unwrap(), b"").err();
+            let refused = client.unlock(&noise_keyspace, UnlockWith::Nothing).err();
             assert!(refused.is_none_or(|error| error.status().is_some()));
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -10,8 +10,8 @@ use std::process::Stdio;
 use crate::common::{Server, Setup, ask};
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Answer, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName, Scheme, Status,
-    UnlockState,
+    Algorithm, Answer, Custody, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
+    KmsName, Scheme, Status, UnlockState, UnlockWith,
 };
 use keyway_protocol::{Hello, Request, VERSION};
 
@@ -58,8 +58,8 @@ fn setting(client: &Client, keyspace: &KeyspaceName, name: &str) -> String {
 }
 
 /// Waits for an unlock to end; what it says.
-fn unlock(client: &Client, keyspace: &KeyspaceName, passphrase: &[u8]) -> (UnlockState, String) {
-    let ticket = client.unlock(keyspace, passphrase).unwrap().value;
+fn unlock(client: &Client, keyspace: &KeyspaceName, with: UnlockWith<'_>) -> (UnlockState, String) {
+    let ticket = client.unlock(keyspace, with).unwrap().value;
     loop {
         let status = client.unlock_status(keyspace, ticket).unwrap().value;
         if status.state != UnlockState::Pending {
@@ -219,7 +219,7 @@ fn a_locked_keyspace_stays_locked_until_it_is_unlocked() {
     let server = setup.start();
     let client = server.client();
     check_locked(&client);
-    let (state, message) = unlock(&client, &prod(), b"");
+    let (state, message) = unlock(&client, &prod(), UnlockWith::Nothing);
     assert_eq!(state, UnlockState::Done, "{message}");
     for (key, signature) in keys.iter().zip(&signatures) {
         assert_eq!(&sign(&client, key).unwrap().value, signature);
@@ -340,15 +340,17 @@ fn a_server_without_its_passphrase_starts_locked_and_opens_over_the_unix_socket(
     let error = sign(&client, &key).unwrap_err();
     assert_eq!(error.status(), Some(Status::NeedsUnlock), "{error}");
     assert!(error.ticket().is_some());
-    for wrong in [&b""[..], b"wrong horse battery"] {
+    let wrong_horse = UnlockWith::Passphrase(b"wrong horse battery");
+    for wrong in [UnlockWith::Nothing, wrong_horse] {
         let (state, message) = unlock(&client, &prod(), wrong);
         assert_eq!(state, UnlockState::Failed);
         assert!(message.contains("passphrase"), "{message}");
         assert_eq!(status(sign(&client, &key)), Status::NeedsUnlock);
     }
-    let over_tcp = server.client().unlock(&prod(), PASSPHRASE);
+    let right = UnlockWith::Passphrase(PASSPHRASE);
+    let over_tcp = server.client().unlock(&prod(), right);
     assert!(over_tcp.is_err(), "anonymous has no right to unlock");
-    let (state, message) = unlock(&client, &prod(), PASSPHRASE);
+    let (state, message) = unlock(&client, &prod(), right);
     assert_eq!(state, UnlockState::Done, "{message}");
     assert_eq!(sign(&client, &key).unwrap().value, signature);
     assert!(!server.log().contains("correct horse"));
@@ -474,7 +476,20 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
         assert_eq!(status(anonymous.force_refresh(&key)), Status::Forbidden);
         assert_eq!(status(anonymous.key_list(&prod())), Status::Forbidden);
         assert_eq!(status(anonymous.lock(&prod())), Status::Forbidden);
-        assert_eq!(status(anonymous.unlock(&prod(), b"")), Status::Forbidden);
+        let unlock = anonymous.unlock(&prod(), UnlockWith::Nothing);
+        assert_eq!(status(unlock), Status::Forbidden);
+        assert_eq!(
+            status(anonymous.keyspace_rotate(&prod())),
+            Status::Forbidden
+        );
+        let local: KmsName = "local".parse().unwrap();
+        let rewrap = anonymous.keyspace_rewrap(&prod(), &local);
+        assert_eq!(status(rewrap), Status::Forbidden);
+        let (count, threshold) = (3, 2);
+        let init = anonymous.kms_init(&local, Custody::Shares { count, threshold });
+        assert_eq!(status(init), Status::Forbidden);
+        let unlock = anonymous.kms_unlock(&local, UnlockWith::Share(b"share"));
+        assert_eq!(status(unlock), Status::Forbidden);
         assert_eq!(status(anonymous.status()), Status::Forbidden);
         let set = anonymous.keyspace_set(&prod(), &[("allow:anonymous", "all")]);
         assert_eq!(status(set), Status::Forbidden);

@@ -7,6 +7,7 @@ mod figures;
 mod hostile;
 mod keyspaces;
 mod library;
+mod life;
 mod memory;
 mod model;
 mod operations;

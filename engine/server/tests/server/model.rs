@@ -15,7 +15,7 @@ use crate::library::Library;
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyState, KeyspaceName, Scheme,
-    Status, UnlockState,
+    Status, UnlockState, UnlockWith,
 };
 use keyway_keys::ImportFormat;
 use proptest::prelude::*;
@@ -363,7 +363,10 @@ impl Case<'_> {
     }
 
     fn unlock(&self, client: &Client) {
-        let ticket = client.unlock(&self.keyspace, b"").unwrap().value;
+        let ticket = client
+            .unlock(&self.keyspace, UnlockWith::Nothing)
+            .unwrap()
+            .value;
         loop {
             let status = client.unlock_status(&self.keyspace, ticket).unwrap().value;
             match status.state {

@@ -3,10 +3,11 @@
 use std::sync::Mutex;
 
 use keyway_client::{
-    Algorithm, Call, Input, KeyFormat, KeyOptions, KeyspaceName, Scheme, UnlockState,
+    Algorithm, Call, Custody, Input, KeyFormat, KeyOptions, KeyspaceName, KmsName, KmsState,
+    Reseal, Scheme, SharesGiven, UnlockState, UnlockWith,
 };
 use keyway_protocol::{
-    KeyListAnswer, KeyRow, KeyState, Octets, Opcode, Request, RequestFrame, Sealed,
+    KeyListAnswer, KeyRow, KeyState, KmsShares, Octets, Opcode, Request, RequestFrame, Sealed,
 };
 
 use crate::face::Face;
@@ -96,6 +97,9 @@ pub fn every_call_reads_its_answer<F: Face>() {
             Opcode::Unlock => ok(incoming, &77_u64.to_le_bytes()),
             Opcode::UnlockStatus => ok(incoming, br#"{"state":"done","keys_reloaded":12}"#),
             Opcode::Status => ok(incoming, b"{}"),
+            Opcode::KeyspaceRotate => ok(incoming, &2_u32.to_le_bytes()),
+            Opcode::KmsInit => ok(incoming, &two_shares()),
+            Opcode::KmsUnlock => ok(incoming, br#"{"kms":"local","state":"unlocked"}"#),
             opcode if opcode.is_write() => ok(incoming, b""),
             Opcode::Verify | Opcode::ForceRefresh => ok(incoming, b""),
             _ => ok(incoming, b"bytes"),
@@ -141,13 +145,75 @@ pub fn every_call_reads_its_answer<F: Face>() {
     assert!(nothing.into_iter().all(|it| it.unwrap().key_version == 3));
     let created = Call::keyspace_create(&prod, &[("soft_ttl_ms", "1000")]);
     assert_eq!(client.call(created).unwrap().value, 9);
-    assert_eq!(client.call(Call::unlock(&prod, b"")).unwrap().value, 77);
+    let tickets = client.call_all(vec![
+        Call::unlock(&prod, UnlockWith::Nothing),
+        Call::unlock(&prod, UnlockWith::Passphrase(b"open sesame")),
+        Call::unlock_watching(&prod, UnlockWith::Pin(b"1234")),
+    ]);
+    assert!(tickets.into_iter().all(|it| it.unwrap().value == 77));
     let unlocked = client.call(Call::unlock_status(&prod, 77)).unwrap().value;
     assert_eq!(
         (unlocked.state, unlocked.keys_reloaded),
         (UnlockState::Done, 12)
     );
     assert_eq!(client.call(Call::status()).unwrap().value, "{}");
+
+    let local = KmsName::new("local").unwrap();
+    let rotated = client.call(Call::keyspace_rotate(&prod)).unwrap();
+    assert_eq!(rotated.value, 2);
+    let rewrapped = Call::keyspace_rewrap(&prod, &local);
+    assert!(client.call(rewrapped).is_ok());
+    let (count, threshold) = (2, 2);
+    let init = Call::kms_init(&local, Custody::Shares { count, threshold });
+    let shares = client.call(init).unwrap().value;
+    assert!(
+        shares
+            .iter()
+            .map(|it| &**it)
+            .eq([&b"duck one"[..], b"duck two"])
+    );
+    assert!(!format!("{shares:?}").contains("duck"));
+    let unlocked = client.call(Call::kms_unlock(&local, UnlockWith::Share(&shares[0])));
+    let unlocked = unlocked.unwrap().value;
+    assert_eq!(
+        (unlocked.state, unlocked.shares),
+        (KmsState::Unlocked, None)
+    );
+}
+
+fn two_shares() -> Vec<u8> {
+    let mut out = Vec::new();
+    KmsShares::encode(["duck one", "duck two"].into_iter(), &mut out).unwrap();
+    out
+}
+
+pub fn shares_that_are_awaited_are_told<F: Face>() {
+    let server = Server::start(1, |incoming| match incoming.opcode {
+        Opcode::KmsUnlock => ok(
+            incoming,
+            br#"{"kms":"local","state":"locked","given":2,"threshold":3}"#,
+        ),
+        _ => ok(
+            incoming,
+            br#"{"state":"pending","message":"","shares":{"given":2,"threshold":3},"attempts":4}"#,
+        ),
+    });
+    let client = F::open(&server.address);
+    let awaited = Some(SharesGiven {
+        given: 2,
+        threshold: 3,
+    });
+    let local = KmsName::new("local").unwrap();
+    let opening = client.call(Call::kms_unlock(&local, UnlockWith::Share(b"duck")));
+    let opening = opening.unwrap().value;
+    assert_eq!((opening.state, opening.shares), (KmsState::Locked, awaited));
+    let prod = KeyspaceName::new("prod").unwrap();
+    let unlock = client.call(Call::unlock_status(&prod, 77)).unwrap().value;
+    assert_eq!(
+        (unlock.state, unlock.shares),
+        (UnlockState::Pending, awaited)
+    );
+    assert_eq!(unlock.attempts, Some(4));
 }
 
 fn sealed() -> Vec<u8> {
@@ -183,7 +249,11 @@ pub fn lists_are_gathered_from_all_shards_and_pages<F: Face>() {
             incoming,
             br#"{"keyspaces":[{"id":1,"name":"prod","settings":{"low_water_pct":"5"}}],"more":true}"#,
         ),
-        _ => ok(incoming, br#"{"keyspaces":[{"id":4,"name":"test","locked":true,"new":0}]}"#),
+        _ => ok(
+            incoming,
+            br#"{"keyspaces":[{"id":4,"name":"test","locked":true,"new":0,"kms":"local",
+            "generation":2,"reseal":{"resealed":40,"left":2}}]}"#,
+        ),
     }
     });
     let client = F::open(&server.address);
@@ -198,4 +268,9 @@ pub fn lists_are_gathered_from_all_shards_and_pages<F: Face>() {
         .collect();
     assert_eq!(names, [("prod", None), ("test", Some(true))]);
     assert_eq!(keyspaces[0].settings["low_water_pct"], "5");
+    assert_eq!((&keyspaces[0].kms, keyspaces[0].reseal), (&None, None));
+    assert_eq!(keyspaces[1].kms.as_deref(), Some("local"));
+    assert_eq!(keyspaces[1].generation, Some(2));
+    let (resealed, left) = (40, 2);
+    assert_eq!(keyspaces[1].reseal, Some(Reseal { resealed, left }));
 }

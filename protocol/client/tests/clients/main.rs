@@ -31,6 +31,7 @@ scenarios! {
     answers::every_call_reads_its_answer;
     answers::lists_are_gathered_from_all_shards_and_pages;
     answers::many_threads_share_a_connection;
+    answers::shares_that_are_awaited_are_told;
     answers::long_payloads_come_through_in_both_directions;
     connections::a_client_reconnects_when_the_server_is_back;
     connections::a_dropped_client_closes_its_connections;

@@ -1,0 +1,370 @@
+//! What AWS KMS, the SDK and the network say went wrong, as one of the seam's classes.
+//!
+//! The codes are those of the KMS API reference and its page of common errors. A code that is not among them goes by
+//! the HTTP status.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kms::config::http::HttpResponse;
+use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kms::operation::RequestId;
+use aws_sdk_kms::primitives::{DateTime, DateTimeFormat};
+
+use super::connection::InTheClear;
+use crate::{Class, KmsError};
+
+/// How far AWS lets a request's time be off its own.
+const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
+/// Longest `Retry-After` that is taken at its word.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// Longest foreign text in a message.
+const FOREIGN_CHARS_MAX: usize = 300;
+/// Deepest chain of sources that is looked through.
+const SOURCES_MAX: usize = 16;
+
+const UNAVAILABLE: Class = Class::Unavailable { retry_after: None };
+const NOT_IN_TIME: &str = "no answer in time";
+const NETWORK_REMEDY: &str = "check the network to AWS KMS and to the source of credentials";
+const CLOCK_REMEDY: &str = "set the clock of this machine: AWS accepts 5 minutes of difference";
+
+/// What was asked when it failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// The operation, as the API names it.
+    pub operation: &'static str,
+    /// The key, as the settings name it.
+    pub key: &'a str,
+    /// The wall clock at the answer.
+    pub now: SystemTime,
+}
+
+/// A failed call.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// What the caller gets.
+    pub error: KmsError,
+    /// Whether the credentials are to blame, so that they should be read anew: the SDK keeps those of a file for a
+    /// quarter of an hour, and an operator who has replaced them should not wait for that.
+    pub blames_credentials: bool,
+}
+
+/// Sorts a failure of the SDK.
+pub(super) fn classify<E>(asked: Asked<'_>, error: &SdkError<E, HttpResponse>) -> Failure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let failed = |class, what: String, remedy: &str| Failure {
+        error: KmsError::new(
+            class,
+            format!("AWS KMS {} of key {}: {what}", asked.operation, asked.key),
+            remedy,
+        ),
+        blames_credentials: false,
+    };
+    match error {
+        SdkError::ServiceError(context) => answered(asked, context.err(), context.raw()),
+        SdkError::ResponseError(context) => {
+            let status = context.raw().status().as_u16();
+            let what = format!("an answer with status {status} that is none of AWS KMS's");
+            failed(
+                by_status(context.raw()),
+                what,
+                "check that endpoint_url is AWS KMS; otherwise wait for it to recover",
+            )
+        }
+        SdkError::TimeoutError(_) => failed(UNAVAILABLE, NOT_IN_TIME.to_owned(), NETWORK_REMEDY),
+        SdkError::DispatchFailure(context) if context.is_timeout() => {
+            failed(UNAVAILABLE, NOT_IN_TIME.to_owned(), NETWORK_REMEDY)
+        }
+        // Everything else happened before there was an answer: looking for credentials, the endpoint, the network.
+        other => unasked(other).map_or_else(
+            || {
+                failed(
+                    UNAVAILABLE,
+                    format!("no answer ({})", chain(other)),
+                    "check the network to AWS KMS, endpoint_url, and the machine's trusted root certificates",
+                )
+            },
+            |(class, what, remedy)| failed(class, what, remedy),
+        ),
+    }
+}
+
+/// A failure that this machine makes before it asks AWS KMS anything: class, what, remedy.
+fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, String, &'static str)> {
+    sources(error).find_map(|source| {
+        if source.is::<InTheClear>() {
+            let what = InTheClear.to_string();
+            return Some((
+                Class::Misconfigured,
+                what,
+                "take the http endpoint out of AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_KMS and the profile",
+            ));
+        }
+        source.downcast_ref().map(no_credentials)
+    })
+}
+
+fn no_credentials(error: &CredentialsError) -> (Class, String, &'static str) {
+    let text = chain(error);
+    match error {
+        // The last place to look is the machine's metadata service, and the SDK says the same thing of one that is not
+        // there as of one that is there and did not answer. The second passes, so it may not count as a decision.
+        CredentialsError::CredentialsNotLoaded(_) => (
+            UNAVAILABLE,
+            format!("no credentials ({text})"),
+            "give credentials by profile, environment, web identity, container or instance role",
+        ),
+        CredentialsError::InvalidConfiguration(_) => (
+            Class::Misconfigured,
+            format!("the AWS configuration gives no credentials ({text})"),
+            "check profile, credentials_file and the AWS configuration files",
+        ),
+        // The source of credentials is itself a service that can refuse, such as STS for a role. The SDK keeps that
+        // answer behind several types, so the code is looked for in the text.
+        CredentialsError::ProviderError(_) if is_refusal(&text) => (
+            Class::Denied,
+            format!("the source of credentials refuses ({text})"),
+            "let this identity assume the role, or renew the credentials it starts from",
+        ),
+        _ => (
+            UNAVAILABLE,
+            format!("the source of credentials failed ({text})"),
+            "check the source: STS, the container's or the machine's metadata, the credential process",
+        ),
+    }
+}
+
+fn is_refusal(text: &str) -> bool {
+    const CODES: [&str; 6] = [
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidClientTokenId",
+        "InvalidIdentityToken",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClient",
+    ];
+    CODES.iter().any(|code| text.contains(code))
+}
+
+/// An error answer. Its message is shown where AWS explains a decision in it; elsewhere it can hold parts of the
+/// request, and signatures' messages do.
+fn answered(
+    asked: Asked<'_>,
+    error: &impl ProvideErrorMetadata,
+    response: &HttpResponse,
+) -> Failure {
+    let code = error.code().unwrap_or_default();
+    let message = error.message().unwrap_or_default();
+    let retry_after = retry_after(response);
+    let mut blames_credentials = false;
+    let mut shows_message = false;
+    let (class, remedy) = match code {
+        "AccessDeniedException"
+        | "AccessDenied"
+        | "NotAuthorized"
+        | "NotAuthorizedException"
+        | "OptInRequired" => {
+            shows_message = true;
+            (
+                Class::Denied,
+                "allow kms:Encrypt, Decrypt, GenerateDataKey and DescribeKey in the key's policy or the role's; if \
+                 they are allowed, the wrapped key may belong to a key that this identity cannot see",
+            )
+        }
+        "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => {
+            (Class::Misconfigured, CLOCK_REMEDY)
+        }
+        "SignatureDoesNotMatch" | "InvalidSignatureException"
+            if blames_clock(message) || is_clock_off(response, asked.now) =>
+        {
+            (Class::Misconfigured, CLOCK_REMEDY)
+        }
+        "SignatureDoesNotMatch"
+        | "InvalidSignatureException"
+        | "IncompleteSignature"
+        | "IncompleteSignatureException"
+        | "InvalidClientTokenId"
+        | "MissingAuthenticationToken"
+        | "MissingAuthenticationTokenException"
+        | "UnrecognizedClientException" => {
+            blames_credentials = true;
+            (
+                Class::Denied,
+                "check the access key and its secret: AWS does not know this pair",
+            )
+        }
+        "ExpiredToken" | "ExpiredTokenException" => {
+            blames_credentials = true;
+            (Class::Denied, "renew the session's credentials")
+        }
+        "DisabledException" | "KMSInvalidStateException" => {
+            shows_message = true;
+            (
+                Class::Disabled,
+                "enable the key, cancel its deletion, or reconnect its key store, in AWS KMS",
+            )
+        }
+        "NotFoundException" => {
+            shows_message = true;
+            (
+                Class::Misconfigured,
+                "check key_id, region and the account of the credentials",
+            )
+        }
+        "InvalidCiphertextException" => (
+            Class::Corrupt,
+            "restore the wrapped key from a backup; it was changed, or belongs to another keyspace or cluster",
+        ),
+        "IncorrectKeyException" => (
+            Class::Misconfigured,
+            "set key_id to the key that wrapped this data; an alias may point at another key now",
+        ),
+        "InvalidKeyUsageException"
+        | "InvalidArnException"
+        | "InvalidGrantTokenException"
+        | "ValidationException"
+        | "UnsupportedOperationException"
+        | "UnknownOperationException" => (
+            Class::Misconfigured,
+            "name a symmetric encryption key (SYMMETRIC_DEFAULT) in key_id",
+        ),
+        "ThrottlingException"
+        | "Throttling"
+        | "ThrottledException"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "TooManyRequestsException"
+        | "LimitExceededException"
+        | "RequestLimitExceeded"
+        | "SlowDown" => (
+            Class::Throttled { retry_after },
+            "wait, or raise the account's quota of cryptographic operations",
+        ),
+        "KMSInternalException"
+        | "DependencyTimeoutException"
+        | "KeyUnavailableException"
+        | "InternalFailure"
+        | "InternalError"
+        | "RequestTimeout"
+        | "RequestTimeoutException"
+        | "ServiceUnavailable"
+        | "ServiceUnavailableException" => (
+            Class::Unavailable { retry_after },
+            "wait for AWS KMS to recover",
+        ),
+        _ => {
+            let class = by_status(response);
+            // It may be about the credentials, and reading them anew costs little.
+            blames_credentials = class == Class::Denied;
+            (
+                class,
+                "look the code up among the errors of AWS KMS; without one, check that endpoint_url is AWS KMS",
+            )
+        }
+    };
+    let mut what = format!("AWS KMS {} of key {}: ", asked.operation, asked.key);
+    match foreign(code) {
+        code if code.is_empty() => what.push_str("an error without a code"),
+        code => what.push_str(&code),
+    }
+    let _ = write!(what, ", status {}", response.status().as_u16());
+    if let Some(id) = response.request_id().filter(|id| is_request_id(id)) {
+        let _ = write!(what, ", request {id}");
+    }
+    if shows_message && !message.is_empty() {
+        let _ = write!(what, " ({})", foreign(message));
+    }
+    Failure {
+        error: KmsError::new(class, what, remedy),
+        blames_credentials,
+    }
+}
+
+fn by_status(response: &HttpResponse) -> Class {
+    let retry_after = retry_after(response);
+    match response.status().as_u16() {
+        401 | 403 => Class::Denied,
+        408 => Class::Unavailable { retry_after },
+        429 => Class::Throttled { retry_after },
+        400..=499 => Class::Misconfigured,
+        _ => Class::Unavailable { retry_after },
+    }
+}
+
+/// `Retry-After` in seconds. Its other form, a date, is not used by AWS.
+fn retry_after(response: &HttpResponse) -> Option<Duration> {
+    let seconds: u64 = response.headers().get("retry-after")?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// AWS says so in two sentences: "Signature expired: ..." and "Signature not yet current: ...".
+fn blames_clock(message: &str) -> bool {
+    message.starts_with("Signature expired") || message.starts_with("Signature not yet current")
+}
+
+/// Whether the answer's own date is too far from ours.
+fn is_clock_off(response: &HttpResponse, now: SystemTime) -> bool {
+    let theirs = response
+        .headers()
+        .get("date")
+        .and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+    let ours = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    theirs
+        .and_then(|theirs| u64::try_from(theirs.secs()).ok())
+        .is_some_and(|theirs| ours.abs_diff(theirs) > SKEW_MAX.as_secs())
+}
+
+fn is_request_id(id: &str) -> bool {
+    (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// An error and its sources, outermost first.
+fn sources<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+    .take(SOURCES_MAX)
+}
+
+/// What an error and its sources say, outermost first. Their `Debug` would say more than is fit for a log.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = String::new();
+    for error in sources(error) {
+        let said = error.to_string();
+        // Many errors repeat their source.
+        if !text.ends_with(&said) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            let _ = write!(text, "{colon}{said}");
+        }
+    }
+    foreign(&text)
+}
+
+/// Text from elsewhere, on one line and not too long.
+fn foreign(text: &str) -> String {
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .take(FOREIGN_CHARS_MAX)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

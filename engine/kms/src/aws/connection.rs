@@ -1,0 +1,271 @@
+//! The SDK's client, made at the first call, and what it may do.
+
+use std::future::Future;
+
+use aws_config::SdkConfig;
+use aws_config::profile::ProfileFileCredentialsProvider;
+#[expect(
+    deprecated,
+    reason = "the new names are in aws-runtime, which nothing else here needs"
+)]
+use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+use aws_config::provider_config::ProviderConfig;
+use aws_sdk_kms::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_kms::config::retry::RetryConfig;
+use aws_sdk_kms::config::timeout::TimeoutConfig;
+use aws_sdk_kms::config::{
+    BehaviorVersion, ConfigBag, IdentityCache, Intercept, Region, RuntimeComponents,
+    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
+};
+use aws_sdk_kms::error::BoxError;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider as TlsProvider, TlsContext, TrustStore};
+use tokio::sync::OnceCell;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
+
+use super::key_name::KeyName;
+use super::settings::{AwsSettings, check_endpoint, is_loopback};
+use crate::{Class, KmsError};
+
+/// One client with its credentials, from an unlock to the next lock. It is made by the first call, because the region
+/// may have to be asked for; calls that come meanwhile wait for it. Dropping it drops the cached credentials.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    client: OnceCell<aws_sdk_kms::Client>,
+}
+
+impl Connection {
+    /// The client. What fails is tried again by the next call.
+    pub(super) async fn client(
+        &self,
+        settings: &AwsSettings,
+        key: &KeyName,
+    ) -> Result<&aws_sdk_kms::Client, KmsError> {
+        self.client
+            .get_or_try_init(|| muted(make_client(settings, key)))
+            .await
+    }
+}
+
+/// Runs a future of the SDK without a log. At the level `trace` the SDK writes whole requests: a session's token, and
+/// the DEK that Encrypt is given. Two environment variables of its own (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`)
+/// repeat the body and add the answers. No level and no variable may be what writes a secret to disk. What went wrong
+/// is in the error.
+pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    future.with_subscriber(NoSubscriber::default())
+}
+
+async fn make_client(
+    settings: &AwsSettings,
+    key: &KeyName,
+) -> Result<aws_sdk_kms::Client, KmsError> {
+    let limit = settings.call_time_max();
+    let loaded = tokio::time::timeout(limit, load(settings, key)).await;
+    let config = loaded.map_err(|_| {
+        KmsError::new(
+            Class::Unavailable { retry_after: None },
+            format!("the AWS configuration was not found out within {limit:?}"),
+            "set region; otherwise the machine's metadata are asked for it",
+        )
+    })??;
+    let kms = aws_sdk_kms::config::Builder::from(&config)
+        .interceptor(EndpointGuard)
+        .build();
+    Ok(aws_sdk_kms::Client::from_conf(kms))
+}
+
+async fn load(settings: &AwsSettings, key: &KeyName) -> Result<SdkConfig, KmsError> {
+    let http = http_client(settings)?;
+    let call_max = settings.call_time_max();
+    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(http.clone())
+        // The service above retries, with one budget for all; an SDK that retried as well would multiply the tries.
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(settings.connect_time_max())
+                .read_timeout(call_max)
+                .operation_attempt_timeout(call_max)
+                .operation_timeout(call_max)
+                .build(),
+        )
+        // Bodies are a few kilobytes, and the time limits above are stricter.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        // Sooner than the call's own limit, so that the error says what took so long.
+        .identity_cache(
+            IdentityCache::lazy()
+                .load_timeout(call_max.mul_f32(0.75))
+                .build(),
+        );
+    if let Some(region) = settings.known_region(key) {
+        loader = loader.region(Region::new(region.to_owned()));
+    }
+    if let Some(url) = &settings.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    if let Some(profile) = &settings.profile {
+        loader = loader.profile_name(profile);
+    }
+    let files = profile_files(settings);
+    if let Some(files) = &files {
+        loader = loader.profile_files(files.clone());
+    }
+    if settings.names_credentials() {
+        loader = loader.no_credentials();
+    }
+    let base = loader.load().await;
+    let Some(region) = base.region().cloned() else {
+        return Err(KmsError::new(
+            Class::Misconfigured,
+            format!("no AWS region is known for key {}", key.as_str()),
+            "set region, name the key by its ARN, or set AWS_REGION",
+        ));
+    };
+    if let Some(url) = base.endpoint_url() {
+        // It may have come from AWS_ENDPOINT_URL or a profile.
+        check_endpoint(url)?;
+    }
+    if !settings.names_credentials() {
+        return Ok(base);
+    }
+    let sources = ProviderConfig::without_region()
+        .with_region(Some(region))
+        .with_retry_config(RetryConfig::disabled())
+        .with_http_client(http);
+    let mut provider = ProfileFileCredentialsProvider::builder().configure(&sources);
+    if let Some(files) = files {
+        provider = provider.profile_files(files);
+    }
+    if let Some(profile) = &settings.profile {
+        provider = provider.profile_name(profile);
+    }
+    let provider = SharedCredentialsProvider::new(provider.build());
+    Ok(base.into_builder().credentials_provider(provider).build())
+}
+
+#[expect(
+    deprecated,
+    reason = "the new names are in aws-runtime, which nothing else here needs"
+)]
+fn profile_files(settings: &AwsSettings) -> Option<ProfileFiles> {
+    let path = settings.credentials_file.as_ref()?;
+    let files = ProfileFiles::builder()
+        .include_default_config_file(true)
+        .with_file(ProfileFileKind::Credentials, path)
+        .build();
+    Some(files)
+}
+
+/// hyper and rustls, with ring. HTTPS_PROXY is not looked at: the way to a KMS without a route to the internet is an
+/// endpoint in the own network.
+fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
+    let roots = rustls_native_certs::load_native_certs().certs;
+    let (usable, _) = rustls::RootCertStore::empty().add_parsable_certificates(roots);
+    let needs_tls = settings
+        .endpoint_url
+        .as_ref()
+        .is_none_or(|url| url.starts_with("https:"));
+    if usable == 0 && needs_tls {
+        return Err(KmsError::new(
+            Class::Misconfigured,
+            "this machine has no trusted root certificates",
+            "install the package ca-certificates, or set SSL_CERT_FILE",
+        ));
+    }
+    // A development build of the SDK panics where it is told to trust the machine's roots and there are none.
+    let trusted = TrustStore::empty().with_native_roots(usable > 0);
+    let tls = TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .map_err(|error| {
+            KmsError::new(
+                Class::Misconfigured,
+                format!("TLS to AWS KMS cannot be set up: {error}"),
+                "check the machine's trusted root certificates",
+            )
+        })?;
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(TlsProvider::Rustls(CryptoMode::Ring))
+        .tls_context(tls)
+        .build_https())
+}
+
+/// The last look before a request leaves. Endpoints also come from the environment and from profiles, in several forms;
+/// this is where all of them end up.
+#[derive(Debug)]
+struct EndpointGuard;
+
+impl Intercept for EndpointGuard {
+    fn name(&self) -> &'static str {
+        "EndpointGuard"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let uri: hyper::Uri = context.request().uri().parse()?;
+        let is_safe = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => uri.host().is_some_and(is_loopback),
+            _ => false,
+        };
+        if is_safe {
+            return Ok(());
+        }
+        Err(BoxError::from(InTheClear))
+    }
+}
+
+/// The endpoint that the environment or a profile names is neither https nor loopback.
+#[derive(Debug)]
+pub(super) struct InTheClear;
+
+impl std::fmt::Display for InTheClear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the endpoint is neither https nor on loopback")
+    }
+}
+
+impl std::error::Error for InTheClear {}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kms::config::Credentials;
+    use aws_sdk_kms::primitives::Blob;
+
+    use super::super::classify::{Asked, classify};
+    use super::*;
+
+    /// 192.0.2.1 is no machine's address, and nobody is asked whether it is.
+    #[tokio::test]
+    async fn the_guard_stops_a_request_in_the_clear_before_it_leaves() {
+        let http = http_client(&AwsSettings {
+            endpoint_url: Some("http://127.0.0.1".to_owned()),
+            ..AwsSettings::new("alias/keyway")
+        });
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .http_client(http.unwrap())
+            .retry_config(RetryConfig::disabled())
+            .region(Region::new("eu-central-1"))
+            .endpoint_url("http://192.0.2.1")
+            .credentials_provider(Credentials::new("id", "none", None, None, "test"))
+            .interceptor(EndpointGuard)
+            .build();
+        let request = aws_sdk_kms::Client::from_conf(config).encrypt();
+        let request = request.key_id("alias/keyway").plaintext(Blob::new("x"));
+        let error = request.send().await.unwrap_err();
+        let asked = Asked {
+            operation: "Encrypt",
+            key: "alias/keyway",
+            now: std::time::SystemTime::now(),
+        };
+        let error = classify(asked, &error).error;
+        assert_eq!(error.class(), Class::Misconfigured, "{error}");
+        assert!(error.what().contains(&InTheClear.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,311 @@
+//! What a module's return value means to the caller.
+
+use cryptoki::context::Function;
+use cryptoki::error::{Error, RvError};
+use cryptoki::slot::TokenInfo;
+
+use super::Pkcs11Settings;
+use crate::{Class, KmsError};
+
+/// Whether the session, or a handle found through it, is no longer good: a new session may be.
+pub(super) fn is_session_lost(error: &Error) -> bool {
+    match error {
+        Error::Pkcs11(RvError::DeviceError, function) => !matches!(function, Function::Decrypt),
+        Error::Pkcs11(value, _) => matches!(
+            value,
+            RvError::SessionHandleInvalid
+                | RvError::SessionClosed
+                | RvError::DeviceRemoved
+                | RvError::TokenNotPresent
+                | RvError::SlotIdInvalid
+                | RvError::KeyHandleInvalid
+                | RvError::ObjectHandleInvalid
+                | RvError::OperationActive
+                | RvError::OperationNotInitialized
+                | RvError::UserNotLoggedIn
+        ),
+        _ => false,
+    }
+}
+
+/// What a failed decryption says about the sealed bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// They are damaged, or sealed under another key or context.
+    Bytes,
+    /// They or the device: SoftHSM2 has CKR_GENERAL_ERROR for a wrong tag, others have values of their own.
+    BytesOrDevice,
+    /// Not they.
+    Other,
+}
+
+/// Whom a failed decryption blames. Only the call that sees the bytes can blame them.
+pub(super) fn blame(error: &Error) -> Blame {
+    let Error::Pkcs11(value, Function::Decrypt) = error else {
+        return Blame::Other;
+    };
+    match value {
+        RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange => Blame::Bytes,
+        // CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0, which the binding has no name for.
+        RvError::UnknownErrorCode(0x42) => Blame::Bytes,
+        RvError::GeneralError
+        | RvError::FunctionFailed
+        | RvError::DeviceError
+        | RvError::DataInvalid
+        | RvError::DataLenRange
+        | RvError::SignatureInvalid
+        | RvError::MechanismParamInvalid
+        | RvError::ArgumentsBad
+        | RvError::VendorDefined(_)
+        | RvError::UnknownErrorCode(_) => Blame::BytesOrDevice,
+        _ => Blame::Other,
+    }
+}
+
+/// The error of any call but a login.
+pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
+    let (token, key) = (&settings.token, &settings.key);
+    let what = format!("token {token}: {}", name(error));
+    let (class, remedy) = match error {
+        Error::LibraryLoading(_) => (
+            Class::Misconfigured,
+            format!(
+                "check that {} is the vendor's PKCS#11 module for this machine",
+                settings.module.display()
+            ),
+        ),
+        Error::MissingSymbol(_) | Error::NullFunctionPointer | Error::NotSupported => (
+            Class::Misconfigured,
+            format!(
+                "check that {} is a PKCS#11 module of version 2.40 or newer",
+                settings.module.display()
+            ),
+        ),
+        Error::Pkcs11(value, _) => match value {
+            RvError::KeyFunctionNotPermitted => (
+                Class::Disabled,
+                format!("set CKA_ENCRYPT and CKA_DECRYPT of key {key} on the token"),
+            ),
+            RvError::UserNotLoggedIn => (
+                Class::Locked,
+                "unlock it: keyway unlock KEYSPACE".to_owned(),
+            ),
+            RvError::KeyTypeInconsistent
+            | RvError::KeySizeRange
+            | RvError::MechanismInvalid
+            | RvError::MechanismParamInvalid
+            | RvError::FunctionNotSupported => (
+                Class::Misconfigured,
+                format!("use a token that has CKM_AES_GCM, and an AES-256 key as {key}"),
+            ),
+            RvError::CantLock | RvError::NeedToCreateThreads => (
+                Class::Misconfigured,
+                "use a module that works in a process of several threads".to_owned(),
+            ),
+            _ => (
+                Class::Unavailable { retry_after: None },
+                "check the token and the way to it".to_owned(),
+            ),
+        },
+        _ => (
+            Class::Unavailable { retry_after: None },
+            "check the token and the way to it".to_owned(),
+        ),
+    };
+    KmsError::new(class, what, remedy)
+}
+
+/// The error of a login. `info` is what the token says of itself after it, if it still answers.
+pub(super) fn describe_login(
+    error: &Error,
+    info: Option<&TokenInfo>,
+    settings: &Pkcs11Settings,
+) -> KmsError {
+    let token = &settings.token;
+    let Error::Pkcs11(value, _) = error else {
+        return describe(error, settings);
+    };
+    let tries = info.map_or(Tries::Unknown, Tries::of);
+    match value {
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange
+            if tries != Tries::None =>
+        {
+            KmsError::new(
+                Class::Denied,
+                format!("token {token} refuses the PIN{}", tries.in_words()),
+                "unlock with the token's user PIN; a wrong one is never sent again by itself",
+            )
+        }
+        RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange | RvError::PinLocked => {
+            KmsError::new(
+                Class::Denied,
+                format!("the user PIN of token {token} is locked: too many were wrong"),
+                "let the token's security officer set a new PIN (C_InitPIN)",
+            )
+        }
+        RvError::PinExpired => KmsError::new(
+            Class::Denied,
+            format!("the user PIN of token {token} has expired"),
+            "change the PIN with the vendor's tool",
+        ),
+        RvError::UserPinNotInitialized => KmsError::new(
+            Class::Misconfigured,
+            format!("token {token} has no user PIN yet"),
+            "let the token's security officer set one (C_InitPIN)",
+        ),
+        _ => describe(error, settings),
+    }
+}
+
+/// What a token tells about the tries that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tries {
+    /// It says nothing, or nothing bad.
+    Unknown,
+    /// A PIN was wrong since the last right one.
+    Fewer,
+    One,
+    None,
+}
+
+impl Tries {
+    pub(super) fn of(info: &TokenInfo) -> Self {
+        if info.user_pin_locked() {
+            Self::None
+        } else if info.user_pin_final_try() {
+            Self::One
+        } else if info.user_pin_count_low() {
+            Self::Fewer
+        } else {
+            Self::Unknown
+        }
+    }
+
+    /// The second half of a sentence, or nothing.
+    pub(super) fn in_words(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::Fewer => "; it counts wrong PINs and may lock after a few",
+            Self::One => "; one more wrong PIN locks it",
+            Self::None => "; its PIN is locked",
+        }
+    }
+}
+
+/// The call and its return value, as the standard spells them.
+pub(super) fn name(error: &Error) -> String {
+    match error {
+        Error::Pkcs11(value, function) => format!("C_{function:?} gave {}", ckr_name(*value)),
+        // The only slices that we convert are the answers of a decryption and an encryption.
+        Error::TryFromSlice(_) => "an answer of another length than AES-GCM gives".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn ckr_name(value: RvError) -> String {
+    match value {
+        RvError::VendorDefined(code) => format!("CKR_VENDOR_DEFINED {code:#x}"),
+        RvError::UnknownErrorCode(code) => format!("return value {code:#x}"),
+        // The binding's names are the standard's in another case, and the standard's are what people look up.
+        named => {
+            let mut text = "CKR".to_owned();
+            for letter in format!("{named:?}").chars() {
+                if letter.is_ascii_uppercase() {
+                    text.push('_');
+                }
+                text.push(letter.to_ascii_uppercase());
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Pkcs11Settings {
+        Pkcs11Settings::new("/lib/hsm.so", "vault-1", "kek")
+    }
+
+    const DOWN: Class = Class::Unavailable { retry_after: None };
+
+    #[test]
+    fn every_return_value_has_its_class_and_is_named_as_the_standard_does() {
+        let table = [
+            (RvError::KeyFunctionNotPermitted, Class::Disabled),
+            (RvError::UserNotLoggedIn, Class::Locked),
+            (RvError::MechanismInvalid, Class::Misconfigured),
+            (RvError::KeyTypeInconsistent, Class::Misconfigured),
+            (RvError::CantLock, Class::Misconfigured),
+            (RvError::TokenNotPresent, DOWN),
+            (RvError::DeviceError, DOWN),
+            (RvError::GeneralError, DOWN),
+            (RvError::SessionHandleInvalid, DOWN),
+            (RvError::VendorDefined(0x8000_0001), DOWN),
+        ];
+        for (value, class) in table {
+            let error = describe(&Error::Pkcs11(value, Function::DecryptInit), &settings());
+            assert_eq!(error.class(), class, "{error}");
+            assert!(error.what().contains("vault-1: C_DecryptInit gave "));
+        }
+        assert_eq!(
+            ckr_name(RvError::KeyFunctionNotPermitted),
+            "CKR_KEY_FUNCTION_NOT_PERMITTED"
+        );
+        assert_eq!(ckr_name(RvError::PinIncorrect), "CKR_PIN_INCORRECT");
+        assert_eq!(
+            ckr_name(RvError::VendorDefined(0x8000_0001)),
+            "CKR_VENDOR_DEFINED 0x80000001"
+        );
+    }
+
+    #[test]
+    fn a_refused_login_is_denied_and_says_what_unblocks() {
+        let table = [
+            (RvError::PinIncorrect, Class::Denied, "refuses the PIN"),
+            (RvError::PinLenRange, Class::Denied, "refuses the PIN"),
+            (RvError::PinLocked, Class::Denied, "security officer"),
+            (RvError::PinExpired, Class::Denied, "expired"),
+            (
+                RvError::UserPinNotInitialized,
+                Class::Misconfigured,
+                "no user PIN",
+            ),
+            (RvError::DeviceError, DOWN, "CKR_DEVICE_ERROR"),
+        ];
+        for (value, class, part) in table {
+            let error = describe_login(&Error::Pkcs11(value, Function::Login), None, &settings());
+            assert_eq!(error.class(), class, "{error}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_the_decryption_itself_blames_the_bytes() {
+        let decrypt = |value| blame(&Error::Pkcs11(value, Function::Decrypt));
+        assert_eq!(decrypt(RvError::EncryptedDataInvalid), Blame::Bytes);
+        assert_eq!(decrypt(RvError::UnknownErrorCode(0x42)), Blame::Bytes);
+        assert_eq!(
+            decrypt(RvError::UnknownErrorCode(0x43)),
+            Blame::BytesOrDevice
+        );
+        assert_eq!(decrypt(RvError::GeneralError), Blame::BytesOrDevice);
+        assert_eq!(decrypt(RvError::DeviceRemoved), Blame::Other);
+        let init = Error::Pkcs11(RvError::GeneralError, Function::DecryptInit);
+        assert_eq!(blame(&init), Blame::Other);
+    }
+
+    #[test]
+    fn a_device_error_loses_the_session_unless_the_bytes_may_be_to_blame() {
+        let lost = |value, function| is_session_lost(&Error::Pkcs11(value, function));
+        assert!(lost(RvError::DeviceError, Function::DecryptInit));
+        assert!(!lost(RvError::DeviceError, Function::Decrypt));
+        assert!(lost(RvError::SessionHandleInvalid, Function::Decrypt));
+        assert!(!lost(RvError::GeneralError, Function::Decrypt));
+        assert!(!lost(
+            RvError::KeyFunctionNotPermitted,
+            Function::DecryptInit
+        ));
+    }
+}

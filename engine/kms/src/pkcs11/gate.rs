@@ -1,0 +1,91 @@
+//! Whether the token may be used, seen from any thread: what `lock()` shuts at once although the module may hang.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Shut at first.
+#[derive(Debug, Default)]
+pub(super) struct Gate(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_open: bool,
+    /// Calls of `lock()` so far: what began before the latest one has no effect after it.
+    lock_count: u64,
+    is_file_pin_refused: bool,
+}
+
+/// When somebody came, counted in locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Visit(u64);
+
+impl Gate {
+    /// Now, open or not.
+    pub(super) fn visit(&self) -> Visit {
+        Visit(self.state().lock_count)
+    }
+
+    /// Now, if the token is open.
+    pub(super) fn enter(&self) -> Option<Visit> {
+        let state = self.state();
+        state.is_open.then_some(Visit(state.lock_count))
+    }
+
+    pub(super) fn was_locked_since(&self, visit: Visit) -> bool {
+        self.visit() != visit
+    }
+
+    /// Opens, unless a lock came after `visit`. Returns whether it is open now.
+    pub(super) fn open(&self, visit: Visit) -> bool {
+        let mut state = self.state();
+        if state.lock_count == visit.0 {
+            state.is_open = true;
+        }
+        state.is_open
+    }
+
+    /// The login is gone, by no lock of ours.
+    pub(super) fn shut(&self) {
+        self.state().is_open = false;
+    }
+
+    pub(super) fn lock(&self) {
+        let mut state = self.state();
+        state.is_open = false;
+        state.lock_count += 1;
+    }
+
+    /// Whether the PIN in the file must not be sent any more.
+    pub(super) fn is_file_pin_refused(&self) -> bool {
+        self.state().is_file_pin_refused
+    }
+
+    pub(super) fn note_file_pin(&self, is_refused: bool) {
+        self.state().is_file_pin_refused = is_refused;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unlock_from_before_a_lock_does_not_open() {
+        let gate = Gate::default();
+        assert!(gate.enter().is_none());
+        let early = gate.visit();
+        gate.lock();
+        assert!(!gate.open(early));
+        assert!(gate.was_locked_since(early));
+        let late = gate.visit();
+        assert!(gate.open(late));
+        assert_eq!(gate.enter(), Some(late));
+        gate.shut();
+        assert!(gate.enter().is_none());
+        assert!(!gate.was_locked_since(late));
+    }
+}

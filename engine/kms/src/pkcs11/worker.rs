@@ -1,0 +1,464 @@
+//! The thread that owns the module and the session, and makes every call.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use cryptoki::context::Pkcs11 as Module;
+use cryptoki::error::{Error, RvError};
+use cryptoki::object::ObjectHandle;
+use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::slot::TokenInfo;
+use cryptoki::types::AuthPin;
+use ring::rand::SystemRandom;
+use tokio::sync::oneshot;
+
+use super::classify::{Blame, Tries, blame, describe, describe_login, is_session_lost, name};
+use super::format::{IV_BYTES, Sealed};
+use super::gate::{Gate, Visit};
+use super::{Pkcs11Settings, locked, module, token};
+use crate::pin::PIN_BYTES_MAX;
+use crate::private_file::{self, Rule};
+use crate::secret::fill_random;
+use crate::{Class, Context, KmsError, Pin, SecretKey, Unlocked, Wrapped};
+
+/// A PIN and its line end.
+const PIN_FILE_BYTES_MAX: usize = PIN_BYTES_MAX + 2;
+
+const BROKEN: Class = Class::Unavailable { retry_after: None };
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, KmsError>>;
+
+/// Where the PIN of an unlock comes from.
+#[derive(Debug)]
+pub(super) enum UnlockPin {
+    Given(Pin),
+    InFile(PathBuf),
+}
+
+/// What the worker is asked to do. Secrets in a job that is not done, or whose answer nobody takes, wipe themselves.
+pub(super) enum Job {
+    Wrap {
+        visit: Visit,
+        context: Context,
+        dek: SecretKey,
+        answer: Answer<Wrapped>,
+    },
+    Unwrap {
+        visit: Visit,
+        context: Context,
+        sealed: Sealed,
+        answer: Answer<SecretKey>,
+    },
+    Unlock {
+        visit: Visit,
+        pin: UnlockPin,
+        answer: Answer<Unlocked>,
+    },
+    /// Look at the gate.
+    Wake,
+}
+
+pub(super) struct Worker {
+    settings: Pkcs11Settings,
+    gate: Arc<Gate>,
+    random: SystemRandom,
+    login: Option<Login>,
+}
+
+/// We have logged in, and know of nothing that ended it.
+struct Login {
+    module: Arc<Module>,
+    /// Since when.
+    visit: Visit,
+    session: Session,
+    /// `None`: to be looked for.
+    key: Option<ObjectHandle>,
+    /// The session may be no longer good: the next call wants a new one.
+    is_lost: bool,
+}
+
+/// Why a call on the token failed.
+enum Failed {
+    /// By the token's word.
+    Token(Error),
+    /// Before the call, or for good.
+    Kms(KmsError),
+}
+
+impl Worker {
+    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<Gate>) -> Self {
+        Self {
+            settings,
+            gate,
+            random: SystemRandom::new(),
+            login: None,
+        }
+    }
+
+    /// Works until the last sender is gone.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            self.obey_lock();
+            self.work(job);
+            // A lock during the job found the worker awake.
+            self.obey_lock();
+        }
+        self.log_out();
+    }
+
+    fn work(&mut self, job: Job) {
+        match job {
+            Job::Wrap {
+                visit,
+                context,
+                dek,
+                answer,
+            } => self.answer(answer, |worker| worker.wrap(visit, &context, &dek)),
+            Job::Unwrap {
+                visit,
+                context,
+                sealed,
+                answer,
+            } => self.answer(answer, |worker| worker.unwrap(visit, &context, &sealed)),
+            Job::Unlock { visit, pin, answer } => {
+                let result = self.unlock(visit, pin, &answer);
+                let _ = answer.send(result);
+            }
+            Job::Wake => {}
+        }
+    }
+
+    /// Works for an answer, if somebody still waits for it.
+    fn answer<T>(
+        &mut self,
+        answer: Answer<T>,
+        work: impl FnOnce(&mut Self) -> Result<T, KmsError>,
+    ) {
+        if !answer.is_closed() {
+            // Who left meanwhile takes no answer, and it is dropped here.
+            let _ = answer.send(work(self));
+        }
+    }
+
+    fn obey_lock(&mut self) {
+        if let Some(login) = &self.login
+            && self.gate.was_locked_since(login.visit)
+        {
+            self.log_out();
+        }
+    }
+
+    fn log_out(&mut self) {
+        self.gate.shut();
+        if let Some(login) = self.login.take() {
+            // The session is closed in any case, and closing the last one ends the login too.
+            if let Err(error) = login.session.logout() {
+                tracing::warn!(token = self.settings.token, "{}", name(&error));
+            }
+        }
+    }
+
+    fn wrap(
+        &mut self,
+        visit: Visit,
+        context: &Context,
+        dek: &SecretKey,
+    ) -> Result<Wrapped, KmsError> {
+        let iv = self.draw_iv()?;
+        let aad = context.to_bytes();
+        let sealed = self.with_key(visit, |session, key| {
+            token::seal(session, key, iv, &aad, dek.expose())
+        });
+        match sealed {
+            Ok(sealed) => Ok(sealed.to_wrapped()),
+            Err(failed) => Err(self.describe(failed)),
+        }
+    }
+
+    fn unwrap(
+        &mut self,
+        visit: Visit,
+        context: &Context,
+        sealed: &Sealed,
+    ) -> Result<SecretKey, KmsError> {
+        let aad = context.to_bytes();
+        let opened = self.with_key(visit, |session, key| {
+            token::unseal(session, key, sealed, &aad)
+        });
+        let error = match opened {
+            Ok(dek) => return Ok(dek),
+            Err(Failed::Token(error)) => error,
+            Err(failed) => return Err(self.describe(failed)),
+        };
+        match blame(&error) {
+            Blame::Bytes => Err(self.corrupt(context, &error)),
+            Blame::BytesOrDevice => {
+                self.test_token(visit)?;
+                Err(self.corrupt(context, &error))
+            }
+            Blame::Other => Err(describe(&error, &self.settings)),
+        }
+    }
+
+    /// Whether the token still opens what it has just sealed under our key: then the fault was not its own.
+    fn test_token(&mut self, visit: Visit) -> Result<(), KmsError> {
+        let probe = SecretKey::generate(&self.random)?;
+        let iv = self.draw_iv()?;
+        // No context's encoding is empty, so that a probe can never pass for a wrapped key.
+        let opened = self.with_key(visit, |session, key| {
+            let sealed = token::seal(session, key, iv, &[], probe.expose())?;
+            token::unseal(session, key, &sealed, &[])
+        });
+        let what = match opened {
+            Ok(opened) if opened.is_same(&probe) => return Ok(()),
+            Ok(_) => "it opens its own bytes wrongly".to_owned(),
+            Err(failed) => {
+                let error = self.describe(failed);
+                if error.class() != BROKEN {
+                    return Err(error);
+                }
+                error.what().to_owned()
+            }
+        };
+        Err(KmsError::new(
+            BROKEN,
+            format!(
+                "token {} fails on bytes that it has just sealed: {what}",
+                self.settings.token
+            ),
+            "check the token: see the vendor's diagnosis, or replace it",
+        ))
+    }
+
+    fn draw_iv(&self) -> Result<[u8; IV_BYTES], KmsError> {
+        let mut iv = [0; IV_BYTES];
+        fill_random(&self.random, &mut iv)?;
+        Ok(iv)
+    }
+
+    /// Makes a call with the key; once more in a new session, if this one turns out to be lost.
+    fn with_key<T>(
+        &mut self,
+        visit: Visit,
+        call: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
+    ) -> Result<T, Failed> {
+        let mut is_second = false;
+        loop {
+            let (login, key) = self.ready(visit).map_err(Failed::Kms)?;
+            match call(&login.session, key) {
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    if is_session_lost(&error) {
+                        login.key = None;
+                        login.is_lost = true;
+                        if !is_second {
+                            is_second = true;
+                            continue;
+                        }
+                    }
+                    return Err(Failed::Token(error));
+                }
+            }
+        }
+    }
+
+    /// The login with a session and a key that are good as far as we know.
+    fn ready(&mut self, visit: Visit) -> Result<(&mut Login, ObjectHandle), KmsError> {
+        let settings = &self.settings;
+        let has_login = match &mut self.login {
+            // The caller came under another login, or a lock came since.
+            Some(login) if login.visit != visit || self.gate.was_locked_since(visit) => false,
+            Some(login) if login.is_lost => {
+                // The new session opens before the old one closes: a login lasts as long as there is a session.
+                let (session, _) = open_session(&login.module, settings)?;
+                let has_login = is_logged_in(&session);
+                login.session = session;
+                login.is_lost = false;
+                has_login
+            }
+            Some(_) => true,
+            None => false,
+        };
+        if !has_login {
+            self.gate.shut();
+            self.login = None;
+        }
+        let login = self.login.as_mut().ok_or_else(|| locked(settings))?;
+        let key = match login.key {
+            Some(key) => key,
+            None => {
+                // Until a key is found: the reason may lie with the session.
+                login.is_lost = true;
+                let key = token::find_key(&login.session, settings)?;
+                login.is_lost = false;
+                key
+            }
+        };
+        login.key = Some(key);
+        Ok((login, key))
+    }
+
+    fn unlock(
+        &mut self,
+        visit: Visit,
+        pin: UnlockPin,
+        asker: &Answer<Unlocked>,
+    ) -> Result<Unlocked, KmsError> {
+        self.check_wanted(visit, asker)?;
+        let module = module::load(&self.settings.module)
+            .map_err(|error| describe(&error, &self.settings))?;
+        let (session, info) = self.find_token(&module)?;
+        let (pin, is_from_file) = match pin {
+            UnlockPin::Given(pin) => (pin, false),
+            UnlockPin::InFile(path) => (self.read_pin(&path, &info)?, true),
+        };
+        // A module may have taken its time up to here. Past here the PIN is sent, whatever happens.
+        self.check_wanted(visit, asker)?;
+        // Other sessions of this process share the login, so ours goes before the token can check a PIN.
+        self.log_out();
+        let result = log_in(&session, &pin);
+        drop(pin);
+        if let Err(error) = result {
+            let after = token::find(&module, &self.settings).ok();
+            let error =
+                describe_login(&error, after.as_ref().map(|(_, info)| info), &self.settings);
+            if is_from_file && error.class() == Class::Denied {
+                self.gate.note_file_pin(true);
+            }
+            return Err(error);
+        }
+        self.gate.note_file_pin(false);
+        self.login = Some(Login {
+            module,
+            visit,
+            session,
+            key: None,
+            is_lost: false,
+        });
+        if let Err(error) = self.ready(visit) {
+            self.log_out();
+            return Err(error);
+        }
+        if !self.gate.open(visit) {
+            self.log_out();
+            return Err(locked_meanwhile(&self.settings));
+        }
+        tracing::info!(
+            token = info.label(),
+            serial = info.serial_number(),
+            model = info.model(),
+            "logged in to the token"
+        );
+        Ok(Unlocked::Open)
+    }
+
+    /// A session at the token. If the token is not there, the module is restarted and asked again.
+    fn find_token(&mut self, module: &Arc<Module>) -> Result<(Session, TokenInfo), KmsError> {
+        let error = match open_session(module, &self.settings) {
+            Err(error) if error.class() == BROKEN => error,
+            result => return result,
+        };
+        // A login without its token is lost.
+        self.log_out();
+        match module::restart(module) {
+            Ok(true) => open_session(module, &self.settings),
+            Ok(false) => Err(error),
+            Err(error) => Err(describe(&error, &self.settings)),
+        }
+    }
+
+    /// Whoever has given up may try again with another PIN, so theirs is not sent: each would cost a try.
+    fn check_wanted(&self, visit: Visit, asker: &Answer<Unlocked>) -> Result<(), KmsError> {
+        if self.gate.was_locked_since(visit) || asker.is_closed() {
+            return Err(locked_meanwhile(&self.settings));
+        }
+        Ok(())
+    }
+
+    /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and would
+    /// use up the token's tries with nobody looking.
+    fn read_pin(&self, path: &Path, info: &TokenInfo) -> Result<Pin, KmsError> {
+        let tries = Tries::of(info);
+        if tries != Tries::Unknown || self.gate.is_file_pin_refused() {
+            self.gate.note_file_pin(true);
+            return Err(KmsError::new(
+                Class::Denied,
+                format!(
+                    "token {} has refused a PIN since the last login, so the one in {} is not sent{}",
+                    self.settings.token,
+                    path.display(),
+                    tries.in_words()
+                ),
+                "unlock by giving the PIN itself; once it is accepted, the file is used again",
+            ));
+        }
+        let mut bytes = private_file::read(path, Rule::Ours, PIN_FILE_BYTES_MAX)?;
+        Pin::new(std::mem::take(&mut *bytes))
+    }
+
+    fn describe(&self, failed: Failed) -> KmsError {
+        match failed {
+            Failed::Token(error) => describe(&error, &self.settings),
+            Failed::Kms(error) => error,
+        }
+    }
+
+    fn corrupt(&self, context: &Context, error: &Error) -> KmsError {
+        KmsError::new(
+            Class::Corrupt,
+            format!(
+                "the wrapped key of {context} is damaged, or was wrapped for another context or under another key than {} \
+                 of token {} ({})",
+                self.settings.key,
+                self.settings.token,
+                name(error)
+            ),
+            "check the key's label; restore the wrapped key from a backup",
+        )
+    }
+}
+
+fn open_session(
+    module: &Module,
+    settings: &Pkcs11Settings,
+) -> Result<(Session, TokenInfo), KmsError> {
+    let (slot, info) = token::find(module, settings)?;
+    let session = module
+        .open_ro_session(slot)
+        .map_err(|error| describe(&error, settings))?;
+    Ok((session, info))
+}
+
+fn is_logged_in(session: &Session) -> bool {
+    session.get_session_info().is_ok_and(|info| {
+        matches!(
+            info.session_state(),
+            SessionState::RoUser | SessionState::RwUser
+        )
+    })
+}
+
+/// Lets the token check the PIN, once. It checks none while somebody is logged in.
+fn log_in(session: &Session, pin: &Pin) -> Result<(), Error> {
+    let pin = AuthPin::from(pin.expose());
+    match session.login(UserType::User, Some(&pin)) {
+        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+            // Another KMS of this process uses the token.
+            session.logout()?;
+            session.login(UserType::User, Some(&pin))
+        }
+        result => result,
+    }
+}
+
+fn locked_meanwhile(settings: &Pkcs11Settings) -> KmsError {
+    KmsError::new(
+        Class::Locked,
+        format!(
+            "token {} was locked while it was being unlocked",
+            settings.token
+        ),
+        "unlock it again",
+    )
+}

@@ -1,0 +1,487 @@
+//! Logging in, and keeping the token alive.
+//!
+//! One login or renewal runs at a time, and everybody who needs it waits for it. A token is renewed when half of its
+//! time is over, by whoever uses it then; while that runs, the others go on with the old one. Nothing runs in the
+//! background: an unused token expires, and the next use logs in.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::private_file::{self, Rule};
+use crate::provider::ProviderState;
+use crate::{Class, KmsError};
+
+use super::client::{Answer, Client};
+use super::errors::{self, Target};
+use super::json::{self, wiped};
+use super::settings::VaultAuth;
+
+/// Longest token or secret id, in bytes: batch tokens have some hundred, and the header must fit the server's limit.
+const SECRET_FILE_BYTES_MAX: usize = 8 * 1024;
+/// How long to use a token that could not be renewed, before the next try.
+const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+const RENEW: &str = "auth/token/renew-self";
+const LOOK_UP: &str = "auth/token/lookup-self";
+
+/// A token and its time.
+#[derive(Clone)]
+pub(super) struct Session {
+    /// Wiped when its last clone is dropped.
+    token: HeaderValue,
+    /// Counts logins and renewals: which of two is newer.
+    serial: u64,
+    /// When what made it was sent.
+    since: Instant,
+    /// None: it has no end that we know of.
+    ttl: Option<Duration>,
+    /// When to renew it, or log in anew.
+    due: Option<Instant>,
+    can_renew: bool,
+}
+
+impl Session {
+    fn new(token: HeaderValue, since: Instant, ttl_s: u64, can_renew: bool) -> Self {
+        let ttl = (ttl_s > 0).then(|| Duration::from_secs(ttl_s));
+        Self {
+            token,
+            serial: 0,
+            since,
+            ttl,
+            due: ttl.and_then(|ttl| since.checked_add(ttl / 2)),
+            can_renew,
+        }
+    }
+
+    pub(super) fn token(&self) -> &HeaderValue {
+        &self.token
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.ttl
+            .is_some_and(|ttl| now.saturating_duration_since(self.since) >= ttl)
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| now >= due)
+    }
+}
+
+/// The way to a token, and the token.
+pub(super) struct Auth {
+    method: VaultAuth,
+    state: Mutex<State>,
+    /// Held by whoever logs in or renews.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    session: Option<Session>,
+    is_locked: bool,
+    /// Calls of `lock()` so far: what began before the latest one must not bring a token after it.
+    lock_count: u64,
+    serial: u64,
+}
+
+impl Auth {
+    /// Reads the secret files, to refuse them early. A token file may be missing: an agent writes it when it has
+    /// reached the server.
+    pub(super) fn open(method: VaultAuth) -> Result<Self, KmsError> {
+        match &method {
+            VaultAuth::Token { token_file } if !token_file.exists() => {}
+            VaultAuth::Token { token_file: path }
+            | VaultAuth::Approle {
+                secret_id_file: path,
+                ..
+            } => {
+                read_secret(path)?;
+            }
+            // The client has read its files.
+            VaultAuth::Cert { .. } => {}
+        }
+        Ok(Self {
+            method,
+            state: Mutex::new(State {
+                session: None,
+                is_locked: false,
+                lock_count: 0,
+                serial: 0,
+            }),
+            turn: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(super) fn state(&self) -> ProviderState {
+        if self.shared().is_locked {
+            ProviderState::Locked
+        } else {
+            ProviderState::Unlocked
+        }
+    }
+
+    pub(super) fn lock(&self) {
+        let mut state = self.shared();
+        state.lock_count += 1;
+        state.is_locked = true;
+        state.session = None;
+    }
+
+    /// A token to call with: the one we have, a renewed one, or that of a new login.
+    pub(super) async fn session(
+        &self,
+        client: &Client,
+        target: &Target,
+    ) -> Result<Session, KmsError> {
+        let usable = self.usable()?;
+        let turn = match &usable {
+            Some(session) if !session.is_due(Instant::now()) => return Ok(session.clone()),
+            Some(session) => match self.turn.try_lock() {
+                Ok(turn) => turn,
+                Err(_) => return Ok(session.clone()),
+            },
+            None => self.turn.lock().await,
+        };
+        // Somebody else may have brought a new one while we waited.
+        let lock_count = self.shared().lock_count;
+        let fresh = match self.usable()? {
+            None => self.log_in(client, target).await?,
+            Some(session) if !session.is_due(Instant::now()) => return Ok(session),
+            Some(session) => match self.refresh(client, target, &session).await {
+                Ok(fresh) => fresh,
+                // The old token still works: an outage must not make it useless before its time.
+                Err(_) => Session {
+                    due: Instant::now().checked_add(RENEW_AGAIN_AFTER),
+                    ..session
+                },
+            },
+        };
+        let stored = self.store(fresh, lock_count);
+        drop(turn);
+        stored
+    }
+
+    /// A token in place of one that the server refused: that of a new login, unless somebody else brought it already.
+    pub(super) async fn replace(
+        &self,
+        client: &Client,
+        target: &Target,
+        refused: &Session,
+    ) -> Result<Session, KmsError> {
+        let _turn = self.turn.lock().await;
+        let lock_count = self.shared().lock_count;
+        if let Some(session) = self.usable()?
+            && session.serial > refused.serial
+            && session.token != refused.token
+        {
+            return Ok(session);
+        }
+        let session = self.log_in(client, target).await?;
+        self.store(session, lock_count)
+    }
+
+    /// Logs in, locked or not. The token counts once the unlock is finished.
+    pub(super) async fn begin_unlock(
+        &self,
+        client: &Client,
+        target: &Target,
+    ) -> Result<Unlocking<'_>, KmsError> {
+        let lock_count = self.shared().lock_count;
+        let _turn = self.turn.lock().await;
+        let session = self.log_in(client, target).await?;
+        Ok(Unlocking {
+            auth: self,
+            session,
+            lock_count,
+        })
+    }
+
+    /// The session, if there is one whose time is not over. An error if we are locked.
+    fn usable(&self) -> Result<Option<Session>, KmsError> {
+        let state = self.shared();
+        if state.is_locked {
+            return Err(locked());
+        }
+        let now = Instant::now();
+        Ok(state
+            .session
+            .clone()
+            .filter(|session| !session.is_over(now)))
+    }
+
+    fn store(&self, session: Session, lock_count: u64) -> Result<Session, KmsError> {
+        let mut state = self.shared();
+        if state.is_locked || state.lock_count != lock_count {
+            return Err(locked());
+        }
+        Ok(state.take_over(session))
+    }
+
+    async fn refresh(
+        &self,
+        client: &Client,
+        target: &Target,
+        session: &Session,
+    ) -> Result<Session, KmsError> {
+        if session.can_renew
+            && let Some(renewed) = renew(client, session).await?
+        {
+            return Ok(renewed);
+        }
+        self.log_in(client, target).await
+    }
+
+    async fn log_in(&self, client: &Client, target: &Target) -> Result<Session, KmsError> {
+        let (mount, body) = match &self.method {
+            VaultAuth::Token { token_file } => {
+                return look_up(client, read_token(token_file)?).await;
+            }
+            VaultAuth::Approle {
+                mount,
+                role_id,
+                secret_id_file,
+            } => {
+                let secret_id = read_secret(secret_id_file)?;
+                let fields = [("role_id", role_id.as_bytes()), ("secret_id", &secret_id)];
+                (mount, json::object(&fields))
+            }
+            VaultAuth::Cert {
+                mount,
+                name: Some(name),
+                ..
+            } => (mount, json::object(&[("name", name.as_bytes())])),
+            VaultAuth::Cert { mount, .. } => (mount, json::object(&[])),
+        };
+        let path = format!("auth/{mount}/login");
+        let since = Instant::now();
+        let answer = client.post(&path, None, body).await?;
+        if answer.status != StatusCode::OK {
+            return Err(errors::login_refusal(&target.address, &path, &answer));
+        }
+        logged_in(&answer, since)
+            .ok_or_else(|| errors::not_vault(&target.address, "no token for our login"))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, State> {
+        // No change of the state can panic half way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take_over(&mut self, session: Session) -> Session {
+        self.serial += 1;
+        let session = Session {
+            serial: self.serial,
+            ..session
+        };
+        self.session = Some(session.clone());
+        session
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("method", &self.method)
+            .field("session", &"(redacted)")
+            .finish_non_exhaustive()
+    }
+}
+
+/// An unlock that has logged in.
+pub(super) struct Unlocking<'a> {
+    auth: &'a Auth,
+    session: Session,
+    lock_count: u64,
+}
+
+impl Unlocking<'_> {
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Takes effect, unless there was a lock since it began.
+    pub(super) fn finish(self) -> Result<(), KmsError> {
+        let mut state = self.auth.shared();
+        if state.lock_count != self.lock_count {
+            return Err(KmsError::new(
+                Class::Locked,
+                "the vault provider was locked while it was being unlocked",
+                "unlock it again",
+            ));
+        }
+        state.is_locked = false;
+        state.take_over(self.session);
+        Ok(())
+    }
+}
+
+/// `None`: this token cannot be renewed, and a login is the way on.
+async fn renew(client: &Client, session: &Session) -> Result<Option<Session>, KmsError> {
+    let since = Instant::now();
+    let answer = client
+        .post(RENEW, Some(&session.token), json::object(&[]))
+        .await?;
+    if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(errors::login_refusal(client.address(), RENEW, &answer));
+    }
+    let renewed = logged_in(&answer, since).filter(|_| answer.status == StatusCode::OK);
+    Ok(renewed.map(|renewed| Session {
+        // A renewal that gives less than before has met the token's longest time.
+        can_renew: renewed.can_renew && renewed.ttl >= session.ttl,
+        ..renewed
+    }))
+}
+
+/// What the server says of a token's time. A token that may not ask is taken as one without an end.
+async fn look_up(client: &Client, token: HeaderValue) -> Result<Session, KmsError> {
+    let since = Instant::now();
+    let answer = client.get(LOOK_UP, Some(&token)).await?;
+    match answer.status {
+        StatusCode::OK => {
+            let looked_up: json::LookedUp = json::data(&answer.body)
+                .ok_or_else(|| errors::not_vault(client.address(), "no token looked up"))?;
+            Ok(Session::new(
+                token,
+                since,
+                looked_up.ttl,
+                looked_up.renewable,
+            ))
+        }
+        StatusCode::FORBIDDEN => Ok(Session::new(token, since, 0, false)),
+        _ => Err(errors::login_refusal(client.address(), LOOK_UP, &answer)),
+    }
+}
+
+fn logged_in(answer: &Answer, since: Instant) -> Option<Session> {
+    let auth = json::auth(&answer.body)?;
+    let token = header(Zeroizing::new(auth.client_token.as_bytes().to_vec()))?;
+    Some(Session::new(
+        token,
+        since,
+        auth.lease_duration,
+        auth.renewable,
+    ))
+}
+
+fn read_token(path: &Path) -> Result<HeaderValue, KmsError> {
+    header(read_secret(path)?).ok_or_else(|| not_a_secret(path))
+}
+
+/// A header that is not printed, and wiped when its last clone is dropped.
+fn header(token: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
+    let bytes: Bytes = wiped(token);
+    let mut header = HeaderValue::from_maybe_shared(bytes).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// One line of printable ASCII. One trailing line end is cut off.
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KmsError> {
+    let mut bytes = private_file::read(path, Rule::Credential, SECRET_FILE_BYTES_MAX)?;
+    let line_len = match bytes.as_slice() {
+        [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] => line.len(),
+        line => line.len(),
+    };
+    bytes[line_len..].zeroize();
+    bytes.truncate(line_len);
+    if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(not_a_secret(path));
+    }
+    Ok(bytes)
+}
+
+fn not_a_secret(path: &Path) -> KmsError {
+    KmsError::new(
+        Class::Misconfigured,
+        format!("{} is not one line of printable ASCII", path.display()),
+        "put the token or secret id there, alone and without spaces",
+    )
+}
+
+fn locked() -> KmsError {
+    KmsError::new(
+        Class::Locked,
+        "the vault provider is locked",
+        "unlock it: keyway unlock KEYSPACE",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn file(bytes: &[u8], mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_secret_is_one_line_in_a_private_file() {
+        for good in ["s.abc", "s.abc\n", "s.abc\r\n"] {
+            let (_directory, path) = file(good.as_bytes(), 0o600);
+            assert_eq!(read_secret(&path).unwrap().as_slice(), b"s.abc");
+        }
+        let long = vec![b'a'; SECRET_FILE_BYTES_MAX + 1];
+        for bad in [
+            b"".as_slice(),
+            b"\n",
+            b"a b",
+            b"a\nb",
+            b"\xff",
+            b"a\0",
+            &long,
+        ] {
+            let (_directory, path) = file(bad, 0o600);
+            let error = read_secret(&path).unwrap_err();
+            assert_eq!(error.class(), Class::Misconfigured, "{bad:?}");
+        }
+        let (_directory, path) = file(b"s.abc", 0o644);
+        assert!(read_secret(&path).unwrap_err().what().contains("0644"));
+    }
+
+    #[test]
+    fn a_missing_token_file_is_fine_at_the_start_and_a_missing_secret_id_is_not() {
+        let token_file = "/nonexistent/token".into();
+        assert!(Auth::open(VaultAuth::Token { token_file }).is_ok());
+        let approle = VaultAuth::Approle {
+            mount: "approle".into(),
+            role_id: "r".into(),
+            secret_id_file: "/nonexistent/secret-id".into(),
+        };
+        let error = Auth::open(approle).map(|_| ()).unwrap_err();
+        assert_eq!(error.class(), Class::Misconfigured);
+    }
+
+    #[test]
+    fn a_token_is_due_at_half_of_its_time_and_over_at_its_end() {
+        let token = HeaderValue::from_static("s.abc");
+        let since = Instant::now();
+        let session = Session::new(token.clone(), since, 10, true);
+        let after = |s| since + Duration::from_secs(s);
+        assert!(!session.is_due(after(4)) && !session.is_over(after(4)));
+        assert!(session.is_due(after(5)) && !session.is_over(after(9)));
+        assert!(session.is_over(after(10)));
+        let endless = Session::new(token, since, 0, false);
+        assert!(!endless.is_due(after(1_000_000)) && !endless.is_over(after(1_000_000)));
+    }
+
+    #[test]
+    fn a_token_prints_nothing() {
+        let token = header(Zeroizing::new(b"s.abc".to_vec())).unwrap();
+        assert_eq!(format!("{token:?}"), "Sensitive");
+    }
+}

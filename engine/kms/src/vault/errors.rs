@@ -1,0 +1,291 @@
+//! What a Vault or OpenBao server's refusals mean.
+//!
+//! The API tells most refusals apart by their words only. The words below are OpenBao 2.7's, and Vault's, from whose
+//! code OpenBao comes. A refusal in other words is [`Class::Misconfigured`]: nothing is purged for it, and the words
+//! are shown.
+
+use std::fmt;
+
+use hyper::StatusCode;
+
+use crate::{Class, KmsError};
+
+use super::client::Answer;
+use super::json;
+
+/// Longest text of the server's that is shown, in characters.
+const REASON_CHARS_MAX: usize = 200;
+
+/// A key in one of a server's transit engines.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) address: String,
+    pub(super) mount: String,
+    pub(super) key: String,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the transit engine {} at {}", self.mount, self.address)
+    }
+}
+
+/// What the transit engine is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Wrap,
+    Unwrap,
+    Generate,
+    /// A decrypt that must fail: it shows that the key is there.
+    Check,
+}
+
+impl Operation {
+    /// Its place below the mount.
+    pub(super) const fn endpoint(self) -> &'static str {
+        match self {
+            Self::Wrap => "encrypt",
+            Self::Unwrap | Self::Check => "decrypt",
+            Self::Generate => "datakey/plaintext",
+        }
+    }
+}
+
+/// The key wants a context, and got none.
+pub(super) fn is_context_missed(answer: &Answer) -> bool {
+    is_bad_request(answer, "missing 'context'")
+}
+
+/// The key opened nothing with what it was given.
+pub(super) fn is_authentication_failed(answer: &Answer) -> bool {
+    is_bad_request(answer, "message authentication failed")
+}
+
+/// The key version that the ciphertext names may no longer decrypt, or is gone.
+pub(super) fn is_too_old(answer: &Answer) -> bool {
+    is_bad_request(answer, "disallowed by policy (too old)")
+}
+
+/// There is no such key.
+pub(super) fn is_key_missing(answer: &Answer) -> bool {
+    is_bad_request(answer, "encryption key not found")
+}
+
+fn is_bad_request(answer: &Answer, words: &str) -> bool {
+    answer.status == StatusCode::BAD_REQUEST
+        && json::errors(&answer.body)
+            .is_some_and(|errors| errors.iter().any(|error| error.contains(words)))
+}
+
+/// What a transit engine's refusal means.
+pub(super) fn refusal(target: &Target, operation: Operation, answer: &Answer) -> KmsError {
+    let Target {
+        address,
+        mount,
+        key,
+    } = target;
+    let endpoint = operation.endpoint();
+    let reason = reason(answer);
+    let error = |class, remedy: String| {
+        let what = format!("{target} refuses {endpoint} with key {key}: {reason}");
+        KmsError::new(class, what, remedy)
+    };
+    match answer.status.as_u16() {
+        400 if is_authentication_failed(answer) || reason.contains("invalid ciphertext") => error(
+            Class::Corrupt,
+            "restore the wrapped key from a backup; if the transit key was made anew, restore that"
+                .into(),
+        ),
+        400 if is_too_old(answer) => error(
+            Class::Disabled,
+            format!(
+                "lower min_decryption_version: bao write {mount}/keys/{key}/config min_decryption_version=N"
+            ),
+        ),
+        400 if reason.contains("soft-deleted") => error(
+            Class::Disabled,
+            format!("restore it: bao write -f {mount}/keys/{key}/soft-delete-restore"),
+        ),
+        // It wrapped what we hold: so it was there.
+        400 if is_key_missing(answer) && operation == Operation::Unwrap => error(
+            Class::Disabled,
+            "restore the transit key from a backup of the server, or correct the setting key"
+                .into(),
+        ),
+        400 if is_key_missing(answer) => error(
+            Class::Misconfigured,
+            format!(
+                "make it: bao write -f {mount}/keys/{key} derived=true; or correct the setting key"
+            ),
+        ),
+        403 => error(
+            Class::Denied,
+            format!(
+                "see that our token has not ended, and that its policy has update on {mount}/{endpoint}/{key}"
+            ),
+        ),
+        404 => error(
+            Class::Misconfigured,
+            format!(
+                "correct the settings mount and namespace, or: bao secrets enable -path={mount} transit"
+            ),
+        ),
+        _ => common_refusal(address, answer, &reason),
+    }
+}
+
+/// What a refused login means. `path`: of the API.
+pub(super) fn login_refusal(address: &str, path: &str, answer: &Answer) -> KmsError {
+    let reason = reason(answer);
+    let what = format!("{address} refuses our login at {path}: {reason}");
+    match answer.status.as_u16() {
+        400 if json::errors(&answer.body).is_none() => common_refusal(address, answer, &reason),
+        400 | 401 | 403 => KmsError::new(
+            Class::Denied,
+            what,
+            "renew what the setting auth names: the token, the secret id, or the certificate",
+        ),
+        404 => KmsError::new(
+            Class::Misconfigured,
+            what,
+            "correct the settings auth.mount and namespace, or enable the auth method there",
+        ),
+        _ => common_refusal(address, answer, &reason),
+    }
+}
+
+/// Refusals that mean the same everywhere.
+fn common_refusal(address: &str, answer: &Answer, reason: &str) -> KmsError {
+    let status = answer.status.as_u16();
+    let what = format!("{address} answers {status}: {reason}");
+    let retry_after = answer.retry_after;
+    match status {
+        429 => KmsError::new(
+            Class::Throttled { retry_after },
+            what,
+            "wait; raise the server's rate limit quota if it comes back",
+        ),
+        503 if reason.contains("sealed") => KmsError::new(
+            Class::Unavailable { retry_after },
+            what,
+            "unseal it: bao operator unseal",
+        ),
+        // 408: slow. 412, 472, 473: a replica that is behind, or on standby. 3xx: a standby that names the active one.
+        300..=399 | 408 | 412 | 472 | 473 | 500..=599 => KmsError::new(
+            Class::Unavailable { retry_after },
+            what,
+            "look at the server's health: bao status; behind several, give the address that leads to the active one",
+        ),
+        _ if json::errors(&answer.body).is_none() => {
+            not_vault(address, &format!("status {status}"))
+        }
+        _ => KmsError::new(
+            Class::Misconfigured,
+            what,
+            "compare the settings of the vault provider with the server's",
+        ),
+    }
+}
+
+/// An answer that no Vault gives.
+pub(super) fn not_vault(address: &str, got: &str) -> KmsError {
+    KmsError::new(
+        Class::Misconfigured,
+        format!("{address} does not answer as Vault or OpenBao does: {got}"),
+        "check the setting address, and what stands between us and the server",
+    )
+}
+
+/// The server's words, on one line and not too many. A body that is not Vault's is not repeated.
+fn reason(answer: &Answer) -> String {
+    let Some(errors) = json::errors(&answer.body) else {
+        return "no reason given".into();
+    };
+    let words = errors
+        .iter()
+        .flat_map(|error| error.split(|c: char| c.is_whitespace() || c.is_control()))
+        // Go's lists of errors: `1 error occurred:\n\t* permission denied`.
+        .filter(|word| !word.is_empty() && *word != "*");
+    let text = words.collect::<Vec<_>>().join(" ");
+    let text = text.strip_prefix("1 error occurred: ").unwrap_or(&text);
+    if text.is_empty() {
+        return "no reason given".into();
+    }
+    text.chars().take(REASON_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: Some(Duration::from_secs(3)),
+            body: Zeroizing::new(body.as_bytes().to_vec()),
+        }
+    }
+
+    fn target() -> Target {
+        Target {
+            address: "https://vault.example".into(),
+            mount: "transit".into(),
+            key: "dek".into(),
+        }
+    }
+
+    /// What no test can make a real server say.
+    #[test]
+    fn statuses_of_replicas_and_middlemen() {
+        let retry_after = Some(Duration::from_secs(3));
+        let unavailable = Class::Unavailable { retry_after };
+        for (status, body, class) in [
+            (307, "", unavailable),
+            (
+                412,
+                r#"{"errors":["required index state not present"]}"#,
+                unavailable,
+            ),
+            (472, "", unavailable),
+            (473, "", unavailable),
+            (500, r#"{"errors":["internal error"]}"#, unavailable),
+            (502, "<html>", unavailable),
+            (504, "", unavailable),
+            (429, "", Class::Throttled { retry_after }),
+            (
+                400,
+                "Client sent an HTTP request to an HTTPS server.",
+                Class::Misconfigured,
+            ),
+            (400, r#"{"errors":["something new"]}"#, Class::Misconfigured),
+            (405, r#"{"errors":[]}"#, Class::Misconfigured),
+            (200, "<html>", Class::Misconfigured),
+        ] {
+            let answer = answer(status, body);
+            let error = refusal(&target(), Operation::Unwrap, &answer);
+            assert_eq!(error.class(), class, "{status}: {error}");
+            let error = login_refusal("https://vault.example", "auth/approle/login", &answer);
+            let is_named = answer.body.starts_with(b"{") && status == 400;
+            let class = if is_named { Class::Denied } else { class };
+            assert_eq!(error.class(), class, "{status}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_servers_words_are_shown_on_one_short_line() {
+        let listed = answer(
+            403,
+            r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#,
+        );
+        assert_eq!(reason(&listed), "permission denied");
+        let long = format!(r#"{{"errors":["{}\u001b[31m"]}}"#, "é".repeat(500));
+        assert_eq!(reason(&answer(400, &long)), "é".repeat(REASON_CHARS_MAX));
+        for body in ["", "<html>", r#"{"errors":[]}"#, r#"{"errors":[" \n"]}"#] {
+            assert_eq!(reason(&answer(400, body)), "no reason given");
+        }
+    }
+}

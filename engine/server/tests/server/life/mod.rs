@@ -1,0 +1,216 @@
+//! The life of a keyspace, the same at every KMS: made, used, over restarts, rotated and moved under load, denied,
+//! and open again.
+
+mod stands;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use keyway_client::blocking::Client;
+use keyway_client::{
+    Algorithm, Answer, Error, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Options,
+    Scheme, Status, UnlockState, UnlockWith,
+};
+
+use crate::common::{Server, Setup};
+use stands::Stand;
+
+/// Keys of the keyspace: enough for several pages of a rotation's work.
+const KEYS: usize = 150;
+
+/// The leases are short, so that a refusal shows in seconds.
+const LEASE_MS: &str = "2000";
+
+/// How long anything may take: the machine may be building at the same time.
+const WITHIN: Duration = Duration::from_secs(60);
+
+fn key(keyspace: &str, index: usize) -> KeyPath {
+    format!("{keyspace}/key-{index}").parse().unwrap()
+}
+
+fn keyspace(name: &str) -> KeyspaceName {
+    name.parse().unwrap()
+}
+
+fn sign(client: &Client, key: &KeyPath) -> Result<Answer<Vec<u8>>, Error> {
+    client.sign(key, Scheme::Default, Input::Message(b"life"))
+}
+
+fn info(client: &Client, name: &str) -> KeyspaceInfo {
+    let all = client.keyspace_list().unwrap();
+    all.into_iter().find(|info| info.name == name).unwrap()
+}
+
+/// A client with patience for a KMS that has just been started.
+fn patient(server: &Server) -> Client {
+    let options = Options::new(server.address().parse().unwrap()).deadline(WITHIN);
+    Client::connect_with(options).unwrap()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < WITHIN, "{what} took too long");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn create(client: &Client, name: &str, kms: &str) {
+    let settings = [("kms", kms), ("dek_lease_ms", LEASE_MS)];
+    client.keyspace_create(&keyspace(name), &settings).unwrap();
+}
+
+/// Signs with all keys in turn until it is told to stop.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Load {
+    fn start(server: &Server, name: &str) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let done = Arc::new(AtomicU64::new(0));
+        let (stop_seen, counted) = (Arc::clone(&stop), Arc::clone(&done));
+        let client = server.client();
+        let keys: Vec<KeyPath> = (0..KEYS).map(|index| key(name, index)).collect();
+        // A lease that ended for want of use is had again first; who comes before it is told to unlock.
+        wait_until("the lease", || sign(&client, &keys[0]).is_ok());
+        let thread = std::thread::spawn(move || {
+            for key in keys.iter().cycle() {
+                if stop_seen.load(Ordering::Relaxed) {
+                    return;
+                }
+                let signed = sign(&client, key);
+                assert!(signed.is_ok(), "a request failed under load: {signed:?}");
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Load { stop, done, thread }
+    }
+
+    /// Waits for some more requests, then stops. None of all has failed.
+    fn end(self) {
+        let so_far = self.done.load(Ordering::Relaxed);
+        wait_until("the load", || {
+            self.thread.is_finished() || self.done.load(Ordering::Relaxed) > so_far + KEYS as u64
+        });
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("no request failed under load");
+    }
+}
+
+fn live(stand: &mut dyn Stand) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let config = dir.path().join("keywayd.toml");
+    // Another KMS to move to; it never refuses.
+    let spare = dir.path().join("spare-kek.json");
+    let text = format!(
+        "default_kms = \"spare\"\n{}\n[kms.spare]\nprovider = \"local\"\nfile = {spare:?}\n",
+        stand.table("main"),
+    );
+    std::fs::write(&config, text).unwrap();
+    let setup = Setup::new(&data)
+        .shards(2)
+        .flag("--config")
+        .flag(config.to_str().unwrap());
+
+    let server = stand.start(&setup);
+    let client = patient(&server);
+    stand.open(&client);
+    create(&client, "life", "main");
+    create(&client, "other", "spare");
+    for name in ["life", "other"] {
+        for index in 0..KEYS {
+            let options = KeyOptions::default();
+            let made = client.key_generate(&key(name, index), Algorithm::Ed25519, options);
+            made.unwrap();
+        }
+    }
+    assert_eq!(info(&client, "life").kms.as_deref(), Some("main"));
+    let first = sign(&client, &key("life", 0)).unwrap().value;
+
+    // A restart forgets every secret, and the KMS gives them back.
+    drop((client, server));
+    let server = stand.start(&setup);
+    let client = patient(&server);
+    stand.open(&client);
+    wait_until("the first use after a restart", || {
+        sign(&client, &key("life", 0)).is_ok()
+    });
+    let again = sign(&client, &key("life", 0)).unwrap().value;
+    assert_eq!(
+        again, first,
+        "the same key makes the same Ed25519 signature"
+    );
+
+    // The DEK is rotated under load.
+    let load = Load::start(&server, "life");
+    assert_eq!(client.keyspace_rotate(&keyspace("life")).unwrap().value, 2);
+    wait_until("sealing under the new DEK", || {
+        let info = info(&client, "life");
+        assert_eq!(info.generation, Some(2));
+        info.reseal.is_none()
+    });
+    load.end();
+
+    // The DEKs move to another KMS and back under load.
+    let load = Load::start(&server, "life");
+    for kms in ["spare", "main"] {
+        let moved = client.keyspace_rewrap(&keyspace("life"), &kms.parse().unwrap());
+        moved.unwrap();
+        assert_eq!(info(&client, "life").kms.as_deref(), Some(kms));
+        // Past a renewal, which is the first call to the new KMS.
+        std::thread::sleep(Duration::from_millis(2_500));
+    }
+    load.end();
+    assert_eq!(sign(&client, &key("life", 0)).unwrap().value, first);
+
+    // Its KMS refuses: within a lease nothing of it is served, and others are untouched.
+    let load = Load::start(&server, "other");
+    stand.deny(&client);
+    wait_until("the refusal", || {
+        let refused = sign(&client, &key("life", 0)).err();
+        refused.and_then(|error| error.status()) == Some(Status::NeedsUnlock)
+    });
+    wait_until("the wiping", || {
+        server.metric("keyway_resident_keys{keyspace=\"life\"}") == Some(0.0)
+    });
+    load.end();
+
+    // And it is right again once the KMS is.
+    stand.allow(&client);
+    wait_until("the unlock", || {
+        let ticket = client
+            .unlock(&keyspace("life"), UnlockWith::Nothing)
+            .unwrap()
+            .value;
+        wait_for_unlock(&client, ticket) == UnlockState::Done
+    });
+    assert_eq!(sign(&client, &key("life", 0)).unwrap().value, first);
+}
+
+fn wait_for_unlock(client: &Client, ticket: u64) -> UnlockState {
+    let mut state = UnlockState::Pending;
+    wait_until("an unlock", || {
+        let status = client.unlock_status(&keyspace("life"), ticket).unwrap();
+        state = status.value.state;
+        state != UnlockState::Pending
+    });
+    state
+}
+
+#[test]
+fn at_a_local_kek() {
+    live(&mut stands::LocalStand::new());
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn at_aws_kms() {
+    if let Some(mut stand) = stands::AwsStand::start_or_skip() {
+        live(&mut stand);
+    }
+}

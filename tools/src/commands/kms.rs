@@ -1,0 +1,200 @@
+//! `kms …`.
+
+use keyway_client::{Custody, KmsState};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::figures::{self, dash, decimal, rows, word};
+use crate::args::{Cli, Kms, KmsInit, KmsUnlock};
+use crate::connect::Server;
+use crate::failure::Failure;
+use crate::output::{self, Output};
+use crate::secrets::{Given, new_passphrase};
+use crate::streams::{self, Content, Place};
+use crate::table::{Align, Table};
+use crate::text;
+
+pub fn run(cli: &Cli, command: &Kms, output: Output) -> Result<(), Failure> {
+    match command {
+        Kms::Init(command) => match (command.shares, command.threshold) {
+            (Some(count), Some(threshold)) => init_shares(cli, command, count, threshold, output),
+            _ => init_passphrase(cli, command, output),
+        },
+        Kms::Unlock(command) => unlock(cli, command, output),
+        Kms::List => list(cli, output),
+    }
+}
+
+fn init_passphrase(cli: &Cli, command: &KmsInit, output: Output) -> Result<(), Failure> {
+    let kms = &command.kms;
+    let server = Server::reach(cli)?;
+    let passphrase = new_passphrase(command.passphrase(), &format!("KMS {kms}"))?;
+    server.call(&format!("kms init {kms}"), None, |client| {
+        client.kms_init(kms, Custody::Passphrase(&passphrase))
+    })?;
+    let document = json!({ "kms": kms.as_str(), "initialised": true });
+    output.say(&document, &format!("{kms}: initialised\n"))
+}
+
+fn init_shares(
+    cli: &Cli,
+    command: &KmsInit,
+    count: u8,
+    threshold: u8,
+    output: Output,
+) -> Result<(), Failure> {
+    let kms = &command.kms;
+    if threshold > count {
+        return Err(Failure::usage(
+            format!("a threshold of {threshold} is more than the {count} shares there are to be"),
+            "give a --threshold of at most --shares",
+        ));
+    }
+    let content = Content::Secret {
+        force: command.out.force,
+    };
+    command.out.out.check(content)?;
+    let server = Server::reach(cli)?;
+    // Before the shares are made: they are shown once, and there must be a place for them.
+    let sink = command.out.out.open(content)?;
+    let answer = server.call(&format!("kms init {kms}"), None, |client| {
+        client.kms_init(kms, Custody::Shares { count, threshold })
+    })?;
+    streams::tell(&format!(
+        "keyway: the shares of {kms} are shown this once; give each to its holder: any {threshold} \
+         of them unlock it, and without them it cannot be unlocked"
+    ));
+    let shares = texts(&answer.value)?;
+    let heading = format!("{kms}: initialised, any {threshold} of {count} shares unlock it\n");
+    let mut lines = Zeroizing::new(String::with_capacity(lines_len(&shares)));
+    for (number, share) in (1..).zip(&shares) {
+        lines.push_str(&format!("share {number} of {}: ", shares.len()));
+        lines.push_str(share);
+        lines.push('\n');
+    }
+    let mut document = json!({
+        "kms": kms.as_str(),
+        "initialised": true,
+        "threshold": threshold,
+    });
+    if let Place::File(path) = &command.out.out {
+        sink.write(lines.as_bytes())?;
+        document["out"] = path.display().to_string().into();
+        return output.say(&document, &heading);
+    }
+    if !output.json {
+        output.say(&document, &heading)?;
+        return sink.write(lines.as_bytes());
+    }
+    document["shares"] = shares.into();
+    let said = output.say(&document, "");
+    output::wipe(&mut document);
+    said
+}
+
+fn texts(shares: &[keyway_client::Secret]) -> Result<Vec<&str>, Failure> {
+    let text = |share| std::str::from_utf8(share);
+    let texts: Result<_, _> = shares.iter().map(|share| text(share)).collect();
+    texts.map_err(|error| Failure::bad_answer("kms init", &error))
+}
+
+/// At least as long as the shares' lines, so that they are written once and never moved.
+fn lines_len(shares: &[&str]) -> usize {
+    /// `share 16 of 16: ` and the line feed.
+    const FRAME_LEN: usize = 17;
+    shares.iter().map(|share| FRAME_LEN + share.len()).sum()
+}
+
+fn unlock(cli: &Cli, command: &KmsUnlock, output: Output) -> Result<(), Failure> {
+    let kms = &command.kms;
+    let server = Server::reach(cli)?;
+    let given = Given::read(&command.opener, &format!("KMS {kms}"))?;
+    let answer = server.call(&format!("kms unlock {kms}"), None, |client| {
+        client.kms_unlock(kms, given.with())
+    })?;
+    let opening = answer.value;
+    let state = match opening.state {
+        KmsState::Unlocked => "unlocked",
+        KmsState::Locked => "locked",
+        KmsState::Uninitialised => "uninitialised",
+    };
+    let mut document = json!({ "kms": kms.as_str(), "state": state });
+    let text = match opening.shares {
+        Some(shares) => {
+            document["given"] = shares.given.into();
+            document["threshold"] = shares.threshold.into();
+            text::shares(shares.given, shares.threshold)
+        }
+        None => state.into(),
+    };
+    output.say(&document, &format!("{kms}: {text}\n"))
+}
+
+fn list(cli: &Cli, output: Output) -> Result<(), Failure> {
+    let status = figures::of(&Server::reach(cli)?, "kms list")?;
+    let kmses = rows(&status["kms"]);
+    output.say(&json!({ "kms": kmses }), &table(kmses))
+}
+
+/// The KMSes of the server's status, a line for each.
+pub fn table(kmses: &[Value]) -> String {
+    if kmses.is_empty() {
+        return "no KMSes\n".into();
+    }
+    let mut table = Table::new(&[
+        ("KMS", Align::Left),
+        ("PROVIDER", Align::Left),
+        ("STATE", Align::Left),
+        ("CALLS IN FLIGHT", Align::Right),
+        ("RATE LEFT", Align::Right),
+        ("RETRIES LEFT", Align::Right),
+        ("BREAKER", Align::Left),
+        ("CALLS/H FORECAST", Align::Right),
+    ]);
+    for kms in kmses {
+        table.row([
+            word(&kms["name"]),
+            word(&kms["provider"]),
+            word(&kms["state"]),
+            word(&kms["calls_in_flight"]),
+            decimal(&kms["rate_tokens"]),
+            decimal(&kms["retry_tokens"]),
+            word(&kms["breaker"]),
+            decimal(&kms["calls_per_hour_forecast"]),
+        ]);
+    }
+    table.render()
+}
+
+/// The calls of all KMSes so far; empty if there were none.
+pub fn calls(kmses: &[Value]) -> String {
+    let mut table = Table::new(&[
+        ("KMS", Align::Left),
+        ("KEYSPACE", Align::Left),
+        ("OPERATION", Align::Left),
+        ("OUTCOME", Align::Left),
+        ("CALLS", Align::Right),
+    ]);
+    let mut is_empty = true;
+    for kms in kmses {
+        for call in rows(&kms["calls"]) {
+            is_empty = false;
+            // Calls about the KMS itself are for no keyspace.
+            let keyspace = match call["keyspace"].as_str() {
+                None | Some("") => dash(),
+                Some(_) => word(&call["keyspace"]),
+            };
+            table.row([
+                word(&kms["name"]),
+                keyspace,
+                word(&call["operation"]),
+                word(&call["outcome"]),
+                word(&call["count"]),
+            ]);
+        }
+    }
+    match is_empty {
+        true => String::new(),
+        false => table.render(),
+    }
+}
