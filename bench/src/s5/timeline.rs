@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyway_protocol::{Algorithm, Octets, Request};
+use keyway_protocol::{Algorithm, Octets, Request, Unlock, UnlockKind};
 use keyway_testkit::fault_proxy::{Call, FaultProxy};
 use serde::Serialize;
 
@@ -174,7 +174,11 @@ impl Director<'_> {
             self.proxy.set(phase.fault);
             if phase.name == UNLOCKED {
                 for group in [SHORT, LONG] {
-                    let unlock = Request::Unlock(Octets(b""));
+                    let unlock = Request::Unlock(Unlock {
+                        kind: UnlockKind::Nothing,
+                        watch: false,
+                        secret: Octets(b""),
+                    });
                     control.call(self.keyspace_ids[group], "", &unlock)?;
                 }
             }
