@@ -53,12 +53,12 @@ pub struct Kms {
 }
 
 impl Kms {
-    /// Starts both, with a transit key and a token that may use it and nothing else.
+    /// Starts both, with a derived transit key and a token that may use it and nothing else.
     pub fn start() -> Result<Self> {
         let bao = OpenBao::start_or_skip(Mode::InMemory)
             .ok_or("OpenBao is not installed; run `make deps`")?;
         bao.enable_transit("transit");
-        bao.create_key(KEY, false);
+        bao.create_key(KEY, true);
         bao.write_key_policy(POLICY, "transit", KEY);
         let token = bao.token_for(&[POLICY], &json!({"period": "24h"}));
         let token_file = bao.dir().join("keyway-token");
