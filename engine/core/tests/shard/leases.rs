@@ -1,12 +1,20 @@
 //! DEK leases: when the KMS is asked, and what its answers do.
 
 use crate::rig::*;
-use keyway_core::{Event, LeaseEvent, Lifecycle, LoadError, Refusal, Settings};
+use keyway_core::{Event, LeaseEvent, Lifecycle, LoadError, Refusal, Settings, UnlockState};
 
-fn unavailable_us(got: Got) -> u64 {
+/// The hint that one got who waited for an unwrap that failed.
+fn unavailable_us(ended: Ended) -> u64 {
+    match ended {
+        Ended::Refused(Refusal::Unavailable { after_us }) => after_us,
+        ended => panic!("not UNAVAILABLE: {ended:?}"),
+    }
+}
+
+fn ticket_of(got: Got) -> u64 {
     match got {
-        Got::Refused(Refusal::Unavailable { after_us }) => after_us,
-        got => panic!("not UNAVAILABLE: {got:?}"),
+        Got::Refused(Refusal::NeedsUnlock { ticket }) => ticket,
+        got => panic!("not NEEDS_UNLOCK: {got:?}"),
     }
 }
 
@@ -137,7 +145,8 @@ fn an_answer_older_than_the_lease_is_worth_nothing() {
     });
     assert!(rig.loads.is_empty());
     assert_eq!(rig.dropped_deks, 1);
-    unavailable_us(rig.request("a"));
+    unavailable_us(rig.end_of(1));
+    assert!(needs_unlock(rig.request("a")));
 }
 
 #[test]
@@ -341,47 +350,87 @@ fn a_success_between_two_refusals_starts_the_count_anew() {
 }
 
 #[test]
-fn while_the_kms_does_not_answer_requests_are_told_when_to_come_back() {
+fn who_waited_for_an_unwrap_that_failed_is_told_when_to_come_back() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
-    assert!(matches!(
-        rig.end_of(1),
-        Ended::Refused(Refusal::Unavailable { .. })
-    ));
+    let after_us = unavailable_us(rig.end_of(1));
+    assert!((100 * MS..=10 * S).contains(&after_us));
     let counters = rig.counters();
     assert_eq!(
         (counters.rehydrate_total, counters.rehydrate_fail_total),
         (1, 1)
     );
-    let after_us = unavailable_us(rig.request("a"));
-    assert!((100 * MS..=10 * S).contains(&after_us));
-    assert_eq!(rig.unwraps, 1);
     rig.jump(after_us - MS);
-    unavailable_us(rig.request("a"));
+    assert_eq!(rig.unwraps, 1);
     rig.jump(2 * MS);
     assert_eq!(rig.unwraps, 2, "asked again without waiting for a request");
+    assert_eq!(rig.request_by(2, "a", None), Got::Wait, "so one can hope");
+    rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
+    unavailable_us(rig.end_of(2));
+}
+
+#[test]
+fn while_the_kms_is_left_alone_nobody_waits_and_all_get_one_ticket() {
+    let mut rig = Rig::new();
+    rig.request_by(1, "a", None);
+    rig.lease(LeaseEvent::Unavailable {
+        retry_after_us: 5 * S,
+    });
+    let ticket = ticket_of(rig.request("a"));
+    rig.jump(2 * S);
+    assert_eq!(ticket_of(rig.request("b")), ticket);
+    assert_eq!(rig.unwraps, 1);
+    let refused = &rig.counters().refused;
+    assert_eq!((refused.unavailable, refused.needs_unlock), (1, 2));
+}
+
+#[test]
+fn when_the_lease_ends_in_an_outage_callers_get_a_ticket_until_the_kms_is_back() {
+    let mut rig = Rig::leased_with(Settings {
+        hard_ttl_ms: 1_000_000,
+        ..settings()
+    });
+    rig.load("a", 1);
+    rig.jump(50 * S);
+    rig.land(1);
+    rig.request("a");
+    rig.lease(LeaseEvent::Unavailable {
+        retry_after_us: 60 * S,
+    });
+    assert_eq!(rig.request("a"), Got::Fresh(1), "the lease still holds");
+    rig.jump(50 * S);
+    let ticket = ticket_of(rig.request("a"));
+    let state = |rig: &Rig| rig.shard.unlock_status(PROD, ticket).unwrap().state;
+    assert_eq!(state(&rig), UnlockState::Pending);
+    rig.jump(10 * S);
+    assert_eq!(rig.unwraps, 2, "the KMS is asked without anybody's help");
+    rig.grant();
+    rig.jump(10 * MS);
+    rig.land(1);
+    assert_eq!(state(&rig), UnlockState::Done);
+    assert_eq!(rig.request("a"), Got::Fresh(1));
 }
 
 #[test]
 fn the_kms_own_hint_is_followed() {
     let mut rig = Rig::new();
-    rig.request("a");
+    rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Unavailable {
         retry_after_us: 30 * S,
     });
-    assert!(unavailable_us(rig.request("a")) >= 30 * S);
+    assert!(unavailable_us(rig.end_of(1)) >= 30 * S);
 }
 
 #[test]
 fn questions_that_fail_are_further_and_further_apart() {
     let mut rig = Rig::new();
-    rig.request("a");
     let mut longest = 0;
     for asked in 1..20 {
-        assert_eq!(rig.unwraps, asked);
+        assert_eq!(rig.request_by(asked, "a", None), Got::Wait);
+        assert_eq!(rig.unwraps as u64, asked);
         rig.lease(LeaseEvent::Failed);
-        let after_us = unavailable_us(rig.request("a"));
+        let after_us = unavailable_us(rig.end_of(asked));
         assert!((100 * MS..=10 * S).contains(&after_us));
         longest = longest.max(after_us);
         rig.jump(after_us + MS);
