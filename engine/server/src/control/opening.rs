@@ -39,6 +39,8 @@ async fn open_provider(config: &Config, kms: &KmsConfig) -> Result<Arc<dyn Provi
             let path = local.file.clone().unwrap_or_else(in_data);
             Arc::new(open_local(config, &path).await?)
         }
+        ProviderConfig::Vault(settings) => Arc::new(keyway_kms::Vault::open(settings.clone())?),
+        ProviderConfig::Pkcs11(settings) => Arc::new(keyway_kms::Pkcs11::open(settings.clone())?),
         #[cfg(feature = "aws")]
         ProviderConfig::Aws(settings) => Arc::new(keyway_kms::Aws::open(settings.clone())?),
     })
