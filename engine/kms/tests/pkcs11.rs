@@ -279,7 +279,7 @@ fn a_key_that_is_gone_is_said_to_be_and_one_in_its_place_is_found() {
         let back = kms.unwrap(&context(1), &newer).await.unwrap();
         assert!(back.is_same(&dek(1)));
         let older = kms.unwrap(&context(1), &wrapped).await;
-        assert_refused(older, Class::Corrupt, "under another key");
+        assert_refused(older, Class::Corrupt, "another key than kek");
         assert_eq!(hsm.calls("C_Login"), 1, "the login outlasts the key");
         // A second key of the name makes it ambiguous for who looks for it.
         hsm.create_aes_key(KEY);

@@ -263,8 +263,8 @@ impl Worker {
         }
     }
 
-    /// The login with a session and a key that are good as far as we know. A caller who came under another login, before
-    /// a lock, is refused.
+    /// The login with a session and a key that are good as far as we know. A caller who came under another login,
+    /// before a lock, is refused.
     fn ready(&mut self, visit: Visit) -> Result<(&mut Login, ObjectHandle), KmsError> {
         self.renew_session()?;
         let settings = &self.settings;
@@ -378,8 +378,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and would
-    /// use up the token's tries with nobody looking.
+    /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and
+    /// would use up the token's tries with nobody looking.
     fn read_pin(&self, path: &Path, info: &TokenInfo) -> Result<Pin, KmsError> {
         let tries = Tries::of(info);
         if tries != Tries::Unknown || self.gate.is_file_pin_refused() {
@@ -410,8 +410,8 @@ impl Worker {
         KmsError::new(
             Class::Corrupt,
             format!(
-                "the wrapped key of {context} is damaged, or was wrapped for another context or under another key than {} \
-                 of token {} ({})",
+                "the wrapped key of {context} is damaged, or belongs to another context or another key than {} of \
+                 token {} ({})",
                 self.settings.key,
                 self.settings.token,
                 name(error)
