@@ -30,6 +30,7 @@ mod provider;
 mod secret;
 mod service;
 mod share;
+mod shares;
 
 pub use context::{CONTEXT_BYTES, Context, Purpose};
 pub use error::{Class, KmsError};
@@ -46,3 +47,4 @@ pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
 };
 pub use share::{SHARE_BYTES_MAX, Share};
+pub use shares::{Quorum, SHARES_MAX, combine_shares, split_secret};
