@@ -23,7 +23,7 @@ use std::fmt;
 
 use ring::rand::SystemRandom;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::secret::fill_random;
 use crate::{Class, KmsError, SECRET_BYTES, SecretKey, Share};
@@ -89,16 +89,22 @@ pub fn split_secret(secret: &SecretKey, quorum: Quorum) -> Result<Vec<Share>, Km
 /// The secret from exactly as many shares as it takes, in any order. Errors, all [`Class::Denied`]: words that are no
 /// share, shares of different sets, one share twice, too few or too many, shares that do not belong together.
 pub fn combine_shares(shares: &[Share]) -> Result<SecretKey, KmsError> {
+    combine(&read_set(shares, None)?)
+}
+
+/// Reads different shares of one set: the one with these terms, or else the first share's.
+pub(crate) fn read_set(shares: &[Share], terms: Option<Terms>) -> Result<Vec<Member>, KmsError> {
     let mut members: Vec<Member> = Vec::with_capacity(shares.len());
     for share in shares {
         let member = Member::parse(share)?;
-        if let Some(first) = members.first() {
-            member.check_belongs(first.terms)?;
+        let first = members.first().map(|first| first.terms);
+        if let Some(terms) = terms.or(first) {
+            member.check_belongs(terms)?;
         }
         member.check_new(&members)?;
         members.push(member);
     }
-    combine(&members)
+    Ok(members)
 }
 
 /// What all shares of a set have in common. None of it is secret.
@@ -238,19 +244,11 @@ pub(crate) fn split(
 /// [`Member::check_new`]. [`Class::Denied`]: too few, too many, or they do not belong together.
 pub(crate) fn combine(members: &[Member]) -> Result<SecretKey, KmsError> {
     let block = recover(members, PASSPHRASE)?;
-    SecretKey::try_fill(
-        |bytes| match <[u8; SECRET_BYTES]>::try_from(block.as_slice()) {
-            Ok(mut secret) => {
-                bytes.copy_from_slice(&secret);
-                secret.zeroize();
-                Ok(())
-            }
-            Err(_) => Err(refused(
-                format!("the secret has {} bytes, not {SECRET_BYTES}", block.len()),
-                "give shares that keyway made",
-            )),
-        },
-    )
+    SecretKey::try_fill(|bytes| {
+        // `Member::parse` and `split` make values of this length and no other.
+        bytes.copy_from_slice(&block);
+        Ok(())
+    })
 }
 
 /// Of any length and passphrase, as the standard's vectors have them.

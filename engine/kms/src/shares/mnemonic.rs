@@ -157,3 +157,60 @@ const fn padding_bits(secret_bytes: usize) -> usize {
 }
 
 const _: () = assert!(padding_bits(16) == 2 && padding_bits(32) == 4);
+
+#[cfg(test)]
+mod tests {
+    use super::super::words::WORD_COUNT;
+    use super::*;
+
+    /// Words from a linear congruence, so that a failure replays.
+    fn words(seed: u64, count: usize) -> Vec<u16> {
+        let mut state = seed;
+        let mut next = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (state >> 40) as u16 % WORD_COUNT as u16
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn text(words: &[u16]) -> Share {
+        let mut text = Vec::new();
+        for word in words {
+            push_word(&mut text, *word);
+            text.push(b' ');
+        }
+        Share::new(text).unwrap()
+    }
+
+    #[test]
+    fn any_words_with_a_right_checksum_are_refused_or_mean_themselves() {
+        let mut read = 0;
+        for seed in 0..3000 {
+            for secret_bytes in [16, 32] {
+                let mut words = words(seed, word_count(secret_bytes) - CHECKSUM_WORDS);
+                if seed % 2 == 0 {
+                    // One group, and no padding bits: the rest of these words is as free as the others.
+                    words[1] &= 0x3f0;
+                    words[2] &= 0x003;
+                    words[3] &= 0x0ff;
+                    words[HEAD_WORDS] &= 0x3ff >> padding_bits(secret_bytes);
+                }
+                let is_extendable = words[1] >> 4 & 1 == 1;
+                words.extend(checksum(is_extendable, &words));
+                let given = text(&words);
+                match decode(&given, secret_bytes) {
+                    Ok(member) => {
+                        assert_eq!(member.value.len(), secret_bytes);
+                        let again = encode(&member).unwrap();
+                        assert_eq!(again.expose(), given.expose().trim_end(), "seed {seed}");
+                        read += 1;
+                    }
+                    Err(error) => assert!(seed % 2 == 1, "seed {seed}: {error}"),
+                }
+            }
+        }
+        assert!(read >= 3000, "{read}");
+    }
+}
