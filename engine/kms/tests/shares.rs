@@ -1,5 +1,7 @@
 //! A KEK whose secret is in shares, as its users meet it, and beside the reference implementation of SLIP-39.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;

@@ -60,8 +60,8 @@ impl Local {
     }
 
     /// Wraps every KEK version anew under `new`. What was wrapped under the KEKs stays as it is. An unprotected file
-    /// becomes a protected one. A file whose secret is in shares keeps them: it is refused. Old copies of the file still
-    /// open with the old passphrase.
+    /// becomes a protected one; one whose secret is in shares is refused. Old copies of the file still open with the old
+    /// passphrase.
     pub async fn change_passphrase(
         &self,
         current: UnlockSecret,

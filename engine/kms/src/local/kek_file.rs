@@ -18,8 +18,8 @@
 //!             "versions": [ as above ] }
 //! ```
 //!
-//! which tells the shares that belong to it from others, and nothing of what is in them. One secret guards all versions,
-//! so one file cannot mix the kinds: nobody can slip a KEK that they know into a protected file.
+//! which tells the shares that belong to it from others, and nothing of what is in them. One secret guards all
+//! versions, so one file cannot mix the kinds: nobody can slip a KEK that they know into a protected file.
 //!
 //! The checksum finds accidents before anybody is asked for a secret. Intent is found by the AEAD: every field that
 //! leads to a KEK is its associated data or changes the derived key.

@@ -254,3 +254,26 @@ async fn a_lock_during_the_initialisation_leaves_a_locked_file() {
     give(&local, &shares[0]).await.unwrap();
     assert_eq!(give(&local, &shares[1]).await.unwrap(), Unlocked::Open);
 }
+
+/// The fixtures were made by other implementations, `tests/data/make_shares_v1.py`.
+#[tokio::test]
+async fn known_answers_of_a_file_in_shares() {
+    let text = include_bytes!("../../tests/data/kek_shares_v1.json");
+    let shares: Vec<Share> = include_str!("../../tests/data/shares_v1.txt")
+        .lines()
+        .map(|line| Share::new(line.into()).unwrap())
+        .collect();
+    let dir = Dir::new();
+    dir.place(KekFile::parse(text).unwrap());
+    assert_eq!(fs::read(dir.kek()).unwrap(), text);
+    for (first, second) in [(0, 1), (2, 0), (1, 2)] {
+        let local = dir.open();
+        give(&local, &shares[first]).await.unwrap();
+        assert_eq!(give(&local, &shares[second]).await.unwrap(), Unlocked::Open);
+        let state = local.0.state();
+        for version in [1, 2] {
+            let kek = state.keks.as_ref().unwrap().find(version).unwrap();
+            assert_eq!(kek.expose(), &[version as u8 * 0x11; 32]);
+        }
+    }
+}

@@ -192,8 +192,7 @@ mod tests {
                 let mut words = words(seed, word_count(secret_bytes) - CHECKSUM_WORDS);
                 if seed % 2 == 0 {
                     // One group, and no padding bits: the rest of these words is as free as the others.
-                    words[1] &= 0x3f0;
-                    words[2] &= 0x003;
+                    words[2] = 0;
                     words[3] &= 0x0ff;
                     words[HEAD_WORDS] &= 0x3ff >> padding_bits(secret_bytes);
                 }
