@@ -10,6 +10,7 @@
 //!
 //! - [`Provider`] is the seam: one trait, one file for each KMS. It makes one call and classifies its error.
 //! - [`Local`] is the embedded default: a KEK file under a passphrase.
+//! - [`Vault`] is the transit engine of a Vault or OpenBao server.
 //! - [`Service`] is the process-wide entrance. Everybody who needs a DEK asks it, and nobody asks a provider.
 //! - [`PassphraseSource`] reads a passphrase from where secrets may lie, and from nowhere else.
 //!

@@ -43,8 +43,8 @@ pub struct VaultSettings {
     pub request_ms_max: u64,
 }
 
-/// How to log in. Each file must belong to the service's user or to root, and be closed to all others; a file that holds
-/// a secret is one line of printable ASCII.
+/// How to log in. A file with a secret must belong to the service's user or to root, and be closed to all others; a
+/// token or secret id is one line of printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase", deny_unknown_fields)]
 pub enum VaultAuth {
