@@ -54,7 +54,8 @@ pub enum VaultAuth {
         /// Holds the token.
         token_file: PathBuf,
     },
-    /// AppRole.
+    /// AppRole. A server locks the role out for a while (OpenBao: 15 minutes) after some wrong secret ids (5), so write
+    /// a new one to the file before the old one ends.
     Approle {
         /// Where the auth method is mounted.
         #[serde(default = "approle")]
