@@ -4,7 +4,7 @@ mod lease;
 mod terms;
 mod unlock;
 
-pub(crate) use lease::{Alarm, AskRefused, Lease};
+pub(crate) use lease::{Alarm, Lease};
 pub(crate) use terms::{Points, Terms};
 pub(crate) use unlock::Unlocks;
 pub use unlock::{UnlockState, UnlockStatus};

@@ -4,7 +4,7 @@ use super::{Clock, Shard};
 use crate::action::{Action, FlightId, Refusal};
 use crate::entry::{Due, Home};
 use crate::flight::{Flight, Origin, Stage, WAITING};
-use crate::keyspace::{AskRefused, Gate};
+use crate::keyspace::Gate;
 use crate::list::List;
 use crate::time::{Instant, TICK_US};
 use crate::wheel::TimerId;
@@ -145,7 +145,8 @@ impl<V> Shard<V> {
     }
 
     /// Whether somebody with `budget_us` to spare may wait for a load: the DEK is at hand, or can
-    /// be within the budget. Asks the KMS if that is called for.
+    /// be within the budget. Asks the KMS if that is called for. Who may not wait gets NEEDS_UNLOCK,
+    /// whatever keeps the DEK away: only a wait that the KMS let down ends with UNAVAILABLE.
     pub(super) fn seek_dek(
         &mut self,
         now: Instant,
@@ -160,20 +161,11 @@ impl<V> Shard<V> {
             return Ok(());
         }
         self.ask(now, keyspace_at);
-        match self.keyspaces[keyspace_at as usize]
-            .lease
-            .fits(now, budget_us)
-        {
-            Ok(()) => Ok(()),
-            Err(refused) => Err(self.no_dek(keyspace_at, refused)),
-        }
-    }
-
-    /// The answer to somebody who needs a DEK that is not at hand.
-    pub(super) fn no_dek(&mut self, keyspace_at: u32, refused: AskRefused) -> Refusal {
-        match refused {
-            AskRefused::Unavailable { after_us } => Refusal::Unavailable { after_us },
-            AskRefused::NeedsUnlock => self.needs_unlock(keyspace_at),
+        let lease = &self.keyspaces[keyspace_at as usize].lease;
+        if lease.fits(now, budget_us) {
+            Ok(())
+        } else {
+            Err(self.needs_unlock(keyspace_at))
         }
     }
 

@@ -5,6 +5,7 @@ mod force_refresh;
 mod leases;
 
 mod memory;
+mod outages;
 mod prefetch;
 mod refresh_group;
 mod requests;
