@@ -15,3 +15,4 @@ mod settings;
 mod life_cycle;
 mod soak;
 mod unlock;
+mod warm_start;
