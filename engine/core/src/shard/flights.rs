@@ -23,7 +23,7 @@ impl<V> Shard<V> {
     pub(super) fn start_flight(&mut self, now: Instant, at: u32, origin: Origin) -> u32 {
         let entry = &mut self.entries[at];
         assert!(entry.flight.is_none(), "one flight per key");
-        let (keyspace_at, parked) = (entry.keyspace_at, entry.home == Home::Parked);
+        let (keyspace_at, listed) = (entry.keyspace_at, entry.is_listed_to_load());
         let flight = self.group.insert(Flight {
             entry: at,
             keyspace_at,
@@ -43,7 +43,8 @@ impl<V> Shard<V> {
         keyspace.counters.flights += 1;
         keyspace.counters.prefetch_flights += u64::from(origin.is_background());
         keyspace.reloads += u64::from(origin == Origin::Reload);
-        if parked {
+        keyspace.warm_flights += usize::from(origin == Origin::Warm);
+        if listed {
             self.rehome(at, Home::None);
         }
         self.requeue(at, Due::None);
@@ -86,6 +87,10 @@ impl<V> Shard<V> {
             self.launch(now, flight_at);
             return;
         }
+        if self.group.flights[flight_at].is_on_spec() {
+            let after_us = self.load_hint_us(keyspace_at);
+            return self.end_flight(now, flight_at, Ending::Failed(Refusal::Retry { after_us }));
+        }
         self.group.flights[flight_at].stage = Stage::AwaitingDek;
         self.arm_flight(now, flight_at);
         if let Err(refusal) = self.seek_dek(now, keyspace_at, u64::MAX) {
@@ -111,6 +116,7 @@ impl<V> Shard<V> {
         keyspace.counters.flights -= 1;
         keyspace.counters.prefetch_flights -= u64::from(flight.origin.is_background());
         keyspace.reloads -= u64::from(flight.origin == Origin::Reload);
+        keyspace.warm_flights -= usize::from(flight.origin == Origin::Warm);
         while let Some(waiter) = self.group.pop(&mut flight.waiters) {
             self.clocks.cancel(waiter.timer);
             self.settle(now, at, waiter, ending);

@@ -93,6 +93,7 @@ impl<V> Shard<V> {
         {
             let (stale, age_us) = (grant.stale, grant.age_us);
             entry.touched = USED | REFERENCED;
+            entry.uses = entry.uses.saturating_add(1);
             if stale {
                 return self.decide_stale(now, at, age_us, request);
             }

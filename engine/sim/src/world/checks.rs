@@ -312,7 +312,7 @@ impl World<'_> {
     }
 
     /// A shard's part of `max_in_flight`: the first shards take the remainder.
-    fn share_of(&self, shard: u16, node_wide: u32) -> u32 {
+    pub(super) fn share_of(&self, shard: u16, node_wide: u32) -> u32 {
         let shards = self.sites.len() as u32;
         node_wide / shards + u32::from(u32::from(shard) < node_wide % shards)
     }
