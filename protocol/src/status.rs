@@ -11,7 +11,7 @@ wire_enum! {
         Retry = 1, "retry";
         /// The keyspace is locked or has no lease on its data key; the payload is a ticket.
         NeedsUnlock = 2, "needs_unlock";
-        /// The KMS or the store cannot be reached and nothing can be served: ask again later.
+        /// The request waited for the KMS in vain, or the store cannot be reached: ask again later.
         Unavailable = 3, "unavailable";
         /// A queue is full: ask again after the hint, or more slowly.
         Overloaded = 4, "overloaded";

@@ -1,7 +1,5 @@
 //! The testkit's OpenBao does what the tests that use it rely on.
 
-#![allow(missing_docs, reason = "tests have no readers of their documentation")]
-
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 

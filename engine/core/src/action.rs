@@ -72,12 +72,15 @@ pub enum Refusal {
         /// When to come back.
         after_us: u64,
     },
-    /// The keyspace's DEK is not at hand.
+    /// The keyspace's DEK is not at hand, and the request is not let to wait for it: locked, refused
+    /// by the KMS, or the KMS is away or takes too long.
     NeedsUnlock {
         /// Follows the unlock that will help: [`Shard::unlock_status`](crate::Shard::unlock_status).
+        /// If the KMS is only away, its return ends it, too.
         ticket: u64,
     },
-    /// The KMS does not answer.
+    /// The request waited for the DEK, and the KMS did not answer or failed. Whoever comes next gets
+    /// NEEDS_UNLOCK, until the KMS is asked again.
     Unavailable {
         /// When to come back.
         after_us: u64,

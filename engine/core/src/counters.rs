@@ -61,6 +61,8 @@ pub struct Counters {
     pub prefetch_trigger_total: u64,
     /// Keys that a pass found due and left for the next.
     pub prefetch_skipped_total: u64,
+    /// Loads that the prefetcher started of keys that were hot in an earlier run.
+    pub prefetch_warm_total: u64,
     /// Live keys that made room for others.
     pub evicted_total: u64,
     /// Live keys that reached the end of their time.
@@ -74,7 +76,7 @@ pub struct Counters {
     pub resident_key_bytes: u64,
     /// Loads that run or wait for a DEK.
     pub flights: u64,
-    /// Of these, those that the prefetcher or an unlock started.
+    /// Of these, those that the prefetcher, an unlock or a warm start started.
     pub prefetch_flights: u64,
     /// Age of the oldest key that was served since [`crate::Shard::take_oldest_served_age`], µs.
     pub oldest_served_age_us: u64,
@@ -169,6 +171,8 @@ pub struct Gauges {
     pub invalid_keys: usize,
     /// Keys that will be loaded again once the DEK is at hand.
     pub parked_keys: usize,
+    /// Keys that were hot in an earlier run, and that are queued or being loaded.
+    pub warming_keys: usize,
     /// This shard's part of `max_in_flight`.
     pub max_in_flight_share: u32,
 }

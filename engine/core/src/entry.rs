@@ -25,8 +25,10 @@ pub(crate) struct Entry<V> {
     pub(crate) keyspace_at: u32,
     pub(crate) key_id: KeyId,
     pub(crate) state: State<V>,
-    /// [`USED`] and [`REFERENCED`]: all that serving a key writes to its entry.
+    /// [`USED`] and [`REFERENCED`]: with `uses`, all that serving a key writes to its entry.
     pub(crate) touched: u8,
+    /// Requests that found the key live, halved at each load: what was long ago counts for little.
+    pub(crate) uses: u32,
     /// The one flight of this key.
     pub(crate) flight: Option<u32>,
     pub(crate) backoff: Backoff,
@@ -89,6 +91,8 @@ pub(crate) enum Home {
     Resident,
     /// Its keyspace's keys that are loaded again once the DEK is at hand.
     Parked,
+    /// Its keyspace's keys that were hot in an earlier run, and that the next passes load.
+    Warm,
     /// Its keyspace's INVALID keys.
     Invalid,
     /// The shard's negatives, oldest first.
@@ -114,6 +118,7 @@ impl<V> Entry<V> {
             key_id: KeyId::from(key_id),
             state: State::Empty,
             touched: 0,
+            uses: 0,
             flight: None,
             backoff: Backoff::default(),
             version_floor: 0,
@@ -123,6 +128,11 @@ impl<V> Entry<V> {
             due: Due::None,
             due_link: Link::LOOSE,
         }
+    }
+
+    /// Whether it is on a list of keys that are to be loaded without anybody asking.
+    pub(crate) fn is_listed_to_load(&self) -> bool {
+        matches!(self.home, Home::Parked | Home::Warm)
     }
 
     pub(crate) fn live(&self) -> Option<&Live<V>> {

@@ -53,6 +53,8 @@ pub(crate) enum Origin {
     Prefetch(Urgency),
     /// An unlock.
     Reload,
+    /// The key was hot in an earlier run.
+    Warm,
     /// A blob that did not open is read once more, or one that was replaced.
     Again,
 }
@@ -60,14 +62,14 @@ pub(crate) enum Origin {
 impl Origin {
     /// Whether the flight counts against `max_in_flight`.
     pub(crate) fn is_background(self) -> bool {
-        matches!(self, Self::Prefetch(_) | Self::Reload)
+        matches!(self, Self::Prefetch(_) | Self::Reload | Self::Warm)
     }
 
     pub(crate) fn urgency(self) -> Urgency {
         match self {
             Self::Demand => Urgency::OnDemand,
             Self::Prefetch(urgency) => urgency,
-            Self::Reload => Urgency::Ahead,
+            Self::Reload | Self::Warm => Urgency::Ahead,
             Self::Again => Urgency::Urgent,
         }
     }
@@ -110,7 +112,7 @@ pub(crate) struct RefreshGroup {
     tokens: HashTable<u32>,
     hasher: ahash::RandomState,
     generations: u64,
-    /// Flights that the prefetcher or an unlock started.
+    /// Flights that the prefetcher, an unlock or a warm start started.
     pub(crate) background: usize,
 }
 
@@ -225,6 +227,12 @@ impl RefreshGroup {
 }
 
 impl Flight {
+    /// A warm start's, and nobody has come to wait for it: it costs others nothing, neither a call
+    /// to the KMS nor a key that is in memory.
+    pub(crate) fn is_on_spec(&self) -> bool {
+        self.origin == Origin::Warm && self.waiters.is_empty() && self.next.is_empty()
+    }
+
     fn list(&mut self, for_next: bool) -> &mut List<WAITING> {
         if for_next {
             &mut self.next

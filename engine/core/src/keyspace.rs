@@ -4,7 +4,7 @@ mod lease;
 mod terms;
 mod unlock;
 
-pub(crate) use lease::{Alarm, AskRefused, Lease};
+pub(crate) use lease::{Alarm, Lease};
 pub(crate) use terms::{Points, Terms};
 pub(crate) use unlock::Unlocks;
 pub use unlock::{UnlockState, UnlockStatus};
@@ -35,6 +35,7 @@ pub(crate) struct Keyspace {
 
     pub(crate) resident: List<HOME>,
     pub(crate) parked: List<HOME>,
+    pub(crate) warm: List<HOME>,
     pub(crate) invalid: List<HOME>,
     pub(crate) ahead: List<DUE>,
     pub(crate) urgent: List<DUE>,
@@ -43,6 +44,8 @@ pub(crate) struct Keyspace {
     pub(crate) invalid_to_reload: usize,
     /// Flights that an unlock, or the return of the DEK, started.
     pub(crate) reloads: u64,
+    /// Flights that a warm start started.
+    pub(crate) warm_flights: usize,
     /// In the shard's queue of keyspaces to sweep.
     pub(crate) sweeping: bool,
     /// What becomes of used keys that a sweep finds purged.
@@ -86,11 +89,13 @@ impl Keyspace {
             share,
             resident: List::default(),
             parked: List::default(),
+            warm: List::default(),
             invalid: List::default(),
             ahead: List::default(),
             urgent: List::default(),
             invalid_to_reload: 0,
             reloads: 0,
+            warm_flights: 0,
             sweeping: false,
             purged: Purged::Forgotten,
             demand_at_grant: 0,

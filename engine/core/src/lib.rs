@@ -9,8 +9,9 @@
 //!   store ──────── handle_loaded        ├──▶│ Shard │─┤      Unwrap ─▶ KMS ───▶ handle_lease
 //!                  handle_stored        │   └───────┘ │      DropDek
 //!                  handle_revoked       │             │      Ready ──▶ redeem ──▶ Grant
-//!   KMS ────────── handle_lease         │             │      Refreshed, Refuse
-//!   clock ──────── handle_tick ─────────┘             └─     Report
+//!   last run ───── handle_hot           │             │      Refreshed, Refuse
+//!   KMS ────────── handle_lease         │             │      Report
+//!   clock ──────── handle_tick ─────────┘             └──▶ survey(): Hottest ──▶ next run
 //! ```
 //!
 //! # Order of calls
@@ -50,6 +51,11 @@
 //! * **Jitter** shortens the soft TTL only, by a part drawn at each load.
 //! * **Prefetch** starts at passes, every [`SCAN_PERIOD_US`]. A timer puts a key into one of two
 //!   queues of its keyspace; counting what a pass leaves is reading the queues' lengths.
+//! * **Warm start.** A key that was hot in an earlier run is queued only under a live lease, and
+//!   only where the next pass would come to it, so the queue is no longer than the share of
+//!   `max_in_flight`; the caller keeps the rest. Its load has no privilege: see
+//!   [`handle_hot`](Shard::handle_hot). Heat is a count of hits, halved at each load: one addition
+//!   on the fast path, and no other books ([`Hottest`]).
 //! * **A put of a newer version** makes the live key stale, so that with policy `wait` the next
 //!   request gets the new version.
 //! * **A key past its own `not_after`** is INVALID until the blob changes.
@@ -69,6 +75,7 @@ mod event;
 mod ewma;
 mod flight;
 mod grant;
+mod hottest;
 mod keyspace;
 mod limits;
 mod list;
@@ -87,9 +94,12 @@ pub use action::{
 pub use counters::{Counters, Gauges, Refusals, Totals};
 pub use event::{Event, InvalidCause};
 pub use grant::Grant;
+pub use hottest::Hottest;
 pub use keyspace::{UnlockState, UnlockStatus};
 pub use limits::{Limits, LimitsError};
 pub use prefetch::SCAN_PERIOD_US;
 pub use settings::{OnSoftExpiry, Settings, SettingsError};
-pub use shard::{KEYSPACES_MAX, Lifecycle, NEGATIVE_US, Shard, View, Violation};
+pub use shard::{
+    KEYSPACES_MAX, Lifecycle, NEGATIVE_US, SURVEY_STEP, Shard, View, Violation, Warming,
+};
 pub use time::{Instant, TICK_US};

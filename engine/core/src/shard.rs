@@ -13,10 +13,12 @@ mod request;
 mod settle;
 mod tick;
 mod view;
+mod warm;
 
 pub use audit::Violation;
 pub use entries::NEGATIVE_US;
 pub use view::{Lifecycle, View};
+pub use warm::{SURVEY_STEP, Warming};
 
 use crate::action::{Action, KeyspaceId};
 use crate::counters::Totals;

@@ -3,14 +3,14 @@
 //! ```text
 //!              unwrap_dek, new_dek                     wrap, unwrap, unlock, lock
 //!  KMS thread ─────────────────────▶ Service ─────────────────────────────────────▶ dyn Provider
-//!  (tokio)                            │ one call for many callers                    ├─ Local: KEK file
-//!                                     │ rate, concurrency, time limit                └─ (others: siblings)
+//!  (tokio)                            │ one call for many callers                    ├─ Local, Vault, Aws, Pkcs11
+//!                                     │ rate, concurrency, time limit
 //!                                     │ retries, breaker, counts
 //! ```
 //!
 //! - [`Provider`] is the seam: one trait, one file for each KMS. It makes one call and classifies its error.
-//! - [`Local`] is the embedded default: a KEK file under a passphrase.
-//! - [`Pkcs11`] is a key on a token or HSM.
+//! - [`Local`] is the embedded default: a KEK file under a passphrase, or under a secret in shares.
+//! - [`Vault`] is the transit engine of Vault or OpenBao, [`Aws`] is AWS KMS, [`Pkcs11`] is a key on a token or HSM.
 //! - [`Service`] is the process-wide entrance. Everybody who needs a DEK asks it, and nobody asks a provider.
 //! - [`PassphraseSource`] reads a passphrase from where secrets may lie, and from nowhere else.
 //!
@@ -35,6 +35,7 @@ mod record;
 mod secret;
 mod service;
 mod share;
+mod shares;
 mod vault;
 
 #[cfg(feature = "aws")]
@@ -56,4 +57,5 @@ pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
 };
 pub use share::{SHARE_BYTES_MAX, Share};
+pub use shares::{Quorum, SHARES_MAX, combine_shares, split_secret};
 pub use vault::{Vault, VaultAuth, VaultSettings};

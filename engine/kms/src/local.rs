@@ -1,13 +1,18 @@
-//! The embedded default: a KEK file on this machine, under a passphrase.
+//! The embedded default: a KEK file on this machine, under a passphrase or under a secret that exists only as shares.
 //!
 //! While it is unlocked, all KEK versions are in memory, in secrets that wipe themselves; the file is read again at each
 //! unlock and nothing else of it is kept. Argon2id and file writes run on the runtime's blocking threads, and one at a
 //! time: each takes 64 MiB and some tenths of a second.
 
+mod changes;
 mod kek_file;
 mod keyring;
+mod new_file;
+mod quorum;
 mod seal;
 
+#[cfg(test)]
+mod shares_tests;
 #[cfg(test)]
 mod tests;
 
@@ -17,17 +22,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::SystemRandom;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
-use crate::hex::{self, Hex, HexSecret};
+use crate::hex::{self, Hex};
 use crate::private_file::Place;
 use crate::provider::{
-    Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
+    Initialise, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked,
+    Wrapped,
 };
 use crate::secret::fill_random;
-use crate::{Class, Context, KmsError, Passphrase, SecretKey};
+use crate::shares::Member;
+use crate::{Class, Context, KmsError, Passphrase, SecretKey, Share};
 
-use kek_file::{FILE_BYTES_MAX, KekFile, Keks, PlainKek, Unprotected};
-use keyring::{Keyring, open_keks, passphrase_key, passphrase_wanted, protect, seal_kek};
+use kek_file::{FILE_BYTES_MAX, Guard, InShares, KekFile, Keks};
+use keyring::{Keyring, open_keks, shares_key, single_key};
+use new_file::{NewFile, new_file, new_unprotected};
+use quorum::{Gathering, Progress, wipe_in_time};
 pub use seal::Argon2Params;
 use seal::WrapNames;
 
@@ -50,7 +60,6 @@ pub struct Local(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     place: Place,
-    file_id: [u8; 16],
     dev: DevKek,
     random: SystemRandom,
     state: Mutex<State>,
@@ -60,10 +69,31 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
+    /// `None`: there was no KEK file yet when we looked.
+    file: Option<KnownFile>,
+    /// `None`: locked. Never there without `file`.
     keks: Option<Keyring>,
-    is_unprotected: bool,
+    gathering: Gathering,
+    /// Whether a task is running that wipes the gathering in time.
+    has_wiper: bool,
     /// Calls of `lock()` so far: what began before the latest one must not unlock after it.
     lock_count: u64,
+}
+
+/// What is known of the file without a secret.
+#[derive(Clone, Copy, Debug)]
+struct KnownFile {
+    id: [u8; 16],
+    guard: Guard,
+}
+
+impl KnownFile {
+    fn of(file: &KekFile) -> Self {
+        Self {
+            id: file.id.0,
+            guard: file.guard(),
+        }
+    }
 }
 
 impl Local {
@@ -76,18 +106,16 @@ impl Local {
     ) -> Result<Self, KmsError> {
         let place = Place::open(path)?;
         blocking(move || {
-            let random = SystemRandom::new();
-            let keyring = Keyring(vec![(1, SecretKey::generate(&random)?)]);
-            let file = protect(
-                &random,
-                random_id(&random)?,
-                &[now_unix_ms()],
-                &keyring,
-                &passphrase,
-                argon2id,
-            )?;
-            place.create(&file.to_text()?)?;
-            Ok(Self::with(place, &file, DevKek::Refuse, Some(keyring)))
+            let how = Initialise::Passphrase(passphrase);
+            let new = new_file(&SystemRandom::new(), how, argon2id)?;
+            place.create(&new.file.to_text()?)?;
+            let known = KnownFile::of(&new.file);
+            Ok(Self::with(
+                place,
+                DevKek::Refuse,
+                Some(known),
+                Some(new.keyring),
+            ))
         })
         .await
     }
@@ -95,44 +123,48 @@ impl Local {
     /// Makes an unprotected KEK file, for `--dev`, and opens it unlocked. Blocks for a few file operations.
     pub fn create_unprotected(path: &Path) -> Result<Self, KmsError> {
         let place = Place::open(path)?;
-        let random = SystemRandom::new();
-        let kek = SecretKey::generate(&random)?;
-        let plain = PlainKek {
-            version: 1,
-            created_unix_ms: now_unix_ms(),
-            key: HexSecret(kek),
-        };
-        let file = KekFile::new(
-            random_id(&random)?,
-            Keks::Unprotected(Unprotected {
-                versions: vec![plain],
-            }),
-        );
+        let file = new_unprotected(&SystemRandom::new())?;
         place.create(&file.to_text()?)?;
         Self::open(path, DevKek::Allow)
     }
 
-    /// Opens a KEK file: locked if a passphrase guards it, unlocked if it is unprotected. Loose permissions, a damaged
+    /// Opens a KEK file: locked if a secret guards it, unlocked if it is unprotected. Loose permissions, a damaged
     /// file and, unless `dev` allows it, an unprotected KEK are refused. Blocks for a few file operations.
     pub fn open(path: &Path, dev: DevKek) -> Result<Self, KmsError> {
-        let place = Place::open(path)?;
-        let file = read(&place, dev)?;
-        let opened = Self::with(place, &file, dev, None);
-        if file.is_unprotected() {
-            opened.0.state().keks = Some(open_keks(file, None)?);
-        }
-        Ok(opened)
+        Self::open_at(Place::open(path)?, dev)
     }
 
-    fn with(place: Place, file: &KekFile, dev: DevKek, keks: Option<Keyring>) -> Self {
+    /// As [`Local::open`], but where there is no file it stands ready for [`Provider::initialise`]: it is locked, and
+    /// [`Provider::unlock_need`] says [`UnlockNeed::Initialise`]. A file that is put there meanwhile is taken up by the
+    /// next unlock.
+    pub fn open_or_uninitialised(path: &Path, dev: DevKek) -> Result<Self, KmsError> {
+        let place = Place::open(path)?;
+        if place.is_missing()? {
+            return Ok(Self::with(place, dev, None, None));
+        }
+        Self::open_at(place, dev)
+    }
+
+    fn open_at(place: Place, dev: DevKek) -> Result<Self, KmsError> {
+        let file = read(&place, dev)?;
+        let known = KnownFile::of(&file);
+        let keks = match known.guard {
+            Guard::Nothing => Some(open_keks(file, None)?),
+            Guard::Passphrase | Guard::Shares { .. } => None,
+        };
+        Ok(Self::with(place, dev, Some(known), keks))
+    }
+
+    fn with(place: Place, dev: DevKek, file: Option<KnownFile>, keks: Option<Keyring>) -> Self {
         let state = State {
+            file,
             keks,
-            is_unprotected: file.is_unprotected(),
+            gathering: Gathering::default(),
+            has_wiper: false,
             lock_count: 0,
         };
         Self(Arc::new(Shared {
             place,
-            file_id: file.id.0,
             dev,
             random: SystemRandom::new(),
             state: Mutex::new(state),
@@ -140,75 +172,10 @@ impl Local {
         }))
     }
 
-    /// Adds a KEK version and returns it. New wraps use it at once; the older versions stay, for what they wrapped. A
-    /// protected file wants its passphrase, locked or not.
-    pub async fn rotate_kek(&self, secret: UnlockSecret) -> Result<u32, KmsError> {
-        self.slow(move |shared, lock_count| {
-            let mut file = shared.read()?;
-            let version = file.next_version()?;
-            let kek = SecretKey::generate(&shared.random)?;
-            let created_unix_ms = now_unix_ms();
-            let key = passphrase_key(&file, &secret)?;
-            match (&mut file.keks, &key) {
-                (Keks::Protected(protected), Some(key)) => {
-                    let sealed = seal_kek(
-                        &shared.random,
-                        key,
-                        protected,
-                        &file.id,
-                        version,
-                        created_unix_ms,
-                        &kek,
-                    )?;
-                    protected.versions.push(sealed);
-                }
-                (Keks::Unprotected(unprotected), _) => {
-                    unprotected.versions.push(PlainKek {
-                        version,
-                        created_unix_ms,
-                        key: HexSecret(kek),
-                    });
-                }
-                (Keks::Protected(_), None) => return Err(passphrase_wanted()),
-            }
-            let file = KekFile::new(file.id, file.keks);
-            let text = file.to_text()?;
-            // Every version opens before the old file is given up.
-            let keyring = open_keks(file, key.as_ref())?;
-            shared.place.replace(&text)?;
-            shared.refresh(keyring, lock_count);
-            Ok(version)
-        })
-        .await
-    }
-
-    /// Wraps every KEK version anew under `new`. What was wrapped under the KEKs stays as it is. An unprotected file
-    /// becomes a protected one. Old copies of the file still open with the old passphrase.
-    pub async fn change_passphrase(
-        &self,
-        current: UnlockSecret,
-        new: Passphrase,
-        argon2id: Argon2Params,
-    ) -> Result<(), KmsError> {
-        self.slow(move |shared, lock_count| {
-            let file = shared.read()?;
-            let id = file.id;
-            let created = file.created_unix_ms();
-            let key = passphrase_key(&file, &current)?;
-            let keyring = open_keks(file, key.as_ref())?;
-            let file = protect(&shared.random, id, &created, &keyring, &new, argon2id)?;
-            shared.place.replace(&file.to_text()?)?;
-            shared.state().is_unprotected = false;
-            shared.refresh(keyring, lock_count);
-            Ok(())
-        })
-        .await
-    }
-
     /// Runs `work` on a blocking thread, alone. It goes on if the caller leaves; it gets the lock count from before.
     async fn slow<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Shared, u64) -> Result<T, KmsError> + Send + 'static,
+        work: impl FnOnce(&Arc<Shared>, u64) -> Result<T, KmsError> + Send + 'static,
     ) -> Result<T, KmsError> {
         let permit: OwnedSemaphorePermit =
             self.0.slow_work.clone().try_acquire_owned().map_err(|_| {
@@ -237,20 +204,26 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads the file, which must be the one from the start, if there was one.
     fn read(&self) -> Result<KekFile, KmsError> {
+        let known_id = self.state().file.map(|known| known.id);
+        if known_id.is_none() && self.place.is_missing()? {
+            return Err(no_kek_yet(Class::Misconfigured));
+        }
         let file = read(&self.place, self.dev)?;
-        if file.id.0 != self.file_id {
+        if let Some(id) = known_id.filter(|id| *id != file.id.0) {
             return Err(KmsError::new(
                 Class::Misconfigured,
                 format!(
                     "{} is another KEK file now: id {}, and {} at the start",
                     self.place.path().display(),
                     hex::encode(&file.id.0),
-                    hex::encode(&self.file_id)
+                    hex::encode(&id)
                 ),
                 "put the file back, or restart",
             ));
         }
+        self.state().file = Some(KnownFile::of(&file));
         Ok(file)
     }
 
@@ -262,32 +235,100 @@ impl Shared {
         }
     }
 
+    /// Makes the file where there is none. If the KMS is locked meanwhile, the file is made and stays locked.
+    fn initialise(&self, lock_count: u64, how: Initialise) -> Result<Vec<Share>, KmsError> {
+        let path = self.place.path().display();
+        if !self.place.is_missing()? {
+            return Err(KmsError::new(
+                Class::Misconfigured,
+                format!("{path} exists already"),
+                "unlock it as it is; a key that is overwritten loses everything wrapped under it",
+            ));
+        }
+        if let Some(known) = self.state().file {
+            return Err(KmsError::new(
+                Class::Misconfigured,
+                format!(
+                    "{path} is gone: KEK file {} was there at the start",
+                    hex::encode(&known.id)
+                ),
+                "put the file back; to begin with a new one, restart first",
+            ));
+        }
+        let NewFile {
+            file,
+            keyring,
+            shares,
+        } = new_file(&self.random, how, Argon2Params::default())?;
+        self.place.create(&file.to_text()?).map_err(|error| {
+            // The file may be there even so, if only its directory could not be synced.
+            let remedy = format!(
+                "{}; if this try left a file, move it away: nobody has its secret",
+                error.remedy()
+            );
+            match error.class() {
+                Class::Unavailable { .. } if !shares.is_empty() => {
+                    KmsError::new(error.class(), error.what(), remedy)
+                }
+                _ => error,
+            }
+        })?;
+        let mut state = self.state();
+        state.file = Some(KnownFile::of(&file));
+        if state.lock_count == lock_count {
+            state.keks = Some(keyring);
+        }
+        Ok(shares)
+    }
+
     fn unlock(&self, lock_count: u64, secret: &UnlockSecret) -> Result<Unlocked, KmsError> {
         let file = self.read()?;
-        let is_unprotected = file.is_unprotected();
-        let key = passphrase_key(&file, secret)?;
+        let key = match (&file.keks, secret) {
+            (Keks::Shares(shares), UnlockSecret::Share(share)) => {
+                match self.gather(lock_count, shares, share)? {
+                    Progress::Waiting { given } => {
+                        return Ok(Unlocked::MoreShares {
+                            given,
+                            threshold: shares.threshold,
+                        });
+                    }
+                    Progress::Complete(members) => Some(shares_key(shares, &members)?),
+                }
+            }
+            _ => single_key(&file, secret)?,
+        };
         let keyring = open_keks(file, key.as_ref())?;
         let mut state = self.state();
         if state.lock_count != lock_count {
-            return Err(KmsError::new(
-                Class::Locked,
-                "the local KMS was locked while it was being unlocked",
-                "unlock it again",
-            ));
+            return Err(locked_meanwhile());
         }
         state.keks = Some(keyring);
-        state.is_unprotected = is_unprotected;
         Ok(Unlocked::Open)
+    }
+
+    fn gather(
+        &self,
+        lock_count: u64,
+        shares: &InShares,
+        share: &Share,
+    ) -> Result<Progress, KmsError> {
+        let member = Member::parse(share)?;
+        let mut state = self.state();
+        if state.lock_count != lock_count {
+            return Err(locked_meanwhile());
+        }
+        state.gathering.add(member, shares.terms(), Instant::now())
     }
 
     fn wrap(&self, context: &Context, dek: &SecretKey) -> Result<Wrapped, KmsError> {
         let mut salt = [0; 32];
         fill_random(&self.random, &mut salt)?;
         let state = self.state();
-        let (kek_version, kek) = state.keks.as_ref().ok_or_else(locked)?.newest();
+        let (file_id, keyring) = state.open()?;
+        let (kek_version, kek) = keyring.newest();
         let names = WrapNames {
             kek_version,
-            file_id: self.file_id,
+            file_id,
         };
         Ok(Wrapped(seal::wrap_dek(kek, names, &salt, context, dek)))
     }
@@ -304,14 +345,14 @@ impl Shared {
             )
         })?;
         let state = self.state();
-        let keyring = state.keks.as_ref().ok_or_else(locked)?;
-        if names.file_id != self.file_id {
+        let (file_id, keyring) = state.open()?;
+        if names.file_id != file_id {
             return Err(KmsError::new(
                 Class::Misconfigured,
                 format!(
                     "the key of {context} was wrapped under KEK file {}, and this one is {}",
                     hex::encode(&names.file_id),
-                    hex::encode(&self.file_id)
+                    hex::encode(&file_id)
                 ),
                 "put the KEK file back that belongs to this data",
             ));
@@ -337,6 +378,21 @@ impl Shared {
     }
 }
 
+impl State {
+    /// The file's id and its KEKs, if they are at hand.
+    fn open(&self) -> Result<([u8; 16], &Keyring), KmsError> {
+        match (&self.file, &self.keks) {
+            (Some(file), Some(keyring)) => Ok((file.id, keyring)),
+            (None, _) => Err(no_kek_yet(Class::Locked)),
+            (Some(_), None) => Err(KmsError::new(
+                Class::Locked,
+                "the local KMS is locked",
+                "unlock it: keyway unlock KEYSPACE",
+            )),
+        }
+    }
+}
+
 impl Provider for Local {
     fn name(&self) -> &'static str {
         "local"
@@ -351,14 +407,20 @@ impl Provider for Local {
     }
 
     fn is_unprotected(&self) -> bool {
-        self.0.state().is_unprotected
+        let file = self.0.state().file;
+        file.is_some_and(|file| file.guard == Guard::Nothing)
     }
 
     fn unlock_need(&self) -> UnlockNeed {
-        if self.is_unprotected() {
-            UnlockNeed::Nothing
-        } else {
-            UnlockNeed::Passphrase
+        let mut state = self.0.state();
+        match state.file.map(|file| file.guard) {
+            None => UnlockNeed::Initialise,
+            Some(Guard::Nothing) => UnlockNeed::Nothing,
+            Some(Guard::Passphrase) => UnlockNeed::Passphrase,
+            Some(Guard::Shares { threshold }) => UnlockNeed::Shares {
+                given: state.gathering.given(Instant::now()),
+                threshold,
+            },
         }
     }
 
@@ -374,20 +436,31 @@ impl Provider for Local {
         Box::pin(async move { self.0.unwrap(context, wrapped) })
     }
 
+    fn initialise(&self, how: Initialise) -> ProviderFuture<'_, Vec<Share>> {
+        Box::pin(self.slow(move |shared, lock_count| shared.initialise(lock_count, how)))
+    }
+
     fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
-        Box::pin(self.slow(move |shared, lock_count| shared.unlock(lock_count, &secret)))
+        Box::pin(self.slow(move |shared, lock_count| {
+            let unlocked = shared.unlock(lock_count, &secret)?;
+            if let Unlocked::MoreShares { .. } = unlocked {
+                wipe_in_time(shared);
+            }
+            Ok(unlocked)
+        }))
     }
 
     fn lock(&self) {
         let mut state = self.0.state();
         state.lock_count += 1;
         state.keks = None;
+        state.gathering.clear();
     }
 }
 
 fn read(place: &Place, dev: DevKek) -> Result<KekFile, KmsError> {
     let file = KekFile::parse(&place.read(FILE_BYTES_MAX)?)?;
-    if file.is_unprotected() && dev == DevKek::Refuse {
+    if file.guard() == Guard::Nothing && dev == DevKek::Refuse {
         return Err(KmsError::new(
             Class::Misconfigured,
             format!(
@@ -406,11 +479,19 @@ fn random_id(random: &SystemRandom) -> Result<Hex<16>, KmsError> {
     Ok(Hex(id))
 }
 
-fn locked() -> KmsError {
+fn no_kek_yet(class: Class) -> KmsError {
+    KmsError::new(
+        class,
+        "the local KMS has no KEK yet",
+        "make one: keyway kms init; or put the KEK file back that belongs to this data",
+    )
+}
+
+fn locked_meanwhile() -> KmsError {
     KmsError::new(
         Class::Locked,
-        "the local KMS is locked",
-        "unlock it: keyway unlock KEYSPACE",
+        "the local KMS was locked while it was being unlocked",
+        "unlock it again",
     )
 }
 

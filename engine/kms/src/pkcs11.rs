@@ -5,11 +5,11 @@
 //!  lock ──▶ gate: answers from before it are not handed out; the worker logs out as its next step
 //! ```
 //!
-//! - The calls of a module block and may hang, so one thread of its own makes them, one after the other. A caller waits
-//!   for its time limit and no longer. A call whose caller left before its turn is not made, and what a later answer
-//!   holds is wiped on the thread.
-//! - A PIN is sent once for each [`Provider::unlock`] and never again by itself: tokens count wrong PINs and lock. A PIN
-//!   from a file is sent only while the token reports no refused PIN.
+//! - The calls of a module block and may hang, so one thread of its own makes them, one after the other. A caller
+//!   waits for its time limit and no longer. A call whose caller left before its turn is not made, and what a later
+//!   answer holds is wiped on the thread.
+//! - A PIN is sent once for each [`Provider::unlock`] and never again by itself: tokens count wrong PINs and lock. A
+//!   PIN from a file is sent only while the token reports no refused PIN.
 //! - There is no `generate`: a DEK that the token made would have to leave it in the clear all the same, which takes a
 //!   second call and an extractable object on the token; our own random numbers cost neither.
 
@@ -108,7 +108,7 @@ impl Shared {
                     "the PKCS#11 module {} gave no answer within {limit_ms} ms",
                     self.settings.module.display()
                 ),
-                "check the token and the way to it; a call cannot be broken off, so if it never ends, restart the server",
+                "check the token and the way to it; if the call never ends, restart the server",
             )),
         }
     }

@@ -254,6 +254,15 @@ impl Place {
         &self.path
     }
 
+    /// Whether there is nothing of that name. A link that leads nowhere is something.
+    pub(crate) fn is_missing(&self) -> Result<bool, KmsError> {
+        match rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(false),
+            Err(Errno::NOENT) => Ok(true),
+            Err(errno) => Err(io_error("cannot inspect", &self.path, errno)),
+        }
+    }
+
     /// Checks who may touch the file, and reads it. It must be ours, and have at most `bytes_max` bytes.
     pub(crate) fn read(&self, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, KmsError> {
         let descriptor =

@@ -92,7 +92,7 @@ pub enum Unlocked {
 pub enum Initialise {
     /// Under a passphrase.
     Passphrase(Passphrase),
-    /// In `count` shares, of which any `threshold` open it. `1 <= threshold <= count <= 16`.
+    /// In `count` shares, of which any `threshold` open it. `2 <= threshold <= count <= 16`, or 1 of 1.
     Shares {
         /// Shares to make.
         count: u8,

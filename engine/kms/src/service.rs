@@ -264,6 +264,17 @@ impl Service {
         )
     }
 
+    /// Makes the provider's own key where there is none yet. As [`Service::unlock`], it is made once and counted; it has
+    /// no time limit, since who gave up would lose the shares of a key that is made all the same. Returns the shares, if
+    /// the key's secret is kept in shares.
+    pub async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
+        let result = self.0.provider.initialise(how).await;
+        let outcome = result.as_ref().map_or_else(Outcome::of, |_| Outcome::Ok);
+        let operation = Operation::Initialise;
+        self.0.caller.count(NO_KEYSPACE, operation, outcome);
+        result
+    }
+
     /// Unlocks the provider. It is not retried, takes no part in the budget, and is counted for `keyspace`, if it was
     /// for one.
     pub async fn unlock(
@@ -271,25 +282,9 @@ impl Service {
         keyspace: Option<u32>,
         secret: UnlockSecret,
     ) -> Result<Unlocked, KmsError> {
-        let unlocking = self.0.provider.unlock(secret);
-        self.attend(keyspace, Operation::Unlock, unlocking).await
-    }
-
-    /// Makes the provider's own key where there is none yet. As [`Service::unlock`], it is made once and counted.
-    /// Returns the shares, if the key's secret is kept in shares.
-    pub async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
-        let initialising = self.0.provider.initialise(how);
-        self.attend(None, Operation::Initialise, initialising).await
-    }
-
-    async fn attend<T>(
-        &self,
-        keyspace: Option<u32>,
-        operation: Operation,
-        work: impl Future<Output = Result<T, KmsError>>,
-    ) -> Result<T, KmsError> {
         let limit = self.0.unlock_time_limit;
-        let (result, outcome) = match tokio::time::timeout(limit, work).await {
+        let unlocking = self.0.provider.unlock(secret);
+        let (result, outcome) = match tokio::time::timeout(limit, unlocking).await {
             Ok(Ok(value)) => (Ok(value), Outcome::Ok),
             Ok(Err(error)) => {
                 let outcome = Outcome::of(&error);
@@ -298,17 +293,14 @@ impl Service {
             Err(_) => {
                 let error = KmsError::new(
                     Class::Unavailable { retry_after: None },
-                    format!(
-                        "the {} took longer than {} ms",
-                        operation.name(),
-                        limit.as_millis()
-                    ),
+                    format!("the unlock took longer than {} ms", limit.as_millis()),
                     "try again, or raise the call budget's unlock_ms_max",
                 );
                 (Err(error), Outcome::TimedOut)
             }
         };
         let keyspace = keyspace.unwrap_or(NO_KEYSPACE);
+        let operation = Operation::Unlock;
         self.0.caller.count(keyspace, operation, outcome);
         result
     }

@@ -150,17 +150,19 @@ fn a_wrong_pin_is_denied_and_sent_once() {
 fn unlocking_again_lets_the_token_check_the_pin_again() {
     let name = "unlocking_again_lets_the_token_check_the_pin_again";
     at_token(name, async |hsm| {
-        let kms = opened(hsm, settings(hsm)).await;
+        let kms = opened(hsm, spied_on(hsm)).await;
         kms.unlock(pin(hsm.pin())).await.unwrap();
         wrap(&kms, 0).await.unwrap();
         assert_refused(kms.unlock(pin(WRONG_PIN)).await, Class::Denied, "refuses");
+        assert_eq!(kms.state(), ProviderState::Locked);
         // Another provider on the token is no way around the check either.
-        let other = Pkcs11::open(settings(hsm)).unwrap();
+        let other = Pkcs11::open(spied_on(hsm)).unwrap();
         kms.unlock(pin(hsm.pin())).await.unwrap();
         assert_refused(other.unlock(pin(WRONG_PIN)).await, Class::Denied, "refuses");
         assert_refused(wrap(&kms, 0).await, Class::Locked, "locked");
         other.unlock(pin(hsm.pin())).await.unwrap();
         wrap(&other, 0).await.unwrap();
+        assert_eq!(hsm.calls("C_Login"), 6, "a PIN a call");
     });
 }
 
@@ -277,7 +279,7 @@ fn a_key_that_is_gone_is_said_to_be_and_one_in_its_place_is_found() {
         let back = kms.unwrap(&context(1), &newer).await.unwrap();
         assert!(back.is_same(&dek(1)));
         let older = kms.unwrap(&context(1), &wrapped).await;
-        assert_refused(older, Class::Corrupt, "under another key");
+        assert_refused(older, Class::Corrupt, "another key than kek");
         assert_eq!(hsm.calls("C_Login"), 1, "the login outlasts the key");
         // A second key of the name makes it ambiguous for who looks for it.
         hsm.create_aes_key(KEY);

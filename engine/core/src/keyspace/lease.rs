@@ -39,23 +39,14 @@ struct Held {
     generation: u32,
 }
 
-/// What the KMS answered last.
+/// What the KMS answered last, as far as it decides what is done next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
+    /// It granted, failed, or was not asked yet: only the back-off tells these apart.
     #[default]
-    Good,
-    Unavailable,
+    Open,
     Denied,
     Locked,
-}
-
-/// Why the KMS is not asked now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AskRefused {
-    /// It did not answer lately.
-    Unavailable { after_us: u64 },
-    /// It refused lately, or would take too long.
-    NeedsUnlock,
 }
 
 /// What a lease's timer finds.
@@ -107,31 +98,9 @@ impl Lease {
 
     /// Whether somebody with `budget_us` to spare can hope to see the DEK. Optimistic as long as
     /// nothing is known of how long an unwrap takes.
-    pub(crate) fn fits(&self, now: Instant, budget_us: u64) -> Result<(), AskRefused> {
-        if !self.is_asking() && self.backoff.left_us(now).is_some() {
-            return Err(self.refused(now));
-        }
-        if self.expected_us(now) <= budget_us {
-            Ok(())
-        } else {
-            Err(self.refused(now))
-        }
-    }
-
-    /// The answer to somebody who needs the DEK and cannot have it.
-    pub(crate) fn refused(&self, now: Instant) -> AskRefused {
-        match self.standing {
-            Standing::Unavailable => {
-                let after_us = self
-                    .backoff
-                    .left_us(now)
-                    .unwrap_or_else(|| self.expected_us(now));
-                AskRefused::Unavailable {
-                    after_us: after_us.max(TICK_US),
-                }
-            }
-            Standing::Good | Standing::Denied | Standing::Locked => AskRefused::NeedsUnlock,
-        }
+    pub(crate) fn fits(&self, now: Instant, budget_us: u64) -> bool {
+        let barred = !self.is_asking() && self.backoff.left_us(now).is_some();
+        !barred && self.expected_us(now) <= budget_us
     }
 
     /// How much longer the unwrap is expected to take, µs: what is left of the usual time, or, once
@@ -175,7 +144,7 @@ impl Lease {
             ends_at,
             generation,
         });
-        self.standing = Standing::Good;
+        self.standing = Standing::Open;
         self.denied_at = None;
         self.backoff.clear();
         // A grant that is old already must not lead to the next question at once.
@@ -210,7 +179,7 @@ impl Lease {
         self.standing = if kms_locked {
             Standing::Locked
         } else {
-            Standing::Unavailable
+            Standing::Open
         };
         self.backoff
             .failed(now, rng, UNWRAP_BACKOFF_US_MIN, UNWRAP_BACKOFF_US_MAX);
@@ -226,7 +195,7 @@ impl Lease {
 
     /// Somebody unlocked the keyspace: whatever the KMS said before is out of date.
     pub(crate) fn pardoned(&mut self) {
-        self.standing = Standing::Good;
+        self.standing = Standing::Open;
         self.denied_at = None;
         self.backoff.clear();
     }
@@ -399,22 +368,15 @@ mod tests {
     #[test]
     fn waiting_fits_until_unwraps_are_known_to_take_longer() {
         let mut lease = Lease::default();
-        assert_eq!(lease.fits(s(1), 3_000), Ok(()));
+        assert!(lease.fits(s(1), 3_000));
         lease.asked(s(1));
         lease.granted(s(1).plus_us(20_000), s(1), 1, S);
         lease.lost();
-        assert_eq!(lease.fits(s(9), 3_000), Err(AskRefused::NeedsUnlock));
+        assert!(!lease.fits(s(9), 3_000));
         lease.asked(s(9));
-        assert_eq!(lease.fits(s(9).plus_us(17_000), 3_000), Ok(()));
-        assert_eq!(
-            lease.fits(s(9).plus_us(23_000), 3_000),
-            Ok(()),
-            "a little overdue"
-        );
-        assert!(
-            lease.fits(s(9).plus_us(24_000), 3_000).is_err(),
-            "it may hang"
-        );
+        assert!(lease.fits(s(9).plus_us(17_000), 3_000));
+        assert!(lease.fits(s(9).plus_us(23_000), 3_000), "a little overdue");
+        assert!(!lease.fits(s(9).plus_us(24_000), 3_000), "it may hang");
     }
 
     #[test]
@@ -425,12 +387,9 @@ mod tests {
         let retry_at = lease.unavailable(s(1), &mut rng, 5 * S, false);
         assert!(retry_at >= s(6));
         assert!(!lease.may_ask(s(2)));
-        let after_us = retry_at.saturating_since(s(2));
-        assert_eq!(
-            lease.fits(s(2), u64::MAX),
-            Err(AskRefused::Unavailable { after_us })
-        );
+        assert!(!lease.fits(s(2), u64::MAX));
         assert!(lease.may_ask(retry_at));
+        assert!(lease.fits(retry_at, u64::MAX));
         lease.pardoned();
         assert!(lease.may_ask(s(2)));
     }

@@ -73,7 +73,7 @@ impl<V> Shard<V> {
             State::Negative { .. } => Home::Negative,
             State::Invalid { .. } => Home::Invalid,
             State::Revoked => Home::Revoked,
-            State::Empty if entry.home == Home::Parked => Home::Parked,
+            State::Empty if entry.is_listed_to_load() => entry.home,
             State::Empty => Home::None,
         };
         ensure!(
@@ -87,7 +87,7 @@ impl<V> Shard<V> {
         let armed = entry.timer.is_some_and(|timer| self.ages.is_armed(timer));
         let needs_timer = match &entry.state {
             State::Live(_) | State::Negative { .. } => true,
-            State::Empty => home != Home::Parked && entry.flight.is_none(),
+            State::Empty => !entry.is_listed_to_load() && entry.flight.is_none(),
             State::Invalid { .. } | State::Revoked => false,
         };
         // One that was purged keeps the timer that it had.
@@ -186,6 +186,7 @@ impl<V> Shard<V> {
                     homed(Home::Resident),
                 ),
                 ("parked", keyspace.parked.len(), homed(Home::Parked)),
+                ("warm", keyspace.warm.len(), homed(Home::Warm)),
                 ("invalid", keyspace.invalid.len(), homed(Home::Invalid)),
                 ("ahead", keyspace.ahead.len(), due(Due::Ahead)),
                 ("urgent", keyspace.urgent.len(), due(Due::Urgent)),

@@ -1,9 +1,9 @@
-//! Changes of stored keys: puts, revocations, hints of what is hot.
+//! Changes of stored keys: puts and revocations.
 
 use super::Shard;
 use super::flights::Ending;
 use crate::action::{KeyspaceId, Refusal};
-use crate::entry::{Home, State};
+use crate::entry::State;
 use crate::flight::{Origin, Stage};
 use crate::grant::Grant;
 use crate::time::Instant;
@@ -82,25 +82,5 @@ impl<V> Shard<V> {
             Some(flight) => self.end_flight(now, flight, Ending::Failed(Refusal::Revoked)),
             None => self.look_after(now, at),
         }
-    }
-
-    /// A key is known to be hot from an earlier run: it is loaded ahead of need, under
-    /// `max_in_flight`, as soon as the DEK is at hand, in the order of these calls. False: nothing
-    /// was taken down, because the key is known already or there is no room for it.
-    pub fn handle_hot(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) -> bool {
-        let Some(keyspace_at) = self.keyspace_at(keyspace) else {
-            return false;
-        };
-        if self.find(keyspace, key_id).is_some() || self.entries.len() >= self.limits.entries_max {
-            return false;
-        }
-        let Some(at) = self.find_or_create(now, keyspace_at, key_id) else {
-            return false;
-        };
-        self.rehome(at, Home::Parked);
-        if !self.keyspaces[keyspace_at as usize].has_lease(now) {
-            self.ask(now, keyspace_at);
-        }
-        true
     }
 }

@@ -178,6 +178,7 @@ impl<V> Shard<V> {
             Home::None => None,
             Home::Resident => Some(&mut keyspace.resident),
             Home::Parked => Some(&mut keyspace.parked),
+            Home::Warm => Some(&mut keyspace.warm),
             Home::Invalid => Some(&mut keyspace.invalid),
             Home::Negative => Some(&mut self.negatives),
             Home::Revoked => Some(&mut self.revoked),
@@ -229,7 +230,7 @@ impl<V> Shard<V> {
             }
             State::Negative { until } => (Due::None, *until),
             State::Invalid { .. } | State::Revoked => (Due::None, Instant::MAX),
-            State::Empty if flying || entry.home == Home::Parked => (Due::None, Instant::MAX),
+            State::Empty if flying || entry.is_listed_to_load() => (Due::None, Instant::MAX),
             State::Empty if entry.backoff.attempts() > 0 => (
                 Due::None,
                 entry.backoff.retry_at().plus_us(BACKOFF_MEMORY_US),

@@ -33,13 +33,18 @@ impl<V> Shard<V> {
         if bytes > self.limits.key_bytes_max {
             return false;
         }
-        let replaced = self.entries[at].live().map_or(0, |live| live.key_bytes);
-        while self.key_bytes - replaced + bytes > self.limits.key_bytes_max {
+        while !self.has_room_for_key(at, bytes) {
             if !self.evict(now, Short::KeyBytes) {
                 return false;
             }
         }
         true
+    }
+
+    /// Whether `bytes` of a key fit in the place of the one at `at` as things are.
+    pub(super) fn has_room_for_key(&self, at: u32, bytes: usize) -> bool {
+        let replaced = self.entries[at].live().map_or(0, |live| live.key_bytes);
+        self.key_bytes - replaced + bytes <= self.limits.key_bytes_max
     }
 
     fn evict(&mut self, now: Instant, short: Short) -> bool {

@@ -46,6 +46,7 @@ impl<V> Shard<V> {
             due_keys: keyspace.due_keys(),
             invalid_keys: keyspace.invalid.len(),
             parked_keys: keyspace.parked.len(),
+            warming_keys: keyspace.warm.len() + keyspace.warm_flights,
             max_in_flight_share: keyspace.share,
         })
     }

@@ -4,7 +4,7 @@ use super::{Clock, Shard};
 use crate::action::{Action, FlightId, Refusal};
 use crate::entry::{Due, Home};
 use crate::flight::{Flight, Origin, Stage, WAITING};
-use crate::keyspace::{AskRefused, Gate};
+use crate::keyspace::Gate;
 use crate::list::List;
 use crate::time::{Instant, TICK_US};
 use crate::wheel::TimerId;
@@ -23,7 +23,7 @@ impl<V> Shard<V> {
     pub(super) fn start_flight(&mut self, now: Instant, at: u32, origin: Origin) -> u32 {
         let entry = &mut self.entries[at];
         assert!(entry.flight.is_none(), "one flight per key");
-        let (keyspace_at, parked) = (entry.keyspace_at, entry.home == Home::Parked);
+        let (keyspace_at, listed) = (entry.keyspace_at, entry.is_listed_to_load());
         let flight = self.group.insert(Flight {
             entry: at,
             keyspace_at,
@@ -43,7 +43,8 @@ impl<V> Shard<V> {
         keyspace.counters.flights += 1;
         keyspace.counters.prefetch_flights += u64::from(origin.is_background());
         keyspace.reloads += u64::from(origin == Origin::Reload);
-        if parked {
+        keyspace.warm_flights += usize::from(origin == Origin::Warm);
+        if listed {
             self.rehome(at, Home::None);
         }
         self.requeue(at, Due::None);
@@ -86,6 +87,10 @@ impl<V> Shard<V> {
             self.launch(now, flight_at);
             return;
         }
+        if self.group.flights[flight_at].is_on_spec() {
+            let after_us = self.load_hint_us(keyspace_at);
+            return self.end_flight(now, flight_at, Ending::Failed(Refusal::Retry { after_us }));
+        }
         self.group.flights[flight_at].stage = Stage::AwaitingDek;
         self.arm_flight(now, flight_at);
         if let Err(refusal) = self.seek_dek(now, keyspace_at, u64::MAX) {
@@ -111,6 +116,7 @@ impl<V> Shard<V> {
         keyspace.counters.flights -= 1;
         keyspace.counters.prefetch_flights -= u64::from(flight.origin.is_background());
         keyspace.reloads -= u64::from(flight.origin == Origin::Reload);
+        keyspace.warm_flights -= usize::from(flight.origin == Origin::Warm);
         while let Some(waiter) = self.group.pop(&mut flight.waiters) {
             self.clocks.cancel(waiter.timer);
             self.settle(now, at, waiter, ending);
@@ -145,7 +151,8 @@ impl<V> Shard<V> {
     }
 
     /// Whether somebody with `budget_us` to spare may wait for a load: the DEK is at hand, or can
-    /// be within the budget. Asks the KMS if that is called for.
+    /// be within the budget. Asks the KMS if that is called for. Who may not wait gets NEEDS_UNLOCK,
+    /// whatever keeps the DEK away: only a wait that the KMS let down ends with UNAVAILABLE.
     pub(super) fn seek_dek(
         &mut self,
         now: Instant,
@@ -160,20 +167,11 @@ impl<V> Shard<V> {
             return Ok(());
         }
         self.ask(now, keyspace_at);
-        match self.keyspaces[keyspace_at as usize]
-            .lease
-            .fits(now, budget_us)
-        {
-            Ok(()) => Ok(()),
-            Err(refused) => Err(self.no_dek(keyspace_at, refused)),
-        }
-    }
-
-    /// The answer to somebody who needs a DEK that is not at hand.
-    pub(super) fn no_dek(&mut self, keyspace_at: u32, refused: AskRefused) -> Refusal {
-        match refused {
-            AskRefused::Unavailable { after_us } => Refusal::Unavailable { after_us },
-            AskRefused::NeedsUnlock => self.needs_unlock(keyspace_at),
+        let lease = &self.keyspaces[keyspace_at as usize].lease;
+        if lease.fits(now, budget_us) {
+            Ok(())
+        } else {
+            Err(self.needs_unlock(keyspace_at))
         }
     }
 

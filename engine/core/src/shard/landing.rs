@@ -89,7 +89,12 @@ impl<V> Shard<V> {
             // The load took longer than the key may live.
             return self.fail_load(now, flight_at, LoadError::TimedOut);
         }
-        if !self.make_room(now, at, live.key_bytes) {
+        let has_room = if self.group.flights[flight_at].is_on_spec() {
+            self.has_room_for_key(at, live.key_bytes)
+        } else {
+            self.make_room(now, at, live.key_bytes)
+        };
+        if !has_room {
             drop(live);
             let refusal = Refusal::Overloaded {
                 after_us: OVERLOADED_AFTER_US,
@@ -104,6 +109,7 @@ impl<V> Shard<V> {
         let entry = &mut self.entries[at];
         entry.backoff.clear();
         entry.touched &= REFERENCED;
+        entry.uses /= 2;
         let was_invalid = matches!(entry.state, State::Invalid { .. });
         let version = live.version;
         entry.version_floor = version;
@@ -159,10 +165,10 @@ impl<V> Shard<V> {
     /// go on waiting.
     fn await_dek(&mut self, now: Instant, flight_at: u32) {
         let flight = &mut self.group.flights[flight_at];
-        let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
+        let (at, keyspace_at, on_spec) = (flight.entry, flight.keyspace_at, flight.is_on_spec());
         let asked_before = core::mem::replace(&mut flight.dek_asked, true);
         let invalid = matches!(self.entries[at].state, State::Invalid { .. });
-        self.ask_unless(now, keyspace_at, asked_before || invalid);
+        self.ask_unless(now, keyspace_at, asked_before || invalid || on_spec);
         if asked_before || invalid || !self.keyspaces[keyspace_at as usize].lease.is_asking() {
             return self.fail_load(now, flight_at, LoadError::DekMissing);
         }

@@ -5,7 +5,7 @@ use crate::action::{KeyspaceId, Redeem, Refusal, Request, Token, Verdict};
 use crate::entry::{REFERENCED, Reread, State, USED};
 use crate::flight::{Origin, Stage, WaiterKind};
 use crate::grant::Grant;
-use crate::keyspace::{AskRefused, Gate};
+use crate::keyspace::Gate;
 use crate::settings::OnSoftExpiry;
 use crate::time::{Instant, TICK_US};
 
@@ -93,6 +93,7 @@ impl<V> Shard<V> {
         {
             let (stale, age_us) = (grant.stale, grant.age_us);
             entry.touched = USED | REFERENCED;
+            entry.uses = entry.uses.saturating_add(1);
             if stale {
                 return self.decide_stale(now, at, age_us, request);
             }
@@ -158,7 +159,7 @@ impl<V> Shard<V> {
             && until > now
             && self.group.waiters.len() < self.limits.waiters_max
             && (matches!(self.group.flights[flight].stage, Stage::Loading { .. })
-                || keyspace.lease.fits(now, budget_us).is_ok())
+                || keyspace.lease.fits(now, budget_us))
         {
             self.join(flight, request, budget_ends_at, until);
             return Decision::Wait;
@@ -305,16 +306,12 @@ impl<V> Shard<V> {
             _ => {}
         }
         let keyspace = &self.keyspaces[keyspace_at as usize];
-        if keyspace.gate != Gate::Open {
+        if keyspace.gate != Gate::Open || !keyspace.has_lease(now) {
             return self.needs_unlock(keyspace_at);
         }
-        if keyspace.has_lease(now) {
-            return Refusal::Retry {
-                after_us: GONE_AFTER_US,
-            };
+        Refusal::Retry {
+            after_us: GONE_AFTER_US,
         }
-        let refused: AskRefused = keyspace.lease.refused(now);
-        self.no_dek(keyspace_at, refused)
     }
 }
 

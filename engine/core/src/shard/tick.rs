@@ -41,7 +41,8 @@ impl<V> Shard<V> {
 
     /// One pass of the prefetcher over a keyspace: fills the free part of this shard's share of
     /// `max_in_flight`, urgent keys first, then those that are due, then those that an unlock or
-    /// the return of the DEK is to bring back. What is due and left over counts as skipped.
+    /// the return of the DEK is to bring back, then those of a warm start. What is due and left over
+    /// counts as skipped.
     fn scan(&mut self, now: Instant, keyspace_at: u32) {
         let keyspace = &mut self.keyspaces[keyspace_at as usize];
         if keyspace.settings.max_in_flight == 0 {
@@ -54,10 +55,11 @@ impl<V> Shard<V> {
         while self.has_room_for_prefetch(keyspace_at)
             && let Some((at, origin)) = self.next_to_prefetch(keyspace_at)
         {
-            if let Origin::Prefetch(_) = origin {
-                self.keyspaces[keyspace_at as usize]
-                    .counters
-                    .prefetch_trigger_total += 1;
+            let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+            match origin {
+                Origin::Prefetch(_) => counters.prefetch_trigger_total += 1,
+                Origin::Warm => counters.prefetch_warm_total += 1,
+                Origin::Demand | Origin::Reload | Origin::Again => {}
             }
             self.start_flight(now, at, origin);
         }
@@ -66,7 +68,7 @@ impl<V> Shard<V> {
         self.end_unlock_if_reloaded(keyspace_at);
     }
 
-    fn has_room_for_prefetch(&self, keyspace_at: u32) -> bool {
+    pub(super) fn has_room_for_prefetch(&self, keyspace_at: u32) -> bool {
         let keyspace = &self.keyspaces[keyspace_at as usize];
         let unreserved = self.limits.flights_max - self.limits.on_demand_reserve;
         keyspace.counters.prefetch_flights < u64::from(keyspace.share)
@@ -84,8 +86,11 @@ impl<V> Shard<V> {
         if let Some(at) = keyspace.parked.front() {
             return Some((at, Origin::Reload));
         }
-        self.next_invalid_to_reload(keyspace_at)
-            .map(|at| (at, Origin::Reload))
+        if let Some(at) = self.next_invalid_to_reload(keyspace_at) {
+            return Some((at, Origin::Reload));
+        }
+        let warm = self.keyspaces[keyspace_at as usize].warm.front();
+        warm.map(|at| (at, Origin::Warm))
     }
 
     /// The INVALID keys take turns: the one that is read goes to the end of the list.

@@ -184,7 +184,7 @@ fn it_waits_for_the_dek_unless_the_kms_is_left_alone() {
     ));
     assert!(matches!(
         rig.try_force(2, "a"),
-        Admission::Refused(Refusal::Unavailable { .. })
+        Admission::Refused(Refusal::NeedsUnlock { .. })
     ));
 }
 

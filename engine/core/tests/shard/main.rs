@@ -5,6 +5,7 @@ mod force_refresh;
 mod leases;
 
 mod memory;
+mod outages;
 mod prefetch;
 mod refresh_group;
 mod requests;
@@ -14,3 +15,4 @@ mod settings;
 mod life_cycle;
 mod soak;
 mod unlock;
+mod warm_start;

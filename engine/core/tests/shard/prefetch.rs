@@ -275,19 +275,3 @@ fn a_late_tick_scans_once() {
     rig.jump(5 * S);
     assert_eq!(rig.counters().prefetch_scan_total, scans + 1);
 }
-
-#[test]
-fn without_a_lease_nothing_is_prefetched_and_nobody_asked_twice() {
-    let mut rig = Rig::new();
-    assert!(rig.shard.handle_hot(rig.now, PROD, b"a"));
-    rig.drain();
-    let gauges = rig.shard.gauges(rig.now, PROD).expect("known");
-    assert_eq!((gauges.lease_left_us, gauges.parked_keys), (0, 1));
-    rig.pass(100 * MS);
-    assert_eq!(
-        rig.shard.totals().flights,
-        0,
-        "the KMS has not answered yet"
-    );
-    assert_eq!(rig.counters().unwraps_total, 1);
-}

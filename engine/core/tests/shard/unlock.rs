@@ -201,22 +201,6 @@ fn invalid_keys_are_read_again_by_an_unlock() {
 }
 
 #[test]
-fn hot_keys_of_an_earlier_run_come_first_and_in_order() {
-    let mut rig = Rig::new();
-    for key in ["first", "second", "third"] {
-        assert!(rig.shard.handle_hot(rig.now, PROD, key.as_bytes()));
-    }
-    assert!(!rig.shard.handle_hot(rig.now, PROD, b"first"));
-    assert!(!rig.shard.handle_hot(rig.now, OTHER, b"first"));
-    rig.drain();
-    assert_eq!(rig.unwraps, 1);
-    rig.grant();
-    rig.jump(10 * MS);
-    let keys: Vec<_> = rig.loads.iter().map(|load| load.key.as_str()).collect();
-    assert_eq!(keys, ["first", "second", "third"]);
-}
-
-#[test]
 fn a_big_keyspace_is_dropped_within_thirty_two_ticks_and_not_used_meanwhile() {
     let limits = Limits {
         entries_max: 20_000,

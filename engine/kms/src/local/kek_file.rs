@@ -11,10 +11,17 @@
 //! ```
 //!
 //! Byte strings are lower-case hexadecimal. A development file says `"unprotected": { "versions": [ { "version",
-//! "created_unix_ms", "key": "32 bytes" } ] }` instead. One passphrase guards all versions, so one file cannot mix the
-//! two: nobody can slip a KEK that they know into a protected file.
+//! "created_unix_ms", "key": "32 bytes" } ] }` instead. A file whose secret is kept in shares says
 //!
-//! The checksum finds accidents before anybody is asked for a passphrase. Intent is found by the AEAD: every field that
+//! ```json
+//! "shares": { "identifier": 12345, "count": 5, "threshold": 3, "iteration_exponent": 0, "commitment": "32 bytes",
+//!             "versions": [ as above ] }
+//! ```
+//!
+//! which tells the shares that belong to it from others, and nothing of what is in them. One secret guards all
+//! versions, so one file cannot mix the kinds: nobody can slip a KEK that they know into a protected file.
+//!
+//! The checksum finds accidents before anybody is asked for a secret. Intent is found by the AEAD: every field that
 //! leads to a KEK is its associated data or changes the derived key.
 
 use ring::digest;
@@ -22,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::hex::{Hex, HexSecret};
+use crate::shares::{ITERATION_EXPONENT_MAX, Quorum, Terms};
 use crate::{Class, KmsError};
 
 use super::seal::{Argon2Params, NONCE_BYTES, SALT_BYTES, SEALED_KEK_BYTES};
@@ -38,6 +46,9 @@ const VERSION_TEXT_BYTES_MAX: usize = 512;
 const _: () = assert!(KEK_VERSIONS_MAX * VERSION_TEXT_BYTES_MAX + 4096 <= FILE_BYTES_MAX);
 
 const BINDING_MAGIC: [u8; 4] = *b"KWKF";
+const SHARES_BINDING_MAGIC: [u8; 4] = *b"KWKS";
+/// An identifier has 15 bits.
+const IDENTIFIER_MAX: u16 = 0x7fff;
 
 /// The file, parsed and checked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,7 +64,25 @@ pub(super) struct KekFile {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Keks {
     Protected(Protected),
+    Shares(InShares),
     Unprotected(Unprotected),
+}
+
+/// What guards the KEKs of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    Passphrase,
+    Shares { threshold: u8 },
+    Nothing,
+}
+
+/// KEKs sealed under a key that a secret becomes.
+pub(super) trait Sealed {
+    fn commitment(&self) -> &[u8; 32];
+    fn versions(&self) -> &[SealedKek];
+    fn versions_mut(&mut self) -> &mut Vec<SealedKek>;
+    /// The associated data of one sealed KEK.
+    fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8>;
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +90,18 @@ pub(super) enum Keks {
 pub(super) struct Protected {
     pub(super) argon2id: Argon2Params,
     pub(super) salt: Hex<SALT_BYTES>,
+    pub(super) commitment: Hex<32>,
+    pub(super) versions: Vec<SealedKek>,
+}
+
+/// The secret is in shares: of the set's `count` shares, any `threshold` recover it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InShares {
+    pub(super) identifier: u16,
+    pub(super) count: u8,
+    pub(super) threshold: u8,
+    pub(super) iteration_exponent: u8,
     pub(super) commitment: Hex<32>,
     pub(super) versions: Vec<SealedKek>,
 }
@@ -135,8 +176,10 @@ impl KekFile {
                 "its KEK versions do not ascend from 1: {versions:?}"
             )));
         }
-        if let Keks::Protected(protected) = &file.keks {
-            protected.argon2id.check()?;
+        match &file.keks {
+            Keks::Protected(protected) => protected.argon2id.check()?,
+            Keks::Shares(shares) => shares.check()?,
+            Keks::Unprotected(_) => {}
         }
         Ok(file)
     }
@@ -159,8 +202,14 @@ impl KekFile {
         Ok(text)
     }
 
-    pub(super) fn is_unprotected(&self) -> bool {
-        matches!(self.keks, Keks::Unprotected(_))
+    pub(super) fn guard(&self) -> Guard {
+        match &self.keks {
+            Keks::Protected(_) => Guard::Passphrase,
+            Keks::Shares(shares) => Guard::Shares {
+                threshold: shares.threshold,
+            },
+            Keks::Unprotected(_) => Guard::Nothing,
+        }
     }
 
     /// The version that the next KEK gets.
@@ -181,12 +230,10 @@ impl KekFile {
 
     /// When each version was made, in the file's order.
     pub(super) fn created_unix_ms(&self) -> Vec<u64> {
+        let of = |sealed: &[SealedKek]| sealed.iter().map(|kek| kek.created_unix_ms).collect();
         match &self.keks {
-            Keks::Protected(protected) => protected
-                .versions
-                .iter()
-                .map(|kek| kek.created_unix_ms)
-                .collect(),
+            Keks::Protected(protected) => of(&protected.versions),
+            Keks::Shares(shares) => of(&shares.versions),
             Keks::Unprotected(unprotected) => unprotected
                 .versions
                 .iter()
@@ -196,10 +243,10 @@ impl KekFile {
     }
 
     fn versions(&self) -> Vec<u32> {
+        let of = |sealed: &[SealedKek]| sealed.iter().map(|kek| kek.version).collect();
         match &self.keks {
-            Keks::Protected(protected) => {
-                protected.versions.iter().map(|kek| kek.version).collect()
-            }
+            Keks::Protected(protected) => of(&protected.versions),
+            Keks::Shares(shares) => of(&shares.versions),
             Keks::Unprotected(unprotected) => {
                 unprotected.versions.iter().map(|kek| kek.version).collect()
             }
@@ -213,11 +260,11 @@ impl KekFile {
         match &self.keks {
             Keks::Protected(protected) => {
                 sum.update(b"protected");
-                for kek in &protected.versions {
-                    sum.update(&protected.binding(&self.id, kek.version, kek.created_unix_ms));
-                    sum.update(&kek.nonce.0);
-                    sum.update(&kek.ciphertext.0);
-                }
+                add_sealed(&mut sum, &self.id, protected);
+            }
+            Keks::Shares(shares) => {
+                sum.update(b"shares");
+                add_sealed(&mut sum, &self.id, shares);
             }
             Keks::Unprotected(unprotected) => {
                 sum.update(b"unprotected");
@@ -234,10 +281,30 @@ impl KekFile {
     }
 }
 
-impl Protected {
-    /// The associated data of one sealed KEK, little-endian: magic `KWKF`, format u32, file id, m_kib, t, p u32 each,
-    /// salt, commitment, version u32, created u64.
-    pub(super) fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8> {
+fn add_sealed(sum: &mut digest::Context, id: &Hex<16>, sealed: &impl Sealed) {
+    for kek in sealed.versions() {
+        sum.update(&sealed.binding(id, kek.version, kek.created_unix_ms));
+        sum.update(&kek.nonce.0);
+        sum.update(&kek.ciphertext.0);
+    }
+}
+
+impl Sealed for Protected {
+    fn commitment(&self) -> &[u8; 32] {
+        &self.commitment.0
+    }
+
+    fn versions(&self) -> &[SealedKek] {
+        &self.versions
+    }
+
+    fn versions_mut(&mut self) -> &mut Vec<SealedKek> {
+        &mut self.versions
+    }
+
+    /// Little-endian: magic `KWKF`, format u32, file id, m_kib, t, p u32 each, salt, commitment, version u32,
+    /// created u64.
+    fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(96);
         bytes.extend_from_slice(&BINDING_MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -246,6 +313,69 @@ impl Protected {
         bytes.extend_from_slice(&self.argon2id.t.to_le_bytes());
         bytes.extend_from_slice(&self.argon2id.p.to_le_bytes());
         bytes.extend_from_slice(&self.salt.0);
+        bytes.extend_from_slice(&self.commitment.0);
+        bytes.extend_from_slice(&version.to_le_bytes());
+        bytes.extend_from_slice(&created_unix_ms.to_le_bytes());
+        bytes
+    }
+}
+
+impl InShares {
+    /// What the file's shares have in common.
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            identifier: self.identifier,
+            is_extendable: true,
+            iteration_exponent: self.iteration_exponent,
+            threshold: self.threshold,
+        }
+    }
+
+    fn check(&self) -> Result<(), KmsError> {
+        if Quorum::new(self.threshold, self.count).is_err() {
+            return Err(corrupt(format!(
+                "it wants {} of {} shares",
+                self.threshold, self.count
+            )));
+        }
+        if self.identifier > IDENTIFIER_MAX {
+            return Err(corrupt(format!(
+                "its shares' identifier is {}",
+                self.identifier
+            )));
+        }
+        if self.iteration_exponent > ITERATION_EXPONENT_MAX {
+            return Err(corrupt(format!(
+                "its shares' iteration exponent is {}, above {ITERATION_EXPONENT_MAX}",
+                self.iteration_exponent
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Sealed for InShares {
+    fn commitment(&self) -> &[u8; 32] {
+        &self.commitment.0
+    }
+
+    fn versions(&self) -> &[SealedKek] {
+        &self.versions
+    }
+
+    fn versions_mut(&mut self) -> &mut Vec<SealedKek> {
+        &mut self.versions
+    }
+
+    /// Little-endian: magic `KWKS`, format u32, file id, identifier u16, count, threshold, iteration exponent u8 each,
+    /// commitment, version u32, created u64.
+    fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(73);
+        bytes.extend_from_slice(&SHARES_BINDING_MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&id.0);
+        bytes.extend_from_slice(&self.identifier.to_le_bytes());
+        bytes.extend_from_slice(&[self.count, self.threshold, self.iteration_exponent]);
         bytes.extend_from_slice(&self.commitment.0);
         bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&created_unix_ms.to_le_bytes());

@@ -2,11 +2,14 @@
 
 use ring::rand::SystemRandom;
 
-use super::kek_file::{KekFile, Keks, Protected, SealedKek, corrupt};
-use super::seal::{self, Argon2Params, NONCE_BYTES, PassphraseKey, SALT_BYTES, SEALED_KEK_BYTES};
+use super::kek_file::{
+    InShares, KekFile, Keks, Protected, Sealed, SealedKek, Unprotected, corrupt,
+};
+use super::seal::{self, Argon2Params, NONCE_BYTES, ProtectionKey, SALT_BYTES, SEALED_KEK_BYTES};
 use crate::hex::Hex;
 use crate::provider::UnlockSecret;
 use crate::secret::fill_random;
+use crate::shares::{self, Member, Quorum, Terms};
 use crate::{Class, KmsError, Passphrase, SecretKey};
 
 /// All versions in the file, ascending. Never empty.
@@ -30,18 +33,18 @@ impl Keyring {
     }
 }
 
-/// The key that the secret becomes, checked against the file's commitment; `None` for a file that needs none.
-pub(super) fn passphrase_key(
+/// The key that one secret becomes, checked against the file's commitment; `None` for a file that needs none. A file
+/// that wants shares refuses: see [`shares_key`].
+pub(super) fn single_key(
     file: &KekFile,
     secret: &UnlockSecret,
-) -> Result<Option<PassphraseKey>, KmsError> {
+) -> Result<Option<ProtectionKey>, KmsError> {
     match (&file.keks, secret) {
         (Keks::Unprotected(_), _) => Ok(None),
-        (Keks::Protected(_), UnlockSecret::Nothing) => Err(passphrase_wanted()),
         (Keks::Protected(protected), UnlockSecret::Passphrase(passphrase)) => {
             let key =
                 seal::derive_from_passphrase(passphrase, &protected.salt.0, protected.argon2id)?;
-            if !key.is_committed(&protected.commitment.0) {
+            if !key.is_committed(protected.commitment()) {
                 return Err(KmsError::new(
                     Class::Denied,
                     "the passphrase does not open the KEK file",
@@ -50,6 +53,7 @@ pub(super) fn passphrase_key(
             }
             Ok(Some(key))
         }
+        (_, UnlockSecret::Nothing) => Err(secret_wanted(&file.keks)),
         (Keks::Protected(_), other) => Err(KmsError::new(
             Class::Misconfigured,
             format!(
@@ -58,40 +62,81 @@ pub(super) fn passphrase_key(
             ),
             "unlock it with the passphrase",
         )),
-    }
-}
-
-pub(super) fn open_keks(file: KekFile, key: Option<&PassphraseKey>) -> Result<Keyring, KmsError> {
-    match file.keks {
-        Keks::Unprotected(unprotected) => Ok(Keyring(
-            unprotected
-                .versions
-                .into_iter()
-                .map(|kek| (kek.version, kek.key.0))
-                .collect(),
+        (Keks::Shares(shares), UnlockSecret::Share(_)) => Err(KmsError::new(
+            Class::Misconfigured,
+            format!(
+                "the KEK file opens to {} shares at once here, and was given one",
+                shares.threshold
+            ),
+            "give all of them in one call",
         )),
-        Keks::Protected(protected) => {
-            let key = key.ok_or_else(passphrase_wanted)?;
-            let open = |sealed: &SealedKek| {
-                let binding = protected.binding(&file.id, sealed.version, sealed.created_unix_ms);
-                let kek = key
-                    .open_kek(&sealed.ciphertext.0, sealed.nonce.0, &binding)
-                    .ok_or_else(|| {
-                        corrupt(format!("KEK version {} was changed", sealed.version))
-                    })?;
-                Ok((sealed.version, kek))
-            };
-            protected
-                .versions
-                .iter()
-                .map(open)
-                .collect::<Result<_, _>>()
-                .map(Keyring)
-        }
+        (Keks::Shares(shares), other) => Err(KmsError::new(
+            Class::Misconfigured,
+            format!(
+                "the local KMS wants {} of its {} shares and was given {}",
+                shares.threshold,
+                shares.count,
+                other.what()
+            ),
+            "unlock it with the shares, one after the other",
+        )),
     }
 }
 
-/// A protected file with these KEKs, under a fresh salt. `created_unix_ms` has one entry for each KEK.
+/// The key that exactly `threshold` different shares of the file's set become, checked against its commitment.
+pub(super) fn shares_key(shares: &InShares, members: &[Member]) -> Result<ProtectionKey, KmsError> {
+    let secret = shares::combine(members)?;
+    let key = seal::derive_from_shared_secret(&secret);
+    if !key.is_committed(shares.commitment()) {
+        return Err(KmsError::new(
+            Class::Denied,
+            "the shares belong together and do not open the KEK file: they are of another one",
+            "give the shares that were made with this file; check that the file is the right one",
+        ));
+    }
+    Ok(key)
+}
+
+pub(super) fn open_keks(file: KekFile, key: Option<&ProtectionKey>) -> Result<Keyring, KmsError> {
+    let Some(key) = key else {
+        return match file.keks {
+            Keks::Unprotected(unprotected) => Ok(plain(unprotected)),
+            sealed => Err(secret_wanted(&sealed)),
+        };
+    };
+    match file.keks {
+        Keks::Protected(protected) => open_sealed(&file.id, &protected, key),
+        Keks::Shares(shares) => open_sealed(&file.id, &shares, key),
+        Keks::Unprotected(unprotected) => Ok(plain(unprotected)),
+    }
+}
+
+fn plain(unprotected: Unprotected) -> Keyring {
+    let keks = unprotected.versions.into_iter();
+    Keyring(keks.map(|kek| (kek.version, kek.key.0)).collect())
+}
+
+fn open_sealed(
+    id: &Hex<16>,
+    sealed: &impl Sealed,
+    key: &ProtectionKey,
+) -> Result<Keyring, KmsError> {
+    let open = |kek: &SealedKek| {
+        let binding = sealed.binding(id, kek.version, kek.created_unix_ms);
+        let opened = key
+            .open_kek(&kek.ciphertext.0, kek.nonce.0, &binding)
+            .ok_or_else(|| corrupt(format!("KEK version {} was changed", kek.version)))?;
+        Ok((kek.version, opened))
+    };
+    sealed
+        .versions()
+        .iter()
+        .map(open)
+        .collect::<Result<_, _>>()
+        .map(Keyring)
+}
+
+/// A file with these KEKs under a passphrase and a fresh salt. `created_unix_ms` has one entry for each KEK.
 pub(super) fn protect(
     random: &SystemRandom,
     id: Hex<16>,
@@ -109,44 +154,82 @@ pub(super) fn protect(
         commitment: Hex(key.commitment),
         versions: Vec::new(),
     };
-    for ((version, kek), created_unix_ms) in keyring.0.iter().zip(created_unix_ms) {
-        let sealed = seal_kek(
-            random,
-            &key,
-            &protected,
-            &id,
-            *version,
-            *created_unix_ms,
-            kek,
-        )?;
-        protected.versions.push(sealed);
-    }
+    seal_all(random, &key, &mut protected, &id, created_unix_ms, keyring)?;
     Ok(KekFile::new(id, Keks::Protected(protected)))
 }
 
-/// The nonce is random: one passphrase key seals at most 64 KEKs, so no two nonces meet.
+/// A file with these KEKs under `secret`, which was split into shares with these terms.
+pub(super) fn protect_with_shares(
+    random: &SystemRandom,
+    id: Hex<16>,
+    created_unix_ms: &[u64],
+    keyring: &Keyring,
+    secret: &SecretKey,
+    terms: Terms,
+    quorum: Quorum,
+) -> Result<KekFile, KmsError> {
+    let key = seal::derive_from_shared_secret(secret);
+    let mut shares = InShares {
+        identifier: terms.identifier,
+        count: quorum.count(),
+        threshold: quorum.threshold(),
+        iteration_exponent: terms.iteration_exponent,
+        commitment: Hex(key.commitment),
+        versions: Vec::new(),
+    };
+    seal_all(random, &key, &mut shares, &id, created_unix_ms, keyring)?;
+    Ok(KekFile::new(id, Keks::Shares(shares)))
+}
+
+fn seal_all(
+    random: &SystemRandom,
+    key: &ProtectionKey,
+    sealed: &mut impl Sealed,
+    id: &Hex<16>,
+    created_unix_ms: &[u64],
+    keyring: &Keyring,
+) -> Result<(), KmsError> {
+    for ((version, kek), created_unix_ms) in keyring.0.iter().zip(created_unix_ms) {
+        seal_kek(random, key, sealed, id, *version, *created_unix_ms, kek)?;
+    }
+    Ok(())
+}
+
+/// Adds one KEK. The nonce is random: one key seals at most 64 KEKs, so no two nonces meet.
 pub(super) fn seal_kek(
     random: &SystemRandom,
-    key: &PassphraseKey,
-    protected: &Protected,
+    key: &ProtectionKey,
+    sealed: &mut impl Sealed,
     id: &Hex<16>,
     version: u32,
     created_unix_ms: u64,
     kek: &SecretKey,
-) -> Result<SealedKek, KmsError> {
+) -> Result<(), KmsError> {
     let mut nonce = [0; NONCE_BYTES];
     fill_random(random, &mut nonce)?;
-    let binding = protected.binding(id, version, created_unix_ms);
+    let binding = sealed.binding(id, version, created_unix_ms);
     let ciphertext: [u8; SEALED_KEK_BYTES] = key.seal_kek(kek, nonce, &binding);
-    Ok(SealedKek {
+    sealed.versions_mut().push(SealedKek {
         version,
         created_unix_ms,
         nonce: Hex(nonce),
         ciphertext: Hex(ciphertext),
-    })
+    });
+    Ok(())
 }
 
-pub(super) fn passphrase_wanted() -> KmsError {
+/// What the file wants, to whoever gave nothing.
+pub(super) fn secret_wanted(keks: &Keks) -> KmsError {
+    if let Keks::Shares(shares) = keks {
+        return KmsError::new(
+            Class::Locked,
+            format!(
+                "the local KMS wants {} of its {} shares",
+                shares.threshold, shares.count
+            ),
+            "unlock it with the shares, one after the other",
+        );
+    }
     KmsError::new(
         Class::Locked,
         "the local KMS wants its passphrase",

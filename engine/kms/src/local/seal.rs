@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! passphrase ─Argon2id(salt)─▶ master ─HKDF─▶ key, commitment      key: AES-256-GCM(nonce) over each KEK
+//! shares ─SLIP-39─▶ secret ───────────HKDF─▶ key, commitment      the same
 //! KEK ─HKDF(salt of this wrap, header, context)─▶ key, commitment   key: AES-256-GCM(nonce 0) over the DEK
 //! ```
 //!
@@ -29,6 +30,7 @@ const COMMITMENT_BYTES: usize = 32;
 pub(super) const SEALED_KEK_BYTES: usize = SECRET_BYTES + TAG_BYTES;
 
 const KEK_INFO: &[u8] = b"keyway local kek protection v1";
+const SHARES_INFO: &[u8] = b"keyway local kek shares v1";
 const WRAP_INFO: &[u8] = b"keyway local dek wrap v1";
 
 /// The cost of turning a passphrase into a key.
@@ -92,10 +94,10 @@ impl Default for Argon2Params {
     }
 }
 
-/// What a passphrase becomes.
-pub(super) struct PassphraseKey {
+/// What a passphrase, or the secret of a set of shares, becomes.
+pub(super) struct ProtectionKey {
     key: SecretKey,
-    /// Tells a wrong passphrase from a damaged ciphertext.
+    /// Tells a wrong secret from a damaged ciphertext.
     pub(super) commitment: [u8; COMMITMENT_BYTES],
 }
 
@@ -104,7 +106,7 @@ pub(super) fn derive_from_passphrase(
     passphrase: &Passphrase,
     salt: &[u8; SALT_BYTES],
     params: Argon2Params,
-) -> Result<PassphraseKey, KmsError> {
+) -> Result<ProtectionKey, KmsError> {
     params.check()?;
     let argon2_params =
         Params::new(params.m_kib, params.t, params.p, Some(SECRET_BYTES)).map_err(|error| {
@@ -140,11 +142,18 @@ pub(super) fn derive_from_passphrase(
     })?;
     let (key, commitment) = derive(&master, &[], &[KEK_INFO]);
     scrub_stack();
-    Ok(PassphraseKey { key, commitment })
+    Ok(ProtectionKey { key, commitment })
 }
 
-impl PassphraseKey {
-    /// Whether this is the passphrase that the file was made with.
+/// The secret is 32 random bytes, made for one file: it wants neither a salt nor a slow function.
+pub(super) fn derive_from_shared_secret(secret: &SecretKey) -> ProtectionKey {
+    let (key, commitment) = derive(secret, &[], &[SHARES_INFO]);
+    scrub_stack();
+    ProtectionKey { key, commitment }
+}
+
+impl ProtectionKey {
+    /// Whether this comes from the secret that the file was made with.
     pub(super) fn is_committed(&self, commitment: &[u8; COMMITMENT_BYTES]) -> bool {
         self.commitment.ct_eq(commitment).into()
     }

@@ -578,7 +578,7 @@ async fn known_answers_of_format_1() {
         assert_eq!(kek.expose(), &[version as u8 * 0x11; 32]);
         let names = WrapNames {
             kek_version: version,
-            file_id: local.0.file_id,
+            file_id: state.file.unwrap().id,
         };
         let wrapped = seal::wrap_dek(kek, names, &[0xe0 + version as u8; 32], &context, &dek());
         assert_eq!(hex::encode(&wrapped), line, "KEK version {version}");

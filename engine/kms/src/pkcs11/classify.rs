@@ -301,7 +301,17 @@ mod tests {
         let lost = |value, function| is_session_lost(&Error::Pkcs11(value, function));
         assert!(lost(RvError::DeviceError, Function::DecryptInit));
         assert!(!lost(RvError::DeviceError, Function::Decrypt));
-        assert!(lost(RvError::SessionHandleInvalid, Function::Decrypt));
+        for value in [
+            RvError::SessionHandleInvalid,
+            RvError::SessionClosed,
+            RvError::DeviceRemoved,
+            RvError::TokenNotPresent,
+            RvError::KeyHandleInvalid,
+            RvError::OperationActive,
+            RvError::UserNotLoggedIn,
+        ] {
+            assert!(lost(value, Function::Decrypt), "{value:?}");
+        }
         assert!(!lost(RvError::GeneralError, Function::Decrypt));
         assert!(!lost(
             RvError::KeyFunctionNotPermitted,

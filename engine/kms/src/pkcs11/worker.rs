@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use cryptoki::context::Pkcs11 as Module;
-use cryptoki::error::{Error, RvError};
+use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::TokenInfo;
@@ -263,28 +263,14 @@ impl Worker {
         }
     }
 
-    /// The login with a session and a key that are good as far as we know.
+    /// The login with a session and a key that are good as far as we know. A caller who came under another login,
+    /// before a lock, is refused.
     fn ready(&mut self, visit: Visit) -> Result<(&mut Login, ObjectHandle), KmsError> {
+        self.renew_session()?;
         let settings = &self.settings;
-        let has_login = match &mut self.login {
-            // The caller came under another login, or a lock came since.
-            Some(login) if login.visit != visit || self.gate.was_locked_since(visit) => false,
-            Some(login) if login.is_lost => {
-                // The new session opens before the old one closes: a login lasts as long as there is a session.
-                let (session, _) = open_session(&login.module, settings)?;
-                let has_login = is_logged_in(&session);
-                login.session = session;
-                login.is_lost = false;
-                has_login
-            }
-            Some(_) => true,
-            None => false,
-        };
-        if !has_login {
-            self.gate.shut();
-            self.login = None;
-        }
-        let login = self.login.as_mut().ok_or_else(|| locked(settings))?;
+        let is_callers = |login: &&mut Login| login.visit == visit;
+        let login = self.login.as_mut().filter(is_callers);
+        let login = login.ok_or_else(|| locked(settings))?;
         let key = match login.key {
             Some(key) => key,
             None => {
@@ -297,6 +283,22 @@ impl Worker {
         };
         login.key = Some(key);
         Ok((login, key))
+    }
+
+    /// Opens a new session, if the old one may be no longer good. Without its login, the provider is locked.
+    fn renew_session(&mut self) -> Result<(), KmsError> {
+        let Some(login) = self.login.as_mut().filter(|login| login.is_lost) else {
+            return Ok(());
+        };
+        // It opens before the old one closes: a login lasts as long as there is a session.
+        let (session, _) = open_session(&login.module, &self.settings)?;
+        login.is_lost = !is_logged_in(&session);
+        login.session = session;
+        if login.is_lost {
+            self.gate.shut();
+            self.login = None;
+        }
+        Ok(())
     }
 
     fn unlock(
@@ -315,7 +317,7 @@ impl Worker {
         };
         // A module may have taken its time up to here. Past here the PIN is sent, whatever happens.
         self.check_wanted(visit, asker)?;
-        // Other sessions of this process share the login, so ours goes before the token can check a PIN.
+        // A token checks a PIN at a login alone, so ours goes first.
         self.log_out();
         let result = log_in(&session, &pin);
         drop(pin);
@@ -376,8 +378,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and would
-    /// use up the token's tries with nobody looking.
+    /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and
+    /// would use up the token's tries with nobody looking.
     fn read_pin(&self, path: &Path, info: &TokenInfo) -> Result<Pin, KmsError> {
         let tries = Tries::of(info);
         if tries != Tries::Unknown || self.gate.is_file_pin_refused() {
@@ -408,8 +410,8 @@ impl Worker {
         KmsError::new(
             Class::Corrupt,
             format!(
-                "the wrapped key of {context} is damaged, or was wrapped for another context or under another key than {} \
-                 of token {} ({})",
+                "the wrapped key of {context} is damaged, or belongs to another context or another key than {} of \
+                 token {} ({})",
                 self.settings.key,
                 self.settings.token,
                 name(error)
@@ -439,17 +441,12 @@ fn is_logged_in(session: &Session) -> bool {
     })
 }
 
-/// Lets the token check the PIN, once. It checks none while somebody is logged in.
+/// Lets the token check the PIN, once. It checks none while this process is logged in, as another KMS of it may be.
 fn log_in(session: &Session, pin: &Pin) -> Result<(), Error> {
-    let pin = AuthPin::from(pin.expose());
-    match session.login(UserType::User, Some(&pin)) {
-        Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
-            // Another KMS of this process uses the token.
-            session.logout()?;
-            session.login(UserType::User, Some(&pin))
-        }
-        result => result,
+    if is_logged_in(session) {
+        session.logout()?;
     }
+    session.login(UserType::User, Some(&AuthPin::from(pin.expose())))
 }
 
 fn locked_meanwhile(settings: &Pkcs11Settings) -> KmsError {

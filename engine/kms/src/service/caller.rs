@@ -12,7 +12,7 @@ use super::breaker::Showed;
 use super::budget::Budget;
 use super::counters::{LiveCounters, Operation, Outcome};
 use super::gate::{Gate, Refused};
-use crate::provider::{Provider, ProviderFuture, ProviderState};
+use crate::provider::{Provider, ProviderFuture, ProviderState, UnlockNeed};
 use crate::{Class, KmsError};
 
 type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
@@ -111,7 +111,7 @@ impl Caller {
         // What is known to be locked costs no call.
         if self.provider.state() == ProviderState::Locked {
             self.count(keyspace, operation, Outcome::Locked);
-            return Err(Failed::Unsent(locked(self.provider.name())));
+            return Err(Failed::Unsent(locked(&*self.provider)));
         }
         let entry = self.gate.enter(deadline).await.map_err(|refused| {
             let (outcome, error) = describe(refused);
@@ -193,12 +193,16 @@ fn describe(refused: Refused) -> (Outcome, KmsError) {
     }
 }
 
-fn locked(provider: &str) -> KmsError {
-    KmsError::new(
-        Class::Locked,
-        format!("the KMS {provider} is locked"),
-        "unlock it: keyway unlock KEYSPACE",
-    )
+fn locked(provider: &dyn Provider) -> KmsError {
+    let name = provider.name();
+    let (what, remedy) = match provider.unlock_need() {
+        UnlockNeed::Initialise => ("has no key of its own yet", "make it: keyway kms init"),
+        _ => (
+            "is locked",
+            "unlock it: keyway unlock KEYSPACE, or keyway kms unlock",
+        ),
+    };
+    KmsError::new(Class::Locked, format!("the KMS {name} {what}"), remedy)
 }
 
 fn timed_out(provider: &str, call_ms_max: u64) -> KmsError {

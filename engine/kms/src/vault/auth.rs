@@ -480,8 +480,11 @@ mod tests {
     }
 
     #[test]
-    fn a_token_prints_nothing() {
-        let token = header(Zeroizing::new(b"s.abc".to_vec())).unwrap();
+    fn a_token_prints_nothing_and_lies_where_it_is_wiped() {
+        let bytes = Zeroizing::new(b"s.abc".to_vec());
+        let wiped_at = bytes.as_ptr();
+        let token = header(bytes).unwrap();
         assert_eq!(format!("{token:?}"), "Sensitive");
+        assert_eq!(token.clone().as_bytes().as_ptr(), wiped_at);
     }
 }

@@ -140,10 +140,17 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &Answer) -> KmsEr
     let what = format!("{address} refuses our login at {path}: {reason}");
     match answer.status.as_u16() {
         400 if json::errors(&answer.body).is_none() => common_refusal(address, answer, &reason),
-        400 | 401 | 403 => KmsError::new(
+        400 | 401 => KmsError::new(
             Class::Denied,
             what,
             "renew what the setting auth names: the token, the secret id, or the certificate",
+        ),
+        // It tells strangers nothing: not that a mount is missing, and not that a role is locked out.
+        403 => KmsError::new(
+            Class::Denied,
+            what,
+            "renew what the setting auth names, or correct its mount; a role is locked out for some minutes after \
+             too many refusals",
         ),
         404 => KmsError::new(
             Class::Misconfigured,

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  Vault ─▶ Auth: one login for all, renewed at half of its life ─▶ Client ─▶ server
-//!    │                                                                ▲
-//!    └── encrypt, decrypt, datakey ───────────────────────────────────┘
+//!    │                                                              ▲
+//!    └── encrypt, decrypt, datakey ─────────────────────────────────┘
 //! ```
 //!
 //! **Binding.** The transit key must be *derived*: the server then derives the AES key from the KEK and the
@@ -55,8 +55,8 @@ const NO_CIPHERTEXT: &str =
 /// base64 of a secret.
 const SECRET_BASE64_BYTES: usize = SECRET_BYTES.div_ceil(3) * 4;
 
-/// A KEK in the transit engine of a Vault or OpenBao server. It is unlocked from the start; a lock wipes the token here,
-/// which lives on at the server until its time is over.
+/// A KEK in the transit engine of a Vault or OpenBao server. It is unlocked from the start; a lock wipes the token
+/// here, which lives on at the server until its time is over.
 pub struct Vault {
     client: Client,
     auth: Auth,
@@ -160,7 +160,7 @@ impl Vault {
         if errors::is_too_old(&answer) {
             self.is_bound.store(false, Ordering::Relaxed);
         } else {
-            self.expect_context_missed(&answer)?;
+            self.expect_context_missed(Operation::Check, &answer)?;
         }
         unlocking.finish()?;
         Ok(Unlocked::Open)
@@ -171,13 +171,12 @@ impl Vault {
         if self.is_bound.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let answer = self
-            .call(Operation::Unwrap, without_context(ciphertext))
-            .await?;
-        self.expect_context_missed(&answer)
+        let operation = Operation::Unwrap;
+        let answer = self.call(operation, without_context(ciphertext)).await?;
+        self.expect_context_missed(operation, &answer)
     }
 
-    fn expect_context_missed(&self, answer: &Answer) -> Result<(), KmsError> {
+    fn expect_context_missed(&self, operation: Operation, answer: &Answer) -> Result<(), KmsError> {
         if errors::is_context_missed(answer) {
             self.is_bound.store(true, Ordering::Relaxed);
             return Ok(());
@@ -193,7 +192,7 @@ impl Vault {
                 format!("make another key for Keyway: bao write -f {mount}/keys/NAME derived=true"),
             ));
         }
-        Err(errors::refusal(&self.target, Operation::Check, answer))
+        Err(errors::refusal(&self.target, operation, answer))
     }
 
     /// Calls with our token. A refused token may only be an old one: it is replaced once, and the call made again.

@@ -43,8 +43,8 @@ pub struct VaultSettings {
     pub request_ms_max: u64,
 }
 
-/// How to log in. Each file must belong to the service's user or to root, and be closed to all others; a file that holds
-/// a secret is one line of printable ASCII.
+/// How to log in. A file with a secret must belong to the service's user or to root, and be closed to all others; a
+/// token or secret id is one line of printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase", deny_unknown_fields)]
 pub enum VaultAuth {
@@ -54,7 +54,8 @@ pub enum VaultAuth {
         /// Holds the token.
         token_file: PathBuf,
     },
-    /// AppRole.
+    /// AppRole. A server locks the role out for a while (OpenBao: 15 minutes) after some wrong secret ids (5), so write
+    /// a new one to the file before the old one ends.
     Approle {
         /// Where the auth method is mounted.
         #[serde(default = "approle")]

@@ -166,6 +166,6 @@ async fn the_service_makes_and_unwraps_deks_with_it() {
     assert!(!vault.is_unprotected());
     let service = Service::new(vault, [1; 16], Budget::default(), || 0).unwrap();
     let made = service.new_dek(7, 1).await.unwrap();
-    let unwrapped = service.unwrap_dek(7, 1, &made.wrapped.0).await.unwrap();
+    let unwrapped = service.unwrap_dek(7, 1, &made.record).await.unwrap();
     assert!(unwrapped.dek.is_same(&made.dek));
 }

@@ -38,7 +38,8 @@ async fn a_key_that_is_deleted_or_switched_off_is_disabled() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let existing = settings(&server);
+    let vault = Vault::open(existing.clone()).unwrap();
     let old = wrap(&vault).await.unwrap();
     server.write("transit/keys/dek/rotate", &json!({}));
     let config = "transit/keys/dek/config";
@@ -64,6 +65,8 @@ async fn a_key_that_is_deleted_or_switched_off_is_disabled() {
     server.write(config, &json!({"deletion_allowed": true}));
     server.delete("transit/keys/dek");
     assert_eq!(class(unwrap(&vault, &old).await), Class::Disabled);
+    let restarted = Vault::open(existing).unwrap();
+    assert_eq!(class(unwrap(&restarted, &old).await), Class::Disabled);
     assert_eq!(class(wrap(&vault).await), Class::Misconfigured);
     assert_eq!(
         class(vault.generate(&CONTEXT).unwrap().await),

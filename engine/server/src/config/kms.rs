@@ -31,6 +31,10 @@ pub struct KmsConfig {
 pub enum ProviderConfig {
     /// A KEK file.
     Local(LocalConfig),
+    /// The transit engine of Vault or OpenBao.
+    Vault(keyway_kms::VaultSettings),
+    /// A token or HSM.
+    Pkcs11(keyway_kms::Pkcs11Settings),
     /// AWS KMS.
     #[cfg(feature = "aws")]
     Aws(keyway_kms::AwsSettings),
@@ -117,6 +121,14 @@ fn read(name: &str, mut table: toml::Table) -> Result<KmsConfig, ConfigError> {
         "local" => (
             ProviderConfig::Local(settings(name, table)?),
             Budget::in_process(),
+        ),
+        "vault" => (
+            ProviderConfig::Vault(settings(name, table)?),
+            Budget::default(),
+        ),
+        "pkcs11" => (
+            ProviderConfig::Pkcs11(settings(name, table)?),
+            Budget::default(),
         ),
         #[cfg(feature = "aws")]
         "aws" => (

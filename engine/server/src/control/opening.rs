@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyway_kms::{
-    Argon2Params, Asking, Class, DevKek, KmsError, Local, PassphraseSource, Provider,
-    ProviderState, Service, UnlockNeed, UnlockSecret,
+    Argon2Params, Asking, DevKek, KmsError, Local, PassphraseSource, Provider, ProviderState,
+    Service, UnlockNeed, UnlockSecret,
 };
 
 use super::kms::KmsSet;
@@ -39,6 +39,8 @@ async fn open_provider(config: &Config, kms: &KmsConfig) -> Result<Arc<dyn Provi
             let path = local.file.clone().unwrap_or_else(in_data);
             Arc::new(open_local(config, &path).await?)
         }
+        ProviderConfig::Vault(settings) => Arc::new(keyway_kms::Vault::open(settings.clone())?),
+        ProviderConfig::Pkcs11(settings) => Arc::new(keyway_kms::Pkcs11::open(settings.clone())?),
         #[cfg(feature = "aws")]
         ProviderConfig::Aws(settings) => Arc::new(keyway_kms::Aws::open(settings.clone())?),
     })
@@ -56,14 +58,13 @@ async fn open_local(config: &Config, path: &Path) -> Result<Local, KmsError> {
     if config.dev {
         return Local::create_unprotected(path);
     }
-    let source = source(config)?.ok_or_else(|| {
-        KmsError::new(
-            Class::Misconfigured,
-            "there is no KEK yet and no passphrase to protect a new one with",
-            "start on a terminal, or give --passphrase-fd or --passphrase-file",
-        )
-    })?;
-    Local::create(path, source.read(Asking::New)?, Argon2Params::default()).await
+    match source(config)? {
+        Some(source) => {
+            Local::create(path, source.read(Asking::New)?, Argon2Params::default()).await
+        }
+        // `keyway kms init` makes it.
+        None => Local::open_or_uninitialised(path, DevKek::Refuse),
+    }
 }
 
 async fn unlock(config: &Config, name: &str, service: &Service) -> Result<(), KmsError> {

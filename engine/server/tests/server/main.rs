@@ -11,3 +11,4 @@ mod life;
 mod memory;
 mod model;
 mod operations;
+mod unlocks;

@@ -1,10 +1,10 @@
 //! The end of a history: faults stop, every good key gets fresh, the prefetcher keeps hot keys so,
 //! and at rest nothing is left over.
 
-use super::{Event, Kind, World, keyspace_id};
+use super::{Event, Kind, World, keyspace_id, name_of};
 use crate::oracle::{Checked, ensure};
 use crate::plan::{Caller, Name, calm_settings};
-use keyway_core::{Lifecycle, UnlockState};
+use keyway_core::{Hottest, Lifecycle, UnlockState};
 
 const MS: u64 = 1_000;
 /// Request numbers of the calm, above those of all planned steps.
@@ -148,6 +148,7 @@ impl World<'_> {
             }
             self.advance(STEADY_EVERY_US)?;
         }
+        self.check_hottest(&hot)?;
         for site in &self.sites {
             for id in site.core.keyspace_ids() {
                 triggered += site
@@ -161,6 +162,27 @@ impl World<'_> {
             hot.is_empty() || triggered > 0,
             "hot keys were refreshed, and the prefetcher counts none"
         );
+        Ok(())
+    }
+
+    /// What a shard would write down for its next start has each of these keys, and each once.
+    fn check_hottest(&self, hot: &[Name]) -> Checked {
+        let mut found = std::collections::BTreeMap::<Name, u32>::new();
+        for site in &self.sites {
+            let mut hottest = Hottest::new(site.names.len());
+            while site.core.survey(&mut hottest) {}
+            for (keyspace, key_id) in hottest.into_keys() {
+                *found.entry(name_of(keyspace, &key_id)).or_default() += 1;
+            }
+        }
+        for name in hot {
+            let times = found.get(name).copied().unwrap_or_default();
+            ensure!(
+                21,
+                times == 1,
+                "{name:?}: in use all the time, and {times} times among the hottest"
+            );
+        }
         Ok(())
     }
 
@@ -183,10 +205,10 @@ impl World<'_> {
                 let (now, core) = (self.instant(), &self.sites[usize::from(shard)].core);
                 let counters = core.counters(id).expect("known");
                 let gauges = core.gauges(now, id).expect("known");
-                // Without a lease parked keys wait for the next one who asks.
+                // Without a lease keys to be loaded unasked wait for the next one who asks.
                 let parked = match gauges.lease_left_us {
                     0 => 0,
-                    _ => gauges.parked_keys as u64,
+                    _ => (gauges.parked_keys + gauges.warming_keys) as u64,
                 };
                 let left = counters.flights
                     + counters.prefetch_flights

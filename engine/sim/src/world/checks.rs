@@ -141,9 +141,35 @@ impl World<'_> {
         Ok(())
     }
 
+    /// An answer that came at once: nobody can have waited for the KMS.
+    pub(super) fn check_refused_at_once(
+        &mut self,
+        shard: u16,
+        name: Name,
+        refusal: Refusal,
+    ) -> Checked {
+        ensure!(
+            22,
+            !matches!(refusal, Refusal::Unavailable { .. }),
+            "{name:?}: {refusal:?} without having waited for the KMS"
+        );
+        self.check_refusal(shard, name, refusal)
+    }
+
     pub(super) fn check_refusal(&mut self, shard: u16, name: Name, refusal: Refusal) -> Checked {
+        let now = self.now;
         let terms = self.oracle.terms(shard, name.keyspace);
         let gate = terms.gate;
+        let leased = terms.lease_end > now;
+        let wants_dek = matches!(
+            refusal,
+            Refusal::NeedsUnlock { .. } | Refusal::Unavailable { .. }
+        );
+        ensure!(
+            22,
+            !(wants_dek && leased && gate == Gate::Open),
+            "{name:?}: {refusal:?} under a live lease"
+        );
         let promised = *self.oracle.promised(name);
         match refusal {
             Refusal::Retry { after_us }
@@ -286,7 +312,7 @@ impl World<'_> {
     }
 
     /// A shard's part of `max_in_flight`: the first shards take the remainder.
-    fn share_of(&self, shard: u16, node_wide: u32) -> u32 {
+    pub(super) fn share_of(&self, shard: u16, node_wide: u32) -> u32 {
         let shards = self.sites.len() as u32;
         node_wide / shards + u32::from(u32::from(shard) < node_wide % shards)
     }

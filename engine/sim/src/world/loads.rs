@@ -3,8 +3,9 @@
 use super::{Event, Kind, Loading, Place, Stage, World, key_id, keyspace_id, name_of, number_of};
 use crate::coverage::Input;
 use crate::dice::Dice;
-use crate::oracle::{Alive, Checked, SimKey, ensure};
+use crate::oracle::{Alive, Checked, Gate, SimKey, ensure};
 use crate::plan::Name;
+use keyway_core::Warming;
 use keyway_core::{FlightId, Instant, KeyId, KeyspaceId, Lifecycle, LoadError, Loaded, Urgency};
 
 const LOAD: u64 = 5;
@@ -320,9 +321,35 @@ impl World<'_> {
     pub(super) fn hot(&mut self, shard: u16, name: Name) -> Checked {
         self.begin(shard);
         self.cover(shard, Input::Hot, name);
-        let now = self.instant();
+        let terms = self.oracle.terms(shard, name.keyspace);
+        let leased = terms.gate == Gate::Open && terms.lease_end > self.now;
+        let node_wide = terms.settings.max_in_flight;
+        let share = self.share_of(shard, node_wide);
+        let (now, id) = (self.instant(), keyspace_id(name.keyspace));
+        let before = self.look(shard, name);
         let core = &mut self.sites[usize::from(shard)].core;
-        core.handle_hot(now, keyspace_id(name.keyspace), &key_id(name));
-        self.turn(shard)
+        let warming = core.handle_hot(now, id, &key_id(name));
+        self.trace
+            .note(self.now, || format!("  hot {name:?}: {warming:?}"));
+        let action = core.poll_action();
+        ensure!(
+            13,
+            action.is_none(),
+            "{name:?}: is hot, and caused {action:?}"
+        );
+        let queued = warming == Warming::Queued;
+        ensure!(
+            12,
+            !queued || (leased && before.lifecycle == Lifecycle::Absent),
+            "{name:?}: is {:?}, leased {leased}, and was queued as hot",
+            before.lifecycle
+        );
+        let warming_keys = core.gauges(now, id).expect("known").warming_keys;
+        ensure!(
+            12,
+            !queued || warming_keys <= share as usize,
+            "{name:?}: {warming_keys} are queued as hot, and this shard's share is {share}"
+        );
+        self.check(shard)
     }
 }

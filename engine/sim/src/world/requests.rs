@@ -166,7 +166,7 @@ impl World<'_> {
             }
             Err(refusal) => {
                 self.tally(shard, name.keyspace).refused(refusal);
-                self.check_refusal(shard, name, refusal)?;
+                self.check_refused_at_once(shard, name, refusal)?;
                 self.answer(shard, id)?;
             }
         }
@@ -350,7 +350,7 @@ impl World<'_> {
             }
             Admission::Refused(refusal) => {
                 tally.force_refused += 1;
-                self.check_refusal(shard, name, refusal)?;
+                self.check_refused_at_once(shard, name, refusal)?;
                 self.answer(shard, id)?;
             }
         }

@@ -4,6 +4,7 @@ use crate::rig::{Key, MS, S};
 use keyway_core::{
     Action, Admission, Counters, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Limits,
     LoadError, Loaded, OnSoftExpiry, Redeem, Request, Settings, Shard, TICK_US, Token, Verdict,
+    Warming,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -179,7 +180,14 @@ impl World {
             45..50 => self.leave(),
             50 => {
                 let (keyspace, key_id) = self.any_name();
-                self.shard.handle_hot(self.now, keyspace, &key_id);
+                let warming = self.shard.handle_hot(self.now, keyspace, &key_id);
+                let gauges = self.shard.gauges(self.now, keyspace).expect("known");
+                let share = gauges.max_in_flight_share as usize;
+                assert!(
+                    warming != Warming::Queued
+                        || (gauges.lease_left_us > 0 && gauges.warming_keys <= share),
+                    "queued without need: {gauges:?}"
+                );
             }
             51 => self.answer_late(),
             52 if self.dice.one_in(20) => self.pass(3 * S),

@@ -214,3 +214,17 @@ fn at_aws_kms() {
         live(&mut stand);
     }
 }
+
+#[test]
+fn at_openbao() {
+    if let Some(mut stand) = stands::BaoStand::start_or_skip() {
+        live(&mut stand);
+    }
+}
+
+#[test]
+fn at_a_token() {
+    if let Some(mut stand) = stands::TokenStand::start_or_skip() {
+        live(&mut stand);
+    }
+}

@@ -1,6 +1,14 @@
 //! Where a keyspace lives: a KMS, how the server is told of it, and how it refuses.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use keyway_client::blocking::Client;
+use keyway_client::{KmsState, Status, UnlockWith};
+use keyway_testkit::openbao::{Mode, OpenBao};
+use keyway_testkit::softhsm::SoftHsm;
+use serde_json::json;
+use tempfile::TempDir;
 
 use crate::common::{Server, Setup};
 
@@ -101,4 +109,95 @@ impl Stand for AwsStand {
     fn allow(&mut self, _: &Client) {
         self.faults.pass();
     }
+}
+
+/// OpenBao, which refuses when the policy is gone that allowed us to use the key.
+pub struct BaoStand {
+    bao: OpenBao,
+    files: TempDir,
+}
+
+const POLICY: &str = "keyway";
+const TRANSIT_KEY: &str = "keyway";
+
+impl BaoStand {
+    pub fn start_or_skip() -> Option<Self> {
+        let bao = OpenBao::start_or_skip(Mode::InMemory)?;
+        bao.enable_transit("transit");
+        bao.create_key(TRANSIT_KEY, true);
+        bao.write_key_policy(POLICY, "transit", TRANSIT_KEY);
+        let files = tempfile::tempdir().unwrap();
+        let token = bao.token_for(&[POLICY], &json!({ "period": "1h" }));
+        let token_file = files.path().join("token");
+        std::fs::write(&token_file, token).unwrap();
+        std::fs::set_permissions(&token_file, Permissions::from_mode(0o600)).unwrap();
+        Some(Self { bao, files })
+    }
+}
+
+impl Stand for BaoStand {
+    fn table(&self, name: &str) -> String {
+        format!(
+            "[kms.{name}]\nprovider = \"vault\"\naddress = {:?}\nkey = {TRANSIT_KEY:?}\n\
+             auth = {{ method = \"token\", token_file = {:?} }}\n",
+            self.bao.url(),
+            self.files.path().join("token"),
+        )
+    }
+
+    fn deny(&mut self, _: &Client) {
+        self.bao.remove_policy(POLICY);
+    }
+
+    fn allow(&mut self, _: &Client) {
+        self.bao.write_key_policy(POLICY, "transit", TRANSIT_KEY);
+    }
+}
+
+/// A SoftHSM2 token. After each start it wants its PIN, and a wrong one is refused; once it is open it knows nobody
+/// whom it could refuse, and the refusal is an operator's lock.
+pub struct TokenStand {
+    token: SoftHsm,
+}
+
+const TOKEN_KEY: &str = "keyway";
+
+impl TokenStand {
+    pub fn start_or_skip() -> Option<Self> {
+        let token = keyway_testkit::softhsm::start_or_skip()?;
+        token.create_aes_key(TOKEN_KEY);
+        Some(Self { token })
+    }
+}
+
+impl Stand for TokenStand {
+    fn table(&self, name: &str) -> String {
+        format!(
+            "[kms.{name}]\nprovider = \"pkcs11\"\nmodule = {:?}\ntoken = {:?}\nkey = {TOKEN_KEY:?}\n",
+            self.token.module(),
+            self.token.token_label(),
+        )
+    }
+
+    fn start(&self, setup: &Setup) -> Server {
+        let mut command = setup.command();
+        command.envs(self.token.env());
+        setup.start_as(command)
+    }
+
+    fn open(&mut self, client: &Client) {
+        let kms = "main".parse().unwrap();
+        let wrong = client.kms_unlock(&kms, UnlockWith::Pin(b"000000"));
+        let status = wrong.unwrap_err().status();
+        assert_eq!(status, Some(Status::Forbidden));
+        let pin = UnlockWith::Pin(self.token.pin().as_bytes());
+        let opened = client.kms_unlock(&kms, pin).unwrap().value;
+        assert_eq!(opened.state, KmsState::Unlocked);
+    }
+
+    fn deny(&mut self, client: &Client) {
+        client.lock(&"life".parse().unwrap()).unwrap();
+    }
+
+    fn allow(&mut self, _: &Client) {}
 }

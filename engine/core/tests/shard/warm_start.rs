@@ -1,0 +1,397 @@
+//! Warm start: which keys are hot, and loading those that were so in an earlier run.
+
+use crate::rig::*;
+use keyway_core::{
+    Hottest, Lifecycle, Limits, LoadError, SURVEY_STEP, Settings, UnlockState, Urgency, Warming,
+};
+
+const PASS: u64 = 10 * MS;
+
+fn hot(rig: &mut Rig, key: &str) -> Warming {
+    let warming = rig.shard.handle_hot(rig.now, PROD, key.as_bytes());
+    assert_eq!(rig.shard.poll_action(), None, "nothing happens at once");
+    rig.shard.audit().expect("the books agree");
+    warming
+}
+
+fn warming_keys(rig: &Rig) -> usize {
+    let gauges = rig.shard.gauges(rig.now, PROD);
+    gauges.expect("the keyspace exists").warming_keys
+}
+
+fn loading(rig: &Rig) -> Vec<&str> {
+    rig.loads.iter().map(|load| load.key.as_str()).collect()
+}
+
+fn with_share(share: u32) -> Rig {
+    Rig::leased_with(Settings {
+        max_in_flight: share,
+        ..settings()
+    })
+}
+
+#[test]
+fn hot_keys_of_an_earlier_run_are_loaded_by_the_next_pass_in_their_order() {
+    let mut rig = Rig::leased();
+    for key in ["first", "second", "third"] {
+        assert_eq!(hot(&mut rig, key), Warming::Queued);
+    }
+    assert_eq!((warming_keys(&rig), rig.loads.len()), (3, 0));
+    rig.jump(PASS);
+    assert_eq!(loading(&rig), ["first", "second", "third"]);
+    assert_eq!(rig.loads[0].urgency, Urgency::Ahead);
+    rig.land(1);
+    rig.land(1);
+    assert_eq!(warming_keys(&rig), 1);
+    rig.land(1);
+    assert_eq!(warming_keys(&rig), 0);
+    let counters = rig.counters();
+    assert_eq!(
+        (
+            counters.prefetch_warm_total,
+            counters.prefetch_trigger_total,
+            counters.unwraps_total
+        ),
+        (3, 0, 0)
+    );
+    assert_eq!(rig.request("second"), Got::Fresh(1));
+}
+
+#[test]
+fn without_a_lease_nothing_is_taken_down_and_the_kms_is_not_asked() {
+    let mut rig = Rig::new();
+    assert_eq!(hot(&mut rig, "a"), Warming::Later);
+    assert_eq!((rig.unwraps, rig.shard.totals().entries), (0, 0));
+    rig.grant();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.lock();
+    assert_eq!(hot(&mut rig, "b"), Warming::Later);
+    rig.unlock();
+    rig.grant();
+    rig.sleep(100 * S);
+    assert_eq!(hot(&mut rig, "b"), Warming::Later, "the lease has ended");
+}
+
+#[test]
+fn of_what_is_known_nothing_is_queued() {
+    let mut rig = Rig::leased();
+    rig.load("live", 1);
+    rig.request("missing");
+    rig.fail(LoadError::NotFound);
+    rig.request("invalid");
+    rig.fail(LoadError::Corrupt);
+    rig.fail(LoadError::Corrupt);
+    rig.revoked("revoked");
+    rig.request("flying");
+    assert_eq!(hot(&mut rig, "queued"), Warming::Queued);
+    for key in ["live", "missing", "invalid", "revoked", "flying", "queued"] {
+        assert_eq!(hot(&mut rig, key), Warming::Needless, "{key}");
+    }
+    let elsewhere = rig.shard.handle_hot(rig.now, OTHER, b"a");
+    assert_eq!(elsewhere, Warming::Needless, "no such keyspace");
+    assert_eq!(warming_keys(&rig), 1);
+}
+
+#[test]
+fn the_queue_and_what_flies_keep_to_the_share() {
+    let mut rig = with_share(2);
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "b"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "c"), Warming::Later);
+    rig.jump(PASS);
+    assert_eq!(rig.loads.len(), 2);
+    assert_eq!(hot(&mut rig, "c"), Warming::Later);
+    rig.land(1);
+    assert_eq!(hot(&mut rig, "c"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "d"), Warming::Later);
+    rig.set(|settings| settings.max_in_flight = 0);
+    rig.land(1);
+    assert_eq!(hot(&mut rig, "d"), Warming::Later, "switched off");
+}
+
+#[test]
+fn what_is_due_goes_first() {
+    let mut rig = with_share(2);
+    for key in ["due", "due too"] {
+        rig.load(key, 1);
+        rig.request(key);
+    }
+    rig.pass(8 * S - 5 * MS);
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.pass(PASS);
+    assert_eq!(loading(&rig), ["due", "due too"]);
+    assert_eq!(hot(&mut rig, "b"), Warming::Later);
+    rig.land(2);
+    rig.pass(PASS);
+    assert_eq!(loading(&rig), ["due too", "a"]);
+}
+
+#[test]
+fn keys_that_are_due_or_come_back_leave_no_room_to_queue_behind_them() {
+    let mut rig = with_share(1);
+    rig.load("due", 1);
+    rig.request("due");
+    rig.load("other", 1);
+    rig.request("other");
+    rig.pass(8 * S + 15 * MS);
+    assert_eq!(rig.loads.len(), 1);
+    rig.land(2);
+    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is due");
+    let mut rig = with_share(1);
+    rig.load("parked", 1);
+    rig.request("parked");
+    rig.lock();
+    rig.unlock();
+    rig.grant();
+    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is to come back");
+    let mut rig = with_share(1);
+    rig.request("invalid");
+    rig.fail(LoadError::Corrupt);
+    rig.fail(LoadError::Corrupt);
+    rig.unlock();
+    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is read again");
+}
+
+#[test]
+fn the_reserve_and_the_entries_are_left_to_requests() {
+    let limits = Limits {
+        flights_max: 3,
+        on_demand_reserve: 2,
+        entries_max: 4,
+        negatives_max: 2,
+        revoked_max: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    rig.request("a");
+    assert_eq!(hot(&mut rig, "x"), Warming::Later, "one flight of three");
+    rig.land(1);
+    for key in ["b", "c", "d"] {
+        rig.load(key, 1);
+    }
+    assert_eq!(hot(&mut rig, "x"), Warming::Later, "all entries are taken");
+    assert_eq!(rig.counters().evicted_total, 0);
+}
+
+#[test]
+fn no_key_in_memory_makes_room_for_one_that_nobody_waits_for() {
+    let limits = Limits {
+        key_bytes_max: 200,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    rig.force(1, "a");
+    rig.land(1);
+    assert_eq!(hot(&mut rig, "fits"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "too much"), Warming::Queued);
+    rig.jump(PASS);
+    rig.land(1);
+    rig.land(1);
+    assert_eq!((rig.alive.get(), rig.counters().evicted_total), (2, 0));
+    assert_eq!(rig.lifecycle("too much"), Lifecycle::Absent);
+    assert_eq!(hot(&mut rig, "too much"), Warming::Queued);
+    rig.jump(PASS);
+    rig.request_by(7, "too much", None);
+    rig.land(1);
+    assert_eq!(rig.end_of(7), Ended::Fresh(1), "now somebody waits");
+    assert_eq!(rig.counters().evicted_total, 1);
+}
+
+#[test]
+fn a_generation_that_is_not_at_hand_is_asked_for_only_if_somebody_waits() {
+    let mut rig = Rig::leased();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.jump(PASS);
+    rig.fail(LoadError::DekMissing);
+    assert_eq!(
+        (rig.unwraps, rig.lifecycle("a")),
+        (0, Lifecycle::BackOff),
+        "nobody waits"
+    );
+    assert_eq!(hot(&mut rig, "b"), Warming::Queued);
+    rig.jump(PASS);
+    rig.request("b");
+    rig.fail(LoadError::DekMissing);
+    assert_eq!(
+        (rig.unwraps, rig.lifecycle("b")),
+        (1, Lifecycle::AwaitingDek)
+    );
+    assert_eq!(hot(&mut rig, "c"), Warming::Queued);
+    rig.jump(PASS);
+    rig.fail(LoadError::DekMissing);
+    assert_eq!(
+        (rig.unwraps, rig.lifecycle("c")),
+        (1, Lifecycle::AwaitingDek),
+        "it is being asked for anyway"
+    );
+}
+
+#[test]
+fn a_load_that_comes_back_after_the_lease_is_over_asks_nobody() {
+    for overtaken in [false, true] {
+        let mut rig = Rig::leased();
+        assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+        rig.jump(PASS);
+        if overtaken {
+            rig.stored("a", 2);
+        }
+        rig.sleep(100 * S);
+        rig.land(1);
+        assert_eq!(rig.unwraps, 0, "overtaken {overtaken}");
+        assert_eq!((rig.shard.totals().flights, rig.alive.get()), (0, 0));
+        assert_eq!(warming_keys(&rig), 0);
+    }
+}
+
+#[test]
+fn a_put_that_overtakes_the_load_under_a_live_lease_leads_to_the_next_one() {
+    let mut rig = Rig::leased();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.jump(PASS);
+    rig.stored("a", 2);
+    rig.land(1);
+    rig.land(2);
+    assert_eq!(rig.request("a"), Got::Fresh(2));
+}
+
+#[test]
+fn a_request_does_not_wait_for_the_pass() {
+    let mut rig = Rig::leased();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(rig.request_by(1, "a", None), Got::Wait);
+    assert_eq!(rig.loads[0].urgency, Urgency::OnDemand);
+    assert_eq!(warming_keys(&rig), 0);
+    rig.land(1);
+    assert_eq!(rig.end_of(1), Ended::Fresh(1));
+}
+
+#[test]
+fn a_load_that_fails_is_not_tried_again() {
+    let mut rig = Rig::leased();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.jump(PASS);
+    rig.fail(LoadError::Store);
+    rig.pass(11 * S);
+    assert!(rig.loads.is_empty());
+    assert_eq!(rig.shard.totals().entries, 0);
+}
+
+#[test]
+fn a_key_that_nobody_uses_then_is_left_to_expire() {
+    let mut rig = Rig::leased();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.jump(PASS);
+    rig.land(1);
+    rig.pass(61 * S);
+    assert!(rig.loads.is_empty());
+    assert_eq!((rig.alive.get(), rig.unwraps), (0, 0), "nor is it a use");
+}
+
+#[test]
+fn what_is_queued_when_the_lease_ends_is_loaded_under_the_next() {
+    let mut rig = Rig::leased();
+    rig.sleep(100 * S - MS);
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    rig.sleep(MS);
+    rig.pass(20 * MS);
+    assert!(rig.loads.is_empty());
+    assert_eq!((rig.unwraps, warming_keys(&rig)), (0, 1));
+    rig.grant();
+    rig.jump(PASS);
+    assert_eq!(loading(&rig), ["a"]);
+}
+
+#[test]
+fn an_unlock_does_not_wait_for_the_warm_start() {
+    let mut rig = Rig::leased();
+    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    let ticket = rig.unlock();
+    let status = rig.shard.unlock_status(PROD, ticket).expect("it is known");
+    assert_eq!(
+        (status.state, status.keys_reloaded, status.keys_left),
+        (UnlockState::Done, 0, 0)
+    );
+    rig.jump(PASS);
+    assert_eq!(loading(&rig), ["a"]);
+}
+
+fn hottest(rig: &Rig, mut hottest: Hottest) -> Vec<String> {
+    while rig.shard.survey(&mut hottest) {}
+    let keys = hottest.into_keys().into_iter();
+    keys.map(|(_, key)| String::from_utf8(key.to_vec()).expect("test keys are text"))
+        .collect()
+}
+
+#[test]
+fn the_keys_that_were_found_live_most_often_are_the_hottest() {
+    let mut rig = Rig::leased();
+    for (key, uses) in [("warm", 3), ("cold", 0), ("hot", 9), ("tepid", 1)] {
+        rig.load(key, 1);
+        for _ in 0..uses {
+            assert_eq!(rig.request(key), Got::Fresh(1));
+        }
+    }
+    assert_eq!(hottest(&rig, Hottest::new(9)), ["hot", "warm", "tepid"]);
+    assert_eq!(hottest(&rig, Hottest::new(2)), ["hot", "warm"]);
+    assert_eq!(hottest(&rig, Hottest::of(PROD, 1)), ["hot"]);
+    assert!(hottest(&rig, Hottest::of(OTHER, 9)).is_empty());
+    rig.revoked("hot");
+    assert_eq!(hottest(&rig, Hottest::new(1)), ["warm"]);
+}
+
+#[test]
+fn what_was_used_before_the_last_load_counts_half() {
+    let mut rig = Rig::leased();
+    for (key, uses) in [("before", 5), ("since", 3)] {
+        rig.load(key, 1);
+        for _ in 0..uses {
+            rig.request(key);
+        }
+    }
+    assert_eq!(hottest(&rig, Hottest::new(1)), ["before"]);
+    rig.force(1, "before");
+    rig.land(1);
+    assert_eq!(hottest(&rig, Hottest::new(2)), ["since", "before"]);
+    for _ in 0..2 {
+        rig.force(1, "before");
+        rig.land(1);
+    }
+    assert_eq!(hottest(&rig, Hottest::new(2)), ["since"], "out of use");
+}
+
+#[test]
+fn keys_that_were_purged_while_in_use_are_hot_and_what_is_only_remembered_is_not() {
+    let mut rig = Rig::leased();
+    for key in ["used", "invalid"] {
+        rig.load(key, 1);
+        rig.request(key);
+    }
+    rig.force(1, "invalid");
+    rig.fail(LoadError::Corrupt);
+    rig.fail(LoadError::Corrupt);
+    rig.lock();
+    assert_eq!(rig.alive.get(), 0);
+    assert_eq!(hottest(&rig, Hottest::new(9)), ["used"]);
+}
+
+#[test]
+fn a_survey_goes_in_bounded_steps_to_the_last_key() {
+    let mut rig = Rig::leased();
+    let keys = 2 * SURVEY_STEP;
+    for key in 0..keys {
+        rig.shard_request(1, &format!("key-{key}"));
+        rig.land_now();
+    }
+    for key in [0, SURVEY_STEP, keys - 1] {
+        rig.request(&format!("key-{key}"));
+    }
+    let mut all = Hottest::new(9);
+    assert!(rig.shard.survey(&mut all), "there is a second step");
+    assert!(!rig.shard.survey(&mut all), "and no third");
+    assert!(!rig.shard.survey(&mut all), "the end is the end");
+    let keys = all.into_keys();
+    let keys: Vec<_> = keys.iter().map(|(_, key)| &key[..]).collect();
+    assert_eq!(keys, [&b"key-0"[..], b"key-2048", b"key-4095"]);
+}

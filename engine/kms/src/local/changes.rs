@@ -1,0 +1,104 @@
+//! What changes a KEK file that is there: a new KEK version, another passphrase.
+
+use super::kek_file::{KekFile, Keks, PlainKek};
+use super::keyring::{open_keks, protect, seal_kek, secret_wanted, shares_key, single_key};
+use super::seal::{Argon2Params, ProtectionKey};
+use super::{KnownFile, Local, now_unix_ms};
+use crate::hex::HexSecret;
+use crate::provider::UnlockSecret;
+use crate::shares::read_set;
+use crate::{Class, KmsError, Passphrase, SecretKey, Share};
+
+impl Local {
+    /// Adds a KEK version and returns it. New wraps use it at once; the older versions stay, for what they wrapped. A
+    /// file under a passphrase wants it, locked or not; one whose secret is in shares wants
+    /// [`Local::rotate_kek_with_shares`].
+    pub async fn rotate_kek(&self, secret: UnlockSecret) -> Result<u32, KmsError> {
+        self.rotate(move |file| single_key(file, &secret)).await
+    }
+
+    /// As [`Local::rotate_kek`], for a file whose secret is in shares: exactly as many different ones as the threshold,
+    /// in one call, locked or not. Shares that were given to an unlock do not count here, and these do not count there.
+    pub async fn rotate_kek_with_shares(&self, shares: Vec<Share>) -> Result<u32, KmsError> {
+        self.rotate(move |file| key_of_shares(file, &shares)).await
+    }
+
+    async fn rotate(
+        &self,
+        key_of: impl FnOnce(&KekFile) -> Result<Option<ProtectionKey>, KmsError> + Send + 'static,
+    ) -> Result<u32, KmsError> {
+        self.slow(move |shared, lock_count| {
+            let mut file = shared.read()?;
+            let version = file.next_version()?;
+            let kek = SecretKey::generate(&shared.random)?;
+            let created = now_unix_ms();
+            let (random, id) = (&shared.random, file.id);
+            let key = key_of(&file)?;
+            match (&mut file.keks, &key) {
+                (Keks::Protected(protected), Some(key)) => {
+                    seal_kek(random, key, protected, &id, version, created, &kek)?;
+                }
+                (Keks::Shares(shares), Some(key)) => {
+                    seal_kek(random, key, shares, &id, version, created, &kek)?;
+                }
+                (Keks::Unprotected(unprotected), _) => unprotected.versions.push(PlainKek {
+                    version,
+                    created_unix_ms: created,
+                    key: HexSecret(kek),
+                }),
+                (sealed, None) => return Err(secret_wanted(sealed)),
+            }
+            let file = KekFile::new(file.id, file.keks);
+            let text = file.to_text()?;
+            // Every version opens before the old file is given up.
+            let keyring = open_keks(file, key.as_ref())?;
+            shared.place.replace(&text)?;
+            shared.refresh(keyring, lock_count);
+            Ok(version)
+        })
+        .await
+    }
+
+    /// Wraps every KEK version anew under `new`. What was wrapped under the KEKs stays as it is. An unprotected file
+    /// becomes a protected one; one whose secret is in shares is refused. Old copies of the file still open with the old
+    /// passphrase.
+    pub async fn change_passphrase(
+        &self,
+        current: UnlockSecret,
+        new: Passphrase,
+        argon2id: Argon2Params,
+    ) -> Result<(), KmsError> {
+        self.slow(move |shared, lock_count| {
+            let file = shared.read()?;
+            let id = file.id;
+            let created = file.created_unix_ms();
+            if let Keks::Shares(_) = &file.keks {
+                return Err(KmsError::new(
+                    Class::Misconfigured,
+                    "the KEK file's secret is in shares: there is no passphrase to change",
+                    "keep the shares, or move the keyspaces to a new KEK file",
+                ));
+            }
+            let key = single_key(&file, &current)?;
+            let keyring = open_keks(file, key.as_ref())?;
+            let file = protect(&shared.random, id, &created, &keyring, &new, argon2id)?;
+            shared.place.replace(&file.to_text()?)?;
+            shared.state().file = Some(KnownFile::of(&file));
+            shared.refresh(keyring, lock_count);
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn key_of_shares(file: &KekFile, shares: &[Share]) -> Result<Option<ProtectionKey>, KmsError> {
+    let Keks::Shares(wanted) = &file.keks else {
+        return Err(KmsError::new(
+            Class::Misconfigured,
+            "the KEK file's secret is not in shares",
+            "give its passphrase, or nothing if it is unprotected",
+        ));
+    };
+    let members = read_set(shares, Some(wanted.terms()))?;
+    Ok(Some(shares_key(wanted, &members)?))
+}

@@ -1,0 +1,290 @@
+//! A secret in shares: SLIP-39, "Shamir's Secret-Sharing for Mnemonic Codes" (SatoshiLabs), for a secret of 32 bytes,
+//! one group, no passphrase.
+//!
+//! ```text
+//! secret ─cipher─▶ block ─polynomial─▶ values ─mnemonic (checksum, words)─▶ shares
+//! ```
+//!
+//! Any tool that follows the standard recovers the secret from enough shares, with an empty passphrase. Sets that we
+//! make are extendable, as the standard wants of new ones, and have iteration exponent 0: the iterations slow down
+//! whoever guesses a passphrase, and there is none.
+
+mod checksum;
+mod cipher;
+mod gf256;
+mod mnemonic;
+mod polynomial;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use ring::rand::SystemRandom;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use crate::secret::fill_random;
+use crate::{Class, KmsError, SECRET_BYTES, SecretKey, Share};
+
+use gf256::Point;
+
+/// Most shares of a secret.
+pub const SHARES_MAX: u8 = 16;
+
+/// The iteration exponent of the sets that we make: 10,000 iterations in all.
+const ITERATION_EXPONENT: u8 = 0;
+/// The largest that we read: 640,000 iterations, some tenths of a second. Whoever asks for more wants to stall us.
+pub(crate) const ITERATION_EXPONENT_MAX: u8 = 6;
+const PASSPHRASE: &[u8] = b"";
+
+/// How many shares there are, and how many of them recover the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quorum {
+    threshold: u8,
+    count: u8,
+}
+
+impl Quorum {
+    /// `1 <= threshold <= count <= 16`; a threshold of 1 wants a count of 1, since the shares would be the same one.
+    /// Other figures are [`Class::Misconfigured`].
+    pub fn new(threshold: u8, count: u8) -> Result<Self, KmsError> {
+        let refuse = |remedy| {
+            Err(KmsError::new(
+                Class::Misconfigured,
+                format!("{threshold} of {count} shares is not possible"),
+                remedy,
+            ))
+        };
+        if threshold == 0 || threshold > count || count > SHARES_MAX {
+            return refuse(
+                "use a threshold of 1 or more, at most as many as shares, and at most 16 shares",
+            );
+        }
+        if threshold == 1 && count > 1 {
+            return refuse("use 1 of 1 and copy the share, or a threshold of 2 or more");
+        }
+        Ok(Self { threshold, count })
+    }
+
+    /// Shares that recover the secret.
+    pub const fn threshold(self) -> u8 {
+        self.threshold
+    }
+
+    /// Shares that there are.
+    pub const fn count(self) -> u8 {
+        self.count
+    }
+}
+
+/// Splits `secret` into `quorum.count()` shares of a new set, of which any `quorum.threshold()` recover it. Errors: no
+/// random numbers.
+pub fn split_secret(secret: &SecretKey, quorum: Quorum) -> Result<Vec<Share>, KmsError> {
+    let (_, members) = split(&SystemRandom::new(), secret, quorum)?;
+    members.iter().map(Member::to_share).collect()
+}
+
+/// The secret from exactly as many shares as it takes, in any order. Errors, all [`Class::Denied`]: words that are no
+/// share, shares of different sets, one share twice, too few or too many, shares that do not belong together.
+pub fn combine_shares(shares: &[Share]) -> Result<SecretKey, KmsError> {
+    combine(&read_set(shares, None)?)
+}
+
+/// Reads different shares of one set: the one with these terms, or else the first share's.
+pub(crate) fn read_set(shares: &[Share], terms: Option<Terms>) -> Result<Vec<Member>, KmsError> {
+    let mut members: Vec<Member> = Vec::with_capacity(shares.len());
+    for share in shares {
+        let member = Member::parse(share)?;
+        let first = members.first().map(|first| first.terms);
+        if let Some(terms) = terms.or(first) {
+            member.check_belongs(terms)?;
+        }
+        member.check_new(&members)?;
+        members.push(member);
+    }
+    Ok(members)
+}
+
+/// What all shares of a set have in common. None of it is secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// 15 random bits.
+    pub(crate) identifier: u16,
+    pub(crate) is_extendable: bool,
+    pub(crate) iteration_exponent: u8,
+    /// `1..=16`.
+    pub(crate) threshold: u8,
+}
+
+/// One share, read. It prints no secret and wipes itself.
+pub(crate) struct Member {
+    pub(crate) terms: Terms,
+    /// `0..16`: where the polynomials have the value.
+    number: u8,
+    value: Zeroizing<Vec<u8>>,
+}
+
+impl Member {
+    /// Reads a share of a 32-byte secret. [`Class::Denied`]: the words are not one.
+    pub(crate) fn parse(share: &Share) -> Result<Self, KmsError> {
+        let member = mnemonic::decode(share, SECRET_BYTES)?;
+        let exponent = member.terms.iteration_exponent;
+        if exponent > ITERATION_EXPONENT_MAX {
+            return Err(refused(
+                format!(
+                    "the share's iteration exponent is {exponent}, above {ITERATION_EXPONENT_MAX}"
+                ),
+                "give a share that keyway made",
+            ));
+        }
+        Ok(member)
+    }
+
+    pub(crate) fn to_share(&self) -> Result<Share, KmsError> {
+        mnemonic::encode(self)
+    }
+
+    /// Refuses a share of another set.
+    pub(crate) fn check_belongs(&self, terms: Terms) -> Result<(), KmsError> {
+        let other = self.terms;
+        let remedy = "give a share of the set; all of its shares begin with the same three words";
+        if other.identifier != terms.identifier {
+            return Err(refused(
+                format!(
+                    "the share is of another set: its identifier is {}, and the set's {}",
+                    other.identifier, terms.identifier
+                ),
+                remedy,
+            ));
+        }
+        if other.threshold != terms.threshold {
+            return Err(refused(
+                format!(
+                    "the share is of another set: its threshold is {}, and the set's {}",
+                    other.threshold, terms.threshold
+                ),
+                remedy,
+            ));
+        }
+        if other != terms {
+            return Err(refused(
+                format!(
+                    "the share is of another set: its iteration exponent is {} and its extendable flag {}, \
+                     and the set's {} and {}",
+                    other.iteration_exponent,
+                    other.is_extendable,
+                    terms.iteration_exponent,
+                    terms.is_extendable
+                ),
+                remedy,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a share that is among `given`.
+    pub(crate) fn check_new(&self, given: &[Member]) -> Result<(), KmsError> {
+        let Some(same) = given.iter().find(|member| member.number == self.number) else {
+            return Ok(());
+        };
+        let number = self.number + 1;
+        if same.value.ct_eq(&self.value).into() {
+            Err(refused(
+                format!("share {number} was given already"),
+                "give another share",
+            ))
+        } else {
+            Err(refused(
+                format!(
+                    "another share {number} was given before: one of the two is of another set"
+                ),
+                "check which of the two belongs here",
+            ))
+        }
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Member(share {}, redacted)", self.number + 1)
+    }
+}
+
+/// A new set of shares of `secret`.
+pub(crate) fn split(
+    random: &SystemRandom,
+    secret: &SecretKey,
+    quorum: Quorum,
+) -> Result<(Terms, Vec<Member>), KmsError> {
+    let mut identifier = [0; 2];
+    fill_random(random, &mut identifier)?;
+    let terms = Terms {
+        identifier: u16::from_le_bytes(identifier) & 0x7fff,
+        is_extendable: true,
+        iteration_exponent: ITERATION_EXPONENT,
+        threshold: quorum.threshold,
+    };
+    let mut block = Zeroizing::new(secret.expose().to_vec());
+    cipher::encrypt(terms, PASSPHRASE, &mut block);
+    let values = polynomial::split(random, quorum, &block)?;
+    let members = (0..)
+        .zip(values)
+        .map(|(number, value)| Member {
+            terms,
+            number,
+            value,
+        })
+        .collect();
+    Ok((terms, members))
+}
+
+/// The secret from exactly as many shares as it takes; they have passed [`Member::check_belongs`] and
+/// [`Member::check_new`]. [`Class::Denied`]: too few, too many, or they do not belong together.
+pub(crate) fn combine(members: &[Member]) -> Result<SecretKey, KmsError> {
+    let block = recover(members, PASSPHRASE)?;
+    SecretKey::try_fill(|bytes| {
+        // `Member::parse` and `split` make values of this length and no other.
+        bytes.copy_from_slice(&block);
+        Ok(())
+    })
+}
+
+/// Of any length and passphrase, as the standard's vectors have them.
+fn recover(members: &[Member], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, KmsError> {
+    let terms = match members.first() {
+        Some(member) if members.len() == usize::from(member.terms.threshold) => member.terms,
+        Some(member) => {
+            return Err(refused(
+                format!(
+                    "{} shares were given, and the secret wants {}",
+                    members.len(),
+                    member.terms.threshold
+                ),
+                "give exactly as many shares as the threshold",
+            ));
+        }
+        None => return Err(refused("no share was given", "give the shares")),
+    };
+    let points: Vec<Point<'_>> = members
+        .iter()
+        .map(|member| Point {
+            x: member.number,
+            y: &member.value,
+        })
+        .collect();
+    let mut block = polynomial::recover(&points).ok_or_else(|| {
+        refused(
+            "the shares do not belong together: the secret's digest is wrong",
+            "give all shares again; at least one of them is of another set, or was changed",
+        )
+    })?;
+    cipher::decrypt(terms, passphrase, &mut block);
+    Ok(block)
+}
+
+/// A share that is refused is a wrong secret.
+fn refused(what: impl Into<String>, remedy: &str) -> KmsError {
+    KmsError::new(Class::Denied, what, remedy)
+}
