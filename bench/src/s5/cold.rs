@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use keyway_protocol::Algorithm;
+use keyway_testkit::fault_proxy::{Call, concurrency_max};
 use serde::Serialize;
 
 use super::answers::{self, Counts, Seen};
-use super::calls::{self, KmsSecond, began_within};
+use super::calls::{self, KmsSecond, began_within, is_unwrap};
 use super::kms::{BUDGET, Budget, FAULTY, GENEROUS, Kms};
 use crate::Setup;
 use crate::control::Control;
@@ -14,7 +15,6 @@ use crate::error::Result;
 use crate::load::{Load, PATIENCE, Pace, Second, run as run_load};
 use crate::server::Server;
 use crate::traffic::Keys;
-use keyway_testkit::fault_proxy::{Call, concurrency_max};
 
 /// Keyspaces that are cold at once, each with one key.
 const KEYSPACES: usize = 1_000;
@@ -31,8 +31,6 @@ const STORM_REQUESTS: u64 = 100_000;
 const STORM_CONNECTIONS: usize = 100;
 /// For a load that goes on without its waiters.
 const AFTER_STORM: Duration = Duration::from_secs(2);
-
-const STORM: &str = "storm";
 
 /// A thousand cold keyspaces.
 #[derive(Clone, Debug, Serialize)]
@@ -60,49 +58,71 @@ pub struct Storm {
     pub keys: usize,
     pub requests: u64,
     pub connections: usize,
-    /// Has to be 1.
-    pub unwraps: u64,
+    /// Has to be one.
+    pub unwraps: Vec<Unwrap>,
     pub unanswered: u64,
     pub answers: Counts,
     /// Keys that were served when each was asked for once afterwards.
     pub keys_ok_afterwards: u64,
 }
 
-/// Runs both against a server of their own, which is started again before each.
-pub fn run(setup: &Setup, kms: &Kms) -> Result<(Cold, Storm)> {
-    eprintln!("S5 cold: making {KEYSPACES} keyspaces with a key each, and one with {STORM_KEYS}");
-    let mut server = Server::start_with(
-        &setup.server,
-        &setup.out,
-        "s5-cold",
-        setup.cores,
-        &kms.config(GENEROUS),
-    )?;
-    let made = make(&server);
-    let (frames, storm_keys) = server.explain(made)?;
-    server.restart(&kms.config(BUDGET))?;
-    let cold = server.explain(measure_cold(&server, kms, &frames))?;
-    server.restart(&kms.config(BUDGET))?;
-    let storm = server.explain(measure_storm(&server, kms, &storm_keys))?;
-    Ok((cold, storm))
+/// One call of the KMS for a DEK.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Unwrap {
+    /// From the start of the load.
+    pub at_ms: f64,
+    /// Until it was answered or given up; `None` if it was under way to the end.
+    pub took_ms: Option<f64>,
+    pub status: Option<u16>,
 }
 
-/// One request for each keyspace, and the keys of the storm.
-fn make(server: &Server) -> Result<(Vec<Vec<u8>>, Keys)> {
+/// Runs the cold start. The server is started again before it, and no key was ever used.
+pub fn run_cold(setup: &Setup, kms: &Kms) -> Result<Cold> {
+    eprintln!("S5 cold: making {KEYSPACES} keyspaces with a key each");
+    let mut server = start(setup, kms, "s5-cold")?;
+    let frames = server.explain(make_keyspaces(&server))?;
+    server.restart(&kms.config(BUDGET))?;
+    server.explain(measure_cold(&server, kms, &frames))
+}
+
+/// Runs the storm, likewise.
+pub fn run_storm(setup: &Setup, kms: &Kms) -> Result<Storm> {
+    eprintln!("S5 storm: {STORM_REQUESTS} requests on {STORM_KEYS} cold keys of one keyspace");
+    let mut server = start(setup, kms, "s5-storm")?;
+    let keys = server.explain(make_keys(&server))?;
+    server.restart(&kms.config(BUDGET))?;
+    server.explain(measure_storm(&server, kms, &keys))
+}
+
+fn start(setup: &Setup, kms: &Kms, name: &str) -> Result<Server> {
+    let config = kms.config(GENEROUS);
+    Server::start_with(&setup.server, &setup.out, name, setup.cores, &config)
+}
+
+/// One request for each keyspace.
+fn make_keyspaces(server: &Server) -> Result<Vec<Vec<u8>>> {
     let address = server.address();
     let mut control = Control::connect(address)?;
-    let settings = format!("kms={FAULTY}\n");
     let mut frames = Vec::new();
     for index in 0..KEYSPACES {
-        let keyspace_id = control.create_keyspace(&format!("cold-{index:04}"), &settings)?;
+        let keyspace_id = control.create_keyspace(&format!("cold-{index:04}"), &settings())?;
         let keys = Keys::name(keyspace_id, 1, &[Algorithm::HmacSha256])?;
         keys.generate(address)?;
         frames.extend(keys.frames);
     }
-    let keyspace_id = control.create_keyspace(STORM, &settings)?;
+    Ok(frames)
+}
+
+fn make_keys(server: &Server) -> Result<Keys> {
+    let mut control = Control::connect(server.address())?;
+    let keyspace_id = control.create_keyspace("storm", &settings())?;
     let keys = Keys::name(keyspace_id, STORM_KEYS, &[Algorithm::HmacSha256])?;
-    keys.generate(address)?;
-    Ok((frames, keys))
+    keys.generate(server.address())?;
+    Ok(keys)
+}
+
+fn settings() -> String {
+    format!("kms={FAULTY}\n")
 }
 
 fn measure_cold(server: &Server, kms: &Kms, frames: &[Vec<u8>]) -> Result<Cold> {
@@ -141,7 +161,7 @@ fn measure_cold(server: &Server, kms: &Kms, frames: &[Vec<u8>]) -> Result<Cold> 
         rate_per_s: RATE_PER_S,
         budget: BUDGET,
         kms_calls: calls.len() as u64,
-        unwraps_ok: calls::unwraps_ok(calls.iter()),
+        unwraps_ok: calls::unwraps_ok(&calls),
         kms_rate_max: calls::rate_max(calls.iter()),
         kms_concurrency_max: concurrency_max(&calls),
         unanswered: outcome.unanswered(),
@@ -153,7 +173,6 @@ fn measure_cold(server: &Server, kms: &Kms, frames: &[Vec<u8>]) -> Result<Cold> 
 }
 
 fn measure_storm(server: &Server, kms: &Kms, keys: &Keys) -> Result<Storm> {
-    eprintln!("S5 storm: {STORM_REQUESTS} requests on {STORM_KEYS} cold keys of one keyspace");
     let mut next = 0;
     let mut choose = || {
         next = (next + 1) % keys.frames.len();
@@ -184,11 +203,25 @@ fn measure_storm(server: &Server, kms: &Kms, keys: &Keys) -> Result<Storm> {
         keys: keys.frames.len(),
         requests: outcome.offered,
         connections: STORM_CONNECTIONS,
-        unwraps: calls::unwraps(calls_since(kms, start).iter()),
+        unwraps: unwraps(&calls_since(kms, start), start),
         unanswered: outcome.unanswered(),
         answers: Counts::of(seen.iter()),
         keys_ok_afterwards: afterwards.ok(),
     })
+}
+
+fn unwraps(calls: &[Call], start: Instant) -> Vec<Unwrap> {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let unwrap = |call: &Call| Unwrap {
+        at_ms: ms(call.at - start),
+        took_ms: call.ended.map(|ended| ms(ended - call.at)),
+        status: call.status,
+    };
+    calls
+        .iter()
+        .filter(|call| is_unwrap(call))
+        .map(unwrap)
+        .collect()
 }
 
 fn calls_since(kms: &Kms, start: Instant) -> Vec<Call> {

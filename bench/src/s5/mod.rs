@@ -52,7 +52,8 @@ pub fn run(setup: &Setup) -> Result<bool> {
     let provenance = Provenance::collect();
     let kms = Kms::start()?;
     let timeline = TimelineFigures::of(&timeline::run(setup, &kms)?);
-    let (cold, storm) = cold::run(setup, &kms)?;
+    let cold = cold::run_cold(setup, &kms)?;
+    let storm = cold::run_storm(setup, &kms)?;
     let checks = verdict::checks(&timeline, &cold, &storm);
     let verdict = check::verdict(&checks);
     println!("\n{}\n{}", phases(&timeline), check::table(&checks));

@@ -10,7 +10,8 @@ use super::kms::{DIRECT, FAULTY};
 /// A back-off and an open breaker last 10 s each at most: shorter, a phase could not show that
 /// things get well again.
 const RECOVERY_MIN: Duration = Duration::from_secs(20);
-const DELAY: Duration = Duration::from_secs(2);
+/// Longer than a usual call takes by far, and shorter than our time limit for one.
+const DELAY_MAX: Duration = Duration::from_secs(2);
 const RETRY_AFTER_S: u32 = 1;
 
 /// Names of the phases that are judged by themselves.
@@ -61,6 +62,8 @@ impl Plan {
     /// of itself at least, and that of `short` ends in each fault that lasts a unit.
     pub fn new(unit: Duration) -> Self {
         let recovery = (unit * 4 / 3).max(RECOVERY_MIN);
+        // Half a lease is time enough for a slow renewal, in a short run too.
+        let delay = DELAY_MAX.min(unit / 15);
         let throttle = Fault::Throttle {
             retry_after_s: RETRY_AFTER_S,
         };
@@ -68,7 +71,7 @@ impl Plan {
             (BASELINE, unit / 2, Fault::Pass),
             (OUTAGE, unit * 2, Fault::Down),
             (AFTER_OUTAGE, recovery, Fault::Pass),
-            (SLOW, unit, Fault::Delay(DELAY)),
+            (SLOW, unit, Fault::Delay(delay)),
             (THROTTLED, unit, throttle),
             (AFTER_THROTTLING, recovery, Fault::Pass),
             (DENIED, unit, Fault::Deny),

@@ -125,7 +125,7 @@ fn of_cold(cold: &Cold) -> Vec<Check> {
 
 fn of_storm(storm: &Storm) -> Vec<Check> {
     vec![
-        Check::exactly("storm, unwraps", storm.unwraps, 1),
+        Check::exactly("storm, unwraps", storm.unwraps.len() as u64, 1),
         Check::exactly("storm, unanswered", storm.unanswered, 0),
         Check::exactly(
             "storm, keys served afterwards",
