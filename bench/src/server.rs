@@ -80,10 +80,13 @@ impl Server {
         Ok(server)
     }
 
-    /// Stops it and starts it again on the same data and ports, with a configuration file of this
-    /// text: nothing is unlocked then.
+    /// Stops it and starts it again on the same data, with a configuration file of this text:
+    /// nothing is unlocked then. Its addresses are others, since the old ports may be a client's by
+    /// now.
     pub fn restart(&mut self, config: &str) -> Result<()> {
         stop(&mut self.child);
+        self.launch.listen = free_ports(2)?;
+        self.launch.metrics = free_ports(1)?;
         self.child = self.launch.spawn(config)?;
         self.wait_until_ready()
     }
