@@ -40,7 +40,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// An OpenBao, and a set-up of a server whose KMS `bao` it is. The default stays local.
-fn stand(dir: &Path) -> Option<(OpenBao, Setup)> {
+pub fn stand(dir: &Path) -> Option<(OpenBao, Setup)> {
     let bao = OpenBao::start_or_skip(Mode::Durable)?;
     bao.enable_transit("transit");
     bao.create_key("keyway", true);
