@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use keyway_core::{Instant, LeaseEvent};
-use keyway_kms::{Class, KmsError, SecretKey};
+use keyway_kms::{Class, KmsError, NewDek, SecretKey};
 use zeroize::Zeroizing;
 
 use super::Control;
@@ -19,6 +19,14 @@ pub(super) struct Deks {
 }
 
 impl Deks {
+    /// The one DEK of a new keyspace.
+    pub(super) fn of_new(generation: u32, dek: NewDek) -> Self {
+        Self {
+            sent_at_us: dek.sent_at_us,
+            deks: vec![(generation, dek.dek)],
+        }
+    }
+
     /// Generation and secret of each, by rising generation.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &SecretKey)> {
         self.deks

@@ -24,8 +24,7 @@ pub struct ReplyTo {
     pub token: u64,
 }
 
-/// From a shard.
-#[derive(Debug)]
+/// From a shard. It has no `Debug`, since it can hold a secret.
 pub enum ControlRequest {
     /// The DEKs of a keyspace; answered by [`ControlEvent::Lease`] to every shard.
     Unwrap {
@@ -41,8 +40,7 @@ pub enum ControlRequest {
     },
 }
 
-/// An administrator's request.
-#[derive(Debug)]
+/// An administrator's request. It has no `Debug`, since it can hold a secret.
 pub enum Command {
     /// Make a keyspace.
     Create {
@@ -157,8 +155,7 @@ impl std::fmt::Debug for DekBytes {
     }
 }
 
-/// To a shard.
-#[derive(Debug)]
+/// To a shard. It has no `Debug`, since it can hold a secret.
 pub enum ControlEvent {
     /// A keyspace is new or has changed.
     Keyspace {

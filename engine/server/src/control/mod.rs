@@ -30,6 +30,7 @@ use crate::metrics::exporter;
 use crate::metrics::snapshot::Snapshot;
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
 use kms::{Kms, KmsSet, refusal};
+use lease::Deks;
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
 use rotation::Progress;
 use unlock::{Given, Unlock};
@@ -196,6 +197,9 @@ impl<K: Kms + 'static> Control<K> {
         changed.create(name, &lines, kms_name, &dek.record)?;
         self.commit(changed)?;
         self.publish(id).await?;
+        // It was proven by an unwrap: the first use need not wait for another.
+        let deks = Deks::of_new(FIRST_GENERATION, dek);
+        self.tell_lease(id, &Ok(deks)).await;
         tracing::info!(keyspace = name, id, kms = kms_name, "keyspace created");
         let mut payload = Vec::new();
         encode_keyspace_id(id, &mut payload);

@@ -11,4 +11,5 @@ mod life;
 mod memory;
 mod model;
 mod operations;
+mod outages;
 mod unlocks;

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use crate::common::Server;
+use crate::outages::stand;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status, Usage};
 use keyway_protocol::{Hello, Material, NewKey, Octets, Request, RequestFrame};
@@ -227,6 +228,39 @@ fn a_locked_keyspace_is_gone() {
         client.lock(&"locked".parse().unwrap()).unwrap();
         assert_gone(&server, &known, Instant::now(), "lock");
     }
+}
+
+/// A real OpenBao no longer lets us use the transit key: within a lease nothing of the keyspace is left, and another
+/// KMS's keyspace is as it was.
+#[test]
+fn a_keyspace_that_its_kms_refuses_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((bao, setup)) = stand(dir.path()) else {
+        return;
+    };
+    let server = setup.start();
+    let client = server.client();
+    let settings = [("kms", "bao"), ("dek_lease_ms", "2000")];
+    client
+        .keyspace_create(&"refused".parse().unwrap(), &settings)
+        .unwrap();
+    let (known, others) = (keys("refused"), keys("prod"));
+    for known in known.iter().chain(&others) {
+        known.import(&client);
+    }
+    if !is_found_while_live(&server, &client, &known) {
+        return;
+    }
+    bao.remove_policy("keyway");
+    let removed = Instant::now();
+    let message = Input::Message(b"message");
+    while client.sign(&known[0].key, Scheme::Default, message).is_ok() {
+        assert!(removed.elapsed() < Duration::from_secs(60), "it is served");
+    }
+    let refused = client.sign(&known[0].key, Scheme::Default, message);
+    assert_eq!(refused.unwrap_err().status(), Some(Status::NeedsUnlock));
+    assert_gone(&server, &known, Instant::now(), "the KMS's refusal");
+    assert!(is_found_while_live(&server, &client, &others));
 }
 
 #[test]

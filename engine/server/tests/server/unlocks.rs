@@ -1,6 +1,8 @@
 //! Unlocks after a restart: with a passphrase, and with three of five shares. Wrong secrets are refused with their
 //! reason, and counted.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
