@@ -13,7 +13,9 @@ const SIZE_PX: (u32, u32) = (960, 480);
 /// The y axis goes on to this multiple of the highest point, so that the legend covers no line.
 const LEGEND_ROOM: f64 = 6.0;
 /// The same of a linear axis.
-const LINEAR_LEGEND_ROOM: f64 = 1.4;
+const LINEAR_LEGEND_ROOM: f64 = 1.6;
+/// The names of marks stand at this multiple, below the legend and above the lines.
+const MARK_NAME_AT: f64 = 1.08;
 
 /// A line of a plot.
 #[derive(Clone, Debug)]
@@ -99,7 +101,11 @@ fn render_linear(path: &Path, plot: Plot, marks: &[Mark], series: &[Series]) -> 
     for mark in marks {
         let line = [(mark.x, 0.0), (mark.x, y_end)];
         chart.draw_series(LineSeries::new(line, BLACK.mix(0.2)))?;
-        let text = Text::new(mark.name.clone(), (mark.x, y_end), ("sans-serif", 12));
+        let text = Text::new(
+            mark.name.clone(),
+            (mark.x, y_max * MARK_NAME_AT),
+            ("sans-serif", 12),
+        );
         chart.draw_series([text])?;
     }
     let lines = series

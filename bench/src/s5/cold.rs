@@ -58,7 +58,7 @@ pub struct Storm {
     pub keys: usize,
     pub requests: u64,
     pub connections: usize,
-    /// Has to be one.
+    /// Has to be one that gives a DEK.
     pub unwraps: Vec<Unwrap>,
     pub unanswered: u64,
     pub answers: Counts,

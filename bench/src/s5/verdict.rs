@@ -1,6 +1,6 @@
 //! What S5 has to show.
 
-use super::cold::{Cold, Storm};
+use super::cold::{Cold, Storm, Unwrap};
 use super::figures::{RECOVERED_SHARE, TimelineFigures};
 use super::plan::{BASELINE, DENIED, LONG, OUTAGE, SHORT, SLOW, UNLOCKED};
 use crate::check::Check;
@@ -124,8 +124,18 @@ fn of_cold(cold: &Cold) -> Vec<Check> {
 }
 
 fn of_storm(storm: &Storm) -> Vec<Check> {
+    let gave = |unwrap: &&Unwrap| unwrap.status == Some(200);
+    let given = storm.unwraps.iter().filter(gave).count();
+    // Once after its start the provider asks for a DEK without its context, and wants a refusal.
+    let refused = storm.unwraps.len() - given;
     vec![
-        Check::exactly("storm, unwraps", storm.unwraps.len() as u64, 1),
+        Check::exactly("storm, unwraps", given as u64, 1),
+        Check::at_most(
+            "storm, questions for the DEK without its context",
+            refused as f64,
+            1.0,
+            "",
+        ),
         Check::exactly("storm, unanswered", storm.unanswered, 0),
         Check::exactly(
             "storm, keys served afterwards",
