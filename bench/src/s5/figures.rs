@@ -177,3 +177,94 @@ fn recovered(seconds: &[[Counts; GROUPS]], phase: &Phase) -> Option<u64> {
         .collect();
     answers::recovered_after(&short, RECOVERED_SHARE)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use keyway_protocol::Status;
+    use keyway_testkit::fault_proxy::{Call, Fault};
+
+    use super::super::plan::Plan;
+    use super::*;
+
+    const UNIT: Duration = Duration::from_secs(30);
+    const STEP_MS: u64 = 100;
+    /// Seconds in which somebody got the DEK. The lease of `short` lasts 20 s.
+    const GRANTS_S: [u64; 14] = [
+        0, 8, 77, 87, 97, 107, 117, 127, 137, 178, 188, 198, 208, 245,
+    ];
+
+    /// What a server does that is as it should be. Each keyspace has an answer every 100 ms.
+    pub fn good() -> Timeline {
+        let plan = Plan::new(UNIT);
+        let start = Instant::now();
+        let calls = GRANTS_S.map(|at_s| Call {
+            at: start + Duration::from_secs(at_s),
+            ended: Some(start + Duration::from_secs(at_s)),
+            path: "/v1/transit/decrypt/k".into(),
+            fault: Fault::Pass,
+            status: Some(200),
+        });
+        let denied = plan.phase(DENIED);
+        let mut answers = Vec::new();
+        for ms in (1..=plan.length().as_millis() as u64 - STEP_MS).step_by(STEP_MS as usize) {
+            let since = Duration::from_millis(ms);
+            let is_granted = GRANTS_S
+                .iter()
+                .any(|&at_s| (at_s..at_s + 20).contains(&since.as_secs()));
+            let is_denied = since >= denied.start && since < denied.end;
+            for group in 0..GROUPS {
+                let refused = group == SHORT && (!is_granted || is_denied);
+                answers.push(Seen {
+                    group,
+                    due: start + since,
+                    at: start + since,
+                    status: if refused {
+                        Status::NeedsUnlock
+                    } else {
+                        Status::Ok
+                    },
+                    is_stale: false,
+                });
+            }
+        }
+        Timeline {
+            plan,
+            start,
+            answers,
+            unanswered: 0,
+            calls: calls.into(),
+            resident_when_denied: 0,
+        }
+    }
+
+    #[test]
+    fn a_good_time_line_has_these_figures() {
+        let figures = TimelineFigures::of(&good());
+        assert_eq!(figures.lease_end_s, Some(28.0), "8 s and a lease of 20 s");
+        assert_eq!((figures.refused_under_lease, figures.past_lease), (0, 0));
+        assert_eq!(figures.recovered_after_outage_s, Some(2));
+        assert_eq!(figures.recovered_after_throttling_s, Some(3));
+        assert_eq!(figures.recovered_after_unlock_s, Some(0));
+        assert_eq!((figures.denied.needs_unlock, figures.denied.ok), (150, 0));
+        assert_eq!(figures.phase(OUTAGE).answers[LONG].ok, 600);
+        assert_eq!(figures.phase(OUTAGE).answers[SHORT].ok, 130);
+        assert_eq!(figures.phase(AFTER_OUTAGE).kms_calls, 4);
+        assert_eq!(figures.request_seconds.len(), 260);
+    }
+
+    #[test]
+    fn results_past_a_lease_and_refusals_under_it_are_counted() {
+        let mut timeline = good();
+        let set = |timeline: &mut Timeline, at_s: u64, status: Status| {
+            let due = timeline.start + Duration::from_secs(at_s);
+            let mut answers = timeline.answers.iter_mut();
+            let found = answers.find(|seen| seen.group == SHORT && seen.due > due);
+            found.unwrap().status = status;
+        };
+        set(&mut timeline, 28, Status::Ok);
+        set(&mut timeline, 70, Status::Ok);
+        set(&mut timeline, 20, Status::Unavailable);
+        let figures = TimelineFigures::of(&timeline);
+        assert_eq!((figures.refused_under_lease, figures.past_lease), (1, 2));
+    }
+}

@@ -144,3 +144,140 @@ fn of_storm(storm: &Storm) -> Vec<Check> {
         ),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keyway_protocol::Status;
+
+    use super::super::answers::Counts;
+    use super::super::figures::tests::good;
+    use super::super::kms::BUDGET;
+    use super::super::plan::OTHER;
+    use super::super::timeline::Timeline;
+    use super::*;
+
+    type Spoil<'a> = &'a dyn Fn(&mut Timeline);
+
+    fn cold() -> Cold {
+        Cold {
+            keyspaces: 3,
+            rate_per_s: 1.0,
+            budget: BUDGET,
+            kms_calls: 4,
+            unwraps_ok: 3,
+            kms_rate_max: 158,
+            kms_concurrency_max: 8,
+            unanswered: 0,
+            answers: Counts::default(),
+            all_served_after_s: Some(1),
+            request_seconds: vec![Counts::default(); 2],
+            kms_seconds: Vec::new(),
+        }
+    }
+
+    fn storm() -> Storm {
+        let unwrap = |status| Unwrap {
+            at_ms: 1.0,
+            took_ms: Some(1.0),
+            status: Some(status),
+        };
+        Storm {
+            keys: 2,
+            requests: 9,
+            connections: 1,
+            unwraps: vec![unwrap(400), unwrap(200)],
+            unanswered: 0,
+            answers: Counts::default(),
+            keys_ok_afterwards: 2,
+        }
+    }
+
+    fn failed(checks: &[Check]) -> Vec<&str> {
+        let failed = checks.iter().filter(|check| !check.pass);
+        failed.map(|check| check.name.as_str()).collect()
+    }
+
+    /// The checks that fail once `spoil` has been at a good time line.
+    fn failed_after(spoil: impl Fn(&mut Timeline)) -> Vec<String> {
+        let mut timeline = good();
+        spoil(&mut timeline);
+        let checks = of_timeline(&TimelineFigures::of(&timeline));
+        failed(&checks).into_iter().map(str::to_owned).collect()
+    }
+
+    /// Answers of a keyspace in these seconds become others.
+    fn answered(timeline: &mut Timeline, group: usize, from_s: u64, to_s: u64, status: Status) {
+        let start = timeline.start;
+        let seconds = Duration::from_secs(from_s)..Duration::from_secs(to_s);
+        for seen in &mut timeline.answers {
+            if seen.group == group && seconds.contains(&(seen.due - start)) {
+                seen.status = status;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_passes() {
+        let figures = TimelineFigures::of(&good());
+        let checks = checks(&figures, &cold(), &storm());
+        assert_eq!(failed(&checks), [""; 0]);
+    }
+
+    #[test]
+    fn each_promise_is_checked() {
+        let table: [(&str, Spoil); 9] = [
+            ("long, not OK before the denial", &|timeline| {
+                answered(timeline, LONG, 50, 51, Status::Unavailable);
+            }),
+            ("other, not OK at any time", &|timeline| {
+                answered(timeline, OTHER, 230, 231, Status::NeedsUnlock);
+            }),
+            ("short, not OK with a good or a slow KMS", &|timeline| {
+                answered(timeline, SHORT, 130, 131, Status::Retry);
+            }),
+            (
+                "short, refused in the outage under its lease",
+                &|timeline| {
+                    answered(timeline, SHORT, 20, 21, Status::NeedsUnlock);
+                },
+            ),
+            ("results past a lease", &|timeline| {
+                answered(timeline, SHORT, 60, 61, Status::Ok);
+            }),
+            ("short, 95 % goodput again after the outage", &|timeline| {
+                answered(timeline, SHORT, 114, 115, Status::Unavailable);
+            }),
+            ("short, any other answer when denied", &|timeline| {
+                answered(timeline, SHORT, 240, 241, Status::Unavailable);
+            }),
+            ("short, unlocked keys when denied", &|timeline| {
+                timeline.resident_when_denied = 1;
+            }),
+            ("time line, KMS calls in any second", &|timeline| {
+                let calls = timeline.calls.iter().cycle().take(14 * 51);
+                timeline.calls = calls.cloned().collect();
+                timeline.calls.sort_by_key(|call| call.at);
+            }),
+        ];
+        for (name, spoil) in table {
+            assert_eq!(failed_after(spoil), [name]);
+        }
+    }
+
+    #[test]
+    fn budgets_and_counts_are_exact() {
+        let mut cold = cold();
+        cold.unwraps_ok = 4;
+        cold.kms_rate_max = 159;
+        cold.kms_concurrency_max = 9;
+        cold.all_served_after_s = None;
+        assert_eq!(failed(&of_cold(&cold)).len(), 4);
+        let mut storm = storm();
+        storm.unwraps.push(storm.unwraps[1]);
+        assert_eq!(failed(&of_storm(&storm)), ["storm, unwraps"]);
+        storm.unwraps.truncate(1);
+        assert_eq!(failed(&of_storm(&storm)), ["storm, unwraps"]);
+    }
+}
