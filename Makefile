@@ -12,6 +12,9 @@ DATA ?= ./data
 N ?= 100
 TIME_S ?= 60
 
+# Four times what the tests take on two cores: a test that hangs is named, and holds nobody up for longer.
+TESTS_TIME_LIMIT ?= 40m
+
 # CI builds from the committed Cargo.lock or not at all.
 LOCKED := $(if $(CI),--locked)
 
@@ -30,7 +33,9 @@ run: deps-build ## Start keywayd --dev on ./data (DATA=dir elsewhere), in the fo
 
 .PHONY: test
 test: deps-test ## Run all tests, after installing what they need
-	cargo test $(LOCKED) --workspace
+	cargo test $(LOCKED) --workspace --no-run
+	timeout --foreground $(TESTS_TIME_LIMIT) cargo test $(LOCKED) --workspace || { status=$$?; [ $$status != 124 ] || \
+	  echo "a test hangs: the last one above that 'has been running for over 60 seconds' and never ended"; exit $$status; }
 
 .PHONY: ci
 ci: deps fmt-check check-imports check-docs check-bugs lint deny test sim-bugs-some ## Everything that CI checks

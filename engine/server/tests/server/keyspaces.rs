@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::{Server, Setup, ask};
+use crate::common::{Server, Setup, ask, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Custody, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
@@ -368,9 +368,17 @@ fn an_unprotected_kek_is_for_development_only() {
     // It says so at every start.
     std::fs::write(dir.path().join("data.log"), "").unwrap();
     assert!(Setup::new(&data).start().log().contains("UNPROTECTED"));
-    // Without a KEK and without a passphrase there is nothing to start with.
-    let text = Setup::new(&dir.path().join("new")).production().refused();
-    assert!(text.contains("--passphrase-file"), "{text}");
+}
+
+#[test]
+fn without_a_kek_and_a_passphrase_the_server_starts_and_says_what_it_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Setup::new(&dir.path().join("data")).production().start();
+    assert!(server.log().contains("keyway kms init"), "{}", server.log());
+    let name = "shop".parse().unwrap();
+    let refused = server.unix_client().keyspace_create(&name, &[]);
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("keyway kms init"), "{text}");
 }
 
 #[test]
@@ -396,9 +404,7 @@ fn a_directory_or_port_in_use_is_refused_by_name() {
                 "--listen"
             };
             command.args([flag, address.as_str(), free, "127.0.0.1:0"]);
-            let output = command.output().unwrap();
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!output.status.success(), "started on {address}");
+            let text = refused(command);
             assert!(text.contains(&address) && text.contains(flag), "{text}");
         }
     }
@@ -413,13 +419,10 @@ fn a_directory_or_port_in_use_is_refused_by_name() {
 fn a_listener_beyond_loopback_needs_its_flag() {
     let dir = tempfile::tempdir().unwrap();
     for flag in ["--listen", "--metrics"] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_keywayd"))
-            .args(["--dev", flag, "0.0.0.0:0", "--data"])
-            .arg(dir.path().join("data"))
-            .output()
-            .unwrap();
-        assert!(!output.status.success());
-        let text = String::from_utf8_lossy(&output.stderr);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keywayd"));
+        command.args(["--dev", flag, "0.0.0.0:0", "--data"]);
+        command.arg(dir.path().join("data"));
+        let text = refused(command);
         assert!(
             text.contains("--listen-beyond-loopback-without-tls"),
             "{text}"

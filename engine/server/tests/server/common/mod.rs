@@ -138,13 +138,31 @@ impl Setup {
 
     /// Starts it, expects that it refuses, and returns what it says.
     pub fn refused(&self) -> String {
-        let output = self.command().output().expect("keywayd was built");
-        assert!(
-            !output.status.success(),
-            "keywayd started although it should refuse"
-        );
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        refused(self.command())
     }
+}
+
+/// Runs a command that should refuse to start, and returns what it says. One that starts after all fails the test
+/// instead of holding it up for ever.
+pub fn refused(mut command: Command) -> String {
+    let child = command.stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("keywayd was built");
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("it was ours") {
+            break Some(status);
+        }
+        if began.elapsed() > READY_WITHIN {
+            child.kill().expect("it was ours");
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let output = child.wait_with_output().expect("it was ours");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let refused = status.is_some_and(|status| !status.success());
+    assert!(refused, "keywayd started although it should refuse: {text}");
+    text
 }
 
 impl Server {
@@ -346,9 +364,12 @@ impl Random {
 pub fn past_the_start<T>(
     mut call: impl FnMut() -> Result<T, keyway_client::Error>,
 ) -> Result<T, keyway_client::Error> {
+    let began = Instant::now();
     loop {
         match call() {
-            Err(error) if error.status() == Some(Status::NeedsUnlock) => {}
+            Err(error)
+                if error.status() == Some(Status::NeedsUnlock)
+                    && began.elapsed() < READY_WITHIN => {}
             answer => return answer,
         }
     }
