@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use crate::authorise::Owner;
 use crate::config::Config;
 use crate::control::catalogue::{self, Catalogue, FIRST_GENERATION};
-use crate::control::messages::{ControlRequest, EVENTS_MAX, KeyspaceConfig, REQUESTS_MAX};
+use crate::control::hot_keys::{self, HotKeys};
+use crate::control::messages::{ControlRequest, EVENTS_MAX, HotKey, KeyspaceConfig, REQUESTS_MAX};
 use crate::control::{self, Control};
 use crate::lifeline::Lifeline;
 use crate::metrics::exporter;
@@ -50,7 +51,8 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         keyspaces
             .create(DEV_KEYSPACE, "", kms.default_name(), &dek.record)
             .map_err(|error| error.to_string())?;
-        save(&data, keyspaces.text().as_bytes()).map_err(|error| error.to_string())?;
+        save(&data, catalogue::FILE, keyspaces.text().as_bytes())
+            .map_err(|error| error.to_string())?;
     }
     for (_, keyspace) in keyspaces.iter() {
         kms.get(&keyspace.kms).map_err(|error| {
@@ -61,6 +63,10 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         .iter()
         .map(|(id, keyspace)| control::config_of(id, keyspace).map_err(|e| e.to_string()))
         .collect::<Result<_, _>>()?;
+
+    let router =
+        Router::new(manifest.routing_seed, config.shards).map_err(|error| error.to_string())?;
+    let hot_keys = hot_keys::route(read_hot_keys(&data), &router);
 
     let (to_exporter, exporter_inbox) = mpsc::channel(exporter::INBOX_MAX);
     let metrics =
@@ -93,6 +99,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
             },
             seat,
             keyspaces: configs.clone(),
+            hot_keys: hot_keys[usize::from(index)].clone(),
             control: to_control.clone(),
             events,
             exporter: to_exporter.clone(),
@@ -120,10 +127,13 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     let saved_dir = data.path().to_owned();
     let data = Arc::new(data);
     let control_data = Arc::clone(&data);
+    let hot_data = Arc::clone(&data);
+    let save_hot = move |bytes: &[u8]| save(&hot_data, hot_keys::FILE, bytes);
     let control = Control::new(
         kms,
         keyspaces,
-        Box::new(move |bytes| save(&control_data, bytes)),
+        Box::new(move |bytes| save(&control_data, catalogue::FILE, bytes)),
+        HotKeys::new(hot_keys, Arc::new(save_hot)),
         to_shards,
         to_exporter,
     );
@@ -187,9 +197,24 @@ fn read_catalogue(data: &DataDir) -> Result<Catalogue, String> {
     }
 }
 
-fn save(data: &DataDir, bytes: &[u8]) -> std::io::Result<()> {
-    data.write_file(catalogue::FILE, bytes)
-        .map_err(std::io::Error::other)
+/// The keys that were hot in the last run. A file that cannot be read makes the start a colder one, no more.
+fn read_hot_keys(data: &DataDir) -> Vec<HotKey> {
+    let text = match std::fs::read_to_string(data.path().join(hot_keys::FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::warn!(%error, "{} cannot be read: a cold start", hot_keys::FILE);
+            return Vec::new();
+        }
+    };
+    hot_keys::parse(&text).unwrap_or_else(|error| {
+        tracing::warn!(%error, "a cold start");
+        Vec::new()
+    })
+}
+
+fn save(data: &DataDir, file: &str, bytes: &[u8]) -> std::io::Result<()> {
+    data.write_file(file, bytes).map_err(std::io::Error::other)
 }
 
 fn random_seed() -> Result<u64, String> {

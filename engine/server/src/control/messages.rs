@@ -24,12 +24,28 @@ pub struct ReplyTo {
     pub token: u64,
 }
 
+/// A key that is hot: its name, never a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HotKey {
+    /// Its keyspace.
+    pub keyspace: u32,
+    /// Its id.
+    pub key_id: Box<[u8]>,
+}
+
 /// From a shard. It has no `Debug`, since it can hold a secret.
 pub enum ControlRequest {
     /// The DEKs of a keyspace; answered by [`ControlEvent::Lease`] to every shard.
     Unwrap {
         /// Which keyspace.
         keyspace: u32,
+    },
+    /// A shard's hottest keys, hottest first, for the next start; not answered.
+    Hottest {
+        /// Which shard.
+        shard: u16,
+        /// Its keys.
+        keys: Vec<HotKey>,
     },
     /// An administrator's request; answered by [`ControlEvent::Answer`].
     Admin {

@@ -8,6 +8,7 @@
 //! A change is written to disk, then acted on by every shard, and only then acknowledged.
 
 pub mod catalogue;
+pub mod hot_keys;
 pub mod kms;
 mod lease;
 pub mod messages;
@@ -29,6 +30,7 @@ use zeroize::Zeroizing;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::Snapshot;
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
+use hot_keys::HotKeys;
 use kms::{Kms, KmsSet, refusal};
 use lease::Deks;
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
@@ -54,6 +56,7 @@ pub struct Control<K = Service> {
     kms: KmsSet<K>,
     catalogue: RefCell<Catalogue>,
     save: Save,
+    hot_keys: HotKeys,
     shards: Vec<mpsc::Sender<ControlEvent>>,
     exporter: mpsc::Sender<exporter::Message>,
     unlocks: RefCell<HashMap<u32, Unlock>>,
@@ -75,6 +78,7 @@ impl<K: Kms + 'static> Control<K> {
         kms: KmsSet<K>,
         catalogue: Catalogue,
         save: Save,
+        hot_keys: HotKeys,
         shards: Vec<mpsc::Sender<ControlEvent>>,
         exporter: mpsc::Sender<exporter::Message>,
     ) -> Self {
@@ -82,6 +86,7 @@ impl<K: Kms + 'static> Control<K> {
             kms,
             catalogue: RefCell::new(catalogue),
             save,
+            hot_keys,
             shards,
             exporter,
             unlocks: RefCell::default(),
@@ -102,6 +107,7 @@ impl<K: Kms + 'static> Control<K> {
     ) {
         let control = Rc::new(self);
         control.resume_resealing();
+        control.ask_for_hot_keyspaces();
         let mut running = control.shards.len();
         while running > 0 {
             // In this order, so that no flood of requests keeps the process from stopping.
@@ -109,19 +115,38 @@ impl<K: Kms + 'static> Control<K> {
                 biased;
                 shard = stopped.recv() => match shard {
                     Some(_) => running -= 1,
-                    None => return,
+                    None => break,
                 },
-                () = second() => control.push_snapshot(),
+                () = second() => {
+                    control.push_snapshot();
+                    control.hot_keys.write_aside();
+                }
                 // Once nobody can ask any more, the shards are still to be counted.
                 Some(request) = requests.recv() => match request {
                     ControlRequest::Unwrap { keyspace } => {
                         tokio::task::spawn_local(Rc::clone(&control).lease(keyspace));
                     }
+                    ControlRequest::Hottest { shard, keys } => control.hot_keys.take(shard, keys),
                     ControlRequest::Admin { reply_to, command } => {
                         tokio::task::spawn_local(Rc::clone(&control).administer(reply_to, command));
                     }
                 },
             }
+        }
+        // Each shard named its hottest keys before it said that it had stopped.
+        while let Ok(request) = requests.try_recv() {
+            if let ControlRequest::Hottest { shard, keys } = request {
+                control.hot_keys.take(shard, keys);
+            }
+        }
+        control.hot_keys.write().await;
+    }
+
+    /// A warm start: keyspaces that had hot keys will be used, so their DEKs are fetched before anybody asks, within
+    /// the budget of their KMS.
+    fn ask_for_hot_keyspaces(self: &Rc<Self>) {
+        for keyspace in self.hot_keys.keyspaces() {
+            tokio::task::spawn_local(Rc::clone(self).lease(keyspace));
         }
     }
 

@@ -222,6 +222,12 @@ const KEYSPACE_SERIES: &[Series<KeyspaceSnapshot>] = &[
         |k| k.prefetch_skipped_total as f64,
     ),
     (
+        "keyway_prefetch_warm_total",
+        "Loads of keys that were hot when the server last ran.",
+        COUNTER,
+        |k| k.prefetch_warm_total as f64,
+    ),
+    (
         "keyway_hits_total",
         "Requests served from an unlocked key at once.",
         COUNTER,
@@ -272,6 +278,12 @@ const KEYSPACE_SERIES: &[Series<KeyspaceSnapshot>] = &[
 ];
 
 const SHARD_SERIES: &[Series<ShardSnapshot>] = &[
+    (
+        "keyway_shard_warm_start_keys_left",
+        "Keys that were hot when the server last ran and whose loading has not begun.",
+        GAUGE,
+        |s| s.warm_start.keys_left as f64,
+    ),
     (
         "keyway_shard_connections",
         "Open connections.",
@@ -391,6 +403,7 @@ fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
     sum.singleflight_wait_timeout_total += other.singleflight_wait_timeout_total;
     sum.prefetch_scan_total += other.prefetch_scan_total;
     sum.prefetch_trigger_total += other.prefetch_trigger_total;
+    sum.prefetch_warm_total += other.prefetch_warm_total;
     sum.prefetch_skipped_total += other.prefetch_skipped_total;
     sum.hits += other.hits;
     sum.misses += other.misses;

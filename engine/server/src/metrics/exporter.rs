@@ -209,7 +209,9 @@ impl Collected {
 
     fn ready(&self) -> (StatusCode, &'static str, String) {
         let serving = self.latest.shards().filter(|shard| shard.serving).count();
-        let ready = serving == usize::from(self.shard_count);
+        let warming = || self.latest.shards().map(|shard| shard.warm_start);
+        let warm = warming().all(|warm_start| warm_start.settled);
+        let ready = serving == usize::from(self.shard_count) && warm;
         let locked: Vec<_> = self
             .latest
             .keyspaces()
@@ -224,6 +226,9 @@ impl Collected {
             "recovered_bytes": self.latest.shards().map(|s| s.recovered_bytes).sum::<u64>(),
             "recovery_total_bytes":
                 self.latest.shards().map(|s| s.recovery_total_bytes).sum::<u64>(),
+            "warm_start_done": warm,
+            "warm_start_keys": warming().map(|warm| warm.keys_total).sum::<u64>(),
+            "warm_start_keys_left": warming().map(|warm| warm.keys_left).sum::<u64>(),
             "locked_keyspaces": locked,
         });
         let status = if ready {

@@ -112,6 +112,8 @@ pub struct KeyspaceSnapshot {
     pub prefetch_scan_total: u64,
     /// `prefetch_trigger_total`.
     pub prefetch_trigger_total: u64,
+    /// Loads of keys that were hot in an earlier run.
+    pub prefetch_warm_total: u64,
     /// `prefetch_skipped_total`.
     pub prefetch_skipped_total: u64,
     /// Requests answered from a live key at once.
@@ -138,6 +140,17 @@ pub struct KeyspaceSnapshot {
     pub requests: RequestCounts,
 }
 
+/// How far a shard is with loading the keys that were hot in the last run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WarmStartSnapshot {
+    /// Whether all is loaded that can be.
+    pub settled: bool,
+    /// Keys that were hot.
+    pub keys_total: u64,
+    /// Of them, keys whose loading has not begun.
+    pub keys_left: u64,
+}
+
 /// One shard.
 #[derive(Clone, Debug, Default)]
 pub struct ShardSnapshot {
@@ -145,6 +158,8 @@ pub struct ShardSnapshot {
     pub shard: u16,
     /// Whether it accepts requests; before that it reads its blob log.
     pub serving: bool,
+    /// How far its warm start is.
+    pub warm_start: WarmStartSnapshot,
     /// Blob log bytes read so far at start.
     pub recovered_bytes: u64,
     /// Blob log bytes to read at start.

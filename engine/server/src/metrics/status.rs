@@ -93,6 +93,7 @@ fn keyspace(keyspace: &KeyspaceSnapshot) -> serde_json::Value {
         "singleflight_wait_timeout_total": keyspace.singleflight_wait_timeout_total,
         "prefetch_scan_total": keyspace.prefetch_scan_total,
         "prefetch_trigger_total": keyspace.prefetch_trigger_total,
+        "prefetch_warm_total": keyspace.prefetch_warm_total,
         "prefetch_skipped_total": keyspace.prefetch_skipped_total,
         "requests": requests(&keyspace.requests),
     })

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use keyway_core::{KeyspaceId, Refusal, UnlockState};
+use keyway_core::{KeyspaceId, LeaseEvent, Refusal, UnlockState};
 use keyway_protocol::{ResponseHead, Status};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
@@ -81,6 +81,8 @@ impl Shard {
                 event,
                 deks,
             } => {
+                let granted = matches!(event, LeaseEvent::Granted { .. });
+                self.warm.borrow_mut().hear_lease(keyspace, granted);
                 let mut core = self.core.borrow_mut();
                 hear_lease(&mut core, &self.rehydrator, now, keyspace, event, deks);
             }

@@ -9,7 +9,9 @@ use keyway_core::{Gauges, Instant, KeyspaceId};
 use super::Shard;
 use crate::metrics::exporter;
 use crate::metrics::latency::Latency;
-use crate::metrics::snapshot::{KeyspaceSnapshot, LockState, ShardSnapshot, Snapshot};
+use crate::metrics::snapshot::{
+    KeyspaceSnapshot, LockState, ShardSnapshot, Snapshot, WarmStartSnapshot,
+};
 
 /// Counters of one shard; plain cells, since only its own thread writes them.
 #[derive(Default)]
@@ -72,6 +74,7 @@ impl Shard {
         ShardSnapshot {
             shard: self.index,
             serving: !self.is_stopping(),
+            warm_start: self.warm_start(),
             recovered_bytes: store.disk_bytes,
             recovery_total_bytes: store.disk_bytes,
             keyspaces: self.keyspace_snapshots(now),
@@ -98,6 +101,15 @@ impl Shard {
         }
     }
 
+    fn warm_start(&self) -> WarmStartSnapshot {
+        let warm = self.warm.borrow();
+        WarmStartSnapshot {
+            settled: warm.is_settled(),
+            keys_total: warm.keys_total(),
+            keys_left: warm.keys_left(),
+        }
+    }
+
     fn keyspace_snapshots(&self, now: Instant) -> Vec<KeyspaceSnapshot> {
         let mut core = self.core.borrow_mut();
         let keyspaces = self.keyspaces.borrow();
@@ -121,6 +133,7 @@ impl Shard {
                 singleflight_wait_timeout_total: counters.singleflight_wait_timeout_total,
                 prefetch_scan_total: counters.prefetch_scan_total,
                 prefetch_trigger_total: counters.prefetch_trigger_total,
+                prefetch_warm_total: counters.prefetch_warm_total,
                 prefetch_skipped_total: counters.prefetch_skipped_total,
                 hits: counters.hits_total,
                 misses: counters.misses_total,

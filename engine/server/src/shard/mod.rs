@@ -24,6 +24,7 @@ mod request;
 mod serve;
 mod slow;
 pub mod waiting;
+mod warm;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -51,6 +52,7 @@ use pump::LoadQueue;
 use request::Waiting;
 use slow::SlowOperation;
 use waiting::WaitingRoom;
+use warm::WarmStart;
 
 /// Requests of one connection under way; past it the connection is not read.
 pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1_024;
@@ -83,6 +85,7 @@ pub struct Shard {
     exporter: mpsc::Sender<exporter::Message>,
     /// Keyspaces that are being wiped, and who is to be told when nothing is left.
     locking: RefCell<Vec<(u32, oneshot::Sender<()>)>>,
+    warm: RefCell<WarmStart>,
     figures: Figures,
     stopping: Cell<bool>,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use keyway_core::Instant;
+use keyway_core::{Instant, SCAN_PERIOD_US};
 use keyway_keys::{Arena, ArenaOptions, ProviderChoice, Vault};
 use keyway_protocol::Router;
 use keyway_store::{BlobLog, LogOptions};
@@ -16,12 +16,13 @@ use tokio::sync::mpsc;
 
 use super::forward::MeshMessage;
 use super::waiting::WaitingRoom;
+use super::warm::WarmStart;
 use super::{Shard, limits};
 use crate::authorise::Owner;
 use crate::clock;
 use crate::config::{Config, CryptoProvider};
 use crate::connection::Connection;
-use crate::control::messages::{ControlEvent, ControlRequest, KeyspaceConfig};
+use crate::control::messages::{ControlEvent, ControlRequest, HotKey, KeyspaceConfig};
 use crate::lifeline::{Lifeline, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
@@ -37,6 +38,9 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// Ticks between two snapshots, and between two looks for stalled connections.
 const TICKS_PER_SECOND: u64 = 1_000;
+
+/// Ticks between two steps of a warm start: core looks at what it was given once in a scan.
+const TICKS_PER_SCAN: u64 = SCAN_PERIOD_US / TICK.as_micros() as u64;
 
 /// Pause between two steps of compaction.
 const COMPACTION_PERIOD: Duration = Duration::from_millis(100);
@@ -69,6 +73,8 @@ pub struct Start {
     pub seat: Seat<MeshMessage>,
     /// Keyspaces at start.
     pub keyspaces: Vec<KeyspaceConfig>,
+    /// The keys of this shard that were hot in the last run, hottest first.
+    pub hot_keys: Vec<HotKey>,
     /// To the control thread.
     pub control: mpsc::Sender<ControlRequest>,
     /// From the control thread.
@@ -134,6 +140,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         mesh,
         control: start.control,
         exporter: start.exporter,
+        warm: RefCell::new(WarmStart::new(clock::now(), start.hot_keys)),
         figures: super::Figures::default(),
         stopping: Cell::new(false),
     });
@@ -148,6 +155,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     }
     tasks::spawn(Rc::clone(&shard).run_slow_lane());
     tasks::spawn(Rc::clone(&shard).compact());
+    tasks::spawn(Rc::clone(&shard).survey_now_and_then());
     shard.listen(start.shared, &config)?;
     lifeline.ready();
     let turn = |turns| shard.tick(turns, &mut events);
@@ -233,6 +241,9 @@ impl Shard {
         self.guarded(|| self.hear_control(&turn, events));
         self.guarded(|| self.core.borrow_mut().handle_tick(turn.now));
         self.guarded(|| self.acknowledge_locks());
+        if ticks.is_multiple_of(TICKS_PER_SCAN) {
+            self.guarded(|| self.warm_up(turn.now));
+        }
         let now = turn.now;
         self.end_turn(turn);
         if ticks.is_multiple_of(TICKS_PER_SECOND) {
@@ -265,6 +276,7 @@ impl Shard {
 
     async fn close(&self) {
         self.stopping.set(true);
+        self.survey_at_once();
         self.connections
             .borrow()
             .values()

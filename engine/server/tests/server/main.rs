@@ -13,3 +13,4 @@ mod model;
 mod operations;
 mod outages;
 mod unlocks;
+mod warm_start;

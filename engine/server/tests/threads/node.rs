@@ -13,6 +13,7 @@ use keyway_kms::{
 use keyway_protocol::Status;
 use keyway_server::control::Control;
 use keyway_server::control::catalogue::Catalogue;
+use keyway_server::control::hot_keys::HotKeys;
 use keyway_server::control::kms::{Kms, KmsSet};
 use keyway_server::control::messages::{Command, ControlEvent, ControlRequest, DekBytes, ReplyTo};
 use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
@@ -313,7 +314,8 @@ impl Node {
             };
             let kms = KmsSet::new([("fake".to_owned(), kms)].into(), "fake".to_owned());
             let save = Box::new(|_: &[u8]| Ok(()));
-            let control = Control::new(kms, catalogue, save, to_shards, to_exporter);
+            let hot_keys = HotKeys::new(Vec::new(), Arc::new(|_| Ok(())));
+            let control = Control::new(kms, catalogue, save, hot_keys, to_shards, to_exporter);
             let run = control.run(requests, shards_stopped, async || {
                 std::future::pending().await
             });
