@@ -240,7 +240,7 @@ fn a_keyspace_that_its_kms_refuses_is_gone() {
     };
     let server = setup.start();
     let client = server.client();
-    let settings = [("kms", "bao"), ("dek_lease_ms", "2000")];
+    let settings = [("kms", "bao"), ("dek_lease_ms", "20000")];
     client
         .keyspace_create(&"refused".parse().unwrap(), &settings)
         .unwrap();
@@ -251,6 +251,10 @@ fn a_keyspace_that_its_kms_refuses_is_gone() {
     if !is_found_while_live(&server, &client, &known) {
         return;
     }
+    let shorter = [("dek_lease_ms", "2000")];
+    client
+        .keyspace_set(&"refused".parse().unwrap(), &shorter)
+        .unwrap();
     bao.remove_policy("keyway");
     let removed = Instant::now();
     let message = Input::Message(b"message");
