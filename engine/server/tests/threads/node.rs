@@ -313,7 +313,7 @@ impl Node {
             };
             let kms = KmsSet::new([("fake".to_owned(), kms)].into(), "fake".to_owned());
             let save = Box::new(|_: &[u8]| Ok(()));
-            let control = Control::new(kms, catalogue, save, to_shards, to_exporter);
+            let control = Control::new(kms, catalogue, save, to_shards, to_exporter, 0);
             let run = control.run(requests, shards_stopped, async || {
                 std::future::pending().await
             });
