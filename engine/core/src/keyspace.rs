@@ -76,13 +76,13 @@ pub(crate) enum Purged {
 }
 
 impl Keyspace {
-    pub(crate) fn new(id: KeyspaceId, settings: Settings, share: u32) -> Self {
+    pub(crate) fn new(id: KeyspaceId, settings: Settings, share: u32, lease: Lease) -> Self {
         Self {
             id,
             terms: Terms::new(&settings),
             settings,
             gate: Gate::Open,
-            lease: Lease::default(),
+            lease,
             unlocks: Unlocks::default(),
             counters: Counters::default(),
             load_us: Ewma::default(),

@@ -44,8 +44,10 @@
 //!
 //! # Choices
 //!
-//! * **Idle keyspaces.** A lease is renewed at half its time, once somebody wanted a key since the
-//!   last grant. If nobody did, the question is put off, and looked at again every sixteenth of
+//! * **Renewals** come at half the time of a lease, less a figure that a process draws once
+//!   ([`Limits::renew_early_ppm`]), so that a fleet that started together drifts apart. It is the
+//!   same for all shards: one answer of the KMS serves them all, so they also ask as one.
+//! * **Idle keyspaces.** A lease is renewed only if somebody wanted a key since the last grant. If nobody did, the question is put off, and looked at again every sixteenth of
 //!   the lease, and more often near its end; the lease then ends, the plaintext is dropped, and the
 //!   next request asks.
 //! * **Jitter** shortens the soft TTL only, by a part drawn at each load.
@@ -96,7 +98,7 @@ pub use event::{Event, InvalidCause};
 pub use grant::Grant;
 pub use hottest::Hottest;
 pub use keyspace::{UnlockState, UnlockStatus};
-pub use limits::{Limits, LimitsError};
+pub use limits::{Limits, LimitsError, RENEW_EARLY_PPM_MAX, renewals_per_lease};
 pub use prefetch::SCAN_PERIOD_US;
 pub use settings::{OnSoftExpiry, Settings, SettingsError};
 pub use shard::{

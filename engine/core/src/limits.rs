@@ -26,6 +26,22 @@ pub struct Limits {
     pub revoked_max: usize,
     /// Time limit of one flight, µs.
     pub flight_time_limit_us: u64,
+    /// By how much of it a DEK is renewed before half of its lease, parts per million: after
+    /// `(1 - renew_early_ppm / 10^6) / 2` of the lease, never later than half. A process draws it
+    /// at its start, the same for all its shards: processes that began together then have different
+    /// periods and drift apart, instead of calling the KMS together for ever.
+    pub renew_early_ppm: u32,
+}
+
+/// The largest [`Limits::renew_early_ppm`]: a renewal at two fifths of the lease, and a quarter
+/// more calls of the KMS.
+pub const RENEW_EARLY_PPM_MAX: u32 = 200_000;
+
+/// How often a lease that is in use is renewed while it lasts, with [`Limits::renew_early_ppm`]:
+/// 2.0 with none, 2.5 with the most.
+#[must_use]
+pub fn renewals_per_lease(renew_early_ppm: u32) -> f64 {
+    2.0 / (1.0 - f64::from(renew_early_ppm) / 1e6)
 }
 
 impl Default for Limits {
@@ -41,6 +57,7 @@ impl Default for Limits {
             negatives_max: 1 << 16,
             revoked_max: 1 << 16,
             flight_time_limit_us: 2_000_000,
+            renew_early_ppm: 0,
         }
     }
 }
@@ -95,6 +112,10 @@ impl Limits {
                 self.flight_time_limit_us <= 600_000_000,
                 "flight_time_limit_us <= 600000000",
             ),
+            (
+                self.renew_early_ppm <= RENEW_EARLY_PPM_MAX,
+                "renew_early_ppm <= 200000",
+            ),
         ];
         match rules.iter().find(|(kept, _)| !kept) {
             Some((_, rule)) => Err(LimitsError { rule }),
@@ -144,6 +165,15 @@ mod tests {
             assert!(shares.is_sorted_by(|one, two| one >= two));
             assert!(shares[0] - shares[shares.len() - 1] <= 1);
         }
+    }
+
+    #[test]
+    fn the_earlier_renewals_come_the_more_of_them_there_are() {
+        let renewals = |early_ppm| (renewals_per_lease(early_ppm) * 1e6).round() as u64;
+        assert_eq!(
+            [0, 100_000, RENEW_EARLY_PPM_MAX].map(renewals),
+            [2_000_000, 2_222_222, 2_500_000]
+        );
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub struct Settings {
     pub soft_ttl_ms: u64,
     /// Age at which a key is no longer used, ms.
     pub hard_ttl_ms: u64,
-    /// How long an unwrap at the KMS allows the use of the DEK, ms. Renewed at half.
+    /// How long an unwrap at the KMS allows the use of the DEK, ms. Renewed at half, or
+    /// a little before: see [`Limits::renew_early_ppm`](crate::Limits::renew_early_ppm).
     pub dek_lease_ms: u64,
     /// How long before its soft expiry a key is refreshed, ms. `None`: a fifth of `soft_ttl_ms`.
     pub refresh_window_ms: Option<u64>,

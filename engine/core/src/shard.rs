@@ -25,7 +25,7 @@ use crate::counters::Totals;
 use crate::entry::{Entry, HOME};
 use crate::event::Event;
 use crate::flight::RefreshGroup;
-use crate::keyspace::Keyspace;
+use crate::keyspace::{Keyspace, Lease};
 use crate::limits::{Limits, LimitsError};
 use crate::list::List;
 use crate::rng::Rng;
@@ -150,8 +150,9 @@ impl<V> Shard<V> {
                     });
                 }
                 let at = self.keyspaces.len() as u32;
+                let lease = Lease::new(self.limits.renew_early_ppm);
                 self.keyspaces
-                    .push(Keyspace::new(keyspace, settings, share));
+                    .push(Keyspace::new(keyspace, settings, share, lease));
                 self.keyspaces_by_id.insert(keyspace, at);
             }
         }

@@ -26,6 +26,11 @@ const DEV_KEYSPACE: &str = "prod";
 /// Where a running server writes its addresses.
 const ENDPOINTS_FILE: &str = "endpoints.json";
 
+/// How early a process may renew leases, at most. Enough that a fleet is spread after some leases,
+/// and a tenth more calls of the KMS on the worst draw.
+const RENEW_EARLY_PPM_DRAWN_MAX: u32 = 100_000;
+const _: () = assert!(RENEW_EARLY_PPM_DRAWN_MAX <= keyway_core::RENEW_EARLY_PPM_MAX);
+
 /// Runs the server in the foreground until SIGTERM or SIGINT.
 ///
 /// Errors: why it did not start, with the remedy.
@@ -82,6 +87,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
     let config = Arc::new(config);
     let mut to_shards = Vec::new();
+    let renew_early_ppm = draw_renew_early_ppm()?;
     for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
         let (to_shard, events) = mpsc::channel(EVENTS_MAX);
         to_shards.push(to_shard);
@@ -90,6 +96,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
             config: Arc::clone(&config),
             routing_seed: manifest.routing_seed,
             core_seed: random_seed()?,
+            renew_early_ppm,
             log: data.log_options(index).map_err(|error| error.to_string())?,
             shared: ports.shared,
             ports: ports.own.clone(),
@@ -136,6 +143,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         HotKeys::new(hot_keys, Arc::new(save_hot)),
         to_shards,
         to_exporter,
+        renew_early_ppm,
     );
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
@@ -219,6 +227,11 @@ fn save(data: &DataDir, file: &str, bytes: &[u8]) -> std::io::Result<()> {
 
 fn random_seed() -> Result<u64, String> {
     getrandom::u64().map_err(|error| format!("no randomness from the system: {error}"))
+}
+
+/// The figure of this process, as in `keyway_core::Limits`, for all its shards.
+fn draw_renew_early_ppm() -> Result<u32, String> {
+    Ok((random_seed()? % (u64::from(RENEW_EARLY_PPM_DRAWN_MAX) + 1)) as u32)
 }
 
 /// Says where it listens: in the log for people, in a file for scripts.

@@ -16,6 +16,8 @@ const UNWRAP_TIME_LIMIT_US: u64 = 120_000_000;
 const RETRY_AFTER_US_MAX: u64 = 60_000_000;
 /// Looks at whether to renew are this part of the lease apart, and nearer its end less.
 const LOOKS_PER_LEASE: u64 = 16;
+/// Parts in a whole that is counted in parts per million.
+const PPM: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
@@ -30,6 +32,8 @@ pub(crate) struct Lease {
     unwrap_us: Ewma,
     /// No renewal before this.
     idle_until: Instant,
+    /// By how much of it a renewal comes before half of the lease.
+    renew_early_ppm: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +65,14 @@ pub(crate) enum Alarm {
 }
 
 impl Lease {
+    /// No lease yet. `renew_early_ppm`: as in [`Limits`](crate::Limits::renew_early_ppm).
+    pub(crate) fn new(renew_early_ppm: u32) -> Self {
+        Self {
+            renew_early_ppm,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn ends_at(&self) -> Instant {
         self.held.map_or(Instant::ZERO, |held| held.ends_at)
     }
@@ -205,7 +217,7 @@ impl Lease {
         if let Some(held) = &mut self.held {
             held.ends_at = held.ends_at.min(held.sent_at.plus_us(lease_us));
             // The next look was planned for the longer lease.
-            self.idle_until = self.idle_until.min(held.half());
+            self.idle_until = self.idle_until.min(held.renew_at(self.renew_early_ppm));
         }
     }
 
@@ -218,7 +230,7 @@ impl Lease {
             return Some(self.backoff.retry_at());
         }
         let held = self.held?;
-        Some(held.half().max(self.idle_until))
+        Some(held.renew_at(self.renew_early_ppm).max(self.idle_until))
     }
 
     /// The timer went off. `wanted`: somebody used the keyspace since the last grant.
@@ -237,7 +249,7 @@ impl Lease {
         match self.held {
             None if wanted => Alarm::Ask,
             None => Alarm::Rest,
-            Some(held) if now < held.half() => Alarm::Rest,
+            Some(held) if now < held.renew_at(self.renew_early_ppm) => Alarm::Rest,
             Some(_) if wanted => Alarm::Ask,
             Some(held) => {
                 self.idle_until = held.next_look(now);
@@ -248,9 +260,11 @@ impl Lease {
 }
 
 impl Held {
-    fn half(&self) -> Instant {
-        self.sent_at
-            .plus_us(self.ends_at.saturating_since(self.sent_at) / 2)
+    /// Half of the lease, less `early_ppm` of that half: never later than half.
+    fn renew_at(&self, early_ppm: u32) -> Instant {
+        let half_us = self.ends_at.saturating_since(self.sent_at) / 2;
+        let early_us = half_us * u64::from(early_ppm) / PPM;
+        self.sent_at.plus_us(half_us - early_us)
     }
 
     /// When to look again at a lease that nobody uses: the nearer its end, the sooner, so that a
@@ -265,6 +279,8 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::RENEW_EARLY_PPM_MAX;
+    use alloc::vec::Vec;
 
     const S: u64 = 1_000_000;
 
@@ -273,7 +289,12 @@ mod tests {
     }
 
     fn held() -> Lease {
-        let mut lease = Lease::default();
+        held_renewed_early(0)
+    }
+
+    /// From 10 s to 110 s.
+    fn held_renewed_early(renew_early_ppm: u32) -> Lease {
+        let mut lease = Lease::new(renew_early_ppm);
         lease.asked(s(10));
         assert!(lease.granted(s(11), s(10), 1, 100 * S));
         lease
@@ -354,6 +375,80 @@ mod tests {
         assert_eq!(lease.ends_at(), s(14));
         assert_eq!(lease.alarm_at(s(11)), Some(s(12)));
         assert_eq!(lease.alarm(s(12), true), Alarm::Ask);
+    }
+
+    #[test]
+    fn a_renewal_comes_earlier_than_half_by_exactly_its_figure() {
+        for (early_ppm, early_us) in [(0, 0), (1, 50), (33_333, 1_666_650), (200_000, 10 * S)] {
+            let mut lease = held_renewed_early(early_ppm);
+            let renew_at = s(60).minus_us(early_us);
+            assert_eq!(lease.ends_at(), s(110), "the end is what it was");
+            assert_eq!(lease.alarm_at(s(11)), Some(renew_at), "{early_ppm} ppm");
+            assert_eq!(lease.alarm(renew_at.minus_us(1), true), Alarm::Rest);
+            assert_eq!(lease.alarm(renew_at, true), Alarm::Ask);
+        }
+    }
+
+    #[test]
+    fn a_renewal_is_never_later_than_half_and_never_within_two_fifths() {
+        for lease_us in [1, 3, 100_001, 100 * S, 31_536_000 * S] {
+            for early_ppm in 0..=RENEW_EARLY_PPM_MAX {
+                let held = Held {
+                    sent_at: s(10),
+                    ends_at: s(10).plus_us(lease_us),
+                    generation: 1,
+                };
+                let after_us = held.renew_at(early_ppm).saturating_since(s(10));
+                assert!(after_us <= lease_us / 2, "{lease_us} us, {early_ppm} ppm");
+                assert!(
+                    after_us >= lease_us / 5 * 2,
+                    "{lease_us} us, {early_ppm} ppm"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_shortened_is_renewed_as_early_for_its_new_time() {
+        let mut lease = held_renewed_early(100_000);
+        lease.shorten(40 * S);
+        assert_eq!(lease.ends_at(), s(50));
+        assert_eq!(lease.alarm_at(s(11)), Some(s(28)));
+        assert_eq!(lease.alarm(s(28).minus_us(1), true), Alarm::Rest);
+        assert_eq!(lease.alarm(s(28), true), Alarm::Ask);
+    }
+
+    /// The look that was planned must not hide the renewal, which comes before half.
+    #[test]
+    fn an_idle_lease_that_is_shortened_is_looked_at_in_time_for_its_early_renewal() {
+        let mut lease = held_renewed_early(200_000);
+        lease.shorten(15 * S);
+        assert_eq!(lease.alarm_at(s(11)), Some(s(16)), "planned for 17.25 s");
+    }
+
+    /// Two processes that began together: each renewal takes them further apart.
+    #[test]
+    fn leases_with_different_figures_drift_apart() {
+        let renewals = |early_ppm| {
+            let mut lease = Lease::new(early_ppm);
+            let mut now = s(10);
+            let mut at = Vec::new();
+            for _ in 0..5 {
+                lease.asked(now);
+                assert!(lease.granted(now, now, 1, 100 * S));
+                now = lease.alarm_at(now).expect("it is to be renewed");
+                assert_eq!(lease.alarm(now, true), Alarm::Ask);
+                at.push(now.saturating_since(s(10)));
+            }
+            at
+        };
+        let (one, other) = (renewals(10_000), renewals(30_000));
+        let apart: Vec<u64> = one
+            .iter()
+            .zip(&other)
+            .map(|(one, other)| one - other)
+            .collect();
+        assert_eq!(apart, [S, 2 * S, 3 * S, 4 * S, 5 * S]);
     }
 
     #[test]

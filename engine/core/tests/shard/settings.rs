@@ -99,6 +99,24 @@ fn a_shorter_lease_shortens_and_a_longer_one_waits_for_the_kms() {
 }
 
 #[test]
+fn leases_of_every_keyspace_are_renewed_as_early_as_the_limits_say() {
+    let limits = Limits {
+        renew_early_ppm: 100_000,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    for _ in 0..2 {
+        rig.grant();
+        rig.unwraps = 0;
+        rig.load("a", 1);
+        rig.jump(44 * S);
+        assert_eq!(rig.unwraps, 0, "45 s are half of the lease less a tenth");
+        rig.jump(S);
+        assert_eq!(rig.unwraps, 1);
+    }
+}
+
+#[test]
 fn a_lease_that_the_change_ends_is_over() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
@@ -161,7 +179,7 @@ fn contradictory_limits_make_no_shard() {
 fn limits_hold_up_to_their_edges_and_no_further() {
     type Change = fn(&mut Limits);
     // Each rule, with limits that just keep it and limits that just break it.
-    let edges: [(&str, Change, Change); 16] = [
+    let edges: [(&str, Change, Change); 17] = [
         (
             "shard_count >= 1",
             |l| l.shard_count = 1,
@@ -241,6 +259,11 @@ fn limits_hold_up_to_their_edges_and_no_further() {
             "flight_time_limit_us <= 600000000",
             |l| l.flight_time_limit_us = 600_000_000,
             |l| l.flight_time_limit_us = 600_000_001,
+        ),
+        (
+            "renew_early_ppm <= 200000",
+            |l| l.renew_early_ppm = 200_000,
+            |l| l.renew_early_ppm = 200_001,
         ),
     ];
     let after = |change: Change| {

@@ -40,9 +40,6 @@ use unlock::{Given, Unlock};
 /// How often the KMS's figures go to the exporter.
 pub const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
 
-/// A lease in use is renewed at half of its time.
-const RENEWALS_PER_LEASE: f64 = 2.0;
-
 const MS_PER_HOUR: f64 = 3_600_000.0;
 
 /// Rows of JSON that one KEYSPACE_LIST answer carries.
@@ -59,6 +56,8 @@ pub struct Control<K = Service> {
     hot_keys: HotKeys,
     shards: Vec<mpsc::Sender<ControlEvent>>,
     exporter: mpsc::Sender<exporter::Message>,
+    /// Of a lease in use, while it lasts.
+    renewals_per_lease: f64,
     unlocks: RefCell<HashMap<u32, Unlock>>,
     next_ticket: RefCell<u64>,
     /// Locks of each keyspace so far, so that an unlock knows whether one came between.
@@ -73,7 +72,8 @@ pub struct Control<K = Service> {
 type Answer = Result<Vec<u8>, (Status, String)>;
 
 impl<K: Kms + 'static> Control<K> {
-    /// Over the KMSes, the keyspaces and the ways to the shards.
+    /// Over the KMSes, the keyspaces and the ways to the shards. `renew_early_ppm`: what the shards'
+    /// cores were given, for the forecast.
     pub fn new(
         kms: KmsSet<K>,
         catalogue: Catalogue,
@@ -81,6 +81,7 @@ impl<K: Kms + 'static> Control<K> {
         hot_keys: HotKeys,
         shards: Vec<mpsc::Sender<ControlEvent>>,
         exporter: mpsc::Sender<exporter::Message>,
+        renew_early_ppm: u32,
     ) -> Self {
         Control {
             kms,
@@ -89,6 +90,7 @@ impl<K: Kms + 'static> Control<K> {
             hot_keys,
             shards,
             exporter,
+            renewals_per_lease: keyway_core::renewals_per_lease(renew_early_ppm),
             unlocks: RefCell::default(),
             next_ticket: RefCell::new(1),
             locks: RefCell::default(),
@@ -369,7 +371,7 @@ impl<K: Kms + 'static> Control<K> {
             if let (Some(kms), Ok(settings), Ok(deks)) =
                 (of_its_kms, keyspace.settings(), keyspace.deks())
             {
-                let calls = RENEWALS_PER_LEASE * deks.len() as f64;
+                let calls = self.renewals_per_lease * deks.len() as f64;
                 let per_hour = calls * MS_PER_HOUR / settings.dek_lease_ms as f64;
                 kms.lease_calls_per_hour.insert(id, per_hour);
             }

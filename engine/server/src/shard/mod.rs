@@ -98,7 +98,13 @@ impl Shard {
 }
 
 /// The core's limits on a shard of this size.
-fn limits(index: u16, count: u16, keys_max: usize, arena_bytes: usize) -> Limits {
+fn limits(
+    index: u16,
+    count: u16,
+    renew_early_ppm: u32,
+    keys_max: usize,
+    arena_bytes: usize,
+) -> Limits {
     Limits {
         shard_index: index,
         shard_count: count,
@@ -108,6 +114,7 @@ fn limits(index: u16, count: u16, keys_max: usize, arena_bytes: usize) -> Limits
         waiters_max: WAITING_MAX,
         negatives_max: (keys_max / 4).max(1),
         revoked_max: (keys_max / 4).max(1),
+        renew_early_ppm,
         ..Limits::default()
     }
 }

@@ -61,6 +61,8 @@ pub struct Start {
     pub routing_seed: [u8; 16],
     /// Seed of the core's randomness.
     pub core_seed: u64,
+    /// How early leases are renewed, the same for all shards: [`keyway_core::Limits`].
+    pub renew_early_ppm: u32,
     /// Where the blob log is.
     pub log: LogOptions,
     /// Address for anyone.
@@ -117,8 +119,9 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     let log = recover(index, start.log, &start.exporter).await?;
     let (mesh, inboxes) = start.seat.connect().await;
     let count = config.shards;
+    let early = start.renew_early_ppm;
     let core = keyway_core::Shard::new(
-        limits(index, count, config.keys_max, config.arena_bytes),
+        limits(index, count, early, config.keys_max, config.arena_bytes),
         start.core_seed,
     )
     .map_err(|error| error.to_string())?;

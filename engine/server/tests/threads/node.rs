@@ -315,7 +315,7 @@ impl Node {
             let kms = KmsSet::new([("fake".to_owned(), kms)].into(), "fake".to_owned());
             let save = Box::new(|_: &[u8]| Ok(()));
             let hot_keys = HotKeys::new(Vec::new(), Arc::new(|_| Ok(())));
-            let control = Control::new(kms, catalogue, save, hot_keys, to_shards, to_exporter);
+            let control = Control::new(kms, catalogue, save, hot_keys, to_shards, to_exporter, 0);
             let run = control.run(requests, shards_stopped, async || {
                 std::future::pending().await
             });

@@ -5,11 +5,15 @@ use crate::dice::Dice;
 use crate::oracle::{Checked, Tally, Terms, ensure};
 use crate::plan::{Mood, Name};
 use crate::store::Blob;
-use keyway_core::{Limits, Shard};
+use keyway_core::{Limits, RENEW_EARLY_PPM_MAX, Shard};
 use keyway_protocol::Router;
 use std::collections::BTreeMap;
 
 const CRASH: u64 = 1;
+const EARLY: u64 = 9;
+/// From this seed on, every second process renews its leases early. The seeds before keep the
+/// histories that they had when all leases were renewed at half.
+const EARLY_FROM_SEED: u64 = 100_000;
 
 impl World<'_> {
     /// The catalogue and the store of a node that has been set up.
@@ -39,10 +43,12 @@ impl World<'_> {
     pub(super) fn boot(&mut self, shards: u16) -> Checked {
         self.router = Router::new([7; 16], shards).expect("a valid shard count");
         self.oracle.terms.clear();
+        let renew_early_ppm = renew_early_ppm(self.plan.seed, self.incarnation);
         for shard in 0..shards {
             let limits = Limits {
                 shard_index: shard,
                 shard_count: shards,
+                renew_early_ppm,
                 ..self.plan.shape.limits
             };
             let seed = self.plan.seed ^ (self.incarnation << 32) ^ u64::from(shard);
@@ -160,5 +166,36 @@ impl World<'_> {
         for site in &mut self.sites {
             site.stalled_until = 0;
         }
+    }
+}
+
+/// Drawn at the start of a process, for all its shards.
+fn renew_early_ppm(seed: u64, incarnation: u64) -> u32 {
+    let mut dice = Dice::of(seed, EARLY, incarnation, 0);
+    if seed < EARLY_FROM_SEED || dice.one_in(2) {
+        return 0;
+    }
+    dice.range(1, u64::from(RENEW_EARLY_PPM_MAX)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewals_come_early_in_newer_histories_only_and_there_in_half_of_the_processes() {
+        assert!((0..EARLY_FROM_SEED).all(|seed| renew_early_ppm(seed, seed % 3) == 0));
+        let newer = (EARLY_FROM_SEED..).take(1_000);
+        let drawn: Vec<u32> = newer.map(|seed| renew_early_ppm(seed, seed % 3)).collect();
+        assert!(drawn.iter().all(|ppm| *ppm <= RENEW_EARLY_PPM_MAX));
+        let early = drawn.iter().filter(|ppm| **ppm != 0).count();
+        assert!((400..600).contains(&early), "{early} of 1000 renew early");
+        assert!(drawn.iter().any(|ppm| *ppm > RENEW_EARLY_PPM_MAX / 10 * 9));
+    }
+
+    #[test]
+    fn a_process_draws_anew_when_it_starts_again() {
+        let drawn = [0, 1, 2, 3, 4, 5].map(|incarnation| renew_early_ppm(1_000_000, incarnation));
+        assert!(drawn.iter().any(|ppm| *ppm != drawn[0]), "{drawn:?}");
     }
 }
