@@ -17,6 +17,10 @@ const LINEAR_LEGEND_ROOM: f64 = 1.6;
 /// The names of marks stand at this multiple, below the legend and above the lines.
 const MARK_NAME_AT: f64 = 1.08;
 
+/// Width of the thinnest line, in pixels, and of the widest.
+const LINE_WIDTH: usize = 2;
+const LINE_WIDTH_MAX: usize = 7;
+
 /// A line of a plot.
 #[derive(Clone, Debug)]
 pub struct Series {
@@ -146,8 +150,11 @@ where
         .y_label_formatter(&|y| significant(*y))
         .draw()
         .context(|| "axes".into())?;
+    let count = lines.len();
     for (index, (name, points)) in lines.into_iter().enumerate() {
-        let style = Palette99::pick(index).stroke_width(2);
+        // Those drawn first are wider: where lines coincide, each shows its rim.
+        let wider = (count - 1 - index).min(LINE_WIDTH_MAX - LINE_WIDTH) as u32;
+        let style = Palette99::pick(index).stroke_width(LINE_WIDTH as u32 + wider);
         chart
             .draw_series(LineSeries::new(points, style))
             .context(|| name.into())?
