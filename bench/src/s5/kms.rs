@@ -1,4 +1,4 @@
-//! The real KMS of the scenario: an OpenBao with a proxy in front that makes it fail.
+//! The real KMSes of the scenario: an OpenBao with a proxy in front that makes it fail, and one without.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,8 +14,8 @@ use crate::error::{Context, Result};
 
 /// Name of the KMS that is reached through the proxy.
 pub const FAULTY: &str = "bao";
-/// Name of the same OpenBao, reached directly.
-pub const DIRECT: &str = "direct";
+/// Name of the KMS that never fails.
+pub const SOUND: &str = "sound";
 
 const KEY: &str = "keyway";
 const POLICY: &str = "keyway";
@@ -45,18 +45,62 @@ pub const GENEROUS: Budget = Budget {
     concurrency_max: 64,
 };
 
-/// A running OpenBao with its proxy.
+/// Two running OpenBaos: one behind a proxy, which fails, and one that does not.
 pub struct Kms {
-    bao: OpenBao,
+    failing: Transit,
+    sound: Transit,
     proxy: FaultProxy,
-    token_file: PathBuf,
 }
 
 impl Kms {
-    /// Starts both, with a derived transit key and a token that may use it and nothing else.
+    /// Starts all three.
     pub fn start() -> Result<Self> {
-        let bao = OpenBao::start_or_skip(Mode::InMemory)
-            .ok_or("OpenBao is not installed; run `make deps`")?;
+        let failing = Transit::start(Mode::Durable)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, failing.bao.port()));
+        Ok(Self {
+            failing,
+            sound: Transit::start(Mode::InMemory)?,
+            proxy: FaultProxy::start(address),
+        })
+    }
+
+    /// What stands between the server and the OpenBao that fails.
+    pub fn proxy(&self) -> &FaultProxy {
+        &self.proxy
+    }
+
+    /// Kills the OpenBao behind the proxy, as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.failing.bao.kill();
+    }
+
+    /// Starts it again with its data, and unseals it.
+    pub fn restart(&mut self) {
+        self.failing.bao.restart();
+    }
+
+    /// A server's configuration: the KMS through the proxy, the sound one, and a local one for the
+    /// keyspace that a development server makes by itself.
+    pub fn config(&self, budget: Budget) -> String {
+        let through_proxy = format!("http://{}", self.proxy.address());
+        format!(
+            "default_kms = \"local\"\n[kms.local]\nprovider = \"local\"\n{}{}",
+            self.failing.table(FAULTY, &through_proxy, budget),
+            self.sound.table(SOUND, &self.sound.bao.url(), budget)
+        )
+    }
+}
+
+/// An OpenBao with a derived transit key and a token that may use it and nothing else.
+struct Transit {
+    bao: OpenBao,
+    token_file: PathBuf,
+}
+
+impl Transit {
+    fn start(mode: Mode) -> Result<Self> {
+        let bao =
+            OpenBao::start_or_skip(mode).ok_or("OpenBao is not installed; run `make deps`")?;
         bao.enable_transit("transit");
         bao.create_key(KEY, true);
         bao.write_key_policy(POLICY, "transit", KEY);
@@ -69,28 +113,7 @@ impl Kms {
             .open(&token_file)
             .and_then(|mut file| file.write_all(token.as_bytes()))
             .context(|| format!("write {}", token_file.display()))?;
-        let proxy = FaultProxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, bao.port())));
-        Ok(Self {
-            bao,
-            proxy,
-            token_file,
-        })
-    }
-
-    /// What stands between the server and OpenBao.
-    pub fn proxy(&self) -> &FaultProxy {
-        &self.proxy
-    }
-
-    /// A server's configuration: the KMS through the proxy, the same one directly, and a local one
-    /// for the keyspace that a development server makes by itself.
-    pub fn config(&self, budget: Budget) -> String {
-        let through_proxy = format!("http://{}", self.proxy.address());
-        format!(
-            "default_kms = \"local\"\n[kms.local]\nprovider = \"local\"\n{}{}",
-            self.table(FAULTY, &through_proxy, budget),
-            self.table(DIRECT, &self.bao.url(), budget)
-        )
+        Ok(Self { bao, token_file })
     }
 
     fn table(&self, name: &str, address: &str, budget: Budget) -> String {

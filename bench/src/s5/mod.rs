@@ -50,8 +50,8 @@ struct Report {
 /// Runs the scenario and says whether it passed.
 pub fn run(setup: &Setup) -> Result<bool> {
     let provenance = Provenance::collect();
-    let kms = Kms::start()?;
-    let timeline = TimelineFigures::of(&timeline::run(setup, &kms)?);
+    let mut kms = Kms::start()?;
+    let timeline = TimelineFigures::of(&timeline::run(setup, &mut kms)?);
     let cold = cold::run_cold(setup, &kms)?;
     let storm = cold::run_storm(setup, &kms)?;
     let checks = verdict::checks(&timeline, &cold, &storm);

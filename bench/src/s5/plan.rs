@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyway_testkit::fault_proxy::Fault;
 use serde::Serialize;
 
-use super::kms::{DIRECT, FAULTY};
+use super::kms::{FAULTY, SOUND};
 
 /// A back-off and an open breaker last 10 s each at most: shorter, a phase could not show that
 /// things get well again.
@@ -99,7 +99,7 @@ impl Plan {
             groups: [
                 group("long", FAULTY, unit * 6),
                 group("short", FAULTY, unit * 2 / 3),
-                group("other", DIRECT, unit * 2 / 3),
+                group("other", SOUND, unit * 2 / 3),
             ],
         }
     }

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keyway_protocol::{Algorithm, Octets, Request, Unlock, UnlockKind};
-use keyway_testkit::fault_proxy::{Call, FaultProxy};
+use keyway_testkit::fault_proxy::Call;
 use serde::Serialize;
 
 use super::answers::Seen;
 use super::kms::{BUDGET, Kms};
-use super::plan::{DENIED, GROUPS, Group, LONG, Plan, SHORT, UNLOCKED};
+use super::plan::{AFTER_OUTAGE, DENIED, GROUPS, Group, LONG, OUTAGE, Plan, SHORT, UNLOCKED};
 use crate::Setup;
 use crate::control::Control;
 use crate::error::Result;
@@ -62,7 +62,7 @@ pub struct Timeline {
 }
 
 /// Runs it against a server of its own.
-pub fn run(setup: &Setup, kms: &Kms) -> Result<Timeline> {
+pub fn run(setup: &Setup, kms: &mut Kms) -> Result<Timeline> {
     let server = Server::start_with(
         &setup.server,
         &setup.out,
@@ -70,10 +70,10 @@ pub fn run(setup: &Setup, kms: &Kms) -> Result<Timeline> {
         setup.cores,
         &kms.config(BUDGET),
     )?;
-    server.explain(measure(setup, kms.proxy(), server.address()))
+    server.explain(measure(setup, kms, server.address()))
 }
 
-fn measure(setup: &Setup, proxy: &FaultProxy, address: SocketAddr) -> Result<Timeline> {
+fn measure(setup: &Setup, kms: &mut Kms, address: SocketAddr) -> Result<Timeline> {
     let plan = Plan::new(setup.duration);
     eprintln!(
         "S5: making {} keys in each of {GROUPS} keyspaces",
@@ -122,7 +122,7 @@ fn measure(setup: &Setup, proxy: &FaultProxy, address: SocketAddr) -> Result<Tim
             let director = Director {
                 plan: &plan,
                 start,
-                proxy,
+                kms: &mut *kms,
                 keyspace_ids: &keyspace_ids,
                 stopped,
             };
@@ -141,7 +141,7 @@ fn measure(setup: &Setup, proxy: &FaultProxy, address: SocketAddr) -> Result<Tim
         start,
         answers,
         unanswered: outcome.unanswered(),
-        calls: proxy.calls(),
+        calls: kms.proxy().calls(),
         resident_when_denied,
     })
 }
@@ -150,7 +150,7 @@ fn measure(setup: &Setup, proxy: &FaultProxy, address: SocketAddr) -> Result<Tim
 struct Director<'a> {
     plan: &'a Plan,
     start: Instant,
-    proxy: &'a FaultProxy,
+    kms: &'a mut Kms,
     keyspace_ids: &'a [u32],
     stopped: Receiver<()>,
 }
@@ -171,7 +171,14 @@ impl Director<'_> {
                 let status = control.status(self.plan.groups[SHORT].name)?;
                 resident = Some(status.count("resident_keys")?);
             }
-            self.proxy.set(phase.fault);
+            if phase.name == OUTAGE {
+                self.kms.kill();
+            }
+            if phase.name == AFTER_OUTAGE {
+                // Its start is part of the recovery.
+                self.kms.restart();
+            }
+            self.kms.proxy().set(phase.fault);
             if phase.name == UNLOCKED {
                 for group in [SHORT, LONG] {
                     let unlock = Request::Unlock(Unlock {
