@@ -98,6 +98,11 @@ fn a_passphrase_unlocks_after_a_restart() {
     operator.write("wrong.txt", &format!("{wrong}\n"));
     let setup = operator.setup();
     let server = setup.start();
+    let early = operator.run(&server, "keyway keyspace create prod");
+    early.refused(
+        1,
+        &["conflict: locked: the KMS local has no key of its own yet; make it: keyway kms init"],
+    );
     let made = operator.done(
         &server,
         "keyway kms init --passphrase-fd 3 3<passphrase.txt",
