@@ -96,12 +96,19 @@ fn a_passphrase_unlocks_after_a_restart() {
     let (right, wrong) = ("correct horse battery", "wrong horse battery");
     operator.write("passphrase.txt", &format!("{right}\n"));
     operator.write("wrong.txt", &format!("{wrong}\n"));
+    // Too short to be chosen.
+    operator.write("short.txt", "horse");
     let setup = operator.setup();
     let server = setup.start();
     let early = operator.run(&server, "keyway keyspace create prod");
     early.refused(
         1,
         &["conflict: locked: the KMS local has no key of its own yet; make it: keyway kms init"],
+    );
+    let short = operator.run(&server, "keyway kms init --passphrase-fd 3 3<short.txt");
+    short.refused(
+        1,
+        &["the passphrase has 5 bytes, fewer than 8; choose a longer one"],
     );
     let made = operator.done(
         &server,
@@ -119,15 +126,12 @@ fn a_passphrase_unlocks_after_a_restart() {
         1,
         &["the KMS local is locked and needs a passphrase; run `keyway unlock` with --passphrase"],
     );
-    let refused = operator.run(
-        &server,
-        "keyway unlock prod --wait --passphrase-fd 3 3<wrong.txt",
-    );
-    refused.refused(
-        1,
-        &["keyway: unlock prod: failed: denied: the passphrase does not open the KEK file"],
-    );
-    assert_counted(&operator, &server, "local", 1);
+    for file in ["wrong", "short"] {
+        let line = format!("keyway unlock prod --wait --passphrase-fd 3 3<{file}.txt");
+        let told = "keyway: unlock prod: failed: denied: the passphrase does not open the KEK file";
+        operator.run(&server, &line).refused(1, &[told]);
+    }
+    assert_counted(&operator, &server, "local", 2);
     assert_needs_unlock(&operator, &server);
 
     let unlocked = operator.done(
