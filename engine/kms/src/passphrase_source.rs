@@ -116,6 +116,7 @@ fn ask(
         Asking::Existing => Passphrase::new(once("Passphrase: ")?.into_bytes()),
         Asking::New => {
             let chosen = Passphrase::new(once("New passphrase: ")?.into_bytes())?;
+            chosen.check_choice()?;
             let repeated = Zeroizing::new(once("The same again: ")?.into_bytes());
             if chosen.expose() != repeated.as_slice() {
                 return Err(KmsError::new(

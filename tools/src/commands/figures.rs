@@ -34,7 +34,8 @@ pub fn number(value: &Value) -> Option<f64> {
 pub fn decimal(value: &Value) -> String {
     match (value.as_u64(), number(value)) {
         (Some(count), _) => count.to_string(),
-        (None, Some(number)) => format!("{number:.1}"),
+        // An empty sum of the server is -0.0; adding nothing to it makes it 0.0.
+        (None, Some(number)) => format!("{:.1}", number + 0.0),
         (None, None) => dash(),
     }
 }
@@ -53,4 +54,23 @@ pub fn p95(quantiles: &Value) -> String {
 
 pub fn dash() -> String {
     "-".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_decimal_is_a_count_or_has_one_place_and_nothing_has_no_sign() {
+        for (value, text) in [
+            (json!(12), "12"),
+            (json!(12.25), "12.2"),
+            (json!(-0.0), "0.0"),
+            (json!(null), "-"),
+        ] {
+            assert_eq!(decimal(&value), text);
+        }
+    }
 }

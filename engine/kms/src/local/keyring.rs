@@ -136,7 +136,8 @@ fn open_sealed(
         .map(Keyring)
 }
 
-/// A file with these KEKs under a passphrase and a fresh salt. `created_unix_ms` has one entry for each KEK.
+/// A file with these KEKs under a passphrase that was chosen for it, and a fresh salt. `created_unix_ms` has one entry
+/// for each KEK.
 pub(super) fn protect(
     random: &SystemRandom,
     id: Hex<16>,
@@ -145,6 +146,7 @@ pub(super) fn protect(
     passphrase: &Passphrase,
     argon2id: Argon2Params,
 ) -> Result<KekFile, KmsError> {
+    passphrase.check_choice()?;
     let mut salt = [0; SALT_BYTES];
     fill_random(random, &mut salt)?;
     let key = seal::derive_from_passphrase(passphrase, &salt, argon2id)?;

@@ -193,7 +193,8 @@ pub(super) fn lease_event(error: &KmsError) -> LeaseEvent {
 pub(super) fn refusal(error: &KmsError) -> (Status, String) {
     let status = match error.class() {
         Class::Denied | Class::Disabled => Status::Forbidden,
-        Class::Locked => Status::Unavailable,
+        // Nothing changes until somebody unlocks it: whoever asks again meanwhile only waits for the same words.
+        Class::Locked => Status::Conflict,
         Class::Throttled { .. } | Class::Unavailable { .. } => Status::Unavailable,
         Class::Corrupt => Status::Internal,
         Class::Misconfigured => Status::BadRequest,

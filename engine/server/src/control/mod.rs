@@ -14,6 +14,7 @@ mod lease;
 pub mod messages;
 pub mod opening;
 mod rotation;
+mod tickets;
 mod unlock;
 
 use std::cell::RefCell;
@@ -35,7 +36,8 @@ use kms::{Kms, KmsSet, refusal};
 use lease::Deks;
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
 use rotation::Progress;
-use unlock::{Given, Unlock};
+use tickets::Tickets;
+use unlock::Given;
 
 /// How often the KMS's figures go to the exporter.
 pub const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
@@ -58,8 +60,7 @@ pub struct Control<K = Service> {
     exporter: mpsc::Sender<exporter::Message>,
     /// Of a lease in use, while it lasts.
     renewals_per_lease: f64,
-    unlocks: RefCell<HashMap<u32, Unlock>>,
-    next_ticket: RefCell<u64>,
+    tickets: RefCell<Tickets>,
     /// Locks of each keyspace so far, so that an unlock knows whether one came between.
     locks: RefCell<HashMap<u32, u64>>,
     /// Keyspaces of which the KMS is being asked for the DEKs, for the shards.
@@ -91,8 +92,7 @@ impl<K: Kms + 'static> Control<K> {
             shards,
             exporter,
             renewals_per_lease: keyway_core::renewals_per_lease(renew_early_ppm),
-            unlocks: RefCell::default(),
-            next_ticket: RefCell::new(1),
+            tickets: RefCell::default(),
             locks: RefCell::default(),
             asking: RefCell::default(),
             resealing: RefCell::default(),

@@ -13,34 +13,12 @@ use zeroize::Zeroizing;
 use super::kms::{Kms, refusal};
 use super::messages::ControlEvent;
 use super::opening::need_word;
+use super::tickets::UnlockState;
 use super::{Answer, Control};
 
 /// How long a watching unlock waits at first before it asks again, and at most.
 const WATCH_MIN: Duration = Duration::from_millis(500);
 const WATCH_MAX: Duration = Duration::from_secs(10);
-
-/// The last unlock of a keyspace.
-#[derive(Clone, Debug)]
-pub(super) struct Unlock {
-    ticket: u64,
-    state: UnlockState,
-}
-
-#[derive(Clone, Debug)]
-enum UnlockState {
-    /// Under way, after so many tries that the KMS did not answer.
-    Asking {
-        attempts: u32,
-        last_error: Option<String>,
-    },
-    /// The share was right, and more are needed.
-    MoreShares {
-        given: u8,
-        threshold: u8,
-    },
-    Opened,
-    Failed(String),
-}
 
 /// How an unlock ended that did not fail.
 enum Ended {
@@ -83,15 +61,8 @@ impl<K: Kms + 'static> Control<K> {
     /// Starts an unlock and answers with its ticket.
     pub(super) fn start_unlock(self: &Rc<Self>, id: u32, given: Given, watch: bool) -> Answer {
         self.catalogue.borrow().keyspace(id)?;
-        let ticket = self.ticket_for(id, given.kind);
-        let unlock = Unlock {
-            ticket,
-            state: UnlockState::Asking {
-                attempts: 0,
-                last_error: None,
-            },
-        };
-        self.unlocks.borrow_mut().insert(id, unlock);
+        let is_share = given.kind == UnlockKind::Share;
+        let ticket = self.tickets.borrow_mut().start(id, is_share);
         let control = Rc::clone(self);
         let locks = self.locks_of(id);
         tokio::task::spawn_local(async move {
@@ -101,19 +72,6 @@ impl<K: Kms + 'static> Control<K> {
         let mut payload = Vec::new();
         encode_ticket(ticket, &mut payload);
         Ok(payload)
-    }
-
-    /// A new ticket; a share goes on with the ticket that waits for it.
-    fn ticket_for(&self, id: u32, kind: UnlockKind) -> u64 {
-        if let Some(unlock) = self.unlocks.borrow().get(&id)
-            && kind == UnlockKind::Share
-            && matches!(unlock.state, UnlockState::MoreShares { .. })
-        {
-            return unlock.ticket;
-        }
-        let mut next = self.next_ticket.borrow_mut();
-        *next += 1;
-        u64::from(id) << 32 | (*next & 0xffff_ffff)
     }
 
     fn note_end(&self, id: u32, ticket: u64, ended: Result<Ended, KmsError>) {
@@ -127,17 +85,29 @@ impl<K: Kms + 'static> Control<K> {
                 UnlockState::Failed(error.to_string())
             }
         };
-        self.note(id, ticket, state);
+        self.tickets.borrow_mut().note(id, ticket, state.clone());
+        if let UnlockState::Failed(why) = state {
+            self.end_vain_waits(id, &why);
+        }
     }
 
-    /// Notes how the unlock of `ticket` stands, unless a later one has taken its place. Whether it has not.
-    fn note(&self, id: u32, ticket: u64, state: UnlockState) -> bool {
-        match self.unlocks.borrow_mut().get_mut(&id) {
-            Some(unlock) if unlock.ticket == ticket => {
-                unlock.state = state;
-                true
+    /// After a failed unlock: whoever waits for more shares waits on, unless it is in vain.
+    fn end_vain_waits(&self, id: u32, why: &str) {
+        let Ok(name) = self.kms_name_of(id) else {
+            return;
+        };
+        let Ok(kms) = self.kms.get(&name) else { return };
+        let mut tickets = self.tickets.borrow_mut();
+        if kms.state() == ProviderState::Unlocked {
+            // No share is missing: it is the keyspace that does not open.
+            tickets.fail_waiting(id, why);
+        } else if matches!(kms.unlock_need(), UnlockNeed::Shares { given: 0, .. }) {
+            // They were as many as it takes, and wrong together: the KMS has wiped them all.
+            for (waiting, _) in tickets.waiting() {
+                if self.kms_name_of(waiting).is_ok_and(|other| other == name) {
+                    tickets.fail_waiting(waiting, why);
+                }
             }
-            _ => false,
         }
     }
 
@@ -158,9 +128,9 @@ impl<K: Kms + 'static> Control<K> {
         {
             return Ok(Ended::MoreShares { given, threshold });
         }
-        self.open_keyspace(id, ticket, locks, watch).await?;
+        let opened = self.open_keyspace(id, ticket, locks, watch).await;
         self.finish_unlocks_of(&name, id).await;
-        Ok(Ended::Opened)
+        opened.map(|()| Ended::Opened)
     }
 
     /// Gives the provider its secret, if there is one or it wants none. `None`: it was open.
@@ -213,7 +183,7 @@ impl<K: Kms + 'static> Control<K> {
                 attempts,
                 last_error: Some(error.to_string()),
             };
-            if self.locks_of(id) != locks || !self.note(id, ticket, state) {
+            if self.locks_of(id) != locks || !self.tickets.borrow_mut().note(id, ticket, state) {
                 return Err(overtaken());
             }
             tokio::time::sleep(wait.max(error.class().retry_after().unwrap_or_default())).await;
@@ -241,15 +211,9 @@ impl<K: Kms + 'static> Control<K> {
 
     /// Others who wait for more shares of a KMS that is open now wait no longer.
     async fn finish_unlocks_of(&self, kms: &str, except: u32) {
-        let waiting: Vec<(u32, u64)> = {
-            let unlocks = self.unlocks.borrow();
-            let waiting = unlocks.iter().filter(|(id, unlock)| {
-                **id != except && matches!(unlock.state, UnlockState::MoreShares { .. })
-            });
-            waiting.map(|(id, unlock)| (*id, unlock.ticket)).collect()
-        };
+        let waiting = self.tickets.borrow().waiting();
         for (id, ticket) in waiting {
-            if self.kms_name_of(id).is_ok_and(|name| name == kms) {
+            if id != except && self.kms_name_of(id).is_ok_and(|name| name == kms) {
                 let locks = self.locks_of(id);
                 let ended = self.open_keyspace(id, ticket, locks, false).await;
                 self.note_end(id, ticket, ended.map(|()| Ended::Opened));
@@ -282,7 +246,7 @@ impl<K: Kms + 'static> Control<K> {
 
     /// How the unlock of `ticket` stands, as JSON.
     pub(super) async fn unlock_status(&self, id: u32, ticket: u64) -> Answer {
-        let Some(unlock) = self.unlocks.borrow().get(&id).cloned() else {
+        let Some(state) = self.tickets.borrow().state(id, ticket) else {
             let locked = self.catalogue.borrow().keyspace(id)?.locked;
             let (state, message) = if locked {
                 ("pending", "no unlock was started; run `keyway unlock`")
@@ -291,11 +255,7 @@ impl<K: Kms + 'static> Control<K> {
             };
             return Ok(status(state, message).to_string().into_bytes());
         };
-        if unlock.ticket != ticket && ticket >> 32 == u64::from(id) {
-            let failed = status("failed", "a later unlock has taken this one's place");
-            return Ok(failed.to_string().into_bytes());
-        }
-        let document = match unlock.state {
+        let document = match state {
             UnlockState::Asking { attempts: 0, .. } => status("pending", "asking the KMS"),
             UnlockState::Asking {
                 attempts,

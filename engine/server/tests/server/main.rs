@@ -1,5 +1,6 @@
 //! keywayd from outside: the real binary, the real client, foreign programs as a second opinion.
 
+mod command_line;
 mod common;
 mod crash;
 mod end_to_end;

@@ -8,7 +8,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
@@ -147,22 +147,28 @@ impl Setup {
 pub fn refused(mut command: Command) -> String {
     let child = command.stderr(Stdio::piped()).spawn();
     let mut child = child.expect("keywayd was built");
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("it was ours") {
-            break Some(status);
-        }
-        if began.elapsed() > READY_WITHIN {
-            child.kill().expect("it was ours");
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = ended(&mut child, READY_WITHIN);
     let output = child.wait_with_output().expect("it was ours");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let refused = status.is_some_and(|status| !status.success());
     assert!(refused, "keywayd started although it should refuse: {text}");
     text
+}
+
+/// Waits for its end. What has not ended by then is killed: `None`.
+pub fn ended(child: &mut Child, within: Duration) -> Option<ExitStatus> {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("it was ours") {
+            return Some(status);
+        }
+        if began.elapsed() > within {
+            child.kill().expect("it was ours");
+            child.wait().expect("it was ours");
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 impl Server {
@@ -264,10 +270,10 @@ impl Server {
     pub fn stop(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-        let status = self.child.wait().expect("it was ours");
+        let status = ended(&mut self.child, READY_WITHIN);
         assert!(
-            status.success(),
-            "keywayd ended with {status}: {}",
+            status.is_some_and(|status| status.success()),
+            "keywayd ended with {status:?} (none: it had to be killed): {}",
             self.log()
         );
     }

@@ -1,0 +1,236 @@
+//! Somebody at a shell, with the `keyway` of this workspace on the path and a directory for files.
+
+use std::cell::RefCell;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::common::{Server, Setup, ended};
+
+/// How long a command may take, and how long cargo may build: the machine may be busy with other builds.
+const WITHIN: Duration = Duration::from_secs(60);
+const BUILT_WITHIN: Duration = Duration::from_secs(600);
+
+/// What an operator has before them: files, and all that the commands have said so far.
+pub struct Operator {
+    desk: TempDir,
+    said: RefCell<String>,
+}
+
+/// A command that is under way; killed when dropped.
+pub struct Running<'a> {
+    operator: &'a Operator,
+    line: String,
+    child: Child,
+}
+
+/// What has become of a command.
+pub struct Ended {
+    /// The line that was typed.
+    pub line: String,
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Operator {
+    /// With an empty desk.
+    pub fn new() -> Operator {
+        Operator {
+            desk: tempfile::tempdir().unwrap(),
+            said: RefCell::default(),
+        }
+    }
+
+    /// A production server whose data lies here. It logs all that it would ever log.
+    pub fn setup(&self) -> Setup {
+        Setup::new(&self.path("data"))
+            .shards(2)
+            .production()
+            .flag("--log-level")
+            .flag("debug")
+    }
+
+    /// Where the file of this name is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.desk.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Reads a file.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.path(name)).unwrap()
+    }
+
+    /// Types a line of the shell that begins with `keyway`, as the documents write it: files by name, secrets on a
+    /// descriptor.
+    pub fn start(&self, server: &Server, line: &str) -> Running<'_> {
+        let unix = server.endpoints["unix"].as_str().unwrap();
+        let bin = program().parent().unwrap();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let paths = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
+        // `exec`: the process to kill is keyway itself, not a shell around it.
+        let child = Command::new("sh")
+            .args(["-c", &format!("exec {line}")])
+            .current_dir(self.desk.path())
+            .env("PATH", std::env::join_paths(paths).unwrap())
+            .env("KEYWAY_ADDR", format!("unix:{unix}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Running {
+            operator: self,
+            line: line.to_owned(),
+            child,
+        }
+    }
+
+    /// The same, and waits for its end.
+    pub fn run(&self, server: &Server, line: &str) -> Ended {
+        self.start(server, line).end()
+    }
+
+    /// A line that must succeed. What it writes to standard output.
+    pub fn done(&self, server: &Server, line: &str) -> String {
+        self.run(server, line).done()
+    }
+
+    /// Whether none of these secrets was said by a command or logged by the server. Of several words, no two that stand
+    /// together may be there either: part of a share is a secret, too.
+    pub fn assert_kept(&self, server: &Server, secrets: &[String]) {
+        let log = server.log();
+        assert!(log.contains(" INFO "), "nothing was logged: {log}");
+        let heard = self.said.borrow().clone() + &log;
+        for secret in secrets {
+            let words: Vec<&str> = secret.split_whitespace().collect();
+            for part in words.windows(words.len().clamp(1, 2)) {
+                // Which one is not said here either: whoever reads the failure has the test before them.
+                assert!(!heard.contains(&part.join(" ")), "a secret was told");
+            }
+        }
+    }
+}
+
+impl Running<'_> {
+    /// Whether it has not ended yet.
+    pub fn is_waiting(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ended {
+        let status = ended(&mut self.child, WITHIN);
+        let out = text(self.child.stdout.take().unwrap());
+        let err = text(self.child.stderr.take().unwrap());
+        self.operator
+            .said
+            .borrow_mut()
+            .push_str(&(out.clone() + &err));
+        let line = self.line.clone();
+        let Some(code) = status.and_then(|status| status.code()) else {
+            panic!("{line}: no end after {WITHIN:?}: {out}{err}");
+        };
+        Ended {
+            line,
+            code,
+            out,
+            err,
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// It must have succeeded. What it wrote to standard output.
+    pub fn done(self) -> String {
+        assert_eq!(self.code, 0, "{}: {}", self.line, self.err);
+        self.out
+    }
+
+    /// It must have ended with this code, a message that says all of these, and nothing on standard output.
+    pub fn refused(&self, code: i32, told: &[&str]) {
+        let Ended { line, out, err, .. } = self;
+        assert_eq!((self.code, &**out), (code, ""), "{line}: {err}");
+        for words in told {
+            assert!(err.contains(words), "{line}: {words:?} is not in {err}");
+        }
+    }
+}
+
+/// The pipe of a program that has ended. What these commands write fits in it.
+fn text(mut pipe: impl Read) -> String {
+    let mut text = String::new();
+    pipe.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Where `keyway` is: built once for all tests.
+///
+/// Cargo tells a test where the programs of its own package are, and `keyway` is of another one. It cannot be a
+/// dev-dependency, since its package has no library; and one that lies beside keywayd may be older than its sources, as
+/// after `cargo test -p keyway-server`. So cargo is asked for it, the way it was asked for this test: same target
+/// directory, same profile, the same `Cargo.lock`. Whether it may use the network it knows from the environment. It
+/// answers with the program's path, which we could not know: a target triple is one more directory in it.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(build)
+}
+
+fn build() -> PathBuf {
+    let directory = Path::new(env!("CARGO_BIN_EXE_keywayd")).parent().unwrap();
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let desk = tempfile::tempdir().unwrap();
+    let (answer, messages) = (desk.path().join("answer"), desk.path().join("messages"));
+    let file = |path| std::fs::File::create(path).unwrap();
+    let mut cargo = Command::new(env!("CARGO"))
+        .args(["build", "--locked", "--package", "keyway-tools"])
+        .args(["--bin", "keyway", "--profile", profile, "--target-dir"])
+        .arg(target)
+        .args(["--message-format", "json-render-diagnostics"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        // Files: nobody reads a pipe while we wait.
+        .stdout(file(&answer))
+        .stderr(file(&messages))
+        .spawn()
+        .unwrap();
+    let status = ended(&mut cargo, BUILT_WITHIN);
+    let messages = std::fs::read_to_string(messages).unwrap();
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "keyway was not built ({status:?}; none: not in {BUILT_WITHIN:?}): {messages}"
+    );
+    let answer = std::fs::read_to_string(answer).unwrap();
+    let built = answer.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_keyway = message["target"]["name"] == "keyway";
+        message["executable"]
+            .as_str()
+            .filter(|_| is_keyway)
+            .map(PathBuf::from)
+    });
+    built.unwrap_or_else(|| panic!("cargo does not say where keyway is: {answer}"))
+}
