@@ -41,6 +41,9 @@ use quorum::{Gathering, Progress, wipe_in_time};
 pub use seal::Argon2Params;
 use seal::WrapNames;
 
+/// How long a share waits for those that were given just before it.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// How soon to try again when another unlock is running: about what one takes.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -177,16 +180,28 @@ impl Local {
         &self,
         work: impl FnOnce(&Arc<Shared>, u64) -> Result<T, KmsError> + Send + 'static,
     ) -> Result<T, KmsError> {
-        let permit: OwnedSemaphorePermit =
-            self.0.slow_work.clone().try_acquire_owned().map_err(|_| {
-                KmsError::new(
-                    Class::Throttled {
-                        retry_after: Some(BUSY_RETRY_AFTER),
-                    },
-                    "another unlock, rotation or passphrase change of the local KMS is running",
-                    "try again in a second",
-                )
-            })?;
+        let permit = self.0.slow_work.clone().try_acquire_owned();
+        self.slow_with(permit.map_err(|_| busy())?, work).await
+    }
+
+    /// The same after those that are running: holders of shares come together, and none of them is turned away.
+    async fn slow_in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>, u64) -> Result<T, KmsError> + Send + 'static,
+    ) -> Result<T, KmsError> {
+        let permit = self.0.slow_work.clone().acquire_owned();
+        match tokio::time::timeout(TURN_WAIT_MAX, permit).await {
+            Ok(Ok(permit)) => self.slow_with(permit, work).await,
+            // The semaphore is never closed.
+            Ok(Err(_)) | Err(_) => Err(busy()),
+        }
+    }
+
+    async fn slow_with<T: Send + 'static>(
+        &self,
+        permit: OwnedSemaphorePermit,
+        work: impl FnOnce(&Arc<Shared>, u64) -> Result<T, KmsError> + Send + 'static,
+    ) -> Result<T, KmsError> {
         let shared = self.0.clone();
         let lock_count = shared.state().lock_count;
         blocking(move || {
@@ -441,13 +456,19 @@ impl Provider for Local {
     }
 
     fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
-        Box::pin(self.slow(move |shared, lock_count| {
+        let is_share = matches!(secret, UnlockSecret::Share(_));
+        let work = move |shared: &Arc<Shared>, lock_count| {
             let unlocked = shared.unlock(lock_count, &secret)?;
             if let Unlocked::MoreShares { .. } = unlocked {
                 wipe_in_time(shared);
             }
             Ok(unlocked)
-        }))
+        };
+        if is_share {
+            Box::pin(self.slow_in_turn(work))
+        } else {
+            Box::pin(self.slow(work))
+        }
     }
 
     fn lock(&self) {
@@ -456,6 +477,16 @@ impl Provider for Local {
         state.keks = None;
         state.gathering.clear();
     }
+}
+
+fn busy() -> KmsError {
+    KmsError::new(
+        Class::Throttled {
+            retry_after: Some(BUSY_RETRY_AFTER),
+        },
+        "another unlock, rotation or passphrase change of the local KMS is running",
+        "try again in a second",
+    )
 }
 
 fn read(place: &Place, dev: DevKek) -> Result<KekFile, KmsError> {

@@ -115,6 +115,26 @@ async fn three_of_five_people_open_what_five_were_given() {
 }
 
 #[tokio::test]
+async fn shares_that_come_at_the_same_moment_all_count() {
+    let dir = Dir::new();
+    let shares = dir.open().initialise(shares_of(5, 3)).await.unwrap();
+    let local = dir.open();
+    let together = tokio::join!(
+        give(&local, &shares[0]),
+        give(&local, &shares[2]),
+        give(&local, &shares[4]),
+    );
+    let answers = [together.0, together.1, together.2].map(Result::unwrap);
+    let more = |given| Unlocked::MoreShares {
+        given,
+        threshold: 3,
+    };
+    for expected in [more(1), more(2), Unlocked::Open] {
+        assert!(answers.contains(&expected), "{answers:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_share_that_does_not_count_is_denied_and_the_others_are_kept() {
     let dir = Dir::new();
     let shares = dir.open().initialise(shares_of(3, 2)).await.unwrap();

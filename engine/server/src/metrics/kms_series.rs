@@ -46,8 +46,9 @@ pub fn forecast_calls_per_hour(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]
     let live = keyspaces
         .iter()
         .filter(|keyspace| keyspace.dek_lease_left_s > 0.0);
+    // From 0.0, since the sum of nothing is -0.0.
     live.filter_map(|keyspace| kms.lease_calls_per_hour.get(&keyspace.id))
-        .sum()
+        .fold(0.0, |sum, calls| sum + calls)
 }
 
 /// All families.
