@@ -1,7 +1,9 @@
 //! Tasks and pauses on the current shard's executor.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -27,6 +29,31 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 /// Pauses for `duration`. For tickers and back-off; never for a request.
 pub async fn sleep(duration: Duration) {
     glommio::timer::sleep(duration).await;
+}
+
+/// Wakes the executor every so often until it is dropped, and so bounds any stall of it. Without a timer glommio 0.9.0 can
+/// go to sleep for good although a task has been woken: two shards that waited for each other at their start did, in one
+/// of some hundred starts on a busy machine.
+pub struct Heartbeat(Rc<Cell<bool>>);
+
+impl Heartbeat {
+    /// Begins now.
+    pub fn start(period: Duration) -> Self {
+        let beats = Rc::new(Cell::new(true));
+        let seen = Rc::clone(&beats);
+        spawn(async move {
+            while seen.get() {
+                sleep(period).await;
+            }
+        });
+        Heartbeat(beats)
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 /// Lets the executor poll I/O and run other tasks. A plain yield runs other tasks but does not

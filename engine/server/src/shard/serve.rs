@@ -107,6 +107,8 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         mut events,
         ..
     } = start;
+    // Until the ticker runs.
+    let heartbeat = tasks::Heartbeat::start(TICK);
     let arena = Arena::new(ArenaOptions {
         capacity_bytes: config.arena_bytes,
         lock: !config.allow_unlocked_memory,
@@ -162,6 +164,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     shard.listen(start.shared, &config)?;
     lifeline.ready();
     let turn = |turns| shard.tick(turns, &mut events);
+    drop(heartbeat);
     until_stopped(&*stop, turn, || tasks::sleep(TICK)).await;
     shard.close().await;
     Ok(())
