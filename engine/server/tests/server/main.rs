@@ -2,6 +2,7 @@
 
 mod common;
 mod crash;
+mod dashboards;
 mod end_to_end;
 mod figures;
 mod hostile;
