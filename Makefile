@@ -38,7 +38,7 @@ test: deps-test ## Run all tests, after installing what they need
 	  echo "a test hangs: the last one above that 'has been running for over 60 seconds' and never ended"; exit $$status; }
 
 .PHONY: ci
-ci: deps fmt-check check-imports check-docs check-bugs lint deny test sim-bugs-some ## Everything that CI checks
+ci: deps fmt-check check-imports check-docs check-alerts check-bugs lint deny test sim-bugs-some ## Everything that CI checks
 
 .PHONY: bench-s1
 bench-s1: bench-build ## S1: steady hot keys, against the bare library call
@@ -114,6 +114,18 @@ check-imports: deps-test ## Who may know whom, and the other rules of the tree
 .PHONY: check-docs
 check-docs: deps-test ## Links and make targets that the documents name
 	scripts/check-docs
+
+.PHONY: check-alerts
+check-alerts: deps-test ## The alerts' own tests, and that alerts and dashboards name what the code exports
+	scripts/dashboards --self-test
+	scripts/dashboards --check
+	promtool check rules docs/alerts/keyway.rules.yml
+	promtool check config docs/alerts/prometheus.yml
+	promtool test rules docs/alerts/keyway.rules.test.yml
+
+.PHONY: dashboards
+dashboards: deps-test ## Write docs/dashboards anew from scripts/dashboards
+	scripts/dashboards
 
 .PHONY: check-bugs
 check-bugs: deps-test ## Whether the bugs that are planted for the simulator still apply

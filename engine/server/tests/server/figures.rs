@@ -1,11 +1,11 @@
-//! The exporter and the log against the runbook, with the real promtool and a real Prometheus.
+//! The exporter and the log against the runbook, with the real promtool. What a real Prometheus makes of them is in
+//! `dashboards`.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{Server, Setup, has_program};
@@ -30,13 +30,13 @@ const RUNBOOK: [(&str, &str); 8] = [
 ];
 
 /// Keys live so short that the prefetcher always has something to do.
-const SHORT_LIVED: [(&str, &str); 3] = [
+pub(crate) const SHORT_LIVED: [(&str, &str); 3] = [
     ("soft_ttl_ms", "100"),
     ("hard_ttl_ms", "200"),
     ("jitter_pct", "0"),
 ];
 
-fn prod() -> KeyspaceName {
+pub(crate) fn prod() -> KeyspaceName {
     "prod".parse().unwrap()
 }
 
@@ -44,7 +44,7 @@ fn of_prod(name: &str) -> String {
     format!("{name}{{keyspace=\"prod\"}}")
 }
 
-fn generate(client: &Client, count: usize) -> Vec<KeyPath> {
+pub(crate) fn generate(client: &Client, count: usize) -> Vec<KeyPath> {
     let keys: Vec<KeyPath> = (0..count)
         .map(|n| format!("prod/key-{n}").parse().unwrap())
         .collect();
@@ -72,7 +72,7 @@ fn sign_all(client: &Client, keys: &[KeyPath]) {
 }
 
 /// Uses the keys until `done`.
-fn work_until(client: &Client, keys: &[KeyPath], mut done: impl FnMut() -> bool) {
+pub(crate) fn work_until(client: &Client, keys: &[KeyPath], mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
         for _ in 0..20 {
@@ -409,109 +409,4 @@ fn damage_done_while_the_server_is_down_is_found_and_spares_the_other_keys() {
     client.key_revoke(&damaged).unwrap();
     let error = client.call(sign_call(&damaged)).unwrap_err();
     assert_eq!(error.status(), Some(Status::Revoked), "{error}");
-}
-
-/// A Prometheus of the test's own; ended by its id.
-struct Prometheus {
-    child: Child,
-    address: String,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    fn start(dir: &Path, target: &str) -> Prometheus {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
-        let config = format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: keyway\n  \
-             static_configs: [{{targets: ['{target}']}}]\n"
-        );
-        std::fs::write(dir.join("prometheus.yml"), config).unwrap();
-        let log = std::fs::File::create(dir.join("prometheus.log")).unwrap();
-        let child = Command::new("prometheus")
-            .arg("--config.file=prometheus.yml")
-            .arg("--storage.tsdb.path=tsdb")
-            .arg(format!("--web.listen-address={address}"))
-            .current_dir(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Prometheus { child, address }
-    }
-
-    /// The figures that a query answers with, one for each series; none while it is not ready.
-    fn query(&self, query: &str) -> Vec<f64> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let Ok(mut stream) = TcpStream::connect(&self.address) else {
-            return Vec::new();
-        };
-        write!(stream, "GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let Ok(answer) = serde_json::from_str::<serde_json::Value>(body) else {
-            return Vec::new();
-        };
-        let series = answer["data"]["result"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        series
-            .iter()
-            .map(|one| one["value"][1].as_str().unwrap().parse().unwrap())
-            .collect()
-    }
-}
-
-#[test]
-fn a_real_prometheus_answers_the_runbooks_queries() {
-    if !has_program("prometheus") {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let server = Setup::new(&dir.path().join("data")).shards(2).start();
-    let client = server.client();
-    client
-        .keyspace_create(&"staging".parse().unwrap(), &[])
-        .unwrap();
-    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
-    let keys = generate(&client, 20);
-    let prometheus = Prometheus::start(dir.path(), server.endpoints["metrics"].as_str().unwrap());
-    let queries = [
-        "max_over_time(singleflight_waiters{keyspace=\"prod\"}[1m])",
-        "rate(singleflight_wait_timeout_total{keyspace=\"prod\"}[5m])",
-        "rate(prefetch_trigger_total{keyspace=\"prod\"}[15m]) / rate(prefetch_scan_total[15m])",
-        "histogram_quantile(0.95, sum(rate(rehydrate_latency_ms_bucket{keyspace=\"prod\"}[5m])) by (le))",
-    ];
-    let mut figures = Vec::new();
-    work_until(&client, &keys, || {
-        std::thread::sleep(Duration::from_millis(20));
-        figures = queries.map(|query| prometheus.query(query)).to_vec();
-        figures
-            .iter()
-            .all(|series| matches!(series[..], [figure] if figure.is_finite()))
-            && figures[2][0] > 0.0
-    });
-    // One series for the keyspace, however many shards there are.
-    assert_eq!(
-        prometheus.query("rehydrate_total").len(),
-        2,
-        "prod and staging"
-    );
-    let [p95] = figures[3][..] else {
-        unreachable!("checked above")
-    };
-    assert!(p95 > 0.0, "{figures:?}");
 }

@@ -3,6 +3,7 @@
 mod command_line;
 mod common;
 mod crash;
+mod dashboards;
 mod end_to_end;
 mod figures;
 mod hostile;

@@ -5,6 +5,8 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+pub mod prometheus;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
