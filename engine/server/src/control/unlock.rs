@@ -13,16 +13,24 @@ use zeroize::Zeroizing;
 use super::kms::{Kms, refusal};
 use super::messages::ControlEvent;
 use super::opening::need_word;
-use super::{Answer, Control};
+use super::{Answer, Control, settings};
+use crate::authorise::Principal;
 
 /// How long a watching unlock waits at first before it asks again, and at most.
 const WATCH_MIN: Duration = Duration::from_millis(500);
 const WATCH_MAX: Duration = Duration::from_secs(10);
 
+/// By what an unlock is known.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    ticket: u64,
+    who: Principal,
+}
+
 /// The last unlock of a keyspace.
 #[derive(Clone, Debug)]
 pub(super) struct Unlock {
-    ticket: u64,
+    asked: Asked,
     state: UnlockState,
 }
 
@@ -69,23 +77,30 @@ impl Given {
 
 impl<K: Kms + 'static> Control<K> {
     /// Wipes a keyspace on every shard, and keeps it locked until an unlock. Answers when nothing of it is left.
-    pub(super) async fn lock(&self, id: u32) -> Answer {
+    pub(super) async fn lock(&self, id: u32, who: Principal) -> Answer {
         let mut changed = self.catalogue.borrow().clone();
-        changed.set_locked(id, true)?;
+        changed.set_locked(id, true, &settings::by(who))?;
         self.commit(changed)?;
         *self.locks.borrow_mut().entry(id).or_default() += 1;
         self.broadcast(|done| ControlEvent::Lock { keyspace: id, done })
             .await;
-        tracing::info!(keyspace = id, "keyspace locked");
+        tracing::info!(keyspace = id, %who, "keyspace locked");
         Ok(Vec::new())
     }
 
     /// Starts an unlock and answers with its ticket.
-    pub(super) fn start_unlock(self: &Rc<Self>, id: u32, given: Given, watch: bool) -> Answer {
+    pub(super) fn start_unlock(
+        self: &Rc<Self>,
+        id: u32,
+        given: Given,
+        watch: bool,
+        who: Principal,
+    ) -> Answer {
         self.catalogue.borrow().keyspace(id)?;
         let ticket = self.ticket_for(id, given.kind);
+        let asked = Asked { ticket, who };
         let unlock = Unlock {
-            ticket,
+            asked,
             state: UnlockState::Asking {
                 attempts: 0,
                 last_error: None,
@@ -95,7 +110,7 @@ impl<K: Kms + 'static> Control<K> {
         let control = Rc::clone(self);
         let locks = self.locks_of(id);
         tokio::task::spawn_local(async move {
-            let ended = control.unlock(id, ticket, given, locks, watch).await;
+            let ended = control.unlock(id, asked, given, locks, watch).await;
             control.note_end(id, ticket, ended);
         });
         let mut payload = Vec::new();
@@ -109,7 +124,7 @@ impl<K: Kms + 'static> Control<K> {
             && kind == UnlockKind::Share
             && matches!(unlock.state, UnlockState::MoreShares { .. })
         {
-            return unlock.ticket;
+            return unlock.asked.ticket;
         }
         let mut next = self.next_ticket.borrow_mut();
         *next += 1;
@@ -133,7 +148,7 @@ impl<K: Kms + 'static> Control<K> {
     /// Notes how the unlock of `ticket` stands, unless a later one has taken its place. Whether it has not.
     fn note(&self, id: u32, ticket: u64, state: UnlockState) -> bool {
         match self.unlocks.borrow_mut().get_mut(&id) {
-            Some(unlock) if unlock.ticket == ticket => {
+            Some(unlock) if unlock.asked.ticket == ticket => {
                 unlock.state = state;
                 true
             }
@@ -146,7 +161,7 @@ impl<K: Kms + 'static> Control<K> {
     async fn unlock(
         &self,
         id: u32,
-        ticket: u64,
+        asked: Asked,
         given: Given,
         locks: u64,
         watch: bool,
@@ -158,7 +173,7 @@ impl<K: Kms + 'static> Control<K> {
         {
             return Ok(Ended::MoreShares { given, threshold });
         }
-        self.open_keyspace(id, ticket, locks, watch).await?;
+        self.open_keyspace(id, asked, locks, watch).await?;
         self.finish_unlocks_of(&name, id).await;
         Ok(Ended::Opened)
     }
@@ -191,7 +206,7 @@ impl<K: Kms + 'static> Control<K> {
     async fn open_keyspace(
         &self,
         id: u32,
-        ticket: u64,
+        asked: Asked,
         locks: u64,
         watch: bool,
     ) -> Result<(), KmsError> {
@@ -213,7 +228,7 @@ impl<K: Kms + 'static> Control<K> {
                 attempts,
                 last_error: Some(error.to_string()),
             };
-            if self.locks_of(id) != locks || !self.note(id, ticket, state) {
+            if self.locks_of(id) != locks || !self.note(id, asked.ticket, state) {
                 return Err(overtaken());
             }
             tokio::time::sleep(wait.max(error.class().retry_after().unwrap_or_default())).await;
@@ -223,7 +238,7 @@ impl<K: Kms + 'static> Control<K> {
             return Err(overtaken());
         }
         let mut changed = self.catalogue.borrow().clone();
-        let unlocked = changed.set_locked(id, false);
+        let unlocked = changed.set_locked(id, false, &settings::by(asked.who));
         unlocked.map_err(|error| internal(&error.to_string()))?;
         self.commit(changed).map_err(|(_, why)| internal(&why))?;
         for shard in 0..self.shards.len() {
@@ -235,24 +250,24 @@ impl<K: Kms + 'static> Control<K> {
                 .await;
         }
         self.tell_lease(id, &Ok(deks)).await;
-        tracing::info!(keyspace = id, "keyspace unlocked");
+        tracing::info!(keyspace = id, who = %asked.who, "keyspace unlocked");
         Ok(())
     }
 
     /// Others who wait for more shares of a KMS that is open now wait no longer.
     async fn finish_unlocks_of(&self, kms: &str, except: u32) {
-        let waiting: Vec<(u32, u64)> = {
+        let waiting: Vec<(u32, Asked)> = {
             let unlocks = self.unlocks.borrow();
             let waiting = unlocks.iter().filter(|(id, unlock)| {
                 **id != except && matches!(unlock.state, UnlockState::MoreShares { .. })
             });
-            waiting.map(|(id, unlock)| (*id, unlock.ticket)).collect()
+            waiting.map(|(id, unlock)| (*id, unlock.asked)).collect()
         };
-        for (id, ticket) in waiting {
+        for (id, asked) in waiting {
             if self.kms_name_of(id).is_ok_and(|name| name == kms) {
                 let locks = self.locks_of(id);
-                let ended = self.open_keyspace(id, ticket, locks, false).await;
-                self.note_end(id, ticket, ended.map(|()| Ended::Opened));
+                let ended = self.open_keyspace(id, asked, locks, false).await;
+                self.note_end(id, asked.ticket, ended.map(|()| Ended::Opened));
             }
         }
     }
@@ -291,7 +306,7 @@ impl<K: Kms + 'static> Control<K> {
             };
             return Ok(status(state, message).to_string().into_bytes());
         };
-        if unlock.ticket != ticket && ticket >> 32 == u64::from(id) {
+        if unlock.asked.ticket != ticket && ticket >> 32 == u64::from(id) {
             let failed = status("failed", "a later unlock has taken this one's place");
             return Ok(failed.to_string().into_bytes());
         }
