@@ -50,10 +50,9 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         .block_on(control::opening::open(&config, manifest.cluster_id))
         .map_err(|error| error.to_string())?;
     let mut keyspaces = read_catalogue(&data)?;
-    if control::settings::end_limited_at_start(&mut keyspaces) {
+    control::settings::end_limited_at_start(&mut keyspaces, |keyspaces| {
         save(&data, catalogue::FILE, keyspaces.text().as_bytes())
-            .map_err(|error| error.to_string())?;
-    }
+    });
     if config.dev && keyspaces.iter().next().is_none() {
         let first = kms.get(kms.default_name()).map_err(|e| e.to_string())?;
         let made = runtime.block_on(first.new_dek(keyspaces.next_id(), FIRST_GENERATION));

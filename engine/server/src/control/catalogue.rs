@@ -275,7 +275,7 @@ impl Catalogue {
         }
         let text = BASE64.encode(&dek.record);
         keyspace.deks.insert(dek.generation, text);
-        let change = Change::new(by, "generation").from_to(current, dek.generation);
+        let change = Change::new(by, "generation").between(current, dek.generation);
         keyspace.history.note(change);
         Ok(())
     }
@@ -304,7 +304,7 @@ impl Catalogue {
                 keyspace.name
             )));
         }
-        let change = Change::new(by, "kms").from_to(&keyspace.kms, kms);
+        let change = Change::new(by, "kms").between(&keyspace.kms, kms);
         keyspace.history.note(change);
         kms.clone_into(&mut keyspace.kms);
         let texts = deks.iter().map(|dek| BASE64.encode(&dek.record));
@@ -316,7 +316,7 @@ impl Catalogue {
     pub fn set_locked(&mut self, id: u32, locked: bool, by: &By) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         if keyspace.locked != locked {
-            let change = Change::new(by, "locked").from_to(keyspace.locked, locked);
+            let change = Change::new(by, "locked").between(keyspace.locked, locked);
             keyspace.history.note(change);
             keyspace.locked = locked;
         }
@@ -389,7 +389,7 @@ impl Keyspace {
         }
         let to = self.text(name);
         if from != to || had_end || until.is_some() {
-            let change = Change::new(by, name).from_to(from, to).until(until);
+            let change = Change::new(by, name).between(from, to).until(until);
             self.history.note(change);
         }
     }

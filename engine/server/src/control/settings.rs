@@ -37,6 +37,9 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     /// Takes back the changes for a while that are due. To be called once a second.
+    ///
+    /// A disk that takes nothing does not keep them in force: their ends are on it already, so that what is in memory
+    /// only is what a restart would come to as well.
     pub(super) fn end_limited(self: &Rc<Self>) {
         let now = clock::moment();
         if !self.catalogue.borrow().is_due(now) {
@@ -44,9 +47,9 @@ impl<K: Kms + 'static> Control<K> {
         }
         let mut changed = self.catalogue.borrow().clone();
         let ended = changed.go_back(now);
-        if let Err((_, why)) = self.commit(changed) {
-            tracing::error!(%why, "settings that are due to go back stay as they are; next try in a second");
-            return;
+        if let Err((_, why)) = self.commit(changed.clone()) {
+            log_unwritten(&why);
+            *self.catalogue.borrow_mut() = changed;
         }
         log_ended(&ended);
         let mut ids: Vec<u32> = ended.into_iter().map(|(id, _)| id).collect();
@@ -69,14 +72,28 @@ impl<K: Kms + 'static> Control<K> {
     }
 }
 
-/// Counts what is left of the changes for a while, and takes back those that are due since the last run. Whether there
-/// were any, so that the catalogue is to be written before it is used.
-pub fn end_limited_at_start(catalogue: &mut Catalogue) -> bool {
+/// Counts what is left of the changes for a while, and takes back those that are due since the last run. `save` writes
+/// the catalogue, if there were any.
+pub fn end_limited_at_start(
+    catalogue: &mut Catalogue,
+    save: impl FnOnce(&Catalogue) -> std::io::Result<()>,
+) {
     let now = clock::moment();
     catalogue.resume(now);
     let ended = catalogue.go_back(now);
+    if !ended.is_empty()
+        && let Err(error) = save(catalogue)
+    {
+        log_unwritten(&error.to_string());
+    }
     log_ended(&ended);
-    !ended.is_empty()
+}
+
+fn log_unwritten(why: &str) {
+    tracing::error!(
+        why,
+        "settings have gone back, which is written down with the next change only"
+    );
 }
 
 fn log_ended(ended: &[(u32, Change)]) {

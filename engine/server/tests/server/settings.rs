@@ -219,6 +219,44 @@ fn a_change_for_a_while_ends_as_announced_over_a_crash() {
     restart_with(tempfile::tempdir().unwrap().path(), true);
 }
 
+/// The end was written down with the change. A restart would come to the same.
+#[test]
+fn an_end_needs_no_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 1);
+    let client = server.client();
+    let file = server.data.join("keyspaces.json");
+    loop {
+        let change = [("max_in_flight", "256")];
+        client.keyspace_set_for(&prod(), &change, SHORT).unwrap();
+        let text = std::fs::read(&file).unwrap();
+        // A folder in its place, which no file can be moved onto.
+        std::fs::remove_file(&file).unwrap();
+        if std::fs::create_dir(&file).is_err() {
+            continue;
+        }
+        let in_time = !info(&client).limited.is_empty();
+        if in_time {
+            break;
+        }
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, text).unwrap();
+    }
+    let refused = client.keyspace_set(&prod(), &[("low_water_pct", "6")]);
+    assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
+    wait_until("its end", || setting(&client, "max_in_flight") == "64");
+    assert!(server.log().contains("written down with the next change"));
+    std::fs::remove_dir(&file).unwrap();
+    client
+        .keyspace_set(&prod(), &[("low_water_pct", "6")])
+        .unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("expired") && !text.contains("limited"),
+        "{text}"
+    );
+}
+
 #[test]
 fn what_would_contradict_a_value_that_comes_back_is_refused_with_both_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -75,7 +75,7 @@ impl Change {
         }
     }
 
-    pub(super) fn from_to(mut self, from: impl ToString, to: impl ToString) -> Change {
+    pub(super) fn between(mut self, from: impl ToString, to: impl ToString) -> Change {
         self.from = Some(from.to_string());
         self.to = Some(to.to_string());
         self

@@ -130,7 +130,7 @@ impl Keyspace {
             let from = self.text(&name);
             if let Some(limited) = self.limited.remove(&name) {
                 self.put(&name, limited.back_to.as_deref());
-                let change = Change::new(&by, &name).from_to(from, self.text(&name));
+                let change = Change::new(&by, &name).between(from, self.text(&name));
                 self.history.note(change.clone());
                 changes.push(change);
             }
