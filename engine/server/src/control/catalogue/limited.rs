@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use keyway_core::{Instant, Settings};
+use keyway_core::{Instant, Settings, SettingsError};
 use serde::{Deserialize, Serialize};
 
 use super::history::{By, Change};
@@ -88,13 +88,8 @@ impl Limited {
 impl Keyspace {
     /// What goes back by itself, by name: its end, and the value that holds then.
     pub fn limited(&self) -> impl Iterator<Item = (&str, &Limited, String)> {
-        self.limited.iter().map(|(name, limited)| {
-            let then = match &limited.back_to {
-                Some(value) => value.clone(),
-                None => self.default_text(name),
-            };
-            (name.as_str(), limited, then)
-        })
+        let limited = self.limited.iter();
+        limited.map(|(name, limited)| (name.as_str(), limited, self.then(name, limited)))
     }
 
     pub(super) fn resume(&mut self, now: Moment) {
@@ -140,7 +135,6 @@ impl Keyspace {
 
     /// Checks that the settings do not contradict each other: now, and each time that some of them go back.
     pub(super) fn check(&self, now: Moment) -> Result<(), CatalogueError> {
-        let bad = |error: String| CatalogueError::Bad(error);
         self.settings()?;
         let mut settings = self.settings.clone();
         let mut ends: Vec<_> = self
@@ -153,9 +147,40 @@ impl Keyspace {
             for (name, limited) in together {
                 restore(&mut settings, name, limited);
             }
-            settings_of(&settings).map_err(|error| bad(when_back(&error, together, now)))?;
+            settings_of(&settings).map_err(|error| self.when_back(&error, together, now))?;
         }
         Ok(())
+    }
+
+    /// `error`, with what goes back to cause it, when, and the remedy.
+    fn when_back(
+        &self,
+        error: &SettingsError,
+        together: &[(&String, &Limited)],
+        now: Moment,
+    ) -> CatalogueError {
+        let names: Vec<&str> = together.iter().map(|(name, _)| name.as_str()).collect();
+        let back = together.iter().map(|(name, limited)| {
+            let then = self.then(name, limited);
+            format!("{name} goes back to {then}")
+        });
+        let back: Vec<String> = back.collect();
+        let due = together.first().and_then(|(_, limited)| limited.due);
+        let left_us = due.map_or(0, |due| due.saturating_since(now.instant));
+        let left_s = left_us.div_ceil(US_PER_MS * 1_000);
+        CatalogueError::Bad(format!(
+            "{error}; so it would be in {left_s} s, when {}; set {} for good first, or wait for that",
+            back.join(" and "),
+            names.join(" and ")
+        ))
+    }
+
+    /// The value that holds after a change for a while.
+    fn then(&self, name: &str, limited: &Limited) -> String {
+        match &limited.back_to {
+            Some(value) => value.clone(),
+            None => self.default_text(name),
+        }
     }
 
     /// Checks that the settings do not contradict each other: now, and when none is limited any more.
@@ -182,20 +207,4 @@ fn restore(settings: &mut BTreeMap<String, String>, name: &str, limited: &Limite
         Some(value) => settings.insert(name.to_owned(), value.clone()),
         None => settings.remove(name),
     };
-}
-
-/// `error`, with what goes back to cause it, when, and the remedy.
-fn when_back(
-    error: &keyway_core::SettingsError,
-    together: &[(&String, &Limited)],
-    now: Moment,
-) -> String {
-    let names: Vec<&str> = together.iter().map(|(name, _)| name.as_str()).collect();
-    let names = names.join(", ");
-    let due = together.first().and_then(|(_, limited)| limited.due);
-    let left_us = due.map_or(0, |due| due.saturating_since(now.instant));
-    let left_s = left_us.div_ceil(US_PER_MS * 1_000);
-    format!(
-        "{error}; so it would be in {left_s} s, when {names} goes back; set {names} for good first, or wait for that"
-    )
 }
