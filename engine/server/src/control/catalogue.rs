@@ -467,4 +467,6 @@ fn canonical(name: &str, value: &str) -> Result<(String, String), CatalogueError
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
