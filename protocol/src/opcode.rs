@@ -36,6 +36,8 @@ wire_enum! {
         KeyspaceRotate = 0x23, "keyspace_rotate";
         /// Move a keyspace's wrapped DEKs to another KMS.
         KeyspaceRewrap = 0x24, "keyspace_rewrap";
+        /// What was changed of a keyspace, when and by whom.
+        KeyspaceHistory = 0x25, "keyspace_history";
         /// Make a key.
         KeyGenerate = 0x28, "key_generate";
         /// Bring a key.
@@ -89,6 +91,7 @@ impl Opcode {
             Self::KeyspaceSet
             | Self::KeyspaceRotate
             | Self::KeyspaceRewrap
+            | Self::KeyspaceHistory
             | Self::KeyList
             | Self::Lock
             | Self::Unlock
@@ -174,6 +177,7 @@ impl Opcode {
             | Self::KeyspaceSet
             | Self::KeyspaceRotate
             | Self::KeyspaceRewrap
+            | Self::KeyspaceHistory
             | Self::KeyGenerate
             | Self::KeyImport
             | Self::KeyRotate

@@ -20,6 +20,7 @@ KEY_ID_LEN_MAX = 128
 HELLO, PING = 0x01, 0x02
 SIGN, VERIFY, MAC, ENCRYPT, DECRYPT, DERIVE, PUBLIC_KEY, GET = range(0x10, 0x18)
 KEYSPACE_CREATE, KEYSPACE_SET, KEYSPACE_LIST, KEYSPACE_ROTATE, KEYSPACE_REWRAP = range(0x20, 0x25)
+KEYSPACE_HISTORY = 0x25
 KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_LIST = range(0x28, 0x2D)
 FORCE_REFRESH, LOCK, UNLOCK, UNLOCK_STATUS, STATUS, KMS_INIT, KMS_UNLOCK = range(0x30, 0x37)
 
@@ -29,7 +30,9 @@ OPCODES = {
     if isinstance(code, int) and name.isupper() and not name.endswith("_MAX")
 }
 NAMES_NOTHING = {HELLO, PING, KEYSPACE_CREATE, KEYSPACE_LIST, STATUS, KMS_INIT, KMS_UNLOCK}
-NAMES_KEYSPACE = {KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
+NAMES_KEYSPACE = {
+    KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEYSPACE_HISTORY, KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS,
+}
 
 OK, NEEDS_UNLOCK = 0, 2
 STATUSES = set(range(16))
@@ -418,6 +421,7 @@ READ_REQUEST = {
     KEYSPACE_LIST: read_after,
     KEYSPACE_ROTATE: read_nothing,
     KEYSPACE_REWRAP: read_rewrap,
+    KEYSPACE_HISTORY: read_nothing,
     KEY_GENERATE: lambda r: read_new_key(r, True),
     KEY_IMPORT: lambda r: read_new_key(r, False) + read_material(r),
     KEY_ROTATE: lambda r: read_material(r) if r.left() else [],
@@ -448,6 +452,7 @@ READ_ANSWER = {
     KEYSPACE_LIST: read_bytes("json"),
     KEYSPACE_ROTATE: read_number("generation", 4, 1),
     KEYSPACE_REWRAP: read_nothing,
+    KEYSPACE_HISTORY: read_bytes("json"),
     KEY_GENERATE: read_nothing,
     KEY_IMPORT: read_nothing,
     KEY_ROTATE: read_nothing,

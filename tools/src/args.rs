@@ -108,6 +108,17 @@ pub enum Keyspace {
         /// Settings, all or none of which are made.
         #[arg(value_name = "NAME=VALUE", required = true, value_parser = setting)]
         settings: Vec<Setting>,
+        /// Only for so long, then they go back by themselves: 1s to 720h, as in 15m.
+        #[arg(long = "for", value_name = "TIME", value_parser = text::duration)]
+        lasts: Option<Duration>,
+    },
+    /// Show who changed what of a keyspace, and when: the last 100 changes, newest first.
+    History {
+        /// The keyspace.
+        keyspace: KeyspaceName,
+        /// Only the newest so many.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
     },
     /// List the keyspaces; with a name, that one's settings and grants.
     List {

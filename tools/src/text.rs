@@ -106,6 +106,23 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     years * 365 + years / 4 - years / 100 + years / 400 + day_of_year - 719_468
 }
 
+/// A moment, given in ms since 1970, in UTC to the second: `2027-01-31T12:00:00Z`.
+pub fn moment(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1_000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // The inverse of `days_since_1970`: 400 years from a first of March have 146097 days.
+    let days = days + 719_468;
+    let of_era = days % 146_097;
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let months_since_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * months_since_march + 2) / 5 + 1;
+    let month = (months_since_march + 2) % 12 + 1;
+    let year = days / 146_097 * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Seconds for people: `42 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`.
 pub fn seconds(total: u64) -> String {
     let pair = |big: u64, big_unit, small: u64, small_unit| match small {
@@ -212,6 +229,27 @@ mod tests {
             "2027-01-31T12:00:00+2",
         ] {
             assert!(unix_ms(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn moments_are_written_as_they_are_read() {
+        for text in [
+            "1970-01-01T00:00:01Z",
+            "1999-12-31T23:59:59Z",
+            "2000-02-29T12:30:00Z",
+            "2000-03-01T00:00:00Z",
+            "2026-11-26T14:05:00Z",
+            "2100-02-28T23:00:00Z",
+            "2100-03-01T00:00:00Z",
+            "9999-12-31T00:00:00Z",
+        ] {
+            assert_eq!(moment(unix_ms(text).unwrap()), text);
+        }
+        // Every day of eleven hundred years.
+        for day in 1..400_000 {
+            let ms = day * 86_400_000;
+            assert_eq!(unix_ms(&moment(ms + 999)), Ok(ms), "{day}");
         }
     }
 

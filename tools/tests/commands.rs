@@ -43,6 +43,26 @@ fn text_for_people() {
                 "prod: max_in_flight = 0\nprod: soft_ttl_ms = 60000\n",
             ),
             (
+                "keyspace set prod max_in_flight=256 low_water_pct=9 --for 15m",
+                "prod: max_in_flight = 256 for 15 min\nprod: low_water_pct = 9 for 15 min\n",
+            ),
+            (
+                "keyspace history prod",
+                "\
+WHEN                  WHO       WHAT           FROM  TO   UNTIL
+2026-11-26T00:35:00Z  expired   max_in_flight  256   64   -
+2026-11-26T00:20:00Z  uid:1000  max_in_flight  64    256  2026-11-26T00:35:00Z
+2026-11-25T09:46:40Z  server    created        -     -    -
+",
+            ),
+            (
+                "keyspace history prod --limit 1",
+                "\
+WHEN                  WHO      WHAT           FROM  TO  UNTIL
+2026-11-26T00:35:00Z  expired  max_in_flight  256   64  -
+",
+            ),
+            (
                 "keyspace list",
                 "\
 ID  KEYSPACE  STATE     KMS    DEK GENERATION  SOFT TTL  HARD TTL  DEK LEASE  MAX IN FLIGHT
@@ -137,9 +157,22 @@ fn documents_for_scripts() {
                 "{\"keyspace\":\"prod\",\"set\":{\"max_in_flight\":\"0\"}}\n",
             ),
             (
+                "keyspace set prod max_in_flight=0 --for 90s --json",
+                "{\"for_ms\":90000,\"keyspace\":\"prod\",\"set\":{\"max_in_flight\":\"0\"}}\n",
+            ),
+            (
+                "keyspace history prod --limit 2 --json",
+                "{\"changes\":[{\"from\":\"256\",\"to\":\"64\",\"unix_ms\":1795653300000,\
+                 \"until_unix_ms\":null,\"what\":\"max_in_flight\",\"who\":\"expired\"},\
+                 {\"from\":\"64\",\"to\":\"256\",\"unix_ms\":1795652400000,\
+                 \"until_unix_ms\":1795653300000,\"what\":\"max_in_flight\",\
+                 \"who\":\"uid:1000\"}],\"keyspace\":\"prod\"}\n",
+            ),
+            (
                 "keyspace list staging --json",
                 "{\"keyspaces\":[{\"allow\":{},\"generation\":null,\"id\":7,\"kms\":null,\
-                 \"locked\":true,\"name\":\"staging\",\"reseal\":null,\"settings\":{}}]}\n",
+                 \"limited\":{},\"locked\":true,\"name\":\"staging\",\"reseal\":null,\
+                 \"settings\":{}}]}\n",
             ),
             (
                 "key generate prod/alice --alg ed25519 --json",
@@ -228,6 +261,44 @@ fn settings_reach_the_server_as_they_were_written() {
         server.state.lock().unwrap().settings,
         ["maxInFlight=0\nrefreshWindow=1000\nallow:uid:1000=sign,verify\n"]
     );
+    let set = "keyspace set prod maxInFlight=0 --for 1h";
+    assert_eq!(code(&server.keyway(set)), 0);
+    assert_eq!(
+        server.state.lock().unwrap().settings[1],
+        "maxInFlight=0\nfor_ms=3600000\n"
+    );
+    for bad in ["0s", "soon", "1.5h"] {
+        let refused = server.keyway(&format!("keyspace set prod maxInFlight=0 --for {bad}"));
+        assert_eq!(code(&refused), 2, "{bad}");
+        assert!(err(&refused).contains("--for"), "{}", err(&refused));
+    }
+}
+
+#[test]
+fn what_goes_back_by_itself_is_listed_with_its_end() {
+    let server = Server::with(State {
+        limited: r#""max_in_flight":{"until_unix_ms":1795652400000,"then":"5"},
+            "allow:uid:9":{"until_unix_ms":1795652401000,"then":"sign"}"#,
+        ..State::default()
+    });
+    let list = server.keyway("keyspace list prod");
+    let expected = "\
+keyspace prod, id 1, unlocked, KMS local, DEK generation 2
+SETTING         VALUE
+dek_lease_ms    3600000
+hard_ttl_ms     3600000
+max_in_flight   64 until 2026-11-26T00:20:00Z, then 5
+soft_ttl_ms     600000
+allow:uid:1000  sign,verify
+allow:uid:9     none until 2026-11-26T00:20:01Z, then sign
+";
+    assert_eq!(out(&list), expected);
+    let list = server.keyway("keyspace list");
+    let below = "\
+prod: allow:uid:9 none until 2026-11-26T00:20:01Z, then sign
+prod: max_in_flight 64 until 2026-11-26T00:20:00Z, then 5
+";
+    assert!(out(&list).ends_with(below), "{}", out(&list));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The check runs before any state is looked at, so that someone without a right cannot tell a
 //! key that is there from one that is not.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use keyway_protocol::Grants;
@@ -26,10 +27,13 @@ impl fmt::Display for Principal {
     }
 }
 
+/// How no rights are written.
+pub const NO_GRANT: &str = "none";
+
 fn parse_grants(text: &str) -> Result<Grants, String> {
     match text {
         "all" => Ok(Grants::ALL),
-        "none" => Ok(Grants::NONE),
+        NO_GRANT => Ok(Grants::NONE),
         _ => text.parse().map_err(|_| {
             format!(
                 "`{text}` is not a list of rights; use all, none or some of {}",
@@ -41,22 +45,70 @@ fn parse_grants(text: &str) -> Result<Grants, String> {
 
 /// What a keyspace allows to whom. Stored with the keyspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Policy {
-    grants: std::collections::BTreeMap<String, String>,
+    grants: BTreeMap<String, String>,
+}
+
+impl From<Policy> for BTreeMap<String, String> {
+    fn from(policy: Policy) -> Self {
+        policy.grants
+    }
+}
+
+impl From<BTreeMap<String, String>> for Policy {
+    /// Earlier servers stored what was written: of one principal written in two ways, the rights are put together.
+    fn from(stored: BTreeMap<String, String>) -> Policy {
+        let mut policy = Policy::default();
+        for (principal, rights) in stored {
+            let (principal, rights) =
+                Policy::canonical(&principal, &rights).unwrap_or((principal, rights));
+            let rights = match policy.of(&principal).map(parse_grants) {
+                Some(Ok(earlier)) => match parse_grants(&rights) {
+                    Ok(more) => (earlier | more).to_string(),
+                    Err(_) => rights,
+                },
+                _ => rights,
+            };
+            policy.put(&principal, &rights);
+        }
+        policy
+    }
 }
 
 impl Policy {
     /// Grants `rights` (`sign,verify`, `all` or `none`) to `principal` (`anonymous` or `uid:1000`), in place
     /// of what it had.
     pub fn grant(&mut self, principal: &str, rights: &str) -> Result<(), String> {
-        parse_principal(principal)?;
-        if parse_grants(rights)?.is_empty() {
+        let (principal, rights) = Policy::canonical(principal, rights)?;
+        self.put(&principal, &rights);
+        Ok(())
+    }
+
+    /// The one form in which a grant is stored, as (principal, rights): `uid:01000` and `uid:1000` are the same.
+    pub fn canonical(principal: &str, rights: &str) -> Result<(String, String), String> {
+        let principal = parse_principal(principal)?.to_string();
+        let grants = parse_grants(rights)?;
+        let rights = match rights {
+            _ if grants.is_empty() => NO_GRANT.to_owned(),
+            "all" => rights.to_owned(),
+            _ => grants.to_string(),
+        };
+        Ok((principal, rights))
+    }
+
+    /// Stores what is in its canonical form.
+    pub fn put(&mut self, principal: &str, rights: &str) {
+        if rights == NO_GRANT {
             self.grants.remove(principal);
         } else {
             self.grants.insert(principal.to_owned(), rights.to_owned());
         }
-        Ok(())
+    }
+
+    /// What `principal` was granted, if anything.
+    pub fn of(&self, principal: &str) -> Option<&str> {
+        self.grants.get(principal).map(String::as_str)
     }
 
     /// The grants, as (principal, rights).
@@ -157,6 +209,23 @@ mod tests {
         assert!(!rights.contains(Grants::MANAGE) && !rights.contains(Grants::GET));
         policy.grant("uid:1000", "none").unwrap();
         assert_eq!(policy, Policy::default());
+    }
+
+    #[test]
+    fn a_principal_written_otherwise_is_the_same_one() {
+        let mut policy = Policy::default();
+        policy.grant("uid:01000", "verify,sign,sign").unwrap();
+        assert_eq!(
+            policy.iter().collect::<Vec<_>>(),
+            [("uid:1000", "sign,verify")]
+        );
+        policy.grant("uid:1000", "none").unwrap();
+        assert_eq!(policy, Policy::default());
+        let stored = [("uid:01", "sign"), ("uid:1", "mac"), ("bob", "get")];
+        let stored = stored.map(|(who, rights)| (who.to_owned(), rights.to_owned()));
+        let read = Policy::from(BTreeMap::from(stored));
+        let grants = [("bob", "get"), ("uid:1", "sign,mac")];
+        assert_eq!(read.iter().collect::<Vec<_>>(), grants);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Expiry runs on `CLOCK_BOOTTIME`, which goes on through a suspend: a key whose time ran out
 //! while the machine slept is past its time when it wakes. The wall clock appears only in the
-//! metadata of a key (created, not before, not after) and is never used to keep a key longer.
+//! metadata of a key (created, not before, not after), in a keyspace's history, and in what a restart
+//! leaves of a change that was made for a while. It is never used to keep a key longer.
 
 use keyway_core::Instant;
 use rustix::time::{ClockId, clock_gettime};
@@ -17,6 +18,23 @@ pub fn now() -> Instant {
 pub fn unix_ms() -> u64 {
     let time = clock_gettime(ClockId::Realtime);
     (time.tv_sec.max(0) as u64) * 1_000 + time.tv_nsec as u64 / 1_000_000
+}
+
+/// One moment on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// On the wall clock, ms since the Unix epoch.
+    pub unix_ms: u64,
+    /// On the clock of expiry.
+    pub instant: Instant,
+}
+
+/// Now on both clocks.
+pub fn moment() -> Moment {
+    Moment {
+        unix_ms: unix_ms(),
+        instant: now(),
+    }
 }
 
 /// The point on the expiry clock at which the wall clock will read `unix_ms_at`; the present

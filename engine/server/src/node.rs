@@ -9,8 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::authorise::Owner;
+use crate::clock;
 use crate::config::Config;
-use crate::control::catalogue::{self, Catalogue, FIRST_GENERATION};
+use crate::control::catalogue::{self, By, Catalogue, FIRST_GENERATION};
 use crate::control::hot_keys::{self, HotKeys};
 use crate::control::messages::{ControlRequest, EVENTS_MAX, HotKey, KeyspaceConfig, REQUESTS_MAX};
 use crate::control::{self, Control};
@@ -49,12 +50,16 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         .block_on(control::opening::open(&config, manifest.cluster_id))
         .map_err(|error| error.to_string())?;
     let mut keyspaces = read_catalogue(&data)?;
+    control::settings::end_limited_at_start(&mut keyspaces, |keyspaces| {
+        save(&data, catalogue::FILE, keyspaces.text().as_bytes())
+    });
     if config.dev && keyspaces.iter().next().is_none() {
         let first = kms.get(kms.default_name()).map_err(|e| e.to_string())?;
         let made = runtime.block_on(first.new_dek(keyspaces.next_id(), FIRST_GENERATION));
         let dek = made.map_err(|error| error.to_string())?;
+        let by = By::server(clock::moment());
         keyspaces
-            .create(DEV_KEYSPACE, "", kms.default_name(), &dek.record)
+            .create(DEV_KEYSPACE, "", kms.default_name(), &dek.record, &by)
             .map_err(|error| error.to_string())?;
         save(&data, catalogue::FILE, keyspaces.text().as_bytes())
             .map_err(|error| error.to_string())?;

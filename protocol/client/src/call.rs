@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::answer::Reply;
 use crate::exchange::Outgoing;
 use crate::hub::{Hub, Target};
-use crate::{Answer, Error, KeyPage, KeyspacePage, ListedKey, Outcome, Secret};
+use crate::{Answer, Error, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Outcome, Secret};
 
 pub use kms::{Custody, UnlockWith};
 
@@ -275,8 +275,25 @@ impl Call<()> {
     /// The call that `Client::keyspace_set` makes.
     #[must_use]
     pub fn keyspace_set(keyspace: &KeyspaceName, settings: &[(&str, &str)]) -> Self {
-        let lines = lines(settings);
-        match Settings::new(&lines) {
+        Self::keyspace_set_lines(keyspace, &lines(settings))
+    }
+
+    /// The call that `Client::keyspace_set_for` makes.
+    #[must_use]
+    pub fn keyspace_set_for(
+        keyspace: &KeyspaceName,
+        settings: &[(&str, &str)],
+        lasts: Duration,
+    ) -> Self {
+        let for_ms = lasts.as_millis().to_string();
+        Self::keyspace_set_lines(
+            keyspace,
+            &lines(&[settings, &[("for_ms", &for_ms)]].concat()),
+        )
+    }
+
+    fn keyspace_set_lines(keyspace: &KeyspaceName, lines: &str) -> Self {
+        match Settings::new(lines) {
             Ok(settings) => Self::to_keyspace(keyspace, &Request::KeyspaceSet(settings), nothing),
             Err(error) => {
                 let none = Request::KeyspaceSet(Settings::NONE);
@@ -341,6 +358,14 @@ impl Call<KeyspacePage> {
     #[must_use]
     pub fn keyspace_list_page(after: u32) -> Self {
         Self::to_server(&Request::KeyspaceList { after }, json)
+    }
+}
+
+impl Call<KeyspaceHistory> {
+    /// The call that `Client::keyspace_history` makes.
+    #[must_use]
+    pub fn keyspace_history(keyspace: &KeyspaceName) -> Self {
+        Self::to_keyspace(keyspace, &Request::KeyspaceHistory, json)
     }
 }
 

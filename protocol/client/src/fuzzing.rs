@@ -111,6 +111,7 @@ impl Reading {
         self.send(Call::keyspace_rewrap(&keyspace, &kms));
         self.send(Call::kms_init(&kms, Custody::Passphrase(b"passphrase")));
         self.send(Call::kms_unlock(&kms, UnlockWith::Share(b"share")));
+        self.send(Call::keyspace_history(&keyspace));
     }
 
     fn send<T: 'static>(&mut self, call: Call<T>) {

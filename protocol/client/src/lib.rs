@@ -82,8 +82,8 @@ pub use call::{Call, Custody, Input, KeyOptions, UnlockWith};
 pub use error::{Blame, Error, Outcome, Refusal};
 pub use exchange::IN_FLIGHT_MAX;
 pub use listing::{
-    KeyPage, KeyspaceInfo, KeyspacePage, KmsOpening, KmsState, ListedKey, Reseal, SharesGiven,
-    UnlockState, UnlockStatus,
+    KeyPage, KeyspaceChange, KeyspaceHistory, KeyspaceInfo, KeyspacePage, KmsOpening, KmsState,
+    Limited, ListedKey, Reseal, SharesGiven, UnlockState, UnlockStatus,
 };
 pub use options::Options;
 pub use secret::Secret;

@@ -52,6 +52,47 @@ pub struct KeyspaceInfo {
     /// What is granted to whom: the names of the grants, with commas, by principal.
     #[serde(default)]
     pub allow: BTreeMap<String, String>,
+    /// What goes back by itself, by the name that it is set under: a setting's, or
+    /// `allow:PRINCIPAL`.
+    #[serde(default)]
+    pub limited: BTreeMap<String, Limited>,
+}
+
+/// The end of a change that was made for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limited {
+    /// When it goes back, in ms since 1970, by the server's clock.
+    pub until_unix_ms: u64,
+    /// The value that holds then; `none` for no grant.
+    pub then: String,
+}
+
+/// What was changed of a keyspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyspaceHistory {
+    /// The last changes, newest first.
+    pub changes: Vec<KeyspaceChange>,
+}
+
+/// One change of a keyspace. Members that this client does not know are left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyspaceChange {
+    /// When, in ms since 1970, by the server's clock.
+    pub unix_ms: u64,
+    /// Who: a principal as in grants; `expired` for what went back by itself, `server` for the
+    /// server's own doing.
+    pub who: String,
+    /// What: a setting, `allow:PRINCIPAL`, `locked`, `kms`, `generation` (of the DEK) or `created`.
+    pub what: String,
+    /// Its value before, if there was one.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Its value since, if there is one.
+    #[serde(default)]
+    pub to: Option<String>,
+    /// When it was to go back, if it was made for a while; ms since 1970.
+    #[serde(default)]
+    pub until_unix_ms: Option<u64>,
 }
 
 /// How far the keys of a keyspace have been sealed again under its current DEK.

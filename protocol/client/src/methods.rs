@@ -185,6 +185,25 @@ macro_rules! typed_calls {
                 self.call($crate::Call::keyspace_set(keyspace, settings))$($wait)*
             }
 
+            /// Changes settings of a keyspace for a while, counted by the server from the request's
+            /// arrival, in whole ms; then they go back by themselves, across a restart too.
+            pub $($asyncness)? fn keyspace_set_for(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+                settings: &[(&str, &str)],
+                lasts: std::time::Duration,
+            ) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::keyspace_set_for(keyspace, settings, lasts))$($wait)*
+            }
+
+            /// The last changes of a keyspace, newest first: settings, grants, lock, KMS, DEK.
+            pub $($asyncness)? fn keyspace_history(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+            ) -> Result<$crate::Answer<$crate::KeyspaceHistory>, $crate::Error> {
+                self.call($crate::Call::keyspace_history(keyspace))$($wait)*
+            }
+
             /// All keyspaces that the principal may use, by id. It asks page by page; each page
             /// has the whole deadline.
             pub $($asyncness)? fn keyspace_list(

@@ -55,6 +55,8 @@ pub enum Request<'a> {
         /// The KMS that is to wrap the keyspace's DEKs from now on.
         kms: &'a str,
     },
+    /// KEYSPACE_HISTORY. The answer is JSON.
+    KeyspaceHistory,
     /// KEY_GENERATE.
     KeyGenerate(KeyGenerate),
     /// KEY_IMPORT.
@@ -119,6 +121,7 @@ impl<'a> Request<'a> {
             Opcode::KeyspaceRewrap => Self::KeyspaceRewrap {
                 kms: check_kms_name(payload)?,
             },
+            Opcode::KeyspaceHistory => nothing("KEYSPACE_HISTORY", payload, Self::KeyspaceHistory)?,
             Opcode::KeyGenerate => Self::KeyGenerate(KeyGenerate::decode(payload)?),
             Opcode::KeyImport => Self::KeyImport(KeyImport::decode(payload)?),
             Opcode::KeyRotate => Self::KeyRotate(KeyRotate::decode(payload)?),
@@ -178,6 +181,7 @@ impl<'a> Request<'a> {
             Self::KmsInit(init) => init.encode(out),
             Self::KmsUnlock(unlock) => unlock.encode(out),
             Self::KeyspaceRotate
+            | Self::KeyspaceHistory
             | Self::KeyRevoke
             | Self::ForceRefresh
             | Self::Lock
@@ -204,6 +208,7 @@ impl<'a> Request<'a> {
             Self::KeyspaceList { .. } => Opcode::KeyspaceList,
             Self::KeyspaceRotate => Opcode::KeyspaceRotate,
             Self::KeyspaceRewrap { .. } => Opcode::KeyspaceRewrap,
+            Self::KeyspaceHistory => Opcode::KeyspaceHistory,
             Self::KeyGenerate(_) => Opcode::KeyGenerate,
             Self::KeyImport(_) => Opcode::KeyImport,
             Self::KeyRotate(_) => Opcode::KeyRotate,

@@ -80,6 +80,7 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
             .with_bytes("kms_name", unlock.kms.as_bytes())
             .with_bytes("secret", &unlock.secret),
         Request::KeyspaceRotate
+        | Request::KeyspaceHistory
         | Request::KeyRevoke
         | Request::ForceRefresh
         | Request::Lock
@@ -201,6 +202,7 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
         Opcode::KeyspaceRewrap => payload(Request::KeyspaceRewrap {
             kms: &fields.text("kms_name"),
         }),
+        Opcode::KeyspaceHistory => payload(Request::KeyspaceHistory),
         Opcode::KeyGenerate => payload(Request::KeyGenerate(KeyGenerate {
             new_key: new_key(fields),
         })),

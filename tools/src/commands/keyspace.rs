@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyway_client::{KeyspaceInfo, KeyspaceName, KmsName, Reseal};
+use keyway_client::{KeyspaceChange, KeyspaceInfo, KeyspaceName, KmsName, Limited, Reseal};
 use serde_json::{Value, json};
 
 use super::follow::{Step, follow};
@@ -22,7 +22,12 @@ pub fn run(cli: &Cli, command: &Keyspace, output: Output) -> Result<(), Failure>
             kms,
             settings,
         } => create(cli, keyspace, kms.as_ref(), settings, output),
-        Keyspace::Set { keyspace, settings } => set(cli, keyspace, settings, output),
+        Keyspace::Set {
+            keyspace,
+            settings,
+            lasts,
+        } => set(cli, keyspace, settings, *lasts, output),
+        Keyspace::History { keyspace, limit } => history(cli, keyspace, *limit, output),
         Keyspace::List { keyspace } => list(cli, keyspace.as_ref(), output),
         Keyspace::Rotate { keyspace, wait } => rotate(cli, keyspace, *wait, output),
         Keyspace::Rewrap { keyspace, kms } => rewrap(cli, keyspace, kms, output),
@@ -51,20 +56,72 @@ fn set(
     cli: &Cli,
     keyspace: &KeyspaceName,
     settings: &[Setting],
+    lasts: Option<Duration>,
     output: Output,
 ) -> Result<(), Failure> {
     let doing = format!("keyspace set {keyspace}");
-    Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
-        client.keyspace_set(keyspace, &pairs(settings))
+    let changes = pairs(settings);
+    Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| match lasts {
+        None => client.keyspace_set(keyspace, &changes),
+        Some(lasts) => client.keyspace_set_for(keyspace, &changes, lasts),
     })?;
+    let lasts_ms = lasts.map(|lasts| lasts.as_millis() as u64);
+    let while_text =
+        lasts_ms.map_or_else(String::new, |ms| format!(" for {}", text::milliseconds(ms)));
     let mut text = String::new();
     let mut members = serde_json::Map::new();
     for Setting { name, value } in settings {
-        text.push_str(&format!("{keyspace}: {name} = {value}\n"));
+        text.push_str(&format!("{keyspace}: {name} = {value}{while_text}\n"));
         members.insert(name.clone(), value.clone().into());
     }
-    let document = json!({ "keyspace": keyspace.as_str(), "set": members });
+    let mut document = json!({ "keyspace": keyspace.as_str(), "set": members });
+    if let Some(ms) = lasts_ms {
+        document["for_ms"] = ms.into();
+    }
     output.say(&document, &text)
+}
+
+fn history(
+    cli: &Cli,
+    keyspace: &KeyspaceName,
+    limit: Option<usize>,
+    output: Output,
+) -> Result<(), Failure> {
+    let doing = format!("keyspace history {keyspace}");
+    let answer = Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
+        client.keyspace_history(keyspace)
+    })?;
+    let mut changes = answer.value.changes;
+    changes.truncate(limit.unwrap_or(usize::MAX));
+    let document = json!({ "keyspace": keyspace.as_str(), "changes": changes });
+    output.say(&document, &history_table(&changes))
+}
+
+fn history_table(changes: &[KeyspaceChange]) -> String {
+    if changes.is_empty() {
+        return "no changes\n".into();
+    }
+    let mut table = Table::new(&[
+        ("WHEN", Align::Left),
+        ("WHO", Align::Left),
+        ("WHAT", Align::Left),
+        ("FROM", Align::Left),
+        ("TO", Align::Left),
+        ("UNTIL", Align::Left),
+    ]);
+    let of = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".into());
+    for change in changes {
+        let until = change.until_unix_ms.map(text::moment);
+        table.row([
+            text::moment(change.unix_ms),
+            change.who.clone(),
+            change.what.clone(),
+            of(&change.from),
+            of(&change.to),
+            of(&until),
+        ]);
+    }
+    table.render()
 }
 
 fn list(cli: &Cli, only: Option<&KeyspaceName>, output: Output) -> Result<(), Failure> {
@@ -169,6 +226,7 @@ fn document(info: &KeyspaceInfo) -> Value {
         "reseal": info.reseal,
         "settings": info.settings,
         "allow": info.allow,
+        "limited": info.limited,
     })
 }
 
@@ -207,16 +265,56 @@ fn table(keyspaces: &[KeyspaceInfo]) -> String {
             max_in_flight.cloned().unwrap_or_else(|| "-".into()),
         ]);
     }
-    table.render()
+    let mut text = table.render();
+    for info in keyspaces {
+        for (name, limited) in &info.limited {
+            let value = with_end(value_of(info, name), Some(limited));
+            text.push_str(&format!("{}: {name} {value}\n", info.name));
+        }
+    }
+    text
+}
+
+/// What stands under a name of `limited`. A grant that is not listed is none.
+fn value_of<'a>(info: &'a KeyspaceInfo, name: &str) -> &'a str {
+    let value = match name.strip_prefix("allow:") {
+        Some(principal) => info.allow.get(principal),
+        None => info.settings.get(name),
+    };
+    value.map_or("none", String::as_str)
+}
+
+/// `256 until 2026-11-26T14:05:00Z, then 64`.
+fn with_end(value: &str, limited: Option<&Limited>) -> String {
+    match limited {
+        None => value.to_owned(),
+        Some(Limited {
+            until_unix_ms,
+            then,
+        }) => {
+            let until = text::moment(*until_unix_ms);
+            format!("{value} until {until}, then {then}")
+        }
+    }
 }
 
 fn in_full(info: &KeyspaceInfo) -> String {
     let mut table = Table::new(&[("SETTING", Align::Left), ("VALUE", Align::Left)]);
     for (name, value) in &info.settings {
-        table.row([name.clone(), value.clone()]);
+        table.row([name.clone(), with_end(value, info.limited.get(name))]);
     }
-    for (principal, grants) in &info.allow {
-        table.row([format!("allow:{principal}"), grants.clone()]);
+    let granted = info.allow.keys();
+    let mut grants: Vec<String> = granted
+        .map(|principal| format!("allow:{principal}"))
+        .collect();
+    // What is taken away for a while is not among the grants.
+    let limited = info.limited.keys();
+    grants.extend(limited.filter(|name| name.starts_with("allow:")).cloned());
+    grants.sort();
+    grants.dedup();
+    for name in grants {
+        let value = with_end(value_of(info, &name), info.limited.get(&name));
+        table.row([name, value]);
     }
     let state = state(info.locked);
     let reseal = info.reseal.map_or_else(String::new, |reseal| {

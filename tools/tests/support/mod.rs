@@ -29,6 +29,8 @@ pub struct State {
     pub watched: u32,
     /// Shares that were right.
     pub shares_given: u8,
+    /// What is listed of changes for a while, as JSON members.
+    pub limited: &'static str,
     /// Keys that a rotation has yet to seal again.
     pub reseal_left: u64,
     /// After so many more imports it is as if the server had been killed.
@@ -38,6 +40,12 @@ pub struct State {
     /// It answers nothing any more.
     pub dead: bool,
 }
+
+const HISTORY: &[u8] = br#"{"changes":[
+{"unix_ms":1795653300000,"who":"expired","what":"max_in_flight","from":"256","to":"64"},
+{"unix_ms":1795652400000,"who":"uid:1000","what":"max_in_flight","from":"64","to":"256",
+"until_unix_ms":1795653300000},
+{"unix_ms":1795600000000,"who":"server","what":"created"}]}"#;
 
 pub struct Server {
     pub addr: String,
@@ -282,6 +290,10 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
         }
         Request::KeyspaceRotate => {
             encode_generation(3, out);
+            ResponseHead::OK
+        }
+        Request::KeyspaceHistory => {
+            out.extend_from_slice(HISTORY);
             ResponseHead::OK
         }
         Request::KeyspaceRewrap { kms } => kms::rewrap(kms),

@@ -131,6 +131,26 @@ fn what_exceeds_max_in_flight_is_skipped_and_comes_back() {
 }
 
 #[test]
+fn with_more_in_flight_none_is_left_out_from_the_next_scan_on() {
+    let mut rig = used(
+        &["a", "b", "c", "d", "e"],
+        Settings {
+            max_in_flight: 1,
+            ..settings()
+        },
+    );
+    rig.pass(WINDOW_AT + 5 * MS);
+    assert_eq!(rig.loads.len(), 1);
+    let skipped = rig.counters().prefetch_skipped_total;
+    assert!(skipped > 0);
+    rig.set(|settings| settings.max_in_flight = 64);
+    rig.pass(10 * MS);
+    assert_eq!(rig.loads.len(), 5);
+    rig.pass(100 * MS);
+    assert_eq!(rig.counters().prefetch_skipped_total, skipped);
+}
+
+#[test]
 fn zero_switches_the_prefetcher_off_and_another_figure_on_again() {
     let mut rig = used(
         &["a"],

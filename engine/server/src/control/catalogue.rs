@@ -1,23 +1,31 @@
 //! The keyspaces of the node, kept in one file that is replaced as a whole.
 //!
-//! `keyspaces.json` in the data directory: settings, policies, lock marks and wrapped DEKs. No
-//! secret stands in it in the clear.
+//! `keyspaces.json` in the data directory: settings, policies, lock marks, wrapped DEKs, and the last changes, so that
+//! a change and its line in the history are written at once or not at all. No secret stands in it in the clear.
+
+mod history;
+mod limited;
 
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use keyway_core::Settings;
+use keyway_core::{Settings, SettingsError};
 use keyway_protocol::KeyspaceName;
 use serde::{Deserialize, Serialize};
 
-use crate::authorise::Policy;
+use crate::authorise::{NO_GRANT, Policy};
+use crate::clock::Moment;
+
+pub use history::{By, Change, HISTORY_MAX, History};
+pub use limited::{Lasts, Limited};
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "keyspaces.json";
 
-/// Version of the file's format. Format 1, which is read too, knew no KMS but the local one.
-const FORMAT: u32 = 2;
+/// Version of the file's format. Older ones are read, too: format 1 knew no KMS but the local one, format 2 no history
+/// and no change for a while.
+const FORMAT: u32 = 3;
 
 /// Oldest format that is read.
 const FORMAT_MIN: u32 = 1;
@@ -27,6 +35,9 @@ const KMS_OF_FORMAT_1: &str = "local";
 
 /// Generation of a keyspace's first DEK.
 pub const FIRST_GENERATION: u32 = 1;
+
+/// How a name in settings begins that stands for a principal's grants.
+const ALLOW: &str = "allow:";
 
 /// Most keyspaces of a node.
 pub const KEYSPACES_MAX: usize = 1_024;
@@ -62,6 +73,12 @@ pub struct Keyspace {
     /// Records of the wrapped DEKs by generation, base64. The highest is current; lower ones are there until no blob
     /// needs them.
     deks: BTreeMap<u32, String>,
+    /// Changes that go back by themselves, by the name of what they changed: a setting's, or `allow:PRINCIPAL`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    limited: BTreeMap<String, Limited>,
+    /// What was changed last.
+    #[serde(default)]
+    pub history: History,
 }
 
 fn kms_of_format_1() -> String {
@@ -128,7 +145,7 @@ impl Catalogue {
         }
         catalogue.format = FORMAT;
         for keyspace in catalogue.keyspaces.values() {
-            keyspace.settings()?;
+            keyspace.check_stored()?;
             keyspace.deks()?;
         }
         Ok(catalogue)
@@ -181,6 +198,7 @@ impl Catalogue {
         lines: &str,
         kms: &str,
         record: &[u8],
+        by: &By,
     ) -> Result<u32, CatalogueError> {
         self.check_new(name)?;
         let mut keyspace = Keyspace {
@@ -190,24 +208,63 @@ impl Catalogue {
             locked: false,
             kms: kms.to_owned(),
             deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(record))]),
+            limited: BTreeMap::new(),
+            history: History::default(),
         };
-        keyspace.apply(lines)?;
+        keyspace.history.note(Change::new(by, "created"));
+        keyspace.apply(lines, None, by)?;
         let id = self.next_id;
         self.next_id += 1;
         self.keyspaces.insert(id, keyspace);
         Ok(id)
     }
 
-    /// Applies settings lines (`name=value`) to a keyspace: all of them, or none.
-    pub fn set(&mut self, id: u32, lines: &str) -> Result<(), CatalogueError> {
+    /// Applies settings lines (`name=value`) to a keyspace: all of them, or none. With `lasts` they go back by
+    /// themselves after that time.
+    ///
+    /// A change for good ends one for a while of the same setting. One for a while takes the place of another: the new
+    /// time holds, and the setting goes back to what it was before the first of them.
+    pub fn set(
+        &mut self,
+        id: u32,
+        lines: &str,
+        lasts: Option<Lasts>,
+        by: &By,
+    ) -> Result<(), CatalogueError> {
         let mut changed = self.keyspace(id)?.clone();
-        changed.apply(lines)?;
+        changed.apply(lines, lasts, by)?;
         self.keyspaces.insert(id, changed);
         Ok(())
     }
 
+    /// Counts what is left of the changes for a while from now on. To be called once after [`Catalogue::parse`];
+    /// without it they are all due.
+    pub fn resume(&mut self, now: Moment) {
+        for keyspace in self.keyspaces.values_mut() {
+            keyspace.resume(now);
+        }
+    }
+
+    /// Whether [`Catalogue::go_back`] would change anything.
+    pub fn is_due(&self, now: Moment) -> bool {
+        self.keyspaces.values().any(|keyspace| keyspace.is_due(now))
+    }
+
+    /// Takes back what was changed for a while and is due; the changes, by keyspace.
+    pub fn go_back(&mut self, now: Moment) -> Vec<(u32, Change)> {
+        let keyspaces = self.keyspaces.iter_mut();
+        keyspaces
+            .flat_map(|(id, keyspace)| {
+                keyspace
+                    .go_back(now)
+                    .into_iter()
+                    .map(|change| (*id, change))
+            })
+            .collect()
+    }
+
     /// Adds a DEK, of the generation after the current one.
-    pub fn add_dek(&mut self, id: u32, dek: &WrappedDek) -> Result<(), CatalogueError> {
+    pub fn add_dek(&mut self, id: u32, dek: &WrappedDek, by: &By) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         let current = keyspace.generation();
         if current.checked_add(1) != Some(dek.generation) {
@@ -218,6 +275,8 @@ impl Catalogue {
         }
         let text = BASE64.encode(&dek.record);
         keyspace.deks.insert(dek.generation, text);
+        let change = Change::new(by, "generation").between(current, dek.generation);
+        keyspace.history.note(change);
         Ok(())
     }
 
@@ -235,6 +294,7 @@ impl Catalogue {
         id: u32,
         kms: &str,
         deks: &[WrappedDek],
+        by: &By,
     ) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         let generations = deks.iter().map(|dek| &dek.generation);
@@ -244,6 +304,8 @@ impl Catalogue {
                 keyspace.name
             )));
         }
+        let change = Change::new(by, "kms").between(&keyspace.kms, kms);
+        keyspace.history.note(change);
         kms.clone_into(&mut keyspace.kms);
         let texts = deks.iter().map(|dek| BASE64.encode(&dek.record));
         keyspace.deks = deks.iter().map(|dek| dek.generation).zip(texts).collect();
@@ -251,8 +313,13 @@ impl Catalogue {
     }
 
     /// Marks a keyspace as locked or not.
-    pub fn set_locked(&mut self, id: u32, locked: bool) -> Result<(), CatalogueError> {
-        self.keyspace_mut(id)?.locked = locked;
+    pub fn set_locked(&mut self, id: u32, locked: bool, by: &By) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        if keyspace.locked != locked {
+            let change = Change::new(by, "locked").between(keyspace.locked, locked);
+            keyspace.history.note(change);
+            keyspace.locked = locked;
+        }
         Ok(())
     }
 
@@ -266,16 +333,7 @@ impl Catalogue {
 impl Keyspace {
     /// The settings in force.
     pub fn settings(&self) -> Result<Settings, CatalogueError> {
-        let mut settings = Settings::default();
-        for (name, value) in &self.settings {
-            settings
-                .set(name, value)
-                .map_err(|error| CatalogueError::Bad(error.to_string()))?;
-        }
-        settings
-            .validate()
-            .map_err(|error| CatalogueError::Bad(error.to_string()))?;
-        Ok(settings)
+        settings_of(&self.settings).map_err(|error| CatalogueError::Bad(error.to_string()))
     }
 
     /// The current DEK's generation.
@@ -306,147 +364,109 @@ impl Keyspace {
         decoded.collect()
     }
 
-    fn apply(&mut self, lines: &str) -> Result<(), CatalogueError> {
+    fn apply(&mut self, lines: &str, lasts: Option<Lasts>, by: &By) -> Result<(), CatalogueError> {
         for line in lines.lines().filter(|line| !line.is_empty()) {
             let (name, value) = line.split_once('=').ok_or_else(|| {
                 CatalogueError::Bad(format!("`{line}` is not a setting; write name=value"))
             })?;
-            if let Some(principal) = name.strip_prefix("allow:") {
-                self.policy
-                    .grant(principal, value)
-                    .map_err(CatalogueError::Bad)?;
-            } else {
-                // Kept under the canonical name, so that an alias never stands beside it.
-                let name = Settings::canonical_name(name).ok_or_else(|| {
-                    let names: Vec<_> = Settings::default().iter().map(|(name, _)| name).collect();
-                    CatalogueError::Bad(format!(
-                        "`{name}` is not a setting; use one of {} or allow:PRINCIPAL",
-                        names.join(", ")
-                    ))
-                })?;
+            let (name, value) = canonical(name, value)?;
+            self.change(&name, &value, lasts, by);
+        }
+        self.check(by.at)
+    }
+
+    /// Changes what has this canonical name to this canonical value.
+    fn change(&mut self, name: &str, value: &str, lasts: Option<Lasts>, by: &By) {
+        let (stored, from) = (self.stored(name), self.text(name));
+        self.put(name, Some(value));
+        let earlier = self.limited.remove(name);
+        let (had_end, mut until) = (earlier.is_some(), None);
+        if let Some(lasts) = lasts {
+            let back_to = earlier.map_or(stored, Limited::into_back_to);
+            let limited = Limited::new(lasts, back_to, by.at);
+            until = Some(limited.until_unix_ms);
+            self.limited.insert(name.to_owned(), limited);
+        }
+        let to = self.text(name);
+        if from != to || had_end || until.is_some() {
+            let change = Change::new(by, name).between(from, to).until(until);
+            self.history.note(change);
+        }
+    }
+
+    /// What is stored under a canonical name; nothing for a default, and for no grant.
+    fn stored(&self, name: &str) -> Option<String> {
+        match name.strip_prefix(ALLOW) {
+            Some(principal) => self.policy.of(principal).map(str::to_owned),
+            None => self.settings.get(name).cloned(),
+        }
+    }
+
+    /// The value in force under a canonical name, as it is set.
+    fn text(&self, name: &str) -> String {
+        self.stored(name).unwrap_or_else(|| self.default_text(name))
+    }
+
+    /// The value where nothing is stored.
+    fn default_text(&self, name: &str) -> String {
+        let default = Settings::default();
+        let mut defaults = default.iter_stored();
+        defaults
+            .find(|(known, _)| *known == name)
+            .map_or_else(|| NO_GRANT.to_owned(), |(_, value)| value)
+    }
+
+    /// Stores a canonical value, or nothing, under a canonical name.
+    fn put(&mut self, name: &str, value: Option<&str>) {
+        match (name.strip_prefix(ALLOW), value) {
+            (Some(principal), value) => self.policy.put(principal, value.unwrap_or(NO_GRANT)),
+            (None, Some(value)) => {
                 self.settings.insert(name.to_owned(), value.to_owned());
             }
+            (None, None) => {
+                self.settings.remove(name);
+            }
         }
-        self.settings().map(|_| ())
     }
+}
+
+/// The settings that these values make, the rest being defaults.
+fn settings_of(values: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
+    let mut settings = Settings::default();
+    for (name, value) in values {
+        settings.set(name, value)?;
+    }
+    settings.validate()?;
+    Ok(settings)
+}
+
+/// A setting or a grant in the one form that is stored, so that an alias never stands beside a name.
+fn canonical(name: &str, value: &str) -> Result<(String, String), CatalogueError> {
+    if let Some(principal) = name.strip_prefix(ALLOW) {
+        let (principal, rights) =
+            Policy::canonical(principal, value).map_err(CatalogueError::Bad)?;
+        return Ok((format!("{ALLOW}{principal}"), rights));
+    }
+    let name = Settings::canonical_name(name).ok_or_else(|| {
+        let names: Vec<_> = Settings::default().iter().map(|(name, _)| name).collect();
+        CatalogueError::Bad(format!(
+            "`{name}` is not a setting; use one of {} or allow:PRINCIPAL",
+            names.join(", ")
+        ))
+    })?;
+    let mut alone = Settings::default();
+    alone
+        .set(name, value)
+        .map_err(|error| CatalogueError::Bad(error.to_string()))?;
+    let mut stored = alone.iter_stored();
+    let value = stored.find(|(known, _)| *known == name);
+    Ok((
+        name.to_owned(),
+        value.map_or_else(String::new, |(_, value)| value),
+    ))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with_prod(lines: &str) -> Catalogue {
-        let mut catalogue = Catalogue::default();
-        catalogue
-            .create("prod", lines, "local", b"wrapped")
-            .unwrap();
-        catalogue
-    }
-
-    fn dek(generation: u32, record: &[u8]) -> WrappedDek {
-        WrappedDek {
-            generation,
-            record: record.to_vec(),
-        }
-    }
-
-    #[test]
-    fn format_1_is_read_as_of_the_local_kms_and_written_as_format_2() {
-        let text = r#"{"format": 1, "next_id": 2, "keyspaces": {"1": {"name": "prod", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
-        let read = Catalogue::parse(text).unwrap();
-        let prod = read.keyspace(1).unwrap();
-        assert_eq!((prod.kms.as_str(), prod.generation()), ("local", 1));
-        assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
-        assert!(read.text().contains("\"format\": 2"));
-        let later = Catalogue::parse(&text.replace("\"format\": 1", "\"format\": 3"));
-        assert!(later.unwrap_err().to_string().contains("format 3"));
-    }
-
-    #[test]
-    fn a_dek_is_added_proven_unused_and_retired() {
-        let mut catalogue = with_prod("");
-        assert!(catalogue.add_dek(1, &dek(3, b"c")).is_err());
-        catalogue.add_dek(1, &dek(2, b"b")).unwrap();
-        let prod = catalogue.keyspace(1).unwrap();
-        assert_eq!(prod.generation(), 2);
-        assert_eq!(prod.deks().unwrap().len(), 2);
-        catalogue.retire_deks(1).unwrap();
-        let prod = catalogue.keyspace(1).unwrap();
-        assert_eq!(prod.deks().unwrap(), [dek(2, b"b")]);
-    }
-
-    #[test]
-    fn a_move_takes_all_deks_or_none() {
-        let mut catalogue = with_prod("");
-        catalogue.add_dek(1, &dek(2, b"b")).unwrap();
-        assert!(catalogue.rewrap(1, "bao", &[dek(2, b"y")]).is_err());
-        let moved = [dek(1, b"x"), dek(2, b"y")];
-        catalogue.rewrap(1, "bao", &moved).unwrap();
-        let prod = catalogue.keyspace(1).unwrap();
-        assert_eq!(prod.kms, "bao");
-        assert_eq!(prod.deks().unwrap(), moved);
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let mut catalogue = with_prod("soft_ttl_ms=1000\nallow:uid:7=sign\n");
-        catalogue.set_locked(1, true).unwrap();
-        let read = Catalogue::parse(&catalogue.text()).unwrap();
-        let prod = read.keyspace(1).unwrap();
-        assert_eq!(prod.settings().unwrap().soft_ttl_ms, 1_000);
-        assert_eq!(prod.policy.iter().collect::<Vec<_>>(), [("uid:7", "sign")]);
-        assert!(prod.locked);
-        assert_eq!(prod.kms, "local");
-        assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
-        assert_eq!(read.next_id(), 2);
-    }
-
-    #[test]
-    fn a_bad_line_changes_nothing() {
-        let mut catalogue = with_prod("");
-        let refused = catalogue
-            .set(1, "max_in_flight=3\nsoft_ttl_ms=soon")
-            .unwrap_err();
-        assert!(refused.to_string().contains("soon"), "{refused}");
-        let settings = catalogue.keyspace(1).unwrap().settings().unwrap();
-        assert_eq!(settings.max_in_flight, Settings::default().max_in_flight);
-    }
-
-    #[test]
-    fn contradictory_settings_are_refused() {
-        let mut catalogue = with_prod("");
-        assert!(
-            catalogue
-                .set(1, "soft_ttl_ms=5000\nhard_ttl_ms=1000")
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn the_runbooks_spellings_mean_the_same_setting() {
-        let mut catalogue = with_prod("maxInFlight=5");
-        catalogue.set(1, "max_in_flight=6").unwrap();
-        assert_eq!(
-            catalogue
-                .keyspace(1)
-                .unwrap()
-                .settings()
-                .unwrap()
-                .max_in_flight,
-            6
-        );
-    }
-
-    #[test]
-    fn names_are_unique_and_well_formed() {
-        let mut catalogue = with_prod("");
-        assert_eq!(
-            catalogue.create("prod", "", "local", b"x"),
-            Err(CatalogueError::Exists("prod".to_owned()))
-        );
-        assert!(matches!(
-            catalogue.create("Pröd", "", "local", b"x"),
-            Err(CatalogueError::Bad(_))
-        ));
-    }
-}
+mod random;
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use keyway_protocol::{Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use crate::authorise::Policy;
+use crate::authorise::{Policy, Principal};
 use crate::rehydrator::{ResealPage, ResealWork, WriteError};
 
 /// Messages that wait for the control thread before more are refused.
@@ -49,8 +49,10 @@ pub enum ControlRequest {
     },
     /// An administrator's request; answered by [`ControlEvent::Answer`].
     Admin {
-        /// Who asks.
+        /// Whom to answer.
         reply_to: ReplyTo,
+        /// Who asks.
+        who: Principal,
         /// What.
         command: Command,
     },
@@ -69,8 +71,13 @@ pub enum Command {
     Set {
         /// Which keyspace.
         keyspace: u32,
-        /// Settings lines.
+        /// Settings lines; `for_ms=N` among them makes all of them last so long.
         lines: String,
+    },
+    /// What was changed of a keyspace.
+    History {
+        /// Which keyspace.
+        keyspace: u32,
     },
     /// List those with an id above `after` that `visible` names.
     List {

@@ -14,6 +14,7 @@ mod lease;
 pub mod messages;
 pub mod opening;
 mod rotation;
+pub mod settings;
 mod tickets;
 mod unlock;
 
@@ -24,10 +25,11 @@ use std::time::Duration;
 
 use keyway_kms::{Initialise, KmsError, Passphrase, Service, Share};
 use keyway_protocol::{KmsShares, Status, encode_keyspace_id};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
+use crate::authorise::Principal;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::Snapshot;
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
@@ -43,6 +45,9 @@ use unlock::Given;
 pub const SNAPSHOT_PERIOD: Duration = Duration::from_secs(1);
 
 const MS_PER_HOUR: f64 = 3_600_000.0;
+
+/// Name of the line in a new keyspace's settings that says which KMS wraps its DEKs.
+const KMS_LINE: &str = "kms=";
 
 /// Rows of JSON that one KEYSPACE_LIST answer carries.
 const LIST_ROWS_MAX: usize = 32;
@@ -121,6 +126,7 @@ impl<K: Kms + 'static> Control<K> {
                 },
                 () = second() => {
                     control.push_snapshot();
+                    control.end_limited();
                     control.hot_keys.write_aside();
                 }
                 // Once nobody can ask any more, the shards are still to be counted.
@@ -129,8 +135,9 @@ impl<K: Kms + 'static> Control<K> {
                         tokio::task::spawn_local(Rc::clone(&control).lease(keyspace));
                     }
                     ControlRequest::Hottest { shard, keys } => control.hot_keys.take(shard, keys),
-                    ControlRequest::Admin { reply_to, command } => {
-                        tokio::task::spawn_local(Rc::clone(&control).administer(reply_to, command));
+                    ControlRequest::Admin { reply_to, who, command } => {
+                        let answered = Rc::clone(&control).administer(reply_to, who, command);
+                        tokio::task::spawn_local(answered);
                     }
                 },
             }
@@ -152,12 +159,13 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
-    async fn administer(self: Rc<Self>, reply_to: ReplyTo, command: Command) {
+    async fn administer(self: Rc<Self>, reply_to: ReplyTo, who: Principal, command: Command) {
         let answer = match command {
-            Command::Create { name, lines } => self.create(&name, &lines).await,
-            Command::Set { keyspace, lines } => self.set(keyspace, &lines).await,
+            Command::Create { name, lines } => self.create(&name, &lines, who).await,
+            Command::Set { keyspace, lines } => self.set(keyspace, &lines, who).await,
             Command::List { after, visible } => Ok(self.list(after, &visible)),
-            Command::Lock { keyspace } => self.lock(keyspace).await,
+            Command::History { keyspace } => self.history(keyspace),
+            Command::Lock { keyspace } => self.lock(keyspace, who).await,
             Command::Unlock {
                 keyspace,
                 kind,
@@ -168,13 +176,13 @@ impl<K: Kms + 'static> Control<K> {
                     kind,
                     bytes: secret,
                 };
-                self.start_unlock(keyspace, given, watch)
+                self.start_unlock(keyspace, given, watch, who)
             }
             Command::UnlockStatus { keyspace, ticket } => {
                 self.unlock_status(keyspace, ticket).await
             }
-            Command::Rotate { keyspace } => self.rotate(keyspace).await,
-            Command::Rewrap { keyspace, kms } => self.rewrap(keyspace, &kms).await,
+            Command::Rotate { keyspace } => self.rotate(keyspace, who).await,
+            Command::Rewrap { keyspace, kms } => self.rewrap(keyspace, &kms, who).await,
             Command::Initialise {
                 kms,
                 shares,
@@ -202,13 +210,13 @@ impl<K: Kms + 'static> Control<K> {
         self.send(reply_to.shard, event).await;
     }
 
-    async fn create(&self, name: &str, lines: &str) -> Answer {
+    async fn create(&self, name: &str, lines: &str, who: Principal) -> Answer {
         let id = {
             let catalogue = self.catalogue.borrow();
             catalogue.check_new(name)?;
             catalogue.next_id()
         };
-        let (kms_name, lines) = kms_line(lines);
+        let (kms_name, lines) = settings::take_line(lines, KMS_LINE);
         let kms_name = kms_name.unwrap_or(self.kms.default_name());
         let kms = self.kms.get(kms_name).map_err(|error| refusal(&error))?;
         let made = kms.new_dek(id, FIRST_GENERATION).await;
@@ -221,13 +229,13 @@ impl<K: Kms + 'static> Control<K> {
                 "another keyspace was being made; try again".into(),
             ));
         }
-        changed.create(name, &lines, kms_name, &dek.record)?;
+        changed.create(name, &lines, kms_name, &dek.record, &settings::by(who))?;
         self.commit(changed)?;
         self.publish(id).await?;
         // It was proven by an unwrap: the first use need not wait for another.
         let deks = Deks::of_new(FIRST_GENERATION, dek);
         self.tell_lease(id, &Ok(deks)).await;
-        tracing::info!(keyspace = name, id, kms = kms_name, "keyspace created");
+        tracing::info!(keyspace = name, id, kms = kms_name, %who, "keyspace created");
         let mut payload = Vec::new();
         encode_keyspace_id(id, &mut payload);
         Ok(payload)
@@ -267,15 +275,6 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
-    async fn set(&self, id: u32, lines: &str) -> Answer {
-        let mut changed = self.catalogue.borrow().clone();
-        changed.set(id, lines)?;
-        self.commit(changed)?;
-        self.publish(id).await?;
-        tracing::info!(keyspace = id, settings = %lines.trim().replace('\n', " "), "settings changed");
-        Ok(Vec::new())
-    }
-
     fn list(&self, after: u32, visible: &[u32]) -> Vec<u8> {
         let catalogue = self.catalogue.borrow();
         let mut rows: Vec<_> = catalogue
@@ -288,6 +287,16 @@ impl<K: Kms + 'static> Control<K> {
                     .map(|settings| settings.iter().collect())
                     .unwrap_or_default();
                 let allow: HashMap<&str, &str> = keyspace.policy.iter().collect();
+                let limited: HashMap<&str, Value> = keyspace
+                    .limited()
+                    .map(|(name, limited, then)| {
+                        let until_unix_ms = limited.until_unix_ms;
+                        (
+                            name,
+                            json!({ "until_unix_ms": until_unix_ms, "then": then }),
+                        )
+                    })
+                    .collect();
                 json!({
                     "id": id,
                     "name": keyspace.name,
@@ -297,6 +306,7 @@ impl<K: Kms + 'static> Control<K> {
                     "reseal": self.resealing.borrow().get(&id).map(|progress| progress.json()),
                     "settings": settings,
                     "allow": allow,
+                    "limited": limited,
                 })
             })
             .collect();
@@ -400,17 +410,6 @@ impl From<CatalogueError> for (Status, String) {
         };
         (status, error.to_string())
     }
-}
-
-/// Takes the line `kms=NAME` out of a new keyspace's settings.
-fn kms_line(lines: &str) -> (Option<&str>, String) {
-    let is_kms = |line: &&str| line.starts_with("kms=");
-    let name = lines
-        .lines()
-        .rfind(is_kms)
-        .map(|line| &line["kms=".len()..]);
-    let others = lines.lines().filter(|line| !is_kms(line));
-    (name, others.map(|line| format!("{line}\n")).collect())
 }
 
 fn how_to_initialise(

@@ -23,7 +23,8 @@ use super::catalogue::WrappedDek;
 use super::kms::{Kms, refusal};
 use super::messages::ControlEvent;
 use super::unlock::refuse_locked;
-use super::{Answer, Control};
+use super::{Answer, Control, settings};
+use crate::authorise::Principal;
 use crate::rehydrator::{ResealPage, ResealWork, WriteError};
 
 /// How long the work rests after a page that could not be worked through, at first and at most.
@@ -57,7 +58,7 @@ enum Stopped {
 
 impl<K: Kms + 'static> Control<K> {
     /// Gives a keyspace a new DEK. Answers with its generation; the blobs follow in the background.
-    pub(super) async fn rotate(self: &Rc<Self>, id: u32) -> Answer {
+    pub(super) async fn rotate(self: &Rc<Self>, id: u32, who: Principal) -> Answer {
         let (name, generation, is_resealing) = {
             let catalogue = self.catalogue.borrow();
             let keyspace = catalogue.keyspace(id)?;
@@ -93,9 +94,9 @@ impl<K: Kms + 'static> Control<K> {
             generation: next,
             record: made.record,
         };
-        changed.add_dek(id, &dek)?;
+        changed.add_dek(id, &dek, &settings::by(who))?;
         self.commit(changed)?;
-        tracing::info!(keyspace = id, generation = next, "new DEK");
+        tracing::info!(keyspace = id, generation = next, %who, "new DEK");
         self.hand_out(id).await;
         self.start_resealing(id);
         let mut payload = Vec::new();
@@ -265,7 +266,7 @@ impl<K: Kms + 'static> Control<K> {
 
     /// Moves a keyspace's DEKs to another KMS, or wraps them anew at the same one. No lease changes: the shards go on
     /// with what they hold, and renew it at the new KMS.
-    pub(super) async fn rewrap(&self, id: u32, name: &str) -> Answer {
+    pub(super) async fn rewrap(&self, id: u32, name: &str, who: Principal) -> Answer {
         let to = self.kms.get(name).map_err(|error| refusal(&error))?;
         if self.is_locked(id) {
             return Err(refuse_locked());
@@ -281,12 +282,13 @@ impl<K: Kms + 'static> Control<K> {
         if changed.keyspace(id)?.kms != from {
             return Err(moved_meanwhile());
         }
-        changed.rewrap(id, name, &moved)?;
+        changed.rewrap(id, name, &moved, &settings::by(who))?;
         self.commit(changed)?;
         tracing::info!(
             keyspace = id,
             from,
             to = name,
+            %who,
             "the DEKs are at another KMS"
         );
         Ok(Vec::new())

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::authorise::Principal;
+
 /// Tickets of a keyspace that are remembered: all 16 holders may mistype theirs once.
 const TICKETS_MAX: usize = 32;
 
@@ -35,9 +37,16 @@ pub(super) struct Tickets {
     of_keyspace: BTreeMap<u32, VecDeque<Unlock>>,
 }
 
+/// By what an unlock is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub ticket: u64,
+    pub who: Principal,
+}
+
 #[derive(Debug)]
 struct Unlock {
-    ticket: u64,
+    asked: Asked,
     is_share: bool,
     state: UnlockState,
 }
@@ -59,7 +68,7 @@ impl Unlock {
 
 impl Tickets {
     /// A ticket for an unlock that begins. It takes the place of those under way, but for shares.
-    pub(super) fn start(&mut self, keyspace: u32, is_share: bool) -> u64 {
+    pub(super) fn start(&mut self, keyspace: u32, is_share: bool, who: Principal) -> u64 {
         self.given_out = self.given_out.wrapping_add(1);
         let ticket = u64::from(keyspace) << 32 | u64::from(self.given_out);
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
@@ -73,7 +82,7 @@ impl Tickets {
             unlocks.remove(oldest);
         }
         unlocks.push_back(Unlock {
-            ticket,
+            asked: Asked { ticket, who },
             is_share,
             state: UnlockState::Asking {
                 attempts: 0,
@@ -91,7 +100,7 @@ impl Tickets {
         };
         let noted = unlocks
             .iter_mut()
-            .find(|unlock| unlock.ticket == ticket && !unlock.is_over());
+            .find(|unlock| unlock.asked.ticket == ticket && !unlock.is_over());
         let Some(unlock) = noted else { return false };
         unlock.state = state.clone();
         if matches!(state, UnlockState::Opened | UnlockState::MoreShares { .. }) {
@@ -113,13 +122,13 @@ impl Tickets {
         }
     }
 
-    /// Keyspaces for which somebody waits for more shares, each with one of the tickets.
-    pub(super) fn waiting(&self) -> Vec<(u32, u64)> {
+    /// Keyspaces for which somebody waits for more shares, each with one of those who do.
+    pub(super) fn waiting(&self) -> Vec<(u32, Asked)> {
         let of_keyspace = self.of_keyspace.iter();
         of_keyspace
             .filter_map(|(keyspace, unlocks)| {
                 let waiting = unlocks.iter().find(|unlock| unlock.awaits_shares())?;
-                Some((*keyspace, waiting.ticket))
+                Some((*keyspace, waiting.asked))
             })
             .collect()
     }
@@ -128,7 +137,7 @@ impl Tickets {
     /// was none.
     pub(super) fn state(&self, keyspace: u32, ticket: u64) -> Option<UnlockState> {
         let unlocks = self.of_keyspace.get(&keyspace)?;
-        if let Some(unlock) = unlocks.iter().find(|unlock| unlock.ticket == ticket) {
+        if let Some(unlock) = unlocks.iter().find(|unlock| unlock.asked.ticket == ticket) {
             return Some(unlock.state.clone());
         }
         if ticket >> 32 == u64::from(keyspace) {
@@ -143,6 +152,7 @@ mod tests {
     use super::*;
 
     const PROD: u32 = 1;
+    const ALICE: Principal = Principal::Uid(1_000);
     const ASKING: UnlockState = UnlockState::Asking {
         attempts: 0,
         last_error: None,
@@ -162,17 +172,27 @@ mod tests {
     #[test]
     fn a_wrong_share_fails_one_ticket_and_the_last_one_opens_all() {
         let mut tickets = Tickets::default();
-        let (first, second) = (tickets.start(PROD, true), tickets.start(PROD, true));
+        let (first, second) = (
+            tickets.start(PROD, true, ALICE),
+            tickets.start(PROD, true, ALICE),
+        );
         assert!(tickets.note(PROD, first, more(1)));
         assert!(tickets.note(PROD, second, more(2)));
         assert_eq!(tickets.state(PROD, first), Some(more(2)));
-        let (wrong, passphrase) = (tickets.start(PROD, true), tickets.start(PROD, false));
+        let (wrong, passphrase) = (
+            tickets.start(PROD, true, ALICE),
+            tickets.start(PROD, false, ALICE),
+        );
         assert!(tickets.note(PROD, wrong, failed("mistyped")));
         assert!(tickets.note(PROD, passphrase, failed("it wants shares")));
         assert_eq!(tickets.state(PROD, wrong), Some(failed("mistyped")));
         assert_eq!(tickets.state(PROD, first), Some(more(2)));
-        assert_eq!(tickets.waiting(), [(PROD, first)]);
-        let last = tickets.start(PROD, true);
+        let waiting = Asked {
+            ticket: first,
+            who: ALICE,
+        };
+        assert_eq!(tickets.waiting(), [(PROD, waiting)]);
+        let last = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, last, UnlockState::Opened));
         for ticket in [first, second, last] {
             assert_eq!(tickets.state(PROD, ticket), Some(UnlockState::Opened));
@@ -184,9 +204,9 @@ mod tests {
     fn a_later_unlock_takes_the_place_of_one_that_is_no_share() {
         let mut tickets = Tickets::default();
         assert_eq!(tickets.state(PROD, 7), None);
-        let first = tickets.start(PROD, false);
+        let first = tickets.start(PROD, false, ALICE);
         assert_eq!(tickets.state(PROD, first), Some(ASKING));
-        let second = tickets.start(PROD, false);
+        let second = tickets.start(PROD, false, ALICE);
         assert_eq!(tickets.state(PROD, first), Some(failed(OVERTAKEN)));
         assert!(
             !tickets.note(PROD, first, UnlockState::Opened),
@@ -195,23 +215,23 @@ mod tests {
         // A shard's ticket is no unlock's own.
         assert_eq!(tickets.state(PROD, 1 << 48), Some(ASKING));
         // A share that is being asked about for a second time has done its part.
-        let share = tickets.start(PROD, true);
+        let share = tickets.start(PROD, true, ALICE);
         assert_eq!(tickets.state(PROD, second), Some(failed(OVERTAKEN)));
         let asking = UnlockState::Asking {
             attempts: 1,
             last_error: None,
         };
         assert!(tickets.note(PROD, share, asking));
-        tickets.start(PROD, false);
+        tickets.start(PROD, false, ALICE);
         assert_eq!(tickets.state(PROD, share), Some(failed(OVERTAKEN)));
     }
 
     #[test]
     fn whoever_waits_in_vain_is_told_unless_a_share_is_on_its_way() {
         let mut tickets = Tickets::default();
-        let first = tickets.start(PROD, true);
+        let first = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, first, more(1)));
-        let on_its_way = tickets.start(PROD, true);
+        let on_its_way = tickets.start(PROD, true, ALICE);
         tickets.fail_waiting(PROD, "forgotten");
         assert_eq!(tickets.state(PROD, first), Some(more(1)));
         assert!(tickets.note(PROD, on_its_way, failed("mistyped")));
@@ -222,10 +242,10 @@ mod tests {
     #[test]
     fn tickets_that_are_over_are_forgotten_first() {
         let mut tickets = Tickets::default();
-        let first = tickets.start(PROD, true);
+        let first = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, first, more(1)));
         for _ in 0..2 * TICKETS_MAX {
-            let wrong = tickets.start(PROD, true);
+            let wrong = tickets.start(PROD, true, ALICE);
             assert!(tickets.note(PROD, wrong, failed("mistyped")));
         }
         assert_eq!(tickets.state(PROD, first), Some(more(1)));

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 use super::kms::{Kms, refusal};
 use super::messages::ControlEvent;
 use super::opening::need_word;
-use super::tickets::UnlockState;
-use super::{Answer, Control};
+use super::tickets::{Asked, UnlockState};
+use super::{Answer, Control, settings};
+use crate::authorise::Principal;
 
 /// How long a watching unlock waits at first before it asks again, and at most.
 const WATCH_MIN: Duration = Duration::from_millis(500);
@@ -47,26 +48,33 @@ impl Given {
 
 impl<K: Kms + 'static> Control<K> {
     /// Wipes a keyspace on every shard, and keeps it locked until an unlock. Answers when nothing of it is left.
-    pub(super) async fn lock(&self, id: u32) -> Answer {
+    pub(super) async fn lock(&self, id: u32, who: Principal) -> Answer {
         let mut changed = self.catalogue.borrow().clone();
-        changed.set_locked(id, true)?;
+        changed.set_locked(id, true, &settings::by(who))?;
         self.commit(changed)?;
         *self.locks.borrow_mut().entry(id).or_default() += 1;
         self.broadcast(|done| ControlEvent::Lock { keyspace: id, done })
             .await;
-        tracing::info!(keyspace = id, "keyspace locked");
+        tracing::info!(keyspace = id, %who, "keyspace locked");
         Ok(Vec::new())
     }
 
     /// Starts an unlock and answers with its ticket.
-    pub(super) fn start_unlock(self: &Rc<Self>, id: u32, given: Given, watch: bool) -> Answer {
+    pub(super) fn start_unlock(
+        self: &Rc<Self>,
+        id: u32,
+        given: Given,
+        watch: bool,
+        who: Principal,
+    ) -> Answer {
         self.catalogue.borrow().keyspace(id)?;
         let is_share = given.kind == UnlockKind::Share;
-        let ticket = self.tickets.borrow_mut().start(id, is_share);
+        let ticket = self.tickets.borrow_mut().start(id, is_share, who);
+        let asked = Asked { ticket, who };
         let control = Rc::clone(self);
         let locks = self.locks_of(id);
         tokio::task::spawn_local(async move {
-            let ended = control.unlock(id, ticket, given, locks, watch).await;
+            let ended = control.unlock(id, asked, given, locks, watch).await;
             control.note_end(id, ticket, ended);
         });
         let mut payload = Vec::new();
@@ -116,7 +124,7 @@ impl<K: Kms + 'static> Control<K> {
     async fn unlock(
         &self,
         id: u32,
-        ticket: u64,
+        asked: Asked,
         given: Given,
         locks: u64,
         watch: bool,
@@ -128,7 +136,7 @@ impl<K: Kms + 'static> Control<K> {
         {
             return Ok(Ended::MoreShares { given, threshold });
         }
-        let opened = self.open_keyspace(id, ticket, locks, watch).await;
+        let opened = self.open_keyspace(id, asked, locks, watch).await;
         self.finish_unlocks_of(&name, id).await;
         opened.map(|()| Ended::Opened)
     }
@@ -161,7 +169,7 @@ impl<K: Kms + 'static> Control<K> {
     async fn open_keyspace(
         &self,
         id: u32,
-        ticket: u64,
+        asked: Asked,
         locks: u64,
         watch: bool,
     ) -> Result<(), KmsError> {
@@ -183,7 +191,9 @@ impl<K: Kms + 'static> Control<K> {
                 attempts,
                 last_error: Some(error.to_string()),
             };
-            if self.locks_of(id) != locks || !self.tickets.borrow_mut().note(id, ticket, state) {
+            if self.locks_of(id) != locks
+                || !self.tickets.borrow_mut().note(id, asked.ticket, state)
+            {
                 return Err(overtaken());
             }
             tokio::time::sleep(wait.max(error.class().retry_after().unwrap_or_default())).await;
@@ -193,7 +203,7 @@ impl<K: Kms + 'static> Control<K> {
             return Err(overtaken());
         }
         let mut changed = self.catalogue.borrow().clone();
-        let unlocked = changed.set_locked(id, false);
+        let unlocked = changed.set_locked(id, false, &settings::by(asked.who));
         unlocked.map_err(|error| internal(&error.to_string()))?;
         self.commit(changed).map_err(|(_, why)| internal(&why))?;
         for shard in 0..self.shards.len() {
@@ -205,18 +215,18 @@ impl<K: Kms + 'static> Control<K> {
                 .await;
         }
         self.tell_lease(id, &Ok(deks)).await;
-        tracing::info!(keyspace = id, "keyspace unlocked");
+        tracing::info!(keyspace = id, who = %asked.who, "keyspace unlocked");
         Ok(())
     }
 
     /// Others who wait for more shares of a KMS that is open now wait no longer.
     async fn finish_unlocks_of(&self, kms: &str, except: u32) {
         let waiting = self.tickets.borrow().waiting();
-        for (id, ticket) in waiting {
+        for (id, asked) in waiting {
             if id != except && self.kms_name_of(id).is_ok_and(|name| name == kms) {
                 let locks = self.locks_of(id);
-                let ended = self.open_keyspace(id, ticket, locks, false).await;
-                self.note_end(id, ticket, ended.map(|()| Ended::Opened));
+                let ended = self.open_keyspace(id, asked, locks, false).await;
+                self.note_end(id, asked.ticket, ended.map(|()| Ended::Opened));
             }
         }
     }

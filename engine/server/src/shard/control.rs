@@ -39,12 +39,13 @@ impl Shard {
             shard: self.index,
             token,
         };
-        if self.waiting.has_room()
-            && self
-                .control
-                .try_send(ControlRequest::Admin { reply_to, command })
-                .is_ok()
-        {
+        let who = reply.origin.principal();
+        let request = ControlRequest::Admin {
+            reply_to,
+            who,
+            command,
+        };
+        if self.waiting.has_room() && self.control.try_send(request).is_ok() {
             self.waiting.wait(
                 token,
                 Waiting {

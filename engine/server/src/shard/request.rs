@@ -186,6 +186,7 @@ impl Shard {
             }
             Request::Lock => self.ask_control(reply, Command::Lock { keyspace }),
             Request::KeyspaceRotate => self.ask_control(reply, Command::Rotate { keyspace }),
+            Request::KeyspaceHistory => self.ask_control(reply, Command::History { keyspace }),
             Request::KeyspaceRewrap { kms } => {
                 let kms = (*kms).to_owned();
                 self.ask_control(reply, Command::Rewrap { keyspace, kms });

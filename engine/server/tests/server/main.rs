@@ -14,5 +14,6 @@ mod memory;
 mod model;
 mod operations;
 mod outages;
+mod settings;
 mod unlocks;
 mod warm_start;

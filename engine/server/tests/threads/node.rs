@@ -11,8 +11,10 @@ use keyway_kms::{
     Unlocked, UnwrappedDek,
 };
 use keyway_protocol::Status;
+use keyway_server::authorise::Principal;
+use keyway_server::clock;
 use keyway_server::control::Control;
-use keyway_server::control::catalogue::Catalogue;
+use keyway_server::control::catalogue::{By, Catalogue};
 use keyway_server::control::hot_keys::HotKeys;
 use keyway_server::control::kms::{Kms, KmsSet};
 use keyway_server::control::messages::{Command, ControlEvent, ControlRequest, DekBytes, ReplyTo};
@@ -307,7 +309,8 @@ impl Node {
         }
         threads.push(thread::spawn(move || {
             let mut catalogue = Catalogue::default();
-            let made = catalogue.create("prod", "", "fake", b"wrapped");
+            let by = By::server(clock::moment());
+            let made = catalogue.create("prod", "", "fake", b"wrapped", &by);
             assert_eq!(made, Ok(KEYSPACE));
             let kms = FakeKms {
                 hangs: plan.kms_hangs,
@@ -337,7 +340,11 @@ impl Node {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
         let reply_to = ReplyTo { shard: 0, token };
-        let request = ControlRequest::Admin { reply_to, command };
+        let request = ControlRequest::Admin {
+            reply_to,
+            who: Principal::Anonymous,
+            command,
+        };
         let _ = block_on(self.control.send(request));
         token
     }

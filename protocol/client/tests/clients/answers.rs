@@ -1,6 +1,7 @@
 //! Scenarios where everything goes well.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use keyway_client::{
     Algorithm, Call, Custody, Input, KeyFormat, KeyOptions, KeyspaceName, KmsName, KmsState,
@@ -13,6 +14,12 @@ use keyway_protocol::{
 use crate::face::Face;
 use crate::server::{Reaction, Server, echo, ok, ok_bytes};
 use crate::{key, mac};
+
+/// Of two changes, the first is of a later server, which says more.
+const HISTORY: &[u8] = br#"{"changes":[
+    {"unix_ms":900,"who":"expired","what":"max_in_flight","from":"256","to":"64","why":"time"},
+    {"unix_ms":1,"who":"uid:7","what":"max_in_flight","from":"64","to":"256","until_unix_ms":900}
+]}"#;
 
 pub fn answers_in_any_order_reach_their_calls<F: Face>() {
     const COUNT: usize = 100;
@@ -98,6 +105,7 @@ pub fn every_call_reads_its_answer<F: Face>() {
             Opcode::UnlockStatus => ok(incoming, br#"{"state":"done","keys_reloaded":12}"#),
             Opcode::Status => ok(incoming, b"{}"),
             Opcode::KeyspaceRotate => ok(incoming, &2_u32.to_le_bytes()),
+            Opcode::KeyspaceHistory => ok(incoming, HISTORY),
             Opcode::KmsInit => ok(incoming, &two_shares()),
             Opcode::KmsUnlock => ok(incoming, br#"{"kms":"local","state":"unlocked"}"#),
             opcode if opcode.is_write() => ok(incoming, b""),
@@ -140,6 +148,7 @@ pub fn every_call_reads_its_answer<F: Face>() {
         Call::key_revoke(&key),
         Call::force_refresh(&key),
         Call::keyspace_set(&prod, &[("soft_ttl_ms", "1000"), ("policy", "")]),
+        Call::keyspace_set_for(&prod, &[("soft_ttl_ms", "1")], Duration::from_secs(900)),
         Call::lock(&prod),
     ]);
     assert!(nothing.into_iter().all(|it| it.unwrap().key_version == 3));
@@ -157,6 +166,19 @@ pub fn every_call_reads_its_answer<F: Face>() {
         (UnlockState::Done, 12)
     );
     assert_eq!(client.call(Call::status()).unwrap().value, "{}");
+
+    let history = client.call(Call::keyspace_history(&prod)).unwrap().value;
+    let [first, second] = &history.changes[..] else {
+        panic!("two changes")
+    };
+    assert_eq!(
+        (first.who.as_str(), first.to.as_deref()),
+        ("expired", Some("64"))
+    );
+    assert_eq!(
+        (second.what.as_str(), second.until_unix_ms),
+        ("max_in_flight", Some(900))
+    );
 
     let local = KmsName::new("local").unwrap();
     let rotated = client.call(Call::keyspace_rotate(&prod)).unwrap();

@@ -1,0 +1,176 @@
+//! Random changes, for good and for a while, against a model: values for good, and others on top of them that end.
+
+use std::collections::BTreeMap;
+
+use keyway_core::Instant;
+
+use super::*;
+
+/// What is changed, and to what: small enough that values often contradict each other.
+const VALUES: [(&str, [&str; 4]); 6] = [
+    ("soft_ttl_ms", ["1000", "5000", "30000", "600000"]),
+    ("hard_ttl_ms", ["1000", "4000", "100000", "3600000"]),
+    ("refresh_window_ms", ["auto", "0", "900", "20000"]),
+    ("low_water_pct", ["0", "5", "20", "60"]),
+    ("jitter_pct", ["0", "10", "50", "25"]),
+    ("max_in_flight", ["0", "1", "64", "256"]),
+];
+
+const HISTORIES: u64 = 100;
+const STEPS: u64 = 60;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % bound
+    }
+
+    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len() as u64) as usize]
+    }
+}
+
+#[derive(Clone, Default)]
+struct Model {
+    for_good: BTreeMap<&'static str, &'static str>,
+    /// Values on top, and the second in which they end.
+    on_top: BTreeMap<&'static str, (&'static str, u64)>,
+}
+
+impl Model {
+    /// The settings in the second `at`; `None` if they contradict each other.
+    fn settings(&self, at: u64) -> Option<Settings> {
+        let mut settings = Settings::default();
+        for (name, value) in &self.for_good {
+            settings.set(name, value).unwrap();
+        }
+        for (name, (value, end)) in &self.on_top {
+            if *end > at {
+                settings.set(name, value).unwrap();
+            }
+        }
+        settings.validate().is_ok().then_some(settings)
+    }
+
+    fn is_valid_from(&self, now: u64) -> bool {
+        let ends = self.on_top.values().map(|(_, end)| *end);
+        ends.chain([now])
+            .filter(|at| *at >= now)
+            .all(|at| self.settings(at).is_some())
+    }
+
+    fn set(&mut self, name: &'static str, value: &'static str, end: Option<u64>) {
+        match end {
+            Some(end) => {
+                self.on_top.insert(name, (value, end));
+            }
+            None => {
+                self.on_top.remove(name);
+                self.for_good.insert(name, value);
+            }
+        }
+    }
+}
+
+/// The second `at`, on a wall clock that is so much ahead.
+fn moment(at: u64, ahead_ms: u64) -> Moment {
+    Moment {
+        unix_ms: at * 1_000 + ahead_ms,
+        instant: Instant::from_micros(at * 1_000_000),
+    }
+}
+
+/// What came of a history: changes accepted and refused, and settings that went back.
+#[derive(Debug, Default)]
+struct Tally {
+    accepted: u64,
+    refused: u64,
+    ended: u64,
+}
+
+/// One history. Only with `steady` clocks does the model know when each change ends over a restart.
+fn run(seed: u64, steady: bool, tally: &mut Tally) {
+    let mut random = Random(seed);
+    let (mut now, mut ahead_ms) = (10_000, 500_000_000);
+    let mut model = Model::default();
+    let mut catalogue = Catalogue::default();
+    let by = By::server(moment(now, ahead_ms));
+    catalogue.create("prod", "", "local", b"dek", &by).unwrap();
+    for _ in 0..STEPS {
+        match random.below(8) {
+            0..5 => {
+                let end = (random.below(2) == 0).then(|| random.of(&[5, 10, 20, 40]));
+                let mut changed = model.clone();
+                let mut lines = String::new();
+                for _ in 0..=random.below(2) {
+                    let (name, values) = random.of(&VALUES);
+                    let value = random.of(&values);
+                    lines += &format!("{name}={value}\n");
+                    changed.set(name, value, end.map(|end| now + end));
+                }
+                let lasts = end.map(|end| Lasts::parse(&(end * 1_000).to_string()).unwrap());
+                let by = By::server(moment(now, ahead_ms));
+                let before = catalogue.text();
+                match catalogue.set(1, &lines, lasts, &by) {
+                    Ok(()) => {
+                        assert!(!steady || changed.is_valid_from(now), "accepted: {lines}");
+                        model = changed;
+                        tally.accepted += 1;
+                    }
+                    Err(error) => {
+                        assert!(!steady || !changed.is_valid_from(now), "{error}");
+                        assert_eq!(catalogue.text(), before);
+                        tally.refused += 1;
+                    }
+                }
+            }
+            5..7 => now += random.below(15),
+            _ => {
+                now += random.below(15);
+                if !steady {
+                    ahead_ms = random.below(1_000_000_000);
+                }
+                catalogue = Catalogue::parse(&catalogue.text()).unwrap();
+                catalogue.resume(moment(now, ahead_ms));
+            }
+        }
+        tally.ended += catalogue.go_back(moment(now, ahead_ms)).len() as u64;
+        assert!(!catalogue.is_due(moment(now, ahead_ms)));
+        let settings = catalogue.keyspace(1).unwrap().settings();
+        let settings = settings.expect("they never contradict each other");
+        if steady {
+            assert_eq!(Some(settings), model.settings(now), "seed {seed}");
+        }
+    }
+    // When all has gone back, what was set for good holds.
+    now += 100;
+    catalogue.go_back(moment(now, ahead_ms));
+    let keyspace = catalogue.keyspace(1).unwrap();
+    assert_eq!(keyspace.settings().ok(), model.settings(now), "seed {seed}");
+    assert_eq!(keyspace.limited().count(), 0);
+}
+
+#[test]
+fn what_is_changed_for_a_while_holds_on_top_and_ends_in_its_second() {
+    let mut tally = Tally::default();
+    (0..HISTORIES).for_each(|seed| run(seed, true, &mut tally));
+    let Tally {
+        accepted,
+        refused,
+        ended,
+    } = tally;
+    assert!(accepted.min(refused).min(ended) > HISTORIES, "{tally:?}");
+}
+
+#[test]
+fn whatever_the_wall_clock_does_between_runs_settings_never_contradict_each_other() {
+    let mut tally = Tally::default();
+    (0..HISTORIES).for_each(|seed| run(seed, false, &mut tally));
+    assert!(tally.ended > HISTORIES, "{tally:?}");
+}

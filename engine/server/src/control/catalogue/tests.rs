@@ -1,0 +1,395 @@
+use keyway_core::Instant;
+
+use super::*;
+
+/// So many seconds after the first moment.
+fn at(seconds: u64) -> Moment {
+    Moment {
+        unix_ms: 1_000_000_000_000 + seconds * 1_000,
+        instant: Instant::from_micros((50 + seconds) * 1_000_000),
+    }
+}
+
+fn by(seconds: u64) -> By {
+    By::principal("uid:7".to_owned(), at(seconds))
+}
+
+fn lasts(seconds: u64) -> Option<Lasts> {
+    Some(Lasts::parse(&(seconds * 1_000).to_string()).unwrap())
+}
+
+fn with_prod(lines: &str) -> Catalogue {
+    let mut catalogue = Catalogue::default();
+    catalogue
+        .create("prod", lines, "local", b"wrapped", &by(0))
+        .unwrap();
+    catalogue
+}
+
+fn dek(generation: u32, record: &[u8]) -> WrappedDek {
+    WrappedDek {
+        generation,
+        record: record.to_vec(),
+    }
+}
+
+fn settings(catalogue: &Catalogue) -> Settings {
+    catalogue.keyspace(1).unwrap().settings().unwrap()
+}
+
+/// The history as text, oldest first: who, what, from, to.
+fn history(catalogue: &Catalogue) -> Vec<String> {
+    let history = &catalogue.keyspace(1).unwrap().history;
+    let mut lines: Vec<String> = history
+        .iter()
+        .map(|change| {
+            let document = serde_json::to_value(change).unwrap();
+            let of = |name: &str| document[name].as_str().unwrap_or("-").to_owned();
+            let [who, what, from, to] = ["who", "what", "from", "to"].map(of);
+            format!("{who} {what} {from} {to}")
+        })
+        .collect();
+    lines.reverse();
+    lines
+}
+
+/// The server ends, and starts at `now`.
+fn restart(catalogue: &Catalogue, now: Moment) -> Catalogue {
+    let mut read = Catalogue::parse(&catalogue.text()).unwrap();
+    read.resume(now);
+    read
+}
+
+#[test]
+fn older_formats_are_read_and_written_as_format_3() {
+    let text = r#"{"format": 1, "next_id": 2, "keyspaces": {"1": {"name": "prod", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
+    let read = Catalogue::parse(text).unwrap();
+    let prod = read.keyspace(1).unwrap();
+    assert_eq!((prod.kms.as_str(), prod.generation()), ("local", 1));
+    assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
+    assert!(read.text().contains("\"format\": 3"));
+    let text = r#"{"format": 2, "next_id": 2, "keyspaces": {"1": {"name": "prod", "settings": {"max_in_flight": "7"},
+        "policy": {"uid:7": "sign"}, "locked": true, "kms": "bao", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
+    let read = Catalogue::parse(text).unwrap();
+    let prod = read.keyspace(1).unwrap();
+    assert_eq!((prod.kms.as_str(), prod.locked), ("bao", true));
+    assert_eq!(settings(&read).max_in_flight, 7);
+    assert_eq!(prod.history.iter().count(), 0);
+    let later = Catalogue::parse(&text.replace("\"format\": 2", "\"format\": 4"));
+    assert!(later.unwrap_err().to_string().contains("format 4"));
+}
+
+#[test]
+fn a_dek_is_added_proven_unused_and_retired() {
+    let mut catalogue = with_prod("");
+    assert!(catalogue.add_dek(1, &dek(3, b"c"), &by(0)).is_err());
+    catalogue.add_dek(1, &dek(2, b"b"), &by(0)).unwrap();
+    let prod = catalogue.keyspace(1).unwrap();
+    assert_eq!(prod.generation(), 2);
+    assert_eq!(prod.deks().unwrap().len(), 2);
+    catalogue.retire_deks(1).unwrap();
+    let prod = catalogue.keyspace(1).unwrap();
+    assert_eq!(prod.deks().unwrap(), [dek(2, b"b")]);
+}
+
+#[test]
+fn a_move_takes_all_deks_or_none() {
+    let mut catalogue = with_prod("");
+    catalogue.add_dek(1, &dek(2, b"b"), &by(0)).unwrap();
+    let half = [dek(2, b"y")];
+    assert!(catalogue.rewrap(1, "bao", &half, &by(0)).is_err());
+    let moved = [dek(1, b"x"), dek(2, b"y")];
+    catalogue.rewrap(1, "bao", &moved, &by(0)).unwrap();
+    let prod = catalogue.keyspace(1).unwrap();
+    assert_eq!(prod.kms, "bao");
+    assert_eq!(prod.deks().unwrap(), moved);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let mut catalogue = with_prod("soft_ttl_ms=1000\nallow:uid:7=sign\n");
+    catalogue.set_locked(1, true, &by(1)).unwrap();
+    catalogue
+        .set(1, "max_in_flight=9\n", lasts(10), &by(2))
+        .unwrap();
+    let read = Catalogue::parse(&catalogue.text()).unwrap();
+    let prod = read.keyspace(1).unwrap();
+    assert_eq!(prod.settings().unwrap().soft_ttl_ms, 1_000);
+    assert_eq!(prod.settings().unwrap().max_in_flight, 9);
+    assert_eq!(prod.policy.iter().collect::<Vec<_>>(), [("uid:7", "sign")]);
+    assert!(prod.locked);
+    assert_eq!(prod.kms, "local");
+    assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
+    assert_eq!(read.next_id(), 2);
+    assert_eq!(prod.history, catalogue.keyspace(1).unwrap().history);
+    assert_eq!(read.text(), catalogue.text());
+}
+
+#[test]
+fn a_bad_line_changes_nothing() {
+    let mut catalogue = with_prod("");
+    let before = catalogue.text();
+    let lines = "max_in_flight=3\nsoft_ttl_ms=soon";
+    let refused = catalogue.set(1, lines, None, &by(1)).unwrap_err();
+    assert!(refused.to_string().contains("soon"), "{refused}");
+    assert_eq!(catalogue.text(), before);
+}
+
+#[test]
+fn contradictory_settings_are_refused() {
+    let mut catalogue = with_prod("");
+    let lines = "soft_ttl_ms=5000\nhard_ttl_ms=1000";
+    assert!(catalogue.set(1, lines, None, &by(1)).is_err());
+}
+
+#[test]
+fn the_runbooks_spellings_mean_the_same_setting() {
+    let mut catalogue = with_prod("maxInFlight=5");
+    catalogue.set(1, "max_in_flight=6", None, &by(1)).unwrap();
+    assert_eq!(settings(&catalogue).max_in_flight, 6);
+}
+
+#[test]
+fn names_are_unique_and_well_formed() {
+    let mut catalogue = with_prod("");
+    assert_eq!(
+        catalogue.create("prod", "", "local", b"x", &by(1)),
+        Err(CatalogueError::Exists("prod".to_owned()))
+    );
+    assert!(matches!(
+        catalogue.create("Pröd", "", "local", b"x", &by(1)),
+        Err(CatalogueError::Bad(_))
+    ));
+}
+
+#[test]
+fn every_change_has_its_line_in_the_history_and_what_changes_nothing_has_none() {
+    let mut catalogue = with_prod("maxInFlight=5");
+    let lines = "refreshWindow=40000\nallow:uid:007=sign,verify";
+    catalogue.set(1, lines, None, &by(1)).unwrap();
+    let lines = "refresh_window_ms=auto\nmax_in_flight=0005\nallow:uid:7=none";
+    catalogue.set(1, lines, None, &by(2)).unwrap();
+    for locked in [true, true, false] {
+        catalogue.set_locked(1, locked, &by(3)).unwrap();
+    }
+    catalogue.add_dek(1, &dek(2, b"b"), &by(4)).unwrap();
+    let moved = [dek(1, b"x"), dek(2, b"y")];
+    catalogue.rewrap(1, "bao", &moved, &by(5)).unwrap();
+    assert_eq!(
+        history(&catalogue),
+        [
+            "uid:7 created - -",
+            "uid:7 max_in_flight 64 5",
+            "uid:7 refresh_window_ms auto 40000",
+            "uid:7 allow:uid:7 none sign,verify",
+            "uid:7 refresh_window_ms 40000 auto",
+            "uid:7 allow:uid:7 sign,verify none",
+            "uid:7 locked false true",
+            "uid:7 locked true false",
+            "uid:7 generation 1 2",
+            "uid:7 kms local bao",
+        ]
+    );
+}
+
+#[test]
+fn the_history_is_bounded_and_keeps_the_newest() {
+    let mut catalogue = with_prod("");
+    for n in 1_000..1_000 + HISTORY_MAX {
+        let line = format!("max_in_flight={n}");
+        catalogue.set(1, &line, None, &by(1)).unwrap();
+    }
+    let lines = history(&catalogue);
+    assert_eq!(lines.len(), HISTORY_MAX);
+    assert_eq!(lines[0], "uid:7 max_in_flight 64 1000");
+    catalogue.set(1, "max_in_flight=1", None, &by(1)).unwrap();
+    let lines = history(&catalogue);
+    assert_eq!(lines.len(), HISTORY_MAX);
+    assert_eq!(lines[0], "uid:7 max_in_flight 1000 1001");
+}
+
+#[test]
+fn the_longest_history_fits_into_one_answer() {
+    let mut catalogue = with_prod("");
+    let all = keyway_protocol::Grants::ALL.to_string();
+    for n in 0..HISTORY_MAX {
+        let rights = if n % 2 == 0 { &all } else { "none" };
+        let line = format!("allow:uid:{}={rights}", u32::MAX);
+        catalogue
+            .set(1, &line, lasts(86_400), &by(n as u64))
+            .unwrap();
+    }
+    let changes: Vec<_> = catalogue.keyspace(1).unwrap().history.iter().collect();
+    assert_eq!(changes.len(), HISTORY_MAX);
+    let answer = serde_json::json!({ "changes": changes }).to_string();
+    let room = keyway_protocol::limits::PAYLOAD_LEN_MAX;
+    assert!(answer.len() < room / 2, "{} bytes", answer.len());
+}
+
+#[test]
+fn a_change_for_a_while_goes_back_by_itself() {
+    let mut catalogue = with_prod("max_in_flight=5");
+    let lines = "max_in_flight=256\nLowWater=7\nallow:uid:9=sign";
+    catalogue.set(1, lines, lasts(900), &by(10)).unwrap();
+    assert_eq!(settings(&catalogue).max_in_flight, 256);
+    let prod = catalogue.keyspace(1).unwrap();
+    let limited: Vec<_> = prod
+        .limited()
+        .map(|(name, limited, then)| (name, limited.until_unix_ms, then))
+        .collect();
+    let until = at(910).unix_ms;
+    assert_eq!(
+        limited,
+        [
+            ("allow:uid:9", until, "none".to_owned()),
+            ("low_water_pct", until, "5".to_owned()),
+            ("max_in_flight", until, "5".to_owned()),
+        ]
+    );
+    assert!(!catalogue.is_due(at(909)));
+    assert!(catalogue.go_back(at(909)).is_empty());
+    assert!(catalogue.is_due(at(910)));
+    assert_eq!(catalogue.go_back(at(910)).len(), 3);
+    let prod = catalogue.keyspace(1).unwrap();
+    let back = prod.settings().unwrap();
+    assert_eq!((back.max_in_flight, back.low_water_pct), (5, 5));
+    assert_eq!((prod.policy.iter().count(), prod.limited().count()), (0, 0));
+    let lines = history(&catalogue);
+    assert_eq!(lines[lines.len() - 1], "expired max_in_flight 256 5");
+    assert!(catalogue.go_back(at(9_999)).is_empty());
+}
+
+#[test]
+fn a_change_for_good_ends_one_for_a_while_even_with_the_same_value() {
+    let mut catalogue = with_prod("");
+    catalogue
+        .set(1, "max_in_flight=256", lasts(10), &by(0))
+        .unwrap();
+    catalogue.set(1, "max_in_flight=256", None, &by(1)).unwrap();
+    assert!(!catalogue.is_due(at(9_999)));
+    assert_eq!(settings(&catalogue).max_in_flight, 256);
+    let lines = history(&catalogue);
+    assert_eq!(lines[lines.len() - 1], "uid:7 max_in_flight 256 256");
+}
+
+#[test]
+fn a_second_change_for_a_while_has_a_time_of_its_own_and_goes_back_to_the_first_value() {
+    let mut catalogue = with_prod("max_in_flight=5");
+    for (value, seconds, now) in [(256, 10, 0), (512, 100, 5)] {
+        let line = format!("max_in_flight={value}");
+        catalogue.set(1, &line, lasts(seconds), &by(now)).unwrap();
+    }
+    assert!(catalogue.go_back(at(104)).is_empty());
+    assert_eq!(catalogue.go_back(at(105)).len(), 1);
+    assert_eq!(settings(&catalogue).max_in_flight, 5);
+}
+
+#[test]
+fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settled() {
+    let mut catalogue = with_prod("");
+    let short = "soft_ttl_ms=30000";
+    catalogue.set(1, short, lasts(900), &by(0)).unwrap();
+    // Valid by itself, but not with the soft TTL of ten minutes that comes back.
+    let refused = catalogue.set(1, "hard_ttl_ms=100000", None, &by(60));
+    let refused = refused.unwrap_err().to_string();
+    for part in [
+        "hard_ttl_ms=100000 is refused",
+        "soft_ttl_ms <= hard_ttl_ms",
+        "in 840 s, when soft_ttl_ms goes back to 600000; set soft_ttl_ms for good first",
+    ] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    // For a while that ends before, it is not in the way.
+    let shorter = catalogue.set(1, "hard_ttl_ms=100000", lasts(839), &by(60));
+    shorter.unwrap();
+    let longer = catalogue.set(1, "hard_ttl_ms=100000", lasts(841), &by(60));
+    assert!(longer.is_err());
+    // With the soft TTL settled, it may stay.
+    let lines = "soft_ttl_ms=30000\nhard_ttl_ms=100000";
+    catalogue.set(1, lines, None, &by(61)).unwrap();
+    assert!(!catalogue.is_due(at(9_999)));
+}
+
+#[test]
+fn a_restart_neither_ends_nor_prolongs_a_change_for_a_while() {
+    let mut catalogue = with_prod("");
+    catalogue
+        .set(1, "max_in_flight=256", lasts(900), &by(0))
+        .unwrap();
+    let mut during = restart(&catalogue, at(600));
+    assert!(during.go_back(at(899)).is_empty());
+    assert_eq!(during.go_back(at(900)).len(), 1);
+    let mut after = restart(&catalogue, at(5_000));
+    assert_eq!(after.go_back(at(5_000)).len(), 1);
+    assert_eq!(settings(&after).max_in_flight, 64);
+}
+
+#[test]
+fn the_wall_clock_does_not_matter_while_the_server_runs_and_cannot_prolong_after() {
+    let mut catalogue = with_prod("");
+    catalogue
+        .set(1, "max_in_flight=256", lasts(900), &by(0))
+        .unwrap();
+    let jumped = |seconds, unix_ms| Moment {
+        unix_ms,
+        ..at(seconds)
+    };
+    assert!(!catalogue.is_due(jumped(10, u64::MAX)));
+    assert!(catalogue.is_due(jumped(900, 0)));
+    // The clock was years ahead when the change was made.
+    let mut again = restart(&catalogue, jumped(10, 5_000));
+    assert!(!again.is_due(jumped(909, 5_000)));
+    assert_eq!(again.go_back(jumped(910, 5_000)).len(), 1);
+}
+
+#[test]
+fn ends_that_a_clock_has_turned_round_never_leave_a_contradiction() {
+    let mut catalogue = with_prod("");
+    let early = |unix_ms| {
+        let at = Moment { unix_ms, ..at(0) };
+        By::principal("uid:7".to_owned(), at)
+    };
+    // By the clock of expiry hard_ttl_ms goes back first, as it must; by the wall clock soft_ttl_ms does.
+    let soft = catalogue.set(1, "soft_ttl_ms=30000", lasts(900), &early(0));
+    soft.unwrap();
+    let hard = catalogue.set(1, "hard_ttl_ms=100000", lasts(800), &early(500_000));
+    hard.unwrap();
+    let now = Moment {
+        unix_ms: 950_000,
+        ..at(10_000)
+    };
+    let mut again = restart(&catalogue, now);
+    assert_eq!(again.go_back(now).len(), 2);
+    assert_eq!(settings(&again), Settings::default());
+}
+
+#[test]
+fn a_file_whose_settings_will_contradict_each_other_is_refused() {
+    let mut catalogue = with_prod("hard_ttl_ms=700000");
+    catalogue
+        .set(1, "soft_ttl_ms=30000", lasts(900), &by(0))
+        .unwrap();
+    let text = catalogue.text();
+    assert!(Catalogue::parse(&text).is_ok());
+    let edited = text.replace("\"700000\"", "\"100000\"");
+    let refused = Catalogue::parse(&edited).unwrap_err().to_string();
+    assert!(refused.contains("soft_ttl_ms <= hard_ttl_ms"), "{refused}");
+}
+
+#[test]
+fn how_long_a_change_lasts_is_bounded() {
+    for bad in [
+        "",
+        "0",
+        "999",
+        "2592000001",
+        "-1",
+        "+5000",
+        "15m",
+        "99999999999999999999",
+    ] {
+        let refused = Lasts::parse(bad).unwrap_err().to_string();
+        assert!(refused.contains("1 s to 30 days"), "{bad}: {refused}");
+    }
+    assert_eq!(Lasts::parse("2592000000").unwrap().ms(), 2_592_000_000);
+}
