@@ -36,6 +36,8 @@ wire_enum! {
         KeyspaceRotate = 0x23, "keyspace_rotate";
         /// Move a keyspace's wrapped DEKs to another KMS.
         KeyspaceRewrap = 0x24, "keyspace_rewrap";
+        /// A keyspace's hot keys.
+        KeyspaceHot = 0x26, "keyspace_hot";
         /// Make a key.
         KeyGenerate = 0x28, "key_generate";
         /// Bring a key.
@@ -89,6 +91,7 @@ impl Opcode {
             Self::KeyspaceSet
             | Self::KeyspaceRotate
             | Self::KeyspaceRewrap
+            | Self::KeyspaceHot
             | Self::KeyList
             | Self::Lock
             | Self::Unlock
@@ -179,6 +182,7 @@ impl Opcode {
             | Self::KeyRotate
             | Self::KeyRevoke
             | Self::KeyList
+            | Self::KeyspaceHot
             | Self::ForceRefresh
             | Self::KmsInit
             | Self::KmsUnlock => Grants::MANAGE,

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{
     Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyRotate, KeyspaceCreate,
-    KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
+    KeyspaceHot, KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
 };
 use crate::limits::{MESSAGE_LEN_MAX, PAYLOAD_LEN_MAX};
 use crate::reader::{Reader, at_most, in_range, zero};
@@ -55,6 +55,8 @@ pub enum Request<'a> {
         /// The KMS that is to wrap the keyspace's DEKs from now on.
         kms: &'a str,
     },
+    /// KEYSPACE_HOT: the keyspace's hot keys, as JSON.
+    KeyspaceHot(KeyspaceHot),
     /// KEY_GENERATE.
     KeyGenerate(KeyGenerate),
     /// KEY_IMPORT.
@@ -119,6 +121,7 @@ impl<'a> Request<'a> {
             Opcode::KeyspaceRewrap => Self::KeyspaceRewrap {
                 kms: check_kms_name(payload)?,
             },
+            Opcode::KeyspaceHot => Self::KeyspaceHot(KeyspaceHot::decode(payload)?),
             Opcode::KeyGenerate => Self::KeyGenerate(KeyGenerate::decode(payload)?),
             Opcode::KeyImport => Self::KeyImport(KeyImport::decode(payload)?),
             Opcode::KeyRotate => Self::KeyRotate(KeyRotate::decode(payload)?),
@@ -166,6 +169,7 @@ impl<'a> Request<'a> {
                 out.extend_from_slice(check_kms_name(kms.as_bytes())?.as_bytes());
                 Ok(())
             }
+            Self::KeyspaceHot(hot) => hot.encode(out),
             Self::KeyGenerate(generate) => generate.encode(out),
             Self::KeyImport(import) => import.encode(out),
             Self::KeyRotate(rotate) => rotate.encode(out),
@@ -204,6 +208,7 @@ impl<'a> Request<'a> {
             Self::KeyspaceList { .. } => Opcode::KeyspaceList,
             Self::KeyspaceRotate => Opcode::KeyspaceRotate,
             Self::KeyspaceRewrap { .. } => Opcode::KeyspaceRewrap,
+            Self::KeyspaceHot(_) => Opcode::KeyspaceHot,
             Self::KeyGenerate(_) => Opcode::KeyGenerate,
             Self::KeyImport(_) => Opcode::KeyImport,
             Self::KeyRotate(_) => Opcode::KeyRotate,

@@ -62,9 +62,11 @@ fn plain_name(opcode: Opcode) -> Option<&'static str> {
         Opcode::Derive => Some("derived"),
         Opcode::PublicKey => Some("spki"),
         Opcode::Get => Some("secret"),
-        Opcode::KeyspaceList | Opcode::UnlockStatus | Opcode::Status | Opcode::KmsUnlock => {
-            Some("json")
-        }
+        Opcode::KeyspaceList
+        | Opcode::KeyspaceHot
+        | Opcode::UnlockStatus
+        | Opcode::Status
+        | Opcode::KmsUnlock => Some("json"),
         _ => None,
     }
 }
