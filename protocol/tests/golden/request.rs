@@ -2,9 +2,9 @@
 
 use keyway_protocol::{
     Algorithm, Custody, Decrypt, Derive, Encrypt, Hello, HotBy, InputKind, KeyFormat, KeyGenerate,
-    KeyImport, KeyList, KeyRotate, KeyspaceCreate, KeyspaceHot, KmsInit, KmsUnlock, Material, NewKey, Octets,
-    Opcode, Request, RequestFrame, Scheme, Sealed, Settings, Sign, Unlock, UnlockKind, Usage,
-    Verify,
+    KeyImport, KeyList, KeyRotate, KeyspaceCreate, KeyspaceHot, KmsInit, KmsUnlock, Material,
+    NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Sealed, Settings, Sign, Unlock,
+    UnlockKind, Usage, Verify,
 };
 
 use crate::fields::{Fields, Take};
