@@ -99,7 +99,10 @@ mod tests {
             for (key, counted) in counted.into_iter().enumerate() {
                 // Six times the standard deviation of one in sixteen, √(15 × 40,000).
                 let off = (counted as i64 - ROUNDS as i64).abs();
-                assert!(off < 6 * 775, "{keys} keys in turn: key {key} is off by {off}");
+                assert!(
+                    off < 6 * 775,
+                    "{keys} keys in turn: key {key} is off by {off}"
+                );
             }
         }
     }

@@ -112,24 +112,17 @@ impl SpaceSaving {
         self.total
     }
 
-    /// What is known of a key, whether it is held or not.
-    pub fn estimate(&self, key: &[u8]) -> Estimate {
-        match self.places.get(key) {
-            Some(&place) => self.at(place),
-            None => Estimate::at_most(self.floor()),
-        }
+    /// What is known of a key that is held. For others, see [`SpaceSaving::floor`].
+    pub fn held(&self, key: &[u8]) -> Option<Estimate> {
+        self.places.get(key).map(|&place| Estimate {
+            count: self.counts[place],
+            excess_max: self.excesses[place],
+        })
     }
 
     /// The keys that are held, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &Rc<[u8]>> {
         self.keys.iter()
-    }
-
-    fn at(&self, place: usize) -> Estimate {
-        Estimate {
-            count: self.counts[place],
-            excess_max: self.excesses[place],
-        }
     }
 }
 
@@ -152,6 +145,11 @@ mod tests {
         }
     }
 
+    fn estimate(sketch: &SpaceSaving, key: &[u8]) -> Estimate {
+        let held = sketch.held(key);
+        held.unwrap_or(Estimate::at_most(sketch.floor()))
+    }
+
     /// Adds a stream to a sketch and counts it exactly, then checks all that the sketch promises.
     fn check(capacity: usize, stream: impl Iterator<Item = (u64, u64)>, what: &str) {
         let mut sketch = SpaceSaving::new(capacity);
@@ -168,7 +166,7 @@ mod tests {
         assert!(sketch.floor() <= share, "{what}");
         let held: Vec<&[u8]> = sketch.keys().map(|key| &**key).collect();
         for (key, &weight) in &exact {
-            let estimate = sketch.estimate(key.as_bytes());
+            let estimate = estimate(&sketch, key.as_bytes());
             assert!(estimate.count >= weight, "{what}: {key} is too low");
             assert!(
                 estimate.count - estimate.excess_max <= weight,
@@ -184,7 +182,7 @@ mod tests {
             assert!(exact.contains_key(std::str::from_utf8(key).unwrap()));
         }
         assert_eq!(sketch.places.len(), sketch.keys.len(), "{what}");
-        assert_eq!(sketch.estimate(b"never").count, sketch.floor(), "{what}");
+        assert_eq!(estimate(&sketch, b"never").count, sketch.floor(), "{what}");
         let counted: u64 = sketch.counts.iter().sum();
         assert_eq!(counted, total, "{what}: weight was lost or made");
     }
@@ -221,9 +219,9 @@ mod tests {
                 sketch.add(b"heavy", 1);
             }
         }
-        let heavy = sketch.estimate(b"heavy");
+        let heavy = estimate(&sketch, b"heavy");
         assert!(heavy.count >= 2_500 && heavy.count - heavy.excess_max <= 2_500);
-        let heaviest = sketch.keys().max_by_key(|key| sketch.estimate(key).count);
+        let heaviest = sketch.keys().max_by_key(|key| estimate(&sketch, key).count);
         assert_eq!(heaviest.map(|key| &**key), Some(&b"heavy"[..]));
     }
 
@@ -237,9 +235,9 @@ mod tests {
             count,
             excess_max: 0,
         };
-        assert_eq!(sketch.estimate(b"a"), exact(3));
-        assert_eq!(sketch.estimate(b"b"), exact(5));
-        assert_eq!(sketch.estimate(b"c"), exact(0));
+        assert_eq!(estimate(&sketch, b"a"), exact(3));
+        assert_eq!(estimate(&sketch, b"b"), exact(5));
+        assert_eq!(estimate(&sketch, b"c"), exact(0));
         assert_eq!((sketch.total(), sketch.floor()), (8, 0));
     }
 
@@ -253,8 +251,8 @@ mod tests {
             count: 8,
             excess_max: 4,
         };
-        assert_eq!(sketch.estimate(b"c"), newcomer);
-        assert_eq!(sketch.estimate(b"a"), Estimate::at_most(4));
+        assert_eq!(estimate(&sketch, b"c"), newcomer);
+        assert_eq!(estimate(&sketch, b"a"), Estimate::at_most(4));
         assert_eq!(sketch.floor(), 4);
     }
 }
