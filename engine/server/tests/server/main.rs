@@ -5,6 +5,7 @@ mod crash;
 mod end_to_end;
 mod figures;
 mod hostile;
+mod hot;
 mod keyspaces;
 mod library;
 mod life;
