@@ -10,7 +10,7 @@ use std::process::Stdio;
 use crate::common::{Server, Setup, ask, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Answer, Custody, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
+    Algorithm, Answer, Custody, Error, HotBy, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
     KmsName, Scheme, Status, UnlockState, UnlockWith,
 };
 use keyway_protocol::{Hello, Request, VERSION};
@@ -478,6 +478,8 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
         assert_eq!(status(anonymous.key_revoke(&key)), Status::Forbidden);
         assert_eq!(status(anonymous.force_refresh(&key)), Status::Forbidden);
         assert_eq!(status(anonymous.key_list(&prod())), Status::Forbidden);
+        let hot = anonymous.keyspace_hot(&prod(), HotBy::Requests, 0);
+        assert_eq!(status(hot), Status::Forbidden);
         assert_eq!(status(anonymous.lock(&prod())), Status::Forbidden);
         let unlock = anonymous.unlock(&prod(), UnlockWith::Nothing);
         assert_eq!(status(unlock), Status::Forbidden);
