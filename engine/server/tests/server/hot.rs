@@ -29,7 +29,9 @@ fn generate(client: &Client) {
     let options = KeyOptions::default();
     let calls = (0..KEYS).map(|n| Call::key_generate(&key(n), Algorithm::HmacSha256, options));
     let pending: Vec<_> = calls.map(|call| client.submit(call)).collect();
-    pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
+    for pending in pending {
+        pending.wait().unwrap();
+    }
 }
 
 /// Asks for a key so many times, all at once.
@@ -37,7 +39,9 @@ fn ask(client: &Client, key: &KeyPath, times: usize) {
     let pending: Vec<_> = (0..times)
         .map(|_| client.submit(Call::mac(key, b"message")))
         .collect();
-    pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
+    for pending in pending {
+        pending.wait().unwrap();
+    }
 }
 
 fn hot(client: &Client, by: HotBy, limit: u16) -> HotKeys {

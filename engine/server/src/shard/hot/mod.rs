@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 
 use keyway_core::Instant;
 use keyway_protocol::HotBy;
+use keyway_protocol::limits::KEYSPACE_COUNT_MAX;
 
 use sampler::Sampler;
 pub use space_saving::{Estimate, SpaceSaving};
@@ -32,6 +33,9 @@ pub const PLACES_MIN: usize = 16;
 
 /// Places that the sketches of one kind and window share, of all keyspaces, while they have more than the least.
 pub const PLACES_OF_ALL_MAX: usize = 64 * PLACES_MAX;
+
+// As many keyspaces as a client can know of have the least without going over the bound.
+const _: () = assert!(PLACES_MIN * KEYSPACE_COUNT_MAX <= PLACES_OF_ALL_MAX);
 
 /// What is counted: one sketch for each order.
 const MEASURES: usize = HotBy::ALL.len();
@@ -357,6 +361,5 @@ mod tests {
         assert_eq!(places_among(64), PLACES_MAX);
         assert_eq!(places_among(128), PLACES_MAX / 2);
         assert_eq!(places_among(usize::MAX), PLACES_MIN);
-        assert!(PLACES_MIN * keyway_protocol::limits::KEYSPACE_COUNT_MAX <= PLACES_OF_ALL_MAX);
     }
 }
