@@ -71,7 +71,7 @@ fn table(hot: &HotKeys, by: HotBy) -> String {
 fn figure(figure: HotFigure, sampled: bool, show: impl Fn(u64) -> String) -> String {
     let HotFigure { count, excess_max } = figure;
     match count.saturating_sub(excess_max) {
-        0 => "-".into(),
+        0 if count > 0 => "-".into(),
         _ if excess_max > 0 || sampled => format!("~{}", show(count)),
         _ => show(count),
     }
