@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::{Server, Setup, ask, refused};
+use crate::common::{Server, Setup, ask, past_the_start, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Custody, Error, HotBy, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
@@ -287,7 +287,8 @@ fn a_passphrase_opens_the_kek_and_only_the_right_one() {
             .collect();
         let line = format!("exec {} {redirect}", quoted.join(" "));
         let server = by_descriptor.start_as(bash(&line, &file));
-        assert_eq!(sign(&server.unix_client(), &key).unwrap().value, signature);
+        let signed = past_the_start(|| sign(&server.unix_client(), &key));
+        assert_eq!(signed.unwrap().value, signature);
         server.stop();
     }
 
