@@ -30,6 +30,7 @@ mod algorithm;
 mod error;
 mod frame;
 mod grant;
+mod hot_by;
 mod id;
 pub mod limits;
 mod octets;
@@ -47,6 +48,7 @@ pub use algorithm::{Algorithm, KeyFormat, KeyState, Usage};
 pub use error::{ProtocolError, UnknownName};
 pub use frame::{RequestFrame, ResponseFlags, ResponseFrame};
 pub use grant::Grants;
+pub use hot_by::HotBy;
 pub use id::{
     KeyId, KeyPath, KeyspaceName, KmsName, check_key_id, check_keyspace_name, check_kms_name,
 };
@@ -54,10 +56,10 @@ pub use octets::Octets;
 pub use opcode::{Opcode, Scope};
 pub use payload::{
     Custody, Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyListAnswer,
-    KeyRotate, KeyRow, KeyRows, KeyspaceCreate, KeyspaceEntry, KmsInit, KmsShares, KmsUnlock,
-    Material, NewKey, Request, Sealed, ServerHello, Settings, SettingsIter, Sign, Unlock, Verify,
-    decode_generation, decode_keyspace_id, decode_ticket, encode_generation, encode_keyspace_id,
-    encode_ticket,
+    KeyRotate, KeyRow, KeyRows, KeyspaceCreate, KeyspaceEntry, KeyspaceHot, KmsInit, KmsShares,
+    KmsUnlock, Material, NewKey, Request, Sealed, ServerHello, Settings, SettingsIter, Sign,
+    Unlock, Verify, decode_generation, decode_keyspace_id, decode_ticket, encode_generation,
+    encode_keyspace_id, encode_ticket,
 };
 pub use response_writer::{ResponseHead, ResponseWriter};
 pub use routing::{Router, ShardMap};

@@ -66,6 +66,9 @@ pub const KMS_SHARES_MAX: u8 = 16;
 /// The most rows in one answer to KEY_LIST, and what a limit of 0 asks for.
 pub const KEY_LIST_ROWS_MAX: u16 = 256;
 
+/// The most keys in an answer to KEYSPACE_HOT, and what a limit of 0 asks for.
+pub const HOT_KEYS_MAX: u16 = 128;
+
 /// The longest cursor of KEY_LIST, in bytes.
 pub const CURSOR_LEN_MAX: usize = 256;
 
@@ -74,6 +77,9 @@ pub const EXPLANATION_LEN_MAX: usize = 1_024;
 
 /// The fixed part of a HELLO answer, in bytes: up to the ports, and the count of keyspaces.
 pub(crate) const SERVER_HELLO_FIXED_LEN: usize = 28 + 2;
+
+/// A key of KEYSPACE_HOT with its figures, as JSON, in bytes, every byte of its id escaped.
+pub(crate) const HOT_KEY_LEN_MAX: usize = 512;
 
 /// The fixed part of a row of KEY_LIST, in bytes.
 pub(crate) const KEY_ROW_FIXED_LEN: usize = 1 + 4 + 1 + 1;
@@ -104,6 +110,10 @@ const _: () = {
         2 + CURSOR_LEN_MAX + KEY_LIST_ROWS_MAX as usize * (KEY_ROW_FIXED_LEN + KEY_ID_LEN_MAX)
             <= PAYLOAD_LEN_MAX,
         "a full page of KEY_LIST fits"
+    );
+    assert!(
+        1_024 + HOT_KEYS_MAX as usize * HOT_KEY_LEN_MAX <= PAYLOAD_LEN_MAX,
+        "a full answer to KEYSPACE_HOT fits"
     );
     assert!(KEYSPACE_NAME_LEN_MAX + 1 + SETTINGS_LEN_MAX <= PAYLOAD_LEN_MAX);
     assert!(16 + MATERIAL_LEN_MAX <= PAYLOAD_LEN_MAX);

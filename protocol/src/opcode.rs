@@ -38,6 +38,8 @@ wire_enum! {
         KeyspaceRewrap = 0x24, "keyspace_rewrap";
         /// What was changed of a keyspace, when and by whom.
         KeyspaceHistory = 0x25, "keyspace_history";
+        /// A keyspace's hot keys.
+        KeyspaceHot = 0x26, "keyspace_hot";
         /// Make a key.
         KeyGenerate = 0x28, "key_generate";
         /// Bring a key.
@@ -92,6 +94,7 @@ impl Opcode {
             | Self::KeyspaceRotate
             | Self::KeyspaceRewrap
             | Self::KeyspaceHistory
+            | Self::KeyspaceHot
             | Self::KeyList
             | Self::Lock
             | Self::Unlock
@@ -183,6 +186,7 @@ impl Opcode {
             | Self::KeyRotate
             | Self::KeyRevoke
             | Self::KeyList
+            | Self::KeyspaceHot
             | Self::ForceRefresh
             | Self::KmsInit
             | Self::KmsUnlock => Grants::MANAGE,

@@ -21,6 +21,7 @@ HELLO, PING = 0x01, 0x02
 SIGN, VERIFY, MAC, ENCRYPT, DECRYPT, DERIVE, PUBLIC_KEY, GET = range(0x10, 0x18)
 KEYSPACE_CREATE, KEYSPACE_SET, KEYSPACE_LIST, KEYSPACE_ROTATE, KEYSPACE_REWRAP = range(0x20, 0x25)
 KEYSPACE_HISTORY = 0x25
+KEYSPACE_HOT = 0x26
 KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_LIST = range(0x28, 0x2D)
 FORCE_REFRESH, LOCK, UNLOCK, UNLOCK_STATUS, STATUS, KMS_INIT, KMS_UNLOCK = range(0x30, 0x37)
 
@@ -30,9 +31,8 @@ OPCODES = {
     if isinstance(code, int) and name.isupper() and not name.endswith("_MAX")
 }
 NAMES_NOTHING = {HELLO, PING, KEYSPACE_CREATE, KEYSPACE_LIST, STATUS, KMS_INIT, KMS_UNLOCK}
-NAMES_KEYSPACE = {
-    KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEYSPACE_HISTORY, KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS,
-}
+NAMES_KEYSPACE = {KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEYSPACE_HISTORY, KEYSPACE_HOT}
+NAMES_KEYSPACE |= {KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
 
 OK, NEEDS_UNLOCK = 0, 2
 STATUSES = set(range(16))
@@ -329,6 +329,16 @@ def read_rewrap(r):
     return [("kms_name", read_kms_name(r, r.left()))]
 
 
+def read_hot(r):
+    by = r.number("hot_by", 1)
+    demand(by in (0, 1, 2), "order_of_hot_keys")
+    r.zero("reserved", 1)
+    limit = r.number("limit", 2)
+    demand(r.left() == 0, "KEYSPACE_HOT")
+    demand(limit <= 128, "limit")
+    return [("hot_by", by), ("limit", limit)]
+
+
 def read_unlock_kind(r):
     kind = r.number("unlock_kind", 1)
     demand(kind in UNLOCK_KINDS, "unlock_kind")
@@ -422,6 +432,7 @@ READ_REQUEST = {
     KEYSPACE_ROTATE: read_nothing,
     KEYSPACE_REWRAP: read_rewrap,
     KEYSPACE_HISTORY: read_nothing,
+    KEYSPACE_HOT: read_hot,
     KEY_GENERATE: lambda r: read_new_key(r, True),
     KEY_IMPORT: lambda r: read_new_key(r, False) + read_material(r),
     KEY_ROTATE: lambda r: read_material(r) if r.left() else [],
@@ -453,6 +464,7 @@ READ_ANSWER = {
     KEYSPACE_ROTATE: read_number("generation", 4, 1),
     KEYSPACE_REWRAP: read_nothing,
     KEYSPACE_HISTORY: read_bytes("json"),
+    KEYSPACE_HOT: read_bytes("json"),
     KEY_GENERATE: read_nothing,
     KEY_IMPORT: read_nothing,
     KEY_ROTATE: read_nothing,
@@ -613,6 +625,8 @@ def encode_payload(opcode, is_request, fields):
         return encode_plain(fields[:1]) + le(len(by_name["salt"]), 2) + encode_plain(fields[1:])
     if is_request and opcode == KEYSPACE_CREATE:
         return by_name["name"] + b"\n" + by_name["settings"]
+    if is_request and opcode == KEYSPACE_HOT:
+        return le(by_name["hot_by"], 1) + le(0, 1) + le(by_name["limit"], 2)
     if is_request and opcode in (KEY_IMPORT, KEY_ROTATE) and fields:
         return encode_plain(fields[:-2]) + le(by_name["format"], 1) + le(0, 3) + by_name["material"]
     if is_request and opcode in (KMS_INIT, KMS_UNLOCK):

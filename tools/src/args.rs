@@ -1,5 +1,6 @@
 //! The command line: what can be asked for.
 
+mod hot;
 mod kms;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use keyway_client::{Address, Algorithm, KeyFormat, KeyPath, KeyspaceName, KmsNam
 use crate::streams::{Bytes, Place};
 use crate::text;
 
+pub use hot::Hot;
 pub use kms::{Kms, KmsInit, KmsUnlock, Opener, SecretKind, Source, Unlock};
 
 /// The command line of Keyway, a key cache.
@@ -83,6 +85,8 @@ pub enum Command {
     /// Make, unlock and list KMSes.
     #[command(subcommand)]
     Kms(Kms),
+    /// Show a keyspace's hot keys of the last one to two minutes.
+    Hot(Hot),
     /// Show how the server is doing.
     Status,
 }
@@ -474,6 +478,8 @@ mod tests {
             "keyway kms init local --passphrase-fd 3",
             "keyway kms unlock --share",
             "keyway kms unlock hsm --pin-fd 3",
+            "keyway hot prod",
+            "keyway hot prod --by rehydrate-time --limit 128 --json",
             "keyway status --addr unix:/run/keyway.sock --timeout 500ms",
             "keyway import prod --dir keys --skip-existing --acked done --window 8",
             "keyway import prod --ndjson - --alg ed25519",
@@ -530,6 +536,10 @@ mod tests {
             "keyway kms init --shares 5 --threshold 0",
             "keyway kms init --shares 5 --threshold 3 --passphrase",
             "keyway kms unlock hsm",
+            "keyway hot",
+            "keyway hot prod --by name",
+            "keyway hot prod --limit 0",
+            "keyway hot prod --limit 129",
             "keyway status --addr nowhere",
             "keyway status --timeout 0s",
             "keyway verify prod/alice --in msg",

@@ -113,6 +113,31 @@ zoe         12  ed25519    active
             ("mac prod/m", "olleh"),
             ("derive prod/d --len 3 --info x", "xxx"),
             ("get prod/alice", "\0\u{1}\u{2}"),
+            (
+                "hot prod",
+                "\
+KEY        SHARD  REQUESTS  PER SECOND  WAITERS  REHYDRATE MS   SHARE
+alice          1     ~4800       ~53.3        9         1.250  ~80.0%
+tenants/7      0      ~320        ~3.6        -        ~0.080   ~5.3%
+in the last 1 min 30 s: 6000 requests, 12 waiters and 1.400 ms of rehydration in all
+a key that is not listed has 1 request at most
+requests are estimates: one in 16, chosen at random, was counted
+",
+            ),
+            (
+                "hot prod --by waiters",
+                "\
+KEY        SHARD  REQUESTS  PER SECOND  WAITERS  REHYDRATE MS  SHARE
+alice          1      4801        53.3        9         1.250  75.0%
+tenants/7      0      ~320        ~3.6        -        ~0.080      -
+in the last 1 min 30 s: 6000 requests, 12 waiters and 1.400 ms of rehydration in all
+a key that is not listed has 1 waiter at most
+",
+            ),
+            (
+                "hot prod --by rehydrate-time",
+                "in the last 1 min 30 s: 0 requests, 0 waiters and 0.000 ms of rehydration in all\n",
+            ),
             ("lock prod", "prod: locked\n"),
             (
                 "unlock prod",
@@ -167,6 +192,12 @@ fn documents_for_scripts() {
                  {\"from\":\"64\",\"to\":\"256\",\"unix_ms\":1795652400000,\
                  \"until_unix_ms\":1795653300000,\"what\":\"max_in_flight\",\
                  \"who\":\"uid:1000\"}],\"keyspace\":\"prod\"}\n",
+            ),
+            (
+                "hot prod --by rehydrate-time --limit 5 --json",
+                "{\"by\":\"rehydrate-time\",\"keys\":[],\"keyspace\":\"prod\",\
+                 \"requests_counted_one_in\":1,\"totals\":{\"rehydrate_us\":0,\"requests\":0,\
+                 \"waiters\":0},\"unlisted_max\":1,\"window_ms\":90000}\n",
             ),
             (
                 "keyspace list staging --json",

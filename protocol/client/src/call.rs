@@ -6,17 +6,19 @@ use std::fmt;
 use std::time::Duration;
 
 use keyway_protocol::{
-    Algorithm, Decrypt, Derive, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate, KeyId,
-    KeyImport, KeyList, KeyListAnswer, KeyPath, KeyRotate, KeyspaceCreate, KeyspaceName, Material,
-    NewKey, Octets, Opcode, ProtocolError, Request, Scheme, Sealed, ServerHello, Settings, Sign,
-    Usage, VERSION, Verify, decode_keyspace_id,
+    Algorithm, Decrypt, Derive, Encrypt, Hello, HotBy, InputKind, KeyFormat, KeyGenerate, KeyId,
+    KeyImport, KeyList, KeyListAnswer, KeyPath, KeyRotate, KeyspaceCreate, KeyspaceHot,
+    KeyspaceName, Material, NewKey, Octets, Opcode, ProtocolError, Request, Scheme, Sealed,
+    ServerHello, Settings, Sign, Usage, VERSION, Verify, decode_keyspace_id,
 };
 use serde::de::DeserializeOwned;
 
 use crate::answer::Reply;
 use crate::exchange::Outgoing;
 use crate::hub::{Hub, Target};
-use crate::{Answer, Error, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Outcome, Secret};
+use crate::{
+    Answer, Error, HotKeys, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Outcome, Secret,
+};
 
 pub use kms::{Custody, UnlockWith};
 
@@ -366,6 +368,15 @@ impl Call<KeyspaceHistory> {
     #[must_use]
     pub fn keyspace_history(keyspace: &KeyspaceName) -> Self {
         Self::to_keyspace(keyspace, &Request::KeyspaceHistory, json)
+    }
+}
+
+impl Call<HotKeys> {
+    /// The call that `Client::keyspace_hot` makes.
+    #[must_use]
+    pub fn keyspace_hot(keyspace: &KeyspaceName, by: HotBy, limit: u16) -> Self {
+        let hot = KeyspaceHot { by, limit };
+        Self::to_keyspace(keyspace, &Request::KeyspaceHot(hot), json)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use keyway_protocol::{Algorithm, KeyPath, KmsName, Scheme, ServerHello};
+use keyway_protocol::{Algorithm, HotBy, KeyPath, KmsName, Scheme, ServerHello};
 
 use crate::answer::Reply;
 use crate::attempts::{Attempts, Delivery, Next};
@@ -33,7 +33,7 @@ impl Default for Reading {
 
 impl Reading {
     /// How many calls wait for an answer at first.
-    pub const CALLS: u64 = 26;
+    pub const CALLS: u64 = 28;
 
     /// Sends every kind of call that there is, to nobody.
     #[must_use]
@@ -112,6 +112,7 @@ impl Reading {
         self.send(Call::kms_init(&kms, Custody::Passphrase(b"passphrase")));
         self.send(Call::kms_unlock(&kms, UnlockWith::Share(b"share")));
         self.send(Call::keyspace_history(&keyspace));
+        self.send(Call::keyspace_hot(&keyspace, HotBy::Requests, 20));
     }
 
     fn send<T: 'static>(&mut self, call: Call<T>) {

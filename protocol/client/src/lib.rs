@@ -72,8 +72,8 @@ pub mod blocking;
 pub mod tokio;
 
 pub use keyway_protocol::{
-    Algorithm, KeyFormat, KeyId, KeyPath, KeyState, KeyspaceName, KmsName, ProtocolError, Scheme,
-    Status, Usage,
+    Algorithm, HotBy, KeyFormat, KeyId, KeyPath, KeyState, KeyspaceName, KmsName, ProtocolError,
+    Scheme, Status, Usage,
 };
 
 pub use address::Address;
@@ -82,8 +82,9 @@ pub use call::{Call, Custody, Input, KeyOptions, UnlockWith};
 pub use error::{Blame, Error, Outcome, Refusal};
 pub use exchange::IN_FLIGHT_MAX;
 pub use listing::{
-    KeyPage, KeyspaceChange, KeyspaceHistory, KeyspaceInfo, KeyspacePage, KmsOpening, KmsState,
-    Limited, ListedKey, Reseal, SharesGiven, UnlockState, UnlockStatus,
+    HotFigure, HotKey, HotKeys, HotTotals, KeyPage, KeyspaceChange, KeyspaceHistory, KeyspaceInfo,
+    KeyspacePage, KmsOpening, KmsState, Limited, ListedKey, Reseal, SharesGiven, UnlockState,
+    UnlockStatus,
 };
 pub use options::Options;
 pub use secret::Secret;

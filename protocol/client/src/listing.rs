@@ -104,6 +104,59 @@ pub struct Reseal {
     pub left: u64,
 }
 
+/// The hot keys of a keyspace, of all shards. Figures are of the last one to two minutes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotKeys {
+    /// The name of what they are ordered by: that of a [`HotBy`](crate::HotBy).
+    pub by: String,
+    /// How long that is, in ms.
+    pub window_ms: u64,
+    /// 1 if every request was counted. Else one of so many, chosen at random, was counted as so
+    /// many, and a figure of requests may be off by about four times its square root besides.
+    pub requests_counted_one_in: u32,
+    /// The most that any key which is not listed can have, of what the list is ordered by.
+    pub unlisted_max: u64,
+    /// Of all keys of the keyspace.
+    pub totals: HotTotals,
+    /// The keys, hottest first.
+    pub keys: Vec<HotKey>,
+}
+
+/// What all keys of a keyspace have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotTotals {
+    /// Operations that asked for a key.
+    pub requests: u64,
+    /// Of these, those that had to wait for a load.
+    pub waiters: u64,
+    /// Time that loads took, in µs.
+    pub rehydrate_us: u64,
+}
+
+/// A hot key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotKey {
+    /// Its id.
+    pub key: String,
+    /// The shard that owns it.
+    pub shard: u16,
+    /// Operations that asked for it.
+    pub requests: HotFigure,
+    /// Of these, those that had to wait for a load.
+    pub waiters: HotFigure,
+    /// Time that its loads took, in µs.
+    pub rehydrate_us: HotFigure,
+}
+
+/// A figure of a hot key. The true one is at least `count - excess_max`, and at most `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HotFigure {
+    /// The figure, never too low.
+    pub count: u64,
+    /// How much too high it can be.
+    pub excess_max: u64,
+}
+
 /// Some of the keyspaces, by rising id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyspacePage {

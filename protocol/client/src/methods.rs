@@ -243,6 +243,17 @@ macro_rules! typed_calls {
                 self.call($crate::Call::keyspace_rewrap(keyspace, kms))$($wait)*
             }
 
+            /// The hot keys of a keyspace, hottest first, of all shards: at most `limit` of them, at
+            /// most 128, 0 for as many.
+            pub $($asyncness)? fn keyspace_hot(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+                by: $crate::HotBy,
+                limit: u16,
+            ) -> Result<$crate::Answer<$crate::HotKeys>, $crate::Error> {
+                self.call($crate::Call::keyspace_hot(keyspace, by, limit))$($wait)*
+            }
+
             /// Has a KMS make its key, where there is none yet, and leaves it unlocked. The answer
             /// holds the shares, none for a passphrase. It is the only time that they are shown.
             pub $($asyncness)? fn kms_init(

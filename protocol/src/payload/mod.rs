@@ -6,6 +6,7 @@
 mod answer;
 mod crypto;
 mod hello;
+mod hot;
 mod key;
 mod keyspace;
 mod kms;
@@ -17,6 +18,7 @@ pub use answer::{
 };
 pub use crypto::{Decrypt, Derive, Encrypt, Sealed, Sign, Verify};
 pub use hello::{Hello, KeyspaceEntry, ServerHello};
+pub use hot::KeyspaceHot;
 pub use key::{
     KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRotate, KeyRow, KeyRows, Material, NewKey,
 };

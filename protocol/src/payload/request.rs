@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{
     Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyRotate, KeyspaceCreate,
-    KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
+    KeyspaceHot, KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
 };
 use crate::limits::{MESSAGE_LEN_MAX, PAYLOAD_LEN_MAX};
 use crate::reader::{Reader, at_most, in_range, zero};
@@ -57,6 +57,8 @@ pub enum Request<'a> {
     },
     /// KEYSPACE_HISTORY. The answer is JSON.
     KeyspaceHistory,
+    /// KEYSPACE_HOT: the keyspace's hot keys, as JSON.
+    KeyspaceHot(KeyspaceHot),
     /// KEY_GENERATE.
     KeyGenerate(KeyGenerate),
     /// KEY_IMPORT.
@@ -122,6 +124,7 @@ impl<'a> Request<'a> {
                 kms: check_kms_name(payload)?,
             },
             Opcode::KeyspaceHistory => nothing("KEYSPACE_HISTORY", payload, Self::KeyspaceHistory)?,
+            Opcode::KeyspaceHot => Self::KeyspaceHot(KeyspaceHot::decode(payload)?),
             Opcode::KeyGenerate => Self::KeyGenerate(KeyGenerate::decode(payload)?),
             Opcode::KeyImport => Self::KeyImport(KeyImport::decode(payload)?),
             Opcode::KeyRotate => Self::KeyRotate(KeyRotate::decode(payload)?),
@@ -169,6 +172,7 @@ impl<'a> Request<'a> {
                 out.extend_from_slice(check_kms_name(kms.as_bytes())?.as_bytes());
                 Ok(())
             }
+            Self::KeyspaceHot(hot) => hot.encode(out),
             Self::KeyGenerate(generate) => generate.encode(out),
             Self::KeyImport(import) => import.encode(out),
             Self::KeyRotate(rotate) => rotate.encode(out),
@@ -209,6 +213,7 @@ impl<'a> Request<'a> {
             Self::KeyspaceRotate => Opcode::KeyspaceRotate,
             Self::KeyspaceRewrap { .. } => Opcode::KeyspaceRewrap,
             Self::KeyspaceHistory => Opcode::KeyspaceHistory,
+            Self::KeyspaceHot(_) => Opcode::KeyspaceHot,
             Self::KeyGenerate(_) => Opcode::KeyGenerate,
             Self::KeyImport(_) => Opcode::KeyImport,
             Self::KeyRotate(_) => Opcode::KeyRotate,

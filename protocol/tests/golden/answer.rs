@@ -64,6 +64,7 @@ fn plain_name(opcode: Opcode) -> Option<&'static str> {
         Opcode::Get => Some("secret"),
         Opcode::KeyspaceList
         | Opcode::KeyspaceHistory
+        | Opcode::KeyspaceHot
         | Opcode::UnlockStatus
         | Opcode::Status
         | Opcode::KmsUnlock => Some("json"),

@@ -1,10 +1,10 @@
 //! Requests to and from the fields of vectors.
 
 use keyway_protocol::{
-    Algorithm, Custody, Decrypt, Derive, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate,
-    KeyImport, KeyList, KeyRotate, KeyspaceCreate, KmsInit, KmsUnlock, Material, NewKey, Octets,
-    Opcode, Request, RequestFrame, Scheme, Sealed, Settings, Sign, Unlock, UnlockKind, Usage,
-    Verify,
+    Algorithm, Custody, Decrypt, Derive, Encrypt, Hello, HotBy, InputKind, KeyFormat, KeyGenerate,
+    KeyImport, KeyList, KeyRotate, KeyspaceCreate, KeyspaceHot, KmsInit, KmsUnlock, Material,
+    NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Sealed, Settings, Sign, Unlock,
+    UnlockKind, Usage, Verify,
 };
 
 use crate::fields::{Fields, Take};
@@ -57,6 +57,9 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
         Request::KeyspaceList { after: 0 } => fields,
         Request::KeyspaceList { after } => fields.with_int("after", *after),
         Request::KeyspaceRewrap { kms } => fields.with_bytes("kms_name", kms.as_bytes()),
+        Request::KeyspaceHot(hot) => fields
+            .with_int("hot_by", hot.by.code())
+            .with_int("limit", hot.limit),
         Request::KeyGenerate(generate) => with_new_key(fields, &generate.new_key),
         Request::KeyImport(import) => {
             with_material(with_new_key(fields, &import.new_key), &import.material)
@@ -203,6 +206,10 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
             kms: &fields.text("kms_name"),
         }),
         Opcode::KeyspaceHistory => payload(Request::KeyspaceHistory),
+        Opcode::KeyspaceHot => payload(Request::KeyspaceHot(KeyspaceHot {
+            by: HotBy::try_from(fields.int("hot_by") as u8).unwrap(),
+            limit: fields.int("limit") as u16,
+        })),
         Opcode::KeyGenerate => payload(Request::KeyGenerate(KeyGenerate {
             new_key: new_key(fields),
         })),

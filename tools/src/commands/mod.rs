@@ -3,6 +3,7 @@
 mod crypto;
 mod figures;
 mod follow;
+mod hot;
 mod key;
 mod keyspace;
 mod kms;
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Lock { keyspace } => lock::lock(&cli, keyspace, output)?,
         Command::Unlock(command) => lock::unlock(&cli, command, output)?,
         Command::Kms(command) => kms::run(&cli, command, output)?,
+        Command::Hot(command) => hot::run(&cli, command, output)?,
         Command::Status => status::run(&cli, output)?,
     }
     Ok(Exit::Done)

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+mod hot;
 mod kms;
 
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
@@ -297,6 +298,10 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             ResponseHead::OK
         }
         Request::KeyspaceRewrap { kms } => kms::rewrap(kms),
+        Request::KeyspaceHot(hot) => {
+            out.extend_from_slice(hot::document(&hot).as_bytes());
+            ResponseHead::OK
+        }
         Request::KmsInit(init) => kms::init(state, &init, out),
         Request::KmsUnlock(unlock) => kms::unlock(state, &unlock, out),
         Request::UnlockStatus { ticket } => {

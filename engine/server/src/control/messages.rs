@@ -1,12 +1,13 @@
 //! What shards ask of the control thread, and what it tells them.
 
 use keyway_core::{LeaseEvent, Settings};
-use keyway_protocol::{Status, UnlockKind};
+use keyway_protocol::{HotBy, Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::authorise::{Policy, Principal};
 use crate::rehydrator::{ResealPage, ResealWork, WriteError};
+use crate::shard::hot::HotShare;
 
 /// Messages that wait for the control thread before more are refused.
 pub const REQUESTS_MAX: usize = 4_096;
@@ -113,6 +114,15 @@ pub enum Command {
         keyspace: u32,
         /// The KMS's name.
         kms: String,
+    },
+    /// Which keys are hot.
+    Hot {
+        /// Of which keyspace.
+        keyspace: u32,
+        /// In which order.
+        by: HotBy,
+        /// Keys wanted, at most.
+        keys_max: usize,
     },
     /// Make a KMS's own key where there is none.
     Initialise {
@@ -234,6 +244,17 @@ pub enum ControlEvent {
         keyspace: u32,
         /// Told whether all is done, and how many keys.
         answer: oneshot::Sender<(bool, u64)>,
+    },
+    /// Which of the shard's keys are hot.
+    Hot {
+        /// Of which keyspace.
+        keyspace: u32,
+        /// In which order.
+        by: HotBy,
+        /// Keys wanted, at most.
+        keys_max: usize,
+        /// Told which. Dropped if the shard does not know the keyspace.
+        answer: oneshot::Sender<HotShare>,
     },
     /// The answer to a [`ControlRequest::Admin`].
     Answer {

@@ -8,6 +8,7 @@
 //! A change is written to disk, then acted on by every shard, and only then acknowledged.
 
 pub mod catalogue;
+mod hot;
 pub mod hot_keys;
 pub mod kms;
 mod lease;
@@ -183,6 +184,11 @@ impl<K: Kms + 'static> Control<K> {
             }
             Command::Rotate { keyspace } => self.rotate(keyspace, who).await,
             Command::Rewrap { keyspace, kms } => self.rewrap(keyspace, &kms, who).await,
+            Command::Hot {
+                keyspace,
+                by,
+                keys_max,
+            } => self.hot(keyspace, by, keys_max).await,
             Command::Initialise {
                 kms,
                 shares,

@@ -138,6 +138,18 @@ impl Shard {
                 });
                 let _ = answer.send(progress);
             }
+            ControlEvent::Hot {
+                keyspace,
+                by,
+                keys_max,
+                answer,
+            } => {
+                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
+                    let share = known.tally.share(self.index, now, by, keys_max);
+                    // Whoever asked may have gone.
+                    let _ = answer.send(share);
+                }
+            }
             ControlEvent::Answer {
                 token,
                 status,
@@ -186,7 +198,7 @@ impl Shard {
 
     /// Makes a keyspace known, or acts by its new settings.
     pub(super) fn take_keyspace(&self, turn: &Turn, config: &KeyspaceConfig) {
-        self.keyspaces.borrow_mut().take(config);
+        self.keyspaces.borrow_mut().take(turn.now, config);
         let id = KeyspaceId(config.id);
         let mut core = self.core.borrow_mut();
         if let Err(error) = core.handle_keyspace(turn.now, id, config.settings.clone()) {

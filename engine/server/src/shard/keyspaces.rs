@@ -9,6 +9,7 @@ use crate::authorise::{CompiledPolicy, Owner, Principal};
 use crate::control::messages::KeyspaceConfig;
 use crate::metrics::latency::Latency;
 use crate::metrics::snapshot::RequestCounts;
+use crate::shard::hot::{Tally, places_among};
 
 /// One keyspace.
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub struct Known {
     pub rehydrate_latency: Latency,
     /// Highest number of waiters seen at a turn's end.
     pub waiters_max: u64,
+    /// Which of its keys are hot.
+    pub tally: Tally,
 }
 
 /// All keyspaces, by id.
@@ -35,10 +38,16 @@ pub struct Keyspaces(BTreeMap<u32, Known>);
 
 impl Keyspaces {
     /// Takes a keyspace's new configuration; figures stay.
-    pub fn take(&mut self, config: &KeyspaceConfig) {
-        let known = self.0.entry(config.id).or_default();
+    pub fn take(&mut self, now: Instant, config: &KeyspaceConfig) {
+        let known = self.0.entry(config.id).or_insert_with(|| Known {
+            tally: Tally::new(now),
+            ..Known::default()
+        });
         known.name.clone_from(&config.name);
         known.policy = CompiledPolicy::new(&config.policy);
+        let places = places_among(self.0.len());
+        let all = self.0.values_mut();
+        all.for_each(|known| known.tally.use_places(places));
     }
 
     /// The keyspace with that id.

@@ -1,7 +1,7 @@
 //! What the core reports, as log lines. The runbook's lines are `refresh wait timeout` and
 //! `key cache invalid`; people match them by these words.
 
-use keyway_core::{Event, Instant};
+use keyway_core::{Event, Instant, KeyspaceId};
 
 use super::Shard;
 use crate::logging::LineLimit;
@@ -14,7 +14,7 @@ thread_local! {
 
 impl Shard {
     pub(super) fn report(&self, now: Instant, event: &Event) {
-        let name = |id: keyway_core::KeyspaceId| {
+        let name = |id: KeyspaceId| {
             self.keyspaces
                 .borrow()
                 .of(id.0)
@@ -28,9 +28,10 @@ impl Shard {
                 waiters,
             } => {
                 if let Some(suppressed) = WAIT_TIMEOUTS.with(|limit| limit.admit(now)) {
+                    let cause = self.cause_of_wait(*keyspace, key_id);
                     tracing::warn!(
-                        shard, keyspace = name(*keyspace), key = %show(key_id), waiters, suppressed,
-                        "refresh wait timeout"
+                        shard, keyspace = name(*keyspace), key = %show(key_id), cause, waiters,
+                        suppressed, "refresh wait timeout"
                     );
                 }
             }
@@ -104,6 +105,19 @@ impl Shard {
             Event::Evicted { keyspace, key_id } => tracing::debug!(
                 shard, keyspace = name(*keyspace), key = %show(key_id), "evicted for room"
             ),
+        }
+    }
+}
+
+impl Shard {
+    /// What a load that takes longer than a wait budget is held up by, in a word.
+    fn cause_of_wait(&self, keyspace: KeyspaceId, key_id: &[u8]) -> &'static str {
+        if !self.rehydrator.has_dek(keyspace.0) {
+            "dek_missing"
+        } else if self.loads.borrow().holds(keyspace, key_id) {
+            "read_queued"
+        } else {
+            "read_slow"
         }
     }
 }

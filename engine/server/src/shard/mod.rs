@@ -15,6 +15,7 @@ mod figures;
 pub mod forward;
 mod held;
 mod hello;
+pub mod hot;
 mod keyspaces;
 pub mod leases;
 mod log;

@@ -178,9 +178,10 @@ impl Shard {
         drop(slot);
         let turn = self.begin_turn();
         if let Some(known) = self.keyspaces.borrow_mut().of_mut(load.keyspace.0) {
-            known
-                .rehydrate_latency
-                .record_ns(began.elapsed().as_nanos() as u64);
+            let took = began.elapsed();
+            known.rehydrate_latency.record_ns(took.as_nanos() as u64);
+            let took_us = took.as_micros() as u64;
+            known.tally.load(turn.now, &load.key_id, took_us.max(1));
         }
         self.core
             .borrow_mut()
@@ -209,6 +210,12 @@ impl LoadQueue {
     /// Loads in the queue.
     pub fn len(&self) -> usize {
         self.on_demand.len() + self.urgent.len() + self.ahead.len()
+    }
+
+    /// Whether the load of a key waits for a read slot.
+    pub fn holds(&self, keyspace: KeyspaceId, key_id: &[u8]) -> bool {
+        let mut all = self.on_demand.iter().chain(&self.urgent).chain(&self.ahead);
+        all.any(|load| load.keyspace == keyspace && *load.key_id == *key_id)
     }
 
     fn push(&mut self, urgency: Urgency, load: QueuedLoad) {

@@ -147,7 +147,13 @@ impl Shard {
             | Request::Decrypt(_)
             | Request::Derive(_)
             | Request::PublicKey { .. }
-            | Request::Get { .. } => self.use_key(now, reply, frame, request, deadline),
+            | Request::Get { .. } => {
+                // Here and not in `use_key`, which an operation of the slow lane comes to twice.
+                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
+                    known.tally.request(now, &frame.key_id);
+                }
+                self.use_key(now, reply, frame, request, deadline);
+            }
             Request::ForceRefresh => self.force_refresh(now, reply, frame, deadline),
             Request::KeyGenerate(_)
             | Request::KeyImport(_)
@@ -190,6 +196,16 @@ impl Shard {
             Request::KeyspaceRewrap { kms } => {
                 let kms = (*kms).to_owned();
                 self.ask_control(reply, Command::Rewrap { keyspace, kms });
+            }
+            Request::KeyspaceHot(hot) => {
+                self.ask_control(
+                    reply,
+                    Command::Hot {
+                        keyspace,
+                        by: hot.by,
+                        keys_max: usize::from(hot.keys_max()),
+                    },
+                );
             }
             Request::Unlock(unlock) => {
                 self.ask_control(
@@ -251,6 +267,7 @@ impl Shard {
                 drop(core);
                 if let Some(known) = self.keyspaces.borrow_mut().of_mut(frame.keyspace_id) {
                     known.waiters_max = known.waiters_max.max(waiters);
+                    known.tally.wait(now, &frame.key_id);
                 }
                 match self.hold(frame) {
                     Some(held) => {

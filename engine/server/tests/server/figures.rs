@@ -285,6 +285,11 @@ fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
         line.contains("prod") && line.contains("key-") && line.contains("waiters"),
         "{line}"
     );
+    // The DEK is there: it can only be the reads.
+    assert!(
+        line.contains("cause=\"read_queued\"") || line.contains("cause=\"read_slow\""),
+        "{line}"
+    );
     server.wait_for_metric(&of_prod("singleflight_waiters"), |value| value == 0.0);
 }
 

@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::{Server, Setup, ask, refused};
+use crate::common::{Server, Setup, ask, past_the_start, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Answer, Custody, Error, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
+    Algorithm, Answer, Custody, Error, HotBy, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
     KmsName, Scheme, Status, UnlockState, UnlockWith,
 };
 use keyway_protocol::{Hello, Request, VERSION};
@@ -287,7 +287,8 @@ fn a_passphrase_opens_the_kek_and_only_the_right_one() {
             .collect();
         let line = format!("exec {} {redirect}", quoted.join(" "));
         let server = by_descriptor.start_as(bash(&line, &file));
-        assert_eq!(sign(&server.unix_client(), &key).unwrap().value, signature);
+        let signed = past_the_start(|| sign(&server.unix_client(), &key));
+        assert_eq!(signed.unwrap().value, signature);
         server.stop();
     }
 
@@ -478,6 +479,8 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
         assert_eq!(status(anonymous.key_revoke(&key)), Status::Forbidden);
         assert_eq!(status(anonymous.force_refresh(&key)), Status::Forbidden);
         assert_eq!(status(anonymous.key_list(&prod())), Status::Forbidden);
+        let hot = anonymous.keyspace_hot(&prod(), HotBy::Requests, 0);
+        assert_eq!(status(hot), Status::Forbidden);
         assert_eq!(status(anonymous.lock(&prod())), Status::Forbidden);
         let unlock = anonymous.unlock(&prod(), UnlockWith::Nothing);
         assert_eq!(status(unlock), Status::Forbidden);

@@ -7,6 +7,7 @@ mod dashboards;
 mod end_to_end;
 mod figures;
 mod hostile;
+mod hot;
 mod keyspaces;
 mod library;
 mod life;

@@ -168,3 +168,36 @@ fn a_hundred_thousand_requests_for_cold_keys_cost_one_unwrap() {
     wait_until("the count", || unwraps(&server, "ok") > 0.0);
     assert_eq!(unwraps(&server, "ok"), 1.0);
 }
+
+#[test]
+fn a_wait_that_the_kms_outlasts_is_logged_with_the_key_and_its_cause() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((_bao, setup)) = stand(dir.path()) else {
+        return;
+    };
+    let server = setup.start();
+    let client = server.client();
+    create(&client, 3_600_000, 1);
+    client
+        .keyspace_set(&shop(), &[("sign_wait_budget_us", "1")])
+        .unwrap();
+    drop(client);
+    drop(server);
+
+    // Each start is cold: the first request waits for the DEK, and for no longer than a tick.
+    wait_until("a wait for the DEK that ran out", || {
+        let server = setup.start();
+        let _ = mac(&server.client(), &key(0));
+        let log = server.log();
+        let mut lines = log.lines();
+        lines.any(|line| {
+            let parts = [
+                "refresh wait timeout",
+                "shop",
+                "key-0",
+                "cause=\"dek_missing\"",
+            ];
+            parts.iter().all(|part| line.contains(part))
+        })
+    });
+}

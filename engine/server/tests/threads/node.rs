@@ -232,7 +232,8 @@ impl Shard {
                 assert!(!is_sealed || deks.is_empty(), "a DEK sent after the lock");
                 hear_lease(core, &self.shelf, now, keyspace, event, deks);
             }
-            ControlEvent::Retire { .. } => {}
+            // Nobody asks for hot keys here; whoever did would be told of none.
+            ControlEvent::Retire { .. } | ControlEvent::Hot { .. } => {}
             ControlEvent::Reseal { answer, .. } => {
                 let _ = answer.send(Ok(ResealPage::default()));
             }

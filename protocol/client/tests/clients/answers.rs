@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use keyway_client::{
-    Algorithm, Call, Custody, Input, KeyFormat, KeyOptions, KeyspaceName, KmsName, KmsState,
+    Algorithm, Call, Custody, HotBy, Input, KeyFormat, KeyOptions, KeyspaceName, KmsName, KmsState,
     Reseal, Scheme, SharesGiven, UnlockState, UnlockWith,
 };
 use keyway_protocol::{
@@ -85,6 +85,15 @@ pub fn long_payloads_come_through_in_both_directions<F: Face>() {
     }
 }
 
+const HOT: &str = r#"{
+    "by": "waiters", "window_ms": 90000, "requests_counted_one_in": 1, "unlisted_max": 0,
+    "totals": {"requests": 40, "waiters": 2, "rehydrate_us": 310},
+    "keys": [{
+        "key": "alice", "shard": 1, "requests": {"count": 31, "excess_max": 0},
+        "waiters": {"count": 2, "excess_max": 0}, "rehydrate_us": {"count": 200, "excess_max": 0}
+    }]
+}"#;
+
 pub fn every_call_reads_its_answer<F: Face>() {
     let server = Server::start(1, |incoming| {
         // What the client sends is sound, field by field.
@@ -107,6 +116,7 @@ pub fn every_call_reads_its_answer<F: Face>() {
             Opcode::KeyspaceRotate => ok(incoming, &2_u32.to_le_bytes()),
             Opcode::KeyspaceHistory => ok(incoming, HISTORY),
             Opcode::KmsInit => ok(incoming, &two_shares()),
+            Opcode::KeyspaceHot => ok(incoming, HOT.as_bytes()),
             Opcode::KmsUnlock => ok(incoming, br#"{"kms":"local","state":"unlocked"}"#),
             opcode if opcode.is_write() => ok(incoming, b""),
             Opcode::Verify | Opcode::ForceRefresh => ok(incoming, b""),
@@ -185,6 +195,12 @@ pub fn every_call_reads_its_answer<F: Face>() {
     assert_eq!(rotated.value, 2);
     let rewrapped = Call::keyspace_rewrap(&prod, &local);
     assert!(client.call(rewrapped).is_ok());
+    let hot = Call::keyspace_hot(&prod, HotBy::Waiters, 20);
+    let hot = client.call(hot).unwrap().value;
+    assert_eq!((hot.window_ms, hot.totals.waiters), (90_000, 2));
+    assert_eq!((hot.keys[0].key.as_str(), hot.keys[0].shard), ("alice", 1));
+    assert_eq!(hot.keys[0].requests.count, 31);
+
     let (count, threshold) = (2, 2);
     let init = Call::kms_init(&local, Custody::Shares { count, threshold });
     let shares = client.call(init).unwrap().value;
