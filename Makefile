@@ -81,6 +81,12 @@ sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to 
 sim-bugs-some: deps-build
 	scripts/sim-bugs --seeds 300 --only 01,14,20
 
+.PHONY: deb
+deb: deps-deb ## Build the Debian package, install it in an empty tree and try it there
+	cargo build $(LOCKED) --release -p keyway-server -p keyway-tools
+	cargo deb --locked --no-build --strip -p keyway-server --output "$(TARGET)/keyway.deb"
+	scripts/check-package "$(TARGET)/keyway.deb"
+
 .PHONY: fuzz
 fuzz: deps-fuzz ## Fuzz each decoder, the envelope and the log's recovery; stops at a finding (TIME_S=60 each)
 	TIME_S=$(TIME_S) scripts/fuzz
@@ -146,6 +152,10 @@ deps-build:
 .PHONY: deps-test
 deps-test:
 	@scripts/deps build test
+
+.PHONY: deps-deb
+deps-deb:
+	@scripts/deps build deb
 
 .PHONY: deps-fuzz
 deps-fuzz:
