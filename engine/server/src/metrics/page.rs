@@ -1,4 +1,4 @@
-//! The live page: three files that ask for nothing but `/live.json`, and who looks at them.
+//! The live page: files of its own that ask for nothing but `/live.json`, and who looks at them.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -12,6 +12,12 @@ use axum::routing::get;
 /// Nothing from elsewhere, nothing inline, in nobody's frame.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const INDEX: &str = include_str!("page/index.html");
+const ICON: &str = include_str!("page/icon.svg");
+const STYLE: &str = include_str!("page/style.css");
+const LIVE: &str = include_str!("page/live.js");
+const CHARTS: &str = include_str!("page/charts.js");
 
 /// Seconds that a look at the page counts for. The page looks every second.
 const LOOK_S: u8 = 5;
@@ -42,22 +48,11 @@ impl Viewers {
 /// The page's files.
 pub fn files<S: Clone + Send + Sync + 'static>() -> axum::Router<S> {
     axum::Router::new()
-        .route(
-            "/",
-            get(|| file("text/html", include_str!("page/index.html"))),
-        )
-        .route(
-            "/page/style.css",
-            get(|| file("text/css", include_str!("page/style.css"))),
-        )
-        .route(
-            "/page/live.js",
-            get(|| file("text/javascript", include_str!("page/live.js"))),
-        )
-        .route(
-            "/page/charts.js",
-            get(|| file("text/javascript", include_str!("page/charts.js"))),
-        )
+        .route("/", get(|| file("text/html", INDEX)))
+        .route("/page/icon.svg", get(|| file("image/svg+xml", ICON)))
+        .route("/page/style.css", get(|| file("text/css", STYLE)))
+        .route("/page/live.js", get(|| file("text/javascript", LIVE)))
+        .route("/page/charts.js", get(|| file("text/javascript", CHARTS)))
 }
 
 async fn file(kind: &str, text: &'static str) -> impl IntoResponse + use<> {

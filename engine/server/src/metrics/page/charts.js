@@ -1,7 +1,7 @@
 // Drawing, with nothing but SVG: a line over time, bars, a heat map; and tables that change in place.
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 320, HEIGHT = 120, LEFT = 40, RIGHT = 8, TOP = 10, BOTTOM = 18;
+const HEIGHT = 130, LEFT = 40, RIGHT = 8, TOP = 10, BOTTOM = 18;
 
 function shape(name, attributes, text) {
   const element = document.createElementNS(SVG, name);
@@ -36,7 +36,7 @@ export class Panel {
     caption.append(title);
     this.now = caption.appendChild(document.createElement("span"));
     this.now.className = "now";
-    this.svg = this.figure.appendChild(shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" }));
+    this.svg = this.figure.appendChild(shape("svg", { role: "img" }));
     this.said = this.figure.appendChild(document.createElement("output"));
     this.title = title;
     this.at = null; // the time that is read, null: none
@@ -44,6 +44,14 @@ export class Panel {
     this.figure.addEventListener("keydown", (event) => this.key(event));
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.read(null));
+  }
+
+  // One unit is one pixel, so that text is as large as elsewhere. Returns the width.
+  size(height) {
+    const width = this.svg.clientWidth || 320;
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg.setAttribute("height", height);
+    return width;
   }
 
   key(event) {
@@ -60,8 +68,7 @@ export class Panel {
   point(event) {
     if (!this.points.length) return;
     const box = this.svg.getBoundingClientRect();
-    const x = ((event.clientX - box.left) / box.width) * WIDTH;
-    const t = this.end - this.span * (1 - (x - LEFT) / (WIDTH - LEFT - RIGHT));
+    const t = this.end - (this.span * (box.right - RIGHT - event.clientX)) / (box.width - LEFT - RIGHT);
     const nearer = (a, b) => (Math.abs(a.t - t) <= Math.abs(b.t - t) ? a : b);
     this.read(this.points.reduce(nearer).t);
   }
@@ -80,18 +87,19 @@ export class Panel {
 
   // `points`: {t, values: [number or null, …]}; `names` of the values; `limit`: a threshold and its label, or null.
   lines(points, names, limit, unit, span) {
+    const width = this.size(HEIGHT);
     this.points = points;
     this.span = span;
     this.end = points.length ? points[points.length - 1].t : 0;
     this.redraw = () => this.lines(points, names, limit, unit, span);
     const all = points.flatMap((point) => point.values.filter((value) => value !== null));
     const top = Math.max(limit ? limit.value * 1.25 : 0, ...all.map((value) => value * 1.1)) || 1;
-    const x = (t) => WIDTH - RIGHT - ((this.end - t) / span) * (WIDTH - LEFT - RIGHT);
+    const x = (t) => width - RIGHT - ((this.end - t) / span) * (width - LEFT - RIGHT);
     const y = (value) => HEIGHT - BOTTOM - (value / top) * (HEIGHT - TOP - BOTTOM);
-    const drawn = axes(x, y, top, span);
+    const drawn = axes(width, y, top, span);
     if (limit) {
       const at = y(limit.value);
-      drawn.push(shape("line", { class: "limit", x1: LEFT, x2: WIDTH - RIGHT, y1: at, y2: at }));
+      drawn.push(shape("line", { class: "limit", x1: LEFT, x2: width - RIGHT, y1: at, y2: at }));
       drawn.push(shape("text", { class: "limit-text", x: LEFT + 4, y: at - 3 }, limit.label));
     }
     names.forEach((_, which) => {
@@ -114,12 +122,11 @@ export class Panel {
   // `bars`: {name, value, bad}, at most ten.
   bars(bars) {
     const step = 22;
-    const height = Math.max(HEIGHT, bars.length * step + 8);
-    this.svg.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
+    const room = this.size(Math.max(HEIGHT, bars.length * step + 8)) - 170;
     const top = Math.max(1, ...bars.map((bar) => bar.value));
     const drawn = bars.flatMap((bar, row) => {
       const y = 6 + row * step;
-      const width = (bar.value / top) * (WIDTH - 170);
+      const width = (bar.value / top) * room;
       const name = bar.name.length > 16 ? `${bar.name.slice(0, 15)}…` : bar.name;
       return [
         shape("text", { x: 100, y: y + 12, "text-anchor": "end" }, name),
@@ -134,8 +141,8 @@ export class Panel {
   heat(rows, columns, span) {
     const step = Math.max(10, Math.min(22, 240 / Math.max(1, rows.length)));
     const height = rows.length * step + BOTTOM;
-    const width = (WIDTH - LEFT - RIGHT) / columns;
-    this.svg.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
+    const all = this.size(height);
+    const width = (all - LEFT - RIGHT) / columns;
     const drawn = rows.flatMap((row, at) => {
       const y = at * step;
       const cells = row.cells.flatMap((cell, column) => {
@@ -150,24 +157,24 @@ export class Panel {
       });
       return [shape("text", { x: LEFT - 6, y: y + step / 2 + 4, "text-anchor": "end" }, row.name), ...cells];
     });
-    drawn.push(...timeAxis(height - 4, span));
+    drawn.push(...timeAxis(all, height - 4, span));
     this.svg.replaceChildren(...drawn);
   }
 }
 
 const legend = (names) => (names.length > 1 ? `${names[0]} —, ${names[1]} - -` : "");
 
-function timeAxis(y, span) {
+function timeAxis(width, y, span) {
   return [
     shape("text", { x: LEFT, y }, `${Math.round(span / 60)} min ago`),
-    shape("text", { x: WIDTH - RIGHT, y, "text-anchor": "end" }, "now"),
+    shape("text", { x: width - RIGHT, y, "text-anchor": "end" }, "now"),
   ];
 }
 
-function axes(x, y, top, span) {
-  const line = (value) => shape("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) });
+function axes(width, y, top, span) {
+  const line = (value) => shape("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(value), y2: y(value) });
   const label = (value) => shape("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value));
-  return [line(0), line(top), label(0), label(top), ...timeAxis(HEIGHT - 4, span)];
+  return [line(0), line(top), label(0), label(top), ...timeAxis(width, HEIGHT - 4, span)];
 }
 
 // Fills a table in place, so that a selection in it lasts. `columns`: texts, a leading "#" for numbers. `rows`: lists

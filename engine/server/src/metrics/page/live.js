@@ -164,10 +164,11 @@ function drawCores() {
     HEAT_COLUMNS, SPAN_S);
   const busyNow = all.map((one) => one.columns.filter((column) => column && column.busy !== null).pop());
   const busiest = Math.max(0, ...busyNow.map((column) => (column ? column.busy : 0)));
+  const queueNow = Math.max(0, ...all.map((one) => one.columns[HEAT_COLUMNS - 1]?.queue ?? 0));
   panels.busy.tell(`the busiest is at ${percent(busiest)}`, busiest > 0.8);
-  panels.queue.tell(`darkest: ${count(deepest)}`, false);
-  setText(panels.busy.said, "pale: idle, full colour: busy all the time, !: above 80 %");
-  setText(panels.queue.said, "requests parked, loads and slow operations waiting");
+  panels.queue.tell(`${count(queueNow)} at most now`, false);
+  setText(panels.busy.said, "pale: idle; full colour: busy all the time; !: above 80 %");
+  setText(panels.queue.said, `requests parked, loads and slow operations waiting; full colour: ${count(deepest)}`);
   const figure = (s, field, name) => ({ text: count(s[field]), series: `${name}{shard="${s.shard}"}` });
   fill(of("shards"), "", ["Shard", "#Busy", "#Parked", "#Loads waiting", "#Slow lane", "#Connections", "#Forwards in",
     "#Forwards out", "#Turn p99, ms", "#Locked memory", "Heard"], latest.shards.map((s, at) => [
@@ -229,7 +230,7 @@ function drawTables() {
 
 function drawHot() {
   const keyspace = latest.keyspaces.find((k) => k.name === chosen);
-  let note = "No figures yet.";
+  let note = "Nothing known yet.";
   for (const { by, age_ms, of: hot } of keyspace ? keyspace.hot : []) {
     const figure = ({ count: most, excess_max }) => (excess_max ? `${count(most - excess_max)} to ${count(most)}` : count(most));
     fill(of(`hot-${by}`), `By ${by}`, ["Key", "#Shard", "#Requests", "#Waiters", "#Loading, ms"], hot.keys.map((key, at) => [
