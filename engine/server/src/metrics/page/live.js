@@ -246,11 +246,12 @@ function drawHot() {
 
 function notes() {
   const found = [];
+  const told = []; // on purpose, but good to know
   const last = past.length - 1;
   for (const k of latest.keyspaces) {
     if (BAD_STATES.includes(k.state)) found.push(`${k.name}: ${STATES[k.state]}`);
     for (const setting of k.in_force ? k.in_force.settings : []) {
-      if (setting.until) found.push(`${k.name}: ${setting.name} is ${setting.value} for a while`);
+      if (setting.until) told.push(`${k.name}: ${setting.name} is ${setting.value} for a while`);
     }
     if (!past[last].keyspaces.has(k.name)) continue;
     const now = figuresAt(k.name, last);
@@ -274,14 +275,14 @@ function notes() {
     if (s.store_poisoned) found.push(`shard ${s.shard}: its blob log is closed for writing, restart`);
     if (s.panics_total) found.push(`shard ${s.shard} caught a panic: report it`);
   }
-  const text = (found.length ? found : ["Nothing: all figures are within their thresholds."]);
+  const text = [...(found.length ? found : ["Nothing amiss: all figures are within their thresholds."]), ...told];
   const list = of("notes");
   // Only what is new is read out.
   if (text.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
-  list.replaceChildren(...text.map((line) => {
+  list.replaceChildren(...text.map((line, at) => {
     const item = document.createElement("li");
     item.textContent = line;
-    item.classList.toggle("bad", found.length > 0);
+    item.classList.toggle("bad", at < found.length);
     return item;
   }));
 }
@@ -347,6 +348,10 @@ of("keyspace").addEventListener("change", (event) => {
   chosen = event.target.value;
   history.replaceState(null, "", `#${encodeURIComponent(chosen)}`);
   draw(true);
+});
+addEventListener("hashchange", () => {
+  chosen = null;
+  if (latest) draw(true);
 });
 of("pause").addEventListener("click", () => {
   paused = !paused;

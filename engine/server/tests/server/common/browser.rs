@@ -103,6 +103,7 @@ impl Browser {
     pub fn look(&mut self, width: u32, height: u32, scheme: &str) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.call("Emulation.setDeviceMetricsOverride", size);
+        self.call("Emulation.setScrollbarsHidden", json!({ "hidden": true }));
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.call(
             "Emulation.setEmulatedMedia",
@@ -148,9 +149,14 @@ impl Browser {
         }
     }
 
-    /// A picture of the whole page, as PNG in base64.
-    pub fn picture(&mut self) -> String {
-        let how = json!({ "format": "png", "captureBeyondViewport": true });
+    /// A picture of the page, as PNG in base64: so many pixels from its top, at most.
+    pub fn picture(&mut self, height_max: u64) -> String {
+        let size = self.evaluate(
+            "[document.documentElement.clientWidth, document.documentElement.scrollHeight]",
+        );
+        let height = size[1].as_u64().unwrap().min(height_max);
+        let clip = json!({ "x": 0, "y": 0, "width": size[0], "height": height, "scale": 1 });
+        let how = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let picture = self.call("Page.captureScreenshot", how);
         picture["data"].as_str().unwrap().to_owned()
     }
