@@ -88,13 +88,17 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
-    /// Those behind the last one, and from the first on again.
     fn next_keyspaces(&self) -> Vec<u32> {
         let ids: Vec<u32> = self.catalogue.borrow().iter().map(|(id, _)| id).collect();
-        let begun = ids.partition_point(|id| *id <= self.page.asked.get());
-        let in_turn = ids[begun..].iter().chain(&ids[..begun]);
-        in_turn.take(HOT_KEYSPACES_MAX).copied().collect()
+        in_turn(&ids, self.page.asked.get())
     }
+}
+
+/// Those behind the last one that was asked for, and from the first on again; `ids` in order.
+fn in_turn(ids: &[u32], asked: u32) -> Vec<u32> {
+    let (before, behind) = ids.split_at(ids.partition_point(|id| *id <= asked));
+    let all = behind.iter().chain(before);
+    all.take(HOT_KEYSPACES_MAX).copied().collect()
 }
 
 /// Settings only: who may do what is not the page's to show.
@@ -127,5 +131,39 @@ fn take_key_ids(document: &mut Value) {
         if let Some(key) = key.as_object_mut() {
             key.remove("key");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keyspaces_take_turns_where_there_are_many() {
+        let ids: Vec<u32> = (1..=20).collect();
+        let mut asked = 0;
+        let mut turns = Vec::new();
+        for _ in 0..5 {
+            let turn = in_turn(&ids, asked);
+            assert_eq!(turn.len(), HOT_KEYSPACES_MAX);
+            asked = turn[turn.len() - 1];
+            turns.extend(turn);
+        }
+        let twice: Vec<u32> = (1..=20).chain(1..=20).collect();
+        assert_eq!(turns, twice);
+        assert_eq!(in_turn(&[3, 7], 3), [7, 3]);
+        assert_eq!(in_turn(&[], 3), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn what_is_left_without_key_ids_is_the_figures() {
+        let mut document = serde_json::json!({
+            "by": "requests",
+            "keys": [{ "key": "alice", "shard": 1 }, { "key": "bob", "shard": 0 }],
+        });
+        take_key_ids(&mut document);
+        let expected =
+            serde_json::json!({ "by": "requests", "keys": [{ "shard": 1 }, { "shard": 0 }] });
+        assert_eq!(document, expected);
     }
 }
