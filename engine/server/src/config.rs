@@ -52,9 +52,12 @@ pub struct Options {
     /// TCP address for anyone; shard i listens on the i-th port after it [default: 127.0.0.1:7420].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Address of /metrics, /healthz and /readyz [default: 127.0.0.1:9420].
+    /// Address of the live page, /metrics, /healthz and /readyz [default: 127.0.0.1:9420].
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
+    /// Name hot keys on the live page, to everyone who reaches its port.
+    #[arg(long)]
+    pub page_key_ids: bool,
     /// Unix socket for anyone; shard i listens on PATH.i [default: DATA/keyway.sock].
     #[arg(long, value_name = "PATH")]
     pub unix: Option<PathBuf>,
@@ -111,6 +114,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Exporter's address.
     pub metrics: SocketAddr,
+    /// Whether the live page names hot keys.
+    pub page_key_ids: bool,
     /// Shared Unix socket.
     pub unix: PathBuf,
     /// Shards, `1..=SHARDS_MAX`.
@@ -178,6 +183,7 @@ impl Options {
             data: self.data.or(file.data),
             listen: self.listen.or(file.listen),
             metrics: self.metrics.or(file.metrics),
+            page_key_ids: self.page_key_ids || file.page_key_ids,
             unix: self.unix.or(file.unix),
             shards: self.shards.or(file.shards),
             dev: self.dev || file.dev,
@@ -248,6 +254,7 @@ impl Config {
             data,
             listen,
             metrics,
+            page_key_ids: options.page_key_ids,
             shards,
             dev: options.dev,
             allow_unlocked_memory: options.allow_unlocked_memory,

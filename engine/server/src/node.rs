@@ -14,9 +14,11 @@ use crate::config::Config;
 use crate::control::catalogue::{self, By, Catalogue, FIRST_GENERATION};
 use crate::control::hot_keys::{self, HotKeys};
 use crate::control::messages::{ControlRequest, EVENTS_MAX, HotKey, KeyspaceConfig, REQUESTS_MAX};
+use crate::control::page::Feed;
 use crate::control::{self, Control};
 use crate::lifeline::Lifeline;
 use crate::metrics::exporter;
+use crate::metrics::page::Viewers;
 use crate::runtime::{executor, mesh};
 use crate::shard::{Start, serve};
 use crate::startup;
@@ -79,17 +81,24 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     let hot_keys = hot_keys::route(read_hot_keys(&data), &router);
 
     let (to_exporter, exporter_inbox) = mpsc::channel(exporter::INBOX_MAX);
-    let metrics =
-        exporter::start(config.metrics, config.shards, exporter_inbox).map_err(|error| {
-            format!(
-                "cannot listen on {}: {error}; use --metrics",
-                config.metrics
-            )
-        })?;
+    let viewers = Arc::new(Viewers::default());
+    let metrics = exporter::start(
+        config.metrics,
+        config.shards,
+        exporter_inbox,
+        Arc::clone(&viewers),
+    )
+    .map_err(|error| {
+        format!(
+            "cannot listen on {}: {error}; use --metrics",
+            config.metrics
+        )
+    })?;
     let (to_control, control_requests) = mpsc::channel::<ControlRequest>(REQUESTS_MAX);
     let stop = Arc::new(AtomicBool::new(false));
     let (ready, started) = std::sync::mpsc::channel();
     let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
+    let page_key_ids = config.page_key_ids;
     let config = Arc::new(config);
     let mut to_shards = Vec::new();
     let renew_early_ppm = draw_renew_early_ppm()?;
@@ -149,7 +158,8 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         to_shards,
         to_exporter,
         renew_early_ppm,
-    );
+    )
+    .with_page(Feed::new(viewers, page_key_ids));
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         tokio::task::spawn_local(signals.stop(stop));

@@ -10,14 +10,18 @@ use crate::shard::hot::{Estimate, HotShare};
 
 impl<K: Kms + 'static> Control<K> {
     pub(super) async fn hot(&self, keyspace: u32, by: HotBy, keys_max: usize) -> Answer {
+        let document = self.hot_document(keyspace, by, keys_max).await;
+        Ok(document.to_string().into_bytes())
+    }
+
+    pub(super) async fn hot_document(&self, keyspace: u32, by: HotBy, keys_max: usize) -> Value {
         let shares = self.broadcast(|answer| ControlEvent::Hot {
             keyspace,
             by,
             keys_max,
             answer,
         });
-        let document = merged(by, keys_max, shares.await);
-        Ok(document.to_string().into_bytes())
+        merged(by, keys_max, shares.await)
     }
 }
 

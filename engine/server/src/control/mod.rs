@@ -14,6 +14,7 @@ pub mod kms;
 mod lease;
 pub mod messages;
 pub mod opening;
+pub mod page;
 mod rotation;
 pub mod settings;
 mod tickets;
@@ -73,6 +74,7 @@ pub struct Control<K = Service> {
     asking: RefCell<HashSet<u32>>,
     /// Keyspaces of which blobs are being sealed under a new DEK.
     resealing: RefCell<HashMap<u32, Progress>>,
+    page: page::Feed,
 }
 
 /// An answer on its way: a status, and the payload or an explanation.
@@ -102,7 +104,14 @@ impl<K: Kms + 'static> Control<K> {
             locks: RefCell::default(),
             asking: RefCell::default(),
             resealing: RefCell::default(),
+            page: page::Feed::default(),
         }
+    }
+
+    /// Tells the live page what only this thread knows.
+    #[must_use]
+    pub fn with_page(self, page: page::Feed) -> Self {
+        Control { page, ..self }
     }
 
     /// Serves requests until every shard has said in `stopped` that it has. Each time that
@@ -127,6 +136,7 @@ impl<K: Kms + 'static> Control<K> {
                 },
                 () = second() => {
                     control.push_snapshot();
+                    control.feed_page();
                     control.end_limited();
                     control.hot_keys.write_aside();
                 }

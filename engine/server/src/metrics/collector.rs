@@ -4,13 +4,15 @@
 //! one shard has a name of its own and a `shard` label.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use prometheus::proto;
 
 use super::kms_series;
 use super::latency::{BOUNDS_US, Latency};
 use super::snapshot::{
-    KeyspaceSnapshot, KmsSnapshot, LockState, OPERATIONS, OUTCOMES, ShardSnapshot, Snapshot,
+    HotSnapshot, KeyspaceSnapshot, KmsSnapshot, LockState, OPERATIONS, OUTCOMES, SettingsSnapshot,
+    ShardSnapshot, Snapshot,
 };
 
 /// The latest snapshot of everyone.
@@ -18,6 +20,8 @@ use super::snapshot::{
 pub struct Latest {
     shards: BTreeMap<u16, ShardSnapshot>,
     kms: Vec<KmsSnapshot>,
+    settings: Vec<SettingsSnapshot>,
+    hot: BTreeMap<(u32, &'static str), (Instant, HotSnapshot)>,
 }
 
 impl Latest {
@@ -28,6 +32,11 @@ impl Latest {
                 self.shards.insert(shard.shard, *shard);
             }
             Snapshot::Kms(kms) => self.kms = kms,
+            Snapshot::Settings(settings) => self.settings = settings,
+            Snapshot::Hot(hot) => {
+                let place = (hot.keyspace, hot.by.name());
+                self.hot.insert(place, (Instant::now(), hot));
+            }
         }
     }
 
@@ -39,6 +48,20 @@ impl Latest {
     /// KMSes by name.
     pub fn kms(&self) -> &[KmsSnapshot] {
         &self.kms
+    }
+
+    /// The settings of a keyspace, if anybody has looked at the live page.
+    pub fn settings_of(&self, keyspace: u32) -> Option<&SettingsSnapshot> {
+        let mut all = self.settings.iter();
+        all.find(|settings| settings.keyspace == keyspace)
+    }
+
+    /// The hot keys of a keyspace, in each order that was told: since when that is known, and what.
+    pub fn hot_of(&self, keyspace: u32) -> impl Iterator<Item = &(Instant, HotSnapshot)> {
+        let of_it = self.hot.range((keyspace, "")..);
+        of_it
+            .take_while(move |((id, _), _)| *id == keyspace)
+            .map(|(_, hot)| hot)
     }
 
     /// Keyspaces summed over shards, by id.

@@ -1,4 +1,4 @@
-//! The exporter's thread: /metrics, /healthz and /readyz over HTTP, and the answer to STATUS.
+//! The exporter's thread: /metrics, /healthz, /readyz and the live page over HTTP, and the answer to STATUS.
 //!
 //! Shards hand it a snapshot a second with `try_send` and never wait; when its inbox is full a
 //! snapshot is lost and the next one carries the same counters.
@@ -17,8 +17,9 @@ use prometheus::{Encoder, TextEncoder};
 use tokio::sync::{mpsc, oneshot};
 
 use super::collector::Latest;
+use super::page::{self, Viewers};
 use super::snapshot::Snapshot;
-use super::status;
+use super::{live, status};
 
 /// Messages that wait for the exporter before more are dropped.
 pub const INBOX_MAX: usize = 1_024;
@@ -44,13 +45,15 @@ pub fn offer(exporter: &mpsc::Sender<Message>, snapshot: Snapshot) {
     let _ = exporter.try_send(Message::Snapshot(snapshot));
 }
 
-/// Runs the exporter on a thread of its own until the process ends.
+/// Runs the exporter on a thread of its own until the process ends. `viewers` is told of those who look at the live
+/// page.
 ///
 /// Errors: the address cannot be bound.
 pub fn start(
     address: SocketAddr,
     shard_count: u16,
     inbox: mpsc::Receiver<Message>,
+    viewers: Arc<Viewers>,
 ) -> std::io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -63,7 +66,7 @@ pub fn start(
         .spawn(move || {
             yield_to_shards();
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, serve(listener, shard_count, inbox));
+            local.block_on(&runtime, serve(listener, shard_count, inbox, viewers));
         })?;
     Ok(bound)
 }
@@ -84,18 +87,34 @@ pub enum Page {
     Health,
     /// `/readyz`
     Ready,
+    /// `/live.json`
+    Live,
 }
 
 /// A page that is asked for, and where its status, content type and body go.
 pub type Ask = (Page, oneshot::Sender<(StatusCode, &'static str, String)>);
 
-async fn serve(listener: std::net::TcpListener, shard_count: u16, inbox: mpsc::Receiver<Message>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    shard_count: u16,
+    inbox: mpsc::Receiver<Message>,
+    viewers: Arc<Viewers>,
+) {
     let (pages, asked) = mpsc::channel::<Ask>(64);
     tokio::task::spawn_local(collect(shard_count, inbox, asked));
     let app = axum::Router::new()
         .route("/metrics", get(|state| page(Page::Metrics, state)))
         .route("/healthz", get(|state| page(Page::Health, state)))
         .route("/readyz", get(|state| page(Page::Ready, state)))
+        .route(
+            "/live.json",
+            get(move |state| {
+                viewers.look();
+                page(Page::Live, state)
+            }),
+        )
+        .merge(page::files())
+        .layer(axum::middleware::map_response(page::guard))
         .with_state(Arc::new(pages));
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
@@ -171,6 +190,7 @@ impl Collected {
             Page::Metrics => self.metrics(),
             Page::Health => self.health(),
             Page::Ready => self.ready(),
+            Page::Live => self.live(),
         }
     }
 
@@ -187,6 +207,15 @@ impl Collected {
                 format!("{error}\n"),
             ),
         }
+    }
+
+    fn live(&self) -> (StatusCode, &'static str, String) {
+        let silent_for = |shard: u16| {
+            let heard_at = self.heard_at.get(usize::from(shard))?;
+            heard_at.map(|at| at.elapsed())
+        };
+        let document = live::document(&self.latest, self.shard_count, silent_for);
+        (StatusCode::OK, "application/json", document.to_string())
     }
 
     fn health(&self) -> (StatusCode, &'static str, String) {

@@ -5,5 +5,7 @@ pub mod collector;
 pub mod exporter;
 pub mod kms_series;
 pub mod latency;
+pub mod live;
+pub mod page;
 pub mod snapshot;
 pub mod status;

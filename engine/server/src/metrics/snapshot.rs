@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use keyway_protocol::HotBy;
+
 use super::latency::Latency;
 
 /// Operations that are counted apart, in the order of [`RequestCounts`].
@@ -246,9 +248,57 @@ pub struct KmsSnapshot {
     pub lease_calls_per_hour: BTreeMap<u32, f64>,
 }
 
+/// A setting's end, where it was changed for a while.
+#[derive(Clone, Debug)]
+pub struct Until {
+    /// When it goes back, ms since 1970.
+    pub unix_ms: u64,
+    /// The value that holds then.
+    pub then: String,
+}
+
+/// One setting in force.
+#[derive(Clone, Debug)]
+pub struct SettingSnapshot {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// When it goes back by itself, if it does.
+    pub until: Option<Until>,
+}
+
+/// The settings of one keyspace.
+#[derive(Clone, Debug)]
+pub struct SettingsSnapshot {
+    /// Keyspace id.
+    pub keyspace: u32,
+    /// Name of the KMS that wraps its DEKs.
+    pub kms: String,
+    /// Generation of its newest DEK.
+    pub generation: u32,
+    /// All of them.
+    pub settings: Vec<SettingSnapshot>,
+}
+
+/// Hot keys of one keyspace, of all shards.
+#[derive(Clone, Debug)]
+pub struct HotSnapshot {
+    /// Keyspace id.
+    pub keyspace: u32,
+    /// What they are ordered by.
+    pub by: HotBy,
+    /// As KEYSPACE_HOT answers; without key ids, unless the page may show them.
+    pub document: serde_json::Value,
+}
+
 /// What reaches the exporter.
 #[derive(Clone, Debug)]
 pub enum Snapshot {
+    /// The control thread's, for the live page: every keyspace's settings.
+    Settings(Vec<SettingsSnapshot>),
+    /// The control thread's, for the live page.
+    Hot(HotSnapshot),
     /// A shard's figures.
     Shard(Box<ShardSnapshot>),
     /// The control thread's figures: every KMS's.

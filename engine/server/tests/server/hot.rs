@@ -177,7 +177,7 @@ fn who_may_not_list_a_keyspaces_keys_is_not_told_which_are_hot() {
     assert_eq!(hot(&owner, HotBy::Requests, 1).keys[0].key, "key-005");
 
     // On the exporter's port, which asks nobody who they are, no key is named.
-    for path in ["/metrics", "/readyz", "/healthz"] {
+    for path in ["/metrics", "/readyz", "/healthz", "/live.json", "/"] {
         assert!(!server.http(path).1.contains("key-005"), "{path}");
     }
 }

@@ -15,6 +15,7 @@ mod memory;
 mod model;
 mod operations;
 mod outages;
+mod page;
 mod settings;
 mod unlocks;
 mod warm_start;

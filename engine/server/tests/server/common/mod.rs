@@ -5,6 +5,7 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+pub mod browser;
 pub mod prometheus;
 
 use std::io::{Read, Write};

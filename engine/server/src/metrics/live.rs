@@ -1,0 +1,71 @@
+//! The document behind the live page: that of STATUS, and what the page needs besides to tell of the last minutes.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::collector::Latest;
+use super::latency::BOUNDS_US;
+use super::snapshot::{KeyspaceSnapshot, SettingsSnapshot, ShardSnapshot};
+use super::status;
+use crate::clock;
+
+/// The whole document. `silent_for`: how long ago a shard was heard, if ever.
+pub fn document(
+    latest: &Latest,
+    shard_count: u16,
+    silent_for: impl Fn(u16) -> Option<Duration>,
+) -> Value {
+    let mut document = status::document(latest, shard_count);
+    document["unix_ms"] = clock::moment().unix_ms.into();
+    document["latency_bounds_ms"] = BOUNDS_US.map(|bound| bound as f64 / 1e3).to_vec().into();
+    // In the order in which STATUS has them.
+    for (row, keyspace) in rows(&mut document, "keyspaces").zip(latest.keyspaces()) {
+        add_of_keyspace(row, &keyspace, latest);
+    }
+    for (row, shard) in rows(&mut document, "shards").zip(latest.shards()) {
+        add_of_shard(row, shard, silent_for(shard.shard));
+    }
+    document
+}
+
+fn rows<'a>(
+    document: &'a mut Value,
+    list: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> {
+    let rows = document[list].as_array_mut();
+    rows.into_iter().flatten().filter_map(Value::as_object_mut)
+}
+
+fn add_of_keyspace(row: &mut Map<String, Value>, keyspace: &KeyspaceSnapshot, latest: &Latest) {
+    let buckets = keyspace.rehydrate_latency.buckets;
+    row.insert("rehydrate_buckets".to_owned(), buckets.to_vec().into());
+    let settings = latest.settings_of(keyspace.id).map(settings);
+    row.insert("in_force".to_owned(), settings.into());
+    let hot = latest.hot_of(keyspace.id).map(|(at, hot)| {
+        let age_ms = at.elapsed().as_millis() as u64;
+        json!({ "by": hot.by.name(), "age_ms": age_ms, "of": hot.document })
+    });
+    row.insert("hot".to_owned(), hot.collect());
+}
+
+fn settings(of: &SettingsSnapshot) -> Value {
+    let settings = of.settings.iter().map(|setting| {
+        let until = setting.until.as_ref();
+        json!({
+            "name": setting.name,
+            "value": setting.value,
+            "until": until.map(|until| json!({ "unix_ms": until.unix_ms, "then": until.then })),
+        })
+    });
+    json!({ "kms": of.kms, "generation": of.generation, "settings": settings.collect::<Vec<_>>() })
+}
+
+fn add_of_shard(row: &mut Map<String, Value>, shard: &ShardSnapshot, silent_for: Option<Duration>) {
+    row.insert(
+        "turn_us_total".to_owned(),
+        (shard.turn.sum_ns / 1_000).into(),
+    );
+    let silent_ms = silent_for.map(|silent| silent.as_millis() as u64);
+    row.insert("silent_ms".to_owned(), silent_ms.into());
+}
