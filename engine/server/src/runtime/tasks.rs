@@ -1,9 +1,7 @@
 //! Tasks and pauses on the current shard's executor.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -31,28 +29,23 @@ pub async fn sleep(duration: Duration) {
     glommio::timer::sleep(duration).await;
 }
 
-/// Wakes the executor every so often until it is dropped, and so bounds any stall of it. Without a timer glommio 0.9.0 can
-/// go to sleep for good although a task has been woken: two shards that waited for each other at their start did, in one
-/// of some hundred starts on a busy machine.
-pub struct Heartbeat(Rc<Cell<bool>>);
+/// Timers of [`keep_awake`]: period and phase, in milliseconds. However late the executor is, unless it is late by more
+/// than a quarter of a second, one of them has yet to go off.
+const BACKSTOPS_MS: [(u64, u64); 4] = [(20, 0), (20, 10), (500, 0), (500, 250)];
 
-impl Heartbeat {
-    /// Begins now.
-    pub fn start(period: Duration) -> Self {
-        let beats = Rc::new(Cell::new(true));
-        let seen = Rc::clone(&beats);
+/// Bounds every stall of the executor to half a second. glommio 0.9.0 parks with tasks queued when the thread loses its
+/// processor for longer than the preempt timer between polling and running them, and sleeps until the next timer. Those
+/// of the tasks in its queue have gone off already: if they were all there are, it sleeps for good. Two shards that
+/// waited for each other at their start did, in one of some hundred starts on a busy machine, and so did one that had
+/// its ticker and its compaction due in the same poll.
+pub fn keep_awake() {
+    for (period_ms, phase_ms) in BACKSTOPS_MS {
         spawn(async move {
-            while seen.get() {
-                sleep(period).await;
+            sleep(Duration::from_millis(phase_ms)).await;
+            loop {
+                sleep(Duration::from_millis(period_ms)).await;
             }
         });
-        Heartbeat(beats)
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.0.set(false);
     }
 }
 

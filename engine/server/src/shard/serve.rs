@@ -33,7 +33,7 @@ use crate::runtime::mesh::Seat;
 use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
 
-/// The ticker's period: it drives the core's wheel and bounds any stall of the executor.
+/// The ticker's period: it drives the core's wheel.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Ticks between two snapshots, and between two looks for stalled connections.
@@ -107,8 +107,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         mut events,
         ..
     } = start;
-    // Until the ticker runs.
-    let heartbeat = tasks::Heartbeat::start(TICK);
+    tasks::keep_awake();
     let arena = Arena::new(ArenaOptions {
         capacity_bytes: config.arena_bytes,
         lock: !config.allow_unlocked_memory,
@@ -164,7 +163,6 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     shard.listen(start.shared, &config)?;
     lifeline.ready();
     let turn = |turns| shard.tick(turns, &mut events);
-    drop(heartbeat);
     until_stopped(&*stop, turn, || tasks::sleep(TICK)).await;
     shard.close().await;
     Ok(())
