@@ -1,5 +1,6 @@
 //! The command line: what can be asked for.
 
+mod doctor;
 mod hot;
 mod kms;
 
@@ -12,6 +13,7 @@ use keyway_client::{Address, Algorithm, KeyFormat, KeyPath, KeyspaceName, KmsNam
 use crate::streams::{Bytes, Place};
 use crate::text;
 
+pub use doctor::Doctor;
 pub use hot::Hot;
 pub use kms::{Kms, KmsInit, KmsUnlock, Opener, SecretKind, Source, Unlock};
 
@@ -89,6 +91,8 @@ pub enum Command {
     Hot(Hot),
     /// Show how the server is doing.
     Status,
+    /// Watch the server for a few seconds, and say what is wrong and what to do next.
+    Doctor(Doctor),
 }
 
 /// `keyspace …`
