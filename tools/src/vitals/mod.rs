@@ -5,7 +5,7 @@ mod change;
 
 use serde::Deserialize;
 
-pub use change::{Change, Spread};
+pub use change::Change;
 
 /// One status document.
 #[derive(Clone, Debug, Default, Deserialize)]
