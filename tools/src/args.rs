@@ -3,6 +3,7 @@
 mod doctor;
 mod hot;
 mod kms;
+mod top;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use crate::text;
 pub use doctor::Doctor;
 pub use hot::Hot;
 pub use kms::{Kms, KmsInit, KmsUnlock, Opener, SecretKind, Source, Unlock};
+pub use top::Top;
 
 /// The command line of Keyway, a key cache.
 ///
@@ -93,6 +95,8 @@ pub enum Command {
     Status,
     /// Watch the server for a few seconds, and say what is wrong and what to do next.
     Doctor(Doctor),
+    /// Show keyspaces, shards and hot keys on the terminal, drawn anew every second; q ends it.
+    Top(Top),
 }
 
 /// `keyspace …`

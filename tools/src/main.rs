@@ -21,6 +21,7 @@ mod secrets;
 mod streams;
 mod table;
 mod text;
+mod top;
 mod vitals;
 
 use std::process::ExitCode;

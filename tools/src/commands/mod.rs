@@ -10,6 +10,7 @@ mod keyspace;
 mod kms;
 mod lock;
 mod status;
+mod top;
 
 use keyway_client::KeyPath;
 
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Kms(command) => kms::run(&cli, command, output)?,
         Command::Hot(command) => hot::run(&cli, command, output)?,
         Command::Status => status::run(&cli, output)?,
+        Command::Top(command) => top::run(&cli, command, output)?,
         Command::Doctor(command) => return doctor::run(&cli, command, output),
     }
     Ok(Exit::Done)
