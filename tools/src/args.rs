@@ -548,6 +548,8 @@ mod tests {
             "keyway hot prod --by name",
             "keyway hot prod --limit 0",
             "keyway hot prod --limit 129",
+            "keyway doctor prod --watch-for 1s",
+            "keyway top --interval 0s",
             "keyway status --addr nowhere",
             "keyway status --timeout 0s",
             "keyway verify prod/alice --in msg",

@@ -93,6 +93,10 @@ impl Case {
             Some(from) => format!(" (before: {from})"),
             None => String::new(),
         };
+        if what == "locked" {
+            let done = if to == "true" { "locked" } else { "unlocked" };
+            return Some(format!("it was {done} by {} {ago}", change.who));
+        }
         Some(match change.who.as_str() {
             "expired" => format!("{what} went back to {to} by itself {ago}{before}"),
             who => format!("{what} was set to {to} by {who} {ago}{before}"),

@@ -9,7 +9,6 @@ use std::thread;
 
 mod hot;
 mod kms;
-pub mod status;
 
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use keyway_protocol::{

@@ -96,6 +96,11 @@ fn stopped(patient: &Patient<'_>) -> Option<Finding> {
             "prefetch_scan_total stands still for {}",
             watched(patient.change)
         );
+        // Requests that need no key, as for one that does not exist, do not get a lease.
+        let severity = match patient.now.state.as_str() {
+            "idle" => Severity::Note,
+            _ => severity,
+        };
         let finding = patient.finding(id, severity, "the prefetcher does not run", seen);
         return Some(
             match patient.now.dek_lease_left_s > 0.0 {

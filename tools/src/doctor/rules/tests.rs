@@ -1,160 +1,12 @@
 //! Each rule fires on its situation, with its words, and nothing fires on a server that is well.
 
-use keyway_client::{HotKeys, KeyspaceChange, KeyspaceInfo, Limited};
+mod scene;
+
+use keyway_client::Limited;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::vitals::Vitals;
-
-/// A busy, healthy server, five seconds apart. Each case changes what it needs of `before`, `now`,
-/// the settings, the hot keys (by requests; by waiters) and the history.
-struct Scene {
-    before: Value,
-    now: Value,
-    settings: Vec<(&'static str, &'static str)>,
-    limited: Option<(&'static str, Limited)>,
-    hot: Option<Value>,
-    waited_for: Option<Value>,
-    changes: Vec<KeyspaceChange>,
-}
-
-impl Scene {
-    fn healthy() -> Self {
-        let status = |unix_ms: u64, step: u64| {
-            json!({
-                "pid": 7, "unix_ms": unix_ms, "latency_bounds_ms": [0.1, 1.0, 2.0, 5.0, 25.0],
-                "kms": [{
-                    "name": "local", "provider": "local", "state": "unlocked",
-                    "breaker": "closed", "rate_tokens": 10.0, "calls_per_hour_forecast": 2.0,
-                    "calls": [{"keyspace": "prod", "outcome": "ok", "count": step}],
-                }],
-                "keyspaces": [{
-                    "name": "prod", "state": "live", "dek_lease_left_s": 3_000.0 - 5.0 * step as f64,
-                    "hits": 10_000 * step, "misses": 10 * step, "oldest_served_age_ms": 500_000,
-                    "rehydrate_total": 100 * step,
-                    "rehydrate_latency_ms":
-                        {"count": 100 * step, "p95": 0.2, "buckets": [50 * step, 50 * step, 0, 0, 0, 0]},
-                    "prefetch_scan_total": 1_000 * step, "prefetch_trigger_total": 90 * step,
-                    "requests": [{"operation": "sign", "outcome": "ok", "count": 10_000 * step}],
-                }],
-                "shards": [shard(0, step), shard(1, step)],
-            })
-        };
-        Self {
-            before: status(1_795_652_400_000, 1),
-            now: status(1_795_652_405_000, 2),
-            settings: vec![
-                ("soft_ttl_ms", "600000"),
-                ("dek_lease_ms", "3600000"),
-                ("max_in_flight", "64"),
-                ("sign_wait_budget_us", "3000"),
-                ("refresh_window_ms", "120000"),
-                ("low_water_pct", "5"),
-            ],
-            limited: None,
-            hot: None,
-            waited_for: None,
-            changes: Vec::new(),
-        }
-    }
-
-    /// Sets a member, as in `/keyspaces/0/state`, in both documents.
-    fn both(mut self, path: &str, value: Value) -> Self {
-        *member(&mut self.before, path) = value.clone();
-        self.now(path, value)
-    }
-
-    /// Sets a member in the later document.
-    fn now(mut self, path: &str, value: Value) -> Self {
-        *member(&mut self.now, path) = value;
-        self
-    }
-
-    fn setting(mut self, name: &'static str, value: &'static str) -> Self {
-        self.settings.retain(|(old, _)| *old != name);
-        self.settings.push((name, value));
-        self
-    }
-
-    fn changed(mut self, what: &str, from: &str, to: &str, who: &str, minutes_ago: u64) -> Self {
-        self.changes.push(KeyspaceChange {
-            unix_ms: 1_795_652_405_000 - minutes_ago * 60_000,
-            who: who.into(),
-            what: what.into(),
-            from: Some(from.into()),
-            to: Some(to.into()),
-            until_unix_ms: None,
-        });
-        self
-    }
-
-    fn case(self) -> Case {
-        let read = |value| serde_json::from_value::<Vitals>(value).unwrap();
-        let hot =
-            |value: Option<Value>| value.map(|it| serde_json::from_value::<HotKeys>(it).unwrap());
-        let settings = self.settings.into_iter();
-        let limited = self.limited.into_iter();
-        let info = KeyspaceInfo {
-            id: 1,
-            name: "prod".into(),
-            locked: None,
-            kms: Some("local".into()),
-            generation: Some(1),
-            reseal: None,
-            settings: settings
-                .map(|(name, value)| (name.into(), value.into()))
-                .collect(),
-            allow: Default::default(),
-            limited: limited
-                .map(|(name, limited)| (name.into(), limited))
-                .collect(),
-        };
-        let listed = Listed {
-            info: Some(info),
-            hot: hot(self.hot),
-            waited_for: hot(self.waited_for),
-            changes: self.changes,
-        };
-        Case {
-            samples: vec![read(self.before), read(self.now)],
-            listed: [("prod".into(), listed)].into(),
-        }
-    }
-}
-
-fn shard(number: u16, step: u64) -> Value {
-    json!({
-        "shard": number, "serving": true, "warm_start_settled": true,
-        "turn_ms": {"count": 5_000 * step, "sum": 500 * step,
-                    "buckets": [5_000 * step, 0, 0, 0, 0, 0]},
-        "arena_used_bytes": 500, "arena_capacity_bytes": 1_000,
-    })
-}
-
-fn member<'a>(document: &'a mut Value, path: &str) -> &'a mut Value {
-    let (parent, name) = path.rsplit_once('/').unwrap();
-    let parent = document.pointer_mut(parent).unwrap();
-    match name.parse::<usize>() {
-        Ok(at) if parent.is_array() => &mut parent[at],
-        _ => &mut parent[name],
-    }
-}
-
-fn hot_keys(requests: u64, waiters: u64) -> Value {
-    let figure = |count: u64| json!({"count": count, "excess_max": 0});
-    json!({
-        "by": "requests", "window_ms": 60_000, "requests_counted_one_in": 1, "unlisted_max": 0,
-        "totals": {"requests": requests + 10, "waiters": waiters + 2, "rehydrate_us": 9},
-        "keys": [{"key": "alice", "shard": 1, "requests": figure(requests),
-                  "waiters": figure(waiters), "rehydrate_us": figure(9)}],
-    })
-}
-
-fn requests(rows: &[(&str, u64)]) -> Value {
-    let rows = rows.iter();
-    rows.map(|(outcome, count)| json!({"operation": "sign", "outcome": outcome, "count": count}))
-        .collect()
-}
+use scene::{Scene, hot_keys, requests, shard};
 
 const KEYSPACE: &str = "/keyspaces/0";
 
@@ -391,6 +243,11 @@ fn a_stopped_prefetcher_is_told_with_who_stopped_it() {
     expect(unused, id, Note, &["switched off"]);
     let hangs = Scene::healthy().both(&at("prefetch_scan_total"), json!(1_000));
     expect(hangs, id, Warning, &["stands still for 5 s", "too busy"]);
+    let idle = Scene::healthy()
+        .both(&at("prefetch_scan_total"), json!(1_000))
+        .both(&at("state"), json!("idle"))
+        .both(&at("dek_lease_left_s"), json!(0));
+    expect(idle, id, Note, &["no lease is held"]);
     let blind = Scene::healthy()
         .both(&at("prefetch_trigger_total"), json!(90))
         .now(
@@ -418,7 +275,7 @@ fn a_closed_keyspace_is_told_with_who_closed_it() {
         .changed("locked", "false", "true", "uid:0", 90);
     let words = [
         "100 of 100 requests (100.0%)",
-        "locked was set to true by uid:0 1 hour ago",
+        "it was locked by uid:0 1 hour ago",
         "keyway unlock prod --wait",
     ];
     expect(locked, "needs-unlock", Critical, &words);
