@@ -152,3 +152,22 @@ fn shard(shard: &ShardSnapshot) -> serde_json::Value {
         "store_poisoned": shard.store_poisoned,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_add_up_to_the_count_with_one_beyond_the_last_bound() {
+        assert!(Quantiles::from(&Latency::default()).buckets.is_empty());
+        let mut latency = Latency::default();
+        for ns in [4_000, 2_000_000, 9_000_000_000] {
+            latency.record_ns(ns);
+        }
+        let told = Quantiles::from(&latency);
+        assert_eq!(told.buckets.len(), BOUNDS_US.len() + 1);
+        assert_eq!(told.buckets.iter().sum::<u64>(), told.count);
+        assert_eq!(told.buckets.last(), Some(&1));
+        assert!((told.sum - 9_002.004).abs() < 1e-6);
+    }
+}
