@@ -1,7 +1,9 @@
 //! The command line: what can be asked for.
 
+mod doctor;
 mod hot;
 mod kms;
+mod top;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,8 +14,10 @@ use keyway_client::{Address, Algorithm, KeyFormat, KeyPath, KeyspaceName, KmsNam
 use crate::streams::{Bytes, Place};
 use crate::text;
 
+pub use doctor::Doctor;
 pub use hot::Hot;
 pub use kms::{Kms, KmsInit, KmsUnlock, Opener, SecretKind, Source, Unlock};
+pub use top::Top;
 
 /// The command line of Keyway, a key cache.
 ///
@@ -89,6 +93,10 @@ pub enum Command {
     Hot(Hot),
     /// Show how the server is doing.
     Status,
+    /// Watch the server for a few seconds, and say what is wrong and what to do next.
+    Doctor(Doctor),
+    /// Show keyspaces, shards and hot keys on the terminal, drawn anew every second; q ends it.
+    Top(Top),
 }
 
 /// `keyspace …`
@@ -540,6 +548,8 @@ mod tests {
             "keyway hot prod --by name",
             "keyway hot prod --limit 0",
             "keyway hot prod --limit 129",
+            "keyway doctor prod --watch-for 1s",
+            "keyway top --interval 0s",
             "keyway status --addr nowhere",
             "keyway status --timeout 0s",
             "keyway verify prod/alice --in msg",

@@ -16,7 +16,8 @@ use serde_json::json;
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// The server refused, or a signature, tag or ciphertext does not verify.
+    /// The server refused, a signature, tag or ciphertext does not verify, or `doctor` has found
+    /// something.
     Refused = 1,
     /// The command line, or a file that it names, is at fault.
     Usage = 2,

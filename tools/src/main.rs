@@ -3,7 +3,8 @@
 //! ```text
 //!  args ──▶ commands ──▶ connect ──▶ (the server)
 //!   secrets,   │  │
-//!   streams ◀──┘  └──▶ output (tables, JSON)      failure: messages and exit codes
+//!   streams ◀──┘  ├──▶ output (tables, JSON)      failure: messages and exit codes
+//!                 └──▶ vitals (STATUS with types) ──▶ doctor (rules), top (frames)
 //! ```
 //!
 //! It speaks to `keywayd` through `keyway-client`, as any program would; only `connect` names it.
@@ -12,6 +13,7 @@
 mod args;
 mod commands;
 mod connect;
+mod doctor;
 mod failure;
 mod import;
 mod output;
@@ -19,6 +21,8 @@ mod secrets;
 mod streams;
 mod table;
 mod text;
+mod top;
+mod vitals;
 
 use std::process::ExitCode;
 

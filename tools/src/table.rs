@@ -14,7 +14,7 @@ struct Column {
 }
 
 /// Where a cell stands in its column.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// Words.
     Left,

@@ -2,8 +2,9 @@
 //!
 //! Expiry runs on `CLOCK_BOOTTIME`, which goes on through a suspend: a key whose time ran out
 //! while the machine slept is past its time when it wakes. The wall clock appears only in the
-//! metadata of a key (created, not before, not after), in a keyspace's history, and in what a restart
-//! leaves of a change that was made for a while. It is never used to keep a key longer.
+//! metadata of a key (created, not before, not after), in a keyspace's history, in what a restart
+//! leaves of a change that was made for a while, and in the status document. It is never used to
+//! keep a key longer.
 
 use keyway_core::Instant;
 use rustix::time::{ClockId, clock_gettime};

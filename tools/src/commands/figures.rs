@@ -6,9 +6,16 @@ use serde_json::Value;
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::text;
+use crate::vitals::Vitals;
 
 /// Asks for the document.
 pub fn of(server: &Server, doing: &str) -> Result<Value, Failure> {
+    let answer = server.call(doing, None, |client| client.status())?;
+    serde_json::from_str(&answer.value).map_err(|error| Failure::bad_answer(doing, &error))
+}
+
+/// Asks for the document, with types.
+pub fn vitals(server: &Server, doing: &str) -> Result<Vitals, Failure> {
     let answer = server.call(doing, None, |client| client.status())?;
     serde_json::from_str(&answer.value).map_err(|error| Failure::bad_answer(doing, &error))
 }

@@ -1,6 +1,7 @@
 //! The commands, a file for each group.
 
 mod crypto;
+mod doctor;
 mod figures;
 mod follow;
 mod hot;
@@ -9,6 +10,7 @@ mod keyspace;
 mod kms;
 mod lock;
 mod status;
+mod top;
 
 use keyway_client::KeyPath;
 
@@ -47,6 +49,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Kms(command) => kms::run(&cli, command, output)?,
         Command::Hot(command) => hot::run(&cli, command, output)?,
         Command::Status => status::run(&cli, output)?,
+        Command::Top(command) => top::run(&cli, command, output)?,
+        Command::Doctor(command) => return doctor::run(&cli, command, output),
     }
     Ok(Exit::Done)
 }

@@ -38,6 +38,10 @@ pub struct State {
     pub imports_left: Option<u32>,
     /// How often an unlock is still pending.
     pub pending: u32,
+    /// Status documents to answer with, one after the other; the last stays.
+    pub statuses: Vec<String>,
+    /// Hot keys and history are refused.
+    pub reticent: bool,
     /// It answers nothing any more.
     pub dead: bool,
 }
@@ -293,6 +297,9 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             encode_generation(3, out);
             ResponseHead::OK
         }
+        Request::KeyspaceHistory | Request::KeyspaceHot(_) if state.reticent => {
+            ResponseHead::status(Status::Forbidden)
+        }
         Request::KeyspaceHistory => {
             out.extend_from_slice(HISTORY);
             ResponseHead::OK
@@ -316,7 +323,13 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             ResponseHead::OK
         }
         Request::Status => {
-            out.extend_from_slice(kms::STATUS.as_bytes());
+            match state.statuses.first() {
+                None => out.extend_from_slice(kms::STATUS.as_bytes()),
+                Some(status) => out.extend_from_slice(status.as_bytes()),
+            }
+            if state.statuses.len() > 1 {
+                state.statuses.remove(0);
+            }
             ResponseHead::OK
         }
         Request::Ping(_) => ResponseHead::OK,

@@ -6,15 +6,20 @@ use serde_json::json;
 
 use super::collector::Latest;
 use super::kms_series;
-use super::latency::Latency;
+use super::latency::{BOUNDS_US, Latency};
 use super::snapshot::{
     KeyspaceSnapshot, KmsSnapshot, OPERATIONS, OUTCOMES, RequestCounts, ShardSnapshot,
 };
 
-/// Quantiles of a latency, in milliseconds.
+/// Quantiles of a latency since the start, in milliseconds, and what those of a shorter time are
+/// found from: two documents' buckets, subtracted.
 #[derive(Serialize)]
 struct Quantiles {
     count: u64,
+    sum: f64,
+    /// Observations up to each of `latency_bounds_ms`, and beyond; not cumulative. Empty without
+    /// any.
+    buckets: Vec<u64>,
     p50: f64,
     p95: f64,
     p99: f64,
@@ -24,8 +29,14 @@ struct Quantiles {
 
 impl From<&Latency> for Quantiles {
     fn from(latency: &Latency) -> Self {
+        let count = latency.count();
         Quantiles {
-            count: latency.count(),
+            count,
+            sum: latency.sum_ns as f64 / 1e6,
+            buckets: match count {
+                0 => Vec::new(),
+                _ => latency.buckets.to_vec(),
+            },
             p50: latency.quantile_ms(0.50),
             p95: latency.quantile_ms(0.95),
             p99: latency.quantile_ms(0.99),
@@ -41,7 +52,9 @@ pub fn document(latest: &Latest, shard_count: u16) -> serde_json::Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
+        "unix_ms": crate::clock::unix_ms(),
         "shard_count": shard_count,
+        "latency_bounds_ms": BOUNDS_US.map(|bound_us| bound_us as f64 / 1e3),
         "kms": latest.kms().iter().map(|one| kms(one, &keyspaces)).collect::<Vec<_>>(),
         "keyspaces": keyspaces.iter().map(keyspace).collect::<Vec<_>>(),
         "shards": latest.shards().map(shard).collect::<Vec<_>>(),
@@ -117,6 +130,8 @@ fn shard(shard: &ShardSnapshot) -> serde_json::Value {
     json!({
         "shard": shard.shard,
         "serving": shard.serving,
+        "warm_start_settled": shard.warm_start.settled,
+        "warm_start_keys_left": shard.warm_start.keys_left,
         "connections": shard.connections,
         "forwards_in_total": shard.forwards_in_total,
         "forwards_out_total": shard.forwards_out_total,
@@ -124,6 +139,7 @@ fn shard(shard: &ShardSnapshot) -> serde_json::Value {
         "protocol_errors_total": shard.protocol_errors_total,
         "parked_requests": shard.parked_requests,
         "load_queue_depth": shard.load_queue_depth,
+        "load_wait_ms": Quantiles::from(&shard.load_wait),
         "slow_queue_depth": shard.slow_queue_depth,
         "panics_total": shard.panics_total,
         "turn_ms": Quantiles::from(&shard.turn),
@@ -135,4 +151,23 @@ fn shard(shard: &ShardSnapshot) -> serde_json::Value {
         "store_index_bytes": shard.store_index_bytes,
         "store_poisoned": shard.store_poisoned,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_add_up_to_the_count_with_one_beyond_the_last_bound() {
+        assert!(Quantiles::from(&Latency::default()).buckets.is_empty());
+        let mut latency = Latency::default();
+        for ns in [4_000, 2_000_000, 9_000_000_000] {
+            latency.record_ns(ns);
+        }
+        let told = Quantiles::from(&latency);
+        assert_eq!(told.buckets.len(), BOUNDS_US.len() + 1);
+        assert_eq!(told.buckets.iter().sum::<u64>(), told.count);
+        assert_eq!(told.buckets.last(), Some(&1));
+        assert!((told.sum - 9_002.004).abs() < 1e-6);
+    }
 }

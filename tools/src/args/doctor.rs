@@ -1,0 +1,30 @@
+//! `doctor`.
+
+use std::time::Duration;
+
+use clap::Args;
+use keyway_client::KeyspaceName;
+
+use crate::text;
+
+/// Shards tell their figures once a second: less shows no change.
+const WATCH_MIN: Duration = Duration::from_secs(2);
+const WATCH_MAX: Duration = Duration::from_secs(600);
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Only this keyspace, and the shards and KMSes.
+    pub keyspace: Option<KeyspaceName>,
+    /// How long to watch the counters: 2s to 10m.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = watch_for)]
+    pub watch_for: Duration,
+}
+
+fn watch_for(text: &str) -> Result<Duration, String> {
+    let time = text::duration(text)?;
+    match (WATCH_MIN..=WATCH_MAX).contains(&time) {
+        true => Ok(time),
+        false => Err("it must be from 2s to 10m".into()),
+    }
+}

@@ -1,0 +1,208 @@
+//! `doctor`: watches the server, asks what else the rules want to know, and says what they find.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use keyway_client::{HotBy, KeyspaceInfo, KeyspaceName};
+use serde_json::json;
+
+use super::figures;
+use crate::args::{Cli, Doctor};
+use crate::connect::Server;
+use crate::doctor::{Case, Finding, Listed, Severity, rules};
+use crate::failure::{Exit, Failure};
+use crate::output::Output;
+use crate::text;
+use crate::vitals::Vitals;
+
+/// How often the figures are asked for while they are watched: as often as shards tell them.
+const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
+
+/// How many keyspaces are looked at closely, at most.
+const CLOSELY_MAX: usize = 32;
+
+/// How many hot keys of each are asked for.
+const HOT_KEYS: u16 = 5;
+
+pub fn run(cli: &Cli, command: &Doctor, output: Output) -> Result<Exit, Failure> {
+    let server = Server::reach(cli)?;
+    let samples = watch(&server, command)?;
+    let mut case = Case {
+        samples,
+        listed: BTreeMap::new(),
+    };
+    let unasked = ask(&server, &mut case);
+    let findings = rules::examine(&case);
+    let document = json!({
+        "findings": findings.iter().map(Finding::document).collect::<Vec<_>>(),
+        "watched_s": case.change().seconds(),
+        "samples": case.samples.len(),
+        "not_asked": unasked,
+    });
+    output.say(&document, &render(&case, &findings, &unasked))?;
+    let calm = findings
+        .iter()
+        .all(|finding| finding.severity == Severity::Note);
+    Ok(if calm { Exit::Done } else { Exit::Refused })
+}
+
+/// Status documents over the time that was asked for.
+fn watch(server: &Server, command: &Doctor) -> Result<Vec<Vitals>, Failure> {
+    let style = "{spinner} doctor: watching the counters {elapsed} [{bar:20}] {msg}";
+    let style = ProgressStyle::with_template(style).expect("the template is well-formed");
+    let period_ms = command.watch_for.as_millis() as u64;
+    let progress = ProgressBar::new(period_ms).with_style(style);
+    let started = Instant::now();
+    let mut samples = vec![sample(server, command)?];
+    loop {
+        let left = command.watch_for.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            progress.finish_and_clear();
+            return Ok(samples);
+        }
+        thread::sleep(left.min(SAMPLE_PERIOD));
+        samples.push(sample(server, command)?);
+        progress.set_position(period_ms.min(started.elapsed().as_millis() as u64));
+        progress.set_message(text::count(samples.len() as u64, "sample"));
+    }
+}
+
+fn sample(server: &Server, command: &Doctor) -> Result<Vitals, Failure> {
+    let mut vitals = figures::vitals(server, "doctor")?;
+    if let Some(only) = &command.keyspace {
+        let keyspaces = &mut vitals.keyspaces;
+        keyspaces.retain(|keyspace| keyspace.name == only.as_str());
+        if keyspaces.is_empty() {
+            return Err(Failure::refused(
+                format!("doctor: the server has no figures of a keyspace {only}"),
+                "see `keyway keyspace list`",
+            ));
+        }
+    }
+    Ok(vitals)
+}
+
+/// Asks for settings, hot keys and changes. What is refused is returned, in words: the rules can do
+/// without.
+fn ask(server: &Server, case: &mut Case) -> Vec<String> {
+    let mut unasked = Vec::new();
+    let infos = server.call("settings", None, |client| client.keyspace_list());
+    let mut infos: BTreeMap<String, KeyspaceInfo> = match infos {
+        Ok(infos) => infos
+            .into_iter()
+            .map(|info| (info.name.clone(), info))
+            .collect(),
+        Err(failure) => {
+            unasked.push(failure.to_string());
+            BTreeMap::new()
+        }
+    };
+    let closely = case.busiest();
+    if closely.len() > CLOSELY_MAX {
+        let more = closely.len() - CLOSELY_MAX;
+        let words = "hot keys and history of the others; name one to have it looked at closely";
+        unasked.push(format!("{}: {words}", text::count(more as u64, "keyspace")));
+    }
+    for (rank, name) in closely.into_iter().enumerate() {
+        let mut listed = Listed {
+            info: infos.remove(&name),
+            ..Listed::default()
+        };
+        if let (true, Ok(name)) = (rank < CLOSELY_MAX, name.parse::<KeyspaceName>()) {
+            look_closely(server, &name, &mut listed, &mut unasked);
+        }
+        case.listed.insert(name, listed);
+    }
+    unasked
+}
+
+fn look_closely(
+    server: &Server,
+    name: &KeyspaceName,
+    listed: &mut Listed,
+    unasked: &mut Vec<String>,
+) {
+    let hot = |by| {
+        let doing = format!("hot {name} --by {by}");
+        let call = server.call(&doing, Some(name.as_str()), |client| {
+            client.keyspace_hot(name, by, HOT_KEYS)
+        });
+        call.map(|answer| answer.value)
+    };
+    let doing = format!("keyspace history {name}");
+    let changes = server.call(&doing, Some(name.as_str()), |client| {
+        client.keyspace_history(name)
+    });
+    let mut note = |failure: Failure| unasked.push(failure.to_string());
+    listed.hot = hot(HotBy::Requests).map_err(&mut note).ok();
+    listed.waited_for = hot(HotBy::Waiters).map_err(&mut note).ok();
+    listed.changes = changes
+        .map_err(&mut note)
+        .map_or_else(|()| Vec::new(), |it| it.value.changes);
+}
+
+fn render(case: &Case, findings: &[Finding], unasked: &[String]) -> String {
+    let mut text: String = findings.iter().map(paragraph).collect();
+    for words in unasked {
+        text.push_str(&format!("{:<10}{words}\n", "NOT ASKED"));
+    }
+    if !unasked.is_empty() {
+        text.push('\n');
+    }
+    let now = case.change().now;
+    let scope = format!(
+        "watched {} for {:.0} s: {}, {} and {}",
+        text::count(case.samples.len() as u64, "status document"),
+        case.change().seconds(),
+        text::count(now.keyspaces.len() as u64, "keyspace"),
+        text::count(now.shards.len() as u64, "shard"),
+        match now.kms.len() {
+            1 => "1 KMS".into(),
+            count => format!("{count} KMSes"),
+        },
+    );
+    let of = |severity| findings.iter().filter(|it| it.severity == severity).count() as u64;
+    let counts = [
+        (of(Severity::Critical), "critical finding"),
+        (of(Severity::Warning), "warning"),
+        (of(Severity::Note), "note"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts
+        .map(|(count, noun)| text::count(*count, noun))
+        .collect();
+    let verdict = match counts.is_empty() {
+        true => "nothing found".into(),
+        false => counts.join(", "),
+    };
+    text.push_str(&format!("{verdict}; {scope}\n"));
+    text.chars()
+        .filter(|char| *char == '\n' || !char.is_control())
+        .collect()
+}
+
+/// ```text
+/// WARNING   prod: keys …
+///   seen    prefetch_skipped_total rose by …
+///   likely  max_in_flight is …
+///   next    keyway keyspace set …
+///   more    docs/RUNBOOK.md#prefetch-starved
+/// ```
+fn paragraph(finding: &Finding) -> String {
+    let heading = finding.severity.heading();
+    let mut text = format!("{heading:<10}{}: {}\n", finding.place(), finding.symptom);
+    let mut lines = |label: &str, lines: &[String]| {
+        for (at, line) in lines.iter().enumerate() {
+            let label = if at == 0 { label } else { "" };
+            text.push_str(&format!("  {label:<8}{line}\n"));
+        }
+    };
+    lines("seen", std::slice::from_ref(&finding.seen));
+    lines("likely", &finding.causes);
+    lines("next", &finding.next);
+    lines("more", &[finding.runbook()]);
+    text.push('\n');
+    text
+}

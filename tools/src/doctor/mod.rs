@@ -1,0 +1,13 @@
+//! What is wrong with a server, found from its figures: data in, findings out. Nothing here asks a
+//! server or writes a line; `commands::doctor` does both.
+//!
+//! ```text
+//!  Case (status documents, settings, hot keys, changes) ──▶ rules::examine ──▶ Finding
+//! ```
+
+mod case;
+mod finding;
+pub mod rules;
+
+pub use case::{Case, Listed};
+pub use finding::{Finding, Severity, Subject};

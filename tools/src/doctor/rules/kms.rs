@@ -1,0 +1,129 @@
+//! The KMSes.
+
+use super::{log_line, watched};
+use crate::doctor::{Case, Finding, Severity, Subject};
+use crate::text;
+use crate::vitals::Kms;
+
+/// Ends of calls that say that no more may be made.
+const OUT_OF_BUDGET: [&str; 2] = ["over_budget", "throttled"];
+
+pub fn examine(case: &Case, findings: &mut Vec<Finding>) {
+    let change = case.change();
+    for now in &change.now.kms {
+        let mut earlier = change.before.kms.iter();
+        let before = earlier.find(|before| before.name == now.name);
+        findings.extend(breaker(case, now));
+        findings.extend(locked(case, now));
+        findings.extend(headroom(case, before, now));
+    }
+}
+
+fn finding(
+    kms: &Kms,
+    id: &'static str,
+    severity: Severity,
+    symptom: &str,
+    seen: String,
+) -> Finding {
+    let subject = Subject::Kms(kms.name.clone());
+    Finding::new(id, severity, subject, symptom, seen)
+}
+
+fn breaker(case: &Case, kms: &Kms) -> Option<Finding> {
+    if !matches!(kms.breaker.as_str(), "open" | "probing") {
+        return None;
+    }
+    let seen = format!("its breaker is {}", kms.breaker);
+    Some(
+        finding(
+            kms,
+            "kms-breaker-open",
+            Severity::Warning,
+            "the KMS fails, and is asked by one probe at a time",
+            seen,
+        )
+        .because("it cannot be reached, or answers with errors")
+        .because_of(first_to_end(case, kms))
+        .next("keyway kms list")
+        .next(log_line("KMS")),
+    )
+}
+
+/// Which of its keyspaces loses its lease first.
+fn first_to_end(case: &Case, kms: &Kms) -> Option<String> {
+    let keyspaces = case.change().now.keyspaces.iter();
+    let of_kms = keyspaces.filter(|keyspace| {
+        let info = case.of(&keyspace.name).info.as_ref();
+        info.is_some_and(|info| info.kms.as_deref() == Some(&kms.name))
+    });
+    let held = of_kms.filter(|keyspace| keyspace.dek_lease_left_s > 0.0);
+    let first = held.min_by(|one, two| one.dek_lease_left_s.total_cmp(&two.dek_lease_left_s))?;
+    Some(format!(
+        "keys are served until the leases end: the first is that of {}, in {}",
+        first.name,
+        text::seconds(first.dek_lease_left_s as u64)
+    ))
+}
+
+fn locked(case: &Case, kms: &Kms) -> Option<Finding> {
+    let name = &kms.name;
+    let (symptom, command) = match kms.state.as_str() {
+        "locked" => (
+            "the KMS waits for a passphrase, a PIN or shares",
+            match kms.provider.as_str() {
+                "pkcs11" => format!("keyway kms unlock {name} --pin"),
+                _ => format!("keyway kms unlock {name} --passphrase"),
+            },
+        ),
+        "uninitialised" => (
+            "the KMS has no key yet",
+            format!("keyway kms init {name} --passphrase"),
+        ),
+        _ => return None,
+    };
+    let seen = format!("its state is {}", kms.state);
+    Some(
+        finding(kms, "kms-locked", Severity::Warning, symptom, seen)
+            .because("nobody has opened it since the server's start")
+            .because_of(first_to_end(case, kms))
+            .next(command)
+            .next("keyway kms list"),
+    )
+}
+
+fn headroom(case: &Case, before: Option<&Kms>, now: &Kms) -> Option<Finding> {
+    let refused = |kms: &Kms| -> u64 {
+        let calls = kms.calls.iter();
+        let refused = calls.filter(|calls| OUT_OF_BUDGET.contains(&calls.outcome.as_str()));
+        refused.map(|calls| calls.count).sum()
+    };
+    let rise = refused(now).saturating_sub(before.map_or(0, refused));
+    let empty = case.samples.iter().all(|sample| {
+        let mut kmses = sample.kms.iter();
+        kmses.any(|kms| kms.name == now.name && kms.rate_tokens < 1.0)
+    });
+    if rise == 0 && !empty {
+        return None;
+    }
+    let seen = format!(
+        "{} refused by the budget or throttled in {}; {:.1} calls could be made at once, {:.0} an \
+         hour are needed",
+        text::count(rise, "call"),
+        watched(case.change()),
+        now.rate_tokens,
+        now.calls_per_hour_forecast
+    );
+    Some(
+        finding(
+            now,
+            "kms-headroom",
+            Severity::Warning,
+            "the budget of calls is used up",
+            seen,
+        )
+        .because("leases are short, keyspaces many, or the KMS allows less than rate_per_s says")
+        .next("keyway status")
+        .next("keyway keyspace list"),
+    )
+}

@@ -1,0 +1,147 @@
+//! The runbook's steps as rules, a file for each of its chapters. Limits are those of
+//! `docs/alerts/keyway.rules.yml`, where each has its reason, brought to the time that was watched.
+
+mod cores;
+mod kms;
+mod prefetch;
+mod refresh;
+mod unlock;
+
+#[cfg(test)]
+mod tests;
+
+use super::{Case, Finding, Listed, Severity, Subject};
+use crate::vitals::{Change, Keyspace};
+
+/// Everything that is found, the worst first.
+pub fn examine(case: &Case) -> Vec<Finding> {
+    let change = case.change();
+    if change.before.pid != change.now.pid {
+        return vec![restarted(change)];
+    }
+    let mut findings = Vec::new();
+    for (before, now) in change.keyspaces() {
+        let patient = Patient {
+            case,
+            change,
+            before: &before,
+            now,
+            listed: case.of(&now.name),
+        };
+        refresh::examine(&patient, &mut findings);
+        prefetch::examine(&patient, &mut findings);
+        unlock::examine(&patient, &mut findings);
+    }
+    kms::examine(case, &mut findings);
+    cores::examine(case, &mut findings);
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+/// Counters began again at 0, so there is nothing to compare.
+fn restarted(change: Change<'_>) -> Finding {
+    let seen = format!("process {} became {}", change.before.pid, change.now.pid);
+    let symptom = "it was restarted while it was watched";
+    Finding::new(
+        "instance-down",
+        Severity::Critical,
+        Subject::Server,
+        symptom,
+        seen,
+    )
+    .because("somebody restarted it, or it ended and its supervisor started it again: its log says")
+    .next(log_line("keywayd"))
+    .next("keyway doctor")
+}
+
+/// One keyspace at both ends of what was watched.
+struct Patient<'a> {
+    case: &'a Case,
+    change: Change<'a>,
+    before: &'a Keyspace,
+    now: &'a Keyspace,
+    listed: &'a Listed,
+}
+
+impl Patient<'_> {
+    fn name(&self) -> &str {
+        &self.now.name
+    }
+
+    fn finding(
+        &self,
+        id: &'static str,
+        severity: Severity,
+        symptom: impl Into<String>,
+        seen: impl Into<String>,
+    ) -> Finding {
+        let subject = Subject::Keyspace(self.now.name.clone());
+        Finding::new(id, severity, subject, symptom, seen)
+    }
+
+    /// How much a counter rose.
+    fn rise(&self, counter: impl Fn(&Keyspace) -> u64) -> u64 {
+        counter(self.now).saturating_sub(counter(self.before))
+    }
+
+    /// `rehydrate_fail_total rose by 12 in 5 s, to 40`.
+    fn rose(&self, series: &str, counter: impl Fn(&Keyspace) -> u64) -> String {
+        format!(
+            "{series} rose by {} in {}, to {}",
+            self.rise(&counter),
+            watched(self.change),
+            counter(self.now)
+        )
+    }
+
+    /// Whether requests came, answered or not.
+    fn is_used(&self) -> bool {
+        self.rise(Keyspace::answered_in_all) + self.rise(|it| it.hits + it.misses) > 0
+    }
+
+    /// Whether it has been in `state` in every sample.
+    fn stays(&self, state: &str) -> bool {
+        let mut samples = self.case.samples.iter();
+        samples.all(|sample| {
+            let mut keyspaces = sample.keyspaces.iter();
+            keyspaces.any(|it| it.name == self.now.name && it.state == state)
+        })
+    }
+
+    /// Why it has no data key, if it has none and cannot get one.
+    fn without_dek(&self) -> Option<&'static str> {
+        match self.now.state.as_str() {
+            "locked" => Some("an operator has locked the keyspace"),
+            "denied" => Some("the KMS refuses the keyspace its data key"),
+            "asking" => Some("there is no data key: the KMS is being asked and has not answered"),
+            _ => None,
+        }
+    }
+
+    fn set(&self, setting: &str) -> String {
+        format!("keyway keyspace set {} {setting}", self.name())
+    }
+
+    fn history(&self) -> String {
+        format!("keyway keyspace history {}", self.name())
+    }
+
+    fn unlock(&self) -> String {
+        format!("keyway unlock {} --wait", self.name())
+    }
+}
+
+/// How long was watched, in words.
+fn watched(change: Change<'_>) -> String {
+    format!("{:.0} s", change.seconds().max(1.0))
+}
+
+/// How to find a log line where keywayd runs under systemd.
+fn log_line(line: &str) -> String {
+    format!("journalctl -u keywayd --since -15min -g '{line}'")
+}
+
+/// A count that is reached within `window_s` if it goes on as now.
+fn projected(change: Change<'_>, rise: u64, window_s: f64) -> f64 {
+    rise as f64 * window_s / change.seconds()
+}
