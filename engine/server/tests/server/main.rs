@@ -16,5 +16,6 @@ mod model;
 mod operations;
 mod outages;
 mod settings;
+mod situations;
 mod unlocks;
 mod warm_start;
