@@ -56,8 +56,9 @@ fn seconds(time: &str) -> Option<u64> {
     Some(count * unit)
 }
 
-/// The committed rules with every range (`[5m]`) and every `for: 5m` divided by [`SHORTER`]. A rate is one per second
-/// whatever its range, and what has to increase by so much has to do so in a shorter time: nothing fires more easily.
+/// The committed rules with every range (`[5m]`) and every `for: 5m` divided by [`SHORTER`]; expressions and limits stay.
+/// So a rule that counts (`increase(…[5m]) > 10`) asks for the same rise in less time, a rate asks for the same rate, and
+/// what has to last (`for`) has to last less long: when each fires to the minute is for promtool's tests in docs/alerts.
 fn shortened_rules() -> String {
     let mut changed = 0;
     let mut shorter = |time: &str| {
@@ -374,17 +375,19 @@ fn corrupt_blobs() {
         let error = past_the_start(|| client.mac(key, MESSAGE)).unwrap_err();
         assert_eq!(error.status(), Some(Status::Invalid), "{error}");
     }
-    let failures = "rehydrate_fail_total{keyspace=\"prod\"}";
-    server.wait_for_metric(failures, |value| value >= 20.0);
-    wait_for_alert(&prometheus, "KeywayRehydrateFailures", "prod");
-    let parts = [
-        "key cache invalid",
-        "keyspace=\"prod\"",
-        "damaged-",
-        "cause=Corrupt",
-        "dek=\"held\"",
-    ];
-    wait_for_line(&server, &parts);
+    under_load(&server, &keys, Duration::from_millis(20), || {
+        let failures = "rehydrate_fail_total{keyspace=\"prod\"}";
+        server.wait_for_metric(failures, |value| value >= 20.0);
+        wait_for_alert(&prometheus, "KeywayRehydrateFailures", "prod");
+        let parts = [
+            "key cache invalid",
+            "keyspace=\"prod\"",
+            "damaged-",
+            "cause=Corrupt",
+            "dek=\"held\"",
+        ];
+        wait_for_line(&server, &parts);
+    });
 }
 
 #[test]
