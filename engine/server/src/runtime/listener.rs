@@ -1,13 +1,14 @@
 //! Listeners of one shard: TCP for anyone, TCP for this shard alone, and Unix sockets.
 
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::net::{TcpListener, TcpStream};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::socket::Socket;
 use super::tasks;
@@ -15,6 +16,9 @@ use super::tasks;
 /// Pause after an accept that failed: with no descriptor left it would fail again at once, for
 /// ever.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(10);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1_024;
 
 /// What a listener does with what it gets.
 pub trait Accept: 'static {
@@ -31,9 +35,26 @@ pub trait Accept: 'static {
 ///
 /// Errors: the address cannot be bound.
 pub fn tcp(address: SocketAddr, accept: &Rc<impl Accept>) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).map_err(std::io::Error::from)?;
+    let listener = bound(address)?;
+    // SAFETY: the descriptor is a listening stream socket that nothing else owns any more.
+    let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
     tasks::spawn(accept_all(listener, Rc::clone(accept), Socket::tcp));
     Ok(())
+}
+
+/// Listens at `address`, which other shards may share. Glommio's own `bind` leaves `SO_REUSEADDR` out, and connections
+/// inherit it: without, those that a stopped server closed would hold the port against the next one for a minute.
+fn bound(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket)
 }
 
 /// Accepts Unix connections at `path` in a task of its own.

@@ -319,7 +319,7 @@ fn segments(data: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// Turns one bit of the blob that lies behind `key_id` on the disk.
-fn damage_blob(data: &Path, key_id: &str) {
+pub(crate) fn damage_blob(data: &Path, key_id: &str) {
     for segment in segments(data) {
         let mut bytes = std::fs::read(&segment).unwrap();
         let found = bytes

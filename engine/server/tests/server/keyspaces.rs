@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use keyway_testkit::process::free_port;
+
 use crate::common::{Server, Setup, ask, past_the_start, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -414,6 +416,37 @@ fn a_directory_or_port_in_use_is_refused_by_name() {
         sign(&server.client(), &key).is_ok(),
         "the first server is undisturbed"
     );
+}
+
+/// Whoever closes a connection first keeps its port for a minute: at a stop that is the server.
+#[test]
+fn the_port_is_free_again_at_once_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let listen = |address: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keywayd"));
+        command
+            .args(["--dev", "--shards", "1", "--arena-mib", "16"])
+            .args(["--metrics", "127.0.0.1:0", "--listen", address, "--data"])
+            .arg(&data);
+        Setup::new(&data).start_as(command)
+    };
+    let port = loop {
+        // The shard's own port is the next one.
+        let port = free_port();
+        if std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            break port;
+        }
+    };
+    let address = format!("127.0.0.1:{port}");
+    let server = listen(&address);
+    let client = server.client();
+    let key = generate(&client, "prod/alice");
+    assert!(sign(&client, &key).is_ok());
+    server.stop();
+    let server = listen(&address);
+    assert_eq!(server.address(), address);
+    assert!(sign(&server.client(), &key).is_ok());
 }
 
 #[test]

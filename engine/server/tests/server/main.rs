@@ -17,5 +17,6 @@ mod operations;
 mod outages;
 mod page;
 mod settings;
+mod situations;
 mod unlocks;
 mod warm_start;

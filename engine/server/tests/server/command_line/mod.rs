@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod operator;
+pub(crate) mod operator;
 
 use std::time::{Duration, Instant};
 

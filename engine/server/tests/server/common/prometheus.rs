@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A Prometheus on a port of its own; ended by its id.
 pub struct Prometheus {
@@ -27,6 +28,12 @@ impl Prometheus {
     /// Starts one in `dir` that scrapes `target` under the job name `keyway` and evaluates `rules`, both every second.
     /// Its log is `prometheus.log` there.
     pub fn start(dir: &Path, target: &str, rules: &str) -> Prometheus {
+        Prometheus::start_every(dir, target, rules, Duration::from_secs(1))
+    }
+
+    /// The same, with another interval for both.
+    pub fn start_every(dir: &Path, target: &str, rules: &str, interval: Duration) -> Prometheus {
+        let interval = interval.as_millis();
         let port = TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()
@@ -34,7 +41,7 @@ impl Prometheus {
             .port();
         let address = format!("127.0.0.1:{port}");
         let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+            "global: {{scrape_interval: {interval}ms, evaluation_interval: {interval}ms}}\n\
              rule_files: [rules.yml]\n\
              scrape_configs:\n- job_name: keyway\n  \
              static_configs: [{{targets: ['{target}']}}]\n"
