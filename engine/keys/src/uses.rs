@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+
+use crate::envelope::VERSIONS_MAX;
 
 /// Encryptions that one version of an AEAD key may do. With random 96-bit nonces, 2^32 of them keep
 /// the chance of a repeated nonce below 2^-32 (NIST SP 800-38D, section 8.3).
@@ -73,10 +75,37 @@ struct Entry {
     key_id: Box<[u8]>,
 }
 
+impl Entry {
+    /// Whether a newer version has been in use: this one encrypts no more.
+    fn has_newer(&self, counts: &HashMap<Entry, UseCount>) -> bool {
+        let mut newer = self.clone();
+        (0..VERSIONS_MAX).any(|_| {
+            newer.version = newer.version.saturating_add(1);
+            counts.contains_key(&newer)
+        })
+    }
+}
+
 impl UseLedger {
     /// An empty ledger.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The encryptions of the most used key of each keyspace, under its newest version, since the start. It looks at all
+    /// that it remembers: some hundred µs when it is full.
+    pub fn most_encryptions(&self) -> BTreeMap<u32, u64> {
+        let counts = self.0.borrow();
+        let mut most: BTreeMap<u32, u64> = BTreeMap::new();
+        for (entry, count) in counts.iter() {
+            let count = count.0.get();
+            let known = most.get(&entry.keyspace).copied().unwrap_or(0);
+            // Asked last, since it is slow: few are above all before them.
+            if count > known && !entry.has_newer(&counts) {
+                most.insert(entry.keyspace, count);
+            }
+        }
+        most
     }
 
     pub(crate) fn counter(&self, keyspace: u32, key_id: &[u8], version: u32) -> UseCount {
@@ -118,6 +147,18 @@ mod tests {
         assert!(count.count());
         assert!(!count.count());
         assert_eq!(count.uses().encryptions, ENCRYPTIONS_MAX);
+    }
+
+    #[test]
+    fn the_most_used_key_of_each_keyspace_is_known_and_old_versions_are_none() {
+        let ledger = UseLedger::new();
+        assert!(ledger.most_encryptions().is_empty());
+        ledger.counter(1, b"alice", 1).set(70);
+        ledger.counter(1, b"alice", 3).set(3);
+        ledger.counter(1, b"bob", 1).set(5);
+        ledger.counter(2, b"alice", 1).set(ENCRYPTIONS_MAX);
+        let most: Vec<_> = ledger.most_encryptions().into_iter().collect();
+        assert_eq!(most, [(1, 5), (2, ENCRYPTIONS_MAX)]);
     }
 
     #[test]

@@ -106,6 +106,11 @@ impl Rehydrator {
         &self.vault
     }
 
+    /// The most encryptions that an AEAD key has done under its newest version since the start, by keyspace.
+    pub fn most_encryptions(&self) -> BTreeMap<u32, u64> {
+        self.uses.most_encryptions()
+    }
+
     /// Keeps a DEK until [`Rehydrator::drop_deks`]. `bytes` are wiped.
     ///
     /// Errors: the arena is full.

@@ -287,6 +287,12 @@ const KEYSPACE_SERIES: &[Series<KeyspaceSnapshot>] = &[
         |k| k.oldest_served_age_us as f64 / 1e6,
     ),
     (
+        "keyway_aead_uses_ratio",
+        "Share of its 2^32 encryptions that the most used AEAD key has done since the start.",
+        GAUGE,
+        |k| k.aead_uses_ratio,
+    ),
+    (
         "keyway_dek_lease_left_seconds",
         "Time left of the DEK lease; 0 without one.",
         GAUGE,
@@ -435,6 +441,7 @@ fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
     sum.resident_key_bytes += other.resident_key_bytes;
     sum.flights += other.flights;
     sum.oldest_served_age_us = sum.oldest_served_age_us.max(other.oldest_served_age_us);
+    sum.aead_uses_ratio = sum.aead_uses_ratio.max(other.aead_uses_ratio);
     // The shard that loses its lease first is the one to know about.
     sum.dek_lease_left_s = sum.dek_lease_left_s.min(other.dek_lease_left_s);
     sum.state = sum.state.max(other.state);

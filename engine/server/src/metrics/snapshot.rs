@@ -132,6 +132,8 @@ pub struct KeyspaceSnapshot {
     pub flights: u64,
     /// Age of the oldest key served since the last snapshot, in microseconds.
     pub oldest_served_age_us: u64,
+    /// Share of its encryptions that the most used AEAD key has done under its newest version.
+    pub aead_uses_ratio: f64,
     /// Seconds left of the DEK lease; 0 without one.
     pub dek_lease_left_s: f64,
     /// Where it stands with its DEK.

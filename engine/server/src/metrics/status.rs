@@ -97,6 +97,7 @@ fn keyspace(keyspace: &KeyspaceSnapshot) -> serde_json::Value {
         "misses": keyspace.misses,
         "evicted_total": keyspace.evicted_total,
         "flights": keyspace.flights,
+        "aead_uses_ratio": keyspace.aead_uses_ratio,
         "oldest_served_age_ms": keyspace.oldest_served_age_us / 1_000,
         "rehydrate_total": keyspace.rehydrate_total,
         "rehydrate_fail_total": keyspace.rehydrate_fail_total,

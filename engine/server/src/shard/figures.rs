@@ -1,10 +1,12 @@
 //! A shard's own figures, and the snapshot that it pushes once a second.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
 use keyway_core::{Gauges, Instant, KeyspaceId};
+use keyway_keys::ENCRYPTIONS_MAX;
 
 use super::Shard;
 use crate::metrics::exporter;
@@ -25,6 +27,8 @@ pub struct Figures {
     pub panics: Cell<u64>,
     pub turn: RefCell<Latency>,
     pub load_wait: RefCell<Latency>,
+    /// Of the last look: [`crate::rehydrator::Rehydrator::most_encryptions`].
+    pub most_encryptions: RefCell<BTreeMap<u32, u64>>,
     pub slow_lane_open: Cell<bool>,
     pub slow_waker: RefCell<SlowWaker>,
 }
@@ -101,6 +105,18 @@ impl Shard {
         }
     }
 
+    /// Looks at the use counts of AEAD keys, which grow slowly against their limit.
+    pub(super) fn look_at_uses(&self) {
+        let most = self.rehydrator.most_encryptions();
+        self.figures.most_encryptions.replace(most);
+    }
+
+    fn aead_uses_ratio(&self, keyspace: u32) -> f64 {
+        let most = self.figures.most_encryptions.borrow();
+        let most = most.get(&keyspace).copied().unwrap_or(0);
+        most as f64 / ENCRYPTIONS_MAX as f64
+    }
+
     fn warm_start(&self) -> WarmStartSnapshot {
         let warm = self.warm.borrow();
         WarmStartSnapshot {
@@ -142,6 +158,7 @@ impl Shard {
                 resident_key_bytes: counters.resident_key_bytes,
                 flights: counters.flights,
                 oldest_served_age_us,
+                aead_uses_ratio: self.aead_uses_ratio(id),
                 dek_lease_left_s: gauges.lease_left_us as f64 / 1e6,
                 state: lock_state(&gauges),
                 locked: gauges.locked,

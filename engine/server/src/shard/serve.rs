@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_millis(1);
 /// Ticks between two snapshots, and between two looks for stalled connections.
 const TICKS_PER_SECOND: u64 = 1_000;
 
+/// Ticks between two looks at the use counts of AEAD keys.
+const TICKS_PER_LOOK_AT_USES: u64 = 10 * TICKS_PER_SECOND;
+
 /// Ticks between two steps of a warm start: core looks at what it was given once in a scan.
 const TICKS_PER_SCAN: u64 = SCAN_PERIOD_US / TICK.as_micros() as u64;
 
@@ -250,6 +253,9 @@ impl Shard {
         }
         let now = turn.now;
         self.end_turn(turn);
+        if ticks.is_multiple_of(TICKS_PER_LOOK_AT_USES) {
+            self.guarded(|| self.look_at_uses());
+        }
         if ticks.is_multiple_of(TICKS_PER_SECOND) {
             self.every_second(now);
         }

@@ -186,6 +186,28 @@ fn the_runbooks_series_are_there_with_the_keyspace_as_their_only_label() {
 }
 
 #[test]
+fn the_encryptions_of_an_aead_key_are_seen_against_their_limit() {
+    const LIMIT: f64 = 4_294_967_296.0;
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let client = server.client();
+    let key: KeyPath = "prod/data".parse().unwrap();
+    client
+        .key_generate(&key, Algorithm::Aes256Gcm, KeyOptions::default())
+        .unwrap();
+    let ratio = of_prod("keyway_aead_uses_ratio");
+    server.wait_for_metric(&ratio, |value| value == 0.0);
+    for _ in 0..16 {
+        client.encrypt(&key, b"", b"message").unwrap();
+    }
+    server.wait_for_metric(&ratio, |value| value == 16.0 / LIMIT);
+    // Its new version begins anew, and the old one encrypts no more.
+    client.key_rotate(&key, None).unwrap();
+    client.encrypt(&key, b"", b"message").unwrap();
+    server.wait_for_metric(&ratio, |value| value == 1.0 / LIMIT);
+}
+
+#[test]
 fn each_load_counts_once_however_many_ask() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 2);
