@@ -1,6 +1,8 @@
 //! Checks before anything starts, each with a message that names the remedy.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
@@ -13,6 +15,10 @@ const FILES_PER_SHARD: u64 = 64;
 
 /// Locked memory that a shard's ring takes beside the arena.
 const RING_LOCKED_BYTES: u64 = 2 << 20;
+
+/// How long a start waits for a port that is in use, and between two looks.
+const PORT_WAIT_MAX: Duration = Duration::from_secs(1);
+const PORT_WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// Makes the process undumpable and checks what the machine allows.
 pub fn check(config: &Config) -> Result<(), String> {
@@ -112,6 +118,23 @@ pub fn reserve_ports(config: &Config) -> Result<Ports, String> {
     Ok(Ports { shared, own, held })
 }
 
+/// The address with its real port. The listeners of a server that has just been stopped outlive it for some ms, until the
+/// kernel has taken down its rings: so a port that is in use is waited for a little.
+fn find_free(address: SocketAddr) -> std::io::Result<SocketAddr> {
+    let began = Instant::now();
+    loop {
+        let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
+        match free {
+            Err(error)
+                if error.kind() == ErrorKind::AddrInUse && began.elapsed() < PORT_WAIT_MAX =>
+            {
+                std::thread::sleep(PORT_WAIT_STEP);
+            }
+            free => return free,
+        }
+    }
+}
+
 fn reserve(
     address: SocketAddr,
     held: &mut Vec<std::os::fd::OwnedFd>,
@@ -119,8 +142,7 @@ fn reserve(
     let in_use = |error: std::io::Error| {
         format!("cannot listen on {address}: {error}; is another server running? use --listen")
     };
-    let free = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-    let address = free.map_err(in_use)?;
+    let address = find_free(address).map_err(in_use)?;
     let family = if address.is_ipv6() {
         rustix::net::AddressFamily::INET6
     } else {

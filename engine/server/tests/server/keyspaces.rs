@@ -7,8 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use keyway_testkit::process::free_port;
-
 use crate::common::{Server, Setup, ask, past_the_start, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -431,13 +429,12 @@ fn the_port_is_free_again_at_once_after_a_stop() {
             .arg(&data);
         Setup::new(&data).start_as(command)
     };
-    let port = loop {
-        // The shard's own port is the next one.
-        let port = free_port();
-        if std::net::TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            break port;
-        }
-    };
+    // Below the ports that the kernel hands out: no other test can take it between the stop and the start. The shard's
+    // own port is the next one.
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = (20_000..30_000).step_by(2);
+    let port = ports.find(|port| is_free(*port) && is_free(port + 1));
+    let port = port.expect("one of 5,000 pairs of ports is free");
     let address = format!("127.0.0.1:{port}");
     let server = listen(&address);
     let client = server.client();
