@@ -5,10 +5,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::collector::Latest;
-use super::latency::BOUNDS_US;
-use super::snapshot::{KeyspaceSnapshot, SettingsSnapshot, ShardSnapshot};
+use super::snapshot::{KeyspaceSnapshot, SettingsSnapshot};
 use super::status;
-use crate::clock;
 
 /// The whole document. `silent_for`: how long ago a shard was heard, if ever.
 pub fn document(
@@ -17,14 +15,12 @@ pub fn document(
     silent_for: impl Fn(u16) -> Option<Duration>,
 ) -> Value {
     let mut document = status::document(latest, shard_count);
-    document["unix_ms"] = clock::moment().unix_ms.into();
-    document["latency_bounds_ms"] = BOUNDS_US.map(|bound| bound as f64 / 1e3).to_vec().into();
     // In the order in which STATUS has them.
     for (row, keyspace) in rows(&mut document, "keyspaces").zip(latest.keyspaces()) {
         add_of_keyspace(row, &keyspace, latest);
     }
     for (row, shard) in rows(&mut document, "shards").zip(latest.shards()) {
-        add_of_shard(row, shard, silent_for(shard.shard));
+        add_of_shard(row, silent_for(shard.shard));
     }
     document
 }
@@ -38,8 +34,6 @@ fn rows<'a>(
 }
 
 fn add_of_keyspace(row: &mut Map<String, Value>, keyspace: &KeyspaceSnapshot, latest: &Latest) {
-    let buckets = keyspace.rehydrate_latency.buckets;
-    row.insert("rehydrate_buckets".to_owned(), buckets.to_vec().into());
     let settings = latest.settings_of(keyspace.id).map(settings);
     row.insert("in_force".to_owned(), settings.into());
     let hot = latest.hot_of(keyspace.id).map(|(at, hot)| {
@@ -61,11 +55,7 @@ fn settings(of: &SettingsSnapshot) -> Value {
     json!({ "kms": of.kms, "generation": of.generation, "settings": settings.collect::<Vec<_>>() })
 }
 
-fn add_of_shard(row: &mut Map<String, Value>, shard: &ShardSnapshot, silent_for: Option<Duration>) {
-    row.insert(
-        "turn_us_total".to_owned(),
-        (shard.turn.sum_ns / 1_000).into(),
-    );
+fn add_of_shard(row: &mut Map<String, Value>, silent_for: Option<Duration>) {
     let silent_ms = silent_for.map(|silent| silent.as_millis() as u64);
     row.insert("silent_ms".to_owned(), silent_ms.into());
 }

@@ -52,14 +52,14 @@ function sample(figures) {
       scans: k.prefetch_scan_total,
       skips: k.prefetch_skipped_total,
       fails: k.rehydrate_fail_total,
-      buckets: k.rehydrate_buckets,
+      buckets: k.rehydrate_latency_ms.buckets,
       requests: asked(k.requests),
       unlocks: asked(k.requests, "needs_unlock"),
     }])),
     shards: new Map(figures.shards.map((s) => [s.shard, {
       // When its figures were taken: they are up to a second older than the answer.
       t: (figures.unix_ms - (s.silent_ms || 0)) / 1000,
-      turn_us: s.turn_us_total,
+      turn_ms: s.turn_ms.sum,
       queue: s.parked_requests + s.load_queue_depth + s.slow_queue_depth,
     }])),
   };
@@ -76,7 +76,7 @@ function pair(name, at, seconds) {
 
 // As histogram_quantile has it: within a bucket, linear.
 function quantile(a, b, part) {
-  const counts = b.buckets.map((value, at) => value - a.buckets[at]);
+  const counts = b.buckets.map((value, at) => value - (a.buckets[at] || 0));
   const rank = part * counts.reduce((sum, value) => sum + value, 0);
   const bounds = latest.latency_bounds_ms;
   let below = 0;
@@ -146,7 +146,7 @@ function columnsOf(shard) {
     const before = past[past.indexOf(inside[0]) - 1];
     const [a, b] = [(before || inside[0]).shards.get(shard), inside[inside.length - 1].shards.get(shard)];
     const queue = Math.max(...inside.map((one) => one.shards.get(shard).queue));
-    const busy = a && b.t > a.t + 0.1 ? Math.max(0, Math.min(1, (b.turn_us - a.turn_us) / 1e6 / (b.t - a.t))) : null;
+    const busy = a && b.t > a.t + 0.1 ? Math.max(0, Math.min(1, (b.turn_ms - a.turn_ms) / 1e3 / (b.t - a.t))) : null;
     return { busy, queue };
   });
 }
