@@ -41,7 +41,7 @@ pub fn number(value: &Value) -> Option<f64> {
 pub fn decimal(value: &Value) -> String {
     match (value.as_u64(), number(value)) {
         (Some(count), _) => count.to_string(),
-        // An empty sum of the server is -0.0; adding nothing to it makes it 0.0.
+        // An older server's empty sum is -0.0; adding nothing to it makes it 0.0.
         (None, Some(number)) => format!("{:.1}", number + 0.0),
         (None, None) => dash(),
     }

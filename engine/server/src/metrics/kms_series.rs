@@ -115,5 +115,7 @@ mod tests {
         };
         let keyspaces = [keyspace(1, 60.0), keyspace(2, 0.0), keyspace(3, 60.0)];
         assert_eq!(forecast_calls_per_hour(&kms, &keyspaces), 2.0);
+        let of_nothing = forecast_calls_per_hour(&kms, &[]);
+        assert!(of_nothing == 0.0 && of_nothing.is_sign_positive());
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::prometheus::Prometheus;
-use crate::common::{Setup, has_program};
-use crate::figures::{SHORT_LIVED, generate, prod, work_until};
+use crate::common::{Setup, has_program, prod};
+use crate::figures::{SHORT_LIVED, generate, work_until};
 
 /// The runbook's queries, byte for byte.
 const RUNBOOK_QUERIES: [&str; 4] = [

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{Server, Setup, has_program};
+use crate::common::{Server, Setup, has_program, prod};
 use keyway_client::blocking::Client;
-use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceName, Scheme, Status};
+use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, Scheme, Status};
 
 const MESSAGE: &[u8] = b"the message";
 
@@ -35,10 +35,6 @@ pub(crate) const SHORT_LIVED: [(&str, &str); 3] = [
     ("hard_ttl_ms", "200"),
     ("jitter_pct", "0"),
 ];
-
-pub(crate) fn prod() -> KeyspaceName {
-    "prod".parse().unwrap()
-}
 
 fn of_prod(name: &str) -> String {
     format!("{name}{{keyspace=\"prod\"}}")

@@ -5,21 +5,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::common::{Server, Setup};
+use crate::common::{Server, Setup, prod};
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Call, HotBy, HotFigure, HotKeys, Input, KeyOptions, KeyPath, KeyspaceName, Scheme,
-    Status,
+    Algorithm, Call, HotBy, HotFigure, HotKeys, Input, KeyOptions, KeyPath, Scheme, Status,
 };
 
 const KEYS: usize = 200;
 
 /// How long the slowest thing may take on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
-
-fn prod() -> KeyspaceName {
-    "prod".parse().unwrap()
-}
 
 fn key(index: usize) -> KeyPath {
     format!("prod/key-{index:03}").parse().unwrap()

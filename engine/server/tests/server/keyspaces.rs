@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::{Server, Setup, ask, past_the_start, refused};
+use crate::common::{Server, Setup, ask, past_the_start, prod, refused};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Custody, Error, HotBy, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
@@ -20,10 +20,6 @@ const PASSPHRASE: &[u8] = b"correct horse battery";
 
 fn path(text: &str) -> KeyPath {
     text.parse().unwrap()
-}
-
-fn prod() -> KeyspaceName {
-    "prod".parse().unwrap()
 }
 
 fn sign(client: &Client, key: &KeyPath) -> Result<Answer<Vec<u8>>, Error> {

@@ -31,6 +31,7 @@ fn mac(client: &Client, key: &KeyPath) -> Result<(), Option<Status>> {
     made.map(drop).map_err(|error| error.status())
 }
 
+/// Four times as often as [`crate::common::wait_until`]: a look can be a request that must not be served any more.
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {

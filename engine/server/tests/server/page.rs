@@ -13,8 +13,8 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName};
 use serde_json::json;
 
 use crate::common::browser::Browser;
-use crate::common::{Server, Setup, has_program};
-use crate::figures::{SHORT_LIVED, generate, prod, work_until};
+use crate::common::{Server, Setup, has_program, prod};
+use crate::figures::{SHORT_LIVED, generate, work_until};
 
 /// How long the slowest thing may take on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);

@@ -5,14 +5,12 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyway_client::blocking::Client;
-use keyway_client::{
-    Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Scheme, Status,
-};
+use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, Scheme, Status};
 
-use crate::common::{Server, Setup};
+use crate::common::{Server, Setup, prod, wait_until};
 
 /// How long the slowest thing may take on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -26,10 +24,6 @@ const SHORT: Duration = Duration::from_secs(1);
 /// Keys of which one refresh at a time is far too little.
 const STARVED_KEYS: usize = 200;
 
-fn prod() -> KeyspaceName {
-    "prod".parse().unwrap()
-}
-
 fn info(client: &Client) -> KeyspaceInfo {
     let keyspaces = client.keyspace_list().unwrap();
     let mut of_name = keyspaces.into_iter().filter(|info| info.name == "prod");
@@ -38,14 +32,6 @@ fn info(client: &Client) -> KeyspaceInfo {
 
 fn setting(client: &Client, name: &str) -> String {
     info(client).settings[name].clone()
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < WITHIN, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// The history, oldest first: who, what, from, to, and whether it is for a while.
@@ -88,7 +74,7 @@ fn the_history_tells_who_changed_what_and_outlives_a_crash() {
     unix.lock(&prod()).unwrap();
     tcp.unlock(&prod(), keyway_client::UnlockWith::Nothing)
         .unwrap();
-    wait_until("the unlock", || info(&tcp).locked == Some(false));
+    wait_until("the unlock", WITHIN, || info(&tcp).locked == Some(false));
     assert_eq!(unix.keyspace_rotate(&prod()).unwrap().value, 2);
     let refused = tcp.keyspace_set(&prod(), &[("max_in_flight", "8"), ("jitter_pct", "90")]);
     assert!(refused.is_err());
@@ -126,7 +112,9 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     // A second one, on top: its own time, and back to what was before the first.
     let shorter = [("max_in_flight", "512")];
     client.keyspace_set_for(&prod(), &shorter, SHORT).unwrap();
-    wait_until("its end", || setting(&client, "max_in_flight") == "64");
+    wait_until("its end", WITHIN, || {
+        setting(&client, "max_in_flight") == "64"
+    });
     let left: Vec<String> = info(&client).limited.into_keys().collect();
     assert_eq!(left, ["allow:uid:7"]);
     // One for good ends one for a while.
@@ -159,7 +147,7 @@ fn what_has_gone_back_holds_on_the_shards() {
         ("jitter_pct", "0"),
     ];
     client.keyspace_set_for(&prod(), &lives, SHORT).unwrap();
-    wait_until("keys to grow old again", || {
+    wait_until("keys to grow old again", WITHIN, || {
         sign_all(&client, &keys).into_iter().max() > Some(200)
     });
     assert_eq!(setting(&client, "hard_ttl_ms"), "3600000");
@@ -204,7 +192,9 @@ fn restart_with(dir: &Path, crash: bool) {
     }
     let server = setup.start();
     let client = server.client();
-    wait_until("its end", || setting(&client, "max_in_flight") == "64");
+    wait_until("its end", WITHIN, || {
+        setting(&client, "max_in_flight") == "64"
+    });
     let lines = history(&client);
     assert_eq!(lines[lines.len() - 1], "expired max_in_flight 300 64");
 }
@@ -244,7 +234,9 @@ fn an_end_needs_no_disk() {
     }
     let refused = client.keyspace_set(&prod(), &[("low_water_pct", "6")]);
     assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
-    wait_until("its end", || setting(&client, "max_in_flight") == "64");
+    wait_until("its end", WITHIN, || {
+        setting(&client, "max_in_flight") == "64"
+    });
     assert!(server.log().contains("written down with the next change"));
     std::fs::remove_dir(&file).unwrap();
     client
@@ -314,7 +306,9 @@ fn only_those_who_manage_a_keyspace_may_change_it_and_see_its_history() {
     owner.keyspace_set_for(&prod(), &manages, LONG).unwrap();
     set(&anonymous).unwrap();
     owner.keyspace_set_for(&prod(), &manages, SHORT).unwrap();
-    wait_until("the end of the right", || forbidden(look(&anonymous)));
+    wait_until("the end of the right", WITHIN, || {
+        forbidden(look(&anonymous))
+    });
     assert!(forbidden(set(&anonymous)));
     let me = me();
     assert_eq!(
@@ -384,7 +378,7 @@ fn prefetcher(server: &Server) -> Prefetcher {
 /// The snapshot after this one. There is one shard, so one push is all of it.
 fn after(server: &Server, earlier: Prefetcher) -> Prefetcher {
     let mut now = earlier;
-    wait_until("the next snapshot", || {
+    wait_until("the next snapshot", WITHIN, || {
         now = prefetcher(server);
         now.scans > earlier.scans
     });
@@ -413,13 +407,17 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
             }
         });
         let mut figures = prefetcher(&server);
-        wait_until("two snapshots in a row with keys passed over", || {
-            let next = after(&server, figures);
-            let last = after(&server, next);
-            let rises = next.skipped > figures.skipped && last.skipped > next.skipped;
-            figures = last;
-            rises
-        });
+        wait_until(
+            "two snapshots in a row with keys passed over",
+            WITHIN,
+            || {
+                let next = after(&server, figures);
+                let last = after(&server, next);
+                let rises = next.skipped > figures.skipped && last.skipped > next.skipped;
+                figures = last;
+                rises
+            },
+        );
 
         let room = [("maxInFlight", "1024")];
         let operator = server.client();

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -15,9 +15,9 @@ use keyway_testkit::openbao::OpenBao;
 
 use crate::command_line::operator::Operator;
 use crate::common::prometheus::Prometheus;
-use crate::common::{Server, Setup, has_program, past_the_start};
+use crate::common::{Server, Setup, has_program, past_the_start, prod, wait_until};
 use crate::dashboards::alert_rules;
-use crate::figures::{SHORT_LIVED, damage_blob, prod};
+use crate::figures::{SHORT_LIVED, damage_blob};
 use crate::outages::stand;
 
 /// How long the slowest thing may take on a busy machine.
@@ -36,14 +36,6 @@ const MESSAGE: &[u8] = b"the message";
 
 fn shop() -> KeyspaceName {
     "shop".parse().unwrap()
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < WITHIN, "{what}: it did not come");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// `5m` as seconds; none if it is no time in minutes or hours.
@@ -93,7 +85,7 @@ fn shortened_rules() -> String {
 fn watch(dir: &Path, server: &Server) -> Prometheus {
     let target = server.endpoints["metrics"].as_str().unwrap();
     let prometheus = Prometheus::start_every(dir, target, &shortened_rules(), INTERVAL);
-    wait_until("the first scrape", || {
+    wait_until("the first scrape", WITHIN, || {
         !prometheus.query("rehydrate_fail_total").is_empty()
     });
     prometheus
@@ -102,19 +94,19 @@ fn watch(dir: &Path, server: &Server) -> Prometheus {
 fn wait_for_alert(prometheus: &Prometheus, name: &str, keyspace: &str) {
     let firing =
         format!("ALERTS{{alertname=\"{name}\",alertstate=\"firing\",keyspace=\"{keyspace}\"}}");
-    wait_until(name, || prometheus.query(&firing) == [1.0]);
+    wait_until(name, WITHIN, || prometheus.query(&firing) == [1.0]);
 }
 
 fn wait_for_no_alert(prometheus: &Prometheus, name: &str, keyspace: &str) {
     let alert = format!("ALERTS{{alertname=\"{name}\",keyspace=\"{keyspace}\"}}");
-    wait_until("the end of the alert", || {
+    wait_until("the end of the alert", WITHIN, || {
         prometheus.query(&alert).is_empty()
     });
 }
 
 /// Waits for a log line that has all these parts.
 fn wait_for_line(server: &Server, parts: &[&str]) {
-    wait_until(&format!("a log line with {parts:?}"), || {
+    wait_until(&format!("a log line with {parts:?}"), WITHIN, || {
         let log = server.log();
         let mut lines = log.lines();
         lines.any(|line| parts.iter().all(|part| line.contains(part)))
@@ -139,7 +131,7 @@ fn generate(client: &Client, keyspace: &KeyspaceName, count: usize) -> Vec<KeyPa
 /// Waits until `keyway doctor` finds this in this keyspace, as more than a note on what is over.
 fn doctor_names(server: &Server, id: &str, keyspace: &str) {
     let operator = Operator::new();
-    wait_until(&format!("{id} in doctor's findings"), || {
+    wait_until(&format!("{id} in doctor's findings"), WITHIN, || {
         let said = operator.run(server, "keyway doctor --watch-for 2s --json");
         let document: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
         let findings = document["findings"].as_array();
@@ -285,7 +277,7 @@ fn a_hot_key() {
     let server = &shop.server;
     let prometheus = watch(dir.path(), server);
     shop.while_refreshes_hang(Duration::from_millis(900), || {
-        wait_until("a crowd that waits", || {
+        wait_until("a crowd that waits", WITHIN, || {
             figure(server, "singleflight_waiters", "shop") > 128.0
         });
         wait_for_alert(&prometheus, "KeywayWaitersHigh", "shop");
@@ -357,7 +349,7 @@ fn a_stopped_prefetcher() {
             .keyspace_set(&prod(), &[("maxInFlight", "64")])
             .unwrap();
         wait_for_no_alert(&prometheus, "KeywayPrefetchStopped", "prod");
-        wait_until("the prefetcher", || {
+        wait_until("the prefetcher", WITHIN, || {
             figure(&server, "prefetch_trigger_total", "prod") > triggered
         });
     });
@@ -425,7 +417,7 @@ fn a_lost_dek() {
     let keys = generate(&client, &shop(), 5);
     let prometheus = watch(dir.path(), &server);
     under_load(&server, &keys, Duration::from_millis(20), || {
-        wait_until("a key in use", || {
+        wait_until("a key in use", WITHIN, || {
             figure(&server, "keyway_resident_keys", "shop") > 0.0
         });
         bao.remove_policy("keyway");
@@ -438,6 +430,7 @@ fn a_lost_dek() {
         let rate = "NEEDS_UNLOCK_rate{keyspace=\"shop\"}";
         wait_until(
             "NEEDS_UNLOCK",
+            WITHIN,
             || matches!(prometheus.query(rate)[..], [share] if share > 0.005),
         );
         // The KMS's refusal is told by an alert of its own: it has a label more, the state.

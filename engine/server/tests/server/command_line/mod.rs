@@ -5,12 +5,10 @@
 
 pub(crate) mod operator;
 
-use std::time::{Duration, Instant};
-
 use keyway_testkit::softhsm::{self, SoftHsm};
 
-use crate::common::{Server, Setup};
-use operator::Operator;
+use crate::common::{Server, Setup, wait_until};
+use operator::{Operator, WITHIN};
 
 /// A keyspace `prod` with a key, and a signature made with it in `sig`.
 fn make_key(operator: &Operator, server: &Server) {
@@ -72,22 +70,11 @@ fn assert_counted(operator: &Operator, server: &Server, kms: &str, count: u32) {
     assert_eq!(server.metric(&series), Some(f64::from(count)));
     let count = count.to_string();
     let row = [kms, "prod", "unlock", "denied", &count];
-    wait_until("the count in `keyway status`", || {
+    wait_until("the count in `keyway status`", WITHIN, || {
         let status = operator.done(server, "keyway status");
         let mut rows = status.lines().map(str::split_whitespace);
         rows.any(|words| words.eq(row))
     });
-}
-
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "{what} took too long"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

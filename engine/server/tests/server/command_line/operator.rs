@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::common::{Server, Setup, ended};
 
 /// How long a command may take, and how long cargo may build: the machine may be busy with other builds.
-const WITHIN: Duration = Duration::from_secs(60);
+pub const WITHIN: Duration = Duration::from_secs(60);
 const BUILT_WITHIN: Duration = Duration::from_secs(600);
 
 /// What an operator has before them: files, and all that the commands have said so far.

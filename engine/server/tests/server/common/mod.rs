@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use keyway_client::KeyspaceName;
 use keyway_client::blocking::Client;
 use keyway_protocol::{Octets, Request, RequestFrame, ResponseFrame, Status};
 
@@ -365,6 +366,20 @@ impl Random {
         (0..self.below(len_max))
             .map(|_| self.next() as u8)
             .collect()
+    }
+}
+
+/// The keyspace that a development server makes.
+pub fn prod() -> KeyspaceName {
+    "prod".parse().expect("it is a keyspace's name")
+}
+
+/// Looks every 20 ms until `holds`; panics when it does not within `within`.
+pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < within, "{what} took too long");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

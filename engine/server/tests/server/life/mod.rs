@@ -7,7 +7,7 @@ mod stands;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -15,7 +15,7 @@ use keyway_client::{
     Scheme, Status, UnlockState, UnlockWith,
 };
 
-use crate::common::{Server, Setup, past_the_start};
+use crate::common::{Server, Setup, past_the_start, wait_until};
 use stands::Stand;
 
 /// Keys of the keyspace: enough for several pages of a rotation's work.
@@ -54,14 +54,6 @@ fn patient(server: &Server) -> Client {
     Client::connect_with(options).unwrap()
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < WITHIN, "{what} took too long");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn create(client: &Client, name: &str, kms: &str) {
     let lease_ms = LEASE.as_millis().to_string();
     let settings = [("kms", kms), ("dek_lease_ms", lease_ms.as_str())];
@@ -83,7 +75,7 @@ impl Load {
         let client = server.client();
         let keys: Vec<KeyPath> = (0..KEYS).map(|index| key(name, index)).collect();
         // A lease that ended for want of use is had again first; who comes before it is told to unlock.
-        wait_until("the lease", || sign(&client, &keys[0]).is_ok());
+        wait_until("the lease", WITHIN, || sign(&client, &keys[0]).is_ok());
         let thread = std::thread::spawn(move || {
             for key in keys.iter().cycle() {
                 if stop_seen.load(Ordering::Relaxed) {
@@ -100,7 +92,7 @@ impl Load {
     /// Waits for some more requests, then stops. None of all has failed.
     fn end(self) {
         let so_far = self.done.load(Ordering::Relaxed);
-        wait_until("the load", || {
+        wait_until("the load", WITHIN, || {
             self.thread.is_finished() || self.done.load(Ordering::Relaxed) > so_far + KEYS as u64
         });
         self.stop.store(true, Ordering::Relaxed);
@@ -148,7 +140,7 @@ fn live(stand: &mut dyn Stand) {
     let client = patient(&server);
     stand.open(&client);
     let mut again = None;
-    wait_until("the first use after a restart", || {
+    wait_until("the first use after a restart", WITHIN, || {
         again = sign(&client, &key("life", 0)).ok();
         again.is_some()
     });
@@ -161,7 +153,7 @@ fn live(stand: &mut dyn Stand) {
     // The DEK is rotated under load.
     let load = Load::start(&server, "life");
     assert_eq!(client.keyspace_rotate(&keyspace("life")).unwrap().value, 2);
-    wait_until("sealing under the new DEK", || {
+    wait_until("sealing under the new DEK", WITHIN, || {
         let info = info(&client, "life");
         assert_eq!(info.generation, Some(2));
         info.reseal.is_none()
@@ -186,32 +178,32 @@ fn live(stand: &mut dyn Stand) {
     let shorter = [("dek_lease_ms", lease_ms.as_str())];
     client.keyspace_set(&keyspace("life"), &shorter).unwrap();
     stand.deny(&client);
-    wait_until("the refusal", || {
+    wait_until("the refusal", WITHIN, || {
         let refused = sign(&client, &key("life", 0)).err();
         refused.and_then(|error| error.status()) == Some(Status::NeedsUnlock)
     });
-    wait_until("the wiping", || {
+    wait_until("the wiping", WITHIN, || {
         server.metric("keyway_resident_keys{keyspace=\"life\"}") == Some(0.0)
     });
     load.end();
 
     // And it is right again once the KMS is.
     stand.allow(&client);
-    wait_until("the unlock", || {
+    wait_until("the unlock", WITHIN, || {
         let ticket = client
             .unlock(&keyspace("life"), UnlockWith::Nothing)
             .unwrap()
             .value;
         wait_for_unlock(&client, ticket) == UnlockState::Done
     });
-    wait_until("the key", || {
+    wait_until("the key", WITHIN, || {
         sign(&client, &key("life", 0)).is_ok_and(|signed| signed.value == first)
     });
 }
 
 fn wait_for_unlock(client: &Client, ticket: u64) -> UnlockState {
     let mut state = UnlockState::Pending;
-    wait_until("an unlock", || {
+    wait_until("an unlock", WITHIN, || {
         let status = client.unlock_status(&keyspace("life"), ticket).unwrap();
         state = status.value.state;
         state != UnlockState::Pending
