@@ -10,7 +10,7 @@ use std::rc::Rc;
 use keyway_core::Instant;
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{
-    Opcode, ProtocolError, Request, RequestFrame, ResponseHead, ResponseWriter, Status, VERSION,
+    Opcode, ProtocolError, Request, RequestFrame, ResponseHead, Status, VERSION,
 };
 use zeroize::Zeroize;
 
@@ -18,7 +18,7 @@ use crate::authorise::Principal;
 use crate::clock;
 use crate::runtime::socket::{Outbox, Progress, Socket, drive, send_now};
 use crate::runtime::tasks;
-use crate::shard::{IN_FLIGHT_PER_CONNECTION_MAX, Origin, Shard};
+use crate::shard::{IN_FLIGHT_PER_CONNECTION_MAX, Origin, Responder, Shard, Turn};
 
 /// First size of a connection's read buffer; it grows to a whole frame when one needs it.
 const INBOX_LEN: usize = 16 << 10;
@@ -150,7 +150,7 @@ impl Connection {
                 }
                 match RequestFrame::decode(&inbox[at..filled]) {
                     Ok(Some((frame, len))) => {
-                        self.take_frame(shard, turn.now, &origin, &frame);
+                        self.take_frame(shard, &turn, &origin, &frame);
                         at += len;
                     }
                     Ok(None) => {
@@ -158,12 +158,12 @@ impl Connection {
                         break;
                     }
                     Err(error) => {
-                        self.lose_stream(shard, &inbox[at..filled], &error);
+                        self.lose_stream(shard, &origin, &inbox[at..filled], &error);
                         more = false;
                         break;
                     }
                 }
-                if turn.worked_us() > tasks::TURN_WORK_US_MAX {
+                if turn.is_over() {
                     break;
                 }
             }
@@ -189,90 +189,73 @@ impl Connection {
         left
     }
 
+    /// Takes one request. A panic must not take the shard down: the request is answered INTERNAL, everybody goes on.
     fn take_frame(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
-        now: Instant,
+        turn: &Turn,
         origin: &Origin,
         frame: &RequestFrame<'_>,
     ) {
         self.in_flight.set(self.in_flight.get() + 1);
-        // A panic must not take the shard down: the request is answered, everybody else goes on.
-        let handled = shard.guarded(|| match frame.opcode() {
-            Ok(Opcode::Hello) => self.greet(shard, frame),
+        let now = turn.next_unit();
+        let responder = shard.responder_of(origin, frame);
+        shard.guarded(|| match frame.opcode() {
+            Ok(Opcode::Hello) => self.greet(shard, responder, frame),
             _ if !self.greeted.get() => {
-                self.reply(frame.request_id, Status::BadRequest, "say HELLO first");
+                shard.refuse(responder, Status::BadRequest, "say HELLO first");
                 self.closing.set(true);
             }
-            Ok(Opcode::Ping) => self.echo(frame),
-            _ => shard.handle_frame(now, origin, frame, Shard::deadline_of(frame, now)),
+            Ok(Opcode::Ping) => echo(shard, responder, frame),
+            _ => {
+                let deadline = Shard::deadline_of(frame, now);
+                shard.handle_frame(turn, responder, self.principal, frame, deadline);
+            }
         });
-        if handled.is_none() {
-            self.reply(
-                frame.request_id,
-                Status::Internal,
-                "a handler failed; this is a bug",
-            );
-            self.closing.set(true);
-        }
     }
 
-    fn greet(&self, shard: &Shard, frame: &RequestFrame<'_>) {
+    fn greet(&self, shard: &Shard, responder: Responder, frame: &RequestFrame<'_>) {
         let hello = match Request::decode(frame) {
             Ok(Request::Hello(hello)) => hello,
             Ok(_) => return,
             Err(error) => {
-                self.reply(frame.request_id, error.status(), &error.to_string());
+                shard.refuse(responder, error.status(), &error.to_string());
                 return self.closing.set(true);
             }
         };
         if !(hello.version_min..=hello.version_max).contains(&VERSION) {
             let text = format!("this server speaks version {VERSION} only");
-            self.reply(frame.request_id, Status::Unsupported, &text);
+            shard.refuse(responder, Status::Unsupported, &text);
             return self.closing.set(true);
         }
         self.greeted.set(true);
-        self.write(frame.request_id, |payload| {
+        shard.answer(responder, |payload| {
             let encoded = shard
                 .server_hello(self.principal)
                 .and_then(|hello| hello.encode(payload).map_err(|error| error.to_string()));
-            encoded.map_err(|text| (Status::Internal, text))
+            match encoded {
+                Ok(()) => Ok(ResponseHead::OK),
+                Err(text) => Err((ResponseHead::status(Status::Internal), text)),
+            }
         });
     }
 
-    fn echo(&self, frame: &RequestFrame<'_>) {
-        self.write(frame.request_id, |payload| {
-            Request::decode(frame).map_err(|error| (error.status(), error.to_string()))?;
-            payload.extend_from_slice(&frame.payload);
-            Ok(())
-        });
-    }
-
-    fn lose_stream(&self, shard: &Shard, bytes: &[u8], error: &ProtocolError) {
+    fn lose_stream(&self, shard: &Shard, origin: &Origin, bytes: &[u8], error: &ProtocolError) {
         shard.count_protocol_error();
         let request_id = RequestFrame::request_id_at(bytes).unwrap_or(0);
         self.in_flight.set(self.in_flight.get() + 1);
-        self.reply(request_id, Status::BadRequest, &error.to_string());
+        let responder = shard.responder_to(origin, request_id);
+        shard.refuse(responder, Status::BadRequest, &error.to_string());
         self.closing.set(true);
     }
+}
 
-    fn reply(&self, request_id: u64, status: Status, explanation: &str) {
-        self.write(request_id, |_| Err((status, explanation.to_owned())));
-    }
-
-    fn write(
-        &self,
-        request_id: u64,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), (Status, String)>,
-    ) {
-        self.finished_request();
-        let mut outbox = self.outbox.borrow_mut();
-        let mut writer = ResponseWriter::begin(&mut outbox.bytes, request_id);
-        match write(writer.payload()) {
-            Ok(()) => writer.finish(ResponseHead::OK),
-            Err((status, explanation)) => {
-                writer.finish_with_explanation(ResponseHead::status(status), &explanation);
-            }
+fn echo(shard: &Shard, responder: Responder, frame: &RequestFrame<'_>) {
+    shard.answer(responder, |payload| match Request::decode(frame) {
+        Ok(_) => {
+            payload.extend_from_slice(&frame.payload);
+            Ok(ResponseHead::OK)
         }
-    }
+        Err(error) => Err((ResponseHead::status(error.status()), error.to_string())),
+    });
 }

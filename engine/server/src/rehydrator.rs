@@ -11,11 +11,12 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use futures_lite::FutureExt;
-use keyway_core::{Instant, LoadError, Loaded};
+use keyway_core::{Instant, LoadError, Loaded, Refusal};
 use keyway_keys::{
     Algorithm, Context, Dek, ImportFormat, KeyError, NewKey, OpenError, UnlockedKey, UseLedger,
     Vault, generate_rsa_pkcs8, peek,
 };
+use keyway_protocol::Status;
 use keyway_store::{BlobLog, Expect, KeyState, Lookup, PutError, ReadError};
 
 use crate::clock;
@@ -46,6 +47,10 @@ impl Drop for ReadSlot {
 /// What a write to a key can end with.
 #[derive(Debug)]
 pub enum WriteError {
+    /// The right to it was withdrawn before it began.
+    Denied(Status, &'static str),
+    /// It may not begin any more: its deadline has passed, or its keyspace was locked.
+    Refused(Refusal),
     /// No DEK is at hand to seal under.
     DekMissing,
     /// The key exists, or was changed at the same time.
@@ -222,7 +227,8 @@ impl Rehydrator {
         })
     }
 
-    /// Makes or imports a key and stores it; durable on return. The version, which is 1.
+    /// Makes or imports a key and stores it; durable on return. The version, which is 1. `may_write` is asked right before
+    /// the write, after all that takes time.
     pub async fn create(
         &self,
         keyspace: u32,
@@ -230,6 +236,7 @@ impl Rehydrator {
         algorithm: Option<Algorithm>,
         new: &NewKey,
         source: Source<'_>,
+        may_write: impl Fn() -> Result<(), WriteError>,
     ) -> Result<u32, WriteError> {
         // Asked first, so that nobody pays for a key that cannot be stored.
         match self
@@ -246,6 +253,7 @@ impl Rehydrator {
             (Source::Generate, Some(algorithm)) => generate_aside(algorithm).await?,
             _ => None,
         };
+        may_write()?;
         let (blob, _under_way) =
             self.with_newest_dek(keyspace, |dek| match (&source, algorithm) {
                 (Source::Generate, Some(algorithm)) => match &generated {
@@ -273,12 +281,14 @@ impl Rehydrator {
         Ok(stored.version)
     }
 
-    /// Adds a version to a key and stores it; durable on return. The new version.
+    /// Adds a version to a key and stores it; durable on return. The new version. `may_write` is asked right before the
+    /// write, after all that takes time.
     pub async fn rotate(
         &self,
         keyspace: u32,
         key_id: &[u8],
         source: Source<'_>,
+        may_write: impl Fn() -> Result<(), WriteError>,
     ) -> Result<u32, WriteError> {
         let current = match self.log.get(keyspace, key_id).await {
             Ok(Lookup::Blob(blob)) => blob,
@@ -294,6 +304,7 @@ impl Rehydrator {
             Source::Generate => generate_aside(metadata.algorithm).await?,
             Source::Import(..) => None,
         };
+        may_write()?;
         let material = match (&generated, &source) {
             (Some(pkcs8), _) => Some((ImportFormat::Pkcs8Der, pkcs8.as_slice())),
             (None, Source::Import(format, bytes)) => Some((*format, *bytes)),

@@ -10,8 +10,9 @@ use keyway_protocol::{
 };
 use zeroize::Zeroizing;
 
-use super::Shard;
-use super::answer::Reply;
+use super::permit::Permit;
+use super::request::Asked;
+use super::{Responder, Shard};
 use crate::clock;
 use crate::control::messages::ControlRequest;
 use crate::rehydrator::{Source, WriteError};
@@ -30,6 +31,10 @@ const DEK_ASK_PERIOD_US: u64 = 1_000_000;
 struct KeyWrite {
     keyspace: u32,
     key_id: Vec<u8>,
+    /// The right to it, to be checked again right before the write.
+    permit: Permit,
+    /// The write does not begin at this time or later.
+    deadline: Option<Instant>,
     change: Change,
 }
 
@@ -47,28 +52,37 @@ impl Shard {
     /// Starts an administrator's request about a key, or a list of them.
     pub(super) fn administer_key(
         self: &Rc<Self>,
-        reply: Reply,
+        asked: Asked<'_>,
         frame: &RequestFrame<'_>,
         request: &Request<'_>,
     ) {
         if let Request::KeyList(list) = request {
-            return self.list_keys(reply, frame.keyspace_id, list);
+            return self.list_keys(asked, frame.keyspace_id, list);
         }
         let change = match change_of(request) {
             Ok(change) => change,
-            Err(explanation) => return self.refuse(&reply, Status::BadRequest, explanation),
+            Err(explanation) => {
+                return self.refuse(asked.responder, Status::BadRequest, explanation);
+            }
         };
         let write = KeyWrite {
             keyspace: frame.keyspace_id,
             key_id: frame.key_id.to_vec(),
+            permit: asked.allowed.park(),
+            deadline: asked.deadline,
             change,
         };
-        tasks::spawn(Rc::clone(self).write_key(reply, write));
+        tasks::spawn(Rc::clone(self).write_key(asked.responder, write));
     }
 
-    async fn write_key(self: Rc<Self>, reply: Reply, write: KeyWrite) {
+    async fn write_key(self: Rc<Self>, responder: Responder, write: KeyWrite) {
         let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
         let revokes = matches!(write.change, Change::Revoke);
+        if let Err(error) = self.may_write(&write) {
+            let turn = self.begin_turn();
+            self.refuse_write(responder, error);
+            return self.end_turn(turn);
+        }
         if revokes {
             // At once, before it is durable: from here on no operation begins. But not for a key
             // that is not there: whoever makes it later is to find it usable.
@@ -82,7 +96,7 @@ impl Shard {
             }
         } else if let Err(refusal) = self.wait_for_dek(write.keyspace).await {
             let turn = self.begin_turn();
-            self.refuse_as(&reply, refusal);
+            self.refuse_as(responder, refusal);
             return self.end_turn(turn);
         }
         let written = self.apply(&write).await;
@@ -92,18 +106,18 @@ impl Shard {
                 let mut core = self.core.borrow_mut();
                 match revokes {
                     // Again, for a key that came to be since this began.
-                    true => core.handle_revoked(turn.now, keyspace, id),
-                    false => core.handle_stored(turn.now, keyspace, id, key_version),
+                    true => core.handle_revoked(turn.now(), keyspace, id),
+                    false => core.handle_stored(turn.now(), keyspace, id, key_version),
                 }
                 drop(core);
-                self.answer(&reply, |_| {
+                self.answer(responder, |_| {
                     Ok(ResponseHead {
                         key_version,
                         ..ResponseHead::OK
                     })
                 });
             }
-            Err(error) => self.refuse_write(&reply, error),
+            Err(error) => self.refuse_write(responder, error),
         }
         self.end_turn(turn);
     }
@@ -112,12 +126,32 @@ impl Shard {
         let turn = self.begin_turn();
         self.core
             .borrow_mut()
-            .handle_revoked(turn.now, keyspace, id);
+            .handle_revoked(turn.now(), keyspace, id);
         self.end_turn(turn);
+    }
+
+    /// Checks what a write was begun on, right before it is done: the right, the deadline, and that the keyspace is not
+    /// locked. Revoking takes something away, so it does not need an unlocked keyspace.
+    fn may_write(&self, write: &KeyWrite) -> Result<(), WriteError> {
+        self.recheck(write.permit)
+            .map_err(|(status, explanation)| WriteError::Denied(status, explanation))?;
+        let now = clock::now();
+        if write.deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(WriteError::Refused(Refusal::DeadlineExceeded));
+        }
+        let gauges = self.core.borrow().gauges(now, KeyspaceId(write.keyspace));
+        let is_closed = gauges.is_some_and(|gauges| gauges.locked || gauges.denied);
+        if is_closed && !matches!(write.change, Change::Revoke) {
+            return Err(WriteError::Refused(Refusal::NeedsUnlock {
+                ticket: u64::from(write.keyspace) << 32,
+            }));
+        }
+        Ok(())
     }
 
     async fn apply(&self, write: &KeyWrite) -> Result<u32, WriteError> {
         let (keyspace, id) = (write.keyspace, write.key_id.as_slice());
+        let may_write = || self.may_write(write);
         match &write.change {
             Change::Create {
                 algorithm,
@@ -125,12 +159,19 @@ impl Shard {
                 material,
             } => {
                 self.rehydrator
-                    .create(keyspace, id, *algorithm, new, source_of(material))
+                    .create(
+                        keyspace,
+                        id,
+                        *algorithm,
+                        new,
+                        source_of(material),
+                        may_write,
+                    )
                     .await
             }
             Change::Rotate(material) => {
                 self.rehydrator
-                    .rotate(keyspace, id, source_of(material))
+                    .rotate(keyspace, id, source_of(material), may_write)
                     .await
             }
             Change::Revoke => self.rehydrator.revoke(keyspace, id).await,
@@ -179,36 +220,45 @@ impl Shard {
         }
     }
 
-    fn refuse_write(&self, reply: &Reply, error: WriteError) {
+    fn refuse_write(&self, responder: Responder, error: WriteError) {
         let (status, explanation) = match error {
+            WriteError::Denied(status, explanation) => {
+                return self.refuse(responder, status, explanation);
+            }
+            WriteError::Refused(refusal) => return self.refuse_as(responder, refusal),
             WriteError::DekMissing => {
-                return self.refuse_as(reply, Refusal::Unavailable { after_us: 100_000 });
+                return self.refuse_as(responder, Refusal::Unavailable { after_us: 100_000 });
             }
             WriteError::Overloaded(explanation) => {
                 let head = ResponseHead {
                     after_us: 10_000,
                     ..ResponseHead::status(Status::Overloaded)
                 };
-                return self.answer(reply, |_| Err((head, explanation)));
+                return self.answer(responder, |_| Err((head, explanation)));
             }
-            WriteError::NotFound => return self.refuse_as(reply, Refusal::NotFound),
-            WriteError::Revoked => return self.refuse_as(reply, Refusal::Revoked),
+            WriteError::NotFound => return self.refuse_as(responder, Refusal::NotFound),
+            WriteError::Revoked => return self.refuse_as(responder, Refusal::Revoked),
             WriteError::Conflict(explanation) => (Status::Conflict, explanation),
             WriteError::Bad(explanation) => (Status::BadRequest, explanation),
             WriteError::Invalid(explanation) => (Status::Invalid, explanation),
             WriteError::Store(explanation) => (Status::Internal, explanation),
         };
-        self.refuse(reply, status, &explanation);
+        self.refuse(responder, status, &explanation);
     }
 
-    fn list_keys(self: &Rc<Self>, reply: Reply, keyspace: u32, list: &KeyList<'_>) {
+    fn list_keys(self: &Rc<Self>, asked: Asked<'_>, keyspace: u32, list: &KeyList<'_>) {
         let (cursor, limit) = (list.cursor.to_vec(), usize::from(list.rows_max()));
+        let (responder, permit) = (asked.responder, asked.allowed.park());
         let shard = Rc::clone(self);
         tasks::spawn(async move {
             let page = shard.rehydrator.page(&cursor, limit, keyspace).await;
             let turn = shard.begin_turn();
+            if let Err((status, explanation)) = shard.recheck(permit) {
+                shard.refuse(responder, status, explanation);
+                return shard.end_turn(turn);
+            }
             match page {
-                Ok(page) => shard.answer(&reply, |payload| {
+                Ok(page) => shard.answer(responder, |payload| {
                     let rows = page.rows.iter().filter_map(|row| {
                         Some(KeyRow {
                             key_id: std::str::from_utf8(&row.key_id).ok()?,
@@ -230,7 +280,7 @@ impl Shard {
                         }
                     }
                 }),
-                Err(explanation) => shard.refuse(&reply, Status::BadRequest, &explanation),
+                Err(explanation) => shard.refuse(responder, Status::BadRequest, &explanation),
             }
             shard.end_turn(turn);
         });

@@ -1,8 +1,9 @@
 //! Writing answers to where a request came from.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
-use keyway_core::Refusal;
+use keyway_core::{Instant, Refusal};
 use keyway_protocol::{ResponseHead, ResponseWriter, Status};
 
 use super::Shard;
@@ -37,40 +38,115 @@ impl Origin {
     }
 }
 
-/// A request's face towards its answer.
-#[derive(Clone)]
-pub struct Reply {
-    /// Where it goes.
-    pub origin: Origin,
-    /// The client's name for the request.
-    pub request_id: u64,
+/// The duty to answer one request. It is neither `Clone` nor `Copy`, and answering consumes it, so a second answer does
+/// not compile; one that is dropped without an answer (an early return, a panic) is answered INTERNAL at the end of the
+/// turn.
+#[must_use]
+pub struct Responder {
+    /// Where the answer goes; `None` once there is one.
+    origin: Option<Origin>,
+    request_id: u64,
     /// Keyspace, for the count; 0 for none.
-    pub keyspace: u32,
+    keyspace: u32,
     /// Operation, for the count: an index of `OPERATIONS`.
-    pub operation: usize,
+    operation: usize,
+    orphans: Rc<Orphans>,
 }
 
+impl Responder {
+    /// Returns where the request came from; `None` once it is answered.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// Ends the duty without an answer: the connection is gone, and nobody would read it.
+    pub fn abandon(mut self) {
+        self.origin = None;
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        // Only queued: a drop can happen anywhere, also while the shard's parts are borrowed.
+        if let Some(origin) = self.origin.take() {
+            let orphans = Rc::clone(&self.orphans);
+            let orphan = Responder {
+                origin: Some(origin),
+                orphans: Rc::clone(&orphans),
+                ..*self
+            };
+            orphans.0.borrow_mut().push(orphan);
+        }
+    }
+}
+
+/// Requests that a handler left without an answer, until the end of the turn. At most as many as there are requests.
+#[derive(Default)]
+pub struct Orphans(RefCell<Vec<Responder>>);
+
 impl Shard {
+    /// Takes on the duty to answer a request that came from `origin`. Keyspace and operation are for the count.
+    pub fn responder(
+        &self,
+        origin: Origin,
+        request_id: u64,
+        keyspace: u32,
+        operation: usize,
+    ) -> Responder {
+        Responder {
+            origin: Some(origin),
+            request_id,
+            keyspace,
+            operation,
+            orphans: Rc::clone(&self.orphans),
+        }
+    }
+
+    /// Answers what handlers left without an answer.
+    pub(super) fn answer_orphans(&self) {
+        if self.orphans.0.borrow().is_empty() {
+            return;
+        }
+        for orphan in self.orphans.0.take() {
+            self.refuse(orphan, Status::Internal, "a handler failed; this is a bug");
+        }
+    }
+
     /// Answers a request: `write` fills the payload and gives the head, or the refusal. A head
     /// that is not OK drops what was written.
-    pub(super) fn answer(
+    pub fn answer(
         &self,
-        reply: &Reply,
+        responder: Responder,
         write: impl FnOnce(&mut Vec<u8>) -> Result<ResponseHead, (ResponseHead, String)>,
     ) {
-        match &reply.origin {
+        self.answer_until(Instant::MAX, responder, write);
+    }
+
+    /// As [`Shard::answer`], with a result of a key that must not leave the node at `good_until` or later. A result for a
+    /// connection of this shard leaves at once; another shard is told when it must not pass it on any more.
+    pub(super) fn answer_until(
+        &self,
+        good_until: Instant,
+        mut responder: Responder,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<ResponseHead, (ResponseHead, String)>,
+    ) {
+        let Some(origin) = responder.origin.take() else {
+            return;
+        };
+        match &origin {
             Origin::Connection(connection) => {
                 if connection.finished_request() {
                     let mut outbox = connection.outbox().borrow_mut();
-                    self.write_answer(reply, &mut outbox.bytes, write);
+                    self.write_answer(&responder, &mut outbox.bytes, write);
                     outbox.wake();
                 }
             }
             Origin::Peer { shard, token, .. } => {
                 let mut frame = Vec::with_capacity(256);
-                self.write_answer(reply, &mut frame, write);
+                self.write_answer(&responder, &mut frame, write);
                 let message = MeshMessage::Reply {
                     token: *token,
+                    good_until,
                     frame,
                 };
                 // A reply must arrive, so it is never given back.
@@ -79,14 +155,31 @@ impl Shard {
         }
     }
 
+    /// Passes on an answer that another shard has written and counted.
+    pub(super) fn pass_on(&self, mut responder: Responder, frame: &[u8]) {
+        if let Some(Origin::Connection(connection)) = responder.origin.take()
+            && connection.finished_request()
+        {
+            let mut outbox = connection.outbox().borrow_mut();
+            outbox.bytes.extend_from_slice(frame);
+            outbox.wake();
+        }
+    }
+
     fn write_answer(
         &self,
-        reply: &Reply,
+        responder: &Responder,
         out: &mut Vec<u8>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<ResponseHead, (ResponseHead, String)>,
     ) {
-        let mut writer = ResponseWriter::begin(out, reply.request_id);
-        let outcome = match write(writer.payload()) {
+        let mut writer = ResponseWriter::begin(out, responder.request_id);
+        // A panic leaves half an answer behind: it is taken back, and the request gets a whole one.
+        let written = self.guarded(|| write(writer.payload()));
+        let failed = || {
+            let head = ResponseHead::status(Status::Internal);
+            Err((head, "a handler failed; this is a bug".to_owned()))
+        };
+        let outcome = match written.unwrap_or_else(failed) {
             Ok(head) => {
                 writer.finish(head);
                 if head.flags.is_empty() {
@@ -102,20 +195,20 @@ impl Shard {
         };
         self.keyspaces
             .borrow_mut()
-            .count(reply.keyspace, reply.operation, outcome);
+            .count(responder.keyspace, responder.operation, outcome);
     }
 
     /// Answers with a status and an explanation.
-    pub(super) fn refuse(&self, reply: &Reply, status: Status, explanation: &str) {
-        self.answer(reply, |_| {
+    pub fn refuse(&self, responder: Responder, status: Status, explanation: &str) {
+        self.answer(responder, |_| {
             Err((ResponseHead::status(status), explanation.to_owned()))
         });
     }
 
     /// Answers what the core refused.
-    pub(super) fn refuse_as(&self, reply: &Reply, refusal: Refusal) {
+    pub(super) fn refuse_as(&self, responder: Responder, refusal: Refusal) {
         if let Refusal::NeedsUnlock { ticket } = refusal {
-            return self.answer(reply, |payload| {
+            return self.answer(responder, |payload| {
                 keyway_protocol::encode_ticket(ticket, payload);
                 Ok(ResponseHead::status(Status::NeedsUnlock))
             });
@@ -157,6 +250,6 @@ impl Shard {
                 "there is no such keyspace",
             ),
         };
-        self.answer(reply, |_| Err((head, explanation.to_owned())));
+        self.answer(responder, |_| Err((head, explanation.to_owned())));
     }
 }

@@ -7,11 +7,11 @@ use keyway_protocol::{ResponseHead, Status};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use super::Responder;
 use super::Shard;
-use super::answer::Reply;
 use super::leases::{DekShelf, hear_lease, hear_lock};
-use super::pump::Turn;
-use super::request::{Waiting, Wish};
+use super::request::{Asked, Wish};
+use super::turn::Turn;
 use crate::control::messages::{
     Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo,
 };
@@ -33,28 +33,22 @@ impl DekShelf for Rehydrator {
 
 impl Shard {
     /// Hands an administrator's request to the control thread.
-    pub(super) fn ask_control(&self, reply: Reply, command: Command) {
+    pub(super) fn ask_control(&self, asked: Asked<'_>, command: Command) {
         let token = self.waiting.token();
         let reply_to = ReplyTo {
             shard: self.index,
             token,
         };
-        let who = reply.origin.principal();
+        let who = asked.allowed.principal();
         let request = ControlRequest::Admin {
             reply_to,
             who,
             command,
         };
         if self.waiting.has_room() && self.control.try_send(request).is_ok() {
-            self.waiting.wait(
-                token,
-                Waiting {
-                    reply,
-                    wish: Wish::Control,
-                },
-            );
+            self.waiting.wait(token, asked.waiting(Wish::Control));
         } else {
-            self.refuse_as(&reply, Refusal::Overloaded { after_us: 100_000 });
+            self.refuse_as(asked.responder, Refusal::Overloaded { after_us: 100_000 });
         }
     }
 
@@ -70,7 +64,7 @@ impl Shard {
     }
 
     fn hear(self: &Rc<Self>, turn: &Turn, event: ControlEvent) {
-        let now = turn.now;
+        let now = turn.now();
         match event {
             ControlEvent::Keyspace { config, done } => {
                 self.take_keyspace(turn, &config);
@@ -156,7 +150,7 @@ impl Shard {
                 payload,
             } => {
                 if let Some(waiting) = self.waiting.take(token) {
-                    self.relay_answer(&waiting.reply, status, payload);
+                    self.relay_answer(waiting.responder, status, payload);
                 }
             }
         }
@@ -182,8 +176,8 @@ impl Shard {
         }
     }
 
-    fn relay_answer(&self, reply: &Reply, status: Status, payload: Zeroizing<Vec<u8>>) {
-        self.answer(reply, |out| {
+    fn relay_answer(&self, responder: Responder, status: Status, payload: Zeroizing<Vec<u8>>) {
+        self.answer(responder, |out| {
             if status == Status::Ok {
                 out.extend_from_slice(&payload);
                 return Ok(ResponseHead::OK);
@@ -198,18 +192,18 @@ impl Shard {
 
     /// Makes a keyspace known, or acts by its new settings.
     pub(super) fn take_keyspace(&self, turn: &Turn, config: &KeyspaceConfig) {
-        self.keyspaces.borrow_mut().take(turn.now, config);
+        self.keyspaces.borrow_mut().take(turn.now(), config);
         let id = KeyspaceId(config.id);
         let mut core = self.core.borrow_mut();
-        if let Err(error) = core.handle_keyspace(turn.now, id, config.settings.clone()) {
+        if let Err(error) = core.handle_keyspace(turn.now(), id, config.settings.clone()) {
             // The catalogue has validated them; only the number of keyspaces is left.
             tracing::error!(keyspace = %config.name, %error, "settings refused");
         }
         let locked = core
-            .gauges(turn.now, id)
+            .gauges(turn.now(), id)
             .is_some_and(|gauges| gauges.locked);
         if config.locked && !locked {
-            core.handle_lock(turn.now, id);
+            core.handle_lock(turn.now(), id);
         }
     }
 }

@@ -2,13 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::poll_fn;
-use std::task::{Poll, Waker};
 
 use keyway_core::{Gauges, Instant, KeyspaceId};
 use keyway_keys::ENCRYPTIONS_MAX;
 
 use super::Shard;
+use super::wakeup::Wakeup;
 use crate::metrics::exporter;
 use crate::metrics::latency::Latency;
 use crate::metrics::snapshot::{
@@ -30,39 +29,7 @@ pub struct Figures {
     /// Of the last look: [`crate::rehydrator::Rehydrator::most_encryptions`].
     pub most_encryptions: RefCell<BTreeMap<u32, u64>>,
     pub slow_lane_open: Cell<bool>,
-    pub slow_waker: RefCell<SlowWaker>,
-}
-
-/// Wakes the slow lane's task.
-#[derive(Default)]
-pub struct SlowWaker {
-    work: bool,
-    waker: Option<Waker>,
-}
-
-impl SlowWaker {
-    /// There is work.
-    pub fn wake(&mut self) {
-        self.work = true;
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Figures {
-    /// Waits until there is work for the slow lane.
-    pub async fn slow_work(&self) {
-        poll_fn(|cx| {
-            let mut waker = self.slow_waker.borrow_mut();
-            if std::mem::take(&mut waker.work) {
-                return Poll::Ready(());
-            }
-            waker.waker = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
+    pub slow_work: Wakeup,
 }
 
 impl Shard {

@@ -3,13 +3,17 @@
 use std::rc::Rc;
 
 use keyway_core::Instant;
-use keyway_protocol::{RequestFrame, ResponseFlags, Status};
+use keyway_protocol::{Opcode, RequestFrame, ResponseFlags};
+use zeroize::Zeroizing;
 
+use super::operation::expired_meanwhile;
+use super::permit::Permit;
 use super::request::{Waiting, Wish};
-use super::{Origin, Shard, answer::Reply};
+use super::turn::Turn;
+use super::{Origin, Responder, Shard};
 use crate::authorise::Principal;
-use crate::clock;
 use crate::runtime::mesh::{Inbox, Message};
+use crate::runtime::tasks;
 
 /// What travels between shards.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub enum MeshMessage {
     Reply {
         /// The asker's name for the request.
         token: u64,
+        /// The end of the key that was used: the answer does not leave the node at that time or later.
+        good_until: Instant,
         /// The whole response frame.
         frame: Vec<u8>,
     },
@@ -48,27 +54,33 @@ impl Shard {
     pub(super) fn forward(
         &self,
         shard: u16,
-        reply: Reply,
+        responder: Responder,
+        permit: Permit,
+        principal: Principal,
         frame: &RequestFrame<'_>,
         deadline: Option<Instant>,
     ) {
         // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
         if !self.waiting.has_room() {
-            return self.refuse_forward(&reply);
+            return self.refuse_forward(responder);
         }
         let Some((bytes, claim)) = self.encode_held(frame) else {
-            return self.refuse_forward(&reply);
+            return self.refuse_forward(responder);
         };
-        let principal = reply.origin.principal();
         let message = |token| MeshMessage::Forward {
             token,
             principal,
             deadline,
             frame: bytes,
         };
+        let is_write = frame.opcode().is_ok_and(Opcode::is_write);
         let waiting = Waiting {
-            reply,
-            wish: Wish::Forwarded { _claim: claim },
+            responder,
+            permit,
+            wish: Wish::Forwarded {
+                is_write,
+                _claim: claim,
+            },
         };
         match self.waiting.forward(&self.mesh, shard, message, waiting) {
             Ok(()) => {
@@ -76,22 +88,30 @@ impl Shard {
                     .forwards_out
                     .set(self.figures.forwards_out.get() + 1);
             }
-            Err(waiting) => self.refuse_forward(&waiting.reply),
+            Err(waiting) => self.refuse_forward(waiting.responder),
         }
     }
 
-    fn refuse_forward(&self, reply: &Reply) {
+    fn refuse_forward(&self, responder: Responder) {
         self.figures
             .forwards_refused
             .set(self.figures.forwards_refused.get() + 1);
-        self.refuse_as(reply, keyway_core::Refusal::Overloaded { after_us: 1_000 });
+        let refusal = keyway_core::Refusal::Overloaded { after_us: 1_000 };
+        self.refuse_as(responder, refusal);
     }
 
-    /// Serves one other shard's messages until it ends. Never waits for room anywhere.
+    /// Serves one other shard's messages until it ends. Never waits for room anywhere. A batch that is too much for one
+    /// turn goes on in the next.
     pub(super) async fn receive(self: Rc<Self>, from: u16, inbox: Inbox<MeshMessage>) {
         while let Some(batch) = inbox.batch().await {
-            let turn = self.begin_turn();
+            let mut turn = self.begin_turn();
             for message in batch {
+                if turn.is_over() {
+                    self.end_turn(turn);
+                    tasks::breathe().await;
+                    turn = self.begin_turn();
+                }
+                turn.next_unit();
                 match message {
                     MeshMessage::Forward {
                         token,
@@ -107,9 +127,15 @@ impl Shard {
                             token,
                             principal,
                         };
-                        self.handle_forwarded(turn.now, &origin, &frame, deadline);
+                        self.handle_forwarded(&turn, &origin, &frame, deadline);
                     }
-                    MeshMessage::Reply { token, frame } => self.relay(token, frame),
+                    MeshMessage::Reply {
+                        token,
+                        good_until,
+                        frame,
+                    } => {
+                        self.guarded(|| self.relay(&turn, token, good_until, frame));
+                    }
                 }
             }
             self.end_turn(turn);
@@ -118,7 +144,7 @@ impl Shard {
 
     fn handle_forwarded(
         self: &Rc<Self>,
-        now: Instant,
+        turn: &Turn,
         origin: &Origin,
         bytes: &[u8],
         deadline: Option<Instant>,
@@ -127,41 +153,33 @@ impl Shard {
         let Ok(Some((frame, _))) = RequestFrame::decode(bytes) else {
             return;
         };
-        let handled = self.guarded(|| self.handle_frame(now, origin, &frame, deadline));
-        if handled.is_none() {
-            let reply = Reply {
-                origin: origin.clone(),
-                request_id: frame.request_id,
-                keyspace: 0,
-                operation: 0,
-            };
-            self.refuse(&reply, Status::Internal, "a handler failed; this is a bug");
-        }
+        let responder = self.responder_of(origin, &frame);
+        let principal = origin.principal();
+        self.guarded(|| self.handle_frame(turn, responder, principal, &frame, deadline));
     }
 
-    fn relay(&self, token: u64, mut frame: Vec<u8>) {
+    /// Passes another shard's answer on, unless the right to it was withdrawn or the time of the key that was used has
+    /// ended while it was on its way. Of a write the truth is told: it was done.
+    fn relay(&self, turn: &Turn, token: u64, good_until: Instant, frame: Vec<u8>) {
+        let mut frame = Zeroizing::new(frame);
         let Some(waiting) = self.waiting.take(token) else {
             return;
         };
-        if let Origin::Connection(connection) = &waiting.reply.origin
-            && connection.finished_request()
-        {
-            frame[RESPONSE_FLAGS_AT] |= ResponseFlags::FORWARDED.bits() as u8;
-            let mut outbox = connection.outbox().borrow_mut();
-            outbox.bytes.extend_from_slice(&frame);
-            outbox.wake();
+        let Wish::Forwarded { is_write, .. } = waiting.wish else {
+            return;
+        };
+        if let (false, Err((status, explanation))) = (is_write, self.recheck(waiting.permit)) {
+            return self.refuse(waiting.responder, status, explanation);
         }
-        zeroize::Zeroize::zeroize(&mut frame);
+        if turn.now() >= good_until {
+            return self.answer(waiting.responder, |_| Err(expired_meanwhile()));
+        }
+        frame[RESPONSE_FLAGS_AT] |= ResponseFlags::FORWARDED.bits() as u8;
+        self.pass_on(waiting.responder, &frame);
     }
 
     /// The absolute deadline of a frame that arrives now.
     pub fn deadline_of(frame: &RequestFrame<'_>, now: Instant) -> Option<Instant> {
         (frame.deadline_us != 0).then(|| now.plus_us(u64::from(frame.deadline_us)))
-    }
-
-    /// Whether it is too late to begin. Reads the clock: work may have queued since the turn
-    /// began.
-    pub(super) fn is_late(deadline: Option<Instant>) -> bool {
-        deadline.is_some_and(|deadline| clock::now() >= deadline)
     }
 }

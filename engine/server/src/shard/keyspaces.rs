@@ -22,6 +22,9 @@ pub struct Known {
     pub dek_asked_at: Option<Instant>,
     /// Who may do what.
     pub policy: CompiledPolicy,
+    /// Counts the configurations that were taken: a right that was looked up under the present one need not be looked up
+    /// again.
+    pub revision: u64,
     /// Requests by operation and outcome.
     pub requests: RequestCounts,
     /// How long rehydrations took.
@@ -45,6 +48,7 @@ impl Keyspaces {
         });
         known.name.clone_from(&config.name);
         known.policy = CompiledPolicy::new(&config.policy);
+        known.revision += 1;
         let places = places_among(self.0.len());
         let all = self.0.values_mut();
         all.for_each(|known| known.tally.use_places(places));
@@ -58,6 +62,11 @@ impl Keyspaces {
     /// The keyspace with that id, to change.
     pub fn of_mut(&mut self, id: u32) -> Option<&mut Known> {
         self.0.get_mut(&id)
+    }
+
+    /// The revision of a keyspace's configuration.
+    pub fn revision(&self, id: u32) -> Option<u64> {
+        self.0.get(&id).map(|known| known.revision)
     }
 
     /// Keyspaces by rising id.

@@ -20,11 +20,14 @@ mod keyspaces;
 pub mod leases;
 mod log;
 mod operation;
+mod permit;
 mod pump;
 mod request;
 mod serve;
 mod slow;
+mod turn;
 pub mod waiting;
+mod wakeup;
 mod warm;
 
 use std::cell::{Cell, RefCell};
@@ -43,9 +46,11 @@ use crate::metrics::exporter;
 use crate::rehydrator::Rehydrator;
 use crate::runtime::mesh::Mesh;
 
-pub use answer::Origin;
+pub use answer::{Origin, Responder};
 pub use serve::{Start, serve};
+pub use turn::Turn;
 
+use answer::Orphans;
 use figures::Figures;
 use forward::MeshMessage;
 use keyspaces::Keyspaces;
@@ -80,6 +85,7 @@ pub struct Shard {
     held_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
+    orphans: Rc<Orphans>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     mesh: Mesh<MeshMessage>,
     control: mpsc::Sender<ControlRequest>,

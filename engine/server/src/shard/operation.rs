@@ -1,63 +1,66 @@
 //! Carrying out an operation with a granted key.
 
-use keyway_core::{Grant, Instant, Refusal};
+use keyway_core::Grant;
 use keyway_keys::{Cost, Input, OpError, Operation, UnlockedKey};
 use keyway_protocol::{InputKind, Request, RequestFrame, ResponseFlags, ResponseHead, Status};
+use zeroize::Zeroize;
 
 use super::Shard;
-use super::answer::Reply;
+use super::request::Asked;
+use super::turn::Turn;
 use crate::clock;
-
-/// A key that expires within this time of the turn's clock is checked against the clock itself,
-/// before and after its use: a turn may be some milliseconds old.
-const EXPIRY_MARGIN_US: u64 = 250_000;
 
 impl Shard {
     /// Uses the key now, or queues the request when the operation is a slow one.
+    ///
+    /// The clock is read again after the operation: a result that was made when the key's time was over is wiped and does
+    /// not leave.
     pub(super) fn carry_out(
         &self,
-        now: Instant,
-        reply: &Reply,
+        turn: &Turn,
+        asked: Asked<'_>,
         frame: &RequestFrame<'_>,
         request: &Request<'_>,
         grant: &Grant<'_, UnlockedKey>,
-        deadline: Option<Instant>,
     ) {
         if cost(grant.value, request) == Cost::Slow && !self.is_slow_lane_open() {
-            return self.queue_slow(reply, frame, deadline);
+            return self.queue_slow(asked, frame);
         }
-        if Self::is_late(deadline) {
-            return self.refuse_as(reply, Refusal::DeadlineExceeded);
-        }
-        let near_expiry = grant.expires_at.saturating_since(now) < EXPIRY_MARGIN_US;
-        let expired = || near_expiry && clock::now() >= grant.expires_at;
-        if expired() {
-            return self.refuse_as(reply, Refusal::Retry { after_us: 1_000 });
-        }
-        self.answer(reply, |payload| {
-            match perform(grant.value, request, frame, payload) {
-                // The result is not let out either once the key's time is over.
-                Ok(_) if expired() => Err((
-                    ResponseHead {
-                        after_us: 1_000,
-                        ..ResponseHead::status(Status::Retry)
-                    },
-                    "the key's time ended during the operation; try again".to_owned(),
-                )),
-                Ok(key_version) => Ok(ResponseHead {
-                    flags: if grant.stale {
-                        ResponseFlags::STALE
-                    } else {
-                        ResponseFlags::NONE
-                    },
-                    key_version,
-                    key_age_ms: u32::try_from(grant.age_us / 1_000).unwrap_or(u32::MAX),
-                    ..ResponseHead::OK
-                }),
-                Err(error) => Err((ResponseHead::status(status_of(&error)), error.to_string())),
+        let granted_at = turn.now();
+        self.answer_until(grant.expires_at, asked.responder, |payload| {
+            let start = payload.len();
+            let performed = perform(grant.value, request, frame, payload);
+            let done_at = turn.read_clock();
+            let key_version = performed
+                .map_err(|error| (ResponseHead::status(status_of(&error)), error.to_string()))?;
+            if done_at >= grant.expires_at {
+                payload[start..].zeroize();
+                return Err(expired_meanwhile());
             }
+            let age_us = grant.age_us + done_at.saturating_since(granted_at);
+            Ok(ResponseHead {
+                flags: if grant.stale {
+                    ResponseFlags::STALE
+                } else {
+                    ResponseFlags::NONE
+                },
+                key_version,
+                key_age_ms: u32::try_from(age_us / 1_000).unwrap_or(u32::MAX),
+                ..ResponseHead::OK
+            })
         });
     }
+}
+
+/// The answer in place of a result that was made too late.
+pub(super) fn expired_meanwhile() -> (ResponseHead, String) {
+    (
+        ResponseHead {
+            after_us: 1_000,
+            ..ResponseHead::status(Status::Retry)
+        },
+        "the key's time ended during the operation; try again".to_owned(),
+    )
 }
 
 /// Appends the answer's payload to `out`; the version that was used.

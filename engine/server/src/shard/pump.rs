@@ -1,7 +1,6 @@
-//! A turn: one clock read, any number of inputs to the core, then its actions.
+//! What the core wants done, and the loads that it asks for.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use keyway_core::{
@@ -10,56 +9,17 @@ use keyway_core::{
 use keyway_protocol::{Request, ResponseHead};
 
 use super::Shard;
-use super::request::{Waiting, Wish};
+use super::request::{Asked, Waiting, Wish};
+use super::turn::Turn;
 use crate::clock;
 use crate::control::messages::ControlRequest;
 use crate::rehydrator::{PREFETCH_READS_MAX, READS_MAX, ReadSlot};
 use crate::runtime::tasks;
 
-/// A turn under way.
-pub struct Turn {
-    /// The clock, read once.
-    pub now: Instant,
-    began: quanta::Instant,
-}
-
-impl Turn {
-    /// How long the turn has worked, in microseconds.
-    pub fn worked_us(&self) -> u64 {
-        self.began.elapsed().as_micros() as u64
-    }
-}
-
 impl Shard {
-    /// Begins a turn.
-    pub fn begin_turn(&self) -> Turn {
-        Turn {
-            now: clock::now(),
-            began: quanta::Instant::now(),
-        }
-    }
-
-    /// Acts on what the core wants, sends what is queued for other shards, counts the turn.
-    pub fn end_turn(self: &Rc<Self>, turn: Turn) {
-        self.guarded(|| self.pump(turn.now));
-        self.mesh.flush();
-        self.figures
-            .turn
-            .borrow_mut()
-            .record_ns(turn.began.elapsed().as_nanos() as u64);
-    }
-
-    /// Runs `work`; a panic in it ends that work alone. It is counted, and `None` comes back.
-    pub fn guarded<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
-        let done = catch_unwind(AssertUnwindSafe(work));
-        if done.is_err() {
-            self.figures.panics.set(self.figures.panics.get() + 1);
-            tracing::error!(shard = self.index, "a handler panicked; this is a bug");
-        }
-        done.ok()
-    }
-
-    fn pump(self: &Rc<Self>, now: Instant) {
+    /// Carries out the core's actions.
+    pub(super) fn pump(self: &Rc<Self>, turn: &Turn) {
+        let now = turn.now();
         loop {
             let action = self.core.borrow_mut().poll_action();
             let Some(action) = action else { break };
@@ -87,21 +47,16 @@ impl Shard {
                     key_id,
                     redeem,
                 } => {
-                    self.ready(now, token, keyspace, &key_id, redeem);
+                    self.ready(turn, token, keyspace, &key_id, redeem);
                 }
                 Action::Refreshed { token, version } => {
                     if let Some(waiting) = self.take(token) {
-                        self.answer(&waiting.reply, |_| {
-                            Ok(ResponseHead {
-                                key_version: version,
-                                ..ResponseHead::OK
-                            })
-                        });
+                        self.refreshed(waiting, version);
                     }
                 }
                 Action::Refuse { token, refusal } => {
                     if let Some(waiting) = self.take(token) {
-                        self.refuse_as(&waiting.reply, refusal);
+                        self.refuse_as(waiting.responder, refusal);
                     }
                 }
                 Action::Report(event) => self.report(now, &event),
@@ -114,36 +69,58 @@ impl Shard {
         self.waiting.take(token.0)
     }
 
-    /// The wait of a request is over: carry it out.
+    /// The wait of a request is over: carry it out, if the right to it is still there.
     fn ready(
         &self,
-        now: Instant,
+        turn: &Turn,
         token: Token,
         keyspace: KeyspaceId,
         key_id: &KeyId,
         redeem: Redeem,
     ) {
         let Some(Waiting {
-            reply,
+            responder,
+            permit,
             wish: Wish::Operation { held, deadline },
         }) = self.take(token)
         else {
             return;
         };
+        let allowed = match self.allow(turn, permit) {
+            Ok(allowed) => allowed,
+            Err((status, explanation)) => return self.refuse(responder, status, explanation),
+        };
+        let asked = Asked {
+            responder,
+            allowed,
+            deadline,
+        };
         let mut core = self.core.borrow_mut();
-        match core.redeem(now, keyspace, key_id, redeem) {
+        match core.redeem(turn.next_unit(), keyspace, key_id, redeem) {
             Ok(grant) => {
                 let Some(frame) = held.frame() else { return };
                 // It was decoded when it came.
                 if let Ok(request) = Request::decode(&frame) {
-                    self.carry_out(now, &reply, &frame, &request, &grant, deadline);
+                    self.carry_out(turn, asked, &frame, &request, &grant);
                 }
             }
             Err(refusal) => {
                 drop(core);
-                self.refuse_as(&reply, refusal);
+                self.refuse_as(asked.responder, refusal);
             }
         }
+    }
+
+    fn refreshed(&self, waiting: Waiting, version: u32) {
+        if let Err((status, explanation)) = self.recheck(waiting.permit) {
+            return self.refuse(waiting.responder, status, explanation);
+        }
+        self.answer(waiting.responder, |_| {
+            Ok(ResponseHead {
+                key_version: version,
+                ..ResponseHead::OK
+            })
+        });
     }
 
     fn ask_for_dek(&self, now: Instant, keyspace: KeyspaceId) {
@@ -181,11 +158,11 @@ impl Shard {
             let took = began.elapsed();
             known.rehydrate_latency.record_ns(took.as_nanos() as u64);
             let took_us = took.as_micros() as u64;
-            known.tally.load(turn.now, &load.key_id, took_us.max(1));
+            known.tally.load(turn.now(), &load.key_id, took_us.max(1));
         }
         self.core
             .borrow_mut()
-            .handle_loaded(turn.now, load.flight, loaded);
+            .handle_loaded(turn.now(), load.flight, loaded);
         self.end_turn(turn);
     }
 }

@@ -3,17 +3,22 @@
 use std::rc::Rc;
 
 use keyway_core::{Admission, Instant, KeyspaceId, Refusal, Token, Verdict};
-use keyway_protocol::{Custody, Grants, KmsInit, Opcode, Request, RequestFrame, Scope, Status};
+use keyway_protocol::{Custody, KmsInit, Opcode, Request, RequestFrame, Scope, Status};
 
-use super::answer::Reply;
+use super::answer::Responder;
 use super::held::{Claim, HeldFrame};
+use super::permit::{Allowed, Permit};
+use super::turn::Turn;
 use super::{Origin, Shard};
+use crate::authorise::Principal;
 use crate::control::messages::Command;
 
 /// A request that waits for something.
 pub struct Waiting {
     /// Where its answer goes.
-    pub reply: Reply,
+    pub responder: Responder,
+    /// The right to it, to be checked again when the wait is over.
+    pub permit: Permit,
     /// What it waits for.
     pub wish: Wish,
 }
@@ -31,6 +36,8 @@ pub enum Wish {
     Refresh,
     /// Another shard's answer.
     Forwarded {
+        /// It changes a key.
+        is_write: bool,
         /// Its bytes are on their way, and count until the answer is here.
         _claim: Claim,
     },
@@ -39,37 +46,56 @@ pub enum Wish {
 }
 
 impl Shard {
+    /// Takes on the duty to answer a frame.
+    pub fn responder_of(&self, origin: &Origin, frame: &RequestFrame<'_>) -> Responder {
+        let operation = frame.opcode().map_or(OTHER, operation_index);
+        self.responder(
+            origin.clone(),
+            frame.request_id,
+            frame.keyspace_id,
+            operation,
+        )
+    }
+
+    /// Takes on the duty to answer bytes that are no frame.
+    pub fn responder_to(&self, origin: &Origin, request_id: u64) -> Responder {
+        self.responder(origin.clone(), request_id, 0, OTHER)
+    }
+
     /// Takes one request; it is answered now or later, exactly once.
     pub fn handle_frame(
         self: &Rc<Self>,
-        now: Instant,
-        origin: &Origin,
+        turn: &Turn,
+        responder: Responder,
+        principal: Principal,
         frame: &RequestFrame<'_>,
         deadline: Option<Instant>,
     ) {
-        let opcode = frame.opcode();
-        let reply = Reply {
-            origin: origin.clone(),
-            request_id: frame.request_id,
-            keyspace: frame.keyspace_id,
-            operation: opcode
-                .as_ref()
-                .map_or(OTHER, |opcode| operation_index(*opcode)),
-        };
-        let request = opcode.and_then(|opcode| Ok((opcode, Request::decode(frame)?)));
+        let request = frame
+            .opcode()
+            .and_then(|opcode| Ok((opcode, Request::decode(frame)?)));
         let (opcode, request) = match request {
             Ok(request) => request,
-            Err(error) => return self.refuse(&reply, error.status(), &error.to_string()),
+            Err(error) => return self.refuse(responder, error.status(), &error.to_string()),
         };
-        match self.owner_of(opcode, frame, &request) {
-            Ok(shard) if shard == self.index => {}
-            Ok(shard) => return self.forward(shard, reply, frame, deadline),
-            Err(explanation) => return self.refuse(&reply, Status::BadRequest, &explanation),
+        let owner = match self.owner_of(opcode, frame, &request) {
+            Ok(owner) => owner,
+            Err(explanation) => return self.refuse(responder, Status::BadRequest, &explanation),
+        };
+        let allowed = match self.permit(turn, principal, opcode, frame.keyspace_id) {
+            Ok(allowed) => allowed,
+            Err((status, explanation)) => return self.refuse(responder, status, explanation),
+        };
+        if owner != self.index {
+            let permit = allowed.park();
+            return self.forward(owner, responder, permit, principal, frame, deadline);
         }
-        if let Err((status, explanation)) = self.authorise(origin, opcode, frame.keyspace_id) {
-            return self.refuse(&reply, status, explanation);
-        }
-        self.execute(now, reply, frame, &request, deadline);
+        let asked = Asked {
+            responder,
+            allowed,
+            deadline,
+        };
+        self.execute(turn, asked, frame, &request);
     }
 
     fn owner_of(
@@ -92,53 +118,18 @@ impl Shard {
         }
     }
 
-    /// Before anything that depends on state: who has no right learns nothing.
-    fn authorise(
-        &self,
-        origin: &Origin,
-        opcode: Opcode,
-        keyspace: u32,
-    ) -> Result<(), (Status, &'static str)> {
-        let principal = origin.principal();
-        match opcode.scope() {
-            Scope::Server => match opcode {
-                Opcode::KeyspaceCreate | Opcode::Status | Opcode::KmsInit | Opcode::KmsUnlock
-                    if !self.owner.may_everything(principal) =>
-                {
-                    Err((
-                        Status::Forbidden,
-                        "only the server's user and root may do this",
-                    ))
-                }
-                _ => Ok(()),
-            },
-            Scope::Keyspace | Scope::Key => {
-                let keyspaces = self.keyspaces.borrow();
-                let needed = opcode.grants();
-                let granted = keyspaces.grants(&self.owner, principal, keyspace);
-                if granted.intersects(needed) {
-                    return Ok(());
-                }
-                if keyspaces.of(keyspace).is_none() && self.owner.may_everything(principal) {
-                    return Err((Status::NoKeyspace, "there is no such keyspace"));
-                }
-                Err((Status::Forbidden, explain(needed)))
-            }
-        }
-    }
-
     fn execute(
         self: &Rc<Self>,
-        now: Instant,
-        reply: Reply,
+        turn: &Turn,
+        asked: Asked<'_>,
         frame: &RequestFrame<'_>,
         request: &Request<'_>,
-        deadline: Option<Instant>,
     ) {
         let keyspace = frame.keyspace_id;
         match request {
             Request::Hello(_) | Request::Ping(_) => {
-                self.refuse(&reply, Status::BadRequest, "a connection greets for itself");
+                let text = "a connection greets for itself";
+                self.refuse(asked.responder, Status::BadRequest, text);
             }
             Request::Sign(_)
             | Request::Verify(_)
@@ -150,20 +141,20 @@ impl Shard {
             | Request::Get { .. } => {
                 // Here and not in `use_key`, which an operation of the slow lane comes to twice.
                 if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
-                    known.tally.request(now, &frame.key_id);
+                    known.tally.request(turn.now(), &frame.key_id);
                 }
-                self.use_key(now, reply, frame, request, deadline);
+                self.use_key(turn, asked, frame, request);
             }
-            Request::ForceRefresh => self.force_refresh(now, reply, frame, deadline),
+            Request::ForceRefresh => self.force_refresh(turn, asked, frame),
             Request::KeyGenerate(_)
             | Request::KeyImport(_)
             | Request::KeyRotate(_)
             | Request::KeyRevoke
-            | Request::KeyList(_) => self.administer_key(reply, frame, request),
+            | Request::KeyList(_) => self.administer_key(asked, frame, request),
             Request::KeyspaceCreate(create) => {
                 let lines = lines_of(&create.settings);
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::Create {
                         name: create.name.to_owned(),
                         lines,
@@ -172,7 +163,7 @@ impl Shard {
             }
             Request::KeyspaceSet(settings) => {
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::Set {
                         keyspace,
                         lines: lines_of(settings),
@@ -180,26 +171,26 @@ impl Shard {
                 );
             }
             Request::KeyspaceList { after } => {
-                let principal = reply.origin.principal();
+                let principal = asked.allowed.principal();
                 let visible = self.keyspaces.borrow().visible(&self.owner, principal);
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::List {
                         after: *after,
                         visible,
                     },
                 );
             }
-            Request::Lock => self.ask_control(reply, Command::Lock { keyspace }),
-            Request::KeyspaceRotate => self.ask_control(reply, Command::Rotate { keyspace }),
-            Request::KeyspaceHistory => self.ask_control(reply, Command::History { keyspace }),
+            Request::Lock => self.ask_control(asked, Command::Lock { keyspace }),
+            Request::KeyspaceRotate => self.ask_control(asked, Command::Rotate { keyspace }),
+            Request::KeyspaceHistory => self.ask_control(asked, Command::History { keyspace }),
             Request::KeyspaceRewrap { kms } => {
                 let kms = (*kms).to_owned();
-                self.ask_control(reply, Command::Rewrap { keyspace, kms });
+                self.ask_control(asked, Command::Rewrap { keyspace, kms });
             }
             Request::KeyspaceHot(hot) => {
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::Hot {
                         keyspace,
                         by: hot.by,
@@ -209,7 +200,7 @@ impl Shard {
             }
             Request::Unlock(unlock) => {
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::Unlock {
                         keyspace,
                         kind: unlock.kind,
@@ -220,18 +211,18 @@ impl Shard {
             }
             Request::UnlockStatus { ticket } => {
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::UnlockStatus {
                         keyspace,
                         ticket: *ticket,
                     },
                 );
             }
-            Request::Status => self.ask_control(reply, Command::Status),
-            Request::KmsInit(init) => self.ask_control(reply, initialise(init)),
+            Request::Status => self.ask_control(asked, Command::Status),
+            Request::KmsInit(init) => self.ask_control(asked, initialise(init)),
             Request::KmsUnlock(unlock) => {
                 self.ask_control(
-                    reply,
+                    asked,
                     Command::UnlockKms {
                         kms: unlock.kms.to_owned(),
                         kind: unlock.kind,
@@ -244,22 +235,21 @@ impl Shard {
 
     pub(super) fn use_key(
         &self,
-        now: Instant,
-        reply: Reply,
+        turn: &Turn,
+        asked: Asked<'_>,
         frame: &RequestFrame<'_>,
         request: &Request<'_>,
-        deadline: Option<Instant>,
     ) {
-        let token = self.waiting.token();
-        let asked = keyway_core::Request {
+        let (token, now) = (self.waiting.token(), turn.now());
+        let wanted = keyway_core::Request {
             token: Token(token),
             keyspace: KeyspaceId(frame.keyspace_id),
             key_id: &frame.key_id,
-            deadline,
+            deadline: asked.deadline,
         };
         let mut core = self.core.borrow_mut();
-        match core.handle_request(now, asked) {
-            Verdict::Serve(grant) => self.carry_out(now, &reply, frame, request, &grant, deadline),
+        match core.handle_request(now, wanted) {
+            Verdict::Serve(grant) => self.carry_out(turn, asked, frame, request, &grant),
             Verdict::Wait => {
                 let waiters = core
                     .counters(KeyspaceId(frame.keyspace_id))
@@ -271,46 +261,57 @@ impl Shard {
                 }
                 match self.hold(frame) {
                     Some(held) => {
+                        let deadline = asked.deadline;
                         let wish = Wish::Operation { held, deadline };
-                        self.waiting.wait(token, Waiting { reply, wish });
+                        self.waiting.wait(token, asked.waiting(wish));
                     }
                     None => {
                         self.core.borrow_mut().handle_waiter_gone(now, Token(token));
-                        self.refuse_as(&reply, Refusal::Overloaded { after_us: 10_000 });
+                        let refusal = Refusal::Overloaded { after_us: 10_000 };
+                        self.refuse_as(asked.responder, refusal);
                     }
                 }
             }
             Verdict::Refuse(refusal) => {
                 drop(core);
-                self.refuse_as(&reply, refusal);
+                self.refuse_as(asked.responder, refusal);
             }
         }
     }
 
-    fn force_refresh(
-        &self,
-        now: Instant,
-        reply: Reply,
-        frame: &RequestFrame<'_>,
-        deadline: Option<Instant>,
-    ) {
+    fn force_refresh(&self, turn: &Turn, asked: Asked<'_>, frame: &RequestFrame<'_>) {
         let token = self.waiting.token();
         let admission = self.core.borrow_mut().handle_force_refresh(
-            now,
+            turn.now(),
             Token(token),
             KeyspaceId(frame.keyspace_id),
             &frame.key_id,
-            deadline,
+            asked.deadline,
         );
         match admission {
-            Admission::Waiting => self.waiting.wait(
-                token,
-                Waiting {
-                    reply,
-                    wish: Wish::Refresh,
-                },
-            ),
-            Admission::Refused(refusal) => self.refuse_as(&reply, refusal),
+            Admission::Waiting => self.waiting.wait(token, asked.waiting(Wish::Refresh)),
+            Admission::Refused(refusal) => self.refuse_as(asked.responder, refusal),
+        }
+    }
+}
+
+/// A request that may be carried out in this turn.
+pub struct Asked<'turn> {
+    /// Where its answer goes.
+    pub responder: Responder,
+    /// The right to it.
+    pub allowed: Allowed<'turn>,
+    /// After this the answer is of no use.
+    pub deadline: Option<Instant>,
+}
+
+impl Asked<'_> {
+    /// Lets the request wait for what it wishes.
+    pub fn waiting(self, wish: Wish) -> Waiting {
+        Waiting {
+            responder: self.responder,
+            permit: self.allowed.park(),
+            wish,
         }
     }
 }
@@ -362,16 +363,6 @@ fn lines_of(settings: &keyway_protocol::Settings<'_>) -> String {
         .iter()
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect()
-}
-
-fn explain(needed: Grants) -> &'static str {
-    if needed.intersects(Grants::MANAGE | Grants::UNLOCK) {
-        "the keyspace's policy does not let you administer it; its owner can with \
-         `keyway keyspace set KEYSPACE allow:PRINCIPAL=manage`"
-    } else {
-        "the keyspace's policy does not let you do this; its owner can with \
-         `keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT`"
-    }
 }
 
 #[cfg(test)]

@@ -142,6 +142,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         held_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
+        orphans: Rc::default(),
         locking: RefCell::default(),
         connections: RefCell::default(),
         mesh,
@@ -246,12 +247,12 @@ impl Shard {
     fn tick(self: &Rc<Self>, ticks: u64, events: &mut mpsc::Receiver<ControlEvent>) {
         let turn = self.begin_turn();
         self.guarded(|| self.hear_control(&turn, events));
-        self.guarded(|| self.core.borrow_mut().handle_tick(turn.now));
+        self.guarded(|| self.core.borrow_mut().handle_tick(turn.now()));
         self.guarded(|| self.acknowledge_locks());
         if ticks.is_multiple_of(TICKS_PER_SCAN) {
-            self.guarded(|| self.warm_up(turn.now));
+            self.guarded(|| self.warm_up(turn.now()));
         }
-        let now = turn.now;
+        let now = turn.now();
         self.end_turn(turn);
         if ticks.is_multiple_of(TICKS_PER_LOOK_AT_USES) {
             self.guarded(|| self.look_at_uses());
@@ -348,12 +349,15 @@ impl Accept for Shard {
 impl Shard {
     /// Takes back what a connection that ended was waiting for. Its flights go on without it.
     fn forget(&self, connection: &Rc<Connection>) {
-        let gone = self.waiting.forget(|waiting| match &waiting.reply.origin {
-            super::Origin::Connection(waiter) => Rc::ptr_eq(waiter, connection),
-            super::Origin::Peer { .. } => false,
-        });
+        let gone = self
+            .waiting
+            .forget(|waiting| match waiting.responder.origin() {
+                Some(super::Origin::Connection(waiter)) => Rc::ptr_eq(waiter, connection),
+                Some(super::Origin::Peer { .. }) | None => false,
+            });
         let turn_now = clock::now();
-        for token in gone {
+        for (token, waiting) in gone {
+            waiting.responder.abandon();
             self.core
                 .borrow_mut()
                 .handle_waiter_gone(turn_now, keyway_core::Token(token));

@@ -9,14 +9,17 @@ use std::rc::Rc;
 use keyway_core::{Instant, Refusal};
 use keyway_protocol::{Request, RequestFrame};
 
-use super::answer::Reply;
 use super::held::HeldFrame;
-use super::{SLOW_QUEUE_MAX, Shard};
+use super::permit::Permit;
+use super::request::Asked;
+use super::turn::Turn;
+use super::{Responder, SLOW_QUEUE_MAX, Shard};
 use crate::runtime::tasks;
 
 /// A request in the lane.
 pub struct SlowOperation {
-    reply: Reply,
+    responder: Responder,
+    permit: Permit,
     held: HeldFrame,
     deadline: Option<Instant>,
 }
@@ -27,24 +30,21 @@ impl Shard {
         self.figures.slow_lane_open.get()
     }
 
-    pub(super) fn queue_slow(
-        &self,
-        reply: &Reply,
-        frame: &RequestFrame<'_>,
-        deadline: Option<Instant>,
-    ) {
+    pub(super) fn queue_slow(&self, asked: Asked<'_>, frame: &RequestFrame<'_>) {
         let held = self
             .hold(frame)
             .filter(|_| self.slow.borrow().len() < SLOW_QUEUE_MAX);
         let Some(held) = held else {
-            return self.refuse_as(reply, Refusal::Overloaded { after_us: 100_000 });
+            let refusal = Refusal::Overloaded { after_us: 100_000 };
+            return self.refuse_as(asked.responder, refusal);
         };
         self.slow.borrow_mut().push_back(SlowOperation {
-            reply: reply.clone(),
+            responder: asked.responder,
+            permit: asked.allowed.park(),
             held,
-            deadline,
+            deadline: asked.deadline,
         });
-        self.figures.slow_waker.borrow_mut().wake();
+        self.figures.slow_work.wake();
     }
 
     /// The lane's task: one operation a turn.
@@ -52,26 +52,41 @@ impl Shard {
         loop {
             let next = self.slow.borrow_mut().pop_front();
             let Some(operation) = next else {
-                self.figures.slow_work().await;
+                self.figures.slow_work.wait().await;
                 continue;
             };
             let turn = self.begin_turn();
             self.figures.slow_lane_open.set(true);
-            self.guarded(|| self.take_slow(turn.now, &operation));
+            self.guarded(|| self.take_slow(&turn, operation));
             self.figures.slow_lane_open.set(false);
             self.end_turn(turn);
             tasks::breathe().await;
         }
     }
 
-    fn take_slow(&self, now: Instant, operation: &SlowOperation) {
-        let Some(frame) = operation.held.frame() else {
+    /// The right to the operation and the key itself are asked for again: both may have gone while it queued.
+    fn take_slow(&self, turn: &Turn, operation: SlowOperation) {
+        let SlowOperation {
+            responder,
+            permit,
+            held,
+            deadline,
+        } = operation;
+        let Some(frame) = held.frame() else {
             return;
         };
-        let reply = operation.reply.clone();
+        let allowed = match self.allow(turn, permit) {
+            Ok(allowed) => allowed,
+            Err((status, explanation)) => return self.refuse(responder, status, explanation),
+        };
+        let asked = Asked {
+            responder,
+            allowed,
+            deadline,
+        };
         match Request::decode(&frame) {
-            Ok(request) => self.use_key(now, reply, &frame, &request, operation.deadline),
-            Err(error) => self.refuse(&reply, error.status(), &error.to_string()),
+            Ok(request) => self.use_key(turn, asked, &frame, &request),
+            Err(error) => self.refuse(asked.responder, error.status(), &error.to_string()),
         }
     }
 }

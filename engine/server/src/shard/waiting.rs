@@ -56,17 +56,10 @@ impl<T> WaitingRoom<T> {
         self.waiting.borrow_mut().remove(&token)
     }
 
-    /// Ends the wait of those that `is_gone` says; their tokens.
-    pub fn forget(&self, is_gone: impl Fn(&T) -> bool) -> Vec<u64> {
-        let mut gone = Vec::new();
-        self.waiting.borrow_mut().retain(|token, waiting| {
-            let goes = is_gone(waiting);
-            if goes {
-                gone.push(*token);
-            }
-            !goes
-        });
-        gone
+    /// Ends the wait of those that `is_gone` says; them, with their tokens.
+    pub fn forget(&self, is_gone: impl Fn(&T) -> bool) -> Vec<(u64, T)> {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.extract_if(|_, waiting| is_gone(waiting)).collect()
     }
 
     /// Posts a request for another shard and lets it wait for the answer.
