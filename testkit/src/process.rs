@@ -1,12 +1,13 @@
 //! A child process that ends with its owner.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a component may take to answer: the machine may be building at the same time.
-pub const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a component may take to answer: a limit that only turns a hang into a message, however busy the machine is.
+pub const READY_WITHIN: Duration = Duration::from_secs(300);
 
 /// A running program; killed by its process id when dropped.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Process {
     /// Waits until `is_ready` says so.
     ///
     /// # Panics
-    /// If the process ends, or is not ready after a minute.
+    /// If the process ends, or is not ready within [`READY_WITHIN`].
     pub fn wait_until(&mut self, mut is_ready: impl FnMut() -> bool) {
         let began = Instant::now();
         while !is_ready() {
@@ -81,8 +82,24 @@ impl Drop for Process {
     }
 }
 
-/// A loopback port that nobody listens on now.
+/// A loopback port that nobody listens on now. It lies below those that the kernel hands out by itself, and no caller in
+/// this process gets it twice: so nobody takes it before the program that is to listen there has started.
+///
+/// # Panics
+/// If all are taken.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 10_000;
+    // Other processes look from elsewhere on.
+    let start = std::process::id().wrapping_mul(97);
+    for _ in 0..COUNT {
+        let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + start.wrapping_add(taken) % COUNT;
+        let port = u16::try_from(port).expect("it is below 20,000");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
 }

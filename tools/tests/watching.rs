@@ -123,7 +123,7 @@ fn scripts_get_the_findings_as_one_document() {
         says.starts_with("prod: the prefetcher is starved"),
         "{says}"
     );
-    assert!(document["samples"].as_u64() >= Some(3), "{document}");
+    assert!(document["samples"].as_u64() >= Some(2), "{document}");
     assert_eq!(document["not_asked"], Value::Array(Vec::new()));
 }
 

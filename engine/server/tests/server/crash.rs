@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::{Random, Server, Setup, past_the_start};
+use crate::common::{Random, Server, Setup, WITHIN, past_the_start};
 use crate::library::Library;
 use keyway_client::blocking::{Client, Pending};
 use keyway_client::{Algorithm, Answer, Call, Error, Input, KeyFormat, KeyOptions, KeyPath};
@@ -28,7 +28,6 @@ const ACKNOWLEDGED_MAX: u64 = 500;
 const BROKEN_STARTS: u32 = 3;
 /// Such a start is killed after at most so long: it is ready after some 50 ms.
 const START_US_MAX: u64 = 60_000;
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the importer knows of a key; its index gives its id, its algorithm and its secrets.
 #[derive(Clone, Copy, Default)]
@@ -192,7 +191,7 @@ impl Import<'_> {
                 Call::key_revoke(&key)
             }
         };
-        self.client.submit(call.deadline(DEADLINE))
+        self.client.submit(call.deadline(WITHIN))
     }
 }
 
@@ -327,7 +326,7 @@ fn operation(index: usize) -> Call<Vec<u8>> {
         Algorithm::Ed25519 => Call::sign(&key, Scheme::Default, Input::Message(&message)),
         _ => Call::mac(&key, &message),
     };
-    call.deadline(DEADLINE)
+    call.deadline(WITHIN)
 }
 
 fn setting(name: &str) -> Option<String> {

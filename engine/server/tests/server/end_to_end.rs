@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use crate::common::{Server, Setup};
 use keyway_client::blocking::Client;
@@ -53,11 +52,6 @@ fn is_rsa(algorithm: Algorithm) -> bool {
     )
 }
 
-/// RSA keys take seconds to make, on a busy machine many.
-fn patient(client: &Client) -> Client {
-    client.with_deadline(Duration::from_secs(120))
-}
-
 /// Every key of a test and its algorithm.
 fn keys() -> Vec<(KeyPath, Algorithm)> {
     let mut keys = Vec::new();
@@ -75,16 +69,13 @@ fn keys() -> Vec<(KeyPath, Algorithm)> {
 
 fn generate_all(client: &Client) {
     for (key, algorithm) in keys() {
-        let made = patient(client)
-            .key_generate(&key, algorithm, EXPORTABLE)
-            .unwrap();
+        let made = client.key_generate(&key, algorithm, EXPORTABLE).unwrap();
         assert_eq!(made.key_version, 1, "{key}");
     }
 }
 
 /// What stays the same as long as the key does: by name, the bytes.
 fn lasting_answers(client: &Client) -> BTreeMap<String, Vec<u8>> {
-    let client = patient(client);
     let mut answers = BTreeMap::new();
     for (key, algorithm) in keys() {
         let mut note =
@@ -120,7 +111,6 @@ fn lasting_answers(client: &Client) -> BTreeMap<String, Vec<u8>> {
 
 /// What differs each time but must be understood ever after: by key, signature or ciphertext.
 fn fleeting_answers(client: &Client) -> Vec<(KeyPath, Vec<u8>)> {
-    let client = patient(client);
     let mut answers = Vec::new();
     for (key, algorithm) in keys() {
         if algorithm.is_asymmetric() {
@@ -139,7 +129,6 @@ fn fleeting_answers(client: &Client) -> Vec<(KeyPath, Vec<u8>)> {
 }
 
 fn check_fleeting(client: &Client, answers: &[(KeyPath, Vec<u8>)]) {
-    let client = patient(client);
     for (key, bytes) in answers {
         let mut damaged = bytes.clone();
         *damaged.last_mut().unwrap() ^= 1;

@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Random, Server, Setup};
+use crate::common::{Random, Server, Setup, WITHIN};
 use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status, UnlockWith};
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFrame, Sign};
@@ -18,8 +18,6 @@ use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFram
 const SHARDS: u16 = 2;
 const NOISY_CONNECTIONS: u64 = 4;
 const HOSTILE_S_DEFAULT: u64 = 10;
-/// Patience with a machine that builds at the same time.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Readers that ask and never listen.
 const STALLED_READERS: usize = 8;
 /// What all of them together may cost the server: an outbox of 1 MiB and an answer beyond it
@@ -44,7 +42,7 @@ type Answer = (u64, Status, Vec<u8>);
 impl Raw {
     fn connect(address: &str) -> Raw {
         let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+        stream.set_read_timeout(Some(WITHIN)).unwrap();
         Raw {
             stream,
             inbox: Vec::new(),
@@ -498,10 +496,7 @@ fn beyond_the_limit_a_connection_is_refused_until_another_ends() {
         {
             break;
         }
-        assert!(
-            began.elapsed() < ANSWER_WITHIN,
-            "the place was not given back"
-        );
+        assert!(began.elapsed() < WITHIN, "the place was not given back");
     }
     for raw in &mut open {
         assert_eq!(raw.ask(&ping(2, b"")).1, Status::Ok);

@@ -5,7 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::common::{Server, Setup, prod};
+use crate::common::{Server, Setup, WITHIN, prod};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Call, HotBy, HotFigure, HotKeys, Input, KeyOptions, KeyPath, Scheme, Status,
@@ -13,8 +13,8 @@ use keyway_client::{
 
 const KEYS: usize = 200;
 
-/// How long the slowest thing may take on a busy machine.
-const WITHIN: Duration = Duration::from_secs(120);
+/// What the window of the hot keys reaches back at least.
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn key(index: usize) -> KeyPath {
     format!("prod/key-{index:03}").parse().unwrap()
@@ -39,6 +39,11 @@ fn ask(client: &Client, key: &KeyPath, times: usize) {
     }
 }
 
+/// How often a key is asked for: about as Zipf has it, and not in the order of the keys' names.
+fn times(index: usize) -> usize {
+    600 / (1 + (index + 137) % KEYS)
+}
+
 fn hot(client: &Client, by: HotBy, limit: u16) -> HotKeys {
     client.keyspace_hot(&prod(), by, limit).unwrap().value
 }
@@ -49,22 +54,30 @@ fn holds(figure: HotFigure, exact: u64) -> bool {
 
 #[test]
 fn the_key_that_is_asked_for_most_is_named_first_with_its_count() {
-    // About as Zipf has it, and not in the order of the keys' names.
-    let times = |index: usize| 600 / (1 + (index + 137) % KEYS);
+    while !the_hottest_are_named() {}
+}
+
+/// Returns false if the machine was so slow that nothing can be said: a minute went by, so that the window may have left
+/// something out, or the client asked again for a key whose load outlasted the wait budget.
+fn the_hottest_are_named() -> bool {
     let hottest = KEYS - 137;
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 3);
     let client = server.client();
     generate(&client);
-    // Nobody is told to ask again: that would count as one more request.
+    // As good as nobody is told to ask again: that counts as one more request.
     let patient = [("sign_wait_budget_us", "1000000")];
     client.keyspace_set(&prod(), &patient).unwrap();
     assert_eq!(hot(&client, HotBy::Requests, 0).keys, []);
+    let began = Instant::now();
     for index in 0..KEYS {
         ask(&client, &key(index), times(index));
     }
     let total: usize = (0..KEYS).map(times).sum();
     let found = hot(&client, HotBy::Requests, 20);
+    if began.elapsed() >= MINUTE || asked_again(&server) {
+        return false;
+    }
     assert_eq!((found.by.as_str(), found.keys.len()), ("requests", 20));
     assert_eq!(found.requests_counted_one_in, 1);
     assert_eq!(found.totals.requests, total as u64);
@@ -99,7 +112,23 @@ fn the_key_that_is_asked_for_most_is_named_first_with_its_count() {
         assert_eq!(answer.unwrap_err().status(), Some(Status::NotFound));
     }
     let found = hot(&client, HotBy::Requests, 1);
+    if began.elapsed() >= MINUTE {
+        return false;
+    }
     assert_eq!(found.keys[0].key, "nobody");
+    true
+}
+
+/// Whether any request for a MAC was answered RETRY.
+fn asked_again(server: &Server) -> bool {
+    let outcome = |name| {
+        let labels = format!("keyspace=\"prod\",operation=\"mac\",outcome=\"{name}\"");
+        format!("keyway_requests_total{{{labels}}}")
+    };
+    // The snapshot that has all of them.
+    let asked = (0..KEYS).map(times).sum::<usize>() as f64;
+    server.wait_for_metric(&outcome("ok"), |count| count == asked);
+    server.metric(&outcome("retry")).unwrap_or(0.0) > 0.0
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::{Server, Setup, ask, past_the_start, prod, refused};
+use crate::common::{Server, Setup, WITHIN, ask, past_the_start, prod, refused, wait_until};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Custody, Error, HotBy, Input, KeyFormat, KeyOptions, KeyPath, KeyspaceName,
@@ -56,13 +56,14 @@ fn setting(client: &Client, keyspace: &KeyspaceName, name: &str) -> String {
 /// Waits for an unlock to end; what it says.
 fn unlock(client: &Client, keyspace: &KeyspaceName, with: UnlockWith<'_>) -> (UnlockState, String) {
     let ticket = client.unlock(keyspace, with).unwrap().value;
-    loop {
+    let mut ended = None;
+    wait_until("the unlock", WITHIN, || {
         let status = client.unlock_status(keyspace, ticket).unwrap().value;
-        if status.state != UnlockState::Pending {
-            return (status.state, status.message);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+        let is_over = status.state != UnlockState::Pending;
+        ended = is_over.then_some((status.state, status.message));
+        is_over
+    });
+    ended.unwrap()
 }
 
 #[test]
@@ -428,7 +429,9 @@ fn the_port_is_free_again_at_once_after_a_stop() {
     // Below the ports that the kernel hands out: no other test can take it between the stop and the start. The shard's
     // own port is the next one.
     let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let mut ports = (20_000..30_000).step_by(2);
+    // Another run of the tests on this machine looks from elsewhere on.
+    let first = u16::try_from(std::process::id() % 5_000).unwrap();
+    let mut ports = (0..5_000).map(|n| 20_000 + 2 * ((first + n) % 5_000));
     let port = ports.find(|port| is_free(*port) && is_free(port + 1));
     let port = port.expect("one of 5,000 pairs of ports is free");
     let address = format!("127.0.0.1:{port}");

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use crate::common::Server;
+use crate::common::{Server, patient_client};
 use crate::library::Library;
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -107,7 +107,7 @@ fn a_live_server_answers_as_the_reference_does() {
     // The sockets of the single shards have no such name, so that shard 0 has to forward.
     let lone = dir.path().join("lone.sock");
     std::os::unix::fs::symlink(server.endpoints["unix"].as_str().unwrap(), &lone).unwrap();
-    let forwarding = Client::connect(&format!("unix:{}", lone.display())).unwrap();
+    let forwarding = patient_client(&format!("unix:{}", lone.display()));
     let (to_the_owner, library) = (server.client(), Library::new());
     let cases = Cell::new(0);
     let forwarded = Cell::new(0);

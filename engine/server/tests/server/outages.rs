@@ -14,9 +14,7 @@ use keyway_client::{
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
-use crate::common::{Server, Setup};
-
-const WITHIN: Duration = Duration::from_secs(60);
+use crate::common::{Server, Setup, WITHIN};
 
 fn shop() -> KeyspaceName {
     "shop".parse().unwrap()
@@ -63,10 +61,8 @@ pub fn stand(dir: &Path) -> Option<(OpenBao, Setup)> {
     Some((bao, setup))
 }
 
-fn create(client: &Client, lease_ms: u64, keys: usize) {
-    let lease_ms = lease_ms.to_string();
-    let settings = [("kms", "bao"), ("dek_lease_ms", lease_ms.as_str())];
-    client.keyspace_create(&shop(), &settings).unwrap();
+fn create(client: &Client, keys: usize) {
+    client.keyspace_create(&shop(), &[("kms", "bao")]).unwrap();
     for index in 0..keys {
         let options = KeyOptions::default();
         let made = client.key_generate(&key(index), Algorithm::HmacSha256, options);
@@ -83,25 +79,35 @@ fn unwraps(server: &Server, outcome: &str) -> f64 {
 
 #[test]
 fn keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it() {
-    const LEASE_MS: u64 = 4_000;
+    /// Uses that must succeed without a KMS before the lease is shortened.
+    const USES: usize = 100;
     let dir = tempfile::tempdir().unwrap();
     let Some((mut bao, setup)) = stand(dir.path()) else {
         return;
     };
     let server = setup.start();
     let client = server.client();
-    create(&client, LEASE_MS, 1);
+    let began = Instant::now();
+    create(&client, 1);
     wait_until("the first use", || mac(&client, &key(0)).is_ok());
 
-    let gone_at = Instant::now();
     bao.kill();
-    let mut served = 0;
+    let gone_at = Instant::now();
+    for _ in 0..USES {
+        assert_eq!(mac(&client, &key(0)), Ok(()), "in the midst of the lease");
+    }
+    // The lease counts from a call that was sent after `began` and before the KMS was gone. A second from now is within
+    // a lease of so long.
+    let lease_ms = u64::try_from(began.elapsed().as_millis()).unwrap() + 1_000;
+    let lease = Duration::from_millis(lease_ms);
+    let lease_ms = lease_ms.to_string();
+    let shorter = [("dek_lease_ms", lease_ms.as_str())];
+    client.keyspace_set(&shop(), &shorter).unwrap();
     let mut last_served_at = gone_at;
     wait_until("the end of the lease", || {
         let asked_at = Instant::now();
         match mac(&client, &key(0)) {
             Ok(()) => {
-                served += 1;
                 last_served_at = asked_at;
                 false
             }
@@ -109,10 +115,11 @@ fn keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it() {
             Err(other) => panic!("{other:?} during the outage"),
         }
     });
-    assert!(served > 0, "nothing was served during the outage");
-    // The lease counts from a call that was sent before the KMS went away.
     let outlived = last_served_at.duration_since(gone_at);
-    assert!(outlived <= Duration::from_millis(LEASE_MS), "{outlived:?}");
+    assert!(outlived <= lease, "{outlived:?} of {lease:?}");
+    // It ends no earlier, either.
+    let ended_at = Instant::now();
+    assert!(ended_at.duration_since(began) >= lease, "{lease:?}");
     for _ in 0..200 {
         assert_ne!(mac(&client, &key(0)), Ok(()), "served past the lease");
     }
@@ -147,7 +154,7 @@ fn a_hundred_thousand_requests_for_cold_keys_cost_one_unwrap() {
         return;
     };
     let server = setup.start();
-    create(&server.client(), 3_600_000, KEYS);
+    create(&server.client(), KEYS);
     drop(server);
 
     let server = setup.start();
@@ -178,7 +185,7 @@ fn a_wait_that_the_kms_outlasts_is_logged_with_the_key_and_its_cause() {
     };
     let server = setup.start();
     let client = server.client();
-    create(&client, 3_600_000, 1);
+    create(&client, 1);
     client
         .keyspace_set(&shop(), &[("sign_wait_budget_us", "1")])
         .unwrap();

@@ -10,10 +10,7 @@ use std::time::Duration;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, Scheme, Status};
 
-use crate::common::{Server, Setup, prod, wait_until};
-
-/// How long the slowest thing may take on a busy machine.
-const WITHIN: Duration = Duration::from_secs(120);
+use crate::common::{Server, Setup, WITHIN, prod, wait_until};
 
 /// Long enough that it does not end while a test looks.
 const LONG: Duration = Duration::from_secs(3_600);

@@ -1,5 +1,5 @@
 //! The situations of docs/RUNBOOK.md, each brought about on a live server. The metric moves as the page says, the
-//! committed alert fires in a real Prometheus, and the log line is there.
+//! committed alert fires, and the log line is there.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -14,20 +14,10 @@ use keyway_client::{
 use keyway_testkit::openbao::OpenBao;
 
 use crate::command_line::operator::Operator;
-use crate::common::prometheus::Prometheus;
-use crate::common::{Server, Setup, has_program, past_the_start, prod, wait_until};
-use crate::dashboards::alert_rules;
+use crate::common::alerts::Alerts;
+use crate::common::{Server, Setup, WITHIN, has_program, past_the_start, prod, wait_until};
 use crate::figures::{SHORT_LIVED, damage_blob};
 use crate::outages::stand;
-
-/// How long the slowest thing may take on a busy machine.
-const WITHIN: Duration = Duration::from_secs(120);
-
-/// How much shorter every time in the alerts is made: 5 minutes become 10 s. The rest of each rule is as committed.
-const SHORTER: u64 = 30;
-
-/// How often Prometheus scrapes and evaluates, so that the shortest time, 2 s, has several samples in it.
-const INTERVAL: Duration = Duration::from_millis(400);
 
 /// More than the 128 of `KeywayWaitersHigh`, at once.
 const CROWD: usize = 300;
@@ -36,72 +26,6 @@ const MESSAGE: &[u8] = b"the message";
 
 fn shop() -> KeyspaceName {
     "shop".parse().unwrap()
-}
-
-/// `5m` as seconds; none if it is no time in minutes or hours.
-fn seconds(time: &str) -> Option<u64> {
-    let unit = match time.chars().last()? {
-        'm' => 60,
-        'h' => 3_600,
-        _ => return None,
-    };
-    let count: u64 = time[..time.len() - 1].parse().ok()?;
-    Some(count * unit)
-}
-
-/// The committed rules with every range (`[5m]`) and every `for: 5m` divided by [`SHORTER`]; expressions and limits stay.
-/// So a rule that counts (`increase(…[5m]) > 10`) asks for the same rise in less time, a rate asks for the same rate, and
-/// what has to last (`for`) has to last less long: when each fires to the minute is for promtool's tests in docs/alerts.
-fn shortened_rules() -> String {
-    let mut changed = 0;
-    let mut shorter = |time: &str| {
-        let time = seconds(time).unwrap_or_else(|| panic!("{time} is no time"));
-        changed += 1;
-        format!("{}s", time / SHORTER)
-    };
-    let mut rules = String::new();
-    for line in alert_rules().lines() {
-        let mut rest = line;
-        if let Some((indent, time)) = line.split_once("for: ")
-            && indent.trim().is_empty()
-        {
-            rules += &format!("{indent}for: {}\n", shorter(time));
-            continue;
-        }
-        while let Some((before, after)) = rest.split_once('[')
-            && !line.trim_start().starts_with('#')
-        {
-            let (time, after) = after.split_once(']').unwrap();
-            rules += &format!("{before}[{}]", shorter(time));
-            rest = after;
-        }
-        rules += &format!("{rest}\n");
-    }
-    assert!(changed > 40, "only {changed} times were found");
-    rules
-}
-
-/// A Prometheus with the shortened rules that has scraped the server, so that every counter's step is seen.
-fn watch(dir: &Path, server: &Server) -> Prometheus {
-    let target = server.endpoints["metrics"].as_str().unwrap();
-    let prometheus = Prometheus::start_every(dir, target, &shortened_rules(), INTERVAL);
-    wait_until("the first scrape", WITHIN, || {
-        !prometheus.query("rehydrate_fail_total").is_empty()
-    });
-    prometheus
-}
-
-fn wait_for_alert(prometheus: &Prometheus, name: &str, keyspace: &str) {
-    let firing =
-        format!("ALERTS{{alertname=\"{name}\",alertstate=\"firing\",keyspace=\"{keyspace}\"}}");
-    wait_until(name, WITHIN, || prometheus.query(&firing) == [1.0]);
-}
-
-fn wait_for_no_alert(prometheus: &Prometheus, name: &str, keyspace: &str) {
-    let alert = format!("ALERTS{{alertname=\"{name}\",keyspace=\"{keyspace}\"}}");
-    wait_until("the end of the alert", WITHIN, || {
-        prometheus.query(&alert).is_empty()
-    });
 }
 
 /// Waits for a log line that has all these parts.
@@ -192,9 +116,9 @@ fn figure(server: &Server, name: &str, keyspace: &str) -> f64 {
     server.metric(&series).unwrap_or(0.0)
 }
 
-/// So short that it ends during each hang of OpenBao. It is renewed at half: who comes at its end finds a question
-/// that is 200 ms old, and waits if the wait budget has room for that.
-const LEASE_MS: &str = "400";
+/// A lease that is over when it is set, or nearly, and one that ends in no test.
+const ENDING: [(&str, &str); 1] = [("dek_lease_ms", "100")];
+const LASTING: [(&str, &str); 1] = [("dek_lease_ms", "3600000")];
 
 /// A keyspace at a real OpenBao, whose one key is asked for by a crowd all the time.
 struct Shop {
@@ -211,24 +135,28 @@ impl Shop {
         client.keyspace_create(&shop(), &[("kms", "bao")]).unwrap();
         let key = generate(&client, &shop(), 1).remove(0);
         past_the_start(|| client.mac(&key, MESSAGE)).unwrap();
-        let settings = [
-            ("dek_lease_ms", LEASE_MS),
-            ("sign_wait_budget_us", wait_budget_us),
-        ];
-        client.keyspace_set(&shop(), &settings).unwrap();
+        let patient = [("sign_wait_budget_us", wait_budget_us)];
+        client.keyspace_set(&shop(), &patient).unwrap();
         Some(Shop { bao, server, key })
     }
 
-    /// OpenBao hangs for `hang`, again and again, while a crowd asks for the key: each time the lease ends, and who asks
-    /// waits for the DEK. `then` runs meanwhile.
+    /// OpenBao hangs again and again while a crowd asks for the key: each time the lease ends, and requests wait for the
+    /// DEK. It hangs for `hang` and for twice that in turn: a request waits where the unwrap is expected within its
+    /// budget, and a hang that is longer than the ones before outlasts that. `then` runs meanwhile.
     fn while_refreshes_hang(&self, hang: Duration, then: impl FnOnce()) {
         let crowd = vec![self.key.clone(); CROWD];
         let hold_up = || {
-            || {
+            let client = self.server.client();
+            let mut hangs = [hang, 2 * hang].into_iter().cycle();
+            move || {
                 self.bao.pause();
-                std::thread::sleep(hang);
+                client.keyspace_set(&shop(), &ENDING).unwrap();
+                std::thread::sleep(hangs.next().unwrap());
+                client.keyspace_set(&shop(), &LASTING).unwrap();
                 self.bao.resume();
-                std::thread::sleep(Duration::from_millis(300));
+                wait_until("the next lease", WITHIN, || {
+                    client.mac(&self.key, MESSAGE).is_ok()
+                });
             }
         };
         while_another(hold_up, || {
@@ -239,7 +167,7 @@ impl Shop {
 
 #[test]
 fn a_stuck_refresh() {
-    if !has_program("prometheus") {
+    if !has_program("promtool") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -247,12 +175,12 @@ fn a_stuck_refresh() {
         return;
     };
     let server = &shop.server;
-    let prometheus = watch(dir.path(), server);
+    let mut alerts = Alerts::watch(dir.path(), server);
     shop.while_refreshes_hang(Duration::from_millis(1_300), || {
         let timeouts = "singleflight_wait_timeout_total{keyspace=\"shop\"}";
         server.wait_for_metric(timeouts, |value| value > 50.0);
-        wait_for_alert(&prometheus, "KeywayWaitTimeoutBurst", "shop");
-        wait_for_alert(&prometheus, "KeywayWaitTimeouts", "shop");
+        alerts.wait_for(server, "KeywayWaitTimeoutBurst", "shop");
+        alerts.wait_for(server, "KeywayWaitTimeouts", "shop");
         let parts = [
             "refresh wait timeout",
             "keyspace=\"shop\"",
@@ -266,21 +194,20 @@ fn a_stuck_refresh() {
 
 #[test]
 fn a_hot_key() {
-    if !has_program("prometheus") {
+    if !has_program("promtool") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    // Whoever asks waits for as long as one hang lasts: nobody is told to come again.
     let Some(shop) = Shop::open(dir.path(), "1000000") else {
         return;
     };
     let server = &shop.server;
-    let prometheus = watch(dir.path(), server);
+    let mut alerts = Alerts::watch(dir.path(), server);
     shop.while_refreshes_hang(Duration::from_millis(900), || {
         wait_until("a crowd that waits", WITHIN, || {
             figure(server, "singleflight_waiters", "shop") > 128.0
         });
-        wait_for_alert(&prometheus, "KeywayWaitersHigh", "shop");
+        alerts.wait_for(server, "KeywayWaitersHigh", "shop");
         let hot = server
             .client()
             .keyspace_hot(&self::shop(), HotBy::Waiters, 1);
@@ -293,7 +220,7 @@ fn a_hot_key() {
 
 #[test]
 fn a_starved_prefetcher() {
-    if !has_program("prometheus") {
+    if !has_program("promtool") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -307,22 +234,22 @@ fn a_starved_prefetcher() {
         ("maxInFlight", "1"),
     ];
     client.keyspace_set(&prod(), &starved).unwrap();
-    let prometheus = watch(dir.path(), &server);
+    let mut alerts = Alerts::watch(dir.path(), &server);
     under_load(&server, &keys, Duration::ZERO, || {
-        wait_for_alert(&prometheus, "KeywayPrefetchStarved", "prod");
+        alerts.wait_for(&server, "KeywayPrefetchStarved", "prod");
         assert!(figure(&server, "prefetch_skipped_total", "prod") > 0.0);
         doctor_names(&server, "prefetch-starved", "prod");
         // The page's way out, and what good looks like.
         let room = [("maxInFlight", "1024")];
         let minutes = Duration::from_secs(900);
         client.keyspace_set_for(&prod(), &room, minutes).unwrap();
-        wait_for_no_alert(&prometheus, "KeywayPrefetchStarved", "prod");
+        alerts.wait_for_end(&server, "KeywayPrefetchStarved", "prod");
     });
 }
 
 #[test]
 fn a_stopped_prefetcher() {
-    if !has_program("prometheus") {
+    if !has_program("promtool") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -333,10 +260,10 @@ fn a_stopped_prefetcher() {
     client
         .keyspace_set(&prod(), &[("maxInFlight", "0")])
         .unwrap();
-    let prometheus = watch(dir.path(), &server);
+    let mut alerts = Alerts::watch(dir.path(), &server);
     under_load(&server, &keys, Duration::from_millis(20), || {
         let scans = figure(&server, "prefetch_scan_total", "prod");
-        wait_for_alert(&prometheus, "KeywayPrefetchStopped", "prod");
+        alerts.wait_for(&server, "KeywayPrefetchStopped", "prod");
         let still = ["prefetch_scan_total", "prefetch_trigger_total"];
         let [after, triggered] = still.map(|name| figure(&server, name, "prod"));
         // The first figure may be from a snapshot before the switch.
@@ -348,7 +275,7 @@ fn a_stopped_prefetcher() {
         client
             .keyspace_set(&prod(), &[("maxInFlight", "64")])
             .unwrap();
-        wait_for_no_alert(&prometheus, "KeywayPrefetchStopped", "prod");
+        alerts.wait_for_end(&server, "KeywayPrefetchStopped", "prod");
         wait_until("the prefetcher", WITHIN, || {
             figure(&server, "prefetch_trigger_total", "prod") > triggered
         });
@@ -357,7 +284,7 @@ fn a_stopped_prefetcher() {
 
 #[test]
 fn corrupt_blobs() {
-    if !has_program("prometheus") {
+    if !has_program("promtool") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -380,7 +307,7 @@ fn corrupt_blobs() {
     }
     let server = setup.start();
     let client = server.client();
-    let prometheus = watch(dir.path(), &server);
+    let mut alerts = Alerts::watch(dir.path(), &server);
     for key in &keys {
         let error = past_the_start(|| client.mac(key, MESSAGE)).unwrap_err();
         assert_eq!(error.status(), Some(Status::Invalid), "{error}");
@@ -388,7 +315,7 @@ fn corrupt_blobs() {
     under_load(&server, &keys, Duration::from_millis(20), || {
         let failures = "rehydrate_fail_total{keyspace=\"prod\"}";
         server.wait_for_metric(failures, |value| value >= 20.0);
-        wait_for_alert(&prometheus, "KeywayRehydrateFailures", "prod");
+        alerts.wait_for(&server, "KeywayRehydrateFailures", "prod");
         let parts = [
             "key cache invalid",
             "keyspace=\"prod\"",
@@ -403,7 +330,7 @@ fn corrupt_blobs() {
 
 #[test]
 fn a_lost_dek() {
-    if !has_program("prometheus") {
+    if !has_program("promtool") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -412,37 +339,34 @@ fn a_lost_dek() {
     };
     let server = setup.start();
     let client = server.client();
-    let settings = [("kms", "bao"), ("dek_lease_ms", "2000")];
-    client.keyspace_create(&shop(), &settings).unwrap();
+    client.keyspace_create(&shop(), &[("kms", "bao")]).unwrap();
     let keys = generate(&client, &shop(), 5);
-    let prometheus = watch(dir.path(), &server);
+    let mut alerts = Alerts::watch(dir.path(), &server);
     under_load(&server, &keys, Duration::from_millis(20), || {
         wait_until("a key in use", WITHIN, || {
             figure(&server, "keyway_resident_keys", "shop") > 0.0
         });
         bao.remove_policy("keyway");
+        client.keyspace_set(&shop(), &ENDING).unwrap();
         let denied = "keyway_keyspace_state{keyspace=\"shop\",state=\"denied\"}";
         server.wait_for_metric(denied, |value| value == 1.0);
         wait_for_line(
             &server,
             &["the KMS denied the keyspace", "keyspace=\"shop\""],
         );
-        let rate = "NEEDS_UNLOCK_rate{keyspace=\"shop\"}";
-        wait_until(
-            "NEEDS_UNLOCK",
-            WITHIN,
-            || matches!(prometheus.query(rate)[..], [share] if share > 0.005),
-        );
+        let share = "NEEDS_UNLOCK_rate{keyspace=\"shop\"} > 0.005";
+        alerts.wait_until(&server, share, true);
         // The KMS's refusal is told by an alert of its own: it has a label more, the state.
-        wait_for_alert(&prometheus, "KeywayKeyspaceDenied", "shop");
-        wait_for_alert(&prometheus, "KeywayNeedsUnlock", "shop");
+        alerts.wait_for(&server, "KeywayKeyspaceDenied", "shop");
+        alerts.wait_for(&server, "KeywayNeedsUnlock", "shop");
         doctor_names(&server, "keyspace-denied", "shop");
         doctor_names(&server, "needs-unlock", "shop");
 
         // The page's way out: what the policy allowed is given back, and somebody unlocks.
         bao.write_key_policy("keyway", "transit", "keyway");
+        client.keyspace_set(&shop(), &LASTING).unwrap();
         client.unlock(&shop(), UnlockWith::Nothing).unwrap();
         past_the_start(|| client.mac(&keys[0], MESSAGE)).unwrap();
-        wait_for_no_alert(&prometheus, "KeywayKeyspaceDenied", "shop");
+        alerts.wait_for_end(&server, "KeywayKeyspaceDenied", "shop");
     });
 }

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::time::{Duration, Instant};
-
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Custody, Input, KeyOptions, KeyPath, KeyspaceName, KmsState, Scheme, Status,
@@ -12,7 +10,7 @@ use keyway_client::{
 };
 use keyway_protocol::KmsName;
 
-use crate::common::{Server, Setup};
+use crate::common::{Server, Setup, WITHIN, wait_until};
 
 const PASSPHRASE: &[u8] = b"correct horse battery";
 
@@ -58,15 +56,14 @@ fn with_kek(setup: &Setup, custody: Custody<'_>) -> (Vec<Vec<u8>>, Vec<u8>) {
 /// Starts an unlock and waits until it has ended or wants more shares.
 fn unlock(client: &Client, with: UnlockWith<'_>) -> UnlockStatus {
     let ticket = client.unlock(&shop(), with).unwrap().value;
-    let began = Instant::now();
-    loop {
-        let status = client.unlock_status(&shop(), ticket).unwrap().value;
-        if status.state != UnlockState::Pending || status.shares.is_some() {
-            return status;
-        }
-        assert!(began.elapsed() < Duration::from_secs(60), "{status:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut status = None;
+    wait_until("the unlock", WITHIN, || {
+        let now = client.unlock_status(&shop(), ticket).unwrap().value;
+        let is_over = now.state != UnlockState::Pending || now.shares.is_some();
+        status = Some(now);
+        is_over
+    });
+    status.unwrap()
 }
 
 fn refusals(server: &Server) -> f64 {
@@ -142,17 +139,11 @@ fn with_three_of_five_shares() {
         let given = client.kms_unlock(&local(), UnlockWith::Share(&shares[share]));
         assert_eq!(given.unwrap().value.state, state);
     }
-    let began = Instant::now();
-    while sign(&client).is_err() {
-        assert!(began.elapsed() < Duration::from_secs(60), "still locked");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the unlock", WITHIN, || sign(&client).is_ok());
 }
 
 fn wait_for_refusals(server: &Server, at_least: f64) {
-    let began = Instant::now();
-    while refusals(server) < at_least {
-        assert!(began.elapsed() < Duration::from_secs(60), "not counted");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the count of refusals", WITHIN, || {
+        refusals(server) >= at_least
+    });
 }

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::time::{Duration, Instant};
-
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, UnlockState, UnlockWith};
 
-use crate::common::{Server, Setup, past_the_start};
+use crate::common::{Server, Setup, WITHIN, past_the_start, wait_until};
 
 /// Keys of each keyspace, the first half of them in use.
 const KEYS: usize = 40;
@@ -41,20 +39,14 @@ fn readyz(server: &Server) -> (bool, serde_json::Value) {
 }
 
 fn until_ready(server: &Server) -> serde_json::Value {
-    let began = Instant::now();
-    loop {
-        let (ready, document) = readyz(server);
+    let mut document = serde_json::Value::Null;
+    wait_until("the warm start", WITHIN, || {
+        let ready;
+        (ready, document) = readyz(server);
         assert_eq!(document["ready"], ready);
-        if ready {
-            return document;
-        }
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "{document} {}",
-            server.log()
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        ready
+    });
+    document
 }
 
 fn of(series: &str, keyspace: &str) -> String {
@@ -108,21 +100,10 @@ fn hot_keys_are_loaded_before_anybody_asks_and_a_locked_keyspace_is_not_waited_f
         .unlock(&keyspace("vault"), UnlockWith::Nothing)
         .unwrap()
         .value;
-    let began = Instant::now();
-    while client
-        .unlock_status(&keyspace("vault"), ticket)
-        .unwrap()
-        .value
-        .state
-        != UnlockState::Done
-    {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "{}",
-            server.log()
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("the unlock", WITHIN, || {
+        let status = client.unlock_status(&keyspace("vault"), ticket).unwrap();
+        status.value.state == UnlockState::Done
+    });
     server.wait_for_metric(&of("keyway_prefetch_warm_total", "vault"), |n| {
         n == HOT as f64
     });

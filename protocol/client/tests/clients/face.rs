@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyway_client::{Answer, Call, Error, Options};
 
 /// A deadline that no scenario on a busy machine comes near.
-pub const AMPLE: Duration = Duration::from_secs(60);
+pub const AMPLE: Duration = Duration::from_secs(300);
 
 pub type Outcome<T> = Result<Answer<T>, Error>;
 
@@ -26,7 +26,7 @@ pub trait Face: Clone + Send + Sync + 'static {
 
     fn open(address: &str) -> Self {
         let options = Options::new(address.parse().unwrap()).deadline(AMPLE);
-        Self::connect(options).unwrap()
+        Self::connect(options.connect_timeout(AMPLE)).unwrap()
     }
 }
 

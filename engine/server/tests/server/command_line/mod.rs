@@ -7,8 +7,8 @@ pub(crate) mod operator;
 
 use keyway_testkit::softhsm::{self, SoftHsm};
 
-use crate::common::{Server, Setup, wait_until};
-use operator::{Operator, WITHIN};
+use crate::common::{Server, Setup, WITHIN, wait_until};
+use operator::Operator;
 
 /// A keyspace `prod` with a key, and a signature made with it in `sig`.
 fn make_key(operator: &Operator, server: &Server) {

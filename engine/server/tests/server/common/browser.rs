@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How long the slowest thing may take on a busy machine.
-const WITHIN: Duration = Duration::from_secs(120);
+use super::WITHIN;
 
 /// chromium reads from descriptor 3 and writes to 4: here its standard input and output.
 const START: &str = "exec chromium --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \

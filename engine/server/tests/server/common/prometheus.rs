@@ -6,10 +6,11 @@
 )]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+
+use keyway_testkit::process::free_port;
 
 /// A Prometheus on a port of its own; ended by its id.
 pub struct Prometheus {
@@ -25,23 +26,13 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one in `dir` that scrapes `target` under the job name `keyway` and evaluates `rules`, both every second.
-    /// Its log is `prometheus.log` there.
+    /// Starts one in `dir` that scrapes `target` under the job name `keyway` and evaluates `rules`, both every second: no
+    /// range of a query that is asked here is so short that it matters when a busy machine misses some. Its log is
+    /// `prometheus.log` there.
     pub fn start(dir: &Path, target: &str, rules: &str) -> Prometheus {
-        Prometheus::start_every(dir, target, rules, Duration::from_secs(1))
-    }
-
-    /// The same, with another interval for both.
-    pub fn start_every(dir: &Path, target: &str, rules: &str, interval: Duration) -> Prometheus {
-        let interval = interval.as_millis();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{}", free_port());
         let config = format!(
-            "global: {{scrape_interval: {interval}ms, evaluation_interval: {interval}ms}}\n\
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
              rule_files: [rules.yml]\n\
              scrape_configs:\n- job_name: keyway\n  \
              static_configs: [{{targets: ['{target}']}}]\n"
