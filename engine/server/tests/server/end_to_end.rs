@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::common::{Server, Setup};
+use crate::common::{Server, Setup, past_the_start};
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status};
 use keyway_protocol::{
@@ -80,7 +80,8 @@ fn lasting_answers(client: &Client) -> BTreeMap<String, Vec<u8>> {
     for (key, algorithm) in keys() {
         let mut note =
             |what: &str, bytes: &[u8]| answers.insert(format!("{key} {what}"), bytes.to_vec());
-        note("secret", &client.get(&key, 0).unwrap().value);
+        let secret = past_the_start(|| client.get(&key, 0)).unwrap();
+        note("secret", &secret.value);
         match algorithm {
             Algorithm::HmacSha256 | Algorithm::HmacSha384 | Algorithm::HmacSha512 => {
                 note("mac", &client.mac(&key, MESSAGE).unwrap().value);
