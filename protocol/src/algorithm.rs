@@ -92,12 +92,14 @@ wire_enum! {
     pub enum KeyFormat, "key format" {
         /// The server finds out.
         Detect = 0, "detect";
-        /// PKCS#8, DER.
+        /// PKCS#8, SEC1 or PKCS#1, DER.
         Pkcs8Der = 1, "pkcs8-der";
-        /// PEM, of a PKCS#8 private key.
+        /// PEM, with one private key, OpenSSH's own format included.
         Pem = 2, "pem";
         /// The bytes of a symmetric key or an Ed25519 seed.
         Raw = 3, "raw";
+        /// A JSON Web Key.
+        Jwk = 4, "jwk";
     }
 }
 

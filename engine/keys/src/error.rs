@@ -2,6 +2,7 @@
 
 use crate::algorithm::Algorithm;
 use crate::arena::ArenaError;
+use crate::found::Found;
 use core::fmt;
 use std::error::Error;
 
@@ -166,7 +167,7 @@ pub enum KeyError {
     /// The caller: the material is not something that can be imported.
     Import {
         /// What was found, without any of its bytes.
-        found: String,
+        found: Found,
         /// What to do.
         remedy: &'static str,
     },
@@ -190,7 +191,7 @@ pub enum KeyError {
 }
 
 impl KeyError {
-    pub(crate) fn import(found: impl Into<String>, remedy: &'static str) -> Self {
+    pub(crate) fn import(found: impl Into<Found>, remedy: &'static str) -> Self {
         Self::Import {
             found: found.into(),
             remedy,

@@ -18,11 +18,13 @@
 
 mod algorithm;
 mod arena;
+mod bignum;
 mod dek;
 mod der;
 mod ed25519;
 mod envelope;
 mod error;
+mod found;
 mod import;
 mod key;
 mod material;
@@ -43,6 +45,7 @@ pub use arena::{
 pub use dek::{DEK_LEN, Dek};
 pub use envelope::{BLOB_LEN_MAX, Context, KEY_ID_LEN_MAX, Metadata, VERSIONS_MAX, peek};
 pub use error::{KeyError, OpError, OpenError};
+pub use found::Found;
 pub use import::{IMPORT_LEN_MAX, ImportFormat};
 pub use key::{Cost, DERIVE_LEN_MAX, Operation, UnlockedKey, VersionInfo, verify_with_public_key};
 pub use providers::ProviderChoice;

@@ -1,60 +1,72 @@
 //! PEM, as far as it carries private keys. Nothing decoded leaves the arena.
+//!
+//! Lines are bytes, not text: what stands around a block may be in any encoding.
 
 use crate::arena::{Arena, ArenaBytes};
 use crate::error::KeyError;
+use crate::found::Found;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
-const BEGIN: &str = "-----BEGIN ";
-const END: &str = "-----END ";
-const DASHES: &str = "-----";
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const DASHES: &[u8] = b"-----";
 
-/// Blocks that may lie beside a private key and are passed over.
-const PASSED_OVER: [&str; 4] = ["EC PARAMETERS", "CERTIFICATE", "PUBLIC KEY", "X509 CRL"];
+/// Other blocks that a message may name. Any other is "another kind": the name stands in the file,
+/// so it is not quoted.
+const NAMED: [&str; 7] = [
+    "CERTIFICATE",
+    "CERTIFICATE REQUEST",
+    "DH PARAMETERS",
+    "EC PARAMETERS",
+    "PUBLIC KEY",
+    "RSA PUBLIC KEY",
+    "X509 CRL",
+];
+
+/// Base64 as OpenSSL reads it: with or without padding, whatever the last bits are.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// What kind of private key a block holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Label {
-    Pkcs8,
-    Sec1,
-    Pkcs1,
+    /// PKCS#8, SEC1 or PKCS#1: labels are often those of another one.
+    Document,
+    OpenSsh,
 }
 
 /// Whether `bytes` look like PEM: a BEGIN line, perhaps after other text.
 pub(crate) fn is_pem(bytes: &[u8]) -> bool {
-    bytes
-        .split(|byte| *byte == b'\n')
-        .any(|line| line.trim_ascii_start().starts_with(BEGIN.as_bytes()))
+    lines(bytes).any(|line| line.starts_with(BEGIN))
 }
 
-/// The one private key in `text`: its kind and its DER.
+/// The one private key in `text`: its kind and what its block holds.
 pub(crate) fn decode(arena: &Arena, text: &[u8]) -> Result<(Label, ArenaBytes), KeyError> {
-    let text = std::str::from_utf8(text).map_err(|_| {
-        KeyError::import(
-            "PEM with bytes that are not text",
-            "give the file as it was made",
-        )
-    })?;
     let mut key = None;
     let mut passed_over = None;
-    let mut lines = text.lines().map(str::trim);
+    let mut lines = lines(text);
     while let Some(line) = lines.next() {
         let Some(label) = line.strip_prefix(BEGIN) else {
             continue;
         };
         let Some(label) = label.strip_suffix(DASHES) else {
-            return Err(cut_short());
+            return Err(cut_short(line));
         };
         let kind = match label {
-            "PRIVATE KEY" => Some(Label::Pkcs8),
-            "EC PRIVATE KEY" => Some(Label::Sec1),
-            "RSA PRIVATE KEY" => Some(Label::Pkcs1),
-            label if PASSED_OVER.contains(&label) => None,
-            label => return Err(foreign(label)),
+            b"ENCRYPTED PRIVATE KEY" => return Err(encrypted()),
+            b"OPENSSH PRIVATE KEY" => Some(Label::OpenSsh),
+            label if label.ends_with(b"PRIVATE KEY") => Some(Label::Document),
+            _ => None,
         };
         let body = Body::read(arena, label, &mut lines)?;
         match kind {
-            None => passed_over = PASSED_OVER.iter().find(|known| **known == label),
+            None => passed_over = Some(label),
             Some(_) if key.is_some() => {
                 return Err(KeyError::import(
                     "PEM with more than one private key",
@@ -65,15 +77,27 @@ pub(crate) fn decode(arena: &Arena, text: &[u8]) -> Result<(Label, ArenaBytes), 
         }
     }
     key.ok_or_else(|| match passed_over {
-        Some(label) => KeyError::import(
-            format!("PEM that holds {label} and no private key"),
-            "give the private key's file",
-        ),
+        Some(label) => {
+            let known = NAMED.iter().find(|known| known.as_bytes() == label);
+            let name = known.copied().unwrap_or("another kind of block");
+            KeyError::import(
+                Found::from("PEM that holds ")
+                    .and(name)
+                    .and(" and no private key"),
+                "give the file of the private key",
+            )
+        }
         None => KeyError::import(
             "PEM without a BEGIN line",
             "give a file with a PRIVATE KEY block",
         ),
     })
+}
+
+/// Lines without the white space around them, whichever line ends there are.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+    text.split(|byte| matches!(byte, b'\n' | b'\r'))
+        .map(<[u8]>::trim_ascii)
 }
 
 /// The base64 text of a block, in the arena.
@@ -85,39 +109,42 @@ struct Body {
 impl Body {
     fn read<'a>(
         arena: &Arena,
-        label: &str,
-        lines: &mut (impl Iterator<Item = &'a str> + Clone),
+        label: &[u8],
+        lines: &mut (impl Iterator<Item = &'a [u8]> + Clone),
     ) -> Result<Self, KeyError> {
-        let ends = |line: &str| {
+        let ends = |line: &[u8]| {
             line.strip_prefix(END)
                 .and_then(|rest| rest.strip_suffix(DASHES))
                 .map(|end| end == label)
         };
         let in_block = lines.clone().take_while(|line| ends(line).is_none());
         let mut body = Self {
-            text: ArenaBytes::zeroed(arena, in_block.map(str::len).sum())?,
+            text: ArenaBytes::zeroed(arena, in_block.map(<[u8]>::len).sum())?,
             len: 0,
         };
         for line in lines {
             match ends(line) {
                 Some(true) => return Ok(body),
-                Some(false) => return Err(cut_short()),
-                None if line.starts_with("Proc-Type:") || line.starts_with("DEK-Info:") => {
-                    return Err(encrypted());
-                }
+                Some(false) => return Err(cut_short(line)),
+                None if line.starts_with(BEGIN) => return Err(cut_short(line)),
+                None if line.starts_with(b"DEK-Info:") => return Err(encrypted()),
+                // A header (RFC 1421): no base64 has a colon.
+                None if line.contains(&b':') => {}
                 None => {
-                    body.text[body.len..body.len + line.len()].copy_from_slice(line.as_bytes());
-                    body.len += line.len();
+                    for byte in line.iter().filter(|byte| !byte.is_ascii_whitespace()) {
+                        body.text[body.len] = *byte;
+                        body.len += 1;
+                    }
                 }
             }
         }
-        Err(cut_short())
+        Err(cut_short(b""))
     }
 
     fn decode(&self, arena: &Arena) -> Result<ArenaBytes, KeyError> {
         let text = &self.text[..self.len];
         let mut der = ArenaBytes::zeroed(arena, base64::decoded_len_estimate(text.len()))?;
-        let len = STANDARD.decode_slice(text, &mut der).map_err(|_| {
+        let len = BASE64.decode_slice(text, &mut der).map_err(|_| {
             KeyError::import(
                 "PEM whose contents are not base64",
                 "give the file as it was made",
@@ -128,7 +155,15 @@ impl Body {
     }
 }
 
-fn cut_short() -> KeyError {
+/// The refusal of a block without its end. `line` is where that showed.
+fn cut_short(line: &[u8]) -> KeyError {
+    // As it stands in JSON and in environment files.
+    if line.windows(2).any(|pair| pair == b"\\n") {
+        return KeyError::import(
+            "PEM whose line ends are written out as \\n",
+            "put line ends in their place: sed 's/\\\\n/\\n/g' FILE > NEW",
+        );
+    }
     KeyError::import(
         "PEM whose BEGIN and END lines do not match",
         "give the whole file",
@@ -136,29 +171,5 @@ fn cut_short() -> KeyError {
 }
 
 fn encrypted() -> KeyError {
-    KeyError::import(
-        "a private key that is encrypted with a passphrase",
-        "decrypt it first: openssl pkcs8 -in FILE -nocrypt -topk8",
-    )
-}
-
-fn foreign(label: &str) -> KeyError {
-    match label {
-        "ENCRYPTED PRIVATE KEY" => encrypted(),
-        "OPENSSH PRIVATE KEY" => KeyError::import(
-            "a private key in OpenSSH's own format",
-            "convert it first: ssh-keygen -p -m PKCS8 -f FILE",
-        ),
-        label => {
-            let shown: String = label
-                .chars()
-                .filter(|c| c.is_ascii_graphic() || *c == ' ')
-                .take(40)
-                .collect();
-            KeyError::import(
-                format!("PEM with a block named {shown:?}"),
-                "give a PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY block",
-            )
-        }
-    }
+    crate::import::encrypted()
 }

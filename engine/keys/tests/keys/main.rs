@@ -6,6 +6,7 @@ mod common;
 mod envelope;
 mod forgery;
 mod import;
+mod key_files;
 mod openssl;
 mod operations;
 mod providers;
