@@ -38,7 +38,7 @@ OK, NEEDS_UNLOCK = 0, 2
 STATUSES = set(range(16))
 STATUSES_WITH_HINT = {1, 3, 4}
 ALGORITHMS = {1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 33, 48}
-SCHEMES = set(range(10))
+SCHEMES = set(range(15))
 USAGE_BITS = 63
 UNLOCK_KIND_NOTHING, UNLOCK_KINDS = 0, {0, 1, 2, 3}
 KMS_SHARES_MAX = 16
@@ -258,7 +258,7 @@ def read_new_key(r, algorithm_needed):
 
 def read_material(r):
     kind = r.number("format", 1)
-    demand(kind in (0, 1, 2, 3), "key_format")
+    demand(kind in (0, 1, 2, 3, 4), "key_format")
     r.zero("reserved", 3)
     material = r.rest("material")
     demand(1 <= len(material) <= 16384, "key_material")

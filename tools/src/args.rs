@@ -301,9 +301,22 @@ pub struct How {
     /// given.
     #[arg(long, default_value = "default", hide_default_value = true)]
     pub scheme: Scheme,
+    /// How an ECDSA signature is written: der, as OpenSSL and X.509 have it, or jws, both numbers
+    /// one after the other, as JSON Web Signatures have it.
+    #[arg(long, value_enum, default_value_t = SignatureFormat::Der, hide_default_value = true)]
+    pub format: SignatureFormat,
     /// The input is a digest, made with the scheme's hash; not for Ed25519.
     #[arg(long)]
     pub digest: bool,
+}
+
+/// How an ECDSA signature is written. All others are the same bytes in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SignatureFormat {
+    /// ASN.1 DER.
+    Der,
+    /// `r || s`.
+    Jws,
 }
 
 /// Where input comes from and output goes to.
@@ -464,6 +477,8 @@ mod tests {
             "keyway public prod/alice",
             "keyway sign prod/alice --in msg --out sig --scheme rsa-pss-sha256 --digest",
             "keyway verify prod/alice --in msg --sig sig --version 1",
+            "keyway verify prod/alice --in msg --sig sig --format jws",
+            "keyway sign prod/alice --scheme ecdsa-sha512 --format jws",
             "keyway mac prod/m --in msg",
             "keyway encrypt prod/e --aad hex:00ff --in plain --out sealed",
             "keyway decrypt prod/e --aad @file",

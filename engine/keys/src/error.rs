@@ -24,6 +24,13 @@ pub enum OpError {
     Mismatch,
     /// The caller: the input has a wrong length or form.
     BadInput(&'static str),
+    /// The caller: a digest of a length that is not that of the scheme's hash, in bytes.
+    DigestLen {
+        /// The length of the digest.
+        found: usize,
+        /// The length of the hash.
+        expected: usize,
+    },
     /// The key's secret may not leave.
     NotExportable,
     /// The key has no live version of that number.
@@ -54,6 +61,11 @@ impl fmt::Display for OpError {
                     "the key was valid until Unix time {until} ms; use a newer key"
                 )
             }
+            Self::DigestLen { found, expected } => write!(
+                f,
+                "the digest has {found} bytes, and the scheme's hash makes {expected}; \
+                 name the scheme of the hash that made it, or send another digest"
+            ),
             Self::Mismatch => f.write_str("it does not verify under this key"),
             Self::NotExportable => {
                 f.write_str("the key is not exportable; that is decided when a key is made")

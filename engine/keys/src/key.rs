@@ -1,6 +1,7 @@
 //! An unlocked key and what it can do.
 
 mod digest;
+mod jws;
 mod sign;
 mod symmetric;
 mod verify;

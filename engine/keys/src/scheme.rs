@@ -11,9 +11,9 @@ pub enum Scheme {
     Default = 0,
     /// Ed25519, RFC 8032, not prehashed.
     Ed25519 = 1,
-    /// ECDSA with SHA-256, P-256 only; the signature is ASN.1 DER.
+    /// ECDSA with SHA-256; the signature is ASN.1 DER.
     EcdsaSha256 = 2,
-    /// ECDSA with SHA-384, P-384 only; the signature is ASN.1 DER.
+    /// ECDSA with SHA-384; the signature is ASN.1 DER.
     EcdsaSha384 = 3,
     /// RSA PKCS#1 v1.5 with SHA-256.
     RsaPkcs1Sha256 = 4,
@@ -27,6 +27,17 @@ pub enum Scheme {
     RsaPssSha384 = 8,
     /// RSA PSS with SHA-512, salt as long as the hash.
     RsaPssSha512 = 9,
+    /// ECDSA with SHA-512; the signature is ASN.1 DER.
+    EcdsaSha512 = 10,
+    /// The key's default, in the form of JWS (RFC 7518), which differs for ECDSA only: r and s one
+    /// after the other, each as long as the curve's field.
+    DefaultJws = 11,
+    /// ECDSA with SHA-256, in the form of JWS.
+    EcdsaSha256Jws = 12,
+    /// ECDSA with SHA-384, in the form of JWS.
+    EcdsaSha384Jws = 13,
+    /// ECDSA with SHA-512, in the form of JWS.
+    EcdsaSha512Jws = 14,
 }
 
 /// What is signed.
@@ -51,18 +62,24 @@ pub(crate) enum RsaPadding {
     Pss,
 }
 
+/// How an ECDSA signature is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Der,
+    Jws,
+}
+
 /// A scheme that fits its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolved {
     Ed25519,
-    EcdsaP256,
-    EcdsaP384,
+    Ecdsa(Hash, Form),
     Rsa(RsaPadding, Hash),
 }
 
 impl Scheme {
     /// Every scheme, in the order of the numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Default,
         Self::Ed25519,
         Self::EcdsaSha256,
@@ -73,6 +90,11 @@ impl Scheme {
         Self::RsaPssSha256,
         Self::RsaPssSha384,
         Self::RsaPssSha512,
+        Self::EcdsaSha512,
+        Self::DefaultJws,
+        Self::EcdsaSha256Jws,
+        Self::EcdsaSha384Jws,
+        Self::EcdsaSha512Jws,
     ];
 
     /// The scheme of that number, if there is one.
@@ -87,19 +109,26 @@ impl Scheme {
 
     /// This scheme for a key of `algorithm`.
     pub(crate) fn resolve(self, algorithm: Algorithm) -> Result<Resolved, OpError> {
-        use {Hash::*, RsaPadding::*};
+        use {Form::*, Hash::*, RsaPadding::*};
         let rsa = algorithm.family() == Family::Rsa;
+        let ecdsa = algorithm.family() == Family::Ecdsa;
         let resolved = match self {
-            Self::Default => match algorithm.family() {
+            Self::Default | Self::DefaultJws => match algorithm.family() {
                 Family::Ed25519 => Resolved::Ed25519,
-                Family::Ecdsa if algorithm == Algorithm::EcdsaP256 => Resolved::EcdsaP256,
-                Family::Ecdsa => Resolved::EcdsaP384,
+                Family::Ecdsa => {
+                    let form = if self == Self::Default { Der } else { Jws };
+                    Resolved::Ecdsa(curve_hash(algorithm), form)
+                }
                 Family::Rsa => Resolved::Rsa(Pss, Sha256),
                 Family::Hmac | Family::Aead | Family::Hkdf => return Err(OpError::WrongKeyType),
             },
             Self::Ed25519 if algorithm == Algorithm::Ed25519 => Resolved::Ed25519,
-            Self::EcdsaSha256 if algorithm == Algorithm::EcdsaP256 => Resolved::EcdsaP256,
-            Self::EcdsaSha384 if algorithm == Algorithm::EcdsaP384 => Resolved::EcdsaP384,
+            Self::EcdsaSha256 if ecdsa => Resolved::Ecdsa(Sha256, Der),
+            Self::EcdsaSha384 if ecdsa => Resolved::Ecdsa(Sha384, Der),
+            Self::EcdsaSha512 if ecdsa => Resolved::Ecdsa(Sha512, Der),
+            Self::EcdsaSha256Jws if ecdsa => Resolved::Ecdsa(Sha256, Jws),
+            Self::EcdsaSha384Jws if ecdsa => Resolved::Ecdsa(Sha384, Jws),
+            Self::EcdsaSha512Jws if ecdsa => Resolved::Ecdsa(Sha512, Jws),
             Self::RsaPkcs1Sha256 if rsa => Resolved::Rsa(Pkcs1, Sha256),
             Self::RsaPkcs1Sha384 if rsa => Resolved::Rsa(Pkcs1, Sha384),
             Self::RsaPkcs1Sha512 if rsa => Resolved::Rsa(Pkcs1, Sha512),
@@ -123,9 +152,26 @@ impl Resolved {
     pub(crate) fn hash(self) -> Option<Hash> {
         match self {
             Self::Ed25519 => None,
-            Self::EcdsaP256 => Some(Hash::Sha256),
-            Self::EcdsaP384 => Some(Hash::Sha384),
-            Self::Rsa(_, hash) => Some(hash),
+            Self::Ecdsa(hash, _) | Self::Rsa(_, hash) => Some(hash),
+        }
+    }
+}
+
+/// The hash that goes with an ECDSA algorithm's curve.
+pub(crate) fn curve_hash(algorithm: Algorithm) -> Hash {
+    match algorithm {
+        Algorithm::EcdsaP384 => Hash::Sha384,
+        _ => Hash::Sha256,
+    }
+}
+
+impl Hash {
+    /// Length of a digest, in bytes.
+    pub(crate) fn len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
         }
     }
 }
@@ -139,7 +185,7 @@ mod tests {
         for scheme in Scheme::ALL {
             assert_eq!(Scheme::from_id(scheme.id()), Some(scheme));
         }
-        assert_eq!(Scheme::from_id(10), None);
+        assert_eq!(Scheme::from_id(15), None);
     }
 
     #[test]
@@ -150,8 +196,8 @@ mod tests {
                 .filter(|scheme| scheme.resolve(algorithm).is_ok())
                 .count();
             let expected = match algorithm.family() {
-                Family::Ed25519 | Family::Ecdsa => 2,
-                Family::Rsa => 7,
+                Family::Ed25519 => 3,
+                Family::Ecdsa | Family::Rsa => 8,
                 Family::Hmac | Family::Aead | Family::Hkdf => 0,
             };
             assert_eq!(fitting, expected, "{algorithm}");

@@ -1,11 +1,11 @@
 //! `sign`, `verify`, `mac`, `encrypt`, `decrypt`, `derive` and `get`.
 
-use keyway_client::{Error, Input, Status};
+use keyway_client::{Error, Input, Scheme, Status};
 use keyway_protocol::limits::{PAYLOAD_LEN_MAX, SALT_LEN_MAX, SIGNATURE_LEN_MAX};
 use serde_json::json;
 
 use super::{MESSAGE_LEN_MAX, call, message};
-use crate::args::{Cli, Crypt, Derive, Get, How, Mac, SecretOut, Sign, Verify};
+use crate::args::{Cli, Crypt, Derive, Get, How, Mac, SecretOut, Sign, SignatureFormat, Verify};
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
@@ -15,7 +15,7 @@ pub fn sign(cli: &Cli, command: &Sign, output: Output) -> Result<(), Failure> {
     let Sign { key, io, how } = command;
     let message = message(&io.input)?;
     let answer = call(cli, "sign", key, |client| {
-        client.sign(key, how.scheme, how.input(&message))
+        client.sign(key, how.scheme(), how.input(&message))
     })?;
     output.bytes(key, "signature", &answer, &io.out, Content::Open)
 }
@@ -38,7 +38,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
     let message = message(input)?;
     let server = Server::reach(cli)?;
     let client = server.client();
-    match client.verify(key, how.scheme, how.input(&message), &signature, *version) {
+    match client.verify(key, how.scheme(), how.input(&message), &signature, *version) {
         Ok(answer) => {
             let mut document = output::about(key, &answer);
             document.insert("verified".into(), true.into());
@@ -116,6 +116,13 @@ pub fn get(cli: &Cli, command: &Get, output: Output) -> Result<(), Failure> {
 }
 
 impl How {
+    fn scheme(&self) -> Scheme {
+        match self.format {
+            SignatureFormat::Der => self.scheme,
+            SignatureFormat::Jws => self.scheme.jws(),
+        }
+    }
+
     fn input<'a>(&self, bytes: &'a [u8]) -> Input<'a> {
         if self.digest {
             Input::Digest(bytes)

@@ -4,9 +4,12 @@ use crate::algorithm::Algorithm;
 use crate::error::OpError;
 use crate::material::Public;
 use crate::providers::{Provider, ProviderChoice, Task, provider};
-use crate::scheme::{Hash, Resolved, RsaPadding};
+use crate::scheme::{Hash, Resolved, RsaPadding, curve_hash};
 use aws_lc_rs::digest::{self as aws_digest, Digest};
 use aws_lc_rs::signature::{self as aws, EcdsaKeyPair, RsaKeyPair, UnparsedPublicKey};
+
+/// Length of the longest digest that a curve's own hash makes, in bytes.
+const DIGEST_LEN_MAX: usize = 48;
 
 /// Appends an ECDSA signature (ASN.1 DER). The key object lives for this one signature only.
 pub(super) fn sign_ecdsa_digest(
@@ -20,7 +23,8 @@ pub(super) fn sign_ecdsa_digest(
         _ => &aws::ECDSA_P256_SHA256_ASN1_SIGNING,
     };
     let key = EcdsaKeyPair::from_pkcs8(curve, pkcs8).map_err(|_| OpError::Internal)?;
-    let signature = key.sign_digest(digest).map_err(|_| OpError::Internal)?;
+    let digest = fitted(algorithm, digest.as_ref())?;
+    let signature = key.sign_digest(&digest).map_err(|_| OpError::Internal)?;
     out.extend_from_slice(signature.as_ref());
     Ok(())
 }
@@ -56,8 +60,8 @@ pub(super) fn verify_digest(
     signature: &[u8],
 ) -> Result<bool, OpError> {
     let verify: &'static dyn aws::VerificationAlgorithm = match scheme {
-        Resolved::EcdsaP256 => &aws::ECDSA_P256_SHA256_ASN1,
-        Resolved::EcdsaP384 => &aws::ECDSA_P384_SHA384_ASN1,
+        Resolved::Ecdsa(..) if algorithm == Algorithm::EcdsaP384 => &aws::ECDSA_P384_SHA384_ASN1,
+        Resolved::Ecdsa(..) => &aws::ECDSA_P256_SHA256_ASN1,
         Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha256) => &aws::RSA_PKCS1_2048_8192_SHA256,
         Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha384) => &aws::RSA_PKCS1_2048_8192_SHA384,
         Resolved::Rsa(RsaPadding::Pkcs1, Hash::Sha512) => &aws::RSA_PKCS1_2048_8192_SHA512,
@@ -68,7 +72,8 @@ pub(super) fn verify_digest(
     };
     let verified = match public {
         Public::Ecdsa(point) => {
-            UnparsedPublicKey::new(verify, point).verify_digest(digest, signature)
+            let digest = fitted(algorithm, digest.as_ref())?;
+            UnparsedPublicKey::new(verify, point).verify_digest(&digest, signature)
         }
         public => {
             let mut spki = Vec::with_capacity(600);
@@ -98,14 +103,34 @@ pub(super) fn checked_digest(
              send the message",
         ));
     }
-    Digest::import_less_safe(digest, aws_hash(scheme)?)
-        .map_err(|_| OpError::BadInput("the digest's length is not that of the scheme's hash"))
+    let expected = scheme.hash().map_or(0, Hash::len);
+    Digest::import_less_safe(digest, aws_hash(scheme)?).map_err(|_| OpError::DigestLen {
+        found: digest.len(),
+        expected,
+    })
+}
+
+/// A digest as long as the curve's own hash makes it, which stands for the same number: ECDSA takes
+/// the leftmost bits of a longer one, and a shorter one is the number that it is (SEC 1, 4.1.3).
+fn fitted(algorithm: Algorithm, digest: &[u8]) -> Result<Digest, OpError> {
+    let hash = curve_hash(algorithm);
+    let mut bytes = [0; DIGEST_LEN_MAX];
+    let bytes = &mut bytes[..hash.len()];
+    match bytes.len().checked_sub(digest.len()) {
+        Some(zeros) => bytes[zeros..].copy_from_slice(digest),
+        None => bytes.copy_from_slice(&digest[..bytes.len()]),
+    }
+    Digest::import_less_safe(bytes, aws_digest_of(hash)).map_err(|_| OpError::Internal)
 }
 
 pub(super) fn aws_hash(scheme: Resolved) -> Result<&'static aws_digest::Algorithm, OpError> {
-    match scheme.hash().ok_or(OpError::Internal)? {
-        Hash::Sha256 => Ok(&aws_digest::SHA256),
-        Hash::Sha384 => Ok(&aws_digest::SHA384),
-        Hash::Sha512 => Ok(&aws_digest::SHA512),
+    scheme.hash().map(aws_digest_of).ok_or(OpError::Internal)
+}
+
+fn aws_digest_of(hash: Hash) -> &'static aws_digest::Algorithm {
+    match hash {
+        Hash::Sha256 => &aws_digest::SHA256,
+        Hash::Sha384 => &aws_digest::SHA384,
+        Hash::Sha512 => &aws_digest::SHA512,
     }
 }

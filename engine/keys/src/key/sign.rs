@@ -1,12 +1,12 @@
 //! Signing.
 
 use super::digest::{aws_hash, checked_digest, sign_ecdsa_digest, sign_rsa_digest};
-use super::{Ready, UnlockedKey};
-use crate::algorithm::KeyUsage;
+use super::{Ready, UnlockedKey, jws};
+use crate::algorithm::{Algorithm, KeyUsage};
 use crate::ed25519;
 use crate::error::OpError;
-use crate::providers::Task;
-use crate::scheme::{Hash, Input, Resolved, RsaPadding, Scheme};
+use crate::providers::{ProviderChoice, Task};
+use crate::scheme::{Form, Hash, Input, Resolved, RsaPadding, Scheme, curve_hash};
 use crate::wipe::{scrub_stack, scrub_stack_shallow};
 use aws_lc_rs::signature as aws;
 use core::cell::OnceCell;
@@ -56,7 +56,22 @@ impl UnlockedKey {
         out: &mut Vec<u8>,
     ) -> Result<(), OpError> {
         self.require(KeyUsage::SIGN)?;
-        let scheme = scheme.resolve(self.metadata.algorithm)?;
+        let algorithm = self.metadata.algorithm;
+        let scheme = scheme.resolve(algorithm)?;
+        let start = out.len();
+        self.sign_resolved(scheme, input, out)?;
+        match scheme {
+            Resolved::Ecdsa(_, Form::Jws) => jws::from_der(algorithm, start, out),
+            _ => Ok(()),
+        }
+    }
+
+    fn sign_resolved(
+        &self,
+        scheme: Resolved,
+        input: Input<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), OpError> {
         let message = match input {
             Input::Message(message) => message,
             Input::Digest(digest) => return self.sign_digest(scheme, digest, out),
@@ -71,6 +86,14 @@ impl UnlockedKey {
             Ready::Ed25519Ring(key) => {
                 out.extend_from_slice(key.sign(message).as_ref());
                 Ok(())
+            }
+            // ring signs with the curve's own hash only.
+            Ready::EcdsaRing(_) if !is_rings(self.metadata.algorithm, scheme) => {
+                if self.choice == ProviderChoice::RingOnly {
+                    return Err(OTHER_HASH);
+                }
+                let digest = aws_lc_rs::digest::digest(aws_hash(scheme)?, message);
+                sign_ecdsa_digest(self.metadata.algorithm, material, &digest, out)
             }
             Ready::EcdsaRing(key) => {
                 let signature = key.sign(&rng, message).map_err(|_| OpError::Internal)?;
@@ -114,6 +137,16 @@ impl UnlockedKey {
         }
     }
 }
+
+/// Whether a scheme's hash is the one that ring uses with the key's curve.
+pub(super) fn is_rings(algorithm: Algorithm, scheme: Resolved) -> bool {
+    scheme.hash() == Some(curve_hash(algorithm))
+}
+
+pub(super) const OTHER_HASH: OpError = OpError::Unsupported(
+    "this server runs with ring only, which signs and verifies ECDSA with the hash of the key's \
+     curve; use scheme 0",
+);
 
 fn ring_padding(scheme: Resolved) -> Result<&'static dyn ring_signature::RsaEncoding, OpError> {
     use ring_signature::*;

@@ -112,7 +112,7 @@ impl UnlockedKey {
         let Ready::Hmac(versions) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
-        if scheme != Scheme::Default {
+        if !matches!(scheme, Scheme::Default | Scheme::DefaultJws) {
             return Err(OpError::Unsupported("a MAC key has scheme 0 only"));
         }
         let Input::Message(message) = input else {

@@ -1,16 +1,18 @@
 //! Verifying signatures: with the versions of a key, and with a public key alone. Both go through
 //! [`Verification`].
 
-use super::UnlockedKey;
 use super::digest::{aws_hash, checked_digest, verify_digest};
+use super::sign::{OTHER_HASH, is_rings};
+use super::{UnlockedKey, jws};
 use crate::algorithm::{Algorithm, Family, KeyUsage};
 use crate::ed25519;
 use crate::error::OpError;
 use crate::material::{Public, read_spki};
 use crate::providers::{Provider, ProviderChoice, Task, provider};
-use crate::scheme::{Hash, Input, Resolved, RsaPadding, Scheme};
+use crate::scheme::{Form, Hash, Input, Resolved, RsaPadding, Scheme};
 use aws_lc_rs::digest::Digest;
 use ring::signature as ring_signature;
+use std::borrow::Cow;
 
 impl UnlockedKey {
     /// Checks a signature, or a MAC (scheme 0, message only), against `version`, or with 0 against
@@ -79,7 +81,8 @@ struct Verification<'a> {
     algorithm: Algorithm,
     scheme: Resolved,
     input: Checked<'a>,
-    signature: &'a [u8],
+    /// As the providers take it; `None` if it has no form that could verify.
+    signature: Option<Cow<'a, [u8]>>,
 }
 
 /// An input that fits its scheme.
@@ -97,6 +100,10 @@ impl<'a> Verification<'a> {
         signature: &'a [u8],
     ) -> Result<Self, OpError> {
         let scheme = scheme.resolve(algorithm)?;
+        let signature = match scheme {
+            Resolved::Ecdsa(_, Form::Jws) => jws::to_der(algorithm, signature)?.map(Cow::Owned),
+            _ => Some(Cow::Borrowed(signature)),
+        };
         let input = match input {
             Input::Message(message) => Checked::Message(message),
             Input::Digest(digest) => {
@@ -115,16 +122,24 @@ impl<'a> Verification<'a> {
 
     /// Whether the signature is by the owner of `public`, a key of `algorithm`.
     fn holds(&self, public: &Public<'_>) -> Result<bool, OpError> {
+        let Some(signature) = &self.signature else {
+            return Ok(false);
+        };
         match &self.input {
-            Checked::Message(message) => self.holds_for_message(public, message),
+            Checked::Message(message) => self.holds_for_message(public, message, signature),
             Checked::Digest(digest) => {
-                verify_digest(self.algorithm, public, self.scheme, digest, self.signature)
+                verify_digest(self.algorithm, public, self.scheme, digest, signature)
             }
         }
     }
 
-    fn holds_for_message(&self, public: &Public<'_>, message: &[u8]) -> Result<bool, OpError> {
-        let (algorithm, scheme, signature) = (self.algorithm, self.scheme, self.signature);
+    fn holds_for_message(
+        &self,
+        public: &Public<'_>,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<bool, OpError> {
+        let (algorithm, scheme) = (self.algorithm, self.scheme);
         if provider(self.choice, algorithm, Task::Verify) == Some(Provider::AwsLc) {
             return match public {
                 Public::Ed25519(public) => Ok(ed25519::verifies(public, message, signature)),
@@ -140,6 +155,13 @@ impl<'a> Verification<'a> {
                 ring_signature::UnparsedPublicKey::new(verify, public)
                     .verify(message, signature)
                     .is_ok()
+            }
+            Public::Ecdsa(_) if !is_rings(algorithm, scheme) => {
+                if self.choice == ProviderChoice::RingOnly {
+                    return Err(OTHER_HASH);
+                }
+                let digest = aws_lc_rs::digest::digest(aws_hash(scheme)?, message);
+                return verify_digest(algorithm, public, scheme, &digest, signature);
             }
             Public::Ecdsa(point) => {
                 let verify = match algorithm {

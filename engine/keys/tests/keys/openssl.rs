@@ -241,6 +241,66 @@ fn our_signatures_verify_with_openssl() {
     }
 }
 
+/// `--format jws` and ECDSA with other hashes than the curve's: JOSE needs the first, some
+/// protocols the second, and both were refused.
+#[test]
+fn ecdsa_signatures_of_every_hash_and_form_are_those_of_openssl() {
+    let Some(openssl) = OpenSsl::find() else {
+        return;
+    };
+    use Scheme::*;
+    openssl.write("message", MESSAGE);
+    let fixture = Fixture::new();
+    for (algorithm, len) in [(Algorithm::EcdsaP256, 32), (Algorithm::EcdsaP384, 48)] {
+        let key = fixture.key(algorithm);
+        openssl.write("public.der", &output(|out| key.public_key(0, out)).unwrap());
+        openssl.write("private.der", &output(|out| key.export(0, out)).unwrap());
+        for (hash, der, jws) in [
+            ("sha256", EcdsaSha256, EcdsaSha256Jws),
+            ("sha384", EcdsaSha384, EcdsaSha384Jws),
+            ("sha512", EcdsaSha512, EcdsaSha512Jws),
+        ] {
+            let input = Input::Message(MESSAGE);
+            let ours = output(|out| key.sign(der, input, out)).unwrap();
+            openssl.write("signature", &ours);
+            let options = format!("-rawin -digest {hash} -in @message");
+            openssl.must(&format!(
+                "pkeyutl -verify -pubin -keyform DER -inkey @public.der -sigfile @signature \
+                 {options}"
+            ));
+            openssl.must(&format!(
+                "pkeyutl -sign -keyform DER -inkey @private.der -out @theirs {options}"
+            ));
+            let theirs = openssl.read("theirs");
+            assert_eq!(
+                key.verify(0, der, input, &theirs),
+                Ok(1),
+                "{algorithm} {hash}"
+            );
+            let raw = raw(&openssl, &theirs, len);
+            assert_eq!(key.verify(0, jws, input, &raw), Ok(1), "{algorithm} {hash}");
+            let ours = output(|out| key.sign(jws, input, out)).unwrap();
+            assert_eq!(ours.len(), 2 * len);
+            assert_eq!(key.verify(0, jws, input, &ours), Ok(1));
+            // Neither form is taken for the other.
+            assert!(key.verify(0, der, input, &ours).is_err());
+            assert!(key.verify(0, jws, input, &theirs).is_err());
+        }
+    }
+}
+
+/// r and s of a signature in DER, as OpenSSL reads them, one after the other.
+fn raw(openssl: &OpenSsl, der: &[u8], len: usize) -> Vec<u8> {
+    openssl.write("parsed", der);
+    let text = openssl.must("asn1parse -inform DER -in @parsed");
+    let text = String::from_utf8(text).unwrap();
+    let numbers = text.lines().filter_map(|line| line.split_once("INTEGER"));
+    let both: String = numbers
+        .map(|(_, number)| format!("{:0>1$}", number.trim().trim_start_matches(':'), 2 * len))
+        .collect();
+    crate::common::unhex(&both)
+}
+
 #[test]
 fn our_signatures_over_digests_verify_with_openssl_and_theirs_with_us() {
     let Some(openssl) = OpenSsl::find() else {

