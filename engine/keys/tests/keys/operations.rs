@@ -19,20 +19,11 @@ const SIGNING: [Algorithm; 6] = [
 ];
 
 fn schemes(algorithm: Algorithm) -> Vec<Scheme> {
+    use Scheme::*;
     match algorithm {
-        Algorithm::Ed25519 => vec![Scheme::Default, Scheme::Ed25519],
-        Algorithm::EcdsaP256 => vec![
-            Scheme::Default,
-            Scheme::EcdsaSha256,
-            Scheme::EcdsaSha256Jws,
-            Scheme::DefaultJws,
-        ],
-        Algorithm::EcdsaP384 => vec![
-            Scheme::Default,
-            Scheme::EcdsaSha384,
-            Scheme::EcdsaSha384Jws,
-            Scheme::DefaultJws,
-        ],
+        Algorithm::Ed25519 => vec![Default, Ed25519],
+        Algorithm::EcdsaP256 => vec![Default, EcdsaSha256, EcdsaSha256Jws, DefaultJws],
+        Algorithm::EcdsaP384 => vec![Default, EcdsaSha384, EcdsaSha384Jws, DefaultJws],
         _ => [0, 4, 5, 6, 7, 8, 9]
             .into_iter()
             .map(|id| Scheme::from_id(id).unwrap())
