@@ -128,7 +128,7 @@ fn status_of(error: &OpError) -> Status {
         | OpError::Expired(_)
         | OpError::UseLimit => Status::Forbidden,
         OpError::Mismatch => Status::Mismatch,
-        OpError::BadInput(_) => Status::BadRequest,
+        OpError::BadInput(_) | OpError::DigestLen { .. } => Status::BadRequest,
         OpError::NoSuchVersion => Status::NotFound,
         _ => Status::Internal,
     }
