@@ -141,7 +141,12 @@ pub struct Owner {
 impl Owner {
     /// Whether `principal` may do everything, in every keyspace and to the node itself.
     pub fn may_everything(&self, principal: Principal) -> bool {
-        self.dev || matches!(principal, Principal::Uid(uid) if uid == self.uid || uid == 0)
+        self.dev || self.is_operator(principal)
+    }
+
+    /// Whether `principal` is the server's user or root, on the Unix socket: places are kept for them.
+    pub fn is_operator(&self, principal: Principal) -> bool {
+        matches!(principal, Principal::Uid(uid) if uid == self.uid || uid == 0)
     }
 }
 
@@ -156,6 +161,12 @@ impl CompiledPolicy {
             Some((parse_principal(principal).ok()?, parse_grants(rights).ok()?))
         });
         CompiledPolicy(compiled.collect())
+    }
+
+    /// Those who may do something.
+    pub fn principals(&self) -> impl Iterator<Item = Principal> {
+        let granted = self.0.iter().filter(|(_, granted)| !granted.is_empty());
+        granted.map(|(principal, _)| *principal)
     }
 
     /// What `principal` may do.

@@ -55,6 +55,9 @@ pub struct Options {
     /// Address of the live page, /metrics, /healthz and /readyz [default: 127.0.0.1:9420].
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
+    /// Answer the metrics port to this host name too, beside localhost and IP addresses; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub metrics_host: Vec<String>,
     /// Name hot keys on the live page, to everyone who reaches its port.
     #[arg(long)]
     pub page_key_ids: bool,
@@ -114,6 +117,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Exporter's address.
     pub metrics: SocketAddr,
+    /// Host names that the exporter answers to, beside localhost and IP addresses.
+    pub metrics_hosts: Vec<String>,
     /// Whether the live page names hot keys.
     pub page_key_ids: bool,
     /// Shared Unix socket.
@@ -130,6 +135,8 @@ pub struct Config {
     pub keys_max: usize,
     /// Connections per shard.
     pub connections_max: usize,
+    /// Open files that the process may have.
+    pub descriptors_max: u64,
     /// Where the passphrase comes from.
     pub passphrase: Passphrase,
     /// Log format.
@@ -173,8 +180,18 @@ impl Options {
         let Some(path) = self.config.as_deref() else {
             return Ok(self);
         };
-        let file = read_file(path)?;
+        let file = Options::read(path)?;
         Ok(self.over(file))
+    }
+
+    /// The settings of a file.
+    pub fn read(path: &Path) -> Result<Options, ConfigError> {
+        read_file(path)
+    }
+
+    /// The log filter that these settings name, or the default.
+    pub fn log_level(&self) -> String {
+        self.log_level.clone().unwrap_or_else(|| "info".to_owned())
     }
 
     fn over(self, file: Options) -> Options {
@@ -183,6 +200,11 @@ impl Options {
             data: self.data.or(file.data),
             listen: self.listen.or(file.listen),
             metrics: self.metrics.or(file.metrics),
+            metrics_host: if self.metrics_host.is_empty() {
+                file.metrics_host
+            } else {
+                self.metrics_host
+            },
             page_key_ids: self.page_key_ids || file.page_key_ids,
             unix: self.unix.or(file.unix),
             shards: self.shards.or(file.shards),
@@ -207,6 +229,7 @@ impl Options {
 impl Config {
     /// Checks every setting; `cores` is what this process may run on.
     pub fn resolve(options: Options, cores: usize) -> Result<Config, ConfigError> {
+        let log_level = options.log_level();
         let data = options.data.unwrap_or_else(|| PathBuf::from("data"));
         let listen = options.listen.unwrap_or(loopback(7420));
         let metrics = options.metrics.unwrap_or(loopback(9420));
@@ -254,6 +277,7 @@ impl Config {
             data,
             listen,
             metrics,
+            metrics_hosts: host_names(options.metrics_host)?,
             page_key_ids: options.page_key_ids,
             shards,
             dev: options.dev,
@@ -261,14 +285,35 @@ impl Config {
             arena_bytes: arena_mib << 20,
             keys_max,
             connections_max,
+            descriptors_max: u64::MAX,
             passphrase,
             log_format: options.log_format.unwrap_or(LogFormat::Text),
-            log_level: options.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_level,
             crypto_provider: options.crypto_provider.unwrap_or(CryptoProvider::Default),
             kms,
             default_kms,
         })
     }
+}
+
+/// Most host names that the metrics port answers to.
+const HOST_NAMES_MAX: usize = 64;
+
+fn host_names(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let is_name = |name: &String| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    };
+    if let Some(name) = names.iter().find(|name| !is_name(name)) {
+        return Err(ConfigError(format!(
+            "--metrics-host {name} is not a host name; give the name alone, without scheme and \
+             port, as in --metrics-host keyway-1.example"
+        )));
+    }
+    in_range("metrics-host: names", names.len(), 0, HOST_NAMES_MAX)?;
+    Ok(names)
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -1,8 +1,12 @@
 //! One connection: bytes in, frames to the shard, bytes out.
 //!
 //! One task drives both directions. It reads only while there is room: requests under way and
-//! unsent answers of a connection are bounded, and TCP slows down whoever asks faster than it
-//! listens.
+//! unsent answers of a connection, of its principal and of the shard are bounded, and TCP slows
+//! down a client that asks faster than it listens.
+//!
+//! A connection is closed for being slow only while the server waits for the client: the rest of
+//! a frame while the connection is read, or an answer to be taken. Such waits are added up from
+//! one look to the next, so the server's own pauses do not count.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,9 +18,11 @@ use keyway_protocol::{
 };
 use zeroize::Zeroize;
 
+use crate::accounts::{Account, Place, Standing};
 use crate::authorise::Principal;
-use crate::clock;
-use crate::runtime::socket::{Outbox, Progress, Socket, drive, send_now};
+use crate::patience::Patience;
+use crate::runtime::outbox::Outbox;
+use crate::runtime::socket::{Progress, Socket, drive, send_now};
 use crate::runtime::tasks;
 use crate::shard::{IN_FLIGHT_PER_CONNECTION_MAX, Origin, Responder, Shard, Turn};
 
@@ -26,8 +32,11 @@ const INBOX_LEN: usize = 16 << 10;
 /// Unsent answers past which a connection is not read.
 const OUTBOX_MAX: usize = 1 << 20;
 
-/// Time for a greeting, for the rest of a frame, or for a peer to take an answer.
+/// Time for a greeting, for the rest of a frame, or for a peer to take something of an answer.
 pub const STALL_US_MAX: u64 = 10_000_000;
+
+/// Time that a connection whose principal has no right may ask for nothing.
+pub const RIGHTLESS_IDLE_US_MAX: u64 = 10_000_000;
 
 const _: () = assert!(INBOX_LEN < FRAME_LEN_MAX);
 
@@ -35,39 +44,52 @@ const _: () = assert!(INBOX_LEN < FRAME_LEN_MAX);
 pub struct Connection {
     socket: Rc<RefCell<Socket>>,
     outbox: Rc<RefCell<Outbox>>,
-    principal: Principal,
+    account: Rc<Account>,
+    _place: Place,
     in_flight: Cell<usize>,
     greeted: Cell<bool>,
     closed: Cell<bool>,
     /// Close when all that is queued has been sent.
     closing: Cell<bool>,
-    /// When the wait for a greeting or the rest of a frame began; `None` while neither is owed.
-    stalled_since: Cell<Option<Instant>>,
-    /// When the peer was first seen to take nothing of what is to be sent; `None` while it does.
-    unread_since: Cell<Option<Instant>>,
+    /// The rest of a frame, or a greeting, has yet to come.
+    owes_bytes: Cell<bool>,
+    looked_at: Cell<Instant>,
     sent_at_last_look: Cell<u64>,
+    /// Waits for the peer: for what it owes, for it to take answers, and for any request.
+    for_bytes: Patience,
+    for_taking: Patience,
+    for_request: Patience,
 }
 
 impl Connection {
     /// A connection just accepted.
-    pub fn new(socket: Socket, now: Instant) -> Connection {
+    pub fn new(socket: Socket, account: Rc<Account>, place: Place, now: Instant) -> Connection {
         Connection {
-            principal: socket.principal(),
             socket: Rc::new(RefCell::new(socket)),
-            outbox: Rc::default(),
+            outbox: Rc::new(RefCell::new(Outbox::new(Rc::clone(&account)))),
+            account,
+            _place: place,
             in_flight: Cell::new(0),
             greeted: Cell::new(false),
             closed: Cell::new(false),
             closing: Cell::new(false),
-            stalled_since: Cell::new(Some(now)),
-            unread_since: Cell::new(None),
+            owes_bytes: Cell::new(true),
+            looked_at: Cell::new(now),
             sent_at_last_look: Cell::new(0),
+            for_bytes: Patience::default(),
+            for_taking: Patience::default(),
+            for_request: Patience::default(),
         }
     }
 
     /// Who is at the other end.
     pub fn principal(&self) -> Principal {
-        self.principal
+        self.account.principal()
+    }
+
+    /// What the peer is at this node.
+    pub fn standing(&self) -> Standing {
+        self.account.standing()
     }
 
     /// Where answers are appended.
@@ -77,28 +99,71 @@ impl Connection {
 
     /// Notes that a request has its answer; whether there is still somebody to send it to.
     pub fn finished_request(&self) -> bool {
-        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.count_in_flight(self.in_flight.get().saturating_sub(1));
         !self.closed.get()
     }
 
-    /// Ends the connection if the peer has owed us its next move for too long. Called about once
+    fn count_in_flight(&self, after: usize) {
+        let before = self.in_flight.replace(after);
+        self.account.change_in_flight(before, after);
+    }
+
+    /// Ends the connection if the peer has owed its next move for too long. Called about once
     /// a second.
     pub fn close_if_stalled(&self, now: Instant) {
+        let elapsed_us = now.saturating_since(self.looked_at.replace(now));
         let (unsent, sent_total) = {
-            let outbox = self.outbox.borrow();
+            let mut outbox = self.outbox.borrow_mut();
+            outbox.shrink_if_idle();
             (outbox.pending(), outbox.sent_total())
         };
         let takes = self.sent_at_last_look.replace(sent_total) != sent_total;
-        if unsent == 0 || takes {
-            self.unread_since.set(None);
-        } else if self.unread_since.get().is_none() {
-            self.unread_since.set(Some(now));
+        let is_read = self.has_room() && !self.closing.get();
+        let waits = [
+            (
+                &self.for_bytes,
+                self.owes_bytes.get() && is_read,
+                STALL_US_MAX,
+            ),
+            (&self.for_taking, unsent > 0 && !takes, STALL_US_MAX),
+            (
+                &self.for_request,
+                self.is_rightless() && self.in_flight.get() == 0,
+                RIGHTLESS_IDLE_US_MAX,
+            ),
+        ];
+        if takes || unsent == 0 {
+            self.for_taking.reset();
         }
-        let too_long = |since: Instant| now.saturating_since(since) > STALL_US_MAX;
-        let waits = [self.stalled_since.get(), self.unread_since.get()];
-        if waits.into_iter().flatten().any(too_long) {
+        let mut stalled = false;
+        for (patience, waits, max_us) in waits {
+            stalled |= waits && patience.waited(elapsed_us) > max_us;
+        }
+        if stalled {
             self.shut_down();
         }
+    }
+
+    fn is_rightless(&self) -> bool {
+        self.account.standing() == Standing::Rightless
+    }
+
+    /// How long a peer without rights has asked for nothing; `None` if it has rights.
+    pub fn useless_us(&self) -> Option<u64> {
+        self.is_rightless().then(|| self.for_request.total_us())
+    }
+
+    /// Returns the bytes that wait to be sent, and whether the peer took any at the last look.
+    pub fn unsent(&self) -> (usize, bool) {
+        let takes = self.for_taking.total_us() == 0;
+        (self.outbox.borrow().bytes.len(), takes)
+    }
+
+    /// Ends the connection and drops what has not been sent.
+    pub fn abandon(&self) {
+        self.closed.set(true);
+        self.outbox.borrow_mut().discard();
+        self.shut_down();
     }
 
     /// Ends both directions now.
@@ -107,8 +172,10 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight.get() < IN_FLIGHT_PER_CONNECTION_MAX
-            && self.outbox.borrow().pending() < OUTBOX_MAX
+        let (in_flight, unsent) = (self.in_flight.get(), self.outbox.borrow().pending());
+        in_flight < IN_FLIGHT_PER_CONNECTION_MAX
+            && unsent < OUTBOX_MAX
+            && self.account.may_read(in_flight, unsent)
     }
 
     /// Serves the connection until it ends.
@@ -130,6 +197,9 @@ impl Connection {
         inbox.zeroize();
         self.closed.set(true);
         self.shut_down();
+        // Requests that still wait for an answer keep the connection: not for its principal's account.
+        self.count_in_flight(0);
+        self.outbox.borrow_mut().discard();
     }
 
     /// Hands whole frames to the shard; how many bytes are left at the front of `inbox`.
@@ -142,6 +212,7 @@ impl Connection {
         let origin = Origin::Connection(Rc::clone(self));
         let mut at = 0;
         let mut more = filled > 0;
+        let mut is_partial = false;
         while more && self.has_room() && !self.closing.get() {
             let turn = shard.begin_turn();
             loop {
@@ -154,6 +225,7 @@ impl Connection {
                         at += len;
                     }
                     Ok(None) => {
+                        is_partial = at < filled;
                         more = false;
                         break;
                     }
@@ -180,12 +252,11 @@ impl Connection {
         if left == inbox.len() {
             inbox.resize(FRAME_LEN_MAX, 0);
         }
-        let owes = left > 0 || !self.greeted.get();
-        match (owes, self.stalled_since.get()) {
-            (true, None) => self.stalled_since.set(Some(clock::now())),
-            (false, Some(_)) => self.stalled_since.set(None),
-            _ => {}
+        if at > 0 {
+            self.for_bytes.reset();
+            self.for_request.reset();
         }
+        self.owes_bytes.set(is_partial || !self.greeted.get());
         left
     }
 
@@ -197,7 +268,7 @@ impl Connection {
         origin: &Origin,
         frame: &RequestFrame<'_>,
     ) {
-        self.in_flight.set(self.in_flight.get() + 1);
+        self.count_in_flight(self.in_flight.get() + 1);
         let now = turn.next_unit();
         let responder = shard.responder_of(origin, frame);
         shard.guarded(|| match frame.opcode() {
@@ -209,7 +280,7 @@ impl Connection {
             Ok(Opcode::Ping) => echo(shard, responder, frame),
             _ => {
                 let deadline = Shard::deadline_of(frame, now);
-                shard.handle_frame(turn, responder, self.principal, frame, deadline);
+                shard.handle_frame(turn, responder, self.principal(), frame, deadline);
             }
         });
     }
@@ -231,7 +302,7 @@ impl Connection {
         self.greeted.set(true);
         shard.answer(responder, |payload| {
             let encoded = shard
-                .server_hello(self.principal)
+                .server_hello(self.principal())
                 .and_then(|hello| hello.encode(payload).map_err(|error| error.to_string()));
             match encoded {
                 Ok(()) => Ok(ResponseHead::OK),
@@ -243,7 +314,7 @@ impl Connection {
     fn lose_stream(&self, shard: &Shard, origin: &Origin, bytes: &[u8], error: &ProtocolError) {
         shard.count_protocol_error();
         let request_id = RequestFrame::request_id_at(bytes).unwrap_or(0);
-        self.in_flight.set(self.in_flight.get() + 1);
+        self.count_in_flight(self.in_flight.get() + 1);
         let responder = shard.responder_to(origin, request_id);
         shard.refuse(responder, Status::BadRequest, &error.to_string());
         self.closing.set(true);

@@ -13,6 +13,7 @@
 //!
 //! Data flows one way: wire → shard core → actions → rehydrator → shard core → wire.
 
+pub mod accounts;
 pub mod authorise;
 pub mod clock;
 pub mod config;
@@ -22,7 +23,10 @@ pub mod lifeline;
 pub mod logging;
 pub mod metrics;
 pub mod node;
+pub mod patience;
 pub mod rehydrator;
 pub mod runtime;
 pub mod shard;
+pub mod signals;
 pub mod startup;
+pub mod unix_path;

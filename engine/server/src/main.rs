@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use keyway_server::config::{Config, Options};
 use keyway_server::runtime::executor;
-use keyway_server::{logging, node};
+use keyway_server::{logging, node, signals};
 
 /// Wipes what ring and others leave on the heap when they free it.
 #[global_allocator]
@@ -15,18 +15,20 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keywayd: {error}");
+            logging::last_words(&error);
             ExitCode::FAILURE
         }
     }
 }
 
 fn start() -> Result<(), String> {
-    let options = Options::parse()
-        .with_file()
-        .map_err(|error| error.to_string())?;
+    // Before anything that takes time: as process 1 a signal without a handler is lost.
+    let stop = signals::take().map_err(|error| format!("signals cannot be handled: {error}"))?;
+    let options = Options::parse();
+    let (file, is_flag) = (options.config.clone(), options.log_level.is_some());
+    let options = options.with_file().map_err(|error| error.to_string())?;
     let cores = executor::cores();
     let config = Config::resolve(options, cores.len()).map_err(|error| error.to_string())?;
-    logging::start(&config).map_err(|error| error.to_string())?;
-    node::run(config, &cores)
+    logging::start(&config, file, is_flag).map_err(|error| error.to_string())?;
+    node::run(config, &cores, &stop)
 }

@@ -1,11 +1,9 @@
 //! Starting and stopping the whole node: data directory, KMS, threads, signals.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyway_protocol::Router;
 use keyway_store::{DataDir, reshard};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::authorise::Owner;
@@ -17,10 +15,12 @@ use crate::control::messages::{ControlRequest, EVENTS_MAX, HotKey, KeyspaceConfi
 use crate::control::page::Feed;
 use crate::control::{self, Control};
 use crate::lifeline::Lifeline;
-use crate::metrics::exporter;
+use crate::logging;
 use crate::metrics::page::Viewers;
+use crate::metrics::{exporter, http};
 use crate::runtime::{executor, mesh};
 use crate::shard::{Start, serve};
+use crate::signals::Stop;
 use crate::startup;
 
 /// The keyspace that `--dev` makes at its first start.
@@ -37,8 +37,8 @@ const _: () = assert!(RENEW_EARLY_PPM_DRAWN_MAX <= keyway_core::RENEW_EARLY_PPM_
 /// Runs the server in the foreground until SIGTERM or SIGINT.
 ///
 /// Errors: why it did not start, with the remedy.
-pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
-    startup::check(&config)?;
+pub fn run(mut config: Config, cores: &[usize], signals: &Stop) -> Result<(), String> {
+    startup::check(&mut config)?;
     let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
     move_keys(&mut data, config.shards)?;
     let manifest = *data.manifest();
@@ -87,6 +87,10 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         config.shards,
         exporter_inbox,
         Arc::clone(&viewers),
+        http::Limits {
+            hosts: config.metrics_hosts.clone(),
+            descriptors_max: config.descriptors_max,
+        },
     )
     .map_err(|error| {
         format!(
@@ -95,7 +99,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
         )
     })?;
     let (to_control, control_requests) = mpsc::channel::<ControlRequest>(REQUESTS_MAX);
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = signals.flag();
     let (ready, started) = std::sync::mpsc::channel();
     let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
     let page_key_ids = config.page_key_ids;
@@ -140,11 +144,8 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     }
     ports.release();
     // Before anybody is told that there is something to stop.
-    let signals = {
-        let _runtime = runtime.enter();
-        Signals::register()?
-    };
-    announce(&config, &data, ports.shared, &ports.own, metrics)?;
+    signals.begin_serving();
+    announce(&config, &data, ports.shared, &ports.own, metrics);
     let saved_dir = data.path().to_owned();
     let data = Arc::new(data);
     let control_data = Arc::clone(&data);
@@ -162,7 +163,6 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     .with_page(Feed::new(viewers, page_key_ids));
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        tokio::task::spawn_local(signals.stop(stop));
         let mut seconds = tokio::time::interval(control::SNAPSHOT_PERIOD);
         let second = async || {
             seconds.tick().await;
@@ -171,6 +171,7 @@ pub fn run(config: Config, cores: &[usize]) -> Result<(), String> {
     });
     let _ = std::fs::remove_file(saved_dir.join(ENDPOINTS_FILE));
     tracing::info!("stopped");
+    logging::flush();
     // Shard threads are parked with unfinished tasks, which must not be dropped.
     std::process::exit(0);
 }
@@ -256,7 +257,7 @@ fn announce(
     shared: std::net::SocketAddr,
     own: &[u16],
     metrics: std::net::SocketAddr,
-) -> Result<(), String> {
+) {
     let document = serde_json::json!({
         "pid": std::process::id(),
         "tcp": shared.to_string(),
@@ -264,8 +265,10 @@ fn announce(
         "unix": config.unix,
         "metrics": metrics.to_string(),
     });
-    data.write_file(ENDPOINTS_FILE, format!("{document:#}\n").as_bytes())
-        .map_err(|error| error.to_string())?;
+    // Only scripts want it: a full disk does not keep the server from serving.
+    if let Err(error) = data.write_file(ENDPOINTS_FILE, format!("{document:#}\n").as_bytes()) {
+        tracing::warn!(%error, "{ENDPOINTS_FILE} cannot be written: scripts do not find the addresses");
+    }
     if config.dev {
         tracing::warn!("--dev: everyone who can connect may do everything");
     }
@@ -278,30 +281,4 @@ fn announce(
         data = %config.data.display(),
         "keywayd is listening"
     );
-    Ok(())
-}
-
-/// SIGTERM and SIGINT, which stop the server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn register() -> Result<Self, String> {
-        let of = |kind| signal(kind).map_err(|error| format!("signals cannot be handled: {error}"));
-        Ok(Self {
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn stop(mut self, stop: Arc<AtomicBool>) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        tracing::info!("stopping");
-        stop.store(true, Ordering::Relaxed);
-    }
 }

@@ -9,6 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::runtime::executor;
+use crate::unix_path;
 
 /// Descriptors a shard needs beside its connections: listeners, ring, segments, timers.
 const FILES_PER_SHARD: u64 = 64;
@@ -21,7 +22,7 @@ const PORT_WAIT_MAX: Duration = Duration::from_secs(1);
 const PORT_WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// Makes the process undumpable and checks what the machine allows.
-pub fn check(config: &Config) -> Result<(), String> {
+pub fn check(config: &mut Config) -> Result<(), String> {
     // Core dumps and other processes of the same user must not see key memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("the process cannot be made undumpable: {error}"))?;
@@ -35,6 +36,8 @@ pub fn check(config: &Config) -> Result<(), String> {
             "the open-file limit is below connections_max; accepts may fail: raise LimitNOFILE"
         );
     }
+    config.descriptors_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    unix_path::check(&config.unix, config.shards)?;
     let locked = shards * (config.arena_bytes as u64 + RING_LOCKED_BYTES);
     if let Err(limit) = raise(Resource::Memlock, locked)
         && !config.allow_unlocked_memory

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::collector::Latest;
 use super::page::{self, Viewers};
 use super::snapshot::Snapshot;
-use super::{live, status};
+use super::{http, live, status};
 
 /// Messages that wait for the exporter before more are dropped.
 pub const INBOX_MAX: usize = 1_024;
@@ -54,6 +54,7 @@ pub fn start(
     shard_count: u16,
     inbox: mpsc::Receiver<Message>,
     viewers: Arc<Viewers>,
+    limits: http::Limits,
 ) -> std::io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -66,7 +67,10 @@ pub fn start(
         .spawn(move || {
             yield_to_shards();
             let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, serve(listener, shard_count, inbox, viewers));
+            local.block_on(
+                &runtime,
+                serve(listener, shard_count, inbox, viewers, limits),
+            );
         })?;
     Ok(bound)
 }
@@ -99,6 +103,7 @@ async fn serve(
     shard_count: u16,
     inbox: mpsc::Receiver<Message>,
     viewers: Arc<Viewers>,
+    limits: http::Limits,
 ) {
     let (pages, asked) = mpsc::channel::<Ask>(64);
     tokio::task::spawn_local(collect(shard_count, inbox, asked));
@@ -114,15 +119,12 @@ async fn serve(
             }),
         )
         .merge(page::files())
-        .layer(axum::middleware::map_response(page::guard))
         .with_state(Arc::new(pages));
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "exporter cannot listen"),
     };
-    if let Err(error) = axum::serve(listener, app).await {
-        tracing::error!(%error, "exporter stopped");
-    }
+    http::serve(listener, app, limits).await;
 }
 
 async fn page(page: Page, State(pages): State<Arc<mpsc::Sender<Ask>>>) -> impl IntoResponse {

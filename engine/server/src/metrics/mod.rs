@@ -3,9 +3,11 @@
 
 pub mod collector;
 pub mod exporter;
+pub mod http;
 pub mod kms_series;
 pub mod latency;
 pub mod live;
 pub mod page;
+pub mod shard_series;
 pub mod snapshot;
 pub mod status;

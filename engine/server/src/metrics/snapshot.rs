@@ -174,6 +174,10 @@ pub struct ShardSnapshot {
     pub connections: u64,
     /// Connections refused at the limit.
     pub connections_refused_total: u64,
+    /// Bytes of answers that clients have not taken.
+    pub unsent_answer_bytes: u64,
+    /// Requests handed to the control thread.
+    pub control_requests_total: u64,
     /// Failed accepts (out of descriptors, say).
     pub accept_errors_total: u64,
     /// Connections closed for malformed bytes.

@@ -1,5 +1,6 @@
 //! Listeners of one shard: TCP for anyone, TCP for this shard alone, and Unix sockets.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::socket::Socket;
@@ -20,10 +22,19 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(10);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1_024;
 
+/// What the process had left when it accepted a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descriptors {
+    /// It had a descriptor for it.
+    Free,
+    /// It gave up its spare one for it, to see whose it is.
+    Spare,
+}
+
 /// What a listener does with what it gets.
 pub trait Accept: 'static {
     /// Takes a new connection.
-    fn accepted(self: &Rc<Self>, socket: Socket);
+    fn accepted(self: &Rc<Self>, socket: Socket, descriptors: Descriptors);
     /// Counts a failed accept.
     fn accept_failed(&self, error: &std::io::Error);
     /// Whether to stop accepting.
@@ -73,13 +84,38 @@ async fn accept_all(
     accept: Rc<impl Accept>,
     socket: fn(TcpStream) -> Socket,
 ) {
+    // With it, the operator gets in even when every descriptor is taken, and strangers are turned away instead of
+    // waiting in the kernel's queue before him.
+    let mut spare = spare_descriptor();
     while !accept.is_stopping() {
-        match listener.accept().await {
-            Ok(stream) => accept.accepted(socket(stream)),
-            Err(error) => {
-                accept.accept_failed(&error.into());
-                tasks::sleep(ACCEPT_BACK_OFF).await;
+        let error: std::io::Error = match listener.accept().await {
+            Ok(stream) => {
+                accept.accepted(socket(stream), Descriptors::Free);
+                continue;
             }
+            Err(error) => error.into(),
+        };
+        accept.accept_failed(&error);
+        if is_out_of_descriptors(&error) && spare.take().is_some() {
+            if let Ok(stream) = listener.accept().await {
+                accept.accepted(socket(stream), Descriptors::Spare);
+            }
+        } else {
+            tasks::sleep(ACCEPT_BACK_OFF).await;
+        }
+        if spare.is_none() {
+            spare = spare_descriptor();
         }
     }
+}
+
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
 }

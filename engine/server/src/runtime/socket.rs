@@ -9,19 +9,16 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use zeroize::Zeroize;
 
+use super::outbox::Outbox;
 use crate::authorise::Principal;
 
 /// Bytes that one read takes at most.
 pub const READ_LEN_MAX: usize = 64 << 10;
-
-/// Bytes sent before the rest is moved to the front of an outbox that is never empty.
-const COMPACT_LEN_MIN: usize = 64 << 10;
 
 /// A connected socket.
 pub struct Socket {
@@ -40,54 +37,6 @@ pub enum Progress {
     Woken,
     /// The peer is gone, or the connection broke.
     Closed,
-}
-
-/// The write side that others append to.
-#[derive(Default)]
-pub struct Outbox {
-    /// Bytes to send; the first `sent` are gone.
-    pub bytes: Vec<u8>,
-    sent: usize,
-    sent_total: u64,
-    waker: Option<Waker>,
-    woken: bool,
-}
-
-impl Outbox {
-    /// Bytes that still wait to be sent.
-    pub fn pending(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    /// Makes the connection's task look again: there are bytes, or it is to close.
-    pub fn wake(&mut self) {
-        self.woken = true;
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-
-    /// Bytes that the peer's kernel has taken so far.
-    pub fn sent_total(&self) -> u64 {
-        self.sent_total
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.sent += count;
-        self.sent_total += count as u64;
-        // A peer that always leaves something unsent must not make this grow for ever. Moving no
-        // more than has been sent keeps the cost below one copy of each byte.
-        if self.sent == self.bytes.len()
-            || (self.sent >= COMPACT_LEN_MIN && self.sent >= self.pending())
-        {
-            let left = self.pending();
-            self.bytes.copy_within(self.sent.., 0);
-            // Answers can hold secrets (`get`, `decrypt`): nothing stays behind.
-            self.bytes[left..].zeroize();
-            self.bytes.truncate(left);
-            self.sent = 0;
-        }
-    }
 }
 
 impl Socket {
@@ -126,6 +75,11 @@ impl Socket {
         let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Both);
     }
 
+    /// The descriptor's number. The kernel hands out the lowest free one, so it also says how many are in use.
+    pub fn descriptor(&self) -> u64 {
+        u64::try_from(self.stream.as_raw_fd()).unwrap_or(0)
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and outlives the borrow, which has the lifetime
         // of `&self`.
@@ -153,7 +107,7 @@ pub async fn drive(
     poll_fn(|cx| {
         let mut socket = socket.borrow_mut();
         let mut outbox = outbox.borrow_mut();
-        outbox.waker = None;
+        outbox.wait_no_more();
         let unsent = outbox.pending();
         if !send(&mut socket, &mut outbox, cx) {
             return Poll::Ready(Progress::Closed);
@@ -167,10 +121,10 @@ pub async fn drive(
                 Poll::Pending => {}
             }
         }
-        if std::mem::take(&mut outbox.woken) || (wrote && !reading) {
+        if outbox.take_woken() || (wrote && !reading) {
             return Poll::Ready(Progress::Woken);
         }
-        outbox.waker = Some(cx.waker().clone());
+        outbox.wait(cx.waker());
         Poll::Pending
     })
     .await
@@ -188,37 +142,14 @@ pub async fn send_now(socket: &Rc<RefCell<Socket>>, outbox: &Rc<RefCell<Outbox>>
 
 /// Whether the connection still stands.
 fn send(socket: &mut Socket, outbox: &mut Outbox, cx: &mut Context<'_>) -> bool {
-    while outbox.pending() > 0 {
-        let sent = outbox.sent;
-        match socket.poll_write(cx, &outbox.bytes[sent..]) {
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return false,
+    let mut stands = true;
+    while stands && outbox.pending() > 0 {
+        match socket.poll_write(cx, outbox.unsent()) {
+            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => stands = false,
             Poll::Ready(Ok(count)) => outbox.advance(count),
-            Poll::Pending => return true,
+            Poll::Pending => break,
         }
     }
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outbox_that_is_never_empty_stays_small_and_loses_nothing() {
-        let mut outbox = Outbox::default();
-        let (mut written, mut taken) = (0_u64, 0_u64);
-        for _ in 0..1_000 {
-            let bytes = (0..5_000).map(|i| ((written + i) % 251) as u8);
-            outbox.bytes.extend(bytes);
-            written += 5_000;
-            while outbox.pending() > 3_000 {
-                let next = outbox.bytes[outbox.sent];
-                assert_eq!(u64::from(next), taken % 251);
-                outbox.advance(700);
-                taken += 700;
-            }
-            assert!(outbox.bytes.len() <= 2 * COMPACT_LEN_MIN + 8_000);
-        }
-        assert_eq!(outbox.sent_total(), taken);
-    }
+    outbox.settle();
+    stands
 }

@@ -72,7 +72,22 @@ impl Shard {
             deadline: asked.deadline,
             change,
         };
-        tasks::spawn(Rc::clone(self).write_key(asked.responder, write));
+        // What takes something away is never refused for what the principal does besides.
+        let place = match &write.change {
+            Change::Revoke => None,
+            _ => match self.accounts.write(asked.allowed.principal()) {
+                None => {
+                    let full = Refusal::Overloaded { after_us: 100_000 };
+                    return self.refuse_as(asked.responder, full);
+                }
+                place => place,
+            },
+        };
+        let (shard, responder) = (Rc::clone(self), asked.responder);
+        tasks::spawn(async move {
+            shard.write_key(responder, write).await;
+            drop(place);
+        });
     }
 
     async fn write_key(self: Rc<Self>, responder: Responder, write: KeyWrite) {
@@ -247,10 +262,14 @@ impl Shard {
     }
 
     fn list_keys(self: &Rc<Self>, asked: Asked<'_>, keyspace: u32, list: &KeyList<'_>) {
+        let Some(place) = self.accounts.list(asked.allowed.principal()) else {
+            return self.refuse_as(asked.responder, Refusal::Overloaded { after_us: 10_000 });
+        };
         let (cursor, limit) = (list.cursor.to_vec(), usize::from(list.rows_max()));
         let (responder, permit) = (asked.responder, asked.allowed.park());
         let shard = Rc::clone(self);
         tasks::spawn(async move {
+            let _place = place;
             let page = shard.rehydrator.page(&cursor, limit, keyspace).await;
             let turn = shard.begin_turn();
             if let Err((status, explanation)) = shard.recheck(permit) {

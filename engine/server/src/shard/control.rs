@@ -46,6 +46,8 @@ impl Shard {
             command,
         };
         if self.waiting.has_room() && self.control.try_send(request).is_ok() {
+            let handed = &self.figures.control_requests;
+            handed.set(handed.get() + 1);
             self.waiting.wait(token, asked.waiting(Wish::Control));
         } else {
             self.refuse_as(asked.responder, Refusal::Overloaded { after_us: 100_000 });

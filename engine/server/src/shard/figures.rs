@@ -19,6 +19,7 @@ use crate::metrics::snapshot::{
 pub struct Figures {
     pub connections_refused: Cell<u64>,
     pub accept_errors: Cell<u64>,
+    pub control_requests: Cell<u64>,
     pub protocol_errors: Cell<u64>,
     pub forwards_out: Cell<u64>,
     pub forwards_in: Cell<u64>,
@@ -51,6 +52,8 @@ impl Shard {
             keyspaces: self.keyspace_snapshots(now),
             connections: self.connections.borrow().len() as u64,
             connections_refused_total: self.figures.connections_refused.get(),
+            unsent_answer_bytes: self.accounts.unsent_bytes() as u64,
+            control_requests_total: self.figures.control_requests.get(),
             accept_errors_total: self.figures.accept_errors.get(),
             protocol_errors_total: self.figures.protocol_errors.get(),
             forwards_out_total: self.figures.forwards_out.get(),

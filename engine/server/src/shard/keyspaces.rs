@@ -1,10 +1,11 @@
 //! What a shard knows of keyspaces beside the core: names, policies and request counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use keyway_core::Instant;
 use keyway_protocol::Grants;
 
+use crate::accounts::Standing;
 use crate::authorise::{CompiledPolicy, Owner, Principal};
 use crate::control::messages::KeyspaceConfig;
 use crate::metrics::latency::Latency;
@@ -37,60 +38,86 @@ pub struct Known {
 
 /// All keyspaces, by id.
 #[derive(Default)]
-pub struct Keyspaces(BTreeMap<u32, Known>);
+pub struct Keyspaces {
+    by_id: BTreeMap<u32, Known>,
+    /// In which keyspaces a principal was granted something.
+    granted: HashMap<Principal, BTreeSet<u32>>,
+}
 
 impl Keyspaces {
     /// Takes a keyspace's new configuration; figures stay.
     pub fn take(&mut self, now: Instant, config: &KeyspaceConfig) {
-        let known = self.0.entry(config.id).or_insert_with(|| Known {
+        let known = self.by_id.entry(config.id).or_insert_with(|| Known {
             tally: Tally::new(now),
             ..Known::default()
         });
         known.name.clone_from(&config.name);
+        for principal in known.policy.principals() {
+            if let Some(ids) = self.granted.get_mut(&principal) {
+                ids.remove(&config.id);
+            }
+        }
         known.policy = CompiledPolicy::new(&config.policy);
         known.revision += 1;
-        let places = places_among(self.0.len());
-        let all = self.0.values_mut();
+        for principal in known.policy.principals() {
+            self.granted.entry(principal).or_default().insert(config.id);
+        }
+        self.granted.retain(|_, ids| !ids.is_empty());
+        let places = places_among(self.by_id.len());
+        let all = self.by_id.values_mut();
         all.for_each(|known| known.tally.use_places(places));
     }
 
     /// The keyspace with that id.
     pub fn of(&self, id: u32) -> Option<&Known> {
-        self.0.get(&id)
+        self.by_id.get(&id)
     }
 
     /// The keyspace with that id, to change.
     pub fn of_mut(&mut self, id: u32) -> Option<&mut Known> {
-        self.0.get_mut(&id)
+        self.by_id.get_mut(&id)
     }
 
     /// The revision of a keyspace's configuration.
     pub fn revision(&self, id: u32) -> Option<u64> {
-        self.0.get(&id).map(|known| known.revision)
+        self.by_id.get(&id).map(|known| known.revision)
     }
 
     /// Keyspaces by rising id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Known)> {
-        self.0.iter().map(|(id, known)| (*id, known))
+        self.by_id.iter().map(|(id, known)| (*id, known))
     }
 
     /// What `principal` may do in a keyspace; nothing in one that does not exist.
     pub fn grants(&self, owner: &Owner, principal: Principal, id: u32) -> Grants {
-        self.0
+        self.by_id
             .get(&id)
             .map_or(Grants::NONE, |known| known.policy.rights(owner, principal))
     }
 
-    /// Ids of the keyspaces in which `principal` may do something.
+    /// Ids of the keyspaces in which `principal` may do something, rising.
     pub fn visible(&self, owner: &Owner, principal: Principal) -> Vec<u32> {
-        let ids = self.0.keys().copied();
-        ids.filter(|id| !self.grants(owner, principal, *id).is_empty())
-            .collect()
+        if owner.may_everything(principal) {
+            return self.by_id.keys().copied().collect();
+        }
+        let ids = self.granted.get(&principal);
+        ids.into_iter().flatten().copied().collect()
+    }
+
+    /// What `principal` is at this node.
+    pub fn standing(&self, owner: &Owner, principal: Principal) -> Standing {
+        if owner.may_everything(principal) {
+            Standing::Master
+        } else if self.granted.contains_key(&principal) {
+            Standing::Granted
+        } else {
+            Standing::Rightless
+        }
     }
 
     /// Counts an answer.
     pub fn count(&mut self, id: u32, operation: usize, outcome: usize) {
-        if let Some(known) = self.0.get_mut(&id) {
+        if let Some(known) = self.by_id.get_mut(&id) {
             known.requests.0[operation][outcome] += 1;
         }
     }

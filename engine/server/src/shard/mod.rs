@@ -8,6 +8,7 @@
 //!     mesh ──▶ owner's shard      rehydrator, control thread, waiting requests
 //! ```
 
+mod accept;
 mod admin;
 mod answer;
 mod control;
@@ -39,6 +40,7 @@ use keyway_keys::UnlockedKey;
 use keyway_protocol::Router;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::accounts::Accounts;
 use crate::authorise::Owner;
 use crate::connection::Connection;
 use crate::control::messages::ControlRequest;
@@ -77,7 +79,9 @@ pub struct Shard {
     router: Router,
     ports: Vec<u16>,
     owner: Owner,
-    connections_max: usize,
+    accounts: Accounts,
+    /// The process's limit of open files.
+    descriptors_max: u64,
     core: RefCell<keyway_core::Shard<UnlockedKey>>,
     rehydrator: Rehydrator,
     keyspaces: RefCell<Keyspaces>,

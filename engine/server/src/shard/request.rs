@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use keyway_core::{Admission, Instant, KeyspaceId, Refusal, Token, Verdict};
-use keyway_protocol::{Custody, KmsInit, Opcode, Request, RequestFrame, Scope, Status};
+use keyway_protocol::{
+    Custody, KmsInit, Opcode, Request, RequestFrame, ResponseHead, Scope, Status,
+};
 
 use super::answer::Responder;
 use super::held::{Claim, HeldFrame};
@@ -44,6 +46,9 @@ pub enum Wish {
     /// The control thread's answer.
     Control,
 }
+
+/// What KEYSPACE_LIST answers to a principal that may see none.
+const NO_KEYSPACES: &str = r#"{"keyspaces":[],"more":false}"#;
 
 impl Shard {
     /// Takes on the duty to answer a frame.
@@ -173,6 +178,13 @@ impl Shard {
             Request::KeyspaceList { after } => {
                 let principal = asked.allowed.principal();
                 let visible = self.keyspaces.borrow().visible(&self.owner, principal);
+                if visible.is_empty() {
+                    // Who may see nothing does not get to load the control thread.
+                    return self.answer(asked.responder, |payload| {
+                        payload.extend_from_slice(NO_KEYSPACES.as_bytes());
+                        Ok(ResponseHead::OK)
+                    });
+                }
                 self.ask_control(
                     asked,
                     Command::List {

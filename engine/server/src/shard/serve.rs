@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,20 +17,20 @@ use super::forward::MeshMessage;
 use super::waiting::WaitingRoom;
 use super::warm::WarmStart;
 use super::{Shard, limits};
+use crate::accounts::Accounts;
 use crate::authorise::Owner;
 use crate::clock;
 use crate::config::{Config, CryptoProvider};
-use crate::connection::Connection;
 use crate::control::messages::{ControlEvent, ControlRequest, HotKey, KeyspaceConfig};
 use crate::lifeline::{Lifeline, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
 use crate::rehydrator::Rehydrator;
 use crate::runtime::files::RingFiles;
-use crate::runtime::listener::{self, Accept};
+use crate::runtime::listener;
 use crate::runtime::mesh::Seat;
-use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
+use crate::unix_path;
 
 /// The ticker's period: it drives the core's wheel.
 const TICK: Duration = Duration::from_millis(1);
@@ -134,7 +133,8 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         router: Router::new(start.routing_seed, count).map_err(|error| error.to_string())?,
         ports: start.ports,
         owner: start.owner,
-        connections_max: config.connections_max,
+        accounts: Accounts::new(config.connections_max),
+        descriptors_max: config.descriptors_max,
         core: RefCell::new(core),
         rehydrator: Rehydrator::new(Vault::new(arena, provider), log),
         keyspaces: RefCell::default(),
@@ -231,13 +231,12 @@ impl Shard {
         for address in [shared, own] {
             listener::tcp(address, self).map_err(|e| format!("cannot listen on {address}: {e}"))?;
         }
-        let mut paths = vec![shard_socket(&config.unix, self.index)];
+        let mut paths = vec![unix_path::of_shard(&config.unix, self.index)];
         if self.index == 0 {
             paths.push(config.unix.clone());
         }
         for path in paths {
-            // The data directory's lock says that whoever made it is gone.
-            let _ = std::fs::remove_file(&path);
+            unix_path::make_free(&path)?;
             listener::unix(&path, self)
                 .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
         }
@@ -257,16 +256,14 @@ impl Shard {
         if ticks.is_multiple_of(TICKS_PER_LOOK_AT_USES) {
             self.guarded(|| self.look_at_uses());
         }
+        self.shed_unsent();
         if ticks.is_multiple_of(TICKS_PER_SECOND) {
             self.every_second(now);
         }
     }
 
     fn every_second(&self, now: Instant) {
-        self.connections
-            .borrow()
-            .values()
-            .for_each(|connection| connection.close_if_stalled(now));
+        self.look_at_connections(now);
         self.push_snapshot(now);
     }
 
@@ -302,65 +299,5 @@ impl Shard {
         self.figures
             .protocol_errors
             .set(self.figures.protocol_errors.get() + 1);
-    }
-}
-
-/// The Unix socket of one shard.
-pub fn shard_socket(shared: &std::path::Path, index: u16) -> PathBuf {
-    let mut name = shared.as_os_str().to_owned();
-    name.push(format!(".{index}"));
-    PathBuf::from(name)
-}
-
-impl Accept for Shard {
-    fn accepted(self: &Rc<Self>, socket: Socket) {
-        if self.connections.borrow().len() >= self.connections_max {
-            self.figures
-                .connections_refused
-                .set(self.figures.connections_refused.get() + 1);
-            return socket.shut_down();
-        }
-        let shard = Rc::clone(self);
-        let id = shard.waiting.token();
-        let connection = Rc::new(Connection::new(socket, clock::now()));
-        shard
-            .connections
-            .borrow_mut()
-            .insert(id, Rc::clone(&connection));
-        tasks::spawn(async move {
-            Rc::clone(&connection).serve(Rc::clone(&shard)).await;
-            shard.connections.borrow_mut().remove(&id);
-            shard.forget(&connection);
-        });
-    }
-
-    fn accept_failed(&self, error: &std::io::Error) {
-        self.figures
-            .accept_errors
-            .set(self.figures.accept_errors.get() + 1);
-        tracing::warn!(shard = self.index, %error, "accept failed");
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopping.get()
-    }
-}
-
-impl Shard {
-    /// Takes back what a connection that ended was waiting for. Its flights go on without it.
-    fn forget(&self, connection: &Rc<Connection>) {
-        let gone = self
-            .waiting
-            .forget(|waiting| match waiting.responder.origin() {
-                Some(super::Origin::Connection(waiter)) => Rc::ptr_eq(waiter, connection),
-                Some(super::Origin::Peer { .. }) | None => false,
-            });
-        let turn_now = clock::now();
-        for (token, waiting) in gone {
-            waiting.responder.abandon();
-            self.core
-                .borrow_mut()
-                .handle_waiter_gone(turn_now, keyway_core::Token(token));
-        }
     }
 }

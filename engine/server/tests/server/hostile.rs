@@ -31,16 +31,16 @@ const SLOW_READ_BYTES: usize = 256 << 20;
 const _: () = assert!(SLOW_READ_BYTES as u64 > 2 * RSS_GROWTH_BYTES_MAX);
 
 /// A connection that can send anything.
-struct Raw {
-    stream: TcpStream,
+pub struct Raw {
+    pub stream: TcpStream,
     inbox: Vec<u8>,
 }
 
 /// An answer: request id, status, payload.
-type Answer = (u64, Status, Vec<u8>);
+pub type Answer = (u64, Status, Vec<u8>);
 
 impl Raw {
-    fn connect(address: &str) -> Raw {
+    pub fn connect(address: &str) -> Raw {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_read_timeout(Some(WITHIN)).unwrap();
         Raw {
@@ -49,20 +49,20 @@ impl Raw {
         }
     }
 
-    fn greeted(address: &str) -> Raw {
+    pub fn greeted(address: &str) -> Raw {
         let mut raw = Raw::connect(address);
         raw.send(&hello(1, 1));
         assert_eq!(raw.answer().expect("HELLO is answered").1, Status::Ok);
         raw
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the server takes it");
     }
 
     /// The next answer; `None` once the connection is closed. Any bytes that are not an answer
     /// fail the test.
-    fn answer(&mut self) -> Option<Answer> {
+    pub fn answer(&mut self) -> Option<Answer> {
         loop {
             if let Some(answer) = self.take() {
                 return Some(answer);
@@ -91,7 +91,7 @@ impl Raw {
         Ok(count)
     }
 
-    fn ask(&mut self, bytes: &[u8]) -> Answer {
+    pub fn ask(&mut self, bytes: &[u8]) -> Answer {
         self.send(bytes);
         self.answer().expect("an answer")
     }
@@ -103,7 +103,7 @@ impl Raw {
     }
 }
 
-fn frame(code: u8, id: u64, keyspace: u32, key: &[u8], payload: &[u8]) -> Vec<u8> {
+pub fn frame(code: u8, id: u64, keyspace: u32, key: &[u8], payload: &[u8]) -> Vec<u8> {
     let frame = RequestFrame {
         code,
         request_id: id,
@@ -117,7 +117,7 @@ fn frame(code: u8, id: u64, keyspace: u32, key: &[u8], payload: &[u8]) -> Vec<u8
     bytes
 }
 
-fn hello(version_min: u8, version_max: u8) -> Vec<u8> {
+pub fn hello(version_min: u8, version_max: u8) -> Vec<u8> {
     let hello = Request::Hello(Hello {
         version_min,
         version_max,
@@ -128,7 +128,7 @@ fn hello(version_min: u8, version_max: u8) -> Vec<u8> {
     frame(Opcode::Hello.code(), 1, 0, b"", &payload)
 }
 
-fn ping(id: u64, payload: &[u8]) -> Vec<u8> {
+pub fn ping(id: u64, payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Ping.code(), id, 0, b"", payload)
 }
 
@@ -174,7 +174,7 @@ fn threads(server: &Server) -> HashSet<String> {
         .collect()
 }
 
-fn rss_bytes(server: &Server) -> u64 {
+pub fn rss_bytes(server: &Server) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status
         .lines()

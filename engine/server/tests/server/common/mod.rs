@@ -222,7 +222,7 @@ impl Server {
         let mut stream = TcpStream::connect(address).expect("the exporter listens");
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: keyway\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
         .unwrap();
         let mut text = String::new();

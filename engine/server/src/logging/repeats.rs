@@ -1,0 +1,114 @@
+//! Ten lines a second at most of each event, for the whole process: the others are counted, and the count is logged.
+//!
+//! An event is a place in the source. Places are kept in a table of fixed size that is filled once and read without a
+//! lock, since shards log.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use tracing::{Event, Level, Metadata};
+use tracing_subscriber::layer::{Context, Filter};
+
+use super::LINES_PER_SECOND_MAX;
+
+/// Events that can be told apart; further ones are not limited. The source has some hundred.
+const EVENTS_MAX: usize = 1_024;
+
+/// Events whose counts are logged in one second.
+const REPORTS_MAX: usize = 8;
+
+static EVENTS: [Slot; EVENTS_MAX] = [const { Slot::new() }; EVENTS_MAX];
+
+struct Slot {
+    event: OnceLock<&'static Metadata<'static>>,
+    second: AtomicU64,
+    written: AtomicU32,
+    held_back: AtomicU64,
+}
+
+impl Slot {
+    const fn new() -> Slot {
+        Slot {
+            event: OnceLock::new(),
+            second: AtomicU64::new(0),
+            written: AtomicU32::new(0),
+            held_back: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns whether one more line may be written in this second. Threads that race at its start may write some more.
+    fn admit(&self, second: u64) -> bool {
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.written.store(0, Ordering::Relaxed);
+        }
+        let is_within = self.written.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND_MAX;
+        if !is_within {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+        }
+        is_within
+    }
+}
+
+/// The limit, as a filter of the layer that writes.
+pub struct Limit;
+
+impl<S> Filter<S> for Limit {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let event = event.metadata();
+        // Who asks for `debug` asks for all of it.
+        *event.level() > Level::INFO || slot_of(event).is_none_or(|slot| slot.admit(second()))
+    }
+}
+
+/// Logs what was held back in seconds that are over.
+pub fn report() {
+    let now = second();
+    let is_due = |slot: &&Slot| {
+        slot.held_back.load(Ordering::Relaxed) > 0 && slot.second.load(Ordering::Relaxed) != now
+    };
+    for slot in EVENTS.iter().filter(is_due).take(REPORTS_MAX) {
+        let held_back = slot.held_back.swap(0, Ordering::Relaxed);
+        if let Some(event) = slot.event.get() {
+            let file = event.file().unwrap_or_default();
+            let place = format!("{file}:{}", event.line().unwrap_or_default());
+            tracing::warn!(held_back, event = place, "log lines held back");
+        }
+    }
+}
+
+fn slot_of(event: &'static Metadata<'static>) -> Option<&'static Slot> {
+    let address = std::ptr::from_ref(event).addr();
+    let first = (address >> 4).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    (0..EVENTS_MAX)
+        .map(|step| &EVENTS[first.wrapping_add(step) % EVENTS_MAX])
+        .find(|slot| {
+            let taken = slot.event.get_or_init(|| event);
+            std::ptr::eq(*taken, event)
+        })
+}
+
+/// Seconds since the process first logged.
+fn second() -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    // Not 0, which stands for a slot that was never used.
+    BEGAN.get_or_init(Instant::now).elapsed().as_secs() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let slot = Slot::new();
+        let written = (0..100).filter(|_| slot.admit(1)).count();
+        assert_eq!(written, LINES_PER_SECOND_MAX as usize);
+        assert_eq!(slot.held_back.load(Ordering::Relaxed), 90);
+        assert!(slot.admit(2));
+    }
+}

@@ -1,0 +1,113 @@
+//! Signals, from the first moment of the process on: a stop that comes while the server still starts ends it, too.
+//!
+//! As process 1 of a container there is no default action: a signal without a handler is lost.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::logging;
+
+/// Whether the server is to stop, and what a stop means now.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    is_set: Arc<AtomicBool>,
+    is_serving: Arc<AtomicBool>,
+}
+
+impl Stop {
+    /// The flag that shards look at.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_set)
+    }
+
+    /// From here on a signal lets the shards end in order. Until here it ends the process: nothing is under way that a
+    /// crash would not leave whole, too.
+    pub fn begin_serving(&self) {
+        self.is_serving.store(true, Ordering::SeqCst);
+    }
+
+    fn stop(&self) {
+        if self.is_serving.load(Ordering::SeqCst) {
+            tracing::info!("stopping");
+            self.is_set.store(true, Ordering::Relaxed);
+            return;
+        }
+        tracing::info!("stopped before it served");
+        logging::flush();
+        std::process::exit(0);
+    }
+}
+
+/// Begins to take signals, on a thread of its own.
+///
+/// Errors: the thread, or its handlers, cannot be made.
+pub fn take() -> io::Result<Stop> {
+    let stop = Stop::default();
+    let theirs = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let signals = {
+        let _runtime = runtime.enter();
+        Signals::register()?
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || runtime.block_on(signals.act_on(&theirs)))?;
+    Ok(stop)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn register() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn act_on(mut self, stop: &Stop) {
+        let terminal = Terminal::now();
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.hang_up.recv() => {
+                    logging::reload_level();
+                    continue;
+                }
+            }
+            terminal.restore();
+            stop.stop();
+        }
+    }
+}
+
+/// The terminal as it was before a prompt switched its echo off.
+struct Terminal(Option<libc::termios>);
+
+impl Terminal {
+    fn now() -> Terminal {
+        let mut settings = std::mem::MaybeUninit::<libc::termios>::uninit();
+        // SAFETY: the call only writes to `settings`, which has room for it.
+        let is_terminal = unsafe { libc::tcgetattr(0, settings.as_mut_ptr()) } == 0;
+        // SAFETY: the call has filled it when it succeeded.
+        Terminal(is_terminal.then(|| unsafe { settings.assume_init() }))
+    }
+
+    fn restore(&self) {
+        if let Some(settings) = &self.0 {
+            // SAFETY: the settings are those that the kernel gave. A failure leaves the terminal as it is.
+            unsafe { libc::tcsetattr(0, libc::TCSANOW, settings) };
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Bounds for strangers, and places kept for the operator. The faults: idle anonymous connections kept the owner out;
+//! with the descriptors used up LOCK could not even be asked for; 200 connections that did not read cost 300 MiB; and
+//! strangers without any right could have the control thread work for them.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use keyway_client::Status;
+use keyway_protocol::Opcode;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::common::{Server, Setup, prod, wait_until};
+use crate::hostile::{Raw, frame, hello, ping, rss_bytes};
+
+/// Patience with a machine that builds at the same time.
+const WITHIN: Duration = Duration::from_secs(60);
+const CONNECTIONS_MAX: usize = 8;
+/// Connections that ask and never read.
+const UNREAD_CONNECTIONS: usize = 200;
+/// What all of them may cost: the bound of one principal, twice for growth, and 64 KiB of requests and of answers for
+/// each connection.
+const UNREAD_RSS_BYTES_MAX: u64 = 96 << 20;
+
+/// A production server with keyspace `prod`, whose settings also are `lines`.
+fn production(dir: &tempfile::TempDir, flags: &[&str], allow: &[(&str, &str)]) -> Server {
+    let pass = dir.path().join("pass");
+    if !pass.exists() {
+        std::fs::write(&pass, "correct horse battery staple").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&pass, mode).unwrap();
+    }
+    let setup = Setup::new(&dir.path().join("data")).production().shards(1);
+    let setup = setup.flag("--passphrase-file").flag(pass.to_str().unwrap());
+    let server = flags
+        .iter()
+        .fold(setup, |setup, flag| setup.flag(flag))
+        .start();
+    let operator = server.unix_client();
+    operator.keyspace_create(&prod(), allow).unwrap();
+    server
+}
+
+fn may_lock(server: &Server) {
+    let operator = server.unix_client();
+    operator.lock(&prod()).unwrap();
+}
+
+#[test]
+fn the_operator_gets_in_beside_as_many_strangers_as_there_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = CONNECTIONS_MAX.to_string();
+    let flags = ["--connections-max", limit.as_str()];
+    let server = production(&dir, &flags, &[("allow:anonymous", "sign")]);
+    wait_until("the first connection's end", WITHIN, || {
+        server.metric("keyway_shard_connections{shard=\"0\"}") == Some(0.0)
+    });
+    // They have a right, so none of them has to make room.
+    let mut strangers: Vec<Raw> = (0..CONNECTIONS_MAX)
+        .map(|_| Raw::greeted(&server.address()))
+        .collect();
+    assert_eq!(Raw::connect(&server.address()).answer(), None);
+    may_lock(&server);
+    for stranger in &mut strangers {
+        assert_eq!(stranger.ask(&ping(2, b"")).1, Status::Ok);
+    }
+}
+
+#[test]
+fn those_without_rights_make_room_and_are_let_go_when_idle() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = CONNECTIONS_MAX.to_string();
+    let server = production(&dir, &["--connections-max", limit.as_str()], &[]);
+    let mut strangers: Vec<Raw> = (0..CONNECTIONS_MAX)
+        .map(|_| Raw::greeted(&server.address()))
+        .collect();
+    // More operators than there are places kept for them.
+    let operators: Vec<_> = (0..CONNECTIONS_MAX + 4)
+        .map(|_| server.unix_client())
+        .collect();
+    for operator in &operators {
+        operator.keyspace_list().unwrap();
+    }
+    for stranger in &mut strangers {
+        assert_eq!(stranger.answer(), None, "an idle stranger is let go");
+    }
+    for operator in &operators {
+        operator.keyspace_list().unwrap();
+    }
+}
+
+#[test]
+fn with_every_descriptor_taken_the_operator_locks_and_strangers_are_turned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = production(&dir, &[], &[]);
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let greatest = descriptors
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .max()
+        .unwrap();
+    // Every number below the limit is taken, but for some that were given back.
+    let limit = Rlimit {
+        current: Some(greatest + 1),
+        maximum: before.maximum,
+    };
+    prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    let mut strangers = Vec::new();
+    loop {
+        let mut stranger = Raw::connect(&server.address());
+        // It may be closed already.
+        let _ = stranger.stream.write_all(&hello(1, 1));
+        if stranger.answer().is_none() {
+            break;
+        }
+        strangers.push(stranger);
+        assert!(strangers.len() < 1_000, "the limit does not hold");
+    }
+    // Twice: an accept that had begun before goes by the old limit.
+    may_lock(&server);
+    may_lock(&server);
+    assert!(server.log().contains("accept failed"), "{}", server.log());
+}
+
+#[test]
+fn answers_that_nobody_reads_have_a_bound_for_the_whole_shard() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = production(&dir, &[], &[]);
+    let before = rss_bytes(&server);
+    let request: Vec<u8> = (1..=8).flat_map(|id| ping(id, &[7; 66_000])).collect();
+    let unread: Vec<TcpStream> = (0..UNREAD_CONNECTIONS)
+        .map(|_| {
+            let raw = Raw::greeted(&server.address());
+            raw.stream.set_nonblocking(true).unwrap();
+            raw.stream
+        })
+        .collect();
+    // Rounds, until none takes anything in a whole round.
+    let began = Instant::now();
+    loop {
+        let written: usize = unread
+            .iter()
+            .map(|mut stream| stream.write(&request).unwrap_or(0))
+            .sum();
+        if written == 0 {
+            break;
+        }
+        assert!(
+            began.elapsed() < WITHIN,
+            "the server reads on without being read"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let grown = rss_bytes(&server).saturating_sub(before);
+    assert!(
+        grown < UNREAD_RSS_BYTES_MAX,
+        "the server has grown by {grown} bytes"
+    );
+    // Others are served meanwhile, and one of the many that reads at last gets what it asked for.
+    may_lock(&server);
+    drop(unread);
+    let mut raw = Raw::greeted(&server.address());
+    assert_eq!(raw.ask(&ping(2, b"there?")).1, Status::Ok);
+}
+
+#[test]
+fn who_has_no_grant_does_not_reach_the_control_thread() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = production(&dir, &[], &[]);
+    let series = "keyway_shard_control_requests_total{shard=\"0\"}";
+    server.wait_for_metric(series, |count| count >= 1.0);
+    let before = server.metric(series);
+    let mut stranger = Raw::greeted(&server.address());
+    let ask = |stranger: &mut Raw, opcode: Opcode, keyspace, payload: &[u8]| {
+        stranger.ask(&frame(opcode.code(), 7, keyspace, b"", payload))
+    };
+    for _ in 0..50 {
+        let (_, status, payload) = ask(&mut stranger, Opcode::KeyspaceList, 0, b"");
+        let document: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+        assert_eq!(
+            (status, &document["keyspaces"]),
+            (Status::Ok, &serde_json::json!([]))
+        );
+        assert_eq!(
+            ask(&mut stranger, Opcode::Status, 0, b"").1,
+            Status::Forbidden
+        );
+        let ticket = (1_u64 << 32).to_le_bytes();
+        assert_eq!(
+            ask(&mut stranger, Opcode::UnlockStatus, 1, &ticket).1,
+            Status::Forbidden
+        );
+        assert_eq!(
+            ask(&mut stranger, Opcode::KeyspaceHistory, 1, b"").1,
+            Status::Forbidden
+        );
+    }
+    // The figure is a second old at most: wait for one that is newer than the requests.
+    let connected = Raw::greeted(&server.address());
+    server.wait_for_metric("keyway_shard_connections{shard=\"0\"}", |count| {
+        count >= 2.0
+    });
+    assert_eq!(server.metric(series), before);
+    server.unix_client().keyspace_list().unwrap();
+    server.wait_for_metric(series, |count| Some(count) > before);
+    drop(connected);
+}
+
+/// Reads whatever comes until the end.
+pub fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(count) = stream.read(&mut chunk) {
+        if count == 0 {
+            break;
+        }
+        all.extend_from_slice(&chunk[..count]);
+    }
+    all
+}
