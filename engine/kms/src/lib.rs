@@ -23,6 +23,7 @@
 mod aws;
 mod context;
 mod error;
+mod group;
 mod hex;
 mod local;
 mod passphrase;

@@ -66,6 +66,19 @@ impl PassphraseSource {
         }
     }
 
+    /// Whether the service manager has a passphrase for this service: it may have other credentials alone.
+    pub fn has_service_manager() -> bool {
+        Self::credential_is_there(std::env::var_os(CREDENTIALS_DIRECTORY))
+    }
+
+    fn credential_is_there(directory: Option<OsString>) -> bool {
+        directory.is_some_and(|directory| {
+            let path = Path::new(&directory).join(CREDENTIAL_NAME);
+            // One that is there and cannot be read is an error when it is read.
+            std::fs::symlink_metadata(path).is_ok()
+        })
+    }
+
     /// Reads the passphrase and checks it. Blocks: on the terminal, or until a pipe's writer closes it.
     pub fn read(&self, asking: Asking) -> Result<Passphrase, KmsError> {
         match self {
@@ -179,6 +192,11 @@ mod tests {
             let source = PassphraseSource::credential_in(Some(directory.path().into())).unwrap();
             assert_eq!(source.read(Asking::Existing).is_ok(), allowed, "{mode:o}");
         }
+        let (directory, path) = file(0o400, "correct horse");
+        let there = || PassphraseSource::credential_is_there(Some(directory.path().into()));
+        assert!(there() && !PassphraseSource::credential_is_there(None));
+        fs::rename(&path, directory.path().join("bao-token")).unwrap();
+        assert!(!there(), "another credential is not a passphrase");
         for none in [None, Some("".into()), Some("relative".into())] {
             let error = PassphraseSource::credential_in(none).unwrap_err();
             assert!(error.remedy().contains("LoadCredential"), "{error}");

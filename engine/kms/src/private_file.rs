@@ -4,11 +4,16 @@
 //! The checks are made on the open descriptor, and the file is opened relative to the directory that was checked, so
 //! nobody can swap either in between. Only the last directory is looked at: whoever can rename the ones above it is
 //! trusted, as for every other file of the service.
+//!
+//! A secret that Kubernetes mounts is a chain of symbolic links to a file of root's that a group of the pod's own may
+//! read. Links are followed through directories that nobody else may change, and a group that only this process is in
+//! counts as ourselves: see [`crate::group`].
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use ring::rand::SystemRandom;
@@ -17,14 +22,18 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::secret::fill_random;
-use crate::{Class, KmsError, hex};
+use crate::{Class, KmsError, group, hex};
 
 const ROOT_UID: u32 = 0;
+
+/// Links on the way to a file, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
 
 /// Who besides us may have a hand in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// Ours alone: we own it, and the mode is 0600 or stricter.
+    /// Ours alone: we own it, and the mode is 0600 or stricter. Or it is root's, and the group that may read it is ours
+    /// alone. Or it is on a volume that was given to such a group, which shows in the directory.
     Ours,
     /// Placed by the service manager: owned by us or by root, and closed to the world. The group may read, because
     /// systemd hands credentials over with an access control list, whose mask shows as the group's bits.
@@ -37,7 +46,12 @@ struct Facts {
     mode: u32,
     owner_uid: u32,
     our_uid: u32,
+    /// The group has nobody but us in it.
+    is_group_ours: bool,
 }
+
+/// Set on the directories of a volume that was given to a group.
+const SET_GROUP_ID: u32 = 0o2000;
 
 impl Facts {
     fn of(descriptor: &OwnedFd, path: &Path, kind: FileType) -> Result<Self, KmsError> {
@@ -62,17 +76,19 @@ impl Facts {
             mode: stat.st_mode & 0o7777,
             owner_uid: stat.st_uid,
             our_uid: rustix::process::geteuid().as_raw(),
+            is_group_ours: stat.st_mode & 0o070 != 0 && group::is_ours_alone(stat.st_gid),
         })
     }
 }
 
-fn check_file(path: &Path, facts: Facts, rule: Rule) -> Result<(), KmsError> {
+fn check_file(path: &Path, facts: Facts, rule: Rule, on_group_volume: bool) -> Result<(), KmsError> {
+    let is_ours = facts.owner_uid == facts.our_uid;
+    let is_roots = facts.owner_uid == ROOT_UID;
     let (forbidden, owner_ok) = match rule {
-        Rule::Ours => (0o177, facts.owner_uid == facts.our_uid),
-        Rule::Credential => (
-            0o137,
-            facts.owner_uid == facts.our_uid || facts.owner_uid == ROOT_UID,
-        ),
+        Rule::Ours if is_ours && on_group_volume && facts.is_group_ours => (0o117, true),
+        Rule::Ours if is_roots && !is_ours && facts.is_group_ours => (0o137, true),
+        Rule::Ours => (0o177, is_ours),
+        Rule::Credential => (0o137, is_ours || is_roots),
     };
     if !owner_ok {
         return Err(wrong_owner(path, facts));
@@ -83,14 +99,17 @@ fn check_file(path: &Path, facts: Facts, rule: Rule) -> Result<(), KmsError> {
     Ok(())
 }
 
-fn check_directory(path: &Path, facts: Facts) -> Result<(), KmsError> {
+/// Checks a directory; returns whether it is on a volume that was given to a group of ours.
+fn check_directory(path: &Path, facts: Facts) -> Result<bool, KmsError> {
     if facts.owner_uid != facts.our_uid && facts.owner_uid != ROOT_UID {
         return Err(wrong_owner(path, facts));
     }
-    if facts.mode & 0o022 != 0 {
+    let on_group_volume = facts.is_group_ours && facts.mode & SET_GROUP_ID != 0;
+    let forbidden = if on_group_volume { 0o002 } else { 0o022 };
+    if facts.mode & forbidden != 0 {
         return Err(loose(path, facts, "go-w"));
     }
-    Ok(())
+    Ok(on_group_volume)
 }
 
 fn loose(path: &Path, facts: Facts, wanted: &str) -> KmsError {
@@ -154,15 +173,53 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-/// Reads a private file of at most `bytes_max` bytes, anywhere.
+/// Reads a private file of at most `bytes_max` bytes, anywhere, through links if there are any.
 pub(crate) fn read(
     path: &Path,
     rule: Rule,
     bytes_max: usize,
 ) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-    let descriptor = rustix::fs::open(path, read_flags(), Mode::empty())
+    let target = follow(path)?;
+    let descriptor = rustix::fs::open(&target, read_flags(), Mode::empty())
         .map_err(|errno| io_error("cannot open", path, errno))?;
-    read_checked(descriptor, path, rule, bytes_max)
+    read_checked(descriptor, path, rule, false, bytes_max)
+}
+
+/// Returns where the links at `path` lead. A directory that has one may be changed by nobody but us and root: another
+/// user could point it at a file of ours that is meant for something else.
+fn follow(path: &Path) -> Result<PathBuf, KmsError> {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match rustix::fs::readlink(&at, Vec::new()) {
+            Ok(target) => {
+                let directory = directory_of(&at);
+                open_directory(&directory)?;
+                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                at = directory.join(target);
+            }
+            // Not a link, or nothing at all, which shows when it is opened.
+            Err(_) => return Ok(at),
+        }
+    }
+    Err(io_error("cannot open", path, Errno::LOOP))
+}
+
+/// The directory that `path` is in.
+fn directory_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Opens and checks a directory; also returns whether it is on a volume that was given to a group of ours.
+fn open_directory(path: &Path) -> Result<(OwnedFd, bool), KmsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| io_error("cannot open the directory", path, errno))?;
+    let facts = Facts::of(&directory, path, FileType::Directory)?;
+    let on_group_volume = check_directory(path, facts)?;
+    Ok((directory, on_group_volume))
 }
 
 /// O_NONBLOCK: opening a pipe that nobody writes to must fail the check for a regular file, not hang.
@@ -174,12 +231,14 @@ fn read_checked(
     descriptor: OwnedFd,
     path: &Path,
     rule: Rule,
+    on_group_volume: bool,
     bytes_max: usize,
 ) -> Result<Zeroizing<Vec<u8>>, KmsError> {
     check_file(
         path,
         Facts::of(&descriptor, path, FileType::RegularFile)?,
         rule,
+        on_group_volume,
     )?;
     read_bounded(File::from(descriptor), path, bytes_max)
 }
@@ -216,6 +275,7 @@ pub(crate) fn read_bounded(
 #[derive(Debug)]
 pub(crate) struct Place {
     directory: OwnedFd,
+    on_group_volume: bool,
     directory_path: PathBuf,
     name: OsString,
     path: PathBuf,
@@ -231,19 +291,11 @@ impl Place {
                 "give the path of a file",
             ));
         };
-        let directory_path = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&directory_path, flags, Mode::empty())
-            .map_err(|errno| io_error("cannot open the directory", &directory_path, errno))?;
-        check_directory(
-            &directory_path,
-            Facts::of(&directory, &directory_path, FileType::Directory)?,
-        )?;
+        let directory_path = directory_of(path);
+        let (directory, on_group_volume) = open_directory(&directory_path)?;
         Ok(Self {
             directory,
+            on_group_volume,
             directory_path,
             name: name.to_owned(),
             path: path.to_owned(),
@@ -268,7 +320,14 @@ impl Place {
         let descriptor =
             rustix::fs::openat(&self.directory, &self.name, read_flags(), Mode::empty())
                 .map_err(|errno| io_error("cannot open", &self.path, errno))?;
-        read_checked(descriptor, &self.path, Rule::Ours, bytes_max)
+        let on_group_volume = self.on_group_volume;
+        read_checked(
+            descriptor,
+            &self.path,
+            Rule::Ours,
+            on_group_volume,
+            bytes_max,
+        )
     }
 
     /// Makes the file, durably and whole. A file that is already there stays, and is an error.
@@ -338,167 +397,4 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn set_mode(path: &Path, mode: u32) {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn directory() -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        set_mode(directory.path(), 0o700);
-        directory
-    }
-
-    #[test]
-    fn permissions_table() {
-        // (rule, owner, mode, allowed); we are user 1000.
-        let table = [
-            (Rule::Ours, 1000, 0o600, true),
-            (Rule::Ours, 1000, 0o400, true),
-            (Rule::Ours, 1000, 0o000, true),
-            (Rule::Ours, 1000, 0o700, false),
-            (Rule::Ours, 1000, 0o640, false),
-            (Rule::Ours, 1000, 0o620, false),
-            (Rule::Ours, 1000, 0o610, false),
-            (Rule::Ours, 1000, 0o604, false),
-            (Rule::Ours, 1000, 0o602, false),
-            (Rule::Ours, 1000, 0o601, false),
-            (Rule::Ours, 1000, 0o644, false),
-            (Rule::Ours, 1000, 0o666, false),
-            (Rule::Ours, 0, 0o600, false),
-            (Rule::Ours, 1001, 0o600, false),
-            (Rule::Credential, 1000, 0o400, true),
-            (Rule::Credential, 0, 0o440, true),
-            (Rule::Credential, 0, 0o600, true),
-            (Rule::Credential, 0, 0o444, false),
-            (Rule::Credential, 0, 0o460, false),
-            (Rule::Credential, 0, 0o550, false),
-            (Rule::Credential, 1001, 0o400, false),
-        ];
-        for (rule, owner_uid, mode, allowed) in table {
-            let facts = Facts {
-                mode,
-                owner_uid,
-                our_uid: 1000,
-            };
-            let result = check_file(Path::new("/etc/kek"), facts, rule);
-            assert_eq!(result.is_ok(), allowed, "{rule:?} {facts:?}");
-        }
-        let table = [
-            (1000, 0o700, true),
-            (1000, 0o755, true),
-            (0, 0o755, true),
-            (1000, 0o775, false),
-            (1000, 0o757, false),
-            (0, 0o1777, false),
-            (1001, 0o700, false),
-        ];
-        for (owner_uid, mode, allowed) in table {
-            let facts = Facts {
-                mode,
-                owner_uid,
-                our_uid: 1000,
-            };
-            assert_eq!(
-                check_directory(Path::new("/etc"), facts).is_ok(),
-                allowed,
-                "{facts:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_message_names_the_mode_and_the_command() {
-        let facts = Facts {
-            mode: 0o644,
-            owner_uid: 1,
-            our_uid: 1,
-        };
-        let error = check_file(Path::new("/srv/it's/kek"), facts, Rule::Ours).unwrap_err();
-        assert_eq!(error.class(), Class::Misconfigured);
-        assert!(error.what().contains("0644"), "{error}");
-        assert_eq!(error.remedy(), r"run: chmod 0600 '/srv/it'\''s/kek'");
-    }
-
-    #[test]
-    fn loose_permissions_on_real_files_are_refused() {
-        let directory = directory();
-        let path = directory.path().join("kek");
-        Place::open(&path).unwrap().create(b"secret").unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o600
-        );
-        assert_eq!(
-            Place::open(&path).unwrap().read(100).unwrap().as_slice(),
-            b"secret"
-        );
-        set_mode(&path, 0o640);
-        assert!(
-            Place::open(&path)
-                .unwrap()
-                .read(100)
-                .unwrap_err()
-                .what()
-                .contains("0640")
-        );
-        set_mode(&path, 0o600);
-        set_mode(directory.path(), 0o770);
-        assert!(
-            Place::open(&path)
-                .unwrap_err()
-                .remedy()
-                .contains("chmod go-w")
-        );
-    }
-
-    #[test]
-    fn links_directories_and_long_files_are_refused() {
-        let directory = directory();
-        let path = directory.path().join("kek");
-        let link = directory.path().join("link");
-        Place::open(&path).unwrap().create(b"secret").unwrap();
-        std::os::unix::fs::symlink(&path, &link).unwrap();
-        for bad in [
-            &link,
-            &directory.path().join("none"),
-            &directory.path().to_owned(),
-        ] {
-            assert_eq!(
-                read(bad, Rule::Ours, 100).unwrap_err().class(),
-                Class::Misconfigured
-            );
-        }
-        assert!(
-            read(&path, Rule::Ours, 5)
-                .unwrap_err()
-                .what()
-                .contains("longer than 5")
-        );
-        assert!(read(&path, Rule::Ours, 6).is_ok());
-    }
-
-    #[test]
-    fn creating_never_overwrites_and_leaves_nothing_behind() {
-        let directory = directory();
-        let path = directory.path().join("kek");
-        let place = Place::open(&path).unwrap();
-        place.create(b"first").unwrap();
-        assert!(
-            place
-                .create(b"second")
-                .unwrap_err()
-                .what()
-                .contains("exists already")
-        );
-        assert_eq!(fs::read(&path).unwrap(), b"first");
-        place.replace(b"third").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"third");
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-}
+mod tests;

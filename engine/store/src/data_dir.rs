@@ -11,7 +11,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::log::LogOptions;
@@ -292,7 +292,9 @@ fn enter(path: &Path) -> Result<(), DirError> {
     }
     let metadata = fs::metadata(path).map_err(failed("looking at", path))?;
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    // A volume that Kubernetes gave to the pod's own group (`fsGroup`) is given to it again at every mount.
+    let given_to_us = mode & 0o2007 == 0o2000 && is_our_group(metadata.gid());
+    if mode & 0o077 != 0 && !given_to_us {
         // An empty directory was made for us, by mkdir or a mount; one with files in it may be
         // anything, and is not ours to change.
         let is_empty = fs::read_dir(path)
@@ -315,6 +317,18 @@ fn enter(path: &Path) -> Result<(), DirError> {
         sync_dir(parent).map_err(failed("syncing", parent))?;
     }
     Ok(())
+}
+
+/// Whether this process is in the group. Root needs none.
+fn is_our_group(gid: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let numbers = line.unwrap_or_default().split_whitespace();
+        numbers.filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()
+    };
+    let is_root = ids("Uid:").get(1) == Some(&0);
+    !is_root && (ids("Gid:").get(1) == Some(&gid) || ids("Groups:").contains(&gid))
 }
 
 fn take_lock(path: &Path) -> Result<fs::File, DirError> {

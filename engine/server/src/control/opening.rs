@@ -111,7 +111,7 @@ fn source(config: &Config) -> Result<Option<PassphraseSource>, KmsError> {
         Passphrase::Descriptor(fd) => Some(PassphraseSource::Descriptor(*fd)),
         Passphrase::File(path) => Some(PassphraseSource::File(path.clone())),
         Passphrase::CredentialOrPrompt => {
-            if std::env::var_os("CREDENTIALS_DIRECTORY").is_some() {
+            if PassphraseSource::has_service_manager() {
                 Some(PassphraseSource::service_manager()?)
             } else if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
                 Some(PassphraseSource::Prompt)

@@ -1,0 +1,69 @@
+//! Groups that nobody but this process uses, as Kubernetes makes them with `fsGroup`: a volume is given to a group of
+//! the pod's own, and everything in it to the group as well, at every mount.
+
+use std::path::Path;
+
+/// Returns whether this process is in the group and no other account is, but root.
+pub(crate) fn is_ours_alone(gid: u32) -> bool {
+    let our_uid = rustix::process::geteuid();
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let is_ours = rustix::process::getegid().as_raw() == gid
+        || groups.iter().any(|group| group.as_raw() == gid);
+    // Root needs no group to get at a file.
+    is_ours
+        && !our_uid.is_root()
+        && !has_others(
+            gid,
+            our_uid.as_raw(),
+            &text(Path::new("/etc/passwd")),
+            &text(Path::new("/etc/group")),
+        )
+}
+
+fn text(path: &Path) -> String {
+    // An image without accounts has no such file.
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Returns whether some account other than `our_uid` and root has the group, as its own or as one of several.
+fn has_others(gid: u32, our_uid: u32, passwd: &str, group: &str) -> bool {
+    // name:password:uid:gid:…
+    let accounts = passwd.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let uid: u32 = fields.nth(1)?.parse().ok()?;
+        let gid: u32 = fields.next()?.parse().ok()?;
+        Some((name, uid, gid))
+    });
+    let mut ours = vec!["root"];
+    for (name, uid, primary) in accounts {
+        if uid == our_uid || uid == 0 {
+            ours.push(name);
+        } else if primary == gid {
+            return true;
+        }
+    }
+    // name:password:gid:member,member
+    group.lines().any(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.nth(2).is_some_and(|text| text.parse() == Ok(gid));
+        let members = fields.next().unwrap_or_default().split(',');
+        is_it && members.filter(|name| !name.is_empty()).any(|name| !ours.contains(&name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_with_another_account_is_not_ours_alone() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nkeyway:x:1000:1000::/:/bin/false\nbob:x:1001:100::/:/bin/sh\n";
+        let group = "root:x:0:\nkeyway:x:1000:keyway,root\nusers:x:100:\nadm:x:4:keyway,bob\n";
+        for (gid, others) in [(1000, false), (100, true), (4, true), (2000, false), (0, false)] {
+            assert_eq!(has_others(gid, 1000, passwd, group), others, "{gid}");
+        }
+        assert!(has_others(1000, 1002, passwd, group));
+        assert!(!has_others(1000, 1000, "", ""));
+    }
+}
