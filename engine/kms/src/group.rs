@@ -48,7 +48,10 @@ fn has_others(gid: u32, our_uid: u32, passwd: &str, group: &str) -> bool {
         let mut fields = line.split(':');
         let is_it = fields.nth(2).is_some_and(|text| text.parse() == Ok(gid));
         let members = fields.next().unwrap_or_default().split(',');
-        is_it && members.filter(|name| !name.is_empty()).any(|name| !ours.contains(&name))
+        is_it
+            && members
+                .filter(|name| !name.is_empty())
+                .any(|name| !ours.contains(&name))
     })
 }
 
@@ -60,7 +63,13 @@ mod tests {
     fn a_group_with_another_account_is_not_ours_alone() {
         let passwd = "root:x:0:0::/root:/bin/sh\nkeyway:x:1000:1000::/:/bin/false\nbob:x:1001:100::/:/bin/sh\n";
         let group = "root:x:0:\nkeyway:x:1000:keyway,root\nusers:x:100:\nadm:x:4:keyway,bob\n";
-        for (gid, others) in [(1000, false), (100, true), (4, true), (2000, false), (0, false)] {
+        for (gid, others) in [
+            (1000, false),
+            (100, true),
+            (4, true),
+            (2000, false),
+            (0, false),
+        ] {
             assert_eq!(has_others(gid, 1000, passwd, group), others, "{gid}");
         }
         assert!(has_others(1000, 1002, passwd, group));

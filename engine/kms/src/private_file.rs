@@ -81,7 +81,12 @@ impl Facts {
     }
 }
 
-fn check_file(path: &Path, facts: Facts, rule: Rule, on_group_volume: bool) -> Result<(), KmsError> {
+fn check_file(
+    path: &Path,
+    facts: Facts,
+    rule: Rule,
+    on_group_volume: bool,
+) -> Result<(), KmsError> {
     let is_ours = facts.owner_uid == facts.our_uid;
     let is_roots = facts.owner_uid == ROOT_UID;
     let (forbidden, owner_ok) = match rule {

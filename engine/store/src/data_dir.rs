@@ -325,7 +325,9 @@ fn is_our_group(gid: u32) -> bool {
     let ids = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let numbers = line.unwrap_or_default().split_whitespace();
-        numbers.filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()
+        numbers
+            .filter_map(|id| id.parse().ok())
+            .collect::<Vec<u32>>()
     };
     let is_root = ids("Uid:").get(1) == Some(&0);
     !is_root && (ids("Gid:").get(1) == Some(&gid) || ids("Groups:").contains(&gid))

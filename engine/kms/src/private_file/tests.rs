@@ -146,10 +146,7 @@ fn directories_and_long_files_are_refused() {
     let directory = directory();
     let path = directory.path().join("kek");
     Place::open(&path).unwrap().create(b"secret").unwrap();
-    for bad in [
-        &directory.path().join("none"),
-        &directory.path().to_owned(),
-    ] {
+    for bad in [&directory.path().join("none"), &directory.path().to_owned()] {
         assert_eq!(
             read(bad, Rule::Ours, 100).unwrap_err().class(),
             Class::Misconfigured

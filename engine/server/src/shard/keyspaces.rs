@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use keyway_core::Instant;
-use keyway_protocol::Grants;
 
 use crate::accounts::Standing;
 use crate::authorise::{CompiledPolicy, Owner, Principal};
@@ -86,13 +85,6 @@ impl Keyspaces {
     /// Keyspaces by rising id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Known)> {
         self.by_id.iter().map(|(id, known)| (*id, known))
-    }
-
-    /// What `principal` may do in a keyspace; nothing in one that does not exist.
-    pub fn grants(&self, owner: &Owner, principal: Principal, id: u32) -> Grants {
-        self.by_id
-            .get(&id)
-            .map_or(Grants::NONE, |known| known.policy.rights(owner, principal))
     }
 
     /// Ids of the keyspaces in which `principal` may do something, rising.
