@@ -61,7 +61,7 @@ fn a_client_that_always_has_more_to_ask_is_never_cut_off() {
             asked
         });
         let mut seen = HashSet::new();
-        while !asking.is_finished() || answered.load(Ordering::Relaxed) % 100 != 0 {
+        while !asking.is_finished() || !answered.load(Ordering::Relaxed).is_multiple_of(100) {
             let answer = raw.answer();
             let (id, status, _) = answer.expect("a client that reads its answers is served");
             assert!(
