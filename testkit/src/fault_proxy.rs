@@ -66,11 +66,19 @@ pub struct Call {
     pub status: Option<u16>,
 }
 
+/// A fault that begins after some more requests.
+#[derive(Clone, Copy, Debug)]
+struct Later {
+    requests_left: usize,
+    fault: Fault,
+}
+
 /// A running proxy. Dropping it closes its connections and ends its thread.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
     fault: Arc<watch::Sender<Fault>>,
+    later: Arc<Mutex<Option<Later>>>,
     ledger: Arc<Ledger>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -85,12 +93,14 @@ impl FaultProxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let fault = Arc::new(watch::Sender::new(Fault::Pass));
+        let later = Arc::new(Mutex::new(None));
         let ledger = Arc::new(Ledger::default());
         let (stop, stopped) = oneshot::channel();
         let proxy = Proxy {
             upstream,
             client: Client::builder(TokioExecutor::new()).build_http(),
             fault: Arc::clone(&fault),
+            later: Arc::clone(&later),
             ledger: Arc::clone(&ledger),
         };
         let run = move || {
@@ -107,6 +117,7 @@ impl FaultProxy {
         FaultProxy {
             address,
             fault,
+            later,
             ledger,
             stop: Some(stop),
             thread: Some(thread.spawn(run).unwrap()),
@@ -120,7 +131,18 @@ impl FaultProxy {
 
     /// What later requests meet. Requests under way keep what they met, except that [`Fault::Down`] ends them.
     pub fn set(&self, fault: Fault) {
+        *self.later.lock().unwrap() = None;
         self.fault.send_replace(fault);
+    }
+
+    /// What later requests meet after `requests` more: in the midst of an operation that makes several. Until then they
+    /// meet what is set now; [`FaultProxy::set`] takes this back.
+    pub fn set_after(&self, requests: usize, fault: Fault) {
+        let requests_left = requests;
+        *self.later.lock().unwrap() = Some(Later {
+            requests_left,
+            fault,
+        });
     }
 
     /// All calls so far, by their time.
@@ -207,6 +229,7 @@ struct Proxy {
     upstream: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
     fault: Arc<watch::Sender<Fault>>,
+    later: Arc<Mutex<Option<Later>>>,
     ledger: Arc<Ledger>,
 }
 
@@ -242,7 +265,24 @@ impl Proxy {
         }
     }
 
+    /// Counts one request for [`FaultProxy::set_after`].
+    fn count_request(&self) {
+        let mut later = self.later.lock().unwrap();
+        match &mut *later {
+            None => {}
+            Some(Later {
+                requests_left: 0,
+                fault,
+            }) => {
+                self.fault.send_replace(*fault);
+                *later = None;
+            }
+            Some(later) => later.requests_left -= 1,
+        }
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.count_request();
         let fault = *self.fault.borrow();
         let path = request.uri().path_and_query();
         let path = path.map_or_else(|| "/".to_owned(), ToString::to_string);
@@ -404,6 +444,21 @@ mod tests {
             assert!(began.elapsed() < TIME_LIMIT, "{:?}", proxy.calls());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn a_fault_can_begin_after_some_more_requests() {
+        let proxy = FaultProxy::start(upstream());
+        proxy.set_after(2, Fault::Deny);
+        let mut caller = Caller::connect(&proxy);
+        for refused in [false, false, true, true] {
+            let (first, ..) = caller.post("/").unwrap();
+            assert_eq!(first.contains("403"), refused, "{first}");
+        }
+        // What is set now comes before what was to be.
+        proxy.set_after(0, Fault::Error);
+        proxy.set(Fault::Pass);
+        assert!(caller.post("/").unwrap().0.contains("200"));
     }
 
     #[test]
