@@ -27,7 +27,7 @@ pub struct FlightId {
 /// An operation that needs a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Comes back in [`Action::Ready`] or [`Action::Refuse`] if the request has to wait.
+    /// Comes back from [`Shard::poll_ready`](crate::Shard::poll_ready) if the request has to wait.
     pub token: Token,
     /// Which keyspace.
     pub keyspace: KeyspaceId,
@@ -42,7 +42,7 @@ pub struct Request<'a> {
 pub enum Verdict<'a, V> {
     /// Here is the key.
     Serve(Grant<'a, V>),
-    /// The request waits. [`Action::Ready`] or [`Action::Refuse`] will name its token.
+    /// The request waits. [`Shard::poll_ready`](crate::Shard::poll_ready) will name its token.
     Wait,
     /// The answer is no.
     Refuse(Refusal),
@@ -52,7 +52,7 @@ pub enum Verdict<'a, V> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Admission {
-    /// [`Action::Refreshed`] or [`Action::Refuse`] will name the token.
+    /// [`Shard::poll_ready`](crate::Shard::poll_ready) will name the token.
     Waiting,
     /// The answer is no.
     Refused(Refusal),
@@ -94,6 +94,16 @@ pub enum Refusal {
     DeadlineExceeded,
     /// There is no such keyspace.
     NoKeyspace,
+}
+
+impl Refusal {
+    /// Whether it says how something stands for the moment, rather than what a key is.
+    pub(crate) fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Retry { .. } | Self::Unavailable { .. } | Self::Overloaded { .. }
+        )
+    }
 }
 
 /// How much a load hurries. The caller may order its reads by it.
@@ -166,16 +176,25 @@ pub enum LeaseEvent {
     Failed,
 }
 
-/// What [`Shard::redeem`](crate::Shard::redeem) needs to know of the request that waited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Redeem {
-    pub(crate) deadline: Option<Instant>,
+/// What one who waited gets.
+#[derive(Debug)]
+pub enum Outcome<'a, V> {
+    /// A request: here is the key.
+    Serve(Grant<'a, V>),
+    /// A force-refresh is done: nothing older than the call is served from here on.
+    Refreshed {
+        /// Version that was loaded.
+        version: u32,
+    },
+    /// The answer is no.
+    Refuse(Refusal),
 }
 
 /// What the caller has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Read and open the key's blob, then call [`Shard::handle_loaded`](crate::Shard::handle_loaded).
+    /// Call [`Shard::begin_load`](crate::Shard::begin_load), read and open the key's blob, then call
+    /// [`Shard::handle_loaded`](crate::Shard::handle_loaded).
     Load {
         /// Goes back with the result.
         flight: FlightId,
@@ -196,31 +215,6 @@ pub enum Action {
     DropDek {
         /// Which keyspace.
         keyspace: KeyspaceId,
-    },
-    /// The wait is over: call [`Shard::redeem`](crate::Shard::redeem) and carry the request out.
-    Ready {
-        /// The request.
-        token: Token,
-        /// Which keyspace.
-        keyspace: KeyspaceId,
-        /// Which key in it.
-        key_id: KeyId,
-        /// Goes back with the call.
-        redeem: Redeem,
-    },
-    /// A force-refresh is done: nothing older than the call is served from here on.
-    Refreshed {
-        /// The force-refresh.
-        token: Token,
-        /// Version that was loaded.
-        version: u32,
-    },
-    /// The wait is over, and the answer is no.
-    Refuse {
-        /// The request or force-refresh.
-        token: Token,
-        /// Why.
-        refusal: Refusal,
     },
     /// Something for the log.
     Report(Event),

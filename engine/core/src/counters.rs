@@ -33,8 +33,6 @@ pub struct Counters {
     pub refused: Refusals,
     /// Taken back while they waited.
     pub abandoned_total: u64,
-    /// Handed over, and then refused by the second check: already counted above as ready.
-    pub redeem_refused_total: u64,
 
     /// Force-refreshes that came in.
     pub force_refresh_total: u64,

@@ -79,8 +79,6 @@ pub(crate) struct Live<V> {
     pub(crate) epoch: u32,
     /// The keyspace's settings for which the entry's timer was set.
     pub(crate) armed_for: u32,
-    /// A newer version was stored.
-    pub(crate) outdated: bool,
 }
 
 /// Which list an entry is in by its state.
@@ -159,7 +157,6 @@ impl<V> Live<V> {
             jitter,
             epoch,
             armed_for: 0,
-            outdated: false,
         }
     }
 }

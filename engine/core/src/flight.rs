@@ -4,11 +4,12 @@
 //! the [`FlightId`]; when a flight has to load again, the name changes, and with it everything
 //! that is still on its way under the old one is void.
 
-use crate::action::{FlightId, Token, Urgency};
+use crate::action::{FlightId, KeyId, KeyspaceId, Refusal, Token, Urgency};
 use crate::list::{Link, Linked, List};
 use crate::slab::Slab;
 use crate::time::Instant;
 use crate::wheel::TimerId;
+use alloc::collections::VecDeque;
 use hashbrown::HashTable;
 
 /// The list of a flight that a waiter is in.
@@ -39,9 +40,42 @@ pub(crate) struct Flight {
 pub(crate) enum Stage {
     /// No load yet: the DEK is not at hand.
     AwaitingDek,
+    /// The caller was asked for a load, and has not begun to read.
+    Queued { queued_at: Instant },
     Loading {
+        queued_at: Instant,
         started_at: Instant,
     },
+    /// Over, and no longer its entry's flight: it stays until all who waited for it have their answers.
+    Over,
+}
+
+/// How a flight ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ending {
+    /// The key is live.
+    Landed { version: u32 },
+    /// It brought no key. What was live before may still be.
+    Failed(Refusal),
+}
+
+/// A flight that is over, with waiters that have yet to get their answers.
+#[derive(Debug)]
+struct Ended {
+    flight: u32,
+    keyspace: KeyspaceId,
+    key_id: KeyId,
+    ending: Ending,
+}
+
+/// A waiter whose wait is over.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) waiter: Waiter,
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) key_id: KeyId,
+    /// `None`: its time was over before its flight was.
+    pub(crate) ending: Option<Ending>,
 }
 
 /// Why a flight was started.
@@ -80,12 +114,24 @@ pub(crate) struct Waiter {
     pub(crate) token: Token,
     pub(crate) kind: WaiterKind,
     pub(crate) flight: u32,
-    /// In the flight's `next`, not in its `waiters`.
-    pub(crate) for_next: bool,
+    place: Place,
+    /// Of those that are late, which outlive their flight.
+    late_for: Option<(KeyspaceId, KeyId)>,
     pub(crate) keyspace_at: u32,
     pub(crate) timer: TimerId,
     pub(crate) deadline: Option<Instant>,
     link: Link,
+}
+
+/// The list that a waiter is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Its flight's `waiters`.
+    Present,
+    /// Its flight's `next`.
+    Next,
+    /// Its time is over: it is no longer on a flight.
+    Late,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +158,11 @@ pub(crate) struct RefreshGroup {
     tokens: HashTable<u32>,
     hasher: ahash::RandomState,
     generations: u64,
+    /// Flights that are over and whose waiters have yet to get their answers, oldest first. Each has its slot in
+    /// `flights`. No more than there are waiters when they ended.
+    ended: VecDeque<Ended>,
+    /// Waiters whose time was over before their flight was, oldest first.
+    late: List<WAITING>,
     /// Flights that the prefetcher, an unlock or a warm start started.
     pub(crate) background: usize,
 }
@@ -124,6 +175,8 @@ impl RefreshGroup {
             tokens: HashTable::new(),
             hasher,
             generations: 0,
+            ended: VecDeque::new(),
+            late: List::default(),
             background: 0,
         }
     }
@@ -139,17 +192,106 @@ impl RefreshGroup {
         self.flights.insert(flight)
     }
 
-    pub(crate) fn remove(&mut self, at: u32) -> Flight {
-        let flight = self.flights.remove(at);
-        self.background -= usize::from(flight.origin.is_background());
-        flight
+    /// Flights under way.
+    pub(crate) fn flying(&self) -> usize {
+        self.flights.len() - self.ended.len()
     }
 
-    /// The flight whose present load has this name.
+    /// Ends a flight: those who wait for its present load get their answers from [`RefreshGroup::next_settled`], one at a
+    /// time. Takes no longer the more of them there are. The caller has taken `next` away.
+    pub(crate) fn end(&mut self, at: u32, keyspace: KeyspaceId, key_id: &KeyId, ending: Ending) {
+        let flight = &mut self.flights[at];
+        self.background -= usize::from(flight.origin.is_background());
+        flight.stage = Stage::Over;
+        if flight.waiters.is_empty() {
+            self.flights.remove(at);
+            return;
+        }
+        self.ended.push_back(Ended {
+            flight: at,
+            keyspace,
+            key_id: key_id.clone(),
+            ending,
+        });
+    }
+
+    /// A waiter's time is over. Its flight goes on without it.
+    pub(crate) fn is_late(&mut self, at: u32, keyspace: KeyspaceId, key_id: &KeyId) {
+        self.unlist(at);
+        let waiter = &mut self.waiters[at];
+        waiter.place = Place::Late;
+        waiter.late_for = Some((keyspace, key_id.clone()));
+        self.late.push_back(&mut self.waiters, at);
+    }
+
+    /// Whether there is anybody for [`RefreshGroup::next_settled`].
+    pub(crate) fn has_settled(&self) -> bool {
+        !self.late.is_empty() || !self.ended.is_empty()
+    }
+
+    /// Waiters that are late.
+    pub(crate) fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// The next waiter that is to have its answer now.
+    pub(crate) fn next_settled(&mut self) -> Option<Settled> {
+        if let Some(at) = self.late.pop_front(&mut self.waiters) {
+            let mut waiter = self.forget(at);
+            let (keyspace, key_id) = waiter
+                .late_for
+                .take()
+                .expect("those that are late say for what");
+            return Some(Settled {
+                waiter,
+                keyspace,
+                key_id,
+                ending: None,
+            });
+        }
+        loop {
+            let ended = self.ended.front()?;
+            let (flight, keyspace, ending) = (ended.flight, ended.keyspace, ended.ending);
+            let key_id = ended.key_id.clone();
+            let waiters = &mut self.flights[flight].waiters;
+            let first = waiters.pop_front(&mut self.waiters);
+            if waiters.is_empty() {
+                self.flights.remove(flight);
+                self.ended.pop_front();
+            }
+            // Otherwise all who waited have left.
+            if let Some(at) = first {
+                return Some(Settled {
+                    waiter: self.forget(at),
+                    keyspace,
+                    key_id,
+                    ending: Some(ending),
+                });
+            }
+        }
+    }
+
+    /// The flight whose present load, which was begun, has this name.
     pub(crate) fn find(&self, id: FlightId) -> Option<u32> {
         let flight = self.flights.get(id.slot)?;
         let loading = matches!(flight.stage, Stage::Loading { .. });
         (flight.generation == id.generation && loading).then_some(id.slot)
+    }
+
+    /// The load of this name begins, if it is wanted still.
+    pub(crate) fn begin(&mut self, now: Instant, id: FlightId) -> bool {
+        let flight = self.flights.get(id.slot);
+        let Some(Stage::Queued { queued_at }) = flight
+            .filter(|flight| flight.generation == id.generation)
+            .map(|flight| flight.stage)
+        else {
+            return false;
+        };
+        self.flights[id.slot].stage = Stage::Loading {
+            queued_at,
+            started_at: now,
+        };
+        true
     }
 
     /// Adds a waiter to a flight: to those of the present load, or to those of the next.
@@ -169,16 +311,25 @@ impl RefreshGroup {
             token,
             kind,
             flight,
-            for_next,
+            place: if for_next {
+                Place::Next
+            } else {
+                Place::Present
+            },
+            late_for: None,
             keyspace_at,
             timer: unset,
             deadline,
             link: Link::LOOSE,
         });
         self.waiters[at].timer = timer(at);
-        self.flights[flight]
-            .list(for_next)
-            .push_back(&mut self.waiters, at);
+        let flight = &mut self.flights[flight];
+        let list = if for_next {
+            &mut flight.next
+        } else {
+            &mut flight.waiters
+        };
+        list.push_back(&mut self.waiters, at);
         let hash = self.hasher.hash_one(token.0);
         let (waiters, hasher) = (&self.waiters, &self.hasher);
         self.tokens
@@ -192,26 +343,28 @@ impl RefreshGroup {
             .copied()
     }
 
-    /// Takes a waiter out of its flight. The flight goes on.
+    /// Takes a waiter out. Its flight goes on.
     pub(crate) fn leave(&mut self, at: u32) -> Waiter {
-        let (flight, for_next) = (self.waiters[at].flight, self.waiters[at].for_next);
-        self.flights[flight]
-            .list(for_next)
-            .remove(&mut self.waiters, at);
+        self.unlist(at);
         self.forget(at)
     }
 
-    /// Takes the first waiter from a list that no longer belongs to a flight.
-    pub(crate) fn pop(&mut self, list: &mut List<WAITING>) -> Option<Waiter> {
-        let at = list.pop_front(&mut self.waiters)?;
-        Some(self.forget(at))
+    fn unlist(&mut self, at: u32) {
+        let flight = self.waiters[at].flight;
+        let list = match self.waiters[at].place {
+            Place::Present => &mut self.flights[flight].waiters,
+            Place::Next => &mut self.flights[flight].next,
+            Place::Late => &mut self.late,
+        };
+        list.remove(&mut self.waiters, at);
     }
 
-    /// Hands the waiters of a list over to the present load of a flight.
+    /// Hands the waiters of a list over to the present load of a flight: as long a walk as there are force-refreshes that
+    /// came while a load was under way.
     pub(crate) fn adopt(&mut self, flight: u32, mut list: List<WAITING>) {
         while let Some(at) = list.pop_front(&mut self.waiters) {
             self.waiters[at].flight = flight;
-            self.waiters[at].for_next = false;
+            self.waiters[at].place = Place::Present;
             self.flights[flight]
                 .waiters
                 .push_back(&mut self.waiters, at);
@@ -227,17 +380,26 @@ impl RefreshGroup {
 }
 
 impl Flight {
+    /// A flight of this entry that has no load yet.
+    pub(crate) fn new(entry: u32, keyspace_at: u32, origin: Origin) -> Self {
+        Self {
+            entry,
+            keyspace_at,
+            generation: 0,
+            origin,
+            stage: Stage::AwaitingDek,
+            timer: TimerId::UNSET,
+            waiters: List::default(),
+            next: List::default(),
+            overtaken: false,
+            dek_asked: false,
+            timeout_reported: false,
+        }
+    }
+
     /// A warm start's, and nobody has come to wait for it: it costs others nothing, neither a call
     /// to the KMS nor a key that is in memory.
     pub(crate) fn is_on_spec(&self) -> bool {
         self.origin == Origin::Warm && self.waiters.is_empty() && self.next.is_empty()
-    }
-
-    fn list(&mut self, for_next: bool) -> &mut List<WAITING> {
-        if for_next {
-            &mut self.next
-        } else {
-            &mut self.waiters
-        }
     }
 }

@@ -12,7 +12,7 @@ pub struct Grant<'a, V> {
     pub value: &'a V,
     /// Its newest version.
     pub version: u32,
-    /// Past its soft TTL, or a newer version was stored.
+    /// Past its soft TTL.
     pub stale: bool,
     /// Time since the load began that brought it, µs.
     pub age_us: u64,
@@ -35,7 +35,7 @@ impl<'a, V> Grant<'a, V> {
         Some(Self {
             value: &live.value,
             version: live.version,
-            stale: live.outdated || now >= terms.soft_at(live),
+            stale: now >= terms.soft_at(live),
             age_us: now.saturating_since(live.loaded_at),
             expires_at,
             _checked: Checked,

@@ -6,11 +6,12 @@
 //!   requests ───── handle_request ──────┐             ┌──▶ Verdict: Serve(Grant) | Wait | Refuse
 //!   operators ──── handle_force_refresh ┤             ├──▶ poll_action():
 //!                  handle_lock/unlock   │   ┌───────┐ │      Load ──▶ store ──▶ handle_loaded
-//!   store ──────── handle_loaded        ├──▶│ Shard │─┤      Unwrap ─▶ KMS ───▶ handle_lease
-//!                  handle_stored        │   └───────┘ │      DropDek
-//!                  handle_revoked       │             │      Ready ──▶ redeem ──▶ Grant
-//!   last run ───── handle_hot           │             │      Refreshed, Refuse
-//!   KMS ────────── handle_lease         │             │      Report
+//!   store ──────── begin_load           ├──▶│ Shard │─┤      Unwrap ─▶ KMS ───▶ handle_lease
+//!                  handle_loaded        │   └───────┘ │      DropDek
+//!                  handle_stored        │             │      Report
+//!                  handle_revoked       │             ├──▶ poll_ready(now), for those who waited:
+//!   last run ───── handle_hot           │             │      Serve(Grant) | Refreshed | Refuse
+//!   KMS ────────── handle_lease         │             │
 //!   clock ──────── handle_tick ─────────┘             └──▶ survey(): Hottest ──▶ next run
 //! ```
 //!
@@ -18,15 +19,17 @@
 //!
 //! 1. Make the shard with its limits and a seed, and its keyspaces with
 //!    [`handle_keyspace`](Shard::handle_keyspace).
-//! 2. Read the clock once a turn. `now` never goes back from one call to the next.
+//! 2. Read the clock for each input, and for each call of [`poll_ready`](Shard::poll_ready). `now` never goes back from
+//!    one call to the next.
 //! 3. After each input, or at the end of each turn, drain [`poll_action`](Shard::poll_action) and
 //!    carry out what it says, in its order.
-//! 4. Each [`Action::Load`] is answered by one [`handle_loaded`](Shard::handle_loaded), each
+//! 4. Each [`Action::Load`] is followed by one [`begin_load`](Shard::begin_load) right before the read, and if that says
+//!    that the load is still wanted, answered by one [`handle_loaded`](Shard::handle_loaded); each
 //!    [`Action::Unwrap`] by one [`handle_lease`](Shard::handle_lease), whatever happens: a panic
 //!    of the loader is an answer too. What comes too late is recognised and ignored.
-//! 5. A request that got [`Verdict::Wait`] is named by exactly one [`Action::Ready`] or
-//!    [`Action::Refuse`], unless [`handle_waiter_gone`](Shard::handle_waiter_gone) takes it back
-//!    first. After `Ready`, call [`redeem`](Shard::redeem) in the same turn.
+//! 5. A request that got [`Verdict::Wait`] is handed out exactly once by [`poll_ready`](Shard::poll_ready), unless
+//!    [`handle_waiter_gone`](Shard::handle_waiter_gone) takes it back first. Poll it after each input as long as the turn
+//!    lasts, and go on in the next turn: nobody is forgotten, and other inputs may come between.
 //! 6. Call [`handle_tick`](Shard::handle_tick) every millisecond or two.
 //! 7. Call [`handle_stored`](Shard::handle_stored) and [`handle_revoked`](Shard::handle_revoked)
 //!    when the write is durable and before anybody is told that it is.
@@ -37,6 +40,7 @@
 //!   shard, so it cannot outlive the turn.
 //! * `effective_hard = min(loaded_at + hard_ttl, DEK lease end, not_after)`; `loaded_at` is when
 //!   the load began. It moves later by a load or a KMS success only.
+//! * From [`handle_stored`](Shard::handle_stored) on nothing older than what was stored is served.
 //! * One flight per key, one unwrap per keyspace; each flight ends within its time limit.
 //! * The same seed and the same inputs give the same outputs: nothing walks a hash map.
 //! * Every list, map and queue is bounded by a field of [`Limits`]; the queue of actions by what
@@ -58,8 +62,8 @@
 //!   `max_in_flight`; the caller keeps the rest. Its load has no privilege: see
 //!   [`handle_hot`](Shard::handle_hot). Heat is a count of hits, halved at each load: one addition
 //!   on the fast path, and no other books ([`Hottest`]).
-//! * **A put of a newer version** makes the live key stale, so that with policy `wait` the next
-//!   request gets the new version.
+//! * **A put** ends the live key at once: an answer with the older version after the put was acknowledged would be
+//!   wrong, so requests wait for the load of the newer one, whatever the policy.
 //! * **A key past its own `not_after`** is INVALID until the blob changes.
 
 #![no_std]
@@ -90,8 +94,8 @@ mod time;
 mod wheel;
 
 pub use action::{
-    Action, Admission, FlightId, KeyId, KeyspaceId, LeaseEvent, LoadError, Loaded, Redeem, Refusal,
-    Request, Token, Urgency, Verdict,
+    Action, Admission, FlightId, KeyId, KeyspaceId, LeaseEvent, LoadError, Loaded, Outcome,
+    Refusal, Request, Token, Urgency, Verdict,
 };
 pub use counters::{Counters, Gauges, Refusals, Totals};
 pub use event::{Event, InvalidCause};

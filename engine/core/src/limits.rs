@@ -24,6 +24,9 @@ pub struct Limits {
     pub negatives_max: usize,
     /// Keys remembered as revoked. One that falls out is learned again from the store.
     pub revoked_max: usize,
+    /// Timers of waiters and flights that go off in one tick. The rest of those that are due go off in the next ticks,
+    /// so that a tick takes a bounded time however many waits end at once.
+    pub timers_per_tick_max: usize,
     /// Time limit of one flight, µs.
     pub flight_time_limit_us: u64,
     /// By how much of it a DEK is renewed before half of its lease, parts per million: after
@@ -56,6 +59,7 @@ impl Default for Limits {
             waiters_max: 1 << 16,
             negatives_max: 1 << 16,
             revoked_max: 1 << 16,
+            timers_per_tick_max: 1_024,
             flight_time_limit_us: 2_000_000,
             renew_early_ppm: 0,
         }
@@ -94,6 +98,7 @@ impl Limits {
             ),
             (self.waiters_max >= 1, "waiters_max >= 1"),
             (self.waiters_max <= 1 << 30, "waiters_max <= 2^30"),
+            (self.timers_per_tick_max >= 1, "timers_per_tick_max >= 1"),
             (self.negatives_max >= 1, "negatives_max >= 1"),
             (
                 self.negatives_max <= self.entries_max / 2,

@@ -53,8 +53,10 @@ pub struct Shard<V> {
     keyspaces: Vec<Keyspace>,
     keyspaces_by_id: BTreeMap<KeyspaceId, u32>,
     group: RefreshGroup,
-    /// Timers of waiters, flights and leases: all that are due fire in a tick.
-    clocks: Wheel<Clock>,
+    /// Timers of leases: all that are due fire in a tick.
+    leases: Wheel<LeaseTimer>,
+    /// Timers of waiters and flights: at most [`Limits::timers_per_tick_max`] of them fire in a tick.
+    waits: Wheel<WaitTimer>,
     /// Timers of entries, by number: at most one step of them fires in a tick.
     ages: Wheel<u32>,
     negatives: List<HOME>,
@@ -71,12 +73,16 @@ pub struct Shard<V> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Clock {
+enum WaitTimer {
     Waiter(u32),
     Flight(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum LeaseTimer {
     /// Time to think about asking the KMS.
     Ask(u32),
-    LeaseEnd(u32),
+    End(u32),
 }
 
 /// Ticks after which all entries of a shard were looked at. With a tick every 1 to 2 ms that is
@@ -109,7 +115,8 @@ impl<V> Shard<V> {
             keyspaces: Vec::new(),
             keyspaces_by_id: BTreeMap::new(),
             group: RefreshGroup::new(of_tokens),
-            clocks: Wheel::new(),
+            leases: Wheel::new(),
+            waits: Wheel::new(),
             ages: Wheel::new(),
             negatives: List::default(),
             revoked: List::default(),
@@ -175,7 +182,8 @@ impl<V> Shard<V> {
         self.sweep_later(at);
     }
 
-    /// What the caller has to do next. Drain it after each input.
+    /// What the caller has to do next. Drain it after each input. What became of those who waited comes from
+    /// [`poll_ready`](Shard::poll_ready).
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -195,7 +203,7 @@ impl<V> Shard<V> {
 
     /// Whether a load that somebody needs may start now.
     fn has_room_for_flight(&self) -> bool {
-        self.group.flights.len() < self.limits.flights_max
+        self.group.flying() < self.limits.flights_max
     }
 
     fn has_room_for_waiter(&self) -> bool {

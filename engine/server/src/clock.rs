@@ -9,7 +9,7 @@
 use keyway_core::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Now on `CLOCK_BOOTTIME`, in microseconds. About 30 ns; shards read it once a turn.
+/// Now on `CLOCK_BOOTTIME`, in microseconds. About 30 ns; shards read it after each unit of work.
 pub fn now() -> Instant {
     let time = clock_gettime(ClockId::Boottime);
     Instant::from_micros(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000)

@@ -182,17 +182,31 @@ impl Connection {
     pub async fn serve(self: Rc<Self>, shard: Rc<Shard>) {
         let mut inbox = vec![0; INBOX_LEN];
         let mut filled = 0;
+        // Work of this task since the executor last polled I/O and ran the others.
+        let mut unrested_us = 0;
         loop {
             let reading = self.has_room() && !self.closing.get();
             if self.closing.get() && self.outbox.borrow().pending() == 0 {
                 break;
             }
-            match drive(&self.socket, &self.outbox, &mut inbox, filled, reading).await {
+            let progress = drive(&self.socket, &self.outbox, &mut inbox, filled, reading);
+            let (progress, has_rested) = tasks::noting_rest(progress).await;
+            if has_rested {
+                unrested_us = 0;
+            }
+            match progress {
                 Progress::Read(count) => filled += count,
                 Progress::Woken => {}
                 Progress::Closed => break,
             }
-            filled = self.take_frames(&shard, &mut inbox, filled).await;
+            filled = self
+                .take_frames(&shard, &mut inbox, filled, &mut unrested_us)
+                .await;
+            // A peer that has always more to say is not to keep everybody else waiting.
+            if unrested_us >= tasks::TURN_WORK_US_MAX {
+                tasks::breathe().await;
+                unrested_us = 0;
+            }
         }
         inbox.zeroize();
         self.closed.set(true);
@@ -208,6 +222,7 @@ impl Connection {
         shard: &Rc<Shard>,
         inbox: &mut Vec<u8>,
         filled: usize,
+        unrested_us: &mut u64,
     ) -> usize {
         let origin = Origin::Connection(Rc::clone(self));
         let mut at = 0;
@@ -239,10 +254,11 @@ impl Connection {
                     break;
                 }
             }
-            shard.end_turn(turn);
+            *unrested_us += shard.end_turn(turn);
             if more {
                 send_now(&self.socket, &self.outbox).await;
                 tasks::breathe().await;
+                *unrested_us = 0;
             }
         }
         // Requests can carry secrets (imports, plaintexts): nothing stays behind.

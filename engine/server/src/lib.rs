@@ -24,6 +24,7 @@ pub mod logging;
 pub mod metrics;
 pub mod node;
 pub mod patience;
+mod plant;
 pub mod rehydrator;
 pub mod runtime;
 pub mod shard;

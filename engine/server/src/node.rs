@@ -1,6 +1,7 @@
 //! Starting and stopping the whole node: data directory, KMS, threads, signals.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyway_protocol::Router;
 use keyway_store::{DataDir, reshard};
@@ -100,6 +101,7 @@ pub fn run(mut config: Config, cores: &[usize], signals: &Stop) -> Result<(), St
     })?;
     let (to_control, control_requests) = mpsc::channel::<ControlRequest>(REQUESTS_MAX);
     let stop = signals.flag();
+    let failed = Arc::new(AtomicBool::new(false));
     let (ready, started) = std::sync::mpsc::channel();
     let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
     let page_key_ids = config.page_key_ids;
@@ -129,6 +131,7 @@ pub fn run(mut config: Config, cores: &[usize], signals: &Stop) -> Result<(), St
             events,
             exporter: to_exporter.clone(),
             stop: Arc::clone(&stop),
+            failed: Arc::clone(&failed),
         };
         let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
         let core = cores[usize::from(index) % cores.len()];
@@ -173,7 +176,7 @@ pub fn run(mut config: Config, cores: &[usize], signals: &Stop) -> Result<(), St
     tracing::info!("stopped");
     logging::flush();
     // Shard threads are parked with unfinished tasks, which must not be dropped.
-    std::process::exit(0);
+    std::process::exit(i32::from(failed.load(Ordering::Relaxed)));
 }
 
 fn move_keys(data: &mut DataDir, shards: u16) -> Result<(), String> {

@@ -20,6 +20,24 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Planned>,
 }
 
+impl Plan {
+    /// Whether handing out a key takes time, loads queue before they begin, and a tick fires few timers. In every second
+    /// history: the others are those of before there was such a thing.
+    pub(crate) fn takes_time(&self) -> bool {
+        self.seed % 2 == 1
+    }
+
+    /// Timers of waiters and flights that a tick fires, at most.
+    pub(crate) fn timers_per_tick(&self) -> usize {
+        match self.seed % 8 {
+            1 => 1,
+            3 => 2,
+            5 => 5,
+            _ => self.shape.limits.timers_per_tick_max,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
     /// Its place in the whole list: what it draws depends on it.

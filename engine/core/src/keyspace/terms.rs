@@ -97,11 +97,7 @@ impl Terms {
 
     pub(crate) fn points<V>(&self, live: &Live<V>) -> Points {
         let hard_at = self.own_hard(live);
-        let soft_at = if live.outdated {
-            live.loaded_at
-        } else {
-            self.soft_at(live).min(hard_at)
-        };
+        let soft_at = self.soft_at(live).min(hard_at);
         Points {
             due_at: soft_at.minus_us(self.window_us).max(live.loaded_at),
             urgent_at: soft_at.minus_us(self.low_water_us).max(live.loaded_at),

@@ -114,6 +114,12 @@ impl<V> Shard<V> {
         let mut waiters = 0;
         let mut background = 0;
         for (at, flight) in self.group.flights.iter() {
+            if flight.stage == Stage::Over {
+                let of_flight = flight.waiters.iter(&self.group.waiters);
+                waiters += of_flight.count();
+                ensure!(flight.next.is_empty(), "flight {at} is over and has a next");
+                continue;
+            }
             let owner = self
                 .entries
                 .get(flight.entry)
@@ -123,7 +129,7 @@ impl<V> Shard<V> {
                 "flight {at} does not belong to its entry"
             );
             ensure!(
-                self.clocks.is_armed(flight.timer),
+                self.waits.is_armed(flight.timer),
                 "flight {at} has no time limit"
             );
             let awaiting = flight.stage == Stage::AwaitingDek;
@@ -140,7 +146,7 @@ impl<V> Shard<V> {
                         "waiter {waiter_at} is on another flight"
                     );
                     ensure!(
-                        self.clocks.is_armed(waiter.timer),
+                        self.waits.is_armed(waiter.timer),
                         "waiter {waiter_at}: no timer"
                     );
                     let found = self.group.find_waiter(waiter.token);
@@ -150,7 +156,7 @@ impl<V> Shard<V> {
             }
         }
         ensure!(
-            waiters == self.group.waiters.len(),
+            waiters + self.group.late() == self.group.waiters.len(),
             "a waiter is on no flight"
         );
         ensure!(

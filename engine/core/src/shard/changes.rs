@@ -1,17 +1,17 @@
 //! Changes of stored keys: puts and revocations.
 
 use super::Shard;
-use super::flights::Ending;
 use crate::action::{KeyspaceId, Refusal};
 use crate::entry::State;
-use crate::flight::{Origin, Stage};
+use crate::flight::{Ending, Origin, Stage};
 use crate::grant::Grant;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
     /// A put was acknowledged, or is about to be: call it before anybody is told. Clears NEGATIVE,
-    /// INVALID and back-off. A load on its way is void, and the flight loads again. A live key of
-    /// an older version is stale from now on, and is loaded again at once if that is possible.
+    /// INVALID and back-off. A live key of an older version is dropped: nothing older is served from here on. The key is
+    /// loaded again at once if that is possible. A load that has begun is void, and its flight loads again; one that has
+    /// yet to begin will bring what was put.
     pub fn handle_stored(
         &mut self,
         now: Instant,
@@ -29,14 +29,14 @@ impl<V> Shard<V> {
         entry.version_floor = entry.version_floor.max(version);
         entry.backoff.clear();
         let mut outdated = false;
-        match &mut entry.state {
+        match &entry.state {
             State::Live(live) => {
                 let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
                 if Grant::check(live, terms, now).is_none() {
                     self.expire(at);
-                } else {
-                    outdated = live.version < version;
-                    live.outdated |= outdated;
+                } else if live.version < version {
+                    outdated = true;
+                    self.become_empty(at);
                 }
             }
             State::Negative { .. } | State::Invalid { .. } => self.become_empty(at),
@@ -52,7 +52,7 @@ impl<V> Shard<V> {
                 let keyspace_at = entry.keyspace_at as usize;
                 let can_load = self.keyspaces[keyspace_at].has_lease(now);
                 if outdated && can_load && self.has_room_for_flight() {
-                    self.start_flight(now, at, Origin::Again);
+                    self.start_flight(now, at, Origin::Demand);
                 } else {
                     self.look_after(now, at);
                 }

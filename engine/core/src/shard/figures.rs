@@ -60,9 +60,9 @@ impl<V> Shard<V> {
             key_bytes: self.key_bytes,
             negatives: self.negatives.len(),
             revoked: self.revoked.len(),
-            flights: self.group.flights.len(),
+            flights: self.group.flying(),
             waiters: self.group.waiters.len(),
-            timers: self.clocks.len() + self.ages.len(),
+            timers: self.leases.len() + self.waits.len() + self.ages.len(),
             sweeping: self.sweeping.len(),
             ..self.totals
         }

@@ -1,22 +1,12 @@
 //! RefreshGroup at work: the only way to load a key.
 
-use super::{Clock, Shard};
+use super::{Shard, WaitTimer};
 use crate::action::{Action, FlightId, Refusal};
 use crate::entry::{Due, Home};
-use crate::flight::{Flight, Origin, Stage, WAITING};
+use crate::flight::{Ending, Flight, Origin, Stage, WAITING};
 use crate::keyspace::Gate;
 use crate::list::List;
 use crate::time::{Instant, TICK_US};
-use crate::wheel::TimerId;
-
-/// How a flight ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ending {
-    /// The key is live.
-    Landed { version: u32 },
-    /// It brought no key. What was live before may still be.
-    Failed(Refusal),
-}
 
 impl<V> Shard<V> {
     /// Starts the flight of a key that has none. The caller has seen that there is room.
@@ -24,19 +14,7 @@ impl<V> Shard<V> {
         let entry = &mut self.entries[at];
         assert!(entry.flight.is_none(), "one flight per key");
         let (keyspace_at, listed) = (entry.keyspace_at, entry.is_listed_to_load());
-        let flight = self.group.insert(Flight {
-            entry: at,
-            keyspace_at,
-            generation: 0,
-            origin,
-            stage: Stage::AwaitingDek,
-            timer: TimerId::UNSET,
-            waiters: List::default(),
-            next: List::default(),
-            overtaken: false,
-            dek_asked: false,
-            timeout_reported: false,
-        });
+        let flight = self.group.insert(Flight::new(at, keyspace_at, origin));
         self.entries[at].flight = Some(flight);
         self.arm_flight(now, flight);
         let keyspace = &mut self.keyspaces[keyspace_at as usize];
@@ -63,7 +41,7 @@ impl<V> Shard<V> {
         self.arm_flight(now, flight_at);
         let flight = &mut self.group.flights[flight_at];
         flight.generation = generation;
-        flight.stage = Stage::Loading { started_at: now };
+        flight.stage = Stage::Queued { queued_at: now };
         flight.overtaken = false;
         let entry = &self.entries[flight.entry];
         self.actions.push_back(Action::Load {
@@ -100,36 +78,36 @@ impl<V> Shard<V> {
 
     /// The time limit of the present stage of a flight.
     pub(super) fn arm_flight(&mut self, now: Instant, flight_at: u32) {
-        self.clocks.cancel(self.group.flights[flight_at].timer);
+        self.waits.cancel(self.group.flights[flight_at].timer);
         let ends_at = now.plus_us(self.limits.flight_time_limit_us);
-        self.group.flights[flight_at].timer = self.clocks.arm(ends_at, Clock::Flight(flight_at));
+        self.group.flights[flight_at].timer = self.waits.arm(ends_at, WaitTimer::Flight(flight_at));
     }
 
-    /// Removes a flight and answers all who wait for it. Force-refreshes that need a later load
-    /// get one.
+    /// Ends a flight: all who wait for it get their answers from [`Shard::poll_ready`]. Force-refreshes
+    /// that need a later load get one.
     pub(super) fn end_flight(&mut self, now: Instant, flight_at: u32, ending: Ending) {
-        let mut flight = self.group.remove(flight_at);
-        self.clocks.cancel(flight.timer);
-        let at = flight.entry;
-        self.entries[at].flight = None;
-        let keyspace = &mut self.keyspaces[flight.keyspace_at as usize];
+        let flight = &mut self.group.flights[flight_at];
+        let next = core::mem::take(&mut flight.next);
+        let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
+        self.waits.cancel(flight.timer);
+        let entry = &mut self.entries[at];
+        entry.flight = None;
+        let keyspace = &mut self.keyspaces[keyspace_at as usize];
         keyspace.counters.flights -= 1;
         keyspace.counters.prefetch_flights -= u64::from(flight.origin.is_background());
         keyspace.reloads -= u64::from(flight.origin == Origin::Reload);
         keyspace.warm_flights -= usize::from(flight.origin == Origin::Warm);
-        while let Some(waiter) = self.group.pop(&mut flight.waiters) {
-            self.clocks.cancel(waiter.timer);
-            self.settle(now, at, waiter, ending);
-        }
-        if !flight.next.is_empty() {
-            self.start_next(now, at, flight.next);
+        self.group
+            .end(flight_at, entry.keyspace, &entry.key_id, ending);
+        if !next.is_empty() {
+            self.start_next(now, at, next);
         }
         self.look_after(now, at);
-        self.end_unlock_if_reloaded(flight.keyspace_at);
+        self.end_unlock_if_reloaded(keyspace_at);
     }
 
     /// Starts the load that force-refreshes wait for who came during the one that just ended.
-    fn start_next(&mut self, now: Instant, at: u32, mut waiters: List<WAITING>) {
+    fn start_next(&mut self, now: Instant, at: u32, waiters: List<WAITING>) {
         let keyspace_at = self.entries[at].keyspace_at;
         let allowed = if self.entries[at].is_revoked() {
             Err(Refusal::Revoked)
@@ -142,10 +120,15 @@ impl<V> Shard<V> {
                 self.group.adopt(flight, waiters);
             }
             Err(refusal) => {
-                while let Some(waiter) = self.group.pop(&mut waiters) {
-                    self.clocks.cancel(waiter.timer);
-                    self.settle(now, at, waiter, Ending::Failed(refusal));
-                }
+                // A flight that never was, to hold those who wait until they have their answers.
+                let flight = self
+                    .group
+                    .insert(Flight::new(at, keyspace_at, Origin::Demand));
+                self.group.adopt(flight, waiters);
+                let entry = &self.entries[at];
+                let ending = Ending::Failed(refusal);
+                self.group
+                    .end(flight, entry.keyspace, &entry.key_id, ending);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! ForceRefresh: a load that began after the call, whatever is in memory.
 //!
-//! There is one flight per key, here too. A force-refresh that finds a load on its way which began
+//! There is one flight per key, here too. A force-refresh joins a load that has yet to begin to read. One that finds a load on its way which began
 //! before the call waits for the next one: the flight's result is taken over as ever (at that
 //! time nobody has been told that something newer is there), those who waited for it are served,
 //! and the next load starts at once. So no two loads of one key run at a time, a hung one holds

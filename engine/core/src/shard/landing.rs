@@ -1,18 +1,24 @@
 //! Results of loads.
 
 use super::Shard;
-use super::flights::Ending;
 use super::request::OVERLOADED_AFTER_US;
 use crate::action::{FlightId, LoadError, Loaded, Refusal};
 use crate::backoff::{LOAD_BACKOFF_US_MAX, LOAD_BACKOFF_US_MIN};
 use crate::entry::{Live, REFERENCED, Reread, State};
 use crate::event::{Event, InvalidCause};
-use crate::flight::{Origin, Stage};
+use crate::flight::{Ending, Origin, Stage};
 use crate::grant::Grant;
 use crate::time::{Instant, TICK_US};
 
 impl<V> Shard<V> {
-    /// A load came to its end. One whose flight is over is ignored, and its key dropped.
+    /// The caller begins to read for an [`Action::Load`](crate::Action::Load): the key's age counts from here, and a
+    /// force-refresh that comes later needs another load. Returns `false` if the load is not wanted any more: it is not to
+    /// be done, and there is no result to report.
+    pub fn begin_load(&mut self, now: Instant, flight: FlightId) -> bool {
+        self.group.begin(now, flight)
+    }
+
+    /// A load that was begun came to its end. One whose flight is over is ignored, and its key dropped.
     pub fn handle_loaded(
         &mut self,
         now: Instant,
@@ -24,7 +30,11 @@ impl<V> Shard<V> {
             return;
         };
         let flight = &self.group.flights[flight_at];
-        let Stage::Loading { started_at } = flight.stage else {
+        let Stage::Loading {
+            queued_at,
+            started_at,
+        } = flight.stage
+        else {
             unreachable!("only flights that load have a name to be found by");
         };
         let (at, keyspace_at, overtaken) = (flight.entry, flight.keyspace_at, flight.overtaken);
@@ -34,7 +44,7 @@ impl<V> Shard<V> {
         match result {
             Err(LoadError::Revoked) => self.revoke(now, at),
             _ if overtaken => self.launch_again(now, flight_at),
-            Ok(loaded) => self.land(now, flight_at, loaded, started_at),
+            Ok(loaded) => self.land(now, flight_at, loaded, queued_at, started_at),
             Err(LoadError::NotFound) => {
                 self.entries[at].backoff.clear();
                 self.become_negative(now, at);
@@ -57,7 +67,14 @@ impl<V> Shard<V> {
         self.fail_load(now, flight_at, LoadError::TimedOut);
     }
 
-    fn land(&mut self, now: Instant, flight_at: u32, loaded: Loaded<V>, started_at: Instant) {
+    fn land(
+        &mut self,
+        now: Instant,
+        flight_at: u32,
+        loaded: Loaded<V>,
+        queued_at: Instant,
+        started_at: Instant,
+    ) {
         let flight = &self.group.flights[flight_at];
         let (at, keyspace_at, origin) = (flight.entry, flight.keyspace_at, flight.origin);
         let keyspace = &self.keyspaces[keyspace_at as usize];
@@ -102,7 +119,7 @@ impl<V> Shard<V> {
             return self.end_flight(now, flight_at, Ending::Failed(refusal));
         }
         let keyspace = &mut self.keyspaces[keyspace_at as usize];
-        keyspace.load_us.add_us(now.saturating_since(started_at));
+        keyspace.load_us.add_us(now.saturating_since(queued_at));
         if origin == Origin::Reload {
             keyspace.unlocks.key_reloaded();
         }

@@ -1,10 +1,9 @@
 //! What the KMS says, and what an operator says: leases, refusals, lock and unlock.
 
-use super::flights::Ending;
-use super::{Clock, Shard};
+use super::{LeaseTimer, Shard};
 use crate::action::{Action, KeyspaceId, LeaseEvent, Refusal};
 use crate::event::Event;
-use crate::flight::Stage;
+use crate::flight::{Ending, Stage};
 use crate::keyspace::{Alarm, Gate, Purged, UnlockState, UnlockStatus};
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -143,13 +142,13 @@ impl<V> Shard<V> {
     pub(super) fn arm_alarm(&mut self, now: Instant, at: u32) {
         let keyspace = &mut self.keyspaces[at as usize];
         if let Some(timer) = keyspace.ask_timer.take() {
-            self.clocks.cancel(timer);
+            self.leases.cancel(timer);
         }
         let alarm_at = match keyspace.gate {
             Gate::Open => keyspace.lease.alarm_at(now),
             Gate::Locked | Gate::Denied => None,
         };
-        keyspace.ask_timer = alarm_at.map(|when| self.clocks.arm(when, Clock::Ask(at)));
+        keyspace.ask_timer = alarm_at.map(|when| self.leases.arm(when, LeaseTimer::Ask(at)));
     }
 
     /// The end of the lease has moved: the expiry check and the timer follow.
@@ -158,10 +157,10 @@ impl<V> Shard<V> {
         let ends_at = keyspace.lease.ends_at();
         keyspace.terms.set_lease_end(ends_at);
         if let Some(timer) = keyspace.end_timer.take() {
-            self.clocks.cancel(timer);
+            self.leases.cancel(timer);
         }
         if keyspace.lease.is_held() {
-            keyspace.end_timer = Some(self.clocks.arm(ends_at, Clock::LeaseEnd(at)));
+            keyspace.end_timer = Some(self.leases.arm(ends_at, LeaseTimer::End(at)));
         }
     }
 
@@ -323,7 +322,7 @@ impl<V> Shard<V> {
     fn flights_of(&self, keyspace_at: u32) -> Vec<u32> {
         let flights = self.group.flights.iter();
         flights
-            .filter(|(_, flight)| flight.keyspace_at == keyspace_at)
+            .filter(|(_, flight)| flight.keyspace_at == keyspace_at && flight.stage != Stage::Over)
             .map(|(at, _)| at)
             .collect()
     }

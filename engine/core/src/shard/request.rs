@@ -1,7 +1,7 @@
 //! Requests: served from memory, or waiting, or refused.
 
-use super::{Clock, Shard};
-use crate::action::{KeyspaceId, Redeem, Refusal, Request, Token, Verdict};
+use super::{Shard, WaitTimer};
+use crate::action::{Refusal, Request, Token, Verdict};
 use crate::entry::{REFERENCED, Reread, State, USED};
 use crate::flight::{Origin, Stage, WaiterKind};
 use crate::grant::Grant;
@@ -14,8 +14,6 @@ use crate::time::{Instant, TICK_US};
 const DEADLINE_MARGIN_US: u64 = 2 * TICK_US;
 /// The hint that goes with OVERLOADED, µs.
 pub(super) const OVERLOADED_AFTER_US: u64 = 5_000;
-/// The hint for a key that went away between the end of a wait and its use, µs.
-const GONE_AFTER_US: u64 = TICK_US;
 
 /// A verdict that does not borrow the key yet.
 enum Decision {
@@ -38,43 +36,6 @@ impl<V> Shard<V> {
             Decision::Wait => Verdict::Wait,
             Decision::Refuse(refusal) => Verdict::Refuse(refusal),
         }
-    }
-
-    /// Hands out the key for a request that waited, after checking everything again.
-    ///
-    /// # Errors
-    /// The key can no longer be used, or the request's deadline has passed.
-    pub fn redeem(
-        &mut self,
-        now: Instant,
-        keyspace: KeyspaceId,
-        key_id: &[u8],
-        redeem: Redeem,
-    ) -> Result<Grant<'_, V>, Refusal> {
-        let Some(keyspace_at) = self.keyspace_at(keyspace) else {
-            return Err(Refusal::NoKeyspace);
-        };
-        let at = self.find(keyspace, key_id);
-        let overdue = redeem.deadline.is_some_and(|deadline| deadline <= now);
-        if let (Some(at), false) = (at, overdue) {
-            let terms = &self.keyspaces[keyspace_at as usize].terms;
-            let age_us = self.entries[at]
-                .live()
-                .and_then(|live| Grant::check(live, terms, now))
-                .map(|grant| grant.age_us);
-            if let Some(age_us) = age_us {
-                self.entries[at].touched = USED | REFERENCED;
-                self.keyspaces[keyspace_at as usize].served(age_us);
-                let terms = &self.keyspaces[keyspace_at as usize].terms;
-                let live = self.entries[at].live();
-                let grant = live.and_then(|live| Grant::check(live, terms, now));
-                return Ok(grant.expect("the same check at the same time"));
-            }
-        }
-        self.keyspaces[keyspace_at as usize]
-            .counters
-            .redeem_refused_total += 1;
-        Err(self.why_not(now, keyspace_at, at, overdue))
     }
 
     #[inline]
@@ -158,7 +119,7 @@ impl<V> Shard<V> {
             && keyspace.settings.on_soft_expiry == OnSoftExpiry::Wait
             && until > now
             && self.group.waiters.len() < self.limits.waiters_max
-            && (matches!(self.group.flights[flight].stage, Stage::Loading { .. })
+            && (self.group.flights[flight].stage != Stage::AwaitingDek
                 || keyspace.lease.fits(now, budget_us))
         {
             self.join(flight, request, budget_ends_at, until);
@@ -284,34 +245,10 @@ impl<V> Shard<V> {
         deadline: Option<Instant>,
         until: Instant,
     ) {
-        let clocks = &mut self.clocks;
-        let timer = |waiter| clocks.arm(until, Clock::Waiter(waiter));
+        let waits = &mut self.waits;
+        let timer = |waiter| waits.arm(until, WaitTimer::Waiter(waiter));
         self.group
             .join(flight, for_next, token, kind, deadline, timer);
-    }
-
-    /// Why a key that was there is not served now.
-    fn why_not(
-        &mut self,
-        now: Instant,
-        keyspace_at: u32,
-        at: Option<u32>,
-        overdue: bool,
-    ) -> Refusal {
-        match at.map(|at| &self.entries[at].state) {
-            Some(State::Revoked) => return Refusal::Revoked,
-            _ if overdue => return Refusal::DeadlineExceeded,
-            Some(State::Invalid { .. }) => return Refusal::Invalid,
-            Some(State::Negative { .. }) => return Refusal::NotFound,
-            _ => {}
-        }
-        let keyspace = &self.keyspaces[keyspace_at as usize];
-        if keyspace.gate != Gate::Open || !keyspace.has_lease(now) {
-            return self.needs_unlock(keyspace_at);
-        }
-        Refusal::Retry {
-            after_us: GONE_AFTER_US,
-        }
     }
 }
 

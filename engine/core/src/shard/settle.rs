@@ -1,13 +1,16 @@
 //! The end of a wait: for those whose flight ended, whose time is up, or who left.
 
 use super::Shard;
-use super::flights::Ending;
-use crate::action::{Action, Redeem, Refusal, Token};
-use crate::entry::{REFERENCED, USED};
+use crate::action::{Outcome, Refusal, Token};
+use crate::entry::{REFERENCED, State, USED};
 use crate::event::Event;
-use crate::flight::{Waiter, WaiterKind};
+use crate::flight::{Ending, Settled, Stage, WaiterKind};
 use crate::grant::Grant;
-use crate::time::Instant;
+use crate::keyspace::Gate;
+use crate::time::{Instant, TICK_US};
+
+/// The hint for a key that went away between the end of a wait and its use, µs.
+const GONE_AFTER_US: u64 = TICK_US;
 
 impl<V> Shard<V> {
     /// The caller of a request or force-refresh is gone. The flight goes on without it. Without
@@ -17,7 +20,7 @@ impl<V> Shard<V> {
             return;
         };
         let waiter = self.group.leave(waiter_at);
-        self.clocks.cancel(waiter.timer);
+        self.waits.cancel(waiter.timer);
         let counters = &mut self.keyspaces[waiter.keyspace_at as usize].counters;
         match waiter.kind {
             WaiterKind::Request { .. } => {
@@ -34,16 +37,17 @@ impl<V> Shard<V> {
     /// A waiter's timer went off: its budget is used up, or its deadline is (nearly) here.
     pub(super) fn handle_waited(&mut self, now: Instant, waiter_at: u32) {
         let flight_at = self.group.waiters[waiter_at].flight;
-        let at = self.group.flights[flight_at].entry;
-        let keyspace_at = self.group.flights[flight_at].keyspace_at;
+        if self.group.flights[flight_at].stage == Stage::Over {
+            // Its flight was over in time: it is about to have its answer.
+            return;
+        }
         if let WaiterKind::Request { budget_ends_at } = self.group.waiters[waiter_at].kind
             && now >= budget_ends_at
         {
             self.count_timeout(flight_at);
         }
-        let waiter = self.group.leave(waiter_at);
-        let after_us = self.load_hint_us(keyspace_at);
-        self.settle(now, at, waiter, Ending::Failed(Refusal::Retry { after_us }));
+        let entry = &self.entries[self.group.flights[flight_at].entry];
+        self.group.is_late(waiter_at, entry.keyspace, &entry.key_id);
     }
 
     fn count_timeout(&mut self, flight_at: u32) {
@@ -65,78 +69,104 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Answers one who has left its flight, and whose timer is gone.
-    pub(super) fn settle(&mut self, now: Instant, at: u32, waiter: Waiter, ending: Ending) {
-        match waiter.kind {
-            WaiterKind::Request { .. } => self.settle_request(now, at, &waiter, ending),
-            WaiterKind::Force => self.settle_force(now, at, &waiter, ending),
-        }
+    /// Whether [`poll_ready`](Shard::poll_ready) has anything to hand out.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.group.has_settled()
     }
 
-    fn settle_request(&mut self, now: Instant, at: u32, waiter: &Waiter, ending: Ending) {
-        let token = waiter.token;
-        let entry = &mut self.entries[at];
-        let keyspace = &mut self.keyspaces[waiter.keyspace_at as usize];
-        let counters = &mut keyspace.counters;
-        counters.singleflight_waiters -= 1;
+    /// The next request or force-refresh whose wait is over, and what it gets. Everything is checked at `now`, so read the
+    /// clock for each: whoever is handed out last gets the key only if its time has not ended meanwhile. Handing out one at
+    /// a time also means that no input, a landing or a lock for one, takes longer the more wait for it.
+    pub fn poll_ready(&mut self, now: Instant) -> Option<(Token, Outcome<'_, V>)> {
+        let settled = self.group.next_settled()?;
+        self.waits.cancel(settled.waiter.timer);
+        let token = settled.waiter.token;
+        let outcome = match settled.waiter.kind {
+            WaiterKind::Request { .. } => self.settle_request(now, &settled),
+            WaiterKind::Force => self.settle_force(now, &settled),
+        };
+        Some((token, outcome))
+    }
+
+    fn settle_request(&mut self, now: Instant, settled: &Settled) -> Outcome<'_, V> {
+        let waiter = &settled.waiter;
+        let keyspace_at = waiter.keyspace_at as usize;
+        let at = self.find(settled.keyspace, &settled.key_id);
         let overdue = waiter.deadline.is_some_and(|deadline| deadline <= now);
-        let stale = entry
-            .live()
-            .and_then(|live| Grant::check(live, &keyspace.terms, now))
-            .map(|grant| grant.stale);
-        let action = match (overdue, stale, ending) {
-            (false, Some(stale), _) => {
-                match stale {
-                    false => counters.ready_fresh_total += 1,
-                    true => counters.ready_stale_total += 1,
-                }
-                entry.touched = USED | REFERENCED;
-                let redeem = Redeem {
-                    deadline: waiter.deadline,
-                };
-                let key_id = entry.key_id.clone();
-                Action::Ready {
-                    token,
-                    keyspace: entry.keyspace,
-                    key_id,
-                    redeem,
-                }
-            }
-            (overdue, _, ending) => {
-                let refusal = match ending {
-                    _ if overdue => Refusal::DeadlineExceeded,
-                    Ending::Failed(refusal) => refusal,
-                    Ending::Landed { .. } => {
-                        unreachable!("what has just landed passed the same check")
-                    }
-                };
-                counters.refused.count(refusal);
-                Action::Refuse { token, refusal }
-            }
+        let keyspace = &mut self.keyspaces[keyspace_at];
+        keyspace.counters.singleflight_waiters -= 1;
+        let served = at.filter(|_| !overdue).and_then(|at| {
+            let grant = Grant::check(self.entries[at].live()?, &keyspace.terms, now)?;
+            Some((at, grant.stale, grant.age_us))
+        });
+        let Some((at, stale, age_us)) = served else {
+            let refusal = self.refusal_after_wait(now, at, overdue, settled);
+            let counters = &mut self.keyspaces[keyspace_at].counters;
+            counters.refused.count(refusal);
+            return Outcome::Refuse(refusal);
         };
-        self.actions.push_back(action);
+        match stale {
+            false => keyspace.counters.ready_fresh_total += 1,
+            true => keyspace.counters.ready_stale_total += 1,
+        }
+        keyspace.served(age_us);
+        self.entries[at].touched = USED | REFERENCED;
+        let terms = &self.keyspaces[keyspace_at].terms;
+        let live = self.entries[at].live();
+        let grant = live.and_then(|live| Grant::check(live, terms, now));
+        Outcome::Serve(grant.expect("the same check at the same time"))
     }
 
-    fn settle_force(&mut self, now: Instant, at: u32, waiter: &Waiter, ending: Ending) {
-        let token = waiter.token;
-        let counters = &mut self.keyspace_of(at).counters;
+    fn settle_force(&mut self, now: Instant, settled: &Settled) -> Outcome<'_, V> {
+        let waiter = &settled.waiter;
+        let counters = &mut self.keyspaces[waiter.keyspace_at as usize].counters;
         counters.force_waiters -= 1;
-        let action = match ending {
-            Ending::Landed { version } => {
-                counters.force_refreshed_total += 1;
-                Action::Refreshed { token, version }
-            }
-            Ending::Failed(refusal) => {
-                counters.force_refused_total += 1;
-                let overdue = waiter.deadline.is_some_and(|deadline| deadline <= now);
-                let refusal = if overdue {
-                    Refusal::DeadlineExceeded
-                } else {
-                    refusal
-                };
-                Action::Refuse { token, refusal }
-            }
+        if let Some(Ending::Landed { version }) = settled.ending {
+            counters.force_refreshed_total += 1;
+            return Outcome::Refreshed { version };
+        }
+        counters.force_refused_total += 1;
+        let overdue = waiter.deadline.is_some_and(|deadline| deadline <= now);
+        let at = self.find(settled.keyspace, &settled.key_id);
+        Outcome::Refuse(self.refusal_after_wait(now, at, overdue, settled))
+    }
+
+    /// Why one who waited gets no key. How its flight ended is told only if it still holds: a put, a revocation, a lock or
+    /// an unlock may have come since.
+    fn refusal_after_wait(
+        &mut self,
+        now: Instant,
+        at: Option<u32>,
+        overdue: bool,
+        settled: &Settled,
+    ) -> Refusal {
+        let keyspace_at = settled.waiter.keyspace_at;
+        let ending = match settled.ending {
+            _ if overdue => return Refusal::DeadlineExceeded,
+            None => Some(Refusal::Retry {
+                after_us: self.load_hint_us(keyspace_at),
+            }),
+            Some(Ending::Failed(refusal)) => Some(refusal),
+            Some(Ending::Landed { .. }) => None,
         };
-        self.actions.push_back(action);
+        let state = at.map(|at| &self.entries[at].state);
+        if ending == Some(Refusal::Revoked) || matches!(state, Some(State::Revoked)) {
+            return Refusal::Revoked;
+        }
+        let keyspace = &self.keyspaces[keyspace_at as usize];
+        let (is_open, has_lease) = (keyspace.gate == Gate::Open, keyspace.has_lease(now));
+        match (ending, state) {
+            _ if !is_open => self.needs_unlock(keyspace_at),
+            (_, Some(State::Invalid { .. })) => Refusal::Invalid,
+            (_, Some(State::Negative { until })) if now < *until => Refusal::NotFound,
+            (Some(Refusal::NeedsUnlock { .. }) | None, _) if !has_lease => {
+                self.needs_unlock(keyspace_at)
+            }
+            (Some(refusal), _) if refusal.is_passing() => refusal,
+            _ => Refusal::Retry {
+                after_us: GONE_AFTER_US,
+            },
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Time passing: timers, the prefetcher's passes, sweeps.
 
-use super::{Clock, Shard};
+use super::{LeaseTimer, Shard, WaitTimer};
 use crate::action::Urgency;
 use crate::entry::{Home, State, USED};
 use crate::flight::Origin;
@@ -12,15 +12,24 @@ use crate::time::Instant;
 impl<V> Shard<V> {
     /// Does what is due. Call it every millisecond or two: waits end, and plaintext is dropped, as
     /// promptly as this is called. Nothing that is past its time is used meanwhile, since every
-    /// use checks the time itself.
+    /// use checks the time itself. A call takes a bounded time: where more waits end at once than
+    /// [`Limits::timers_per_tick_max`](crate::Limits::timers_per_tick_max), the rest end in the next calls.
     pub fn handle_tick(&mut self, now: Instant) {
-        self.clocks.advance(now);
-        while let Some(clock) = self.clocks.pop() {
-            match clock {
-                Clock::Waiter(waiter) => self.handle_waited(now, waiter),
-                Clock::Flight(flight) => self.handle_flight_limit(now, flight),
-                Clock::Ask(keyspace) => self.handle_alarm(now, keyspace),
-                Clock::LeaseEnd(keyspace) => self.handle_lease_end(now, keyspace),
+        self.leases.advance(now);
+        while let Some(timer) = self.leases.pop() {
+            match timer {
+                LeaseTimer::Ask(keyspace) => self.handle_alarm(now, keyspace),
+                LeaseTimer::End(keyspace) => self.handle_lease_end(now, keyspace),
+            }
+        }
+        self.waits.advance(now);
+        for _ in 0..self.limits.timers_per_tick_max {
+            let Some(timer) = self.waits.pop() else {
+                break;
+            };
+            match timer {
+                WaitTimer::Waiter(waiter) => self.handle_waited(now, waiter),
+                WaitTimer::Flight(flight) => self.handle_flight_limit(now, flight),
             }
         }
         self.ages.advance(now);
@@ -72,7 +81,7 @@ impl<V> Shard<V> {
         let keyspace = &self.keyspaces[keyspace_at as usize];
         let unreserved = self.limits.flights_max - self.limits.on_demand_reserve;
         keyspace.counters.prefetch_flights < u64::from(keyspace.share)
-            && self.group.flights.len() < unreserved
+            && self.group.flying() < unreserved
     }
 
     fn next_to_prefetch(&mut self, keyspace_at: u32) -> Option<(u32, Origin)> {

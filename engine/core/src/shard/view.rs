@@ -86,10 +86,10 @@ impl<V> Shard<V> {
         view.backing_off = entry.backoff.left_us(now).is_some();
         view.used = entry.touched & crate::entry::USED != 0;
         let without_key = match stage {
-            Some(Stage::Loading { .. }) => Lifecycle::Loading,
+            Some(Stage::Queued { .. } | Stage::Loading { .. }) => Lifecycle::Loading,
             Some(Stage::AwaitingDek) => Lifecycle::AwaitingDek,
             None if view.backing_off => Lifecycle::BackOff,
-            None => Lifecycle::Absent,
+            Some(Stage::Over) | None => Lifecycle::Absent,
         };
         view.lifecycle = match &entry.state {
             State::Live(live) if now < of.terms.effective_hard(live) => {

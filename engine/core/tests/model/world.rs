@@ -4,7 +4,7 @@ use crate::reference::{Answer, Reference};
 use crate::{Change, Damage, Operation};
 use keyway_core::{
     Action, Admission, FlightId, Instant, KeyspaceId, LeaseEvent, Limits, LoadError, Loaded,
-    OnSoftExpiry, Refusal, Request, Settings, Shard, Token, Verdict,
+    OnSoftExpiry, Outcome, Refusal, Request, Settings, Shard, Token, Verdict,
 };
 
 const KEYSPACE: KeyspaceId = KeyspaceId(1);
@@ -147,7 +147,7 @@ impl World {
         }
         let expected = match at_once {
             Some(_) => undisturbed,
-            None if put && terms.load > terms.wait => undisturbed,
+            None if put && terms.load > terms.wait => Answer::Retry,
             None => then.request(key),
         };
         self.settle();
@@ -156,15 +156,12 @@ impl World {
     }
 
     fn change_and_request(&mut self, key: u8, change: Change) -> (Answer, Answer) {
-        let mut before = self.reference.clone();
-        let changed = self.change(key, change);
+        self.change(key, change);
         let reloads = !self.loads.is_empty();
         let mut then = self.reference.clone();
-        let expected = if reloads {
-            // The old version is at hand, and stale whatever its age.
-            before.terms.soft = 0;
-            before.keys.entry(key).or_default().stored = changed;
-            before.request(key)
+        let expected = if reloads && then.terms.load > then.terms.wait {
+            // The old version is not served any more, and the new one does not come in time.
+            Answer::Retry
         } else {
             then.request(key)
         };
@@ -286,6 +283,7 @@ impl World {
             let now = self.now();
             match action {
                 Action::Load { flight, key_id, .. } => {
+                    assert!(self.shard.begin_load(now, flight));
                     let known = self.reference.keys.get(&key_id[0]);
                     self.loads.push(Loading {
                         flight,
@@ -301,27 +299,16 @@ impl World {
                     };
                     self.shard.handle_lease(now, KEYSPACE, granted);
                 }
-                Action::Ready {
-                    token,
-                    keyspace,
-                    key_id,
-                    redeem,
-                } => {
-                    let grant = self.shard.redeem(now, keyspace, &key_id, redeem);
-                    let answer = match grant {
-                        Ok(grant) => served(grant.version, grant.stale),
-                        Err(refusal) => refused(refusal),
-                    };
-                    self.answers.push((token.0, answer));
-                }
-                Action::Refreshed { token, version } => {
-                    self.answers.push((token.0, Answer::Version(version)));
-                }
-                Action::Refuse { token, refusal } => {
-                    self.answers.push((token.0, refused(refusal)));
-                }
                 Action::DropDek { .. } | Action::Report(_) => {}
             }
+        }
+        while let Some((token, outcome)) = self.shard.poll_ready(self.now()) {
+            let answer = match outcome {
+                Outcome::Serve(grant) => served(grant.version, grant.stale),
+                Outcome::Refreshed { version } => Answer::Version(version),
+                Outcome::Refuse(refusal) => refused(refusal),
+            };
+            self.answers.push((token.0, answer));
         }
     }
 

@@ -74,6 +74,33 @@ fn many_of_them_share_the_next_load() {
     assert_eq!(rig.counters().rehydrate_total, 2);
 }
 
+/// A hundred force-refreshes in one write cost two loads: the first started one, and all the others waited for the next,
+/// although nothing had been read for the first.
+#[test]
+fn a_load_that_has_yet_to_begin_is_joined_by_all_who_come_until_then() {
+    let mut rig = Rig::leased();
+    rig.queues_loads = true;
+    for token in 0..100 {
+        rig.force(token, "a");
+    }
+    let first = rig.take_load();
+    assert!(rig.loads.is_empty(), "one load for all of them");
+    assert!(rig.shard.begin_load(rig.now, first.flight));
+    rig.force(100, "a");
+    let loaded = rig.loaded(1);
+    rig.answer(&first, Ok(loaded));
+    for token in 0..100 {
+        assert_eq!(rig.end_of(token), Ended::Refreshed(1));
+    }
+    assert!(rig.is_waiting(100), "it came after the load had begun");
+    let next = rig.take_load();
+    assert!(rig.shard.begin_load(rig.now, next.flight));
+    let loaded = rig.loaded(1);
+    rig.answer(&next, Ok(loaded));
+    assert_eq!(rig.end_of(100), Ended::Refreshed(1));
+    assert!(rig.loads.is_empty());
+}
+
 #[test]
 fn a_load_that_waits_for_the_dek_has_not_begun_and_is_joined() {
     let mut rig = Rig::new();

@@ -258,8 +258,10 @@ fn a_big_shard_too_drops_everything_within_32_ticks_of_a_lock() {
                 not_after: None,
                 dek_generation: 1,
             };
+            assert!(shard.begin_load(now, flight));
             shard.handle_loaded(now, flight, Ok(loaded));
         }
+        while shard.poll_ready(now).is_some() {}
     }
     let resident = |shard: &Shard<()>| shard.counters(PROD).expect("known").resident_keys;
     assert_eq!(resident(&shard), u64::from(KEYS));

@@ -2,8 +2,8 @@
 
 use crate::rig::*;
 use keyway_core::{
-    Action, Event, KeyspaceId, Lifecycle, Limits, LoadError, OnSoftExpiry, Refusal, Request,
-    Settings, TICK_US, Token, Urgency, Verdict,
+    Action, Event, KeyspaceId, Lifecycle, Limits, LoadError, OnSoftExpiry, Outcome, Refusal,
+    Request, Settings, TICK_US, Token, Urgency, Verdict,
 };
 
 const BUDGET: u64 = 3 * MS;
@@ -430,46 +430,61 @@ fn without_room_to_wait_a_stale_key_is_served() {
 }
 
 #[test]
-fn redeem_checks_everything_again() {
+fn whoever_has_waited_is_checked_when_its_turn_comes_and_not_when_the_load_landed() {
     let mut rig = Rig::leased();
-    let take_ready = |rig: &mut Rig| {
-        rig.land_without_drain(1);
-        let mut ready = None;
-        while let Some(action) = rig.shard.poll_action() {
-            if let Action::Ready { redeem, .. } = action {
-                ready = Some(redeem);
-            }
-        }
-        ready.unwrap()
-    };
     let deadline = Some(rig.now.plus_us(2 * MS));
-    rig.request_by(1, "a", deadline);
-    let redeem = take_ready(&mut rig);
-    assert!(rig.shard.redeem(rig.now, PROD, b"a", redeem).is_ok());
-    let late = rig.now.plus_us(2 * MS);
-    assert_eq!(
-        rig.shard.redeem(late, PROD, b"a", redeem).unwrap_err(),
-        Refusal::DeadlineExceeded
-    );
-    rig.request_by(2, "b", None);
-    let redeem = take_ready(&mut rig);
-    let hard = rig.now.plus_us(60 * S);
-    let expired = rig.shard.redeem(hard, PROD, b"b", redeem).unwrap_err();
-    assert!(matches!(expired, Refusal::Retry { .. }));
-    rig.shard.handle_revoked(rig.now, PROD, b"b");
-    assert_eq!(
-        rig.shard.redeem(rig.now, PROD, b"b", redeem).unwrap_err(),
-        Refusal::Revoked
-    );
-    rig.shard.handle_lock(rig.now, PROD);
-    let locked = rig.shard.redeem(rig.now, PROD, b"a", redeem).unwrap_err();
-    assert!(matches!(locked, Refusal::NeedsUnlock { .. }));
-    assert_eq!(rig.counters().redeem_refused_total, 4);
+    rig.request_by(1, "a", None);
+    rig.request_by(2, "a", deadline);
+    for token in 3..7 {
+        rig.request_by(token, "a", None);
+    }
+    rig.land_without_drain(1);
+    let landed_at = rig.now;
+    let hard = landed_at.plus_us(60 * S);
+    let (served_at, shard) = (landed_at.plus_us(5 * S), &mut rig.shard);
+    match shard.poll_ready(served_at) {
+        Some((Token(1), Outcome::Serve(grant))) => assert_eq!(grant.age_us, 5 * S),
+        other => panic!("{other:?}"),
+    }
+    rig.now = served_at;
+    assert!(rig.take_ready());
+    assert_eq!(rig.end_of(2), Ended::Refused(Refusal::DeadlineExceeded));
+    rig.now = hard.minus_us(1);
+    assert!(rig.take_ready());
+    assert_eq!(rig.end_of(3), Ended::Stale(1));
+    rig.now = hard;
+    assert!(rig.take_ready());
+    assert!(matches!(
+        rig.end_of(4),
+        Ended::Refused(Refusal::Retry { .. })
+    ));
+    rig.shard.handle_revoked(rig.now, PROD, b"a");
+    assert!(rig.take_ready());
+    assert_eq!(rig.end_of(5), Ended::Refused(Refusal::Revoked));
+    rig.gone(6);
+    assert!(!rig.shard.has_ready() && rig.shard.totals().waiters == 0);
     assert!(rig.counters().add_up());
 }
 
 #[test]
-fn redeem_says_what_became_of_the_key_since_the_wait_ended() {
+fn a_lock_reaches_those_whose_key_has_landed_already() {
+    let mut rig = Rig::leased();
+    rig.request_by(1, "a", None);
+    rig.request_by(2, "a", None);
+    rig.land_without_drain(1);
+    assert!(rig.take_ready());
+    assert_eq!(rig.end_of(1), Ended::Fresh(1));
+    rig.shard.handle_lock(rig.now, PROD);
+    assert!(rig.take_ready());
+    let locked = rig.end_of(2);
+    assert!(matches!(
+        locked,
+        Ended::Refused(Refusal::NeedsUnlock { .. })
+    ));
+}
+
+#[test]
+fn who_waited_hears_what_became_of_the_key_since_its_load_landed() {
     for (error, refusal) in [
         (LoadError::NotFound, Refusal::NotFound),
         (LoadError::Corrupt, Refusal::Invalid),
@@ -478,22 +493,61 @@ fn redeem_says_what_became_of_the_key_since_the_wait_ended() {
         rig.request_by(1, "a", None);
         rig.force(2, "a");
         rig.land_without_drain(1);
-        let (mut ready, mut next) = (None, None);
+        let mut next = None;
         while let Some(action) = rig.shard.poll_action() {
-            match action {
-                Action::Ready { redeem, .. } => ready = Some(redeem),
-                Action::Load { flight, .. } => next = Some(flight),
-                _ => {}
+            if let Action::Load { flight, .. } = action {
+                next = Some(flight);
             }
         }
         let next = next.expect("the force-refresh needs a load of its own");
+        assert!(rig.shard.begin_load(rig.now, next));
         rig.shard.handle_loaded(rig.now, next, Err(error));
-        let redeem = ready.expect("the wait is over");
-        assert_eq!(
-            rig.shard.redeem(rig.now, PROD, b"a", redeem).unwrap_err(),
-            refusal
-        );
+        assert!(rig.take_ready());
+        assert_eq!(rig.end_of(1), Ended::Refused(refusal));
     }
+}
+
+#[test]
+fn a_tick_ends_a_bounded_number_of_waits_and_the_next_ones_the_rest() {
+    let limits = Limits {
+        timers_per_tick_max: 10,
+        ..Limits::default()
+    };
+    let mut rig = Rig::with(limits, settings());
+    rig.grant();
+    for token in 0..25 {
+        rig.request_by(token, "a", None);
+    }
+    rig.sleep(3 * MS);
+    for timed_out in [10, 20, 25, 25] {
+        rig.tick();
+        assert_eq!(rig.ended.len(), timed_out);
+        let counted = rig.counters().singleflight_wait_timeout_total;
+        assert_eq!(counted, timed_out as u64);
+    }
+}
+
+#[test]
+fn a_lease_that_ends_comes_before_waits_that_end() {
+    let limits = Limits {
+        timers_per_tick_max: 1,
+        ..Limits::default()
+    };
+    let settings = Settings {
+        sign_wait_budget_us: 1_000_000,
+        ..settings()
+    };
+    let mut rig = Rig::with(limits, settings);
+    rig.grant();
+    rig.load("a", 1);
+    rig.jump(99 * S);
+    for token in 0..3 {
+        rig.request_by(token, "b", None);
+    }
+    rig.sleep(S);
+    rig.tick();
+    let ended = |event: &Event| matches!(event, Event::LeaseEnded { .. });
+    assert!(rig.events.iter().any(ended), "{:?}", rig.events);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use keyway_core::{
     Action, Admission, Counters, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Lifecycle,
-    Limits, LoadError, Loaded, Refusal, Request, Settings, Shard, TICK_US, Token, Urgency, Verdict,
-    View,
+    Limits, LoadError, Loaded, Outcome, Refusal, Request, Settings, Shard, TICK_US, Token, Urgency,
+    Verdict, View,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -54,7 +54,7 @@ pub enum Got {
 /// What a token got in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Handed over, and redeemed: version, stale.
+    /// Handed over: version.
     Fresh(u32),
     Stale(u32),
     Refused(Refusal),
@@ -73,6 +73,8 @@ pub struct Rig {
     pub dropped_deks: usize,
     pub ended: Vec<(u64, Ended)>,
     pub events: Vec<Event>,
+    /// Loads do not begin when they are asked for: the test begins them.
+    pub queues_loads: bool,
     tokens: u64,
 }
 
@@ -108,6 +110,7 @@ impl Rig {
             dropped_deks: 0,
             ended: Vec::new(),
             events: Vec::new(),
+            queues_loads: false,
             tokens: 0,
         }
     }
@@ -132,6 +135,12 @@ impl Rig {
                     urgency,
                     ..
                 } => {
+                    if !self.queues_loads {
+                        assert!(
+                            self.shard.begin_load(self.now, flight),
+                            "it was just asked for"
+                        );
+                    }
                     let key = String::from_utf8(key_id.to_vec()).expect("test keys are text");
                     self.loads.push(Load {
                         flight,
@@ -141,29 +150,26 @@ impl Rig {
                 }
                 Action::Unwrap { .. } => self.unwraps += 1,
                 Action::DropDek { .. } => self.dropped_deks += 1,
-                Action::Ready {
-                    token,
-                    keyspace,
-                    key_id,
-                    redeem,
-                } => {
-                    let ended = match self.shard.redeem(self.now, keyspace, &key_id, redeem) {
-                        Ok(grant) if grant.stale => Ended::Stale(grant.version),
-                        Ok(grant) => Ended::Fresh(grant.version),
-                        Err(refusal) => Ended::Refused(refusal),
-                    };
-                    self.ended.push((token.0, ended));
-                }
-                Action::Refreshed { token, version } => {
-                    self.ended.push((token.0, Ended::Refreshed(version)));
-                }
-                Action::Refuse { token, refusal } => {
-                    self.ended.push((token.0, Ended::Refused(refusal)));
-                }
                 Action::Report(event) => self.events.push(event),
             }
         }
+        while self.take_ready() {}
         self.shard.audit().expect("the books agree");
+    }
+
+    /// Hands out the next one whose wait is over. Returns `false` if there is none.
+    pub fn take_ready(&mut self) -> bool {
+        let Some((token, outcome)) = self.shard.poll_ready(self.now) else {
+            return false;
+        };
+        let ended = match outcome {
+            Outcome::Serve(grant) if grant.stale => Ended::Stale(grant.version),
+            Outcome::Serve(grant) => Ended::Fresh(grant.version),
+            Outcome::Refreshed { version } => Ended::Refreshed(version),
+            Outcome::Refuse(refusal) => Ended::Refused(refusal),
+        };
+        self.ended.push((token.0, ended));
+        true
     }
 
     /// A request by `token`.
@@ -248,13 +254,14 @@ impl Rig {
     pub fn land_now(&mut self) {
         while let Some(action) = self.shard.poll_action() {
             if let Action::Load { flight, .. } = action {
+                assert!(self.shard.begin_load(self.now, flight));
                 let loaded = self.loaded(1);
                 self.shard.handle_loaded(self.now, flight, Ok(loaded));
             }
         }
     }
 
-    /// As [`Rig::land`], leaving the actions to the caller.
+    /// As [`Rig::land`], leaving the actions, and those whose wait is over, to the caller.
     pub fn land_without_drain(&mut self, version: u32) {
         let load = self.take_load();
         let loaded = self.loaded(version);

@@ -1,6 +1,6 @@
 //! What shards ask of the control thread, and what it tells them.
 
-use keyway_core::{LeaseEvent, Settings};
+use keyway_core::{Instant, LeaseEvent, Settings};
 use keyway_protocol::{HotBy, Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -54,6 +54,8 @@ pub enum ControlRequest {
         reply_to: ReplyTo,
         /// Who asks.
         who: Principal,
+        /// At this time or later it does not begin; the clock is the same on all cores.
+        deadline: Option<Instant>,
         /// What.
         command: Command,
     },

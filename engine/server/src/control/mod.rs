@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::authorise::Principal;
+use crate::clock;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::Snapshot;
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
@@ -146,7 +147,10 @@ impl<K: Kms + 'static> Control<K> {
                         tokio::task::spawn_local(Rc::clone(&control).lease(keyspace));
                     }
                     ControlRequest::Hottest { shard, keys } => control.hot_keys.take(shard, keys),
-                    ControlRequest::Admin { reply_to, who, command } => {
+                    // The shard has answered DEADLINE_EXCEEDED, or is about to.
+                    ControlRequest::Admin { deadline: Some(deadline), .. }
+                        if clock::now() >= deadline => {}
+                    ControlRequest::Admin { reply_to, who, command, .. } => {
                         let answered = Rc::clone(&control).administer(reply_to, who, command);
                         tokio::task::spawn_local(answered);
                     }

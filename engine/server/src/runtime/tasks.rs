@@ -1,7 +1,8 @@
 //! Tasks and pauses on the current shard's executor.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
@@ -53,6 +54,20 @@ pub fn keep_awake() {
 /// poll.
 pub async fn breathe() {
     glommio::timer::sleep(Duration::from_micros(1)).await;
+}
+
+/// Waits for `work`. Returns its result, and whether it had to wait: if not, the executor has not had a chance to do
+/// anything else.
+pub async fn noting_rest<T>(work: impl Future<Output = T>) -> (T, bool) {
+    let mut work = pin!(work);
+    let mut has_rested = false;
+    let result = poll_fn(|cx| {
+        let polled = work.as_mut().poll(cx);
+        has_rested |= polled.is_pending();
+        polled
+    })
+    .await;
+    (result, has_rested)
 }
 
 /// Runs `work`, which would hold up the shard, on a thread of the executor's blocking pool.

@@ -150,6 +150,7 @@ impl Shard {
             });
         let turn_now = clock::now();
         for (token, waiting) in gone {
+            self.deadlines.forget(token, waiting.deadline);
             waiting.responder.abandon();
             self.core
                 .borrow_mut()

@@ -10,6 +10,7 @@ use keyway_protocol::{
 };
 use zeroize::Zeroizing;
 
+use super::deadlines::Parked;
 use super::permit::Permit;
 use super::request::Asked;
 use super::{Responder, Shard};
@@ -83,24 +84,49 @@ impl Shard {
                 place => place,
             },
         };
-        let (shard, responder) = (Rc::clone(self), asked.responder);
+        let Some(parked) = self.park(asked) else {
+            return;
+        };
+        let shard = Rc::clone(self);
         tasks::spawn(async move {
-            shard.write_key(responder, write).await;
+            shard.write_key(parked, write).await;
             drop(place);
         });
     }
 
-    async fn write_key(self: Rc<Self>, responder: Responder, write: KeyWrite) {
-        let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
-        let revokes = matches!(write.change, Change::Revoke);
-        if let Err(error) = self.may_write(&write) {
-            let turn = self.begin_turn();
-            self.refuse_write(responder, error);
-            return self.end_turn(turn);
+    async fn write_key(self: Rc<Self>, parked: Parked, write: KeyWrite) {
+        let written = self.write(&write).await;
+        let turn = self.begin_turn();
+        if let Ok(key_version) = written {
+            let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
+            let mut core = self.core.borrow_mut();
+            match write.change {
+                // Again, for a key that came to be since this began.
+                Change::Revoke => core.handle_revoked(turn.now(), keyspace, id),
+                _ => core.handle_stored(turn.now(), keyspace, id, key_version),
+            }
         }
-        if revokes {
+        // Otherwise its deadline has passed: it has its answer.
+        if let Some(responder) = parked.responder() {
+            match written {
+                Ok(key_version) => self.answer(responder, |_| {
+                    Ok(ResponseHead {
+                        key_version,
+                        ..ResponseHead::OK
+                    })
+                }),
+                Err(error) => self.refuse_write(responder, error),
+            }
+        }
+        self.end_turn(turn);
+    }
+
+    async fn write(self: &Rc<Self>, write: &KeyWrite) -> Result<u32, WriteError> {
+        self.may_write(write)?;
+        if let Change::Revoke = write.change {
             // At once, before it is durable: from here on no operation begins. But not for a key
             // that is not there: whoever makes it later is to find it usable.
+            let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
             let is_there = self
                 .rehydrator
                 .log()
@@ -109,32 +135,11 @@ impl Shard {
             if is_there {
                 self.mark_revoked(keyspace, id);
             }
-        } else if let Err(refusal) = self.wait_for_dek(write.keyspace).await {
-            let turn = self.begin_turn();
-            self.refuse_as(responder, refusal);
-            return self.end_turn(turn);
+        } else {
+            let dek = self.wait_for_dek(write.keyspace).await;
+            dek.map_err(WriteError::Refused)?;
         }
-        let written = self.apply(&write).await;
-        let turn = self.begin_turn();
-        match written {
-            Ok(key_version) => {
-                let mut core = self.core.borrow_mut();
-                match revokes {
-                    // Again, for a key that came to be since this began.
-                    true => core.handle_revoked(turn.now(), keyspace, id),
-                    false => core.handle_stored(turn.now(), keyspace, id, key_version),
-                }
-                drop(core);
-                self.answer(responder, |_| {
-                    Ok(ResponseHead {
-                        key_version,
-                        ..ResponseHead::OK
-                    })
-                });
-            }
-            Err(error) => self.refuse_write(responder, error),
-        }
-        self.end_turn(turn);
+        self.apply(write).await
     }
 
     fn mark_revoked(self: &Rc<Self>, keyspace: KeyspaceId, id: &[u8]) {
@@ -266,15 +271,22 @@ impl Shard {
             return self.refuse_as(asked.responder, Refusal::Overloaded { after_us: 10_000 });
         };
         let (cursor, limit) = (list.cursor.to_vec(), usize::from(list.rows_max()));
-        let (responder, permit) = (asked.responder, asked.allowed.park());
+        let permit = asked.allowed.park();
+        let Some(parked) = self.park(asked) else {
+            return;
+        };
         let shard = Rc::clone(self);
         tasks::spawn(async move {
             let _place = place;
             let page = shard.rehydrator.page(&cursor, limit, keyspace).await;
+            let Some(responder) = parked.responder() else {
+                return;
+            };
             let turn = shard.begin_turn();
             if let Err((status, explanation)) = shard.recheck(permit) {
                 shard.refuse(responder, status, explanation);
-                return shard.end_turn(turn);
+                shard.end_turn(turn);
+                return;
             }
             match page {
                 Ok(page) => shard.answer(responder, |payload| {

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use keyway_core::{KeyspaceId, LeaseEvent, Refusal, UnlockState};
 use keyway_protocol::{ResponseHead, Status};
-use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::Responder;
@@ -43,25 +42,25 @@ impl Shard {
         let request = ControlRequest::Admin {
             reply_to,
             who,
+            deadline: asked.deadline,
             command,
         };
         if self.waiting.has_room() && self.control.try_send(request).is_ok() {
             let handed = &self.figures.control_requests;
             handed.set(handed.get() + 1);
-            self.waiting.wait(token, asked.waiting(Wish::Control));
+            self.wait(token, asked.waiting(Wish::Control));
         } else {
             self.refuse_as(asked.responder, Refusal::Overloaded { after_us: 100_000 });
         }
     }
 
-    /// Takes what the control thread has said since the last turn.
-    pub(super) fn hear_control(
-        self: &Rc<Self>,
-        turn: &Turn,
-        events: &mut mpsc::Receiver<ControlEvent>,
-    ) {
-        while let Ok(event) = events.try_recv() {
-            self.hear(turn, event);
+    /// Takes what the control thread has said since the last turn, as long as the turn lasts.
+    pub(super) fn hear_control(self: &Rc<Self>, turn: &Turn) {
+        while !turn.is_over() {
+            let event = self.events.borrow_mut().try_recv();
+            let Ok(event) = event else { return };
+            self.guarded(|| self.hear(turn, event));
+            turn.read_clock();
         }
     }
 
@@ -151,7 +150,7 @@ impl Shard {
                 status,
                 payload,
             } => {
-                if let Some(waiting) = self.waiting.take(token) {
+                if let Some(waiting) = self.take_waiting(token) {
                     self.relay_answer(waiting.responder, status, payload);
                 }
             }

@@ -7,8 +7,7 @@ use keyway_protocol::{Opcode, RequestFrame, ResponseFlags};
 use zeroize::Zeroizing;
 
 use super::operation::expired_meanwhile;
-use super::permit::Permit;
-use super::request::{Waiting, Wish};
+use super::request::{Asked, Wish};
 use super::turn::Turn;
 use super::{Origin, Responder, Shard};
 use crate::authorise::Principal;
@@ -51,22 +50,15 @@ const RESPONSE_FLAGS_AT: usize = 6;
 
 impl Shard {
     /// Hands a request to its owner; answers OVERLOADED at once when the mesh is full.
-    pub(super) fn forward(
-        &self,
-        shard: u16,
-        responder: Responder,
-        permit: Permit,
-        principal: Principal,
-        frame: &RequestFrame<'_>,
-        deadline: Option<Instant>,
-    ) {
+    pub(super) fn forward(&self, shard: u16, asked: Asked<'_>, frame: &RequestFrame<'_>) {
         // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
         if !self.waiting.has_room() {
-            return self.refuse_forward(responder);
+            return self.refuse_forward(asked.responder);
         }
         let Some((bytes, claim)) = self.encode_held(frame) else {
-            return self.refuse_forward(responder);
+            return self.refuse_forward(asked.responder);
         };
+        let (principal, deadline) = (asked.allowed.principal(), asked.deadline);
         let message = |token| MeshMessage::Forward {
             token,
             principal,
@@ -74,16 +66,13 @@ impl Shard {
             frame: bytes,
         };
         let is_write = frame.opcode().is_ok_and(Opcode::is_write);
-        let waiting = Waiting {
-            responder,
-            permit,
-            wish: Wish::Forwarded {
-                is_write,
-                _claim: claim,
-            },
-        };
+        let waiting = asked.waiting(Wish::Forwarded {
+            is_write,
+            _claim: claim,
+        });
         match self.waiting.forward(&self.mesh, shard, message, waiting) {
-            Ok(()) => {
+            Ok(token) => {
+                self.deadlines.remember(token, deadline);
                 self.figures
                     .forwards_out
                     .set(self.figures.forwards_out.get() + 1);
@@ -162,7 +151,7 @@ impl Shard {
     /// ended while it was on its way. Of a write the truth is told: it was done.
     fn relay(&self, turn: &Turn, token: u64, good_until: Instant, frame: Vec<u8>) {
         let mut frame = Zeroizing::new(frame);
-        let Some(waiting) = self.waiting.take(token) else {
+        let Some(waiting) = self.take_waiting(token) else {
             return;
         };
         let Wish::Forwarded { is_write, .. } = waiting.wish else {

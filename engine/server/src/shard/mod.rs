@@ -12,6 +12,8 @@ mod accept;
 mod admin;
 mod answer;
 mod control;
+mod core_cell;
+mod deadlines;
 mod figures;
 pub mod forward;
 mod held;
@@ -23,6 +25,7 @@ mod log;
 mod operation;
 mod permit;
 mod pump;
+mod ready;
 mod request;
 mod serve;
 mod slow;
@@ -35,7 +38,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use keyway_core::Limits;
+use keyway_core::{Instant, Limits};
 use keyway_keys::UnlockedKey;
 use keyway_protocol::Router;
 use tokio::sync::{mpsc, oneshot};
@@ -43,7 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::accounts::Accounts;
 use crate::authorise::Owner;
 use crate::connection::Connection;
-use crate::control::messages::ControlRequest;
+use crate::control::messages::{ControlEvent, ControlRequest};
 use crate::metrics::exporter;
 use crate::rehydrator::Rehydrator;
 use crate::runtime::mesh::Mesh;
@@ -53,6 +56,8 @@ pub use serve::{Start, serve};
 pub use turn::Turn;
 
 use answer::Orphans;
+use core_cell::CoreCell;
+use deadlines::Deadlines;
 use figures::Figures;
 use forward::MeshMessage;
 use keyspaces::Keyspaces;
@@ -60,6 +65,7 @@ use pump::LoadQueue;
 use request::Waiting;
 use slow::SlowOperation;
 use waiting::WaitingRoom;
+use wakeup::Wakeup;
 use warm::WarmStart;
 
 /// Requests of one connection under way; past it the connection is not read.
@@ -82,10 +88,11 @@ pub struct Shard {
     accounts: Accounts,
     /// The process's limit of open files.
     descriptors_max: u64,
-    core: RefCell<keyway_core::Shard<UnlockedKey>>,
+    core: CoreCell<keyway_core::Shard<UnlockedKey>>,
     rehydrator: Rehydrator,
     keyspaces: RefCell<Keyspaces>,
     waiting: WaitingRoom<Waiting>,
+    deadlines: Deadlines,
     held_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
@@ -93,6 +100,12 @@ pub struct Shard {
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     mesh: Mesh<MeshMessage>,
     control: mpsc::Sender<ControlRequest>,
+    /// What the control thread says.
+    events: RefCell<mpsc::Receiver<ControlEvent>>,
+    /// When the core's next tick is due.
+    tick_at: Cell<Instant>,
+    /// Wakes the lane of those whose wait is over, for what a turn had to leave.
+    ready_work: Wakeup,
     exporter: mpsc::Sender<exporter::Message>,
     /// Keyspaces that are being wiped, and who is to be told when nothing is left.
     locking: RefCell<Vec<(u32, oneshot::Sender<()>)>>,

@@ -9,6 +9,7 @@ use super::Shard;
 use super::request::Asked;
 use super::turn::Turn;
 use crate::clock;
+use crate::plant;
 
 impl Shard {
     /// Uses the key now, or queues the request when the operation is a slow one.
@@ -29,6 +30,7 @@ impl Shard {
         let granted_at = turn.now();
         self.answer_until(grant.expires_at, asked.responder, |payload| {
             let start = payload.len();
+            plant::panic_if_planted("operation", &frame.key_id);
             let performed = perform(grant.value, request, frame, payload);
             let done_at = turn.read_clock();
             let key_version = performed

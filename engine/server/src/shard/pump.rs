@@ -3,13 +3,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use keyway_core::{
-    Action, FlightId, Instant, KeyId, KeyspaceId, LeaseEvent, Redeem, Token, Urgency,
-};
-use keyway_protocol::{Request, ResponseHead};
+use keyway_core::{Action, FlightId, Instant, KeyId, KeyspaceId, LeaseEvent, Urgency};
 
 use super::Shard;
-use super::request::{Asked, Waiting, Wish};
 use super::turn::Turn;
 use crate::clock;
 use crate::control::messages::ControlRequest;
@@ -41,86 +37,10 @@ impl Shard {
                 }
                 Action::Unwrap { keyspace } => self.ask_for_dek(now, keyspace),
                 Action::DropDek { keyspace } => self.rehydrator.drop_deks(keyspace.0),
-                Action::Ready {
-                    token,
-                    keyspace,
-                    key_id,
-                    redeem,
-                } => {
-                    self.ready(turn, token, keyspace, &key_id, redeem);
-                }
-                Action::Refreshed { token, version } => {
-                    if let Some(waiting) = self.take(token) {
-                        self.refreshed(waiting, version);
-                    }
-                }
-                Action::Refuse { token, refusal } => {
-                    if let Some(waiting) = self.take(token) {
-                        self.refuse_as(waiting.responder, refusal);
-                    }
-                }
                 Action::Report(event) => self.report(now, &event),
             }
         }
         self.start_loads();
-    }
-
-    fn take(&self, token: Token) -> Option<Waiting> {
-        self.waiting.take(token.0)
-    }
-
-    /// The wait of a request is over: carry it out, if the right to it is still there.
-    fn ready(
-        &self,
-        turn: &Turn,
-        token: Token,
-        keyspace: KeyspaceId,
-        key_id: &KeyId,
-        redeem: Redeem,
-    ) {
-        let Some(Waiting {
-            responder,
-            permit,
-            wish: Wish::Operation { held, deadline },
-        }) = self.take(token)
-        else {
-            return;
-        };
-        let allowed = match self.allow(turn, permit) {
-            Ok(allowed) => allowed,
-            Err((status, explanation)) => return self.refuse(responder, status, explanation),
-        };
-        let asked = Asked {
-            responder,
-            allowed,
-            deadline,
-        };
-        let mut core = self.core.borrow_mut();
-        match core.redeem(turn.next_unit(), keyspace, key_id, redeem) {
-            Ok(grant) => {
-                let Some(frame) = held.frame() else { return };
-                // It was decoded when it came.
-                if let Ok(request) = Request::decode(&frame) {
-                    self.carry_out(turn, asked, &frame, &request, &grant);
-                }
-            }
-            Err(refusal) => {
-                drop(core);
-                self.refuse_as(asked.responder, refusal);
-            }
-        }
-    }
-
-    fn refreshed(&self, waiting: Waiting, version: u32) {
-        if let Err((status, explanation)) = self.recheck(waiting.permit) {
-            return self.refuse(waiting.responder, status, explanation);
-        }
-        self.answer(waiting.responder, |_| {
-            Ok(ResponseHead {
-                key_version: version,
-                ..ResponseHead::OK
-            })
-        });
     }
 
     fn ask_for_dek(&self, now: Instant, keyspace: KeyspaceId) {
@@ -148,9 +68,15 @@ impl Shard {
         let began = quanta::Instant::now();
         let queued_ns = began.duration_since(load.asked_at).as_nanos() as u64;
         self.figures.load_wait.borrow_mut().record_ns(queued_ns);
+        let began_at = clock::now();
+        if !self.core.borrow_mut().begin_load(began_at, load.flight) {
+            // Its flight is over: what the load would bring is not wanted any more. Its read slot is another's.
+            drop(slot);
+            return self.start_loads();
+        }
         let loaded = self
             .rehydrator
-            .load(load.keyspace.0, &load.key_id, clock::now())
+            .load(load.keyspace.0, &load.key_id, began_at)
             .await;
         drop(slot);
         let turn = self.begin_turn();

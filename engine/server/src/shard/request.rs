@@ -14,6 +14,7 @@ use super::turn::Turn;
 use super::{Origin, Shard};
 use crate::authorise::Principal;
 use crate::control::messages::Command;
+use crate::plant;
 
 /// A request that waits for something.
 pub struct Waiting {
@@ -21,6 +22,8 @@ pub struct Waiting {
     pub responder: Responder,
     /// The right to it, to be checked again when the wait is over.
     pub permit: Permit,
+    /// When the shard itself ends the wait; `None` where the core does, or nobody needs to.
+    pub deadline: Option<Instant>,
     /// What it waits for.
     pub wish: Wish,
 }
@@ -45,6 +48,8 @@ pub enum Wish {
     },
     /// The control thread's answer.
     Control,
+    /// A task of this shard that changes or lists keys.
+    Administration,
 }
 
 /// What KEYSPACE_LIST answers to a principal that may see none.
@@ -91,15 +96,14 @@ impl Shard {
             Ok(allowed) => allowed,
             Err((status, explanation)) => return self.refuse(responder, status, explanation),
         };
-        if owner != self.index {
-            let permit = allowed.park();
-            return self.forward(owner, responder, permit, principal, frame, deadline);
-        }
         let asked = Asked {
             responder,
             allowed,
             deadline,
         };
+        if owner != self.index {
+            return self.forward(owner, asked, frame);
+        }
         self.execute(turn, asked, frame, &request);
     }
 
@@ -260,6 +264,7 @@ impl Shard {
             deadline: asked.deadline,
         };
         let mut core = self.core.borrow_mut();
+        plant::panic_if_planted("core", &frame.key_id);
         match core.handle_request(now, wanted) {
             Verdict::Serve(grant) => self.carry_out(turn, asked, frame, request, &grant),
             Verdict::Wait => {
@@ -323,6 +328,11 @@ impl Asked<'_> {
         Waiting {
             responder: self.responder,
             permit: self.allowed.park(),
+            deadline: match wish {
+                // The core knows it.
+                Wish::Operation { .. } | Wish::Refresh => None,
+                Wish::Forwarded { .. } | Wish::Control | Wish::Administration => self.deadline,
+            },
             wish,
         }
     }

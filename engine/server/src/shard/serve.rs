@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyway_core::{Instant, SCAN_PERIOD_US};
@@ -13,8 +13,11 @@ use keyway_protocol::Router;
 use keyway_store::{BlobLog, LogOptions};
 use tokio::sync::mpsc;
 
+use super::core_cell::CoreCell;
+use super::deadlines::Deadlines;
 use super::forward::MeshMessage;
 use super::waiting::WaitingRoom;
+use super::wakeup::Wakeup;
 use super::warm::WarmStart;
 use super::{Shard, limits};
 use crate::accounts::Accounts;
@@ -87,13 +90,23 @@ pub struct Start {
     pub exporter: mpsc::Sender<exporter::Message>,
     /// Set once, to stop.
     pub stop: Arc<AtomicBool>,
+    /// Set once, when a shard has failed while it served: the process ends with an error.
+    pub failed: Arc<AtomicBool>,
 }
 
 /// Runs a shard until it is told to stop. `lifeline` tells when it listens, or why not, and when
 /// its log is closed.
 pub async fn serve(start: Start, mut lifeline: Lifeline) {
-    if let Err(error) = run(start, &mut lifeline).await {
-        lifeline.failed(error);
+    let failure = Failure {
+        stop: Arc::clone(&start.stop),
+        failed: Arc::clone(&start.failed),
+    };
+    match run(start, &mut lifeline).await {
+        Ok(()) => failure.did_not_happen(),
+        Err(error) => {
+            drop(failure);
+            lifeline.failed(error);
+        }
     }
     drop(lifeline);
     // Other tasks of this executor are unfinished, and an unfinished task is never dropped: the
@@ -101,12 +114,32 @@ pub async fn serve(start: Start, mut lifeline: Lifeline) {
     std::future::pending::<()>().await;
 }
 
+/// Stops the whole node when it is dropped: a shard has failed, or its main task has panicked. The other shards close in
+/// good order, and the process's exit status is an error. A node that lacks a shard would refuse a part of its keys.
+struct Failure {
+    stop: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Failure {
+    fn did_not_happen(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Failure {
+    fn drop(&mut self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     let Start {
         index,
         config,
         stop,
-        mut events,
+        events,
         ..
     } = start;
     tasks::keep_awake();
@@ -135,10 +168,11 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         owner: start.owner,
         accounts: Accounts::new(config.connections_max),
         descriptors_max: config.descriptors_max,
-        core: RefCell::new(core),
+        core: CoreCell::new(core),
         rehydrator: Rehydrator::new(Vault::new(arena, provider), log),
         keyspaces: RefCell::default(),
         waiting: WaitingRoom::default(),
+        deadlines: Deadlines::default(),
         held_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
@@ -147,6 +181,9 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         connections: RefCell::default(),
         mesh,
         control: start.control,
+        events: RefCell::new(events),
+        tick_at: Cell::new(Instant::ZERO),
+        ready_work: Wakeup::default(),
         exporter: start.exporter,
         warm: RefCell::new(WarmStart::new(clock::now(), start.hot_keys)),
         figures: super::Figures::default(),
@@ -162,13 +199,22 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         tasks::spawn(Rc::clone(&shard).receive(from, inbox));
     }
     tasks::spawn(Rc::clone(&shard).run_slow_lane());
+    tasks::spawn(Rc::clone(&shard).run_ready_lane());
     tasks::spawn(Rc::clone(&shard).compact());
     tasks::spawn(Rc::clone(&shard).survey_now_and_then());
     shard.listen(start.shared, &config)?;
     lifeline.ready();
-    let turn = |turns| shard.tick(turns, &mut events);
+    let turn = |turns| {
+        shard.tick(turns);
+        if shard.core.is_broken() {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
     until_stopped(&*stop, turn, || tasks::sleep(TICK)).await;
     shard.close().await;
+    if shard.core.is_broken() {
+        return Err("the core panicked, so the shard has stopped; this is a bug".to_owned());
+    }
     Ok(())
 }
 
@@ -243,11 +289,11 @@ impl Shard {
         Ok(())
     }
 
-    fn tick(self: &Rc<Self>, ticks: u64, events: &mut mpsc::Receiver<ControlEvent>) {
+    fn tick(self: &Rc<Self>, ticks: u64) {
+        if self.core.is_broken() {
+            return;
+        }
         let turn = self.begin_turn();
-        self.guarded(|| self.hear_control(&turn, events));
-        self.guarded(|| self.core.borrow_mut().handle_tick(turn.now()));
-        self.guarded(|| self.acknowledge_locks());
         if ticks.is_multiple_of(TICKS_PER_SCAN) {
             self.guarded(|| self.warm_up(turn.now()));
         }
@@ -257,7 +303,7 @@ impl Shard {
             self.guarded(|| self.look_at_uses());
         }
         self.shed_unsent();
-        if ticks.is_multiple_of(TICKS_PER_SECOND) {
+        if ticks.is_multiple_of(TICKS_PER_SECOND) && !self.core.is_broken() {
             self.every_second(now);
         }
     }
@@ -284,7 +330,9 @@ impl Shard {
 
     async fn close(&self) {
         self.stopping.set(true);
-        self.survey_at_once();
+        if !self.core.is_broken() {
+            self.survey_at_once();
+        }
         self.connections
             .borrow()
             .values()

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use keyway_core::Instant;
+use keyway_core::{Instant, TICK_US};
 
 use super::Shard;
 use crate::clock;
@@ -65,21 +65,31 @@ impl Turn {
 }
 
 impl Shard {
-    /// Begins a turn.
-    pub fn begin_turn(&self) -> Turn {
-        Turn::begin()
+    /// Begins a turn. What the control thread has said comes first, so that a lock or a withdrawn right is not held up by
+    /// anything that queues here; then the core's tick, if it is due.
+    pub fn begin_turn(self: &Rc<Self>) -> Turn {
+        let turn = Turn::begin();
+        self.guarded(|| self.hear_control(&turn));
+        if turn.now() >= self.tick_at.get() {
+            self.tick_at.set(turn.now().plus_us(TICK_US));
+            self.guarded(|| self.core.borrow_mut().handle_tick(turn.now()));
+            self.guarded(|| self.acknowledge_locks());
+            self.guarded(|| self.end_overdue(&turn));
+            turn.is_fresh.set(false);
+        }
+        turn
     }
 
     /// Acts on what the core wants, answers requests that a handler left unanswered, sends what is queued for other
-    /// shards, and counts the turn.
-    pub fn end_turn(self: &Rc<Self>, turn: Turn) {
+    /// shards, and counts the turn. Returns how long the turn took, in microseconds.
+    pub fn end_turn(self: &Rc<Self>, turn: Turn) -> u64 {
         self.guarded(|| self.pump(&turn));
+        self.serve_ready(&turn);
         self.answer_orphans();
         self.mesh.flush();
-        self.figures
-            .turn
-            .borrow_mut()
-            .record_ns(turn.began.elapsed().as_nanos() as u64);
+        let took_ns = turn.began.elapsed().as_nanos() as u64;
+        self.figures.turn.borrow_mut().record_ns(took_ns);
+        took_ns / 1_000
     }
 
     /// Runs `work`. A panic ends that work alone: it is counted and logged, and `None` is returned.
@@ -87,7 +97,13 @@ impl Shard {
         let done = catch_unwind(AssertUnwindSafe(work));
         if done.is_err() {
             self.figures.panics.set(self.figures.panics.get() + 1);
-            tracing::error!(shard = self.index, "a handler panicked; this is a bug");
+            match self.core.is_broken() {
+                false => tracing::error!(shard = self.index, "a handler panicked; this is a bug"),
+                true => tracing::error!(
+                    shard = self.index,
+                    "the core panicked: this shard answers nothing any more, and the server stops; this is a bug"
+                ),
+            }
         }
         done.ok()
     }

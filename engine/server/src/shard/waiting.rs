@@ -62,7 +62,7 @@ impl<T> WaitingRoom<T> {
         waiting.extract_if(|_, waiting| is_gone(waiting)).collect()
     }
 
-    /// Posts a request for another shard and lets it wait for the answer.
+    /// Posts a request for another shard and lets it wait for the answer, under the token that is returned.
     ///
     /// Errors: there is no room, here or on the way; `waiting` comes back, to be refused.
     pub fn forward<M: Message, L: Lane<M>>(
@@ -71,7 +71,7 @@ impl<T> WaitingRoom<T> {
         shard: u16,
         message: impl FnOnce(u64) -> M,
         waiting: T,
-    ) -> Result<(), T> {
+    ) -> Result<u64, T> {
         if !self.has_room() {
             return Err(waiting);
         }
@@ -80,6 +80,6 @@ impl<T> WaitingRoom<T> {
             return Err(waiting);
         }
         self.wait(token, waiting);
-        Ok(())
+        Ok(token)
     }
 }

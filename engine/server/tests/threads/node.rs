@@ -344,6 +344,7 @@ impl Node {
         let request = ControlRequest::Admin {
             reply_to,
             who: Principal::Anonymous,
+            deadline: None,
             command,
         };
         let _ = block_on(self.control.send(request));

@@ -26,7 +26,7 @@ pub struct Violation {
 }
 
 /// The promises, by number.
-pub const INVARIANTS: [&str; 23] = [
+pub const INVARIANTS: [&str; 25] = [
     "the core's own books agree, and its assertions hold",
     "nothing is used at or after effective_hard",
     "effective_hard and the lease move later by a load or a KMS success only",
@@ -50,6 +50,8 @@ pub const INVARIANTS: [&str; 23] = [
     "requests are the sum of their outcomes, gauges return to zero",
     "when faults stop, every good key gets FRESH",
     "answers are those of the design's table",
+    "nothing is used past its end however long those before it take",
+    "a tick takes a bounded time",
 ];
 
 pub(crate) type Checked<T = ()> = Result<T, Violation>;

@@ -94,21 +94,25 @@ impl Oracle {
             alive.started_step >= promised.refreshed_step,
             "{name:?}: served what a force-refresh replaced"
         );
+        ensure!(
+            9,
+            seen.version >= promised.put_version,
+            "{name:?}: version {} after version {} was acknowledged",
+            seen.version,
+            promised.put_version
+        );
         promised.served_version = seen.version;
-        let outdated = promised.told_version > seen.version;
         let jitter_us = settings.soft_ttl_ms * MS / 100 * u64::from(settings.jitter_pct);
         let soft_us = settings.soft_ttl_ms * MS;
         ensure!(
             22,
-            seen.stale || (!outdated && seen.age_us < soft_us),
-            "{name:?}: served as fresh, {} us old, soft TTL {soft_us} us, outdated {outdated}",
+            seen.stale || seen.age_us < soft_us,
+            "{name:?}: served as fresh, {} us old, soft TTL {soft_us} us",
             seen.age_us
         );
-        // A put that was overtaken by a crash leaves a mark that nobody was told of, so only keys
-        // of the newest version are certain not to be outdated.
         ensure!(
             22,
-            !seen.stale || outdated || seen.age_us >= soft_us - jitter_us,
+            !seen.stale || seen.age_us >= soft_us - jitter_us,
             "{name:?}: served as stale, {} us old, soft TTL {soft_us} us",
             seen.age_us
         );

@@ -1,10 +1,12 @@
 //! What a shard wants done, after each input.
 
 use super::{World, keyspace_of, name_of};
-use crate::oracle::{Checked, Gate, ensure};
+use crate::dice::Dice;
+use crate::oracle::{Checked, Gate, Seen, ensure};
 use crate::plan::Name;
-use keyway_core::{Action, Event, LoadError, Urgency};
+use keyway_core::{Action, Event, LoadError, Outcome, Urgency};
 
+const HAND_OUT: u64 = 10;
 /// Actions that one input may cause, at most: for each flight and waiter a few.
 const ACTIONS_PER_UNIT: usize = 4;
 
@@ -39,14 +41,6 @@ impl World<'_> {
                     let site = &mut self.sites[usize::from(shard)];
                     site.deks.remove(&keyspace_of(keyspace));
                 }
-                Action::Ready {
-                    token,
-                    keyspace,
-                    key_id,
-                    redeem,
-                } => self.ready(shard, token.0, name_of(keyspace, &key_id), redeem)?,
-                Action::Refreshed { token, version } => self.refreshed(shard, token.0, version)?,
-                Action::Refuse { token, refusal } => self.refused(shard, token.0, refusal)?,
                 Action::Report(Event::Evicted { keyspace, key_id }) => {
                     evicted.push(name_of(keyspace, &key_id));
                 }
@@ -60,7 +54,36 @@ impl World<'_> {
                 .any(|alive| alive.name == name && alive.committed_step < self.step);
             ensure!(3, !stays, "{name:?}: was evicted, and is in memory");
         }
+        self.hand_out(shard)?;
         Ok(prefetched)
+    }
+
+    /// Those whose wait is over, one at a time. In some histories time passes between two of them.
+    fn hand_out(&mut self, shard: u16) -> Checked {
+        let mut dice = Dice::of(self.plan.seed, HAND_OUT, self.step, 0);
+        loop {
+            let now = self.instant();
+            let core = &mut self.sites[usize::from(shard)].core;
+            let Some((token, outcome)) = core.poll_ready(now) else {
+                return Ok(());
+            };
+            match outcome {
+                Outcome::Serve(grant) => {
+                    let seen = Seen::of(&grant);
+                    self.ready(shard, token.0, seen)?;
+                }
+                Outcome::Refreshed { version } => self.refreshed(shard, token.0, version)?,
+                Outcome::Refuse(refusal) => self.refused(shard, token.0, refusal)?,
+            }
+            if self.plan.takes_time() {
+                self.now += match dice.below(40) {
+                    0 => dice.range(1_000, 300_000),
+                    1..4 => dice.range(120, 5_000),
+                    _ => dice.range(1, 120),
+                };
+                self.time_passed(shard);
+            }
+        }
     }
 
     fn report(&mut self, shard: u16, event: &Event) -> Checked {

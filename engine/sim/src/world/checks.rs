@@ -13,6 +13,10 @@ const TICKS_COVERED_ONE_IN: u64 = 8;
 
 /// What a tick is compared with.
 pub(super) struct BeforeTick {
+    /// When it began.
+    at: u64,
+    /// Waits that had used up their budget, as counted.
+    timeouts: u64,
     /// Requests whose budget is used up, and the load that they wait for.
     used_up: Vec<(u64, Name, Option<u64>)>,
 }
@@ -21,6 +25,11 @@ impl World<'_> {
     /// A new input to a shard.
     pub(super) fn begin(&mut self, shard: u16) {
         self.step += 1;
+        self.time_passed(shard);
+    }
+
+    /// Time has passed within an input's turn.
+    pub(super) fn time_passed(&mut self, shard: u16) {
         let (now, step) = (self.now, self.step);
         for keyspace in 0..self.plan.shape.keyspaces {
             self.oracle.terms(shard, keyspace).pass(now, step);
@@ -243,7 +252,39 @@ impl World<'_> {
                 used_up.push((*id, asked.name, self.current.get(&asked.name).copied()));
             }
         }
-        BeforeTick { used_up }
+        BeforeTick {
+            at: self.now,
+            timeouts: self.timeouts(shard),
+            used_up,
+        }
+    }
+
+    fn timeouts(&self, shard: u16) -> u64 {
+        let core = &self.sites[usize::from(shard)].core;
+        let keyspaces = 0..self.plan.shape.keyspaces;
+        let counters = keyspaces.filter_map(|at| core.counters(keyspace_id(at)));
+        counters
+            .map(|counters| counters.singleflight_wait_timeout_total)
+            .sum()
+    }
+
+    /// A tick takes a bounded time.
+    pub(super) fn check_tick(&self, shard: u16, before: &BeforeTick) -> Checked {
+        let ended = self.timeouts(shard) - before.timeouts;
+        let most = self.plan.timers_per_tick() as u64;
+        ensure!(
+            24,
+            ended <= most,
+            "shard {shard}: one tick ended {ended} waits, at most {most}"
+        );
+        Ok(())
+    }
+
+    /// Ticks in which a timer that is due may have to wait for others.
+    fn ticks_overdue_max(&self) -> u64 {
+        let limits = &self.plan.shape.limits;
+        let timers = limits.waiters_max + limits.flights_max;
+        (timers / self.plan.timers_per_tick()) as u64
     }
 
     pub(super) fn after_tick(
@@ -252,14 +293,16 @@ impl World<'_> {
         before: BeforeTick,
         prefetched: Vec<Name>,
     ) -> Checked {
-        let now = self.now;
-        for (id, asked) in &self.requests {
+        let (now, overdue_max) = (before.at, self.ticks_overdue_max());
+        for (id, asked) in &mut self.requests {
             if let Stage::Waiting { until, .. } = asked.stage
                 && asked.owner == shard
+                && now >= until.saturating_add(TICK_US)
             {
+                asked.ticks_overdue += 1;
                 ensure!(
                     6,
-                    now < until.saturating_add(TICK_US),
+                    asked.ticks_overdue <= overdue_max,
                     "#{id}: waits at {now}, its time was over at {until}"
                 );
             }
@@ -273,17 +316,22 @@ impl World<'_> {
         }
         let limit_us = self.plan.shape.limits.flight_time_limit_us;
         for (name, number) in &self.current {
-            let loading = &self.loads[number];
+            let Some(loading) = self.loads.get_mut(number) else {
+                continue;
+            };
+            if loading.shard == shard && now >= loading.queued_at + limit_us + TICK_US {
+                loading.ticks_overdue += 1;
+            }
             ensure!(
                 5,
-                loading.shard != shard || now < loading.started_at + limit_us + TICK_US,
+                loading.ticks_overdue <= overdue_max,
                 "{name:?}: its flight began at {} and is under way at {now}",
-                loading.started_at
+                loading.queued_at
             );
         }
-        self.check_awaiting(shard)?;
+        self.check_awaiting(shard, now)?;
         self.check_prefetched(shard, &prefetched)?;
-        self.check_wiped(shard)
+        self.check_wiped(shard, now)
     }
 
     fn check_prefetched(&self, shard: u16, prefetched: &[Name]) -> Checked {
@@ -318,7 +366,7 @@ impl World<'_> {
     }
 
     /// A flight that waits for a DEK has a time limit, too.
-    fn check_awaiting(&mut self, shard: u16) -> Checked {
+    fn check_awaiting(&mut self, shard: u16, now: u64) -> Checked {
         let limit_us = self.plan.shape.limits.flight_time_limit_us;
         let site = &self.sites[usize::from(shard)];
         let loading = self
@@ -334,18 +382,19 @@ impl World<'_> {
                 self.awaiting.remove(&name);
                 continue;
             }
-            let since = *self.awaiting.entry(name).or_insert(self.now);
+            let overdue_max = self.ticks_overdue_max();
+            let (since, ticks_overdue) = self.awaiting.entry(name).or_insert((now, 0));
+            *ticks_overdue += u64::from(now >= *since + limit_us + 2 * TICK_US);
             ensure!(
                 5,
-                self.now < since + limit_us + 2 * TICK_US,
+                *ticks_overdue <= overdue_max,
                 "{name:?}: its flight has waited for a DEK since {since}"
             );
         }
         Ok(())
     }
 
-    fn check_wiped(&mut self, shard: u16) -> Checked {
-        let now = self.now;
+    fn check_wiped(&mut self, shard: u16, now: u64) -> Checked {
         let ledger = std::rc::Rc::clone(&self.oracle.ledger);
         for alive in ledger.alive.borrow_mut().values_mut() {
             if alive.shard != shard {

@@ -45,14 +45,54 @@ impl World<'_> {
             shard,
             name,
             flight,
+            queued_at: self.now,
             started_at: self.now,
             started_step: self.step,
-            found: self.store.durable(name),
+            found: None,
             fate,
             void: false,
+            ticks_overdue: 0,
         };
         self.loads.insert(number, loading);
-        self.schedule(fate.takes_us, Place::Shard(shard), Event::Loaded(number));
+        if self.plan.takes_time() && dice.one_in(3) {
+            let queues_us = dice.below(limit_us / 2);
+            self.schedule(queues_us, Place::Shard(shard), Event::Begins(number));
+            return Ok(());
+        }
+        self.read(shard, number)
+    }
+
+    /// A load that has queued for a while begins.
+    pub(super) fn begins(&mut self, shard: u16, number: u64) -> Checked {
+        self.begin(shard);
+        self.read(shard, number)
+    }
+
+    fn read(&mut self, shard: u16, number: u64) -> Checked {
+        let (now, step) = (self.instant(), self.step);
+        let Some(loading) = self.loads.get_mut(&number) else {
+            return Ok(());
+        };
+        let core = &mut self.sites[usize::from(shard)].core;
+        let is_wanted = core.begin_load(now, loading.flight);
+        ensure!(
+            9,
+            is_wanted != loading.void,
+            "load {number} of {:?}: its flight is over: {}, and it begins: {is_wanted}",
+            loading.name,
+            loading.void
+        );
+        if !is_wanted {
+            self.loads.remove(&number);
+            return Ok(());
+        }
+        loading.started_at = self.now;
+        loading.started_step = step;
+        loading.found = self.store.durable(loading.name);
+        let takes_us = loading.fate.takes_us;
+        self.trace
+            .note(self.now, || format!("  load {number} begins"));
+        self.schedule(takes_us, Place::Shard(shard), Event::Loaded(number));
         Ok(())
     }
 
@@ -134,6 +174,7 @@ impl World<'_> {
             );
             return self.turn(shard);
         }
+        let leased = self.oracle.terms(shard, name.keyspace).lease_end > self.now;
         self.drain(shard)?;
         if loading.fate.repeats {
             let again = Event::LoadedAgain(loading.flight);
@@ -146,7 +187,7 @@ impl World<'_> {
             "{name:?}: a load that a put overtook was committed"
         );
         if !overtaken {
-            self.check_landed(shard, &loading, error, alive, unwraps)?;
+            self.check_landed(shard, &loading, error, alive, unwraps, leased)?;
         }
         self.check(shard)
     }
@@ -190,9 +231,9 @@ impl World<'_> {
         error: Option<LoadError>,
         alive: bool,
         unwraps: u64,
+        leased: bool,
     ) -> Checked {
         let name = loading.name;
-        let leased = self.oracle.terms(shard, name.keyspace).lease_end > self.now;
         if error == Some(LoadError::DekMissing) {
             let missed = self.dek_missed.get(&name).copied().unwrap_or_default();
             ensure!(

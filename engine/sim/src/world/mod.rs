@@ -47,6 +47,8 @@ enum Event {
     /// Tells the owner that a client has gone.
     Gone(u64),
     SlowTurn(u64),
+    /// A load that queued begins to read.
+    Begins(u64),
     Loaded(u64),
     /// The same load answers once more.
     LoadedAgain(FlightId),
@@ -114,6 +116,8 @@ struct Asked {
     called_step: u64,
     /// The client's connection is closed: the answer goes nowhere.
     closed: bool,
+    /// Ticks of its shard since its wait should have been over.
+    ticks_overdue: u64,
 }
 
 /// A load under way.
@@ -122,12 +126,16 @@ struct Loading {
     shard: u16,
     name: Name,
     flight: FlightId,
+    queued_at: u64,
+    /// When it began to read; what is not found until then is not known.
     started_at: u64,
     started_step: u64,
     fate: Fate,
     found: Option<crate::store::Blob>,
     /// The flight is over: whatever this brings must not matter.
     void: bool,
+    /// Ticks of its shard since its flight should have been over.
+    ticks_overdue: u64,
 }
 
 /// All of it.
@@ -151,8 +159,8 @@ pub(crate) struct World<'a> {
     loads: BTreeMap<u64, Loading>,
     /// The load whose result counts, by key.
     current: BTreeMap<Name, u64>,
-    /// Since when a flight waits for a DEK, as ticks have seen it.
-    awaiting: BTreeMap<Name, u64>,
+    /// Since when a flight waits for a DEK, as ticks have seen it, and ticks since it should have been over.
+    awaiting: BTreeMap<Name, (u64, u64)>,
     /// Times that a flight has gone on after its load lacked a DEK.
     dek_missed: BTreeMap<Name, u32>,
     load_count: u64,

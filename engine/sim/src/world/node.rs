@@ -49,6 +49,7 @@ impl World<'_> {
                 shard_index: shard,
                 shard_count: shards,
                 renew_early_ppm,
+                timers_per_tick_max: self.plan.timers_per_tick(),
                 ..self.plan.shape.limits
             };
             let seed = self.plan.seed ^ (self.incarnation << 32) ^ u64::from(shard);

@@ -5,7 +5,7 @@ use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::oracle::{Checked, Seen, ensure};
 use crate::plan::{Caller, Name};
-use keyway_core::{Admission, Instant, OnSoftExpiry, Redeem, Refusal, Request, Token, Verdict};
+use keyway_core::{Admission, Instant, OnSoftExpiry, Refusal, Request, Token, Verdict};
 use keyway_core::{Lifecycle, TICK_US};
 
 const MESH: u64 = 2;
@@ -50,6 +50,7 @@ impl World<'_> {
             stage: Stage::Travelling,
             called_step: self.step,
             closed: false,
+            ticks_overdue: 0,
         };
         self.trace
             .note(self.now, || format!("#{id} {kind:?} of {name:?} at {via}"));
@@ -108,7 +109,7 @@ impl World<'_> {
         let name = asked.name;
         self.begin(shard);
         self.cover(shard, self.request_input(asked), name);
-        let now = self.instant();
+        let (now, came_at) = (self.instant(), self.now);
         let (before, terms) = (self.look(shard, name), self.terms_now(shard, name));
         let unwraps = self.tally(shard, name.keyspace).unwraps;
         let loads = self.load_count;
@@ -183,7 +184,7 @@ impl World<'_> {
         let asked_kms = self.tally(shard, name.keyspace).unwraps > unwraps;
         ensure!(
             19,
-            asked.deadline.is_none_or(|deadline| deadline > self.now)
+            asked.deadline.is_none_or(|deadline| deadline > came_at)
                 || (self.load_count == loads && !asked_kms),
             "{name:?}: a request past its deadline started a load"
         );
@@ -250,45 +251,31 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A wait is over: the core says that the key is there.
-    pub(super) fn ready(&mut self, shard: u16, id: u64, name: Name, redeem: Redeem) -> Checked {
+    /// A wait is over, and here is the key.
+    pub(super) fn ready(&mut self, shard: u16, id: u64, seen: Seen) -> Checked {
         let asked = self.waiting(id)?;
         ensure!(
             18,
-            asked.name == name && asked.owner == shard,
-            "#{id}: waits for {:?} at {}, got {name:?} at {shard}",
-            asked.name,
+            asked.owner == shard && matches!(asked.kind, Kind::Request { .. }),
+            "#{id}: is a {:?} at {}, and got a key at {shard}",
+            asked.kind,
             asked.owner
         );
-        ensure!(
-            18,
-            matches!(asked.kind, Kind::Request { .. }),
-            "#{id}: is a {:?}, and got a key",
-            asked.kind
-        );
-        let tally = self.tally(shard, name.keyspace);
+        let tally = self.tally(shard, asked.name.keyspace);
         tally.ready += 1;
         tally.waiting -= 1;
-        let (now, key) = (self.instant(), key_id(name));
-        let core = &mut self.sites[usize::from(shard)].core;
-        let grant = core.redeem(now, keyspace_id(name.keyspace), &key, redeem);
-        let grant = grant.map(|grant| Seen::of(&grant));
         self.trace
-            .note(self.now, || format!("  #{id} after a wait: {grant:?}"));
-        match grant {
-            Ok(seen) => {
-                self.check_serve(shard, &asked, seen)?;
-                self.use_key(shard, id, &asked, seen)
-            }
-            Err(refusal) => {
-                ensure!(
-                    8,
-                    false,
-                    "#{id}: was told that {name:?} is there, and in the same turn got {refusal:?}"
-                );
-                Ok(())
-            }
-        }
+            .note(self.now, || format!("  #{id} after a wait: {seen:?}"));
+        ensure!(
+            23,
+            self.now < seen.expires_at,
+            "#{id}: got {:?} at {}, which ended at {} while others were served",
+            asked.name,
+            self.now,
+            seen.expires_at
+        );
+        self.check_serve(shard, &asked, seen)?;
+        self.use_key(shard, id, &asked, seen)
     }
 
     /// A wait is over, and the answer is no.

@@ -3,7 +3,7 @@
 use crate::rig::{Key, MS, S};
 use keyway_core::{
     Action, Admission, Counters, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Limits,
-    LoadError, Loaded, OnSoftExpiry, Redeem, Request, Settings, Shard, TICK_US, Token, Verdict,
+    LoadError, Loaded, OnSoftExpiry, Outcome, Request, Settings, Shard, TICK_US, Token, Verdict,
     Warming,
 };
 use std::cell::Cell;
@@ -434,6 +434,7 @@ impl World {
                     key_id,
                     ..
                 } => {
+                    assert!(self.shard.begin_load(self.now, flight));
                     let name = (keyspace, key_id.to_vec());
                     let found = self.store.get(&name).copied().unwrap_or_default();
                     // Some outlast the time limit of a flight.
@@ -458,31 +459,35 @@ impl World {
                     kms.answers_at = self.now.plus_us(took_us);
                 }
                 Action::DropDek { .. } => {}
-                Action::Ready {
-                    token,
-                    keyspace,
-                    key_id,
-                    redeem,
-                } => {
-                    let waiting = self.answered(token.0);
-                    assert_eq!(waiting.name, (keyspace, key_id.to_vec()));
-                    self.redeem(waiting.name, redeem);
+                Action::Report(Event::VersionWentBack { .. }) => {
+                    panic!("this store never goes back")
                 }
-                Action::Refuse { token, refusal } => {
-                    let waiting = self.answered(token.0);
-                    self.check_refusal(&waiting.name, refusal);
-                }
-                Action::Refreshed { token, version } => {
+                Action::Report(_) => {}
+            }
+        }
+        self.hand_out();
+    }
+
+    fn hand_out(&mut self) {
+        while let Some((token, outcome)) = self.shard.poll_ready(self.now) {
+            let served = match outcome {
+                Outcome::Serve(grant) => Ok((grant.version, grant.age_us, grant.expires_at)),
+                Outcome::Refreshed { version } => {
                     let waiting = self.answered(token.0);
                     assert!(waiting.force);
                     let promised = self.promised.entry(waiting.name).or_default();
                     assert!(version >= promised.version, "the version went down");
                     promised.refreshed_at = promised.refreshed_at.max(waiting.called_at);
+                    continue;
                 }
-                Action::Report(Event::VersionWentBack { .. }) => {
-                    panic!("this store never goes back")
+                Outcome::Refuse(refusal) => Err(refusal),
+            };
+            let waiting = self.answered(token.0);
+            match served {
+                Ok((version, age_us, expires_at)) => {
+                    self.check_served(waiting.name, version, age_us, expires_at);
                 }
-                Action::Report(_) => {}
+                Err(refusal) => self.check_refusal(&waiting.name, refusal),
             }
         }
     }
@@ -491,13 +496,5 @@ impl World {
         self.waiting
             .remove(&token)
             .expect("one answer for each that waits")
-    }
-
-    fn redeem(&mut self, name: Name, redeem: Redeem) {
-        let grant = self.shard.redeem(self.now, name.0, &name.1, redeem);
-        let grant = grant.map(|grant| (grant.version, grant.age_us, grant.expires_at));
-        if let Ok((version, age_us, expires_at)) = grant {
-            self.check_served(name, version, age_us, expires_at);
-        }
     }
 }
