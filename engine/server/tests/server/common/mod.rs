@@ -7,6 +7,8 @@
 
 pub mod alerts;
 pub mod browser;
+pub mod held_kms;
+pub mod pipeline;
 pub mod prometheus;
 
 use std::io::{Read, Write};
@@ -264,6 +266,12 @@ impl Server {
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.data)).unwrap_or_default()
+    }
+
+    /// Waits until it has ended without being told to. Returns its exit status.
+    pub fn ends_by_itself(mut self) -> ExitStatus {
+        let status = ended(&mut self.child, WITHIN);
+        status.unwrap_or_else(|| panic!("keywayd goes on: {}", self.log()))
     }
 
     /// SIGKILL, as a crash.

@@ -1,0 +1,75 @@
+//! Deadlines hold for every operation, those that change keys and keyspaces included.
+//!
+//! They held for operations with a key only: KEY_GENERATE of an RSA key was answered when it was done, and done although
+//! its deadline had passed before the key was written.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use keyway_client::{Algorithm, KeyOptions, KeyPath, Status};
+use keyway_protocol::{KeyGenerate, KeyspaceCreate, NewKey, Request, Settings, Usage};
+
+use crate::common::held_kms::HeldKms;
+use crate::common::pipeline::Pipeline;
+use crate::common::{Server, prod};
+
+/// Less than it takes to make an RSA key, on any machine.
+const DEADLINE_US: u32 = 1_000;
+
+#[test]
+fn a_key_that_is_not_made_by_its_deadline_is_not_made_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let client = server.client();
+    let warm: KeyPath = "prod/first".parse().unwrap();
+    client
+        .key_generate(&warm, Algorithm::Ed25519, KeyOptions::default())
+        .unwrap();
+    // At one of them it is forwarded.
+    for shard in 0..2 {
+        let mut pipeline = Pipeline::shard(&server, shard);
+        let keyspace = pipeline.keyspace("prod");
+        let key = format!("late-{shard}");
+        let generate = Request::KeyGenerate(KeyGenerate {
+            new_key: NewKey {
+                algorithm: Some(Algorithm::Rsa4096),
+                usage: Usage::NONE,
+                exportable: false,
+                not_after_unix_ms: 0,
+            },
+        });
+        pipeline.queue(&generate, keyspace, key.as_bytes(), DEADLINE_US);
+        pipeline.send();
+        assert_eq!(pipeline.reply().status, Status::DeadlineExceeded);
+        // By the time that this one is there, the other would be as well.
+        let other = format!("other-{shard}");
+        let reply = pipeline.ask(&generate, keyspace, other.as_bytes());
+        assert_eq!(reply.status, Status::Ok);
+        let public = Request::PublicKey { key_version: 0 };
+        let reply = pipeline.ask_until_loaded(&public, keyspace, key.as_bytes());
+        assert_eq!(reply.status, Status::NotFound);
+    }
+}
+
+#[test]
+fn a_command_that_waits_for_the_kms_ends_at_its_deadline() {
+    let kms = HeldKms::start();
+    let dir = tempfile::tempdir().unwrap();
+    let server = kms.setup(dir.path()).shards(1).start();
+    kms.hold();
+    let mut owner = Pipeline::unix(&server);
+    let create = Request::KeyspaceCreate(KeyspaceCreate {
+        name: "prod",
+        settings: Settings::NONE,
+    });
+    owner.queue(&create, 0, b"", DEADLINE_US);
+    owner.send();
+    assert_eq!(owner.reply().status, Status::DeadlineExceeded);
+    kms.release();
+    // The server goes on.
+    let listed = server.unix_client().keyspace_list().unwrap();
+    assert!(
+        listed
+            .iter()
+            .all(|keyspace| keyspace.name == prod().as_str())
+    );
+}

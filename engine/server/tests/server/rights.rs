@@ -1,0 +1,135 @@
+//! A right is there when the work is done, and not only when the request arrived.
+//!
+//! It was looked up when a request came in: what queued for its turn, or waited for a key, went on with a right that had
+//! been withdrawn. 954 signatures were made after a withdrawal had been acknowledged.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use keyway_client::{Algorithm, KeyOptions, KeyPath, Scheme, Status};
+use keyway_protocol::{InputKind, Octets, Request, Sign};
+
+use crate::common::held_kms::HeldKms;
+use crate::common::pipeline::Pipeline;
+use crate::common::{Server, prod};
+
+/// As many as may be under way on a connection, less some. So many RSA signatures take a second of a processor.
+const QUEUED: usize = 1_000;
+/// Signatures that were made before the withdrawal was in force and that reach the client after its answer.
+const IN_TRANSIT_MAX: usize = 100;
+/// A machine that is too busy lets waits end by themselves; then once more.
+const TRIES_MAX: usize = 5;
+
+fn sign_request() -> Request<'static> {
+    Request::Sign(Sign {
+        scheme: Scheme::Default,
+        kind: InputKind::Message,
+        input: Octets(b"message"),
+    })
+}
+
+/// A server on which anybody may sign with one key.
+fn server_with(
+    kms: &HeldKms,
+    dir: &tempfile::TempDir,
+    shards: u16,
+    algorithm: Algorithm,
+) -> Server {
+    let server = kms.setup(dir.path()).shards(shards).start();
+    let owner = server.unix_client();
+    let settings = [
+        ("allow:anonymous", "sign"),
+        ("sign_wait_budget_us", "1000000"),
+    ];
+    owner.keyspace_create(&prod(), &settings).unwrap();
+    let key: KeyPath = "prod/key".parse().unwrap();
+    owner
+        .key_generate(&key, algorithm, KeyOptions::default())
+        .unwrap();
+    server
+}
+
+fn withdraw(server: &Server) {
+    let none = [("allow:anonymous", "none")];
+    server.unix_client().keyspace_set(&prod(), &none).unwrap();
+}
+
+/// Withdraws the right while slow operations queue, and counts what is made after that.
+fn queued_signatures(pipeline: &mut Pipeline, server: &Server) {
+    let keyspace = pipeline.keyspace("prod");
+    for _ in 0..QUEUED {
+        pipeline.queue(&sign_request(), keyspace, b"key", 0);
+    }
+    pipeline.send();
+    assert_eq!(
+        pipeline.reply().status,
+        Status::Ok,
+        "the queue is being worked off"
+    );
+    withdraw(server);
+    let before = pipeline.take_arrived();
+    let left = QUEUED - 1 - before.len();
+    let after: Vec<Status> = (0..left).map(|_| pipeline.reply().status).collect();
+    let made = after.iter().filter(|status| **status == Status::Ok).count();
+    let refused = after.iter().filter(|status| **status == Status::Forbidden);
+    assert_eq!(made + refused.count(), left);
+    assert!(
+        made <= IN_TRANSIT_MAX,
+        "{made} signatures were made after the right was withdrawn"
+    );
+    assert!(
+        made < left,
+        "the right was withdrawn too late to show anything"
+    );
+}
+
+#[test]
+fn a_slow_operation_that_queues_loses_its_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server_with(&HeldKms::start(), &dir, 1, Algorithm::Rsa3072);
+    queued_signatures(&mut Pipeline::tcp(&server), &server);
+}
+
+#[test]
+fn a_slow_operation_that_queues_at_another_shard_loses_its_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server_with(&HeldKms::start(), &dir, 2, Algorithm::Rsa3072);
+    let mut pipelines = [Pipeline::shard(&server, 0), Pipeline::shard(&server, 1)];
+    let keyspace = pipelines[0].keyspace("prod");
+    let away = pipelines.iter_mut().find_map(|pipeline| {
+        let reply = pipeline.ask_until_loaded(&sign_request(), keyspace, b"key");
+        reply.is_forwarded.then_some(pipeline)
+    });
+    let away = away.expect("one of two shards is not the owner");
+    queued_signatures(away, &server);
+}
+
+#[test]
+fn a_request_that_waits_for_its_key_loses_its_right() {
+    for _ in 0..TRIES_MAX {
+        let kms = HeldKms::start();
+        let dir = tempfile::tempdir().unwrap();
+        server_with(&kms, &dir, 1, Algorithm::Ed25519).stop();
+        let _ = std::fs::remove_file(dir.path().join("data/hot_keys.txt"));
+        kms.hold();
+        let server = kms.setup(dir.path()).shards(1).start();
+        let mut pipeline = Pipeline::tcp(&server);
+        let keyspace = pipeline.keyspace("prod");
+        for _ in 0..QUEUED {
+            pipeline.queue(&sign_request(), keyspace, b"key", 0);
+        }
+        pipeline.send();
+        withdraw(&server);
+        kms.release();
+        let statuses: Vec<Status> = (0..QUEUED).map(|_| pipeline.reply().status).collect();
+        let count = |status| statuses.iter().filter(|is| **is == status).count();
+        assert_eq!(count(Status::Ok), 0, "signed without a right");
+        assert_eq!(
+            count(Status::Forbidden) + count(Status::Retry) + count(Status::NeedsUnlock),
+            QUEUED
+        );
+        if count(Status::Forbidden) > 0 {
+            return;
+        }
+    }
+    panic!("the machine is too busy: all waits ended by themselves in {TRIES_MAX} tries");
+}
