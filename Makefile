@@ -65,6 +65,10 @@ bench-build: deps-build
 crash-loop: deps-test ## Kill the server N=100 times during an import; no acknowledged key may be lost
 	KEYWAY_CRASH_ROUNDS=$(N) cargo test $(LOCKED) -p keyway-server --test server crash -- --nocapture
 
+.PHONY: interleaved
+interleaved: deps-test ## Locks, rotations, restarts and a failing KMS beside clients, ROUNDS=100; nothing acknowledged may be lost
+	KEYWAY_INTERLEAVED_ROUNDS=$${ROUNDS:-100} cargo test $(LOCKED) -p keyway-server --test server interleaved -- --nocapture
+
 .PHONY: hostile
 hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
 	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture

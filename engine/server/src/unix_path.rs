@@ -3,9 +3,15 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// How long a start waits for a socket that answers, and between two looks. The sockets of a server that has ended answer
+/// for some ms more, on a busy machine for longer, until the kernel has taken down its rings.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
+const ANSWER_WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// Bytes of a socket's path, at most: `sun_path` without its end mark.
 const PATH_LEN_MAX: usize = 107;
@@ -68,7 +74,7 @@ fn is_left_behind(path: &Path) -> Result<bool, String> {
              another --unix"
         ));
     }
-    match connect(path) {
+    match connect_until_refused(path) {
         // Nobody listens there any more.
         Err(Errno::CONNREFUSED) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
@@ -80,6 +86,19 @@ fn is_left_behind(path: &Path) -> Result<bool, String> {
             "cannot tell whether another process listens on {shown} ({error}); stop it, or use \
              another --unix"
         )),
+    }
+}
+
+/// Connects until nobody listens any more, or for as long as a start waits for that. The last answer.
+fn connect_until_refused(path: &Path) -> Result<(), Errno> {
+    let began = Instant::now();
+    loop {
+        let answer = connect(path);
+        let answers = matches!(answer, Ok(()) | Err(Errno::AGAIN));
+        if !answers || began.elapsed() >= ANSWER_WAIT_MAX {
+            return answer;
+        }
+        std::thread::sleep(ANSWER_WAIT_STEP);
     }
 }
 
@@ -117,5 +136,20 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
         let long = dir.path().join("x".repeat(120));
         assert!(check(&long, 1).unwrap_err().contains("107"));
+    }
+
+    /// A server was stopped and started again at once, and refused its own sockets: the old one's rings still held them.
+    #[test]
+    fn a_socket_whose_listener_is_about_to_go_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // After the first look at the latest when somebody has connected.
+                let _ = listener.accept();
+            });
+            check(&path, 1).unwrap();
+        });
     }
 }

@@ -10,6 +10,7 @@ mod end_to_end;
 mod figures;
 mod hostile;
 mod hot;
+mod interleaved;
 mod keyspaces;
 mod library;
 mod life;
