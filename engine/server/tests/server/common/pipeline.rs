@@ -69,6 +69,8 @@ pub struct Pipeline {
     taken: usize,
     outbox: Vec<u8>,
     next_id: u64,
+    /// Answers that a test has taken before it counts them.
+    pub taken_early: usize,
     /// The ids of the keyspaces that the peer may use, by name.
     pub keyspaces: HashMap<String, u32>,
 }
@@ -98,6 +100,7 @@ impl Pipeline {
             taken: 0,
             outbox: Vec::new(),
             next_id: 1,
+            taken_early: 0,
             keyspaces: HashMap::new(),
         };
         let hello = Hello {
