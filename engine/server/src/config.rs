@@ -3,6 +3,7 @@
 //! A flag wins over the file, the file over the default. Values are checked here, once; past
 //! [`Config::resolve`] nothing is out of range.
 
+mod fit;
 mod kms;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
 pub use kms::{KmsConfig, ProviderConfig};
+
+use crate::machine::Machine;
 
 /// Most shards a node can have: the shard map of HELLO must fit one frame.
 pub const SHARDS_MAX: u16 = 256;
@@ -64,7 +67,7 @@ pub struct Options {
     /// Unix socket for anyone; shard i listens on PATH.i [default: DATA/keyway.sock].
     #[arg(long, value_name = "PATH")]
     pub unix: Option<PathBuf>,
-    /// Number of shards [default: one per core this process may use].
+    /// Number of shards [default: one per core that this process may use and has processor time for].
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
     /// Development: an unprotected KEK, everyone may do everything, keyspace `prod` is made.
@@ -76,13 +79,13 @@ pub struct Options {
     /// Start even where key memory cannot be locked (it may then be written to swap).
     #[arg(long)]
     pub allow_unlocked_memory: bool,
-    /// Locked memory for unlocked keys, in MiB per shard [default: 64].
+    /// Locked memory for unlocked keys, in MiB per shard [default: 64, or what fits].
     #[arg(long, value_name = "MIB")]
     pub arena_mib: Option<usize>,
     /// Most unlocked keys held by a shard [default: 100000].
     #[arg(long, value_name = "N")]
     pub keys_max: Option<usize>,
-    /// Most connections a shard accepts [default: 4096].
+    /// Most connections a shard accepts [default: 4096, or what fits].
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
     /// Read the KEK's passphrase from this open file descriptor.
@@ -175,6 +178,15 @@ impl std::fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Options {
+    /// What the machine allows, with the process's limits raised to what these settings need, where they can be.
+    pub fn machine(&self) -> Machine {
+        let shards = self
+            .shards
+            .map_or_else(|| Machine::find(0, 0).shards(), usize::from);
+        let (descriptors, locked_bytes) = fit::wanted(shards, self.connections_max, self.arena_mib);
+        Machine::find(descriptors, locked_bytes)
+    }
+
     /// Flags over the file they name.
     pub fn with_file(self) -> Result<Options, ConfigError> {
         let Some(path) = self.config.as_deref() else {
@@ -227,8 +239,8 @@ impl Options {
 }
 
 impl Config {
-    /// Checks every setting; `cores` is what this process may run on.
-    pub fn resolve(options: Options, cores: usize) -> Result<Config, ConfigError> {
+    /// Checks every setting against what the machine allows.
+    pub fn resolve(options: Options, machine: &Machine) -> Result<Config, ConfigError> {
         let log_level = options.log_level();
         let data = options.data.unwrap_or_else(|| PathBuf::from("data"));
         let listen = options.listen.unwrap_or(loopback(7420));
@@ -244,7 +256,7 @@ impl Config {
         }
         let shards = options
             .shards
-            .unwrap_or(cores.min(SHARDS_MAX as usize) as u16);
+            .unwrap_or(machine.shards().min(SHARDS_MAX as usize) as u16);
         in_range("shards", shards as usize, 1, SHARDS_MAX as usize)?;
         if listen.port() != 0 && u32::from(listen.port()) + u32::from(shards) > 65_535 {
             return Err(ConfigError(format!(
@@ -254,12 +266,16 @@ impl Config {
                 65_535 - u32::from(shards)
             )));
         }
-        let arena_mib = options.arena_mib.unwrap_or(64);
-        in_range("arena-mib", arena_mib, 1, 65_536)?;
+        let arena_bytes = fit::arena_bytes(
+            options.arena_mib,
+            u64::from(shards),
+            options.allow_unlocked_memory,
+            machine,
+        )?;
         let keys_max = options.keys_max.unwrap_or(100_000);
         in_range("keys-max", keys_max, 16, 100_000_000)?;
-        let connections_max = options.connections_max.unwrap_or(4_096);
-        in_range("connections-max", connections_max, 1, 1_000_000)?;
+        let connections_max =
+            fit::connections_max(options.connections_max, u64::from(shards), machine)?;
         let passphrase = match (options.passphrase_fd, options.passphrase_file) {
             (Some(_), Some(_)) => {
                 return Err(ConfigError(
@@ -282,10 +298,10 @@ impl Config {
             shards,
             dev: options.dev,
             allow_unlocked_memory: options.allow_unlocked_memory,
-            arena_bytes: arena_mib << 20,
+            arena_bytes,
             keys_max,
             connections_max,
-            descriptors_max: u64::MAX,
+            descriptors_max: machine.descriptors_max,
             passphrase,
             log_format: options.log_format.unwrap_or(LogFormat::Text),
             log_level,
@@ -350,7 +366,15 @@ mod tests {
 
     fn resolve(flags: &[&str]) -> Result<Config, ConfigError> {
         let argv = std::iter::once("keywayd").chain(flags.iter().copied());
-        Config::resolve(Options::try_parse_from(argv).unwrap(), 2)
+        Config::resolve(Options::try_parse_from(argv).unwrap(), &machine())
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            cores: vec![0, 1],
+            descriptors_max: 65_536,
+            ..Machine::default()
+        }
     }
 
     #[test]
@@ -408,7 +432,7 @@ mod tests {
             toml::from_str("shards = 4\nlisten = \"127.0.0.1:9000\"\nlog_format = \"json\"")
                 .unwrap();
         let flags = Options::try_parse_from(["keywayd", "--shards", "1"]).unwrap();
-        let config = Config::resolve(flags.over(file), 2).unwrap();
+        let config = Config::resolve(flags.over(file), &machine()).unwrap();
         assert_eq!(config.shards, 1);
         assert_eq!(config.listen.port(), 9000);
         assert_eq!(config.log_format, LogFormat::Json);

@@ -21,6 +21,7 @@ pub mod connection;
 pub mod control;
 pub mod lifeline;
 pub mod logging;
+pub mod machine;
 pub mod metrics;
 pub mod node;
 pub mod patience;

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use keyway_server::config::{Config, Options};
-use keyway_server::runtime::executor;
 use keyway_server::{logging, node, signals};
 
 /// Wipes what ring and others leave on the heap when they free it.
@@ -27,8 +26,8 @@ fn start() -> Result<(), String> {
     let options = Options::parse();
     let (file, is_flag) = (options.config.clone(), options.log_level.is_some());
     let options = options.with_file().map_err(|error| error.to_string())?;
-    let cores = executor::cores();
-    let config = Config::resolve(options, cores.len()).map_err(|error| error.to_string())?;
+    let machine = options.machine();
+    let config = Config::resolve(options, &machine).map_err(|error| error.to_string())?;
     logging::start(&config, file, is_flag).map_err(|error| error.to_string())?;
-    node::run(config, &cores, &stop)
+    node::run(config, &machine, &stop)
 }

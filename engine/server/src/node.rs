@@ -17,6 +17,7 @@ use crate::control::page::Feed;
 use crate::control::{self, Control};
 use crate::lifeline::Lifeline;
 use crate::logging;
+use crate::machine::Machine;
 use crate::metrics::page::Viewers;
 use crate::metrics::{exporter, http};
 use crate::runtime::{executor, mesh};
@@ -38,8 +39,9 @@ const _: () = assert!(RENEW_EARLY_PPM_DRAWN_MAX <= keyway_core::RENEW_EARLY_PPM_
 /// Runs the server in the foreground until SIGTERM or SIGINT.
 ///
 /// Errors: why it did not start, with the remedy.
-pub fn run(mut config: Config, cores: &[usize], signals: &Stop) -> Result<(), String> {
-    startup::check(&mut config)?;
+pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), String> {
+    startup::check(&config, machine)?;
+    let cores = &machine.cores;
     let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
     move_keys(&mut data, config.shards)?;
     let manifest = *data.manifest();

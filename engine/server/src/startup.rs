@@ -5,85 +5,48 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::DumpableBehavior;
 
 use crate::config::Config;
-use crate::runtime::executor;
+use crate::machine::Machine;
+use crate::runtime::{executor, uring};
 use crate::unix_path;
-
-/// Descriptors a shard needs beside its connections: listeners, ring, segments, timers.
-const FILES_PER_SHARD: u64 = 64;
-
-/// Locked memory that a shard's ring takes beside the arena.
-const RING_LOCKED_BYTES: u64 = 2 << 20;
 
 /// How long a start waits for a port that is in use, and between two looks.
 const PORT_WAIT_MAX: Duration = Duration::from_secs(1);
 const PORT_WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// Makes the process undumpable and checks what the machine allows.
-pub fn check(config: &mut Config) -> Result<(), String> {
+pub fn check(config: &Config, machine: &Machine) -> Result<(), String> {
     // Core dumps and other processes of the same user must not see key memory.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("the process cannot be made undumpable: {error}"))?;
     executor::check_io_uring()?;
-    let shards = u64::from(config.shards);
-    let files = shards * (config.connections_max as u64 + FILES_PER_SHARD);
-    if let Err(limit) = raise(Resource::Nofile, files) {
-        tracing::warn!(
-            limit,
-            wanted = files,
-            "the open-file limit is below connections_max; accepts may fail: raise LimitNOFILE"
-        );
-    }
-    config.descriptors_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    uring::check()?;
     unix_path::check(&config.unix, config.shards)?;
-    let locked = shards * (config.arena_bytes as u64 + RING_LOCKED_BYTES);
-    if let Err(limit) = raise(Resource::Memlock, locked)
-        && !config.allow_unlocked_memory
-        && !rustix::process::geteuid().is_root()
-    {
-        return Err(format!(
-            "the locked-memory limit is {limit} bytes and {locked} are needed for {shards} \
-             shards; raise it (ulimit -l, LimitMEMLOCK), lower --arena-mib, or pass \
-             --allow-unlocked-memory"
-        ));
-    }
+    say_what_was_found(config, machine);
     Ok(())
 }
 
-/// Raises a soft limit to `wanted`; the limit that is in the way when it cannot.
-fn raise(resource: Resource, wanted: u64) -> Result<(), u64> {
-    let limit = getrlimit(resource);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return Ok(());
-    }
-    let maximum = limit.maximum.map(|maximum| maximum.max(wanted));
-    if setrlimit(
-        resource,
-        Rlimit {
-            current: Some(wanted),
-            maximum,
-        },
-    )
-    .is_ok()
-    {
-        return Ok(());
-    }
-    let reachable = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    // Half a raise is better than none.
-    let _ = setrlimit(
-        resource,
-        Rlimit {
-            current: Some(reachable),
-            maximum: limit.maximum,
-        },
+/// Bytes that a small key takes in an arena, of which a quarter stays free for what is being loaded.
+const SMALL_KEY_BYTES: usize = 256;
+
+fn say_what_was_found(config: &Config, machine: &Machine) {
+    let limit = |limit: Option<String>| limit.unwrap_or_else(|| "none".to_owned());
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let keys = (config.arena_bytes / 4 * 3 / SMALL_KEY_BYTES).min(config.keys_max);
+    tracing::info!(
+        cores = machine.cores.len(),
+        cpu_quota = limit(machine.cpu_quota.map(|quota| format!("{quota:.2}"))),
+        memory = limit(machine.memory_bytes.map(mib)),
+        locked_memory = limit(machine.locked_bytes_max.map(mib)),
+        open_files = machine.descriptors_max,
+        shards = config.shards,
+        arena_per_shard = mib(config.arena_bytes as u64),
+        connections_per_shard = config.connections_max,
+        "what the machine allows and what is used of it: room for about {} small keys in memory",
+        keys * usize::from(config.shards)
     );
-    if reachable >= wanted {
-        Ok(())
-    } else {
-        Err(reachable)
-    }
 }
 
 /// Ports held for the shards until they listen themselves.

@@ -12,3 +12,4 @@ pub mod mesh;
 pub mod outbox;
 pub mod socket;
 pub mod tasks;
+pub mod uring;

@@ -71,6 +71,7 @@ impl Raw {
                 Ok(0) => return None,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => panic!("neither an answer nor an end: {error}"),
             }
         }

@@ -3,6 +3,7 @@
 mod bounds;
 mod command_line;
 mod common;
+mod containers;
 mod crash;
 mod dashboards;
 mod deadlines;
@@ -14,6 +15,7 @@ mod interleaved;
 mod keyspaces;
 mod library;
 mod life;
+mod log_output;
 mod memory;
 mod metrics_port;
 mod model;

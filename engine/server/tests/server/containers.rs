@@ -1,0 +1,428 @@
+//! The server in a container: what it may not have is named with a remedy and never a panic, sizes follow what there
+//! is, and process 1 hears signals from its first moment on. The faults: io_uring refused by seccomp made it panic;
+//! with little locked memory it ended with a kernel's error; 32 shards were killed for want of memory at their start;
+//! SIGTERM during the start was lost; mounted secrets and volumes under `fsGroup` were refused.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use keyway_client::blocking::Client;
+use keyway_client::{Algorithm, Input, KeyOptions, Scheme};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+
+use crate::common::{ended, has_program, prod, refused, wait_until};
+
+/// Patience with a machine that builds at the same time.
+const WITHIN: Duration = Duration::from_secs(60);
+/// Nobody's account on a machine for tests.
+const USER: u32 = 12_345;
+const KEYWAYD: &str = env!("CARGO_BIN_EXE_keywayd");
+
+/// Root can make namespaces and be somebody else; others skip loudly what needs that.
+fn is_root(what: &str) -> bool {
+    let is_root = geteuid().is_root() && has_program("unshare") && has_program("setpriv");
+    if !is_root {
+        eprintln!("SKIPPED: {what} needs root, unshare and setpriv");
+    }
+    is_root
+}
+
+/// `keywayd` on free ports over `data`, run by these words; no size is given.
+fn keywayd(words: &[&str], data: &Path) -> Command {
+    let mut words = words.iter().chain([&KEYWAYD]);
+    let mut command = Command::new(words.next().unwrap());
+    command
+        .args(words)
+        .args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
+        .args(["--shards", "1", "--data"])
+        .arg(data)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// As a user without any capability.
+fn as_user() -> [String; 7] {
+    let (uid, gid) = (format!("--reuid={USER}"), format!("--regid={USER}"));
+    let words = ["setpriv", &uid, &gid, "--clear-groups"];
+    let more = [
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+        "--ambient-caps=-all",
+    ];
+    let all: Vec<String> = words
+        .iter()
+        .chain(&more)
+        .map(|word| (*word).to_owned())
+        .collect();
+    all.try_into().unwrap()
+}
+
+/// A directory that others may enter, which temporary ones are not.
+fn open_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// The process that `parent` waits for, once there is one.
+fn child_of(parent: &Child) -> Pid {
+    let id = parent.id();
+    let path = format!("/proc/{id}/task/{id}/children");
+    let mut child = None;
+    wait_until("the process in the namespace", WITHIN, || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        child = text
+            .split_whitespace()
+            .next()
+            .and_then(|id| id.parse().ok());
+        child.is_some()
+    });
+    Pid::from_raw(child.unwrap()).unwrap()
+}
+
+fn is_ready(data: &Path) -> bool {
+    let text = std::fs::read_to_string(data.join("endpoints.json")).unwrap_or_default();
+    serde_json::from_str::<serde_json::Value>(&text).is_ok()
+}
+
+fn client(data: &Path) -> Client {
+    wait_until("a server in a container", WITHIN, || is_ready(data));
+    let text = std::fs::read_to_string(data.join("endpoints.json")).unwrap();
+    let endpoints: serde_json::Value = serde_json::from_str(&text).unwrap();
+    Client::connect(endpoints["tcp"].as_str().unwrap()).unwrap()
+}
+
+/// Ends the server that `parent` waits for; what it logged.
+fn stop(mut parent: Child, pid: Pid) -> String {
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = ended(&mut parent, WITHIN);
+    let output = parent.wait_with_output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "{status:?}: {log}"
+    );
+    log
+}
+
+#[test]
+fn a_stop_during_the_start_ends_process_1() {
+    if !is_root("a namespace for processes") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let words = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
+    let mut command = keywayd(&words, &data);
+    // It reads its passphrase to the end of the pipe, which does not come.
+    let mut parent = command
+        .args(["--passphrase-fd", "0"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let held = parent.stdin.take();
+    let pid = child_of(&parent);
+    wait_until("the start", WITHIN, || data.join("store.toml").exists());
+    let log = stop(parent, pid);
+    assert!(log.contains("stopped before it served"), "{log}");
+    drop(held);
+}
+
+#[test]
+fn a_small_container_serves_and_keeps_its_keys() {
+    if !is_root("a container") {
+        return;
+    }
+    let dir = open_dir();
+    let volume = dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    chown(&volume, Some(USER), Some(USER)).unwrap();
+    let data = volume.join("keyway");
+    // One core, 8 MiB of locked memory, everything read-only but the volume, and no standard error.
+    let script = format!(
+        "mount --make-rprivate / && mount --bind {volume} {volume} && mount -o remount,bind,ro / && \
+         ulimit -l 8192 && exec taskset -c 0 {user} \"$@\" {end}",
+        volume = volume.display(),
+        user = as_user().join(" "),
+        end = "2>\"$LOG\"",
+    );
+    let words = [
+        "unshare",
+        "--pid",
+        "--fork",
+        "--mount",
+        "--kill-child=KILL",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+    ];
+    let start = |log: &str| {
+        let mut command = keywayd(&words, &data);
+        command.arg("--dev").env("LOG", log).spawn().unwrap()
+    };
+    let key = "prod/a".parse().unwrap();
+    let message = Input::Message(b"message");
+    let log = volume.join("log");
+    std::fs::write(&log, "").unwrap();
+    chown(&log, Some(USER), Some(USER)).unwrap();
+    let first = start(log.to_str().unwrap());
+    let pid = child_of(&first);
+    let before = {
+        let client = client(&data);
+        client
+            .key_generate(&key, Algorithm::Ed25519, KeyOptions::default())
+            .unwrap();
+        client.sign(&key, Scheme::Default, message).unwrap().value
+    };
+    stop(first, pid);
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(
+        said.contains("room for about") && said.contains("6.0 MiB"),
+        "{said}"
+    );
+    let second = start("/dev/full");
+    let pid = child_of(&second);
+    let client = client(&data);
+    let answer = crate::common::past_the_start(|| client.sign(&key, Scheme::Default, message));
+    assert_eq!(answer.unwrap().value, before);
+    stop(second, pid);
+}
+
+#[test]
+fn what_a_container_does_not_allow_is_named_with_a_remedy() {
+    if !is_root("taking capabilities away") {
+        return;
+    }
+    let dir = open_dir();
+    let user = as_user();
+    let refuses = |limit: &str, flags: &[&str], words: &[&str]| {
+        let script = format!("{limit} && exec \"$@\"");
+        let mut all = vec!["sh", "-c", &script, "sh"];
+        all.extend(user.iter().map(String::as_str));
+        let mut command = keywayd(&all, &dir.path().join("data"));
+        let text = refused({
+            command.args(flags);
+            command
+        });
+        assert!(!text.contains("panicked"), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{word} is not in: {text}");
+        }
+    };
+    refuses(
+        "ulimit -l 64",
+        &["--allow-unlocked-memory"],
+        &["65536 bytes", "ulimit -l", "memlock"],
+    );
+    refuses(
+        "ulimit -l 2048",
+        &[],
+        &["--allow-unlocked-memory", "LimitMEMLOCK"],
+    );
+    refuses(
+        "ulimit -l 8192",
+        &["--arena-mib", "64"],
+        &["--arena-mib 64", "--arena-mib 6"],
+    );
+    refuses("ulimit -n 20", &[], &["is 20", "LimitNOFILE", "ulimit -n"]);
+    refuses(
+        "ulimit -n 200",
+        &["--connections-max", "4096"],
+        &["--connections-max 4096", "--connections-max 96"],
+    );
+}
+
+#[test]
+fn io_uring_that_is_refused_is_named_with_a_remedy() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = keywayd(&[], &dir.path().join("data"));
+        command.arg("--dev");
+        // SAFETY: only system calls are made between fork and exec.
+        unsafe { command.pre_exec(move || refuse_io_uring(errno)) };
+        let text = refused(command);
+        assert!(!text.contains("panicked"), "{text}");
+        assert!(
+            text.contains("io_uring is refused") && text.contains("seccomp"),
+            "{text}"
+        );
+    }
+}
+
+/// Has the kernel answer `errno` to the three system calls of io_uring, from here on and in every program that follows.
+fn refuse_io_uring(errno: i32) -> std::io::Result<()> {
+    let code = |code: u32, k: u32, jt, jf| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let first = u32::try_from(libc::SYS_io_uring_setup).unwrap_or(u32::MAX);
+    let mut filter = [
+        // The number of the system call.
+        code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        code(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, first, 0, 2),
+        code(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, first + 2, 1, 0),
+        code(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | errno as u32,
+            0,
+            0,
+        ),
+        code(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the calls read `program`, which lives until they return.
+    let set = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ) == 0
+    };
+    if set {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
+#[test]
+fn a_full_disk_does_not_keep_the_server_from_starting() {
+    if !is_root("a small file system") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let volume = dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let data = volume.join("data");
+    // The first run makes the directory; before the second one the disk is filled.
+    let script = format!(
+        "mount --make-rprivate / && mount -t tmpfs -o size=2m,mode=700 tmpfs {volume} || exit 77; \
+         \"$@\" & first=$!; until [ -e {data}/endpoints.json ]; do sleep 0.1; done; \
+         kill -TERM $first; wait $first || exit 78; \
+         dd if=/dev/zero of={volume}/fill bs=1k 2>/dev/null; \
+         exec \"$@\"",
+        volume = volume.display(),
+        data = data.display(),
+    );
+    let words = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let mut command = keywayd(&words, &data);
+    let socket = dir.path().join("s");
+    let log = dir.path().join("log");
+    let mut parent = command
+        .args(["--dev", "--unix"])
+        .arg(&socket)
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(&log).unwrap();
+    wait_until("the second start", WITHIN, || {
+        assert!(parent.try_wait().unwrap().is_none(), "{}", said());
+        said().matches("keywayd is listening").count() == 2
+    });
+    assert!(
+        said().contains("endpoints.json cannot be written"),
+        "{}",
+        said()
+    );
+    let client = Client::connect(&format!("unix:{}", socket.display())).unwrap();
+    client.lock(&prod()).err();
+    client.keyspace_list().unwrap();
+    let pid = Pid::from_child(&parent);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(ended(&mut parent, WITHIN).is_some(), "{}", said());
+}
+
+#[test]
+fn what_kubernetes_mounts_is_taken() {
+    if !is_root("being another user") {
+        return;
+    }
+    let dir = open_dir();
+    // A secret: links to a file of root's that the pod's group may read.
+    let secret = dir.path().join("secret");
+    std::fs::create_dir_all(secret.join("..1")).unwrap();
+    let file = secret.join("..1/passphrase");
+    std::fs::write(&file, "correct horse battery").unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o440)).unwrap();
+    chown(&file, Some(0), Some(USER)).unwrap();
+    symlink("..1", secret.join("..data")).unwrap();
+    symlink("..data/passphrase", secret.join("passphrase")).unwrap();
+    // A volume that is given to the group at every mount.
+    let volume = dir.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    chown(&volume, Some(0), Some(USER)).unwrap();
+    std::fs::set_permissions(&volume, Permissions::from_mode(0o2775)).unwrap();
+    let data = volume.join("data");
+    let user = as_user();
+    let words: Vec<&str> = user.iter().map(String::as_str).collect();
+    let pod = || {
+        let mut command = keywayd(&words, &data);
+        command.args([
+            "--allow-unlocked-memory",
+            "--arena-mib",
+            "1",
+            "--passphrase-file",
+        ]);
+        command.arg(secret.join("passphrase"));
+        command
+    };
+    let serves = || {
+        let mut child = pod().spawn().unwrap();
+        wait_until("the pod", WITHIN, || {
+            let is_over = child.try_wait().unwrap().is_some();
+            is_over || is_ready(&data)
+        });
+        let pid = Pid::from_child(&child);
+        stop(child, pid);
+    };
+    serves();
+    let given = Command::new("sh")
+        .args([
+            "-c",
+            "chmod -R g+rwX \"$0\" && find \"$0\" -type d -exec chmod g+s {} +",
+        ])
+        .arg(&data)
+        .status();
+    assert!(given.unwrap().success());
+    serves();
+
+    // What the world may read is refused as before, and so is what another user owns.
+    std::fs::set_permissions(&file, Permissions::from_mode(0o444)).unwrap();
+    let text = refused(pod());
+    assert!(text.contains("0444"), "{text}");
+    std::fs::set_permissions(&file, Permissions::from_mode(0o440)).unwrap();
+    chown(&file, Some(USER + 1), Some(USER)).unwrap();
+    let text = refused(pod());
+    assert!(text.contains("belongs to user id"), "{text}");
+}
+
+#[test]
+fn a_unit_with_other_credentials_starts_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let credentials = dir.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::write(credentials.join("bao-token"), "x").unwrap();
+    let mut command = keywayd(&[], &data);
+    let child = command
+        .env("CREDENTIALS_DIRECTORY", &credentials)
+        .spawn()
+        .unwrap();
+    wait_until("a locked server", WITHIN, || is_ready(&data));
+    let pid = Pid::from_child(&child);
+    stop(child, pid);
+}

@@ -1,0 +1,122 @@
+//! The log never ends, blocks or floods the server, and SIGHUP changes its level instead of killing. The faults: a pipe
+//! that nobody read held up every thread that logged; a hundred lines `accept failed` a second.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use keyway_client::{Algorithm, KeyOptions};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{Setup, prod, wait_until};
+
+/// Patience with a machine that builds at the same time.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// `command`, with its standard error redirected by the shell.
+fn redirected(command: &Command, to: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec \"$0\" \"$@\" {to}")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.stdin(std::process::Stdio::null());
+    shell
+}
+
+#[test]
+fn a_log_that_nobody_takes_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    // Full from the start, and never read.
+    let mut pipe = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&fifo)
+        .unwrap();
+    while pipe.write(&[b'x'; 4_096]).is_ok() {}
+    while pipe.write(b"x").is_ok() {}
+    let to_fifo = format!("2>'{}'", fifo.display());
+    for (at, to) in ["2>&-", "2>/dev/full", to_fifo.as_str()]
+        .into_iter()
+        .enumerate()
+    {
+        let setup = Setup::new(&dir.path().join(format!("data-{at}"))).shards(1);
+        let server = setup.start_as(redirected(&setup.command(), to));
+        let client = server.client();
+        for i in 0..20 {
+            let path = format!("prod/key-{i}").parse().unwrap();
+            client
+                .key_generate(&path, Algorithm::Ed25519, KeyOptions::default())
+                .unwrap();
+            let ttl = format!("{}", 600_000 - i);
+            client
+                .keyspace_set(&prod(), &[("soft_ttl_ms", &ttl)])
+                .unwrap();
+        }
+        server.stop();
+    }
+}
+
+#[test]
+fn an_event_that_repeats_is_cut_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(1);
+    let server = setup.start();
+    let client = server.client();
+    let mut ttl_ms = 600_000;
+    wait_until("a line about the lines held back", WITHIN, || {
+        for _ in 0..50 {
+            ttl_ms -= 1;
+            let ttl = ttl_ms.to_string();
+            client
+                .keyspace_set(&prod(), &[("soft_ttl_ms", &ttl)])
+                .unwrap();
+        }
+        server.log().contains("log lines held back")
+    });
+    // A second of the wall clock holds parts of two of the limit's.
+    let log = server.log();
+    let seconds: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("settings changed"))
+        .filter_map(|line| line.get(..19))
+        .collect();
+    for second in &seconds {
+        let lines = seconds.iter().filter(|other| *other == second).count();
+        assert!(lines <= 20, "{lines} lines at {second}");
+    }
+    server.stop();
+}
+
+#[test]
+fn sighup_reads_the_log_level_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keywayd.toml");
+    std::fs::write(&file, "log_level = \"info\"\n").unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(1);
+    let server = setup.flag("--config").flag(file.to_str().unwrap()).start();
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    let says = |text: &str| wait_until(text, WITHIN, || server.log().contains(text));
+    for (level, answer) in [
+        (
+            "keyway_server=debug,info",
+            "the log level was read again log_level=\"keyway_server=debug,info\"",
+        ),
+        ("no=such=level", "the log level stays as it was"),
+        (
+            "warn,keyway_server=info",
+            "read again log_level=\"warn,keyway_server=info\"",
+        ),
+    ] {
+        std::fs::write(&file, format!("log_level = \"{level}\"\n")).unwrap();
+        kill_process(pid, Signal::HUP).unwrap();
+        says(answer);
+        server.client().keyspace_list().unwrap();
+    }
+    server.stop();
+}
