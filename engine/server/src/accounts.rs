@@ -16,6 +16,13 @@ pub const OPERATOR_CONNECTIONS: usize = 8;
 /// Descriptors below the limit of the process that only the server's user, root, and the server's own files take.
 pub const DESCRIPTORS_RESERVED: u64 = 16;
 
+/// Places among a shard's waiting requests that are kept for the server's user and root on the Unix socket.
+pub const WAITING_RESERVED: usize = 1_024;
+/// As [`WAITING_RESERVED`], in the control thread's queue.
+pub const CONTROL_RESERVED: usize = 64;
+/// As [`WAITING_RESERVED`], in bytes of requests that a shard keeps.
+pub const HELD_BYTES_RESERVED: usize = 1 << 20;
+
 /// The part of a shard's connections that one principal may have, in percent.
 pub const CONNECTIONS_PER_PRINCIPAL_PCT: usize = 75;
 

@@ -36,7 +36,7 @@ const OUTBOX_MAX: usize = 1 << 20;
 pub const STALL_US_MAX: u64 = 10_000_000;
 
 /// Time that a connection whose principal has no right may ask for nothing.
-pub const RIGHTLESS_IDLE_US_MAX: u64 = 10_000_000;
+pub const RIGHTLESS_IDLE_US_MAX: u64 = 5_000_000;
 
 const _: () = assert!(INBOX_LEN < FRAME_LEN_MAX);
 

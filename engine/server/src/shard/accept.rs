@@ -6,11 +6,15 @@ use keyway_core::{Instant, Token};
 
 use super::{Origin, Shard};
 use crate::accounts::{Account, DESCRIPTORS_RESERVED, Full, Place, Standing, UNSENT_BYTES_MAX};
+use crate::authorise::Principal;
 use crate::clock;
 use crate::connection::Connection;
 use crate::runtime::listener::{Accept, Descriptors};
 use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
+
+/// Between two looks at a shard's connections.
+const LOOK_PERIOD_US: u64 = 1_000_000;
 
 impl Accept for Shard {
     fn accepted(self: &Rc<Self>, socket: Socket, descriptors: Descriptors) {
@@ -94,8 +98,23 @@ impl Shard {
         true
     }
 
-    /// Ends connections whose peers are late, and looks at what each principal may do now. Once a second.
+    /// So many places are kept free for others by this principal.
+    pub(super) fn unless_operator(&self, principal: Principal, places: usize) -> usize {
+        if self.owner.is_operator(principal) {
+            0
+        } else {
+            places
+        }
+    }
+
+    /// Ends connections whose peers are late, and looks at what each principal may do now: once a second, whatever the
+    /// length of ticks.
     pub(super) fn look_at_connections(&self, now: Instant) {
+        let looked_at_us = &self.figures.connections_looked_at_us;
+        if now.as_micros().saturating_sub(looked_at_us.get()) < LOOK_PERIOD_US {
+            return;
+        }
+        looked_at_us.set(now.as_micros());
         self.accounts
             .for_each(|account| account.set_standing(self.standing_of(account)));
         self.connections

@@ -11,6 +11,7 @@ use super::Shard;
 use super::leases::{DekShelf, hear_lease, hear_lock};
 use super::request::{Asked, Wish};
 use super::turn::Turn;
+use crate::accounts::{CONTROL_RESERVED, WAITING_RESERVED};
 use crate::control::messages::{
     Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo,
 };
@@ -39,13 +40,18 @@ impl Shard {
             token,
         };
         let who = asked.allowed.principal();
+        let places = self.unless_operator(who, CONTROL_RESERVED);
+        let has_place = self.control.capacity() > places
+            && self
+                .waiting
+                .has_room_beside(self.unless_operator(who, WAITING_RESERVED));
         let request = ControlRequest::Admin {
             reply_to,
             who,
             deadline: asked.deadline,
             command,
         };
-        if self.waiting.has_room() && self.control.try_send(request).is_ok() {
+        if has_place && self.control.try_send(request).is_ok() {
             let handed = &self.figures.control_requests;
             handed.set(handed.get() + 1);
             self.wait(token, asked.waiting(Wish::Control));

@@ -20,6 +20,7 @@ pub struct Figures {
     pub connections_refused: Cell<u64>,
     pub accept_errors: Cell<u64>,
     pub control_requests: Cell<u64>,
+    pub connections_looked_at_us: Cell<u64>,
     pub protocol_errors: Cell<u64>,
     pub forwards_out: Cell<u64>,
     pub forwards_in: Cell<u64>,

@@ -10,6 +10,7 @@ use super::operation::expired_meanwhile;
 use super::request::{Asked, Wish};
 use super::turn::Turn;
 use super::{Origin, Responder, Shard};
+use crate::accounts::{HELD_BYTES_RESERVED, WAITING_RESERVED};
 use crate::authorise::Principal;
 use crate::runtime::mesh::{Inbox, Message};
 use crate::runtime::tasks;
@@ -52,13 +53,16 @@ impl Shard {
     /// Hands a request to its owner; answers OVERLOADED at once when the mesh is full.
     pub(super) fn forward(&self, shard: u16, asked: Asked<'_>, frame: &RequestFrame<'_>) {
         // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
-        if !self.waiting.has_room() {
+        let principal = asked.allowed.principal();
+        let reserved = self.unless_operator(principal, WAITING_RESERVED);
+        if !self.waiting.has_room_beside(reserved) {
             return self.refuse_forward(asked.responder);
         }
-        let Some((bytes, claim)) = self.encode_held(frame) else {
+        let reserved = self.unless_operator(principal, HELD_BYTES_RESERVED);
+        let Some((bytes, claim)) = self.encode_held(frame, reserved) else {
             return self.refuse_forward(asked.responder);
         };
-        let (principal, deadline) = (asked.allowed.principal(), asked.deadline);
+        let deadline = asked.deadline;
         let message = |token| MeshMessage::Forward {
             token,
             principal,

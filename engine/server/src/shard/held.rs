@@ -7,6 +7,7 @@ use keyway_protocol::RequestFrame;
 use zeroize::Zeroize;
 
 use super::Shard;
+use crate::accounts::HELD_BYTES_RESERVED;
 
 /// Bytes of requests that a shard keeps for later, all together.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
@@ -49,19 +50,24 @@ impl Drop for HeldFrame {
 impl Shard {
     /// Keeps a copy of a request; `None` when the shard holds too much already.
     pub(super) fn hold(&self, frame: &RequestFrame<'_>) -> Option<HeldFrame> {
-        let (bytes, claim) = self.encode_held(frame)?;
+        let (bytes, claim) = self.encode_held(frame, HELD_BYTES_RESERVED)?;
         Some(HeldFrame {
             bytes,
             _claim: claim,
         })
     }
 
-    /// A request's bytes and the claim for them, for a request that another shard carries out.
-    pub(super) fn encode_held(&self, frame: &RequestFrame<'_>) -> Option<(Vec<u8>, Claim)> {
+    /// A request's bytes and the claim for them, for a request that another shard carries out. `reserved` bytes stay free
+    /// for others.
+    pub(super) fn encode_held(
+        &self,
+        frame: &RequestFrame<'_>,
+        reserved: usize,
+    ) -> Option<(Vec<u8>, Claim)> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).ok()?;
         let total = self.held_bytes.get() + bytes.len();
-        if total > HELD_BYTES_MAX {
+        if total + reserved > HELD_BYTES_MAX {
             return None;
         }
         self.held_bytes.set(total);

@@ -43,7 +43,7 @@ use keyway_keys::UnlockedKey;
 use keyway_protocol::Router;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, WAITING_RESERVED};
 use crate::authorise::Owner;
 use crate::connection::Connection;
 use crate::control::messages::{ControlEvent, ControlRequest};
@@ -78,6 +78,8 @@ pub const WAITING_MAX: usize = 65_536;
 pub const SLOW_QUEUE_MAX: usize = 4_096;
 
 const _: () = assert!(IN_FLIGHT_PER_CONNECTION_MAX < WAITING_MAX);
+const _: () =
+    assert!(crate::accounts::IN_FLIGHT_PER_PRINCIPAL_MAX < WAITING_MAX - WAITING_RESERVED);
 
 /// One shard.
 pub struct Shard {
@@ -135,7 +137,7 @@ fn limits(
         entries_max: keys_max,
         // The rest of the arena is for keys that are being loaded, DEKs and slot rounding.
         key_bytes_max: arena_bytes / 4 * 3,
-        waiters_max: WAITING_MAX,
+        waiters_max: WAITING_MAX - WAITING_RESERVED,
         negatives_max: (keys_max / 4).max(1),
         revoked_max: (keys_max / 4).max(1),
         renew_early_ppm,

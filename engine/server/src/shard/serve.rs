@@ -38,7 +38,7 @@ use crate::unix_path;
 /// The ticker's period: it drives the core's wheel.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks between two snapshots, and between two looks for stalled connections.
+/// Ticks between two snapshots.
 const TICKS_PER_SECOND: u64 = 1_000;
 
 /// Ticks between two looks at the use counts of AEAD keys.
@@ -303,14 +303,10 @@ impl Shard {
             self.guarded(|| self.look_at_uses());
         }
         self.shed_unsent();
-        if ticks.is_multiple_of(TICKS_PER_SECOND) && !self.core.is_broken() {
-            self.every_second(now);
-        }
-    }
-
-    fn every_second(&self, now: Instant) {
         self.look_at_connections(now);
-        self.push_snapshot(now);
+        if ticks.is_multiple_of(TICKS_PER_SECOND) && !self.core.is_broken() {
+            self.push_snapshot(now);
+        }
     }
 
     async fn compact(self: Rc<Self>) {

@@ -32,7 +32,12 @@ impl<T> WaitingRoom<T> {
 
     /// Whether one more request may wait.
     pub fn has_room(&self) -> bool {
-        self.len() < WAITING_MAX
+        self.has_room_beside(0)
+    }
+
+    /// Whether one more request may wait while so many places stay free for others.
+    pub fn has_room_beside(&self, reserved: usize) -> bool {
+        self.len() + reserved < WAITING_MAX
     }
 
     /// Requests that wait.
