@@ -309,6 +309,7 @@ mod tests {
                             not_after: None,
                             value: (),
                         };
+                        assert!(self.core.begin_load(self.now, flight));
                         self.core.handle_loaded(self.now, flight, Ok(loaded));
                     }
                 }
