@@ -40,7 +40,7 @@ STATUSES_WITH_HINT = {1, 3, 4}
 ALGORITHMS = {1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 33, 48}
 SCHEMES = set(range(15))
 USAGE_BITS = 63
-UNLOCK_KIND_NOTHING, UNLOCK_KINDS = 0, {0, 1, 2, 3}
+UNLOCK_KIND_NOTHING, UNLOCK_KIND_PIN, UNLOCK_KINDS = 0, 2, {0, 1, 2, 3}
 KMS_SHARES_MAX = 16
 
 
@@ -354,16 +354,23 @@ def read_secret(r, kind):
     return secret
 
 
+def check_force(kind, flags):
+    demand(flags & 2 == 0 or kind == UNLOCK_KIND_PIN, "unlock_flags")
+
+
 def read_unlock(r):
     kind, flags = read_unlock_kind(r), r.number("unlock_flags", 1)
-    demand(flags & ~1 == 0, "unlock_flags")
+    demand(flags & ~3 == 0, "unlock_flags")
+    check_force(kind, flags)
     return [("unlock_kind", kind), ("unlock_flags", flags), ("secret", read_secret(r, kind))]
 
 
 def read_kms_unlock(r):
-    kind = read_unlock_kind(r)
+    kind, flags = read_unlock_kind(r), r.number("unlock_flags", 1)
+    demand(flags & ~2 == 0, "unlock_flags")
+    check_force(kind, flags)
     name = read_kms_name(r, r.number("name_len", 1))
-    return [("unlock_kind", kind), ("kms_name", name), ("secret", read_secret(r, kind))]
+    return [("unlock_kind", kind), ("unlock_flags", flags), ("kms_name", name), ("secret", read_secret(r, kind))]
 
 
 def read_kms_init(r):

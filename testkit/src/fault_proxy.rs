@@ -45,8 +45,12 @@ pub enum Fault {
         /// The header's value.
         retry_after_s: u32,
     },
-    /// 403, in the words of Vault and OpenBao.
+    /// 403, in the words that Vault and OpenBao have for a policy that does not allow a call.
     Deny,
+    /// 403, in the words that Vault and OpenBao have for a token that they do not know.
+    UnknownToken,
+    /// This status and a page in HTML, as of a gateway or a firewall.
+    Page(u16),
     /// 503.
     Error,
 }
@@ -302,7 +306,12 @@ impl Proxy {
                     .insert(RETRY_AFTER, retry_after_s.into());
                 answer
             }
-            Fault::Deny => refusal(StatusCode::FORBIDDEN, "permission denied"),
+            Fault::Deny => refusal(
+                StatusCode::FORBIDDEN,
+                "1 error occurred:\n\t* permission denied\n\n",
+            ),
+            Fault::UnknownToken => refusal(StatusCode::FORBIDDEN, "permission denied"),
+            Fault::Page(status) => page(status),
             Fault::Error => refusal(StatusCode::SERVICE_UNAVAILABLE, "service unavailable"),
         };
         call.answered(answer.status());
@@ -341,6 +350,15 @@ impl Proxy {
 fn drop_hop_headers(headers: &mut HeaderMap) {
     headers.remove(CONNECTION);
     headers.remove(TRANSFER_ENCODING);
+}
+
+fn page(status: u16) -> Response<Full<Bytes>> {
+    let body = format!("<html><body>{status} by the gateway</body></html>");
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+    let html = "text/html".parse().unwrap();
+    answer.headers_mut().insert(CONTENT_TYPE, html);
+    answer
 }
 
 fn refusal(status: StatusCode, word: &str) -> Response<Full<Bytes>> {

@@ -241,6 +241,23 @@ impl OpenBao {
         self.unseal();
     }
 
+    /// Makes all certificates of [`Mode::Tls`] anew, under another CA and in the same files, and restarts with them.
+    pub fn renew_certificates(&mut self) {
+        Certificates::make(self.dir.path());
+        self.restart();
+    }
+
+    /// Restarts with a certificate that it signed itself, which then is [`OpenBao::ca_file`].
+    pub fn sign_itself(&mut self) {
+        self.certificates().sign_server_with_itself();
+        self.restart();
+    }
+
+    /// Makes the client certificate anew, for this common name and in the same files.
+    pub fn renew_client_certificate(&self, common_name: &str) {
+        self.certificates().sign_client(common_name);
+    }
+
     /// Stops it where it is, as a hung machine would.
     pub fn pause(&self) {
         self.process.pause();

@@ -57,6 +57,19 @@ impl Process {
     /// Stops it where it is, as a hung machine would; [`Process::resume`] lets it go on.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        // The signal reaches a busy process's threads one after the other.
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+            let (_, after_name) = stat.rsplit_once(") ")?;
+            Some(after_name.starts_with('T'))
+        };
+        while !std::fs::read_dir(&tasks)
+            .unwrap()
+            .all(|task| is_stopped(task).unwrap_or(true))
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     /// Lets a paused process go on.

@@ -102,11 +102,13 @@ fn find_tools(directory: PathBuf, owned: Option<TempDir>) -> Option<SoftHsm> {
 
 impl SoftHsm {
     /// The variables that a program needs to find the token, and the spy its log.
-    pub fn env(&self) -> [(&'static str, PathBuf); 3] {
+    pub fn env(&self) -> [(&'static str, PathBuf); 5] {
         [
             ("SOFTHSM2_CONF", self.config()),
             ("PKCS11SPY", self.module.clone()),
             ("PKCS11SPY_OUTPUT", self.spy_log()),
+            ("KEYWAY_TEST_MODULE", self.module.clone()),
+            ("KEYWAY_TEST_FAULTS", self.faults()),
         ]
     }
 
@@ -118,6 +120,36 @@ impl SoftHsm {
     /// A module that writes every call to [`SoftHsm::spy_log`] and lets the real one do it.
     pub fn spy(&self) -> &Path {
         &self.spy
+    }
+
+    /// A module that does as the real one, but for what [`SoftHsm::set_faults`] says. It is compiled at the first call.
+    pub fn faulty(&self) -> PathBuf {
+        let module = self.directory.join("faults.so");
+        if !module.exists() {
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/softhsm/faults.c");
+            let mut compiler = Command::new("cc");
+            compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
+            self.run(compiler.arg(&module).arg(source).arg("-ldl"));
+        }
+        module
+    }
+
+    /// What [`SoftHsm::faulty`] does wrong from now on, a line each: `flags 0x20000` adds to the token's flags,
+    /// `C_Decrypt 0x101` is what a function returns.
+    pub fn set_faults(&self, lines: &str) {
+        let next = self.directory.join("faults.next");
+        std::fs::write(&next, lines).unwrap();
+        std::fs::rename(next, self.faults()).unwrap();
+    }
+
+    fn faults(&self) -> PathBuf {
+        self.directory.join("faults")
+    }
+
+    /// Changes the user PIN of the first token, as its owner would.
+    pub fn change_pin(&self, from: &str, to: &str) {
+        let mut command = self.logged_in(from);
+        self.run(command.args(["--change-pin", "--new-pin", to]));
     }
 
     /// Where the spy writes. The file is not there before the spy is loaded; a test may put a pipe in its place first.

@@ -154,7 +154,10 @@ impl Failure {
         Self::Told(Told {
             exit: exit_of(*status),
             message,
-            remedy: remedy(*status, keyspace, *after),
+            remedy: match names_its_remedy(explanation) {
+                true => None,
+                false => remedy(*status, keyspace, *after),
+            },
             status: Some(*status),
             ticket: *ticket,
         })
@@ -282,6 +285,23 @@ fn meaning(status: Status) -> &'static str {
     }
 }
 
+/// Whether a server's explanation is a KMS's refusal, which says itself what to do: `denied: …; give our token's policy …`.
+/// A remedy for keys or keyspaces would lead astray.
+fn names_its_remedy(explanation: &str) -> bool {
+    const CLASSES: [&str; 8] = [
+        "denied",
+        "disabled",
+        "credential",
+        "locked",
+        "throttled",
+        "unavailable",
+        "corrupt",
+        "misconfigured",
+    ];
+    let class = explanation.split_once(": ").map(|(class, _)| class);
+    class.is_some_and(|class| CLASSES.contains(&class)) && explanation.contains("; ")
+}
+
 fn remedy(status: Status, keyspace: Option<&str>, after: Option<Duration>) -> Option<String> {
     // Without a keyspace it was no policy that forbade it, and the server says what did.
     if status == Status::Forbidden && keyspace.is_none() {
@@ -365,6 +385,30 @@ mod tests {
         };
         let text = text(&Failure::refusal("sign prod/alice", Some("prod"), &refusal));
         assert!(text.contains("not found: no key \"alice\" in keyspace prod"));
+    }
+
+    /// `keyspace create` that the KMS denied was answered with the usage of keys, and with a list of a keyspace that is
+    /// not there.
+    #[test]
+    fn a_kms_that_refuses_has_the_last_word() {
+        let refusal = Refusal {
+            explanation: "denied: the transit engine refuses encrypt: permission denied; give our token's policy \
+                          the capability update on transit/encrypt/keyway"
+                .into(),
+            ..refusal(Status::Forbidden)
+        };
+        let told = text(&Failure::refusal(
+            "keyspace create prod",
+            Some("prod"),
+            &refusal,
+        ));
+        assert!(told.ends_with("update on transit/encrypt/keyway"), "{told}");
+        let forbidden = Failure::refusal(
+            "sign prod/a",
+            Some("prod"),
+            &self::refusal(Status::Forbidden),
+        );
+        assert!(text(&forbidden).contains("keyway keyspace list prod"));
     }
 
     #[test]

@@ -14,32 +14,50 @@ use crate::failure::Failure;
 use crate::streams::Wiped;
 
 /// What an operator gives to unlock a KMS: one secret, or nothing.
-pub struct Given(Option<(SecretKind, Wiped)>);
+pub struct Given {
+    secret: Option<(SecretKind, Wiped)>,
+    /// Whether a PIN may be the last attempt that the token allows.
+    force: bool,
+}
 
 impl Given {
-    /// Reads what the options ask for; `to` is what it opens, for the prompt.
-    pub fn read(opener: &Opener, to: &str) -> Result<Self, Failure> {
-        let Some((kind, source)) = opener.secret() else {
-            return Ok(Self(None));
+    /// Reads what the options ask for; `to` is what it opens, for the prompt. `force` goes with a PIN only.
+    pub fn read(opener: &Opener, force: bool, to: &str) -> Result<Self, Failure> {
+        let source = opener.secret();
+        if force && source.is_none_or(|(kind, _)| kind != SecretKind::Pin) {
+            return Err(Failure::usage(
+                "--force is for a token's PIN",
+                "leave it out, or add --pin or --pin-fd",
+            ));
+        }
+        let Some((kind, source)) = source else {
+            return Ok(Self {
+                secret: None,
+                force,
+            });
         };
         let prompt = match kind {
             SecretKind::Passphrase => format!("Passphrase for {to}: "),
             SecretKind::Pin => format!("PIN for {to}: "),
             SecretKind::Share => format!("Your share for {to}: "),
         };
-        Ok(Self(Some((kind, read(kind, source, &prompt)?))))
+        Ok(Self {
+            secret: Some((kind, read(kind, source, &prompt)?)),
+            force,
+        })
     }
 
     /// Whether it is one share of several.
     pub fn is_share(&self) -> bool {
-        matches!(self.0, Some((SecretKind::Share, _)))
+        matches!(self.secret, Some((SecretKind::Share, _)))
     }
 
     /// As the client takes it.
     pub fn with(&self) -> UnlockWith<'_> {
-        match &self.0 {
+        match &self.secret {
             None => UnlockWith::Nothing,
             Some((SecretKind::Passphrase, secret)) => UnlockWith::Passphrase(secret),
+            Some((SecretKind::Pin, secret)) if self.force => UnlockWith::ForcedPin(secret),
             Some((SecretKind::Pin, secret)) => UnlockWith::Pin(secret),
             Some((SecretKind::Share, secret)) => UnlockWith::Share(secret),
         }

@@ -7,7 +7,7 @@
 //!  unlock    DescribeKey      the key exists, is enabled, and is a symmetric encryption key
 //! ```
 //!
-//! A wrapped key is the ciphertext that AWS returned, and nothing else.
+//! A wrapped key is the ciphertext that AWS returned, with the ARN of its key: see `envelope.rs`.
 //!
 //! **Wiping.** Plaintext that the SDK hands out is moved into a [`SecretKey`] and wiped at once. What it passed through
 //! before (the bodies in the SDK and in hyper, the TLS records in rustls, base64 text) the SDK frees without wiping,
@@ -19,6 +19,7 @@
 
 mod classify;
 mod connection;
+mod envelope;
 mod key_name;
 mod settings;
 
@@ -37,10 +38,11 @@ use crate::provider::{
     WRAPPED_BYTES_MAX, Wrapped,
 };
 use crate::secret::SECRET_BYTES;
-use crate::{Class, Context, KmsError, Purpose, SecretKey};
+use crate::{Cause, Class, Context, KmsError, Purpose, SecretKey};
 
 use classify::{Asked, classify};
 use connection::{Connection, muted};
+use envelope::Envelope;
 use key_name::KeyName;
 pub use settings::AwsSettings;
 
@@ -144,7 +146,7 @@ impl Aws {
     }
 
     /// Checks that an answer is from the key that was asked.
-    fn check_key(&self, operation: &str, arn: Option<&str>) -> Result<(), KmsError> {
+    fn check_key(&self, operation: &str, arn: Option<&str>) -> Result<String, KmsError> {
         let arn = arn.unwrap_or_default();
         if !self.key.can_be(arn) {
             return Err(KmsError::new(
@@ -159,7 +161,7 @@ impl Aws {
         let mut state = self.state();
         let first = state.arn.get_or_insert_with(|| arn.to_owned());
         if first == arn {
-            return Ok(());
+            return Ok(arn.to_owned());
         }
         Err(KmsError::new(
             Class::Misconfigured,
@@ -181,28 +183,45 @@ impl Aws {
         }
         let request = request.plaintext(Blob::new(dek.expose().as_slice()));
         let answer = self.finish(&call, NAME, muted(request.send()).await)?;
-        self.check_key(NAME, answer.key_id())?;
-        wrapped(NAME, answer.ciphertext_blob)
+        let arn = self.check_key(NAME, answer.key_id())?;
+        wrapped(NAME, &arn, answer.ciphertext_blob)
     }
 
     async fn decrypt(&self, context: &Context, wrapped: &[u8]) -> Result<SecretKey, KmsError> {
         const NAME: &str = "Decrypt";
         let call = self.begin()?;
-        if !(1..=CIPHERTEXT_BYTES_MAX).contains(&wrapped.len()) {
-            return Err(not_ours(context, format!("has {} bytes", wrapped.len())));
+        let envelope = Envelope::parse(wrapped)
+            .ok_or_else(|| not_ours(context, format!("has {} bytes", wrapped.len())))?;
+        if let Some(arn) = envelope.arn.filter(|arn| !self.key.can_be(arn)) {
+            return Err(KmsError::new(
+                Class::Misconfigured,
+                format!(
+                    "the wrapped key of {context} belongs to {arn}, which is not {}",
+                    self.key.as_str()
+                ),
+                "set key_id to that key, or to an alias in its account and region",
+            )
+            .from_cause(Cause::KeyRemade));
         }
+        // The key that wrapped it, wherever an alias points now.
         let mut request = self
             .client(&call)
             .await?
             .decrypt()
-            .key_id(self.key.as_str());
+            .key_id(envelope.arn.unwrap_or(self.key.as_str()));
         for (name, value) in encryption_context(context) {
             request = request.encryption_context(name, value);
         }
-        let request = request.ciphertext_blob(Blob::new(wrapped));
+        let request = request.ciphertext_blob(Blob::new(envelope.ciphertext));
         let mut answer = self.finish(&call, NAME, muted(request.send()).await)?;
         let plaintext = plaintext(NAME, answer.plaintext.take())?;
-        self.check_key(NAME, answer.key_id())?;
+        match envelope.arn {
+            Some(arn) if answer.key_id() == Some(arn) => {}
+            Some(_) => return Err(lacks(NAME, "the ARN of the key that was asked for")),
+            None => {
+                self.check_key(NAME, answer.key_id())?;
+            }
+        }
         // AWS has authenticated it, so nobody but us, or somebody with our rights, can have put another length there.
         secret_key(&plaintext)
             .ok_or_else(|| not_ours(context, format!("holds {} bytes", plaintext.len())))
@@ -222,9 +241,9 @@ impl Aws {
         }
         let mut answer = self.finish(&call, NAME, muted(request.send()).await)?;
         let plaintext = plaintext(NAME, answer.plaintext.take())?;
-        self.check_key(NAME, answer.key_id())?;
+        let arn = self.check_key(NAME, answer.key_id())?;
         let dek = secret_key(&plaintext).ok_or_else(|| lacks(NAME, "a key of 32 bytes"))?;
-        let wrapped = wrapped(NAME, answer.ciphertext_blob)?;
+        let wrapped = wrapped(NAME, &arn, answer.ciphertext_blob)?;
         Ok(Generated { dek, wrapped })
     }
 
@@ -340,7 +359,7 @@ impl Provider for Aws {
             match secret {
                 UnlockSecret::Nothing => self.describe_and_unlock().await,
                 other => Err(KmsError::new(
-                    Class::Denied,
+                    Class::Misconfigured,
                     format!(
                         "AWS KMS takes no secret to unlock, and was given {}",
                         other.what()
@@ -388,10 +407,12 @@ fn secret_key(plaintext: &[u8]) -> Option<SecretKey> {
     .ok()
 }
 
-fn wrapped(operation: &str, blob: Option<Blob>) -> Result<Wrapped, KmsError> {
+fn wrapped(operation: &str, arn: &str, blob: Option<Blob>) -> Result<Wrapped, KmsError> {
     let bytes = blob.map(Blob::into_inner).unwrap_or_default();
-    if (1..=CIPHERTEXT_BYTES_MAX).contains(&bytes.len()) {
-        return Ok(Wrapped(bytes));
+    if (1..=CIPHERTEXT_BYTES_MAX).contains(&bytes.len())
+        && let Some(wrapped) = Envelope::seal(arn, &bytes)
+    {
+        return Ok(wrapped);
     }
     Err(lacks(operation, "a ciphertext that Decrypt would take"))
 }

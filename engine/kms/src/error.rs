@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::Cause;
+
 /// What a failure means to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -14,6 +16,9 @@ pub enum Class {
     Denied,
     /// The key exists at the KMS and is switched off there.
     Disabled,
+    /// The KMS does not take what we log in with: a token, key pair, certificate or PIN that has ended, was replaced or
+    /// is not known there. It says nothing of our right to the key, so nothing is purged for it, and it is tried again.
+    Credential,
     /// The provider has no access to its key yet: it wants [`unlock`](crate::Provider::unlock).
     Locked,
     /// The KMS, or our own budget, asks us to slow down.
@@ -37,9 +42,12 @@ impl Class {
     pub const fn is_retryable(self) -> bool {
         match self {
             Self::Throttled { .. } | Self::Unavailable { .. } => true,
-            Self::Denied | Self::Disabled | Self::Locked | Self::Corrupt | Self::Misconfigured => {
-                false
-            }
+            Self::Denied
+            | Self::Disabled
+            | Self::Credential
+            | Self::Locked
+            | Self::Corrupt
+            | Self::Misconfigured => false,
         }
     }
 
@@ -47,9 +55,12 @@ impl Class {
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Throttled { retry_after } | Self::Unavailable { retry_after } => retry_after,
-            Self::Denied | Self::Disabled | Self::Locked | Self::Corrupt | Self::Misconfigured => {
-                None
-            }
+            Self::Denied
+            | Self::Disabled
+            | Self::Credential
+            | Self::Locked
+            | Self::Corrupt
+            | Self::Misconfigured => None,
         }
     }
 
@@ -58,11 +69,26 @@ impl Class {
         match self {
             Self::Denied => "denied",
             Self::Disabled => "disabled",
+            Self::Credential => "credential",
             Self::Locked => "locked",
             Self::Throttled { .. } => "throttled",
             Self::Unavailable { .. } => "unavailable",
             Self::Corrupt => "corrupt",
             Self::Misconfigured => "misconfigured",
+        }
+    }
+
+    /// The cause of a failure whose provider named none.
+    const fn usual_cause(self) -> Cause {
+        match self {
+            Self::Denied => Cause::Policy,
+            Self::Disabled => Cause::KeyDisabled,
+            Self::Credential => Cause::LoginRefused,
+            Self::Locked => Cause::Locked,
+            Self::Throttled { .. } => Cause::Throttled,
+            Self::Unavailable { .. } => Cause::Unknown,
+            Self::Corrupt => Cause::RecordDamaged,
+            Self::Misconfigured => Cause::Settings,
         }
     }
 }
@@ -72,6 +98,7 @@ impl Class {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KmsError {
     class: Class,
+    cause: Cause,
     what: String,
     remedy: String,
 }
@@ -82,9 +109,27 @@ impl KmsError {
     pub fn new(class: Class, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             class,
+            cause: class.usual_cause(),
             what: what.into(),
             remedy: remedy.into(),
         }
+    }
+
+    /// The same failure, from `cause`.
+    #[must_use]
+    pub fn from_cause(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
+
+    /// The same failure, with another meaning to the caller.
+    #[must_use]
+    pub(crate) fn with_class(self, class: Class) -> Self {
+        Self { class, ..self }
+    }
+
+    /// What the failure comes from.
+    pub fn cause(&self) -> Cause {
+        self.cause
     }
 
     /// What the failure means to the caller.
@@ -126,6 +171,7 @@ mod tests {
         let table = [
             (Class::Denied, false),
             (Class::Disabled, false),
+            (Class::Credential, false),
             (Class::Locked, false),
             (Class::Throttled { retry_after: wait }, true),
             (Class::Unavailable { retry_after: wait }, true),

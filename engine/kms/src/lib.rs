@@ -21,6 +21,7 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+mod cause;
 mod context;
 mod error;
 mod group;
@@ -37,10 +38,12 @@ mod secret;
 mod service;
 mod share;
 mod shares;
+mod stamp;
 mod vault;
 
 #[cfg(feature = "aws")]
 pub use aws::{Aws, AwsSettings};
+pub use cause::Cause;
 pub use context::{CONTEXT_BYTES, Context, Purpose};
 pub use error::{Class, KmsError};
 pub use local::{Argon2Params, DevKek, Local};

@@ -8,11 +8,15 @@
 //! - The calls of a module block and may hang, so one thread of its own makes them, one after the other. A caller
 //!   waits for its time limit and no longer. A call whose caller left before its turn is not made, and what a later
 //!   answer holds is wiped on the thread.
-//! - A PIN is sent once for each [`Provider::unlock`] and never again by itself: tokens count wrong PINs and lock. A
-//!   PIN from a file is sent only while the token reports no refused PIN.
+//! - A PIN is sent once for each [`Provider::unlock`] and never again by itself: tokens count wrong PINs and lock. The
+//!   attempt that may be the last is made only with [`UnlockSecret::ForcedPin`].
+//! - With a PIN file the worker logs in without an operator, at the first call and whenever the login is lost, unless a
+//!   lock came; the PIN in the file is sent only while the token reports no refused PIN, or after the file changed.
+//! - A PIN that is given while the token is open is compared with the one that opened it, and not sent.
 //! - There is no `generate`: a DEK that the token made would have to leave it in the clear all the same, which takes a
 //!   second call and an extractable object on the token; our own random numbers cost neither.
 
+mod attempts;
 mod classify;
 mod format;
 mod gate;
@@ -56,13 +60,13 @@ struct Shared {
 }
 
 impl Pkcs11 {
-    /// Checks the settings and that the module's file is there, and starts the worker. The module is loaded and the
-    /// token looked for at the first unlock, so an absent token does not stand in the way of a start.
+    /// Checks the settings and starts the worker. The module is loaded and the token looked for at the first unlock, so
+    /// that neither of them, when absent, stands in the way of a start.
     pub fn open(settings: Pkcs11Settings) -> Result<Self, KmsError> {
         settings.check()?;
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Gate::new(settings.pin_file.is_some()));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
-        let worker = Worker::new(settings.clone(), Arc::clone(&gate));
+        let worker = Worker::new(settings.clone(), Arc::clone(&gate))?;
         std::thread::Builder::new()
             .name("keyway-pkcs11".into())
             .spawn(move || worker.run(&jobs))
@@ -128,12 +132,24 @@ impl Shared {
 
     fn pin_of(&self, secret: UnlockSecret) -> Result<UnlockPin, KmsError> {
         match (secret, &self.settings.pin_file) {
-            (UnlockSecret::Pin(pin), _) => Ok(UnlockPin::Given(pin)),
+            (UnlockSecret::Pin(pin), _) => Ok(UnlockPin::Given {
+                pin,
+                is_forced: false,
+            }),
+            (UnlockSecret::ForcedPin(pin), _) => Ok(UnlockPin::Given {
+                pin,
+                is_forced: true,
+            }),
             (UnlockSecret::Nothing, Some(path)) => Ok(UnlockPin::InFile(path.clone())),
+            (UnlockSecret::Nothing, None) => Err(KmsError::new(
+                Class::Locked,
+                "a token needs a PIN and was given nothing",
+                "unlock it with the token's user PIN: keyway kms unlock NAME --pin",
+            )),
             (secret, _) => Err(KmsError::new(
-                Class::Denied,
-                format!("a token wants a PIN and got {}", secret.what()),
-                "unlock it with the token's user PIN",
+                Class::Misconfigured,
+                format!("a token needs a PIN and was given {}", secret.what()),
+                "unlock it with the token's user PIN: keyway kms unlock NAME --pin",
             )),
         }
     }
@@ -201,8 +217,9 @@ impl Provider for Pkcs11 {
         })
     }
 
-    /// Logs in to the token. A token checks a PIN only at a login, so unlocking what is unlocked logs out first: unlike
-    /// elsewhere, a wrong PIN then leaves the provider locked.
+    /// Logs in to the token. A token checks a PIN only at a login: while it is open, the PIN is compared with the one that
+    /// opened it, and a wrong one changes nothing and costs no attempt. [`UnlockSecret::ForcedPin`] logs out first and
+    /// lets the token check it.
     fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
         let visit = self.0.gate.visit();
         Box::pin(async move {

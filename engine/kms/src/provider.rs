@@ -5,7 +5,9 @@
 //! at once. A future that is dropped before it is done may leave the call running at the KMS, but never leaves
 //! plaintext behind.
 
-use crate::{Class, Context, KmsError, Passphrase, Pin, SecretKey, Share};
+use std::time::Duration;
+
+use crate::{Class, Context, Counters, KmsError, Passphrase, Pin, SecretKey, Share};
 
 /// Length limit of a wrapped key: what the largest provider returns (a PKCS#11 RSA-wrapped key with its attributes)
 /// stays far below.
@@ -55,8 +57,10 @@ pub enum UnlockSecret {
     Nothing,
     /// A passphrase.
     Passphrase(Passphrase),
-    /// A token's PIN.
+    /// A token's PIN. It is not sent if it could be the last attempt that the token allows.
     Pin(Pin),
+    /// A token's PIN, even as the last attempt that the token allows: a wrong one locks the token.
+    ForcedPin(Pin),
     /// One share of several.
     Share(Share),
 }
@@ -67,7 +71,7 @@ impl UnlockSecret {
         match self {
             Self::Nothing => "nothing",
             Self::Passphrase(_) => "a passphrase",
-            Self::Pin(_) => "a PIN",
+            Self::Pin(_) | Self::ForcedPin(_) => "a PIN",
             Self::Share(_) => "a share",
         }
     }
@@ -159,6 +163,37 @@ pub trait Provider: Send + Sync {
     /// what is unlocked checks the secret again.
     fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked>;
 
-    /// Wipes the key at once. An unlock that began earlier no longer takes effect.
+    /// Wipes the key at once, with all that leads to it: tokens, cached credentials, shares that wait, sessions. It ends
+    /// a login here, and revokes nothing at the KMS. An unlock that began earlier no longer takes effect.
     fn lock(&self);
+
+    /// Does what is due although no call is made, such as renewing a login at half of its time. Returns after how long
+    /// to come again. `None`: this one has nothing to look after.
+    fn tend(&self) -> Option<ProviderFuture<'_, Duration>> {
+        None
+    }
+
+    /// Forgets what it waits for after refusals: an operator wants the next call to be made.
+    fn hurry(&self) {}
+
+    /// Calls that it makes for itself, such as logins.
+    fn own_calls(&self) -> Counters {
+        Counters::default()
+    }
+
+    /// How many of these it will make in an hour, as things are.
+    fn own_calls_per_hour(&self) -> f64 {
+        0.0
+    }
+
+    /// The version of the KMS's key that wrapped this, where keys have versions.
+    fn key_version(&self, wrapped: &[u8]) -> Option<u32> {
+        let _ = wrapped;
+        None
+    }
+
+    /// The newest version of the key that it has seen.
+    fn newest_key_version(&self) -> Option<u32> {
+        None
+    }
 }

@@ -51,6 +51,12 @@ use gate::Gate;
 /// The counters' keyspace for what belongs to none.
 const NO_KEYSPACE: u32 = 0;
 
+/// How often a provider's logins are looked after.
+const TEND_PERIOD_MIN: Duration = Duration::from_millis(50);
+const TEND_PERIOD_MAX: Duration = Duration::from_secs(1);
+/// After failures the period doubles, up to half a minute.
+const TEND_DOUBLINGS_MAX: u32 = 5;
+
 /// How soon to try again when there is no room for another flight.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -310,6 +316,55 @@ impl Service {
         self.0.desk.lock(|| self.0.provider.lock());
     }
 
+    /// Has the next calls made at once, whatever the breaker and the provider wait for after failures: an operator has
+    /// put something right, or wants to know.
+    pub fn hurry(&self) {
+        self.0.caller.hurry();
+        self.0.provider.hurry();
+    }
+
+    /// Looks after the provider's logins for as long as this KMS is in use, in a task of its own.
+    pub fn look_after_logins(&self) {
+        let inner = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            let mut failed_count = 0;
+            while let Some(inner) = inner.upgrade() {
+                let Some(tending) = inner.provider.tend() else {
+                    return;
+                };
+                let wait = match tokio::time::timeout(inner.unlock_time_limit, tending).await {
+                    Ok(Ok(wait)) => {
+                        failed_count = 0;
+                        wait.clamp(TEND_PERIOD_MIN, TEND_PERIOD_MAX)
+                    }
+                    Ok(Err(_)) | Err(_) => {
+                        failed_count = (failed_count + 1).min(TEND_DOUBLINGS_MAX);
+                        TEND_PERIOD_MAX * (1 << failed_count)
+                    }
+                };
+                drop(inner);
+                tokio::time::sleep(wait).await;
+            }
+        });
+    }
+
+    /// Calls an hour that the provider makes for itself: logins and their renewals.
+    pub fn own_calls_per_hour(&self) -> f64 {
+        self.0.provider.own_calls_per_hour()
+    }
+
+    /// The version of the KMS's key that wrapped this record's DEK, where keys have versions.
+    pub fn key_version(&self, keyspace: u32, generation: u32, record: &[u8]) -> Option<u32> {
+        let context = self.context(keyspace, generation);
+        let record = Record::open(&context, record).ok()?;
+        self.0.provider.key_version(record.wrapped())
+    }
+
+    /// The newest version of the KMS's key that was seen.
+    pub fn newest_key_version(&self) -> Option<u32> {
+        self.0.provider.newest_key_version()
+    }
+
     /// Whether the provider can reach its key now.
     pub fn state(&self) -> ProviderState {
         self.0.provider.state()
@@ -332,12 +387,19 @@ impl Service {
 
     /// Calls so far, by operation and outcome.
     pub fn counters(&self) -> Counters {
-        self.0.caller.counters().sum()
+        let mut sum = self.0.caller.counters().sum();
+        sum.add_all(&self.0.provider.own_calls());
+        sum
     }
 
     /// Calls so far of each keyspace; those of none under 0.
     pub fn counters_by_keyspace(&self) -> BTreeMap<u32, Counters> {
-        self.0.caller.counters().by_keyspace()
+        let mut calls = self.0.caller.counters().by_keyspace();
+        let own_calls = self.0.provider.own_calls();
+        if own_calls != Counters::default() {
+            calls.entry(NO_KEYSPACE).or_default().add_all(&own_calls);
+        }
+        calls
     }
 
     /// The budget's headroom now.

@@ -19,6 +19,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use ring::rand::SystemRandom;
@@ -26,7 +27,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::secret::fill_random;
-use crate::{Class, KmsError, SECRET_BYTES, SecretKey, Share};
+use crate::{Cause, Class, KmsError, SECRET_BYTES, SecretKey, Share};
 
 use gf256::Point;
 
@@ -146,6 +147,16 @@ impl Member {
         mnemonic::encode(self)
     }
 
+    /// Its number, as people count: `1..=16`.
+    pub(crate) fn place(&self) -> u8 {
+        self.number + 1
+    }
+
+    /// Whether it is the same share.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.number == other.number && bool::from(self.value.ct_eq(&other.value))
+    }
+
     /// Refuses a share of another set.
     pub(crate) fn check_belongs(&self, terms: Terms) -> Result<(), KmsError> {
         let other = self.terms;
@@ -242,7 +253,7 @@ pub(crate) fn split(
 
 /// The secret from exactly as many shares as it takes; they have passed [`Member::check_belongs`] and
 /// [`Member::check_new`]. [`Class::Denied`]: too few, too many, or they do not belong together.
-pub(crate) fn combine(members: &[Member]) -> Result<SecretKey, KmsError> {
+pub(crate) fn combine(members: &[impl Borrow<Member>]) -> Result<SecretKey, KmsError> {
     let block = recover(members, PASSPHRASE)?;
     SecretKey::try_fill(|bytes| {
         // `Member::parse` and `split` make values of this length and no other.
@@ -252,8 +263,11 @@ pub(crate) fn combine(members: &[Member]) -> Result<SecretKey, KmsError> {
 }
 
 /// Of any length and passphrase, as the standard's vectors have them.
-fn recover(members: &[Member], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-    let terms = match members.first() {
+fn recover(
+    members: &[impl Borrow<Member>],
+    passphrase: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, KmsError> {
+    let terms = match members.first().map(Borrow::borrow) {
         Some(member) if members.len() == usize::from(member.terms.threshold) => member.terms,
         Some(member) => {
             return Err(refused(
@@ -269,7 +283,8 @@ fn recover(members: &[Member], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, 
     };
     let points: Vec<Point<'_>> = members
         .iter()
-        .map(|member| Point {
+        .map(Borrow::borrow)
+        .map(|member: &Member| Point {
             x: member.number,
             y: &member.value,
         })
@@ -286,5 +301,5 @@ fn recover(members: &[Member], passphrase: &[u8]) -> Result<Zeroizing<Vec<u8>>, 
 
 /// A share that is refused is a wrong secret.
 fn refused(what: impl Into<String>, remedy: &str) -> KmsError {
-    KmsError::new(Class::Denied, what, remedy)
+    KmsError::new(Class::Denied, what, remedy).from_cause(Cause::WrongSecret)
 }

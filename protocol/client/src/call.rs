@@ -575,6 +575,7 @@ mod tests {
         let (name, secret) = ("a".repeat(64), [b'x'; 1_024]);
         let unlock = KmsUnlock {
             kind: UnlockKind::Share,
+            force: false,
             kms: &name,
             secret: Octets(&secret),
         };

@@ -14,38 +14,41 @@ pub struct Unlock<'a> {
     pub kind: UnlockKind,
     /// Whether the server keeps trying until the KMS answers.
     pub watch: bool,
+    /// Whether a PIN may be sent as the last attempt that the token allows. Only with a PIN.
+    pub force: bool,
     /// Empty if `kind` is `Nothing`, else 1 to `UNLOCK_SECRET_LEN_MAX` bytes.
     pub secret: Octets<'a>,
 }
 
 const FLAG_WATCH: u8 = 1;
+const FLAG_FORCE: u8 = 2;
 
 impl<'a> Unlock<'a> {
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(payload);
         let kind = UnlockKind::try_from(reader.u8("unlock kind")?)?;
-        let flags = reader.u8("unlock flags")?;
-        if flags & !FLAG_WATCH != 0 {
-            return Err(ProtocolError::UnknownFlags {
-                field: "unlock flags",
-                bits: u64::from(flags & !FLAG_WATCH),
-            });
-        }
-        let secret = Octets(reader.rest());
-        check_secret(kind, secret)?;
-        Ok(Self {
+        let flags = read_flags(&mut reader, FLAG_WATCH | FLAG_FORCE)?;
+        let unlock = Self {
             kind,
             watch: flags & FLAG_WATCH != 0,
-            secret,
-        })
+            force: flags & FLAG_FORCE != 0,
+            secret: Octets(reader.rest()),
+        };
+        unlock.check()?;
+        Ok(unlock)
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
-        check_secret(self.kind, self.secret)?;
+        self.check()?;
         out.push(self.kind.code());
-        out.push(if self.watch { FLAG_WATCH } else { 0 });
+        out.push(flag(self.watch, FLAG_WATCH) | flag(self.force, FLAG_FORCE));
         out.extend_from_slice(&self.secret);
         Ok(())
+    }
+
+    fn check(&self) -> Result<(), ProtocolError> {
+        check_force(self.kind, self.force)?;
+        check_secret(self.kind, self.secret)
     }
 }
 
@@ -55,6 +58,8 @@ impl<'a> Unlock<'a> {
 pub struct KmsUnlock<'a> {
     /// What the secret is.
     pub kind: UnlockKind,
+    /// As in [`Unlock`].
+    pub force: bool,
     /// The KMS.
     pub kms: &'a str,
     /// As in [`Unlock`].
@@ -64,22 +69,31 @@ pub struct KmsUnlock<'a> {
 impl<'a> KmsUnlock<'a> {
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, ProtocolError> {
         let mut reader = Reader::new(payload);
+        let kind = UnlockKind::try_from(reader.u8("unlock kind")?)?;
+        let flags = read_flags(&mut reader, FLAG_FORCE)?;
         let unlock = Self {
-            kind: UnlockKind::try_from(reader.u8("unlock kind")?)?,
+            kind,
+            force: flags & FLAG_FORCE != 0,
             kms: read_kms_name(&mut reader)?,
             secret: Octets(reader.rest()),
         };
-        check_secret(unlock.kind, unlock.secret)?;
+        unlock.check()?;
         Ok(unlock)
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
         check_kms_name(self.kms.as_bytes())?;
-        check_secret(self.kind, self.secret)?;
+        self.check()?;
         out.push(self.kind.code());
+        out.push(flag(self.force, FLAG_FORCE));
         append_kms_name(self.kms, out);
         out.extend_from_slice(&self.secret);
         Ok(())
+    }
+
+    fn check(&self) -> Result<(), ProtocolError> {
+        check_force(self.kind, self.force)?;
+        check_secret(self.kind, self.secret)
     }
 }
 
@@ -248,6 +262,31 @@ fn check_share(share: &[u8]) -> Result<&str, ProtocolError> {
     }
 }
 
+fn read_flags(reader: &mut Reader<'_>, known: u8) -> Result<u8, ProtocolError> {
+    let flags = reader.u8("unlock flags")?;
+    match flags & !known {
+        0 => Ok(flags),
+        unknown => Err(ProtocolError::UnknownFlags {
+            field: "unlock flags",
+            bits: u64::from(unknown),
+        }),
+    }
+}
+
+const fn flag(is_set: bool, flag: u8) -> u8 {
+    if is_set { flag } else { 0 }
+}
+
+fn check_force(kind: UnlockKind, force: bool) -> Result<(), ProtocolError> {
+    if force && kind != UnlockKind::Pin {
+        return Err(ProtocolError::Rule {
+            field: "unlock flags",
+            rule: "force goes with a PIN",
+        });
+    }
+    Ok(())
+}
+
 fn check_secret(kind: UnlockKind, secret: Octets<'_>) -> Result<(), ProtocolError> {
     match kind {
         UnlockKind::Nothing => at_most("secret", secret.len(), 0),
@@ -296,16 +335,42 @@ mod tests {
             let unlock = Unlock {
                 kind,
                 watch: true,
+                force: false,
                 secret,
             };
             assert_eq!(unlock.encode(&mut out).is_ok(), fits, "{unlock:?}");
             let unlock = KmsUnlock {
                 kind,
+                force: false,
                 kms: "local",
                 secret,
             };
             assert_eq!(unlock.encode(&mut out).is_ok(), fits, "{unlock:?}");
         }
+    }
+
+    #[test]
+    fn only_a_pin_can_be_forced() {
+        for (kind, fits) in [
+            (UnlockKind::Nothing, false),
+            (UnlockKind::Passphrase, false),
+            (UnlockKind::Pin, true),
+            (UnlockKind::Share, false),
+        ] {
+            let secret: &[u8] = if kind == UnlockKind::Nothing {
+                b""
+            } else {
+                b"1234"
+            };
+            let (kind_code, flags) = (kind.code(), [FLAG_FORCE]);
+            let unlock = [&[kind_code], &flags[..], secret].concat();
+            assert_eq!(Unlock::decode(&unlock).is_ok(), fits, "{kind:?}");
+            let kms_unlock = [&[kind_code], &flags[..], &[1, b'k'], secret].concat();
+            assert_eq!(KmsUnlock::decode(&kms_unlock).is_ok(), fits, "{kind:?}");
+        }
+        // Only UNLOCK can be watched.
+        let watched = [UnlockKind::Pin.code(), FLAG_WATCH, 1, b'k', b'1'];
+        assert!(KmsUnlock::decode(&watched).is_err());
     }
 
     #[test]

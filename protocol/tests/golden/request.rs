@@ -74,12 +74,13 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
             .with_bytes("cursor", &list.cursor),
         Request::Unlock(unlock) => fields
             .with_int("unlock_kind", unlock.kind.code())
-            .with_int("unlock_flags", u8::from(unlock.watch))
+            .with_int("unlock_flags", unlock_flags(unlock.watch, unlock.force))
             .with_bytes("secret", &unlock.secret),
         Request::UnlockStatus { ticket } => fields.with_int("ticket", *ticket),
         Request::KmsInit(init) => with_kms_init(fields, init),
         Request::KmsUnlock(unlock) => fields
             .with_int("unlock_kind", unlock.kind.code())
+            .with_int("unlock_flags", unlock_flags(false, unlock.force))
             .with_bytes("kms_name", unlock.kms.as_bytes())
             .with_bytes("secret", &unlock.secret),
         Request::KeyspaceRotate
@@ -235,11 +236,16 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
         })),
         Opcode::ForceRefresh => payload(Request::ForceRefresh),
         Opcode::Lock => payload(Request::Lock),
-        Opcode::Unlock => payload(Request::Unlock(Unlock {
-            kind: unlock_kind(fields),
-            watch: fields.int("unlock_flags") == 1,
-            secret: Octets(&fields.bytes("secret")),
-        })),
+        Opcode::Unlock => {
+            let kind = unlock_kind(fields);
+            let flags = fields.int("unlock_flags");
+            payload(Request::Unlock(Unlock {
+                kind,
+                watch: flags & 1 != 0,
+                force: flags & 2 != 0,
+                secret: Octets(&fields.bytes("secret")),
+            }))
+        }
         Opcode::UnlockStatus => payload(Request::UnlockStatus {
             ticket: fields.int("ticket"),
         }),
@@ -247,6 +253,7 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
         Opcode::KmsInit => encode_kms_init(fields),
         Opcode::KmsUnlock => payload(Request::KmsUnlock(KmsUnlock {
             kind: unlock_kind(fields),
+            force: fields.int("unlock_flags") == 2,
             kms: &fields.text("kms_name"),
             secret: Octets(&fields.bytes("secret")),
         })),
@@ -281,6 +288,10 @@ fn scheme(fields: &mut Take) -> Scheme {
 
 fn kind(fields: &mut Take) -> InputKind {
     InputKind::try_from(fields.int("input_kind") as u8).unwrap()
+}
+
+fn unlock_flags(watch: bool, force: bool) -> u8 {
+    u8::from(watch) | u8::from(force) << 1
 }
 
 fn unlock_kind(fields: &mut Take) -> UnlockKind {

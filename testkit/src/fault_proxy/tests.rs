@@ -134,7 +134,17 @@ fn refusals_have_their_status_and_leave_the_connection_good() {
     proxy.set(Fault::Deny);
     let (first, _, body) = caller.post("/").unwrap();
     assert_eq!(first, "HTTP/1.1 403 Forbidden");
+    assert_eq!(
+        body,
+        r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#
+    );
+    proxy.set(Fault::UnknownToken);
+    let (_, _, body) = caller.post("/").unwrap();
     assert_eq!(body, r#"{"errors":["permission denied"]}"#);
+    proxy.set(Fault::Page(403));
+    let (first, headers, body) = caller.post("/").unwrap();
+    assert_eq!(first, "HTTP/1.1 403 Forbidden");
+    assert!(headers.contains("text/html") && body.starts_with("<html>"));
     proxy.set(Fault::Throttle { retry_after_s: 7 });
     let (first, headers, _) = caller.post("/").unwrap();
     assert_eq!(first, "HTTP/1.1 429 Too Many Requests");

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+const SERVER_NAMES: &str = "subjectAltName=IP:127.0.0.1,DNS:localhost";
+
 /// The files, all PEM. The private keys have mode 0600.
 #[derive(Debug)]
 pub(super) struct Certificates {
     pub(super) ca: PathBuf,
+    ca_key: PathBuf,
     pub(super) server_cert: PathBuf,
     pub(super) server_key: PathBuf,
     pub(super) client_cert: PathBuf,
@@ -30,45 +33,56 @@ impl Certificates {
         let other_cert = dir.join("other.pem");
         let other_key = dir.join("other.key");
         openssl(request(&other_cert, &other_key).args(["-subj", "/CN=other"]));
-        let signed = |name: &str, extensions: [&str; 2]| {
-            let cert = dir.join(format!("{name}.pem"));
-            let key = dir.join(format!("{name}.key"));
-            openssl(
-                request(&cert, &key)
-                    .args(["-subj", &format!("/CN={name}")])
-                    .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-                    .args(
-                        extensions
-                            .iter()
-                            .flat_map(|extension| ["-addext", extension]),
-                    )
-                    .arg("-CA")
-                    .arg(&ca)
-                    .arg("-CAkey")
-                    .arg(&ca_key),
-            );
-            (cert, key)
-        };
-        let (server_cert, server_key) = signed(
-            "localhost",
-            [
-                "subjectAltName=IP:127.0.0.1,DNS:localhost",
-                "extendedKeyUsage=serverAuth",
-            ],
-        );
-        let (client_cert, client_key) = signed(
-            "keyway",
-            ["subjectAltName=DNS:keyway", "extendedKeyUsage=clientAuth"],
-        );
-        Certificates {
+        let certificates = Certificates {
             ca,
-            server_cert,
-            server_key,
-            client_cert,
-            client_key,
+            ca_key,
+            server_cert: dir.join("localhost.pem"),
+            server_key: dir.join("localhost.key"),
+            client_cert: dir.join("keyway.pem"),
+            client_key: dir.join("keyway.key"),
             other_cert,
             other_key,
-        }
+        };
+        let (cert, key) = (&certificates.server_cert, &certificates.server_key);
+        let extensions = [SERVER_NAMES, "extendedKeyUsage=serverAuth"];
+        certificates.sign("localhost", extensions, cert, key);
+        certificates.sign_client("keyway");
+        certificates
+    }
+
+    /// Makes a client certificate for this common name.
+    pub(super) fn sign_client(&self, common_name: &str) {
+        let names = format!("subjectAltName=DNS:{common_name}");
+        let extensions = [names.as_str(), "extendedKeyUsage=clientAuth"];
+        self.sign(common_name, extensions, &self.client_cert, &self.client_key);
+    }
+
+    /// Makes a server's certificate that is its own CA, as `openssl req -x509` does, and names it as the CA.
+    pub(super) fn sign_server_with_itself(&self) {
+        openssl(request(&self.server_cert, &self.server_key).args([
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            SERVER_NAMES,
+        ]));
+        std::fs::copy(&self.server_cert, &self.ca).unwrap();
+    }
+
+    fn sign(&self, common_name: &str, extensions: [&str; 2], cert: &Path, key: &Path) {
+        openssl(
+            request(cert, key)
+                .args(["-subj", &format!("/CN={common_name}")])
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+                .args(
+                    extensions
+                        .iter()
+                        .flat_map(|extension| ["-addext", extension]),
+                )
+                .arg("-CA")
+                .arg(&self.ca)
+                .arg("-CAkey")
+                .arg(&self.ca_key),
+        );
     }
 }
 

@@ -28,8 +28,11 @@ pub struct Unlock {
     pub watch: bool,
     #[command(flatten)]
     pub opener: Opener,
+    /// Send the PIN even as the last attempt that the token allows: a wrong one locks the token.
+    #[arg(long)]
+    pub force: bool,
     /// Start nothing; ask how the unlock with this ticket stands.
-    #[arg(long, value_name = "TICKET", conflicts_with_all = ["opener", "watch"])]
+    #[arg(long, value_name = "TICKET", conflicts_with_all = ["opener", "watch", "force"])]
     pub ticket: Option<u64>,
 }
 
@@ -111,6 +114,9 @@ pub struct KmsUnlock {
     pub kms: KmsName,
     #[command(flatten)]
     pub opener: Opener,
+    /// Send the PIN even as the last attempt that the token allows: a wrong one locks the token.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// What a secret is.

@@ -108,7 +108,7 @@ fn lines_len(shares: &[&str]) -> usize {
 fn unlock(cli: &Cli, command: &KmsUnlock, output: Output) -> Result<(), Failure> {
     let kms = &command.kms;
     let server = Server::reach(cli)?;
-    let given = Given::read(&command.opener, &format!("KMS {kms}"))?;
+    let given = Given::read(&command.opener, command.force, &format!("KMS {kms}"))?;
     let answer = server.call(&format!("kms unlock {kms}"), None, |client| {
         client.kms_unlock(kms, given.with())
     })?;
@@ -133,7 +133,8 @@ fn unlock(cli: &Cli, command: &KmsUnlock, output: Output) -> Result<(), Failure>
 fn list(cli: &Cli, output: Output) -> Result<(), Failure> {
     let status = figures::of(&Server::reach(cli)?, "kms list")?;
     let kmses = rows(&status["kms"]);
-    output.say(&json!({ "kms": kmses }), &table(kmses))
+    let text = format!("{}{}", table(kmses), troubles(kmses));
+    output.say(&json!({ "kms": kmses }), &text)
 }
 
 /// The KMSes of the server's status, a line for each.
@@ -164,6 +165,23 @@ pub fn table(kmses: &[Value]) -> String {
         ]);
     }
     table.render()
+}
+
+/// What is wrong with each KMS whose last calls failed, in the provider's words; empty if nothing is.
+pub fn troubles(kmses: &[Value]) -> String {
+    let in_trouble = kmses.iter().filter(|kms| kms["trouble"].is_object());
+    let line = |kms: &Value| {
+        let trouble = &kms["trouble"];
+        format!(
+            "{}: {} ({}): {}; {}\n",
+            word(&kms["name"]),
+            word(&trouble["cause"]),
+            text::count(trouble["keyspaces"].as_u64().unwrap_or(0), "keyspace"),
+            word(&trouble["what"]),
+            word(&trouble["remedy"]),
+        )
+    };
+    in_trouble.map(line).collect()
 }
 
 /// The calls of all KMSes so far; empty if there were none.

@@ -32,7 +32,7 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
     let (ticket, is_share) = match command.ticket {
         Some(ticket) => (ticket, false),
         None => {
-            let given = Given::read(&command.opener, keyspace.as_str())?;
+            let given = Given::read(&command.opener, command.force, keyspace.as_str())?;
             (flow.start(&given, command.watch)?, given.is_share())
         }
     };

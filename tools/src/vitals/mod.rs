@@ -47,6 +47,22 @@ pub struct Kms {
     pub calls_per_hour_forecast: f64,
     /// Calls so far.
     pub calls: Vec<KmsCalls>,
+    /// What is wrong, while the last call of a keyspace has failed.
+    pub trouble: Option<KmsTrouble>,
+}
+
+/// Why a KMS does not unwrap.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct KmsTrouble {
+    /// The cause in a word.
+    pub cause: String,
+    /// What happened, in the provider's words.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Keyspaces whose last call failed.
+    pub keyspaces: u64,
 }
 
 /// Calls to a KMS that ended alike.

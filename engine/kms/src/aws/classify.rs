@@ -14,7 +14,7 @@ use aws_sdk_kms::operation::RequestId;
 use aws_sdk_kms::primitives::{DateTime, DateTimeFormat};
 
 use super::connection::InTheClear;
-use crate::{Class, KmsError};
+use crate::{Cause, Class, KmsError};
 
 /// How far AWS lets a request's time be off its own.
 const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
@@ -56,12 +56,13 @@ pub(super) fn classify<E>(asked: Asked<'_>, error: &SdkError<E, HttpResponse>) -
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let failed = |class, what: String, remedy: &str| Failure {
+    let failed = |class, cause, what: String, remedy: &str| Failure {
         error: KmsError::new(
             class,
             format!("AWS KMS {} of key {}: {what}", asked.operation, asked.key),
             remedy,
-        ),
+        )
+        .from_cause(cause),
         blames_credentials: false,
     };
     match error {
@@ -71,35 +72,38 @@ where
             let what = format!("an answer with status {status} that is none of AWS KMS's");
             failed(
                 by_status(context.raw()),
+                Cause::NotTheKms,
                 what,
                 "check that endpoint_url is AWS KMS; otherwise wait for it to recover",
             )
         }
-        SdkError::TimeoutError(_) => failed(UNAVAILABLE, NOT_IN_TIME.to_owned(), NETWORK_REMEDY),
+        SdkError::TimeoutError(_) => failed(UNAVAILABLE, Cause::TimedOut, NOT_IN_TIME.to_owned(), NETWORK_REMEDY),
         SdkError::DispatchFailure(context) if context.is_timeout() => {
-            failed(UNAVAILABLE, NOT_IN_TIME.to_owned(), NETWORK_REMEDY)
+            failed(UNAVAILABLE, Cause::TimedOut, NOT_IN_TIME.to_owned(), NETWORK_REMEDY)
         }
         // Everything else happened before there was an answer: looking for credentials, the endpoint, the network.
         other => unasked(other).map_or_else(
             || {
                 failed(
                     UNAVAILABLE,
+                    network_cause(other),
                     format!("no answer ({})", chain(other)),
                     "check the network to AWS KMS, endpoint_url, and the machine's trusted root certificates",
                 )
             },
-            |(class, what, remedy)| failed(class, what, remedy),
+            |(class, cause, what, remedy)| failed(class, cause, what, remedy),
         ),
     }
 }
 
 /// A failure that this machine makes before it asks AWS KMS anything: class, what, remedy.
-fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, String, &'static str)> {
+fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, Cause, String, &'static str)> {
     sources(error).find_map(|source| {
         if source.is::<InTheClear>() {
             let what = InTheClear.to_string();
             return Some((
                 Class::Misconfigured,
+                Cause::Settings,
                 what,
                 "take the http endpoint out of AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_KMS and the profile",
             ));
@@ -108,30 +112,51 @@ fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, String, &'static str
     })
 }
 
-fn no_credentials(error: &CredentialsError) -> (Class, String, &'static str) {
+/// What the network says, as far as its words tell.
+fn network_cause(error: &(dyn Error + 'static)) -> Cause {
+    let text = chain(error);
+    let says = |words: &str| text.contains(words);
+    if says("dns error") || says("failed to lookup address") {
+        Cause::NoSuchHost
+    } else if says("onnection refused") {
+        Cause::ConnectionRefused
+    } else if says("xpired") && says("certificate") {
+        Cause::ServerCertificateExpired
+    } else if says("certificate") {
+        Cause::ServerCertificateUntrusted
+    } else {
+        Cause::ConnectionLost
+    }
+}
+
+fn no_credentials(error: &CredentialsError) -> (Class, Cause, String, &'static str) {
     let text = chain(error);
     match error {
         // The last place to look is the machine's metadata service, and the SDK says the same thing of one that is not
         // there as of one that is there and did not answer. The second passes, so it may not count as a decision.
         CredentialsError::CredentialsNotLoaded(_) => (
             UNAVAILABLE,
+            Cause::CredentialsMissing,
             format!("no credentials ({text})"),
             "give credentials by profile, environment, web identity, container or instance role",
         ),
         CredentialsError::InvalidConfiguration(_) => (
             Class::Misconfigured,
+            Cause::CredentialsMissing,
             format!("the AWS configuration gives no credentials ({text})"),
             "check profile, credentials_file and the AWS configuration files",
         ),
         // The source of credentials is itself a service that can refuse, such as STS for a role. The SDK keeps that
         // answer behind several types, so the code is looked for in the text.
         CredentialsError::ProviderError(_) if is_refusal(&text) => (
-            Class::Denied,
+            Class::Credential,
+            Cause::LoginRefused,
             format!("the source of credentials refuses ({text})"),
             "let this identity assume the role, or renew the credentials it starts from",
         ),
         _ => (
             UNAVAILABLE,
+            Cause::CredentialsMissing,
             format!("the source of credentials failed ({text})"),
             "check the source: STS, the container's or the machine's metadata, the credential process",
         ),
@@ -162,6 +187,7 @@ fn answered(
     let retry_after = retry_after(response);
     let mut blames_credentials = false;
     let mut shows_message = false;
+    let mut cause = None;
     let (class, remedy) = match code {
         "AccessDeniedException"
         | "AccessDenied"
@@ -176,11 +202,13 @@ fn answered(
             )
         }
         "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => {
+            cause = Some(Cause::Clock);
             (Class::Misconfigured, CLOCK_REMEDY)
         }
         "SignatureDoesNotMatch" | "InvalidSignatureException"
             if blames_clock(message) || is_clock_off(response, asked.now) =>
         {
+            cause = Some(Cause::Clock);
             (Class::Misconfigured, CLOCK_REMEDY)
         }
         "SignatureDoesNotMatch"
@@ -192,14 +220,16 @@ fn answered(
         | "MissingAuthenticationTokenException"
         | "UnrecognizedClientException" => {
             blames_credentials = true;
+            cause = Some(Cause::CredentialsUnknown);
             (
-                Class::Denied,
+                Class::Credential,
                 "check the access key and its secret: AWS does not know this pair",
             )
         }
         "ExpiredToken" | "ExpiredTokenException" => {
             blames_credentials = true;
-            (Class::Denied, "renew the session's credentials")
+            cause = Some(Cause::CredentialsExpired);
+            (Class::Credential, "renew the session's credentials")
         }
         "DisabledException" | "KMSInvalidStateException" => {
             shows_message = true;
@@ -210,6 +240,7 @@ fn answered(
         }
         "NotFoundException" => {
             shows_message = true;
+            cause = Some(Cause::KeyMissing);
             (
                 Class::Misconfigured,
                 "check key_id, region and the account of the credentials",
@@ -219,10 +250,13 @@ fn answered(
             Class::Corrupt,
             "restore the wrapped key from a backup; it was changed, or belongs to another keyspace or cluster",
         ),
-        "IncorrectKeyException" => (
-            Class::Misconfigured,
-            "set key_id to the key that wrapped this data; an alias may point at another key now",
-        ),
+        "IncorrectKeyException" => {
+            cause = Some(Cause::KeyRemade);
+            (
+                Class::Misconfigured,
+                "set key_id to the key that wrapped this data; an alias may point at another key now",
+            )
+        }
         "InvalidKeyUsageException"
         | "InvalidArnException"
         | "InvalidGrantTokenException"
@@ -252,14 +286,20 @@ fn answered(
         | "RequestTimeout"
         | "RequestTimeoutException"
         | "ServiceUnavailable"
-        | "ServiceUnavailableException" => (
-            Class::Unavailable { retry_after },
-            "wait for AWS KMS to recover",
-        ),
+        | "ServiceUnavailableException" => {
+            cause = Some(Cause::ServerError);
+            (
+                Class::Unavailable { retry_after },
+                "wait for AWS KMS to recover",
+            )
+        }
         _ => {
             let class = by_status(response);
             // It may be about the credentials, and reading them anew costs little.
-            blames_credentials = class == Class::Denied;
+            blames_credentials = matches!(response.status().as_u16(), 401 | 403);
+            if code.is_empty() {
+                cause = Some(Cause::NotTheKms);
+            }
             (
                 class,
                 "look the code up among the errors of AWS KMS; without one, check that endpoint_url is AWS KMS",
@@ -278,8 +318,12 @@ fn answered(
     if shows_message && !message.is_empty() {
         let _ = write!(what, " ({})", foreign(message));
     }
+    let error = KmsError::new(class, what, remedy);
     Failure {
-        error: KmsError::new(class, what, remedy),
+        error: match cause {
+            Some(cause) => error.from_cause(cause),
+            None => error,
+        },
         blames_credentials,
     }
 }
@@ -287,7 +331,8 @@ fn answered(
 fn by_status(response: &HttpResponse) -> Class {
     let retry_after = retry_after(response);
     match response.status().as_u16() {
-        401 | 403 => Class::Denied,
+        // Without a code that we know it may be a proxy's, and is no decision of AWS KMS.
+        401 | 403 => Class::Unavailable { retry_after },
         408 => Class::Unavailable { retry_after },
         429 => Class::Throttled { retry_after },
         400..=499 => Class::Misconfigured,

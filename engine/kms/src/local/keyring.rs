@@ -1,5 +1,7 @@
 //! The KEKs themselves, between the file and the memory.
 
+use std::borrow::Borrow;
+
 use ring::rand::SystemRandom;
 
 use super::kek_file::{
@@ -10,7 +12,7 @@ use crate::hex::Hex;
 use crate::provider::UnlockSecret;
 use crate::secret::fill_random;
 use crate::shares::{self, Member, Quorum, Terms};
-use crate::{Class, KmsError, Passphrase, SecretKey};
+use crate::{Cause, Class, KmsError, Passphrase, SecretKey};
 
 /// All versions in the file, ascending. Never empty.
 #[derive(Debug)]
@@ -49,7 +51,8 @@ pub(super) fn single_key(
                     Class::Denied,
                     "the passphrase does not open the KEK file",
                     "try again; check the keyboard layout, and that the file is the one the passphrase belongs to",
-                ));
+                )
+                .from_cause(Cause::WrongSecret));
             }
             Ok(Some(key))
         }
@@ -84,7 +87,10 @@ pub(super) fn single_key(
 }
 
 /// The key that exactly `threshold` different shares of the file's set become, checked against its commitment.
-pub(super) fn shares_key(shares: &InShares, members: &[Member]) -> Result<ProtectionKey, KmsError> {
+pub(super) fn shares_key(
+    shares: &InShares,
+    members: &[impl Borrow<Member>],
+) -> Result<ProtectionKey, KmsError> {
     let secret = shares::combine(members)?;
     let key = seal::derive_from_shared_secret(&secret);
     if !key.is_committed(shares.commitment()) {
@@ -92,7 +98,8 @@ pub(super) fn shares_key(shares: &InShares, members: &[Member]) -> Result<Protec
             Class::Denied,
             "the shares belong together and do not open the KEK file: they are of another one",
             "give the shares that were made with this file; check that the file is the right one",
-        ));
+        )
+        .from_cause(Cause::WrongSecret));
     }
     Ok(key)
 }

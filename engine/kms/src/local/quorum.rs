@@ -1,8 +1,12 @@
-//! Shares on their way to a quorum: they come one at a time, from different people, and wait in memory for the rest.
+//! Shares in memory until there are enough of them: they come one at a time, from different people.
 //!
-//! They are wiped when there are enough of them, whatever comes of it; when the KMS is locked; when the KEK file is
-//! another one than before; and a quarter of an hour after the first one, so that an unlock that was broken off does
-//! not leave the next one short of one share.
+//! A share that cannot belong here is refused by itself and changes nothing. One that only might belong is kept: when as
+//! many as the threshold do not open the file together, none of them can be told from the others, so all stay, and each
+//! further share is tried with every choice of the ones before. So neither a mistake nor a forged share costs the
+//! holders their quorum.
+//!
+//! Shares are wiped when the file opens; when the KMS is locked; when the KEK file is another one than before; and a
+//! quarter of an hour after the first one, so that an unlock that was broken off does not stay half done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,68 +14,77 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::KmsError;
-use crate::shares::{Member, Terms};
+use crate::shares::{Member, SHARES_MAX, Terms};
+use crate::{Cause, Class, KmsError};
 
 /// How long given shares wait for the rest: time to fetch a colleague.
 pub(super) const SHARES_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// Shares that were given and are not yet enough.
+/// Shares that are kept at most: as many as a set can have. Of 16, the most choices that hold one given share are the
+/// 6,435 with a threshold of 8 or 9: some tenths of a second.
+pub(super) const CANDIDATES_MAX: usize = SHARES_MAX as usize;
+
+/// Shares that were given and have not opened the file.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
-    /// Fewer than the threshold, with distinct numbers, of one set.
-    members: Vec<Member>,
+    /// Of one set, as far as their words say; two may have the same number.
+    members: Vec<Arc<Member>>,
+    terms: Option<Terms>,
     /// When the first of them came; `None` while there is none.
     since: Option<Instant>,
 }
 
-/// What one more share led to.
-#[derive(Debug)]
-pub(super) enum Progress {
-    /// More are needed.
-    Waiting {
-        /// Different shares given so far.
-        given: u8,
-    },
-    /// As many as the threshold: they are no longer kept here.
-    Complete(Vec<Member>),
-}
-
 impl Gathering {
-    /// Takes a share of the set with these terms. A share of another set, and one that was given already, are refused
-    /// and change nothing.
+    /// Takes a share of the set with these terms, and returns all of them, the new one last. A share of another set, one
+    /// that was given already, and one too many are refused and change nothing.
     pub(super) fn add(
         &mut self,
         member: Member,
         terms: Terms,
         now: Instant,
-    ) -> Result<Progress, KmsError> {
+    ) -> Result<Vec<Arc<Member>>, KmsError> {
         self.expire(now);
         member.check_belongs(terms)?;
-        if self
-            .members
-            .first()
-            .is_some_and(|first| first.terms != terms)
-        {
+        if self.terms.is_some_and(|known| known != terms) {
             self.clear();
         }
-        member.check_new(&self.members)?;
+        if self.members.iter().any(|given| given.is_same(&member)) {
+            return Err(KmsError::new(
+                Class::Denied,
+                format!("share {} was given already", member.place()),
+                "give another share",
+            )
+            .from_cause(Cause::WrongSecret));
+        }
+        if self.members.len() >= CANDIDATES_MAX {
+            return Err(KmsError::new(
+                Class::Denied,
+                format!("{CANDIDATES_MAX} shares were given and do not open the KEK file"),
+                "begin again: keyway kms lock NAME wipes them, and so does a quarter of an hour",
+            )
+            .from_cause(Cause::WrongSecret));
+        }
         if self.members.is_empty() {
             self.since = Some(now);
+            self.terms = Some(terms);
         }
-        self.members.push(member);
-        let given = self.count();
-        if given < terms.threshold {
-            return Ok(Progress::Waiting { given });
-        }
-        self.since = None;
-        Ok(Progress::Complete(std::mem::take(&mut self.members)))
+        self.members.push(Arc::new(member));
+        Ok(self.members.clone())
     }
 
-    /// Different shares that are waiting.
-    pub(super) fn given(&mut self, now: Instant) -> u8 {
+    /// Wipes these ones: they belong to another file.
+    pub(super) fn remove(&mut self, strangers: &[Arc<Member>]) {
+        self.members
+            .retain(|member| !strangers.iter().any(|one| Arc::ptr_eq(one, member)));
+        if self.members.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Shares that may open the file together with one more at least: fewer than the threshold, whatever was given.
+    pub(super) fn given(&mut self, now: Instant, threshold: u8) -> u8 {
         self.expire(now);
-        self.count()
+        distinct(&self.members).min(threshold.saturating_sub(1))
     }
 
     /// When they will have waited for too long; `None`: there are none.
@@ -90,10 +103,62 @@ impl Gathering {
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
+}
 
-    fn count(&self) -> u8 {
-        // Numbers are distinct and below 16.
-        self.members.len() as u8
+/// How many different numbers there are.
+pub(super) fn distinct(members: &[Arc<Member>]) -> u8 {
+    let mut seen = [false; SHARES_MAX as usize];
+    for member in members {
+        seen[usize::from(member.place() - 1)] = true;
+    }
+    // Numbers are below 16.
+    seen.iter().filter(|seen| **seen).count() as u8
+}
+
+/// Every choice of `threshold` shares with different numbers that holds the last of `members`, until `try_it` returns
+/// something.
+pub(super) fn choose<T>(
+    members: &[Arc<Member>],
+    threshold: u8,
+    mut try_it: impl FnMut(&[Arc<Member>]) -> Option<T>,
+) -> Option<T> {
+    let (newest, earlier) = members.split_last()?;
+    let mut chosen = vec![Arc::clone(newest)];
+    extend(&mut chosen, earlier, usize::from(threshold), &mut try_it)
+}
+
+fn extend<T>(
+    chosen: &mut Vec<Arc<Member>>,
+    rest: &[Arc<Member>],
+    threshold: usize,
+    try_it: &mut impl FnMut(&[Arc<Member>]) -> Option<T>,
+) -> Option<T> {
+    if chosen.len() == threshold {
+        return try_it(chosen);
+    }
+    for (at, member) in rest.iter().enumerate() {
+        if rest.len() - at < threshold - chosen.len() {
+            break;
+        }
+        if chosen.iter().any(|one| one.place() == member.place()) {
+            continue;
+        }
+        chosen.push(Arc::clone(member));
+        if let Some(found) = extend(chosen, &rest[at + 1..], threshold, try_it) {
+            return Some(found);
+        }
+        chosen.pop();
+    }
+    None
+}
+
+/// Their numbers, as in `1, 3 and 5`.
+pub(super) fn numbers(members: &[Arc<Member>]) -> String {
+    let numbers: Vec<String> = members.iter().map(|it| it.place().to_string()).collect();
+    match numbers.as_slice() {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
 }
 
@@ -140,22 +205,10 @@ mod tests {
         Member::parse(&member.to_share().unwrap()).unwrap()
     }
 
-    #[test]
-    fn enough_shares_leave_as_a_whole() {
-        let (terms, members) = set(3, 5);
-        let now = Instant::now();
-        let mut gathering = Gathering::default();
-        for (member, expected) in [(&members[4], 1), (&members[0], 2)] {
-            let progress = gathering.add(again(member), terms, now).unwrap();
-            assert!(matches!(progress, Progress::Waiting { given } if given == expected));
-            assert_eq!(gathering.given(now), expected);
-        }
-        let Progress::Complete(taken) = gathering.add(again(&members[2]), terms, now).unwrap()
-        else {
-            panic!("three of three")
-        };
-        assert_eq!(combine(&taken).unwrap().expose(), &[0xa7; 32]);
-        assert_eq!((gathering.given(now), gathering.deadline()), (0, None));
+    fn open(members: &[Arc<Member>], threshold: u8) -> Option<[u8; 32]> {
+        choose(members, threshold, |chosen| {
+            combine(chosen).ok().map(|secret| *secret.expose())
+        })
     }
 
     #[test]
@@ -167,12 +220,12 @@ mod tests {
         // The second one gives the first one no more time.
         let later = start + SHARES_WAIT - Duration::from_nanos(1);
         gathering.add(again(&members[1]), terms, later).unwrap();
-        assert_eq!(gathering.given(later), 2);
+        assert_eq!(gathering.given(later, 3), 2);
         let end = start + SHARES_WAIT;
-        let progress = gathering.add(again(&members[2]), terms, end).unwrap();
-        assert!(matches!(progress, Progress::Waiting { given: 1 }));
+        gathering.add(again(&members[2]), terms, end).unwrap();
+        assert_eq!(gathering.given(end, 3), 1);
         assert_eq!(gathering.deadline(), Some(end + SHARES_WAIT));
-        assert_eq!(gathering.given(end + SHARES_WAIT), 0);
+        assert_eq!(gathering.given(end + SHARES_WAIT, 3), 0);
     }
 
     #[test]
@@ -191,18 +244,62 @@ mod tests {
         for (bad, reason) in [(&members[0], "given already"), (&others[1], "another set")] {
             let error = gathering.add(again(bad), terms, later).unwrap_err();
             assert!(error.what().contains(reason), "{error}");
-            assert_eq!(gathering.given(later), 1);
+            assert_eq!(gathering.given(later, 3), 1);
             assert_eq!(gathering.deadline(), Some(now + SHARES_WAIT));
         }
-        // A share with a number that was given, and another value.
-        let mut forged = again(&others[0]);
-        forged.terms = terms;
-        let error = gathering.add(forged, terms, later).unwrap_err();
-        assert!(error.what().contains("another share 1"), "{error}");
         // Another file has another set: what was given for the first one counts no more.
         gathering
             .add(again(&others[1]), other_terms, later)
             .unwrap();
-        assert_eq!(gathering.given(later), 1);
+        assert_eq!(gathering.given(later, 3), 1);
+    }
+
+    /// Three forged shares, one of them with a number that a right one has, among four right ones.
+    #[test]
+    fn forged_shares_in_any_order_do_not_keep_a_quorum_from_opening() {
+        let (terms, right) = set(4, 5);
+        let (_, mut forged) = set(4, 5);
+        for member in &mut forged {
+            member.terms = terms;
+        }
+        let all: Vec<&Member> = right[..4].iter().chain(&forged[1..4]).collect();
+        for turn in 0..all.len() {
+            let mut gathering = Gathering::default();
+            let mut opened = None;
+            for i in 0..all.len() {
+                let member = again(all[(i * 3 + turn) % all.len()]);
+                let given = gathering.add(member, terms, Instant::now()).unwrap();
+                opened = open(&given, 4);
+                if opened.is_some() {
+                    break;
+                }
+                assert!(gathering.given(Instant::now(), 4) < 4);
+            }
+            assert_eq!(opened, Some([0xa7; 32]), "turn {turn}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_bound_for_shares_that_open_nothing() {
+        let now = Instant::now();
+        let (terms, _) = set(3, 3);
+        let mut gathering = Gathering::default();
+        for given in 0..=CANDIDATES_MAX {
+            let mut member = set(3, 3).1.swap_remove(0);
+            member.terms = terms;
+            let added = gathering.add(member, terms, now);
+            assert_eq!(added.is_ok(), given < CANDIDATES_MAX);
+        }
+        assert_eq!(gathering.given(now, 3), 1);
+        gathering.clear();
+        assert_eq!(gathering.given(now, 3), 0);
+    }
+
+    #[test]
+    fn numbers_read_as_a_list() {
+        let (_, members) = set(3, 5);
+        let members: Vec<_> = members.into_iter().map(Arc::new).collect();
+        assert_eq!(numbers(&members[..1]), "1");
+        assert_eq!(numbers(&members[..3]), "1, 2 and 3");
     }
 }

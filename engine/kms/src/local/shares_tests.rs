@@ -122,29 +122,52 @@ async fn shares_that_fit_each_other_and_not_the_file_are_denied_and_wiped() {
     assert!(!held(&local));
 }
 
-#[tokio::test]
-async fn shares_that_do_not_fit_each_other_are_denied_and_wiped() {
-    let dir = Dir::new();
-    let shares = dir.initialised(2, 3).await;
-    let local = dir.open();
-    give(&local, &shares[0]).await.unwrap();
-    // A set with the same identifier: its shares are right in all but the value.
+/// A share of another set whose words name this file's set: right in all but the value.
+fn forged(dir: &Dir, quorum: (u8, u8), number: usize) -> Share {
     let Keks::Shares(file) = dir.parsed().keks else {
         panic!("made with shares")
     };
     let secret = SecretKey::take(&mut [1; 32]);
-    let quorum = crate::Quorum::new(2, 3).unwrap();
-    let (_, mut forged) = crate::shares::split(&SystemRandom::new(), &secret, quorum).unwrap();
-    forged[1].terms = file.terms();
-    let error = give(&local, &forged[1].to_share().unwrap())
-        .await
-        .unwrap_err();
-    assert_eq!(error.class(), Class::Denied);
-    assert!(error.what().contains("do not belong together"), "{error}");
-    assert!(!held(&local));
-    // Nothing of it stays: two right ones open.
+    let quorum = crate::Quorum::new(quorum.0, quorum.1).unwrap();
+    let (_, mut members) = crate::shares::split(&SystemRandom::new(), &secret, quorum).unwrap();
+    members[number].terms = file.terms();
+    members[number].to_share().unwrap()
+}
+
+/// One forged share as the last one of three wiped the two right ones, so that who had one share kept the others from
+/// ever opening the file.
+#[tokio::test]
+async fn a_share_that_does_not_fit_leaves_the_quorum_as_it_was() {
+    let dir = Dir::new();
+    let shares = dir.initialised(3, 5).await;
+    let local = dir.open();
     give(&local, &shares[0]).await.unwrap();
+    give(&local, &shares[1]).await.unwrap();
+    // One of a number that nobody has given, then one of the number of a right share.
+    for number in [2, 0] {
+        let error = give(&local, &forged(&dir, (3, 5), number))
+            .await
+            .unwrap_err();
+        assert_eq!(error.class(), Class::Denied);
+        assert!(error.what().contains("cannot be told"), "{error}");
+        assert_eq!((local.state(), given(&local)), (ProviderState::Locked, 2));
+    }
     assert_eq!(give(&local, &shares[2]).await.unwrap(), Unlocked::Open);
+    assert!(!held(&local));
+}
+
+/// The forged share comes first: the right one of its number is not refused for it.
+#[tokio::test]
+async fn a_share_that_does_not_fit_takes_no_right_shares_place() {
+    let dir = Dir::new();
+    let shares = dir.initialised(3, 5).await;
+    let local = dir.open();
+    give(&local, &forged(&dir, (3, 5), 1)).await.unwrap();
+    give(&local, &shares[0]).await.unwrap();
+    give(&local, &shares[1]).await.unwrap();
+    let error = give(&local, &shares[1]).await.unwrap_err();
+    assert!(error.what().contains("given already"), "{error}");
+    assert_eq!(give(&local, &shares[4]).await.unwrap(), Unlocked::Open);
     assert!(!held(&local));
 }
 

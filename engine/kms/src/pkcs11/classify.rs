@@ -5,7 +5,7 @@ use cryptoki::error::{Error, RvError};
 use cryptoki::slot::TokenInfo;
 
 use super::Pkcs11Settings;
-use crate::{Class, KmsError};
+use crate::{Cause, Class, KmsError};
 
 /// Whether the session, or a handle found through it, is no longer good: a new session may be.
 pub(super) fn is_session_lost(error: &Error) -> bool {
@@ -26,6 +26,11 @@ pub(super) fn is_session_lost(error: &Error) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether the module has forgotten the login.
+pub(super) fn is_not_logged_in(error: &Error) -> bool {
+    matches!(error, Error::Pkcs11(RvError::UserNotLoggedIn, _))
 }
 
 /// What a failed decryption says about the sealed bytes.
@@ -66,9 +71,10 @@ pub(super) fn blame(error: &Error) -> Blame {
 pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
     let (token, key) = (&settings.token, &settings.key);
     let what = format!("token {token}: {}", name(error));
-    let (class, remedy) = match error {
+    let (class, cause, remedy) = match error {
         Error::LibraryLoading(_) => (
             Class::Misconfigured,
+            Cause::ModuleUnusable,
             format!(
                 "check that {} is the vendor's PKCS#11 module for this machine",
                 settings.module.display()
@@ -76,6 +82,7 @@ pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
         ),
         Error::MissingSymbol(_) | Error::NullFunctionPointer | Error::NotSupported => (
             Class::Misconfigured,
+            Cause::ModuleUnusable,
             format!(
                 "check that {} is a PKCS#11 module of version 2.40 or newer",
                 settings.module.display()
@@ -84,10 +91,18 @@ pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
         Error::Pkcs11(value, _) => match value {
             RvError::KeyFunctionNotPermitted => (
                 Class::Disabled,
+                Cause::KeyDisabled,
                 format!("set CKA_ENCRYPT and CKA_DECRYPT of key {key} on the token"),
+            ),
+            RvError::UserNotLoggedIn if settings.pin_file.is_some() => (
+                Class::Credential,
+                Cause::LoginRefused,
+                "check the token: the login from pin_file is made again at the next call"
+                    .to_owned(),
             ),
             RvError::UserNotLoggedIn => (
                 Class::Locked,
+                Cause::Locked,
                 "unlock it: keyway unlock KEYSPACE".to_owned(),
             ),
             RvError::KeyTypeInconsistent
@@ -96,23 +111,32 @@ pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
             | RvError::MechanismParamInvalid
             | RvError::FunctionNotSupported => (
                 Class::Misconfigured,
+                Cause::KeyUnsuitable,
                 format!("use a token that has CKM_AES_GCM, and an AES-256 key as {key}"),
             ),
             RvError::CantLock | RvError::NeedToCreateThreads => (
                 Class::Misconfigured,
+                Cause::ModuleUnusable,
                 "use a module that works in a process of several threads".to_owned(),
+            ),
+            RvError::TokenNotPresent | RvError::DeviceRemoved | RvError::SlotIdInvalid => (
+                Class::Unavailable { retry_after: None },
+                Cause::TokenAbsent,
+                "connect the token; it is found again without a restart".to_owned(),
             ),
             _ => (
                 Class::Unavailable { retry_after: None },
+                Cause::TokenFails,
                 "check the token and the way to it".to_owned(),
             ),
         },
         _ => (
             Class::Unavailable { retry_after: None },
+            Cause::TokenFails,
             "check the token and the way to it".to_owned(),
         ),
     };
-    KmsError::new(class, what, remedy)
+    KmsError::new(class, what, remedy).from_cause(cause)
 }
 
 /// The error of a login. `info` is what the token says of itself after it, if it still answers.
@@ -133,8 +157,15 @@ pub(super) fn describe_login(
             KmsError::new(
                 Class::Denied,
                 format!("token {token} refuses the PIN{}", tries.in_words()),
-                "unlock with the token's user PIN; a wrong one is never sent again by itself",
+                match tries {
+                    Tries::One => {
+                        "be sure of the PIN before the next attempt, which needs --force; or let the security officer \
+                         set a new one"
+                    }
+                    _ => "unlock with the token's user PIN; a wrong one is never sent again by itself",
+                },
             )
+            .from_cause(Cause::WrongSecret)
         }
         RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange | RvError::PinLocked => {
             KmsError::new(
@@ -142,12 +173,14 @@ pub(super) fn describe_login(
                 format!("the user PIN of token {token} is locked: too many were wrong"),
                 "let the token's security officer set a new PIN (C_InitPIN)",
             )
+            .from_cause(Cause::PinLocked)
         }
         RvError::PinExpired => KmsError::new(
             Class::Denied,
             format!("the user PIN of token {token} has expired"),
             "change the PIN with the vendor's tool",
-        ),
+        )
+        .from_cause(Cause::WrongSecret),
         RvError::UserPinNotInitialized => KmsError::new(
             Class::Misconfigured,
             format!("token {token} has no user PIN yet"),

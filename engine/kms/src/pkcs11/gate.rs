@@ -4,11 +4,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shut at first.
 #[derive(Debug, Default)]
-pub(super) struct Gate(Mutex<State>);
+pub(super) struct Gate {
+    /// Whether the worker can log in without an operator: there is a file with the PIN.
+    opens_itself: bool,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     is_open: bool,
+    /// Locked by `lock()`: only an unlock opens it.
+    is_locked: bool,
     /// Calls of `lock()` so far: what began before the latest one has no effect after it.
     lock_count: u64,
     is_file_pin_refused: bool,
@@ -19,15 +25,29 @@ struct State {
 pub(super) struct Visit(u64);
 
 impl Gate {
+    pub(super) fn new(opens_itself: bool) -> Self {
+        Self {
+            opens_itself,
+            state: Mutex::default(),
+        }
+    }
+
     /// Now, open or not.
     pub(super) fn visit(&self) -> Visit {
         Visit(self.state().lock_count)
     }
 
-    /// Now, if the token is open.
+    /// Now, if the token is open, or opens without an operator.
     pub(super) fn enter(&self) -> Option<Visit> {
         let state = self.state();
-        state.is_open.then_some(Visit(state.lock_count))
+        let may_enter = state.is_open || (self.opens_itself && !state.is_locked);
+        may_enter.then_some(Visit(state.lock_count))
+    }
+
+    /// Whether a login from the PIN file is allowed for a caller who came at `visit`.
+    pub(super) fn may_open_itself(&self, visit: Visit) -> bool {
+        let state = self.state();
+        self.opens_itself && !state.is_locked && state.lock_count == visit.0
     }
 
     pub(super) fn was_locked_since(&self, visit: Visit) -> bool {
@@ -39,6 +59,7 @@ impl Gate {
         let mut state = self.state();
         if state.lock_count == visit.0 {
             state.is_open = true;
+            state.is_locked = false;
         }
         state.is_open
     }
@@ -51,10 +72,11 @@ impl Gate {
     pub(super) fn lock(&self) {
         let mut state = self.state();
         state.is_open = false;
+        state.is_locked = true;
         state.lock_count += 1;
     }
 
-    /// Whether the PIN in the file must not be sent any more.
+    /// Whether the token refused the PIN in the file.
     pub(super) fn is_file_pin_refused(&self) -> bool {
         self.state().is_file_pin_refused
     }
@@ -65,7 +87,7 @@ impl Gate {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,5 +109,21 @@ mod tests {
         gate.shut();
         assert!(gate.enter().is_none());
         assert!(!gate.was_locked_since(late));
+    }
+
+    #[test]
+    fn a_gate_that_opens_itself_stays_shut_after_a_lock() {
+        let gate = Gate::new(true);
+        let early = gate.enter().unwrap();
+        assert!(gate.may_open_itself(early));
+        gate.lock();
+        assert!(gate.enter().is_none());
+        let late = gate.visit();
+        assert!(!gate.may_open_itself(late));
+        assert!(gate.open(late));
+        // A login that is lost later comes back without an operator.
+        gate.shut();
+        assert_eq!(gate.enter(), Some(late));
+        assert!(gate.may_open_itself(late) && !gate.may_open_itself(early));
     }
 }

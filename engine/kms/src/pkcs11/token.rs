@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::Pkcs11Settings;
 use super::classify::{describe, name};
 use super::format::{IV_BYTES, SEALED_BYTES, Sealed, TAG_BITS};
-use crate::{Class, KmsError, SECRET_BYTES, SecretKey};
+use crate::{Cause, Class, KmsError, SECRET_BYTES, SecretKey};
 
 /// Length of the key-encryption key, in bytes: a DEK has as many.
 const KEK_BYTES: usize = 32;
@@ -78,8 +78,10 @@ fn absent(settings: &Pkcs11Settings, error: Option<&Error>) -> KmsError {
             settings.module.display(),
             settings.token
         ),
-        "connect the token or correct its label, then unlock it; if it is there all the same, restart the server",
+        "connect the token, or correct its label; a token that comes back is found without a restart, and needs its PIN \
+         again unless there is a pin_file",
     )
+    .from_cause(Cause::TokenAbsent)
 }
 
 /// The key that the settings name, if it may be used. The session must be logged in: a private key is hidden before.
@@ -104,7 +106,8 @@ pub(super) fn find_key(
             Class::Misconfigured,
             format!("token {token} has no AES key with the label {key}"),
             "make the key on the token, restore it from the token's backup, or correct the label",
-        )),
+        )
+        .from_cause(Cause::KeyMissing)),
         _ => Err(KmsError::new(
             Class::Misconfigured,
             format!("token {token} has several AES keys with the label {key}"),

@@ -13,14 +13,17 @@ use cryptoki::types::AuthPin;
 use ring::rand::SystemRandom;
 use tokio::sync::oneshot;
 
-use super::classify::{Blame, Tries, blame, describe, describe_login, is_session_lost, name};
+use super::attempts::{Attempts, Fingerprint};
+use super::classify::{
+    Blame, blame, describe, describe_login, is_not_logged_in, is_session_lost, name,
+};
 use super::format::{IV_BYTES, Sealed};
 use super::gate::{Gate, Visit};
 use super::{Pkcs11Settings, locked, module, token};
 use crate::pin::PIN_BYTES_MAX;
 use crate::private_file::{self, Rule};
 use crate::secret::fill_random;
-use crate::{Class, Context, KmsError, Pin, SecretKey, Unlocked, Wrapped};
+use crate::{Cause, Class, Context, KmsError, Pin, SecretKey, Unlocked, Wrapped};
 
 /// A PIN and its line end.
 const PIN_FILE_BYTES_MAX: usize = PIN_BYTES_MAX + 2;
@@ -32,7 +35,7 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, KmsError>>;
 /// Where the PIN of an unlock comes from.
 #[derive(Debug)]
 pub(super) enum UnlockPin {
-    Given(Pin),
+    Given { pin: Pin, is_forced: bool },
     InFile(PathBuf),
 }
 
@@ -63,6 +66,7 @@ pub(super) struct Worker {
     settings: Pkcs11Settings,
     gate: Arc<Gate>,
     random: SystemRandom,
+    attempts: Attempts,
     login: Option<Login>,
 }
 
@@ -71,11 +75,30 @@ struct Login {
     module: Arc<Module>,
     /// Since when.
     visit: Visit,
+    /// Of the PIN that opened it.
+    pin: Fingerprint,
     session: Session,
     /// `None`: to be looked for.
     key: Option<ObjectHandle>,
     /// The session may be no longer good: the next call wants a new one.
     is_lost: bool,
+}
+
+impl Login {
+    fn find_key(&mut self, settings: &Pkcs11Settings) -> Result<ObjectHandle, KmsError> {
+        let key = match self.key {
+            Some(key) => key,
+            None => {
+                // Until a key is found: the reason may lie with the session.
+                self.is_lost = true;
+                let key = token::find_key(&self.session, settings)?;
+                self.is_lost = false;
+                key
+            }
+        };
+        self.key = Some(key);
+        Ok(key)
+    }
 }
 
 /// Why a call on the token failed.
@@ -87,13 +110,15 @@ enum Failed {
 }
 
 impl Worker {
-    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<Gate>) -> Self {
-        Self {
+    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<Gate>) -> Result<Self, KmsError> {
+        let random = SystemRandom::new();
+        Ok(Self {
             settings,
             gate,
-            random: SystemRandom::new(),
+            attempts: Attempts::new(&random)?,
+            random,
             login: None,
-        }
+        })
     }
 
     /// Works until the last sender is gone.
@@ -252,6 +277,10 @@ impl Worker {
                     if is_session_lost(&error) {
                         login.key = None;
                         login.is_lost = true;
+                        if is_not_logged_in(&error) {
+                            // Whatever the session says of itself.
+                            self.forget_login();
+                        }
                         if !is_second {
                             is_second = true;
                             continue;
@@ -266,39 +295,66 @@ impl Worker {
     /// The login with a session and a key that are good as far as we know. A caller who came under another login,
     /// before a lock, is refused.
     fn ready(&mut self, visit: Visit) -> Result<(&mut Login, ObjectHandle), KmsError> {
-        self.renew_session()?;
+        self.renew_session(visit)?;
+        if self.login.is_none() && self.gate.may_open_itself(visit) {
+            self.log_in_from_file(visit)?;
+        }
         let settings = &self.settings;
         let is_callers = |login: &&mut Login| login.visit == visit;
         let login = self.login.as_mut().filter(is_callers);
         let login = login.ok_or_else(|| locked(settings))?;
-        let key = match login.key {
-            Some(key) => key,
-            None => {
-                // Until a key is found: the reason may lie with the session.
-                login.is_lost = true;
-                let key = token::find_key(&login.session, settings)?;
-                login.is_lost = false;
-                key
-            }
-        };
-        login.key = Some(key);
+        let key = login.find_key(settings)?;
         Ok((login, key))
     }
 
-    /// Opens a new session, if the old one may be no longer good. Without its login, the provider is locked.
-    fn renew_session(&mut self) -> Result<(), KmsError> {
+    fn find_key(&mut self) -> Result<(), KmsError> {
+        let settings = &self.settings;
+        let login = self.login.as_mut().ok_or_else(|| locked(settings))?;
+        login.find_key(settings).map(drop)
+    }
+
+    /// Opens a new session, if the old one may be no longer good. Without its login, the provider is locked, or logs in
+    /// again from its PIN file.
+    fn renew_session(&mut self, visit: Visit) -> Result<(), KmsError> {
         let Some(login) = self.login.as_mut().filter(|login| login.is_lost) else {
             return Ok(());
         };
         // It opens before the old one closes: a login lasts as long as there is a session.
-        let (session, _) = open_session(&login.module, &self.settings)?;
-        login.is_lost = !is_logged_in(&session);
-        login.session = session;
-        if login.is_lost {
-            self.gate.shut();
-            self.login = None;
+        match open_session(&login.module, &self.settings) {
+            Ok((session, _)) => {
+                login.is_lost = !is_logged_in(&session);
+                login.session = session;
+                if login.is_lost {
+                    self.forget_login();
+                }
+                Ok(())
+            }
+            // The token is gone and its login with it. A new login restarts the module, and finds a token that is back.
+            Err(error) if error.class() == BROKEN && self.gate.may_open_itself(visit) => {
+                self.forget_login();
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
+    }
+
+    /// The login is gone, by no lock.
+    fn forget_login(&mut self) {
+        self.gate.shut();
+        self.login = None;
+    }
+
+    /// Logs in with the PIN in the file, for no operator. What the token refuses is trouble with our credential, not a
+    /// denial.
+    fn log_in_from_file(&mut self, visit: Visit) -> Result<(), KmsError> {
+        let Some(path) = self.settings.pin_file.clone() else {
+            return Ok(());
+        };
+        let logged_in = self.find_module_and_log_in(visit, UnlockPin::InFile(path), |_| Ok(()));
+        logged_in.map_err(|error| match error.class() {
+            Class::Denied => error.with_class(Class::Credential),
+            _ => error,
+        })
     }
 
     fn unlock(
@@ -308,37 +364,105 @@ impl Worker {
         asker: &Answer<Unlocked>,
     ) -> Result<Unlocked, KmsError> {
         self.check_wanted(visit, asker)?;
+        if self.is_open(visit) {
+            match &pin {
+                UnlockPin::Given {
+                    is_forced: true, ..
+                } => {}
+                UnlockPin::Given { pin, .. } => {
+                    self.compare(pin)?;
+                    return self.check_key();
+                }
+                // Nothing was given that could be wrong.
+                UnlockPin::InFile(_) => return self.check_key(),
+            }
+        }
+        self.find_module_and_log_in(visit, pin, |worker| worker.check_wanted(visit, asker))?;
+        Ok(Unlocked::Open)
+    }
+
+    /// Whether there is a login that the token still knows.
+    fn is_open(&mut self, visit: Visit) -> bool {
+        self.renew_session(visit).is_ok()
+            && self
+                .login
+                .as_ref()
+                .is_some_and(|login| login.visit == visit && is_logged_in(&login.session))
+    }
+
+    /// Whether an open token still has the key that the settings name.
+    fn check_key(&self) -> Result<Unlocked, KmsError> {
+        let login = self.login.as_ref().ok_or_else(|| locked(&self.settings))?;
+        token::find_key(&login.session, &self.settings)?;
+        Ok(Unlocked::Open)
+    }
+
+    /// Compares a PIN with the one that opened the token, which then stays as it is, right or wrong.
+    fn compare(&self, pin: &Pin) -> Result<(), KmsError> {
+        let given = self.attempts.fingerprint(pin);
+        let opened_by = self.login.as_ref().map(|login| &login.pin);
+        if opened_by.is_some_and(|opened_by| opened_by.is_same(&given)) {
+            return Ok(());
+        }
+        Err(KmsError::new(
+            Class::Denied,
+            format!(
+                "the PIN is not the one that opened token {}, which stays open; it was not sent",
+                self.settings.token
+            ),
+            "try again; if the PIN was changed at the token, give the new one with --force, which logs out and lets \
+             the token check it",
+        )
+        .from_cause(Cause::WrongSecret))
+    }
+
+    /// Logs in, once. `check_wanted` is asked right before the PIN is sent.
+    fn find_module_and_log_in(
+        &mut self,
+        visit: Visit,
+        pin: UnlockPin,
+        check_wanted: impl Fn(&Self) -> Result<(), KmsError>,
+    ) -> Result<(), KmsError> {
         let module = module::load(&self.settings.module)
             .map_err(|error| describe(&error, &self.settings))?;
         let (session, info) = self.find_token(&module)?;
         let (pin, is_from_file) = match pin {
-            UnlockPin::Given(pin) => (pin, false),
+            UnlockPin::Given { pin, is_forced } => {
+                if !is_forced {
+                    self.attempts.check_given(&info, &self.settings)?;
+                }
+                (pin, false)
+            }
             UnlockPin::InFile(path) => (self.read_pin(&path, &info)?, true),
         };
         // A module may have taken its time up to here. Past here the PIN is sent, whatever happens.
-        self.check_wanted(visit, asker)?;
+        check_wanted(self)?;
         // A token checks a PIN at a login alone, so ours goes first.
         self.log_out();
-        let result = log_in(&session, &pin);
-        drop(pin);
-        if let Err(error) = result {
+        if let Err(error) = log_in(&session, &pin) {
             let after = token::find(&module, &self.settings).ok();
             let error =
                 describe_login(&error, after.as_ref().map(|(_, info)| info), &self.settings);
-            if is_from_file && error.class() == Class::Denied {
-                self.gate.note_file_pin(true);
+            if error.class() == Class::Denied {
+                self.attempts.note_refused(&pin, is_from_file);
+                if is_from_file {
+                    self.gate.note_file_pin(true);
+                }
             }
             return Err(error);
         }
         self.gate.note_file_pin(false);
+        self.attempts.note_accepted();
         self.login = Some(Login {
             module,
             visit,
+            pin: self.attempts.fingerprint(&pin),
             session,
             key: None,
             is_lost: false,
         });
-        if let Err(error) = self.ready(visit) {
+        drop(pin);
+        if let Err(error) = self.find_key() {
             self.log_out();
             return Err(error);
         }
@@ -352,7 +476,7 @@ impl Worker {
             model = info.model(),
             "logged in to the token"
         );
-        Ok(Unlocked::Open)
+        Ok(())
     }
 
     /// A session at the token. If the token is not there, the module is restarted and asked again.
@@ -378,25 +502,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Reads the PIN, unless it may be a wrong one: a file answers each restart and each unlock of a keyspace, and
-    /// would use up the token's tries with nobody looking.
+    /// Reads the PIN, unless it may be a wrong one.
     fn read_pin(&self, path: &Path, info: &TokenInfo) -> Result<Pin, KmsError> {
-        let tries = Tries::of(info);
-        if tries != Tries::Unknown || self.gate.is_file_pin_refused() {
+        let mut bytes = private_file::read(path, Rule::Ours, PIN_FILE_BYTES_MAX)
+            .map_err(|error| error.from_cause(Cause::File))?;
+        let pin = Pin::new(std::mem::take(&mut *bytes))?;
+        let checked = self.attempts.check_file(&pin, path, info, &self.settings);
+        if checked.is_err() {
             self.gate.note_file_pin(true);
-            return Err(KmsError::new(
-                Class::Denied,
-                format!(
-                    "token {} has refused a PIN since the last login, so the one in {} is not sent{}",
-                    self.settings.token,
-                    path.display(),
-                    tries.in_words()
-                ),
-                "unlock by giving the PIN itself; once it is accepted, the file is used again",
-            ));
         }
-        let mut bytes = private_file::read(path, Rule::Ours, PIN_FILE_BYTES_MAX)?;
-        Pin::new(std::mem::take(&mut *bytes))
+        checked.map(|()| pin)
     }
 
     fn describe(&self, failed: Failed) -> KmsError {

@@ -122,6 +122,16 @@ impl Breaker {
         };
     }
 
+    /// The next call goes through as the probe: an operator wants to know.
+    pub(super) fn hurry(&mut self, now: Duration) {
+        if let State::Open { open_for, .. } = self.state {
+            self.state = State::Open {
+                until: now,
+                open_for,
+            };
+        }
+    }
+
     pub(super) fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
@@ -195,6 +205,19 @@ mod tests {
         let probe = breaker.enter(s(1)).unwrap();
         breaker.leave(s(1), probe, Showed::Nothing);
         assert!(breaker.enter(s(1)).unwrap().is_probe);
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_probes_at_once() {
+        let mut breaker = open_at_zero();
+        breaker.hurry(Duration::from_millis(1));
+        assert!(
+            breaker
+                .enter(Duration::from_millis(1))
+                .is_ok_and(|it| it.is_probe)
+        );
+        breaker.hurry(s(1));
+        assert_eq!(breaker.state(), BreakerState::Probing);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One operation at the KMS, with all its tries.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::counters::{LiveCounters, Operation, Outcome};
 use super::gate::{Gate, Refused};
 use crate::provider::{Provider, ProviderFuture, ProviderState, UnlockNeed};
-use crate::{Class, KmsError};
+use crate::{Cause, Class, KmsError};
 
 type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 
@@ -25,6 +25,8 @@ pub(super) struct Caller {
     counters: LiveCounters,
     clock: Clock,
     random: SystemRandom,
+    /// Why the KMS was last found to be down: whoever the breaker turns away is told.
+    last_down: Mutex<Option<KmsError>>,
 }
 
 /// A try that failed.
@@ -49,6 +51,7 @@ impl Caller {
             counters: LiveCounters::default(),
             clock,
             random: SystemRandom::new(),
+            last_down: Mutex::default(),
         }
     }
 
@@ -86,6 +89,11 @@ impl Caller {
         self.counters.add(keyspace, operation, outcome);
     }
 
+    /// The next call is made at once.
+    pub(super) fn hurry(&self) {
+        self.gate.hurry();
+    }
+
     pub(super) fn counters(&self) -> &LiveCounters {
         &self.counters
     }
@@ -114,7 +122,7 @@ impl Caller {
             return Err(Failed::Unsent(locked(&*self.provider)));
         }
         let entry = self.gate.enter(deadline).await.map_err(|refused| {
-            let (outcome, error) = describe(refused);
+            let (outcome, error) = self.describe(refused);
             self.count(keyspace, operation, outcome);
             Failed::Unsent(error)
         })?;
@@ -136,12 +144,56 @@ impl Caller {
         {
             self.gate.pause(retry_after);
         }
-        let showed = match outcome {
-            Outcome::Unavailable | Outcome::TimedOut => Showed::Down,
+        let showed = match (outcome, &result) {
+            (Outcome::Unavailable | Outcome::TimedOut, Err(error)) => {
+                *self.last_down() = Some(error.clone());
+                Showed::Down
+            }
             _ => Showed::Alive,
         };
         entry.leave(showed, outcome == Outcome::Ok);
         result.map_err(Failed::Sent)
+    }
+
+    fn describe(&self, refused: Refused) -> (Outcome, KmsError) {
+        match refused {
+            Refused::BreakerOpen { retry_after } => {
+                let class = Class::Unavailable {
+                    retry_after: Some(retry_after),
+                };
+                let pause = format!("it is not called for {} ms", retry_after.as_millis());
+                let error = match &*self.last_down() {
+                    Some(last) => {
+                        KmsError::new(class, format!("{}; {pause}", last.what()), last.remedy())
+                            .from_cause(last.cause())
+                    }
+                    None => KmsError::new(
+                        class,
+                        format!("the KMS has failed several times in a row; {pause}"),
+                        "check the KMS and the way to it",
+                    ),
+                };
+                (Outcome::BreakerOpen, error)
+            }
+            Refused::OverBudget { retry_after } => (
+                Outcome::OverBudget,
+                KmsError::new(
+                    Class::Throttled {
+                        retry_after: Some(retry_after),
+                    },
+                    "the budget for KMS calls left no room in time",
+                    "wait, or raise the call budget's rate_per_s or concurrency_max",
+                )
+                .from_cause(Cause::OverBudget),
+            ),
+        }
+    }
+
+    fn last_down(&self) -> std::sync::MutexGuard<'_, Option<KmsError>> {
+        // Only whole values are put there.
+        self.last_down
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Uniform from 0 to `end`: full jitter, so that clients who failed together do not return together.
@@ -165,34 +217,6 @@ impl fmt::Debug for Caller {
     }
 }
 
-fn describe(refused: Refused) -> (Outcome, KmsError) {
-    match refused {
-        Refused::BreakerOpen { retry_after } => (
-            Outcome::BreakerOpen,
-            KmsError::new(
-                Class::Unavailable {
-                    retry_after: Some(retry_after),
-                },
-                format!(
-                    "the KMS has failed several times in a row; nobody asks it for {} ms",
-                    retry_after.as_millis()
-                ),
-                "check the KMS and the way to it",
-            ),
-        ),
-        Refused::OverBudget { retry_after } => (
-            Outcome::OverBudget,
-            KmsError::new(
-                Class::Throttled {
-                    retry_after: Some(retry_after),
-                },
-                "the budget for KMS calls left no room in time",
-                "wait, or raise the call budget's rate_per_s or concurrency_max",
-            ),
-        ),
-    }
-}
-
 fn locked(provider: &dyn Provider) -> KmsError {
     let name = provider.name();
     let (what, remedy) = match provider.unlock_need() {
@@ -211,4 +235,5 @@ fn timed_out(provider: &str, call_ms_max: u64) -> KmsError {
         format!("the KMS {provider} did not answer within {call_ms_max} ms"),
         "check the KMS and the way to it; call_ms_max of the call budget is the limit",
     )
+    .from_cause(Cause::TimedOut)
 }

@@ -18,16 +18,22 @@ pub enum Operation {
     Initialise,
     /// Unlocking the provider.
     Unlock,
+    /// Logging in to the KMS.
+    Login,
+    /// Renewing the login.
+    Renew,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Wrap,
         Self::Unwrap,
         Self::Generate,
         Self::Initialise,
         Self::Unlock,
+        Self::Login,
+        Self::Renew,
     ];
 
     /// In one lower-case word, for metric labels.
@@ -38,6 +44,8 @@ impl Operation {
             Self::Generate => "generate",
             Self::Initialise => "initialise",
             Self::Unlock => "unlock",
+            Self::Login => "login",
+            Self::Renew => "renew",
         }
     }
 }
@@ -51,6 +59,8 @@ pub enum Outcome {
     Denied,
     /// The key is disabled at the KMS.
     Disabled,
+    /// The KMS does not take what we log in with.
+    Credential,
     /// The KMS said that we are too fast.
     Throttled,
     /// The KMS was not there, or failed.
@@ -71,10 +81,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Ok,
         Self::Denied,
         Self::Disabled,
+        Self::Credential,
         Self::Throttled,
         Self::Unavailable,
         Self::TimedOut,
@@ -91,6 +102,7 @@ impl Outcome {
             Self::Ok => "ok",
             Self::Denied => "denied",
             Self::Disabled => "disabled",
+            Self::Credential => "credential",
             Self::Throttled => "throttled",
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
@@ -102,10 +114,11 @@ impl Outcome {
         }
     }
 
-    pub(super) fn of(error: &KmsError) -> Self {
+    pub(crate) fn of(error: &KmsError) -> Self {
         match error.class() {
             Class::Denied => Self::Denied,
             Class::Disabled => Self::Disabled,
+            Class::Credential => Self::Credential,
             Class::Locked => Self::Locked,
             Class::Throttled { .. } => Self::Throttled,
             Class::Unavailable { .. } => Self::Unavailable,
@@ -121,7 +134,7 @@ const fn cell(operation: Operation, outcome: Outcome) -> usize {
     operation as usize * Outcome::ALL.len() + outcome as usize
 }
 
-const _: () = assert!(cell(Operation::Unlock, Outcome::OverBudget) == CELLS - 1);
+const _: () = assert!(cell(Operation::Renew, Outcome::OverBudget) == CELLS - 1);
 
 /// The counts at one moment. They only ever grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +161,12 @@ impl Counters {
         })
     }
 
-    fn add_all(&mut self, other: &Self) {
+    /// Counts one call more.
+    pub(crate) fn add(&mut self, operation: Operation, outcome: Outcome) {
+        self.0[cell(operation, outcome)] += 1;
+    }
+
+    pub(super) fn add_all(&mut self, other: &Self) {
         for (sum, count) in self.0.iter_mut().zip(other.0) {
             *sum += count;
         }

@@ -128,6 +128,12 @@ impl Gate {
         limits.rate.pause(until);
     }
 
+    /// The next call is let through, whatever the breaker waits for.
+    pub(super) fn hurry(&self) {
+        let now = self.now();
+        self.limits().breaker.hurry(now);
+    }
+
     /// Whether one more retry is within the budget; it is then spent.
     pub(super) fn take_retry(&self) -> bool {
         self.limits().retries.take()

@@ -1,8 +1,12 @@
 //! Logging in, and keeping the token alive.
 //!
 //! One login or renewal runs at a time, and everybody who needs it waits for it. A token is renewed when half of its
-//! time is over, by whoever uses it then; while that runs, the others go on with the old one. Nothing runs in the
-//! background: an unused token expires, and the next use logs in.
+//! time is over, in use or not: [`Auth::tend`] sees to it, and so does a call that finds it due. While that runs, the
+//! others go on with the old one.
+//!
+//! A login that the server refuses is made once, and not again by other calls until a back-off is over, the files with
+//! what we log in with change, or an operator asks: a server counts refused logins and locks a role out, other services
+//! that use it included.
 
 use std::fmt;
 use std::path::Path;
@@ -16,11 +20,14 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::private_file::{self, Rule};
 use crate::provider::ProviderState;
-use crate::{Class, KmsError};
+use crate::service::{Operation, Outcome};
+use crate::stamp::Stamp;
+use crate::{Cause, Class, Counters, KmsError};
 
 use super::client::{Answer, Client};
 use super::errors::{self, Target};
 use super::json::{self, wiped};
+use super::refusals::Refusals;
 use super::settings::VaultAuth;
 
 /// Longest token or secret id, in bytes: batch tokens have some hundred, and the header must fit the server's limit.
@@ -88,6 +95,17 @@ struct State {
     /// Calls of `lock()` so far: what began before the latest one must not bring a token after it.
     lock_count: u64,
     serial: u64,
+    refusals: Refusals,
+    calls: Counters,
+}
+
+/// Who wants a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// A call, or nobody: not before a back-off is over.
+    Call,
+    /// An operator.
+    Operator,
 }
 
 impl Auth {
@@ -113,6 +131,8 @@ impl Auth {
                 is_locked: false,
                 lock_count: 0,
                 serial: 0,
+                refusals: Refusals::default(),
+                calls: Counters::default(),
             }),
             turn: tokio::sync::Mutex::new(()),
         })
@@ -151,7 +171,7 @@ impl Auth {
         // Somebody else may have brought a new one while we waited.
         let lock_count = self.shared().lock_count;
         let fresh = match self.usable()? {
-            None => self.log_in(client, target).await?,
+            None => self.log_in(client, target, For::Call).await?,
             Some(session) if !session.is_due(Instant::now()) => return Ok(session),
             Some(session) => match self.refresh(client, target, &session).await {
                 Ok(fresh) => fresh,
@@ -165,6 +185,72 @@ impl Auth {
         let stored = self.store(fresh, lock_count);
         drop(turn);
         stored
+    }
+
+    /// Renews the token if that is due, or brings the first one of a token file. Returns after how long to come again.
+    pub(super) async fn tend(
+        &self,
+        client: &Client,
+        target: &Target,
+    ) -> Result<Duration, KmsError> {
+        let due_in = |session: &Session| match session.due {
+            Some(due) => due.saturating_duration_since(Instant::now()),
+            None => Duration::MAX,
+        };
+        let (is_locked, session) = {
+            let state = self.shared();
+            (state.is_locked, state.session.clone())
+        };
+        match session {
+            _ if is_locked => Ok(Duration::MAX),
+            Some(session) if !session.is_due(Instant::now()) => Ok(due_in(&session)),
+            // A login of ours that has ended is made again by the next call.
+            None if !matches!(self.method, VaultAuth::Token { .. }) => Ok(Duration::MAX),
+            _ => Ok(due_in(&self.session(client, target).await?)),
+        }
+    }
+
+    /// Whether the server still knows our token: a refusal is then our policy's, and else our token's.
+    pub(super) async fn is_token_known(
+        &self,
+        client: &Client,
+        session: &Session,
+        refusal: &Answer,
+    ) -> Result<bool, KmsError> {
+        let answer = client.get(LOOK_UP, Some(&session.token)).await?;
+        match answer.status {
+            StatusCode::OK => Ok(true),
+            // It may not ask about itself, or is not known: the server words the two differently.
+            StatusCode::FORBIDDEN if errors::is_vaults(&answer) => {
+                Ok(errors::is_policys_refusal(refusal))
+            }
+            _ => Err(errors::login_refusal(client.address(), LOOK_UP, &answer)),
+        }
+    }
+
+    /// The next login is made at once.
+    pub(super) fn hurry(&self) {
+        self.shared().refusals.clear();
+    }
+
+    /// Logins and renewals so far.
+    pub(super) fn calls(&self) -> Counters {
+        self.shared().calls
+    }
+
+    /// Logins or renewals in an hour, one at each half of the token's time.
+    pub(super) fn calls_per_hour(&self) -> f64 {
+        let ttl = self
+            .shared()
+            .session
+            .as_ref()
+            .and_then(|session| session.ttl);
+        ttl.map_or(0.0, |ttl| 2.0 * 3600.0 / ttl.as_secs_f64())
+    }
+
+    fn count(&self, operation: Operation, error: Option<&KmsError>) {
+        let outcome = error.map_or(Outcome::Ok, Outcome::of);
+        self.shared().calls.add(operation, outcome);
     }
 
     /// A token in place of one that the server refused: that of a new login, unless somebody else brought it already.
@@ -182,7 +268,26 @@ impl Auth {
         {
             return Ok(session);
         }
-        let session = self.log_in(client, target).await?;
+        if let VaultAuth::Token { token_file } = &self.method
+            && read_token(token_file).is_ok_and(|token| token == refused.token)
+        {
+            let error = KmsError::new(
+                Class::Credential,
+                format!(
+                    "{} does not know the token in {}: it has ended or was revoked",
+                    target.address,
+                    token_file.display()
+                ),
+                "write a new token to the file; it is taken up at the next call",
+            )
+            .from_cause(Cause::TokenEnded);
+            let mut state = self.shared();
+            state.session = None;
+            state.refusals.note(&error, self.stamp(), &self.method);
+            return Err(error);
+        }
+        self.shared().session = None;
+        let session = self.log_in(client, target, For::Call).await?;
         self.store(session, lock_count)
     }
 
@@ -194,7 +299,7 @@ impl Auth {
     ) -> Result<Unlocking<'_>, KmsError> {
         let lock_count = self.shared().lock_count;
         let _turn = self.turn.lock().await;
-        let session = self.log_in(client, target).await?;
+        let session = self.log_in(client, target, For::Operator).await?;
         Ok(Unlocking {
             auth: self,
             session,
@@ -229,15 +334,58 @@ impl Auth {
         target: &Target,
         session: &Session,
     ) -> Result<Session, KmsError> {
-        if session.can_renew
-            && let Some(renewed) = renew(client, session).await?
-        {
-            return Ok(renewed);
+        if session.can_renew {
+            let renewed = renew(client, session).await;
+            match &renewed {
+                Ok(Some(_)) => self.count(Operation::Renew, None),
+                Ok(None) => {}
+                Err(error) => self.count(Operation::Renew, Some(error)),
+            }
+            if let Some(renewed) = renewed? {
+                return Ok(renewed);
+            }
         }
-        self.log_in(client, target).await
+        self.log_in(client, target, For::Call).await
     }
 
-    async fn log_in(&self, client: &Client, target: &Target) -> Result<Session, KmsError> {
+    async fn log_in(
+        &self,
+        client: &Client,
+        target: &Target,
+        who: For,
+    ) -> Result<Session, KmsError> {
+        let stamp = self.stamp();
+        if who == For::Call
+            && let Some(error) = self.shared().refusals.bar(&stamp)
+        {
+            return Err(error);
+        }
+        let logged_in = self.log_in_now(client, target).await;
+        self.count(Operation::Login, logged_in.as_ref().err());
+        match &logged_in {
+            Ok(_) => self.shared().refusals.clear(),
+            Err(error) => self.shared().refusals.note(error, stamp, &self.method),
+        }
+        logged_in
+    }
+
+    /// Of the files with what we log in with.
+    fn stamp(&self) -> Stamp {
+        match &self.method {
+            VaultAuth::Token { token_file: path }
+            | VaultAuth::Approle {
+                secret_id_file: path,
+                ..
+            } => Stamp::of([path.as_path()]),
+            VaultAuth::Cert {
+                cert_file,
+                key_file,
+                ..
+            } => Stamp::of([cert_file.as_path(), key_file.as_path()]),
+        }
+    }
+
+    async fn log_in_now(&self, client: &Client, target: &Target) -> Result<Session, KmsError> {
         let (mount, body) = match &self.method {
             VaultAuth::Token { token_file } => {
                 return look_up(client, read_token(token_file)?).await;
@@ -355,7 +503,10 @@ async fn look_up(client: &Client, token: HeaderValue) -> Result<Session, KmsErro
                 looked_up.renewable,
             ))
         }
-        StatusCode::FORBIDDEN => Ok(Session::new(token, since, 0, false)),
+        // Whether it may not ask, or is not known, the first call shows.
+        StatusCode::FORBIDDEN if errors::is_vaults(&answer) => {
+            Ok(Session::new(token, since, 0, false))
+        }
         _ => Err(errors::login_refusal(client.address(), LOOK_UP, &answer)),
     }
 }
@@ -385,7 +536,8 @@ fn header(token: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
 
 /// One line of printable ASCII. One trailing line end is cut off.
 fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-    let mut bytes = private_file::read(path, Rule::Credential, SECRET_FILE_BYTES_MAX)?;
+    let mut bytes = private_file::read(path, Rule::Credential, SECRET_FILE_BYTES_MAX)
+        .map_err(|error| error.from_cause(Cause::File))?;
     let line_len = match bytes.as_slice() {
         [line @ .., b'\r', b'\n'] | [line @ .., b'\n'] => line.len(),
         line => line.len(),
@@ -404,6 +556,7 @@ fn not_a_secret(path: &Path) -> KmsError {
         format!("{} is not one line of printable ASCII", path.display()),
         "put the token or secret id there, alone and without spaces",
     )
+    .from_cause(Cause::File)
 }
 
 fn locked() -> KmsError {

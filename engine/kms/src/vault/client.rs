@@ -2,8 +2,7 @@
 
 use std::error::Error;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,21 +14,16 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use crate::private_file::{self, Rule};
-use crate::{Class, KmsError};
-
 use super::errors::not_vault;
-use super::settings::{VaultAuth, VaultSettings};
+use super::settings::VaultSettings;
+use super::tls;
+use crate::stamp::Stamp;
+use crate::{Cause, Class, KmsError};
 
 /// Longest answer, in bytes: a wrapped key of the longest length, many times over.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Longest PEM file, in bytes: a machine's whole list of CAs has some 250 KiB.
-const PEM_BYTES_MAX: usize = 1024 * 1024;
 /// How long a connection may lie unused. Shorter than the 5 minutes after which Vault's listener closes it.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -47,20 +41,30 @@ pub(super) struct Answer {
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
+type Connections = Pool<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// Speaks to one server.
 pub(super) struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    settings: VaultSettings,
+    pool: Mutex<Pooled>,
     /// `https://HOST:PORT`, without a slash at the end.
     address: String,
     namespace: Option<HeaderValue>,
     time_limit: Duration,
 }
 
+/// Connections under one state of the certificates' files.
+struct Pooled {
+    connections: Connections,
+    stamp: Stamp,
+    /// Of files that could not be read, so that this is logged once.
+    unreadable: Option<Stamp>,
+}
+
 impl Client {
     /// Reads the certificates. `settings` have been checked.
     pub(super) fn new(settings: &VaultSettings) -> Result<Self, KmsError> {
         let uri = settings.address()?;
-        let is_plain = uri.scheme_str() == Some("http");
         let namespace = settings.namespace.as_deref().map(HeaderValue::from_str);
         let namespace = namespace.transpose().map_err(|_| {
             KmsError::new(
@@ -69,24 +73,13 @@ impl Client {
                 "give letters, digits, '-', '_' and '.'",
             )
         })?;
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(settings.connect_limit()));
-        let https = HttpsConnectorBuilder::new().with_tls_config(tls(settings, is_plain)?);
-        let connector = if is_plain {
-            https.https_or_http().enable_http1().wrap_connector(tcp)
-        } else {
-            https.https_only().enable_http1().wrap_connector(tcp)
-        };
-        let pool = Pool::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_MAX)
-            // Bodies go from our buffer to the socket or to TLS, without a stay in hyper's.
-            .http1_writev(true)
-            .build(connector);
         Ok(Self {
-            pool,
+            pool: Mutex::new(Pooled {
+                stamp: tls::stamp(settings),
+                connections: connections(settings)?,
+                unreadable: None,
+            }),
+            settings: settings.clone(),
             address: uri.to_string().trim_end_matches('/').to_owned(),
             namespace,
             time_limit: settings.request_limit(),
@@ -95,6 +88,48 @@ impl Client {
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Closes the connections that are idle, and those in use once they are: their buffers hold tokens and keys.
+    pub(super) fn drop_connections(&self) {
+        let mut pool = self.pool();
+        if let Ok(connections) = connections(&self.settings) {
+            pool.connections = connections;
+        }
+    }
+
+    /// The connections; new ones, under the new certificates, if a file has changed. While a file cannot be read, being
+    /// written for instance, the old certificates stay.
+    fn connections(&self) -> Connections {
+        let stamp = tls::stamp(&self.settings);
+        let mut pool = self.pool();
+        if pool.stamp != stamp && pool.unreadable.as_ref() != Some(&stamp) {
+            match connections(&self.settings) {
+                Ok(connections) => {
+                    tracing::info!(
+                        address = self.address,
+                        "the certificates were read again: their files have changed"
+                    );
+                    pool.connections = connections;
+                    pool.stamp = stamp;
+                    pool.unreadable = None;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        address = self.address,
+                        %error,
+                        "changed certificates cannot be used: those from before stay in use"
+                    );
+                    pool.unreadable = Some(stamp);
+                }
+            }
+        }
+        pool.connections.clone()
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pooled> {
+        // No change of it can panic half way.
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `path`: of the API, without the leading `v1/`, in characters that need no escaping. Every status is an answer.
@@ -144,9 +179,9 @@ impl Client {
                 "check the settings address, mount and key",
             )
         })?;
+        let connections = self.connections();
         let exchange = async {
-            let response = self
-                .pool
+            let response = connections
                 .request(request)
                 .await
                 .map_err(|error| self.failure(&error))?;
@@ -162,7 +197,8 @@ impl Client {
                         self.address, self.time_limit
                     ),
                     "look at the server's health, and at the network; request_ms_max is the limit",
-                ))
+                )
+                .from_cause(Cause::TimedOut))
             })
     }
 
@@ -192,18 +228,17 @@ impl Client {
 
     /// What it means that no answer came.
     fn failure(&self, error: &(dyn Error + 'static)) -> KmsError {
-        if let Some(error) = tls_error(error).filter(|error| is_trust(error)) {
-            return KmsError::new(
-                Class::Misconfigured,
-                format!("TLS with {} fails: {error}", self.address),
-                "check the setting ca_file, the certificate's names and dates, and our client certificate",
-            );
+        if let Some((class, cause, remedy)) = tls_error(error).and_then(trust) {
+            let cause_text = root_cause(error);
+            let what = format!("TLS with {} fails: {cause_text}", self.address);
+            return KmsError::new(class, what, remedy).from_cause(cause);
         }
         KmsError::new(
             Class::Unavailable { retry_after: None },
             format!("{} cannot be reached: {}", self.address, root_cause(error)),
             "check that the server runs, its address, and the network",
         )
+        .from_cause(network_cause(error))
     }
 }
 
@@ -212,89 +247,6 @@ fn wait(value: &HeaderValue) -> Option<Duration> {
     Some(Duration::from_secs(
         value.to_str().ok()?.trim().parse().ok()?,
     ))
-}
-
-fn tls(settings: &VaultSettings, is_plain: bool) -> Result<ClientConfig, KmsError> {
-    let ring = Arc::new(rustls::crypto::ring::default_provider());
-    let unusable = |error: rustls::Error| {
-        KmsError::new(
-            Class::Misconfigured,
-            format!("TLS cannot be set up: {error}"),
-            "check that the files of the setting auth are a certificate and its own private key",
-        )
-    };
-    let roots = match &settings.ca_file {
-        // Nothing is trusted where nothing is asked.
-        _ if is_plain => RootCertStore::empty(),
-        Some(path) => roots_of(path)?,
-        None => native_roots()?,
-    };
-    let config = ClientConfig::builder_with_provider(ring)
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_root_certificates(roots);
-    match &settings.auth {
-        VaultAuth::Cert {
-            cert_file,
-            key_file,
-            ..
-        } => {
-            let chain = certificates(cert_file)?;
-            let pem = private_file::read(key_file, Rule::Credential, PEM_BYTES_MAX)?;
-            let key = PrivateKeyDer::from_pem_slice(&pem)
-                .map_err(|_| bad_pem(key_file, "an unencrypted private key"))?;
-            config.with_client_auth_cert(chain, key).map_err(unusable)
-        }
-        VaultAuth::Token { .. } | VaultAuth::Approle { .. } => Ok(config.with_no_client_auth()),
-    }
-}
-
-fn roots_of(path: &Path) -> Result<RootCertStore, KmsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots
-            .add(certificate)
-            .map_err(|_| bad_pem(path, "a certificate of a CA"))?;
-    }
-    Ok(roots)
-}
-
-fn native_roots() -> Result<RootCertStore, KmsError> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(KmsError::new(
-            Class::Misconfigured,
-            "this machine trusts no CA",
-            "install the package ca-certificates, or name the server's CA in the setting ca_file",
-        ));
-    }
-    Ok(roots)
-}
-
-/// The certificates of a PEM file, at least one. They are public, so anybody may read the file.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KmsError> {
-    let file = std::fs::File::open(path).map_err(|error| {
-        KmsError::new(
-            Class::Misconfigured,
-            format!("cannot open {}: {error}", path.display()),
-            "check the path, and that the service's user may read it",
-        )
-    })?;
-    let pem = private_file::read_bounded(file, path, PEM_BYTES_MAX)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(bad_pem(path, "certificates")),
-    }
-}
-
-fn bad_pem(path: &Path, wanted: &str) -> KmsError {
-    KmsError::new(
-        Class::Misconfigured,
-        format!("{} does not hold {wanted} as PEM", path.display()),
-        "check that the path names the right file",
-    )
 }
 
 /// The TLS error at the root of `error`, if there is one. `io::Error` does not show what it wraps as its source.
@@ -318,27 +270,103 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// Whether the two ends will not trust or understand each other until somebody changes a setting.
-fn is_trust(error: &rustls::Error) -> bool {
-    use rustls::AlertDescription as Alert;
-    match error {
-        rustls::Error::InvalidCertificate(_)
-        | rustls::Error::PeerIncompatible(_)
-        | rustls::Error::NoCertificatesPresented
-        | rustls::Error::InvalidMessage(_) => true,
-        rustls::Error::AlertReceived(alert) => matches!(
-            alert,
-            Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::CertificateRequired
-                | Alert::UnknownCA
-                | Alert::ProtocolVersion
-        ),
-        _ => false,
+/// What the network says.
+fn network_cause(error: &(dyn Error + 'static)) -> Cause {
+    let kinds = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    for kind in kinds {
+        match kind {
+            io::ErrorKind::ConnectionRefused => return Cause::ConnectionRefused,
+            io::ErrorKind::TimedOut => return Cause::TimedOut,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => return Cause::ConnectionLost,
+            _ => {}
+        }
     }
+    // The connector says so by its words alone.
+    let says = |words: &str| causes(error).any(|cause| cause.to_string().contains(words));
+    if says("dns error") || says("failed to lookup address") {
+        Cause::NoSuchHost
+    } else if says("deadline has elapsed") {
+        Cause::TimedOut
+    } else {
+        Cause::ConnectionLost
+    }
+}
+
+/// What it means if the two ends will not trust or understand each other until a setting, a file or a clock changes.
+fn trust(error: &rustls::Error) -> Option<(Class, Cause, &'static str)> {
+    use rustls::AlertDescription as Alert;
+    use rustls::CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(
+            Bad::Expired
+            | Bad::ExpiredContext { .. }
+            | Bad::NotValidYet
+            | Bad::NotValidYetContext { .. },
+        ) => Some((
+            Class::Misconfigured,
+            Cause::ServerCertificateExpired,
+            "renew the server's certificate, or set the clock of this machine",
+        )),
+        rustls::Error::InvalidCertificate(_) => Some((
+            Class::Misconfigured,
+            Cause::ServerCertificateUntrusted,
+            "name the CA of the server's certificate, or a certificate that it signed itself, in ca_file, and check the \
+             certificate's names; the file is read again when it changes",
+        )),
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::InvalidMessage(_)
+        | rustls::Error::AlertReceived(Alert::ProtocolVersion) => Some((
+            Class::Misconfigured,
+            Cause::Settings,
+            "check the setting address: the server does not speak TLS 1.2 or 1.3 there",
+        )),
+        rustls::Error::NoCertificatesPresented => Some((
+            Class::Misconfigured,
+            Cause::ServerCertificateUntrusted,
+            "give the server a certificate",
+        )),
+        rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::CertificateRequired
+            | Alert::UnknownCA
+            | Alert::AccessDenied,
+        ) => Some((
+            Class::Credential,
+            Cause::ClientCertificate,
+            "renew our client certificate (auth.cert_file and key_file): the files are read again when they change",
+        )),
+        _ => None,
+    }
+}
+
+/// A pool of connections under the certificates that the files hold now.
+fn connections(settings: &VaultSettings) -> Result<Connections, KmsError> {
+    let is_plain = settings.address()?.scheme_str() == Some("http");
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(settings.connect_limit()));
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls::tls(settings, is_plain)?);
+    let connector = if is_plain {
+        https.https_or_http().enable_http1().wrap_connector(tcp)
+    } else {
+        https.https_only().enable_http1().wrap_connector(tcp)
+    };
+    Ok(Pool::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_MAX)
+        // Bodies go from our buffer to the socket or to TLS, without a stay in hyper's.
+        .http1_writev(true)
+        .build(connector))
 }
 
 #[cfg(test)]
@@ -360,7 +388,7 @@ mod tests {
     fn a_tls_error_is_found_below_io_errors() {
         let tls = rustls::Error::NoCertificatesPresented;
         let error = io::Error::other(io::Error::other(tls));
-        assert!(tls_error(&error).is_some_and(is_trust));
+        assert!(tls_error(&error).and_then(trust).is_some());
         assert!(tls_error(&io::Error::other("no TLS")).is_none());
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use hyper::StatusCode;
 
-use crate::{Class, KmsError};
+use crate::{Cause, Class, KmsError};
 
 use super::client::Answer;
 use super::json;
@@ -71,6 +71,20 @@ pub(super) fn is_key_missing(answer: &Answer) -> bool {
     is_bad_request(answer, "encryption key not found")
 }
 
+/// Whether it is an answer of Vault's own, and not of something between us and it: only that decides anything.
+pub(super) fn is_vaults(answer: &Answer) -> bool {
+    json::errors(&answer.body).is_some()
+}
+
+/// Whether a 403 is the policy's word about a token that the server knows. OpenBao and Vault word it as a list of errors,
+/// and say nothing but `permission denied` of a token that they do not know, or `invalid token` too.
+pub(super) fn is_policys_refusal(answer: &Answer) -> bool {
+    json::errors(&answer.body).is_some_and(|errors| {
+        let is_list = |error: &str| error.contains("occurred:") && !error.contains("invalid token");
+        errors.iter().any(|error| is_list(error))
+    })
+}
+
 fn is_bad_request(answer: &Answer, words: &str) -> bool {
     answer.status == StatusCode::BAD_REQUEST
         && json::errors(&answer.body)
@@ -86,46 +100,53 @@ pub(super) fn refusal(target: &Target, operation: Operation, answer: &Answer) ->
     } = target;
     let endpoint = operation.endpoint();
     let reason = reason(answer);
-    let error = |class, remedy: String| {
+    let error = |class, cause, remedy: String| {
         let what = format!("{target} refuses {endpoint} with key {key}: {reason}");
-        KmsError::new(class, what, remedy)
+        KmsError::new(class, what, remedy).from_cause(cause)
     };
     match answer.status.as_u16() {
+        400..=404 if !is_vaults(answer) => common_refusal(address, answer, &reason),
         400 if is_authentication_failed(answer) || reason.contains("invalid ciphertext") => error(
             Class::Corrupt,
-            "restore the wrapped key from a backup; if the transit key was made anew, restore that"
+            Cause::KeyRemade,
+            "it did not wrap this key: if the transit key was made anew, restore the old one from a backup of the \
+             server; else restore keyspaces.json"
                 .into(),
         ),
         400 if is_too_old(answer) => error(
             Class::Disabled,
+            Cause::KeyVersionTooOld,
             format!(
-                "lower min_decryption_version: bao write {mount}/keys/{key}/config min_decryption_version=N"
+                "lower min_decryption_version: bao write {mount}/keys/{key}/config min_decryption_version=N; before it is raised: keyway keyspace rewrap KEYSPACE --kms SAME"
             ),
         ),
         400 if reason.contains("soft-deleted") => error(
             Class::Disabled,
+            Cause::KeyDisabled,
             format!("restore it: bao write -f {mount}/keys/{key}/soft-delete-restore"),
         ),
         // It wrapped what we hold: so it was there.
         400 if is_key_missing(answer) && operation == Operation::Unwrap => error(
             Class::Disabled,
+            Cause::KeyMissing,
             "restore the transit key from a backup of the server, or correct the setting key"
                 .into(),
         ),
         400 if is_key_missing(answer) => error(
             Class::Misconfigured,
+            Cause::KeyMissing,
             format!(
                 "make it: bao write -f {mount}/keys/{key} derived=true; or correct the setting key"
             ),
         ),
         403 => error(
             Class::Denied,
-            format!(
-                "see that our token has not ended, and that its policy has update on {mount}/{endpoint}/{key}"
-            ),
+            Cause::Policy,
+            format!("give our token's policy the capability update on {mount}/{endpoint}/{key}"),
         ),
         404 => error(
             Class::Misconfigured,
+            Cause::MountMissing,
             format!(
                 "correct the settings mount and namespace, or: bao secrets enable -path={mount} transit"
             ),
@@ -139,15 +160,15 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &Answer) -> KmsEr
     let reason = reason(answer);
     let what = format!("{address} refuses our login at {path}: {reason}");
     match answer.status.as_u16() {
-        400 if json::errors(&answer.body).is_none() => common_refusal(address, answer, &reason),
+        400..=404 if !is_vaults(answer) => common_refusal(address, answer, &reason),
         400 | 401 => KmsError::new(
-            Class::Denied,
+            Class::Credential,
             what,
             "renew what the setting auth names: the token, the secret id, or the certificate",
         ),
         // It tells strangers nothing: not that a mount is missing, and not that a role is locked out.
         403 => KmsError::new(
-            Class::Denied,
+            Class::Credential,
             what,
             "renew what the setting auth names, or correct its mount; a role is locked out for some minutes after \
              too many refusals",
@@ -156,7 +177,8 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &Answer) -> KmsEr
             Class::Misconfigured,
             what,
             "correct the settings auth.mount and namespace, or enable the auth method there",
-        ),
+        )
+        .from_cause(Cause::MountMissing),
         _ => common_refusal(address, answer, &reason),
     }
 }
@@ -167,6 +189,18 @@ fn common_refusal(address: &str, answer: &Answer, reason: &str) -> KmsError {
     let what = format!("{address} answers {status}: {reason}");
     let retry_after = answer.retry_after;
     match status {
+        // Go's own words on a TLS port: it is the setting that is wrong.
+        400 if answer.body.starts_with(b"Client sent an HTTP request to an HTTPS server") => {
+            KmsError::new(
+                Class::Misconfigured,
+                format!("{address} answers {status}: it speaks TLS there"),
+                "write https:// in the setting address",
+            )
+        }
+        // A middleman's word: another class than Vault's own.
+        300..=499 if !is_vaults(answer) && !matches!(status, 307 | 308 | 429 | 472 | 473) => {
+            not_vault(address, &format!("status {status}"))
+        }
         429 => KmsError::new(
             Class::Throttled { retry_after },
             what,
@@ -176,13 +210,19 @@ fn common_refusal(address: &str, answer: &Answer, reason: &str) -> KmsError {
             Class::Unavailable { retry_after },
             what,
             "unseal it: bao operator unseal",
-        ),
+        )
+        .from_cause(Cause::Sealed),
         // 408: slow. 412, 472, 473: a replica that is behind, or on standby. 3xx: a standby that names the active one.
         300..=399 | 408 | 412 | 472 | 473 | 500..=599 => KmsError::new(
             Class::Unavailable { retry_after },
             what,
             "look at the server's health: bao status; behind several, give the address that leads to the active one",
-        ),
+        )
+        .from_cause(match status {
+            300..=399 | 412 | 472 | 473 => Cause::Standby,
+            408 => Cause::TimedOut,
+            _ => Cause::ServerError,
+        }),
         _ if json::errors(&answer.body).is_none() => {
             not_vault(address, &format!("status {status}"))
         }
@@ -194,13 +234,14 @@ fn common_refusal(address: &str, answer: &Answer, reason: &str) -> KmsError {
     }
 }
 
-/// An answer that no Vault gives.
+/// An answer that no Vault gives: of a proxy, a firewall or a portal. It decides nothing.
 pub(super) fn not_vault(address: &str, got: &str) -> KmsError {
     KmsError::new(
-        Class::Misconfigured,
+        Class::Unavailable { retry_after: None },
         format!("{address} does not answer as Vault or OpenBao does: {got}"),
-        "check the setting address, and what stands between us and the server",
+        "check what stands between us and the server, and the setting address",
     )
+    .from_cause(Cause::NotTheKms)
 }
 
 /// The server's words, on one line and not too many. A body that is not Vault's is not repeated.
@@ -245,6 +286,8 @@ mod tests {
         }
     }
 
+    const UNAVAILABLE: Class = Class::Unavailable { retry_after: None };
+
     /// What no test can make a real server say.
     #[test]
     fn statuses_of_replicas_and_middlemen() {
@@ -270,14 +313,21 @@ mod tests {
             ),
             (400, r#"{"errors":["something new"]}"#, Class::Misconfigured),
             (405, r#"{"errors":[]}"#, Class::Misconfigured),
-            (200, "<html>", Class::Misconfigured),
+            // A proxy's, a firewall's, a portal's words decide nothing.
+            (200, "<html>", UNAVAILABLE),
+            (302, "<html>", UNAVAILABLE),
+            (401, "<html>", UNAVAILABLE),
+            (403, "<html>", UNAVAILABLE),
+            (403, "", UNAVAILABLE),
+            (403, r#"{"message":"Forbidden"}"#, UNAVAILABLE),
+            (404, "<html>", UNAVAILABLE),
         ] {
             let answer = answer(status, body);
             let error = refusal(&target(), Operation::Unwrap, &answer);
             assert_eq!(error.class(), class, "{status}: {error}");
             let error = login_refusal("https://vault.example", "auth/approle/login", &answer);
             let is_named = answer.body.starts_with(b"{") && status == 400;
-            let class = if is_named { Class::Denied } else { class };
+            let class = if is_named { Class::Credential } else { class };
             assert_eq!(error.class(), class, "{status}: {error}");
         }
     }

@@ -23,10 +23,15 @@ mod auth;
 mod client;
 mod errors;
 mod json;
+mod pinned;
+mod refusals;
 mod settings;
+mod tls;
+mod validity;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -39,7 +44,7 @@ use crate::provider::{
     WRAPPED_BYTES_MAX, Wrapped,
 };
 use crate::secret::SECRET_BYTES;
-use crate::{Class, Context, KmsError, SecretKey};
+use crate::{Cause, Class, Context, Counters, KmsError, SecretKey};
 
 use auth::{Auth, Session};
 use client::{Answer, Client};
@@ -63,6 +68,8 @@ pub struct Vault {
     target: Target,
     /// The key was seen to refuse a ciphertext without its context.
     is_bound: AtomicBool,
+    /// Of the key, as far as wrapped keys show; 0: none was seen.
+    newest_version: AtomicU32,
 }
 
 impl Vault {
@@ -85,6 +92,7 @@ impl Vault {
             client,
             target,
             is_bound: AtomicBool::new(false),
+            newest_version: AtomicU32::new(0),
         })
     }
 
@@ -190,16 +198,22 @@ impl Vault {
                     self.target
                 ),
                 format!("make another key for Keyway: bao write -f {mount}/keys/NAME derived=true"),
-            ));
+            )
+            .from_cause(Cause::KeyUnsuitable));
         }
         Err(errors::refusal(&self.target, operation, answer))
     }
 
-    /// Calls with our token. A refused token may only be an old one: it is replaced once, and the call made again.
+    /// Calls with our token. A call that is refused although the server knows the token is denied. A token that it does
+    /// not know is replaced once, and the call made again.
     async fn call(&self, operation: Operation, body: Bytes) -> Result<Answer, KmsError> {
         let session = self.auth.session(&self.client, &self.target).await?;
         let answer = self.send(operation, &session, body.clone()).await?;
-        if answer.status != StatusCode::FORBIDDEN {
+        if answer.status != StatusCode::FORBIDDEN || !errors::is_vaults(&answer) {
+            return Ok(answer);
+        }
+        let is_known = self.auth.is_token_known(&self.client, &session, &answer);
+        if is_known.await? {
             return Ok(answer);
         }
         let session = self
@@ -229,11 +243,15 @@ impl Vault {
     }
 
     fn wrapped(&self, text: Option<&str>) -> Result<String, KmsError> {
-        text.and_then(|text| ciphertext(text.as_bytes()))
-            .map(str::to_owned)
+        let wrapped = text
+            .and_then(|text| ciphertext(text.as_bytes()))
             .ok_or_else(|| {
                 errors::not_vault(&self.target.address, "no ciphertext of a transit key")
-            })
+            })?;
+        if let Some(version) = version(wrapped) {
+            self.newest_version.fetch_max(version, Ordering::Relaxed);
+        }
+        Ok(wrapped.to_owned())
     }
 
     fn secret(&self, text: Option<&str>) -> Result<SecretKey, KmsError> {
@@ -298,9 +316,39 @@ impl Provider for Vault {
         })
     }
 
+    /// Wipes the token, and the connections whose buffers it went through. The server is not told: the token lives on
+    /// there until its time is over.
     fn lock(&self) {
         self.auth.lock();
+        self.client.drop_connections();
         self.is_bound.store(false, Ordering::Relaxed);
+    }
+
+    fn tend(&self) -> Option<ProviderFuture<'_, Duration>> {
+        Some(Box::pin(self.auth.tend(&self.client, &self.target)))
+    }
+
+    fn hurry(&self) {
+        self.auth.hurry();
+    }
+
+    fn own_calls(&self) -> Counters {
+        self.auth.calls()
+    }
+
+    fn own_calls_per_hour(&self) -> f64 {
+        self.auth.calls_per_hour()
+    }
+
+    fn key_version(&self, wrapped: &[u8]) -> Option<u32> {
+        version(ciphertext(wrapped)?)
+    }
+
+    fn newest_key_version(&self) -> Option<u32> {
+        match self.newest_version.load(Ordering::Relaxed) {
+            0 => None,
+            newest => Some(newest),
+        }
     }
 }
 
@@ -313,6 +361,14 @@ fn ciphertext(bytes: &[u8]) -> Option<&str> {
     let is_whole = version.parse::<u32>().is_ok() && !sealed.is_empty();
     (is_version && is_whole && sealed.bytes().all(is_base64) && text.len() <= WRAPPED_BYTES_MAX)
         .then_some(text)
+}
+
+/// The key version in a ciphertext.
+fn version(ciphertext: &str) -> Option<u32> {
+    let (version, _) = ciphertext
+        .strip_prefix(CIPHERTEXT_PREFIX)?
+        .split_once(':')?;
+    version.parse().ok()
 }
 
 fn context_field(context: &Context) -> String {

@@ -22,12 +22,16 @@ async fn credentials_that_are_wrong_unknown_or_without_rights_are_denied() {
     let only_encrypts = site.moto.create_user("writer", &["kms:Encrypt"]);
     site.moto.check_requests();
 
-    for credentials in [wrong_secret, unknown, no_rights] {
+    for (credentials, class) in [
+        (wrong_secret, Class::Credential),
+        (unknown, Class::Credential),
+        (no_rights, Class::Denied),
+    ] {
         let aws = site.open_as(credentials);
-        let error = assert_class(aws.wrap(&context(), &dek()).await, Class::Denied);
+        let error = assert_class(aws.wrap(&context(), &dek()).await, class);
         assert!(!error.to_string().contains("hunter2"), "{error}");
-        assert_class(aws.generate(&context()).unwrap().await, Class::Denied);
-        assert_class(aws.unlock(UnlockSecret::Nothing).await, Class::Denied);
+        assert_class(aws.generate(&context()).unwrap().await, class);
+        assert_class(aws.unlock(UnlockSecret::Nothing).await, class);
     }
     let writer = site.open_as(only_encrypts);
     let wrapped = writer.wrap(&context(), &dek()).await.unwrap();
@@ -43,7 +47,7 @@ async fn credentials_that_were_replaced_are_read_at_the_next_call() {
         .write_credentials("replaced", "AKIAUNKNOWNUNKNOWN00", "hunter2");
     site.moto.check_requests();
     let aws = site.open_as(path.clone());
-    assert_class(aws.wrap(&context(), &dek()).await, Class::Denied);
+    assert_class(aws.wrap(&context(), &dek()).await, Class::Credential);
     std::fs::write(&path, good).unwrap();
     aws.wrap(&context(), &dek()).await.unwrap();
 }
@@ -108,7 +112,7 @@ async fn a_named_profile_gives_the_credentials() {
     site.moto.check_requests();
     let mut settings = site.settings(&site.key.arn, site.moto.endpoint_url(), other);
     let aws = Aws::open(settings.clone()).unwrap();
-    assert_class(aws.wrap(&context(), &dek()).await, Class::Denied);
+    assert_class(aws.wrap(&context(), &dek()).await, Class::Credential);
     settings.profile = Some("keyway".to_owned());
     Aws::open(settings)
         .unwrap()

@@ -58,12 +58,13 @@ async fn a_changed_ciphertext_never_opens() {
     for bad in [Vec::new(), vec![0; 6145]] {
         assert_class(aws.unwrap(&context(), &bad).await, Class::Corrupt);
     }
-    // moto's format is its own: 36 bytes name the key, and a change there is another key, which AWS and moto refuse as
-    // one that this identity may not see.
-    for place in 0..wrapped.len() {
+    // Before the ciphertext stands the key's ARN. moto's format is its own: 36 bytes name the key, and a change there is
+    // another key, which AWS and moto refuse as one that this identity may not see.
+    let ciphertext_at = 6 + site.key.arn.len();
+    for place in ciphertext_at..wrapped.len() {
         let mut bad = wrapped.clone();
         bad[place] ^= 1;
-        let class = if place < 36 {
+        let class = if place < ciphertext_at + 36 {
             Class::Denied
         } else {
             Class::Corrupt
@@ -73,6 +74,18 @@ async fn a_changed_ciphertext_never_opens() {
     assert_class(
         aws.unwrap(&context(), &wrapped[..wrapped.len() - 1]).await,
         Class::Corrupt,
+    );
+    // Another key's ARN is refused before AWS is asked.
+    let mut other = wrapped.clone();
+    other[ciphertext_at - 1] ^= 1;
+    assert_class(aws.unwrap(&context(), &other).await, Class::Misconfigured);
+    // The ciphertext alone is what was stored before.
+    let before = &wrapped[ciphertext_at..];
+    assert!(
+        aws.unwrap(&context(), before)
+            .await
+            .unwrap()
+            .is_same(&dek())
     );
     assert!(
         aws.unwrap(&context(), &wrapped)
@@ -166,6 +179,11 @@ async fn an_alias_that_is_pointed_elsewhere_is_refused_until_an_unlock_takes_it(
     aws.unlock(UnlockSecret::Nothing).await.unwrap();
     let newer = aws.wrap(&context(), &dek()).await.unwrap();
     aws.unwrap(&context(), &newer.0).await.unwrap();
-    // AWS says IncorrectKeyException here; moto says AccessDeniedException.
-    assert_class(aws.unwrap(&context(), &wrapped.0).await, Class::Denied);
+    // What the first key wrapped is asked of the first key all the same, also after a restart.
+    for aws in [aws, site.open("alias/keyway")] {
+        for wrapped in [&wrapped, &newer] {
+            let opened = aws.unwrap(&context(), &wrapped.0).await.unwrap();
+            assert!(opened.is_same(&dek()));
+        }
+    }
 }

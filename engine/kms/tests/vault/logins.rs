@@ -55,13 +55,13 @@ async fn many_callers_share_one_login() {
 }
 
 #[tokio::test]
-async fn a_wrong_secret_id_is_denied_and_a_new_one_in_the_file_is_taken() {
+async fn a_wrong_secret_id_is_no_denial_and_a_new_one_in_the_file_is_taken() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
     let (role_id, _) = server.approle("keyway", &[POLICY], &json!({}));
     let vault = Vault::open(with_approle(&server, &role_id, "3c2d5f2a-wrong")).unwrap();
-    assert_eq!(class(wrap(&vault).await), Class::Denied);
+    assert_eq!(class(wrap(&vault).await), Class::Credential);
     secret_file(&server, "secret-id", &server.secret_id("keyway"));
     round_trip(&vault).await;
 }
@@ -78,7 +78,7 @@ async fn a_client_certificate_logs_in() {
         round_trip(&vault).await;
     }
     let absent = Vault::open(with_cert(&server, Some("absent"), cert, key)).unwrap();
-    assert_eq!(class(wrap(&absent).await), Class::Denied);
+    assert_eq!(class(wrap(&absent).await), Class::Credential);
     // A certificate that this CA did not sign.
     let other = with_cert(
         &server,
@@ -87,7 +87,7 @@ async fn a_client_certificate_logs_in() {
         server.other_key_file(),
     );
     let other = Vault::open(other).unwrap();
-    assert_eq!(class(wrap(&other).await), Class::Denied);
+    assert_eq!(class(wrap(&other).await), Class::Credential);
 
     let swapped = with_cert(&server, None, cert, server.other_key_file());
     assert_eq!(class(Vault::open(swapped)), Class::Misconfigured);
@@ -166,11 +166,11 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
         "no file yet"
     );
     secret_file(&server, "token", "s.never-a-token\n");
-    assert_eq!(class(wrap(&vault).await), Class::Denied);
+    assert_eq!(class(wrap(&vault).await), Class::Credential);
     settings(&server);
     round_trip(&vault).await;
     revoke_our_tokens(&server);
-    assert_eq!(class(wrap(&vault).await), Class::Denied);
+    assert_eq!(class(wrap(&vault).await), Class::Credential);
     settings(&server);
     round_trip(&vault).await;
 }

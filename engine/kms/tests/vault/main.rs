@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod calls;
+mod certificates;
 mod failures;
 mod lock;
 mod logins;
+mod refused_logins;
+mod upkeep;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -43,6 +43,9 @@ pub trait Kms {
         secret: UnlockSecret,
     ) -> impl Future<Output = Result<Unlocked, KmsError>>;
 
+    /// Has the next calls made at once, whatever is waited for after failures.
+    fn hurry(&self) {}
+
     /// Makes the provider's own key.
     fn initialise(&self, how: Initialise) -> impl Future<Output = Result<Vec<Share>, KmsError>>;
 
@@ -87,6 +90,10 @@ impl Kms for Service {
         Service::unlock(self, keyspace, secret).await
     }
 
+    fn hurry(&self) {
+        Service::hurry(self);
+    }
+
     async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
         Service::initialise(self, how).await
     }
@@ -121,7 +128,9 @@ impl Kms for Service {
             rate_tokens: gauges.rate_tokens,
             retry_tokens: gauges.retry_tokens,
             breaker: gauges.breaker.name(),
+            own_calls_per_hour: self.own_calls_per_hour(),
             lease_calls_per_hour: BTreeMap::new(),
+            trouble: None,
         }
     }
 }
@@ -185,7 +194,7 @@ pub(super) fn lease_event(error: &KmsError) -> LeaseEvent {
             let retry_after_us = retry_after.map_or(0, |after| after.as_micros() as u64);
             LeaseEvent::Unavailable { retry_after_us }
         }
-        Class::Corrupt | Class::Misconfigured => LeaseEvent::Failed,
+        Class::Credential | Class::Corrupt | Class::Misconfigured => LeaseEvent::Failed,
     }
 }
 
@@ -195,7 +204,9 @@ pub(super) fn refusal(error: &KmsError) -> (Status, String) {
         Class::Denied | Class::Disabled => Status::Forbidden,
         // Nothing changes until somebody unlocks it: whoever asks again meanwhile only waits for the same words.
         Class::Locked => Status::Conflict,
-        Class::Throttled { .. } | Class::Unavailable { .. } => Status::Unavailable,
+        Class::Throttled { .. } | Class::Unavailable { .. } | Class::Credential => {
+            Status::Unavailable
+        }
         Class::Corrupt => Status::Internal,
         Class::Misconfigured => Status::BadRequest,
     };

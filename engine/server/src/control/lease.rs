@@ -101,8 +101,16 @@ impl<K: Kms + 'static> Control<K> {
 
     /// Tells every shard what the KMS said.
     pub(super) async fn tell_lease(&self, keyspace: u32, answer: &Result<Deks, KmsError>) {
-        if let Err(error) = answer {
-            tracing::warn!(keyspace, %error, "the DEKs were not unwrapped");
+        if let Ok(kms) = self.kms_name_of(keyspace) {
+            let (mut troubles, now) = (self.troubles.borrow_mut(), crate::clock::now());
+            match answer {
+                Ok(_) => troubles.note_success(&kms, keyspace, now),
+                // The keyspace's own lock is no trouble of the KMS's.
+                Err(_) if self.is_locked(keyspace) => troubles.forget(&kms, keyspace),
+                Err(error) => {
+                    troubles.note_failure(&kms, keyspace, error, now, crate::clock::unix_ms());
+                }
+            }
         }
         for shard in 0..self.shards.len() {
             // Asked before each: a lock may come while a shard's queue is full. What is in a queue before the lock is

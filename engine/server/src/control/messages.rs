@@ -104,6 +104,8 @@ pub enum Command {
         secret: Zeroizing<Vec<u8>>,
         /// Keep trying until the KMS answers.
         watch: bool,
+        /// Send a PIN even as the last attempt that the token allows.
+        force: bool,
     },
     /// Give a keyspace a new DEK, and seal its blobs under it.
     Rotate {
@@ -145,6 +147,8 @@ pub enum Command {
         kind: UnlockKind,
         /// What the provider needs; may be empty.
         secret: Zeroizing<Vec<u8>>,
+        /// As in [`Command::Unlock`].
+        force: bool,
     },
     /// How an unlock goes.
     UnlockStatus {

@@ -18,6 +18,7 @@ pub mod page;
 mod rotation;
 pub mod settings;
 mod tickets;
+mod troubles;
 mod unlock;
 
 use std::cell::RefCell;
@@ -34,7 +35,7 @@ use zeroize::Zeroizing;
 use crate::authorise::Principal;
 use crate::clock;
 use crate::metrics::exporter;
-use crate::metrics::snapshot::Snapshot;
+use crate::metrics::snapshot::{KmsSnapshot, Snapshot};
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
 use hot_keys::HotKeys;
 use kms::{Kms, KmsSet, refusal};
@@ -42,6 +43,7 @@ use lease::Deks;
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
 use rotation::Progress;
 use tickets::Tickets;
+use troubles::Troubles;
 use unlock::Given;
 
 /// How often the KMS's figures go to the exporter.
@@ -69,6 +71,8 @@ pub struct Control<K = Service> {
     /// Of a lease in use, while it lasts.
     renewals_per_lease: f64,
     tickets: RefCell<Tickets>,
+    /// What is wrong at the KMSes.
+    troubles: RefCell<Troubles>,
     /// Locks of each keyspace so far, so that an unlock knows whether one came between.
     locks: RefCell<HashMap<u32, u64>>,
     /// Keyspaces of which the KMS is being asked for the DEKs, for the shards.
@@ -102,6 +106,7 @@ impl<K: Kms + 'static> Control<K> {
             exporter,
             renewals_per_lease: keyway_core::renewals_per_lease(renew_early_ppm),
             tickets: RefCell::default(),
+            troubles: RefCell::default(),
             locks: RefCell::default(),
             asking: RefCell::default(),
             resealing: RefCell::default(),
@@ -186,10 +191,12 @@ impl<K: Kms + 'static> Control<K> {
                 kind,
                 secret,
                 watch,
+                force,
             } => {
                 let given = Given {
                     kind,
                     bytes: secret,
+                    force,
                 };
                 self.start_unlock(keyspace, given, watch, who)
             }
@@ -209,10 +216,16 @@ impl<K: Kms + 'static> Control<K> {
                 threshold,
                 passphrase,
             } => self.initialise(&kms, shares, threshold, passphrase).await,
-            Command::UnlockKms { kms, kind, secret } => {
+            Command::UnlockKms {
+                kms,
+                kind,
+                secret,
+                force,
+            } => {
                 let given = Given {
                     kind,
                     bytes: secret,
+                    force,
                 };
                 self.unlock_kms(&kms, given).await
             }
@@ -394,7 +407,10 @@ impl<K: Kms + 'static> Control<K> {
         let mut figures: Vec<_> = self
             .kms
             .iter()
-            .map(|(name, kms)| kms.figures(name))
+            .map(|(name, kms)| KmsSnapshot {
+                trouble: self.troubles.borrow().snapshot(name),
+                ..kms.figures(name)
+            })
             .collect();
         for (id, keyspace) in self.catalogue.borrow().iter() {
             let of_its_kms = figures.iter_mut().find(|kms| kms.name == keyspace.kms);

@@ -27,6 +27,7 @@ pub async fn open(config: &Config, cluster_id: [u8; 16]) -> Result<KmsSet<Servic
         let clock = || clock::now().as_micros();
         let service = Service::new(provider, cluster_id, kms.budget, clock)?;
         unlock(config, name, &service).await?;
+        service.look_after_logins();
         set.insert(name.clone(), service);
     }
     Ok(KmsSet::new(set, config.default_kms.clone()))

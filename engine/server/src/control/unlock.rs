@@ -31,6 +31,8 @@ enum Ended {
 pub(super) struct Given {
     pub(super) kind: UnlockKind,
     pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// Whether a PIN may be sent as the last attempt that the token allows.
+    pub(super) force: bool,
 }
 
 impl Given {
@@ -40,6 +42,7 @@ impl Given {
         Ok(match self.kind {
             UnlockKind::Nothing => UnlockSecret::Nothing,
             UnlockKind::Passphrase => UnlockSecret::Passphrase(Passphrase::new(bytes)?),
+            UnlockKind::Pin if self.force => UnlockSecret::ForcedPin(Pin::new(bytes)?),
             UnlockKind::Pin => UnlockSecret::Pin(Pin::new(bytes)?),
             UnlockKind::Share => UnlockSecret::Share(Share::new(bytes)?),
         })
@@ -138,6 +141,9 @@ impl<K: Kms + 'static> Control<K> {
         }
         let opened = self.open_keyspace(id, asked, locks, watch).await;
         self.finish_unlocks_of(&name, id).await;
+        if opened.is_ok() {
+            self.open_failed_keyspaces_of(&name).await;
+        }
         opened.map(|()| Ended::Opened)
     }
 
@@ -149,6 +155,8 @@ impl<K: Kms + 'static> Control<K> {
         secret: UnlockSecret,
     ) -> Result<Option<Unlocked>, KmsError> {
         let kms = self.kms.get(name)?;
+        // An operator does not wait for a back-off.
+        kms.hurry();
         let is_open = kms.state() == ProviderState::Unlocked;
         if matches!(secret, UnlockSecret::Nothing) {
             if is_open {
@@ -231,6 +239,20 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
+    /// Keyspaces that failed while the KMS was locked or away are tried again now, and not after their back-offs; those
+    /// that a shard has given up need it. What an operator has locked stays locked.
+    async fn open_failed_keyspaces_of(&self, kms: &str) {
+        let failed = self.troubles.borrow().keyspaces_of(kms);
+        for id in failed {
+            if !self.is_locked(id) {
+                for shard in 0..self.shards.len() {
+                    self.send(shard as u16, ControlEvent::Unlock { keyspace: id })
+                        .await;
+                }
+            }
+        }
+    }
+
     /// Unlocks a KMS for no keyspace in particular; its keyspaces open as they are used.
     pub(super) async fn unlock_kms(&self, name: &str, given: Given) -> Answer {
         let opened = match given.read() {
@@ -247,6 +269,7 @@ impl<K: Kms + 'static> Control<K> {
             }),
             Some(Unlocked::Open) | None => {
                 self.finish_unlocks_of(name, 0).await;
+                self.open_failed_keyspaces_of(name).await;
                 tracing::info!(kms = name, "KMS unlocked");
                 json!({ "kms": name, "state": "unlocked" })
             }
@@ -326,9 +349,11 @@ impl<K: Kms + 'static> Control<K> {
 /// Whether a watching unlock goes on after this: somebody may be putting it right.
 fn may_pass(class: Class) -> bool {
     match class {
-        Class::Throttled { .. } | Class::Unavailable { .. } | Class::Denied | Class::Disabled => {
-            true
-        }
+        Class::Throttled { .. }
+        | Class::Unavailable { .. }
+        | Class::Credential
+        | Class::Denied
+        | Class::Disabled => true,
         Class::Locked | Class::Corrupt | Class::Misconfigured => false,
     }
 }

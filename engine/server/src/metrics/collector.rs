@@ -74,6 +74,16 @@ impl Latest {
                 .and_modify(|sum| add(sum, keyspace))
                 .or_insert_with(|| keyspace.clone());
         }
+        for trouble in self.kms.iter().filter_map(|kms| kms.trouble.as_ref()) {
+            for id in trouble.of_keyspaces.keys() {
+                // It has no lease because the KMS gave none, and that is not for want of use.
+                if let Some(keyspace) = merged.get_mut(id)
+                    && keyspace.state == LockState::Idle
+                {
+                    keyspace.state = LockState::Asking;
+                }
+            }
+        }
         merged.into_values().collect()
     }
 

@@ -1,5 +1,7 @@
 //! The KMSes' metric families, and what their leases will cost.
 
+use std::collections::BTreeMap;
+
 use prometheus::proto;
 
 use super::collector::{counter, family, gauge};
@@ -41,14 +43,14 @@ const SERIES: [Series; 6] = [
     ),
 ];
 
-/// Calls an hour that the leases of the keyspaces in use will cost at this KMS.
+/// Calls an hour that the leases of the keyspaces in use, and our logins, will cost at this KMS.
 pub fn forecast_calls_per_hour(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> f64 {
     let live = keyspaces
         .iter()
         .filter(|keyspace| keyspace.dek_lease_left_s > 0.0);
-    // From 0.0, since the sum of nothing is -0.0.
+    // The logins are made whatever is in use.
     live.filter_map(|keyspace| kms.lease_calls_per_hour.get(&keyspace.id))
-        .fold(0.0, |sum, calls| sum + calls)
+        .fold(kms.own_calls_per_hour, |sum, calls| sum + calls)
 }
 
 /// All families.
@@ -64,11 +66,27 @@ pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<prot
         .collect();
     families.push(family(
         "keyway_kms_forecast_calls_per_hour",
-        "Calls an hour that the leases of the keyspaces in use cost.",
+        "Calls an hour that the leases of the keyspaces in use cost, and the logins at the KMS.",
         proto::MetricType::GAUGE,
         kms.iter().map(|kms| {
             let forecast = forecast_calls_per_hour(kms, keyspaces);
             gauge(&[("kms", &kms.name)], forecast)
+        }),
+    ));
+    families.push(family(
+        "keyway_kms_trouble_keyspaces",
+        "Keyspaces whose last call to the KMS failed, by the cause that the provider gave.",
+        proto::MetricType::GAUGE,
+        kms.iter().flat_map(|kms| {
+            let causes = kms.trouble.iter().flat_map(|it| it.of_keyspaces.values());
+            let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+            causes.for_each(|cause| *counts.entry(cause).or_default() += 1);
+            counts.into_iter().map(|(cause, count)| {
+                gauge(
+                    &[("kms", kms.name.as_str()), ("cause", cause)],
+                    count.into(),
+                )
+            })
         }),
     ));
     families.push(family(
@@ -98,8 +116,6 @@ pub fn name_of(id: u32, keyspaces: &[KeyspaceSnapshot]) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]
@@ -115,6 +131,11 @@ mod tests {
         };
         let keyspaces = [keyspace(1, 60.0), keyspace(2, 0.0), keyspace(3, 60.0)];
         assert_eq!(forecast_calls_per_hour(&kms, &keyspaces), 2.0);
+        let with_logins = KmsSnapshot {
+            own_calls_per_hour: 8.0,
+            ..kms.clone()
+        };
+        assert_eq!(forecast_calls_per_hour(&with_logins, &keyspaces), 10.0);
         let of_nothing = forecast_calls_per_hour(&kms, &[]);
         assert!(of_nothing == 0.0 && of_nothing.is_sign_positive());
     }

@@ -250,8 +250,29 @@ pub struct KmsSnapshot {
     pub retry_tokens: u32,
     /// `closed`, `open` or `probing`.
     pub breaker: &'static str,
+    /// What its logins cost, in calls an hour.
+    pub own_calls_per_hour: f64,
     /// What the lease of each of its keyspaces costs while it is in use, in calls an hour.
     pub lease_calls_per_hour: BTreeMap<u32, f64>,
+    /// What is wrong, while the last call of a keyspace has failed.
+    pub trouble: Option<KmsTrouble>,
+}
+
+/// Why a KMS does not unwrap.
+#[derive(Clone, Debug, Default)]
+pub struct KmsTrouble {
+    /// What the latest failure means to callers, in a word.
+    pub class: &'static str,
+    /// What it comes from, in a word.
+    pub cause: &'static str,
+    /// What happened, in the provider's words.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Since when no time passed without a keyspace whose last call had failed, ms since 1970.
+    pub since_unix_ms: u64,
+    /// Keyspaces whose last call failed, each with the cause.
+    pub of_keyspaces: BTreeMap<u32, &'static str>,
 }
 
 /// A setting's end, where it was changed for a while.

@@ -79,6 +79,14 @@ fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
         "rate_tokens": kms.rate_tokens,
         "retry_tokens": kms.retry_tokens,
         "breaker": kms.breaker,
+        "trouble": kms.trouble.as_ref().map(|trouble| json!({
+            "class": trouble.class,
+            "cause": trouble.cause,
+            "what": trouble.what,
+            "remedy": trouble.remedy,
+            "since_unix_ms": trouble.since_unix_ms,
+            "keyspaces": trouble.of_keyspaces.len(),
+        })),
         "calls_per_hour_forecast": kms_series::forecast_calls_per_hour(kms, keyspaces),
         "calls": calls.collect::<Vec<_>>(),
     })

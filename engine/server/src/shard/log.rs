@@ -10,6 +10,9 @@ thread_local! {
     static WAIT_TIMEOUTS: LineLimit = LineLimit::default();
     static INVALID_KEYS: LineLimit = LineLimit::default();
     static FAILED_LOADS: LineLimit = LineLimit::default();
+    static LEASES_GRANTED: LineLimit = LineLimit::default();
+    static LEASES_ENDED: LineLimit = LineLimit::default();
+    static DENIED: LineLimit = LineLimit::default();
 }
 
 impl Shard {
@@ -81,26 +84,44 @@ impl Shard {
                 keyspace,
                 generation,
                 ..
-            } => tracing::info!(
-                shard,
-                keyspace = name(*keyspace),
-                generation,
-                "DEK lease granted"
-            ),
-            Event::LeaseEnded { keyspace } => {
-                tracing::warn!(shard, keyspace = name(*keyspace), "DEK lease ended");
+            } => {
+                if let Some(suppressed) = LEASES_GRANTED.with(|limit| limit.admit(now)) {
+                    tracing::info!(
+                        shard,
+                        keyspace = name(*keyspace),
+                        generation,
+                        suppressed,
+                        "DEK lease granted"
+                    );
+                }
             }
-            Event::KeyspaceDenied { keyspace, ticket } => tracing::error!(
-                shard,
-                keyspace = name(*keyspace),
-                ticket,
-                "the KMS denied the keyspace: purged"
-            ),
-            Event::KmsUnavailable { keyspace, after_us } => tracing::warn!(
+            Event::LeaseEnded { keyspace } => {
+                if let Some(suppressed) = LEASES_ENDED.with(|limit| limit.admit(now)) {
+                    tracing::warn!(
+                        shard,
+                        keyspace = name(*keyspace),
+                        suppressed,
+                        "DEK lease ended"
+                    );
+                }
+            }
+            Event::KeyspaceDenied { keyspace, ticket } => {
+                if let Some(suppressed) = DENIED.with(|limit| limit.admit(now)) {
+                    tracing::error!(
+                        shard,
+                        keyspace = name(*keyspace),
+                        ticket,
+                        suppressed,
+                        "the KMS denied the keyspace: purged"
+                    );
+                }
+            }
+            // The control thread logs the cause, once for all shards and keyspaces.
+            Event::KmsUnavailable { keyspace, after_us } => tracing::debug!(
                 shard,
                 keyspace = name(*keyspace),
                 after_us,
-                "the KMS does not answer"
+                "the KMS gave no DEK: asked again later"
             ),
             Event::Evicted { keyspace, key_id } => tracing::debug!(
                 shard, keyspace = name(*keyspace), key = %show(key_id), "evicted for room"

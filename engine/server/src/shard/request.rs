@@ -222,6 +222,7 @@ impl Shard {
                         kind: unlock.kind,
                         secret: unlock.secret.to_vec().into(),
                         watch: unlock.watch,
+                        force: unlock.force,
                     },
                 );
             }
@@ -243,6 +244,7 @@ impl Shard {
                         kms: unlock.kms.to_owned(),
                         kind: unlock.kind,
                         secret: unlock.secret.to_vec().into(),
+                        force: unlock.force,
                     },
                 );
             }

@@ -18,6 +18,8 @@ pub enum UnlockWith<'a> {
     Passphrase(&'a [u8]),
     /// A token's PIN.
     Pin(&'a [u8]),
+    /// A token's PIN, even if it is the last attempt that the token allows: a wrong one locks it.
+    ForcedPin(&'a [u8]),
     /// One share of a secret that several people hold together.
     Share(&'a [u8]),
 }
@@ -54,6 +56,7 @@ impl Call<u64> {
         let unlock = Unlock {
             kind,
             watch,
+            force: with.is_forced(),
             secret,
         };
         Self::to_keyspace(keyspace, &Request::Unlock(unlock), |reply| {
@@ -114,6 +117,7 @@ impl Call<KmsOpening> {
         let (kind, secret) = with.parts();
         let unlock = KmsUnlock {
             kind,
+            force: with.is_forced(),
             kms: kms.as_str(),
             secret,
         };
@@ -126,9 +130,13 @@ impl<'a> UnlockWith<'a> {
         match self {
             Self::Nothing => (UnlockKind::Nothing, Octets(b"")),
             Self::Passphrase(secret) => (UnlockKind::Passphrase, Octets(secret)),
-            Self::Pin(secret) => (UnlockKind::Pin, Octets(secret)),
+            Self::Pin(secret) | Self::ForcedPin(secret) => (UnlockKind::Pin, Octets(secret)),
             Self::Share(secret) => (UnlockKind::Share, Octets(secret)),
         }
+    }
+
+    fn is_forced(self) -> bool {
+        matches!(self, Self::ForcedPin(_))
     }
 }
 

@@ -13,7 +13,7 @@ pub fn examine(case: &Case, findings: &mut Vec<Finding>) {
     for now in &change.now.kms {
         let mut earlier = change.before.kms.iter();
         let before = earlier.find(|before| before.name == now.name);
-        findings.extend(breaker(case, now));
+        findings.extend(trouble(case, now));
         findings.extend(locked(case, now));
         findings.extend(headroom(case, before, now));
     }
@@ -28,6 +28,33 @@ fn finding(
 ) -> Finding {
     let subject = Subject::Kms(kms.name.clone());
     Finding::new(id, severity, subject, symptom, seen)
+}
+
+/// What the provider says is wrong; without its words, what the breaker shows.
+fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
+    let Some(trouble) = &kms.trouble else {
+        return breaker(case, kms);
+    };
+    let seen = format!(
+        "{} of {}; its breaker is {}",
+        trouble.cause,
+        text::count(trouble.keyspaces, "keyspace"),
+        kms.breaker
+    );
+    Some(
+        finding(
+            kms,
+            "kms-breaker-open",
+            Severity::Warning,
+            "the KMS does not unwrap data keys",
+            seen,
+        )
+        .because(trouble.what.clone())
+        .because(trouble.remedy.clone())
+        .because_of(first_to_end(case, kms))
+        .next("keyway kms list")
+        .next(log_line("not unwrapped")),
+    )
 }
 
 fn breaker(case: &Case, kms: &Kms) -> Option<Finding> {

@@ -320,6 +320,17 @@ fn a_kms_in_trouble_is_told_with_the_lease_that_ends_first() {
     let broken = Scene::healthy().both("/kms/0/breaker", json!("open"));
     let words = ["the first is that of prod, in 49 min 50 s"];
     expect(broken, "kms-breaker-open", Warning, &words);
+    let trouble = json!({
+        "class": "unavailable", "cause": "sealed", "what": "https://bao answers 503: it is sealed",
+        "remedy": "unseal it: bao operator unseal", "since_unix_ms": 0, "keyspaces": 2,
+    });
+    let sealed = Scene::healthy().both("/kms/0/trouble", trouble);
+    let words = [
+        "sealed of 2 keyspaces",
+        "it is sealed",
+        "bao operator unseal",
+    ];
+    expect(sealed, "kms-breaker-open", Warning, &words);
     let locked = Scene::healthy().both("/kms/0/state", json!("locked"));
     expect(
         locked,

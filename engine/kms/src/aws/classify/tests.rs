@@ -33,13 +33,13 @@ fn every_documented_code_has_its_class() {
     let throttled = Class::Throttled { retry_after: None };
     let table = [
         ("AccessDeniedException", 400, Class::Denied),
-        ("UnrecognizedClientException", 400, Class::Denied),
-        ("InvalidClientTokenId", 403, Class::Denied),
-        ("SignatureDoesNotMatch", 403, Class::Denied),
-        ("InvalidSignatureException", 400, Class::Denied),
-        ("IncompleteSignature", 400, Class::Denied),
-        ("MissingAuthenticationToken", 403, Class::Denied),
-        ("ExpiredTokenException", 400, Class::Denied),
+        ("UnrecognizedClientException", 400, Class::Credential),
+        ("InvalidClientTokenId", 403, Class::Credential),
+        ("SignatureDoesNotMatch", 403, Class::Credential),
+        ("InvalidSignatureException", 400, Class::Credential),
+        ("IncompleteSignature", 400, Class::Credential),
+        ("MissingAuthenticationToken", 403, Class::Credential),
+        ("ExpiredTokenException", 400, Class::Credential),
         ("OptInRequired", 403, Class::Denied),
         ("RequestExpired", 400, Class::Misconfigured),
         ("RequestTimeTooSkewed", 403, Class::Misconfigured),
@@ -76,8 +76,8 @@ fn every_documented_code_has_its_class() {
 fn an_unknown_code_goes_by_its_status() {
     let table = [
         (400, Class::Misconfigured),
-        (401, Class::Denied),
-        (403, Class::Denied),
+        (401, UNAVAILABLE),
+        (403, UNAVAILABLE),
         (404, Class::Misconfigured),
         (408, UNAVAILABLE),
         (429, Class::Throttled { retry_after: None }),
@@ -126,8 +126,8 @@ fn a_wrong_clock_is_told_from_a_wrong_key() {
     let expired = "Signature expired: 20260101T000000Z is now earlier than 20260101T000500Z";
     let early = "Signature not yet current: 20260101T001000Z is still later than 20260101T000500Z";
     let table = [
-        ("no", right, Class::Denied),
-        ("no", bad, Class::Denied),
+        ("no", right, Class::Credential),
+        ("no", bad, Class::Credential),
         ("no", fast, Class::Misconfigured),
         ("no", slow, Class::Misconfigured),
         (expired, right, Class::Misconfigured),
@@ -139,7 +139,7 @@ fn a_wrong_clock_is_told_from_a_wrong_key() {
             assert_eq!(failure.error.class(), class, "{code} {message} {date:?}");
             let says_clock = failure.error.remedy().starts_with("set the clock");
             assert_eq!(says_clock, class == Class::Misconfigured);
-            assert_eq!(failure.blames_credentials, class == Class::Denied);
+            assert_eq!(failure.blames_credentials, class == Class::Credential);
         }
     }
 }
@@ -180,7 +180,7 @@ fn credentials_that_are_not_found_are_no_decision_and_a_bad_configuration_is_one
             CredentialsError::invalid_configuration("no such profile"),
             Class::Misconfigured,
         ),
-        (CredentialsError::provider_error(denied), Class::Denied),
+        (CredentialsError::provider_error(denied), Class::Credential),
         (
             CredentialsError::provider_error("STS answers 503"),
             UNAVAILABLE,

@@ -24,6 +24,7 @@ impl Scene {
             json!({
                 "pid": 7, "unix_ms": unix_ms, "latency_bounds_ms": [0.1, 1.0, 2.0, 5.0, 25.0],
                 "kms": [{
+                    "trouble": null,
                     "name": "local", "provider": "local", "state": "unlocked",
                     "breaker": "closed", "rate_tokens": 10.0, "calls_per_hour_forecast": 2.0,
                     "calls": [{"keyspace": "prod", "outcome": "ok", "count": step}],

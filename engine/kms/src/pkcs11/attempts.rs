@@ -1,0 +1,135 @@
+//! Which PINs may be sent. A token counts wrong ones, and locks when there were too many: for good, unless its security
+//! officer is at hand. So the attempt that may be the last is never made without an operator's word.
+
+use std::path::Path;
+
+use cryptoki::slot::TokenInfo;
+use ring::hmac;
+use ring::rand::SystemRandom;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::Pkcs11Settings;
+use super::classify::Tries;
+use crate::secret::fill_random;
+use crate::{Cause, Class, KmsError, Pin};
+
+/// Wrong PINs in a row after which the next one may be the last, at a token that counts and does not say how many are
+/// left: the strictest tokens lock at the third.
+const REFUSED_MAX: u32 = 2;
+
+/// A PIN's fingerprint under a key of this process, so that two can be compared without keeping either.
+pub(super) struct Fingerprint(Zeroizing<[u8; 32]>);
+
+impl Fingerprint {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.0.ct_eq(&*other.0).into()
+    }
+}
+
+/// What is known of the PINs that were refused since the last right one.
+pub(super) struct Attempts {
+    key: hmac::Key,
+    refused_count: u32,
+    refused_from_file: Option<Fingerprint>,
+}
+
+impl Attempts {
+    pub(super) fn new(random: &SystemRandom) -> Result<Self, KmsError> {
+        let mut key = Zeroizing::new([0; 32]);
+        fill_random(random, &mut *key)?;
+        Ok(Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &*key),
+            refused_count: 0,
+            refused_from_file: None,
+        })
+    }
+
+    pub(super) fn fingerprint(&self, pin: &Pin) -> Fingerprint {
+        let tag = hmac::sign(&self.key, pin.expose().as_bytes());
+        let mut bytes = Zeroizing::new([0; 32]);
+        bytes.copy_from_slice(tag.as_ref());
+        Fingerprint(bytes)
+    }
+
+    /// Refuses a PIN that an operator gave, if it could be the last attempt.
+    pub(super) fn check_given(
+        &self,
+        info: &TokenInfo,
+        settings: &Pkcs11Settings,
+    ) -> Result<(), KmsError> {
+        let token = &settings.token;
+        let why = match Tries::of(info) {
+            Tries::Unknown => return Ok(()),
+            Tries::None => {
+                return Err(KmsError::new(
+                    Class::Denied,
+                    format!("the user PIN of token {token} is locked: too many were wrong"),
+                    "let the token's security officer set a new PIN (C_InitPIN)",
+                )
+                .from_cause(Cause::PinLocked));
+            }
+            Tries::One => "a wrong PIN now locks it (CKF_USER_PIN_FINAL_TRY)".to_owned(),
+            Tries::Fewer if (1..REFUSED_MAX).contains(&self.refused_count) => return Ok(()),
+            Tries::Fewer => format!(
+                "it has refused a PIN {} and does not say how many attempts are left \
+                 (CKF_USER_PIN_COUNT_LOW)",
+                match self.refused_count {
+                    0 => "before this server asked it".to_owned(),
+                    count => format!("{count} times in a row"),
+                }
+            ),
+        };
+        Err(KmsError::new(
+            Class::Denied,
+            format!("the PIN was not sent to token {token}: {why}"),
+            "be sure of the PIN, then give it with --force: keyway kms unlock NAME --pin --force",
+        )
+        .from_cause(Cause::WrongSecret))
+    }
+
+    /// Refuses the PIN in a file, if the token may refuse it: a file answers each restart and each lost login, and would
+    /// use up the token's attempts without an operator. Another PIN than the refused one is sent once.
+    pub(super) fn check_file(
+        &self,
+        pin: &Pin,
+        path: &Path,
+        info: &TokenInfo,
+        settings: &Pkcs11Settings,
+    ) -> Result<(), KmsError> {
+        let tries = Tries::of(info);
+        let is_refused_one = self
+            .refused_from_file
+            .as_ref()
+            .map(|refused| refused.is_same(&self.fingerprint(pin)));
+        match (tries, is_refused_one) {
+            (Tries::Unknown, None | Some(false)) => return Ok(()),
+            // The file was replaced after the refusal that we know of.
+            (Tries::Fewer, Some(false)) if self.refused_count < REFUSED_MAX => return Ok(()),
+            _ => {}
+        }
+        Err(KmsError::new(
+            Class::Denied,
+            format!(
+                "token {} has refused a PIN since the last login, so the one in {} is not sent{}",
+                settings.token,
+                path.display(),
+                tries.in_words()
+            ),
+            "correct the file, or unlock by giving the PIN itself: keyway kms unlock NAME --pin",
+        )
+        .from_cause(Cause::WrongSecret))
+    }
+
+    pub(super) fn note_refused(&mut self, pin: &Pin, is_from_file: bool) {
+        self.refused_count = self.refused_count.saturating_add(1);
+        if is_from_file {
+            self.refused_from_file = Some(self.fingerprint(pin));
+        }
+    }
+
+    pub(super) fn note_accepted(&mut self) {
+        self.refused_count = 0;
+        self.refused_from_file = None;
+    }
+}

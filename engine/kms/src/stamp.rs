@@ -1,0 +1,57 @@
+//! Whether files are still the ones that were read: so that a certificate, a token or a PIN that is replaced on the disk
+//! is taken up without a restart.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What tells one state of some files from another: identity, size and times of each, through symbolic links. A file that
+/// is missing has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp(Vec<Option<FileStamp>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Blocks for one look at each file.
+    pub(crate) fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+        let stamp = |path: &Path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some(FileStamp {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+                size: metadata.size(),
+                modified: (metadata.mtime(), metadata.mtime_nsec()),
+                changed: (metadata.ctime(), metadata.ctime_nsec()),
+            })
+        };
+        Self(paths.into_iter().map(stamp).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_written_replaced_or_removed_has_another_stamp() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let missing = Stamp::of([path.as_path()]);
+        std::fs::write(&path, "one").unwrap();
+        let first = Stamp::of([path.as_path()]);
+        assert_ne!(missing, first);
+        assert_eq!(first, Stamp::of([path.as_path()]));
+        std::fs::write(dir.path().join("other"), "two").unwrap();
+        std::fs::rename(dir.path().join("other"), &path).unwrap();
+        assert_ne!(first, Stamp::of([path.as_path()]));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(missing, Stamp::of([path.as_path()]));
+    }
+}

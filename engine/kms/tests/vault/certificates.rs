@@ -1,0 +1,98 @@
+//! Certificates that are replaced on the disk, and servers that sign their own.
+
+use keyway_kms::{Cause, Class, Vault, VaultSettings};
+use keyway_testkit::openbao::{Mode, OpenBao};
+use serde_json::json;
+
+use super::{POLICY, round_trip, server_or_skip, settings, unwrap, with_cert, wrap};
+
+fn trusting(server: &OpenBao) -> VaultSettings {
+    VaultSettings {
+        ca_file: Some(server.ca_file().to_owned()),
+        ..settings(server)
+    }
+}
+
+/// `ca_file` was read at the start only: a new CA on the disk was never taken up.
+#[tokio::test]
+async fn a_new_ca_in_the_file_is_taken_up() {
+    let Some(mut server) = server_or_skip(Mode::Tls) else {
+        return;
+    };
+    let ca = server.dir().join("trusted.pem");
+    std::fs::copy(server.ca_file(), &ca).unwrap();
+    let settings = VaultSettings {
+        ca_file: Some(ca.clone()),
+        ..settings(&server)
+    };
+    let vault = Vault::open(settings).unwrap();
+    let wrapped = wrap(&vault).await.unwrap();
+    server.renew_certificates();
+    // The connection from before is found closed first.
+    let _closed = unwrap(&vault, &wrapped).await;
+    let error = unwrap(&vault, &wrapped).await.unwrap_err();
+    assert_eq!(error.class(), Class::Misconfigured, "{error}");
+    assert_eq!(error.cause(), Cause::ServerCertificateUntrusted);
+    // A file that is half written changes nothing; the whole one does.
+    std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\n").unwrap();
+    unwrap(&vault, &wrapped).await.unwrap_err();
+    std::fs::copy(server.ca_file(), &ca).unwrap();
+    unwrap(&vault, &wrapped).await.unwrap();
+}
+
+/// The client certificate was read at the start only.
+#[tokio::test]
+async fn a_new_client_certificate_is_taken_up() {
+    let Some(server) = server_or_skip(Mode::Tls) else {
+        return;
+    };
+    server.enable_cert_auth(&[POLICY]);
+    let role = |common_name: &str| {
+        let ca = std::fs::read_to_string(server.ca_file()).unwrap();
+        let role = json!({
+            "certificate": ca, "token_policies": [POLICY], "allowed_common_names": [common_name],
+        });
+        server.write("auth/cert/certs/keyway", &role);
+    };
+    role("first");
+    server.renew_client_certificate("first");
+    let (cert, key) = (server.client_cert_file(), server.client_key_file());
+    let vault = Vault::open(with_cert(&server, Some("keyway"), cert, key)).unwrap();
+    let wrapped = wrap(&vault).await.unwrap();
+    // The role takes the next certificate only, and the token is gone: a login with the old one is refused.
+    role("second");
+    for accessor in server.list("auth/token/accessors") {
+        let body = json!({ "accessor": accessor });
+        let token = server.write("auth/token/lookup-accessor", &body);
+        if token["data"]["policies"]
+            .as_array()
+            .unwrap()
+            .contains(&json!(POLICY))
+        {
+            server.write("auth/token/revoke-accessor", &body);
+        }
+    }
+    let error = unwrap(&vault, &wrapped).await.unwrap_err();
+    assert_eq!(error.class(), Class::Credential, "{error}");
+    server.renew_client_certificate("second");
+    unwrap(&vault, &wrapped).await.unwrap();
+}
+
+/// What `openssl req -x509` makes is a CA, and webpki takes no CA as a server's certificate: `ca_file` could not name it,
+/// though the message said so.
+#[tokio::test]
+async fn a_server_that_signed_its_own_certificate_can_be_trusted() {
+    let Some(mut server) = server_or_skip(Mode::Tls) else {
+        return;
+    };
+    server.sign_itself();
+    let right = trusting(&server);
+    round_trip(&Vault::open(right.clone()).unwrap()).await;
+    // It is trusted for its own names only.
+    let other = VaultSettings {
+        ca_file: Some(server.other_cert_file().to_owned()),
+        ..right.clone()
+    };
+    let error = wrap(&Vault::open(other).unwrap()).await.unwrap_err();
+    assert_eq!(error.class(), Class::Misconfigured, "{error}");
+}

@@ -1,0 +1,198 @@
+//! What is wrong at the KMSes: the last failure of each keyspace, in the provider's words, and a log that says each thing
+//! once. An outage of one KMS with 200 keyspaces is one trouble, not 200, and not again at each try.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use keyway_core::Instant;
+use keyway_kms::{Cause, Class, KmsError};
+
+use crate::metrics::snapshot::KmsTrouble;
+
+/// How often a trouble that goes on is logged.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// The troubles of all KMSes, by the KMS's name. Those of a KMS are at most as many as its keyspaces.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(BTreeMap<String, OfKms>);
+
+#[derive(Debug)]
+struct OfKms {
+    /// Of each keyspace whose last call failed.
+    of_keyspaces: BTreeMap<u32, (Class, Cause)>,
+    latest: KmsError,
+    since: Instant,
+    since_unix_ms: u64,
+    /// Causes that the log has named since then.
+    logged: BTreeSet<Cause>,
+    log_next_at: Instant,
+    /// Failures since the log's last line.
+    unlogged_count: u64,
+}
+
+impl Troubles {
+    /// A call for `keyspace` failed.
+    pub(super) fn note_failure(
+        &mut self,
+        kms: &str,
+        keyspace: u32,
+        error: &KmsError,
+        now: Instant,
+        now_unix_ms: u64,
+    ) {
+        let of_kms = self.0.entry(kms.to_owned()).or_insert_with(|| OfKms {
+            of_keyspaces: BTreeMap::new(),
+            latest: error.clone(),
+            since: now,
+            since_unix_ms: now_unix_ms,
+            logged: BTreeSet::new(),
+            log_next_at: now,
+            unlogged_count: 0,
+        });
+        let kind = (error.class(), error.cause());
+        of_kms.of_keyspaces.insert(keyspace, kind);
+        of_kms.latest = error.clone();
+        if of_kms.logged.insert(error.cause()) {
+            of_kms.log_next_at = now.plus(AGAIN_AFTER);
+            tracing::warn!(
+                kms, keyspace, cause = error.cause().name(), %error,
+                "the DEKs were not unwrapped"
+            );
+            return;
+        }
+        of_kms.unlogged_count += 1;
+        if now >= of_kms.log_next_at {
+            of_kms.log_next_at = now.plus(AGAIN_AFTER);
+            tracing::warn!(
+                kms,
+                keyspaces = of_kms.of_keyspaces.len(),
+                failures = std::mem::take(&mut of_kms.unlogged_count),
+                cause = error.cause().name(),
+                %error,
+                "the DEKs are still not unwrapped"
+            );
+        }
+    }
+
+    /// A call for `keyspace` succeeded.
+    pub(super) fn note_success(&mut self, kms: &str, keyspace: u32, now: Instant) {
+        let Some(of_kms) = self.0.get_mut(kms) else {
+            return;
+        };
+        if of_kms.of_keyspaces.remove(&keyspace).is_none() || !of_kms.of_keyspaces.is_empty() {
+            return;
+        }
+        let lasted_s = now.saturating_since(of_kms.since) / 1_000_000;
+        tracing::info!(
+            kms,
+            lasted_s,
+            "the DEKs of all its keyspaces are unwrapped again"
+        );
+        self.0.remove(kms);
+    }
+
+    /// The keyspace is gone from this KMS.
+    pub(super) fn forget(&mut self, kms: &str, keyspace: u32) {
+        if let Some(of_kms) = self.0.get_mut(kms) {
+            of_kms.of_keyspaces.remove(&keyspace);
+            if of_kms.of_keyspaces.is_empty() {
+                self.0.remove(kms);
+            }
+        }
+    }
+
+    /// Keyspaces of the KMS whose last call failed.
+    pub(super) fn keyspaces_of(&self, kms: &str) -> Vec<u32> {
+        let of_kms = self.0.get(kms);
+        of_kms.map_or_else(Vec::new, |it| it.of_keyspaces.keys().copied().collect())
+    }
+
+    /// What the exporter is told of one KMS.
+    pub(super) fn snapshot(&self, kms: &str) -> Option<KmsTrouble> {
+        let of_kms = self.0.get(kms)?;
+        Some(KmsTrouble {
+            class: of_kms.latest.class().name(),
+            cause: of_kms.latest.cause().name(),
+            what: of_kms.latest.what().to_owned(),
+            remedy: of_kms.latest.remedy().to_owned(),
+            since_unix_ms: of_kms.since_unix_ms,
+            of_keyspaces: of_kms
+                .of_keyspaces
+                .iter()
+                .map(|(id, (_, cause))| (*id, cause.name()))
+                .collect(),
+        })
+    }
+}
+
+trait Plus {
+    fn plus(self, duration: Duration) -> Self;
+}
+
+impl Plus for Instant {
+    fn plus(self, duration: Duration) -> Self {
+        self.plus_us(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: u64) -> Instant {
+        Instant::from_micros(s * 1_000_000)
+    }
+
+    fn sealed() -> KmsError {
+        let class = Class::Unavailable { retry_after: None };
+        KmsError::new(class, "it is sealed", "unseal it").from_cause(Cause::Sealed)
+    }
+
+    #[test]
+    fn a_trouble_lasts_until_every_keyspace_is_well() {
+        let mut troubles = Troubles::default();
+        assert!(troubles.snapshot("bao").is_none());
+        for keyspace in 1..=3 {
+            troubles.note_failure("bao", keyspace, &sealed(), at(5), 5_000);
+        }
+        let trouble = troubles.snapshot("bao").unwrap();
+        assert_eq!((trouble.class, trouble.cause), ("unavailable", "sealed"));
+        assert_eq!(trouble.of_keyspaces.len(), 3);
+        assert_eq!(trouble.since_unix_ms, 5_000);
+        troubles.note_success("bao", 1, at(6));
+        troubles.note_success("other", 2, at(6));
+        troubles.forget("bao", 3);
+        assert_eq!(troubles.keyspaces_of("bao"), [2]);
+        troubles.note_success("bao", 2, at(7));
+        assert!(troubles.snapshot("bao").is_none());
+        // The next outage begins anew.
+        troubles.note_failure("bao", 1, &sealed(), at(9), 9_000);
+        assert_eq!(troubles.snapshot("bao").unwrap().since_unix_ms, 9_000);
+    }
+
+    #[test]
+    fn an_outage_of_many_keyspaces_is_a_line_a_cause_and_one_a_minute() {
+        let mut troubles = Troubles::default();
+        let mut lines = 0;
+        for s in 0..120 {
+            for keyspace in 0..200 {
+                let counted = |troubles: &Troubles| {
+                    let of_kms = &troubles.0["bao"];
+                    (of_kms.logged.len(), of_kms.unlogged_count)
+                };
+                let before = troubles
+                    .0
+                    .get("bao")
+                    .map(|it| (it.logged.len(), it.unlogged_count));
+                troubles.note_failure("bao", keyspace, &sealed(), at(s), 0);
+                let after = counted(&troubles);
+                let was_logged = match before {
+                    None => true,
+                    Some(before) => after.0 > before.0 || after.1 <= before.1,
+                };
+                lines += u32::from(was_logged);
+            }
+        }
+        assert_eq!(lines, 2);
+    }
+}
