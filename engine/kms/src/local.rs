@@ -8,6 +8,7 @@ mod changes;
 mod kek_file;
 mod keyring;
 mod new_file;
+mod opening;
 mod quorum;
 mod seal;
 
@@ -31,15 +32,14 @@ use crate::provider::{
     Wrapped,
 };
 use crate::secret::fill_random;
-use crate::shares::{Member, combine};
-use crate::{Cause, Class, Context, KmsError, Passphrase, SecretKey, Share};
+use crate::{Class, Context, KmsError, Passphrase, SecretKey, Share};
 
-use kek_file::{FILE_BYTES_MAX, Guard, InShares, KekFile, Keks};
-use keyring::{Keyring, open_keks, shares_key, single_key};
+use kek_file::{FILE_BYTES_MAX, Guard, KekFile, Keks};
+use keyring::{Keyring, open_keks, single_key};
 use new_file::{NewFile, new_file, new_unprotected};
-use quorum::{Gathering, choose, distinct, numbers, wipe_in_time};
+use quorum::{Gathering, distinct, wipe_in_time};
 pub use seal::Argon2Params;
-use seal::{ProtectionKey, WrapNames};
+use seal::WrapNames;
 
 /// How long a share waits for those that were given just before it.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -318,78 +318,6 @@ impl Shared {
         state.keks = Some(keyring);
         state.gathering.clear();
         Ok(Unlocked::Open)
-    }
-
-    /// The file's key, if some choice of the shares opens it. Else those that open another file are wiped, the others
-    /// stay, and the error says what can be told.
-    fn open_with_shares(
-        &self,
-        shares: &InShares,
-        members: &[Arc<Member>],
-    ) -> Result<ProtectionKey, KmsError> {
-        let mut strangers = None;
-        let opened = choose(members, shares.threshold, |chosen| {
-            // What a forged share leads to fails at the digest within the secret, by all odds.
-            combine(chosen).ok()?;
-            let key = shares_key(shares, chosen);
-            if key.is_err() {
-                strangers.get_or_insert_with(|| chosen.to_vec());
-            }
-            Some((key.ok()?, chosen.to_vec()))
-        });
-        if let Some((key, chosen)) = opened {
-            let is_chosen =
-                |one: &&Arc<Member>| chosen.iter().any(|chosen| Arc::ptr_eq(chosen, one));
-            let wrong: Vec<_> = members
-                .iter()
-                .filter(|one| !is_chosen(one))
-                .cloned()
-                .collect();
-            if !wrong.is_empty() {
-                tracing::warn!(
-                    shares = numbers(&wrong),
-                    opened_with = numbers(&chosen),
-                    "shares that were given do not belong to the KEK file: mistaken or forged"
-                );
-            }
-            return Ok(key);
-        }
-        if let Some(strangers) = strangers {
-            self.state().gathering.remove(&strangers);
-            return Err(KmsError::new(
-                Class::Denied,
-                format!(
-                    "shares {} belong together and do not open the KEK file: they are of another one, and were wiped",
-                    numbers(&strangers)
-                ),
-                "give the shares that were made with this file; check that the file is the right one",
-            )
-            .from_cause(Cause::WrongSecret));
-        }
-        Err(KmsError::new(
-            Class::Denied,
-            format!(
-                "shares {} do not open the KEK file together: at least one was changed or is of another set, and \
-                 which one cannot be told yet",
-                numbers(members)
-            ),
-            "give another share: those given so far stay, and are tried with it",
-        )
-        .from_cause(Cause::WrongSecret))
-    }
-
-    fn gather(
-        &self,
-        lock_count: u64,
-        shares: &InShares,
-        share: &Share,
-    ) -> Result<Vec<Arc<Member>>, KmsError> {
-        let member = Member::parse(share)?;
-        let mut state = self.state();
-        if state.lock_count != lock_count {
-            return Err(locked_meanwhile());
-        }
-        state.gathering.add(member, shares.terms(), Instant::now())
     }
 
     fn wrap(&self, context: &Context, dek: &SecretKey) -> Result<Wrapped, KmsError> {

@@ -181,7 +181,18 @@ pub fn troubles(kmses: &[Value]) -> String {
             word(&trouble["remedy"]),
         )
     };
-    in_trouble.map(line).collect()
+    let behind = kmses.iter().filter_map(|kms| {
+        let keyspaces = kms["key_versions"]["keyspaces_behind"].as_u64();
+        let keyspaces = keyspaces.filter(|keyspaces| *keyspaces > 0)?;
+        Some(format!(
+            "{name}: {} wrapped under versions of its key older than {}; run keyway keyspace rewrap KEYSPACE \
+             --kms {name} before it stops decrypting with those\n",
+            text::count(keyspaces, "keyspace"),
+            word(&kms["key_versions"]["newest"]),
+            name = word(&kms["name"]),
+        ))
+    });
+    in_trouble.map(line).chain(behind).collect()
 }
 
 /// The calls of all KMSes so far; empty if there were none.

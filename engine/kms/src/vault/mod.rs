@@ -25,18 +25,21 @@ mod errors;
 mod json;
 mod pinned;
 mod refusals;
+mod secrets;
 mod settings;
 mod tls;
 mod validity;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::StatusCode;
+use ring::rand::SystemRandom;
 use zeroize::Zeroizing;
 
 use crate::provider::{
@@ -44,7 +47,7 @@ use crate::provider::{
     WRAPPED_BYTES_MAX, Wrapped,
 };
 use crate::secret::SECRET_BYTES;
-use crate::{Cause, Class, Context, Counters, KmsError, SecretKey};
+use crate::{Cause, Class, Context, Counters, KmsError, Purpose, SecretKey};
 
 use auth::{Auth, Session};
 use client::{Answer, Client};
@@ -57,6 +60,8 @@ const CIPHERTEXT_PREFIX: &str = "vault:v";
 /// A ciphertext that no key made: 60 zero bytes, the length of a wrapped DEK.
 const NO_CIPHERTEXT: &str =
     "vault:v1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// How often the key's newest version is looked for.
+const VERSION_PERIOD: Duration = Duration::from_secs(3600);
 /// base64 of a secret.
 const SECRET_BASE64_BYTES: usize = SECRET_BYTES.div_ceil(3) * 4;
 
@@ -70,6 +75,7 @@ pub struct Vault {
     is_bound: AtomicBool,
     /// Of the key, as far as wrapped keys show; 0: none was seen.
     newest_version: AtomicU32,
+    version_looked_at: Mutex<Option<Instant>>,
 }
 
 impl Vault {
@@ -93,6 +99,7 @@ impl Vault {
             target,
             is_bound: AtomicBool::new(false),
             newest_version: AtomicU32::new(0),
+            version_looked_at: Mutex::default(),
         })
     }
 
@@ -172,6 +179,36 @@ impl Vault {
         }
         unlocking.finish()?;
         Ok(Unlocked::Open)
+    }
+
+    /// Wraps something now and then, and throws it away: our policy lets us ask for the key's newest version in no other
+    /// way. Only while we are logged in all the same.
+    async fn look_for_newest_version(&self) {
+        let is_due = {
+            let mut looked_at = self
+                .version_looked_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let is_due = looked_at.is_none_or(|at| at.elapsed() >= VERSION_PERIOD);
+            let is_due = is_due && self.auth.has_session();
+            if is_due {
+                *looked_at = Some(Instant::now());
+            }
+            is_due
+        };
+        if !is_due {
+            return;
+        }
+        // No keyspace has the number 0.
+        let context = Context {
+            cluster: [0; 16],
+            keyspace: 0,
+            generation: 0,
+            purpose: Purpose::DataKey,
+        };
+        if let Ok(probe) = SecretKey::generate(&SystemRandom::new()) {
+            let _ = self.wrap_dek(&context, &probe).await;
+        }
     }
 
     /// Sees to it, once, that the key does not open `ciphertext` without its context.
@@ -325,7 +362,11 @@ impl Provider for Vault {
     }
 
     fn tend(&self) -> Option<ProviderFuture<'_, Duration>> {
-        Some(Box::pin(self.auth.tend(&self.client, &self.target)))
+        Some(Box::pin(async {
+            let wait = self.auth.tend(&self.client, &self.target).await?;
+            self.look_for_newest_version().await;
+            Ok(wait)
+        }))
     }
 
     fn hurry(&self) {

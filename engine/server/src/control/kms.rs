@@ -43,6 +43,17 @@ pub trait Kms {
         secret: UnlockSecret,
     ) -> impl Future<Output = Result<Unlocked, KmsError>>;
 
+    /// The version of the KMS's key that wrapped this record's DEK, where keys have versions.
+    fn key_version(&self, keyspace: u32, generation: u32, record: &[u8]) -> Option<u32> {
+        let _ = (keyspace, generation, record);
+        None
+    }
+
+    /// The newest version of the KMS's key that was seen.
+    fn newest_key_version(&self) -> Option<u32> {
+        None
+    }
+
     /// Has the next calls made at once, whatever is waited for after failures.
     fn hurry(&self) {}
 
@@ -90,6 +101,14 @@ impl Kms for Service {
         Service::unlock(self, keyspace, secret).await
     }
 
+    fn key_version(&self, keyspace: u32, generation: u32, record: &[u8]) -> Option<u32> {
+        Service::key_version(self, keyspace, generation, record)
+    }
+
+    fn newest_key_version(&self) -> Option<u32> {
+        Service::newest_key_version(self)
+    }
+
     fn hurry(&self) {
         Service::hurry(self);
     }
@@ -131,6 +150,7 @@ impl Kms for Service {
             own_calls_per_hour: self.own_calls_per_hour(),
             lease_calls_per_hour: BTreeMap::new(),
             trouble: None,
+            key_versions: None,
         }
     }
 }

@@ -10,6 +10,7 @@
 pub mod catalogue;
 mod hot;
 pub mod hot_keys;
+mod key_versions;
 pub mod kms;
 mod lease;
 pub mod messages;
@@ -73,6 +74,7 @@ pub struct Control<K = Service> {
     tickets: RefCell<Tickets>,
     /// What is wrong at the KMSes.
     troubles: RefCell<Troubles>,
+    key_versions: RefCell<key_versions::Counted>,
     /// Locks of each keyspace so far, so that an unlock knows whether one came between.
     locks: RefCell<HashMap<u32, u64>>,
     /// Keyspaces of which the KMS is being asked for the DEKs, for the shards.
@@ -107,6 +109,7 @@ impl<K: Kms + 'static> Control<K> {
             renewals_per_lease: keyway_core::renewals_per_lease(renew_early_ppm),
             tickets: RefCell::default(),
             troubles: RefCell::default(),
+            key_versions: RefCell::default(),
             locks: RefCell::default(),
             asking: RefCell::default(),
             resealing: RefCell::default(),
@@ -404,11 +407,13 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     fn push_snapshot(&self) {
+        self.count_key_versions();
         let mut figures: Vec<_> = self
             .kms
             .iter()
             .map(|(name, kms)| KmsSnapshot {
                 trouble: self.troubles.borrow().snapshot(name),
+                key_versions: self.key_versions(name),
                 ..kms.figures(name)
             })
             .collect();

@@ -284,6 +284,7 @@ impl<K: Kms + 'static> Control<K> {
         }
         changed.rewrap(id, name, &moved, &settings::by(who))?;
         self.commit(changed)?;
+        self.troubles.borrow_mut().forget(&from, id);
         tracing::info!(
             keyspace = id,
             from,

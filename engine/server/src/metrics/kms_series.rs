@@ -81,12 +81,24 @@ pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<prot
             let causes = kms.trouble.iter().flat_map(|it| it.of_keyspaces.values());
             let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
             causes.for_each(|cause| *counts.entry(cause).or_default() += 1);
+            if counts.is_empty() {
+                counts.insert("none", 0);
+            }
             counts.into_iter().map(|(cause, count)| {
                 gauge(
                     &[("kms", kms.name.as_str()), ("cause", cause)],
                     count.into(),
                 )
             })
+        }),
+    ));
+    families.push(family(
+        "keyway_kms_keyspaces_behind",
+        "Keyspaces with a DEK that an older version of the KMS's key wrapped than the newest that was seen.",
+        proto::MetricType::GAUGE,
+        kms.iter().filter_map(|kms| {
+            let behind = kms.key_versions?.keyspaces_behind;
+            Some(gauge(&[("kms", &kms.name)], behind as f64))
         }),
     ));
     families.push(family(

@@ -256,6 +256,17 @@ pub struct KmsSnapshot {
     pub lease_calls_per_hour: BTreeMap<u32, f64>,
     /// What is wrong, while the last call of a keyspace has failed.
     pub trouble: Option<KmsTrouble>,
+    /// Versions of its key, where keys have versions.
+    pub key_versions: Option<KeyVersions>,
+}
+
+/// Versions of a KMS's key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyVersions {
+    /// The newest that was seen.
+    pub newest: u32,
+    /// Keyspaces with a DEK that an older version wrapped.
+    pub keyspaces_behind: usize,
 }
 
 /// Why a KMS does not unwrap.

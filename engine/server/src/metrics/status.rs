@@ -87,6 +87,10 @@ fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
             "since_unix_ms": trouble.since_unix_ms,
             "keyspaces": trouble.of_keyspaces.len(),
         })),
+        "key_versions": kms.key_versions.map(|versions| json!({
+            "newest": versions.newest,
+            "keyspaces_behind": versions.keyspaces_behind,
+        })),
         "calls_per_hour_forecast": kms_series::forecast_calls_per_hour(kms, keyspaces),
         "calls": calls.collect::<Vec<_>>(),
     })

@@ -1,0 +1,262 @@
+//! What goes wrong at a KMS, and what is seen of it: each trouble at the real component, on a live server. What is
+//! observed is the matrix in docs/KMS.md, and must be the one that is committed there.
+//!
+//! `KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server troubles -- --test-threads 1` writes it anew.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod aws;
+mod matrix;
+mod token;
+mod vault;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use keyway_client::blocking::Client;
+use keyway_client::{
+    Algorithm, KeyOptions, KeyPath, KeyspaceName, Status, UnlockState, UnlockWith,
+};
+
+use crate::command_line::operator::Operator;
+use crate::common::{Server, Setup, wait_until};
+use matrix::Row;
+
+/// How long anything may take on a busy machine.
+const WITHIN: Duration = Duration::from_secs(120);
+
+/// Short, so that its end is soon; half of it is time for a renewal.
+const LEASE_MS: &str = "8000";
+
+fn shop() -> KeyspaceName {
+    "shop".parse().unwrap()
+}
+
+fn key() -> KeyPath {
+    "shop/key".parse().unwrap()
+}
+
+fn mac(client: &Client) -> Result<(), Option<Status>> {
+    let made = client.mac(&key(), b"message");
+    made.map(drop).map_err(|error| error.status())
+}
+
+/// A server with the KMS `main`, and a keyspace that uses it.
+struct Shop {
+    server: Server,
+    /// Which part of the matrix.
+    matrix: &'static str,
+    rows: Vec<Row>,
+}
+
+/// How a trouble ends.
+enum Mended {
+    /// Without anybody at the server.
+    ByItself,
+    /// By this command at the server, once the KMS is well.
+    Unlocked,
+}
+
+impl Shop {
+    /// `table`: that of the KMS, without its first line and its provider.
+    fn open(matrix: &'static str, dir: &Path, table: &str, env: &[(&str, &Path)]) -> Shop {
+        let provider = matrix.split(' ').next().unwrap_or(matrix);
+        let config = format!(
+            "default_kms = \"spare\"\n[kms.spare]\nprovider = \"local\"\n\
+             [kms.main]\nprovider = \"{provider}\"\n{table}\n\
+             [kms.main.budget]\ncall_ms_max = 1500\n"
+        );
+        let config_file = dir.join("keywayd.toml");
+        std::fs::write(&config_file, config).unwrap();
+        let setup = Setup::new(&dir.join("data")).shards(1);
+        let setup = setup.flag("--config").flag(config_file.to_str().unwrap());
+        let mut command = setup.command();
+        command.envs(env.iter().copied());
+        let server = setup.start_as(command);
+        let client = server.client();
+        let settings = [("kms", "main"), ("dek_lease_ms", LEASE_MS)];
+        wait_until("the keyspace", WITHIN, || {
+            client.keyspace_create(&shop(), &settings).is_ok()
+        });
+        let made = client.key_generate(&key(), Algorithm::HmacSha256, KeyOptions::default());
+        made.unwrap();
+        Shop {
+            server,
+            matrix,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Brings a trouble about with `begin`, notes all that is seen of it, ends it with `end`, and notes how callers are
+    /// served again.
+    fn suffer(&mut self, trouble: &'static str, begin: impl FnOnce(), end: impl FnOnce()) {
+        let server = &self.server;
+        let client = server.client();
+        wait_until("service before the trouble", WITHIN, || {
+            mac(&client).is_ok()
+        });
+        let log_before = server.log().len();
+        let since = |server: &Server| server.log()[log_before..].to_owned();
+        let mended = under_load(server, || {
+            begin();
+            wait_until(&format!("{trouble}: the end of service"), WITHIN, || {
+                mac(&client) == Err(Some(Status::NeedsUnlock))
+            });
+            let line = wait_for_line(server, log_before);
+            let (state, alerts) = wait_for_state(server);
+            let finding = wait_for_finding(server);
+            let log = since(server);
+            // What ended the service: the lease's own end, or a denial before it.
+            let was_denied = log.contains("the KMS denied the keyspace: purged");
+            let callers = match was_denied {
+                true => "wiped at the second refusal, then NEEDS_UNLOCK",
+                false => "served to the end of the lease, then NEEDS_UNLOCK",
+            };
+            if !was_denied {
+                assert!(log.contains("DEK lease ended"), "{trouble}: {log}");
+            }
+            end();
+            let mended = match was_denied {
+                false => Mended::ByItself,
+                true => {
+                    unlock(&client, trouble);
+                    Mended::Unlocked
+                }
+            };
+            wait_until(&format!("{trouble}: service again"), WITHIN, || {
+                mac(&client).is_ok()
+            });
+            (callers, line, state, alerts, finding, mended)
+        });
+        let (callers, line, state, alerts, finding, mended) = mended;
+        self.rows.push(Row {
+            trouble,
+            callers: callers.to_owned(),
+            state,
+            alerts,
+            line,
+            finding,
+            recovery: match mended {
+                Mended::ByItself => "by itself".to_owned(),
+                Mended::Unlocked => "`keyway unlock`".to_owned(),
+            },
+        });
+    }
+
+    /// Compares with what is committed, or writes it.
+    fn close(self) {
+        matrix::check(self.matrix, &self.rows);
+    }
+}
+
+/// Uses the key all the time, as callers would: a keyspace that nobody uses is not renewed.
+fn under_load<T>(server: &Server, then: impl FnOnce() -> T) -> T {
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let client = server.client();
+        let ends_seen = &ends;
+        scope.spawn(move || {
+            while !ends_seen.load(Ordering::Relaxed) {
+                let _ = mac(&client);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let _ends = Ends(&ends);
+        then()
+    })
+}
+
+/// The log's first line on a failed unwrap: its class and cause.
+fn wait_for_line(server: &Server, from: usize) -> String {
+    let mut found = String::new();
+    wait_until("the log line", WITHIN, || {
+        let log = server.log();
+        let line = log[from..]
+            .lines()
+            .find(|line| line.contains("not unwrapped"));
+        let Some(line) = line else { return false };
+        let part = |after: &str, until: &[char]| {
+            let rest = line.split_once(after).map_or("", |(_, rest)| rest);
+            rest.split(until).next().unwrap_or_default().to_owned()
+        };
+        let cause = part("cause=", &[' ']).replace('"', "");
+        let class = part("error=", &[':']);
+        found = format!("`cause={cause} error={class}: …`");
+        true
+    });
+    found
+}
+
+/// The keyspace's state as STATUS names it once the service has ended, and the committed alerts that will fire for it.
+fn wait_for_state(server: &Server) -> (String, String) {
+    let mut seen = (String::new(), String::new());
+    wait_until("the state", WITHIN, || {
+        let (_, metrics) = server.http("/metrics");
+        let holds = |series: &str| metrics.lines().any(|line| line == format!("{series} 1"));
+        let state = ["asking", "denied", "locked", "idle", "live", "renewing"]
+            .into_iter()
+            .find(|state| {
+                holds(&format!(
+                    "keyway_keyspace_state{{keyspace=\"shop\",state=\"{state}\"}}"
+                ))
+            });
+        let alerts = matrix::alerts(&metrics);
+        let is_over = matches!(state, Some("asking" | "denied" | "locked"));
+        if let Some(state) = state.filter(|_| is_over && !alerts.is_empty()) {
+            seen = (
+                state.to_owned(),
+                alerts.into_iter().collect::<Vec<_>>().join(", "),
+            );
+            return true;
+        }
+        false
+    });
+    seen
+}
+
+/// What doctor finds of the KMS, or of a keyspace that it denies.
+fn wait_for_finding(server: &Server) -> String {
+    let operator = Operator::new();
+    let mut found = BTreeSet::new();
+    wait_until("doctor's finding", WITHIN, || {
+        let said = operator.run(server, "keyway doctor --watch-for 1s --json");
+        let document: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
+        let findings = document["findings"].as_array();
+        let ids = findings
+            .into_iter()
+            .flatten()
+            .filter_map(|it| it["id"].as_str());
+        found = ids
+            .filter(|id| matches!(*id, "kms-breaker-open" | "keyspace-denied" | "kms-locked"))
+            .map(str::to_owned)
+            .collect();
+        !found.is_empty()
+    });
+    // The worst one: a denied keyspace says more than its KMS.
+    found
+        .iter()
+        .find(|id| *id == "keyspace-denied")
+        .or(found.first())
+        .cloned()
+        .unwrap()
+}
+
+fn unlock(client: &Client, trouble: &str) {
+    wait_until(&format!("{trouble}: the unlock"), WITHIN, || {
+        let ticket = client.unlock(&shop(), UnlockWith::Nothing).unwrap().value;
+        let mut state = UnlockState::Pending;
+        wait_until("the end of the unlock", WITHIN, || {
+            state = client.unlock_status(&shop(), ticket).unwrap().value.state;
+            state != UnlockState::Pending
+        });
+        state == UnlockState::Done
+    });
+}

@@ -1,0 +1,186 @@
+//! OpenBao: what it says, what stands before it, and what we log in with.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use keyway_testkit::fault_proxy::{Fault, FaultProxy};
+use keyway_testkit::openbao::{Mode, OpenBao};
+use serde_json::json;
+
+use super::Shop;
+
+const POLICY: &str = "keyway";
+const KEY: &str = "keyway";
+
+fn secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let next = path.with_extension("next");
+    std::fs::write(&next, text).unwrap();
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(next, path).unwrap();
+}
+
+fn prepared(mode: Mode) -> Option<OpenBao> {
+    let bao = OpenBao::start_or_skip(mode)?;
+    bao.enable_transit("transit");
+    let key = json!({
+        "type": "aes256-gcm96", "derived": true, "exportable": true, "allow_plaintext_backup": true,
+    });
+    bao.write(&format!("transit/keys/{KEY}"), &key);
+    bao.write_key_policy(POLICY, "transit", KEY);
+    Some(bao)
+}
+
+fn token(bao: &OpenBao) -> String {
+    bao.token_for(&[POLICY], &json!({ "period": "1h" }))
+}
+
+#[test]
+fn at_openbao() {
+    let Some(bao) = prepared(Mode::Durable) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let token_file = dir.path().join("token");
+    secret(&token_file, &token(&bao));
+    let proxy = FaultProxy::start(format!("127.0.0.1:{}", bao.port()).parse().unwrap());
+    let table = format!(
+        "address = \"http://{}\"\nkey = {KEY:?}\nrequest_ms_max = 1000\nconnect_ms_max = 500\n\
+         auth = {{ method = \"token\", token_file = {token_file:?} }}",
+        proxy.address()
+    );
+    let mut shop = Shop::open("vault", dir.path(), &table, &[]);
+    let bao = RefCell::new(bao);
+    let write = |path: &str, body: serde_json::Value| {
+        bao.borrow().write(path, &body);
+    };
+
+    let (seal, unseal) = (|| bao.borrow().seal(), || bao.borrow_mut().unseal());
+    shop.suffer("sealed", seal, unseal);
+    for (trouble, fault) in [
+        ("nobody at the address", Fault::Down),
+        ("it hangs", Fault::Hang),
+        ("it answers 503", Fault::Error),
+        ("throttled (429)", Fault::Throttle { retry_after_s: 1 }),
+        ("a gateway answers 403 in HTML", Fault::Page(403)),
+        ("a portal answers 200 in HTML", Fault::Page(200)),
+    ] {
+        shop.suffer(trouble, || proxy.set(fault), || proxy.set(Fault::Pass));
+    }
+    shop.suffer(
+        "the policy is removed",
+        || bao.borrow().remove_policy(POLICY),
+        || bao.borrow().write_key_policy(POLICY, "transit", KEY),
+    );
+    shop.suffer(
+        "our token is revoked; later another is in its file",
+        || {
+            let token = std::fs::read_to_string(&token_file).unwrap();
+            write("auth/token/revoke", json!({ "token": token }));
+        },
+        || secret(&token_file, &token(&bao.borrow())),
+    );
+    shop.suffer(
+        "the transit key is soft-deleted",
+        || {
+            bao.borrow()
+                .delete(&format!("transit/keys/{KEY}/soft-delete"))
+        },
+        || {
+            write(
+                &format!("transit/keys/{KEY}/soft-delete-restore"),
+                json!({}),
+            )
+        },
+    );
+    let config = format!("transit/keys/{KEY}/config");
+    write(&format!("transit/keys/{KEY}/rotate"), json!({}));
+    shop.suffer(
+        "`min_decryption_version` is raised above the DEK's",
+        || write(&config, json!({ "min_decryption_version": 2 })),
+        || write(&config, json!({ "min_decryption_version": 1 })),
+    );
+    let backup = bao.borrow().read(&format!("transit/backup/{KEY}")).unwrap();
+    let backup = backup["data"]["backup"].as_str().unwrap().to_owned();
+    let remove = || {
+        write(&config, json!({ "deletion_allowed": true }));
+        bao.borrow().delete(&format!("transit/keys/{KEY}"));
+    };
+    let restore = || {
+        write(
+            &format!("transit/restore/{KEY}"),
+            json!({ "backup": backup }),
+        )
+    };
+    shop.suffer(
+        "the transit key is deleted; later restored",
+        remove,
+        restore,
+    );
+    shop.suffer(
+        "the transit key is made anew; later the old one restored",
+        || {
+            remove();
+            bao.borrow().create_key(KEY, true);
+        },
+        || {
+            remove();
+            restore();
+        },
+    );
+    let remount = |from: &str, to: &str| {
+        write("sys/remount", json!({ "from": from, "to": to }));
+    };
+    shop.suffer(
+        "the mount is moved",
+        || remount("transit", "elsewhere"),
+        || remount("elsewhere", "transit"),
+    );
+    shop.close();
+}
+
+#[test]
+fn at_openbao_with_tls_and_a_login() {
+    let Some(bao) = prepared(Mode::Tls) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (secret_id, ca) = (dir.path().join("secret-id"), dir.path().join("ca.pem"));
+    let (role_id, first) = bao.approle("keyway", &[POLICY], &json!({ "token_ttl": "4s" }));
+    secret(&secret_id, &first);
+    std::fs::copy(bao.ca_file(), &ca).unwrap();
+    let table = format!(
+        "address = {:?}\nkey = {KEY:?}\nca_file = {ca:?}\nrequest_ms_max = 1000\nconnect_ms_max = 500\n\
+         auth = {{ method = \"approle\", role_id = {role_id:?}, secret_id_file = {secret_id:?} }}",
+        bao.url()
+    );
+    let mut shop = Shop::open("vault over TLS", dir.path(), &table, &[]);
+    let bao = RefCell::new(bao);
+    shop.suffer(
+        "its certificate has another CA; later `ca_file` has it",
+        || bao.borrow_mut().renew_certificates(),
+        || {
+            std::fs::copy(bao.borrow().ca_file(), &ca).unwrap();
+        },
+    );
+    shop.suffer(
+        "the secret id is wrong; later another is in its file",
+        || {
+            secret(&secret_id, "3c2d5f2a-wrong");
+            let bao = bao.borrow();
+            for accessor in bao.list("auth/token/accessors") {
+                let body = json!({ "accessor": accessor });
+                let token = bao.write("auth/token/lookup-accessor", &body);
+                if token["data"]["policies"]
+                    .as_array()
+                    .unwrap()
+                    .contains(&json!(POLICY))
+                {
+                    bao.write("auth/token/revoke-accessor", &body);
+                }
+            }
+        },
+        || secret(&secret_id, &bao.borrow().secret_id("keyway")),
+    );
+    shop.close();
+}
