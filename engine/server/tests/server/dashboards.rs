@@ -30,7 +30,7 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
-fn alert_rules() -> String {
+pub(crate) fn alert_rules() -> String {
     std::fs::read_to_string(docs().join("alerts/keyway.rules.yml")).unwrap()
 }
 
