@@ -76,6 +76,20 @@ fn without_an_option_nothing_is_given() {
 }
 
 #[test]
+fn force_goes_with_a_pin_and_reaches_the_server() {
+    let server = Server::start();
+    done(&server, "unlock prod --pin-fd 0 --force", b"1234");
+    done(&server, "kms unlock hsm --pin-fd 0 --force", b"right");
+    done(&server, "unlock prod --pin-fd 0", b"1234");
+    assert_eq!(server.state.lock().unwrap().forced, 2);
+    for without_a_pin in ["unlock prod --force", "kms unlock --share-fd 0 --force"] {
+        let output = server.keyway_with(without_a_pin, b"words");
+        assert_eq!(code(&output), 2, "{without_a_pin}");
+    }
+    assert_eq!(server.state.lock().unwrap().forced, 2);
+}
+
+#[test]
 fn a_watch_is_asked_for_and_told() {
     let server = Server::with(State {
         pending: 1,

@@ -184,6 +184,7 @@ impl Director<'_> {
                     let unlock = Request::Unlock(Unlock {
                         kind: UnlockKind::Nothing,
                         watch: false,
+                        force: false,
                         secret: Octets(b""),
                     });
                     control.call(self.keyspace_ids[group], "", &unlock)?;

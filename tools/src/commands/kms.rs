@@ -169,7 +169,9 @@ pub fn table(kmses: &[Value]) -> String {
 
 /// What is wrong with each KMS whose last calls failed, in the provider's words; empty if nothing is.
 pub fn troubles(kmses: &[Value]) -> String {
-    let in_trouble = kmses.iter().filter(|kms| kms["trouble"].is_object());
+    let in_trouble = kmses
+        .iter()
+        .filter(|kms| kms["trouble"]["over"] == json!(false));
     let line = |kms: &Value| {
         let trouble = &kms["trouble"];
         format!(

@@ -63,6 +63,8 @@ pub struct KmsTrouble {
     pub remedy: String,
     /// Keyspaces whose last call failed.
     pub keyspaces: u64,
+    /// Whether it is over, since a quarter of an hour at most.
+    pub over: bool,
 }
 
 /// Calls to a KMS that ended alike.

@@ -86,6 +86,7 @@ pub fn init(state: &mut State, init: &KmsInit<'_>, out: &mut Vec<u8>) -> Respons
 }
 
 pub fn unlock(state: &mut State, unlock: &KmsUnlock<'_>, out: &mut Vec<u8>) -> ResponseHead {
+    state.forced += u32::from(unlock.force);
     state.secrets.push((unlock.kind, unlock.secret.to_vec()));
     if !unlock.secret.starts_with(b"right") {
         return ResponseHead::status(Status::Forbidden);

@@ -28,6 +28,8 @@ pub struct State {
     pub secrets: Vec<(UnlockKind, Vec<u8>)>,
     /// Unlocks that were to be watched.
     pub watched: u32,
+    /// Unlocks whose PIN could be the last attempt.
+    pub forced: u32,
     /// Shares that were right.
     pub shares_given: u8,
     /// What is listed of changes for a while, as JSON members.
@@ -282,10 +284,12 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
         Request::Unlock(Unlock {
             kind,
             watch,
+            force,
             secret,
         }) => {
             state.secrets.push((kind, secret.to_vec()));
             state.watched += u32::from(watch);
+            state.forced += u32::from(force);
             let ticket = match kind {
                 UnlockKind::Share => kms::give_share(state, &secret),
                 _ => 42,

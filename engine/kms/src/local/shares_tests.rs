@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::kek_file::InShares;
 use super::quorum::SHARES_WAIT;
 use super::*;
 

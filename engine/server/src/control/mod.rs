@@ -412,7 +412,7 @@ impl<K: Kms + 'static> Control<K> {
             .kms
             .iter()
             .map(|(name, kms)| KmsSnapshot {
-                trouble: self.troubles.borrow().snapshot(name),
+                trouble: self.troubles.borrow().snapshot(name, crate::clock::now()),
                 key_versions: self.key_versions(name),
                 ..kms.figures(name)
             })

@@ -12,9 +12,16 @@ use crate::metrics::snapshot::KmsTrouble;
 /// How often a trouble that goes on is logged.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
+/// How long a trouble that is over is told of.
+const TOLD_FOR: Duration = Duration::from_secs(15 * 60);
+
 /// The troubles of all KMSes, by the KMS's name. Those of a KMS are at most as many as its keyspaces.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(BTreeMap<String, OfKms>);
+pub(super) struct Troubles {
+    of_kms: BTreeMap<String, OfKms>,
+    /// The latest of each KMS that is over, and when it ended.
+    past: BTreeMap<String, (KmsTrouble, Instant)>,
+}
 
 #[derive(Debug)]
 struct OfKms {
@@ -40,7 +47,7 @@ impl Troubles {
         now: Instant,
         now_unix_ms: u64,
     ) -> bool {
-        let of_kms = self.0.entry(kms.to_owned()).or_insert_with(|| OfKms {
+        let of_kms = self.of_kms.entry(kms.to_owned()).or_insert_with(|| OfKms {
             of_keyspaces: BTreeMap::new(),
             latest: error.clone(),
             since: now,
@@ -78,52 +85,65 @@ impl Troubles {
 
     /// A call for `keyspace` succeeded.
     pub(super) fn note_success(&mut self, kms: &str, keyspace: u32, now: Instant) {
-        let Some(of_kms) = self.0.get_mut(kms) else {
+        let Some(of_kms) = self.of_kms.get_mut(kms) else {
             return;
         };
         if of_kms.of_keyspaces.remove(&keyspace).is_none() || !of_kms.of_keyspaces.is_empty() {
             return;
         }
+        let mut over = of_kms.snapshot();
+        over.is_over = true;
         let lasted_s = now.saturating_since(of_kms.since) / 1_000_000;
         tracing::info!(
             kms,
             lasted_s,
             "the DEKs of all its keyspaces are unwrapped again"
         );
-        self.0.remove(kms);
+        self.of_kms.remove(kms);
+        self.past.insert(kms.to_owned(), (over, now));
     }
 
     /// The keyspace is gone from this KMS.
     pub(super) fn forget(&mut self, kms: &str, keyspace: u32) {
-        if let Some(of_kms) = self.0.get_mut(kms) {
+        if let Some(of_kms) = self.of_kms.get_mut(kms) {
             of_kms.of_keyspaces.remove(&keyspace);
             if of_kms.of_keyspaces.is_empty() {
-                self.0.remove(kms);
+                self.of_kms.remove(kms);
             }
         }
     }
 
     /// Keyspaces of the KMS whose last call failed.
     pub(super) fn keyspaces_of(&self, kms: &str) -> Vec<u32> {
-        let of_kms = self.0.get(kms);
+        let of_kms = self.of_kms.get(kms);
         of_kms.map_or_else(Vec::new, |it| it.of_keyspaces.keys().copied().collect())
     }
 
-    /// What the exporter is told of one KMS.
-    pub(super) fn snapshot(&self, kms: &str) -> Option<KmsTrouble> {
-        let of_kms = self.0.get(kms)?;
-        Some(KmsTrouble {
-            class: of_kms.latest.class().name(),
-            cause: of_kms.latest.cause().name(),
-            what: of_kms.latest.what().to_owned(),
-            remedy: of_kms.latest.remedy().to_owned(),
-            since_unix_ms: of_kms.since_unix_ms,
-            of_keyspaces: of_kms
+    /// What the exporter is told of one KMS: what is wrong, or was within the last quarter of an hour.
+    pub(super) fn snapshot(&self, kms: &str, now: Instant) -> Option<KmsTrouble> {
+        if let Some(of_kms) = self.of_kms.get(kms) {
+            return Some(of_kms.snapshot());
+        }
+        let (over, ended) = self.past.get(kms)?;
+        (now < ended.plus(TOLD_FOR)).then(|| over.clone())
+    }
+}
+
+impl OfKms {
+    fn snapshot(&self) -> KmsTrouble {
+        KmsTrouble {
+            class: self.latest.class().name(),
+            cause: self.latest.cause().name(),
+            what: self.latest.what().to_owned(),
+            remedy: self.latest.remedy().to_owned(),
+            since_unix_ms: self.since_unix_ms,
+            is_over: false,
+            of_keyspaces: self
                 .of_keyspaces
                 .iter()
                 .map(|(id, (_, cause))| (*id, cause.name()))
                 .collect(),
-        })
+        }
     }
 }
 
@@ -153,11 +173,11 @@ mod tests {
     #[test]
     fn a_trouble_lasts_until_every_keyspace_is_well() {
         let mut troubles = Troubles::default();
-        assert!(troubles.snapshot("bao").is_none());
+        assert!(troubles.snapshot("bao", at(5)).is_none());
         for keyspace in 1..=3 {
             troubles.note_failure("bao", keyspace, &sealed(), at(5), 5_000);
         }
-        let trouble = troubles.snapshot("bao").unwrap();
+        let trouble = troubles.snapshot("bao", at(5)).unwrap();
         assert_eq!((trouble.class, trouble.cause), ("unavailable", "sealed"));
         assert_eq!(trouble.of_keyspaces.len(), 3);
         assert_eq!(trouble.since_unix_ms, 5_000);
@@ -166,10 +186,14 @@ mod tests {
         troubles.forget("bao", 3);
         assert_eq!(troubles.keyspaces_of("bao"), [2]);
         troubles.note_success("bao", 2, at(7));
-        assert!(troubles.snapshot("bao").is_none());
+        // It is told of for a while, as over.
+        let over = troubles.snapshot("bao", at(8)).unwrap();
+        assert!(over.is_over && over.of_keyspaces.is_empty());
+        assert!(troubles.snapshot("bao", at(7 + 15 * 60)).is_none());
         // The next outage begins anew.
         troubles.note_failure("bao", 1, &sealed(), at(9), 9_000);
-        assert_eq!(troubles.snapshot("bao").unwrap().since_unix_ms, 9_000);
+        let again = troubles.snapshot("bao", at(9)).unwrap();
+        assert!(!again.is_over && again.since_unix_ms == 9_000);
     }
 
     #[test]

@@ -282,6 +282,8 @@ pub struct KmsTrouble {
     pub remedy: String,
     /// Since when no time passed without a keyspace whose last call had failed, ms since 1970.
     pub since_unix_ms: u64,
+    /// Whether it is over: no keyspace's last call has failed any more.
+    pub is_over: bool,
     /// Keyspaces whose last call failed, each with the cause.
     pub of_keyspaces: BTreeMap<u32, &'static str>,
 }

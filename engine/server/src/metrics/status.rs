@@ -85,6 +85,7 @@ fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
             "what": trouble.what,
             "remedy": trouble.remedy,
             "since_unix_ms": trouble.since_unix_ms,
+            "over": trouble.is_over,
             "keyspaces": trouble.of_keyspaces.len(),
         })),
         "key_versions": kms.key_versions.map(|versions| json!({

@@ -13,6 +13,7 @@ fn unlock() -> Command {
         kind: UnlockKind::Nothing,
         secret: Vec::new().into(),
         watch: false,
+        force: false,
     }
 }
 

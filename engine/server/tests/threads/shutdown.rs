@@ -14,6 +14,7 @@ fn stop_in_the_middle(plan: Plan) {
             kind: UnlockKind::Nothing,
             secret: Vec::new().into(),
             watch: false,
+            force: false,
         },
         Command::Lock { keyspace: KEYSPACE },
         Command::Create {

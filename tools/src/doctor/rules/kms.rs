@@ -35,6 +35,15 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
     let Some(trouble) = &kms.trouble else {
         return breaker(case, kms);
     };
+    if trouble.over {
+        let seen = format!("{}, until less than 15 min ago", trouble.cause);
+        let symptom = "the KMS did not unwrap data keys, and does again";
+        let past = finding(kms, "kms-breaker-open", Severity::Note, symptom, seen);
+        return Some(
+            past.because(trouble.what.clone())
+                .next(log_line("not unwrapped")),
+        );
+    }
     let seen = format!(
         "{} of {}; its breaker is {}",
         trouble.cause,

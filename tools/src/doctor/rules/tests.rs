@@ -322,8 +322,17 @@ fn a_kms_in_trouble_is_told_with_the_lease_that_ends_first() {
     expect(broken, "kms-breaker-open", Warning, &words);
     let trouble = json!({
         "class": "unavailable", "cause": "sealed", "what": "https://bao answers 503: it is sealed",
-        "remedy": "unseal it: bao operator unseal", "since_unix_ms": 0, "keyspaces": 2,
+        "remedy": "unseal it: bao operator unseal", "since_unix_ms": 0, "keyspaces": 2, "over": false,
     });
+    let mut over = trouble.clone();
+    over["over"] = json!(true);
+    let over = Scene::healthy().both("/kms/0/trouble", over);
+    expect(
+        over,
+        "kms-breaker-open",
+        Note,
+        &["does again", "it is sealed"],
+    );
     let sealed = Scene::healthy().both("/kms/0/trouble", trouble);
     let words = [
         "sealed of 2 keyspaces",
