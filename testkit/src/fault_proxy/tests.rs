@@ -159,7 +159,7 @@ fn refusals_have_their_status_and_leave_the_connection_good() {
         .iter()
         .filter_map(|call| call.status)
         .collect();
-    assert_eq!(statuses, [403, 429, 503, 200]);
+    assert_eq!(statuses, [403, 403, 403, 429, 503, 200]);
 }
 
 #[test]
