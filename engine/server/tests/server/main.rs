@@ -27,7 +27,6 @@ mod patience;
 mod rights;
 mod settings;
 mod situations;
-mod troubles;
 mod unix_paths;
 mod unlocks;
 mod visible;
