@@ -56,7 +56,7 @@ pub fn document(latest: &Latest, shard_count: u16) -> serde_json::Value {
         "shard_count": shard_count,
         "latency_bounds_ms": BOUNDS_US.map(|bound_us| bound_us as f64 / 1e3),
         "kms": latest.kms().iter().map(|one| kms(one, &keyspaces)).collect::<Vec<_>>(),
-        "keyspaces": keyspaces.iter().map(keyspace).collect::<Vec<_>>(),
+        "keyspaces": keyspaces.iter().map(|one| keyspace(one, latest.kms())).collect::<Vec<_>>(),
         "shards": latest.shards().map(shard).collect::<Vec<_>>(),
     })
 }
@@ -97,10 +97,13 @@ fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
     })
 }
 
-fn keyspace(keyspace: &KeyspaceSnapshot) -> serde_json::Value {
+fn keyspace(keyspace: &KeyspaceSnapshot, kms: &[KmsSnapshot]) -> serde_json::Value {
+    // A KMS tells what each of its keyspaces costs, in use or not.
+    let is_its_own = |kms: &&KmsSnapshot| kms.lease_calls_per_hour.contains_key(&keyspace.id);
     json!({
         "id": keyspace.id,
         "name": keyspace.name,
+        "kms": kms.iter().find(is_its_own).map(|kms| &kms.name),
         "state": keyspace.state.name(),
         "locked": keyspace.locked,
         "dek_lease_left_s": keyspace.dek_lease_left_s,

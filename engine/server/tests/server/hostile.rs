@@ -133,7 +133,7 @@ pub fn ping(id: u64, payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Ping.code(), id, 0, b"", payload)
 }
 
-fn sign(id: u64, keyspace: u32, key: &[u8]) -> Vec<u8> {
+pub(crate) fn sign(id: u64, keyspace: u32, key: &[u8]) -> Vec<u8> {
     let kind = keyway_protocol::InputKind::Message;
     let sign = Request::Sign(Sign {
         scheme: Scheme::Default,
@@ -150,7 +150,7 @@ fn path(text: &str) -> KeyPath {
 }
 
 /// Ed25519 keys, so many that every shard has some, and the signature each makes of `message`.
-fn good_keys(server: &Server) -> Vec<(KeyPath, Vec<u8>)> {
+pub(crate) fn good_keys(server: &Server) -> Vec<(KeyPath, Vec<u8>)> {
     let client = server.client();
     let keys = (0..8).map(|i| path(&format!("prod/good-{i}")));
     let with_signature = keys.map(|key| {
