@@ -24,6 +24,7 @@ use crate::runtime::{executor, mesh};
 use crate::shard::{Start, serve};
 use crate::signals::Stop;
 use crate::startup;
+use crate::unix_path;
 
 /// The keyspace that `--dev` makes at its first start.
 const DEV_KEYSPACE: &str = "prod";
@@ -42,7 +43,9 @@ const _: () = assert!(RENEW_EARLY_PPM_DRAWN_MAX <= keyway_core::RENEW_EARLY_PPM_
 pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), String> {
     startup::check(&config, machine)?;
     let cores = &machine.cores;
+    // Before the sockets: of a second server on the same directory the process that has it is named.
     let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
+    unix_path::check(&config.unix, config.shards)?;
     move_keys(&mut data, config.shards)?;
     let manifest = *data.manifest();
     let mut ports = startup::reserve_ports(&config)?;

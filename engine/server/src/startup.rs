@@ -10,7 +10,6 @@ use rustix::process::DumpableBehavior;
 use crate::config::Config;
 use crate::machine::Machine;
 use crate::runtime::{executor, uring};
-use crate::unix_path;
 
 /// How long a start waits for a port that is in use, and between two looks.
 const PORT_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -23,7 +22,6 @@ pub fn check(config: &Config, machine: &Machine) -> Result<(), String> {
         .map_err(|error| format!("the process cannot be made undumpable: {error}"))?;
     executor::check_io_uring()?;
     uring::check()?;
-    unix_path::check(&config.unix, config.shards)?;
     say_what_was_found(config, machine);
     Ok(())
 }

@@ -103,7 +103,7 @@ fn request(opcode: Opcode) -> (&'static str, Vec<u8>) {
         Opcode::Unlock => ("", vec![0, 0]),
         Opcode::UnlockStatus => ("", vec![1, 0, 0, 0, 0, 0, 0, 0]),
         Opcode::KmsInit => ("", [&[3, 2, 5], &b"local"[..]].concat()),
-        Opcode::KmsUnlock => ("", [&[0, 5], &b"local"[..]].concat()),
+        Opcode::KmsUnlock => ("", [&[0, 0, 5], &b"local"[..]].concat()),
         _ => ("", Vec::new()),
     }
 }
