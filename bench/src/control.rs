@@ -58,7 +58,7 @@ impl Control {
 
     /// The server's figures of one keyspace.
     pub fn status(&mut self, keyspace: &str) -> Result<KeyspaceStatus> {
-        let answer = self.call(0, "", &Request::Status)?;
+        let answer = self.call(0, "", &Request::Status { after: 0 })?;
         let all: Value = serde_json::from_slice(&answer).context(|| "STATUS".into())?;
         let rows = all["keyspaces"]
             .as_array()

@@ -24,7 +24,7 @@ pub const FRAME_LEN_MAX: usize = HEADER_LEN + KEY_ID_LEN_MAX + PAYLOAD_LEN_MAX;
 /// The most shards that a server can have.
 pub const SHARD_COUNT_MAX: u16 = 1_024;
 
-/// The most keyspaces that a HELLO answer can name.
+/// The most keyspaces that a HELLO answer can name; KEYSPACE_LIST tells of more.
 pub const KEYSPACE_COUNT_MAX: usize = 900;
 
 /// The longest client name in HELLO, in bytes.

@@ -37,6 +37,9 @@ wire_enum! {
         NoKeyspace = 14, "no_keyspace";
         /// The server's own fault.
         Internal = 15, "internal";
+        /// What the command takes away is in force everywhere, but could not be written: a restart would undo it. The
+        /// server keeps trying.
+        NotPersisted = 16, "not_persisted";
     }
 }
 

@@ -35,7 +35,7 @@ NAMES_KEYSPACE = {KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEYSPACE_HISTO
 NAMES_KEYSPACE |= {KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
 
 OK, NEEDS_UNLOCK = 0, 2
-STATUSES = set(range(16))
+STATUSES = set(range(17))
 STATUSES_WITH_HINT = {1, 3, 4}
 ALGORITHMS = {1, 2, 3, 4, 5, 6, 16, 17, 18, 32, 33, 48}
 SCHEMES = set(range(15))
@@ -208,7 +208,7 @@ def read_hello(r):
 def read_server_hello(r):
     version = r.number("version", 1)
     flags = r.number("hello_flags", 1)
-    demand(flags & ~1 == 0, "hello_flags")
+    demand(flags & ~3 == 0, "hello_flags")
     shard_count, this_shard = r.number("shard_count", 2), r.number("this_shard", 2)
     demand(r.number("hash_id", 1) == 1, "hash_id")
     r.zero("reserved", 1)
@@ -311,12 +311,15 @@ def read_settings(r):
     return [("settings", settings)]
 
 
-def read_after(r):
-    if not r.left():
-        return []
-    after = r.number("after", 4)
-    demand(after >= 1, "after")
-    return [("after", after)]
+def read_after(name, count):
+    def read(r):
+        if not r.left():
+            return []
+        after = r.number(name, count)
+        demand(after >= 1, name)
+        return [(name, after)]
+
+    return read
 
 
 def read_kms_name(r, count):
@@ -435,7 +438,7 @@ READ_REQUEST = {
     GET: read_version,
     KEYSPACE_CREATE: read_keyspace_create,
     KEYSPACE_SET: read_settings,
-    KEYSPACE_LIST: read_after,
+    KEYSPACE_LIST: read_after("after", 4),
     KEYSPACE_ROTATE: read_nothing,
     KEYSPACE_REWRAP: read_rewrap,
     KEYSPACE_HISTORY: read_nothing,
@@ -449,7 +452,7 @@ READ_REQUEST = {
     LOCK: read_nothing,
     UNLOCK: read_unlock,
     UNLOCK_STATUS: read_number("ticket", 8),
-    STATUS: read_nothing,
+    STATUS: read_after("row_after", 8),
     KMS_INIT: read_kms_init,
     KMS_UNLOCK: read_kms_unlock,
 }
@@ -607,6 +610,7 @@ SIZES = {
     "shares": 1,
     "threshold": 1,
     "after": 4,
+    "row_after": 8,
     "ticket": 8,
     "version": 4,
 }

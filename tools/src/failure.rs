@@ -118,7 +118,7 @@ impl Failure {
             other => Self::new(Exit::Refused, format!("{doing}: {other}"), None),
         };
         match error.outcome() {
-            Outcome::NotDone => failure,
+            Outcome::NotDone | Outcome::InForce => failure,
             Outcome::Unknown => failure.perhaps_done(),
         }
     }
@@ -254,7 +254,8 @@ fn exit_of(status: Status) -> Exit {
         | Status::NeedsUnlock
         | Status::Unavailable
         | Status::Overloaded
-        | Status::DeadlineExceeded => Exit::Later,
+        | Status::DeadlineExceeded
+        | Status::NotPersisted => Exit::Later,
         _ => Exit::Refused,
     }
 }
@@ -282,6 +283,7 @@ fn meaning(status: Status) -> &'static str {
         Status::Conflict => "it exists already",
         Status::NoKeyspace => "there is no such keyspace, or this user may not use it",
         Status::Internal => "the server failed; its log says more",
+        Status::NotPersisted => "in force, but not written: a restart would undo it",
     }
 }
 
@@ -322,6 +324,10 @@ fn remedy(status: Status, keyspace: Option<&str>, after: Option<Duration>) -> Op
             Some(after) if !after.is_zero() => format!("try again in {after:?}"),
             _ => "try again later".into(),
         },
+        Status::NotPersisted => {
+            "see to the disk of the data directory, then run the command again until it succeeds"
+                .into()
+        }
         Status::DeadlineExceeded => "try again, or give it longer with --timeout".into(),
         _ => return None,
     })
@@ -353,7 +359,10 @@ mod tests {
         for &status in Status::ALL {
             let exit = Failure::refusal("sign", None, &refusal(status)).exit();
             let later = status.has_hint()
-                || matches!(status, Status::NeedsUnlock | Status::DeadlineExceeded);
+                || matches!(
+                    status,
+                    Status::NeedsUnlock | Status::DeadlineExceeded | Status::NotPersisted
+                );
             let expected = match status {
                 Status::Ok => Exit::Done,
                 _ if later => Exit::Later,

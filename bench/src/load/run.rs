@@ -308,6 +308,7 @@ mod tests {
         ServerHello {
             version: VERSION,
             dev: true,
+            more: false,
             this_shard: 0,
             payload_len_max: 65536,
             map: ShardMap::new([0; 16], vec![0]).unwrap(),

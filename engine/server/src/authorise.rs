@@ -111,6 +111,34 @@ impl Policy {
         self.grants.get(principal).map(String::as_str)
     }
 
+    /// The grants that both policies have. An entry that no longer parses grants nothing.
+    pub fn meet(&self, other: &Policy) -> Policy {
+        if self == other {
+            return self.clone();
+        }
+        let mut both = Policy::default();
+        for (principal, rights) in self.iter() {
+            if other.of(principal) == Some(rights) {
+                both.put(principal, rights);
+                continue;
+            }
+            let theirs = other.of(principal).map_or(Ok(Grants::NONE), parse_grants);
+            let (Ok(ours), Ok(theirs)) = (parse_grants(rights), theirs) else {
+                continue;
+            };
+            if theirs.contains(ours) {
+                both.put(principal, rights);
+            } else if let Ok(common) = Grants::from_bits(ours.bits() & theirs.bits()) {
+                let common = match common.is_empty() {
+                    true => NO_GRANT.to_owned(),
+                    false => common.to_string(),
+                };
+                both.put(principal, &common);
+            }
+        }
+        both
+    }
+
     /// The grants, as (principal, rights).
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.grants

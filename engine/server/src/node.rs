@@ -12,8 +12,12 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::catalogue::{self, By, Catalogue, FIRST_GENERATION};
 use crate::control::hot_keys::{self, HotKeys};
-use crate::control::messages::{ControlRequest, EVENTS_MAX, HotKey, KeyspaceConfig, REQUESTS_MAX};
+use crate::control::lanes::lanes;
+use crate::control::messages::{
+    ControlRequest, EMERGENCIES_MAX, EVENTS_MAX, HotKey, KeyspaceConfig, REQUESTS_MAX,
+};
 use crate::control::page::Feed;
+use crate::control::tickets::Tickets;
 use crate::control::{self, Control};
 use crate::lifeline::Lifeline;
 use crate::logging;
@@ -77,9 +81,13 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             format!("keyspace `{}` cannot be unwrapped: {error}", keyspace.name)
         })?;
     }
+    let mut tickets = Tickets::default();
     let configs: Vec<KeyspaceConfig> = keyspaces
         .iter()
-        .map(|(id, keyspace)| control::config_of(id, keyspace).map_err(|e| e.to_string()))
+        .map(|(id, keyspace)| {
+            let ticket = tickets.current(id);
+            control::config_of(id, keyspace, ticket).map_err(|e| e.to_string())
+        })
         .collect::<Result<_, _>>()?;
 
     let router =
@@ -104,7 +112,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             config.metrics
         )
     })?;
-    let (to_control, control_requests) = mpsc::channel::<ControlRequest>(REQUESTS_MAX);
+    let (to_control, control_requests) = lanes::<ControlRequest>(EMERGENCIES_MAX, REQUESTS_MAX);
     let stop = signals.flag();
     let failed = Arc::new(AtomicBool::new(false));
     let (ready, started) = std::sync::mpsc::channel();
@@ -114,7 +122,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let mut to_shards = Vec::new();
     let renew_early_ppm = draw_renew_early_ppm()?;
     for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
-        let (to_shard, events) = mpsc::channel(EVENTS_MAX);
+        let (to_shard, events) = lanes(EMERGENCIES_MAX, EVENTS_MAX);
         to_shards.push(to_shard);
         let start = Start {
             index,
@@ -159,16 +167,21 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let control_data = Arc::clone(&data);
     let hot_data = Arc::clone(&data);
     let save_hot = move |bytes: &[u8]| save(&hot_data, hot_keys::FILE, bytes);
+    let save_keyspaces = control::saver::beside(move |keyspaces: &Catalogue| {
+        save(&control_data, catalogue::FILE, keyspaces.text().as_bytes())
+    })
+    .map_err(|error| format!("no thread to write {}: {error}", catalogue::FILE))?;
     let control = Control::new(
         kms,
         keyspaces,
-        Box::new(move |bytes| save(&control_data, catalogue::FILE, bytes)),
+        save_keyspaces,
         HotKeys::new(hot_keys, Arc::new(save_hot)),
         to_shards,
         to_exporter,
         renew_early_ppm,
     )
-    .with_page(Feed::new(viewers, page_key_ids));
+    .with_page(Feed::new(viewers, page_key_ids))
+    .with_tickets(tickets);
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let mut seconds = tokio::time::interval(control::SNAPSHOT_PERIOD);

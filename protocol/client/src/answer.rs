@@ -20,6 +20,18 @@ pub struct Answer<T> {
     pub key_age_ms: u32,
 }
 
+impl<T> Answer<T> {
+    pub(crate) fn map<U>(self, to: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer {
+            value: to(self.value),
+            key_version: self.key_version,
+            stale: self.stale,
+            forwarded: self.forwarded,
+            key_age_ms: self.key_age_ms,
+        }
+    }
+}
+
 /// An answer of any status, out of its frame.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {

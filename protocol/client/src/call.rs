@@ -18,6 +18,7 @@ use crate::exchange::Outgoing;
 use crate::hub::{Hub, Target};
 use crate::{
     Answer, Error, HotKeys, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Outcome, Secret,
+    StatusPage,
 };
 
 pub use kms::{Custody, UnlockWith};
@@ -380,12 +381,12 @@ impl Call<HotKeys> {
     }
 }
 
-impl Call<String> {
-    /// The call that `Client::status` makes.
+impl Call<StatusPage> {
+    /// One page of the server's status: what comes behind `after`, which is 0 for the first and told by each page.
     #[must_use]
-    pub fn status() -> Self {
-        Self::to_server(&Request::Status, |reply| {
-            String::from_utf8(reply.payload.to_vec()).map_err(|error| error.to_string())
+    pub fn status_page(after: u64) -> Self {
+        Self::to_server(&Request::Status { after }, |reply| {
+            StatusPage::read(&reply.payload)
         })
     }
 }

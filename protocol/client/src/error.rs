@@ -78,6 +78,8 @@ pub enum Outcome {
     NotDone,
     /// It is a write that may have been done: look before asking again.
     Unknown,
+    /// What it takes away is in force on the server, which could not write it down: a restart would undo it.
+    InForce,
 }
 
 impl Error {
@@ -120,7 +122,8 @@ impl Error {
                 | Status::Retry
                 | Status::Unavailable
                 | Status::Overloaded
-                | Status::Internal => Blame::Server,
+                | Status::Internal
+                | Status::NotPersisted => Blame::Server,
             },
         }
     }
@@ -142,6 +145,7 @@ impl Error {
                     | Status::Overloaded
                     | Status::DeadlineExceeded
                     | Status::Internal
+                    | Status::NotPersisted
             ),
         }
     }
@@ -175,7 +179,10 @@ impl Refusal {
                 Some(_) => String::new(),
                 None => String::from_utf8_lossy(&reply.payload).into_owned(),
             },
-            outcome: Outcome::of_write(is_write && may_be_done),
+            outcome: match reply.status {
+                Status::NotPersisted => Outcome::InForce,
+                _ => Outcome::of_write(is_write && may_be_done),
+            },
         }
     }
 }
@@ -220,7 +227,7 @@ impl fmt::Display for Error {
             }
         }?;
         match self.outcome() {
-            Outcome::NotDone => Ok(()),
+            Outcome::NotDone | Outcome::InForce => Ok(()),
             Outcome::Unknown => f.write_str("; it may have been done, look before asking again"),
         }
     }
@@ -256,6 +263,7 @@ fn remedy(status: Status) -> &'static str {
         Status::Conflict => "it exists already",
         Status::NoKeyspace => "there is no such keyspace, or you may not use it",
         Status::Internal => "the server failed, its log says why",
+        Status::NotPersisted => "in force, but not written: a restart would undo it, ask again",
     }
 }
 

@@ -105,7 +105,7 @@ impl Reading {
         self.send(Call::lock(&keyspace));
         self.send(Call::unlock(&keyspace, UnlockWith::Nothing));
         self.send(Call::unlock_status(&keyspace, 7));
-        self.send(Call::status());
+        self.send(Call::status_page(0));
         let kms: KmsName = "local".parse().expect("it is a KMS's name");
         self.send(Call::keyspace_rotate(&keyspace));
         self.send(Call::keyspace_rewrap(&keyspace, &kms));

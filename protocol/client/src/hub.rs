@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use keyway_protocol::{KeyspaceName, ServerHello, ShardMap};
 
-use crate::Address;
 use crate::jitter::Jitter;
+use crate::{Address, KeyspaceInfo};
 
 /// How long a call waits for its owner's connection to come up while another one works already,
 /// where it would be forwarded.
@@ -293,11 +293,13 @@ impl<C: Clone> Hub<C> {
     #[must_use]
     pub(crate) fn learn(&mut self, hello: ServerHello) -> Vec<C> {
         self.dev = hello.dev;
-        self.keyspaces = hello
-            .keyspaces
-            .into_iter()
-            .map(|entry| (entry.name, entry.id))
-            .collect();
+        // What was listed is still known where HELLO cannot name all.
+        if !hello.more {
+            self.keyspaces.clear();
+        }
+        let named = hello.keyspaces.into_iter();
+        self.keyspaces
+            .extend(named.map(|entry| (entry.name, entry.id)));
         let slot_count = 1 + hello.map.ports.len();
         let mut unwanted = Vec::new();
         if self.map != hello.map {
@@ -315,6 +317,13 @@ impl<C: Clone> Hub<C> {
     /// A keyspace that this client made is known without asking again.
     pub(crate) fn learn_keyspace(&mut self, name: KeyspaceName, id: u32) {
         self.keyspaces.insert(name, id);
+    }
+
+    /// Takes over what a list of keyspaces says; names that are none are left out.
+    pub(crate) fn learn_listed(&mut self, listed: &[KeyspaceInfo]) {
+        let listed = listed.iter();
+        let named = listed.filter_map(|info| Some((info.name.parse().ok()?, info.id)));
+        self.keyspaces.extend(named);
     }
 
     /// Why there is no connection, in the words of the last failure.
@@ -350,6 +359,7 @@ mod tests {
         ServerHello {
             version: 1,
             dev: true,
+            more: false,
             this_shard,
             payload_len_max: 66_560,
             map: ShardMap::new([7; 16], ports.to_vec()).unwrap(),

@@ -65,6 +65,7 @@ mod listing;
 mod methods;
 mod options;
 mod secret;
+mod status_page;
 
 #[cfg(feature = "blocking")]
 pub mod blocking;
@@ -88,3 +89,4 @@ pub use listing::{
 };
 pub use options::Options;
 pub use secret::Secret;
+pub use status_page::StatusPage;

@@ -37,6 +37,10 @@ pub struct KeyspaceInfo {
     /// Whether it is locked, if the server says.
     #[serde(default)]
     pub locked: Option<bool>,
+    /// Whether something that was taken away, by a lock or otherwise, is in force and not written: a restart would
+    /// undo it.
+    #[serde(default)]
+    pub unwritten: bool,
     /// The KMS that wraps its DEKs, if the server says.
     #[serde(default)]
     pub kms: Option<String>,
@@ -205,6 +209,9 @@ pub enum UnlockState {
     Done,
     /// It failed; the message says why.
     Failed,
+    /// The server does not know the ticket: it was not handed out for this keyspace since the server started, or ended
+    /// too long ago.
+    Unknown,
 }
 
 /// How a KMS stands after it was given something to unlock it.

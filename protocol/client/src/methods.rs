@@ -319,9 +319,19 @@ macro_rules! typed_calls {
                 self.call($crate::Call::unlock_status(keyspace, ticket))$($wait)*
             }
 
-            /// How the server is doing, as JSON.
+            /// How the server is doing, as JSON. It asks page by page; each page has the whole
+            /// deadline.
             pub $($asyncness)? fn status(&self) -> Result<$crate::Answer<String>, $crate::Error> {
-                self.call($crate::Call::status())$($wait)*
+                let mut document = $crate::StatusPage::default();
+                loop {
+                    let after = document.next().unwrap_or(0);
+                    let answer = self.call($crate::Call::status_page(after))$($wait)*?;
+                    let answer = answer.map(|page| document.add(page));
+                    // Pages that stand still would have us ask for ever.
+                    if document.next().is_none_or(|next| next <= after) {
+                        return Ok(answer.map(|()| document.into_text()));
+                    }
+                }
             }
 
             /// The same bytes back.

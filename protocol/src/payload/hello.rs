@@ -80,6 +80,8 @@ pub struct ServerHello {
     pub version: u8,
     /// Whether the server runs in development mode, where everybody may do everything.
     pub dev: bool,
+    /// Whether there are more keyspaces than are named here; KEYSPACE_LIST tells the rest.
+    pub more: bool,
     /// The shard that this connection reached.
     pub this_shard: u16,
     /// The longest payload that the server takes, in bytes.
@@ -100,6 +102,7 @@ pub struct KeyspaceEntry {
 }
 
 const FLAG_DEV: u8 = 1;
+const FLAG_MORE: u8 = 2;
 
 impl ServerHello {
     /// Reads an answer to HELLO.
@@ -107,10 +110,10 @@ impl ServerHello {
         let mut reader = Reader::new(payload);
         let version = reader.u8("version")?;
         let flags = reader.u8("hello flags")?;
-        if flags & !FLAG_DEV != 0 {
+        if flags & !(FLAG_DEV | FLAG_MORE) != 0 {
             return Err(ProtocolError::UnknownFlags {
                 field: "hello flags",
-                bits: u64::from(flags & !FLAG_DEV),
+                bits: u64::from(flags & !(FLAG_DEV | FLAG_MORE)),
             });
         }
         let shard_count = reader.u16("shard_count")?;
@@ -143,6 +146,7 @@ impl ServerHello {
         let hello = Self {
             version,
             dev: flags & FLAG_DEV != 0,
+            more: flags & FLAG_MORE != 0,
             this_shard,
             payload_len_max,
             map,
@@ -156,7 +160,9 @@ impl ServerHello {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
         self.check()?;
         let router = &self.map.router;
-        out.extend_from_slice(&[self.version, if self.dev { FLAG_DEV } else { 0 }]);
+        let dev = if self.dev { FLAG_DEV } else { 0 };
+        let more = if self.more { FLAG_MORE } else { 0 };
+        out.extend_from_slice(&[self.version, dev | more]);
         out.extend_from_slice(&router.shard_count().to_le_bytes());
         out.extend_from_slice(&self.this_shard.to_le_bytes());
         out.extend_from_slice(&[Router::HASH_ID, 0]);

@@ -80,8 +80,11 @@ pub enum Request<'a> {
         /// The ticket that UNLOCK or a NEEDS_UNLOCK answer gave.
         ticket: u64,
     },
-    /// STATUS. The answer is JSON.
-    Status,
+    /// STATUS. The answer is one page of JSON.
+    Status {
+        /// 0, or what the page before told.
+        after: u64,
+    },
     /// KMS_INIT.
     KmsInit(KmsInit<'a>),
     /// KMS_UNLOCK.
@@ -136,7 +139,9 @@ impl<'a> Request<'a> {
             Opcode::UnlockStatus => Self::UnlockStatus {
                 ticket: super::decode_ticket(payload)?,
             },
-            Opcode::Status => nothing("STATUS", payload, Self::Status)?,
+            Opcode::Status => Self::Status {
+                after: status_after(payload)?,
+            },
             Opcode::KmsInit => Self::KmsInit(KmsInit::decode(payload)?),
             Opcode::KmsUnlock => Self::KmsUnlock(KmsUnlock::decode(payload)?),
         })
@@ -168,6 +173,12 @@ impl<'a> Request<'a> {
                 }
                 Ok(())
             }
+            Self::Status { after } => {
+                if *after != 0 {
+                    out.extend_from_slice(&after.to_le_bytes());
+                }
+                Ok(())
+            }
             Self::KeyspaceRewrap { kms } => {
                 out.extend_from_slice(check_kms_name(kms.as_bytes())?.as_bytes());
                 Ok(())
@@ -188,8 +199,7 @@ impl<'a> Request<'a> {
             | Self::KeyspaceHistory
             | Self::KeyRevoke
             | Self::ForceRefresh
-            | Self::Lock
-            | Self::Status => Ok(()),
+            | Self::Lock => Ok(()),
         }
     }
 
@@ -223,7 +233,7 @@ impl<'a> Request<'a> {
             Self::Lock => Opcode::Lock,
             Self::Unlock(_) => Opcode::Unlock,
             Self::UnlockStatus { .. } => Opcode::UnlockStatus,
-            Self::Status => Opcode::Status,
+            Self::Status { .. } => Opcode::Status,
             Self::KmsInit(_) => Opcode::KmsInit,
             Self::KmsUnlock(_) => Opcode::KmsUnlock,
         }
@@ -278,5 +288,17 @@ fn keyspace_list_after(payload: &[u8]) -> Result<u32, ProtocolError> {
     reader.finish("KEYSPACE_LIST")?;
     // To start is written as an empty payload, so that there is one way to write it.
     in_range("after", u64::from(after), 1, u64::from(u32::MAX))?;
+    Ok(after)
+}
+
+/// As that of KEYSPACE_LIST.
+fn status_after(payload: &[u8]) -> Result<u64, ProtocolError> {
+    if payload.is_empty() {
+        return Ok(0);
+    }
+    let mut reader = Reader::new(payload);
+    let after = reader.u64("row_after")?;
+    reader.finish("STATUS")?;
+    in_range("row_after", after, 1, u64::MAX)?;
     Ok(after)
 }

@@ -75,7 +75,10 @@ fn plain_name(opcode: Opcode) -> Option<&'static str> {
 fn with_hello(fields: Fields, hello: &ServerHello) -> Fields {
     let mut fields = fields
         .with_int("version", hello.version)
-        .with_int("hello_flags", u8::from(hello.dev))
+        .with_int(
+            "hello_flags",
+            u8::from(hello.dev) | u8::from(hello.more) << 1,
+        )
         .with_int("this_shard", hello.this_shard)
         .with_bytes("seed", &hello.map.router.seed())
         .with_int("payload_len_max", hello.payload_len_max);
@@ -162,7 +165,7 @@ fn encode_payload(opcode: Opcode, fields: &mut Take, out: &mut Vec<u8>) {
 
 fn encode_hello(fields: &mut Take, out: &mut Vec<u8>) {
     let version = fields.int("version") as u8;
-    let dev = fields.int("hello_flags") == 1;
+    let flags = fields.int("hello_flags");
     let this_shard = fields.int("this_shard") as u16;
     let seed = fields.array("seed");
     let payload_len_max = fields.int("payload_len_max") as u32;
@@ -179,7 +182,8 @@ fn encode_hello(fields: &mut Take, out: &mut Vec<u8>) {
     }
     let hello = ServerHello {
         version,
-        dev,
+        dev: flags & 1 != 0,
+        more: flags & 2 != 0,
         this_shard,
         payload_len_max,
         map: ShardMap::new(seed, ports).unwrap(),

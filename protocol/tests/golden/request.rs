@@ -88,7 +88,8 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
         | Request::KeyRevoke
         | Request::ForceRefresh
         | Request::Lock
-        | Request::Status => fields,
+        | Request::Status { after: 0 } => fields,
+        Request::Status { after } => fields.with_int("row_after", *after),
     }
 }
 
@@ -249,7 +250,12 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
         Opcode::UnlockStatus => payload(Request::UnlockStatus {
             ticket: fields.int("ticket"),
         }),
-        Opcode::Status => payload(Request::Status),
+        Opcode::Status => payload(Request::Status {
+            after: match fields.is_next("row_after") {
+                true => fields.int("row_after"),
+                false => 0,
+            },
+        }),
         Opcode::KmsInit => encode_kms_init(fields),
         Opcode::KmsUnlock => payload(Request::KmsUnlock(KmsUnlock {
             kind: unlock_kind(fields),

@@ -59,7 +59,7 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
     let state = match status.state {
         UnlockState::Pending => "pending",
         UnlockState::Done => "done",
-        UnlockState::Failed => return Err(flow.failed(&status)),
+        UnlockState::Failed | UnlockState::Unknown => return Err(flow.failed(&status)),
     };
     document["state"] = state.into();
     document["message"] = status.message.clone().into();

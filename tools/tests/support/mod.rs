@@ -175,6 +175,7 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             let hello = ServerHello {
                 version: VERSION,
                 dev: true,
+                more: false,
                 this_shard: 0,
                 payload_len_max: PAYLOAD_LEN_MAX as u32,
                 map: ShardMap::new([1; 16], vec![0, 0]).unwrap(),
@@ -326,7 +327,7 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             out.extend_from_slice(json.as_bytes());
             ResponseHead::OK
         }
-        Request::Status => {
+        Request::Status { .. } => {
             match state.statuses.first() {
                 None => out.extend_from_slice(kms::STATUS.as_bytes()),
                 Some(status) => out.extend_from_slice(status.as_bytes()),

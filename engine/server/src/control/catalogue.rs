@@ -5,8 +5,10 @@
 
 mod history;
 mod limited;
+mod shared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -40,20 +42,27 @@ pub const FIRST_GENERATION: u32 = 1;
 const ALLOW: &str = "allow:";
 
 /// Most keyspaces of a node.
-pub const KEYSPACES_MAX: usize = 1_024;
+pub const KEYSPACES_MAX: usize = 16_384;
 
-/// All keyspaces.
+const _: () = assert!(KEYSPACES_MAX <= keyway_core::KEYSPACES_MAX);
+
+/// Most principals that a keyspace grants something to, now or when a change for a while ends. A row of KEYSPACE_LIST
+/// with all of them fits into an answer.
+pub const PRINCIPALS_MAX: usize = 256;
+
+/// All keyspaces. A copy shares every keyspace that neither side changes afterwards, so that copying is cheap.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalogue {
     format: u32,
     /// The id that the next keyspace gets; ids are never used twice.
     next_id: u32,
-    keyspaces: BTreeMap<u32, Keyspace>,
+    #[serde(with = "shared")]
+    keyspaces: BTreeMap<u32, Arc<Keyspace>>,
 }
 
 /// One keyspace at rest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keyspace {
     /// Its name, unique on the node.
@@ -101,6 +110,10 @@ pub enum CatalogueError {
     Bad(String),
     /// A keyspace of that name exists.
     Exists(String),
+    /// Another command came first.
+    Conflict(String),
+    /// Too much is under way.
+    Busy(String),
     /// No keyspace has that id.
     Missing(u32),
 }
@@ -108,7 +121,9 @@ pub enum CatalogueError {
 impl std::fmt::Display for CatalogueError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            CatalogueError::Bad(text) => f.write_str(text),
+            CatalogueError::Bad(text)
+            | CatalogueError::Conflict(text)
+            | CatalogueError::Busy(text) => f.write_str(text),
             CatalogueError::Exists(name) => {
                 write!(
                     f,
@@ -160,12 +175,14 @@ impl Catalogue {
 
     /// Keyspaces by id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Keyspace)> {
-        self.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace))
+        let keyspaces = self.keyspaces.iter();
+        keyspaces.map(|(id, keyspace)| (*id, &**keyspace))
     }
 
     /// The keyspace with that id.
     pub fn keyspace(&self, id: u32) -> Result<&Keyspace, CatalogueError> {
-        self.keyspaces.get(&id).ok_or(CatalogueError::Missing(id))
+        let found = self.keyspaces.get(&id).map(|keyspace| &**keyspace);
+        found.ok_or(CatalogueError::Missing(id))
     }
 
     /// The id that [`Catalogue::create`] will give, for binding a DEK to it first.
@@ -200,6 +217,22 @@ impl Catalogue {
         record: &[u8],
         by: &By,
     ) -> Result<u32, CatalogueError> {
+        let id = self.next_id;
+        self.create_as(id, name, lines, kms, record, by)?;
+        Ok(id)
+    }
+
+    /// Adds a keyspace under an id that was reserved for it: none that was ever used, at least [`Catalogue::next_id`]
+    /// at the time.
+    pub fn create_as(
+        &mut self,
+        id: u32,
+        name: &str,
+        lines: &str,
+        kms: &str,
+        record: &[u8],
+        by: &By,
+    ) -> Result<(), CatalogueError> {
         self.check_new(name)?;
         let mut keyspace = Keyspace {
             name: name.to_owned(),
@@ -213,10 +246,9 @@ impl Catalogue {
         };
         keyspace.history.note(Change::new(by, "created"));
         keyspace.apply(lines, None, by)?;
-        let id = self.next_id;
-        self.next_id += 1;
-        self.keyspaces.insert(id, keyspace);
-        Ok(id)
+        self.next_id = self.next_id.max(id.saturating_add(1));
+        self.keyspaces.insert(id, Arc::new(keyspace));
+        Ok(())
     }
 
     /// Applies settings lines (`name=value`) to a keyspace: all of them, or none. With `lasts` they go back by
@@ -233,7 +265,7 @@ impl Catalogue {
     ) -> Result<(), CatalogueError> {
         let mut changed = self.keyspace(id)?.clone();
         changed.apply(lines, lasts, by)?;
-        self.keyspaces.insert(id, changed);
+        self.keyspaces.insert(id, Arc::new(changed));
         Ok(())
     }
 
@@ -241,7 +273,7 @@ impl Catalogue {
     /// without it they are all due.
     pub fn resume(&mut self, now: Moment) {
         for keyspace in self.keyspaces.values_mut() {
-            keyspace.resume(now);
+            Arc::make_mut(keyspace).resume(now);
         }
     }
 
@@ -253,14 +285,12 @@ impl Catalogue {
     /// Takes back what was changed for a while and is due; the changes, by keyspace.
     pub fn go_back(&mut self, now: Moment) -> Vec<(u32, Change)> {
         let keyspaces = self.keyspaces.iter_mut();
-        keyspaces
-            .flat_map(|(id, keyspace)| {
-                keyspace
-                    .go_back(now)
-                    .into_iter()
-                    .map(|change| (*id, change))
-            })
-            .collect()
+        let due = keyspaces.filter(|(_, keyspace)| keyspace.is_due(now));
+        due.flat_map(|(id, keyspace)| {
+            let changes = Arc::make_mut(keyspace).go_back(now);
+            changes.into_iter().map(|change| (*id, change))
+        })
+        .collect()
     }
 
     /// Adds a DEK, of the generation after the current one.
@@ -268,9 +298,10 @@ impl Catalogue {
         let keyspace = self.keyspace_mut(id)?;
         let current = keyspace.generation();
         if current.checked_add(1) != Some(dek.generation) {
-            return Err(CatalogueError::Bad(format!(
-                "keyspace `{}` has DEK {current}; another rotation came before that to {}",
-                keyspace.name, dek.generation
+            return Err(CatalogueError::Conflict(format!(
+                "keyspace `{}` has DEK {current}: another rotation came before this one, which changed nothing; \
+                 run it again only if that DEK is to be replaced, too",
+                keyspace.name
             )));
         }
         let text = BASE64.encode(&dek.record);
@@ -299,7 +330,7 @@ impl Catalogue {
         let keyspace = self.keyspace_mut(id)?;
         let generations = deks.iter().map(|dek| &dek.generation);
         if !keyspace.deks.keys().eq(generations) {
-            return Err(CatalogueError::Bad(format!(
+            return Err(CatalogueError::Conflict(format!(
                 "the DEKs of keyspace `{}` changed meanwhile; try again",
                 keyspace.name
             )));
@@ -314,8 +345,8 @@ impl Catalogue {
 
     /// Marks a keyspace as locked or not.
     pub fn set_locked(&mut self, id: u32, locked: bool, by: &By) -> Result<(), CatalogueError> {
-        let keyspace = self.keyspace_mut(id)?;
-        if keyspace.locked != locked {
+        if self.keyspace(id)?.locked != locked {
+            let keyspace = self.keyspace_mut(id)?;
             let change = Change::new(by, "locked").between(keyspace.locked, locked);
             keyspace.history.note(change);
             keyspace.locked = locked;
@@ -324,9 +355,8 @@ impl Catalogue {
     }
 
     fn keyspace_mut(&mut self, id: u32) -> Result<&mut Keyspace, CatalogueError> {
-        self.keyspaces
-            .get_mut(&id)
-            .ok_or(CatalogueError::Missing(id))
+        let found = self.keyspaces.get_mut(&id).map(Arc::make_mut);
+        found.ok_or(CatalogueError::Missing(id))
     }
 }
 
@@ -372,7 +402,27 @@ impl Keyspace {
             let (name, value) = canonical(name, value)?;
             self.change(&name, &value, lasts, by);
         }
+        self.check_principals()?;
         self.check(by.at)
+    }
+
+    /// Refuses more principals than a keyspace may have. One that an earlier server gave more is read, and can lose some.
+    fn check_principals(&self) -> Result<(), CatalogueError> {
+        let ends = self
+            .limited
+            .keys()
+            .filter_map(|name| name.strip_prefix(ALLOW));
+        let granted = self.policy.iter().map(|(principal, _)| principal);
+        let principals: BTreeSet<&str> = granted.chain(ends).collect();
+        if principals.len() > PRINCIPALS_MAX {
+            return Err(CatalogueError::Bad(format!(
+                "keyspace `{}` would grant rights to {} principals, the most is {PRINCIPALS_MAX}; withdraw some that are \
+                 not needed with allow:PRINCIPAL=none",
+                self.name,
+                principals.len()
+            )));
+        }
+        Ok(())
     }
 
     /// Changes what has this canonical name to this canonical value.

@@ -4,6 +4,7 @@ use keyway_protocol::HotBy;
 use serde_json::{Value, json};
 
 use super::kms::Kms;
+use super::lanes::Lane;
 use super::messages::ControlEvent;
 use super::{Answer, Control};
 use crate::shard::hot::{Estimate, HotShare};
@@ -15,7 +16,7 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     pub(super) async fn hot_document(&self, keyspace: u32, by: HotBy, keys_max: usize) -> Value {
-        let shares = self.broadcast(|answer| ControlEvent::Hot {
+        let shares = self.broadcast(Lane::Ordinary, |answer| ControlEvent::Hot {
             keyspace,
             by,
             keys_max,

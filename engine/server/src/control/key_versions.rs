@@ -31,7 +31,7 @@ impl<K: Kms> Control<K> {
         if !is_due {
             return;
         }
-        let catalogue = self.catalogue.borrow();
+        let catalogue = self.written();
         let mut of_kms = Vec::new();
         for (name, kms) in self.kms.iter() {
             let Some(newest) = kms.newest_key_version() else {

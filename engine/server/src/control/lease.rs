@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Control;
 use super::kms::{Kms, lease_event};
+use super::lanes::Lane;
 use super::messages::{ControlEvent, DekBytes, DekCopies};
 
 /// A keyspace's DEKs of all generations, unwrapped.
@@ -78,7 +79,7 @@ impl<K: Kms + 'static> Control<K> {
     /// The same of a keyspace that may be locked.
     pub(super) async fn unwrap_for_unlock(&self, keyspace: u32) -> Result<Deks, KmsError> {
         let (kms, wrapped) = {
-            let catalogue = self.catalogue.borrow();
+            let catalogue = self.written();
             let found = catalogue.keyspace(keyspace);
             let keyspace = found.map_err(|error| missing(&error.to_string()))?;
             let deks = keyspace.deks();
@@ -112,6 +113,10 @@ impl<K: Kms + 'static> Control<K> {
                 }
             }
         }
+        let ticket = match answer {
+            Ok(_) => self.tickets.borrow_mut().next(keyspace),
+            Err(_) => 0,
+        };
         for shard in 0..self.shards.len() {
             // Asked before each: a lock may come while a shard's queue is full. What is in a queue before the lock is
             // ahead of it there, and wiped by it.
@@ -130,8 +135,9 @@ impl<K: Kms + 'static> Control<K> {
                 keyspace,
                 event,
                 deks,
+                ticket,
             };
-            self.send(shard as u16, event).await;
+            self.send(shard as u16, Lane::Ordinary, event).await;
         }
     }
 }

@@ -5,6 +5,7 @@ use keyway_protocol::{HotBy, Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use super::lanes::Lane;
 use crate::authorise::{Policy, Principal};
 use crate::rehydrator::{ResealPage, ResealWork, WriteError};
 use crate::shard::hot::HotShare;
@@ -15,6 +16,9 @@ pub const REQUESTS_MAX: usize = 4_096;
 /// Messages that wait for a shard. Shards look every millisecond, and the control thread has at
 /// most a few to say for each keyspace.
 pub const EVENTS_MAX: usize = 16_384;
+
+/// The same for the emergency lanes of both. A keyspace has a few messages on its way there, at most.
+pub const EMERGENCIES_MAX: usize = 16_384;
 
 /// Whom to answer: a request that waits at a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +161,25 @@ pub enum Command {
         /// Its ticket.
         ticket: u64,
     },
-    /// Everything, as JSON.
-    Status,
+    /// A page of everything, as JSON.
+    Status {
+        /// The row behind which it begins, 0 for the first page.
+        after: u64,
+    },
+}
+
+impl Command {
+    /// The lane on which the command goes to the control thread, and its answer back. What may take something away
+    /// overtakes everything else.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Command::Lock { .. } => Lane::Emergency,
+            Command::Set { lines, .. } if lines.lines().any(|line| line.starts_with("allow:")) => {
+                Lane::Emergency
+            }
+            _ => Lane::Ordinary,
+        }
+    }
 }
 
 /// A keyspace as a shard needs it.
@@ -166,6 +187,10 @@ pub enum Command {
 pub struct KeyspaceConfig {
     /// Its id.
     pub id: u32,
+    /// Which of two configurations is newer; 0 at the start.
+    pub revision: u64,
+    /// What NEEDS_UNLOCK carries, in a keyspace that the shard has not known before.
+    pub ticket: u64,
     /// Its name.
     pub name: String,
     /// Settings in force.
@@ -194,6 +219,19 @@ impl std::fmt::Debug for DekBytes {
     }
 }
 
+/// How far a keyspace is unlocked at a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnlockProgress {
+    /// The ticket that the shard puts into NEEDS_UNLOCK.
+    pub ticket: u64,
+    /// The keyspace may be used: it is not locked, and there is a lease.
+    pub is_open: bool,
+    /// No key that was in use is left to be loaded.
+    pub is_reloaded: bool,
+    /// Keys that were loaded again by the last unlock.
+    pub keys_reloaded: u64,
+}
+
 /// To a shard. It has no `Debug`, since it can hold a secret.
 pub enum ControlEvent {
     /// A keyspace is new or has changed.
@@ -211,6 +249,8 @@ pub enum ControlEvent {
         event: LeaseEvent,
         /// The DEKs of all generations, if they were granted.
         deks: DekCopies,
+        /// What NEEDS_UNLOCK carries once this lease is over; 0 if none was granted.
+        ticket: u64,
     },
     /// Older DEKs are not needed any more.
     Retire {
@@ -236,6 +276,8 @@ pub enum ControlEvent {
     Lock {
         /// Which keyspace.
         keyspace: u32,
+        /// Void if the shard has carried out a newer lock or unlock.
+        revision: u64,
         /// Told when nothing of it is left.
         done: oneshot::Sender<()>,
     },
@@ -243,13 +285,17 @@ pub enum ControlEvent {
     Unlock {
         /// Which keyspace.
         keyspace: u32,
+        /// Void if the shard has carried out a newer lock or unlock.
+        revision: u64,
+        /// Told when the shard has opened it, or knows better.
+        done: oneshot::Sender<()>,
     },
-    /// How far the keys of an unlocked keyspace are reloaded.
-    Reloaded {
+    /// How far a keyspace is unlocked.
+    UnlockProgress {
         /// Which keyspace.
         keyspace: u32,
-        /// Told whether all is done, and how many keys.
-        answer: oneshot::Sender<(bool, u64)>,
+        /// Told how far.
+        answer: oneshot::Sender<UnlockProgress>,
     },
     /// Which of the shard's keys are hot.
     Hot {

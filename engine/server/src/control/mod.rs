@@ -5,32 +5,42 @@
 //!         ◀──ControlEvent───   keyspaces.json
 //! ```
 //!
-//! A change is written to disk, then acted on by every shard, and only then acknowledged.
+//! In force = written ∧ wanted: what takes something away is acted on by every shard first and then written, what gives
+//! something is written first. Both are acknowledged once they are in force and written; what could not be written is
+//! answered with a status of its own. The control thread itself waits for no disk and no KMS.
 
 pub mod catalogue;
+mod guard;
 mod hot;
 pub mod hot_keys;
+mod in_force;
 mod key_versions;
 pub mod kms;
+pub mod lanes;
 mod lease;
+mod list;
+mod lock;
 pub mod messages;
 pub mod opening;
 pub mod page;
+mod publish;
 mod rotation;
+pub mod saver;
 pub mod settings;
-mod tickets;
+mod task;
+pub mod tickets;
 mod troubles;
 mod unlock;
+mod unlock_status;
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use keyway_kms::{Initialise, KmsError, Passphrase, Service, Share};
 use keyway_protocol::{KmsShares, Status, encode_keyspace_id};
-use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::authorise::Principal;
@@ -39,10 +49,14 @@ use crate::metrics::exporter;
 use crate::metrics::snapshot::{KmsSnapshot, Snapshot};
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
 use hot_keys::HotKeys;
+use in_force::InForce;
 use kms::{Kms, KmsSet, refusal};
+use lanes::{Lane, LaneEnds, Lanes};
 use lease::Deks;
 use messages::{Command, ControlEvent, ControlRequest, KeyspaceConfig, ReplyTo};
+use publish::Publications;
 use rotation::Progress;
+use saver::{Save, acknowledge};
 use tickets::Tickets;
 use troubles::Troubles;
 use unlock::Given;
@@ -55,19 +69,16 @@ const MS_PER_HOUR: f64 = 3_600_000.0;
 /// Name of the line in a new keyspace's settings that says which KMS wraps its DEKs.
 const KMS_LINE: &str = "kms=";
 
-/// Rows of JSON that one KEYSPACE_LIST answer carries.
-const LIST_ROWS_MAX: usize = 32;
-
-/// Writes the catalogue's file as a whole, durably.
-pub type Save = Box<dyn Fn(&[u8]) -> std::io::Result<()> + Send>;
-
 /// What the control thread owns.
 pub struct Control<K = Service> {
     kms: KmsSet<K>,
-    catalogue: RefCell<Catalogue>,
+    in_force: RefCell<InForce>,
+    published: RefCell<Publications>,
     save: Save,
+    /// A write has ended.
+    saved: Notify,
     hot_keys: HotKeys,
-    shards: Vec<mpsc::Sender<ControlEvent>>,
+    shards: Vec<Lanes<ControlEvent>>,
     exporter: mpsc::Sender<exporter::Message>,
     /// Of a lease in use, while it lasts.
     renewals_per_lease: f64,
@@ -77,6 +88,8 @@ pub struct Control<K = Service> {
     key_versions: RefCell<key_versions::Counted>,
     /// Locks of each keyspace so far, so that an unlock knows whether one came between.
     locks: RefCell<HashMap<u32, u64>>,
+    /// Locks that shards are carrying out, or have carried out last: whether nothing of the keyspace is left.
+    wiping: RefCell<HashMap<u32, watch::Receiver<bool>>>,
     /// Keyspaces of which the KMS is being asked for the DEKs, for the shards.
     asking: RefCell<HashSet<u32>>,
     /// Keyspaces of which blobs are being sealed under a new DEK.
@@ -95,14 +108,16 @@ impl<K: Kms + 'static> Control<K> {
         catalogue: Catalogue,
         save: Save,
         hot_keys: HotKeys,
-        shards: Vec<mpsc::Sender<ControlEvent>>,
+        shards: Vec<Lanes<ControlEvent>>,
         exporter: mpsc::Sender<exporter::Message>,
         renew_early_ppm: u32,
     ) -> Self {
         Control {
             kms,
-            catalogue: RefCell::new(catalogue),
+            in_force: RefCell::new(InForce::new(catalogue)),
+            published: RefCell::default(),
             save,
+            saved: Notify::new(),
             hot_keys,
             shards,
             exporter,
@@ -111,6 +126,7 @@ impl<K: Kms + 'static> Control<K> {
             troubles: RefCell::default(),
             key_versions: RefCell::default(),
             locks: RefCell::default(),
+            wiping: RefCell::default(),
             asking: RefCell::default(),
             resealing: RefCell::default(),
             page: page::Feed::default(),
@@ -123,11 +139,20 @@ impl<K: Kms + 'static> Control<K> {
         Control { page, ..self }
     }
 
+    /// Goes on with the tickets that shards were given at the start.
+    #[must_use]
+    pub fn with_tickets(self, tickets: Tickets) -> Self {
+        Control {
+            tickets: RefCell::new(tickets),
+            ..self
+        }
+    }
+
     /// Serves requests until every shard has said in `stopped` that it has. Each time that
     /// `second` ends, the KMS's figures go to the exporter. To be run in a `LocalSet`.
     pub async fn run(
         self,
-        mut requests: mpsc::Receiver<ControlRequest>,
+        mut requests: LaneEnds<ControlRequest>,
         mut stopped: mpsc::Receiver<u16>,
         mut second: impl AsyncFnMut(),
     ) {
@@ -147,6 +172,8 @@ impl<K: Kms + 'static> Control<K> {
                     control.push_snapshot();
                     control.feed_page();
                     control.end_limited();
+                    control.look_at_saves();
+                    control.look_at_all_opened();
                     control.hot_keys.write_aside();
                 }
                 // Once nobody can ask any more, the shards are still to be counted.
@@ -159,19 +186,24 @@ impl<K: Kms + 'static> Control<K> {
                     ControlRequest::Admin { deadline: Some(deadline), .. }
                         if clock::now() >= deadline => {}
                     ControlRequest::Admin { reply_to, who, command, .. } => {
+                        let lane = command.lane();
                         let answered = Rc::clone(&control).administer(reply_to, who, command);
-                        tokio::task::spawn_local(answered);
+                        match lane {
+                            Lane::Emergency => task::begin(answered),
+                            Lane::Ordinary => drop(tokio::task::spawn_local(answered)),
+                        }
                     }
                 },
             }
         }
         // Each shard named its hottest keys before it said that it had stopped.
-        while let Ok(request) = requests.try_recv() {
+        while let Some(request) = requests.try_recv() {
             if let ControlRequest::Hottest { shard, keys } = request {
                 control.hot_keys.take(shard, keys);
             }
         }
         control.hot_keys.write().await;
+        control.save_at_end(second).await;
     }
 
     /// A warm start: keyspaces that had hot keys will be used, so their DEKs are fetched before anybody asks, within
@@ -183,12 +215,13 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     async fn administer(self: Rc<Self>, reply_to: ReplyTo, who: Principal, command: Command) {
+        let lane = command.lane();
         let answer = match command {
             Command::Create { name, lines } => self.create(&name, &lines, who).await,
             Command::Set { keyspace, lines } => self.set(keyspace, &lines, who).await,
             Command::List { after, visible } => Ok(self.list(after, &visible)),
             Command::History { keyspace } => self.history(keyspace),
-            Command::Lock { keyspace } => self.lock(keyspace, who).await,
+            Command::Lock { keyspace } => self.lock(vec![keyspace], who).await,
             Command::Unlock {
                 keyspace,
                 kind,
@@ -232,7 +265,7 @@ impl<K: Kms + 'static> Control<K> {
                 };
                 self.unlock_kms(&kms, given).await
             }
-            Command::Status => self.status().await,
+            Command::Status { after } => self.status(after).await,
         };
         let (status, payload) = match answer {
             Ok(payload) => (Status::Ok, payload),
@@ -243,38 +276,37 @@ impl<K: Kms + 'static> Control<K> {
             status,
             payload: Zeroizing::new(payload),
         };
-        self.send(reply_to.shard, event).await;
+        self.send(reply_to.shard, lane, event).await;
     }
 
-    async fn create(&self, name: &str, lines: &str, who: Principal) -> Answer {
+    async fn create(self: &Rc<Self>, name: &str, lines: &str, who: Principal) -> Answer {
         let id = {
-            let catalogue = self.catalogue.borrow();
-            catalogue.check_new(name)?;
-            catalogue.next_id()
+            let mut in_force = self.in_force.borrow_mut();
+            in_force.wanted().check_new(name)?;
+            in_force.reserve_id().ok_or((
+                Status::Conflict,
+                "the node has used up its keyspace ids".to_owned(),
+            ))?
         };
         let (kms_name, lines) = settings::take_line(lines, KMS_LINE);
-        let kms_name = kms_name.unwrap_or(self.kms.default_name());
-        let kms = self.kms.get(kms_name).map_err(|error| refusal(&error))?;
+        let kms_name = kms_name.unwrap_or(self.kms.default_name()).to_owned();
+        let kms = self.kms.get(&kms_name).map_err(|error| refusal(&error))?;
         let made = kms.new_dek(id, FIRST_GENERATION).await;
         let dek = made.map_err(|error| refusal(&error))?;
-        let mut changed = self.catalogue.borrow().clone();
-        if changed.next_id() != id {
-            // Another creation came between; its id is bound into our DEK.
-            return Err((
-                Status::Overloaded,
-                "another keyspace was being made; try again".into(),
-            ));
-        }
-        changed.create(name, &lines, kms_name, &dek.record, &settings::by(who))?;
-        self.commit(changed)?;
-        self.publish(id).await?;
+        let (by, record) = (settings::by(who), dek.record.clone());
+        let (named, at_kms) = (name.to_owned(), kms_name.clone());
+        let settled = self
+            .edit(&[id], move |catalogue| {
+                catalogue.create_as(id, &named, &lines, &at_kms, &record, &by)
+            })
+            .await?;
         // It was proven by an unwrap: the first use need not wait for another.
         let deks = Deks::of_new(FIRST_GENERATION, dek);
         self.tell_lease(id, &Ok(deks)).await;
         tracing::info!(keyspace = name, id, kms = kms_name, %who, "keyspace created");
         let mut payload = Vec::new();
         encode_keyspace_id(id, &mut payload);
-        Ok(payload)
+        acknowledge(settled, payload)
     }
 
     /// Makes a KMS's own key; the shares, if it is kept in shares.
@@ -300,7 +332,7 @@ impl<K: Kms + 'static> Control<K> {
 
     fn resume_resealing(self: &Rc<Self>) {
         let unfinished: Vec<u32> = {
-            let catalogue = self.catalogue.borrow();
+            let catalogue = self.written();
             let unfinished = catalogue
                 .iter()
                 .filter(|(_, keyspace)| keyspace.deks().is_ok_and(|deks| deks.len() > 1));
@@ -311,99 +343,19 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
-    fn list(&self, after: u32, visible: &[u32]) -> Vec<u8> {
-        let catalogue = self.catalogue.borrow();
-        let mut rows: Vec<_> = catalogue
-            .iter()
-            .filter(|(id, _)| *id > after && visible.contains(id))
-            .take(LIST_ROWS_MAX + 1)
-            .map(|(id, keyspace)| {
-                let settings: HashMap<&str, String> = keyspace
-                    .settings()
-                    .map(|settings| settings.iter().collect())
-                    .unwrap_or_default();
-                let allow: HashMap<&str, &str> = keyspace.policy.iter().collect();
-                let limited: HashMap<&str, Value> = keyspace
-                    .limited()
-                    .map(|(name, limited, then)| {
-                        let until_unix_ms = limited.until_unix_ms;
-                        (
-                            name,
-                            json!({ "until_unix_ms": until_unix_ms, "then": then }),
-                        )
-                    })
-                    .collect();
-                json!({
-                    "id": id,
-                    "name": keyspace.name,
-                    "locked": keyspace.locked,
-                    "kms": keyspace.kms,
-                    "generation": keyspace.generation(),
-                    "reseal": self.resealing.borrow().get(&id).map(|progress| progress.json()),
-                    "settings": settings,
-                    "allow": allow,
-                    "limited": limited,
-                })
-            })
-            .collect();
-        let more = rows.len() > LIST_ROWS_MAX;
-        rows.truncate(LIST_ROWS_MAX);
-        json!({ "keyspaces": rows, "more": more })
-            .to_string()
-            .into_bytes()
-    }
-
-    async fn status(&self) -> Answer {
+    async fn status(&self, after: u64) -> Answer {
         let (answer, answered) = oneshot::channel();
         let gone = || (Status::Internal, "the exporter has stopped".to_owned());
         self.exporter
-            .send(exporter::Message::Status(answer))
+            .send(exporter::Message::Status { after, answer })
             .await
             .map_err(|_| gone())?;
         Ok(answered.await.map_err(|_| gone())?.into_bytes())
     }
 
-    /// Writes the catalogue, then makes it the one in force.
-    fn commit(&self, changed: Catalogue) -> Result<(), (Status, String)> {
-        (self.save)(changed.text().as_bytes()).map_err(|error| {
-            (
-                Status::Internal,
-                format!("{} could not be written: {error}", catalogue::FILE),
-            )
-        })?;
-        *self.catalogue.borrow_mut() = changed;
-        Ok(())
-    }
-
-    /// Tells every shard of a keyspace and waits until they act by it.
-    async fn publish(&self, id: u32) -> Result<(), (Status, String)> {
-        let config = config_of(id, self.catalogue.borrow().keyspace(id)?)?;
-        self.broadcast(|done| ControlEvent::Keyspace {
-            config: Box::new(config.clone()),
-            done,
-        })
-        .await;
-        Ok(())
-    }
-
-    async fn broadcast<T>(&self, event: impl Fn(oneshot::Sender<T>) -> ControlEvent) -> Vec<T> {
-        let mut waiting = Vec::with_capacity(self.shards.len());
-        for shard in 0..self.shards.len() {
-            let (done, wait) = oneshot::channel();
-            self.send(shard as u16, event(done)).await;
-            waiting.push(wait);
-        }
-        let mut answers = Vec::with_capacity(waiting.len());
-        for wait in waiting {
-            // A shard that has stopped holds nothing any more, and has nothing to say.
-            answers.extend(wait.await);
-        }
-        answers
-    }
-
-    async fn send(&self, shard: u16, event: ControlEvent) {
-        // A closed channel is a shard that has stopped.
-        let _ = self.shards[usize::from(shard)].send(event).await;
+    /// The catalogue as it is written.
+    fn written(&self) -> Ref<'_, Catalogue> {
+        Ref::map(self.in_force.borrow(), InForce::written)
     }
 
     fn push_snapshot(&self) {
@@ -417,7 +369,7 @@ impl<K: Kms + 'static> Control<K> {
                 ..kms.figures(name)
             })
             .collect();
-        for (id, keyspace) in self.catalogue.borrow().iter() {
+        for (id, keyspace) in self.written().iter() {
             let of_its_kms = figures.iter_mut().find(|kms| kms.name == keyspace.kms);
             if let (Some(kms), Ok(settings), Ok(deks)) =
                 (of_its_kms, keyspace.settings(), keyspace.deks())
@@ -431,10 +383,16 @@ impl<K: Kms + 'static> Control<K> {
     }
 }
 
-/// A keyspace as shards need it.
-pub fn config_of(id: u32, keyspace: &Keyspace) -> Result<KeyspaceConfig, CatalogueError> {
+/// A keyspace as shards need it at the start, with its current ticket.
+pub fn config_of(
+    id: u32,
+    keyspace: &Keyspace,
+    ticket: u64,
+) -> Result<KeyspaceConfig, CatalogueError> {
     Ok(KeyspaceConfig {
         id,
+        revision: 0,
+        ticket,
         name: keyspace.name.clone(),
         settings: keyspace.settings()?,
         policy: keyspace.policy.clone(),
@@ -446,7 +404,8 @@ impl From<CatalogueError> for (Status, String) {
     fn from(error: CatalogueError) -> Self {
         let status = match error {
             CatalogueError::Bad(_) => Status::BadRequest,
-            CatalogueError::Exists(_) => Status::Conflict,
+            CatalogueError::Exists(_) | CatalogueError::Conflict(_) => Status::Conflict,
+            CatalogueError::Busy(_) => Status::Overloaded,
             CatalogueError::Missing(_) => Status::NoKeyspace,
         };
         (status, error.to_string())

@@ -54,7 +54,7 @@ impl<K: Kms + 'static> Control<K> {
             return;
         }
         let settings = {
-            let catalogue = self.catalogue.borrow();
+            let catalogue = self.written();
             let in_force = |(id, keyspace)| settings_in_force(id, keyspace);
             catalogue.iter().filter_map(in_force).collect()
         };
@@ -89,7 +89,7 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     fn next_keyspaces(&self) -> Vec<u32> {
-        let ids: Vec<u32> = self.catalogue.borrow().iter().map(|(id, _)| id).collect();
+        let ids: Vec<u32> = self.written().iter().map(|(id, _)| id).collect();
         in_turn(&ids, self.page.asked.get())
     }
 }

@@ -19,9 +19,11 @@ use keyway_protocol::{Status, encode_generation};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::catalogue::WrappedDek;
+use super::catalogue::{CatalogueError, WrappedDek};
 use super::kms::{Kms, refusal};
+use super::lanes::Lane;
 use super::messages::ControlEvent;
+use super::saver::acknowledge;
 use super::unlock::refuse_locked;
 use super::{Answer, Control, settings};
 use crate::authorise::Principal;
@@ -60,7 +62,7 @@ impl<K: Kms + 'static> Control<K> {
     /// Gives a keyspace a new DEK. Answers with its generation; the blobs follow in the background.
     pub(super) async fn rotate(self: &Rc<Self>, id: u32, who: Principal) -> Answer {
         let (name, generation, is_resealing) = {
-            let catalogue = self.catalogue.borrow();
+            let catalogue = self.written();
             let keyspace = catalogue.keyspace(id)?;
             let is_resealing = keyspace.deks()?.len() > 1;
             (keyspace.kms.clone(), keyspace.generation(), is_resealing)
@@ -86,22 +88,25 @@ impl<K: Kms + 'static> Control<K> {
         let kms = self.kms.get(&name).map_err(|error| refusal(&error))?;
         let made = kms.new_dek(id, next).await;
         let made = made.map_err(|error| refusal(&error))?;
-        let mut changed = self.catalogue.borrow().clone();
-        if changed.keyspace(id)?.kms != name {
-            return Err(moved_meanwhile());
-        }
         let dek = WrappedDek {
             generation: next,
             record: made.record,
         };
-        changed.add_dek(id, &dek, &settings::by(who))?;
-        self.commit(changed)?;
+        let by = settings::by(who);
+        let settled = self
+            .edit(&[id], move |catalogue| {
+                if catalogue.keyspace(id)?.kms != name {
+                    return Err(moved_meanwhile());
+                }
+                catalogue.add_dek(id, &dek, &by)
+            })
+            .await?;
         tracing::info!(keyspace = id, generation = next, %who, "new DEK");
         self.hand_out(id).await;
         self.start_resealing(id);
         let mut payload = Vec::new();
         encode_generation(next, &mut payload);
-        Ok(payload)
+        acknowledge(settled, payload)
     }
 
     /// Unwraps a keyspace's DEKs and hands them to every shard. Whether it could.
@@ -119,8 +124,7 @@ impl<K: Kms + 'static> Control<K> {
 
     async fn reseal(self: Rc<Self>, id: u32) {
         loop {
-            let Ok(generation) = self.catalogue.borrow().keyspace(id).map(|k| k.generation())
-            else {
+            let Ok(generation) = self.written().keyspace(id).map(|k| k.generation()) else {
                 return;
             };
             let Ok(found) = self.pass(id, generation, ResealWork::Count).await else {
@@ -158,16 +162,16 @@ impl<K: Kms + 'static> Control<K> {
         }
     }
 
-    async fn retire(&self, id: u32, generation: u32) -> Result<(), String> {
-        let mut changed = self.catalogue.borrow().clone();
-        changed.retire_deks(id).map_err(|error| error.to_string())?;
-        self.commit(changed).map_err(|(_, why)| why)?;
+    async fn retire(self: &Rc<Self>, id: u32, generation: u32) -> Result<(), String> {
+        self.edit(&[id], move |catalogue| catalogue.retire_deks(id))
+            .await
+            .map_err(|(_, why)| why)?;
         for shard in 0..self.shards.len() {
             let event = ControlEvent::Retire {
                 keyspace: id,
                 generation,
             };
-            self.send(shard as u16, event).await;
+            self.send(shard as u16, Lane::Ordinary, event).await;
         }
         let progress = self.resealing.borrow_mut().remove(&id).unwrap_or_default();
         tracing::info!(
@@ -243,7 +247,7 @@ impl<K: Kms + 'static> Control<K> {
                 cursor: cursor.clone(),
                 answer,
             };
-            self.send(shard, event).await;
+            self.send(shard, Lane::Ordinary, event).await;
             let error = match answered.await.map_err(|_| Stopped::ShardGone)? {
                 Ok(page) => return Ok(page),
                 Err(error) => error,
@@ -266,7 +270,7 @@ impl<K: Kms + 'static> Control<K> {
 
     /// Moves a keyspace's DEKs to another KMS, or wraps them anew at the same one. No lease changes: the shards go on
     /// with what they hold, and renew it at the new KMS.
-    pub(super) async fn rewrap(&self, id: u32, name: &str, who: Principal) -> Answer {
+    pub(super) async fn rewrap(self: &Rc<Self>, id: u32, name: &str, who: Principal) -> Answer {
         let to = self.kms.get(name).map_err(|error| refusal(&error))?;
         if self.is_locked(id) {
             return Err(refuse_locked());
@@ -275,15 +279,18 @@ impl<K: Kms + 'static> Control<K> {
         let locks = self.locks_of(id);
         let moved = self.wrap_all(id, to).await;
         let moved = moved.map_err(|error| refusal(&error))?;
-        let mut changed = self.catalogue.borrow().clone();
         if self.locks_of(id) != locks {
             return Err(refuse_locked());
         }
-        if changed.keyspace(id)?.kms != from {
-            return Err(moved_meanwhile());
-        }
-        changed.rewrap(id, name, &moved, &settings::by(who))?;
-        self.commit(changed)?;
+        let (by, was_at, now_at) = (settings::by(who), from.clone(), name.to_owned());
+        let settled = self
+            .edit(&[id], move |catalogue| {
+                if catalogue.keyspace(id)?.kms != was_at {
+                    return Err(moved_meanwhile());
+                }
+                catalogue.rewrap(id, &now_at, &moved, &by)
+            })
+            .await?;
         self.troubles.borrow_mut().forget(&from, id);
         tracing::info!(
             keyspace = id,
@@ -292,7 +299,7 @@ impl<K: Kms + 'static> Control<K> {
             %who,
             "the DEKs are at another KMS"
         );
-        Ok(Vec::new())
+        acknowledge(settled, Vec::new())
     }
 
     async fn wrap_all(&self, id: u32, to: &K) -> Result<Vec<WrappedDek>, KmsError> {
@@ -309,9 +316,8 @@ impl<K: Kms + 'static> Control<K> {
     }
 }
 
-fn moved_meanwhile() -> (Status, String) {
-    (
-        Status::Conflict,
+fn moved_meanwhile() -> CatalogueError {
+    CatalogueError::Conflict(
         "the keyspace was moved to another KMS meanwhile; try again".to_owned(),
     )
 }

@@ -6,6 +6,8 @@ use serde_json::json;
 
 use super::catalogue::{By, Catalogue, Change, Lasts};
 use super::kms::Kms;
+use super::lanes::Lane;
+use super::saver::acknowledge;
 use super::{Answer, Control};
 use crate::authorise::Principal;
 use crate::clock;
@@ -19,21 +21,20 @@ pub(super) fn by(who: Principal) -> By {
 }
 
 impl<K: Kms + 'static> Control<K> {
-    pub(super) async fn set(&self, id: u32, lines: &str, who: Principal) -> Answer {
+    pub(super) async fn set(self: &Rc<Self>, id: u32, lines: &str, who: Principal) -> Answer {
         let (lasts, lines) = take_line(lines, FOR_LINE);
         let lasts = lasts.map(Lasts::parse).transpose()?;
-        let mut changed = self.catalogue.borrow().clone();
-        changed.set(id, &lines, lasts, &by(who))?;
-        self.commit(changed)?;
-        self.publish(id).await?;
         let settings = lines.trim().replace('\n', " ");
+        let by = by(who);
+        let edit = move |catalogue: &mut Catalogue| catalogue.set(id, &lines, lasts, &by);
+        let settled = self.edit(&[id], edit).await?;
         match lasts {
             None => tracing::info!(keyspace = id, %who, %settings, "settings changed"),
             Some(lasts) => {
                 tracing::info!(keyspace = id, %who, %settings, for_ms = lasts.ms(), "settings changed for a while");
             }
         }
-        Ok(Vec::new())
+        acknowledge(settled, Vec::new())
     }
 
     /// Takes back the changes for a while that are due. To be called once a second.
@@ -41,31 +42,22 @@ impl<K: Kms + 'static> Control<K> {
     /// A disk that takes nothing does not keep them in force: their ends are on it already, so that what is in memory
     /// only is what a restart would come to as well.
     pub(super) fn end_limited(self: &Rc<Self>) {
-        let now = clock::moment();
-        if !self.catalogue.borrow().is_due(now) {
+        let (ended, keyspaces) = self.in_force.borrow_mut().go_back(clock::moment());
+        if keyspaces.is_empty() {
             return;
         }
-        let mut changed = self.catalogue.borrow().clone();
-        let ended = changed.go_back(now);
-        if let Err((_, why)) = self.commit(changed.clone()) {
-            log_unwritten(&why);
-            *self.catalogue.borrow_mut() = changed;
-        }
+        self.save();
         log_ended(&ended);
-        let mut ids: Vec<u32> = ended.into_iter().map(|(id, _)| id).collect();
-        ids.dedup();
+        let keyspaces: Vec<u32> = keyspaces.into_iter().collect();
         let control = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            for id in ids {
-                // A keyspace that has just been changed is in the catalogue, and valid.
-                let _ = control.publish(id).await;
-            }
+            control.publish(&keyspaces, Lane::Emergency).await;
         });
     }
 
     /// What was changed of a keyspace, newest first, as JSON.
     pub(super) fn history(&self, id: u32) -> Answer {
-        let catalogue = self.catalogue.borrow();
+        let catalogue = self.written();
         let changes: Vec<&Change> = catalogue.keyspace(id)?.history.iter().collect();
         let document = json!({ "changes": changes });
         Ok(document.to_string().into_bytes())

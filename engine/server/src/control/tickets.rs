@@ -1,14 +1,27 @@
-//! Tickets of unlocks, and how each of them stands.
+//! The tickets of the node. All of them are issued here.
+//!
+//! A keyspace always has a current ticket, issued ahead: shards put it into NEEDS_UNLOCK. A grant of the DEK brings the
+//! next one, so a ticket is over when every shard has gone on to a later one. An unlock has a ticket of its own.
 //!
 //! A later unlock of a keyspace takes an earlier one's place. Holders of shares wait for one another instead, each with
 //! a ticket of their own: what one of them mistypes is told to that one, and the others wait on.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::BuildHasher;
 
 use crate::authorise::Principal;
 
-/// Tickets of a keyspace that are remembered: all 16 holders may mistype theirs once.
+/// Tickets of a keyspace of which all is remembered: all 16 holders may mistype theirs once.
 const TICKETS_MAX: usize = 32;
+
+/// Unlocks of which it is remembered how they ended, beyond these.
+const ENDED_MAX: usize = 65_536;
+
+/// A ticket is a number that rises, one bit that says what it is for, and a check of so many bits under a key of this
+/// process, which tells a ticket from anything else. Below 2^53, so that JSON readers with floating-point numbers read it.
+const CHECK_BITS: u32 = 17;
+const NUMBER_BITS: u32 = 53 - 1 - CHECK_BITS;
 
 const OVERTAKEN: &str = "a later unlock has taken this one's place";
 
@@ -25,16 +38,72 @@ pub(super) enum UnlockState {
         given: u8,
         threshold: u8,
     },
+    /// Every shard has opened the keyspace, and is loading what was in use.
     Opened,
+    /// All of that is loaded.
+    Done {
+        keys_reloaded: u64,
+    },
     Failed(String),
 }
 
+/// What a ticket stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ticket {
+    /// A keyspace's DEK, which was not at hand.
+    Need,
+    Unlock(UnlockState),
+    /// An unlock that ended long ago, well or not.
+    Ended {
+        opened: bool,
+    },
+    /// Not one of this keyspace that was handed out since the start, or one that ended too long ago.
+    Unknown,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Need,
+    Unlock,
+}
+
+#[derive(Default)]
+struct Numbers {
+    last: u64,
+    key: RandomState,
+}
+
+impl Numbers {
+    fn issue(&mut self, keyspace: u32, kind: Kind) -> u64 {
+        self.last = (self.last + 1) % (1 << NUMBER_BITS);
+        let stem = self.last << 1 | kind as u64;
+        stem << CHECK_BITS | self.check(keyspace, stem)
+    }
+
+    fn kind_of(&self, keyspace: u32, ticket: u64) -> Option<Kind> {
+        let (stem, check) = (ticket >> CHECK_BITS, ticket & ((1 << CHECK_BITS) - 1));
+        let is_ours = stem >> 1 <= self.last && self.check(keyspace, stem) == check;
+        is_ours.then_some(match stem & 1 {
+            0 => Kind::Need,
+            _ => Kind::Unlock,
+        })
+    }
+
+    fn check(&self, keyspace: u32, stem: u64) -> u64 {
+        self.key.hash_one((keyspace, stem)) & ((1 << CHECK_BITS) - 1)
+    }
+}
+
 /// The tickets of all keyspaces.
-#[derive(Debug, Default)]
-pub(super) struct Tickets {
-    given_out: u32,
+#[derive(Default)]
+pub struct Tickets {
+    numbers: Numbers,
+    /// What shards put into NEEDS_UNLOCK, by keyspace.
+    current: BTreeMap<u32, u64>,
     /// Oldest first; never empty.
     of_keyspace: BTreeMap<u32, VecDeque<Unlock>>,
+    /// Unlocks that ended, and whether the keyspace was opened; those of the lowest numbers go first.
+    ended: BTreeMap<u64, bool>,
 }
 
 /// By what an unlock is known.
@@ -53,7 +122,10 @@ struct Unlock {
 
 impl Unlock {
     fn is_over(&self) -> bool {
-        matches!(self.state, UnlockState::Opened | UnlockState::Failed(_))
+        matches!(
+            self.state,
+            UnlockState::Opened | UnlockState::Done { .. } | UnlockState::Failed(_)
+        )
     }
 
     fn awaits_shares(&self) -> bool {
@@ -67,10 +139,22 @@ impl Unlock {
 }
 
 impl Tickets {
+    /// The ticket that shards put into NEEDS_UNLOCK for a keyspace.
+    pub fn current(&mut self, keyspace: u32) -> u64 {
+        let issue = || self.numbers.issue(keyspace, Kind::Need);
+        *self.current.entry(keyspace).or_insert_with(issue)
+    }
+
+    /// The DEK is granted: the ticket that is to be used when it is gone again.
+    pub(super) fn next(&mut self, keyspace: u32) -> u64 {
+        let ticket = self.numbers.issue(keyspace, Kind::Need);
+        self.current.insert(keyspace, ticket);
+        ticket
+    }
+
     /// A ticket for an unlock that begins. It takes the place of those under way, but for shares.
     pub(super) fn start(&mut self, keyspace: u32, is_share: bool, who: Principal) -> u64 {
-        self.given_out = self.given_out.wrapping_add(1);
-        let ticket = u64::from(keyspace) << 32 | u64::from(self.given_out);
+        let ticket = self.numbers.issue(keyspace, Kind::Unlock);
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
         for unlock in unlocks.iter_mut() {
             if !unlock.is_over() && !unlock.awaits_shares() && !unlock.is_share_on_its_way() {
@@ -79,7 +163,13 @@ impl Tickets {
         }
         if unlocks.len() == TICKETS_MAX {
             let oldest = unlocks.iter().position(Unlock::is_over).unwrap_or(0);
-            unlocks.remove(oldest);
+            if let Some(unlock) = unlocks.remove(oldest) {
+                let opened = !matches!(unlock.state, UnlockState::Failed(_)) && unlock.is_over();
+                self.ended.insert(unlock.asked.ticket, opened);
+            }
+            if self.ended.len() > ENDED_MAX {
+                self.ended.pop_first();
+            }
         }
         unlocks.push_back(Unlock {
             asked: Asked { ticket, who },
@@ -133,17 +223,50 @@ impl Tickets {
             .collect()
     }
 
-    /// How the unlock of `ticket` stands; of a ticket that came with a NEEDS_UNLOCK, the latest unlock. `None`: there
-    /// was none.
-    pub(super) fn state(&self, keyspace: u32, ticket: u64) -> Option<UnlockState> {
+    /// The keys of an opened keyspace are loaded, or will not be.
+    pub(super) fn settle_opened(&mut self, keyspace: u32, ticket: u64, state: UnlockState) {
+        let unlocks = self.of_keyspace.get_mut(&keyspace).into_iter().flatten();
+        for unlock in unlocks {
+            if unlock.asked.ticket == ticket && unlock.state == UnlockState::Opened {
+                unlock.state = state.clone();
+            }
+        }
+    }
+
+    /// Keyspaces that were opened and are loading keys, with the tickets.
+    pub(super) fn opened(&self) -> Vec<(u32, u64)> {
+        let of_keyspace = self.of_keyspace.iter();
+        let opened = of_keyspace.flat_map(|(keyspace, unlocks)| {
+            let opened = unlocks
+                .iter()
+                .filter(|unlock| unlock.state == UnlockState::Opened);
+            opened.map(|unlock| (*keyspace, unlock.asked.ticket))
+        });
+        opened.collect()
+    }
+
+    /// What `ticket` stands for.
+    pub(super) fn of(&self, keyspace: u32, ticket: u64) -> Ticket {
+        match self.numbers.kind_of(keyspace, ticket) {
+            None => Ticket::Unknown,
+            Some(Kind::Need) => Ticket::Need,
+            Some(Kind::Unlock) => {
+                let mut unlocks = self.of_keyspace.get(&keyspace).into_iter().flatten();
+                match unlocks.find(|unlock| unlock.asked.ticket == ticket) {
+                    Some(unlock) => Ticket::Unlock(unlock.state.clone()),
+                    None => match self.ended.get(&ticket) {
+                        Some(opened) => Ticket::Ended { opened: *opened },
+                        None => Ticket::Unknown,
+                    },
+                }
+            }
+        }
+    }
+
+    /// How the latest unlock of a keyspace stands, if there was one.
+    pub(super) fn latest(&self, keyspace: u32) -> Option<&UnlockState> {
         let unlocks = self.of_keyspace.get(&keyspace)?;
-        if let Some(unlock) = unlocks.iter().find(|unlock| unlock.asked.ticket == ticket) {
-            return Some(unlock.state.clone());
-        }
-        if ticket >> 32 == u64::from(keyspace) {
-            return Some(UnlockState::Failed(OVERTAKEN.to_owned()));
-        }
-        unlocks.back().map(|latest| latest.state.clone())
+        unlocks.back().map(|latest| &latest.state)
     }
 }
 
@@ -165,6 +288,13 @@ mod tests {
         }
     }
 
+    fn state(tickets: &Tickets, ticket: u64) -> Option<UnlockState> {
+        match tickets.of(PROD, ticket) {
+            Ticket::Unlock(state) => Some(state),
+            _ => None,
+        }
+    }
+
     fn failed(why: &str) -> UnlockState {
         UnlockState::Failed(why.to_owned())
     }
@@ -178,15 +308,15 @@ mod tests {
         );
         assert!(tickets.note(PROD, first, more(1)));
         assert!(tickets.note(PROD, second, more(2)));
-        assert_eq!(tickets.state(PROD, first), Some(more(2)));
+        assert_eq!(state(&tickets, first), Some(more(2)));
         let (wrong, passphrase) = (
             tickets.start(PROD, true, ALICE),
             tickets.start(PROD, false, ALICE),
         );
         assert!(tickets.note(PROD, wrong, failed("mistyped")));
         assert!(tickets.note(PROD, passphrase, failed("it wants shares")));
-        assert_eq!(tickets.state(PROD, wrong), Some(failed("mistyped")));
-        assert_eq!(tickets.state(PROD, first), Some(more(2)));
+        assert_eq!(state(&tickets, wrong), Some(failed("mistyped")));
+        assert_eq!(state(&tickets, first), Some(more(2)));
         let waiting = Asked {
             ticket: first,
             who: ALICE,
@@ -195,7 +325,7 @@ mod tests {
         let last = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, last, UnlockState::Opened));
         for ticket in [first, second, last] {
-            assert_eq!(tickets.state(PROD, ticket), Some(UnlockState::Opened));
+            assert_eq!(state(&tickets, ticket), Some(UnlockState::Opened));
         }
         assert!(tickets.waiting().is_empty());
     }
@@ -203,27 +333,25 @@ mod tests {
     #[test]
     fn a_later_unlock_takes_the_place_of_one_that_is_no_share() {
         let mut tickets = Tickets::default();
-        assert_eq!(tickets.state(PROD, 7), None);
         let first = tickets.start(PROD, false, ALICE);
-        assert_eq!(tickets.state(PROD, first), Some(ASKING));
+        assert_eq!(state(&tickets, first), Some(ASKING));
         let second = tickets.start(PROD, false, ALICE);
-        assert_eq!(tickets.state(PROD, first), Some(failed(OVERTAKEN)));
+        assert_eq!(state(&tickets, first), Some(failed(OVERTAKEN)));
         assert!(
             !tickets.note(PROD, first, UnlockState::Opened),
             "it is over"
         );
-        // A shard's ticket is no unlock's own.
-        assert_eq!(tickets.state(PROD, 1 << 48), Some(ASKING));
+        assert_eq!(tickets.latest(PROD), Some(&ASKING));
         // A share that is being asked about for a second time has done its part.
         let share = tickets.start(PROD, true, ALICE);
-        assert_eq!(tickets.state(PROD, second), Some(failed(OVERTAKEN)));
+        assert_eq!(state(&tickets, second), Some(failed(OVERTAKEN)));
         let asking = UnlockState::Asking {
             attempts: 1,
             last_error: None,
         };
         assert!(tickets.note(PROD, share, asking));
         tickets.start(PROD, false, ALICE);
-        assert_eq!(tickets.state(PROD, share), Some(failed(OVERTAKEN)));
+        assert_eq!(state(&tickets, share), Some(failed(OVERTAKEN)));
     }
 
     #[test]
@@ -233,10 +361,10 @@ mod tests {
         assert!(tickets.note(PROD, first, more(1)));
         let on_its_way = tickets.start(PROD, true, ALICE);
         tickets.fail_waiting(PROD, "forgotten");
-        assert_eq!(tickets.state(PROD, first), Some(more(1)));
+        assert_eq!(state(&tickets, first), Some(more(1)));
         assert!(tickets.note(PROD, on_its_way, failed("mistyped")));
         tickets.fail_waiting(PROD, "forgotten");
-        assert_eq!(tickets.state(PROD, first), Some(failed("forgotten")));
+        assert_eq!(state(&tickets, first), Some(failed("forgotten")));
     }
 
     #[test]
@@ -248,8 +376,56 @@ mod tests {
             let wrong = tickets.start(PROD, true, ALICE);
             assert!(tickets.note(PROD, wrong, failed("mistyped")));
         }
-        assert_eq!(tickets.state(PROD, first), Some(more(1)));
+        assert_eq!(state(&tickets, first), Some(more(1)));
         assert_eq!(tickets.of_keyspace[&PROD].len(), TICKETS_MAX);
-        assert_eq!(tickets.state(PROD, first + 1), Some(failed(OVERTAKEN)));
+        assert_eq!(tickets.ended.len(), TICKETS_MAX + 1);
+    }
+
+    /// A ticket of no unlock was taken for one that a later unlock had overtaken, or told of the latest.
+    #[test]
+    fn a_ticket_that_was_not_handed_out_is_unknown() {
+        let mut tickets = Tickets::default();
+        let need = tickets.current(PROD);
+        assert_eq!(tickets.current(PROD), need);
+        let unlock = tickets.start(PROD, false, ALICE);
+        let next = tickets.next(PROD);
+        assert!(need < next, "later tickets are greater");
+        assert_eq!(tickets.of(PROD, need), Ticket::Need);
+        assert_eq!(tickets.of(PROD, next), Ticket::Need);
+        assert_eq!(tickets.of(PROD, unlock), Ticket::Unlock(ASKING));
+        let others = [
+            0,
+            7,
+            need + 1,
+            unlock - 1,
+            unlock + 1,
+            u64::MAX,
+            u64::from(PROD) << 32 | 1,
+        ];
+        let unknown = |ticket: &u64| tickets.of(PROD, *ticket) == Ticket::Unknown;
+        // One in 131,072 is taken for ours.
+        assert!(others.iter().filter(|ticket| unknown(ticket)).count() >= others.len() - 1);
+        assert_eq!(tickets.of(PROD + 1, unlock), Ticket::Unknown);
+        assert_eq!(
+            Tickets::default().of(PROD, unlock),
+            Ticket::Unknown,
+            "of an earlier process"
+        );
+    }
+
+    #[test]
+    fn how_an_unlock_ended_is_remembered_after_the_rest_is_forgotten() {
+        let mut tickets = Tickets::default();
+        let good = tickets.start(PROD, false, ALICE);
+        assert!(tickets.note(PROD, good, UnlockState::Opened));
+        assert_eq!(tickets.opened(), [(PROD, good)]);
+        tickets.settle_opened(PROD, good, UnlockState::Done { keys_reloaded: 3 });
+        assert!(tickets.opened().is_empty());
+        let bad = tickets.start(PROD, false, ALICE);
+        for _ in 0..2 * TICKETS_MAX {
+            tickets.start(PROD, false, ALICE);
+        }
+        assert_eq!(tickets.of(PROD, good), Ticket::Ended { opened: true });
+        assert_eq!(tickets.of(PROD, bad), Ticket::Ended { opened: false });
     }
 }

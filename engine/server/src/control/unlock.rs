@@ -1,4 +1,4 @@
-//! Locks and unlocks of keyspaces: tickets, their progress, and unlocks that wait for the KMS.
+//! Unlocks of keyspaces: tickets, their progress, and unlocks that wait for the KMS.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,12 +7,15 @@ use keyway_kms::{
     Class, KmsError, Passphrase, Pin, ProviderState, Share, UnlockNeed, UnlockSecret, Unlocked,
 };
 use keyway_protocol::{Status, UnlockKind, encode_ticket};
-use serde_json::{Value, json};
+use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::in_force::Wanted;
 use super::kms::{Kms, refusal};
+use super::lanes::Lane;
 use super::messages::ControlEvent;
 use super::opening::need_word;
+use super::saver::settled;
 use super::tickets::{Asked, UnlockState};
 use super::{Answer, Control, settings};
 use crate::authorise::Principal;
@@ -50,18 +53,6 @@ impl Given {
 }
 
 impl<K: Kms + 'static> Control<K> {
-    /// Wipes a keyspace on every shard, and keeps it locked until an unlock. Answers when nothing of it is left.
-    pub(super) async fn lock(&self, id: u32, who: Principal) -> Answer {
-        let mut changed = self.catalogue.borrow().clone();
-        changed.set_locked(id, true, &settings::by(who))?;
-        self.commit(changed)?;
-        *self.locks.borrow_mut().entry(id).or_default() += 1;
-        self.broadcast(|done| ControlEvent::Lock { keyspace: id, done })
-            .await;
-        tracing::info!(keyspace = id, %who, "keyspace locked");
-        Ok(Vec::new())
-    }
-
     /// Starts an unlock and answers with its ticket.
     pub(super) fn start_unlock(
         self: &Rc<Self>,
@@ -70,7 +61,7 @@ impl<K: Kms + 'static> Control<K> {
         watch: bool,
         who: Principal,
     ) -> Answer {
-        self.catalogue.borrow().keyspace(id)?;
+        self.written().keyspace(id)?;
         let is_share = given.kind == UnlockKind::Share;
         let ticket = self.tickets.borrow_mut().start(id, is_share, who);
         let asked = Asked { ticket, who };
@@ -125,7 +116,7 @@ impl<K: Kms + 'static> Control<K> {
     /// Opens the provider if need be, proves that the DEKs unwrap, then lets the shards use the keyspace, unless it
     /// was locked again since there were `locks`.
     async fn unlock(
-        &self,
+        self: &Rc<Self>,
         id: u32,
         asked: Asked,
         given: Given,
@@ -175,7 +166,7 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     async fn open_keyspace(
-        &self,
+        self: &Rc<Self>,
         id: u32,
         asked: Asked,
         locks: u64,
@@ -210,25 +201,33 @@ impl<K: Kms + 'static> Control<K> {
         if self.locks_of(id) != locks {
             return Err(overtaken());
         }
-        let mut changed = self.catalogue.borrow().clone();
-        let unlocked = changed.set_locked(id, false, &settings::by(asked.who));
-        unlocked.map_err(|error| internal(&error.to_string()))?;
-        self.commit(changed).map_err(|(_, why)| internal(&why))?;
-        for shard in 0..self.shards.len() {
-            // As in `tell_lease`: what a lock finds in a queue, it undoes.
-            if self.locks_of(id) != locks {
-                return Err(overtaken());
-            }
-            self.send(shard as u16, ControlEvent::Unlock { keyspace: id })
-                .await;
+        let by = settings::by(asked.who);
+        let Wanted { outcome, .. } = self
+            .want(&[id], move |catalogue| catalogue.set_locked(id, false, &by))
+            .map_err(|(_, why)| internal(&why))?;
+        settled(outcome).await.map_err(|(_, why)| internal(&why))?;
+        if self.locks_of(id) != locks {
+            return Err(overtaken());
         }
+        self.end_wiping(id);
+        let revision = self.published.borrow_mut().next_revision();
+        // A lock that comes now has a newer revision: a shard that has carried it out does not open again.
+        let opened = self.broadcast(Lane::Ordinary, |done| ControlEvent::Unlock {
+            keyspace: id,
+            revision,
+            done,
+        });
+        opened.await;
         self.tell_lease(id, &Ok(deks)).await;
+        if self.locks_of(id) != locks {
+            return Err(overtaken());
+        }
         tracing::info!(keyspace = id, who = %asked.who, "keyspace unlocked");
         Ok(())
     }
 
     /// Others who wait for more shares of a KMS that is open now wait no longer.
-    async fn finish_unlocks_of(&self, kms: &str, except: u32) {
+    async fn finish_unlocks_of(self: &Rc<Self>, kms: &str, except: u32) {
         let waiting = self.tickets.borrow().waiting();
         for (id, asked) in waiting {
             if id != except && self.kms_name_of(id).is_ok_and(|name| name == kms) {
@@ -254,7 +253,7 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     /// Unlocks a KMS for no keyspace in particular; its keyspaces open as they are used.
-    pub(super) async fn unlock_kms(&self, name: &str, given: Given) -> Answer {
+    pub(super) async fn unlock_kms(self: &Rc<Self>, name: &str, given: Given) -> Answer {
         let opened = match given.read() {
             Ok(secret) => self.open_kms(name, None, secret).await,
             Err(error) => Err(error),
@@ -277,68 +276,8 @@ impl<K: Kms + 'static> Control<K> {
         Ok(answer.to_string().into_bytes())
     }
 
-    /// How the unlock of `ticket` stands, as JSON.
-    pub(super) async fn unlock_status(&self, id: u32, ticket: u64) -> Answer {
-        let Some(state) = self.tickets.borrow().state(id, ticket) else {
-            let locked = self.catalogue.borrow().keyspace(id)?.locked;
-            let (state, message) = if locked {
-                ("pending", "no unlock was started; run `keyway unlock`")
-            } else {
-                ("done", "the keyspace is not locked")
-            };
-            return Ok(status(state, message).to_string().into_bytes());
-        };
-        let document = match state {
-            UnlockState::Asking { attempts: 0, .. } => status("pending", "asking the KMS"),
-            UnlockState::Asking {
-                attempts,
-                last_error,
-            } => {
-                let why = last_error.unwrap_or_default();
-                let mut document = status("pending", &format!("waiting for the KMS: {why}"));
-                document["attempts"] = json!(attempts);
-                document
-            }
-            UnlockState::MoreShares { given, threshold } => {
-                let message = format!("{given} of {threshold} shares given");
-                let mut document = status("pending", &message);
-                document["shares"] = json!({ "given": given, "threshold": threshold });
-                document
-            }
-            UnlockState::Failed(reason) => status("failed", &reason),
-            UnlockState::Opened => self.reloading(id).await,
-        };
-        Ok(document.to_string().into_bytes())
-    }
-
-    async fn reloading(&self, id: u32) -> Value {
-        let progress = self
-            .broadcast(|answer| ControlEvent::Reloaded {
-                keyspace: id,
-                answer,
-            })
-            .await;
-        let reloaded: u64 = progress.iter().map(|(_, reloaded)| reloaded).sum();
-        let mut document = if progress.iter().all(|(done, _)| *done) {
-            status("done", "unlocked")
-        } else {
-            status("pending", "loading the keys that were in use")
-        };
-        document["keys_reloaded"] = json!(reloaded);
-        document
-    }
-
-    pub(super) fn is_locked(&self, id: u32) -> bool {
-        let catalogue = self.catalogue.borrow();
-        catalogue.keyspace(id).is_ok_and(|keyspace| keyspace.locked)
-    }
-
-    pub(super) fn locks_of(&self, id: u32) -> u64 {
-        self.locks.borrow().get(&id).copied().unwrap_or(0)
-    }
-
     pub(super) fn kms_name_of(&self, id: u32) -> Result<String, KmsError> {
-        let catalogue = self.catalogue.borrow();
+        let catalogue = self.written();
         match catalogue.keyspace(id) {
             Ok(keyspace) => Ok(keyspace.kms.clone()),
             Err(error) => Err(internal(&error.to_string())),
@@ -378,10 +317,6 @@ fn overtaken() -> KmsError {
 
 fn internal(why: &str) -> KmsError {
     KmsError::new(Class::Misconfigured, why, "check keyspaces.json")
-}
-
-fn status(state: &str, message: &str) -> Value {
-    json!({ "state": state, "message": message, "keys_reloaded": 0 })
 }
 
 /// How a command is refused of which the keyspace is locked.

@@ -8,19 +8,20 @@ use std::time::Instant;
 
 use prometheus::proto;
 
-use super::kms_series;
 use super::latency::{BOUNDS_US, Latency};
 use super::shard_series::SHARD_SERIES;
 use super::snapshot::{
-    HotSnapshot, KeyspaceSnapshot, KmsSnapshot, LockState, OPERATIONS, OUTCOMES, SettingsSnapshot,
-    ShardSnapshot, Snapshot,
+    CatalogueSnapshot, HotSnapshot, KeyspaceSnapshot, KmsSnapshot, LockState, OPERATIONS, OUTCOMES,
+    SettingsSnapshot, ShardSnapshot, Snapshot,
 };
+use super::{catalogue_series, kms_series};
 
 /// The latest snapshot of everyone.
 #[derive(Debug, Default)]
 pub struct Latest {
-    shards: BTreeMap<u16, ShardSnapshot>,
+    pub(super) shards: BTreeMap<u16, ShardSnapshot>,
     kms: Vec<KmsSnapshot>,
+    catalogue: CatalogueSnapshot,
     settings: Vec<SettingsSnapshot>,
     hot: BTreeMap<(u32, &'static str), (Instant, HotSnapshot)>,
 }
@@ -33,6 +34,7 @@ impl Latest {
                 self.shards.insert(shard.shard, *shard);
             }
             Snapshot::Kms(kms) => self.kms = kms,
+            Snapshot::Catalogue(catalogue) => self.catalogue = catalogue,
             Snapshot::Settings(settings) => self.settings = settings,
             Snapshot::Hot(hot) => {
                 let place = (hot.keyspace, hot.by.name());
@@ -65,33 +67,16 @@ impl Latest {
             .map(|(_, hot)| hot)
     }
 
-    /// Keyspaces summed over shards, by id.
-    pub fn keyspaces(&self) -> Vec<KeyspaceSnapshot> {
-        let mut merged: BTreeMap<u32, KeyspaceSnapshot> = BTreeMap::new();
-        for keyspace in self.shards.values().flat_map(|shard| &shard.keyspaces) {
-            merged
-                .entry(keyspace.id)
-                .and_modify(|sum| add(sum, keyspace))
-                .or_insert_with(|| keyspace.clone());
-        }
-        for trouble in self.kms.iter().filter_map(|kms| kms.trouble.as_ref()) {
-            for id in trouble.of_keyspaces.keys() {
-                // It has no lease because the KMS gave none, and that is not for want of use.
-                if let Some(keyspace) = merged.get_mut(id)
-                    && keyspace.state == LockState::Idle
-                {
-                    keyspace.state = LockState::Asking;
-                }
-            }
-        }
-        merged.into_values().collect()
-    }
-
     /// All metric families, sorted by name.
     pub fn families(&self) -> Vec<proto::MetricFamily> {
         let mut families = self.keyspace_families();
         families.extend(self.shard_families());
-        families.extend(kms_series::families(&self.kms, &self.keyspaces()));
+        families.extend(kms_series::families(
+            &self.kms,
+            &self.keyspaces(),
+            &self.live_keyspaces(),
+        ));
+        families.extend(catalogue_series::families(&self.catalogue));
         families.push(family(
             "keyway_build_info",
             "Version of the running server; always 1.",
@@ -316,36 +301,6 @@ const KEYSPACE_SERIES: &[Series<KeyspaceSnapshot>] = &[
         |k| f64::from(u8::from(k.locked)),
     ),
 ];
-
-fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
-    sum.rehydrate_total += other.rehydrate_total;
-    sum.rehydrate_fail_total += other.rehydrate_fail_total;
-    sum.rehydrate_latency.merge(&other.rehydrate_latency);
-    sum.singleflight_waiters += other.singleflight_waiters;
-    sum.singleflight_waiters_max += other.singleflight_waiters_max;
-    sum.singleflight_wait_timeout_total += other.singleflight_wait_timeout_total;
-    sum.prefetch_scan_total += other.prefetch_scan_total;
-    sum.prefetch_trigger_total += other.prefetch_trigger_total;
-    sum.prefetch_warm_total += other.prefetch_warm_total;
-    sum.prefetch_skipped_total += other.prefetch_skipped_total;
-    sum.hits += other.hits;
-    sum.misses += other.misses;
-    sum.evicted_total += other.evicted_total;
-    sum.resident_keys += other.resident_keys;
-    sum.resident_key_bytes += other.resident_key_bytes;
-    sum.flights += other.flights;
-    sum.oldest_served_age_us = sum.oldest_served_age_us.max(other.oldest_served_age_us);
-    sum.aead_uses_ratio = sum.aead_uses_ratio.max(other.aead_uses_ratio);
-    // The shard that loses its lease first is the one to know about.
-    sum.dek_lease_left_s = sum.dek_lease_left_s.min(other.dek_lease_left_s);
-    sum.state = sum.state.max(other.state);
-    sum.locked |= other.locked;
-    for (mine, theirs) in sum.requests.0.iter_mut().zip(other.requests.0) {
-        for (mine, theirs) in mine.iter_mut().zip(theirs) {
-            *mine += theirs;
-        }
-    }
-}
 
 pub(super) fn family(
     name: &str,

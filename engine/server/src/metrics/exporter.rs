@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::collector::Latest;
 use super::page::{self, Viewers};
 use super::snapshot::Snapshot;
-use super::{http, live, status};
+use super::{http, live, status_page};
 
 /// Messages that wait for the exporter before more are dropped.
 pub const INBOX_MAX: usize = 1_024;
@@ -36,7 +36,12 @@ pub enum Message {
     /// Newer figures.
     Snapshot(Snapshot),
     /// STATUS: the JSON document.
-    Status(oneshot::Sender<String>),
+    Status {
+        /// The row behind which the page begins, 0 for the first.
+        after: u64,
+        /// Told the page.
+        answer: oneshot::Sender<String>,
+    },
 }
 
 /// Hands the exporter a snapshot without waiting. A full inbox loses it; the next one carries the
@@ -163,10 +168,10 @@ pub async fn collect(
             biased;
             message = inbox.recv() => match message {
                 Some(Message::Snapshot(snapshot)) => collected.borrow_mut().take(snapshot),
-                Some(Message::Status(answer)) => {
-                    let document = status::document(&collected.borrow().latest, shard_count);
+                Some(Message::Status { after, answer }) => {
+                    let page = status_page::page(&collected.borrow().latest, shard_count, after);
                     // Whoever asked may have gone; the answer is then nobody's.
-                    let _ = answer.send(document.to_string());
+                    let _ = answer.send(page);
                 }
                 None => return,
             },

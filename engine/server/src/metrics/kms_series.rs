@@ -1,6 +1,6 @@
 //! The KMSes' metric families, and what their leases will cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus::proto;
 
@@ -43,18 +43,25 @@ const SERIES: [Series; 6] = [
     ),
 ];
 
-/// Calls an hour that the leases of the keyspaces in use, and our logins, will cost at this KMS.
-pub fn forecast_calls_per_hour(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> f64 {
-    let live = keyspaces
-        .iter()
-        .filter(|keyspace| keyspace.dek_lease_left_s > 0.0);
+/// Calls an hour that the leases of the keyspaces in use, which have one, and our logins, will cost at this KMS.
+pub fn forecast_calls_per_hour(kms: &KmsSnapshot, live: &BTreeSet<u32>) -> f64 {
+    let of_it = kms.lease_calls_per_hour.iter();
     // The logins are made whatever is in use.
-    live.filter_map(|keyspace| kms.lease_calls_per_hour.get(&keyspace.id))
-        .fold(kms.own_calls_per_hour, |sum, calls| sum + calls)
+    of_it
+        .filter(|(keyspace, _)| live.contains(keyspace))
+        .fold(kms.own_calls_per_hour, |sum, (_, calls)| sum + calls)
 }
 
 /// All families.
-pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<proto::MetricFamily> {
+pub fn families(
+    kms: &[KmsSnapshot],
+    keyspaces: &[KeyspaceSnapshot],
+    live: &BTreeSet<u32>,
+) -> Vec<proto::MetricFamily> {
+    let names: BTreeMap<u32, &str> = keyspaces
+        .iter()
+        .map(|keyspace| (keyspace.id, keyspace.name.as_str()))
+        .collect();
     let mut families: Vec<_> = SERIES
         .iter()
         .map(|(name, help, value)| {
@@ -69,7 +76,7 @@ pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<prot
         "Calls an hour that the leases of the keyspaces in use cost, and the logins at the KMS.",
         proto::MetricType::GAUGE,
         kms.iter().map(|kms| {
-            let forecast = forecast_calls_per_hour(kms, keyspaces);
+            let forecast = forecast_calls_per_hour(kms, live);
             gauge(&[("kms", &kms.name)], forecast)
         }),
     ));
@@ -106,10 +113,18 @@ pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<prot
         "Calls to the KMS by keyspace, operation and outcome.",
         proto::MetricType::COUNTER,
         kms.iter().flat_map(|kms| {
-            kms.calls.iter().map(|calls| {
+            // A keyspace that no shard knows yet has a series as soon as it has a name.
+            let named = kms.calls.iter().filter_map(|calls| {
+                let name = match calls.keyspace {
+                    0 => "",
+                    id => names.get(&id).copied()?,
+                };
+                Some((calls, name))
+            });
+            named.map(|(calls, name)| {
                 let labels = [
                     ("kms", kms.name.as_str()),
-                    ("keyspace", name_of(calls.keyspace, keyspaces)),
+                    ("keyspace", name),
                     ("operation", calls.operation),
                     ("outcome", calls.outcome),
                 ];
@@ -118,12 +133,6 @@ pub fn families(kms: &[KmsSnapshot], keyspaces: &[KeyspaceSnapshot]) -> Vec<prot
         }),
     ));
     families
-}
-
-/// A keyspace's name; empty for none, and for one that no shard knows.
-pub fn name_of(id: u32, keyspaces: &[KeyspaceSnapshot]) -> &str {
-    let known = keyspaces.iter().find(|keyspace| keyspace.id == id);
-    known.map_or("", |keyspace| &keyspace.name)
 }
 
 #[cfg(test)]
@@ -136,19 +145,14 @@ mod tests {
             lease_calls_per_hour: BTreeMap::from([(1, 2.0), (2, 4.0)]),
             ..KmsSnapshot::default()
         };
-        let keyspace = |id, dek_lease_left_s| KeyspaceSnapshot {
-            id,
-            dek_lease_left_s,
-            ..KeyspaceSnapshot::default()
-        };
-        let keyspaces = [keyspace(1, 60.0), keyspace(2, 0.0), keyspace(3, 60.0)];
-        assert_eq!(forecast_calls_per_hour(&kms, &keyspaces), 2.0);
+        let live = BTreeSet::from([1, 3]);
+        assert_eq!(forecast_calls_per_hour(&kms, &live), 2.0);
         let with_logins = KmsSnapshot {
             own_calls_per_hour: 8.0,
             ..kms.clone()
         };
-        assert_eq!(forecast_calls_per_hour(&with_logins, &keyspaces), 10.0);
-        let of_nothing = forecast_calls_per_hour(&kms, &[]);
+        assert_eq!(forecast_calls_per_hour(&with_logins, &live), 10.0);
+        let of_nothing = forecast_calls_per_hour(&kms, &BTreeSet::new());
         assert!(of_nothing == 0.0 && of_nothing.is_sign_positive());
     }
 }

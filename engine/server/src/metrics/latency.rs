@@ -16,26 +16,20 @@ const NS_MAX: u64 = 60_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 2;
 
 /// Latencies of one kind of work.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Latency {
     /// Observations per bucket of [`BOUNDS_US`]; the last is everything longer. Not cumulative.
     pub buckets: [u64; BOUNDS_US.len() + 1],
     /// Sum of all observations, in nanoseconds.
     pub sum_ns: u64,
-    /// The same observations in nanoseconds, for quantiles.
-    pub hdr: Histogram<u64>,
+    /// The same observations in nanoseconds, for quantiles. Nothing without any: there may be thousands of keyspaces that
+    /// nobody uses.
+    hdr: Option<Box<Histogram<u64>>>,
 }
 
-impl Default for Latency {
-    fn default() -> Self {
-        let hdr = Histogram::new_with_bounds(1_000, NS_MAX, SIGNIFICANT_DIGITS)
-            .expect("the bounds are constants in order");
-        Latency {
-            buckets: [0; BOUNDS_US.len() + 1],
-            sum_ns: 0,
-            hdr,
-        }
-    }
+fn empty() -> Box<Histogram<u64>> {
+    let hdr = Histogram::new_with_bounds(1_000, NS_MAX, SIGNIFICANT_DIGITS);
+    Box::new(hdr.expect("the bounds are constants in order"))
 }
 
 impl Latency {
@@ -45,7 +39,8 @@ impl Latency {
         let bucket = BOUNDS_US.partition_point(|bound_us| bound_us * 1_000 < ns);
         self.buckets[bucket] += 1;
         self.sum_ns = self.sum_ns.saturating_add(ns);
-        self.hdr.saturating_record(ns);
+        let hdr = self.hdr.get_or_insert_with(empty);
+        hdr.saturating_record(ns);
     }
 
     /// Adds another shard's observations.
@@ -54,9 +49,11 @@ impl Latency {
             *mine += theirs;
         }
         self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
-        self.hdr
-            .add(&other.hdr)
-            .expect("all histograms have the same bounds");
+        if let Some(theirs) = &other.hdr {
+            let hdr = self.hdr.get_or_insert_with(empty);
+            hdr.add(&**theirs)
+                .expect("all histograms have the same bounds");
+        }
     }
 
     /// How many observations there are.
@@ -66,7 +63,14 @@ impl Latency {
 
     /// The value at `quantile` (0 to 1), in milliseconds; 0 without observations.
     pub fn quantile_ms(&self, quantile: f64) -> f64 {
-        self.hdr.value_at_quantile(quantile) as f64 / 1e6
+        let hdr = self.hdr.as_ref();
+        hdr.map_or(0.0, |hdr| hdr.value_at_quantile(quantile) as f64 / 1e6)
+    }
+
+    /// The longest, in milliseconds; 0 without observations.
+    pub fn max_ms(&self) -> f64 {
+        let hdr = self.hdr.as_ref();
+        hdr.map_or(0.0, |hdr| hdr.max() as f64 / 1e6)
     }
 }
 

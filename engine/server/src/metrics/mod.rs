@@ -1,9 +1,11 @@
 //! Figures for people and Prometheus. Shards push [`snapshot`]s, the exporter's thread serves
 //! them; it never reaches into a shard.
 
+mod catalogue_series;
 pub mod collector;
 pub mod exporter;
 pub mod http;
+mod keyspaces;
 pub mod kms_series;
 pub mod latency;
 pub mod live;
@@ -11,3 +13,4 @@ pub mod page;
 pub mod shard_series;
 pub mod snapshot;
 pub mod status;
+mod status_page;

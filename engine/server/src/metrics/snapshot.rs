@@ -22,7 +22,7 @@ pub const OPERATIONS: [&str; 11] = [
 ];
 
 /// Outcomes that are counted apart: the wire's statuses by number, `ok` and a stale `ok` apart.
-pub const OUTCOMES: [&str; 17] = [
+pub const OUTCOMES: [&str; 18] = [
     "ok",
     "retry",
     "needs_unlock",
@@ -39,11 +39,12 @@ pub const OUTCOMES: [&str; 17] = [
     "conflict",
     "no_keyspace",
     "internal",
+    "not_persisted",
     "ok_stale",
 ];
 
 /// Index of a stale OK in [`OUTCOMES`].
-pub const OUTCOME_OK_STALE: usize = 16;
+pub const OUTCOME_OK_STALE: usize = 17;
 
 /// Requests answered, by operation and outcome.
 #[derive(Clone, Debug, Default)]
@@ -238,7 +239,7 @@ pub struct KmsSnapshot {
     pub provider: &'static str,
     /// `unlocked`, `locked` or `uninitialised`.
     pub state: &'static str,
-    /// Calls so far.
+    /// Calls so far, by rising keyspace.
     pub calls: Vec<KmsCalls>,
     /// Calls under way.
     pub calls_in_flight: u32,
@@ -286,6 +287,35 @@ pub struct KmsTrouble {
     pub is_over: bool,
     /// Keyspaces whose last call failed, each with the cause.
     pub of_keyspaces: BTreeMap<u32, &'static str>,
+}
+
+/// How the file of keyspaces is being written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CatalogueSnapshot {
+    /// Changes that are in force and could not be written: a restart would undo them.
+    pub unwritten_changes: u64,
+    /// Writes that failed.
+    pub write_failures_total: u64,
+}
+
+impl KmsSnapshot {
+    /// The keyspaces with ids greater than `after` for which there were calls, by id.
+    pub fn keyspaces_after(&self, after: u32) -> impl Iterator<Item = u32> {
+        let begins = self.calls.partition_point(|calls| calls.keyspace <= after);
+        let calls = self.calls[begins..].chunk_by(|a, b| a.keyspace == b.keyspace);
+        calls.filter_map(|of_one| Some(of_one.first()?.keyspace))
+    }
+
+    /// The calls for one keyspace, 0 for those for none.
+    pub fn calls_for(&self, keyspace: u32) -> &[KmsCalls] {
+        let begins = self
+            .calls
+            .partition_point(|calls| calls.keyspace < keyspace);
+        let ends = self
+            .calls
+            .partition_point(|calls| calls.keyspace <= keyspace);
+        &self.calls[begins..ends]
+    }
 }
 
 /// A setting's end, where it was changed for a while.
@@ -343,4 +373,6 @@ pub enum Snapshot {
     Shard(Box<ShardSnapshot>),
     /// The control thread's figures: every KMS's.
     Kms(Vec<KmsSnapshot>),
+    /// The control thread's: what has become of changes of keyspaces.
+    Catalogue(CatalogueSnapshot),
 }

@@ -1,5 +1,7 @@
-//! The answer to STATUS: the same figures as /metrics, as one JSON document for people and
-//! scripts.
+//! The same figures as /metrics, as JSON for people and scripts: the rows of the answer to STATUS, and the document
+//! behind the live page.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::json;
@@ -41,7 +43,7 @@ impl From<&Latency> for Quantiles {
             p95: latency.quantile_ms(0.95),
             p99: latency.quantile_ms(0.99),
             p999: latency.quantile_ms(0.999),
-            max: latency.hdr.max() as f64 / 1e6,
+            max: latency.max_ms(),
         }
     }
 }
@@ -49,27 +51,47 @@ impl From<&Latency> for Quantiles {
 /// The whole document.
 pub fn document(latest: &Latest, shard_count: u16) -> serde_json::Value {
     let keyspaces = latest.keyspaces();
+    let live = latest.live_keyspaces();
+    let names: BTreeMap<u32, &str> = keyspaces
+        .iter()
+        .map(|keyspace| (keyspace.id, keyspace.name.as_str()))
+        .collect();
+    let kms_with_calls = |one: &KmsSnapshot| {
+        let mut row = kms(one, &live);
+        let calls = one.calls.iter().map(|calls| {
+            json!({
+                "keyspace": names.get(&calls.keyspace).copied().unwrap_or_default(),
+                "operation": calls.operation,
+                "outcome": calls.outcome,
+                "count": calls.count,
+            })
+        });
+        row["calls"] = calls.collect();
+        row
+    };
+    let mut document = head(shard_count);
+    document["kms"] = latest.kms().iter().map(kms_with_calls).collect();
+    document["keyspaces"] = keyspaces
+        .iter()
+        .map(|one| keyspace(one, latest.kms_of(one.id)))
+        .collect();
+    document["shards"] = latest.shards().map(shard).collect();
+    document
+}
+
+/// What stands before the rows.
+pub fn head(shard_count: u16) -> serde_json::Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "unix_ms": crate::clock::unix_ms(),
         "shard_count": shard_count,
         "latency_bounds_ms": BOUNDS_US.map(|bound_us| bound_us as f64 / 1e3),
-        "kms": latest.kms().iter().map(|one| kms(one, &keyspaces)).collect::<Vec<_>>(),
-        "keyspaces": keyspaces.iter().map(|one| keyspace(one, latest.kms())).collect::<Vec<_>>(),
-        "shards": latest.shards().map(shard).collect::<Vec<_>>(),
     })
 }
 
-fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
-    let calls = kms.calls.iter().map(|calls| {
-        json!({
-            "keyspace": kms_series::name_of(calls.keyspace, keyspaces),
-            "operation": calls.operation,
-            "outcome": calls.outcome,
-            "count": calls.count,
-        })
-    });
+/// A KMS without its calls; `live`: the keyspaces that have a lease.
+pub fn kms(kms: &KmsSnapshot, live: &BTreeSet<u32>) -> serde_json::Value {
     json!({
         "name": kms.name,
         "provider": kms.provider,
@@ -92,18 +114,16 @@ fn kms(kms: &KmsSnapshot, keyspaces: &[KeyspaceSnapshot]) -> serde_json::Value {
             "newest": versions.newest,
             "keyspaces_behind": versions.keyspaces_behind,
         })),
-        "calls_per_hour_forecast": kms_series::forecast_calls_per_hour(kms, keyspaces),
-        "calls": calls.collect::<Vec<_>>(),
+        "calls_per_hour_forecast": kms_series::forecast_calls_per_hour(kms, live),
     })
 }
 
-fn keyspace(keyspace: &KeyspaceSnapshot, kms: &[KmsSnapshot]) -> serde_json::Value {
-    // A KMS tells what each of its keyspaces costs, in use or not.
-    let is_its_own = |kms: &&KmsSnapshot| kms.lease_calls_per_hour.contains_key(&keyspace.id);
+/// A keyspace; `kms` wraps its DEKs, if that is known.
+pub fn keyspace(keyspace: &KeyspaceSnapshot, kms: Option<&str>) -> serde_json::Value {
     json!({
         "id": keyspace.id,
         "name": keyspace.name,
-        "kms": kms.iter().find(is_its_own).map(|kms| &kms.name),
+        "kms": kms,
         "state": keyspace.state.name(),
         "locked": keyspace.locked,
         "dek_lease_left_s": keyspace.dek_lease_left_s,
@@ -143,7 +163,8 @@ fn requests(counts: &RequestCounts) -> Vec<serde_json::Value> {
     rows
 }
 
-fn shard(shard: &ShardSnapshot) -> serde_json::Value {
+/// A shard.
+pub fn shard(shard: &ShardSnapshot) -> serde_json::Value {
     json!({
         "shard": shard.shard,
         "serving": shard.serving,

@@ -15,6 +15,7 @@ use super::permit::Permit;
 use super::request::Asked;
 use super::{Responder, Shard};
 use crate::clock;
+use crate::control::lanes::Lane;
 use crate::control::messages::ControlRequest;
 use crate::rehydrator::{Source, WriteError};
 use crate::runtime::tasks;
@@ -206,9 +207,7 @@ impl Shard {
             let gauges = self.core.borrow().gauges(now, KeyspaceId(keyspace));
             let gauges = gauges.ok_or(Refusal::NoKeyspace)?;
             if gauges.locked || gauges.denied {
-                return Err(Refusal::NeedsUnlock {
-                    ticket: u64::from(keyspace) << 32,
-                });
+                return Err(Refusal::NeedsUnlock { ticket: 0 });
             }
             if now >= give_up_at {
                 return Err(Refusal::Unavailable {
@@ -236,7 +235,7 @@ impl Shard {
             known.dek_asked_at = Some(now);
             let request = ControlRequest::Unwrap { keyspace };
             // A full queue is tried again after the period.
-            let _ = self.control.try_send(request);
+            let _ = self.control.try_send(Lane::Ordinary, request);
         }
     }
 

@@ -205,9 +205,22 @@ impl Shard {
         });
     }
 
+    /// The ticket of a keyspace whose DEK is needed; `episode` is the core's name of that, if it has one.
+    pub(super) fn needs_unlock(&self, keyspace: u32, episode: u64) -> u64 {
+        let mut keyspaces = self.keyspaces.borrow_mut();
+        let Some(known) = keyspaces.of_mut(keyspace) else {
+            return 0;
+        };
+        if episode != 0 {
+            known.episode = episode;
+        }
+        known.ticket
+    }
+
     /// Answers what the core refused.
     pub(super) fn refuse_as(&self, responder: Responder, refusal: Refusal) {
-        if let Refusal::NeedsUnlock { ticket } = refusal {
+        if let Refusal::NeedsUnlock { ticket: episode } = refusal {
+            let ticket = self.needs_unlock(responder.keyspace, episode);
             return self.answer(responder, |payload| {
                 keyway_protocol::encode_ticket(ticket, payload);
                 Ok(ResponseHead::status(Status::NeedsUnlock))

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use keyway_core::{KeyspaceId, LeaseEvent, Refusal, UnlockState};
+use keyway_core::{Instant, KeyspaceId, LeaseEvent, Refusal, UnlockState};
 use keyway_protocol::{ResponseHead, Status};
 use zeroize::Zeroizing;
 
@@ -13,7 +13,7 @@ use super::request::{Asked, Wish};
 use super::turn::Turn;
 use crate::accounts::{CONTROL_RESERVED, WAITING_RESERVED};
 use crate::control::messages::{
-    Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo,
+    Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo, UnlockProgress,
 };
 use crate::rehydrator::Rehydrator;
 use crate::runtime::tasks;
@@ -40,18 +40,18 @@ impl Shard {
             token,
         };
         let who = asked.allowed.principal();
+        let lane = command.lane();
         let places = self.unless_operator(who, CONTROL_RESERVED);
-        let has_place = self.control.capacity() > places
-            && self
-                .waiting
-                .has_room_beside(self.unless_operator(who, WAITING_RESERVED));
+        let waiting = self.unless_operator(who, WAITING_RESERVED);
+        let has_place = self.control.capacity(lane) > places
+            && self.waiting.has_room_on(lane, waiting);
         let request = ControlRequest::Admin {
             reply_to,
             who,
             deadline: asked.deadline,
             command,
         };
-        if has_place && self.control.try_send(request).is_ok() {
+        if has_place && self.control.try_send(lane, request).is_ok() {
             let handed = &self.figures.control_requests;
             handed.set(handed.get() + 1);
             self.wait(token, asked.waiting(Wish::Control));
@@ -60,11 +60,18 @@ impl Shard {
         }
     }
 
-    /// Takes what the control thread has said since the last turn, as long as the turn lasts.
+    /// Takes what the control thread has said since the last turn: all of the emergency lane, and the rest as long as the
+    /// turn lasts.
     pub(super) fn hear_control(self: &Rc<Self>, turn: &Turn) {
-        while !turn.is_over() {
-            let event = self.events.borrow_mut().try_recv();
-            let Ok(event) = event else { return };
+        loop {
+            let event = {
+                let mut events = self.events.borrow_mut();
+                match turn.is_over() {
+                    true => events.try_recv_emergency(),
+                    false => events.try_recv(),
+                }
+            };
+            let Some(event) = event else { return };
             self.guarded(|| self.hear(turn, event));
             turn.read_clock();
         }
@@ -82,11 +89,20 @@ impl Shard {
                 keyspace,
                 event,
                 deks,
+                ticket,
             } => {
                 let granted = matches!(event, LeaseEvent::Granted { .. });
                 self.warm.borrow_mut().hear_lease(keyspace, granted);
                 let mut core = self.core.borrow_mut();
                 hear_lease(&mut core, &self.rehydrator, now, keyspace, event, deks);
+                // Whoever was given the earlier ticket need not wait any longer.
+                let gauges = core.gauges(now, KeyspaceId(keyspace));
+                if granted
+                    && gauges.is_some_and(|gauges| gauges.lease_left_us > 0)
+                    && let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace)
+                {
+                    known.ticket = known.ticket.max(ticket);
+                }
             }
             ControlEvent::Retire {
                 keyspace,
@@ -108,36 +124,34 @@ impl Shard {
                     let _ = answer.send(page);
                 });
             }
-            ControlEvent::Lock { keyspace, done } => {
+            ControlEvent::Lock {
+                keyspace,
+                revision,
+                done,
+            } => {
+                // An older one than the gate has seen was undone by an unlock, and has nothing to wait for.
+                if !self.keyspaces.borrow_mut().gate_follows(keyspace, revision) {
+                    let _ = done.send(());
+                    return;
+                }
                 hear_lock(&mut self.core.borrow_mut(), &self.rehydrator, now, keyspace);
                 self.locking.borrow_mut().push((keyspace, done));
                 self.acknowledge_locks();
             }
-            ControlEvent::Unlock { keyspace } => {
-                // What is in memory from here on is the unlock's; whoever waits for the lock waits no longer.
-                self.locking
-                    .borrow_mut()
-                    .retain(|(locked, _)| *locked != keyspace);
-                let ticket = self
-                    .core
-                    .borrow_mut()
-                    .handle_unlock(now, KeyspaceId(keyspace));
-                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
-                    known.last_unlock = ticket;
+            ControlEvent::Unlock {
+                keyspace,
+                revision,
+                done,
+            } => {
+                if self.keyspaces.borrow_mut().gate_follows(keyspace, revision) {
+                    self.unlock(now, keyspace);
                 }
+                // The control thread may have given up waiting; the unlock holds all the same.
+                let _ = done.send(());
             }
-            ControlEvent::Reloaded { keyspace, answer } => {
-                let ticket = self
-                    .keyspaces
-                    .borrow()
-                    .of(keyspace)
-                    .and_then(|k| k.last_unlock);
-                let core = self.core.borrow();
-                let status = ticket.and_then(|at| core.unlock_status(KeyspaceId(keyspace), at));
-                let progress = status.map_or((true, 0), |status| {
-                    (status.state != UnlockState::Pending, status.keys_reloaded)
-                });
-                let _ = answer.send(progress);
+            ControlEvent::UnlockProgress { keyspace, answer } => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.unlock_progress(now, keyspace));
             }
             ControlEvent::Hot {
                 keyspace,
@@ -160,6 +174,40 @@ impl Shard {
                     self.relay_answer(waiting.responder, status, payload);
                 }
             }
+        }
+    }
+
+    fn unlock(&self, now: Instant, keyspace: u32) {
+        // What is in memory from here on is the unlock's; whoever waits for the lock waits no longer.
+        self.locking
+            .borrow_mut()
+            .retain(|(locked, _)| *locked != keyspace);
+        let episode = self
+            .core
+            .borrow_mut()
+            .handle_unlock(now, KeyspaceId(keyspace));
+        if let (Some(episode), Some(known)) =
+            (episode, self.keyspaces.borrow_mut().of_mut(keyspace))
+        {
+            known.episode = episode;
+        }
+    }
+
+    fn unlock_progress(&self, now: Instant, keyspace: u32) -> UnlockProgress {
+        let keyspaces = self.keyspaces.borrow();
+        let (ticket, episode) = match keyspaces.of(keyspace) {
+            Some(known) => (known.ticket, known.episode),
+            None => (0, 0),
+        };
+        let core = self.core.borrow();
+        let gauges = core.gauges(now, KeyspaceId(keyspace));
+        let status = core.unlock_status(KeyspaceId(keyspace), episode);
+        UnlockProgress {
+            ticket,
+            is_open: gauges
+                .is_some_and(|gauges| !gauges.locked && !gauges.denied && gauges.lease_left_us > 0),
+            is_reloaded: status.is_none_or(|status| status.state != UnlockState::Pending),
+            keys_reloaded: status.map_or(0, |status| status.keys_reloaded),
         }
     }
 
@@ -199,7 +247,14 @@ impl Shard {
 
     /// Makes a keyspace known, or acts by its new settings.
     pub(super) fn take_keyspace(&self, turn: &Turn, config: &KeyspaceConfig) {
-        self.keyspaces.borrow_mut().take(turn.now(), config);
+        let is_newer = self.keyspaces.borrow_mut().take(turn.now(), config);
+        if !is_newer {
+            return;
+        }
+        let gate_follows = {
+            let mut keyspaces = self.keyspaces.borrow_mut();
+            keyspaces.gate_follows(config.id, config.revision)
+        };
         let id = KeyspaceId(config.id);
         let mut core = self.core.borrow_mut();
         if let Err(error) = core.handle_keyspace(turn.now(), id, config.settings.clone()) {
@@ -209,7 +264,7 @@ impl Shard {
         let locked = core
             .gauges(turn.now(), id)
             .is_some_and(|gauges| gauges.locked);
-        if config.locked && !locked {
+        if gate_follows && config.locked && !locked {
             core.handle_lock(turn.now(), id);
         }
     }

@@ -13,6 +13,7 @@ impl Shard {
             .map_err(|error| error.to_string())?;
         let keyspaces = self.keyspaces.borrow();
         let visible = keyspaces.visible(&self.owner, principal);
+        let more = visible.len() > KEYSPACE_COUNT_MAX;
         let entries = visible
             .into_iter()
             .take(KEYSPACE_COUNT_MAX)
@@ -23,6 +24,7 @@ impl Shard {
         Ok(ServerHello {
             version: VERSION,
             dev: self.owner.dev,
+            more,
             this_shard: self.index,
             payload_len_max: PAYLOAD_LEN_MAX as u32,
             map,

@@ -16,14 +16,17 @@ use crate::shard::hot::{Tally, places_among};
 pub struct Known {
     /// Its name.
     pub name: String,
-    /// The core's ticket of the last unlock.
-    pub last_unlock: Option<u64>,
+    /// The newest lock, unlock or configuration that decided whether it is locked.
+    gate_revision: u64,
+    /// What NEEDS_UNLOCK carries.
+    pub ticket: u64,
+    /// The core's name of the last time that the DEK was needed or an unlock came; 0 for none.
+    pub episode: u64,
     /// When a write last asked the KMS for the DEK, which was not at hand.
     pub dek_asked_at: Option<Instant>,
     /// Who may do what.
     pub policy: CompiledPolicy,
-    /// Counts the configurations that were taken: a right that was looked up under the present one need not be looked up
-    /// again.
+    /// The newest configuration that was taken. A right that was looked up under it need not be looked up again.
     pub revision: u64,
     /// Requests by operation and outcome.
     pub requests: RequestCounts,
@@ -44,12 +47,17 @@ pub struct Keyspaces {
 }
 
 impl Keyspaces {
-    /// Takes a keyspace's new configuration; figures stay.
-    pub fn take(&mut self, now: Instant, config: &KeyspaceConfig) {
+    /// Takes a keyspace's new configuration; figures stay. `false` if it has a newer one.
+    pub fn take(&mut self, now: Instant, config: &KeyspaceConfig) -> bool {
         let known = self.by_id.entry(config.id).or_insert_with(|| Known {
             tally: Tally::new(now),
+            ticket: config.ticket,
             ..Known::default()
         });
+        if config.revision < known.revision {
+            return false;
+        }
+        known.revision = config.revision;
         known.name.clone_from(&config.name);
         for principal in known.policy.principals() {
             if let Some(ids) = self.granted.get_mut(&principal) {
@@ -57,7 +65,6 @@ impl Keyspaces {
             }
         }
         known.policy = CompiledPolicy::new(&config.policy);
-        known.revision += 1;
         for principal in known.policy.principals() {
             self.granted.entry(principal).or_default().insert(config.id);
         }
@@ -65,6 +72,17 @@ impl Keyspaces {
         let places = places_among(self.by_id.len());
         let all = self.by_id.values_mut();
         all.for_each(|known| known.tally.use_places(places));
+        true
+    }
+
+    /// Whether what has this revision decides whether a keyspace is locked; then nothing older does any more.
+    pub fn gate_follows(&mut self, id: u32, revision: u64) -> bool {
+        let Some(known) = self.by_id.get_mut(&id) else {
+            return true;
+        };
+        let follows = revision >= known.gate_revision;
+        known.gate_revision = known.gate_revision.max(revision);
+        follows
     }
 
     /// The keyspace with that id.

@@ -24,7 +24,11 @@ pub fn hear_lease<V>(
     event: LeaseEvent,
     deks: DekCopies,
 ) {
-    for dek in deks {
+    // A lock may have overtaken it on the way. Then nothing of it is kept, not even until the core says so.
+    let is_locked = core
+        .gauges(now, KeyspaceId(keyspace))
+        .is_some_and(|gauges| gauges.locked);
+    for dek in deks.into_iter().filter(|_| !is_locked) {
         if let Err(error) = shelf.hold(keyspace, dek) {
             tracing::error!(keyspace, %error, "no room for the DEK");
         }

@@ -106,6 +106,7 @@ impl Shard {
                 }
             }
             Event::KeyspaceDenied { keyspace, ticket } => {
+                let ticket = self.needs_unlock(keyspace.0, *ticket);
                 if let Some(suppressed) = DENIED.with(|limit| limit.admit(now)) {
                     tracing::error!(
                         shard,

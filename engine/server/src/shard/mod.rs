@@ -46,6 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::accounts::{Accounts, WAITING_RESERVED};
 use crate::authorise::Owner;
 use crate::connection::Connection;
+use crate::control::lanes::{LaneEnds, Lanes};
 use crate::control::messages::{ControlEvent, ControlRequest};
 use crate::metrics::exporter;
 use crate::rehydrator::Rehydrator;
@@ -74,6 +75,9 @@ pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1_024;
 /// Requests of a shard that may wait for a flight, a peer or the control thread.
 pub const WAITING_MAX: usize = 65_536;
 
+/// Places beyond these for commands that take something away.
+pub const WAITING_FOR_EMERGENCY: usize = 4_096;
+
 /// Slow operations that may queue; past it they are answered OVERLOADED.
 pub const SLOW_QUEUE_MAX: usize = 4_096;
 
@@ -101,9 +105,9 @@ pub struct Shard {
     orphans: Rc<Orphans>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     mesh: Mesh<MeshMessage>,
-    control: mpsc::Sender<ControlRequest>,
+    control: Lanes<ControlRequest>,
     /// What the control thread says.
-    events: RefCell<mpsc::Receiver<ControlEvent>>,
+    events: RefCell<LaneEnds<ControlEvent>>,
     /// When the core's next tick is due.
     tick_at: Cell<Instant>,
     /// Wakes the lane of those whose wait is over, for what a turn had to leave.

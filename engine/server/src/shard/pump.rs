@@ -8,6 +8,7 @@ use keyway_core::{Action, FlightId, Instant, KeyId, KeyspaceId, LeaseEvent, Urge
 use super::Shard;
 use super::turn::Turn;
 use crate::clock;
+use crate::control::lanes::Lane;
 use crate::control::messages::ControlRequest;
 use crate::rehydrator::{PREFETCH_READS_MAX, READS_MAX, ReadSlot};
 use crate::runtime::tasks;
@@ -47,7 +48,7 @@ impl Shard {
         let request = ControlRequest::Unwrap {
             keyspace: keyspace.0,
         };
-        if self.control.try_send(request).is_err() {
+        if self.control.try_send(Lane::Ordinary, request).is_err() {
             let event = LeaseEvent::Unavailable {
                 retry_after_us: 100_000,
             };

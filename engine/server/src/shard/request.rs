@@ -235,7 +235,9 @@ impl Shard {
                     },
                 );
             }
-            Request::Status => self.ask_control(asked, Command::Status),
+            Request::Status { after } => {
+                self.ask_control(asked, Command::Status { after: *after });
+            }
             Request::KmsInit(init) => self.ask_control(asked, initialise(init)),
             Request::KmsUnlock(unlock) => {
                 self.ask_control(

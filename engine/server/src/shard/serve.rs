@@ -24,6 +24,7 @@ use crate::accounts::Accounts;
 use crate::authorise::Owner;
 use crate::clock;
 use crate::config::{Config, CryptoProvider};
+use crate::control::lanes::{LaneEnds, Lanes};
 use crate::control::messages::{ControlEvent, ControlRequest, HotKey, KeyspaceConfig};
 use crate::lifeline::{Lifeline, until_stopped};
 use crate::metrics::exporter;
@@ -83,9 +84,9 @@ pub struct Start {
     /// The keys of this shard that were hot in the last run, hottest first.
     pub hot_keys: Vec<HotKey>,
     /// To the control thread.
-    pub control: mpsc::Sender<ControlRequest>,
+    pub control: Lanes<ControlRequest>,
     /// From the control thread.
-    pub events: mpsc::Receiver<ControlEvent>,
+    pub events: LaneEnds<ControlEvent>,
     /// To the exporter.
     pub exporter: mpsc::Sender<exporter::Message>,
     /// Set once, to stop.

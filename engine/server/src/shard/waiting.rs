@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use super::WAITING_MAX;
+use super::{WAITING_FOR_EMERGENCY, WAITING_MAX};
+use crate::control::lanes;
 use crate::runtime::mesh::Message;
 use crate::runtime::mesh::outgoing::{Lane, Outgoing};
 
@@ -38,6 +39,14 @@ impl<T> WaitingRoom<T> {
     /// Whether one more request may wait while so many places stay free for others.
     pub fn has_room_beside(&self, reserved: usize) -> bool {
         self.len() + reserved < WAITING_MAX
+    }
+
+    /// The same for a command to the control thread; those of the emergency lane have places beyond the rest.
+    pub fn has_room_on(&self, lane: lanes::Lane, reserved: usize) -> bool {
+        match lane {
+            lanes::Lane::Emergency => self.len() + reserved < WAITING_MAX + WAITING_FOR_EMERGENCY,
+            lanes::Lane::Ordinary => self.has_room_beside(reserved),
+        }
     }
 
     /// Requests that wait.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use keyway_core::{Hottest, Instant, KeyspaceId, Warming};
 
 use super::Shard;
+use crate::control::lanes::Lane;
 use crate::control::messages::{ControlRequest, HotKey};
 use crate::runtime::tasks;
 
@@ -222,10 +223,13 @@ impl Shard {
         let warm = self.warm.borrow();
         let keys = hot.chain(warm.rest()).take(HOT_KEYS_MAX).collect();
         // A full queue loses this list; the one before stays good enough.
-        let _ = self.control.try_send(ControlRequest::Hottest {
-            shard: self.index,
-            keys,
-        });
+        let _ = self.control.try_send(
+            Lane::Ordinary,
+            ControlRequest::Hottest {
+                shard: self.index,
+                keys,
+            },
+        );
     }
 }
 

@@ -260,6 +260,7 @@ impl<S: Read + Write> Raw<S> {
         let nobody = ServerHello {
             version: VERSION,
             dev: false,
+            more: false,
             this_shard: 0,
             payload_len_max: 0,
             map,

@@ -372,7 +372,7 @@ impl Case<'_> {
             match status.state {
                 UnlockState::Pending => std::thread::sleep(std::time::Duration::from_millis(1)),
                 UnlockState::Done => return,
-                UnlockState::Failed => panic!("{}", status.message),
+                UnlockState::Failed | UnlockState::Unknown => panic!("{}", status.message),
             }
         }
     }

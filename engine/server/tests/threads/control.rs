@@ -17,12 +17,19 @@ fn unlock() -> Command {
     }
 }
 
-/// Waits until the unlock that was asked for last has ended.
-fn wait_for_unlock(node: &Node) -> String {
+/// Asks for an unlock; its ticket.
+fn start_unlock(node: &Node) -> u64 {
+    let (status, payload) = node.ask(unlock());
+    assert_eq!(status, Status::Ok);
+    u64::from_le_bytes(payload.try_into().expect("a ticket"))
+}
+
+/// Waits until an unlock has ended.
+fn wait_for_unlock(node: &Node, ticket: u64) -> String {
     loop {
         let (status, payload) = node.ask(Command::UnlockStatus {
             keyspace: KEYSPACE,
-            ticket: 0,
+            ticket,
         });
         assert_eq!(status, Status::Ok);
         let text = String::from_utf8(payload).expect("JSON");
@@ -46,6 +53,30 @@ fn wait_for_deks(node: &Node) {
     }
 }
 
+/// As before, and nothing can be written: the lock holds, and the unlock is refused.
+fn a_lock_cannot_be_written() {
+    let node = Node::start(Plan {
+        disk_fails: true,
+        ..SOUND
+    });
+    wait_for_deks(&node);
+    let (status, why) = node.ask(Command::Lock { keyspace: KEYSPACE });
+    assert_eq!(
+        status,
+        Status::NotPersisted,
+        "{}",
+        String::from_utf8_lossy(&why)
+    );
+    node.shared.is_sealed.store(true, Ordering::SeqCst);
+    let ticket = start_unlock(&node);
+    let ended = wait_for_unlock(&node, ticket);
+    assert!(ended.contains("failed"), "{ended}");
+    for _ in 0..10 {
+        thread::yield_now();
+    }
+    node.stop();
+}
+
 fn everyone_gets_the_dek(flaw: Flaw) {
     let node = Node::start(Plan { flaw, ..SOUND });
     wait_for_deks(&node);
@@ -55,7 +86,7 @@ fn everyone_gets_the_dek(flaw: Flaw) {
 /// The shards are waiting for the DEK, and an unlock is under way, when a lock comes.
 fn a_lock_comes_in_between(flaw: Flaw) {
     let node = Node::start(Plan { flaw, ..SOUND });
-    assert_eq!(node.ask(unlock()).0, Status::Ok);
+    let overtaken = start_unlock(&node);
     assert_eq!(node.ask(Command::Lock { keyspace: KEYSPACE }).0, Status::Ok);
     let locked = node
         .shared
@@ -69,13 +100,17 @@ fn a_lock_comes_in_between(flaw: Flaw) {
         "acknowledged before all did it"
     );
     node.shared.is_sealed.store(true, Ordering::SeqCst);
-    wait_for_unlock(&node);
+    let ended = wait_for_unlock(&node, overtaken);
+    assert!(
+        ended.contains("failed") || ended.contains("done"),
+        "{ended}"
+    );
     for _ in 0..10 {
         thread::yield_now();
     }
     node.shared.is_sealed.store(false, Ordering::SeqCst);
-    assert_eq!(node.ask(unlock()).0, Status::Ok);
-    let ended = wait_for_unlock(&node);
+    let ticket = start_unlock(&node);
+    let ended = wait_for_unlock(&node, ticket);
     assert!(ended.contains("done"), "{ended}");
     wait_for_deks(&node);
     node.stop();
@@ -91,6 +126,12 @@ fn every_shard_that_asks_gets_the_dek() {
 #[test]
 fn an_acknowledged_lock_holds_until_a_later_unlock() {
     super::explore(|| a_lock_comes_in_between(Flaw::None));
+}
+
+/// A lock used to be written before it was carried out, and a disk that failed undid it.
+#[test]
+fn a_lock_holds_though_it_cannot_be_written() {
+    super::explore(a_lock_cannot_be_written);
 }
 
 #[test]

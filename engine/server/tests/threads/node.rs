@@ -17,7 +17,10 @@ use keyway_server::control::Control;
 use keyway_server::control::catalogue::{By, Catalogue};
 use keyway_server::control::hot_keys::HotKeys;
 use keyway_server::control::kms::{Kms, KmsSet};
-use keyway_server::control::messages::{Command, ControlEvent, ControlRequest, DekBytes, ReplyTo};
+use keyway_server::control::lanes::{Lane, LaneEnds, Lanes, lanes};
+use keyway_server::control::messages::{
+    Command, ControlEvent, ControlRequest, DekBytes, ReplyTo, UnlockProgress,
+};
 use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
 use keyway_server::metrics::snapshot::KmsSnapshot;
 use keyway_server::rehydrator::ResealPage;
@@ -34,6 +37,7 @@ pub const KEYSPACE: u32 = 1;
 /// Small queues, so that they are often full.
 const REQUESTS_MAX: usize = 4;
 const EVENTS_MAX: usize = 1;
+const EMERGENCIES_MAX: usize = 1;
 
 /// A call of the KMS takes up to this many steps of others.
 const STEPS_OF_A_CALL: usize = 40;
@@ -61,6 +65,8 @@ pub struct Plan {
     pub flaw: Flaw,
     /// The KMS never answers.
     pub kms_hangs: bool,
+    /// Nothing can be written.
+    pub disk_fails: bool,
     /// The second shard's thread ends before it serves.
     pub shard_dies: bool,
 }
@@ -68,6 +74,7 @@ pub struct Plan {
 pub const SOUND: Plan = Plan {
     flaw: Flaw::None,
     kms_hangs: false,
+    disk_fails: false,
     shard_dies: false,
 };
 
@@ -177,16 +184,18 @@ struct Shard {
     index: u16,
     now: Instant,
     core: keyway_core::Shard<()>,
+    gate_revision: u64,
+    ticket: u64,
     shelf: Shelf,
-    control: mpsc::Sender<ControlRequest>,
-    events: mpsc::Receiver<ControlEvent>,
+    control: Lanes<ControlRequest>,
+    events: LaneEnds<ControlEvent>,
     shared: Arc<Shared>,
 }
 
 impl Shard {
     fn turn(&mut self) {
         self.now = self.now.plus_us(TURN_US);
-        while let Ok(event) = self.events.try_recv() {
+        while let Some(event) = self.events.try_recv() {
             self.hear(event);
         }
         self.core.handle_tick(self.now);
@@ -208,11 +217,18 @@ impl Shard {
         note(&self.shared.holders, self.index, holds);
     }
 
+    /// As a shard's keyspaces do.
+    fn gate_follows(&mut self, revision: u64) -> bool {
+        let follows = revision >= self.gate_revision;
+        self.gate_revision = self.gate_revision.max(revision);
+        follows
+    }
+
     fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
         let request = ControlRequest::Unwrap {
             keyspace: keyspace.0,
         };
-        if self.control.try_send(request).is_err() {
+        if self.control.try_send(Lane::Ordinary, request).is_err() {
             let event = LeaseEvent::Unavailable {
                 retry_after_us: 100_000,
             };
@@ -221,34 +237,62 @@ impl Shard {
     }
 
     fn hear(&mut self, event: ControlEvent) {
-        let (core, now) = (&mut self.core, self.now);
+        let now = self.now;
         match event {
             ControlEvent::Lease {
                 keyspace,
                 event,
                 deks,
+                ticket,
             } => {
                 let is_sealed = self.shared.is_sealed.load(Ordering::SeqCst);
-                assert!(!is_sealed || deks.is_empty(), "a DEK sent after the lock");
-                hear_lease(core, &self.shelf, now, keyspace, event, deks);
+                hear_lease(&mut self.core, &self.shelf, now, keyspace, event, deks);
+                // A lock overtakes what is on its way, which is then not kept.
+                let holds = !self.shelf.0.borrow().is_empty();
+                assert!(!is_sealed || !holds, "a DEK taken after the lock");
+                let gauges = self.core.gauges(now, KeyspaceId(keyspace));
+                if gauges.is_some_and(|gauges| gauges.lease_left_us > 0) {
+                    self.ticket = self.ticket.max(ticket);
+                }
             }
             // Nobody asks for hot keys here; whoever did would be told of none.
             ControlEvent::Retire { .. } | ControlEvent::Hot { .. } => {}
             ControlEvent::Reseal { answer, .. } => {
                 let _ = answer.send(Ok(ResealPage::default()));
             }
-            ControlEvent::Lock { keyspace, done } => {
-                hear_lock(core, &self.shelf, now, keyspace);
+            ControlEvent::Lock {
+                keyspace,
+                revision,
+                done,
+            } => {
+                if !self.gate_follows(revision) {
+                    let _ = done.send(());
+                    return;
+                }
+                hear_lock(&mut self.core, &self.shelf, now, keyspace);
                 let _ = done.send(());
             }
-            ControlEvent::Unlock { keyspace } => {
-                core.handle_unlock(now, KeyspaceId(keyspace));
+            ControlEvent::Unlock {
+                keyspace,
+                revision,
+                done,
+            } => {
+                if self.gate_follows(revision) {
+                    self.core.handle_unlock(now, KeyspaceId(keyspace));
+                }
+                let _ = done.send(());
             }
             ControlEvent::Keyspace { done, .. } => {
                 let _ = done.send(());
             }
-            ControlEvent::Reloaded { answer, .. } => {
-                let _ = answer.send((true, 0));
+            ControlEvent::UnlockProgress { keyspace, answer } => {
+                let gauges = self.core.gauges(now, KeyspaceId(keyspace));
+                let _ = answer.send(UnlockProgress {
+                    ticket: self.ticket,
+                    is_open: gauges.is_some_and(|gauges| gauges.lease_left_us > 0),
+                    is_reloaded: true,
+                    keys_reloaded: 0,
+                });
             }
             ControlEvent::Answer {
                 token,
@@ -274,7 +318,7 @@ fn note(shards: &Mutex<BTreeSet<u16>>, index: u16, is_one: bool) {
 /// A running node.
 pub struct Node {
     pub shared: Arc<Shared>,
-    control: mpsc::Sender<ControlRequest>,
+    control: Lanes<ControlRequest>,
     stop: Arc<AtomicBool>,
     ready: std::sync::mpsc::Receiver<Result<u16, String>>,
     threads: Vec<JoinHandle<()>>,
@@ -285,16 +329,16 @@ pub struct Node {
 
 impl Node {
     pub fn start(plan: Plan) -> Node {
-        let (control, requests) = mpsc::channel(REQUESTS_MAX);
+        let (control, requests) = lanes(EMERGENCIES_MAX, REQUESTS_MAX);
         let (to_exporter, _) = mpsc::channel(1);
         let (ready, started) = std::sync::mpsc::channel();
         let (stopped, shards_stopped) = mpsc::channel(usize::from(SHARDS));
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        let mut to_shards: Vec<mpsc::Sender<ControlEvent>> = Vec::new();
+        let mut to_shards: Vec<Lanes<ControlEvent>> = Vec::new();
         for index in 0..SHARDS {
-            let (to_shard, events) = mpsc::channel(EVENTS_MAX);
+            let (to_shard, events) = lanes(EMERGENCIES_MAX, EVENTS_MAX);
             to_shards.push(match (plan.flaw, to_shards.first()) {
                 (Flaw::OneShardOnly, Some(first)) => first.clone(),
                 (Flaw::LosesLock, Some(_)) => without_locks(to_shard),
@@ -317,7 +361,13 @@ impl Node {
                 hangs: plan.kms_hangs,
             };
             let kms = KmsSet::new([("fake".to_owned(), kms)].into(), "fake".to_owned());
-            let save = Box::new(|_: &[u8]| Ok(()));
+            let disk_fails = plan.disk_fails;
+            let save = Box::new(move |_: Catalogue| {
+                let (done, saved) = tokio::sync::oneshot::channel();
+                let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                let _ = done.send(if disk_fails { Err(full) } else { Ok(()) });
+                saved
+            });
             let hot_keys = HotKeys::new(Vec::new(), Arc::new(|_| Ok(())));
             let control = Control::new(kms, catalogue, save, hot_keys, to_shards, to_exporter, 0);
             let run = control.run(requests, shards_stopped, async || {
@@ -341,13 +391,14 @@ impl Node {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
         let reply_to = ReplyTo { shard: 0, token };
+        let lane = command.lane();
         let request = ControlRequest::Admin {
             reply_to,
             who: Principal::Anonymous,
             deadline: None,
             command,
         };
-        let _ = block_on(self.control.send(request));
+        block_on(self.control.send(lane, request));
         token
     }
 
@@ -380,8 +431,8 @@ impl Node {
 
 type Parts = (
     u16,
-    mpsc::Sender<ControlRequest>,
-    mpsc::Receiver<ControlEvent>,
+    Lanes<ControlRequest>,
+    LaneEnds<ControlEvent>,
     Arc<Shared>,
 );
 
@@ -405,6 +456,8 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
         index,
         now,
         core,
+        gate_revision: 0,
+        ticket: 0,
         shelf: Shelf::default(),
         control,
         events,
@@ -424,8 +477,8 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
 }
 
 /// A way to a shard on which locks are acknowledged and lost.
-fn without_locks(to_shard: mpsc::Sender<ControlEvent>) -> mpsc::Sender<ControlEvent> {
-    let (sender, mut receiver) = mpsc::channel(EVENTS_MAX);
+fn without_locks(to_shard: Lanes<ControlEvent>) -> Lanes<ControlEvent> {
+    let (sender, mut receiver) = lanes(EMERGENCIES_MAX, EVENTS_MAX);
     thread::spawn(move || {
         while let Some(event) = block_on(receiver.recv()) {
             match event {
@@ -433,7 +486,7 @@ fn without_locks(to_shard: mpsc::Sender<ControlEvent>) -> mpsc::Sender<ControlEv
                     let _ = done.send(());
                 }
                 event => {
-                    let _ = block_on(to_shard.send(event));
+                    block_on(to_shard.send(Lane::Ordinary, event));
                 }
             }
         }

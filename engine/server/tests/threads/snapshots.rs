@@ -96,7 +96,7 @@ fn shards_and_a_scrape(flaw: Flaw) {
     let mut seen = 0;
     while seen < u64::from(SHARDS) * SNAPSHOTS {
         let (answer, answered) = oneshot::channel();
-        let sent = block_on(to_exporter.send(Message::Status(answer)));
+        let sent = block_on(to_exporter.send(Message::Status { after: 0, answer }));
         assert!(sent.is_ok(), "the exporter is there");
         let now = hits(&block_on(answered).expect("STATUS is answered"));
         assert!(now >= seen, "a counter went from {seen} back to {now}");

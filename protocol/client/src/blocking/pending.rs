@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use keyway_protocol::ServerHello;
+use keyway_protocol::{KeyspaceName, ServerHello};
 
 use super::connection::Completion;
 use super::pool::Pool;
@@ -67,16 +67,30 @@ fn finish(
                 let until = at.min(attempts.deadline());
                 thread::sleep(until.saturating_duration_since(Instant::now()));
             }
-            Next::HelloAgain => hello_again(pool, attempts.deadline())?,
+            Next::HelloAgain => hello_again(pool, call.keyspace.as_ref(), attempts.deadline())?,
         }
         sent = pool.send(call, attempts);
     }
 }
 
-/// Learns the keyspaces anew.
-fn hello_again(pool: &Arc<Pool>, deadline: Instant) -> Result<(), Error> {
+/// Learns the keyspaces anew: those that HELLO names, and where there are more, those behind them until `wanted` is known.
+fn hello_again(
+    pool: &Arc<Pool>,
+    wanted: Option<&KeyspaceName>,
+    deadline: Instant,
+) -> Result<(), Error> {
     let hello: Call<ServerHello> = pool.hello().clone();
     let answer = Pending::submit(Arc::clone(pool), hello, deadline).wait()?;
+    let mut after = answer.value.keyspaces.last().map_or(0, |last| last.id);
+    let mut more = answer.value.more;
     pool.learn(answer.value);
+    while more && wanted.is_some_and(|name| pool.hub().keyspace_id(name).is_none()) {
+        let call = Call::keyspace_list_page(after);
+        let page = Pending::submit(Arc::clone(pool), call, deadline).wait()?;
+        pool.hub().learn_listed(&page.value.keyspaces);
+        let last = page.value.keyspaces.last().map_or(after, |last| last.id);
+        more = page.value.more && last > after;
+        after = last;
+    }
     Ok(())
 }

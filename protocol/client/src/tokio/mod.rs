@@ -80,7 +80,7 @@ impl Client {
             match self.attempt(call, &mut attempts).await? {
                 Next::Finish(result) => return result,
                 Next::Again(at) => sleep_until(at.min(deadline).into()).await,
-                Next::HelloAgain => self.hello_again(deadline).await?,
+                Next::HelloAgain => self.hello_again(call.keyspace.as_ref(), deadline).await?,
             }
         }
     }
@@ -100,19 +100,41 @@ impl Client {
         Ok(attempts.handle(Instant::now(), delivery, self.pool.jitter()))
     }
 
-    /// Learns the keyspaces anew. Nothing can send it here again: HELLO names no keyspace.
-    async fn hello_again(&self, deadline: Instant) -> Result<(), Error> {
+    /// Learns the keyspaces anew: those that HELLO names, and where there are more, those behind them until `wanted` is
+    /// known.
+    async fn hello_again(
+        &self,
+        wanted: Option<&KeyspaceName>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
         let hello: &Call<ServerHello> = self.pool.hello();
-        let mut attempts = Attempts::new(&hello.outline, deadline);
-        let reply = loop {
-            match self.attempt(&hello.outline, &mut attempts).await? {
-                Next::Finish(result) => break result?,
-                Next::Again(at) => sleep_until(at.min(deadline).into()).await,
-                Next::HelloAgain => continue,
-            }
-        };
-        self.pool.learn(hello.read(&reply)?.value);
+        let reply = self.finish_plain(&hello.outline, deadline).await?;
+        let hello = hello.read(&reply)?.value;
+        let mut after = hello.keyspaces.last().map_or(0, |last| last.id);
+        let mut more = hello.more;
+        self.pool.learn(hello);
+        while more && wanted.is_some_and(|name| self.pool.hub().keyspace_id(name).is_none()) {
+            let call = Call::keyspace_list_page(after);
+            let reply = self.finish_plain(&call.outline, deadline).await?;
+            let page = call.read(&reply)?.value;
+            self.pool.hub().learn_listed(&page.keyspaces);
+            let last = page.keyspaces.last().map_or(after, |last| last.id);
+            more = page.more && last > after;
+            after = last;
+        }
         Ok(())
+    }
+
+    /// Finishes a call that names no keyspace, so that nothing can have it say HELLO again.
+    async fn finish_plain(&self, call: &Outline, deadline: Instant) -> Result<Reply, Error> {
+        let mut attempts = Attempts::new(call, deadline);
+        loop {
+            match self.attempt(call, &mut attempts).await? {
+                Next::Finish(result) => return result,
+                Next::Again(at) => sleep_until(at.min(deadline).into()).await,
+                Next::HelloAgain => {}
+            }
+        }
     }
 }
 

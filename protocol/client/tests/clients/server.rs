@@ -147,6 +147,7 @@ impl Server {
         let hello = ServerHello {
             version: VERSION,
             dev: true,
+            more: false,
             this_shard: 0,
             payload_len_max: PAYLOAD_LEN_MAX as u32,
             map: ShardMap::new(SEED, place.ports).unwrap(),

@@ -34,7 +34,7 @@ pub const PLACES_MIN: usize = 16;
 /// Places that the sketches of one kind and window share, of all keyspaces, while they have more than the least.
 pub const PLACES_OF_ALL_MAX: usize = 64 * PLACES_MAX;
 
-// As many keyspaces as a client can know of have the least without going over the bound.
+// As many keyspaces as HELLO names have the least without going over the bound; a sketch takes room for keys it has seen.
 const _: () = assert!(PLACES_MIN * KEYSPACE_COUNT_MAX <= PLACES_OF_ALL_MAX);
 
 /// What is counted: one sketch for each order.

@@ -105,6 +105,7 @@ impl Scene {
         let info = KeyspaceInfo {
             id: 1,
             name: "prod".into(),
+            unwritten: false,
             locked: None,
             kms: Some("local".into()),
             generation: Some(1),

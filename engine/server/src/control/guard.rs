@@ -1,0 +1,133 @@
+//! What decides whether a keyspace may be used and by whom, and how two of these are met: `in force = written ∧ wanted`.
+
+use keyway_core::Settings;
+
+use super::catalogue::{CatalogueError, Keyspace};
+use crate::authorise::Policy;
+
+/// The part of a keyspace that can be tighter or looser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Guard {
+    pub locked: bool,
+    pub policy: Policy,
+    pub settings: Settings,
+}
+
+impl Guard {
+    /// The guard that a keyspace's text in the catalogue stands for.
+    pub(super) fn of(keyspace: &Keyspace) -> Result<Guard, CatalogueError> {
+        Ok(Guard {
+            locked: keyspace.locked,
+            policy: keyspace.policy.clone(),
+            settings: keyspace.settings()?,
+        })
+    }
+
+    /// What both allow: locked if either is, the grants that both have, the lesser of each time limit. Whatever is
+    /// neither tighter nor looser is taken from `self`.
+    pub(super) fn meet(&self, other: &Guard) -> Guard {
+        Guard {
+            locked: self.locked || other.locked,
+            policy: self.policy.meet(&other.policy),
+            settings: meet_settings(&self.settings, &other.settings),
+        }
+    }
+
+    /// Whether this guard forbids something that `other` allows.
+    pub(super) fn is_tighter_than(&self, other: &Guard) -> bool {
+        other.meet(self) != *other
+    }
+}
+
+/// Valid if both are: what is tied to the soft TTL comes from the side that the soft TTL comes from.
+fn meet_settings(ours: &Settings, theirs: &Settings) -> Settings {
+    let by_soft_ttl = if theirs.soft_ttl_ms < ours.soft_ttl_ms {
+        theirs
+    } else {
+        ours
+    };
+    Settings {
+        soft_ttl_ms: by_soft_ttl.soft_ttl_ms,
+        refresh_window_ms: by_soft_ttl.refresh_window_ms,
+        low_water_pct: by_soft_ttl.low_water_pct,
+        jitter_pct: by_soft_ttl.jitter_pct,
+        hard_ttl_ms: ours.hard_ttl_ms.min(theirs.hard_ttl_ms),
+        dek_lease_ms: ours.dek_lease_ms.min(theirs.dek_lease_ms),
+        ..ours.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(locked: bool, grants: &[(&str, &str)], settings: Settings) -> Guard {
+        let mut policy = Policy::default();
+        for (principal, rights) in grants {
+            policy.grant(principal, rights).unwrap();
+        }
+        Guard {
+            locked,
+            policy,
+            settings,
+        }
+    }
+
+    #[test]
+    fn what_either_side_forbids_is_forbidden() {
+        let long = Settings::default();
+        let short = Settings {
+            soft_ttl_ms: 1_000,
+            hard_ttl_ms: 2_000,
+            max_in_flight: 1,
+            ..Settings::default()
+        };
+        let grants = [("uid:1", "all"), ("uid:2", "sign,get"), ("uid:3", "mac")];
+        let ours = guard(false, &grants, long.clone());
+        let grants = [("uid:1", "sign"), ("uid:2", "sign,mac"), ("uid:4", "mac")];
+        let theirs = guard(true, &grants, short);
+        let met = ours.meet(&theirs);
+        assert!(met.locked);
+        let grants: Vec<_> = met.policy.iter().collect();
+        assert_eq!(grants, [("uid:1", "sign"), ("uid:2", "sign")]);
+        let expected = Settings {
+            soft_ttl_ms: 1_000,
+            hard_ttl_ms: 2_000,
+            ..long
+        };
+        assert_eq!(met.settings, expected);
+        assert!(theirs.is_tighter_than(&ours) && !met.is_tighter_than(&theirs.meet(&ours)));
+        assert_eq!(ours.meet(&ours), ours);
+    }
+
+    #[test]
+    fn two_valid_guards_meet_in_a_valid_one() {
+        let mut valid = Vec::new();
+        for soft_ttl_ms in [10, 1_000, 600_000] {
+            for hard_ttl_ms in [10, 1_500, 3_600_000] {
+                for refresh_window_ms in [None, Some(1), Some(100), Some(400_000)] {
+                    for (low_water_pct, jitter_pct) in [(0, 0), (5, 10), (20, 50)] {
+                        let settings = Settings {
+                            soft_ttl_ms,
+                            hard_ttl_ms,
+                            refresh_window_ms,
+                            low_water_pct,
+                            jitter_pct,
+                            ..Settings::default()
+                        };
+                        valid.extend(settings.validate().is_ok().then_some(settings));
+                    }
+                }
+            }
+        }
+        for ours in &valid {
+            for theirs in &valid {
+                let met = meet_settings(ours, theirs);
+                met.validate().unwrap_or_else(|error| {
+                    panic!("{ours:?} and {theirs:?} meet in {met:?}: {error}")
+                });
+            }
+        }
+        assert!(valid.len() > 10, "{}", valid.len());
+    }
+}

@@ -1,0 +1,479 @@
+//! Which state of the keyspaces is in force, while changes to it are being written.
+//!
+//! ```text
+//! want ─▶ pending ──next_write──▶ disk ──handle_saved──▶ written
+//!           │                       │ fails, or takes WRITE_US_MAX
+//!           │                       ▼
+//!           │          takes nothing away: undone, refused
+//!           │          takes something away: stays pending, is tried again, answered `Unwritten`
+//!           ▼
+//!  in force = written ∧ wanted
+//! ```
+//!
+//! So what takes something away is in force before the disk is asked, and what gives something is in force once it is
+//! durable. A change is a function of the catalogue, not a copy of one: it is applied to whatever state is current, and
+//! cannot undo what another change did in the meantime.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use keyway_core::Instant;
+use tokio::sync::oneshot;
+
+use super::catalogue::{Catalogue, CatalogueError, Change, Keyspace};
+use super::guard::Guard;
+use crate::clock::Moment;
+
+/// How long a change waits for the disk before it is answered without it. Looked at once a second, so that the answer is
+/// there within the 5 s that clients wait by default.
+pub(super) const WRITE_US_MAX: u64 = 4_000_000;
+
+/// Pause before a failed write is tried again, at first and at most.
+const RETRY_US_MIN: u64 = 1_000_000;
+const RETRY_US_MAX: u64 = 10_000_000;
+
+/// Changes that only give something and are not written yet, at most.
+pub(super) const PENDING_MAX: usize = 4_096;
+
+/// The same of all changes but locks, of which there is one for each keyspace.
+const PENDING_TIGHTENING_MAX: usize = 65_536;
+
+const _: () = assert!(PENDING_MAX < PENDING_TIGHTENING_MAX);
+
+/// A change of the catalogue: a pure function, since it is applied again whenever an earlier one is undone.
+pub(super) type Edit = Rc<dyn Fn(&mut Catalogue) -> Result<(), CatalogueError>>;
+
+/// How a change ended that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is durable.
+    Written,
+    /// What it takes away is in force and could not be written, for this reason; a restart would undo it.
+    Unwritten(String),
+}
+
+/// Why a change was undone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// It could not be written, for this reason.
+    Unwritten(String),
+    /// It no longer fits, since an earlier one was undone.
+    Refused(String),
+}
+
+pub(super) type Outcome = Result<Settled, Undone>;
+
+/// A change that was accepted.
+pub(super) struct Wanted {
+    /// Keyspaces in which something was taken away, which is in force now.
+    pub tightened: Vec<u32>,
+    /// How it ends.
+    pub outcome: oneshot::Receiver<Outcome>,
+}
+
+struct Pending {
+    number: u64,
+    keyspaces: Vec<u32>,
+    edit: Edit,
+    takes_away: bool,
+    waiting: Vec<(Instant, oneshot::Sender<Outcome>)>,
+}
+
+struct Writing {
+    through: u64,
+    began_at: Instant,
+    /// Something that is part of it has been undone since, or the written state has changed.
+    is_outdated: bool,
+}
+
+struct Failing {
+    why: String,
+    wait_us: u64,
+    retry_at: Instant,
+}
+
+/// The keyspaces: as written, as wanted, and what is in force.
+pub(super) struct InForce {
+    written: Catalogue,
+    wanted: Catalogue,
+    pending: VecDeque<Pending>,
+    /// Of keyspaces with pending changes. They tighten at any time and loosen with a successful write only, since an
+    /// unsuccessful one may have reached the disk.
+    guards: BTreeMap<u32, Guard>,
+    last_number: u64,
+    attempted_through: u64,
+    /// Id for the next keyspace; an id that was reserved is never used for another.
+    next_id: u32,
+    writing: Option<Writing>,
+    /// The file may hold something else than `written`.
+    disk_differs: bool,
+    failing: Option<Failing>,
+    failures_total: u64,
+}
+
+impl InForce {
+    pub(super) fn new(written: Catalogue) -> Self {
+        InForce {
+            wanted: written.clone(),
+            next_id: written.next_id(),
+            written,
+            pending: VecDeque::new(),
+            guards: BTreeMap::new(),
+            last_number: 0,
+            attempted_through: 0,
+            writing: None,
+            disk_differs: false,
+            failing: None,
+            failures_total: 0,
+        }
+    }
+
+    /// The catalogue as it is durable.
+    pub(super) fn written(&self) -> &Catalogue {
+        &self.written
+    }
+
+    /// The catalogue with all changes that are to be made: whatever a command is checked against.
+    pub(super) fn wanted(&self) -> &Catalogue {
+        &self.wanted
+    }
+
+    /// What shards act by.
+    pub(super) fn guard(&self, id: u32) -> Result<Guard, CatalogueError> {
+        match self.guards.get(&id) {
+            Some(guard) => Ok(guard.clone()),
+            None => Guard::of(self.written.keyspace(id)?),
+        }
+    }
+
+    /// Whether a keyspace is locked, written or not.
+    pub(super) fn is_locked(&self, id: u32) -> bool {
+        match self.guards.get(&id) {
+            Some(guard) => guard.locked,
+            None => self
+                .written
+                .keyspace(id)
+                .is_ok_and(|keyspace| keyspace.locked),
+        }
+    }
+
+    /// Whether something is in force in a keyspace that a restart would undo.
+    pub(super) fn is_unwritten(&self, id: u32) -> bool {
+        let mut pending = self.pending.iter();
+        pending.any(|change| change.takes_away && change.keyspaces.contains(&id))
+    }
+
+    /// Changes that are in force and not written.
+    pub(super) fn unwritten(&self) -> usize {
+        self.pending
+            .iter()
+            .filter(|change| change.takes_away)
+            .count()
+    }
+
+    /// Writes that failed.
+    pub(super) fn failures_total(&self) -> u64 {
+        self.failures_total
+    }
+
+    /// Whether a write is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// What failed is to be tried again now.
+    pub(super) fn retry_now(&mut self) {
+        if let Some(failing) = &mut self.failing {
+            failing.retry_at = Instant::ZERO;
+        }
+    }
+
+    /// Whether everything is on the disk.
+    #[cfg(test)]
+    fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.writing.is_none() && !self.disk_differs
+    }
+
+    /// An id for a new keyspace; `None` once all are used.
+    pub(super) fn reserve_id(&mut self) -> Option<u32> {
+        let id = self.next_id;
+        self.next_id = id.checked_add(1)?;
+        Some(id)
+    }
+
+    /// Accepts a change of these keyspaces. What it takes away is in force when this returns.
+    ///
+    /// Errors: the change does not fit; nothing has changed.
+    pub(super) fn want(
+        &mut self,
+        now: Instant,
+        keyspaces: &[u32],
+        edit: Edit,
+    ) -> Result<Wanted, CatalogueError> {
+        let mut wanted = self.wanted.clone();
+        edit(&mut wanted)?;
+        let effect = self.effect(&wanted, keyspaces)?;
+        let (answer, outcome) = oneshot::channel();
+        let (tightened, takes_away) = (effect.tightened, effect.takes_away);
+        if !effect.changes && !keyspaces.is_empty() {
+            let mut pending = self.pending.iter_mut().rev();
+            let earlier =
+                pending.find(|change| change.keyspaces.iter().any(|id| keyspaces.contains(id)));
+            match earlier {
+                // It has been asked for already: this command learns what becomes of it.
+                Some(change) => {
+                    change.waiting.push((now, answer));
+                    if let Some(failing) = &mut self.failing {
+                        failing.retry_at = now;
+                    }
+                }
+                None => {
+                    let _ = answer.send(Ok(Settled::Written));
+                }
+            }
+            return Ok(Wanted { tightened, outcome });
+        }
+        let limit = match (takes_away, effect.locks) {
+            (_, true) => usize::MAX,
+            (true, false) => PENDING_TIGHTENING_MAX,
+            (false, false) => PENDING_MAX,
+        };
+        if self.pending.len() >= limit {
+            return Err(CatalogueError::Busy(format!(
+                "{} changes wait for the disk, at most {limit} can; try again once it answers",
+                self.pending.len()
+            )));
+        }
+        self.wanted = wanted;
+        self.guards.extend(effect.guards);
+        self.last_number += 1;
+        self.pending.push_back(Pending {
+            number: self.last_number,
+            keyspaces: keyspaces.to_vec(),
+            edit,
+            takes_away,
+            waiting: vec![(now, answer)],
+        });
+        if let Some(why) = self.stall(now) {
+            self.give_up(&why, |change, last| change.number == last);
+        }
+        Ok(Wanted { tightened, outcome })
+    }
+
+    fn effect(&self, wanted: &Catalogue, keyspaces: &[u32]) -> Result<Effect, CatalogueError> {
+        let mut effect = Effect::default();
+        for id in keyspaces {
+            let before = self.wanted.keyspace(*id).ok();
+            let after = wanted.keyspace(*id).ok();
+            effect.changes |= before != after;
+            let (Some(before), Some(after)) = (before, after) else {
+                continue;
+            };
+            let (before, after) = (Guard::of(before)?, Guard::of(after)?);
+            effect.takes_away |= after.is_tighter_than(&before);
+            effect.locks |= after.locked && !before.locked;
+            // A keyspace that is not written yet is at no shard.
+            if let Ok(in_force) = self.guard(*id) {
+                let met = in_force.meet(&after);
+                if met != in_force {
+                    effect.tightened.push(*id);
+                }
+                effect.guards.push((*id, met));
+            }
+        }
+        effect.changes |= keyspaces.is_empty();
+        Ok(effect)
+    }
+
+    /// Ends what was changed for a while and is due: the changes, and the keyspaces in which something else may be in
+    /// force now. That counts as written, since a restart comes to it by itself.
+    pub(super) fn go_back(&mut self, now: Moment) -> (Vec<(u32, Change)>, BTreeSet<u32>) {
+        if !self.written.is_due(now) && !self.wanted.is_due(now) {
+            return Default::default();
+        }
+        let of_written = self.written.go_back(now);
+        let ended = self.wanted.go_back(now);
+        let keyspaces = of_written.iter().chain(&ended).map(|(id, _)| *id);
+        let keyspaces = keyspaces.collect();
+        self.outdate();
+        self.follow_written();
+        (ended, keyspaces)
+    }
+
+    /// The catalogue to write now, if there is one; the answer comes by [`InForce::handle_saved`].
+    pub(super) fn next_write(&mut self, now: Instant) -> Option<Catalogue> {
+        let is_new = self.last_number > self.attempted_through || self.failing.is_none();
+        let is_due = self
+            .failing
+            .as_ref()
+            .is_some_and(|failing| now >= failing.retry_at);
+        let is_needed = !self.pending.is_empty() || self.disk_differs;
+        if self.writing.is_some() || !is_needed || !(is_new || is_due) {
+            return None;
+        }
+        self.writing = Some(Writing {
+            through: self.last_number,
+            began_at: now,
+            is_outdated: false,
+        });
+        Some(self.wanted.clone())
+    }
+
+    /// How the write ended. Returns the keyspaces of which something looser may be in force now.
+    pub(super) fn handle_saved(&mut self, now: Instant, result: Result<(), String>) -> Vec<u32> {
+        let Some(writing) = self.writing.take() else {
+            return Vec::new();
+        };
+        self.attempted_through = writing.through;
+        match result {
+            Ok(()) => {
+                self.failing = None;
+                self.disk_differs = writing.is_outdated;
+                self.settle_through(writing.through)
+            }
+            Err(why) => {
+                self.failures_total += 1;
+                self.disk_differs = true;
+                self.fail(now, &why);
+                self.give_up(&why, |change, _| change.number <= writing.through);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Answers what has waited for the disk for too long. To be called once a second.
+    pub(super) fn handle_tick(&mut self, now: Instant) {
+        if let Some(why) = self.stall(now) {
+            let is_late = |change: &Pending| {
+                let mut waiting = change.waiting.iter();
+                waiting.any(|(asked_at, _)| now.saturating_since(*asked_at) >= WRITE_US_MAX)
+            };
+            self.give_up(&why, |change, _| is_late(change));
+        }
+    }
+
+    /// Why nothing is expected of the disk, if the write under way takes too long.
+    fn stall(&self, now: Instant) -> Option<String> {
+        let took_us = now.saturating_since(self.writing.as_ref()?.began_at);
+        (took_us >= WRITE_US_MAX).then(|| format!("no answer for {} s", took_us / 1_000_000))
+    }
+
+    fn fail(&mut self, now: Instant, why: &str) {
+        let wait_us = match &self.failing {
+            Some(failing) => (failing.wait_us * 2).min(RETRY_US_MAX),
+            None => RETRY_US_MIN,
+        };
+        self.failing = Some(Failing {
+            why: why.to_owned(),
+            wait_us,
+            retry_at: now.plus_us(wait_us),
+        });
+    }
+
+    /// Why the last write failed, if it did.
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_ref().map(|failing| failing.why.as_str())
+    }
+
+    fn settle_through(&mut self, through: u64) -> Vec<u32> {
+        let mut touched = BTreeSet::new();
+        let is_through = |change: &Pending| change.number <= through;
+        while self.pending.front().is_some_and(is_through) {
+            let Some(change) = self.pending.pop_front() else {
+                break;
+            };
+            let outcome = match (change.edit)(&mut self.written) {
+                Ok(()) => Ok(Settled::Written),
+                Err(error) => Err(Undone::Refused(error.to_string())),
+            };
+            answer(change.waiting, &outcome);
+            touched.extend(change.keyspaces);
+        }
+        self.follow_written();
+        touched.into_iter().collect()
+    }
+
+    /// Answers changes for which the disk did nothing: those that take nothing away are undone.
+    fn give_up(&mut self, why: &str, is_meant: impl Fn(&Pending, u64) -> bool) {
+        let last = self.last_number;
+        let mut kept = VecDeque::with_capacity(self.pending.len());
+        let mut is_any_undone = false;
+        for mut change in std::mem::take(&mut self.pending) {
+            if !is_meant(&change, last) {
+                kept.push_back(change);
+            } else if change.takes_away {
+                let waiting = std::mem::take(&mut change.waiting);
+                answer(waiting, &Ok(Settled::Unwritten(why.to_owned())));
+                kept.push_back(change);
+            } else {
+                answer(change.waiting, &Err(Undone::Unwritten(why.to_owned())));
+                is_any_undone = true;
+            }
+        }
+        self.pending = kept;
+        if is_any_undone {
+            self.outdate();
+            self.want_again();
+        }
+    }
+
+    /// The file holds, or is about to hold, something else than it should.
+    fn outdate(&mut self) {
+        self.disk_differs = true;
+        if let Some(writing) = &mut self.writing {
+            writing.is_outdated = true;
+        }
+    }
+
+    /// Applies what is left of the pending changes once more.
+    fn want_again(&mut self) {
+        let mut wanted = self.written.clone();
+        let mut kept = VecDeque::with_capacity(self.pending.len());
+        for change in std::mem::take(&mut self.pending) {
+            match (change.edit)(&mut wanted) {
+                Ok(()) => kept.push_back(change),
+                Err(error) => answer(change.waiting, &Err(Undone::Refused(error.to_string()))),
+            }
+        }
+        self.pending = kept;
+        self.wanted = wanted;
+        let pending = self.pending.iter().flat_map(|change| &change.keyspaces);
+        let pending: BTreeSet<u32> = pending.copied().collect();
+        self.guards.retain(|id, _| pending.contains(id));
+    }
+
+    /// The written state has changed: what is in force follows.
+    fn follow_written(&mut self) {
+        self.want_again();
+        let (written, wanted) = (&self.written, &self.wanted);
+        let pending = self.pending.iter().flat_map(|change| &change.keyspaces);
+        let met = |id: &u32| {
+            let guard_of = |catalogue: &Catalogue| {
+                let keyspace: Result<&Keyspace, _> = catalogue.keyspace(*id);
+                keyspace.and_then(Guard::of).ok()
+            };
+            let met = guard_of(written)?.meet(&guard_of(wanted)?);
+            Some((*id, met))
+        };
+        self.guards = pending.filter_map(met).collect();
+    }
+}
+
+#[derive(Default)]
+struct Effect {
+    changes: bool,
+    takes_away: bool,
+    locks: bool,
+    tightened: Vec<u32>,
+    guards: Vec<(u32, Guard)>,
+}
+
+fn answer(waiting: Vec<(Instant, oneshot::Sender<Outcome>)>, outcome: &Outcome) {
+    for (_, waiting) in waiting {
+        // Whoever asked may have gone.
+        let _ = waiting.send(outcome.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;

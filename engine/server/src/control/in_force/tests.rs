@@ -1,0 +1,311 @@
+use super::*;
+use crate::control::catalogue::By;
+
+const PROD: u32 = 1;
+
+/// So many seconds after the first moment.
+fn at(seconds: u64) -> Instant {
+    Instant::from_micros((50 + seconds) * 1_000_000)
+}
+
+fn moment(seconds: u64) -> Moment {
+    Moment {
+        unix_ms: 1_000_000_000_000 + seconds * 1_000,
+        instant: at(seconds),
+    }
+}
+
+fn by() -> By {
+    By::principal("uid:7".to_owned(), moment(0))
+}
+
+/// Keyspace 1 with a grant.
+fn with_prod() -> InForce {
+    let mut catalogue = Catalogue::default();
+    let created = catalogue.create("prod", "allow:uid:1=sign,get", "local", b"wrapped", &by());
+    assert_eq!(created, Ok(PROD));
+    InForce::new(catalogue)
+}
+
+fn lock(locked: bool) -> Edit {
+    Rc::new(move |catalogue| catalogue.set_locked(PROD, locked, &by()))
+}
+
+fn set(lines: &'static str) -> Edit {
+    Rc::new(move |catalogue| catalogue.set(PROD, lines, None, &by()))
+}
+
+/// Accepts a change: what it tightened, and how it ends.
+fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, Ends) {
+    let wanted = in_force.want(at(seconds), &[PROD], edit).unwrap();
+    (wanted.tightened, Ends(wanted.outcome))
+}
+
+struct Ends(oneshot::Receiver<Outcome>);
+
+impl Ends {
+    fn so_far(&mut self) -> Option<Outcome> {
+        self.0.try_recv().ok()
+    }
+}
+
+fn rights(in_force: &InForce) -> Option<String> {
+    let guard = in_force.guard(PROD).unwrap();
+    guard.policy.of("uid:1").map(str::to_owned)
+}
+
+fn full() -> Result<(), String> {
+    Err("no space".to_owned())
+}
+
+fn unwritten() -> Option<Outcome> {
+    Some(Ok(Settled::Unwritten("no space".to_owned())))
+}
+
+fn undone() -> Option<Outcome> {
+    Some(Err(Undone::Unwritten("no space".to_owned())))
+}
+
+const WRITTEN: Option<Outcome> = Some(Ok(Settled::Written));
+
+/// What is on the disk after a restart.
+fn restart(file: &Catalogue) -> InForce {
+    InForce::new(Catalogue::parse(&file.text()).unwrap())
+}
+
+#[test]
+fn what_takes_away_is_in_force_before_the_disk_is_asked_and_what_gives_after() {
+    let mut keyspaces = with_prod();
+    let (tightened, mut locked) = want(&mut keyspaces, 0, lock(true));
+    assert_eq!((tightened, locked.so_far()), (vec![PROD], None));
+    assert!(keyspaces.is_locked(PROD) && keyspaces.is_unwritten(PROD));
+    let file = keyspaces.next_write(at(0)).unwrap();
+    assert!(keyspaces.next_write(at(0)).is_none(), "one at a time");
+    assert_eq!(keyspaces.handle_saved(at(1), Ok(())), [PROD]);
+    assert_eq!(locked.so_far(), WRITTEN);
+    assert!(restart(&file).is_locked(PROD) && keyspaces.is_settled());
+
+    let (tightened, mut unlocked) = want(&mut keyspaces, 2, lock(false));
+    assert!(tightened.is_empty());
+    let _ = keyspaces.next_write(at(2)).unwrap();
+    assert!(keyspaces.is_locked(PROD), "not written yet");
+    keyspaces.handle_saved(at(3), Ok(()));
+    assert!(!keyspaces.is_locked(PROD));
+    assert_eq!(unlocked.so_far(), WRITTEN);
+}
+
+/// A lock that could not be written was undone: signing went on.
+#[test]
+fn a_failed_write_undoes_no_lock_and_no_withdrawal_and_is_tried_again() {
+    let mut keyspaces = with_prod();
+    let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
+    let (tightened, mut withdrawn) = want(&mut keyspaces, 0, set("allow:uid:1=sign"));
+    assert_eq!(tightened, [PROD]);
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), full());
+    assert_eq!(locked.so_far(), unwritten());
+    assert_eq!(withdrawn.so_far(), unwritten());
+    assert!(keyspaces.is_locked(PROD));
+    assert_eq!(rights(&keyspaces).as_deref(), Some("sign"));
+    assert_eq!((keyspaces.unwritten(), keyspaces.failures_total()), (2, 1));
+    assert!(keyspaces.next_write(at(0)).is_none(), "not at once");
+    let file = keyspaces.next_write(at(1)).unwrap();
+    keyspaces.handle_saved(at(1), Ok(()));
+    assert!(restart(&file).is_locked(PROD));
+    assert_eq!((keyspaces.unwritten(), keyspaces.failing()), (0, None));
+    assert!(keyspaces.next_write(at(99)).is_none());
+}
+
+#[test]
+fn a_failed_write_undoes_what_only_gives() {
+    let mut keyspaces = with_prod();
+    let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
+    let (_, mut granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), full());
+    assert_eq!((locked.so_far(), granted.so_far()), (unwritten(), undone()));
+    let (_, mut unlocked) = want(&mut keyspaces, 0, lock(false));
+    let _ = keyspaces
+        .next_write(at(0))
+        .expect("a new change is tried at once");
+    keyspaces.handle_saved(at(0), full());
+    assert_eq!(unlocked.so_far(), undone());
+    assert!(keyspaces.is_locked(PROD));
+    let file = keyspaces.next_write(at(60)).unwrap();
+    keyspaces.handle_saved(at(60), Ok(()));
+    let after = restart(&file);
+    let guard = after.guard(PROD).unwrap();
+    assert!(guard.locked && guard.policy.of("uid:2").is_none());
+}
+
+/// A change that gives one thing and takes another stays: what it gives waits for the disk.
+#[test]
+fn of_a_mixed_change_only_what_takes_away_is_in_force_until_it_is_written() {
+    let mut keyspaces = with_prod();
+    let lines = "allow:uid:1=get,mac\nallow:uid:2=all\nhard_ttl_ms=1800000\nmax_in_flight=9";
+    let (tightened, mut mixed) = want(&mut keyspaces, 0, set(lines));
+    assert_eq!(tightened, [PROD]);
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), full());
+    assert_eq!(mixed.so_far(), unwritten());
+    let guard = keyspaces.guard(PROD).unwrap();
+    assert_eq!(guard.policy.iter().collect::<Vec<_>>(), [("uid:1", "get")]);
+    assert_eq!(guard.settings.hard_ttl_ms, 1_800_000);
+    assert_eq!(guard.settings.max_in_flight, 64);
+    let _ = keyspaces.next_write(at(9)).unwrap();
+    assert_eq!(keyspaces.handle_saved(at(9), Ok(())), [PROD]);
+    let guard = keyspaces.guard(PROD).unwrap();
+    let all = [("uid:1", "mac,get"), ("uid:2", "all")];
+    assert_eq!(guard.policy.iter().collect::<Vec<_>>(), all);
+    assert_eq!(guard.settings.max_in_flight, 9);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
+    let mut keyspaces = with_prod();
+    let (_, mut granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    let stuck = keyspaces.next_write(at(0)).unwrap();
+    let (_, mut locked) = want(&mut keyspaces, 3, lock(true));
+    keyspaces.handle_tick(at(3));
+    assert_eq!((granted.so_far(), locked.so_far()), (None, None));
+    keyspaces.handle_tick(at(4));
+    let why = "no answer for 4 s".to_owned();
+    assert_eq!(granted.so_far(), Some(Err(Undone::Unwritten(why))));
+    assert_eq!(locked.so_far(), None, "it has waited for 1 s");
+    keyspaces.handle_tick(at(8));
+    let why = "no answer for 8 s".to_owned();
+    assert_eq!(locked.so_far(), Some(Ok(Settled::Unwritten(why.clone()))));
+    let (_, mut again) = want(&mut keyspaces, 9, set("allow:uid:1=none"));
+    let why = why.replace('8', "9");
+    assert_eq!(again.so_far(), Some(Ok(Settled::Unwritten(why))), "at once");
+    assert!(keyspaces.is_locked(PROD) && rights(&keyspaces).is_none());
+
+    // It answers after all. What it wrote was undone meanwhile: it is written again.
+    assert!(
+        restart(&stuck)
+            .guard(PROD)
+            .unwrap()
+            .policy
+            .of("uid:2")
+            .is_some()
+    );
+    keyspaces.handle_saved(at(60), Ok(()));
+    assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
+    let file = keyspaces.next_write(at(60)).unwrap();
+    keyspaces.handle_saved(at(60), Ok(()));
+    let after = restart(&file);
+    assert!(after.is_locked(PROD));
+    assert_eq!(after.guard(PROD).unwrap().policy.iter().count(), 0);
+    assert!(keyspaces.is_settled());
+}
+
+#[test]
+fn the_same_command_again_learns_what_becomes_of_the_first() {
+    let mut keyspaces = with_prod();
+    let (_, mut first) = want(&mut keyspaces, 0, lock(true));
+    let (tightened, mut second) = want(&mut keyspaces, 0, lock(true));
+    assert!(tightened.is_empty());
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), full());
+    assert_eq!(
+        (first.so_far(), second.so_far()),
+        (unwritten(), unwritten())
+    );
+    // It is worth another try at once, and that is what it waits for.
+    let (_, mut third) = want(&mut keyspaces, 0, lock(true));
+    let _ = keyspaces.next_write(at(0)).expect("tried again at once");
+    assert_eq!(third.so_far(), None);
+    keyspaces.handle_saved(at(0), Ok(()));
+    assert_eq!(third.so_far(), WRITTEN);
+    let (_, mut fourth) = want(&mut keyspaces, 0, lock(true));
+    assert_eq!(fourth.so_far(), WRITTEN, "there is nothing to write");
+    assert!(keyspaces.next_write(at(0)).is_none());
+}
+
+#[test]
+fn nothing_loosens_before_a_write_has_succeeded_since_a_failed_one_may_have_reached_the_disk() {
+    let mut keyspaces = with_prod();
+    let (_, _locked) = want(&mut keyspaces, 0, lock(true));
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    // Reported as failed; the file was replaced all the same.
+    keyspaces.handle_saved(at(0), full());
+    let (_, mut unlocked) = want(&mut keyspaces, 1, lock(false));
+    assert!(keyspaces.is_locked(PROD));
+    let _ = keyspaces.next_write(at(1)).unwrap();
+    assert!(keyspaces.is_locked(PROD));
+    keyspaces.handle_saved(at(1), Ok(()));
+    assert!(!keyspaces.is_locked(PROD));
+    assert_eq!(unlocked.so_far(), WRITTEN);
+}
+
+/// A change was made on a copy from before a KMS call, and undid a lock that had come meanwhile.
+#[test]
+fn changes_are_applied_to_the_current_state() {
+    let mut keyspaces = with_prod();
+    let id = keyspaces.reserve_id().unwrap();
+    let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    let create: Edit =
+        Rc::new(move |catalogue| catalogue.create_as(id, "other", "", "local", b"x", &by()));
+    let other = keyspaces.want(at(0), &[id], create).unwrap();
+    assert!(keyspaces.guard(id).is_err(), "not written");
+    keyspaces.handle_saved(at(0), Ok(()));
+    let file = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), Ok(()));
+    assert_eq!(locked.so_far(), WRITTEN);
+    assert_eq!(Ends(other.outcome).so_far(), WRITTEN);
+    assert!(restart(&file).is_locked(PROD) && keyspaces.guard(id).is_ok());
+    assert_eq!(restart(&file).reserve_id(), Some(id + 1));
+}
+
+#[test]
+fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
+    let mut keyspaces = with_prod();
+    let id = keyspaces.reserve_id().unwrap();
+    let create: Edit =
+        Rc::new(move |catalogue| catalogue.create_as(id, "other", "", "local", b"x", &by()));
+    let other = keyspaces.want(at(0), &[id], create).unwrap();
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), full());
+    assert_eq!(Ends(other.outcome).so_far(), undone());
+    assert!(keyspaces.reserve_id().unwrap() > id);
+}
+
+#[test]
+fn the_end_of_a_change_for_a_while_counts_as_written() {
+    let mut keyspaces = with_prod();
+    let lasts = Some(crate::control::catalogue::Lasts::parse("10000").unwrap());
+    let grant: Edit =
+        Rc::new(move |catalogue| catalogue.set(PROD, "allow:uid:2=all", lasts, &by()));
+    let _ = want(&mut keyspaces, 0, grant);
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    keyspaces.handle_saved(at(0), Ok(()));
+    assert!(keyspaces.go_back(moment(9)).1.is_empty());
+    let (ended, touched) = keyspaces.go_back(moment(10));
+    assert_eq!(
+        (ended.len(), touched.into_iter().collect::<Vec<_>>()),
+        (1, vec![PROD])
+    );
+    assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
+    let _ = keyspaces.next_write(at(10)).unwrap();
+    keyspaces.handle_saved(at(10), full());
+    assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
+    assert_eq!(keyspaces.unwritten(), 0, "a restart comes to it by itself");
+}
+
+#[test]
+fn changes_that_wait_for_the_disk_are_bounded_and_a_lock_always_fits() {
+    let mut keyspaces = with_prod();
+    let _ = keyspaces.next_write(at(0));
+    for n in 0..PENDING_MAX {
+        let grant: Edit = Rc::new(move |catalogue| {
+            catalogue.set(PROD, &format!("max_in_flight={n}"), None, &by())
+        });
+        let fits = keyspaces.want(at(0), &[PROD], grant);
+        assert!(fits.is_ok());
+    }
+    let refused = keyspaces.want(at(0), &[PROD], set("max_in_flight=60000"));
+    assert!(matches!(refused, Err(CatalogueError::Busy(_))));
+    let (tightened, _) = want(&mut keyspaces, 0, lock(true));
+    assert_eq!(tightened, [PROD]);
+}

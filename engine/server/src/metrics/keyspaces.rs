@@ -1,0 +1,108 @@
+//! The figures of keyspaces, summed over the shards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::collector::Latest;
+use super::snapshot::{KeyspaceSnapshot, LockState};
+
+impl Latest {
+    /// Keyspaces summed over shards, by id.
+    pub fn keyspaces(&self) -> Vec<KeyspaceSnapshot> {
+        let mut merged: BTreeMap<u32, KeyspaceSnapshot> = BTreeMap::new();
+        for keyspace in self.shards.values().flat_map(|shard| &shard.keyspaces) {
+            merged
+                .entry(keyspace.id)
+                .and_modify(|sum| add(sum, keyspace))
+                .or_insert_with(|| keyspace.clone());
+        }
+        self.name_troubles(&mut merged);
+        merged.into_values().collect()
+    }
+
+    /// The keyspaces with ids greater than `after`, as [`Latest::keyspaces`], at most so many.
+    pub fn keyspaces_after(&self, after: u32, count_max: usize) -> Vec<KeyspaceSnapshot> {
+        let mut merged: BTreeMap<u32, KeyspaceSnapshot> = BTreeMap::new();
+        for shard in self.shards.values() {
+            let first = shard
+                .keyspaces
+                .partition_point(|keyspace| keyspace.id <= after);
+            for keyspace in shard.keyspaces[first..].iter().take(count_max) {
+                merged
+                    .entry(keyspace.id)
+                    .and_modify(|sum| add(sum, keyspace))
+                    .or_insert_with(|| keyspace.clone());
+            }
+        }
+        self.name_troubles(&mut merged);
+        merged.into_values().take(count_max).collect()
+    }
+
+    /// It has no lease because the KMS gave none, and that is not for want of use.
+    fn name_troubles(&self, merged: &mut BTreeMap<u32, KeyspaceSnapshot>) {
+        for trouble in self.kms().iter().filter_map(|kms| kms.trouble.as_ref()) {
+            for id in trouble.of_keyspaces.keys() {
+                if let Some(keyspace) = merged.get_mut(id)
+                    && keyspace.state == LockState::Idle
+                {
+                    keyspace.state = LockState::Asking;
+                }
+            }
+        }
+    }
+
+    /// A keyspace's name, once a shard has told.
+    pub fn name_of(&self, keyspace: u32) -> Option<&str> {
+        self.shards.values().find_map(|shard| {
+            let at = shard
+                .keyspaces
+                .binary_search_by_key(&keyspace, |known| known.id);
+            Some(shard.keyspaces[at.ok()?].name.as_str())
+        })
+    }
+
+    /// The keyspaces that have a lease on a shard.
+    pub fn live_keyspaces(&self) -> BTreeSet<u32> {
+        let keyspaces = self.shards.values().flat_map(|shard| &shard.keyspaces);
+        keyspaces
+            .filter(|keyspace| keyspace.dek_lease_left_s > 0.0)
+            .map(|keyspace| keyspace.id)
+            .collect()
+    }
+
+    /// Name of the KMS that wraps a keyspace's DEKs, once the control thread has told.
+    pub fn kms_of(&self, keyspace: u32) -> Option<&str> {
+        let mut kms = self.kms().iter();
+        kms.find(|kms| kms.lease_calls_per_hour.contains_key(&keyspace))
+            .map(|kms| kms.name.as_str())
+    }
+}
+
+fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
+    sum.rehydrate_total += other.rehydrate_total;
+    sum.rehydrate_fail_total += other.rehydrate_fail_total;
+    sum.rehydrate_latency.merge(&other.rehydrate_latency);
+    sum.singleflight_waiters += other.singleflight_waiters;
+    sum.singleflight_waiters_max += other.singleflight_waiters_max;
+    sum.singleflight_wait_timeout_total += other.singleflight_wait_timeout_total;
+    sum.prefetch_scan_total += other.prefetch_scan_total;
+    sum.prefetch_trigger_total += other.prefetch_trigger_total;
+    sum.prefetch_warm_total += other.prefetch_warm_total;
+    sum.prefetch_skipped_total += other.prefetch_skipped_total;
+    sum.hits += other.hits;
+    sum.misses += other.misses;
+    sum.evicted_total += other.evicted_total;
+    sum.resident_keys += other.resident_keys;
+    sum.resident_key_bytes += other.resident_key_bytes;
+    sum.flights += other.flights;
+    sum.oldest_served_age_us = sum.oldest_served_age_us.max(other.oldest_served_age_us);
+    sum.aead_uses_ratio = sum.aead_uses_ratio.max(other.aead_uses_ratio);
+    // The shard that loses its lease first is the one to know about.
+    sum.dek_lease_left_s = sum.dek_lease_left_s.min(other.dek_lease_left_s);
+    sum.state = sum.state.max(other.state);
+    sum.locked |= other.locked;
+    for (mine, theirs) in sum.requests.0.iter_mut().zip(other.requests.0) {
+        for (mine, theirs) in mine.iter_mut().zip(theirs) {
+            *mine += theirs;
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Everything that was acknowledged can be used, listed, changed and locked, whatever the number of keyspaces and grants.
+//!
+//! STATUS used to fail from a hundred keyspaces on, and with it `keyway status`, `kms list`, `doctor` and `top`.
+//! KEYSPACE_LIST failed with 32 keyspaces of 70 grants each, and HELLO left keyspaces out without a word.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::collections::BTreeSet;
+
+use keyway_client::blocking::Client;
+use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, KeyspaceName, Scheme, Status};
+use keyway_protocol::limits::KEYSPACE_COUNT_MAX;
+
+use crate::command_line::operator::Operator;
+use crate::common::{Server, past_the_start, wait_until};
+
+/// More than HELLO can name.
+const KEYSPACES: usize = KEYSPACE_COUNT_MAX + 100;
+
+/// Grants of each of the first keyspaces.
+const GRANTS: usize = 70;
+const GRANTING: usize = 40;
+
+/// Connections that make keyspaces at the same time.
+const MAKERS: usize = 16;
+
+fn name(number: usize) -> KeyspaceName {
+    format!("crowd-{number}").parse().unwrap()
+}
+
+fn make(client: &Client, number: usize) {
+    let principals: Vec<String> = (0..GRANTS).map(|uid| format!("allow:uid:{uid}")).collect();
+    let grants: Vec<(&str, &str)> = match number < GRANTING {
+        true => principals
+            .iter()
+            .map(|name| (name.as_str(), "sign,verify,mac"))
+            .collect(),
+        false => Vec::new(),
+    };
+    client.keyspace_create(&name(number), &grants).unwrap();
+}
+
+fn sign(client: &Client, number: usize) {
+    let key: KeyPath = format!("{}/alice", name(number)).parse().unwrap();
+    let message = Input::Message(b"message");
+    past_the_start(|| client.sign(&key, Scheme::Default, message)).unwrap();
+}
+
+#[test]
+fn a_thousand_keyspaces_are_used_listed_changed_and_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 2);
+    let early = server.client();
+    std::thread::scope(|scope| {
+        for maker in 0..MAKERS {
+            let client = server.client();
+            scope.spawn(move || {
+                (maker..KEYSPACES)
+                    .step_by(MAKERS)
+                    .for_each(|number| make(&client, number));
+            });
+        }
+    });
+    // Beyond what HELLO names, for a client that is new and for one that has been there all the time.
+    let late = server.client();
+    let listed = late.keyspace_list().unwrap();
+    let last = listed
+        .iter()
+        .filter_map(|info| info.name.strip_prefix("crowd-"))
+        .next_back();
+    let last: usize = last.unwrap().parse().unwrap();
+    let key: KeyPath = format!("{}/alice", name(last)).parse().unwrap();
+    let options = KeyOptions::default();
+    past_the_start(|| late.key_generate(&key, Algorithm::Ed25519, options)).unwrap();
+    for client in [&early, &late] {
+        sign(client, last);
+    }
+    let names: BTreeSet<&str> = listed.iter().map(|info| info.name.as_str()).collect();
+    assert_eq!((listed.len(), names.len()), (KEYSPACES + 1, KEYSPACES + 1));
+    let granted = listed
+        .iter()
+        .filter(|info| info.allow.len() == GRANTS)
+        .count();
+    assert_eq!(granted, GRANTING);
+
+    early
+        .keyspace_set(&name(last), &[("max_in_flight", "7")])
+        .unwrap();
+    late.lock(&name(last)).unwrap();
+    wait_until(
+        "the figures of all keyspaces",
+        std::time::Duration::from_secs(60),
+        || {
+            let status = late.status().unwrap().value;
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let keyspaces = status["keyspaces"].as_array().unwrap();
+            let locked = keyspaces.iter().filter(|row| row["locked"] == true).count();
+            let at_local = keyspaces.iter().filter(|row| row["kms"] == "local").count();
+            let ids: BTreeSet<u64> = keyspaces
+                .iter()
+                .filter_map(|row| row["id"].as_u64())
+                .collect();
+            assert_eq!(ids.len(), keyspaces.len(), "each row once");
+            assert_eq!(status["shards"].as_array().unwrap().len(), 2);
+            assert_eq!(status["kms"].as_array().unwrap().len(), 1);
+            (locked, at_local) == (1, KEYSPACES + 1)
+        },
+    );
+    let operator = Operator::new();
+    for line in [
+        "keyway status",
+        "keyway kms list",
+        "keyway keyspace list",
+        "keyway top --once",
+    ] {
+        let said = operator.done(&server, line);
+        assert!(!said.is_empty(), "{line}");
+    }
+    let doctor = operator.run(&server, "keyway doctor --watch-for 2s --json");
+    // 1 says that it has found something, which is its business.
+    assert!(
+        doctor.code <= 1 && doctor.out.contains("findings"),
+        "{}{}",
+        doctor.out,
+        doctor.err
+    );
+}
+
+#[test]
+fn a_keyspace_has_at_most_256_principals_and_its_row_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::dev(&dir, 1);
+    let client = server.client();
+    let crowd = name(0);
+    client.keyspace_create(&crowd, &[]).unwrap();
+    let all = keyway_protocol::Grants::ALL.to_string();
+    let grant = |uid: u32| client.keyspace_set(&crowd, &[(&format!("allow:uid:{uid}"), &all)]);
+    let first = u32::MAX - 255;
+    for chunk in (first..=u32::MAX).collect::<Vec<_>>().chunks(64) {
+        let names: Vec<String> = chunk.iter().map(|uid| format!("allow:uid:{uid}")).collect();
+        let lines: Vec<(&str, &str)> = names
+            .iter()
+            .map(|name| (name.as_str(), all.as_str()))
+            .collect();
+        let hour = std::time::Duration::from_secs(3_600);
+        client.keyspace_set_for(&crowd, &lines, hour).unwrap();
+    }
+    let refused = grant(7).unwrap_err();
+    assert_eq!(refused.status(), Some(Status::BadRequest));
+    assert!(refused.to_string().contains("the most is 256"), "{refused}");
+    let row = client
+        .keyspace_list()
+        .unwrap()
+        .into_iter()
+        .find(|info| info.name == crowd.as_str());
+    let row = row.unwrap();
+    assert_eq!((row.allow.len(), row.limited.len()), (256, 256));
+    let none = ("allow:uid:4294967295", "none");
+    client.keyspace_set(&crowd, &[none]).unwrap();
+    grant(7).unwrap();
+}

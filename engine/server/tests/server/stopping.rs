@@ -1,0 +1,213 @@
+//! What takes something away is in force whatever the disk does, and says so if it could not be written.
+//!
+//! A LOCK and the withdrawal of a grant used to fail when `keyspaces.json` could not be written, and signing went on.
+//! And the control thread itself waited for the disk: while one write stalled, no lease was renewed and nothing was
+//! locked. Writing fails here since a directory, and stalls since a pipe, is where the file is written first.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use keyway_client::blocking::Client;
+use keyway_client::{
+    Algorithm, Error, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Outcome, Scheme,
+    Status, UnlockState, UnlockWith,
+};
+
+use crate::common::{Server, Setup, past_the_start, wait_until};
+
+/// How long the slowest thing may take on a busy machine.
+const WITHIN: Duration = Duration::from_secs(120);
+
+const PASSPHRASE: &[u8] = b"correct horse battery";
+
+const UNWRITTEN: &str = "keyway_keyspaces_unwritten_changes";
+
+fn name(keyspace: &str) -> KeyspaceName {
+    keyspace.parse().unwrap()
+}
+
+fn key(keyspace: &str) -> KeyPath {
+    format!("{keyspace}/alice").parse().unwrap()
+}
+
+fn sign(client: &Client, keyspace: &str) -> Result<(), Error> {
+    let message = Input::Message(b"message");
+    past_the_start(|| client.sign(&key(keyspace), Scheme::Default, message)).map(|_| ())
+}
+
+fn status_of(client: &Client, keyspace: &str) -> Option<Status> {
+    let message = Input::Message(b"message");
+    let signed = client.sign(&key(keyspace), Scheme::Default, message);
+    signed.err().and_then(|error| error.status())
+}
+
+fn info(client: &Client, keyspace: &str) -> KeyspaceInfo {
+    let all = client.keyspace_list().unwrap();
+    all.into_iter().find(|info| info.name == keyspace).unwrap()
+}
+
+/// A server with a passphrase, so that only its own user may do everything; the anonymous may sign in `a` and `b`.
+fn start(dir: &tempfile::TempDir) -> (Setup, Server) {
+    let passphrase = dir.path().join("passphrase");
+    std::fs::write(&passphrase, PASSPHRASE).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&passphrase, mode).unwrap();
+    let setup = Setup::new(&dir.path().join("data"))
+        .shards(2)
+        .production()
+        .flag("--passphrase-file")
+        .flag(passphrase.to_str().unwrap());
+    let server = setup.start();
+    let owner = server.unix_client();
+    for keyspace in ["a", "b"] {
+        let grants = [("allow:anonymous", "sign"), ("hard_ttl_ms", "3000000")];
+        owner.keyspace_create(&name(keyspace), &grants).unwrap();
+        owner
+            .key_generate(&key(keyspace), Algorithm::Ed25519, KeyOptions::default())
+            .unwrap();
+        sign(&server.client(), keyspace).unwrap();
+    }
+    (setup, server)
+}
+
+/// Where `keyspaces.json` is written before it takes its place.
+fn temporary(server: &Server) -> PathBuf {
+    server.data.join("keyspaces.json.tmp")
+}
+
+/// Lets every write fail until the directory is removed.
+fn break_disk(server: &Server) {
+    std::fs::create_dir(temporary(server)).unwrap();
+}
+
+fn mend_disk(server: &Server) {
+    std::fs::remove_dir(temporary(server)).unwrap();
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
+}
+
+/// Lets every write stall until the pipe is read from.
+fn stall_disk(server: &Server) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, temporary(server), fifo, mode, 0).unwrap();
+}
+
+/// What stalls fails then, and the next write succeeds.
+fn let_disk_go_on(server: &Server) {
+    let pipe = temporary(server);
+    let reader = std::fs::OpenOptions::new().read(true).open(&pipe).unwrap();
+    std::fs::remove_file(&pipe).unwrap();
+    drop(reader);
+}
+
+fn not_persisted<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
+    let error = answer.unwrap_err();
+    assert_eq!(error.status(), Some(Status::NotPersisted), "{error}");
+    assert_eq!(error.outcome(), Outcome::InForce);
+    error.to_string()
+}
+
+#[test]
+fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (setup, server) = start(&dir);
+    let (owner, anyone) = (server.unix_client(), server.client());
+    break_disk(&server);
+
+    let text = not_persisted(owner.lock(&name("a")));
+    for part in [
+        "in force on every shard",
+        "keyspaces.json",
+        "a restart",
+        "keeps trying",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert_eq!(status_of(&anyone, "a"), Some(Status::NeedsUnlock));
+    assert_eq!(status_of(&owner, "a"), Some(Status::NeedsUnlock));
+    not_persisted(owner.keyspace_set(&name("b"), &[("allow:anonymous", "none")]));
+    assert_eq!(status_of(&anyone, "b"), Some(Status::Forbidden));
+    assert_eq!(status_of(&owner, "b"), None);
+    not_persisted(owner.keyspace_set(&name("b"), &[("hard_ttl_ms", "2000000")]));
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 3.0);
+    assert!(server.metric("keyway_keyspaces_write_failures_total") >= Some(3.0));
+    assert!(server.log().contains("could not be written"));
+    let a = info(&owner, "a");
+    assert!(a.locked == Some(true) && a.unwritten);
+
+    // What gives something is refused, and nothing has changed.
+    let refused = owner.keyspace_set(&name("b"), &[("allow:anonymous", "mac")]);
+    assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
+    let refused = owner.keyspace_create(&name("c"), &[]);
+    assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
+    let ticket = owner
+        .unlock(&name("a"), UnlockWith::Passphrase(PASSPHRASE))
+        .unwrap()
+        .value;
+    wait_until("the unlock", WITHIN, || {
+        let status = owner.unlock_status(&name("a"), ticket).unwrap().value;
+        assert_ne!(status.state, UnlockState::Done, "{status:?}");
+        status.state == UnlockState::Failed
+    });
+    assert_eq!(status_of(&owner, "a"), Some(Status::NeedsUnlock));
+
+    mend_disk(&server);
+    assert!(!info(&owner, "a").unwritten);
+    owner.lock(&name("a")).unwrap();
+    server.kill();
+    let server = setup.start();
+    let (owner, anyone) = (server.unix_client(), server.client());
+    assert_eq!(status_of(&anyone, "a"), Some(Status::NeedsUnlock));
+    // Who has no right in it is not told that it is there.
+    assert_eq!(status_of(&anyone, "b"), Some(Status::NoKeyspace));
+    let b = info(&owner, "b");
+    assert_eq!(b.settings["hard_ttl_ms"], "2000000");
+    assert_eq!(owner.keyspace_list().unwrap().len(), 2, "c was undone");
+    // And all of it can be undone by command.
+    owner
+        .unlock(&name("a"), UnlockWith::Passphrase(PASSPHRASE))
+        .unwrap();
+    wait_until("signing again", WITHIN, || status_of(&owner, "a").is_none());
+}
+
+#[test]
+fn the_control_thread_goes_on_while_the_disk_stalls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, server) = start(&dir);
+    let (owner, anyone) = (server.unix_client(), server.client());
+    // Short against the stall, long against a busy machine's pauses.
+    owner
+        .keyspace_set(&name("b"), &[("dek_lease_ms", "2000")])
+        .unwrap();
+    sign(&owner, "b").unwrap();
+    stall_disk(&server);
+    std::thread::scope(|scope| {
+        let grant = || {
+            let client = server.unix_client();
+            client.keyspace_set(&name("b"), &[("allow:uid:4242", "sign")])
+        };
+        let grant = scope.spawn(grant);
+        let locked = scope.spawn(|| server.unix_client().lock(&name("a")));
+        // It is in force though the disk does not answer, and that is long before it is answered.
+        wait_until("the lock", WITHIN, || {
+            status_of(&anyone, "a") == Some(Status::NeedsUnlock)
+        });
+        let renewals = "keyway_kms_calls_total{kms=\"local\",keyspace=\"b\",operation=\"unwrap\",outcome=\"ok\"}";
+        let before = server.metric(renewals).unwrap_or(0.0);
+        wait_until("three renewals", WITHIN, || {
+            let _ = sign(&owner, "b");
+            server.metric(renewals).unwrap_or(0.0) >= before + 3.0
+        });
+        let refused = grant.join().unwrap().unwrap_err();
+        assert_eq!(refused.status(), Some(Status::Internal), "{refused}");
+        let text = not_persisted(locked.join().unwrap());
+        assert!(text.contains("no answer for"), "{text}");
+    });
+    let_disk_go_on(&server);
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
+    owner.lock(&name("a")).unwrap();
+    assert_eq!(info(&owner, "b").allow.get("uid:4242"), None);
+    assert_eq!(info(&owner, "a").locked, Some(true));
+}
