@@ -15,7 +15,7 @@ pub(super) struct Counted {
     of_kms: Vec<(String, KeyVersions)>,
 }
 
-impl<K: Kms> Control<K> {
+impl<K: Kms + 'static> Control<K> {
     /// The versions at this KMS, at most a minute old. `None`: its key has none, or none was seen.
     pub(super) fn key_versions(&self, kms: &str) -> Option<KeyVersions> {
         let counted = self.key_versions.borrow();

@@ -209,21 +209,25 @@ impl<K: Kms + 'static> Control<K> {
         if self.locks_of(id) != locks {
             return Err(overtaken());
         }
-        self.end_wiping(id);
-        let revision = self.published.borrow_mut().next_revision();
-        // A lock that comes now has a newer revision: a shard that has carried it out does not open again.
-        let opened = self.broadcast(Lane::Ordinary, |done| ControlEvent::Unlock {
-            keyspace: id,
-            revision,
-            done,
-        });
-        opened.await;
+        self.open_on_shards(id).await;
         self.tell_lease(id, &Ok(deks)).await;
         if self.locks_of(id) != locks {
             return Err(overtaken());
         }
         tracing::info!(keyspace = id, who = %asked.who, "keyspace unlocked");
         Ok(())
+    }
+
+    /// Opens a keyspace on every shard that has not carried out a newer lock: one that comes now has a newer revision.
+    async fn open_on_shards(&self, id: u32) {
+        self.end_wiping(id);
+        let revision = self.published.borrow_mut().next_revision();
+        let opened = self.broadcast(Lane::Ordinary, |done| ControlEvent::Unlock {
+            keyspace: id,
+            revision,
+            done,
+        });
+        opened.await;
     }
 
     /// Others who wait for more shares of a KMS that is open now wait no longer.
@@ -244,10 +248,7 @@ impl<K: Kms + 'static> Control<K> {
         let failed = self.troubles.borrow().keyspaces_of(kms);
         for id in failed {
             if !self.is_locked(id) {
-                for shard in 0..self.shards.len() {
-                    self.send(shard as u16, ControlEvent::Unlock { keyspace: id })
-                        .await;
-                }
+                self.open_on_shards(id).await;
             }
         }
     }

@@ -43,8 +43,8 @@ impl Shard {
         let lane = command.lane();
         let places = self.unless_operator(who, CONTROL_RESERVED);
         let waiting = self.unless_operator(who, WAITING_RESERVED);
-        let has_place = self.control.capacity(lane) > places
-            && self.waiting.has_room_on(lane, waiting);
+        let has_place =
+            self.control.capacity(lane) > places && self.waiting.has_room_on(lane, waiting);
         let request = ControlRequest::Admin {
             reply_to,
             who,
