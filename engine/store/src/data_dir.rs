@@ -13,123 +13,32 @@ use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::dir_error::DirError;
 use crate::log::LogOptions;
 use crate::manifest::{Manifest, SHARD_COUNT_MAX};
-use crate::segment;
+use crate::marks::Marks;
+use crate::segment::{self, HEADER_LEN};
 use crate::std_files::sync_dir;
 
-const MANIFEST_NAME: &str = "store.toml";
+pub(crate) const MANIFEST_NAME: &str = "store.toml";
 const LOCK_NAME: &str = "lock";
-const BLOBS_PREFIX: &str = "blobs-";
+pub(crate) const BLOBS_PREFIX: &str = "blobs-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
+/// Lies in a shard's directory if the operator has given up the log that was there.
+pub(crate) const START_EMPTY_NAME: &str = "start-empty";
+/// The mark that says up to which generation every shard's log has been made.
+const LOGS_MARK: &str = "logs";
 /// Lies in a generation that a reshard found damaged: it is kept for whoever mends it.
 const KEEP_NAME: &str = "damaged.txt";
-
-/// Why a data directory cannot be used. The operator's to mend.
-#[derive(Debug)]
-pub enum DirError {
-    /// Another process has it.
-    InUse {
-        /// The directory.
-        path: PathBuf,
-        /// The other process, as it wrote it down.
-        pid: String,
-    },
-    /// Others than its owner may enter it.
-    LoosePermissions {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// There are logs and no manifest that says whose.
-    ManifestMissing {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The manifest cannot be read.
-    Manifest {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A shard's directory is not there.
-    ShardMissing {
-        /// The shard's directory.
-        path: PathBuf,
-    },
-    /// The shard count is out of its range.
-    ShardCount(u16),
-    /// The disk or the system failed.
-    Io {
-        /// What was being done, with the file.
-        what: String,
-        /// The system's reason.
-        source: io::Error,
-    },
-}
-
-impl std::fmt::Display for DirError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::InUse { path, pid } => write!(
-                f,
-                "the data directory {} is in use by process {pid}: stop that one, or name \
-                 another directory",
-                path.display()
-            ),
-            Self::LoosePermissions { path, mode } => write!(
-                f,
-                "the data directory {} has mode {mode:04o}, others than its owner may enter it: \
-                 chmod 700 {0}",
-                path.display()
-            ),
-            Self::ManifestMissing { path } => write!(
-                f,
-                "{0}/{MANIFEST_NAME} is missing, but there are blob logs: restore it from a \
-                 backup (it names their cluster), or move {0}/{BLOBS_PREFIX}* away to start empty",
-                path.display()
-            ),
-            Self::Manifest { path, why } => {
-                write!(
-                    f,
-                    "{} cannot be used: {why}. Restore it from a backup",
-                    path.display()
-                )
-            }
-            Self::ShardMissing { path } => write!(
-                f,
-                "{} is missing: restore it from a backup, or create it empty to start without \
-                 that shard's keys",
-                path.display()
-            ),
-            Self::ShardCount(count) => {
-                write!(
-                    f,
-                    "the shard count is {count}, must be from 1 to {SHARD_COUNT_MAX}"
-                )
-            }
-            Self::Io { what, source } => write!(f, "{what}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for DirError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
 
 /// A data directory that this process has to itself, until it is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     manifest: Manifest,
+    marks: Mutex<Marks>,
     created: bool,
     /// Locked; the system unlocks it however the process ends.
     _lock: fs::File,
@@ -147,33 +56,112 @@ impl DataDir {
         enter(path)?;
         let lock = take_lock(path)?;
         let manifest_path = path.join(MANIFEST_NAME);
-        let (manifest, created) = match fs::read_to_string(&manifest_path) {
+        let ((manifest, marks), created) = match fs::read_to_string(&manifest_path) {
             Ok(text) => {
-                let manifest = Manifest::from_text(&text).map_err(|why| DirError::Manifest {
+                let read = Manifest::from_text(&text).map_err(|why| DirError::Manifest {
                     path: manifest_path,
                     why,
                 })?;
-                (manifest, false)
+                (read, false)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (create(path, shard_count)?, true)
+                ((create(path, shard_count)?, Marks::default()), true)
             }
             Err(source) => return Err(failed("reading", &manifest_path)(source)),
         };
         let dir = Self {
             path: path.to_owned(),
             manifest,
+            marks: Mutex::new(marks),
             created,
             _lock: lock,
         };
         dir.remove_leftovers()?;
         for shard in 0..manifest.shard_count {
-            let path = dir.shard_dir(shard);
-            if !path.is_dir() {
-                return Err(DirError::ShardMissing { path });
-            }
+            dir.check_shard(shard)?;
         }
         Ok(dir)
+    }
+
+    /// A shard's directory is there, and in it a log, if there ever was one.
+    fn check_shard(&self, shard: u16) -> Result<(), DirError> {
+        let path = self.shard_dir(shard);
+        if !path.is_dir() {
+            return Err(DirError::ShardMissing { path });
+        }
+        let has_log = has_segment(&path, 0).map_err(failed("listing", &path))?;
+        let given_up = path.join(START_EMPTY_NAME);
+        if has_log {
+            // It has served its purpose: another loss is to be noticed.
+            match fs::remove_file(&given_up) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("removing", &given_up)(error));
+                }
+                _ => return Ok(()),
+            }
+        }
+        let was_made = self.mark(LOGS_MARK) >= u64::from(self.manifest.generation);
+        if was_made && !given_up.exists() {
+            return Err(DirError::LogMissing { path });
+        }
+        Ok(())
+    }
+
+    /// How high something was marked; 0 if it never was.
+    pub fn mark(&self, name: &str) -> u64 {
+        self.marks().get(name)
+    }
+
+    /// Marks how far things have come, durably. A mark that is higher already stays.
+    ///
+    /// # Errors
+    /// The disk fails; then the marks are the old ones or the new ones. There would be more than
+    /// [`MARKS_MAX`](crate::MARKS_MAX).
+    ///
+    /// # Panics
+    /// If a name has other characters than letters, digits,
+    /// `.`, `_` and `-`, or more than [`MARK_NAME_LEN_MAX`](crate::MARK_NAME_LEN_MAX): names are the program's.
+    pub fn raise_marks(&self, marks: &[(&str, u64)]) -> Result<(), DirError> {
+        // Held over the writing, so that the file never goes back.
+        let mut held = self.marks();
+        let Some(raised) = held.raised(marks) else {
+            return Ok(());
+        };
+        raised.check().map_err(|why| DirError::Manifest {
+            path: self.path.join(MANIFEST_NAME),
+            why,
+        })?;
+        let text = self.manifest.to_text(&raised);
+        replace_file(&self.path, MANIFEST_NAME, text.as_bytes())?;
+        *held = raised;
+        Ok(())
+    }
+
+    /// Marks that every shard's log has been made: from now on one that is missing is a loss.
+    ///
+    /// # Errors
+    /// As [`DataDir::raise_marks`].
+    pub fn mark_logs(&self) -> Result<(), DirError> {
+        self.raise_marks(&[(LOGS_MARK, u64::from(self.manifest.generation))])
+    }
+
+    /// Whether a log of the generation in use holds a record.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn has_records(&self) -> Result<bool, DirError> {
+        for shard in 0..self.manifest.shard_count {
+            let path = self.shard_dir(shard);
+            if has_segment(&path, HEADER_LEN as u64 + 1).map_err(failed("listing", &path))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        // Whoever panicked with it had not changed it.
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The directory.
@@ -245,7 +233,8 @@ impl DataDir {
 
     /// Makes the next manifest the one in force; the moment at which a reshard happens.
     pub(crate) fn switch(&mut self, next: Manifest) -> Result<(), DirError> {
-        replace_file(&self.path, MANIFEST_NAME, next.to_text().as_bytes())?;
+        let text = next.to_text(&self.marks());
+        replace_file(&self.path, MANIFEST_NAME, text.as_bytes())?;
         self.manifest = next;
         Ok(())
     }
@@ -393,24 +382,31 @@ fn create(path: &Path, shard_count: u16) -> Result<Manifest, DirError> {
         generation: 1,
     };
     create_generation(path, &manifest)?;
-    replace_file(path, MANIFEST_NAME, manifest.to_text().as_bytes())?;
+    let text = manifest.to_text(&Marks::default());
+    replace_file(path, MANIFEST_NAME, text.as_bytes())?;
     Ok(manifest)
 }
 
 fn has_segments(generation_dir: &Path) -> io::Result<bool> {
     for shard in fs::read_dir(generation_dir)? {
         let shard = shard?.path();
-        if !shard.is_dir() {
-            continue;
+        if shard.is_dir() && has_segment(&shard, 0)? {
+            return Ok(true);
         }
-        for file in fs::read_dir(shard)? {
-            if file?
-                .file_name()
-                .to_str()
-                .is_some_and(|name| segment::number_of(name).is_some())
-            {
-                return Ok(true);
-            }
+    }
+    Ok(false)
+}
+
+/// Whether there is a segment of at least so many bytes.
+fn has_segment(shard_dir: &Path, len_min: u64) -> io::Result<bool> {
+    for file in fs::read_dir(shard_dir)? {
+        let file = file?;
+        let name = file.file_name();
+        let is_segment = name
+            .to_str()
+            .is_some_and(|name| segment::number_of(name).is_some());
+        if is_segment && file.metadata()?.len() >= len_min {
+            return Ok(true);
         }
     }
     Ok(false)

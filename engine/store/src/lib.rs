@@ -24,12 +24,14 @@
 mod commit;
 mod compact;
 mod data_dir;
+mod dir_error;
 mod error;
 mod index;
 mod limits;
 mod list;
 mod log;
 mod manifest;
+mod marks;
 mod notify;
 mod put;
 mod record;
@@ -41,7 +43,8 @@ mod segment;
 mod std_files;
 
 pub use compact::Compaction;
-pub use data_dir::{DataDir, DirError};
+pub use data_dir::DataDir;
+pub use dir_error::DirError;
 pub use error::{CompactError, OpenError, PutError, ReadError};
 pub use index::KeyState;
 pub use limits::{
@@ -51,6 +54,7 @@ pub use limits::{
 pub use list::{Page, Row};
 pub use log::{Blob, BlobLog, Known, LogOptions, Lookup, Stats};
 pub use manifest::{Manifest, SHARD_COUNT_MAX};
+pub use marks::{MARK_NAME_LEN_MAX, MARKS_MAX};
 pub use put::{Expect, Stored};
 pub use recover::{Damage, Progress, Recovery};
 pub use reshard::{ReshardError, ReshardProgress, ReshardReport, move_keys, reshard};

@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::marks::Marks;
 use crate::segment::hex;
 
-/// The version of the directory's layout that this code writes.
-const FORMAT: u32 = 1;
+/// The version of the directory's layout that this code writes. Format 1, which is read, too, had no marks.
+const FORMAT: u32 = 2;
+
+/// The oldest version that is read.
+const FORMAT_MIN: u32 = 1;
 
 /// Most shards that a data directory can have.
 pub const SHARD_COUNT_MAX: u16 = 1024;
@@ -32,6 +36,8 @@ struct Text {
     routing_seed: String,
     shard_count: u16,
     generation: u32,
+    #[serde(default)]
+    marks: Marks,
 }
 
 #[derive(Deserialize)]
@@ -41,27 +47,28 @@ struct FormatOnly {
 
 impl Manifest {
     /// The file's text.
-    pub(crate) fn to_text(self) -> String {
+    pub(crate) fn to_text(self, marks: &Marks) -> String {
         let text = Text {
             format: FORMAT,
             cluster_id: hex(&self.cluster_id),
             routing_seed: hex(&self.routing_seed),
             shard_count: self.shard_count,
             generation: self.generation,
+            marks: marks.clone(),
         };
         let body = toml::to_string(&text).expect("numbers and hexadecimal strings are valid TOML");
         format!(
-            "# Written by keywayd, which changes it at a start with another shard count.\n{body}"
+            "# Written by keywayd: the logs, and how far other files have come. Back it up with them.\n{body}"
         )
     }
 
     /// Reads the file's text; the error says what is wrong.
-    pub(crate) fn from_text(text: &str) -> Result<Self, String> {
+    pub(crate) fn from_text(text: &str) -> Result<(Self, Marks), String> {
         let FormatOnly { format } = toml::from_str(text).map_err(|error| error.to_string())?;
-        if format != FORMAT {
+        if !(FORMAT_MIN..=FORMAT).contains(&format) {
             return Err(format!(
-                "it has format {format}, this program reads format {FORMAT}: use the program \
-                 that wrote it"
+                "it has format {format}, this program reads formats {FORMAT_MIN} to {FORMAT}: use \
+                 the program that wrote it"
             ));
         }
         let text: Text = toml::from_str(text).map_err(|error| error.to_string())?;
@@ -74,12 +81,14 @@ impl Manifest {
         if text.generation == 0 {
             return Err("generation is 0, must be at least 1".into());
         }
-        Ok(Self {
+        text.marks.check()?;
+        let manifest = Self {
             cluster_id: sixteen_bytes("cluster_id", &text.cluster_id)?,
             routing_seed: sixteen_bytes("routing_seed", &text.routing_seed)?,
             shard_count: text.shard_count,
             generation: text.generation,
-        })
+        };
+        Ok((manifest, text.marks))
     }
 }
 
@@ -111,16 +120,36 @@ mod tests {
         generation: 3,
     };
 
+    fn marks() -> Marks {
+        let marks = Marks::default().raised(&[("logs", 3), ("catalogue.sealed.vault-eu", 7)]);
+        marks.unwrap()
+    }
+
     #[test]
     fn a_manifest_reads_back() {
-        assert_eq!(Manifest::from_text(&SAMPLE.to_text()), Ok(SAMPLE));
+        let text = SAMPLE.to_text(&marks());
+        assert_eq!(Manifest::from_text(&text), Ok((SAMPLE, marks())));
+        let without = SAMPLE.to_text(&Marks::default());
+        assert_eq!(
+            Manifest::from_text(&without),
+            Ok((SAMPLE, Marks::default()))
+        );
+    }
+
+    #[test]
+    fn format_1_is_read_and_has_no_marks() {
+        let text = SAMPLE.to_text(&Marks::default());
+        let text = text.replace("format = 2", "format = 1");
+        let text = text.replace("[marks]", "");
+        assert_eq!(Manifest::from_text(&text), Ok((SAMPLE, Marks::default())));
     }
 
     #[test]
     fn a_wrong_manifest_is_refused_with_the_reason() {
-        let text = SAMPLE.to_text();
+        let text = SAMPLE.to_text(&marks());
         let cases = [
-            (text.replace("format = 1", "format = 2"), "format 2"),
+            (text.replace("format = 2", "format = 3"), "format 3"),
+            (text.replace("logs", "\"lo gs\""), "lo gs"),
             (
                 text.replace("shard_count = 4", "shard_count = 0"),
                 "shard_count is 0",

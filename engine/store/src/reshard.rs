@@ -8,7 +8,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::commit::Staged;
-use crate::data_dir::{DataDir, DirError, check_shard_count};
+use crate::data_dir::{DataDir, check_shard_count};
+use crate::dir_error::DirError;
 use crate::error::{OpenError, PutError, ReadError};
 use crate::index::KeyState;
 use crate::limits::{BATCH_BYTES_MAX, LIST_ROWS_MAX};

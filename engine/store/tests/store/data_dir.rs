@@ -118,6 +118,72 @@ fn what_an_unfinished_start_left_is_removed_and_what_is_in_use_is_kept() {
     assert!(path.join("blobs-000001/shard-001/00000001.log").exists());
 }
 
+/// A directory in which the logs of both shards have been made, and the server has stopped.
+fn in_use(path: &Path) {
+    let data = DataDir::open(path, 2).unwrap();
+    for shard in 0..2 {
+        block_on(opened(&data, shard).close()).unwrap();
+    }
+    data.mark_logs().unwrap();
+}
+
+/// An empty directory of a shard was taken for the log of a shard that had never had a key.
+#[test]
+fn a_log_that_is_gone_is_refused_until_the_operator_gives_it_up() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    in_use(&path);
+    drop(DataDir::open(&path, 2).unwrap());
+    let shard = path.join("blobs-000001/shard-001");
+    fs::remove_file(shard.join("00000001.log")).unwrap();
+    let error = DataDir::open(&path, 2).unwrap_err();
+    assert!(matches!(error, DirError::LogMissing { .. }), "{error}");
+    // As the message says.
+    let given_up = shard.join("start-empty");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("touch {}", given_up.display()))
+    );
+    fs::write(&given_up, "").unwrap();
+    let data = DataDir::open(&path, 2).unwrap();
+    block_on(opened(&data, 1).close()).unwrap();
+    drop(data);
+    drop(DataDir::open(&path, 2).unwrap());
+    assert!(!given_up.exists(), "the next loss is noticed again");
+}
+
+#[test]
+fn a_shard_that_is_gone_can_be_given_up_as_the_message_says() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    in_use(&path);
+    let shard = path.join("blobs-000001/shard-000");
+    fs::remove_dir_all(&shard).unwrap();
+    let error = DataDir::open(&path, 2).unwrap_err().to_string();
+    let (_, remedy) = error.split_once("that shard's keys: ").unwrap();
+    let done = std::process::Command::new("sh")
+        .args(["-c", remedy])
+        .status();
+    assert!(done.unwrap().success(), "{remedy}");
+    drop(DataDir::open(&path, 2).unwrap());
+}
+
+#[test]
+fn marks_rise_and_last_over_restarts_and_moves() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("data");
+    let mut data = DataDir::open(&path, 2).unwrap();
+    assert_eq!(data.mark("catalogue.revision"), 0);
+    data.raise_marks(&[("catalogue.revision", 7)]).unwrap();
+    data.raise_marks(&[("catalogue.revision", 6)]).unwrap();
+    assert_eq!(data.mark("catalogue.revision"), 7);
+    reshard(&mut data, 3, |_, _: &[u8]| 0, |_| ()).unwrap();
+    drop(data);
+    let data = DataDir::open(&path, 3).unwrap();
+    assert_eq!(data.mark("catalogue.revision"), 7);
+}
+
 #[test]
 fn a_missing_shard_and_a_wrong_manifest_are_refused() {
     let temporary = tempfile::tempdir().unwrap();
