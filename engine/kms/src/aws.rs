@@ -383,6 +383,8 @@ impl Provider for Aws {
 fn encryption_context(context: &Context) -> [(&'static str, String); 4] {
     let purpose = match context.purpose {
         Purpose::DataKey => "data-key",
+        Purpose::CatalogueKey => "catalogue-key",
+        Purpose::SealedDataKey => "sealed-data-key",
     };
     [
         ("cluster", crate::hex::encode(&context.cluster)),

@@ -8,12 +8,20 @@ pub const CONTEXT_BYTES: usize = 32;
 const MAGIC: [u8; 4] = *b"KWCX";
 const FORMAT: u8 = 1;
 
+/// Where the purpose stands in [`Context::to_bytes`].
+pub(crate) const PURPOSE_AT: usize = 5;
+
 /// What the wrapped key is for. The number is part of what is authenticated and is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
     /// A keyspace's data key, which seals the keys' blobs.
     DataKey = 1,
+    /// The key that authenticates the catalogue of keyspaces; of no keyspace.
+    CatalogueKey = 2,
+    /// As [`Purpose::DataKey`], of a keyspace that stands in an authenticated catalogue: a catalogue that names such a
+    /// key and is not authenticated has been tampered with.
+    SealedDataKey = 3,
 }
 
 /// The binding of a wrapped key. A KMS that wrapped a key under one context refuses to unwrap it under another.
@@ -36,7 +44,7 @@ impl Context {
         let mut bytes = [0; CONTEXT_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4] = FORMAT;
-        bytes[5] = self.purpose as u8;
+        bytes[PURPOSE_AT] = self.purpose as u8;
         bytes[8..24].copy_from_slice(&self.cluster);
         bytes[24..28].copy_from_slice(&self.keyspace.to_le_bytes());
         bytes[28..32].copy_from_slice(&self.generation.to_le_bytes());

@@ -39,6 +39,7 @@ mod service;
 mod share;
 mod shares;
 mod stamp;
+mod tag;
 mod vault;
 
 #[cfg(feature = "aws")]
@@ -55,11 +56,12 @@ pub use provider::{
     Generated, Initialise, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret,
     Unlocked, WRAPPED_BYTES_MAX, Wrapped,
 };
-pub use record::RECORD_BYTES_MAX;
+pub use record::{RECORD_BYTES_MAX, is_sealed_data_key};
 pub use secret::{SECRET_BYTES, SecretKey};
 pub use service::{
     BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
 };
 pub use share::{SHARE_BYTES_MAX, Share};
 pub use shares::{Quorum, SHARES_MAX, combine_shares, split_secret};
+pub use tag::{TAG_BYTES, Tag};
 pub use vault::{Vault, VaultAuth, VaultSettings};

@@ -15,9 +15,9 @@ use ring::digest::SHA256;
 use ring::hmac;
 use subtle::ConstantTimeEq;
 
-use crate::context::CONTEXT_BYTES;
+use crate::context::{CONTEXT_BYTES, PURPOSE_AT};
 use crate::provider::{WRAPPED_BYTES_MAX, Wrapped};
-use crate::{Class, Context, KmsError, SecretKey};
+use crate::{Class, Context, KmsError, Purpose, SecretKey};
 
 const MAGIC: [u8; 4] = *b"KWRD";
 const FORMAT: u8 = 1;
@@ -30,6 +30,29 @@ const HEAD_BYTES: usize = CHECKSUM_AT + 32;
 pub const RECORD_BYTES_MAX: usize = HEAD_BYTES + WRAPPED_BYTES_MAX;
 
 const COMMITMENT_LABEL: &[u8] = b"keyway dek record commitment v1";
+
+/// What a record says that its key is for. Whether it is so only the KMS can tell.
+pub(crate) fn purpose_of(bytes: &[u8]) -> Purpose {
+    let known = [
+        Purpose::DataKey,
+        Purpose::CatalogueKey,
+        Purpose::SealedDataKey,
+    ];
+    let said = match bytes.starts_with(&MAGIC) {
+        true => bytes.get(CONTEXT_AT + PURPOSE_AT),
+        false => None,
+    };
+    let mut known = known.into_iter();
+    known
+        .find(|purpose| said == Some(&(*purpose as u8)))
+        .unwrap_or(Purpose::DataKey)
+}
+
+/// Whether a wrapped DEK belongs into an authenticated catalogue: see [`Purpose::SealedDataKey`]. Whoever changes this in
+/// a record makes one that no KMS unwraps.
+pub fn is_sealed_data_key(record: &[u8]) -> bool {
+    purpose_of(record) == Purpose::SealedDataKey
+}
 
 /// A record that is whole and bound to the context that was asked for.
 #[derive(Debug)]
@@ -146,7 +169,6 @@ fn checksum(head: &[u8], wrapped: &[u8]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Purpose;
 
     const CONTEXT: Context = Context {
         cluster: [7; 16],
@@ -161,6 +183,19 @@ mod tests {
 
     fn record() -> Vec<u8> {
         seal(&CONTEXT, &dek(), &Wrapped(b"from the provider".to_vec()))
+    }
+
+    #[test]
+    fn a_record_says_what_its_key_is_for() {
+        assert!(!is_sealed_data_key(&record()));
+        assert!(!is_sealed_data_key(b"vault:v1:raw"));
+        let context = Context {
+            purpose: Purpose::SealedDataKey,
+            ..CONTEXT
+        };
+        let sealed = seal(&context, &dek(), &Wrapped(b"from the provider".to_vec()));
+        assert!(is_sealed_data_key(&sealed));
+        assert!(Record::open(&CONTEXT, &sealed).is_err());
     }
 
     #[test]

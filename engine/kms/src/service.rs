@@ -37,7 +37,7 @@ use crate::provider::{
     Initialise, Provider, ProviderState, UnlockNeed, UnlockSecret, Unlocked, WRAPPED_BYTES_MAX,
     Wrapped,
 };
-use crate::record::{self, Record};
+use crate::record::{self, Record, is_sealed_data_key};
 use crate::{Class, Context, KmsError, Purpose, SecretKey, Share};
 
 pub use breaker::BreakerState;
@@ -136,11 +136,13 @@ impl Service {
         generation: u32,
         record: &[u8],
     ) -> Result<UnwrappedDek, KmsError> {
-        Record::open(&self.context(keyspace, generation), record).inspect_err(|error| {
-            self.0
-                .caller
-                .count(keyspace, Operation::Unwrap, Outcome::of(error));
-        })?;
+        Record::open(&self.context_of(keyspace, generation, record), record).inspect_err(
+            |error| {
+                self.0
+                    .caller
+                    .count(keyspace, Operation::Unwrap, Outcome::of(error));
+            },
+        )?;
         let fly = |flight| {
             tokio::spawn(self.clone().fly(flight));
         };
@@ -175,7 +177,7 @@ impl Service {
     }
 
     async fn unwrap_alone(&self, keyspace: u32, generation: u32, record: &[u8]) -> Answer {
-        let context = self.context(keyspace, generation);
+        let context = self.context_of(keyspace, generation, record);
         let record = Record::open(&context, record)?;
         let provider = &self.0.provider;
         let (dek, sent_at_us) = self
@@ -409,13 +411,26 @@ impl Service {
             .gauges(u32::try_from(self.0.desk.len()).unwrap_or(u32::MAX))
     }
 
+    /// What a key that is made now is bound to. What is made for no keyspace authenticates the catalogue.
     fn context(&self, keyspace: u32, generation: u32) -> Context {
         Context {
             cluster: self.0.cluster,
             keyspace,
             generation,
-            purpose: Purpose::DataKey,
+            purpose: match keyspace {
+                NO_KEYSPACE => Purpose::CatalogueKey,
+                _ => Purpose::SealedDataKey,
+            },
         }
+    }
+
+    /// What the key of a record must be bound to. DEKs may be older than authenticated catalogues.
+    fn context_of(&self, keyspace: u32, generation: u32, record: &[u8]) -> Context {
+        let mut context = self.context(keyspace, generation);
+        if keyspace != NO_KEYSPACE && !is_sealed_data_key(record) {
+            context.purpose = Purpose::DataKey;
+        }
+        context
     }
 
     fn check_not_locked_since(&self, visit: Visit) -> Result<(), KmsError> {
