@@ -40,6 +40,8 @@ wire_enum! {
         KeyspaceHistory = 0x25, "keyspace_history";
         /// A keyspace's hot keys.
         KeyspaceHot = 0x26, "keyspace_hot";
+        /// Destroy a keyspace's retired DEKs.
+        KeyspaceDestroyDeks = 0x27, "keyspace_destroy_deks";
         /// Make a key.
         KeyGenerate = 0x28, "key_generate";
         /// Bring a key.
@@ -64,6 +66,10 @@ wire_enum! {
         KmsInit = 0x35, "kms_init";
         /// Unlock a KMS, or give it a share.
         KmsUnlock = 0x36, "kms_unlock";
+        /// Wipe what a KMS holds in memory, and lock the keyspaces that it wraps.
+        KmsLock = 0x37, "kms_lock";
+        /// Lock every keyspace and every KMS.
+        LockAll = 0x38, "lock_all";
     }
 }
 
@@ -89,12 +95,15 @@ impl Opcode {
             | Self::KeyspaceList
             | Self::Status
             | Self::KmsInit
-            | Self::KmsUnlock => Scope::Server,
+            | Self::KmsUnlock
+            | Self::KmsLock
+            | Self::LockAll => Scope::Server,
             Self::KeyspaceSet
             | Self::KeyspaceRotate
             | Self::KeyspaceRewrap
             | Self::KeyspaceHistory
             | Self::KeyspaceHot
+            | Self::KeyspaceDestroyDeks
             | Self::KeyList
             | Self::Lock
             | Self::Unlock
@@ -125,6 +134,7 @@ impl Opcode {
                 | Self::KeyspaceSet
                 | Self::KeyspaceRotate
                 | Self::KeyspaceRewrap
+                | Self::KeyspaceDestroyDeks
                 | Self::KeyGenerate
                 | Self::KeyImport
                 | Self::KeyRotate
@@ -133,6 +143,8 @@ impl Opcode {
                 | Self::Unlock
                 | Self::KmsInit
                 | Self::KmsUnlock
+                | Self::KmsLock
+                | Self::LockAll
         )
     }
 
@@ -180,6 +192,7 @@ impl Opcode {
             | Self::KeyspaceSet
             | Self::KeyspaceRotate
             | Self::KeyspaceRewrap
+            | Self::KeyspaceDestroyDeks
             | Self::KeyspaceHistory
             | Self::KeyGenerate
             | Self::KeyImport
@@ -190,7 +203,9 @@ impl Opcode {
             | Self::ForceRefresh
             | Self::KmsInit
             | Self::KmsUnlock => Grants::MANAGE,
-            Self::Lock | Self::Unlock | Self::UnlockStatus => Grants::UNLOCK,
+            Self::Lock | Self::Unlock | Self::UnlockStatus | Self::KmsLock | Self::LockAll => {
+                Grants::UNLOCK
+            }
         }
     }
 }

@@ -21,9 +21,10 @@ HELLO, PING = 0x01, 0x02
 SIGN, VERIFY, MAC, ENCRYPT, DECRYPT, DERIVE, PUBLIC_KEY, GET = range(0x10, 0x18)
 KEYSPACE_CREATE, KEYSPACE_SET, KEYSPACE_LIST, KEYSPACE_ROTATE, KEYSPACE_REWRAP = range(0x20, 0x25)
 KEYSPACE_HISTORY = 0x25
-KEYSPACE_HOT = 0x26
+KEYSPACE_HOT, KEYSPACE_DESTROY_DEKS = 0x26, 0x27
 KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_LIST = range(0x28, 0x2D)
 FORCE_REFRESH, LOCK, UNLOCK, UNLOCK_STATUS, STATUS, KMS_INIT, KMS_UNLOCK = range(0x30, 0x37)
+KMS_LOCK, LOCK_ALL = 0x37, 0x38
 
 OPCODES = {
     code: name
@@ -31,8 +32,9 @@ OPCODES = {
     if isinstance(code, int) and name.isupper() and not name.endswith("_MAX")
 }
 NAMES_NOTHING = {HELLO, PING, KEYSPACE_CREATE, KEYSPACE_LIST, STATUS, KMS_INIT, KMS_UNLOCK}
+NAMES_NOTHING |= {KMS_LOCK, LOCK_ALL}
 NAMES_KEYSPACE = {KEYSPACE_SET, KEYSPACE_ROTATE, KEYSPACE_REWRAP, KEYSPACE_HISTORY, KEYSPACE_HOT}
-NAMES_KEYSPACE |= {KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
+NAMES_KEYSPACE |= {KEYSPACE_DESTROY_DEKS, KEY_LIST, LOCK, UNLOCK, UNLOCK_STATUS}
 
 OK, NEEDS_UNLOCK = 0, 2
 STATUSES = set(range(17))
@@ -443,6 +445,7 @@ READ_REQUEST = {
     KEYSPACE_REWRAP: read_rewrap,
     KEYSPACE_HISTORY: read_nothing,
     KEYSPACE_HOT: read_hot,
+    KEYSPACE_DESTROY_DEKS: read_nothing,
     KEY_GENERATE: lambda r: read_new_key(r, True),
     KEY_IMPORT: lambda r: read_new_key(r, False) + read_material(r),
     KEY_ROTATE: lambda r: read_material(r) if r.left() else [],
@@ -455,6 +458,8 @@ READ_REQUEST = {
     STATUS: read_after("row_after", 8),
     KMS_INIT: read_kms_init,
     KMS_UNLOCK: read_kms_unlock,
+    KMS_LOCK: read_rewrap,
+    LOCK_ALL: read_nothing,
 }
 
 READ_ANSWER = {
@@ -475,6 +480,7 @@ READ_ANSWER = {
     KEYSPACE_REWRAP: read_nothing,
     KEYSPACE_HISTORY: read_bytes("json"),
     KEYSPACE_HOT: read_bytes("json"),
+    KEYSPACE_DESTROY_DEKS: read_number("deks_destroyed", 4),
     KEY_GENERATE: read_nothing,
     KEY_IMPORT: read_nothing,
     KEY_ROTATE: read_nothing,
@@ -487,6 +493,8 @@ READ_ANSWER = {
     STATUS: read_bytes("json"),
     KMS_INIT: read_kms_shares,
     KMS_UNLOCK: read_bytes("json"),
+    KMS_LOCK: read_nothing,
+    LOCK_ALL: read_nothing,
 }
 
 
@@ -605,6 +613,7 @@ SIZES = {
     "row_state": 1,
     "new_keyspace_id": 4,
     "generation": 4,
+    "deks_destroyed": 4,
     "unlock_kind": 1,
     "unlock_flags": 1,
     "shares": 1,

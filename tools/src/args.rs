@@ -80,9 +80,14 @@ pub enum Command {
         key: KeyPath,
     },
     /// Lock a keyspace: wipe its keys from memory and refuse it until it is unlocked.
+    #[command(group = clap::ArgGroup::new("what").required(true))]
     Lock {
         /// The keyspace.
-        keyspace: KeyspaceName,
+        #[arg(group = "what")]
+        keyspace: Option<KeyspaceName>,
+        /// Every keyspace, and every KMS: its key, PIN or token is wiped, too.
+        #[arg(long, group = "what")]
+        all: bool,
     },
     /// Unlock a keyspace; returns at once unless --wait is given.
     Unlock(Unlock),
@@ -151,6 +156,15 @@ pub enum Keyspace {
             value_parser = text::duration
         )]
         wait: Option<Duration>,
+    },
+    /// Destroy the DEKs that rotations have retired, which are kept for 30 days otherwise: no backup from before the
+    /// last rotation can be read any more.
+    DestroyDeks {
+        /// The keyspace.
+        keyspace: KeyspaceName,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
     /// Have another KMS wrap a keyspace's DEKs. A rotation should follow.
     Rewrap {
@@ -463,6 +477,8 @@ mod tests {
             "keyway keyspace rotate prod",
             "keyway keyspace rotate prod --wait=1h",
             "keyway keyspace rewrap prod --kms vault-eu",
+            "keyway keyspace destroy-deks prod",
+            "keyway keyspace destroy-deks prod --yes",
             "keyway keyspace set prod max_in_flight=0 allow:uid:1000=sign,verify",
             "keyway keyspace list --json",
             "keyway keyspace list prod",
@@ -486,6 +502,7 @@ mod tests {
             "keyway get prod/alice --out alice.der --force",
             "keyway refresh prod/tenants/7/alice",
             "keyway lock prod",
+            "keyway lock --all",
             "keyway unlock prod --wait --passphrase",
             "keyway unlock prod --wait=30s --passphrase-fd 3",
             "keyway unlock prod --pin --wait",
@@ -501,6 +518,7 @@ mod tests {
             "keyway kms init local --passphrase-fd 3",
             "keyway kms unlock --share",
             "keyway kms unlock hsm --pin-fd 3",
+            "keyway kms lock local",
             "keyway hot prod",
             "keyway hot prod --by rehydrate-time --limit 128 --json",
             "keyway status --addr unix:/run/keyway.sock --timeout 500ms",
@@ -537,6 +555,10 @@ mod tests {
             "keyway",
             "keyway sign alice",
             "keyway lock Prod",
+            "keyway lock",
+            "keyway lock prod --all",
+            "keyway kms lock",
+            "keyway keyspace destroy-deks",
             "keyway key generate prod/alice",
             "keyway key generate prod/alice --alg ed25518",
             "keyway key rotate prod/alice --format pem",

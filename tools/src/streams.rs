@@ -251,6 +251,26 @@ fn hex(digits: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
+/// Asks on the terminal whether to go on; whoever wants that types `word`.
+pub fn confirm(doing: &str, what_it_means: &str, word: &str) -> Result<(), Failure> {
+    let stopped = |why: String| {
+        let remedy = "nothing was done; to go on without a question: --yes";
+        Failure::usage(format!("{doing}: {why}"), remedy)
+    };
+    let asked = || -> io::Result<String> {
+        let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+        write!(terminal, "{what_it_means}.\nType {word} to go on: ")?;
+        let mut typed = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(terminal).take(1_024), &mut typed)?;
+        Ok(typed)
+    };
+    let typed = asked().map_err(|error| stopped(format!("cannot ask on the terminal: {error}")))?;
+    if typed.trim() == word {
+        return Ok(());
+    }
+    Err(stopped(format!("that was not {word}")))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

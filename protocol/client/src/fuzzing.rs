@@ -109,6 +109,9 @@ impl Reading {
         let kms: KmsName = "local".parse().expect("it is a KMS's name");
         self.send(Call::keyspace_rotate(&keyspace));
         self.send(Call::keyspace_rewrap(&keyspace, &kms));
+        self.send(Call::keyspace_destroy_deks(&keyspace));
+        self.send(Call::kms_lock(&kms));
+        self.send(Call::lock_all());
         self.send(Call::kms_init(&kms, Custody::Passphrase(b"passphrase")));
         self.send(Call::kms_unlock(&kms, UnlockWith::Share(b"share")));
         self.send(Call::keyspace_history(&keyspace));

@@ -50,6 +50,9 @@ pub struct KeyspaceInfo {
     /// What a rotation still has to do in the background; `None` if nothing.
     #[serde(default)]
     pub reseal: Option<Reseal>,
+    /// DEKs that rotations have retired and that are kept for a while, if there are any.
+    #[serde(default)]
+    pub retired_deks: Option<RetiredDeks>,
     /// Its settings, as text.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -106,6 +109,15 @@ pub struct Reseal {
     pub resealed: u64,
     /// Keys that have not.
     pub left: u64,
+}
+
+/// DEKs of a keyspace that no key of it needs any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredDeks {
+    /// How many.
+    pub count: u64,
+    /// When the first of them was retired, in ms since 1970, by the server's clock.
+    pub oldest_unix_ms: u64,
 }
 
 /// The hot keys of a keyspace, of all shards. Figures are of the last one to two minutes.

@@ -243,6 +243,16 @@ macro_rules! typed_calls {
                 self.call($crate::Call::keyspace_rewrap(keyspace, kms))$($wait)*
             }
 
+            /// Destroys the DEKs that a keyspace's rotations have retired, which are kept for 30 days
+            /// otherwise. A backup from before the last rotation cannot be read any more. The answer
+            /// holds how many there were.
+            pub $($asyncness)? fn keyspace_destroy_deks(
+                &self,
+                keyspace: &$crate::KeyspaceName,
+            ) -> Result<$crate::Answer<u32>, $crate::Error> {
+                self.call($crate::Call::keyspace_destroy_deks(keyspace))$($wait)*
+            }
+
             /// The hot keys of a keyspace, hottest first, of all shards: at most `limit` of them, at
             /// most 128, 0 for as many.
             pub $($asyncness)? fn keyspace_hot(
@@ -272,6 +282,20 @@ macro_rules! typed_calls {
                 with: $crate::UnlockWith<'_>,
             ) -> Result<$crate::Answer<$crate::KmsOpening>, $crate::Error> {
                 self.call($crate::Call::kms_unlock(kms, with))$($wait)*
+            }
+
+            /// Wipes what a KMS holds in memory, its key above all, and locks the keyspaces that it
+            /// wraps.
+            pub $($asyncness)? fn kms_lock(
+                &self,
+                kms: &$crate::KmsName,
+            ) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::kms_lock(kms))$($wait)*
+            }
+
+            /// Locks every keyspace and every KMS.
+            pub $($asyncness)? fn lock_all(&self) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::lock_all())$($wait)*
             }
 
             /// Loads a key anew whatever its age. When it returns, nothing loaded before the call

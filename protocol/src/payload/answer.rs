@@ -38,6 +38,19 @@ pub fn encode_generation(generation: u32, out: &mut Vec<u8>) {
     out.extend_from_slice(&generation.to_le_bytes());
 }
 
+/// Reads the number of DEKs in an answer to KEYSPACE_DESTROY_DEKS.
+pub fn decode_deks_destroyed(payload: &[u8]) -> Result<u32, ProtocolError> {
+    let mut reader = Reader::new(payload);
+    let number = reader.u32("deks_destroyed")?;
+    reader.finish("deks_destroyed")?;
+    Ok(number)
+}
+
+/// Appends a number of DEKs.
+pub fn encode_deks_destroyed(number: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
 fn decode_from_1(field: &'static str, payload: &[u8]) -> Result<u32, ProtocolError> {
     let mut reader = Reader::new(payload);
     let number = reader.u32(field)?;

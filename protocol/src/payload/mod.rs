@@ -13,8 +13,8 @@ mod kms;
 mod request;
 
 pub use answer::{
-    decode_generation, decode_keyspace_id, decode_ticket, encode_generation, encode_keyspace_id,
-    encode_ticket,
+    decode_deks_destroyed, decode_generation, decode_keyspace_id, decode_ticket,
+    encode_deks_destroyed, encode_generation, encode_keyspace_id, encode_ticket,
 };
 pub use crypto::{Decrypt, Derive, Encrypt, Sealed, Sign, Verify};
 pub use hello::{Hello, KeyspaceEntry, ServerHello};

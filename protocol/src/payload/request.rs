@@ -55,6 +55,8 @@ pub enum Request<'a> {
         /// The KMS that is to wrap the keyspace's DEKs from now on.
         kms: &'a str,
     },
+    /// KEYSPACE_DESTROY_DEKS. The answer is how many there were.
+    KeyspaceDestroyDeks,
     /// KEYSPACE_HISTORY. The answer is JSON.
     KeyspaceHistory,
     /// KEYSPACE_HOT: the keyspace's hot keys, as JSON.
@@ -89,6 +91,13 @@ pub enum Request<'a> {
     KmsInit(KmsInit<'a>),
     /// KMS_UNLOCK.
     KmsUnlock(KmsUnlock<'a>),
+    /// KMS_LOCK. The answer is empty.
+    KmsLock {
+        /// The KMS that is to forget its key.
+        kms: &'a str,
+    },
+    /// LOCK_ALL. The answer is empty.
+    LockAll,
 }
 
 impl<'a> Request<'a> {
@@ -126,6 +135,9 @@ impl<'a> Request<'a> {
             Opcode::KeyspaceRewrap => Self::KeyspaceRewrap {
                 kms: check_kms_name(payload)?,
             },
+            Opcode::KeyspaceDestroyDeks => {
+                nothing("KEYSPACE_DESTROY_DEKS", payload, Self::KeyspaceDestroyDeks)?
+            }
             Opcode::KeyspaceHistory => nothing("KEYSPACE_HISTORY", payload, Self::KeyspaceHistory)?,
             Opcode::KeyspaceHot => Self::KeyspaceHot(KeyspaceHot::decode(payload)?),
             Opcode::KeyGenerate => Self::KeyGenerate(KeyGenerate::decode(payload)?),
@@ -144,6 +156,10 @@ impl<'a> Request<'a> {
             },
             Opcode::KmsInit => Self::KmsInit(KmsInit::decode(payload)?),
             Opcode::KmsUnlock => Self::KmsUnlock(KmsUnlock::decode(payload)?),
+            Opcode::KmsLock => Self::KmsLock {
+                kms: check_kms_name(payload)?,
+            },
+            Opcode::LockAll => nothing("LOCK_ALL", payload, Self::LockAll)?,
         })
     }
 
@@ -179,7 +195,7 @@ impl<'a> Request<'a> {
                 }
                 Ok(())
             }
-            Self::KeyspaceRewrap { kms } => {
+            Self::KeyspaceRewrap { kms } | Self::KmsLock { kms } => {
                 out.extend_from_slice(check_kms_name(kms.as_bytes())?.as_bytes());
                 Ok(())
             }
@@ -196,10 +212,12 @@ impl<'a> Request<'a> {
             Self::KmsInit(init) => init.encode(out),
             Self::KmsUnlock(unlock) => unlock.encode(out),
             Self::KeyspaceRotate
+            | Self::KeyspaceDestroyDeks
             | Self::KeyspaceHistory
             | Self::KeyRevoke
             | Self::ForceRefresh
-            | Self::Lock => Ok(()),
+            | Self::Lock
+            | Self::LockAll => Ok(()),
         }
     }
 
@@ -222,6 +240,7 @@ impl<'a> Request<'a> {
             Self::KeyspaceList { .. } => Opcode::KeyspaceList,
             Self::KeyspaceRotate => Opcode::KeyspaceRotate,
             Self::KeyspaceRewrap { .. } => Opcode::KeyspaceRewrap,
+            Self::KeyspaceDestroyDeks => Opcode::KeyspaceDestroyDeks,
             Self::KeyspaceHistory => Opcode::KeyspaceHistory,
             Self::KeyspaceHot(_) => Opcode::KeyspaceHot,
             Self::KeyGenerate(_) => Opcode::KeyGenerate,
@@ -236,6 +255,8 @@ impl<'a> Request<'a> {
             Self::Status { .. } => Opcode::Status,
             Self::KmsInit(_) => Opcode::KmsInit,
             Self::KmsUnlock(_) => Opcode::KmsUnlock,
+            Self::KmsLock { .. } => Opcode::KmsLock,
+            Self::LockAll => Opcode::LockAll,
         }
     }
 }

@@ -3,8 +3,8 @@
 use keyway_protocol::{
     Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, KeyspaceName, KmsShares, Octets,
     Opcode, ProtocolError, ResponseFlags, ResponseFrame, ResponseHead, ResponseWriter, Sealed,
-    ServerHello, ShardMap, Status, decode_generation, decode_keyspace_id, decode_ticket,
-    encode_generation, encode_keyspace_id, encode_ticket,
+    ServerHello, ShardMap, Status, decode_deks_destroyed, decode_generation, decode_keyspace_id,
+    decode_ticket, encode_deks_destroyed, encode_generation, encode_keyspace_id, encode_ticket,
 };
 
 use crate::fields::{Fields, Take};
@@ -34,6 +34,9 @@ pub fn fields(opcode: Opcode, frame: &ResponseFrame<'_>) -> Result<Fields, Proto
                 fields.with_int("new_keyspace_id", decode_keyspace_id(payload)?)
             }
             Opcode::KeyspaceRotate => fields.with_int("generation", decode_generation(payload)?),
+            Opcode::KeyspaceDestroyDeks => {
+                fields.with_int("deks_destroyed", decode_deks_destroyed(payload)?)
+            }
             Opcode::KmsInit => KmsShares::decode(payload)?.fold(fields, |fields, share| {
                 fields.with_bytes("share", share.as_bytes())
             }),
@@ -146,6 +149,9 @@ fn encode_payload(opcode: Opcode, fields: &mut Take, out: &mut Vec<u8>) {
         .unwrap(),
         Opcode::KeyspaceCreate => encode_keyspace_id(fields.int("new_keyspace_id") as u32, out),
         Opcode::KeyspaceRotate => encode_generation(fields.int("generation") as u32, out),
+        Opcode::KeyspaceDestroyDeks => {
+            encode_deks_destroyed(fields.int("deks_destroyed") as u32, out);
+        }
         Opcode::KmsInit => {
             let mut shares = Vec::new();
             while fields.is_next("share") {

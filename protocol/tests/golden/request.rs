@@ -56,7 +56,9 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
         }
         Request::KeyspaceList { after: 0 } => fields,
         Request::KeyspaceList { after } => fields.with_int("after", *after),
-        Request::KeyspaceRewrap { kms } => fields.with_bytes("kms_name", kms.as_bytes()),
+        Request::KeyspaceRewrap { kms } | Request::KmsLock { kms } => {
+            fields.with_bytes("kms_name", kms.as_bytes())
+        }
         Request::KeyspaceHot(hot) => fields
             .with_int("hot_by", hot.by.code())
             .with_int("limit", hot.limit),
@@ -84,10 +86,12 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
             .with_bytes("kms_name", unlock.kms.as_bytes())
             .with_bytes("secret", &unlock.secret),
         Request::KeyspaceRotate
+        | Request::KeyspaceDestroyDeks
         | Request::KeyspaceHistory
         | Request::KeyRevoke
         | Request::ForceRefresh
         | Request::Lock
+        | Request::LockAll
         | Request::Status { after: 0 } => fields,
         Request::Status { after } => fields.with_int("row_after", *after),
     }
@@ -207,6 +211,11 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
         Opcode::KeyspaceRewrap => payload(Request::KeyspaceRewrap {
             kms: &fields.text("kms_name"),
         }),
+        Opcode::KeyspaceDestroyDeks => payload(Request::KeyspaceDestroyDeks),
+        Opcode::KmsLock => payload(Request::KmsLock {
+            kms: &fields.text("kms_name"),
+        }),
+        Opcode::LockAll => payload(Request::LockAll),
         Opcode::KeyspaceHistory => payload(Request::KeyspaceHistory),
         Opcode::KeyspaceHot => payload(Request::KeyspaceHot(KeyspaceHot {
             by: HotBy::try_from(fields.int("hot_by") as u8).unwrap(),

@@ -67,6 +67,11 @@ pub enum Kms {
     Init(KmsInit),
     /// Unlock a KMS that no keyspace uses yet, or give it one share.
     Unlock(KmsUnlock),
+    /// Wipe what a KMS holds in memory (its key, PIN or token), and lock every keyspace that it wraps.
+    Lock {
+        /// The KMS, as the server's configuration names it.
+        kms: KmsName,
+    },
     /// List the KMSes and how they stand.
     List,
 }

@@ -11,7 +11,7 @@ use crate::args::{Cli, Keyspace, Setting};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::streams;
+use crate::streams::{self, confirm};
 use crate::table::{Align, Table};
 use crate::text;
 
@@ -30,6 +30,7 @@ pub fn run(cli: &Cli, command: &Keyspace, output: Output) -> Result<(), Failure>
         Keyspace::History { keyspace, limit } => history(cli, keyspace, *limit, output),
         Keyspace::List { keyspace } => list(cli, keyspace.as_ref(), output),
         Keyspace::Rotate { keyspace, wait } => rotate(cli, keyspace, *wait, output),
+        Keyspace::DestroyDeks { keyspace, yes } => destroy_deks(cli, keyspace, *yes, output),
         Keyspace::Rewrap { keyspace, kms } => rewrap(cli, keyspace, kms, output),
     }
 }
@@ -209,6 +210,28 @@ fn rewrap(
     Ok(())
 }
 
+fn destroy_deks(
+    cli: &Cli,
+    keyspace: &KeyspaceName,
+    yes: bool,
+    output: Output,
+) -> Result<(), Failure> {
+    let doing = format!("keyspace destroy-deks {keyspace}");
+    if !yes {
+        let question = format!(
+            "{keyspace}: no backup from before its last rotation can be read once its retired DEKs are destroyed"
+        );
+        confirm(&doing, &question, keyspace.as_str())?;
+    }
+    let answer = Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
+        client.keyspace_destroy_deks(keyspace)
+    })?;
+    let destroyed = answer.value;
+    let document = json!({ "keyspace": keyspace.as_str(), "destroyed": destroyed });
+    let text = text::count(destroyed.into(), "retired DEK");
+    output.say(&document, &format!("{keyspace}: {text} destroyed\n"))
+}
+
 fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {
     let settings = settings.iter();
     settings
@@ -224,6 +247,7 @@ fn document(info: &KeyspaceInfo) -> Value {
         "kms": info.kms,
         "generation": info.generation,
         "reseal": info.reseal,
+        "retired_deks": info.retired_deks,
         "settings": info.settings,
         "allow": info.allow,
         "limited": info.limited,

@@ -1,6 +1,6 @@
 //! `kms …`.
 
-use keyway_client::{Custody, KmsState};
+use keyway_client::{Custody, KmsName, KmsState};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -21,6 +21,7 @@ pub fn run(cli: &Cli, command: &Kms, output: Output) -> Result<(), Failure> {
             _ => init_passphrase(cli, command, output),
         },
         Kms::Unlock(command) => unlock(cli, command, output),
+        Kms::Lock { kms } => lock(cli, kms, output),
         Kms::List => list(cli, output),
     }
 }
@@ -128,6 +129,17 @@ fn unlock(cli: &Cli, command: &KmsUnlock, output: Output) -> Result<(), Failure>
         None => state.into(),
     };
     output.say(&document, &format!("{kms}: {text}\n"))
+}
+
+fn lock(cli: &Cli, kms: &KmsName, output: Output) -> Result<(), Failure> {
+    Server::reach(cli)?.call(&format!("kms lock {kms}"), None, |client| {
+        client.kms_lock(kms)
+    })?;
+    let document = json!({ "kms": kms.as_str(), "state": "locked" });
+    output.say(
+        &document,
+        &format!("{kms}: locked, with every keyspace that it wraps\n"),
+    )
 }
 
 fn list(cli: &Cli, output: Output) -> Result<(), Failure> {

@@ -13,7 +13,13 @@ use crate::output::Output;
 use crate::secrets::Given;
 use crate::text;
 
-pub fn lock(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failure> {
+/// Locks a keyspace; without one, all of them and every KMS.
+pub fn lock(cli: &Cli, keyspace: Option<&KeyspaceName>, output: Output) -> Result<(), Failure> {
+    let Some(keyspace) = keyspace else {
+        Server::reach(cli)?.call("lock --all", None, |client| client.lock_all())?;
+        let document = json!({ "all": true, "locked": true });
+        return output.say(&document, "every keyspace and every KMS: locked\n");
+    };
     let doing = format!("lock {keyspace}");
     Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
         client.lock(keyspace)

@@ -44,7 +44,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Derive(command) => crypto::derive(&cli, command, output)?,
         Command::Get(command) => crypto::get(&cli, command, output)?,
         Command::Refresh { key } => key::refresh(&cli, key, output)?,
-        Command::Lock { keyspace } => lock::lock(&cli, keyspace, output)?,
+        Command::Lock { keyspace, .. } => lock::lock(&cli, keyspace.as_ref(), output)?,
         Command::Unlock(command) => lock::unlock(&cli, command, output)?,
         Command::Kms(command) => kms::run(&cli, command, output)?,
         Command::Hot(command) => hot::run(&cli, command, output)?,

@@ -2,7 +2,7 @@
 
 use keyway_protocol::{
     KeyspaceName, KmsInit, KmsName, KmsShares, KmsUnlock, Octets, Request, Unlock, UnlockKind,
-    decode_generation, decode_ticket,
+    decode_deks_destroyed, decode_generation, decode_ticket,
 };
 
 use super::{Call, json, nothing};
@@ -80,6 +80,18 @@ impl Call<()> {
         Self::to_keyspace(keyspace, &Request::Lock, nothing)
     }
 
+    /// The call that `Client::kms_lock` makes.
+    #[must_use]
+    pub fn kms_lock(kms: &KmsName) -> Self {
+        Self::to_server(&Request::KmsLock { kms: kms.as_str() }, nothing)
+    }
+
+    /// The call that `Client::lock_all` makes.
+    #[must_use]
+    pub fn lock_all() -> Self {
+        Self::to_server(&Request::LockAll, nothing)
+    }
+
     /// The call that `Client::keyspace_rewrap` makes.
     #[must_use]
     pub fn keyspace_rewrap(keyspace: &KeyspaceName, kms: &KmsName) -> Self {
@@ -94,6 +106,14 @@ impl Call<u32> {
     pub fn keyspace_rotate(keyspace: &KeyspaceName) -> Self {
         Self::to_keyspace(keyspace, &Request::KeyspaceRotate, |reply| {
             decode_generation(&reply.payload).map_err(|error| error.to_string())
+        })
+    }
+
+    /// The call that `Client::keyspace_destroy_deks` makes.
+    #[must_use]
+    pub fn keyspace_destroy_deks(keyspace: &KeyspaceName) -> Self {
+        Self::to_keyspace(keyspace, &Request::KeyspaceDestroyDeks, |reply| {
+            decode_deks_destroyed(&reply.payload).map_err(|error| error.to_string())
         })
     }
 }

@@ -114,6 +114,7 @@ pub fn every_call_reads_its_answer<F: Face>() {
             Opcode::UnlockStatus => ok(incoming, br#"{"state":"done","keys_reloaded":12}"#),
             Opcode::Status => ok(incoming, b"{}"),
             Opcode::KeyspaceRotate => ok(incoming, &2_u32.to_le_bytes()),
+            Opcode::KeyspaceDestroyDeks => ok(incoming, &3_u32.to_le_bytes()),
             Opcode::KeyspaceHistory => ok(incoming, HISTORY),
             Opcode::KmsInit => ok(incoming, &two_shares()),
             Opcode::KeyspaceHot => ok(incoming, HOT.as_bytes()),
@@ -196,6 +197,10 @@ pub fn every_call_reads_its_answer<F: Face>() {
     assert_eq!(rotated.value, 2);
     let rewrapped = Call::keyspace_rewrap(&prod, &local);
     assert!(client.call(rewrapped).is_ok());
+    let destroyed = client.call(Call::keyspace_destroy_deks(&prod)).unwrap();
+    assert_eq!(destroyed.value, 3);
+    assert!(client.call(Call::kms_lock(&local)).is_ok());
+    assert!(client.call(Call::lock_all()).is_ok());
     let hot = Call::keyspace_hot(&prod, HotBy::Waiters, 20);
     let hot = client.call(hot).unwrap().value;
     assert_eq!((hot.window_ms, hot.totals.waiters), (90_000, 2));
