@@ -3,10 +3,11 @@
 //!
 //! The only module that knows both the store and the keys that come out of the KMS's DEKs.
 
+mod floor;
 mod reseal;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
@@ -23,8 +24,8 @@ use crate::clock;
 use crate::runtime::files::RingFiles;
 use crate::runtime::tasks;
 
+pub use floor::{SealFloors, SealUnderWay};
 pub use reseal::{ResealPage, ResealWork};
-use reseal::{SealUnderWay, SealsUnderWay};
 
 /// Reads of the blob log in flight on one shard: more only queue in the kernel.
 pub const READS_MAX: usize = 16;
@@ -32,6 +33,9 @@ pub const READS_MAX: usize = 16;
 /// Of these, reads that refreshes ahead of need may have in flight. A scan starts many at once;
 /// all together they would only hold each other up.
 pub const PREFETCH_READS_MAX: usize = 2;
+
+/// Retired DEKs that are asked for at a time; blobs that need others ask again.
+const RETIRED_WANTED_MAX: usize = 64;
 
 const _: () = assert!(PREFETCH_READS_MAX < READS_MAX);
 
@@ -85,7 +89,8 @@ pub struct Rehydrator {
     uses: UseLedger,
     deks: RefCell<HashMap<u32, BTreeMap<u32, Dek>>>,
     reads: Rc<Cell<usize>>,
-    seals: SealsUnderWay,
+    floors: SealFloors,
+    retired_wanted: RefCell<BTreeSet<(u32, u32)>>,
 }
 
 impl Rehydrator {
@@ -97,7 +102,8 @@ impl Rehydrator {
             uses: UseLedger::new(),
             deks: RefCell::default(),
             reads: Rc::default(),
-            seals: SealsUnderWay::default(),
+            floors: SealFloors::default(),
+            retired_wanted: RefCell::default(),
         }
     }
 
@@ -149,9 +155,35 @@ impl Rehydrator {
         }
     }
 
+    /// Under which DEKs blobs may be sealed.
+    pub fn floors(&self) -> &SealFloors {
+        &self.floors
+    }
+
+    /// Whether a DEK is held that the keyspace's blobs may be sealed under.
+    pub fn can_seal(&self, keyspace: u32) -> bool {
+        let deks = self.deks.borrow();
+        let newest = deks.get(&keyspace).and_then(|deks| deks.last_key_value());
+        newest.is_some_and(|(generation, _)| *generation >= self.floors.of(keyspace))
+    }
+
     /// Whether a DEK of the keyspace is held.
     pub fn has_dek(&self, keyspace: u32) -> bool {
         self.deks.borrow().contains_key(&keyspace)
+    }
+
+    /// Notes that a blob is sealed under a DEK that the KMS's last answer did not bring.
+    fn want_retired(&self, keyspace: u32, generation: u32) {
+        let mut wanted = self.retired_wanted.borrow_mut();
+        if wanted.len() < RETIRED_WANTED_MAX {
+            wanted.insert((keyspace, generation));
+        }
+    }
+
+    /// The DEKs that blobs are sealed under and that are not in use any more, since the last call: keyspaces and
+    /// generations.
+    pub fn take_retired_wanted(&self) -> BTreeSet<(u32, u32)> {
+        std::mem::take(&mut self.retired_wanted.borrow_mut())
     }
 
     /// Reads under way.
@@ -200,8 +232,13 @@ impl Rehydrator {
         let context = Context { keyspace, key_id };
         let opened = {
             let deks = self.deks.borrow();
-            let dek = deks.get(&keyspace).and_then(|deks| deks.get(&generation));
-            let dek = dek.ok_or(LoadError::DekMissing)?;
+            let deks = deks.get(&keyspace).ok_or(LoadError::DekMissing)?;
+            let Some(dek) = deks.get(&generation) else {
+                if deks.keys().next_back() > Some(&generation) {
+                    self.want_retired(keyspace, generation);
+                }
+                return Err(LoadError::DekMissing);
+            };
             self.vault.open(dek, context, blob.version, blob.bytes())
         };
         let mut key = opened.map_err(|error| {
@@ -318,6 +355,8 @@ impl Rehydrator {
                 .get(&metadata.dek_generation)
                 .ok_or(WriteError::DekMissing)?;
             let (newest, sealer) = deks.last_key_value().ok_or(WriteError::DekMissing)?;
+            let under_way = self.floors.begin(keyspace, *newest);
+            let under_way = under_way.ok_or(WriteError::DekMissing)?;
             let (blob, version) = self.vault.seal_rotated(
                 sealer,
                 context,
@@ -326,7 +365,7 @@ impl Rehydrator {
                 material,
                 clock::unix_ms(),
             )?;
-            (blob, version, self.seals.begin(keyspace, *newest))
+            (blob, version, under_way)
         };
         let expect = Expect::Version(current.version);
         let stored = self
@@ -349,7 +388,9 @@ impl Rehydrator {
         let deks = self.deks.borrow();
         let newest = deks.get(&keyspace).and_then(|deks| deks.last_key_value());
         let (generation, dek) = newest.ok_or(WriteError::DekMissing)?;
-        Ok((seal(dek)?, self.seals.begin(keyspace, *generation)))
+        let under_way = self.floors.begin(keyspace, *generation);
+        let under_way = under_way.ok_or(WriteError::DekMissing)?;
+        Ok((seal(dek)?, under_way))
     }
 }
 

@@ -3,6 +3,7 @@
 //! `keyspaces.json` in the data directory: settings, policies, lock marks, wrapped DEKs, and the last changes, so that
 //! a change and its line in the history are written at once or not at all. No secret stands in it in the clear.
 
+mod deks;
 mod history;
 mod limited;
 mod shared;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::authorise::{NO_GRANT, Policy};
 use crate::clock::Moment;
 
+pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT, RetiredDek, WrappedDek};
 pub use history::{By, Change, HISTORY_MAX, History};
 pub use limited::{Lasts, Limited};
 
@@ -26,8 +28,8 @@ pub use limited::{Lasts, Limited};
 pub const FILE: &str = "keyspaces.json";
 
 /// Version of the file's format. Older ones are read, too: format 1 knew no KMS but the local one, format 2 no history
-/// and no change for a while.
-const FORMAT: u32 = 3;
+/// and no change for a while, format 3 no retired DEKs.
+const FORMAT: u32 = 4;
 
 /// Oldest format that is read.
 const FORMAT_MIN: u32 = 1;
@@ -82,6 +84,9 @@ pub struct Keyspace {
     /// Records of the wrapped DEKs by generation, base64. The highest is current; lower ones are there until no blob
     /// needs them.
     deks: BTreeMap<u32, String>,
+    /// DEKs that no blob needs any more, kept for a while for what comes out of a backup.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    retired: BTreeMap<u32, RetiredDek>,
     /// Changes that go back by themselves, by the name of what they changed: a setting's, or `allow:PRINCIPAL`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     limited: BTreeMap<String, Limited>,
@@ -94,15 +99,6 @@ fn kms_of_format_1() -> String {
     KMS_OF_FORMAT_1.to_owned()
 }
 
-/// A wrapped DEK.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WrappedDek {
-    /// Its generation.
-    pub generation: u32,
-    /// Its record.
-    pub record: Vec<u8>,
-}
-
 /// A catalogue or a change to it that cannot be accepted: what, the value, the remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CatalogueError {
@@ -110,7 +106,7 @@ pub enum CatalogueError {
     Bad(String),
     /// A keyspace of that name exists.
     Exists(String),
-    /// Another command came first.
+    /// Something else was changed at the same time, or is still being done.
     Conflict(String),
     /// Too much is under way.
     Busy(String),
@@ -148,10 +144,16 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// Reads the file's text.
+    /// Reads the file's text, without seals.
     pub fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
-        let mut catalogue: Catalogue = serde_json::from_str(text)
-            .map_err(|error| CatalogueError::Bad(format!("{FILE} is not valid: {error}")))?;
+        let document = serde_json::from_str(text).map_err(|error| not_valid(&error))?;
+        Catalogue::from_document(document)
+    }
+
+    /// Reads the file's document, without seals.
+    pub fn from_document(document: serde_json::Value) -> Result<Catalogue, CatalogueError> {
+        let mut catalogue: Catalogue =
+            serde_json::from_value(document).map_err(|error| not_valid(&error))?;
         if !(FORMAT_MIN..=FORMAT).contains(&catalogue.format) {
             return Err(CatalogueError::Bad(format!(
                 "{FILE} has format {}, this server reads {FORMAT_MIN} to {FORMAT}; use a matching server",
@@ -241,6 +243,7 @@ impl Catalogue {
             locked: false,
             kms: kms.to_owned(),
             deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(record))]),
+            retired: BTreeMap::new(),
             limited: BTreeMap::new(),
             history: History::default(),
         };
@@ -293,56 +296,6 @@ impl Catalogue {
         .collect()
     }
 
-    /// Adds a DEK, of the generation after the current one.
-    pub fn add_dek(&mut self, id: u32, dek: &WrappedDek, by: &By) -> Result<(), CatalogueError> {
-        let keyspace = self.keyspace_mut(id)?;
-        let current = keyspace.generation();
-        if current.checked_add(1) != Some(dek.generation) {
-            return Err(CatalogueError::Conflict(format!(
-                "keyspace `{}` has DEK {current}: another rotation came before this one, which changed nothing; \
-                 run it again only if that DEK is to be replaced, too",
-                keyspace.name
-            )));
-        }
-        let text = BASE64.encode(&dek.record);
-        keyspace.deks.insert(dek.generation, text);
-        let change = Change::new(by, "generation").between(current, dek.generation);
-        keyspace.history.note(change);
-        Ok(())
-    }
-
-    /// Forgets all DEKs but the current one.
-    pub fn retire_deks(&mut self, id: u32) -> Result<(), CatalogueError> {
-        let keyspace = self.keyspace_mut(id)?;
-        let current = keyspace.generation();
-        keyspace.deks.retain(|generation, _| *generation == current);
-        Ok(())
-    }
-
-    /// Puts another KMS, and its records of the same DEKs, in place of a keyspace's present ones.
-    pub fn rewrap(
-        &mut self,
-        id: u32,
-        kms: &str,
-        deks: &[WrappedDek],
-        by: &By,
-    ) -> Result<(), CatalogueError> {
-        let keyspace = self.keyspace_mut(id)?;
-        let generations = deks.iter().map(|dek| &dek.generation);
-        if !keyspace.deks.keys().eq(generations) {
-            return Err(CatalogueError::Conflict(format!(
-                "the DEKs of keyspace `{}` changed meanwhile; try again",
-                keyspace.name
-            )));
-        }
-        let change = Change::new(by, "kms").between(&keyspace.kms, kms);
-        keyspace.history.note(change);
-        kms.clone_into(&mut keyspace.kms);
-        let texts = deks.iter().map(|dek| BASE64.encode(&dek.record));
-        keyspace.deks = deks.iter().map(|dek| dek.generation).zip(texts).collect();
-        Ok(())
-    }
-
     /// Marks a keyspace as locked or not.
     pub fn set_locked(&mut self, id: u32, locked: bool, by: &By) -> Result<(), CatalogueError> {
         if self.keyspace(id)?.locked != locked {
@@ -364,34 +317,6 @@ impl Keyspace {
     /// The settings in force.
     pub fn settings(&self) -> Result<Settings, CatalogueError> {
         settings_of(&self.settings).map_err(|error| CatalogueError::Bad(error.to_string()))
-    }
-
-    /// The current DEK's generation.
-    pub fn generation(&self) -> u32 {
-        self.deks.keys().next_back().copied().unwrap_or(0)
-    }
-
-    /// The wrapped DEKs by rising generation, one at least; the last is current.
-    pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
-        if self.deks.is_empty() {
-            return Err(CatalogueError::Bad(format!(
-                "keyspace `{}` has no DEK",
-                self.name
-            )));
-        }
-        let decoded = self.deks.iter().map(|(generation, text)| {
-            let record = BASE64.decode(text).map_err(|error| {
-                CatalogueError::Bad(format!(
-                    "DEK {generation} of keyspace `{}` is not base64: {error}",
-                    self.name
-                ))
-            })?;
-            Ok(WrappedDek {
-                generation: *generation,
-                record,
-            })
-        });
-        decoded.collect()
     }
 
     fn apply(&mut self, lines: &str, lasts: Option<Lasts>, by: &By) -> Result<(), CatalogueError> {
@@ -480,6 +405,10 @@ impl Keyspace {
     }
 }
 
+fn not_valid(error: &serde_json::Error) -> CatalogueError {
+    CatalogueError::Bad(format!("{FILE} is not valid: {error}"))
+}
+
 /// The settings that these values make, the rest being defaults.
 fn settings_of(values: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
     let mut settings = Settings::default();
@@ -516,6 +445,8 @@ fn canonical(name: &str, value: &str) -> Result<(String, String), CatalogueError
     ))
 }
 
+#[cfg(test)]
+mod dek_tests;
 #[cfg(test)]
 mod random;
 #[cfg(test)]

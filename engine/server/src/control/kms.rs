@@ -60,6 +60,9 @@ pub trait Kms {
     /// Makes the provider's own key.
     fn initialise(&self, how: Initialise) -> impl Future<Output = Result<Vec<Share>, KmsError>>;
 
+    /// Wipes the provider's key, PIN or token from memory, and what was being unwrapped, at once.
+    fn lock(&self);
+
     /// Whether the provider can reach its key now.
     fn state(&self) -> ProviderState;
 
@@ -115,6 +118,10 @@ impl Kms for Service {
 
     async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
         Service::initialise(self, how).await
+    }
+
+    fn lock(&self) {
+        Service::lock(self);
     }
 
     fn state(&self) -> ProviderState {

@@ -7,6 +7,7 @@ use keyway_kms::{Class, KmsError, NewDek, SecretKey};
 use zeroize::Zeroizing;
 
 use super::Control;
+use super::catalogue::WrappedDek;
 use super::kms::{Kms, lease_event};
 use super::lanes::Lane;
 use super::messages::{ControlEvent, DekBytes, DekCopies};
@@ -20,12 +21,16 @@ pub(super) struct Deks {
 }
 
 impl Deks {
-    /// The one DEK of a new keyspace.
-    pub(super) fn of_new(generation: u32, dek: NewDek) -> Self {
-        Self {
-            sent_at_us: dek.sent_at_us,
-            deks: vec![(generation, dek.dek)],
-        }
+    /// DEKs that the KMS has just wrapped, and proven by an unwrap: nobody need ask it for another. By rising
+    /// generation.
+    pub(super) fn of_new(new: impl IntoIterator<Item = (u32, NewDek)>) -> Self {
+        let mut sent_at_us = u64::MAX;
+        let deks = new.into_iter().map(|(generation, dek)| {
+            sent_at_us = sent_at_us.min(dek.sent_at_us);
+            (generation, dek.dek)
+        });
+        let deks = deks.collect();
+        Self { sent_at_us, deks }
     }
 
     /// Generation and secret of each, by rising generation.
@@ -86,6 +91,15 @@ impl<K: Kms + 'static> Control<K> {
             let deks = deks.map_err(|error| missing(&error.to_string()))?;
             (self.kms.get(&keyspace.kms)?, deks)
         };
+        Self::unwrap_each(kms, keyspace, wrapped).await
+    }
+
+    /// Unwraps these DEKs of a keyspace.
+    pub(super) async fn unwrap_each(
+        kms: &K,
+        keyspace: u32,
+        wrapped: Vec<WrappedDek>,
+    ) -> Result<Deks, KmsError> {
         let mut unwrapped = Deks {
             sent_at_us: u64::MAX,
             deks: Vec::with_capacity(wrapped.len()),
@@ -150,6 +164,6 @@ fn locked() -> KmsError {
     )
 }
 
-fn missing(why: &str) -> KmsError {
+pub(super) fn missing(why: &str) -> KmsError {
     KmsError::new(Class::Misconfigured, why, "check keyspaces.json")
 }

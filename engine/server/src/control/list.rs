@@ -49,6 +49,10 @@ impl<K: Kms + 'static> Control<K> {
             "unwritten": in_force.is_unwritten(id),
             "kms": keyspace.kms,
             "generation": keyspace.generation(),
+            "retired_deks": keyspace.retired_since().map(|(count, oldest_unix_ms)| json!({
+                "count": count,
+                "oldest_unix_ms": oldest_unix_ms,
+            })),
             "reseal": self.resealing.borrow().get(&id).map(|progress| progress.json()),
             "settings": settings,
             "allow": allow,

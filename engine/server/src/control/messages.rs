@@ -45,6 +45,14 @@ pub enum ControlRequest {
         /// Which keyspace.
         keyspace: u32,
     },
+    /// A blob is sealed under a DEK that is not in use any more: it may be among the retired ones. Not answered; if it
+    /// is, it comes with the next [`ControlEvent::Lease`].
+    Revive {
+        /// Which keyspace.
+        keyspace: u32,
+        /// The DEK's generation.
+        generation: u32,
+    },
     /// A shard's hottest keys, hottest first, for the next start; not answered.
     Hottest {
         /// Which shard.
@@ -116,6 +124,11 @@ pub enum Command {
         /// Which keyspace.
         keyspace: u32,
     },
+    /// Destroy a keyspace's retired DEKs.
+    DestroyDeks {
+        /// Which keyspace.
+        keyspace: u32,
+    },
     /// Move a keyspace's DEKs to another KMS.
     Rewrap {
         /// Which keyspace.
@@ -154,6 +167,13 @@ pub enum Command {
         /// As in [`Command::Unlock`].
         force: bool,
     },
+    /// Wipe what a KMS holds in memory, and lock the keyspaces that it wraps.
+    LockKms {
+        /// The KMS's name.
+        kms: String,
+    },
+    /// Lock every keyspace and every KMS.
+    LockAll,
     /// How an unlock goes.
     UnlockStatus {
         /// Which keyspace.
@@ -199,6 +219,8 @@ pub struct KeyspaceConfig {
     pub policy: Policy,
     /// Locked by an operator.
     pub locked: bool,
+    /// The newest DEK that is written down: no blob is sealed under an older one.
+    pub seal_floor: u32,
 }
 
 /// A DEK on its way to a shard.
@@ -251,6 +273,15 @@ pub enum ControlEvent {
         deks: DekCopies,
         /// What NEEDS_UNLOCK carries once this lease is over; 0 if none was granted.
         ticket: u64,
+    },
+    /// There is a newer DEK: nothing is to be sealed under an older one any more.
+    SealFloor {
+        /// Which keyspace.
+        keyspace: u32,
+        /// The newest generation that is written down.
+        generation: u32,
+        /// Told when nothing that was sealed under an older one is on its way into the shard's log.
+        done: oneshot::Sender<()>,
     },
     /// Older DEKs are not needed any more.
     Retire {

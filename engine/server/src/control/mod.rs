@@ -20,10 +20,12 @@ pub mod lanes;
 mod lease;
 mod list;
 mod lock;
+mod lock_kms;
 pub mod messages;
 pub mod opening;
 pub mod page;
 mod publish;
+mod retired;
 mod rotation;
 pub mod saver;
 pub mod settings;
@@ -33,7 +35,7 @@ mod troubles;
 mod unlock;
 mod unlock_status;
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -94,6 +96,12 @@ pub struct Control<K = Service> {
     asking: RefCell<HashSet<u32>>,
     /// Keyspaces of which blobs are being sealed under a new DEK.
     resealing: RefCell<HashMap<u32, Progress>>,
+    /// Keyspaces of which the DEKs are being rotated, moved or destroyed.
+    changing_deks: RefCell<HashSet<u32>>,
+    /// DEKs that blobs are sealed under and nobody has.
+    missing_deks: RefCell<HashSet<(u32, u32)>>,
+    /// When retired DEKs were last destroyed of which the time was over.
+    deks_looked_at: Cell<Option<keyway_core::Instant>>,
     page: page::Feed,
 }
 
@@ -129,6 +137,9 @@ impl<K: Kms + 'static> Control<K> {
             wiping: RefCell::default(),
             asking: RefCell::default(),
             resealing: RefCell::default(),
+            changing_deks: RefCell::default(),
+            missing_deks: RefCell::default(),
+            deks_looked_at: Cell::new(None),
             page: page::Feed::default(),
         }
     }
@@ -174,12 +185,16 @@ impl<K: Kms + 'static> Control<K> {
                     control.end_limited();
                     control.look_at_saves();
                     control.look_at_all_opened();
+                    control.destroy_due_deks();
                     control.hot_keys.write_aside();
                 }
                 // Once nobody can ask any more, the shards are still to be counted.
                 Some(request) = requests.recv() => match request {
                     ControlRequest::Unwrap { keyspace } => {
                         tokio::task::spawn_local(Rc::clone(&control).lease(keyspace));
+                    }
+                    ControlRequest::Revive { keyspace, generation } => {
+                        tokio::task::spawn_local(Rc::clone(&control).revive(keyspace, generation));
                     }
                     ControlRequest::Hottest { shard, keys } => control.hot_keys.take(shard, keys),
                     // The shard has answered DEADLINE_EXCEEDED, or is about to.
@@ -240,6 +255,7 @@ impl<K: Kms + 'static> Control<K> {
                 self.unlock_status(keyspace, ticket).await
             }
             Command::Rotate { keyspace } => self.rotate(keyspace, who).await,
+            Command::DestroyDeks { keyspace } => self.destroy_deks(keyspace, who).await,
             Command::Rewrap { keyspace, kms } => self.rewrap(keyspace, &kms, who).await,
             Command::Hot {
                 keyspace,
@@ -265,6 +281,8 @@ impl<K: Kms + 'static> Control<K> {
                 };
                 self.unlock_kms(&kms, given).await
             }
+            Command::LockKms { kms } => self.lock_kms(&kms, who).await,
+            Command::LockAll => self.lock_all(who).await,
             Command::Status { after } => self.status(after).await,
         };
         let (status, payload) = match answer {
@@ -301,7 +319,7 @@ impl<K: Kms + 'static> Control<K> {
             })
             .await?;
         // It was proven by an unwrap: the first use need not wait for another.
-        let deks = Deks::of_new(FIRST_GENERATION, dek);
+        let deks = Deks::of_new([(FIRST_GENERATION, dek)]);
         self.tell_lease(id, &Ok(deks)).await;
         tracing::info!(keyspace = name, id, kms = kms_name, %who, "keyspace created");
         let mut payload = Vec::new();
@@ -397,6 +415,7 @@ pub fn config_of(
         settings: keyspace.settings()?,
         policy: keyspace.policy.clone(),
         locked: keyspace.locked,
+        seal_floor: keyspace.generation(),
     })
 }
 

@@ -53,10 +53,14 @@ impl<K: Kms + 'static> Control<K> {
         id: u32,
         lane: Lane,
     ) -> Result<watch::Receiver<bool>, CatalogueError> {
-        let (guard, name) = {
+        let (guard, name, seal_floor) = {
             let in_force = self.in_force.borrow();
-            let name = in_force.written().keyspace(id)?.name.clone();
-            (in_force.guard(id)?, name)
+            let written = in_force.written().keyspace(id)?;
+            (
+                in_force.guard(id)?,
+                written.name.clone(),
+                written.generation(),
+            )
         };
         let mut published = self.published.borrow_mut();
         if let Some(earlier) = published.of_keyspace.get(&id)
@@ -80,6 +84,7 @@ impl<K: Kms + 'static> Control<K> {
             settings: guard.settings,
             policy: guard.policy,
             locked: guard.locked,
+            seal_floor,
         };
         let control = Rc::clone(self);
         task::begin(async move {

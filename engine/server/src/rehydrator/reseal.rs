@@ -1,11 +1,7 @@
 //! After a DEK's rotation: finds the blobs that are sealed under an older DEK, and seals them anew.
 //!
-//! A pass over the log that finds none proves that the older DEKs are not needed any more, if no blob that was sealed
-//! under one of them was on its way into the log when the pass began: [`SealsUnderWay`] knows of those.
-
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
+//! A pass over the log that finds none proves that the older DEKs are not needed any more, if it began after the shard
+//! had confirmed that it seals under the newest one, with nothing older on its way: see [`super::floor`].
 
 use keyway_keys::{Context, peek};
 use keyway_store::{Expect, KeyState, PutError, Row};
@@ -30,15 +26,22 @@ pub struct ResealPage {
     pub found: u64,
     /// Those that are sealed under the newest one now, by us or by somebody who came before us.
     pub resealed: u64,
-    /// Those that cannot be opened.
+    /// Those that cannot be opened, or not yet: their DEK is a retired one.
     pub unreadable: u64,
+}
+
+/// How the sealing of one blob ended.
+enum Resealed {
+    Done,
+    /// Its DEK is not in use any more, and was asked for.
+    DekRetired,
 }
 
 impl Rehydrator {
     /// Works through one page of a keyspace's blobs, those that are not sealed under the DEK of `generation`.
     ///
     /// Errors: [`WriteError::DekMissing`] if that DEK, or an older one that is needed, is not at hand;
-    /// [`WriteError::Overloaded`] if a pass cannot begin yet; what the disk says.
+    /// [`WriteError::Store`] if the shard may still seal under an older one; what the disk says.
     pub async fn reseal_page(
         &self,
         keyspace: u32,
@@ -47,10 +50,12 @@ impl Rehydrator {
         cursor: &[u8],
         limit: usize,
     ) -> Result<ResealPage, WriteError> {
-        if cursor.is_empty() && self.seals.any_below(keyspace, generation) {
-            return Err(WriteError::Overloaded(
-                "a blob under the older DEK is still being written".to_owned(),
-            ));
+        let floor = self.floors.of(keyspace);
+        if floor < generation {
+            // What it found would prove nothing.
+            return Err(WriteError::Store(format!(
+                "a pass for DEK {generation} came before the shard sealed under it (it is at {floor}); this is a bug"
+            )));
         }
         let listed = self.log.list(cursor, limit, Some(keyspace)).await;
         let listed = listed.map_err(|error| WriteError::Store(error.to_string()))?;
@@ -69,7 +74,8 @@ impl Rehydrator {
                 continue;
             }
             match self.reseal(keyspace, generation, &row).await {
-                Ok(()) => page.resealed += 1,
+                Ok(Resealed::Done) => page.resealed += 1,
+                Ok(Resealed::DekRetired) => page.unreadable += 1,
                 Err(WriteError::Invalid(reason)) => {
                     tracing::error!(
                         keyspace,
@@ -85,16 +91,29 @@ impl Rehydrator {
         Ok(page)
     }
 
-    async fn reseal(&self, keyspace: u32, generation: u32, row: &Row) -> Result<(), WriteError> {
+    async fn reseal(
+        &self,
+        keyspace: u32,
+        generation: u32,
+        row: &Row,
+    ) -> Result<Resealed, WriteError> {
         let key_id = row.key_id.as_slice();
         let context = Context { keyspace, key_id };
-        let blob = {
+        let (blob, _under_way) = {
             let deks = self.deks.borrow();
             let deks = deks.get(&keyspace).ok_or(WriteError::DekMissing)?;
             let sealed_under = peek(&row.blob)?.dek_generation;
-            let opener = deks.get(&sealed_under).ok_or(WriteError::DekMissing)?;
             let sealer = deks.get(&generation).ok_or(WriteError::DekMissing)?;
-            self.vault.reseal(sealer, context, &row.blob, opener)?
+            let Some(opener) = deks.get(&sealed_under) else {
+                self.want_retired(keyspace, sealed_under);
+                return Ok(Resealed::DekRetired);
+            };
+            let under_way = self.floors.begin(keyspace, generation);
+            let under_way = under_way.ok_or(WriteError::DekMissing)?;
+            (
+                self.vault.reseal(sealer, context, &row.blob, opener)?,
+                under_way,
+            )
         };
         let expect = Expect::Version(row.version);
         let stored = self
@@ -102,67 +121,12 @@ impl Rehydrator {
             .put_blob(keyspace, key_id, row.version, blob, expect)
             .await;
         match stored {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Resealed::Done),
             // Somebody wrote or revoked it since: it is under the newest DEK, or none is needed.
-            Err(PutError::Conflict { .. } | PutError::Revoked | PutError::NotFound) => Ok(()),
+            Err(PutError::Conflict { .. } | PutError::Revoked | PutError::NotFound) => {
+                Ok(Resealed::Done)
+            }
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// Blobs that are sealed and on their way into the log, by keyspace and DEK generation.
-#[derive(Default)]
-pub(super) struct SealsUnderWay(Rc<RefCell<BTreeMap<(u32, u32), usize>>>);
-
-/// One such blob, until this is dropped.
-pub(super) struct SealUnderWay {
-    seals: Rc<RefCell<BTreeMap<(u32, u32), usize>>>,
-    key: (u32, u32),
-}
-
-impl SealsUnderWay {
-    pub(super) fn begin(&self, keyspace: u32, generation: u32) -> SealUnderWay {
-        let key = (keyspace, generation);
-        *self.0.borrow_mut().entry(key).or_default() += 1;
-        SealUnderWay {
-            seals: Rc::clone(&self.0),
-            key,
-        }
-    }
-
-    fn any_below(&self, keyspace: u32, generation: u32) -> bool {
-        let below = (keyspace, 0)..(keyspace, generation);
-        self.0.borrow().range(below).next().is_some()
-    }
-}
-
-impl Drop for SealUnderWay {
-    fn drop(&mut self) {
-        let mut seals = self.seals.borrow_mut();
-        if let Some(count) = seals.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                seals.remove(&self.key);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_older_seals_of_the_same_keyspace_count() {
-        let seals = SealsUnderWay::default();
-        let (first, second) = (seals.begin(7, 1), seals.begin(7, 1));
-        let _newest = seals.begin(7, 2);
-        let _elsewhere = seals.begin(8, 1);
-        drop(first);
-        assert!(seals.any_below(7, 2), "one is still under way");
-        assert!(!seals.any_below(7, 1));
-        drop(second);
-        assert!(!seals.any_below(7, 2));
-        assert!(seals.any_below(7, 3));
     }
 }

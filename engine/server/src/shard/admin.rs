@@ -202,7 +202,7 @@ impl Shard {
     /// Sealing needs a DEK; the first write to a keyspace is often the first use of it.
     async fn wait_for_dek(&self, keyspace: u32) -> Result<(), Refusal> {
         let give_up_at = clock::now().plus_us(DEK_WAIT.as_micros() as u64);
-        while !self.rehydrator.has_dek(keyspace) {
+        while !self.rehydrator.can_seal(keyspace) {
             let now = clock::now();
             let gauges = self.core.borrow().gauges(now, KeyspaceId(keyspace));
             let gauges = gauges.ok_or(Refusal::NoKeyspace)?;

@@ -104,6 +104,11 @@ impl Shard {
                     known.ticket = known.ticket.max(ticket);
                 }
             }
+            ControlEvent::SealFloor {
+                keyspace,
+                generation,
+                done,
+            } => self.rehydrator.floors().confirm(keyspace, generation, done),
             ControlEvent::Retire {
                 keyspace,
                 generation,
@@ -231,6 +236,18 @@ impl Shard {
         }
     }
 
+    /// Asks for DEKs that are not in use any more and that blobs are sealed under all the same.
+    pub(super) fn ask_for_retired(&self) {
+        for (keyspace, generation) in self.rehydrator.take_retired_wanted() {
+            let request = ControlRequest::Revive {
+                keyspace,
+                generation,
+            };
+            // A full queue is tried again with the blob's next load.
+            let _ = self.control.try_send(Lane::Ordinary, request);
+        }
+    }
+
     fn relay_answer(&self, responder: Responder, status: Status, payload: Zeroizing<Vec<u8>>) {
         self.answer(responder, |out| {
             if status == Status::Ok {
@@ -255,6 +272,7 @@ impl Shard {
             let mut keyspaces = self.keyspaces.borrow_mut();
             keyspaces.gate_follows(config.id, config.revision)
         };
+        self.rehydrator.floors().raise(config.id, config.seal_floor);
         let id = KeyspaceId(config.id);
         let mut core = self.core.borrow_mut();
         if let Err(error) = core.handle_keyspace(turn.now(), id, config.settings.clone()) {

@@ -199,6 +199,9 @@ impl Shard {
             }
             Request::Lock => self.ask_control(asked, Command::Lock { keyspace }),
             Request::KeyspaceRotate => self.ask_control(asked, Command::Rotate { keyspace }),
+            Request::KeyspaceDestroyDeks => {
+                self.ask_control(asked, Command::DestroyDeks { keyspace });
+            }
             Request::KeyspaceHistory => self.ask_control(asked, Command::History { keyspace }),
             Request::KeyspaceRewrap { kms } => {
                 let kms = (*kms).to_owned();
@@ -239,6 +242,11 @@ impl Shard {
                 self.ask_control(asked, Command::Status { after: *after });
             }
             Request::KmsInit(init) => self.ask_control(asked, initialise(init)),
+            Request::KmsLock { kms } => {
+                let kms = (*kms).to_owned();
+                self.ask_control(asked, Command::LockKms { kms });
+            }
+            Request::LockAll => self.ask_control(asked, Command::LockAll),
             Request::KmsUnlock(unlock) => {
                 self.ask_control(
                     asked,

@@ -295,6 +295,7 @@ impl Shard {
             return;
         }
         let turn = self.begin_turn();
+        self.guarded(|| self.ask_for_retired());
         if ticks.is_multiple_of(TICKS_PER_SCAN) {
             self.guarded(|| self.warm_up(turn.now()));
         }

@@ -28,6 +28,7 @@ mod panics;
 mod patience;
 mod protocol_page;
 mod rights;
+mod rotation;
 mod settings;
 mod situations;
 mod stopping;

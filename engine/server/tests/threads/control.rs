@@ -116,6 +116,19 @@ fn a_lock_comes_in_between(flaw: Flaw) {
     node.stop();
 }
 
+/// Each shard has blobs on their way into its log when the keyspace gets a new DEK.
+fn a_rotation_comes_in_between(flaw: Flaw) {
+    let node = Node::start(Plan { flaw, ..SOUND });
+    wait_for_deks(&node);
+    let (status, _) = node.ask(Command::Rotate { keyspace: KEYSPACE });
+    assert_eq!(status, Status::Ok);
+    node.shared.rotated_to.store(2, Ordering::SeqCst);
+    for _ in 0..20 {
+        thread::yield_now();
+    }
+    node.stop();
+}
+
 #[test]
 fn every_shard_that_asks_gets_the_dek() {
     super::explore(|| everyone_gets_the_dek(Flaw::None));
@@ -134,6 +147,13 @@ fn a_lock_holds_though_it_cannot_be_written() {
     super::explore(a_lock_cannot_be_written);
 }
 
+/// ROTATE used to be answered, and blobs counted, when the DEKs had been sent: a shard that had not heard yet went on
+/// sealing under the older one.
+#[test]
+fn once_a_rotation_is_answered_no_blob_under_the_older_dek_comes_into_a_log() {
+    super::explore(|| a_rotation_comes_in_between(Flaw::None));
+}
+
 #[test]
 fn answers_and_locks_that_miss_a_shard_are_found() {
     super::finds("a DEK for one shard only", || {
@@ -141,5 +161,8 @@ fn answers_and_locks_that_miss_a_shard_are_found() {
     });
     super::finds("a lock that one shard never hears of", || {
         a_lock_comes_in_between(Flaw::LosesLock);
+    });
+    super::finds("a floor that is confirmed too early", || {
+        a_rotation_comes_in_between(Flaw::ConfirmsEarly);
     });
 }

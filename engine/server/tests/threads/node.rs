@@ -23,7 +23,7 @@ use keyway_server::control::messages::{
 };
 use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
 use keyway_server::metrics::snapshot::KmsSnapshot;
-use keyway_server::rehydrator::ResealPage;
+use keyway_server::rehydrator::{ResealPage, SealFloors, SealUnderWay};
 use keyway_server::shard::leases::{DekShelf, hear_lease, hear_lock};
 use shuttle::future::{block_on, yield_now};
 use shuttle::rand::Rng;
@@ -42,6 +42,9 @@ const EMERGENCIES_MAX: usize = 1;
 /// A call of the KMS takes up to this many steps of others.
 const STEPS_OF_A_CALL: usize = 40;
 
+/// A blob is on its way into the log for up to this many turns.
+const STEPS_OF_A_SEAL: usize = 4;
+
 /// How far the clock goes in a turn. Back-off ends soon this way.
 const TURN_US: u64 = 50_000;
 
@@ -57,6 +60,8 @@ pub enum Flaw {
     ReadsFlagOnce,
     /// The second shard does not say that it has stopped.
     EndsSilently,
+    /// The second shard confirms a seal floor while a blob under an older DEK is on its way.
+    ConfirmsEarly,
 }
 
 /// How the node is made.
@@ -124,6 +129,8 @@ impl Kms for FakeKms {
         Ok(Vec::new())
     }
 
+    fn lock(&self) {}
+
     fn state(&self) -> ProviderState {
         ProviderState::Unlocked
     }
@@ -154,12 +161,15 @@ impl StopFlag for Flag {
     }
 }
 
+/// Keyspaces, each with the newest DEK that is held of it.
 #[derive(Default)]
-struct Shelf(RefCell<BTreeSet<u32>>);
+struct Shelf(RefCell<BTreeMap<u32, u32>>);
 
 impl DekShelf for Shelf {
-    fn hold(&self, keyspace: u32, _: Box<DekBytes>) -> Result<(), String> {
-        self.0.borrow_mut().insert(keyspace);
+    fn hold(&self, keyspace: u32, dek: Box<DekBytes>) -> Result<(), String> {
+        let mut held = self.0.borrow_mut();
+        let newest = held.entry(keyspace).or_default();
+        *newest = dek.generation.max(*newest);
         Ok(())
     }
 
@@ -176,11 +186,17 @@ pub struct Shared {
     pub holders: Mutex<BTreeSet<u16>>,
     /// Shards on which the keyspace is locked.
     pub locked: Mutex<BTreeSet<u16>>,
+    /// The newest DEK of which a rotation was answered.
+    pub rotated_to: std::sync::atomic::AtomicU32,
     /// A lock was acknowledged, and nobody has asked for an unlock since.
     pub is_sealed: std::sync::atomic::AtomicBool,
 }
 
 struct Shard {
+    plan: Plan,
+    floors: SealFloors,
+    /// A blob on its way into the log, the generation of its DEK, and how many turns it takes.
+    sealing: Option<(SealUnderWay, u32, usize)>,
     index: u16,
     now: Instant,
     core: keyway_core::Shard<()>,
@@ -198,6 +214,7 @@ impl Shard {
         while let Some(event) = self.events.try_recv() {
             self.hear(event);
         }
+        self.seal();
         self.core.handle_tick(self.now);
         while let Some(action) = self.core.poll_action() {
             match action {
@@ -222,6 +239,31 @@ impl Shard {
         let follows = revision >= self.gate_revision;
         self.gate_revision = self.gate_revision.max(revision);
         follows
+    }
+
+    /// A blob comes into the log, or begins its way there, under the newest DEK that is held.
+    fn seal(&mut self) {
+        match self.sealing.take() {
+            Some((under_way, generation, turns @ 1..)) => {
+                self.sealing = Some((under_way, generation, turns - 1));
+            }
+            Some((under_way, generation, 0)) => {
+                let rotated_to = self.shared.rotated_to.load(Ordering::SeqCst);
+                assert!(
+                    generation >= rotated_to,
+                    "a blob under DEK {generation} on shard {} after the rotation to {rotated_to}",
+                    self.index
+                );
+                drop(under_way);
+            }
+            None => {
+                let newest = self.shelf.0.borrow().get(&KEYSPACE).copied();
+                let generation = newest.unwrap_or(0);
+                let begun = newest.and_then(|_| self.floors.begin(KEYSPACE, generation));
+                let turns = shuttle::rand::thread_rng().gen_range(0..STEPS_OF_A_SEAL);
+                self.sealing = begun.map(|under_way| (under_way, generation, turns));
+            }
+        }
     }
 
     fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
@@ -255,6 +297,16 @@ impl Shard {
                     self.ticket = self.ticket.max(ticket);
                 }
             }
+            ControlEvent::SealFloor { done, .. }
+                if self.plan.flaw == Flaw::ConfirmsEarly && self.index == 1 =>
+            {
+                let _ = done.send(());
+            }
+            ControlEvent::SealFloor {
+                keyspace,
+                generation,
+                done,
+            } => self.floors.confirm(keyspace, generation, done),
             // Nobody asks for hot keys here; whoever did would be told of none.
             ControlEvent::Retire { .. } | ControlEvent::Hot { .. } => {}
             ControlEvent::Reseal { answer, .. } => {
@@ -453,6 +505,9 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
     // Asks for the DEK, as the first use of a key would.
     core.handle_unlock(now, KeyspaceId(KEYSPACE));
     let mut shard = Shard {
+        plan,
+        floors: SealFloors::default(),
+        sealing: None,
         index,
         now,
         core,

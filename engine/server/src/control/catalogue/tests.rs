@@ -61,13 +61,13 @@ fn restart(catalogue: &Catalogue, now: Moment) -> Catalogue {
 }
 
 #[test]
-fn older_formats_are_read_and_written_as_format_3() {
+fn older_formats_are_read_and_written_as_format_4() {
     let text = r#"{"format": 1, "next_id": 2, "keyspaces": {"1": {"name": "prod", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
     let read = Catalogue::parse(text).unwrap();
     let prod = read.keyspace(1).unwrap();
     assert_eq!((prod.kms.as_str(), prod.generation()), ("local", 1));
     assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
-    assert!(read.text().contains("\"format\": 3"));
+    assert!(read.text().contains("\"format\": 4"));
     let text = r#"{"format": 2, "next_id": 2, "keyspaces": {"1": {"name": "prod", "settings": {"max_in_flight": "7"},
         "policy": {"uid:7": "sign"}, "locked": true, "kms": "bao", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
     let read = Catalogue::parse(text).unwrap();
@@ -75,34 +75,8 @@ fn older_formats_are_read_and_written_as_format_3() {
     assert_eq!((prod.kms.as_str(), prod.locked), ("bao", true));
     assert_eq!(settings(&read).max_in_flight, 7);
     assert_eq!(prod.history.iter().count(), 0);
-    let later = Catalogue::parse(&text.replace("\"format\": 2", "\"format\": 4"));
-    assert!(later.unwrap_err().to_string().contains("format 4"));
-}
-
-#[test]
-fn a_dek_is_added_proven_unused_and_retired() {
-    let mut catalogue = with_prod("");
-    assert!(catalogue.add_dek(1, &dek(3, b"c"), &by(0)).is_err());
-    catalogue.add_dek(1, &dek(2, b"b"), &by(0)).unwrap();
-    let prod = catalogue.keyspace(1).unwrap();
-    assert_eq!(prod.generation(), 2);
-    assert_eq!(prod.deks().unwrap().len(), 2);
-    catalogue.retire_deks(1).unwrap();
-    let prod = catalogue.keyspace(1).unwrap();
-    assert_eq!(prod.deks().unwrap(), [dek(2, b"b")]);
-}
-
-#[test]
-fn a_move_takes_all_deks_or_none() {
-    let mut catalogue = with_prod("");
-    catalogue.add_dek(1, &dek(2, b"b"), &by(0)).unwrap();
-    let half = [dek(2, b"y")];
-    assert!(catalogue.rewrap(1, "bao", &half, &by(0)).is_err());
-    let moved = [dek(1, b"x"), dek(2, b"y")];
-    catalogue.rewrap(1, "bao", &moved, &by(0)).unwrap();
-    let prod = catalogue.keyspace(1).unwrap();
-    assert_eq!(prod.kms, "bao");
-    assert_eq!(prod.deks().unwrap(), moved);
+    let later = Catalogue::parse(&text.replace("\"format\": 2", "\"format\": 5"));
+    assert!(later.unwrap_err().to_string().contains("format 5"));
 }
 
 #[test]

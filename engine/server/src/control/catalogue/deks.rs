@@ -1,0 +1,237 @@
+//! The wrapped DEKs of a keyspace: in use, and retired.
+//!
+//! A retired DEK is one that no blob of ours needs. It is kept for [`RETIRED_KEPT`], or until an operator destroys it:
+//! a blob that comes out of a backup may still be sealed under it.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use super::{By, Catalogue, CatalogueError, Change, Keyspace};
+
+/// How long a retired DEK is kept.
+pub const RETIRED_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// Retired DEKs that are kept of a keyspace: four a day. None is dropped before its time for want of room; a rotation
+/// that would need more is refused.
+pub const RETIRED_DEKS_MAX: usize = 128;
+
+/// A wrapped DEK.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrappedDek {
+    /// Its generation.
+    pub generation: u32,
+    /// Its record.
+    pub record: Vec<u8>,
+}
+
+/// A DEK that no blob needs any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetiredDek {
+    /// Its record, base64.
+    pub(super) record: String,
+    /// When it was retired, on the wall clock.
+    pub retired_unix_ms: u64,
+}
+
+impl RetiredDek {
+    fn is_due(&self, unix_ms: u64) -> bool {
+        let kept_ms = RETIRED_KEPT.as_millis() as u64;
+        unix_ms.saturating_sub(self.retired_unix_ms) >= kept_ms
+    }
+}
+
+impl Catalogue {
+    /// Checks that a keyspace has room for the DEK that a rotation will retire.
+    pub fn check_rotation(&self, id: u32) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace(id)?;
+        if keyspace.retired.len() < RETIRED_DEKS_MAX {
+            return Ok(());
+        }
+        let days = RETIRED_KEPT.as_secs() / 86_400;
+        Err(CatalogueError::Conflict(format!(
+            "keyspace `{0}` keeps {RETIRED_DEKS_MAX} retired DEKs already, the most there can be, each for {days} days; \
+             if no backup from before the last rotation has to be readable: `keyway keyspace destroy-deks {0}`",
+            keyspace.name
+        )))
+    }
+
+    /// Adds a DEK, of the generation after the current one.
+    pub fn add_dek(&mut self, id: u32, dek: &WrappedDek, by: &By) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let current = keyspace.generation();
+        if current.checked_add(1) != Some(dek.generation) {
+            return Err(CatalogueError::Conflict(format!(
+                "another rotation of keyspace `{}` came first and gave it DEK {current}: there is nothing left to do",
+                keyspace.name
+            )));
+        }
+        let text = BASE64.encode(&dek.record);
+        keyspace.deks.insert(dek.generation, text);
+        let change = Change::new(by, "generation").between(current, dek.generation);
+        keyspace.history.note(change);
+        Ok(())
+    }
+
+    /// Retires all DEKs but the current one.
+    pub fn retire_deks(&mut self, id: u32, by: &By) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let current = keyspace.deks.split_off(&keyspace.generation());
+        let older = std::mem::replace(&mut keyspace.deks, current);
+        let retired_unix_ms = by.at.unix_ms;
+        let retired = older.into_iter().map(|(generation, record)| {
+            let retired = RetiredDek {
+                record,
+                retired_unix_ms,
+            };
+            (generation, retired)
+        });
+        keyspace.retired.extend(retired);
+        Ok(())
+    }
+
+    /// Takes a retired DEK back into use: there is a blob under it. Whether there was one of that generation.
+    pub fn revive_dek(
+        &mut self,
+        id: u32,
+        generation: u32,
+        by: &By,
+    ) -> Result<bool, CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let Some(retired) = keyspace.retired.remove(&generation) else {
+            return Ok(false);
+        };
+        keyspace.deks.insert(generation, retired.record);
+        let change = Change::new(by, "retired_dek").between(generation, "in use");
+        keyspace.history.note(change);
+        Ok(true)
+    }
+
+    /// Destroys a keyspace's retired DEKs; their generations.
+    pub fn destroy_retired(&mut self, id: u32, by: &By) -> Result<Vec<u32>, CatalogueError> {
+        Ok(self.keyspace_mut(id)?.destroy_retired(by, |_| true))
+    }
+
+    /// Retired DEKs that have been kept for [`RETIRED_KEPT`]: keyspaces and generations.
+    pub fn due_deks(&self, unix_ms: u64) -> Vec<(u32, u32)> {
+        let mut due = Vec::new();
+        for (id, keyspace) in self.iter() {
+            let retired = keyspace.retired.iter();
+            let of_it = retired.filter(|(_, retired)| retired.is_due(unix_ms));
+            due.extend(of_it.map(|(generation, _)| (id, *generation)));
+        }
+        due
+    }
+
+    /// Destroys these DEKs.
+    pub fn destroy_due(&mut self, by: &By) {
+        let unix_ms = by.at.unix_ms;
+        let due = self.due_deks(unix_ms);
+        let mut ids: Vec<u32> = due.into_iter().map(|(id, _)| id).collect();
+        ids.dedup();
+        for id in ids {
+            if let Ok(keyspace) = self.keyspace_mut(id) {
+                keyspace.destroy_retired(by, |retired| retired.is_due(unix_ms));
+            }
+        }
+    }
+
+    /// Puts another KMS, and its records of the same DEKs, in place of a keyspace's present ones.
+    pub fn rewrap(
+        &mut self,
+        id: u32,
+        kms: &str,
+        deks: &[WrappedDek],
+        by: &By,
+    ) -> Result<(), CatalogueError> {
+        let keyspace = self.keyspace_mut(id)?;
+        let known = keyspace.retired.keys().chain(keyspace.deks.keys());
+        let mut known: Vec<u32> = known.copied().collect();
+        let mut moved: Vec<u32> = deks.iter().map(|dek| dek.generation).collect();
+        known.sort_unstable();
+        moved.sort_unstable();
+        if known != moved {
+            return Err(CatalogueError::Conflict(format!(
+                "the DEKs of keyspace `{}` changed meanwhile; try again",
+                keyspace.name
+            )));
+        }
+        let change = Change::new(by, "kms").between(&keyspace.kms, kms);
+        keyspace.history.note(change);
+        kms.clone_into(&mut keyspace.kms);
+        for dek in deks {
+            let text = BASE64.encode(&dek.record);
+            match keyspace.retired.get_mut(&dek.generation) {
+                Some(retired) => retired.record = text,
+                None => {
+                    keyspace.deks.insert(dek.generation, text);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Keyspace {
+    /// The current DEK's generation.
+    pub fn generation(&self) -> u32 {
+        self.deks.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// The wrapped DEKs by rising generation, one at least; the last is current.
+    pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
+        if self.deks.is_empty() {
+            return Err(CatalogueError::Bad(format!(
+                "keyspace `{}` has no DEK",
+                self.name
+            )));
+        }
+        let deks = self.deks.iter();
+        deks.map(|(generation, text)| self.decoded(*generation, text))
+            .collect()
+    }
+
+    /// The wrapped DEKs that are retired.
+    pub fn retired_deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
+        let retired = self.retired.iter();
+        retired
+            .map(|(generation, retired)| self.decoded(*generation, &retired.record))
+            .collect()
+    }
+
+    /// Retired DEKs by generation.
+    pub fn retired(&self) -> impl Iterator<Item = (u32, &RetiredDek)> {
+        self.retired.iter().map(|(at, retired)| (*at, retired))
+    }
+
+    /// How many DEKs are retired, and when the first of them was, in ms since the epoch; `None` if none is.
+    pub fn retired_since(&self) -> Option<(usize, u64)> {
+        let oldest = self.retired.values().map(|retired| retired.retired_unix_ms);
+        Some((self.retired.len(), oldest.min()?))
+    }
+
+    fn decoded(&self, generation: u32, text: &str) -> Result<WrappedDek, CatalogueError> {
+        let record = BASE64.decode(text).map_err(|error| {
+            CatalogueError::Bad(format!(
+                "DEK {generation} of keyspace `{}` is not base64: {error}",
+                self.name
+            ))
+        })?;
+        Ok(WrappedDek { generation, record })
+    }
+
+    fn destroy_retired(&mut self, by: &By, is_due: impl Fn(&RetiredDek) -> bool) -> Vec<u32> {
+        let due = self.retired.iter().filter(|(_, retired)| is_due(retired));
+        let destroyed: Vec<u32> = due.map(|(generation, _)| *generation).collect();
+        self.retired.retain(|_, retired| !is_due(retired));
+        if !destroyed.is_empty() {
+            let generations: Vec<String> = destroyed.iter().map(u32::to_string).collect();
+            let change = Change::new(by, "retired_dek").between(generations.join(" "), "destroyed");
+            self.history.note(change);
+        }
+        destroyed
+    }
+}
