@@ -193,7 +193,7 @@ impl Command {
     /// overtakes everything else.
     pub fn lane(&self) -> Lane {
         match self {
-            Command::Lock { .. } => Lane::Emergency,
+            Command::Lock { .. } | Command::LockKms { .. } | Command::LockAll => Lane::Emergency,
             Command::Set { lines, .. } if lines.lines().any(|line| line.starts_with("allow:")) => {
                 Lane::Emergency
             }
