@@ -12,6 +12,7 @@ use super::leases::{DekShelf, hear_lease, hear_lock};
 use super::request::{Asked, Wish};
 use super::turn::Turn;
 use crate::accounts::{CONTROL_RESERVED, WAITING_RESERVED};
+use crate::control::lanes::Lane;
 use crate::control::messages::{
     Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo, UnlockProgress,
 };
