@@ -79,6 +79,10 @@ pub struct Options {
     /// Start even where key memory cannot be locked (it may then be written to swap).
     #[arg(long)]
     pub allow_unlocked_memory: bool,
+    /// Take keyspaces.json as it is, if it has this revision: after a restore, once.
+    #[arg(long, value_name = "REVISION")]
+    #[serde(skip)]
+    pub accept_catalogue: Option<u64>,
     /// Locked memory for unlocked keys, in MiB per shard [default: 64, or what fits].
     #[arg(long, value_name = "MIB")]
     pub arena_mib: Option<usize>,
@@ -132,6 +136,8 @@ pub struct Config {
     pub dev: bool,
     /// Start without locked memory where locking fails.
     pub allow_unlocked_memory: bool,
+    /// Revision of a catalogue that is taken as it is.
+    pub accept_catalogue: Option<u64>,
     /// Arena size of a shard, in bytes.
     pub arena_bytes: usize,
     /// Unlocked keys per shard.
@@ -224,6 +230,7 @@ impl Options {
             listen_beyond_loopback_without_tls: self.listen_beyond_loopback_without_tls
                 || file.listen_beyond_loopback_without_tls,
             allow_unlocked_memory: self.allow_unlocked_memory || file.allow_unlocked_memory,
+            accept_catalogue: self.accept_catalogue,
             arena_mib: self.arena_mib.or(file.arena_mib),
             keys_max: self.keys_max.or(file.keys_max),
             connections_max: self.connections_max.or(file.connections_max),
@@ -298,6 +305,7 @@ impl Config {
             shards,
             dev: options.dev,
             allow_unlocked_memory: options.allow_unlocked_memory,
+            accept_catalogue: options.accept_catalogue,
             arena_bytes,
             keys_max,
             connections_max,

@@ -8,9 +8,9 @@ use keyway_store::{DataDir, reshard};
 use tokio::sync::mpsc;
 
 use crate::authorise::Owner;
-use crate::clock;
 use crate::config::Config;
-use crate::control::catalogue::{self, By, Catalogue, FIRST_GENERATION};
+use crate::control::at_start;
+use crate::control::catalogue;
 use crate::control::hot_keys::{self, HotKeys};
 use crate::control::lanes::lanes;
 use crate::control::messages::{
@@ -30,9 +30,6 @@ use crate::signals::Stop;
 use crate::startup;
 use crate::unix_path;
 
-/// The keyspace that `--dev` makes at its first start.
-const DEV_KEYSPACE: &str = "prod";
-
 /// Where a running server writes its addresses.
 const ENDPOINTS_FILE: &str = "endpoints.json";
 
@@ -47,11 +44,14 @@ const _: () = assert!(RENEW_EARLY_PPM_DRAWN_MAX <= keyway_core::RENEW_EARLY_PPM_
 pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), String> {
     startup::check(&config, machine)?;
     let cores = &machine.cores;
+    at_start::refuse_half(&config.data)?;
     // Before the sockets: of a second server on the same directory the process that has it is named.
     let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
     unix_path::check(&config.unix, config.shards)?;
     move_keys(&mut data, config.shards)?;
+    let data = Arc::new(data);
     let manifest = *data.manifest();
+    let (catalogue_file, mut keyspaces) = at_start::read(&config, &data)?;
     let mut ports = startup::reserve_ports(&config)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -59,28 +59,18 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         .build()
         .map_err(|error| format!("the control thread's runtime did not start: {error}"))?;
     let kms = runtime
-        .block_on(control::opening::open(&config, manifest.cluster_id))
+        .block_on(control::opening::open(
+            &config,
+            manifest.cluster_id,
+            &keyspaces,
+        ))
         .map_err(|error| error.to_string())?;
-    let mut keyspaces = read_catalogue(&data)?;
-    control::settings::end_limited_at_start(&mut keyspaces, |keyspaces| {
-        save(&data, catalogue::FILE, keyspaces.text().as_bytes())
-    });
-    if config.dev && keyspaces.iter().next().is_none() {
-        let first = kms.get(kms.default_name()).map_err(|e| e.to_string())?;
-        let made = runtime.block_on(first.new_dek(keyspaces.next_id(), FIRST_GENERATION));
-        let dek = made.map_err(|error| error.to_string())?;
-        let by = By::server(clock::moment());
-        keyspaces
-            .create(DEV_KEYSPACE, "", kms.default_name(), &dek.record, &by)
-            .map_err(|error| error.to_string())?;
-        save(&data, catalogue::FILE, keyspaces.text().as_bytes())
-            .map_err(|error| error.to_string())?;
-    }
-    for (_, keyspace) in keyspaces.iter() {
-        kms.get(&keyspace.kms).map_err(|error| {
-            format!("keyspace `{}` cannot be unwrapped: {error}", keyspace.name)
-        })?;
-    }
+    runtime.block_on(at_start::prepare(
+        &config,
+        &kms,
+        &catalogue_file,
+        &mut keyspaces,
+    ))?;
     let mut tickets = Tickets::default();
     let configs: Vec<KeyspaceConfig> = keyspaces
         .iter()
@@ -159,18 +149,18 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             .map_err(|_| "a shard ended before it was ready".to_owned())??;
     }
     ports.release();
+    if let Err(error) = data.mark_logs() {
+        tracing::error!(%error, "a log that is gone at the next start will not be missed");
+    }
     // Before anybody is told that there is something to stop.
     signals.begin_serving();
     announce(&config, &data, ports.shared, &ports.own, metrics);
     let saved_dir = data.path().to_owned();
-    let data = Arc::new(data);
-    let control_data = Arc::clone(&data);
+    let control_file = Arc::clone(&catalogue_file);
     let hot_data = Arc::clone(&data);
     let save_hot = move |bytes: &[u8]| save(&hot_data, hot_keys::FILE, bytes);
-    let save_keyspaces = control::saver::beside(move |keyspaces: &Catalogue| {
-        save(&control_data, catalogue::FILE, keyspaces.text().as_bytes())
-    })
-    .map_err(|error| format!("no thread to write {}: {error}", catalogue::FILE))?;
+    let save_keyspaces = control::saver::beside(move |keyspaces| control_file.write(keyspaces))
+        .map_err(|error| format!("no thread to write {}: {error}", catalogue::FILE))?;
     let control = Control::new(
         kms,
         keyspaces,
@@ -180,6 +170,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         to_exporter,
         renew_early_ppm,
     )
+    .with_file(catalogue_file)
     .with_page(Feed::new(viewers, page_key_ids))
     .with_tickets(tickets);
     let local = tokio::task::LocalSet::new();
@@ -231,15 +222,6 @@ fn move_keys(data: &mut DataDir, shards: u16) -> Result<(), String> {
         );
     }
     Ok(())
-}
-
-fn read_catalogue(data: &DataDir) -> Result<Catalogue, String> {
-    let path = data.path().join(catalogue::FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Catalogue::parse(&text).map_err(|error| error.to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Catalogue::default()),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-    }
 }
 
 /// The keys that were hot in the last run. A file that cannot be read makes the start a colder one, no more.

@@ -24,6 +24,8 @@ pub struct KmsConfig {
     pub provider: ProviderConfig,
     /// Limits of the calls to it.
     pub budget: Budget,
+    /// Whether a keyspace that an operator has locked can be unlocked without the KMS's secret while the KMS is open.
+    pub unlock_without_secret: bool,
 }
 
 /// A provider and its settings.
@@ -53,6 +55,7 @@ impl KmsConfig {
         Self {
             provider: ProviderConfig::Local(LocalConfig::default()),
             budget: Budget::in_process(),
+            unlock_without_secret: false,
         }
     }
 }
@@ -117,6 +120,15 @@ fn read(name: &str, mut table: toml::Table) -> Result<KmsConfig, ConfigError> {
         }
     };
     let budget = table.remove("budget");
+    let unlock_without_secret = match table.remove("unlock_without_secret") {
+        None => false,
+        Some(toml::Value::Boolean(value)) => value,
+        Some(other) => {
+            return Err(ConfigError(format!(
+                "[kms.{name}] has unlock_without_secret = {other}; write true or false"
+            )));
+        }
+    };
     let (provider, budget_default) = match provider.as_str() {
         "local" => (
             ProviderConfig::Local(settings(name, table)?),
@@ -160,7 +172,11 @@ fn read(name: &str, mut table: toml::Table) -> Result<KmsConfig, ConfigError> {
     budget
         .check()
         .map_err(|error| ConfigError(format!("[kms.{name}.budget]: {error}")))?;
-    Ok(KmsConfig { provider, budget })
+    Ok(KmsConfig {
+        provider,
+        budget,
+        unlock_without_secret,
+    })
 }
 
 fn settings<T: DeserializeOwned>(name: &str, table: toml::Table) -> Result<T, ConfigError> {

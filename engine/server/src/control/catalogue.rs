@@ -6,6 +6,8 @@
 mod deks;
 mod history;
 mod limited;
+pub mod seal;
+mod sealed;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,6 @@
 //! Between the KMS's words and the shard's: what the control thread needs of a KMS, and error classes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyway_core::LeaseEvent;
 use keyway_kms::{
@@ -175,12 +175,32 @@ fn state_word(state: ProviderState, need: UnlockNeed) -> &'static str {
 pub struct KmsSet<K> {
     kms: BTreeMap<String, K>,
     default: String,
+    /// Those of which a keyspace that an operator has locked can be unlocked without their secret while they are open.
+    without_secret: BTreeSet<String>,
 }
 
 impl<K> KmsSet<K> {
     /// `default` is one of `kms`.
     pub fn new(kms: BTreeMap<String, K>, default: String) -> Self {
-        Self { kms, default }
+        Self {
+            kms,
+            default,
+            without_secret: BTreeSet::new(),
+        }
+    }
+
+    /// With these names in the place of those that want their secret for each keyspace that an operator has locked.
+    #[must_use]
+    pub fn unlocking_without_secret(self, names: BTreeSet<String>) -> Self {
+        Self {
+            without_secret: names,
+            ..self
+        }
+    }
+
+    /// Whether a keyspace that an operator has locked can be unlocked without this KMS's secret while it is open.
+    pub fn unlocks_without_secret(&self, name: &str) -> bool {
+        self.without_secret.contains(name)
     }
 
     /// The KMS of keyspaces that name none.

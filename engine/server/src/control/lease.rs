@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::Control;
 use super::catalogue::WrappedDek;
+use super::catalogue_file::FirstSeal;
 use super::kms::{Kms, lease_event};
 use super::lanes::Lane;
 use super::messages::{ControlEvent, DekBytes, DekCopies};
@@ -83,14 +84,16 @@ impl<K: Kms + 'static> Control<K> {
 
     /// The same of a keyspace that may be locked.
     pub(super) async fn unwrap_for_unlock(&self, keyspace: u32) -> Result<Deks, KmsError> {
-        let (kms, wrapped) = {
+        let (name, wrapped) = {
             let catalogue = self.written();
             let found = catalogue.keyspace(keyspace);
             let keyspace = found.map_err(|error| missing(&error.to_string()))?;
             let deks = keyspace.deks();
             let deks = deks.map_err(|error| missing(&error.to_string()))?;
-            (self.kms.get(&keyspace.kms)?, deks)
+            (keyspace.kms.clone(), deks)
         };
+        self.check_section(&name, FirstSeal::Optional).await?;
+        let kms = self.kms.get(&name)?;
         Self::unwrap_each(kms, keyspace, wrapped).await
     }
 

@@ -9,7 +9,9 @@
 //! something is written first. Both are acknowledged once they are in force and written; what could not be written is
 //! answered with a status of its own. The control thread itself waits for no disk and no KMS.
 
+pub mod at_start;
 pub mod catalogue;
+pub mod catalogue_file;
 mod guard;
 mod hot;
 pub mod hot_keys;
@@ -32,12 +34,14 @@ pub mod settings;
 mod task;
 pub mod tickets;
 mod troubles;
+mod trust;
 mod unlock;
 mod unlock_status;
 
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyway_kms::{Initialise, KmsError, Passphrase, Service, Share};
@@ -50,6 +54,7 @@ use crate::clock;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{KmsSnapshot, Snapshot};
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
+use catalogue_file::{CatalogueFile, FirstSeal};
 use hot_keys::HotKeys;
 use in_force::InForce;
 use kms::{Kms, KmsSet, refusal};
@@ -100,6 +105,10 @@ pub struct Control<K = Service> {
     changing_deks: RefCell<HashSet<u32>>,
     /// DEKs that blobs are sealed under and nobody has.
     missing_deks: RefCell<HashSet<(u32, u32)>>,
+    /// The catalogue's file, if its seals are to be checked.
+    file: Option<Arc<CatalogueFile>>,
+    /// What has been changed without a seal can be sealed now.
+    seal_due: Cell<bool>,
     /// When retired DEKs were last destroyed of which the time was over.
     deks_looked_at: Cell<Option<keyway_core::Instant>>,
     page: page::Feed,
@@ -139,6 +148,8 @@ impl<K: Kms + 'static> Control<K> {
             resealing: RefCell::default(),
             changing_deks: RefCell::default(),
             missing_deks: RefCell::default(),
+            file: None,
+            seal_due: Cell::new(false),
             deks_looked_at: Cell::new(None),
             page: page::Feed::default(),
         }
@@ -186,6 +197,7 @@ impl<K: Kms + 'static> Control<K> {
                     control.look_at_saves();
                     control.look_at_all_opened();
                     control.destroy_due_deks();
+                    control.seal_anew();
                     control.hot_keys.write_aside();
                 }
                 // Once nobody can ask any more, the shards are still to be counted.
@@ -309,6 +321,8 @@ impl<K: Kms + 'static> Control<K> {
         let (kms_name, lines) = settings::take_line(lines, KMS_LINE);
         let kms_name = kms_name.unwrap_or(self.kms.default_name()).to_owned();
         let kms = self.kms.get(&kms_name).map_err(|error| refusal(&error))?;
+        let checked = self.check_section(&kms_name, FirstSeal::Needed).await;
+        checked.map_err(|error| refusal(&error))?;
         let made = kms.new_dek(id, FIRST_GENERATION).await;
         let dek = made.map_err(|error| refusal(&error))?;
         let (by, record) = (settings::by(who), dek.record.clone());

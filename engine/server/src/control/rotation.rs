@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::catalogue::{By, CatalogueError, Keyspace, WrappedDek};
+use super::catalogue_file::FirstSeal;
 use super::kms::{Kms, refusal};
 use super::lanes::Lane;
 use super::lease::{Deks, missing};
@@ -92,6 +93,8 @@ impl<K: Kms + 'static> Control<K> {
         let _changing = self.change_deks(id)?;
         let (name, next) = self.next_generation(id)?;
         let kms = self.kms.get(&name).map_err(|error| refusal(&error))?;
+        let checked = self.check_section(&name, FirstSeal::Needed).await;
+        checked.map_err(|error| refusal(&error))?;
         let made = kms.new_dek(id, next).await;
         let made = made.map_err(|error| refusal(&error))?;
         if self.is_locked(id) {
@@ -350,6 +353,8 @@ impl<K: Kms + 'static> Control<K> {
         }
         let from = self.kms_name_of(id).map_err(|error| refusal(&error))?;
         let locks = self.locks_of(id);
+        let checked = self.check_section(name, FirstSeal::Needed).await;
+        checked.map_err(|error| refusal(&error))?;
         let moved = self.wrap_all(id, to).await;
         let (in_use, retired) = moved.map_err(|error| refusal(&error))?;
         if self.locks_of(id) != locks {

@@ -27,6 +27,7 @@ impl<K: Kms + 'static> Control<K> {
         let settings = lines.trim().replace('\n', " ");
         let by = by(who);
         let edit = move |catalogue: &mut Catalogue| catalogue.set(id, &lines, lasts, &by);
+        self.check_before_set(id, &edit).await?;
         let settled = self.edit(&[id], edit).await?;
         match lasts {
             None => tracing::info!(keyspace = id, %who, %settings, "settings changed"),

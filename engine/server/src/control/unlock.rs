@@ -125,6 +125,7 @@ impl<K: Kms + 'static> Control<K> {
     ) -> Result<Ended, KmsError> {
         let name = self.kms_name_of(id)?;
         let secret = given.read()?;
+        self.demand_secret(id, &name, &secret)?;
         if let Some(Unlocked::MoreShares { given, threshold }) =
             self.open_kms(&name, Some(id), secret).await?
         {
@@ -136,6 +137,25 @@ impl<K: Kms + 'static> Control<K> {
             self.open_failed_keyspaces_of(&name).await;
         }
         opened.map(|()| Ended::Opened)
+    }
+
+    /// What an operator has locked is opened by whoever has the KMS's secret, if it has one, and not by the right to
+    /// unlock alone: also while the KMS is open.
+    fn demand_secret(&self, id: u32, name: &str, secret: &UnlockSecret) -> Result<(), KmsError> {
+        let need = self.kms.get(name)?.unlock_need();
+        let has_none = matches!(need, UnlockNeed::Nothing | UnlockNeed::Initialise);
+        let is_given = !matches!(secret, UnlockSecret::Nothing);
+        if is_given || has_none || !self.is_locked(id) || self.kms.unlocks_without_secret(name) {
+            return Ok(());
+        }
+        Err(KmsError::new(
+            Class::Locked,
+            format!(
+                "an operator has locked the keyspace, and its KMS {name} needs {}",
+                need_word(need)
+            ),
+            remedy(need),
+        ))
     }
 
     /// Gives the provider its secret, if there is one or it wants none. `None`: it was open.

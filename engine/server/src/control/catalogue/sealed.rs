@@ -1,0 +1,120 @@
+//! What a catalogue takes from a section that has been changed since it was sealed: only what tightens it.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{Catalogue, CatalogueError, FILE, Keyspace};
+
+impl Catalogue {
+    /// Puts keyspaces back to what they were when they were sealed, tightened by what they are now: locked, if either is,
+    /// and with the grants that both have.
+    pub fn tighten_sealed(&mut self, was: &Map<String, Value>) -> Result<(), CatalogueError> {
+        for (id, sealed) in was {
+            let bad = |error: &dyn std::fmt::Display| {
+                CatalogueError::Bad(format!("{FILE} is not valid: keyspace {id}: {error}"))
+            };
+            let number: u32 = id.parse().map_err(|error| bad(&error))?;
+            let mut sealed: Keyspace =
+                serde_json::from_value(sealed.clone()).map_err(|error| bad(&error))?;
+            if let Some(now) = self.keyspaces.remove(&number) {
+                sealed.locked |= now.locked;
+                sealed.policy = sealed.policy.meet(&now.policy);
+                sealed.history = now.history.clone();
+            }
+            sealed.check_stored()?;
+            sealed.deks()?;
+            self.keyspaces.insert(number, Arc::new(sealed));
+        }
+        Ok(())
+    }
+
+    /// Ids below this one have been used.
+    pub fn skip_ids_below(&mut self, next_id: u32) {
+        self.next_id = self.next_id.max(next_id);
+    }
+}
+
+impl Keyspace {
+    /// Whether this differs from `before` by withdrawn grants alone, which need no seal to be kept.
+    pub fn only_withdraws(&self, before: &Keyspace) -> bool {
+        let withdrawn = Keyspace {
+            policy: before.policy.clone(),
+            history: before.history.clone(),
+            ..self.clone()
+        };
+        withdrawn == *before && before.policy.meet(&self.policy) == self.policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::By;
+    use super::*;
+    use crate::clock;
+
+    fn with_prod() -> Catalogue {
+        let mut catalogue = Catalogue::default();
+        let by = By::server(clock::moment());
+        let lines = "allow:uid:7=sign,mac\nallow:uid:8=sign\n";
+        catalogue
+            .create("prod", lines, "local", b"wrapped", &by)
+            .unwrap();
+        catalogue
+    }
+
+    fn changed(lines: &str) -> Catalogue {
+        let mut catalogue = with_prod();
+        let by = By::server(clock::moment());
+        catalogue.set(1, lines, None, &by).unwrap();
+        catalogue
+    }
+
+    #[test]
+    fn what_was_changed_without_the_key_counts_as_far_as_it_tightens() {
+        let sealed = serde_json::to_value(with_prod()).unwrap();
+        let sealed = sealed["keyspaces"].as_object().unwrap();
+        let mut now =
+            changed("allow:uid:7=mac,get\nallow:uid:8=none\nallow:uid:9=all\nsoft_ttl_ms=9000\n");
+        now.set_locked(1, true, &By::server(clock::moment()))
+            .unwrap();
+        now.tighten_sealed(sealed).unwrap();
+        let prod = now.keyspace(1).unwrap();
+        assert!(prod.locked);
+        let grants: Vec<_> = prod.policy.iter().collect();
+        assert_eq!(grants, [("uid:7", "mac")]);
+        assert_eq!(prod.settings().unwrap().soft_ttl_ms, 600_000);
+
+        // A lock that was taken off without the key stays on.
+        let mut locked = with_prod();
+        locked
+            .set_locked(1, true, &By::server(clock::moment()))
+            .unwrap();
+        let sealed = serde_json::to_value(locked).unwrap();
+        let mut now = with_prod();
+        now.tighten_sealed(sealed["keyspaces"].as_object().unwrap())
+            .unwrap();
+        assert!(now.keyspace(1).unwrap().locked);
+        let missing = json!({ "7": 1 });
+        assert!(now.tighten_sealed(missing.as_object().unwrap()).is_err());
+    }
+
+    #[test]
+    fn only_a_withdrawal_needs_no_seal() {
+        let before = with_prod();
+        let before = before.keyspace(1).unwrap();
+        for (lines, only_withdraws) in [
+            ("allow:uid:7=sign\n", true),
+            ("allow:uid:7=none\nallow:uid:8=none\n", true),
+            ("allow:uid:7=sign,get\n", false),
+            ("allow:uid:9=sign\n", false),
+            ("allow:uid:7=none\nsoft_ttl_ms=9000\n", false),
+        ] {
+            let after = changed(lines);
+            let after = after.keyspace(1).unwrap();
+            assert_eq!(after.only_withdraws(before), only_withdraws, "{lines}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! `keyspaces.json` on the disk: sealed, never older than it has been, and missed when it is gone.
+//!
+//! ```text
+//! read ─▶ revision and seals against the manifest's marks ─▶ refused: an older one, or none where there was one
+//!          │
+//!          ▼ for each KMS, as soon as it answers, and before it gives a DEK
+//! check ─▶ its section against its seal ─▶ refused: changed by somebody else
+//! write ─▶ the file under the next revision, sections sealed anew, then the marks
+//! ```
+//!
+//! What is detected, and what is not, is in `docs/THREATS.md`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keyway_kms::{Class, KmsError, is_sealed_data_key};
+use keyway_store::DataDir;
+use serde_json::{Map, Value, json};
+
+use super::catalogue::seal::{Seal, SealKey, section_of};
+use super::catalogue::{self, Catalogue, FIRST_GENERATION};
+use super::kms::Kms;
+
+/// Marks in the manifest: the file's revision, the id that the next keyspace gets, and, with a KMS's name, the revision
+/// of the seal of its section.
+const REVISION_MARK: &str = "catalogue.revision";
+const NEXT_ID_MARK: &str = "catalogue.next_id";
+const SEALED_MARK: &str = "catalogue.sealed.";
+
+/// The keys that seal sections belong to no keyspace.
+const NO_KEYSPACE: u32 = 0;
+
+/// The file, and what is known of its seals.
+pub struct CatalogueFile {
+    dir: Arc<DataDir>,
+    state: Mutex<State>,
+}
+
+struct State {
+    revision: u64,
+    /// By the KMS's name.
+    sections: BTreeMap<String, Section>,
+}
+
+enum Section {
+    /// It comes from a server that made no seals: the first one is made when the KMS answers.
+    Unsealed,
+    /// Nobody has asked the KMS yet. With the section as it was sealed.
+    Unchecked(Seal, Map<String, Value>),
+    /// It was as it was sealed; the server's own changes are sealed with this.
+    Checked(SealKey),
+    /// It is not what a server has written, or cannot be known to be.
+    Broken(String, Option<(Seal, Map<String, Value>)>),
+}
+
+/// How far a failure to make the first seal of a section matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstSeal {
+    /// What follows has to be sealed.
+    Needed,
+    /// The KMS may unwrap only.
+    Optional,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checked {
+    /// All is as it was.
+    Already,
+    /// The section can be sealed from now on: the file is to be written.
+    Anew,
+}
+
+impl CatalogueFile {
+    /// Reads the file. Where there is none, and never was, the catalogue is an empty one. `accepted`: the revision of a
+    /// file that the operator takes as it is.
+    ///
+    /// Errors: it is gone, older than it was, or no catalogue; the text says the remedy.
+    pub fn read(
+        dir: Arc<DataDir>,
+        accepted: Option<u64>,
+    ) -> Result<(CatalogueFile, Catalogue), String> {
+        let path = dir.path().join(catalogue::FILE);
+        let marked = dir.mark(REVISION_MARK);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if marked > 0 || dir.has_records().map_err(|error| error.to_string())? {
+                    return Err(format!(
+                        "{0} is missing, although this data directory was in use: restore it from a backup, with \
+                         store.toml of the same time; without it no key can be opened. To start empty, use another \
+                         directory (--data)",
+                        path.display()
+                    ));
+                }
+                return Ok((Self::new(dir, 0, BTreeMap::new()), Catalogue::default()));
+            }
+            Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        };
+        let mut document: Value = serde_json::from_str(&text)
+            .map_err(|error| format!("{} is not valid: {error}", path.display()))?;
+        let (revision, seals) = take_seals(&mut document)
+            .map_err(|error| format!("{} is not valid: {error}", path.display()))?;
+        let is_accepted = accepted == Some(revision);
+        if revision < marked && !is_accepted {
+            return Err(older(
+                &format!(
+                    "{} has revision {revision}, and there was {marked}",
+                    path.display()
+                ),
+                revision,
+            ));
+        }
+        for (kms, seal) in &seals {
+            let marked = dir.mark(&sealed_mark(kms));
+            if seal.revision < marked && !is_accepted {
+                return Err(older(
+                    &format!(
+                        "in {} the keyspaces of the KMS {kms} have revision {}, and there was {marked}",
+                        path.display(),
+                        seal.revision
+                    ),
+                    revision,
+                ));
+            }
+        }
+        let mut catalogue =
+            Catalogue::from_document(document.clone()).map_err(|e| e.to_string())?;
+        for seal in seals.values() {
+            if let Some(was) = &seal.was {
+                catalogue.tighten_sealed(was).map_err(|e| e.to_string())?;
+            }
+        }
+        let next_id = u32::try_from(dir.mark(NEXT_ID_MARK)).unwrap_or(u32::MAX);
+        catalogue.skip_ids_below(next_id);
+        let sections = match is_accepted {
+            true => {
+                tracing::warn!(revision, "{} is taken as it is", catalogue::FILE);
+                BTreeMap::new()
+            }
+            false => sections(&dir, &document, &catalogue, seals),
+        };
+        Ok((Self::new(dir, revision.max(marked), sections), catalogue))
+    }
+
+    fn new(dir: Arc<DataDir>, revision: u64, sections: BTreeMap<String, Section>) -> Self {
+        let state = State { revision, sections };
+        CatalogueFile {
+            dir,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Whether there has been a file.
+    pub fn is_new(&self) -> bool {
+        self.state().revision == 0
+    }
+
+    /// Writes the file, durably, and marks how far it has come. Blocks; one at a time.
+    pub fn write(&self, catalogue: &Catalogue) -> io::Result<()> {
+        let (document, marks) = self.sealed(catalogue)?;
+        let mut text = serde_json::to_string_pretty(&document).map_err(io::Error::other)?;
+        text.push('\n');
+        self.dir
+            .write_file(catalogue::FILE, text.as_bytes())
+            .map_err(io::Error::other)?;
+        let marks = marks.iter().map(|(name, value)| (name.as_str(), *value));
+        let marks: Vec<(&str, u64)> = marks.collect();
+        self.dir.raise_marks(&marks).map_err(io::Error::other)
+    }
+
+    /// The next revision's document, and what is to be marked once it is written. Waits for no disk, so that nobody else
+    /// does who looks at the state.
+    fn sealed(&self, catalogue: &Catalogue) -> io::Result<(Value, Vec<(String, u64)>)> {
+        let mut document = serde_json::to_value(catalogue).map_err(io::Error::other)?;
+        let mut state = self.state();
+        // Also if it fails: the file may be there.
+        state.revision += 1;
+        let revision = state.revision;
+        let mut seals = BTreeMap::new();
+        for (kms, section) in &mut state.sections {
+            let content = section_of(&document, kms);
+            if let Some(seal) = section.seal(kms, revision, &content) {
+                seals.insert(kms.clone(), seal);
+            }
+        }
+        let sealed = seals.iter();
+        let mut marks: Vec<_> = sealed
+            .map(|(kms, seal)| (sealed_mark(kms), seal.revision))
+            .collect();
+        marks.push((REVISION_MARK.to_owned(), revision));
+        marks.push((NEXT_ID_MARK.to_owned(), catalogue.next_id().into()));
+        document["revision"] = json!(revision);
+        document["seals"] = serde_json::to_value(&seals).map_err(io::Error::other)?;
+        Ok((document, marks))
+    }
+
+    /// Makes sure that the keyspaces of a KMS are what a server has written. Asks the KMS once in a process.
+    ///
+    /// Errors: they are not; the KMS does not answer.
+    pub async fn check<K: Kms>(
+        &self,
+        name: &str,
+        kms: &K,
+        first_seal: FirstSeal,
+    ) -> Result<Checked, KmsError> {
+        enum Next {
+            Check(Seal, Map<String, Value>),
+            Make,
+        }
+        let next = match self.state().sections.get(name) {
+            Some(Section::Checked(_)) => return Ok(Checked::Already),
+            Some(Section::Broken(why, _)) => return Err(broken(name, why)),
+            Some(Section::Unchecked(seal, section)) => Next::Check(seal.clone(), section.clone()),
+            Some(Section::Unsealed) | None => Next::Make,
+        };
+        match next {
+            Next::Check(seal, section) => {
+                let record = seal.record().map_err(|why| broken(name, &why))?;
+                let unwrapped = kms
+                    .unwrap_dek(NO_KEYSPACE, FIRST_GENERATION, &record)
+                    .await?;
+                let is_whole = seal.is_whole(name, &section, &unwrapped.dek);
+                let mut state = self.state();
+                if !is_whole {
+                    let why = "they were changed by something else than a server";
+                    let section = Section::Broken(why.to_owned(), Some((seal, section)));
+                    state.sections.insert(name.to_owned(), section);
+                    return Err(broken(name, why));
+                }
+                let was_tightened = seal.was.is_some();
+                let key = SealKey::new(&record, unwrapped.dek);
+                state
+                    .sections
+                    .insert(name.to_owned(), Section::Checked(key));
+                Ok(match was_tightened {
+                    true => Checked::Anew,
+                    false => Checked::Already,
+                })
+            }
+            Next::Make => {
+                let made = match kms.new_dek(NO_KEYSPACE, FIRST_GENERATION).await {
+                    Ok(made) => made,
+                    Err(error) if first_seal == FirstSeal::Optional => {
+                        tracing::warn!(kms = name, %error, "its keyspaces are not sealed yet");
+                        return Ok(Checked::Already);
+                    }
+                    Err(error) => return Err(error),
+                };
+                let mut state = self.state();
+                let section = state.sections.entry(name.to_owned());
+                let section = section.or_insert(Section::Unsealed);
+                if matches!(section, Section::Unsealed) {
+                    *section = Section::Checked(SealKey::new(&made.record, made.dek));
+                }
+                Ok(Checked::Anew)
+            }
+        }
+    }
+
+    /// Whether a KMS's section can be sealed: it was checked, or just made.
+    pub fn is_checked(&self, kms: &str) -> bool {
+        matches!(self.state().sections.get(kms), Some(Section::Checked(_)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of it is one step.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Section {
+    /// The seal of this section as it is to be written; `None` if there is none.
+    fn seal(&mut self, kms: &str, revision: u64, section: &Map<String, Value>) -> Option<Seal> {
+        let (seal, was) = match self {
+            Section::Unsealed | Section::Broken(_, None) => return None,
+            Section::Checked(key) => return Some(key.seal(kms, revision, section)),
+            Section::Unchecked(seal, was) | Section::Broken(_, Some((seal, was))) => (seal, was),
+        };
+        seal.was = (was != section).then(|| was.clone());
+        Some(seal.clone())
+    }
+}
+
+fn take_seals(document: &mut Value) -> Result<(u64, BTreeMap<String, Seal>), String> {
+    let fields = document.as_object_mut().ok_or("it is no object")?;
+    let revision = fields.remove("revision").unwrap_or_else(|| json!(0));
+    let revision = revision.as_u64().ok_or("its revision is no number")?;
+    let seals = fields.remove("seals").unwrap_or_else(|| json!({}));
+    let seals = serde_json::from_value(seals).map_err(|error| error.to_string())?;
+    Ok((revision, seals))
+}
+
+/// What is known of each section when the file has been read.
+fn sections(
+    dir: &DataDir,
+    document: &Value,
+    catalogue: &Catalogue,
+    seals: BTreeMap<String, Seal>,
+) -> BTreeMap<String, Section> {
+    let mut sections = BTreeMap::new();
+    for (_, keyspace) in catalogue.iter() {
+        let mut deks = keyspace.deks().unwrap_or_default();
+        deks.extend(keyspace.retired_deks().unwrap_or_default());
+        // A server that makes such DEKs makes seals: this one was taken away.
+        let is_sealed = deks.iter().any(|dek| is_sealed_data_key(&dek.record))
+            || dir.mark(&sealed_mark(&keyspace.kms)) > 0;
+        let section = sections
+            .entry(keyspace.kms.clone())
+            .or_insert(Section::Unsealed);
+        if is_sealed {
+            *section = Section::Broken("their seal is missing".to_owned(), None);
+        }
+    }
+    for (kms, seal) in seals {
+        let sealed = seal.was.clone();
+        let sealed = sealed.unwrap_or_else(|| section_of(document, &kms));
+        sections.insert(kms, Section::Unchecked(seal, sealed));
+    }
+    sections
+}
+
+fn sealed_mark(kms: &str) -> String {
+    format!("{SEALED_MARK}{kms}")
+}
+
+fn older(what: &str, revision: u64) -> String {
+    format!(
+        "{what}: an older file was put back, which can undo locks and withdrawn grants. Restore the newest one; or, to \
+         take this one as it is, start once with --accept-catalogue {revision}"
+    )
+}
+
+fn broken(kms: &str, why: &str) -> KmsError {
+    KmsError::new(
+        Class::Corrupt,
+        format!(
+            "the keyspaces of the KMS {kms} in {} cannot be trusted: {why}",
+            catalogue::FILE
+        ),
+        "restore the file from a backup; or, to take it as it is, start once with --accept-catalogue REVISION, the \
+         number that stands in it as `revision`",
+    )
+}
+
+#[cfg(test)]
+mod tests;
