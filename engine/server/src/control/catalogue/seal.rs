@@ -41,6 +41,7 @@ pub struct SealKey {
 }
 
 impl SealKey {
+    /// A key and the record of its wrapped form.
     pub fn new(record: &[u8], key: Arc<SecretKey>) -> Self {
         let record = BASE64.encode(record);
         SealKey { record, key }
