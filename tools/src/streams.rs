@@ -257,14 +257,13 @@ pub fn confirm(doing: &str, what_it_means: &str, word: &str) -> Result<(), Failu
         let remedy = "nothing was done; to go on without a question: --yes";
         Failure::usage(format!("{doing}: {why}"), remedy)
     };
-    let asked = || -> io::Result<String> {
-        let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
-        write!(terminal, "{what_it_means}.\nType {word} to go on: ")?;
-        let mut typed = String::new();
-        io::BufRead::read_line(&mut io::BufReader::new(terminal).take(1_024), &mut typed)?;
-        Ok(typed)
-    };
-    let typed = asked().map_err(|error| stopped(format!("cannot ask on the terminal: {error}")))?;
+    if !io::stdin().is_terminal() {
+        return Err(stopped("standard input is no terminal to ask on".into()));
+    }
+    tell(&format!("{what_it_means}.\nType {word} to go on:"));
+    let mut typed = String::new();
+    let read = io::BufRead::read_line(&mut io::stdin().lock().take(1_024), &mut typed);
+    read.map_err(|error| stopped(format!("cannot read the answer: {error}")))?;
     if typed.trim() == word {
         return Ok(());
     }

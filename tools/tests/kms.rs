@@ -321,3 +321,34 @@ fn a_rewrapping_says_that_a_rotation_should_follow() {
     let refused = server.keyway("keyspace rewrap prod --kms nowhere");
     assert_eq!((code(&refused), out(&refused)), (1, ""));
 }
+
+#[test]
+fn a_kms_or_everything_is_locked() {
+    let server = Server::start();
+    let output = server.keyway("kms lock local");
+    assert_eq!(
+        (code(&output), out(&output)),
+        (0, "local: locked, with every keyspace that it wraps\n")
+    );
+    let refused = server.keyway("kms lock nowhere");
+    assert_eq!((code(&refused), out(&refused)), (1, ""));
+    let output = server.keyway("lock --all");
+    assert_eq!(
+        (code(&output), out(&output)),
+        (0, "every keyspace and every KMS: locked\n")
+    );
+}
+
+/// What cannot be taken back is asked about first. Where there is no terminal to ask on, nothing is done.
+#[test]
+fn retired_deks_are_destroyed_when_somebody_means_it() {
+    let server = Server::start();
+    let asked = server.keyway("keyspace destroy-deks prod");
+    assert_eq!((code(&asked), out(&asked)), (2, ""), "{}", err(&asked));
+    assert!(err(&asked).contains("--yes"), "{}", err(&asked));
+    let output = server.keyway("keyspace destroy-deks prod --yes");
+    assert_eq!(
+        (code(&output), out(&output)),
+        (0, "prod: 2 retired DEKs destroyed\n")
+    );
+}

@@ -14,7 +14,8 @@ use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use keyway_protocol::{
     Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, Octets, Request, RequestFrame,
     ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap, Status, Unlock,
-    UnlockKind, VERSION, encode_generation, encode_keyspace_id, encode_ticket,
+    UnlockKind, VERSION, encode_deks_destroyed, encode_generation, encode_keyspace_id,
+    encode_ticket,
 };
 
 /// What the server has been told, and how it is to behave.
@@ -310,6 +311,12 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             ResponseHead::OK
         }
         Request::KeyspaceRewrap { kms } => kms::rewrap(kms),
+        Request::KeyspaceDestroyDeks => {
+            encode_deks_destroyed(2, out);
+            ResponseHead::OK
+        }
+        Request::KmsLock { kms } => kms::rewrap(kms),
+        Request::LockAll => ResponseHead::OK,
         Request::KeyspaceHot(hot) => {
             out.extend_from_slice(hot::document(&hot).as_bytes());
             ResponseHead::OK
