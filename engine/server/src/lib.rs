@@ -19,6 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod control;
+mod data;
 pub mod lifeline;
 pub mod logging;
 pub mod machine;

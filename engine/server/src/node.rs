@@ -51,7 +51,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     move_keys(&mut data, config.shards)?;
     let data = Arc::new(data);
     let manifest = *data.manifest();
-    let (catalogue_file, mut keyspaces) = at_start::read(&config, &data)?;
+    let (catalogue_file, mut keyspaces) = at_start::read(&config, Arc::clone(&data) as _)?;
     let mut ports = startup::reserve_ports(&config)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread()

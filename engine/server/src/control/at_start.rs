@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyway_kms::{ProviderState, Service};
-use keyway_store::DataDir;
 
 use super::catalogue::{self, By, Catalogue, FIRST_GENERATION};
-use super::catalogue_file::{CatalogueFile, Checked, FirstSeal};
+use super::catalogue_file::{CatalogueFile, Checked, FirstSeal, Place};
 use super::kms::KmsSet;
 use super::settings::end_limited_at_start;
 use crate::clock;
@@ -20,7 +19,7 @@ const DEV_KEYSPACE: &str = "prod";
 const LOCAL: &str = "local";
 
 /// Refuses a directory that has a catalogue and no manifest: one made anew would be another cluster, under which nothing
-/// of the catalogue opens. To be called before [`DataDir::open`], which makes what is missing.
+/// of the catalogue opens. To be called before the directory is opened, which makes what is missing.
 pub fn refuse_half(data: &Path) -> Result<(), String> {
     let manifest = data.join("store.toml");
     let catalogue = data.join(catalogue::FILE);
@@ -37,9 +36,9 @@ pub fn refuse_half(data: &Path) -> Result<(), String> {
 /// Reads the catalogue.
 pub fn read(
     config: &Config,
-    data: &Arc<DataDir>,
+    place: Arc<dyn Place>,
 ) -> Result<(Arc<CatalogueFile>, Catalogue), String> {
-    let (file, keyspaces) = CatalogueFile::read(Arc::clone(data), config.accept_catalogue)?;
+    let (file, keyspaces) = CatalogueFile::read(place, config.accept_catalogue)?;
     Ok((Arc::new(file), keyspaces))
 }
 

@@ -12,10 +12,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyway_kms::{Class, KmsError, is_sealed_data_key};
-use keyway_store::DataDir;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::seal::{Seal, SealKey, section_of};
@@ -31,9 +31,27 @@ const SEALED_MARK: &str = "catalogue.sealed.";
 /// The keys that seal sections belong to no keyspace.
 const NO_KEYSPACE: u32 = 0;
 
+/// Where the file lies, and where it is marked how far it has come.
+pub trait Place: Send + Sync {
+    /// The file's path, for messages.
+    fn path(&self) -> PathBuf;
+
+    /// Replaces the file as a whole, durably.
+    fn write(&self, bytes: &[u8]) -> io::Result<()>;
+
+    /// How high something was marked; 0 if it never was.
+    fn mark(&self, name: &str) -> u64;
+
+    /// Marks how far things have come, durably; a mark that is higher stays.
+    fn raise_marks(&self, marks: &[(&str, u64)]) -> io::Result<()>;
+
+    /// Whether there are keys.
+    fn has_keys(&self) -> io::Result<bool>;
+}
+
 /// The file, and what is known of its seals.
 pub struct CatalogueFile {
-    dir: Arc<DataDir>,
+    place: Arc<dyn Place>,
     state: Mutex<State>,
 }
 
@@ -78,15 +96,15 @@ impl CatalogueFile {
     ///
     /// Errors: it is gone, older than it was, or no catalogue; the text says the remedy.
     pub fn read(
-        dir: Arc<DataDir>,
+        place: Arc<dyn Place>,
         accepted: Option<u64>,
     ) -> Result<(CatalogueFile, Catalogue), String> {
-        let path = dir.path().join(catalogue::FILE);
-        let marked = dir.mark(REVISION_MARK);
+        let path = place.path();
+        let marked = place.mark(REVISION_MARK);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if marked > 0 || dir.has_records().map_err(|error| error.to_string())? {
+                if marked > 0 || place.has_keys().map_err(|error| error.to_string())? {
                     return Err(format!(
                         "{0} is missing, although this data directory was in use: restore it from a backup, with \
                          store.toml of the same time; without it no key can be opened. To start empty, use another \
@@ -94,7 +112,7 @@ impl CatalogueFile {
                         path.display()
                     ));
                 }
-                return Ok((Self::new(dir, 0, BTreeMap::new()), Catalogue::default()));
+                return Ok((Self::new(place, 0, BTreeMap::new()), Catalogue::default()));
             }
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
@@ -113,7 +131,7 @@ impl CatalogueFile {
             ));
         }
         for (kms, seal) in &seals {
-            let marked = dir.mark(&sealed_mark(kms));
+            let marked = place.mark(&sealed_mark(kms));
             if seal.revision < marked && !is_accepted {
                 return Err(older(
                     &format!(
@@ -132,22 +150,22 @@ impl CatalogueFile {
                 catalogue.tighten_sealed(was).map_err(|e| e.to_string())?;
             }
         }
-        let next_id = u32::try_from(dir.mark(NEXT_ID_MARK)).unwrap_or(u32::MAX);
+        let next_id = u32::try_from(place.mark(NEXT_ID_MARK)).unwrap_or(u32::MAX);
         catalogue.skip_ids_below(next_id);
         let sections = match is_accepted {
             true => {
                 tracing::warn!(revision, "{} is taken as it is", catalogue::FILE);
                 BTreeMap::new()
             }
-            false => sections(&dir, &document, &catalogue, seals),
+            false => sections(&*place, &document, &catalogue, seals),
         };
-        Ok((Self::new(dir, revision.max(marked), sections), catalogue))
+        Ok((Self::new(place, revision.max(marked), sections), catalogue))
     }
 
-    fn new(dir: Arc<DataDir>, revision: u64, sections: BTreeMap<String, Section>) -> Self {
+    fn new(place: Arc<dyn Place>, revision: u64, sections: BTreeMap<String, Section>) -> Self {
         let state = State { revision, sections };
         CatalogueFile {
-            dir,
+            place,
             state: Mutex::new(state),
         }
     }
@@ -162,12 +180,10 @@ impl CatalogueFile {
         let (document, marks) = self.sealed(catalogue)?;
         let mut text = serde_json::to_string_pretty(&document).map_err(io::Error::other)?;
         text.push('\n');
-        self.dir
-            .write_file(catalogue::FILE, text.as_bytes())
-            .map_err(io::Error::other)?;
+        self.place.write(text.as_bytes())?;
         let marks = marks.iter().map(|(name, value)| (name.as_str(), *value));
         let marks: Vec<(&str, u64)> = marks.collect();
-        self.dir.raise_marks(&marks).map_err(io::Error::other)
+        self.place.raise_marks(&marks)
     }
 
     /// The next revision's document, and what is to be marked once it is written. Waits for no disk, so that nobody else
@@ -294,7 +310,7 @@ fn take_seals(document: &mut Value) -> Result<(u64, BTreeMap<String, Seal>), Str
 
 /// What is known of each section when the file has been read.
 fn sections(
-    dir: &DataDir,
+    place: &dyn Place,
     document: &Value,
     catalogue: &Catalogue,
     seals: BTreeMap<String, Seal>,
@@ -305,7 +321,7 @@ fn sections(
         deks.extend(keyspace.retired_deks().unwrap_or_default());
         // A server that makes such DEKs makes seals: this one was taken away.
         let is_sealed = deks.iter().any(|dek| is_sealed_data_key(&dek.record))
-            || dir.mark(&sealed_mark(&keyspace.kms)) > 0;
+            || place.mark(&sealed_mark(&keyspace.kms)) > 0;
         let section = sections
             .entry(keyspace.kms.clone())
             .or_insert(Section::Unsealed);

@@ -299,7 +299,10 @@ impl<K: Kms + 'static> Control<K> {
 
     fn note_resealed(&self, id: u32, resealed: u64) -> Progress {
         let mut resealing = self.resealing.borrow_mut();
-        let progress = resealing.entry(id).or_default();
+        // A count can be made without that anything is being sealed anew.
+        let Some(progress) = resealing.get_mut(&id) else {
+            return Progress::default();
+        };
         progress.resealed += resealed;
         progress.left = progress.left.saturating_sub(resealed);
         *progress

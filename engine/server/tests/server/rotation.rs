@@ -57,8 +57,9 @@ fn key(keyspace: &KeyspaceName, index: usize) -> KeyPath {
 
 fn generate(client: &Client, key: &KeyPath) -> Result<(), Error> {
     let options = KeyOptions::default();
-    let made = client.key_generate(key, Algorithm::HmacSha256, options);
-    made.map(drop)
+    let call = Call::key_generate(key, Algorithm::HmacSha256, options);
+    // The server waits for a DEK for some seconds.
+    client.call(call.deadline(DEADLINE)).map(drop)
 }
 
 fn info(client: &Client, name: &KeyspaceName) -> KeyspaceInfo {

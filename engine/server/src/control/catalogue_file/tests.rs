@@ -87,8 +87,8 @@ fn check(file: &CatalogueFile, kms: &FakeKms) -> Result<Checked, KmsError> {
 }
 
 fn open(path: &Path) -> (CatalogueFile, Catalogue) {
-    let dir = Arc::new(DataDir::open(path, 1).unwrap());
-    CatalogueFile::read(dir, None).unwrap()
+    let dir = keyway_store::DataDir::open(path, 1).unwrap();
+    CatalogueFile::read(Arc::new(dir), None).unwrap()
 }
 
 fn by() -> By {
