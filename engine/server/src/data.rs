@@ -13,6 +13,10 @@ impl Place for DataDir {
         DataDir::path(self).join(catalogue::FILE)
     }
 
+    fn read(&self) -> io::Result<String> {
+        std::fs::read_to_string(Place::path(self))
+    }
+
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let written = self.write_file(catalogue::FILE, bytes);
         written.map_err(io::Error::other)

@@ -36,6 +36,9 @@ pub trait Place: Send + Sync {
     /// The file's path, for messages.
     fn path(&self) -> PathBuf;
 
+    /// Reads the file. [`io::ErrorKind::NotFound`]: there is none.
+    fn read(&self) -> io::Result<String>;
+
     /// Replaces the file as a whole, durably.
     fn write(&self, bytes: &[u8]) -> io::Result<()>;
 
@@ -101,7 +104,7 @@ impl CatalogueFile {
     ) -> Result<(CatalogueFile, Catalogue), String> {
         let path = place.path();
         let marked = place.mark(REVISION_MARK);
-        let text = match std::fs::read_to_string(&path) {
+        let text = match place.read() {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if marked > 0 || place.has_keys().map_err(|error| error.to_string())? {

@@ -1,6 +1,4 @@
 use std::cell::Cell;
-use std::fs;
-use std::path::Path;
 
 use keyway_kms::{
     Initialise, NewDek, ProviderState, SecretKey, Share, UnlockNeed, UnlockSecret, Unlocked,
@@ -86,9 +84,68 @@ fn check(file: &CatalogueFile, kms: &FakeKms) -> Result<Checked, KmsError> {
     futures_lite::future::block_on(file.check("bao", kms, FirstSeal::Needed))
 }
 
-fn open(path: &Path) -> (CatalogueFile, Catalogue) {
-    let dir = keyway_store::DataDir::open(path, 1).unwrap();
-    CatalogueFile::read(Arc::new(dir), None).unwrap()
+/// A disk in memory.
+#[derive(Default)]
+struct Disk {
+    file: Mutex<Option<String>>,
+    marks: Mutex<BTreeMap<String, u64>>,
+    has_keys: bool,
+}
+
+impl Place for Disk {
+    fn path(&self) -> PathBuf {
+        catalogue::FILE.into()
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let file = self.file.lock().unwrap();
+        file.clone().ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        *self.file.lock().unwrap() = Some(text);
+        Ok(())
+    }
+
+    fn mark(&self, name: &str) -> u64 {
+        let marks = self.marks.lock().unwrap();
+        marks.get(name).copied().unwrap_or(0)
+    }
+
+    fn raise_marks(&self, marks: &[(&str, u64)]) -> io::Result<()> {
+        let mut held = self.marks.lock().unwrap();
+        for (name, value) in marks {
+            let mark = held.entry((*name).to_owned()).or_default();
+            *mark = (*mark).max(*value);
+        }
+        Ok(())
+    }
+
+    fn has_keys(&self) -> io::Result<bool> {
+        Ok(self.has_keys)
+    }
+}
+
+impl Disk {
+    fn document(&self) -> Value {
+        serde_json::from_str(&self.read().unwrap()).unwrap()
+    }
+
+    fn put(&self, document: &Value) {
+        self.write(document.to_string().as_bytes()).unwrap();
+    }
+}
+
+fn open(disk: &Arc<Disk>) -> (CatalogueFile, Catalogue) {
+    CatalogueFile::read(Arc::clone(disk) as _, None).unwrap()
+}
+
+fn refused(disk: &Arc<Disk>, accepted: Option<u64>) -> String {
+    match CatalogueFile::read(Arc::clone(disk) as _, accepted) {
+        Ok(_) => panic!("it was read"),
+        Err(why) => why,
+    }
 }
 
 fn by() -> By {
@@ -96,23 +153,24 @@ fn by() -> By {
 }
 
 /// A file with one keyspace at the KMS `bao`, sealed.
-fn sealed(path: &Path, kms: &FakeKms) {
-    let (file, mut catalogue) = open(path);
+fn sealed(kms: &FakeKms) -> Arc<Disk> {
+    let disk = Arc::new(Disk::default());
+    let (file, mut catalogue) = open(&disk);
     assert!(file.is_new());
     check(&file, kms).unwrap();
     catalogue
         .create("shop", "allow:uid:7=all\n", "bao", b"d", &by())
         .unwrap();
     file.write(&catalogue).unwrap();
+    disk
 }
 
 #[test]
 fn what_a_server_has_written_is_checked_once_and_sealed_again_at_each_change() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, kms) = (dir.path().join("data"), FakeKms::default());
-    sealed(&path, &kms);
+    let kms = FakeKms::default();
+    let disk = sealed(&kms);
     for _ in 0..3 {
-        let (file, mut catalogue) = open(&path);
+        let (file, mut catalogue) = open(&disk);
         assert!(!file.is_new());
         assert_eq!(check(&file, &kms), Ok(Checked::Already));
         kms.is_away.set(true);
@@ -130,11 +188,10 @@ fn what_a_server_has_written_is_checked_once_and_sealed_again_at_each_change() {
 
 #[test]
 fn what_was_tightened_without_the_kms_stays_so_and_is_sealed_when_it_answers() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, kms) = (dir.path().join("data"), FakeKms::default());
-    sealed(&path, &kms);
+    let kms = FakeKms::default();
+    let disk = sealed(&kms);
     {
-        let (file, mut catalogue) = open(&path);
+        let (file, mut catalogue) = open(&disk);
         kms.is_away.set(true);
         assert!(check(&file, &kms).is_err());
         catalogue.set_locked(1, true, &by()).unwrap();
@@ -143,7 +200,7 @@ fn what_was_tightened_without_the_kms_stays_so_and_is_sealed_when_it_answers() {
         kms.is_away.set(false);
     }
     for checked in [Checked::Anew, Checked::Already] {
-        let (file, catalogue) = open(&path);
+        let (file, catalogue) = open(&disk);
         let shop = catalogue.keyspace(1).unwrap();
         assert!(shop.locked);
         assert_eq!(shop.policy.iter().collect::<Vec<_>>(), [("uid:7", "mac")]);
@@ -155,25 +212,23 @@ fn what_was_tightened_without_the_kms_stays_so_and_is_sealed_when_it_answers() {
 /// What an unsealed change gives is not taken, whoever made it, and the seal finds what was made of the sealed part.
 #[test]
 fn what_was_loosened_without_the_kms_does_not_count() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, kms) = (dir.path().join("data"), FakeKms::default());
-    sealed(&path, &kms);
-    let text = fs::read_to_string(path.join(catalogue::FILE)).unwrap();
-    let mut document: Value = serde_json::from_str(&text).unwrap();
+    let kms = FakeKms::default();
+    let disk = sealed(&kms);
+    let mut document = disk.document();
     document["seals"]["bao"]["was"] = document["keyspaces"].clone();
     document["keyspaces"]["1"]["policy"] = json!({ "uid:7": "all", "anonymous": "all" });
     document["keyspaces"]["1"]["settings"] = json!({ "hard_ttl_ms": "900000000" });
-    fs::write(path.join(catalogue::FILE), document.to_string()).unwrap();
+    disk.put(&document);
     {
-        let (file, catalogue) = open(&path);
+        let (file, catalogue) = open(&disk);
         let shop = catalogue.keyspace(1).unwrap();
         assert_eq!(shop.policy.iter().collect::<Vec<_>>(), [("uid:7", "all")]);
         assert_eq!(shop.settings().unwrap().hard_ttl_ms, 3_600_000);
         check(&file, &kms).unwrap();
     }
     document["seals"]["bao"]["was"]["1"]["policy"] = json!({ "anonymous": "all" });
-    fs::write(path.join(catalogue::FILE), document.to_string()).unwrap();
-    let (file, _) = open(&path);
+    disk.put(&document);
+    let (file, _) = open(&disk);
     let refused = check(&file, &kms).unwrap_err();
     assert_eq!(refused.class(), Class::Corrupt);
     kms.is_away.set(true);
@@ -186,14 +241,76 @@ fn what_was_loosened_without_the_kms_does_not_count() {
 
 #[test]
 fn a_broken_section_is_not_sealed_by_the_next_write() {
-    let dir = tempfile::tempdir().unwrap();
-    let (path, kms) = (dir.path().join("data"), FakeKms::default());
-    sealed(&path, &kms);
-    let text = fs::read_to_string(path.join(catalogue::FILE)).unwrap();
-    fs::write(path.join(catalogue::FILE), text.replace("uid:7", "uid:8")).unwrap();
+    let kms = FakeKms::default();
+    let disk = sealed(&kms);
+    let text = disk.read().unwrap().replace("uid:7", "uid:8");
+    disk.write(text.as_bytes()).unwrap();
     for _ in 0..2 {
-        let (file, catalogue) = open(&path);
+        let (file, catalogue) = open(&disk);
         assert!(check(&file, &kms).is_err());
         file.write(&catalogue).unwrap();
     }
+}
+
+#[test]
+fn a_file_that_is_gone_or_older_is_refused_and_ids_are_not_used_twice() {
+    let kms = FakeKms::default();
+    let disk = sealed(&kms);
+    let older = disk.document();
+    let (file, mut catalogue) = open(&disk);
+    check(&file, &kms).unwrap();
+    catalogue.create("more", "", "bao", b"d", &by()).unwrap();
+    file.write(&catalogue).unwrap();
+    let newest = disk.document();
+
+    disk.put(&older);
+    let why = refused(&disk, None);
+    assert!(why.contains("--accept-catalogue 1"), "{why}");
+    refused(&disk, Some(7));
+    let mut raised = older.clone();
+    raised["revision"] = newest["revision"].clone();
+    disk.put(&raised);
+    assert!(refused(&disk, None).contains("bao"));
+
+    disk.put(&older);
+    let (file, mut catalogue) = CatalogueFile::read(Arc::clone(&disk) as _, Some(1)).unwrap();
+    assert_eq!(
+        catalogue.next_id(),
+        3,
+        "the id of the keyspace that is gone"
+    );
+    check(&file, &kms).unwrap();
+    catalogue.create("other", "", "bao", b"d", &by()).unwrap();
+    file.write(&catalogue).unwrap();
+    assert!(disk.document()["revision"].as_u64() > newest["revision"].as_u64());
+    check(&open(&disk).0, &kms).unwrap();
+
+    *disk.file.lock().unwrap() = None;
+    assert!(refused(&disk, None).contains("is missing"));
+    let with_keys = Disk {
+        has_keys: true,
+        ..Disk::default()
+    };
+    assert!(refused(&Arc::new(with_keys), None).contains("is missing"));
+}
+
+/// A KMS may be one that unwraps only: what was made before there were seals is served all the same.
+#[test]
+fn the_first_seal_is_made_when_the_kms_can_make_it() {
+    let kms = FakeKms::default();
+    let disk = Arc::new(Disk::default());
+    let (file, mut catalogue) = open(&disk);
+    catalogue.create("shop", "", "bao", b"d", &by()).unwrap();
+    file.write(&catalogue).unwrap();
+    kms.is_away.set(true);
+    let optional = file.check("bao", &kms, FirstSeal::Optional);
+    assert_eq!(
+        futures_lite::future::block_on(optional),
+        Ok(Checked::Already)
+    );
+    assert!(check(&file, &kms).is_err());
+    kms.is_away.set(false);
+    assert_eq!(check(&file, &kms), Ok(Checked::Anew));
+    file.write(&catalogue).unwrap();
+    assert_eq!(check(&open(&disk).0, &kms), Ok(Checked::Already));
 }
