@@ -12,11 +12,12 @@ use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, KeyFormat, KeyOptions, KeyPath, KeyspaceName, Status, UnlockState, UnlockWith,
 };
+use keyway_protocol::{Octets, Request, Settings};
 use keyway_testkit::fault_proxy::Fault;
 use serde_json::{Value, json};
 
 use crate::common::{Server, Setup, past_the_start, prod, refused, wait_until};
-use crate::rotation::stand;
+use crate::rotation::{answer, stand};
 
 const WITHIN: Duration = Duration::from_secs(60);
 const SECRET: &[u8] = b"secret secret secret secret 1234";
@@ -245,10 +246,8 @@ fn what_cannot_be_checked_at_the_start_is_checked_before_a_dek_is_handed_out() {
     let server = setup.start();
     let client = server.client();
     wait_until("a line in the log", WITHIN, || {
-        assert!(
-            client.mac(&key("shop/alice"), b"hi").is_err(),
-            "it was locked"
-        );
+        let status = answer(&server, &Request::Mac(Octets(b"hi")), 2, b"alice");
+        assert_ne!(status, Status::Ok, "it was locked");
         server.log().contains("cannot be trusted")
     });
     let ticket = client.unlock(&shop, UnlockWith::Nothing).unwrap().value;
@@ -284,8 +283,14 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
         .keyspace_set(&shop, &[("allow:uid:7", "mac")])
         .unwrap();
     client.lock(&shop).unwrap();
-    let given = client.keyspace_set(&shop, &[("allow:uid:9", "mac")]);
-    assert_eq!(given.unwrap_err().status(), Some(Status::Unavailable));
+    let given = Request::KeyspaceSet(Settings::new("allow:uid:9=mac\n").unwrap());
+    let keyspaces = client.keyspace_list().unwrap();
+    let id = keyspaces
+        .iter()
+        .find(|info| info.name == "shop")
+        .unwrap()
+        .id;
+    assert_eq!(answer(&server, &given, id, b""), Status::Unavailable);
     drop(client);
     server.kill();
 
