@@ -91,7 +91,7 @@ fn request(opcode: Opcode) -> (&'static str, Vec<u8>) {
         Opcode::PublicKey | Opcode::Get => ("signer", zeros(4)),
         Opcode::KeyspaceCreate => ("", b"made\n".to_vec()),
         Opcode::KeyspaceSet => ("", b"max_in_flight=65\n".to_vec()),
-        Opcode::KeyspaceRewrap => ("", b"local".to_vec()),
+        Opcode::KeyspaceRewrap | Opcode::KmsLock => ("", b"local".to_vec()),
         Opcode::KeyspaceHot | Opcode::KeyList => ("", zeros(4)),
         Opcode::KeyGenerate => ("generated", [&[1][..], &zeros(11)].concat()),
         Opcode::KeyImport => (
