@@ -18,6 +18,8 @@ use crate::hostile::{Raw, frame, ping};
 
 /// Longer than a connection may owe the rest of a frame.
 const BEYOND_THE_STALL_LIMIT: Duration = Duration::from_secs(14);
+/// Time for some looks at connections after the pause, well within what they may owe.
+const LOOKS: Duration = Duration::from_secs(3);
 /// More than a connection may have in flight: the server is always at its limit, and always has more to read.
 const IN_FLIGHT: u64 = 3_000;
 
@@ -44,24 +46,30 @@ fn a_client_that_always_has_more_to_ask_is_never_cut_off() {
     let mut raw = Raw::greeted(&server.address());
     let mut writer = raw.stream.try_clone().unwrap();
     let ends = Instant::now() + BEYOND_THE_STALL_LIMIT;
-    let answered = AtomicU64::new(0);
+    let (answered, total) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
     std::thread::scope(|scope| {
-        let answered = &answered;
-        let asking = scope.spawn(move || {
+        let (answered, total) = (&answered, &total);
+        scope.spawn(move || {
+            // What is sent always ends within a frame, whose rest comes with the next batch.
             let mut asked = 0;
+            let mut rest = Vec::new();
             while Instant::now() < ends {
                 if asked - answered.load(Ordering::Relaxed) >= IN_FLIGHT {
                     std::thread::sleep(Duration::from_millis(1));
                     continue;
                 }
-                let batch: Vec<u8> = (0..100).flat_map(|i| sign(asked + i + 1)).collect();
-                writer.write_all(&batch).expect("the server takes it");
+                rest.extend((0..100).flat_map(|i| sign(asked + i + 1)));
+                let next = rest.split_off(rest.len() - 20);
+                writer.write_all(&rest).expect("the server takes it");
+                rest = next;
                 asked += 100;
             }
-            asked
+            // Before the last bytes: until they are there, an answer is still to come.
+            total.store(asked, Ordering::Relaxed);
+            writer.write_all(&rest).expect("the server takes it");
         });
         let mut seen = HashSet::new();
-        while !asking.is_finished() || !answered.load(Ordering::Relaxed).is_multiple_of(100) {
+        let mut read = |raw: &mut Raw| {
             let answer = raw.answer();
             let (id, status, _) = answer.expect("a client that reads its answers is served");
             assert!(
@@ -69,12 +77,10 @@ fn a_client_that_always_has_more_to_ask_is_never_cut_off() {
                 "{status:?}"
             );
             assert!(seen.insert(id), "{id} was answered twice");
-            answered.fetch_add(1, Ordering::Relaxed);
-        }
-        let asked = asking.join().unwrap();
-        while (seen.len() as u64) < asked {
-            let (id, ..) = raw.answer().expect("every request is answered");
-            assert!(seen.insert(id), "{id} was answered twice");
+            answered.store(seen.len() as u64, Ordering::Relaxed);
+        };
+        while answered.load(Ordering::Relaxed) < total.load(Ordering::Relaxed) {
+            read(&mut raw);
         }
     });
 }
@@ -97,10 +103,12 @@ fn a_pause_of_the_server_is_not_held_against_its_clients() {
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     std::thread::sleep(BEYOND_THE_STALL_LIMIT);
+    kill_process(pid, Signal::CONT).unwrap();
+    // It looks for stalled connections once a second.
+    std::thread::sleep(LOOKS);
     for raw in &mut halves {
         raw.send(&request[50..]);
     }
-    kill_process(pid, Signal::CONT).unwrap();
     for raw in &mut halves {
         let (id, status, payload) = raw.answer().expect("the connection stands");
         assert_eq!(
