@@ -27,7 +27,7 @@ use keyway_testkit::softhsm::{SoftHsm, in_child};
 const KEY: &str = "kek";
 const WRONG_PIN: &str = "9999-wrong";
 /// How long a test waits for what is bound to happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 const DOWN: Class = Class::Unavailable { retry_after: None };
 
 /// Runs the body of the test `name` in a process of its own, on a runtime, with a token that holds [`KEY`].

@@ -17,7 +17,7 @@ use crate::common::{Server, Setup, prod, wait_until};
 use crate::hostile::{Raw, frame, hello, ping, rss_bytes};
 
 /// Patience with a machine that builds at the same time.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = crate::common::WITHIN;
 const CONNECTIONS_MAX: usize = 8;
 /// Connections that ask and never read.
 const UNREAD_CONNECTIONS: usize = 200;

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 use crate::common::{ended, has_program, prod, refused, wait_until};
 
 /// Patience with a machine that builds at the same time.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = crate::common::WITHIN;
 /// Nobody's account on a machine for tests.
 const USER: u32 = 12_345;
 const KEYWAYD: &str = env!("CARGO_BIN_EXE_keywayd");

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::common::{Setup, prod, wait_until};
 
 /// Patience with a machine that builds at the same time.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = crate::common::WITHIN;
 
 /// `command`, with its standard error redirected by the shell.
 fn redirected(command: &Command, to: &str) -> Command {

@@ -12,7 +12,7 @@ use crate::bounds::read_to_end;
 use crate::common::{Server, Setup};
 
 /// Patience with a machine that builds at the same time.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = crate::common::WITHIN;
 const HALF_OPEN: usize = 300;
 /// The port's connections, and those that open and close while the test looks.
 const DESCRIPTORS_MORE_MAX: usize = 48;

@@ -31,7 +31,7 @@ fn a_path_that_answers_or_is_no_socket_is_refused() {
     // A server that is gone has left its sockets, which the next one takes.
     first.kill();
     assert!(path.exists());
-    wait_until("the kernel", std::time::Duration::from_secs(60), || {
+    wait_until("the kernel", crate::common::WITHIN, || {
         std::os::unix::net::UnixStream::connect(&path).is_err()
     });
     let second = at("second", &path).start();
