@@ -490,7 +490,8 @@ impl Worker {
         match module::restart(module) {
             Ok(true) => open_session(module, &self.settings),
             Ok(false) => Err(error),
-            Err(error) => Err(describe(&error, &self.settings)),
+            // Without the token the module may not even start.
+            Err(error) => Err(describe(&error, &self.settings).from_cause(Cause::TokenAbsent)),
         }
     }
 

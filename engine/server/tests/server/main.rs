@@ -35,6 +35,7 @@ mod settings;
 mod situations;
 mod stopping;
 mod tickets;
+mod troubles;
 mod unix_paths;
 mod unlocks;
 mod visible;
