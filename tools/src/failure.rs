@@ -11,6 +11,8 @@ use keyway_client::{Error, Outcome, Refusal};
 use keyway_protocol::Status;
 use serde_json::json;
 
+use crate::printable;
+
 /// The exit codes, as `docs/CLI.md` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -85,7 +87,7 @@ impl Failure {
     /// The server cannot be reached.
     pub fn unreachable(addr: &str, cause: &dyn Display) -> Self {
         let remedy = "check that keywayd runs and listens there, or name its address with --addr \
-                      or KEYWAY_ADDR";
+                      or KEYWAY_ADDR; a slow one may need a longer --timeout";
         let message = format!("cannot reach {addr}: {cause}");
         Self::new(Exit::Unreachable, message, Some(remedy.into()))
     }
@@ -145,6 +147,8 @@ impl Failure {
         let message = if explanation.is_empty() {
             format!("{doing}: {}", meaning(*status))
         } else {
+            // On one line: a line of the server's own could pass for one of ours.
+            let explanation = printable::line(explanation);
             format!("{doing}: {}: {explanation}", label(*status))
         };
         let message = match ticket {
@@ -199,9 +203,10 @@ impl Failure {
         if let Self::Told(told) = self {
             // Nobody can be told that standard error does not work.
             let _ = if as_json {
-                writeln!(io::stderr(), "{}", told.document())
+                let document = told.document().to_string();
+                writeln!(io::stderr(), "{}", printable::json(&document))
             } else {
-                writeln!(io::stderr(), "{told}")
+                writeln!(io::stderr(), "{}", printable::lines(&told.to_string()))
             };
         }
         self.exit()

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::Failure;
+use crate::printable;
 use crate::streams::{self, Content, Place};
 
 /// How a command's result is written.
@@ -20,11 +21,12 @@ impl Output {
     /// Writes the document or the text, as was asked for.
     pub fn say(self, document: &Value, text: &str) -> Result<(), Failure> {
         if self.json {
-            let mut line = Zeroizing::new(document.to_string());
+            let line = Zeroizing::new(document.to_string());
+            let mut line = Zeroizing::new(printable::json(&line));
             line.push('\n');
             streams::print(line.as_bytes())
         } else {
-            streams::print(text.as_bytes())
+            streams::print(Zeroizing::new(printable::lines(text)).as_bytes())
         }
     }
 

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::printable;
 
 /// Bytes that are wiped when they are dropped. All input is read into these, since it may be key
 /// material or a plaintext.
@@ -57,6 +58,14 @@ impl FromStr for Place {
 }
 
 impl Place {
+    /// Its name in messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Standard => "standard input".into(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
     /// Reads at most `len_max` bytes; more are a usage failure that says `remedy`.
     pub fn read(&self, len_max: usize, remedy: &str) -> Result<Wiped, Failure> {
         match self {
@@ -204,7 +213,7 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Writes a line to standard error. Nobody can be told that this does not work.
 pub fn tell(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", printable::lines(line));
 }
 
 impl FromStr for Bytes {

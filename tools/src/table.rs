@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::printable;
+
 /// A table being filled.
 pub struct Table {
     columns: Vec<Column>,
@@ -37,7 +39,9 @@ impl Table {
     /// Adds a row with one cell for each column.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         assert_eq!(N, self.columns.len(), "a cell for each column");
-        self.rows.push(cells.into_iter().map(printable).collect());
+        let cells = cells.into_iter();
+        self.rows
+            .push(cells.map(|cell| printable::line(&cell)).collect());
     }
 
     /// The lines, each with a line feed.
@@ -64,14 +68,6 @@ impl Table {
         }
         out
     }
-}
-
-/// Text from the server on its way to a terminal: control characters would act there.
-fn printable(text: String) -> String {
-    if text.chars().any(char::is_control) {
-        return text.escape_default().to_string();
-    }
-    text
 }
 
 #[cfg(test)]

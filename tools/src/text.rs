@@ -26,7 +26,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// stands for its first moment in UTC) or as ms since 1970. The result is ms since 1970, above 0.
 pub fn unix_ms(text: &str) -> Result<u64, String> {
     let ms = match text.parse::<u64>() {
-        Ok(ms) => Some(ms),
+        Ok(ms) => return number_ms(ms),
         Err(_) => rfc3339_ms(text).and_then(|ms| u64::try_from(ms).ok()),
     };
     match ms {
@@ -35,6 +35,23 @@ pub fn unix_ms(text: &str) -> Result<u64, String> {
             "{text:?} is no moment after 1970; write 2027-01-31T12:00:00Z, or ms since 1970"
         )),
     }
+}
+
+/// Numbers below this are seconds since 1970 more likely than ms: as ms they lie before March 1973,
+/// as seconds up to the year 5138.
+const UNIX_MS_MIN: u64 = 100_000_000_000;
+
+/// Checks a moment that is given as a number of ms since 1970.
+pub fn number_ms(ms: u64) -> Result<u64, String> {
+    if ms >= UNIX_MS_MIN {
+        return Ok(ms);
+    }
+    Err(format!(
+        "{ms} ms since 1970 is {}; if these are seconds, write {}, or {}",
+        moment(ms),
+        ms.saturating_mul(1_000),
+        moment(ms.saturating_mul(1_000)),
+    ))
 }
 
 fn rfc3339_ms(text: &str) -> Option<i64> {
@@ -217,6 +234,8 @@ mod tests {
         for bad in [
             "",
             "0",
+            // Seconds.
+            "1801353600",
             "tomorrow",
             "1969-12-31T00:00:00Z",
             "2023-02-29T00:00:00Z",

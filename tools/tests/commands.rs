@@ -107,9 +107,11 @@ zoe         12  ed25519    active
             ("key public prod/alice --der", "\0\u{1}\u{2}"),
             ("sign prod/alice", "default:message:hello"),
             (
-                "sign prod/alice --scheme rsa-pss-sha256 --digest",
-                "rsa-pss-sha256:digest:hello",
+                "sign prod/alice --scheme rsa-pss-sha256",
+                "rsa-pss-sha256:message:hello",
             ),
+            ("sign prod/alice --digest", "default:digest:hello"),
+            ("sign prod/alice --format jws", "default-jws:message:hello"),
             ("mac prod/m", "olleh"),
             ("derive prod/d --len 3 --info x", "xxx"),
             ("get prod/alice", "\0\u{1}\u{2}"),
@@ -437,4 +439,89 @@ fn a_reader_that_has_gone_is_no_failure() {
             .unwrap();
         assert_eq!((code(&output), err(&output)), (0, ""), "{args}");
     }
+}
+
+/// The words of a server went to the terminal with the escape sequences in them, and with line ends,
+/// behind which anything could stand.
+#[test]
+fn nothing_that_a_server_sends_acts_on_the_terminal() {
+    let server = Server::start();
+    for args in [
+        "key revoke prod/hostile",
+        "sign prod/hostile",
+        "key revoke prod/hostile --json",
+        "public prod/hostile --json",
+    ] {
+        let output = server.keyway(args);
+        assert_eq!(code(&output), 1, "{args}: {}", err(&output));
+        let shown = format!("{}{}", out(&output), err(&output));
+        assert!(shown.contains("owned"), "{args}: {shown}");
+        let acts = |char: char| char != '\n' && (char.is_control() || char == '\u{202e}');
+        assert!(!shown.chars().any(acts), "{args}: {shown:?}");
+        assert!(!shown.lines().any(|line| line == "keyway: done"), "{args}");
+    }
+}
+
+/// Hexadecimal text, base64 and line ends were taken for the secret in silence.
+#[test]
+fn a_raw_secret_is_what_it_is_named_and_else_it_is_asked() {
+    let server = Server::start();
+    let import = |args: &str, input: &[u8]| {
+        let line = format!("key import prod/{args} --alg hmac-sha256");
+        server.keyway_with(&line, input)
+    };
+    let hex = b"000102030405060708090a0b0c0d0e0f\n";
+    for format in ["", " --format raw"] {
+        let refused = import(&format!("a{format}"), hex);
+        assert_eq!(code(&refused), 2);
+        let told = err(&refused);
+        assert!(
+            told.contains("32 characters of hex and a line end"),
+            "{told}"
+        );
+        assert!(told.contains("--encoding hex") && told.contains("--encoding raw"));
+        assert!(!told.contains("0a0b"), "{told}");
+    }
+    assert!(server.state.lock().unwrap().keys.is_empty());
+    for (index, encoding) in ["hex", "raw", "base64"].into_iter().enumerate() {
+        let done = import(&format!("a{index} --encoding {encoding}"), hex);
+        assert_eq!(code(&done), 0, "{}", err(&done));
+    }
+    // PEM and JWKs are the server's to read.
+    for document in [&b"-----BEGIN X-----\n"[..], b"{\"kty\":\"oct\"}\n"] {
+        assert_eq!(code(&import("doc", document)), 0);
+        server.state.lock().unwrap().keys.clear();
+    }
+}
+
+/// "Resource temporarily unavailable" was what a server that does not answer was called.
+#[test]
+fn a_server_that_says_nothing_is_told_as_that() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let output = keyway()
+        .args(["--addr", &addr.to_string(), "--timeout", "200ms", "status"])
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 3);
+    let told = err(&output);
+    assert!(told.contains("no answer in the time allowed"), "{told}");
+    assert!(told.contains("--timeout"), "{told}");
+    let path = format!("unix:/tmp/{}", "x".repeat(120));
+    let output = keyway().args(["--addr", &path, "status"]).output().unwrap();
+    assert!(err(&output).contains("at most 107 bytes, and this one has 125"));
+}
+
+#[test]
+fn a_digest_of_another_length_than_the_schemes_is_told_with_both() {
+    let server = Server::start();
+    let args = "sign prod/a --scheme ecdsa-sha384 --digest";
+    let refused = server.keyway_with(args, &[7; 32]);
+    assert_eq!(code(&refused), 2);
+    let told = err(&refused);
+    assert!(
+        told.contains("a digest of 32 bytes, and ecdsa-sha384 takes 48"),
+        "{told}"
+    );
+    assert_eq!(code(&server.keyway_with(args, &[7; 48])), 0);
 }

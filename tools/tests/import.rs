@@ -73,6 +73,43 @@ fn an_import_taken_up_again_passes_over_what_is_there_if_told_so() {
     assert_eq!(text(&again.stdout), summary);
 }
 
+/// With `--skip-existing` one of two different keys was counted as "there already", and the exit
+/// code was 0.
+#[test]
+fn two_files_that_make_one_key_id_are_told_by_their_names() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, key) in [("tls.key", "one"), ("tls.pem", "another"), ("x.pem", "x")] {
+        fs::write(folder.path().join(name), key).unwrap();
+    }
+    let args = format!(
+        "import prod --skip-existing --dir {}",
+        folder.path().display()
+    );
+    // The second time both are there already, and still only one of them is the key.
+    for (imported, existing) in [
+        ("2 keys imported", ""),
+        ("0 keys imported", ", 2 there already"),
+    ] {
+        let output = server.keyway(&args);
+        assert_eq!(code(&output), 1);
+        let summary = format!("prod: {imported}{existing}, 1 failed\n");
+        assert_eq!(text(&output.stdout), summary);
+        let told = "keyway: tls: tls.key and tls.pem make the same key id, and only tls.key is the key now";
+        assert!(
+            text(&output.stderr).contains(told),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+    let line = "{\"id\":\"t\",\"key\":\"AAEC\"}\n";
+    let input = format!("{line}{}{line}", line.replace("\"t\"", "\"u\""));
+    let output = server.keyway_with("import prod --ndjson - --skip-existing", input.as_bytes());
+    assert_eq!(code(&output), 1);
+    assert_eq!(text(&output.stdout), "prod: 2 keys imported, 1 failed\n");
+    assert!(text(&output.stderr).contains("t: line 1 and line 3 make the same key id"));
+}
+
 #[test]
 fn a_key_that_is_refused_does_not_hold_up_the_others() {
     let server = Server::start();

@@ -192,6 +192,13 @@ pub enum KeyError {
     },
     /// The caller: usage or validity contradict each other or the algorithm.
     Metadata(&'static str),
+    /// The caller: the key would not be valid for a moment.
+    NotAfterPassed {
+        /// When it was to cease to be valid, Unix time in milliseconds.
+        not_after_unix_ms: u64,
+        /// What time it is.
+        now_unix_ms: u64,
+    },
     /// The operator or the caller: the chosen provider cannot do this.
     Unsupported(&'static str),
     /// The blob to be rotated could not be opened.
@@ -221,6 +228,14 @@ impl fmt::Display for KeyError {
                  name the right algorithm, or use another key id"
             ),
             Self::Metadata(what) | Self::Unsupported(what) => f.write_str(what),
+            Self::NotAfterPassed {
+                not_after_unix_ms,
+                now_unix_ms,
+            } => write!(
+                f,
+                "not_after is Unix time {not_after_unix_ms} ms, which has passed: it is \
+                 {now_unix_ms} ms now; give a later time, or none"
+            ),
             Self::Open(error) => write!(f, "the present key cannot be opened: {error}"),
             Self::Arena(error) => error.fmt(f),
             Self::Internal(what) => write!(f, "the cryptography provider failed: {what}"),

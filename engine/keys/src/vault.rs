@@ -313,7 +313,10 @@ impl NewKey {
             return Err(KeyError::Metadata(rule));
         }
         if metadata.not_after_unix_ms != 0 && metadata.not_after_unix_ms <= self.now_unix_ms {
-            return Err(KeyError::Metadata("not_after has passed already"));
+            return Err(KeyError::NotAfterPassed {
+                not_after_unix_ms: metadata.not_after_unix_ms,
+                now_unix_ms: self.now_unix_ms,
+            });
         }
         Ok(metadata)
     }

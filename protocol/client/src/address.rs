@@ -1,8 +1,8 @@
 //! Where a server listens.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, io};
 
 use crate::Error;
 
@@ -64,6 +64,23 @@ impl FromStr for Address {
     }
 }
 
+/// The longest path of a Unix socket, in bytes: the kernel's structure has 108 with the final zero.
+const UNIX_PATH_LEN_MAX: usize = 107;
+
+/// Refuses a path that the kernel would refuse without a word about which limit it is.
+pub(crate) fn check_unix_path(path: &Path) -> io::Result<()> {
+    match path.as_os_str().len() {
+        0..=UNIX_PATH_LEN_MAX => Ok(()),
+        len => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the path of a Unix socket has at most {UNIX_PATH_LEN_MAX} bytes, and this one has \
+                 {len}: name it from a working directory nearer to it, or by a symbolic link"
+            ),
+        )),
+    }
+}
+
 fn bad(text: &str) -> Error {
     Error::Address {
         text: text.to_owned(),
@@ -83,6 +100,16 @@ impl fmt::Display for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "path must be shorter than SUN_LEN" was all that was said.
+    #[test]
+    fn a_path_that_is_too_long_for_a_socket_is_told_with_its_limit() {
+        let path = |len| PathBuf::from("x".repeat(len));
+        assert!(check_unix_path(&path(UNIX_PATH_LEN_MAX)).is_ok());
+        let error = check_unix_path(&path(UNIX_PATH_LEN_MAX + 1)).unwrap_err();
+        let words = error.to_string();
+        assert!(words.contains("107 bytes, and this one has 108"), "{words}");
+    }
 
     #[test]
     fn addresses_are_read_and_written() {

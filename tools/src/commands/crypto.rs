@@ -4,16 +4,16 @@ use keyway_client::{Error, Input, Scheme, Status};
 use keyway_protocol::limits::{PAYLOAD_LEN_MAX, SALT_LEN_MAX, SIGNATURE_LEN_MAX};
 use serde_json::json;
 
-use super::{MESSAGE_LEN_MAX, call, message};
+use super::{ENCRYPT_REMEDY, MAC_REMEDY, MESSAGE_LEN_MAX, SIGN_REMEDY, call, message};
 use crate::args::{Cli, Crypt, Derive, Get, How, Mac, SecretOut, Sign, SignatureFormat, Verify};
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
-use crate::streams::{Content, Place};
+use crate::streams::{Content, Place, Wiped};
 
 pub fn sign(cli: &Cli, command: &Sign, output: Output) -> Result<(), Failure> {
     let Sign { key, io, how } = command;
-    let message = message(&io.input)?;
+    let message = how.read(&io.input)?;
     let answer = call(cli, "sign", key, |client| {
         client.sign(key, how.scheme(), how.input(&message))
     })?;
@@ -35,7 +35,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
         ));
     }
     let signature = sig.read(SIGNATURE_LEN_MAX, "no signature or tag is that long")?;
-    let message = message(input)?;
+    let message = how.read(input)?;
     let server = Server::reach(cli)?;
     let client = server.client();
     match client.verify(key, how.scheme(), how.input(&message), &signature, *version) {
@@ -64,7 +64,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
 
 pub fn mac(cli: &Cli, command: &Mac, output: Output) -> Result<(), Failure> {
     let Mac { key, io } = command;
-    let message = message(&io.input)?;
+    let message = message(&io.input, MAC_REMEDY)?;
     let answer = call(cli, "mac", key, |client| client.mac(key, &message))?;
     output.bytes(key, "tag", &answer, &io.out, Content::Open)
 }
@@ -72,7 +72,7 @@ pub fn mac(cli: &Cli, command: &Mac, output: Output) -> Result<(), Failure> {
 pub fn encrypt(cli: &Cli, command: &Crypt, output: Output) -> Result<(), Failure> {
     let Crypt { key, io, aad } = command;
     let aad = aad.load("--aad", MESSAGE_LEN_MAX)?;
-    let plaintext = message(&io.input)?;
+    let plaintext = message(&io.input, ENCRYPT_REMEDY)?;
     let answer = call(cli, "encrypt", key, |client| {
         client.encrypt(key, &aad, &plaintext)
     })?;
@@ -116,6 +116,25 @@ pub fn get(cli: &Cli, command: &Get, output: Output) -> Result<(), Failure> {
 }
 
 impl How {
+    /// Reads the message, or the digest, whose length the scheme may tell.
+    fn read(&self, place: &Place) -> Result<Wiped, Failure> {
+        let input = message(place, SIGN_REMEDY)?;
+        let expected = self.scheme.digest_len().filter(|_| self.digest);
+        match expected {
+            Some(expected) if expected != input.len() => Err(Failure::usage(
+                format!(
+                    "{}: a digest of {} bytes, and {} takes {expected}",
+                    place.name(),
+                    input.len(),
+                    self.scheme
+                ),
+                "name the scheme of the hash that made it with --scheme; the digest must be binary, \
+                 as `openssl dgst -binary` writes it",
+            )),
+            _ => Ok(input),
+        }
+    }
+
     fn scheme(&self) -> Scheme {
         match self.format {
             SignatureFormat::Der => self.scheme,

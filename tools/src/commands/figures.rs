@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::connect::Server;
 use crate::failure::Failure;
+use crate::printable;
 use crate::text;
 use crate::vitals::Vitals;
 
@@ -26,7 +27,7 @@ pub fn rows(value: &Value) -> &[Value] {
 
 pub fn word(value: &Value) -> String {
     match value {
-        Value::String(text) => text.chars().filter(|char| !char.is_control()).collect(),
+        Value::String(text) => printable::line(text),
         Value::Number(number) => number.to_string(),
         Value::Bool(yes) => yes.to_string(),
         _ => dash(),

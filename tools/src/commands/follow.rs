@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::printable;
 
 /// How often the server is asked.
 const POLL_PERIOD: Duration = Duration::from_millis(200);
@@ -43,7 +44,7 @@ pub fn follow<T>(
                 return Err(Failure::later(message, remedy));
             }
             Step::Pending(words) => {
-                progress.set_message(words);
+                progress.set_message(printable::line(&words));
                 progress.tick();
                 thread::sleep(POLL_PERIOD);
             }

@@ -1,6 +1,6 @@
 //! `key …`, `public` and `refresh`.
 
-use keyway_client::{Answer, KeyOptions, KeyPath, KeyspaceName, ListedKey};
+use keyway_client::{Answer, KeyFormat, KeyOptions, KeyPath, KeyspaceName, ListedKey};
 use keyway_protocol::limits::MATERIAL_LEN_MAX;
 use serde_json::json;
 
@@ -9,6 +9,7 @@ use crate::args::{Cli, Key, NewKey, Public};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::{self, Output};
+use crate::secret_text::{self, Encoding};
 use crate::streams::{Content, Place, Wiped};
 use crate::table::{Align, Table};
 use crate::text;
@@ -29,19 +30,32 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             file,
             alg,
             format,
+            encoding,
             options,
         } => {
-            let bytes = material(file)?;
+            let (format, bytes) = material(file, *format, *encoding)?;
             let answer = call(cli, "key import", key, |client| {
-                client.key_import(key, *alg, options.into(), *format, &bytes)
+                client.key_import(key, *alg, options.into(), format, &bytes)
             })?;
             made(output, key, &answer, "imported")
         }
         Key::List { keyspace } => list(cli, keyspace, output),
-        Key::Rotate { key, file, format } => {
-            let bytes = file.as_ref().map(material).transpose()?;
+        Key::Rotate {
+            key,
+            file,
+            format,
+            encoding,
+        } => {
+            let material = file
+                .as_ref()
+                .map(|file| material(file, *format, *encoding))
+                .transpose()?;
             let answer = call(cli, "key rotate", key, |client| {
-                client.key_rotate(key, bytes.as_ref().map(|bytes| (*format, bytes.as_slice())))
+                let material = material.as_ref();
+                client.key_rotate(
+                    key,
+                    material.map(|(format, bytes)| (*format, bytes.as_slice())),
+                )
             })?;
             made(output, key, &answer, "rotated")
         }
@@ -134,8 +148,15 @@ fn made(output: Output, key: &KeyPath, answer: &Answer<()>, done: &str) -> Resul
     output.say(&output::about(key, answer).into(), &text)
 }
 
-fn material(file: &Place) -> Result<Wiped, Failure> {
-    file.read(MATERIAL_LEN_MAX, MATERIAL_REMEDY)
+fn material(
+    file: &Place,
+    format: KeyFormat,
+    encoding: Option<Encoding>,
+) -> Result<(KeyFormat, Wiped), Failure> {
+    let bytes = file.read(MATERIAL_LEN_MAX, MATERIAL_REMEDY)?;
+    let name = file.name();
+    secret_text::prepared(format, encoding, bytes)
+        .map_err(|seen| Failure::usage(format!("{name}: nothing was sent"), seen))
 }
 
 impl From<&NewKey> for KeyOptions {

@@ -24,9 +24,20 @@ use crate::streams::Wiped;
 /// The longest message that is signed, verified, authenticated or encrypted, in bytes.
 const MESSAGE_LEN_MAX: usize = keyway_protocol::limits::MESSAGE_LEN_MAX;
 
-/// What to do about a message that is too long.
-const MESSAGE_REMEDY: &str = "a message has at most 65536 bytes: sign a digest of it with \
-                              --digest, or encrypt it in parts";
+/// What to do about a message that is too long to be signed or verified.
+const SIGN_REMEDY: &str = "a message has at most 65536 bytes. With an ECDSA or RSA key, make a digest \
+                           and give --digest: openssl dgst -sha256 -binary FILE > DIGEST; with an \
+                           Ed25519 key, sign DIGEST as the message, without --digest, and have it \
+                           verified likewise";
+
+/// What to do about a message that is too long for a MAC.
+const MAC_REMEDY: &str = "a message has at most 65536 bytes. Make a digest, authenticate it as the \
+                          message, and have it verified likewise: openssl dgst -sha512 -binary FILE \
+                          > DIGEST";
+
+/// What to do about a plaintext that is too long.
+const ENCRYPT_REMEDY: &str = "a plaintext has at most 65536 bytes, associated data included: encrypt \
+                              it in parts";
 
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
@@ -66,7 +77,7 @@ fn call<T>(
     Server::reach(cli)?.call(&doing, Some(key.keyspace.as_str()), call)
 }
 
-/// Reads a message.
-fn message(place: &crate::streams::Place) -> Result<Wiped, Failure> {
-    place.read(MESSAGE_LEN_MAX, MESSAGE_REMEDY)
+/// Reads a message; `remedy` is what to do if it is too long.
+fn message(place: &crate::streams::Place, remedy: &str) -> Result<Wiped, Failure> {
+    place.read(MESSAGE_LEN_MAX, remedy)
 }

@@ -1,14 +1,19 @@
 //! One key to be imported, as a file or as a line of JSON.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use clap::ValueEnum as _;
 use keyway_client::{Algorithm, KeyFormat, KeyId, KeyOptions, Usage};
 use keyway_protocol::limits::MATERIAL_LEN_MAX;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::quote;
+use crate::secret_text::{self, Encoding};
 use crate::streams::{Wiped, read_file};
 
 /// A key to be imported.
@@ -16,6 +21,8 @@ use crate::streams::{Wiped, read_file};
 pub struct Entry {
     /// Its id.
     pub key_id: KeyId,
+    /// Where it stands.
+    pub origin: Origin,
     /// Its algorithm, if its bytes do not tell it.
     pub algorithm: Option<Algorithm>,
     /// How its bytes are written.
@@ -26,6 +33,24 @@ pub struct Entry {
     pub bytes: Wiped,
 }
 
+/// Where an entry stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file of a directory.
+    File(PathBuf),
+    /// A line, counted from 1.
+    Line(u64),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.file_name().unwrap_or_default().display().fmt(f),
+            Self::Line(number) => write!(f, "line {number}"),
+        }
+    }
+}
+
 /// What holds for entries that do not say.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
@@ -33,6 +58,8 @@ pub struct Defaults {
     pub algorithm: Option<Algorithm>,
     /// How the bytes are written.
     pub format: KeyFormat,
+    /// How raw secrets are encoded.
+    pub encoding: Option<Encoding>,
     /// Exportable, usage, not after.
     pub options: KeyOptions,
 }
@@ -46,6 +73,7 @@ struct Line {
     key: String,
     alg: Option<String>,
     format: Option<String>,
+    encoding: Option<String>,
     exportable: Option<bool>,
     usage: Option<String>,
     not_after: Option<Moment>,
@@ -61,41 +89,61 @@ enum Moment {
 impl Entry {
     /// Reads a line: `id` and `key` (base64, or PEM), and if wanted `alg`, `format`, `exportable`,
     /// `usage` and `not_after`.
-    pub fn of_line(line: &str, defaults: &Defaults) -> Result<Self, String> {
+    pub fn of_line(line: &str, number: u64, defaults: &Defaults) -> Result<Self, String> {
         let line: Line = serde_json::from_str(line).map_err(|error| without_content(&error))?;
         let key = Zeroizing::new(line.key);
-        let key_id = line.id.parse().map_err(|error| format!("id: {error}"))?;
+        let key_id: KeyId = read(
+            "id",
+            &line.id,
+            "a key id: 1 to 128 printable ASCII characters",
+        )?;
         let named = |error: &dyn std::fmt::Display| format!("{key_id}: {error}");
-        let is_pem = key.trim_start().starts_with("-----BEGIN");
-        let format = match line.format.as_deref() {
-            Some(name) => name.parse().map_err(|error| named(&error))?,
-            None if is_pem => KeyFormat::Pem,
+        let is_document = key.contains("-----BEGIN ") || key.trim_start().starts_with('{');
+        let format = match &line.format {
+            Some(name) => read("format", name, &names(KeyFormat::ALL)).map_err(|e| named(&e))?,
+            None if is_document => KeyFormat::Detect,
             None => defaults.format,
         };
-        let bytes = if is_pem {
+        let encoding = match &line.encoding {
+            Some(name) => {
+                let found = Encoding::from_str(name, false);
+                let allowed = "raw, hex, base64 or base64url";
+                Some(found.map_err(|_| named(&quote::of_key_file("encoding", name, allowed)))?)
+            }
+            None => defaults.encoding,
+        };
+        let bytes = if is_document {
             Zeroizing::new(key.as_bytes().to_vec())
         } else {
             // The decoder's message would quote a part of the key.
             let decoded = STANDARD.decode(key.trim().as_bytes());
-            Zeroizing::new(decoded.map_err(|_| named(&"key: neither base64 nor PEM"))?)
+            Zeroizing::new(decoded.map_err(|_| named(&"key: neither base64, PEM nor a JWK"))?)
         };
-        let algorithm = match line.alg.as_deref() {
-            Some(name) => Some(name.parse().map_err(|error| named(&error))?),
+        let encoding = encoding.filter(|_| !is_document);
+        let (format, bytes) =
+            secret_text::prepared(format, encoding, bytes).map_err(|seen| named(&seen))?;
+        let algorithm = match &line.alg {
+            Some(name) => Some(read("alg", name, &names(Algorithm::ALL)).map_err(|e| named(&e))?),
             None => defaults.algorithm,
         };
-        let usage: Usage = match line.usage.as_deref() {
-            Some(names) => names.parse().map_err(|error| named(&error))?,
+        let usage: Usage = match &line.usage {
+            Some(text) => {
+                let allowed = "a list of sign, verify, mac, encrypt, decrypt, derive";
+                read("usage", text, allowed).map_err(|e| named(&e))?
+            }
             None => defaults.options.usage,
         };
         let not_after_unix_ms = match line.not_after {
-            Some(Moment::UnixMs(ms)) => ms,
-            Some(Moment::Text(text)) => {
-                crate::text::unix_ms(&text).map_err(|error| named(&error))?
-            }
+            Some(Moment::UnixMs(ms)) => crate::text::number_ms(ms).map_err(|e| named(&e))?,
+            Some(Moment::Text(text)) => crate::text::unix_ms(&text).map_err(|_| {
+                let allowed = "a moment after 1970, as in 2027-01-31T12:00:00Z";
+                named(&quote::of_key_file("not_after", &text, allowed))
+            })?,
             None => defaults.options.not_after_unix_ms,
         };
         Self {
             key_id,
+            origin: Origin::Line(number),
             algorithm,
             format,
             options: KeyOptions {
@@ -117,12 +165,16 @@ impl Entry {
         let format = match (defaults.format, extension) {
             (KeyFormat::Detect, Some("pem")) => KeyFormat::Pem,
             (KeyFormat::Detect, Some("raw")) => KeyFormat::Raw,
+            (KeyFormat::Detect, Some("jwk")) => KeyFormat::Jwk,
             (format, _) => format,
         };
         let bytes = read_file(path, MATERIAL_LEN_MAX, "no key is that long")
             .map_err(|failure| failure.to_string())?;
+        let (format, bytes) =
+            secret_text::prepared(format, defaults.encoding, bytes).map_err(|seen| named(&seen))?;
         Self {
             key_id,
+            origin: Origin::File(path.to_owned()),
             algorithm: defaults.algorithm,
             format,
             options: defaults.options,
@@ -143,11 +195,28 @@ impl Entry {
     }
 }
 
+/// Reads a member's text.
+fn read<T: FromStr>(member: &str, text: &str, allowed: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| quote::of_key_file(member, text, allowed))
+}
+
+fn names<T: fmt::Display>(all: &[T]) -> String {
+    let names: Vec<String> = all.iter().map(T::to_string).collect();
+    format!("one of {}", names.join(", "))
+}
+
 /// What is wrong with a line, without quoting values from it, since one of them is a key.
 fn without_content(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    if text.starts_with("missing field") || text.starts_with("unknown field") {
+    // Its name is one of ours.
+    if text.starts_with("missing field") {
         return text;
+    }
+    if text.starts_with("unknown field") {
+        return "a member with another name; there are id, key, alg, format, encoding, exportable, \
+                usage and not_after"
+            .into();
     }
     format!(
         "not the JSON that is expected, at column {}",
@@ -164,6 +233,7 @@ mod tests {
     const DEFAULTS: Defaults = Defaults {
         algorithm: None,
         format: KeyFormat::Detect,
+        encoding: None,
         options: KeyOptions {
             exportable: false,
             usage: Usage::NONE,
@@ -175,7 +245,7 @@ mod tests {
     fn a_line_says_what_it_wants_and_the_defaults_say_the_rest() {
         let line = r#"{"id":"a","alg":"hmac-sha256","format":"raw","key":"AAEC","exportable":true,
             "usage":"mac","not_after":"1970-01-01T00:00:01Z"}"#;
-        let entry = Entry::of_line(line, &DEFAULTS).unwrap();
+        let entry = Entry::of_line(line, 1, &DEFAULTS).unwrap();
         assert_eq!(entry.key_id.as_str(), "a");
         assert_eq!(entry.algorithm, Some(Algorithm::HmacSha256));
         assert_eq!(entry.format, KeyFormat::Raw);
@@ -185,8 +255,8 @@ mod tests {
         assert_eq!(entry.options.not_after_unix_ms, 1_000);
 
         let line = r#"{"id":"b","key":"-----BEGIN PRIVATE KEY-----\nAA==\n"}"#;
-        let entry = Entry::of_line(line, &DEFAULTS).unwrap();
-        assert_eq!(entry.format, KeyFormat::Pem);
+        let entry = Entry::of_line(line, 1, &DEFAULTS).unwrap();
+        assert_eq!(entry.format, KeyFormat::Detect);
         assert!(entry.bytes.starts_with(b"-----BEGIN PRIVATE KEY-----\nAA"));
         assert_eq!(entry.algorithm, None);
     }
@@ -195,24 +265,51 @@ mod tests {
     fn what_is_wrong_with_a_line_is_told_without_the_key() {
         for (line, told) in [
             (r#"{"id":"a"}"#, "missing field `key`"),
-            (r#"{"id":"a b","key":"AAEC"}"#, "id: key_id holds byte 0x20"),
             (
-                r#"{"id":"a","key":"hunter2!"}"#,
-                "a: key: neither base64 nor PEM",
+                r#"{"id":"hunter2 b","key":"AAEC"}"#,
+                "id: a text of 9 bytes that is not a key id",
             ),
             (
-                r#"{"id":"a","key":"AAEC","kind":1}"#,
-                "unknown field `kind`",
+                r#"{"id":"a","key":"hunter2!"}"#,
+                "a: key: neither base64, PEM nor a JWK",
+            ),
+            (
+                r#"{"id":"a","key":"AAEC","hunter2":1}"#,
+                "a member with another name",
             ),
             (r#"{"id":"a","key":["hunter2"]}"#, "not the JSON"),
             (
-                r#"{"id":"a","key":"AAEC","alg":"rot13"}"#,
-                "a: unknown algorithm",
+                r#"{"id":"a","key":"AAEC","alg":"hunter2"}"#,
+                "a: alg: a text of 7 bytes that is not one of ed25519, ",
+            ),
+            (
+                r#"{"id":"a","key":"AAEC","usage":"hunter2"}"#,
+                "a: usage: a text of 7 bytes",
+            ),
+            (
+                r#"{"id":"a","key":"AAEC","format":"hunter2"}"#,
+                "not one of detect, pkcs8-der, pem, raw, jwk",
+            ),
+            (
+                r#"{"id":"a","key":"AAEC","encoding":"hunter2"}"#,
+                "not raw, hex, base64 or base64url",
+            ),
+            (
+                r#"{"id":"a","key":"AAEC","not_after":"hunter2"}"#,
+                "not a moment after 1970",
+            ),
+            (
+                r#"{"id":"a","key":"AAEC","not_after":1801353600}"#,
+                "if these are seconds, write 1801353600000",
+            ),
+            (
+                r#"{"id":"a","format":"raw","key":"MDAwMTAyMDMwNDA1MDYwNzA4MDkwYTBiMGMwZDBlMGY="}"#,
+                "a: it looks like 32 characters of hex; give --encoding hex",
             ),
             (r#"{"id":"a","key":""}"#, "a: the key is empty"),
             ("hunter2", "not the JSON"),
         ] {
-            let error = Entry::of_line(line, &DEFAULTS).unwrap_err();
+            let error = Entry::of_line(line, 1, &DEFAULTS).unwrap_err();
             assert!(error.contains(told), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }

@@ -28,6 +28,7 @@ pub fn run(cli: &Cli, command: &BulkImport, output: Output) -> Result<Exit, Fail
     let defaults = Defaults {
         algorithm: command.alg,
         format: command.format,
+        encoding: command.encoding,
         options: (&command.options).into(),
     };
     let source = Source::open(command.dir.as_deref(), command.ndjson.as_ref(), defaults)?;

@@ -1,13 +1,13 @@
 //! A window of imports on their way to the server.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Pending;
 use keyway_client::{Answer, Call, Error, KeyId, KeyPath, KeyspaceName, Status};
 
 use super::Report;
-use super::entry::Entry;
+use super::entry::{Entry, Origin};
 use super::source::Source;
 use crate::connect::Server;
 use crate::failure::Failure;
@@ -16,6 +16,10 @@ use crate::failure::Failure;
 /// before more is sent, so that a server that has gone is noticed once, not once for each key of
 /// the window.
 const SUBMIT_SLOW: Duration = Duration::from_millis(20);
+
+/// So many keys of an import are compared with those behind them: some 100 MB. A second key of the
+/// same id as one beyond them is a key that exists already, like any other.
+const SETTLED_MAX: usize = 1 << 20;
 
 /// What came of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +38,9 @@ pub struct Pipeline<'a> {
     keyspace: &'a KeyspaceName,
     window: usize,
     skip_existing: bool,
-    in_flight: VecDeque<(KeyId, Pending<()>)>,
+    in_flight: VecDeque<(KeyId, Origin, Pending<()>)>,
+    /// Where the keys stand that were imported or there already, to tell two of the same id.
+    settled: HashMap<KeyId, Origin>,
     summary: Summary,
     report: Report,
 }
@@ -54,6 +60,7 @@ impl<'a> Pipeline<'a> {
             window,
             skip_existing,
             in_flight: VecDeque::with_capacity(window),
+            settled: HashMap::new(),
             summary: Summary::default(),
             report,
         }
@@ -99,7 +106,8 @@ impl<'a> Pipeline<'a> {
         );
         let started = Instant::now();
         let pending = self.server.client().submit(call);
-        self.in_flight.push_back((key.key_id, pending));
+        self.in_flight
+            .push_back((key.key_id, entry.origin, pending));
         if started.elapsed() >= SUBMIT_SLOW {
             return self.drain();
         }
@@ -119,32 +127,60 @@ impl<'a> Pipeline<'a> {
 
     fn settle_oldest(&mut self) -> Result<(), Failure> {
         match self.in_flight.pop_front() {
-            Some((key_id, pending)) => self.settle(&key_id, pending.wait()),
+            Some((key_id, origin, pending)) => self.settle(key_id, origin, pending.wait()),
             None => Ok(()),
         }
     }
 
-    fn settle(&mut self, key_id: &KeyId, answer: Result<Answer<()>, Error>) -> Result<(), Failure> {
+    fn settle(
+        &mut self,
+        key_id: KeyId,
+        origin: Origin,
+        answer: Result<Answer<()>, Error>,
+    ) -> Result<(), Failure> {
         let error = match answer {
             Ok(_) => {
                 self.summary.imported += 1;
-                return self.report.imported(key_id.as_str());
+                let reported = self.report.imported(key_id.as_str());
+                self.remember(key_id, origin);
+                return reported;
             }
             Err(error) => error,
         };
+        if error.status() == Some(Status::Conflict)
+            && let Some(first) = self.settled.get(&key_id)
+        {
+            // It exists because this import made it, or passed over it, from somewhere else.
+            let message = format!(
+                "{key_id}: {first} and {origin} make the same key id, and only {first} is the key \
+                 now; give the other one another name, and import it again"
+            );
+            self.failed(&message);
+            return Ok(());
+        }
         if error.status() == Some(Status::Conflict) && self.skip_existing {
             self.summary.existing += 1;
             self.report.existing();
+            self.remember(key_id, origin);
             return Ok(());
         }
         if concerns_one_key(&error) {
-            self.failed(&format!("{key_id}: {error}"));
+            self.failed(&match &origin {
+                Origin::File(_) => format!("{origin}: {error}"),
+                Origin::Line(_) => format!("{key_id}: {error}"),
+            });
             return Ok(());
         }
         let doing = format!("import {}/{key_id}", self.keyspace);
         Err(self
             .server
             .failure(&doing, Some(self.keyspace.as_str()), &error))
+    }
+
+    fn remember(&mut self, key_id: KeyId, origin: Origin) {
+        if self.settled.len() < SETTLED_MAX {
+            self.settled.insert(key_id, origin);
+        }
     }
 
     fn failed(&mut self, message: &str) {

@@ -98,7 +98,7 @@ impl Source {
                     return Ok(Some(Err(format!("{place}: not UTF-8"))));
                 };
                 if !text.trim().is_empty() {
-                    let entry = Entry::of_line(text.trim(), &self.defaults);
+                    let entry = Entry::of_line(text.trim(), *number, &self.defaults);
                     return Ok(Some(entry.map_err(|error| format!("{place}: {error}"))));
                 }
             },
@@ -153,6 +153,7 @@ mod tests {
     const DEFAULTS: Defaults = Defaults {
         algorithm: None,
         format: KeyFormat::Detect,
+        encoding: None,
         options: KeyOptions {
             exportable: false,
             usage: keyway_client::Usage::NONE,

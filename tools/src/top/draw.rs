@@ -7,6 +7,7 @@ use ratatui::text::{Line, Text};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 
 use super::{Frame, Grid};
+use crate::printable::line as printable;
 use crate::table::Align;
 
 const HELP: &str = "q quit   arrows or tab: choose a keyspace   s: order";
@@ -85,10 +86,6 @@ fn grid<const N: usize>(
 }
 
 /// Text from the server: control characters would act on the terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use ratatui::Terminal;
@@ -125,7 +122,7 @@ mod tests {
         for word in [
             "keywayd 0.1.0, pid 7, 2 keyspaces, 1 shard",
             "no KMS",
-            "prod[2J",
+            "prod\\u{1b}[2J",
             "250",
             "100.00%",
             "hot keys",

@@ -156,6 +156,11 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             writer.finish_with_explanation(head, "");
             return true;
         }
+        "hostile" => {
+            let words = "no\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}2J\u{202e}\r\nkeyway: done";
+            writer.finish_with_explanation(ResponseHead::status(Status::Forbidden), words);
+            return true;
+        }
         "gone" => return false,
         _ => {}
     }

@@ -29,6 +29,7 @@ mod page;
 mod panics;
 mod patience;
 mod protocol_page;
+mod remedies;
 mod rights;
 mod rotation;
 mod settings;

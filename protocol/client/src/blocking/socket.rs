@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::Address;
+use crate::address::check_unix_path;
 
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -16,7 +17,10 @@ pub(super) enum Socket {
 impl Socket {
     pub(super) fn connect(address: &Address, deadline: Instant) -> io::Result<Self> {
         match address {
-            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            Address::Unix(path) => {
+                check_unix_path(path)?;
+                UnixStream::connect(path).map(Self::Unix)
+            }
             Address::Tcp { host, port } => {
                 let mut last = None;
                 for address in (host.as_str(), *port).to_socket_addrs()? {
@@ -57,6 +61,10 @@ impl Socket {
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // How the kernel says that a read has waited as long as it may.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(too_late());
+                }
                 Ok(0) => {
                     let kind = io::ErrorKind::UnexpectedEof;
                     return Err(io::Error::new(kind, "the server closed the connection"));
@@ -86,7 +94,11 @@ impl Socket {
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
+        return Err(too_late());
     }
     Ok(left)
+}
+
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer in the time allowed")
 }

@@ -261,6 +261,7 @@ async fn open_socket(address: &Address) -> io::Result<(Reader, Writer)> {
             Ok((Box::new(reader), Box::new(writer)))
         }
         Address::Unix(path) => {
+            crate::address::check_unix_path(path)?;
             let (reader, writer) = UnixStream::connect(path).await?.into_split();
             Ok((Box::new(reader), Box::new(writer)))
         }

@@ -75,18 +75,42 @@ impl Operator {
     /// Types a line of the shell that begins with `keyway`, as the documents write it: files by name, secrets on a
     /// descriptor.
     pub fn start(&self, server: &Server, line: &str) -> Running<'_> {
+        // `exec`: the process to kill is keyway itself, not a shell around it. Answers may take as long as the test waits:
+        // the 10 s that are the default are a busy machine's undoing.
+        let patient = format!("keyway --timeout {}s ", WITHIN.as_secs());
+        self.start_script(
+            server,
+            &format!("exec {}", line.replacen("keyway ", &patient, 1)),
+        )
+    }
+
+    /// Runs lines of the shell, of which each must succeed, or fail if it begins with `!`.
+    pub fn shell(&self, server: &Server, script: &str) -> Ended {
+        let patient = format!(
+            "keyway() {{ command keyway --timeout {}s \"$@\"; }}",
+            WITHIN.as_secs()
+        );
+        let mut lines = String::from("set -e\n");
+        for line in script.lines().map(str::trim) {
+            // `set -e` passes over what is negated.
+            match line.strip_prefix("! ") {
+                Some(line) => {
+                    lines.push_str(&format!("if {line}; then echo 'not refused'; exit 9; fi\n"))
+                }
+                None => lines.push_str(&format!("{line}\n")),
+            }
+        }
+        self.start_script(server, &format!("{patient}\n{lines}"))
+            .end()
+    }
+
+    fn start_script(&self, server: &Server, script: &str) -> Running<'_> {
         let unix = server.endpoints["unix"].as_str().unwrap();
         let bin = program().parent().unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
-        // `exec`: the process to kill is keyway itself, not a shell around it. Answers may take as long as the test waits:
-        // the 10 s that are the default are a busy machine's undoing.
-        let patient = format!("keyway --timeout {}s ", WITHIN.as_secs());
         let child = Command::new("sh")
-            .args([
-                "-c",
-                &format!("exec {}", line.replacen("keyway ", &patient, 1)),
-            ])
+            .args(["-c", script])
             .current_dir(self.desk.path())
             .env("PATH", std::env::join_paths(paths).unwrap())
             .env("KEYWAY_ADDR", format!("unix:{unix}"))
@@ -97,7 +121,7 @@ impl Operator {
             .unwrap();
         Running {
             operator: self,
-            line: line.to_owned(),
+            line: script.to_owned(),
             child,
         }
     }

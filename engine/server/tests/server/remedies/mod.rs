@@ -1,0 +1,272 @@
+//! Every remedy that a message names has been run.
+//!
+//! The fault: of the remedies in messages some did not work, went round in a circle (a digest for
+//! Ed25519), or rewrote the user's own file (`ssh-keygen -p`). The list below is compared with the
+//! commands and flags that stand in the sources, so a new message needs a line here, and a line
+//! whose message is gone has to go.
+
+mod sources;
+
+use std::path::{Path, PathBuf};
+
+use crate::command_line::operator::Operator;
+use crate::common::Setup;
+use Proof::{Machine, Run, Start, Test};
+
+/// How it is known that a remedy works.
+enum Proof {
+    /// This script has done it, at a server with the keyspace `prod`: see [`a_shell_walks_the_list`].
+    Run(&'static str),
+    /// A server starts with these arguments.
+    Start(&'static [&'static str]),
+    /// A test elsewhere runs it: the file, and words that stand there.
+    Test(&'static str, &'static str),
+    /// It changes the machine, or its devices, and so is run by nobody here: why.
+    Machine(&'static str),
+}
+
+const TOOLS: &str = "tools/tests/commands.rs";
+const TOOLS_KMS: &str = "tools/tests/kms.rs";
+const COMMAND_LINE: &str = "engine/server/tests/server/command_line/mod.rs";
+
+/// The remedies. `FILE`, `NEW` and the like stand in the scripts as they stand in the messages.
+#[rustfmt::skip]
+const REMEDIES: &[(&str, Proof)] = &[
+    ("--addr", Run("keyway --addr $KEYWAY_ADDR status")),
+    ("--allow-unlocked-memory", Start(&["--allow-unlocked-memory"])),
+    ("--arena-mib", Start(&["--arena-mib", "8"])),
+    ("--by", Run("keyway hot prod --by waiters")),
+    ("--dev", Start(&["--dev"])),
+    ("--digest", Run("openssl dgst -sha256 -binary big > DIGEST
+        ! keyway sign prod/p256 --in big --out sig
+        keyway sign prod/p256 --digest --in DIGEST --out sig
+        openssl dgst -sha256 -verify p256.pub -signature sig big")),
+    ("--dir", Run("mkdir keys && openssl genpkey -algorithm ed25519 -out keys/d1.pem
+        keyway import prod --dir keys")),
+    ("--encoding", Run("printf 000102030405060708090a0b0c0d0e0f > FILE
+        ! keyway key import prod/hex --alg hmac-sha256 --file FILE
+        keyway key import prod/hex --alg hmac-sha256 --file FILE --encoding hex
+        keyway key import prod/text --alg hmac-sha256 --file FILE --encoding raw")),
+    ("--for", Run("keyway keyspace set prod max_in_flight=65 --for 15m")),
+    ("--force", Run("keyway derive prod/master --len 32 --force > derived")),
+    ("--format", Run("printf '{\"kty\":\"oct\",\"k\":\"AAECAwQFBgcICQoLDA0ODw\"}' > FILE
+        ! keyway key import prod/jwk --alg hmac-sha256 --file FILE --format raw
+        keyway key import prod/jwk --alg hmac-sha256 --file FILE")),
+    ("--in", Run("keyway sign prod/alice --in msg --out sig
+        ! keyway verify prod/alice --sig - < sig
+        keyway verify prod/alice --sig - --in msg < sig")),
+    ("--json", Run("keyway top --once --json")),
+    ("--listen", Start(&[])),
+    ("--listen-beyond-loopback-without-tls", Test("engine/server/tests/server/keyspaces.rs", "--listen-beyond-loopback-without-tls")),
+    ("--log-level", Start(&["--log-level", "debug"])),
+    ("--metrics", Start(&[])),
+    ("--ndjson", Run("printf '{\"id\":\"n1\",\"key\":\"AAECAwQFBgcICQoLDA0O/w==\",\"alg\":\"hmac-sha256\"}' > FILE
+        keyway import prod --ndjson FILE")),
+    ("--once", Run("keyway top --once")),
+    ("--out", Run("keyway get prod/exportable --out secret && test -s secret")),
+    ("--passphrase", Test(COMMAND_LINE, "a_passphrase_unlocks_after_a_restart")),
+    ("--passphrase-fd", Test(COMMAND_LINE, "--passphrase-fd 3 3<passphrase.txt")),
+    ("--passphrase-file", Test("engine/server/tests/server/keyspaces.rs", "--passphrase-file")),
+    ("--pin", Test(COMMAND_LINE, "--pin-fd 3")),
+    ("--private", Machine("the attributes of a key in a token: softhsm.rs of testkit makes such keys")),
+    ("--scheme", Run("openssl dgst -sha512 -binary big > DIGEST
+        ! keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig
+        keyway sign prod/p256 --scheme ecdsa-sha512 --digest --in DIGEST --out sig
+        openssl dgst -sha512 -verify p256.pub -signature sig big")),
+    ("--sensitive", Machine("the attributes of a key in a token: softhsm.rs of testkit makes such keys")),
+    ("--share", Test(COMMAND_LINE, "--share-fd 3")),
+    ("--shares", Test(COMMAND_LINE, "--shares 5")),
+    ("--sig", Run("keyway sign prod/alice --in msg --out sig
+        ! keyway verify prod/alice --sig - < msg
+        keyway verify prod/alice --sig sig < msg")),
+    ("--since", Machine("reads the log of the service")),
+    ("--threshold", Test(COMMAND_LINE, "--threshold 3")),
+    ("--ticket", Test(TOOLS, "--ticket")),
+    ("--timeout", Test(TOOLS, "a_server_that_says_nothing_is_told_as_that")),
+    ("--ulimit", Machine("an argument of the container's runtime")),
+    ("--version", Run("keyway --version")),
+    ("--wait", Run("keyway lock prod; keyway unlock prod --wait")),
+    ("--watch", Test(TOOLS_KMS, "a_watch_is_asked_for_and_told")),
+    ("bao operator unseal", Test("testkit/src/openbao.rs", "sys/unseal")),
+    ("bao secrets enable -path={} transit", Test("testkit/src/openbao.rs", "\"type\": \"transit\"")),
+    ("bao status", Test("testkit/src/openbao.rs", "wait_until")),
+    ("bao write -f {}/keys/NAME derived=true", Test("testkit/src/openbao.rs", "\"derived\": derived")),
+    ("bao write -f {}/keys/{} derived=true", Test("testkit/src/openbao.rs", "\"derived\": derived")),
+    ("bao write -f {}/keys/{}/soft-delete-restore", Machine("the server of the tests keeps no soft-deleted keys")),
+    ("bao write {}/keys/{}/config min_decryption_version=N", Test("engine/kms/tests/vault", "min_decryption_version")),
+    ("chmod 700 {}", Run("mkdir -m 777 open
+        chmod 700 open; test $(stat -c %a open) = 700")),
+    ("chmod {} {}", Run("echo x > wide; chmod 666 wide
+        chmod 600 wide; test $(stat -c %a wide) = 600")),
+    ("head -c {} FILE > NEW", Run("openssl rand 32 > FILE; echo >> FILE
+        ! keyway key import prod/head --alg aes-256-gcm --file FILE
+        head -c 32 FILE > NEW
+        keyway key import prod/head --alg aes-256-gcm --file NEW --encoding raw")),
+    ("iconv -f UTF-16 -t UTF-8 FILE > NEW", Run("iconv -f UTF-8 -t UTF-16 key.pem > FILE
+        ! keyway key import prod/utf16 --file FILE
+        iconv -f UTF-16 -t UTF-8 FILE > NEW
+        keyway key import prod/utf16 --file NEW")),
+    ("journalctl -u keywayd --since -15min -g '{}'", Machine("reads the log of the service")),
+    ("keyway --version", Run("keyway --version")),
+    ("keyway doctor", Run("keyway doctor --watch-for 2s || test $? = 1")),
+    ("keyway encrypt", Run("keyway encrypt prod/aead --in msg --out sealed && keyway decrypt prod/aead --in sealed --out opened && cmp msg opened")),
+    ("keyway hot {}", Run("keyway hot prod")),
+    ("keyway hot {} --by rehydrate-time", Run("keyway hot prod --by rehydrate-time")),
+    ("keyway hot {} --by waiters", Run("keyway hot prod --by waiters")),
+    ("keyway key list {}", Run("keyway key list prod")),
+    ("keyway key rotate", Run("keyway key rotate prod/aead")),
+    ("keyway keyspace create {}", Run("! keyway key list other
+        keyway keyspace create other; keyway key list other")),
+    ("keyway keyspace history {}", Run("keyway keyspace history prod")),
+    ("keyway keyspace list", Run("keyway keyspace list")),
+    ("keyway keyspace list {}", Run("keyway keyspace list prod")),
+    ("keyway keyspace rotate {}", Run("keyway keyspace rotate prod --wait")),
+    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT", Run("keyway keyspace set prod allow:uid:1=sign")),
+    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=manage", Run("keyway keyspace set prod allow:uid:1=manage")),
+    ("keyway keyspace set {} {}", Run("keyway keyspace set prod sign_wait_budget_us=4000")),
+    ("keyway keyspace set {} …", Run("keyway keyspace set prod soft_ttl_ms=600000")),
+    ("keyway kms init", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
+    ("keyway kms init {} --passphrase", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
+    ("keyway kms list", Run("keyway kms list")),
+    ("keyway kms unlock", Test(COMMAND_LINE, "keyway kms unlock")),
+    ("keyway kms unlock {} --passphrase", Test(TOOLS_KMS, "kms unlock")),
+    ("keyway kms unlock {} --pin", Test(COMMAND_LINE, "--pin-fd 3")),
+    ("keyway status", Run("keyway status")),
+    ("keyway top", Run("keyway top --once")),
+    ("keyway unlock", Run("keyway lock prod; keyway unlock prod; keyway unlock prod --wait")),
+    ("keyway unlock KEYSPACE", Run("keyway lock prod; keyway unlock prod --wait")),
+    ("keyway unlock {} --ticket {} --wait", Test(TOOLS_KMS, "--ticket")),
+    ("keyway unlock {} --wait", Run("keyway lock prod
+        ! keyway sign prod/alice --in msg --out sig
+        keyway unlock prod --wait; keyway sign prod/alice --in msg --out sig")),
+    ("keyway unlock {} --watch", Test(TOOLS_KMS, "a_watch_is_asked_for_and_told")),
+    ("keywayd --version", Test("engine/server/tests/server/common/mod.rs", "--version")),
+    ("openssl dgst -binary", Run("openssl dgst -sha256 -binary big > DIGEST; keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig")),
+    ("openssl dgst -sha256 -binary FILE > DIGEST", Run("cp big FILE; openssl dgst -sha256 -binary FILE > DIGEST
+        ! keyway sign prod/alice --in FILE --out sig
+        keyway sign prod/alice --in DIGEST --out sig
+        keyway verify prod/alice --in DIGEST --sig sig")),
+    ("openssl dgst -sha512 -binary FILE > DIGEST", Run("cp big FILE; openssl dgst -sha512 -binary FILE > DIGEST
+        ! keyway mac prod/mac --in FILE --out tag
+        keyway mac prod/mac --in DIGEST --out tag
+        keyway verify prod/mac --in DIGEST --sig tag")),
+    ("openssl ec -in FILE -conv_form uncompressed -out NEW", Run("openssl ec -in p256.pem -no_public -out FILE
+        openssl ec -in FILE -conv_form uncompressed -out NEW
+        keyway key import prod/point --file NEW")),
+    ("openssl pkcs12 -in FILE -nocerts -nodes -out NEW", Run("openssl req -x509 -new -key p256.pem -subj /CN=x -days 9 -out cert
+        openssl pkcs12 -export -inkey p256.pem -in cert -passout pass: -out FILE
+        ! keyway key import prod/p12 --file FILE
+        openssl pkcs12 -in FILE -nocerts -nodes -out NEW -passin pass:
+        keyway key import prod/p12 --file NEW")),
+    ("openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW", Run("openssl pkey -in key.pem -aes256 -passout pass:x -out FILE
+        ! keyway key import prod/enc --file FILE
+        openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW -passin pass:x
+        keyway key import prod/enc --file NEW")),
+    ("sed 's/\\\\n/\\n/g' FILE > NEW", Run("awk '{printf \"%s\\\\n\", $0}' key.pem > FILE
+        ! keyway key import prod/sed --file FILE
+        sed 's/\\\\n/\\n/g' FILE > NEW
+        keyway key import prod/sed --file NEW")),
+    ("ssh-keygen -p -f COPY", Run("ssh-keygen -q -t ed25519 -N secret -f FILE; cp FILE before
+        ! keyway key import prod/ssh --file FILE
+        cp FILE COPY; ssh-keygen -q -p -P secret -N '' -f COPY
+        cmp FILE before; keyway key import prod/ssh --file COPY")),
+    ("sysctl kernel.io_uring_disabled=0", Machine("changes the kernel")),
+];
+
+#[test]
+fn every_remedy_in_the_sources_is_in_the_list_and_none_else() {
+    let root = root();
+    let found = sources::remedies(&root);
+    let listed = REMEDIES.iter().map(|(remedy, _)| (*remedy).to_owned());
+    let listed: std::collections::BTreeSet<String> = listed.collect();
+    assert_eq!(listed.len(), REMEDIES.len(), "a remedy is listed twice");
+    let new: Vec<_> = found.difference(&listed).collect();
+    assert!(
+        new.is_empty(),
+        "named by a message, run by nobody: {new:#?}"
+    );
+    let gone: Vec<_> = listed.difference(&found).collect();
+    assert!(
+        gone.is_empty(),
+        "listed, and named by no message: {gone:#?}"
+    );
+}
+
+#[test]
+fn what_other_tests_run_is_there() {
+    for (remedy, proof) in REMEDIES {
+        match proof {
+            Test(path, words) => {
+                let text = all_text(&root().join(path));
+                assert!(text.contains(words), "{remedy}: {words:?} is not in {path}");
+            }
+            Machine(why) => assert!(why.contains(' '), "{remedy}: why?"),
+            Run(_) | Start(_) => {}
+        }
+    }
+}
+
+#[test]
+fn a_shell_walks_the_list() {
+    let operator = Operator::new();
+    let setup = Setup::new(&operator.path("data")).shards(2);
+    let server = setup.start();
+    let shell = |script: &str| operator.shell(&server, script);
+    shell(
+        "head -c 70000 /dev/zero > big; echo hello > msg
+         keyway keyspace list prod || keyway keyspace create prod
+         keyway key generate prod/alice --alg ed25519
+         keyway key generate prod/mac --alg hmac-sha256
+         keyway key generate prod/aead --alg aes-256-gcm
+         keyway key generate prod/master --alg hkdf-sha256
+         keyway key generate prod/exportable --alg ed25519 --exportable
+         openssl genpkey -algorithm ed25519 -out key.pem
+         openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out p256.pem
+         keyway key import prod/p256 --file p256.pem
+         keyway public prod/p256 --out p256.pub",
+    )
+    .done();
+    let mut faults = Vec::new();
+    for (remedy, proof) in REMEDIES {
+        if let Run(script) = proof {
+            let ended = shell(&format!("rm -rf FILE NEW COPY DIGEST\n{script}"));
+            if ended.code != 0 {
+                faults.push(format!("{remedy}: {}{}", ended.out, ended.err));
+            }
+        }
+    }
+    server.stop();
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn a_server_starts_with_the_arguments_of_its_remedies() {
+    for (remedy, proof) in REMEDIES {
+        if let Start(words) = proof {
+            let folder = tempfile::tempdir().unwrap();
+            let mut setup = Setup::new(folder.path()).shards(1);
+            for word in *words {
+                // Which the setup gives by itself.
+                if *word != "--dev" {
+                    setup = setup.flag(word);
+                }
+            }
+            assert!(!setup.start().log().is_empty(), "{remedy}");
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A file's text, or that of all files in a folder.
+fn all_text(path: &Path) -> String {
+    if !path.is_dir() {
+        return std::fs::read_to_string(path).unwrap();
+    }
+    let entries = std::fs::read_dir(path).unwrap();
+    entries
+        .map(|entry| all_text(&entry.unwrap().path()))
+        .collect()
+}

@@ -1,0 +1,241 @@
+//! Raw secrets in files: how they are encoded, and what is not silently taken for the secret.
+//!
+//! A secret that was made by a tool ends in a line end, or is hexadecimal or base64 text, far more
+//! often than it is meant to be exactly these bytes. Taken as it stands it works, until another
+//! program reads the same file rightly and no MAC agrees.
+
+use base64::Engine;
+use base64::alphabet::{Alphabet, STANDARD, URL_SAFE};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use clap::ValueEnum;
+use keyway_client::KeyFormat;
+use zeroize::Zeroizing;
+
+use crate::streams::Wiped;
+
+/// How a raw secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Encoding {
+    /// The bytes are the secret.
+    Raw,
+    /// Hexadecimal digits.
+    Hex,
+    /// Base64, with or without padding.
+    Base64,
+    /// base64url, as in JWKs.
+    #[value(name = "base64url")]
+    Base64Url,
+}
+
+/// Below this length in bytes no text is taken for an encoding: no secret is that short.
+const TEXT_LEN_MIN: usize = 16;
+
+/// The format and the bytes to send: decoded if an encoding is named, and checked if not. The error
+/// says what was seen and what to do; it quotes nothing.
+pub fn prepared(
+    format: KeyFormat,
+    encoding: Option<Encoding>,
+    bytes: Wiped,
+) -> Result<(KeyFormat, Wiped), String> {
+    match (encoding, format) {
+        (Some(encoding), KeyFormat::Detect | KeyFormat::Raw) => {
+            let decoded = decode(encoding, bytes)?;
+            Ok((KeyFormat::Raw, decoded))
+        }
+        (Some(_), format) => Err(format!(
+            "--encoding is for raw secrets, and the format is {format}; leave one of the two out"
+        )),
+        (None, KeyFormat::Raw) => match looks_like(&bytes) {
+            Some(seen) => Err(seen),
+            None => Ok((format, bytes)),
+        },
+        // The server tells these apart by themselves.
+        (None, KeyFormat::Detect) if !is_document(&bytes) => match looks_like(&bytes) {
+            Some(seen) => Err(seen),
+            None => Ok((format, bytes)),
+        },
+        (None, format) => Ok((format, bytes)),
+    }
+}
+
+fn decode(encoding: Encoding, bytes: Wiped) -> Result<Wiped, String> {
+    let (what, decoded) = match encoding {
+        Encoding::Raw => return Ok(bytes),
+        Encoding::Hex => ("pairs of hexadecimal digits", unhex(bytes.trim_ascii())),
+        Encoding::Base64 => ("base64", unbase64(&STANDARD, &bytes)),
+        Encoding::Base64Url => ("base64url", unbase64(&URL_SAFE, &bytes)),
+    };
+    let len = bytes.len();
+    decoded.ok_or_else(|| {
+        format!("its {len} bytes are not {what}; name the encoding that it is in with --encoding")
+    })
+}
+
+fn unhex(digits: &[u8]) -> Option<Wiped> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut out = Zeroizing::new(Vec::with_capacity(pairs.len()));
+    for &[high, low] in pairs {
+        out.push((digit(high)? * 16 + digit(low)?) as u8);
+    }
+    Some(out)
+}
+
+fn unbase64(alphabet: &Alphabet, text: &[u8]) -> Option<Wiped> {
+    let config =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engine = GeneralPurpose::new(alphabet, config);
+    // Tools break lines.
+    let mut joined = Zeroizing::new(Vec::with_capacity(text.len()));
+    joined.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut out = Zeroizing::new(vec![0; base64::decoded_len_estimate(joined.len())]);
+    let len = engine.decode_slice(&*joined, &mut out).ok()?;
+    out.truncate(len);
+    Some(out)
+}
+
+/// PEM, JSON or DER, which the server reads.
+fn is_document(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    text.windows(11).any(|window| window == b"-----BEGIN ")
+        || is_json(text)
+        || bytes.starts_with(&[0x30, 0x81])
+        || bytes.starts_with(&[0x30, 0x82])
+        || matches!(bytes, [0x30, len, rest @ ..] if usize::from(*len) == rest.trim_ascii_end().len())
+        || is_utf16(bytes)
+}
+
+fn is_json(bytes: &[u8]) -> bool {
+    matches!(bytes.trim_ascii(), [b'{', .., b'}'])
+}
+
+/// Which the server refuses by name.
+fn is_utf16(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff])
+}
+
+/// What raw bytes look like that are probably not the secret themselves, and what to do.
+fn looks_like(bytes: &[u8]) -> Option<String> {
+    let body = without_line_end(bytes);
+    let ends = if body.len() < bytes.len() {
+        " and a line end"
+    } else {
+        ""
+    };
+    let len = body.len();
+    if is_json(bytes) || bytes.windows(11).any(|window| window == b"-----BEGIN ") {
+        return Some(
+            "it looks like a JWK or PEM, not like a raw secret; leave --format out, or give \
+             --encoding raw if this text itself is the secret"
+                .into(),
+        );
+    }
+    let encodings = [
+        (Encoding::Hex, "hex", unhex(body)),
+        (Encoding::Base64, "base64", unbase64(&STANDARD, body)),
+        (Encoding::Base64Url, "base64url", unbase64(&URL_SAFE, body)),
+    ];
+    let is_text = len >= TEXT_LEN_MIN && body.iter().all(u8::is_ascii_graphic);
+    for (_, name, decoded) in encodings {
+        if let (true, Some(decoded)) = (is_text, decoded) {
+            let stands_for = decoded.len();
+            return Some(format!(
+                "it looks like {len} characters of {name}{ends}; give --encoding {name} if they \
+                 stand for {stands_for} bytes, or --encoding raw if this text itself is the secret"
+            ));
+        }
+    }
+    let printable = body.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    // One in 256 random secrets ends in such a byte; one more than a usual length hardly does.
+    (!ends.is_empty() && (printable || len % 8 == 0)).then(|| {
+        format!(
+            "it has {len} bytes{ends}; give --encoding raw if the line end belongs to the secret, \
+             or leave it out: head -c {len} FILE > NEW"
+        )
+    })
+}
+
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(bytes: &[u8]) -> Result<(), String> {
+        let bytes = Zeroizing::new(bytes.to_vec());
+        prepared(KeyFormat::Raw, None, bytes).map(drop)
+    }
+
+    #[test]
+    fn what_is_probably_not_the_secret_itself_is_told() {
+        for (bytes, words) in [
+            (
+                &b"000102030405060708090a0b0c0d0e0f"[..],
+                "32 characters of hex;",
+            ),
+            (
+                b"000102030405060708090a0b0c0d0e0f\r\n",
+                "hex and a line end;",
+            ),
+            (b"AAECAwQFBgcICQoLDA0ODw==\n", "stand for 16 bytes"),
+            (b"AAECAwQFBgcICQoLDA0O_-8", "characters of base64url;"),
+            (b"a pass phrase!\n", "14 bytes and a line end"),
+            (&[&[7; 32][..], b"\n"].concat(), "head -c 32 FILE"),
+            (b"{\"kty\":\"oct\"}", "a JWK"),
+        ] {
+            let said = check(bytes).unwrap_err();
+            assert!(said.contains(words), "{said}");
+            assert!(said.contains("--encoding raw"), "{said}");
+        }
+        for bytes in [
+            &[7; 32][..],
+            &[&[0x80; 31][..], b"\n"].concat(),
+            b"a pass phrase of several words",
+            b"short",
+        ] {
+            assert_eq!(check(bytes), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_named_encoding_is_decoded_and_nothing_else_is_asked() {
+        let secret: Vec<u8> = (0..16).chain(0xf0..=0xff).collect();
+        let texts = [
+            (
+                Encoding::Hex,
+                "000102030405060708090a0b0c0d0e0fF0f1f2f3f4f5f6f7f8f9fafbfcfdfeff\n",
+            ),
+            (
+                Encoding::Base64,
+                "AAECAwQFBgcICQoLDA0ODw\r\nDx8vP09fb3+Pn6+/z9/v8=\n",
+            ),
+            (
+                Encoding::Base64Url,
+                "AAECAwQFBgcICQoLDA0OD_Dx8vP09fb3-Pn6-_z9_v8",
+            ),
+        ];
+        for (encoding, text) in texts {
+            let text = text.replace("ODw\r\nDx", "OD/\r\nDx");
+            let bytes = Zeroizing::new(text.into_bytes());
+            let sent = prepared(KeyFormat::Detect, Some(encoding), bytes);
+            let (format, bytes) = sent.unwrap();
+            assert_eq!((format, &**bytes), (KeyFormat::Raw, &secret[..]));
+        }
+        let text = Zeroizing::new(b"00010203".to_vec());
+        let raw = prepared(KeyFormat::Raw, Some(Encoding::Raw), text.clone()).unwrap();
+        assert_eq!(raw.1, text);
+        let wrong = prepared(
+            KeyFormat::Raw,
+            Some(Encoding::Hex),
+            Zeroizing::new(b"0g".to_vec()),
+        );
+        assert!(!wrong.unwrap_err().contains("0g"));
+        assert!(prepared(KeyFormat::Pem, Some(Encoding::Hex), text).is_err());
+    }
+}
