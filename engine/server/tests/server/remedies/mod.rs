@@ -36,6 +36,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--allow-unlocked-memory", Start(&["--allow-unlocked-memory"])),
     ("--arena-mib", Start(&["--arena-mib", "8"])),
     ("--by", Run("keyway hot prod --by waiters")),
+    ("--config", Test("engine/server/tests/server/outages.rs", "\"--config\"")),
     ("--dev", Start(&["--dev"])),
     ("--digest", Run("openssl dgst -sha256 -binary big > DIGEST
         ! keyway sign prod/p256 --in big --out sig
@@ -60,6 +61,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--listen-beyond-loopback-without-tls", Test("engine/server/tests/server/keyspaces.rs", "--listen-beyond-loopback-without-tls")),
     ("--log-level", Start(&["--log-level", "debug"])),
     ("--metrics", Start(&[])),
+    ("--metrics-host", Test("engine/server/tests/server/metrics_port.rs", "\"--metrics-host\"")),
     ("--ndjson", Run("printf '{\"id\":\"n1\",\"key\":\"AAECAwQFBgcICQoLDA0O/w==\",\"alg\":\"hmac-sha256\"}' > FILE
         keyway import prod --ndjson FILE")),
     ("--once", Run("keyway top --once")),
@@ -84,6 +86,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--ticket", Test(TOOLS, "--ticket")),
     ("--timeout", Test(TOOLS, "a_server_that_says_nothing_is_told_as_that")),
     ("--ulimit", Machine("an argument of the container's runtime")),
+    ("--unix", Test("engine/server/tests/server/unix_paths.rs", "\"--unix\"")),
     ("--version", Run("keyway --version")),
     ("--wait", Run("keyway lock prod; keyway unlock prod --wait")),
     ("--watch", Test(TOOLS_KMS, "a_watch_is_asked_for_and_told")),
