@@ -70,13 +70,21 @@ const FOREIGN: [Foreign; 4] = [
         name: "p256",
         genpkey: "-algorithm EC -pkeyopt ec_paramgen_curve:P-256",
         algorithm: Algorithm::EcdsaP256,
-        schemes: &[(Scheme::EcdsaSha256, " -digest sha256", Some("sha256"))],
+        schemes: &[
+            (Scheme::EcdsaSha256, " -digest sha256", Some("sha256")),
+            (Scheme::EcdsaSha384, " -digest sha384", Some("sha384")),
+            (Scheme::EcdsaSha512, " -digest sha512", Some("sha512")),
+        ],
     },
     Foreign {
         name: "p384",
         genpkey: "-algorithm EC -pkeyopt ec_paramgen_curve:P-384",
         algorithm: Algorithm::EcdsaP384,
-        schemes: &[(Scheme::EcdsaSha384, " -digest sha384", Some("sha384"))],
+        schemes: &[
+            (Scheme::EcdsaSha256, " -digest sha256", Some("sha256")),
+            (Scheme::EcdsaSha384, " -digest sha384", Some("sha384")),
+            (Scheme::EcdsaSha512, " -digest sha512", Some("sha512")),
+        ],
     },
     Foreign {
         name: "rsa",
@@ -131,6 +139,16 @@ fn openssl_and_the_server_accept_each_others_signatures() {
                 .key_import(&key, algorithm, KeyOptions::default(), format, &material)
                 .unwrap();
             assert_eq!(client.public_key(&key, 0).unwrap().value, public, "{key}");
+            if foreign.name.starts_with('p') {
+                let input = Input::Message(MESSAGE);
+                let jws = client.sign(&key, Scheme::DefaultJws, input).unwrap().value;
+                assert!(matches!(jws.len(), 64 | 96), "r and s: {}", jws.len());
+                client
+                    .verify(&key, Scheme::DefaultJws, input, &jws, 0)
+                    .unwrap();
+                let as_der = client.verify(&key, Scheme::Default, input, &jws, 0);
+                assert_eq!(refused(as_der), Status::Mismatch);
+            }
             for (scheme, words, hash) in foreign.schemes {
                 let signed = client
                     .sign(&key, *scheme, Input::Message(MESSAGE))

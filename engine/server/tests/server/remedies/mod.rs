@@ -17,7 +17,8 @@ use Proof::{Machine, Run, Start, Test};
 enum Proof {
     /// This script has done it, at a server with the keyspace `prod`: see [`a_shell_walks_the_list`].
     Run(&'static str),
-    /// A server starts with these arguments.
+    /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics` and `--arena-mib`, which the
+    /// setup of all tests gives.
     Start(&'static [&'static str]),
     /// A test elsewhere runs it: the file, and words that stand there.
     Test(&'static str, &'static str),
@@ -34,10 +35,10 @@ const COMMAND_LINE: &str = "engine/server/tests/server/command_line/mod.rs";
 const REMEDIES: &[(&str, Proof)] = &[
     ("--addr", Run("keyway --addr $KEYWAY_ADDR status")),
     ("--allow-unlocked-memory", Start(&["--allow-unlocked-memory"])),
-    ("--arena-mib", Start(&["--arena-mib", "8"])),
+    ("--arena-mib", Start(&[])),
     ("--by", Run("keyway hot prod --by waiters")),
     ("--config", Test("engine/server/tests/server/outages.rs", "\"--config\"")),
-    ("--dev", Start(&["--dev"])),
+    ("--dev", Start(&[])),
     ("--digest", Run("openssl dgst -sha256 -binary big > DIGEST
         ! keyway sign prod/p256 --in big --out sig
         keyway sign prod/p256 --digest --in DIGEST --out sig
@@ -249,10 +250,7 @@ fn a_server_starts_with_the_arguments_of_its_remedies() {
             let folder = tempfile::tempdir().unwrap();
             let mut setup = Setup::new(folder.path()).shards(1);
             for word in *words {
-                // Which the setup gives by itself.
-                if *word != "--dev" {
-                    setup = setup.flag(word);
-                }
+                setup = setup.flag(word);
             }
             assert!(!setup.start().log().is_empty(), "{remedy}");
         }
