@@ -17,7 +17,7 @@ use Proof::{Machine, Run, Start, Test};
 enum Proof {
     /// This script has done it, at a server with the keyspace `prod`: see [`a_shell_walks_the_list`].
     Run(&'static str),
-    /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics` and `--arena-mib`, which the
+    /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics`, `--shards` and `--arena-mib`, which the
     /// setup of all tests gives.
     Start(&'static [&'static str]),
     /// A test elsewhere runs it: the file, and words that stand there.
@@ -38,6 +38,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--arena-mib", Start(&[])),
     ("--by", Run("keyway hot prod --by waiters")),
     ("--config", Test("engine/server/tests/server/outages.rs", "\"--config\"")),
+    ("--connections-max", Start(&["--connections-max", "300"])),
     ("--dev", Start(&[])),
     ("--digest", Run("openssl dgst -sha256 -binary big > DIGEST
         ! keyway sign prod/p256 --in big --out sig
@@ -58,6 +59,7 @@ const REMEDIES: &[(&str, Proof)] = &[
         ! keyway verify prod/alice --sig - < sig
         keyway verify prod/alice --sig - --in msg < sig")),
     ("--json", Run("keyway top --once --json")),
+    ("--kms", Run("keyway keyspace rewrap prod --kms local")),
     ("--listen", Start(&[])),
     ("--listen-beyond-loopback-without-tls", Test("engine/server/tests/server/keyspaces.rs", "--listen-beyond-loopback-without-tls")),
     ("--log-level", Start(&["--log-level", "debug"])),
@@ -71,12 +73,15 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--passphrase-fd", Test(COMMAND_LINE, "--passphrase-fd 3 3<passphrase.txt")),
     ("--passphrase-file", Test("engine/server/tests/server/keyspaces.rs", "--passphrase-file")),
     ("--pin", Test(COMMAND_LINE, "--pin-fd 3")),
+    ("--pin-fd", Test(COMMAND_LINE, "--pin-fd 3")),
     ("--private", Machine("the attributes of a key in a token: softhsm.rs of testkit makes such keys")),
     ("--scheme", Run("openssl dgst -sha512 -binary big > DIGEST
         ! keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig
         keyway sign prod/p256 --scheme ecdsa-sha512 --digest --in DIGEST --out sig
         openssl dgst -sha512 -verify p256.pub -signature sig big")),
+    ("--security-opt", Machine("an argument of the container's runtime")),
     ("--sensitive", Machine("the attributes of a key in a token: softhsm.rs of testkit makes such keys")),
+    ("--shards", Start(&[])),
     ("--share", Test(COMMAND_LINE, "--share-fd 3")),
     ("--shares", Test(COMMAND_LINE, "--shares 5")),
     ("--sig", Run("keyway sign prod/alice --in msg --out sig
@@ -124,6 +129,9 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway keyspace history {}", Run("keyway keyspace history prod")),
     ("keyway keyspace list", Run("keyway keyspace list")),
     ("keyway keyspace list {}", Run("keyway keyspace list prod")),
+    ("keyway keyspace rewrap KEYSPACE --kms SAME", Run("keyway keyspace rewrap prod --kms local")),
+    ("keyway keyspace rewrap KEYSPACE --kms {}", Run("keyway keyspace rewrap prod --kms local")),
+    ("keyway keyspace rewrap KEYSPACE --kms {} before it stops decrypting with those", Run("keyway keyspace rewrap prod --kms local")),
     ("keyway keyspace rotate {}", Run("keyway keyspace rotate prod --wait")),
     ("keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT", Run("keyway keyspace set prod allow:uid:1=sign")),
     ("keyway keyspace set KEYSPACE allow:PRINCIPAL=manage", Run("keyway keyspace set prod allow:uid:1=manage")),
@@ -133,6 +141,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway kms init {} --passphrase", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
     ("keyway kms list", Run("keyway kms list")),
     ("keyway kms unlock", Test(COMMAND_LINE, "keyway kms unlock")),
+    ("keyway kms unlock NAME --pin", Test(COMMAND_LINE, "--pin-fd 3")),
+    ("keyway kms unlock NAME --pin --force", Test(TOOLS_KMS, "force_goes_with_a_pin_and_reaches_the_server")),
     ("keyway kms unlock {} --passphrase", Test(TOOLS_KMS, "kms unlock")),
     ("keyway kms unlock {} --pin", Test(COMMAND_LINE, "--pin-fd 3")),
     ("keyway status", Run("keyway status")),
