@@ -141,6 +141,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway kms init {} --passphrase", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
     ("keyway kms list", Run("keyway kms list")),
     ("keyway kms unlock", Test(COMMAND_LINE, "keyway kms unlock")),
+    ("keyway kms lock NAME wipes them", Test(TOOLS_KMS, "kms lock local")),
     ("keyway kms unlock NAME --pin", Test(COMMAND_LINE, "--pin-fd 3")),
     ("keyway kms unlock NAME --pin --force", Test(TOOLS_KMS, "force_goes_with_a_pin_and_reaches_the_server")),
     ("keyway kms unlock {} --passphrase", Test(TOOLS_KMS, "kms unlock")),
