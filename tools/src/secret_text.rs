@@ -150,7 +150,7 @@ fn looks_like(bytes: &[u8]) -> Option<String> {
     }
     let printable = body.iter().all(|byte| matches!(byte, b' '..=b'~'));
     // One in 256 random secrets ends in such a byte; one more than a usual length hardly does.
-    (!ends.is_empty() && (printable || len % 8 == 0)).then(|| {
+    (!ends.is_empty() && (printable || len.is_multiple_of(8))).then(|| {
         format!(
             "it has {len} bytes{ends}; give --encoding raw if the line end belongs to the secret, \
              or leave it out: head -c {len} FILE > NEW"
