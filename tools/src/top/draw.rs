@@ -67,7 +67,10 @@ fn grid<const N: usize>(
     };
     let widths: Vec<Constraint> = (0..N)
         .map(|at| {
-            let cells = grid.rows.iter().map(|row| row[at].chars().count());
+            let cells = grid
+                .rows
+                .iter()
+                .map(|row| printable(&row[at]).chars().count());
             let width = cells.fold(grid.columns[at].0.len(), usize::max);
             Constraint::Length(width as u16)
         })
@@ -85,7 +88,6 @@ fn grid<const N: usize>(
     screen.render_stateful_widget(table, area, &mut TableState::new().with_selected(chosen));
 }
 
-/// Text from the server: control characters would act on the terminal.
 #[cfg(test)]
 mod tests {
     use ratatui::Terminal;
