@@ -87,8 +87,8 @@ enum Moment {
 }
 
 impl Entry {
-    /// Reads a line: `id` and `key` (base64, or PEM), and if wanted `alg`, `format`, `exportable`,
-    /// `usage` and `not_after`.
+    /// Reads a line: `id` and `key` (base64, PEM or a JWK), and if wanted `alg`, `format`,
+    /// `encoding`, `exportable`, `usage` and `not_after`.
     pub fn of_line(line: &str, number: u64, defaults: &Defaults) -> Result<Self, String> {
         let line: Line = serde_json::from_str(line).map_err(|error| without_content(&error))?;
         let key = Zeroizing::new(line.key);
@@ -134,7 +134,9 @@ impl Entry {
             None => defaults.options.usage,
         };
         let not_after_unix_ms = match line.not_after {
-            Some(Moment::UnixMs(ms)) => crate::text::number_ms(ms).map_err(|e| named(&e))?,
+            Some(Moment::UnixMs(ms)) => crate::text::number_ms(ms).map_err(|_| {
+                named(&"not_after: fewer than 12 digits; seconds times 1000 are ms")
+            })?,
             Some(Moment::Text(text)) => crate::text::unix_ms(&text).map_err(|_| {
                 let allowed = "a moment after 1970, as in 2027-01-31T12:00:00Z";
                 named(&quote::of_key_file("not_after", &text, allowed))
@@ -170,8 +172,13 @@ impl Entry {
         };
         let bytes = read_file(path, MATERIAL_LEN_MAX, "no key is that long")
             .map_err(|failure| failure.to_string())?;
+        // The others are no raw secrets.
+        let encoding = match format {
+            KeyFormat::Detect | KeyFormat::Raw => defaults.encoding,
+            _ => None,
+        };
         let (format, bytes) =
-            secret_text::prepared(format, defaults.encoding, bytes).map_err(|seen| named(&seen))?;
+            secret_text::prepared(format, encoding, bytes).map_err(|seen| named(&seen))?;
         Self {
             key_id,
             origin: Origin::File(path.to_owned()),
@@ -300,7 +307,7 @@ mod tests {
             ),
             (
                 r#"{"id":"a","key":"AAEC","not_after":1801353600}"#,
-                "if these are seconds, write 1801353600000",
+                "a: not_after: fewer than 12 digits; seconds times 1000 are ms",
             ),
             (
                 r#"{"id":"a","format":"raw","key":"MDAwMTAyMDMwNDA1MDYwNzA4MDkwYTBiMGMwZDBlMGY="}"#,
