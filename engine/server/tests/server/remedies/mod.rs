@@ -19,8 +19,8 @@ use Proof::{Machine, Run, Start, Test};
 enum Proof {
     /// This script has done it, at a server with the keyspace `prod`: see [`a_shell_walks_the_list`].
     Run(&'static str),
-    /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics`, `--shards` and `--arena-mib`, which the
-    /// setup of all tests gives.
+    /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics`, `--data`, `--shards` and
+    /// `--arena-mib`, which the setup of all tests gives.
     Start(&'static [&'static str]),
     /// A test elsewhere runs it: the file, and words that stand there.
     Test(&'static str, &'static str),
@@ -35,12 +35,15 @@ const COMMAND_LINE: &str = "engine/server/tests/server/command_line/mod.rs";
 /// The remedies. `FILE`, `NEW` and the like stand in the scripts as they stand in the messages.
 #[rustfmt::skip]
 const REMEDIES: &[(&str, Proof)] = &[
+    ("--accept-catalogue", Test("engine/server/tests/server/lost_files.rs", "flag(\"--accept-catalogue\")")),
     ("--addr", Run("keyway --addr $KEYWAY_ADDR status")),
+    ("--all", Test(TOOLS_KMS, "lock --all")),
     ("--allow-unlocked-memory", Start(&["--allow-unlocked-memory"])),
     ("--arena-mib", Start(&[])),
     ("--by", Run("keyway hot prod --by waiters")),
     ("--config", Test("engine/server/tests/server/outages.rs", "\"--config\"")),
     ("--connections-max", Start(&["--connections-max", "300"])),
+    ("--data", Start(&[])),
     ("--dev", Start(&[])),
     ("--digest", Run("openssl dgst -sha256 -binary big > DIGEST
         ! keyway sign prod/p256 --in big --out sig
@@ -98,6 +101,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--version", Run("keyway --version")),
     ("--wait", Run("keyway lock prod; keyway unlock prod --wait")),
     ("--watch", Test(TOOLS_KMS, "a_watch_is_asked_for_and_told")),
+    ("--yes", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
     ("bao operator unseal", Test("testkit/src/openbao.rs", "sys/unseal")),
     ("bao secrets enable -path={} transit", Test("testkit/src/openbao.rs", "\"type\": \"transit\"")),
     ("bao status", Test("testkit/src/openbao.rs", "wait_until")),
@@ -128,6 +132,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway key rotate", Run("keyway key rotate prod/aead")),
     ("keyway keyspace create {}", Run("! keyway key list other
         keyway keyspace create other; keyway key list other")),
+    ("keyway keyspace destroy-deks prod", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
+    ("keyway keyspace destroy-deks {}", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
     ("keyway keyspace history {}", Run("keyway keyspace history prod")),
     ("keyway keyspace list", Run("keyway keyspace list")),
     ("keyway keyspace list {}", Run("keyway keyspace list prod")),

@@ -110,6 +110,7 @@ impl Scene {
             kms: Some("local".into()),
             generation: Some(1),
             reseal: None,
+            retired_deks: None,
             settings: settings
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
