@@ -204,7 +204,7 @@ fn documents_for_scripts() {
             (
                 "keyspace list staging --json",
                 "{\"keyspaces\":[{\"allow\":{},\"generation\":null,\"id\":7,\"kms\":null,\
-                 \"limited\":{},\"locked\":true,\"name\":\"staging\",\"reseal\":null,\
+                 \"limited\":{},\"locked\":true,\"name\":\"staging\",\"reseal\":null,\"retired_deks\":null,\
                  \"settings\":{}}]}\n",
             ),
             (
