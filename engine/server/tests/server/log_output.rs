@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 use std::time::Duration;
 
 use keyway_client::{Algorithm, KeyOptions};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::common::{Setup, prod, wait_until};
 
@@ -67,30 +68,37 @@ fn an_event_that_repeats_is_cut_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(&dir.path().join("data")).shards(1);
     let server = setup.start();
-    let client = server.client();
-    let mut ttl_ms = 600_000;
+    // No number is left below the limit: while a connection waits to be accepted, each attempt fails, and is made again
+    // after 10 ms.
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    let before = prlimit(Some(pid), Resource::Nofile, none()).unwrap();
+    let connect = |_| TcpStream::connect(server.address()).unwrap();
+    let _strangers: Vec<TcpStream> = (0..5).map(connect).collect();
     wait_until("a line about the lines held back", WITHIN, || {
-        for _ in 0..50 {
-            ttl_ms -= 1;
-            let ttl = ttl_ms.to_string();
-            client
-                .keyspace_set(&prod(), &[("soft_ttl_ms", &ttl)])
-                .unwrap();
-        }
         server.log().contains("log lines held back")
     });
+    prlimit(Some(pid), Resource::Nofile, before).unwrap();
     // A second of the wall clock holds parts of two of the limit's.
     let log = server.log();
     let seconds: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("settings changed"))
+        .filter(|line| line.contains("accept failed"))
         .filter_map(|line| line.get(..19))
         .collect();
     for second in &seconds {
         let lines = seconds.iter().filter(|other| *other == second).count();
         assert!(lines <= 20, "{lines} lines at {second}");
     }
+    assert!(!seconds.is_empty(), "{log}");
     server.stop();
+}
+
+/// A limit below every descriptor that a server opens.
+fn none() -> Rlimit {
+    Rlimit {
+        current: Some(3),
+        maximum: rustix::process::getrlimit(Resource::Nofile).maximum,
+    }
 }
 
 #[test]
