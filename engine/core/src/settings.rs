@@ -43,6 +43,8 @@ pub struct Settings {
     pub on_soft_expiry: OnSoftExpiry,
     /// By how much of itself a key's soft TTL is shortened at random, at most, in percent.
     pub jitter_pct: u8,
+    /// How long after its revocation a key can be deleted, ms. The core itself has no use for it.
+    pub delete_wait_ms: u64,
 }
 
 impl Default for Settings {
@@ -57,6 +59,7 @@ impl Default for Settings {
             sign_wait_budget_us: 3_000,
             on_soft_expiry: OnSoftExpiry::Wait,
             jitter_pct: 10,
+            delete_wait_ms: 0,
         }
     }
 }

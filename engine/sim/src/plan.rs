@@ -224,5 +224,6 @@ pub(crate) fn calm_settings() -> Settings {
         sign_wait_budget_us: 3_000,
         on_soft_expiry: OnSoftExpiry::Wait,
         jitter_pct: 10,
+        delete_wait_ms: 0,
     }
 }

@@ -105,6 +105,10 @@ impl Settings {
             let rule = "sign_wait_budget_us <= 1000000";
             return fail("sign_wait_budget_us", &self.sign_wait_budget_us, rule);
         }
+        if self.delete_wait_ms > TTL_MS_MAX {
+            let rule = "delete_wait_ms <= 31536000000";
+            return fail("delete_wait_ms", &self.delete_wait_ms, rule);
+        }
         Ok(())
     }
 }

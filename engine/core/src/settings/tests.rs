@@ -28,6 +28,7 @@ fn defaults_are_the_documented_ones_and_valid() {
             "sign_wait_budget_us=3000",
             "on_soft_expiry=wait",
             "jitter_pct=10",
+            "delete_wait_ms=0",
         ]
     );
 }

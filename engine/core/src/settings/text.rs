@@ -7,7 +7,7 @@ use core::str::FromStr;
 /// What stands for "follows soft_ttl_ms" in place of a number.
 const AUTO: &str = "auto";
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "soft_ttl_ms",
     "hard_ttl_ms",
     "dek_lease_ms",
@@ -17,6 +17,7 @@ const NAMES: [&str; 9] = [
     "sign_wait_budget_us",
     "on_soft_expiry",
     "jitter_pct",
+    "delete_wait_ms",
 ];
 
 /// Spellings that the runbook uses, and what they stand for.
@@ -61,7 +62,7 @@ impl Settings {
         let Some(own) = Self::canonical_name(name) else {
             let rule = "settings are soft_ttl_ms, hard_ttl_ms, dek_lease_ms, refresh_window_ms, \
                         low_water_pct, max_in_flight, sign_wait_budget_us, on_soft_expiry, \
-                        jitter_pct";
+                        jitter_pct, delete_wait_ms";
             return Err(SettingsError::new("setting", name, rule));
         };
         match own {
@@ -74,6 +75,7 @@ impl Settings {
             "max_in_flight" => self.max_in_flight = number(own, value)?,
             "sign_wait_budget_us" => self.sign_wait_budget_us = number(own, value)?,
             "jitter_pct" => self.jitter_pct = percent(own, value)?,
+            "delete_wait_ms" => self.delete_wait_ms = number(own, value)?,
             _ => {
                 self.on_soft_expiry = match value {
                     "wait" => OnSoftExpiry::Wait,
@@ -111,6 +113,7 @@ impl Settings {
             "max_in_flight" => self.max_in_flight.to_string(),
             "sign_wait_budget_us" => self.sign_wait_budget_us.to_string(),
             "jitter_pct" => self.jitter_pct.to_string(),
+            "delete_wait_ms" => self.delete_wait_ms.to_string(),
             _ => self.on_soft_expiry.as_str().to_string(),
         }
     }

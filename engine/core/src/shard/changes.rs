@@ -60,6 +60,35 @@ impl<V> Shard<V> {
         }
     }
 
+    /// A key's blob changed and its newest version did not: a version was revoked or trimmed. Call
+    /// it before anybody is told. What is unlocked of the blob before is not used from here on, and
+    /// its loads are void.
+    pub fn handle_rewritten(
+        &mut self,
+        now: Instant,
+        keyspace: KeyspaceId,
+        key_id: &[u8],
+        version: u32,
+    ) {
+        if let Some(at) = self.find(keyspace, key_id)
+            && matches!(self.entries[at].state, State::Live(_))
+        {
+            self.become_empty(at);
+        }
+        self.handle_stored(now, keyspace, key_id, version);
+    }
+
+    /// A revoked key was deleted: its id may be used again, and the store says what it holds. Call
+    /// it before anybody is told.
+    pub fn handle_deleted(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) {
+        if let Some(at) = self.find(keyspace, key_id)
+            && self.entries[at].is_revoked()
+        {
+            self.become_empty(at);
+            self.look_after(now, at);
+        }
+    }
+
     /// A revocation was acknowledged, or is about to be: call it before anybody is told. The key
     /// is not used from here on, whoever waits for it is refused, and its loads are void.
     pub fn handle_revoked(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) {

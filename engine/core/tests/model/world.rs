@@ -45,6 +45,7 @@ impl World {
                 OnSoftExpiry::Wait
             },
             jitter_pct: 0,
+            delete_wait_ms: 0,
         };
         let mut shard = Shard::new(Limits::default(), 42).expect("the limits are valid");
         shard

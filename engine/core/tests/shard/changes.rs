@@ -347,3 +347,39 @@ fn changes_of_keys_and_keyspaces_that_nobody_knows_do_nothing() {
     assert_eq!(rig.shard.totals().entries, 0);
     assert!(rig.shard.poll_action().is_none());
 }
+
+/// What was trimmed or revoked of a key is in memory until the next load, and was served so long.
+#[test]
+fn a_rewritten_key_is_loaded_anew_before_it_is_served_again() {
+    let mut rig = Rig::leased();
+    rig.load("alice", 3);
+    rig.shard.handle_rewritten(rig.now, PROD, b"alice", 3);
+    rig.drain();
+    assert_eq!(rig.request("alice"), Got::Wait);
+    rig.land(3);
+    assert!(matches!(rig.request("alice"), Got::Fresh(_)));
+    // A load that had begun before brings what was there before.
+    rig.shard.handle_rewritten(rig.now, PROD, b"alice", 3);
+    rig.drain();
+    assert_eq!(rig.request("alice"), Got::Wait);
+    rig.shard.handle_rewritten(rig.now, PROD, b"alice", 3);
+    rig.land(3);
+    assert_eq!(rig.request("alice"), Got::Wait, "that load is void");
+    rig.land(3);
+    assert!(matches!(rig.request("alice"), Got::Fresh(_)));
+}
+
+#[test]
+fn a_deleted_key_is_no_longer_revoked() {
+    let mut rig = Rig::leased();
+    rig.load("alice", 3);
+    rig.revoked("alice");
+    rig.shard.handle_deleted(rig.now, PROD, b"alice");
+    rig.drain();
+    assert_eq!(rig.request("alice"), Got::Wait);
+    rig.fail(LoadError::NotFound);
+    rig.stored("alice", 4);
+    assert_eq!(rig.request("alice"), Got::Wait);
+    rig.land(4);
+    assert!(matches!(rig.request("alice"), Got::Fresh(_)));
+}

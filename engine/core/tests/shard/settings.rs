@@ -289,7 +289,7 @@ fn settings_hold_up_to_their_edges_and_no_further() {
     const YEAR_MS: u64 = 365 * 86_400_000;
     type Change = fn(&mut Settings);
     // Each setting, with a value at the edge of what is allowed and one just beyond.
-    let edges: [(&str, Change, Change); 10] = [
+    let edges: [(&str, Change, Change); 11] = [
         ("soft_ttl_ms", |s| s.soft_ttl_ms = 10, |s| s.soft_ttl_ms = 9),
         (
             "hard_ttl_ms",
@@ -321,6 +321,11 @@ fn settings_hold_up_to_their_edges_and_no_further() {
             "max_in_flight",
             |s| s.max_in_flight = 65_536,
             |s| s.max_in_flight = 65_537,
+        ),
+        (
+            "delete_wait_ms",
+            |s| s.delete_wait_ms = 31_536_000_000,
+            |s| s.delete_wait_ms = 31_536_000_001,
         ),
         (
             "sign_wait_budget_us",

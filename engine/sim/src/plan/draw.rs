@@ -134,6 +134,7 @@ fn settings(dice: &mut Dice, scale: u64) -> Settings {
             OnSoftExpiry::ServeStale,
         ]),
         jitter_pct,
+        delete_wait_ms: 0,
     }
 }
 
