@@ -382,6 +382,7 @@ fn keyway() {
         not_before_unix_ms: 0,
         not_after_unix_ms: 0,
         now_unix_ms: 1,
+        first_version: 1,
     };
     println!(
         "\n{:<44} {:>10} {:>10}",

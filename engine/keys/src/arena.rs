@@ -21,13 +21,13 @@ pub use error::ArenaError;
 
 use crate::wipe::wipe_raw;
 use region::Region;
-use slots::{SPAN_BYTES, Slot, Slots};
+use slots::{RUN_SPANS_MAX, SPAN_BYTES, Slot, Slots};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 /// The largest number of bytes that one slot holds.
-pub const SLOT_BYTES_MAX: usize = SPAN_BYTES;
+pub const SLOT_BYTES_MAX: usize = RUN_SPANS_MAX * SPAN_BYTES;
 
 /// Least capacity of an arena, in bytes.
 const CAPACITY_BYTES_MIN: usize = 2 * SPAN_BYTES;
@@ -216,8 +216,8 @@ mod tests {
     #[test]
     fn a_full_arena_says_so_and_recovers() {
         let arena = small();
-        let one = ArenaBytes::zeroed(&arena, SLOT_BYTES_MAX).unwrap();
-        let _two = ArenaBytes::zeroed(&arena, SLOT_BYTES_MAX).unwrap();
+        let one = ArenaBytes::zeroed(&arena, SPAN_BYTES).unwrap();
+        let _two = ArenaBytes::zeroed(&arena, SPAN_BYTES).unwrap();
         let refused = ArenaBytes::zeroed(&arena, 1).unwrap_err();
         assert!(matches!(refused, ArenaError::Full { asked: 1, .. }));
         drop(one);

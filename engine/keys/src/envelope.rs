@@ -10,9 +10,9 @@ mod header;
 mod payload;
 
 pub(crate) use cipher::{TAG_LEN, open, seal};
-pub(crate) use header::{Header, SALT_LEN};
+pub(crate) use header::{Format, Header, SALT_LEN};
 pub use payload::VERSIONS_MAX;
-pub(crate) use payload::{Entry, PAYLOAD_LEN_MAX, Payload, VersionAt, write_payload};
+pub(crate) use payload::{Entry, PAYLOAD_LEN_MAX, Payload, VersionAt, payload_len, write_payload};
 
 use crate::algorithm::{Algorithm, KeyUsage};
 use crate::error::OpenError;

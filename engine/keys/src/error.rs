@@ -33,10 +33,14 @@ pub enum OpError {
     },
     /// The key's secret may not leave.
     NotExportable,
-    /// The key has no live version of that number.
+    /// The key has no version of that number, or it was trimmed.
     NoSuchVersion,
+    /// This version of the key is revoked.
+    VersionRevoked,
     /// This key version has encrypted as often as is safe; rotate the key.
     UseLimit,
+    /// That this key version encrypts has to be written down first.
+    UsesNotReserved,
     /// Ours: a provider failed where it should not.
     Internal,
 }
@@ -71,11 +75,15 @@ impl fmt::Display for OpError {
                 f.write_str("the key is not exportable; that is decided when a key is made")
             }
             Self::NoSuchVersion => {
-                f.write_str("the key has no live version of that number (the newest 8 are kept)")
+                f.write_str("the key has no version of that number, or it was trimmed")
             }
+            Self::VersionRevoked => f.write_str("this version of the key is revoked"),
             Self::UseLimit => f.write_str(
                 "this key version has reached the number of encryptions that random nonces \
                  allow; rotate the key",
+            ),
+            Self::UsesNotReserved => f.write_str(
+                "the key's count of encryptions has to be written down first; try again",
             ),
             Self::Internal => f.write_str("the cryptography provider failed unexpectedly"),
         }
@@ -203,6 +211,20 @@ pub enum KeyError {
     Unsupported(&'static str),
     /// The blob to be rotated could not be opened.
     Open(OpenError),
+    /// The operator: another version does not fit into the blob.
+    Versions {
+        /// Versions that the key has.
+        count: usize,
+        /// The oldest of them.
+        oldest: u32,
+    },
+    /// The operator: the newest version is neither revoked alone nor trimmed.
+    NewestVersion {
+        /// Its number.
+        newest: u32,
+    },
+    /// The caller: the key has no version of that number.
+    NoSuchVersion(u32),
     /// Ours, and passing: no room in the arena.
     Arena(ArenaError),
     /// Ours: a provider failed where it should not.
@@ -236,6 +258,21 @@ impl fmt::Display for KeyError {
                 "not_after is Unix time {not_after_unix_ms} ms, which has passed: it is \
                  {now_unix_ms} ms now; give a later time, or none"
             ),
+            Self::Versions { count, oldest } => write!(
+                f,
+                "the key has {count} versions, and no further one fits; first remove old ones \
+                 that are no longer needed, with `keyway key trim KEYSPACE/KEY --below VERSION` \
+                 (the oldest is {oldest})"
+            ),
+            Self::NewestVersion { newest } => write!(
+                f,
+                "version {newest} is the key's newest, which stays; rotate first with `keyway key \
+                 rotate KEYSPACE/KEY`, or revoke the whole key with `keyway key revoke \
+                 KEYSPACE/KEY`"
+            ),
+            Self::NoSuchVersion(version) => {
+                write!(f, "the key has no version {version}, or it was trimmed")
+            }
             Self::Open(error) => write!(f, "the present key cannot be opened: {error}"),
             Self::Arena(error) => error.fmt(f),
             Self::Internal(what) => write!(f, "the cryptography provider failed: {what}"),

@@ -42,21 +42,23 @@ enum Ready {
     /// An object from the first signature on (AWS-LC).
     Rsa(AwsRsa),
     RsaRing(ArenaBox<RsaKeyPair>),
-    /// In the payload's order.
-    Hmac(Vec<HmacVersion>),
-    /// In the payload's order.
-    Aead(Vec<AeadVersion>),
+    /// The newest version; an older one is built when it is used.
+    Hmac(HmacVersion),
+    /// The newest version; an older one is built when it is used.
+    Aead(AeadVersion),
     /// The payload's own secret.
     Hkdf,
 }
 
-/// One of a key's live versions.
+/// One of a key's versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VersionInfo {
     /// Its number, from 1.
     pub version: u32,
     /// When it was made, Unix time in milliseconds.
     pub created_unix_ms: u64,
+    /// Whether it is revoked: it does nothing any more.
+    pub revoked: bool,
 }
 
 /// What can be done with a key.
@@ -72,6 +74,9 @@ pub enum Operation {
     PublicKey,
     Export,
 }
+
+/// Versions that a verification may try without being slow, for an algorithm that is fast.
+const FAST_VERSIONS_MAX: usize = 8;
 
 /// How long an operation holds its shard up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,11 +108,12 @@ impl UnlockedKey {
         &self.metadata
     }
 
-    /// The live versions, newest first.
+    /// The versions, newest first; revoked ones too.
     pub fn versions(&self) -> impl Iterator<Item = VersionInfo> + '_ {
         self.payload.versions().iter().map(|at| VersionInfo {
             version: at.version,
             created_unix_ms: at.created_unix_ms,
+            revoked: at.is_revoked(),
         })
     }
 
@@ -129,10 +135,11 @@ impl UnlockedKey {
             Ready::EcdsaRing(key) => key.slot_bytes(),
             Ready::Rsa(_) => rsa_heap,
             Ready::RsaRing(key) => key.slot_bytes() + rsa_heap,
-            Ready::Hmac(versions) => versions.iter().map(HmacVersion::memory_bytes).sum(),
-            Ready::Aead(versions) => versions.iter().map(AeadVersion::memory_bytes).sum(),
+            Ready::Hmac(newest) => newest.memory_bytes(),
+            Ready::Aead(newest) => newest.memory_bytes(),
         };
-        size_of::<Self>() + self.payload.slot_bytes() + ready
+        let versions = size_of_val(self.payload.versions());
+        size_of::<Self>() + self.payload.slot_bytes() + versions + ready
     }
 
     /// Whether the key is valid at that time. Only a key with a `not_before` or a `not_after` in
@@ -150,6 +157,14 @@ impl UnlockedKey {
         } else {
             Ok(())
         }
+    }
+
+    /// How long a verification with `version` takes, 0 being every version.
+    pub fn verify_cost(&self, version: u32, is_digest: bool) -> Cost {
+        if version == 0 && self.payload.versions().len() > FAST_VERSIONS_MAX {
+            return Cost::Slow;
+        }
+        self.cost(Operation::Verify, is_digest)
     }
 
     /// How long `operation` takes; `is_digest` tells whether its input is a caller-made digest.
@@ -175,7 +190,7 @@ impl UnlockedKey {
         if !algorithm.is_asymmetric() {
             return Err(OpError::WrongKeyType);
         }
-        let at = self.payload.find(version).ok_or(OpError::NoSuchVersion)?;
+        let at = self.payload.find(version)?;
         self.public(self.payload.material(at))?
             .write_spki(algorithm, out);
         Ok(at.version)
@@ -187,7 +202,7 @@ impl UnlockedKey {
         if !self.metadata.exportable {
             return Err(OpError::NotExportable);
         }
-        let at = self.payload.find(version).ok_or(OpError::NoSuchVersion)?;
+        let at = self.payload.find(version)?;
         material::export(self.metadata.algorithm, self.payload.material(at), out);
         Ok(at.version)
     }
@@ -195,16 +210,21 @@ impl UnlockedKey {
     /// Goes on counting encryptions where earlier unlockings of the same key left off. To be called
     /// right after opening; does nothing for keys that do not encrypt.
     pub fn count_uses_in(&mut self, ledger: &UseLedger, context: Context<'_>) {
-        if let Ready::Aead(versions) = &mut self.ready {
+        if let Ready::Aead(aead) = &mut self.ready {
             let newest = self.metadata.version;
-            versions[0].set_counter(ledger.counter(context.keyspace, context.key_id, newest));
+            aead.set_counter(ledger.counter(context.keyspace, context.key_id, newest));
         }
+    }
+
+    /// Whether the next encryption has to be reserved first: see [`UseLedger::reserve`].
+    pub fn needs_reservation(&self) -> bool {
+        matches!(&self.ready, Ready::Aead(newest) if newest.needs_reservation())
     }
 
     /// How often the newest version has encrypted; `None` for keys that do not.
     pub fn uses(&self) -> Option<Uses> {
         match &self.ready {
-            Ready::Aead(versions) => Some(versions[0].uses()),
+            Ready::Aead(newest) => Some(newest.uses()),
             _ => None,
         }
     }
@@ -250,8 +270,8 @@ impl Ready {
                 RsaKeyPair::from_pkcs8(material).map_err(refused)
             })?),
             Family::Rsa => Self::Rsa(AwsRsa::default()),
-            Family::Hmac => Self::Hmac(HmacVersion::all(arena, algorithm, payload)?),
-            Family::Aead => Self::Aead(AeadVersion::all(arena, algorithm, payload)?),
+            Family::Hmac => Self::Hmac(HmacVersion::new(arena, algorithm, material)?),
+            Family::Aead => Self::Aead(AeadVersion::new(arena, algorithm, material)?),
             Family::Hkdf => Self::Hkdf,
         })
     }

@@ -50,7 +50,10 @@ pub use import::{IMPORT_LEN_MAX, ImportFormat};
 pub use key::{Cost, DERIVE_LEN_MAX, Operation, UnlockedKey, VersionInfo, verify_with_public_key};
 pub use providers::ProviderChoice;
 pub use scheme::{Input, Scheme};
-pub use uses::{ENCRYPTIONS_MAX, ENCRYPTIONS_WARN, UseLedger, Uses};
+pub use uses::{
+    ENCRYPTIONS_MAX, ENCRYPTIONS_WARN, Reservation, Reserving, USES_BLOCK, UseLedger, Uses,
+    UsesRecord,
+};
 pub use vault::{NewKey, Vault, generate_rsa_pkcs8};
 pub use wipe::{STACK_SCRUB_BYTES, scrub_stack, wipe};
 pub use zeroing_alloc::ZeroingAllocator;

@@ -3,7 +3,7 @@
 use crate::algorithm::{Algorithm, KeyUsage};
 use crate::arena::{Arena, ArenaBytes, ArenaError};
 use crate::dek::{DEK_LEN, Dek};
-use crate::envelope::{self, Context, Entry, Header, Metadata, Payload, SALT_LEN, VERSIONS_MAX};
+use crate::envelope::{self, Context, Entry, Format, Header, Metadata, Payload, SALT_LEN};
 use crate::error::{KeyError, OpenError};
 use crate::import::{ImportFormat, Importer, Material};
 use crate::key::UnlockedKey;
@@ -34,6 +34,8 @@ pub struct NewKey {
     pub not_after_unix_ms: u64,
     /// The time, Unix time in milliseconds.
     pub now_unix_ms: u64,
+    /// The number of its first version: 1, or more for an id that had a key before.
+    pub first_version: u32,
 }
 
 impl Vault {
@@ -52,7 +54,7 @@ impl Vault {
         Dek::new(&self.arena, generation, bytes)
     }
 
-    /// The blob of a new key, version 1. For RSA this takes 30 ms to seconds; see
+    /// The blob of a new key with one version, [`NewKey::first_version`]. For RSA this takes 30 ms to seconds; see
     /// [`generate_rsa_pkcs8`].
     pub fn seal_generated(
         &self,
@@ -69,7 +71,7 @@ impl Vault {
         })
     }
 
-    /// The blob of an imported key, version 1. `algorithm` is needed for raw secrets only, and
+    /// The blob of an imported key with one version. `algorithm` is needed for raw secrets only, and
     /// checked if given. Takes up to 5 ms for RSA-4096 (its parts are checked against each other).
     pub fn seal_imported(
         &self,
@@ -88,8 +90,8 @@ impl Vault {
 
     /// The blob of a key with a further version, generated or imported, and that version's number.
     /// `dek` seals the new blob, `dek_of_blob` opens the present one; they may be the same.
-    /// Algorithm, usage, exportability and validity stay as they are. With more than 8 versions the
-    /// oldest is dropped.
+    /// Algorithm, usage, exportability and validity stay as they are, and so do all versions that
+    /// the key has: if no further one fits, that is [`KeyError::Versions`].
     pub fn seal_rotated(
         &self,
         dek: &Dek,
@@ -122,15 +124,13 @@ impl Vault {
                 created_unix_ms: now_unix_ms,
                 material: &material.bytes,
             };
-            let older = payload.versions().iter().map(|at| Entry {
-                version: at.version,
-                created_unix_ms: at.created_unix_ms,
-                material: payload.material(at),
-            });
-            let entries: Vec<_> = std::iter::once(newest)
-                .chain(older)
-                .take(VERSIONS_MAX)
-                .collect();
+            let entries: Vec<_> = std::iter::once(newest).chain(payload.entries()).collect();
+            if envelope::payload_len(&entries).is_none() {
+                return Err(KeyError::Versions {
+                    count: payload.versions().len(),
+                    oldest: payload.versions().last().map_or(0, |at| at.version),
+                });
+            }
             let metadata = Metadata {
                 version,
                 dek_generation: dek.generation(),
@@ -152,20 +152,64 @@ impl Vault {
     ) -> Result<Vec<u8>, KeyError> {
         self.scrubbed(|vault| {
             let (present, payload) = vault.open_payload(dek_of_blob, context, 0, blob)?;
-            let entries: Vec<_> = payload
-                .versions()
-                .iter()
-                .map(|at| Entry {
-                    version: at.version,
-                    created_unix_ms: at.created_unix_ms,
-                    material: payload.material(at),
-                })
-                .collect();
-            let metadata = Metadata {
-                dek_generation: dek.generation(),
-                ..present
-            };
-            vault.seal(dek, context, metadata, &entries)
+            let entries: Vec<_> = payload.entries().collect();
+            vault.seal_again(dek, context, present, &entries)
+        })
+    }
+
+    /// The blob of the same key without the versions below `below`, sealed under `dek`. `None`: it
+    /// has none of those.
+    ///
+    /// Errors: [`KeyError::NewestVersion`] if nothing would be left.
+    pub fn seal_trimmed(
+        &self,
+        dek: &Dek,
+        context: Context<'_>,
+        blob: &[u8],
+        dek_of_blob: &Dek,
+        below: u32,
+    ) -> Result<Option<Vec<u8>>, KeyError> {
+        self.scrubbed(|vault| {
+            let (present, payload) = vault.open_payload(dek_of_blob, context, 0, blob)?;
+            if below > present.version {
+                return Err(KeyError::NewestVersion {
+                    newest: present.version,
+                });
+            }
+            let stays = |entry: &Entry<'_>| entry.version >= below;
+            let entries: Vec<_> = payload.entries().filter(stays).collect();
+            if entries.len() == payload.versions().len() {
+                return Ok(None);
+            }
+            vault.seal_again(dek, context, present, &entries).map(Some)
+        })
+    }
+
+    /// The blob of the same key with one version revoked, sealed under `dek`: the version's number
+    /// stays, its material goes. `None`: it is revoked already.
+    ///
+    /// Errors: [`KeyError::NewestVersion`], [`KeyError::NoSuchVersion`].
+    pub fn seal_version_revoked(
+        &self,
+        dek: &Dek,
+        context: Context<'_>,
+        blob: &[u8],
+        dek_of_blob: &Dek,
+        version: u32,
+    ) -> Result<Option<Vec<u8>>, KeyError> {
+        self.scrubbed(|vault| {
+            let (present, payload) = vault.open_payload(dek_of_blob, context, 0, blob)?;
+            if version == present.version {
+                return Err(KeyError::NewestVersion { newest: version });
+            }
+            let mut entries: Vec<_> = payload.entries().collect();
+            let entry = entries.iter_mut().find(|entry| entry.version == version);
+            let entry = entry.ok_or(KeyError::NoSuchVersion(version))?;
+            if entry.material.is_empty() {
+                return Ok(None);
+            }
+            entry.material = &[];
+            vault.seal_again(dek, context, present, &entries).map(Some)
         })
     }
 
@@ -237,7 +281,8 @@ impl Vault {
         }
         let mut bytes = ArenaBytes::copied(&self.arena, parts.sealed)?;
         envelope::open(dek, &header, parts, &mut bytes)?;
-        let payload = Payload::parse(bytes, metadata.algorithm).map_err(OpenError::Payload)?;
+        let payload =
+            Payload::parse(bytes, metadata.algorithm, header.format).map_err(OpenError::Payload)?;
         let newest = payload.newest();
         if newest.version != metadata.version || newest.created_unix_ms != metadata.created_unix_ms
         {
@@ -262,6 +307,21 @@ impl Vault {
         self.seal(dek, context, metadata, &[entry])
     }
 
+    /// Seals versions of a key that is there already, under `dek`.
+    fn seal_again(
+        &self,
+        dek: &Dek,
+        context: Context<'_>,
+        present: Metadata,
+        entries: &[Entry<'_>],
+    ) -> Result<Vec<u8>, KeyError> {
+        let metadata = Metadata {
+            dek_generation: dek.generation(),
+            ..present
+        };
+        self.seal(dek, context, metadata, entries)
+    }
+
     fn seal(
         &self,
         dek: &Dek,
@@ -283,6 +343,7 @@ impl Vault {
             .map_err(|_| KeyError::Internal("no randomness"))?;
         let payload = envelope::write_payload(&self.arena, entries)?;
         let header = Header {
+            format: Format::Two,
             keyspace: context.keyspace,
             key_id: context.key_id,
             metadata,
@@ -300,7 +361,7 @@ impl Vault {
 impl NewKey {
     fn metadata(&self, dek: &Dek, algorithm: Algorithm) -> Result<Metadata, KeyError> {
         let metadata = Metadata {
-            version: 1,
+            version: self.first_version,
             dek_generation: dek.generation(),
             algorithm,
             usage: self.usage.unwrap_or(algorithm.usage_default()),

@@ -58,6 +58,7 @@ fn hot_operations_allocate_nothing() {
         not_before_unix_ms: 0,
         not_after_unix_ms: 0,
         now_unix_ms: 1,
+        first_version: 1,
     };
     for (algorithm, operate) in [
         (Algorithm::Ed25519, sign),

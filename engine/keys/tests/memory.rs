@@ -30,6 +30,7 @@ const NEW: NewKey = NewKey {
     not_before_unix_ms: 0,
     not_after_unix_ms: 0,
     now_unix_ms: 1,
+    first_version: 1,
 };
 /// Long enough never to occur by chance, short enough to find a part of a secret.
 const NEEDLE_LEN: usize = 16;

@@ -91,7 +91,7 @@ impl fmt::Display for ArenaError {
             Self::TooLarge { asked } => write!(
                 f,
                 "{asked} bytes are more than one arena slot holds ({} bytes)",
-                super::slots::SPAN_BYTES
+                super::SLOT_BYTES_MAX
             ),
         }
     }

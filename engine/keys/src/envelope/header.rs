@@ -12,14 +12,24 @@ pub(crate) const COMMITMENT_LEN: usize = 32;
 pub(crate) const FIXED_LEN: usize = 116;
 
 const MAGIC: [u8; 4] = *b"KWYB";
-const FORMAT_VERSION: u8 = 1;
 /// AES-256-GCM under a key from HKDF-SHA-256, with a commitment from the same.
 const SUITE_AES256GCM_HKDF_SHA256: u8 = 1;
 const FLAG_EXPORTABLE: u16 = 1;
 
+/// A version of the format. Blobs are written in the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Format {
+    /// At most 8 versions, none of them revoked.
+    One = 1,
+    /// A version without material is revoked.
+    Two = 2,
+}
+
 /// A parsed header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header<'a> {
+    pub(crate) format: Format,
     pub(crate) keyspace: u32,
     pub(crate) key_id: &'a [u8],
     pub(crate) metadata: Metadata,
@@ -51,9 +61,11 @@ impl<'a> Header<'a> {
         if fields.bytes::<4>() != MAGIC {
             return Err(Malformed("it does not begin with KWYB"));
         }
-        if fields.u8() != FORMAT_VERSION {
-            return Err(Malformed("its format version is not 1"));
-        }
+        let format = match fields.u8() {
+            1 => Format::One,
+            2 => Format::Two,
+            _ => return Err(Malformed("its format version is not 1 or 2")),
+        };
         if fields.u8() != SUITE_AES256GCM_HKDF_SHA256 {
             return Err(Malformed("its suite is not 1"));
         }
@@ -102,6 +114,7 @@ impl<'a> Header<'a> {
             return Err(Malformed("its length is not the one that its header says"));
         }
         let header = Self {
+            format,
             keyspace,
             key_id,
             metadata,
@@ -130,7 +143,7 @@ impl<'a> Header<'a> {
         let payload_len =
             u32::try_from(self.payload_len).expect("a payload is at most PAYLOAD_LEN_MAX bytes");
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[FORMAT_VERSION, SUITE_AES256GCM_HKDF_SHA256]);
+        out.extend_from_slice(&[self.format as u8, SUITE_AES256GCM_HKDF_SHA256]);
         out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.keyspace.to_le_bytes());
         out.extend_from_slice(&metadata.version.to_le_bytes());
@@ -184,6 +197,7 @@ mod tests {
 
     fn header() -> Header<'static> {
         Header {
+            format: Format::Two,
             keyspace: 0x0102_0304,
             key_id: b"alice",
             metadata: Metadata {
@@ -214,7 +228,7 @@ mod tests {
         let blob = blob(&header());
         let fields: [(usize, &[u8]); 16] = [
             (0, b"KWYB"),
-            (4, &[1]),
+            (4, &[2]),
             (5, &[1]),
             (6, &[1, 0]),
             (8, &[4, 3, 2, 1]),
@@ -263,7 +277,7 @@ mod tests {
     fn other_forms_are_refused() {
         let refused: [(usize, u8); 15] = [
             (0, b'k'),
-            (4, 2),
+            (4, 3),
             (5, 2),
             (6, 3),  // unknown flag
             (7, 1),  // unknown flag

@@ -3,11 +3,10 @@
 use super::{Ready, UnlockedKey};
 use crate::algorithm::{Algorithm, KeyUsage};
 use crate::arena::{Arena, ArenaBox};
-use crate::envelope::Payload;
 use crate::error::{OpError, OpenError};
 use crate::scheme::{Input, Scheme};
 use crate::uses::{UseCount, Uses};
-use crate::wipe::scrub_stack_shallow;
+use crate::wipe::{scrub_stack, scrub_stack_shallow};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use ring::{aead, hkdf, hmac};
 
@@ -21,30 +20,22 @@ const VERSION_LEN: usize = 4;
 const SEALED_HEAD_LEN: usize = VERSION_LEN + aead::NONCE_LEN;
 const TAG_LEN: usize = 16;
 
-/// One version of an HMAC key, hashed into its two states.
+/// The newest version of an HMAC key, hashed into its two states.
 pub(super) struct HmacVersion(ArenaBox<hmac::Key>);
 
-/// One version of an AEAD key, its schedule made.
+/// The newest version of an AEAD key, its schedule made.
 pub(super) struct AeadVersion {
     key: ArenaBox<aead::LessSafeKey>,
     encryptions: UseCount,
 }
 
 impl HmacVersion {
-    pub(super) fn all(
+    pub(super) fn new(
         arena: &Arena,
         algorithm: Algorithm,
-        payload: &Payload,
-    ) -> Result<Vec<Self>, OpenError> {
-        let hmac = match algorithm {
-            Algorithm::HmacSha384 => hmac::HMAC_SHA384,
-            Algorithm::HmacSha512 => hmac::HMAC_SHA512,
-            _ => hmac::HMAC_SHA256,
-        };
-        let build = |at| {
-            ArenaBox::try_build(arena, || Ok(hmac::Key::new(hmac, payload.material(at)))).map(Self)
-        };
-        payload.versions().iter().map(build).collect()
+        material: &[u8],
+    ) -> Result<Self, OpenError> {
+        ArenaBox::try_build(arena, || Ok(hmac_key(algorithm, material))).map(Self)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -53,27 +44,19 @@ impl HmacVersion {
 }
 
 impl AeadVersion {
-    pub(super) fn all(
+    pub(super) fn new(
         arena: &Arena,
         algorithm: Algorithm,
-        payload: &Payload,
-    ) -> Result<Vec<Self>, OpenError> {
-        let aead = match algorithm {
-            Algorithm::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
-            _ => &aead::AES_256_GCM,
-        };
-        let build = |at| {
-            let key = ArenaBox::try_build(arena, || {
-                aead::UnboundKey::new(aead, payload.material(at))
-                    .map(aead::LessSafeKey::new)
-                    .map_err(|_| OpenError::Payload("the provider refuses the key"))
-            })?;
-            Ok(Self {
-                key,
-                encryptions: UseCount::default(),
-            })
-        };
-        payload.versions().iter().map(build).collect()
+        material: &[u8],
+    ) -> Result<Self, OpenError> {
+        let key = ArenaBox::try_build(arena, || {
+            aead_key(algorithm, material)
+                .map_err(|_| OpenError::Payload("the provider refuses the key"))
+        })?;
+        Ok(Self {
+            key,
+            encryptions: UseCount::alone(),
+        })
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -84,19 +67,43 @@ impl AeadVersion {
         self.encryptions = encryptions;
     }
 
+    pub(super) fn needs_reservation(&self) -> bool {
+        self.encryptions.is_used_up()
+    }
+
     pub(super) fn uses(&self) -> Uses {
         self.encryptions.uses()
     }
+}
+
+fn hmac_key(algorithm: Algorithm, material: &[u8]) -> hmac::Key {
+    let hmac = match algorithm {
+        Algorithm::HmacSha384 => hmac::HMAC_SHA384,
+        Algorithm::HmacSha512 => hmac::HMAC_SHA512,
+        _ => hmac::HMAC_SHA256,
+    };
+    hmac::Key::new(hmac, material)
+}
+
+fn aead_key(
+    algorithm: Algorithm,
+    material: &[u8],
+) -> Result<aead::LessSafeKey, ring::error::Unspecified> {
+    let aead = match algorithm {
+        Algorithm::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+        _ => &aead::AES_256_GCM,
+    };
+    aead::UnboundKey::new(aead, material).map(aead::LessSafeKey::new)
 }
 
 impl UnlockedKey {
     /// Appends the MAC of `message` by the newest version. Returns that version.
     pub fn mac(&self, message: &[u8], out: &mut Vec<u8>) -> Result<u32, OpError> {
         self.require(KeyUsage::MAC)?;
-        let Ready::Hmac(versions) = &self.ready else {
+        let Ready::Hmac(newest) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
-        let tag = framed(|| hmac::sign(&versions[0].0, message));
+        let tag = framed(|| hmac::sign(&newest.0, message));
         out.extend_from_slice(tag.as_ref());
         Ok(self.metadata.version)
     }
@@ -109,7 +116,7 @@ impl UnlockedKey {
         tag: &[u8],
     ) -> Result<u32, OpError> {
         self.require(KeyUsage::MAC)?;
-        let Ready::Hmac(versions) = &self.ready else {
+        let Ready::Hmac(newest) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
         if !matches!(scheme, Scheme::Default | Scheme::DefaultJws) {
@@ -120,11 +127,16 @@ impl UnlockedKey {
                 "a MAC is over a message, not over a digest",
             ));
         };
-        let all = self.payload.versions();
+        let algorithm = self.metadata.algorithm;
         for at in self.candidates(version)? {
-            let index = all.iter().position(|other| other.version == at.version);
-            let key = &versions[index.ok_or(OpError::Internal)?].0;
-            if framed(|| hmac::verify(key, message, tag)).is_ok() {
+            let verified = match at.version == self.metadata.version {
+                true => framed(|| hmac::verify(&newest.0, message, tag)),
+                false => framed_deep(|| {
+                    let key = hmac_key(algorithm, self.payload.material(at));
+                    hmac::verify(&key, message, tag)
+                }),
+            };
+            if verified.is_ok() {
                 return Ok(at.version);
             }
         }
@@ -136,13 +148,10 @@ impl UnlockedKey {
     /// with it. Returns the version. Refuses beyond [`ENCRYPTIONS_MAX`](crate::ENCRYPTIONS_MAX).
     pub fn encrypt(&self, aad: &[u8], plaintext: &[u8], out: &mut Vec<u8>) -> Result<u32, OpError> {
         self.require(KeyUsage::ENCRYPT)?;
-        let Ready::Aead(versions) = &self.ready else {
+        let Ready::Aead(newest) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
-        let newest = &versions[0];
-        if !newest.encryptions.count() {
-            return Err(OpError::UseLimit);
-        }
+        newest.encryptions.count()?;
         // A system call of 0.4 us, which is more than the encryption itself. A generator of our own
         // would save it, and would add state that must never repeat: not worth it.
         let mut nonce = [0; aead::NONCE_LEN];
@@ -179,7 +188,7 @@ impl UnlockedKey {
     /// the plaintext. Returns the version.
     pub fn decrypt(&self, aad: &[u8], sealed: &[u8], out: &mut Vec<u8>) -> Result<u32, OpError> {
         self.require(KeyUsage::DECRYPT)?;
-        let Ready::Aead(versions) = &self.ready else {
+        let Ready::Aead(newest) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
         let short = OpError::BadInput("a ciphertext has at least 32 bytes");
@@ -191,18 +200,26 @@ impl UnlockedKey {
             return Err(short);
         }
         let version = u32::from_le_bytes(*version);
-        let all = self.payload.versions();
         // 0 names no version here, unlike in a request's version field.
-        let index = all.iter().position(|at| at.version == version);
-        let key = &versions[index.ok_or(OpError::NoSuchVersion)?].key;
+        if version == 0 {
+            return Err(OpError::NoSuchVersion);
+        }
+        let at = self.payload.find(version)?;
         let start = out.len();
         out.extend_from_slice(text);
-        let opened = framed(|| {
+        let mut open = |key: &aead::LessSafeKey| {
             let nonce = aead::Nonce::assume_unique_for_key(*nonce);
             let text = &mut out[start..];
             key.open_in_place(nonce, aead::Aad::from(aad), text)
                 .map(|plaintext| plaintext.len())
-        });
+        };
+        let opened = match version == self.metadata.version {
+            true => framed(|| open(&newest.key)),
+            false => framed_deep(|| {
+                aead_key(self.metadata.algorithm, self.payload.material(at))
+                    .and_then(|key| open(&key))
+            }),
+        };
         match opened {
             Ok(len) => {
                 out.truncate(start + len);
@@ -263,5 +280,16 @@ fn framed<R>(work: impl FnOnce() -> R) -> R {
     }
     let result = frame(work);
     scrub_stack_shallow();
+    result
+}
+
+/// The same for work that builds a key on the stack.
+fn framed_deep<R>(work: impl FnOnce() -> R) -> R {
+    #[inline(never)]
+    fn frame<R>(work: impl FnOnce() -> R) -> R {
+        work()
+    }
+    let result = frame(work);
+    scrub_stack();
     result
 }

@@ -6,6 +6,7 @@ use super::sign::{OTHER_HASH, is_rings};
 use super::{UnlockedKey, jws};
 use crate::algorithm::{Algorithm, Family, KeyUsage};
 use crate::ed25519;
+use crate::envelope::VersionAt;
 use crate::error::OpError;
 use crate::material::{Public, read_spki};
 use crate::providers::{Provider, ProviderChoice, Task, provider};
@@ -16,7 +17,7 @@ use std::borrow::Cow;
 
 impl UnlockedKey {
     /// Checks a signature, or a MAC (scheme 0, message only), against `version`, or with 0 against
-    /// every live version. Returns the version that it verifies under.
+    /// every version that is not revoked. Returns the version that it verifies under.
     pub fn verify(
         &self,
         version: u32,
@@ -43,14 +44,12 @@ impl UnlockedKey {
     pub(super) fn candidates(
         &self,
         version: u32,
-    ) -> Result<&[crate::envelope::VersionAt], OpError> {
-        let versions = self.payload.versions();
-        if version == 0 {
-            return Ok(versions);
-        }
-        let found = versions.iter().position(|at| at.version == version);
-        let at = found.ok_or(OpError::NoSuchVersion)?;
-        Ok(&versions[at..=at])
+    ) -> Result<impl Iterator<Item = &VersionAt>, OpError> {
+        let versions = match version {
+            0 => self.payload.versions(),
+            _ => std::slice::from_ref(self.payload.find(version)?),
+        };
+        Ok(versions.iter().filter(|at| !at.is_revoked()))
     }
 }
 

@@ -19,6 +19,7 @@ pub const NEW: NewKey = NewKey {
     not_before_unix_ms: 0,
     not_after_unix_ms: 0,
     now_unix_ms: NOW,
+    first_version: 1,
 };
 
 /// A vault and a DEK in it.

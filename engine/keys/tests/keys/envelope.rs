@@ -2,7 +2,7 @@
 
 use crate::common::{ALICE, Fixture, NEW, NOW, output, unhex};
 use keyway_keys::{
-    Algorithm, Arena, ArenaOptions, BLOB_LEN_MAX, Context, KeyUsage, Metadata, OpenError,
+    Algorithm, Arena, ArenaOptions, BLOB_LEN_MAX, Context, KeyUsage, Metadata, OpError, OpenError,
     ProviderChoice, Vault, peek,
 };
 use proptest::prelude::*;
@@ -189,9 +189,13 @@ fn the_longest_blob_stays_within_the_named_limit() {
     let fixture = Fixture::new();
     let mut blob = fixture.seal(Algorithm::Rsa4096);
     let document = crate::common::rsa_pkcs8(Algorithm::Rsa4096);
-    for _ in 0..8 {
-        let import = Some((keyway_keys::ImportFormat::Pkcs8Der, document));
-        blob = fixture.rotate(&blob, import).0;
+    let import = Some((keyway_keys::ImportFormat::Pkcs8Der, document));
+    while let Ok((rotated, _)) =
+        fixture
+            .vault
+            .seal_rotated(&fixture.dek, ALICE, &blob, &fixture.dek, import, NOW)
+    {
+        blob = rotated;
     }
     assert!(blob.len() <= BLOB_LEN_MAX, "{}", blob.len());
 }
@@ -219,7 +223,20 @@ fn a_blob_of_format_1_still_opens() {
     assert_eq!(output(|out| key.export(2, out)).unwrap(), [8; 48]);
 }
 
-/// The same blob, read as docs/ENVELOPE.md describes it, without this crate.
+/// Format 2 has a version that is revoked.
+#[test]
+fn a_blob_of_format_2_still_opens() {
+    let blob = unhex(include_str!("format-2.blob.hex"));
+    let fixture = Fixture::new();
+    let key = fixture.open(&blob).unwrap();
+    assert_eq!(key.metadata().version, 3);
+    assert_eq!(output(|out| key.export(1, out)).unwrap(), [7; 32]);
+    let revoked = output(|out| key.export(2, out));
+    assert_eq!(revoked, Err(OpError::VersionRevoked));
+    assert_eq!(output(|out| key.export(3, out)).unwrap(), [9; 16]);
+}
+
+/// A blob of format 1, read as docs/ENVELOPE.md describes it, without this crate.
 #[test]
 fn a_blob_can_be_read_from_its_description_alone() {
     use ring::{aead, hkdf};

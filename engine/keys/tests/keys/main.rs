@@ -11,3 +11,4 @@ mod openssl;
 mod operations;
 mod providers;
 mod vectors;
+mod versions;

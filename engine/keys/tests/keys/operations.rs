@@ -3,7 +3,7 @@
 use crate::common::{ALICE, Fixture, NEW, NOW, output, rsa_pkcs8};
 use keyway_keys::{
     Algorithm, Context, Cost, ENCRYPTIONS_MAX, ImportFormat, Input, KeyError, KeyUsage, NewKey,
-    OpError, Operation, ProviderChoice, Scheme, UnlockedKey, UseLedger, VERSIONS_MAX, VersionInfo,
+    OpError, Operation, ProviderChoice, Scheme, UnlockedKey, UseLedger,
 };
 
 const MESSAGE: &[u8] = b"a message of no importance";
@@ -431,30 +431,6 @@ fn a_rotated_symmetric_key_still_opens_what_older_versions_made() {
     let refused = key.verify(2, Scheme::Default, input, &tag);
     assert_eq!(refused, Err(OpError::Mismatch));
     assert_ne!(output(|out| key.mac(MESSAGE, out)).unwrap(), tag);
-}
-
-#[test]
-fn at_most_eight_versions_live_and_the_oldest_goes_first() {
-    let fixture = Fixture::new();
-    for algorithm in [Algorithm::HkdfSha256, Algorithm::Rsa4096] {
-        let mut blob = fixture.seal(algorithm);
-        let import = match algorithm {
-            Algorithm::Rsa4096 => Some((ImportFormat::Detect, rsa_pkcs8(algorithm))),
-            _ => None,
-        };
-        for expected in 2..=10 {
-            let (rotated, version) = fixture.rotate(&blob, import);
-            assert_eq!(version, expected);
-            blob = rotated;
-        }
-        let key = fixture.open(&blob).unwrap();
-        let versions: Vec<VersionInfo> = key.versions().collect();
-        assert_eq!(versions.len(), VERSIONS_MAX);
-        assert!(versions.iter().map(|v| v.version).eq((3..=10).rev()));
-        assert!(versions.iter().all(|v| v.created_unix_ms == NOW + 1));
-        let refused = output(|out| key.export(2, out));
-        assert_eq!(refused, Err(OpError::NoSuchVersion));
-    }
 }
 
 #[test]

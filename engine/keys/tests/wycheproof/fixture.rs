@@ -16,6 +16,7 @@ const NEW: NewKey = NewKey {
     not_before_unix_ms: 0,
     not_after_unix_ms: 0,
     now_unix_ms: 1_750_000_000_000,
+    first_version: 1,
 };
 
 /// A vault and a DEK in it.
