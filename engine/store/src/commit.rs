@@ -4,46 +4,28 @@
 //! the leader, writes what is queued in one write with one fdatasync, puts it into the index, and
 //! wakes the rest. What was queued meanwhile is the next leader's batch. So a lone put costs one
 //! sync, and a thousand at once cost two.
+//!
+//! There are two queues. Revocations have one of their own, which goes first, takes no part in the
+//! bound of the other, and is written into room that was reserved for it. A revocation whose write
+//! fails stays queued until it is durable; any other record is dropped and its put refused.
+//!
+//! ```text
+//!  ordinary: take ─ reserve room ─ write ─ sync ─▶ index        revocations: write ─ sync ─▶ index
+//!                       │ fails        └────┬──────┘ fails                     │ fails
+//!                       ▼                   ▼                                  ▼
+//!                   refused          cut the file back ─ fails ─▶ broken    kept, tried again
+//! ```
 
 use std::rc::Rc;
 
+use crate::batch::{Batch, Lane, Staged};
 use crate::error::PutError;
-use crate::index::{Entry, KeyHash};
-use crate::limits::BATCH_BYTES_MAX;
-use crate::log::{BlobLog, Health, Segment, Shared, State, state_of};
-use crate::record::{self, HEAD_LEN, Head, Kind};
-use crate::seam::{File, Files};
+use crate::limits::{RESERVE_BYTES, RESERVE_STEP_BYTES};
+use crate::log::{BlobLog, Health, Segment, Shared};
+use crate::receipt::Receipt;
+use crate::record::Kind;
+use crate::seam::{File, Files, is_full, is_unsupported};
 use crate::segment::{self, HEADER_LEN};
-
-/// A record that waits to be written.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    pub hash: KeyHash,
-    pub kind: Kind,
-    pub revision: u64,
-    pub keyspace: u32,
-    pub version: u32,
-    pub key_id: Vec<u8>,
-    pub blob: Vec<u8>,
-    /// A compaction's copy: written only if the key's newest record still lies here.
-    pub copy_of: Option<(u32, u32)>,
-    pub ticket: u64,
-}
-
-impl Staged {
-    fn record_len(&self) -> usize {
-        HEAD_LEN + self.key_id.len() + self.blob.len()
-    }
-}
-
-/// The newest put of a key that is not yet durable.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pending {
-    pub version: u32,
-    pub revoked: bool,
-    pub revision: u64,
-    pub ticket: u64,
-}
 
 impl<F: Files> BlobLog<F> {
     /// Makes what is queued durable, writes a mark that tells the next start so, and takes no more
@@ -52,53 +34,76 @@ impl<F: Files> BlobLog<F> {
     /// The future must be polled to its end, as `put_blob`'s.
     ///
     /// # Errors
-    /// `Poisoned` if a write failed, now or before.
+    /// Something that was queued could not be written.
     pub async fn close(&self) -> Result<(), PutError> {
-        let ticket = {
+        let receipt = Receipt::new();
+        let revocations_left = {
             let mut state = self.shared.state.borrow_mut();
-            match &state.health {
-                Health::Poisoned(why) => return Err(PutError::Poisoned(why.clone())),
-                Health::Closed => state.next_ticket - 1,
-                Health::Writable => {
-                    let hash = state.index.hash(0, b"");
-                    let revision = state.take_revision();
-                    let ticket = state.stage(Staged {
-                        hash,
-                        kind: Kind::Mark,
-                        revision,
-                        keyspace: 0,
-                        version: 0,
-                        key_id: Vec::new(),
-                        blob: Vec::new(),
-                        copy_of: None,
-                        ticket: 0,
-                    });
-                    state.health = Health::Closed;
-                    ticket
-                }
+            if !matches!(state.health, Health::Closed) {
+                let hash = state.index.hash(0, b"");
+                let revision = state.take_revision();
+                let mark = Staged {
+                    hash,
+                    kind: Kind::Mark,
+                    revision,
+                    keyspace: 0,
+                    version: 0,
+                    key_id: Vec::new(),
+                    blob: Vec::new(),
+                    copy_of: None,
+                };
+                state.stage(Lane::Ordinary, mark, &receipt);
+                state.health = Health::Closed;
             }
+            !state.revocations.is_empty()
         };
-        self.durable(ticket).await
+        if revocations_left {
+            self.retry_revocations().await?;
+        }
+        self.durable(&receipt).await
+    }
+
+    /// Writes the revocations that could not be written yet, if there are any, and finds out
+    /// whether the log takes writes again. For a caller that comes again and again.
+    ///
+    /// # Errors
+    /// They still cannot be written.
+    pub async fn retry_revocations(&self) -> Result<(), PutError> {
+        let receipt = {
+            let mut state = self.shared.state.borrow_mut();
+            if state.revocations.is_empty() && state.failing.is_none() {
+                return Ok(());
+            }
+            state.probing |= state.failing.is_some();
+            state.newest_revocation()
+        };
+        match receipt {
+            Some(receipt) => self.durable(&receipt).await,
+            None => {
+                let receipt = Receipt::new();
+                receipt.add();
+                self.shared.state.borrow_mut().probe = Some(Rc::clone(&receipt));
+                self.durable(&receipt).await
+            }
+        }
     }
 
     /// Queues a record as it stands in another place: a compaction's copy, or a reshard's.
-    pub(crate) fn stage_moved(&self, staged: Staged) -> u64 {
+    pub(crate) fn stage_moved(&self, staged: Staged, receipt: &Rc<Receipt>) {
         let mut state = self.shared.state.borrow_mut();
         state.next_revision = state.next_revision.max(staged.revision + 1);
-        state.stage(staged)
+        state.stage(Lane::Ordinary, staged, receipt);
     }
 
-    /// Returns once all up to this ticket are durable and in the index, writing if nobody else is.
-    pub(crate) async fn durable(&self, ticket: u64) -> Result<(), PutError> {
+    /// Returns once all under this receipt are durable and in the index, or one of them is not
+    /// going to be; writes if nobody else does.
+    pub(crate) async fn durable(&self, receipt: &Receipt) -> Result<(), PutError> {
         let shared = &*self.shared;
         loop {
             let changed = {
                 let mut state = shared.state.borrow_mut();
-                if state.durable_ticket >= ticket {
-                    return Ok(());
-                }
-                if let Health::Poisoned(why) = &state.health {
-                    return Err(PutError::Poisoned(why.clone()));
+                if let Some(outcome) = receipt.outcome() {
+                    return outcome;
                 }
                 if state.leading {
                     Some(shared.commits.changed())
@@ -109,221 +114,295 @@ impl<F: Files> BlobLog<F> {
             };
             match changed {
                 Some(changed) => changed.await,
-                None => {
-                    let lead = Lead {
-                        shared,
-                        outcome: Err("its future was dropped".into()),
-                    };
-                    lead.commit_batch().await;
-                }
+                None => Lead::new(shared).commit().await,
             }
         }
     }
 }
 
-impl<L> State<L> {
-    pub fn stage(&mut self, mut staged: Staged) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        staged.ticket = ticket;
-        self.pending_bytes += staged.record_len();
-        self.queue.push_back(staged);
-        ticket
-    }
-
-    /// Takes from the queue what one write can hold, with its bytes as they will lie at `offset`.
-    fn take_batch(
-        &mut self,
-        place: record::Place,
-        segment: u32,
-        offset: u32,
-        room: usize,
-    ) -> Batch {
-        let mut batch = Batch {
-            bytes: Vec::new(),
-            records: Vec::new(),
-            last: 0,
-            taken_bytes: 0,
-        };
-        while let Some(first) = self.queue.front() {
-            let len = first.record_len();
-            if !batch.records.is_empty() && batch.bytes.len() + len > BATCH_BYTES_MAX.min(room) {
-                break;
-            }
-            let staged = self
-                .queue
-                .pop_front()
-                .expect("its front was just looked at");
-            batch.last = staged.ticket;
-            batch.taken_bytes += len;
-            if let Some((segment, offset)) = staged.copy_of {
-                let newest = self.index.find(staged.hash);
-                if !newest.is_some_and(|entry| entry.lies_at(segment, offset)) {
-                    continue;
-                }
-            }
-            let at = offset + batch.bytes.len() as u32;
-            let head = Head {
-                kind: staged.kind,
-                revision: staged.revision,
-                keyspace: staged.keyspace,
-                version: staged.version,
-                batch_offset: offset,
-                key_id_len: staged.key_id.len() as u16,
-                blob_len: staged.blob.len() as u32,
-            };
-            record::encode(
-                &mut batch.bytes,
-                place,
-                at,
-                &head,
-                &staged.key_id,
-                &staged.blob,
-            );
-            batch.records.push(Written {
-                hash: staged.hash,
-                ticket: staged.ticket,
-                entry: state_of(staged.kind).map(|state| Entry {
-                    revision: staged.revision,
-                    segment,
-                    offset: at,
-                    record_len: len as u32,
-                    version: staged.version,
-                    state,
-                }),
-            });
-        }
-        batch
-    }
-
-    fn finish_batch(&mut self, batch: Batch, segment: u32, len: u32) {
-        self.segments
-            .get_mut(&segment)
-            .expect("the active segment is never removed")
-            .len = len;
-        self.commits += u64::from(!batch.records.is_empty());
-        self.committed_records += batch.records.len() as u64;
-        for written in batch.records {
-            if let Some(entry) = written.entry {
-                self.apply(written.hash, entry);
-            }
-            if self
-                .pending
-                .get(&written.hash)
-                .is_some_and(|put| put.ticket == written.ticket)
-            {
-                self.pending.remove(&written.hash);
-            }
-        }
-        self.pending_bytes -= batch.taken_bytes;
-        self.durable_ticket = batch.last;
-    }
-}
-
-struct Batch {
-    bytes: Vec<u8>,
-    records: Vec<Written>,
-    /// The last ticket that it settles.
-    last: u64,
-    taken_bytes: usize,
-}
-
-struct Written {
-    hash: KeyHash,
-    ticket: u64,
-    /// None for a mark.
-    entry: Option<Entry>,
-}
-
-/// The right to write, held by one put at a time. However it ends, the others are woken; unless it
-/// ended well, they find the log poisoned.
+/// The right to write, held by one put at a time. However it ends, the others are woken.
 struct Lead<'a, F: Files> {
     shared: &'a Shared<F>,
-    outcome: Result<(), Rc<str>>,
+    /// What is being written.
+    batch: Option<Batch>,
 }
 
 impl<F: Files> Drop for Lead<'_, F> {
     fn drop(&mut self) {
         let mut state = self.shared.state.borrow_mut();
         state.leading = false;
-        if let Err(why) = &self.outcome {
-            state.health = Health::Poisoned(why.clone());
+        if let Some(batch) = self.batch.take() {
+            let why = "the future that wrote was dropped";
+            state.is_broken = true;
+            state.fail_batch(batch, &PutError::Unknown(why.into()));
+        }
+        if let Some(probe) = state.probe.take() {
+            match state.failing.clone() {
+                None => probe.settle(),
+                Some(why) => probe.fail(&PutError::Failed(why)),
+            }
         }
         drop(state);
         self.shared.commits.wake_all();
     }
 }
 
-impl<F: Files> Lead<'_, F> {
-    async fn commit_batch(mut self) {
-        self.outcome = self.write_batch().await.map_err(Rc::from);
+impl<'a, F: Files> Lead<'a, F> {
+    fn new(shared: &'a Shared<F>) -> Self {
+        let batch = None;
+        Self { shared, batch }
     }
 
-    async fn write_batch(&self) -> Result<(), String> {
+    /// Writes one batch of one lane.
+    async fn commit(mut self) {
+        if let Err(why) = self.mend().await {
+            self.shared.state.borrow_mut().fail_queued(&why.into());
+            return;
+        }
+        let lane = match self.shared.state.borrow().revocations.is_empty() {
+            true => Lane::Ordinary,
+            false => Lane::Revocations,
+        };
+        if lane == Lane::Ordinary
+            && let Err(why) = self.make_room().await
+        {
+            self.shared.state.borrow_mut().fail_queued(&why.into());
+            return;
+        }
+        let file = self.take(lane);
+        let (offset, len) = match &self.batch {
+            Some(batch) if !batch.bytes.is_empty() => (batch.offset, batch.bytes.len()),
+            _ => return self.finish(),
+        };
+        if lane == Lane::Ordinary
+            && let Err(why) = self.reserve(&file, u64::from(offset) + len as u64).await
+        {
+            return self.fail(&PutError::Failed(why.into()));
+        }
+        match self.write(&file).await {
+            Ok(()) => self.finish(),
+            Err(why) => {
+                // Cut back, it is certain that nothing of it is there.
+                self.shared.state.borrow_mut().is_broken = true;
+                let why = Rc::from(why);
+                let error = match self.mend().await {
+                    Ok(()) => PutError::Failed(Rc::clone(&why)),
+                    Err(_) => PutError::Unknown(Rc::clone(&why)),
+                };
+                self.fail(&error);
+                if lane == Lane::Revocations {
+                    // They go first again: whatever waits behind them would wait for ever.
+                    self.shared.state.borrow_mut().fail_queued(&why);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, lane: Lane) -> Rc<F::File> {
+        let shared = self.shared;
+        let mut state = shared.state.borrow_mut();
+        let number = state.active();
+        let segment = &state.segments[&number];
+        let (file, offset) = (segment.file.clone(), segment.len);
+        let room = match lane {
+            Lane::Ordinary => {
+                (shared.options.segment_bytes as usize).saturating_sub(offset as usize)
+            }
+            Lane::Revocations => usize::MAX,
+        };
+        let place = segment::place(&shared.options, number);
+        self.batch = Some(state.take_batch(lane, place, number, offset, room));
+        file
+    }
+
+    async fn write(&mut self, file: &F::File) -> Result<(), String> {
+        let Some(batch) = &mut self.batch else {
+            return Ok(());
+        };
+        let (segment, offset) = (batch.segment, batch.offset);
+        let bytes = std::mem::take(&mut batch.bytes);
+        let end = offset + bytes.len() as u32;
+        let failed = |what, error| self.failed(what, segment, error);
+        file.write_at(u64::from(offset), bytes)
+            .await
+            .map_err(|e| failed("writing", e))?;
+        file.sync_data().await.map_err(|e| failed("syncing", e))?;
+        if let Some(batch) = &mut self.batch {
+            batch.offset = end;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            let end = batch.offset;
+            self.shared.state.borrow_mut().finish_batch(batch, end);
+        }
+    }
+
+    fn fail(&mut self, error: &PutError) {
+        if let Some(batch) = self.batch.take() {
+            self.shared.state.borrow_mut().fail_batch(batch, error);
+        }
+    }
+
+    /// After a failed write nobody knows what lies behind the last good sync. Cutting it off, and
+    /// syncing that, makes it known: nothing. What was durable before is not touched.
+    async fn mend(&self) -> Result<(), String> {
+        let shared = self.shared;
+        let debris = shared.state.borrow().debris;
+        if let Some(number) = debris {
+            self.clear_away(number).await?;
+        }
+        let (number, file, len) = {
+            let state = shared.state.borrow();
+            if !state.is_broken {
+                return Ok(());
+            }
+            let number = state.active();
+            let segment = &state.segments[&number];
+            (number, segment.file.clone(), segment.len)
+        };
+        file.truncate(u64::from(len))
+            .await
+            .map_err(|e| self.failed("cutting", number, e))?;
+        file.sync_data()
+            .await
+            .map_err(|e| self.failed("syncing", number, e))?;
+        {
+            let mut state = shared.state.borrow_mut();
+            state.is_broken = false;
+            // Cutting gave the reserved room back.
+            if let Some(segment) = state.segments.get_mut(&number) {
+                segment.reserved_to = 0;
+            }
+        }
+        // The next put says it if there is none.
+        let _ = self.reserve(&file, u64::from(len)).await;
+        Ok(())
+    }
+
+    /// Seals the active segment and begins the next, if the next record does not fit.
+    async fn make_room(&self) -> Result<(), String> {
         let shared = self.shared;
         let segment_bytes = shared.options.segment_bytes as usize;
-        let roll = {
-            let state = shared.state.borrow();
+        let (is_full, probing) = {
+            let mut state = shared.state.borrow_mut();
             let len = state.segments[&state.active()].len as usize;
-            let first = state.queue.front().map_or(0, Staged::record_len);
-            len > HEADER_LEN && len + first > segment_bytes
+            let first = state.queue.next_len();
+            let is_full = len > HEADER_LEN && first > 0 && len + first > segment_bytes;
+            (is_full, std::mem::take(&mut state.probing))
         };
-        if roll {
+        if is_full {
             self.roll().await?;
         }
-        let (batch, file, segment, offset) = {
-            let mut state = shared.state.borrow_mut();
-            let number = state.active();
-            let Segment {
-                file, len: offset, ..
-            } = &state.segments[&number];
-            let (file, offset) = (file.clone(), *offset);
-            let place = segment::place(&shared.options, number);
-            let room = segment_bytes.saturating_sub(offset as usize);
-            (
-                state.take_batch(place, number, offset, room),
-                file,
-                number,
-                offset,
-            )
-        };
-        let mut batch = batch;
-        let end = offset + batch.bytes.len() as u32;
-        if end > offset {
-            let bytes = std::mem::take(&mut batch.bytes);
-            let failed = |what: &str, error| {
-                format!(
-                    "{what} segment {segment} of shard {}: {error}",
-                    shared.options.shard_index
-                )
+        if probing {
+            let (file, len) = {
+                let state = shared.state.borrow();
+                let segment = &state.segments[&state.active()];
+                (segment.file.clone(), segment.len)
             };
-            file.write_at(u64::from(offset), bytes)
-                .await
-                .map_err(|e| failed("writing", e))?;
-            file.sync_data().await.map_err(|e| failed("syncing", e))?;
+            self.reserve(&file, u64::from(len)).await?;
+            shared.state.borrow_mut().failing = None;
         }
-        shared.state.borrow_mut().finish_batch(batch, segment, end);
         Ok(())
     }
 
-    /// Seals the active segment and begins the next.
     async fn roll(&self) -> Result<(), String> {
         let shared = self.shared;
-        let (number, revision_floor) = {
+        let (active, revision_floor) = {
             let state = shared.state.borrow();
-            (state.active().checked_add(1), state.next_revision)
+            (state.active(), state.next_revision)
         };
-        let number = number.ok_or("the segment numbers are used up")?;
-        let segment = create_segment(&shared.files, &shared.options, number, revision_floor)
-            .await
-            .map_err(|error| {
-                format!(
-                    "creating segment {number} of shard {}: {error}",
-                    shared.options.shard_index
-                )
-            })?;
-        shared.state.borrow_mut().segments.insert(number, segment);
+        let number = active
+            .checked_add(1)
+            .ok_or("the segment numbers are used up")?;
+        let path = shared.options.dir.join(segment::file_name(number));
+        let file = shared.files.create(&path).await;
+        let file = file.map_err(|e| self.failed("creating", number, e))?;
+        let started = start_segment(&shared.files, &shared.options, file, number, revision_floor);
+        let segment = match started.await {
+            Ok(segment) => segment,
+            Err(error) => {
+                let why = self.failed("creating", number, error);
+                shared.state.borrow_mut().debris = Some(number);
+                // Otherwise it is cleared away before the next write.
+                let _ = self.clear_away(number).await;
+                return Err(why);
+            }
+        };
+        let sealed = {
+            let mut state = shared.state.borrow_mut();
+            state.segments.insert(number, segment);
+            let sealed = &state.segments[&active];
+            (sealed.reserved_to > 0).then(|| (sealed.file.clone(), sealed.len))
+        };
+        if let Some((file, len)) = sealed {
+            // Gives the reserved room back. Only room is lost if it fails.
+            let _ = file.truncate(u64::from(len)).await;
+        }
         Ok(())
+    }
+
+    /// A segment that could not be made must not be there at the next start: what is appended to
+    /// the one before it would not be read as the end of the log.
+    async fn clear_away(&self, number: u32) -> Result<(), String> {
+        let shared = self.shared;
+        let path = shared.options.dir.join(segment::file_name(number));
+        match shared.files.remove(&path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(self.failed("removing", number, error));
+            }
+            _ => {}
+        }
+        shared
+            .files
+            .sync_dir(&shared.options.dir)
+            .await
+            .map_err(|e| self.failed("removing", number, e))?;
+        shared.state.borrow_mut().debris = None;
+        Ok(())
+    }
+
+    /// Sees that the disk has room up to `end` and, behind it, for revocations.
+    async fn reserve(&self, file: &F::File, end: u64) -> Result<(), String> {
+        let (number, reserved_to) = {
+            let state = self.shared.state.borrow();
+            let number = state.active();
+            if state.cannot_reserve {
+                return Ok(());
+            }
+            (number, state.segments[&number].reserved_to)
+        };
+        let needed = end + RESERVE_BYTES;
+        if needed <= reserved_to {
+            return Ok(());
+        }
+        let mut reserved = needed.next_multiple_of(RESERVE_STEP_BYTES);
+        let mut outcome = file.reserve(reserved).await;
+        if outcome.as_ref().is_err_and(is_full) {
+            reserved = needed;
+            outcome = file.reserve(reserved).await;
+        }
+        let mut state = self.shared.state.borrow_mut();
+        match outcome {
+            Ok(()) => {
+                if let Some(segment) = state.segments.get_mut(&number) {
+                    segment.reserved_to = reserved;
+                }
+                Ok(())
+            }
+            Err(error) if is_unsupported(&error) => {
+                state.cannot_reserve = true;
+                Ok(())
+            }
+            Err(error) => Err(self.failed("reserving room in", number, error)),
+        }
+    }
+
+    fn failed(&self, what: &str, segment: u32, error: std::io::Error) -> String {
+        let shard = self.shared.options.shard_index;
+        format!("{what} segment {segment} of shard {shard}: {error}")
     }
 }
 
@@ -334,9 +413,24 @@ pub(crate) async fn create_segment<F: Files>(
     number: u32,
     revision_floor: u64,
 ) -> std::io::Result<Segment<F::File>> {
-    let file = files
-        .create(&options.dir.join(segment::file_name(number)))
-        .await?;
+    let path = options.dir.join(segment::file_name(number));
+    let file = files.create(&path).await?;
+    start_segment(files, options, file, number, revision_floor).await
+}
+
+async fn start_segment<F: Files>(
+    files: &F,
+    options: &crate::LogOptions,
+    file: F::File,
+    number: u32,
+    revision_floor: u64,
+) -> std::io::Result<Segment<F::File>> {
+    let reserved_to = HEADER_LEN as u64 + RESERVE_BYTES;
+    let reserved_to = match file.reserve(reserved_to).await {
+        Ok(()) => reserved_to,
+        Err(error) if is_unsupported(&error) => 0,
+        Err(error) => return Err(error),
+    };
     file.write_at(0, segment::encode_header(options, number, revision_floor))
         .await?;
     file.sync_data().await?;
@@ -345,6 +439,7 @@ pub(crate) async fn create_segment<F: Files>(
     Ok(Segment {
         file: Rc::new(file),
         len,
+        reserved_to,
         live_bytes: 0,
         damaged: false,
     })

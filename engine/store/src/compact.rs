@@ -6,10 +6,12 @@
 
 use std::rc::Rc;
 
-use crate::commit::Staged;
+use crate::batch::Staged;
 use crate::error::{CompactError, PutError};
 use crate::limits::COMPACT_STEP_BYTES_MAX;
 use crate::log::{BlobLog, Health, Shared};
+use crate::receipt::Receipt;
+use crate::record::Kind;
 use crate::scan::{Item, Scanner};
 use crate::seam::Files;
 use crate::segment::{self, HEADER_LEN};
@@ -76,7 +78,8 @@ impl<F: Files> BlobLog<F> {
         let place = segment::place(&self.shared.options, segment);
         let mut scanner = Scanner::new(file, place, start, len);
         let budget = budget_bytes.clamp(1, COMPACT_STEP_BYTES_MAX) as u32;
-        let (mut copied_bytes, mut last_ticket, mut at_end) = (0, 0, false);
+        let (mut copied_bytes, mut at_end) = (0, false);
+        let receipt = Receipt::new();
         while scanner.position() - start < budget {
             let io = |source| CompactError::Io { segment, source };
             match scanner.next().await.map_err(io)? {
@@ -85,7 +88,7 @@ impl<F: Files> BlobLog<F> {
                     break;
                 }
                 Some(Item::Damage { offset, head, .. }) => {
-                    let key = head.map(|(head, key_id)| (head.keyspace, key_id));
+                    let key = head.map(|(head, key_id)| (head.kind, head.keyspace, key_id));
                     self.keep_damaged(segment, offset, key);
                     return Ok(Compaction::Damaged { segment, offset });
                 }
@@ -96,16 +99,17 @@ impl<F: Files> BlobLog<F> {
                     blob,
                 }) => {
                     let hash = {
-                        let index = &self.shared.state.borrow().index;
-                        let hash = index.hash(head.keyspace, key_id);
-                        index
+                        let mut state = self.shared.state.borrow_mut();
+                        let hash = state.index.hash(head.keyspace, key_id);
+                        state
+                            .table(head.kind)
                             .find(hash)
                             .is_some_and(|e| e.lies_at(segment, offset))
                             .then_some(hash)
                     };
                     let Some(hash) = hash else { continue };
                     copied_bytes += u64::from(head.record_len());
-                    last_ticket = self.stage_moved(Staged {
+                    let staged = Staged {
                         hash,
                         kind: head.kind,
                         revision: head.revision,
@@ -114,13 +118,13 @@ impl<F: Files> BlobLog<F> {
                         key_id: key_id.to_vec(),
                         blob: blob.to_vec(),
                         copy_of: Some((segment, offset)),
-                        ticket: 0,
-                    });
+                    };
+                    self.stage_moved(staged, &receipt);
                 }
             }
         }
         let position = scanner.position();
-        self.durable(last_ticket).await?;
+        self.durable(&receipt).await?;
         if at_end {
             return self.remove_segment(segment, len).await;
         }
@@ -136,7 +140,6 @@ impl<F: Files> BlobLog<F> {
     fn begin_compaction(&self) -> Result<Option<(Running<F>, Victim)>, PutError> {
         let mut state = self.shared.state.borrow_mut();
         match &state.health {
-            Health::Poisoned(why) => return Err(PutError::Poisoned(why.clone())),
             Health::Closed => return Err(PutError::Closed),
             Health::Writable => {}
         }
@@ -169,11 +172,11 @@ impl<F: Files> BlobLog<F> {
 
     /// The segment stays as it is, for whoever mends it; its live keys stay where they are, and a
     /// key whose record is the damaged one is known as damaged from now on.
-    fn keep_damaged(&self, segment: u32, offset: u32, key: Option<(u32, &[u8])>) {
+    fn keep_damaged(&self, segment: u32, offset: u32, key: Option<(Kind, u32, &[u8])>) {
         let mut state = self.shared.state.borrow_mut();
-        if let Some((keyspace, key_id)) = key {
+        if let Some((kind, keyspace, key_id)) = key {
             let hash = state.index.hash(keyspace, key_id);
-            state.index.mark_damaged(hash, segment, offset);
+            state.table(kind).mark_damaged(hash, segment, offset);
         }
         state.victim = None;
         if let Some(kept) = state.segments.get_mut(&segment) {

@@ -92,8 +92,9 @@ impl std::error::Error for ReadError {
     }
 }
 
-/// Why nothing was put. After each of these but `Poisoned` it is certain that the record is not in
-/// the log; after `Poisoned` the next start finds it whole or not at all.
+/// Why nothing was put. After each of these but two it is certain that the record is not in the
+/// log, and is not going to be. After `Unknown` the next start finds it whole or not at all; a
+/// revocation that is `NotPersisted` holds, and is written as soon as that is possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PutError {
     /// The client's: the key exists already, or its version is not the one expected.
@@ -116,8 +117,15 @@ pub enum PutError {
     BadRecord(&'static str),
     /// Ours, for the moment: too many bytes wait to become durable. Try again later.
     Overloaded,
-    /// Ours: a write or a sync failed, so nothing more can be promised until the next start.
-    Poisoned(Rc<str>),
+    /// The client's: only a revoked key can be deleted.
+    NotRevoked,
+    /// The operator's: it could not be written, and nothing has changed. Trying again helps once
+    /// the disk has room, or works.
+    Failed(Rc<str>),
+    /// The operator's: it could not be written, or not be synced, nor taken back.
+    Unknown(Rc<str>),
+    /// The operator's: the revocation holds, and could not be written yet. A restart undoes it.
+    NotPersisted(Rc<str>),
     /// The log was closed.
     Closed,
 }
@@ -142,10 +150,24 @@ impl fmt::Display for PutError {
             Self::Overloaded => f.write_str(
                 "too many writes wait for the disk on this shard: try again in a moment",
             ),
-            Self::Poisoned(why) => write!(
+            Self::NotRevoked => f.write_str(
+                "only a revoked key can be deleted: revoke it first with `keyway key revoke \
+                 KEYSPACE/KEY`",
+            ),
+            Self::Failed(why) => write!(
                 f,
-                "the blob log takes no more writes since one failed ({why}): check the disk and \
-                 its free space, then restart"
+                "nothing was changed, since the blob log cannot be written ({why}): check the disk \
+                 and its free space, then try again"
+            ),
+            Self::Unknown(why) => write!(
+                f,
+                "it is not known whether this was stored ({why}): check the disk, and read the key \
+                 after the next restart"
+            ),
+            Self::NotPersisted(why) => write!(
+                f,
+                "the revocation is in force and could not be written yet, so that a restart would \
+                 undo it ({why}); the server keeps trying: check the disk and its free space"
             ),
             Self::Closed => f.write_str("the blob log is closed: the server is stopping"),
         }

@@ -9,9 +9,30 @@
 
 use siphasher::sip128::SipHasher24;
 
+use crate::limits::LIST_ENTRIES_MAX;
+
 /// A key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyHash(u64, u64);
+
+/// Where a key stands in listings: its hash with the bits of the first half turned round, so that
+/// the keys of a bucket, whose low bits are alike, stand together however far the table has grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position(pub u64, pub u64);
+
+impl KeyHash {
+    pub fn position(self) -> Position {
+        Position(self.0.reverse_bits(), self.1)
+    }
+}
+
+/// A stretch of a walk through the table.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    pub found: Vec<(KeyHash, Entry)>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<Position>,
+}
 
 /// What is known of a key without reading its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +43,8 @@ pub enum KeyState {
     Revoked = 1,
     /// Its newest record is damaged: it exists and cannot be read.
     Damaged = 2,
+    /// It was revoked, and deleted since: its id may be used again, from the next version on.
+    Deleted = 3,
 }
 
 /// A key's newest record.
@@ -32,6 +55,7 @@ pub(crate) struct Entry {
     pub offset: u32,
     /// Bytes of the record, below 2^24.
     pub record_len: u32,
+    pub keyspace: u32,
     pub version: u32,
     pub state: KeyState,
 }
@@ -41,13 +65,21 @@ impl Entry {
         self.segment == segment && self.offset == offset
     }
 
-    /// Whether a log that holds both records means this one: nothing supersedes a revocation, then
-    /// the greater revision, then a whole copy before a damaged one, then the later copy.
+    /// Whether a log that holds both records means this one: the greater version, since versions
+    /// never go down; of one version a deletion, then a revocation, then the greater revision, then
+    /// a whole copy before a damaged one, then the later copy.
     fn supersedes(&self, other: &Self) -> bool {
         let rank = |entry: &Self| {
-            let revoked = entry.state == KeyState::Revoked;
+            let ending = match entry.state {
+                KeyState::Live | KeyState::Damaged => 0,
+                KeyState::Revoked => 1,
+                KeyState::Deleted => 2,
+            };
             let whole = entry.state != KeyState::Damaged;
-            (revoked, entry.revision, whole, entry.segment, entry.offset)
+            (
+                (entry.version, ending, entry.revision),
+                (whole, entry.segment, entry.offset),
+            )
         };
         rank(self) > rank(other)
     }
@@ -87,9 +119,11 @@ struct Slot {
     /// Record length in the low 24 bits, state above.
     len_and_state: u32,
     version: u32,
+    /// Here so that a listing of one keyspace reads no others' records.
+    keyspace: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() == 40);
+const _: () = assert!(size_of::<Slot>() == 48);
 
 impl Slot {
     fn new(hash: KeyHash, entry: Entry) -> Self {
@@ -101,6 +135,7 @@ impl Slot {
             offset: entry.offset,
             len_and_state: entry.record_len | (entry.state as u32) << 24,
             version: entry.version,
+            keyspace: entry.keyspace,
         }
     }
 
@@ -110,10 +145,12 @@ impl Slot {
             segment: self.segment,
             offset: self.offset,
             record_len: self.len_and_state & 0x00ff_ffff,
+            keyspace: self.keyspace,
             version: self.version,
             state: match self.len_and_state >> 24 {
                 0 => KeyState::Live,
                 1 => KeyState::Revoked,
+                3 => KeyState::Deleted,
                 _ => KeyState::Damaged,
             },
         }
@@ -221,6 +258,56 @@ impl Index {
             + (self.buckets.len() + 1) * ALLOCATION_OVERHEAD_BYTES
     }
 
+    /// Up to `limit` entries, of one keyspace or of all, that come after `after` in the order of
+    /// [`Position`]. Looks at [`LIST_ENTRIES_MAX`] entries and a bucket at most.
+    ///
+    /// A key's position never changes, so whatever is inserted, replaced or split between two
+    /// calls, a key that is there from the first to the last is found exactly once.
+    pub fn after(&self, after: Position, limit: usize, keyspace: Option<u32>) -> Walk {
+        let mut walk = Walk {
+            found: Vec::new(),
+            next: Some(after),
+        };
+        let (mut from, mut looked_at) = (after, 0);
+        while walk.found.len() < limit && looked_at < LIST_ENTRIES_MAX {
+            let bucket_at = self.bucket_of(KeyHash(from.0.reverse_bits(), 0));
+            let bucket = &self.buckets[bucket_at];
+            looked_at += bucket.len() + 1;
+            let wanted = |slot: &&Slot| {
+                slot.hash.position() > after && keyspace.is_none_or(|only| only == slot.keyspace)
+            };
+            let wanted = bucket.iter().filter(wanted);
+            let mut here: Vec<_> = wanted.map(|slot| (slot.hash, slot.entry())).collect();
+            here.sort_unstable_by_key(|(hash, _)| hash.position());
+            let room = limit - walk.found.len();
+            if here.len() > room {
+                here.truncate(room);
+                walk.next = here.last().map(|(hash, _)| hash.position());
+                walk.found.append(&mut here);
+                return walk;
+            }
+            walk.found.append(&mut here);
+            let Some(end) = self.end_of(bucket_at) else {
+                walk.next = None;
+                return walk;
+            };
+            walk.next = Some(Position(end - 1, u64::MAX));
+            from = Position(end, 0);
+        }
+        walk
+    }
+
+    /// Where a bucket's stretch of positions ends; `None`: it is the last. A bucket holds the
+    /// hashes with certain low bits, and these are the high bits of their positions.
+    fn end_of(&self, bucket: usize) -> Option<u64> {
+        let low = 1_usize << self.buckets.len().ilog2();
+        let is_split = bucket >= low || bucket + low < self.buckets.len();
+        let bits = low.ilog2() + u32::from(is_split);
+        (bucket as u64)
+            .reverse_bits()
+            .checked_add(1 << (u64::BITS - bits))
+    }
+
     /// Linear hashing: with `2^k <= buckets < 2^(k+1)`, a hash goes by its low k+1 bits if that
     /// bucket is there already, else by its low k.
     fn bucket_of(&self, hash: KeyHash) -> usize {
@@ -267,6 +354,7 @@ mod tests {
             segment: 1,
             offset: revision as u32,
             record_len: 300,
+            keyspace: 1,
             version: 1,
             state: KeyState::Live,
         }
@@ -367,5 +455,63 @@ mod tests {
         };
         assert!(matches!(index.apply(hash, copy), Applied::Replaced(_)));
         assert_eq!(index.damaged(), 0);
+    }
+
+    /// A listing between whose pages keys are added must show all that were there before.
+    #[test]
+    fn a_walk_finds_every_key_once_while_the_table_grows() {
+        for seed in 0..20_u8 {
+            let mut index = Index::new(&[seed; 16]);
+            let mut next = 0_u64;
+            let mut add = |index: &mut Index, count: u64| {
+                for key in next..next + count {
+                    let keyspace = 1 + (key % 3) as u32;
+                    let hash = index.hash(keyspace, &key.to_le_bytes());
+                    let entry = Entry {
+                        keyspace,
+                        ..entry(key)
+                    };
+                    index.apply(hash, entry);
+                }
+                next += count;
+            };
+            let first = u64::from(seed) * 53;
+            add(&mut index, first);
+            for (keyspace, expected) in [(None, first), (Some(1), first.div_ceil(3))] {
+                let (mut seen, mut at) = (Vec::new(), Some(Position(0, 0)));
+                while let Some(after) = at {
+                    let walk = index.after(after, 1 + usize::from(seed) % 7, keyspace);
+                    assert!(walk.next.is_none_or(|next| next > after));
+                    seen.extend(walk.found.iter().map(|(_, entry)| entry.revision));
+                    at = walk.next;
+                    add(&mut index, 5);
+                }
+                let there_before = seen.iter().filter(|key| **key < first).count() as u64;
+                assert_eq!(there_before, expected, "seed {seed}");
+                seen.sort_unstable();
+                assert!(seen.windows(2).all(|two| two[0] < two[1]), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_version_supersedes_a_deletion_and_only_that() {
+        let with = |revision, version, state| Entry {
+            version,
+            state,
+            ..entry(revision)
+        };
+        let live = with(1, 3, KeyState::Live);
+        let revoked = with(2, 3, KeyState::Revoked);
+        let deleted = with(3, 3, KeyState::Deleted);
+        let again = with(4, 4, KeyState::Live);
+        let history = [live, revoked, deleted, again];
+        for (at, older) in history.iter().enumerate() {
+            for newer in &history[at + 1..] {
+                assert!(newer.supersedes(older) && !older.supersedes(newer));
+            }
+        }
+        let late = with(9, 3, KeyState::Live);
+        assert!(!late.supersedes(&deleted) && !late.supersedes(&revoked));
     }
 }

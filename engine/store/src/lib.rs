@@ -1,7 +1,7 @@
 //! The blob log: durable, append-only, one per shard.
 //!
 //! ```text
-//!            put_blob, put_revoked           get, version_of          list
+//!        put_blob, revoke, put_deleted       get, version_of          list
 //!                    │                             │                   │
 //!   commit ── queue, one write + sync ──▶ index ◀──┘                   │
 //!                    │                     ▲                           │
@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod commit;
 mod compact;
 mod data_dir;
@@ -34,6 +35,7 @@ mod manifest;
 mod marks;
 mod notify;
 mod put;
+mod receipt;
 mod record;
 mod recover;
 mod reshard;
@@ -49,13 +51,14 @@ pub use error::{CompactError, OpenError, PutError, ReadError};
 pub use index::KeyState;
 pub use limits::{
     BLOB_LEN_MAX, COMPACT_STEP_BYTES_MAX, DAMAGE_NAMED_MAX, KEY_ID_LEN_MAX, LIST_ROWS_MAX,
-    PENDING_BYTES_MAX, RECORD_LEN_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    PENDING_BYTES_MAX, RECORD_LEN_MAX, REVOCATIONS_BYTES_MAX, SEGMENT_BYTES_DEFAULT,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 pub use list::{Page, Row};
 pub use log::{Blob, BlobLog, Known, LogOptions, Lookup, Stats};
 pub use manifest::{Manifest, SHARD_COUNT_MAX};
 pub use marks::{MARK_NAME_LEN_MAX, MARKS_MAX};
-pub use put::{Expect, Stored};
+pub use put::{Expect, Revocation, Stored};
 pub use recover::{Damage, Progress, Recovery};
 pub use reshard::{ReshardError, ReshardProgress, ReshardReport, move_keys, reshard};
 pub use seam::{File, Files};

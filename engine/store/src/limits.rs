@@ -6,7 +6,7 @@ use crate::segment;
 /// Longest key id, in bytes. The shortest is 1.
 pub const KEY_ID_LEN_MAX: usize = 128;
 
-/// Largest blob, in bytes. Eight versions of an RSA-4096 key take about 20 KiB.
+/// Largest blob, in bytes. A key's versions take 96 KiB together at most.
 pub const BLOB_LEN_MAX: usize = 1 << 20;
 
 /// Largest record on disk, in bytes, its head included.
@@ -26,14 +26,27 @@ pub(crate) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Bytes of puts that may wait to become durable; beyond it a put is refused as overloaded.
 pub const PENDING_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes of revocations that may wait to become durable; beyond it one is refused. Each takes 184
+/// bytes at most.
+pub const REVOCATIONS_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes that are reserved on the disk behind the end of the log, for revocations: some 350.
+pub(crate) const RESERVE_BYTES: u64 = 64 << 10;
+
+/// Reserved room grows by steps of this many bytes, so that few writes have to ask for it.
+pub(crate) const RESERVE_STEP_BYTES: u64 = 256 << 10;
+
 /// Bytes read at once by a scan (recovery, listing, compaction).
 pub(crate) const SCAN_CHUNK_LEN: usize = 256 << 10;
 
 /// Damaged places that a recovery names one by one; further ones are only counted.
 pub const DAMAGE_NAMED_MAX: usize = 1000;
 
-/// Bytes that one call of `list` reads, at most; then it returns what it has and a cursor.
-pub(crate) const LIST_SCAN_BYTES_MAX: u64 = 4 << 20;
+/// Bytes that one call of `list` reads, at most, beside its last record; then it returns what it
+/// has and a cursor.
+pub(crate) const LIST_READ_BYTES_MAX: usize = 4 << 20;
+/// Index entries that one call of `list` looks at, at most, beside its last bucket.
+pub(crate) const LIST_ENTRIES_MAX: usize = 1 << 16;
 /// Rows in one page, at most.
 pub const LIST_ROWS_MAX: usize = 4096;
 

@@ -1,11 +1,11 @@
 //! One shard's log: its state, and the calls that read.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use crate::commit::{Pending, Staged};
+use crate::batch::{Pending, Queue};
 use crate::compact::Victim;
 use crate::error::{OpenError, ReadError};
 use crate::index::{Applied, Entry, Index, KeyHash, KeyState};
@@ -14,7 +14,8 @@ use crate::limits::{
     SEGMENT_BYTES_MIN,
 };
 use crate::notify::Notify;
-use crate::record::{self, HEAD_LEN, Kind};
+use crate::receipt::Receipt;
+use crate::record::{self, HEAD_LEN, Kind, NUMBER_LEN};
 use crate::seam::{File, Files};
 use crate::segment::{self, HEADER_LEN};
 
@@ -119,28 +120,38 @@ pub(crate) struct Shared<F: Files> {
 #[derive(Clone, Debug)]
 pub(crate) enum Health {
     Writable,
-    /// A write or sync failed; what the disk holds beyond the last sync is unknown.
-    Poisoned(Rc<str>),
     Closed,
 }
 
 pub(crate) struct State<L> {
+    /// Where each key's newest record lies.
     pub index: Index,
+    /// The same for use counts.
+    pub uses: Index,
     /// Never empty; the last one is the active segment, all others are sealed.
     pub segments: BTreeMap<u32, Segment<L>>,
     pub next_revision: u64,
     pub health: Health,
-    /// Records that are not yet being written, in the order of their tickets.
-    pub queue: VecDeque<Staged>,
-    /// Bytes queued or being written.
-    pub pending_bytes: usize,
+    /// Records that are not yet being written.
+    pub queue: Queue,
+    /// Revocations that are not yet being written, or could not be written so far.
+    pub revocations: Queue,
     /// For each key with puts that are not yet durable, the newest of them.
     pub pending: BTreeMap<KeyHash, Pending>,
-    pub next_ticket: u64,
-    /// All tickets up to this one are durable and in the index.
-    pub durable_ticket: u64,
     /// A put is writing for everybody.
     pub leading: bool,
+    /// Why the last write failed, until one succeeds.
+    pub failing: Option<Rc<str>>,
+    /// What the disk holds behind the last good sync is not known: to be cut off first.
+    pub is_broken: bool,
+    /// A segment that could not be made and may be there: to be removed first.
+    pub debris: Option<u32>,
+    /// Somebody wants to know whether the log can be written again.
+    pub probing: bool,
+    /// Who.
+    pub probe: Option<Rc<Receipt>>,
+    /// The file system reserves no room.
+    pub cannot_reserve: bool,
     pub compacting: bool,
     pub victim: Option<Victim>,
     pub commits: u64,
@@ -152,6 +163,8 @@ pub(crate) struct Segment<L> {
     pub file: Rc<L>,
     /// Durable bytes, header included.
     pub len: u32,
+    /// Up to here the disk has room for it, as far as is known.
+    pub reserved_to: u64,
     /// Bytes of the records that the index points to.
     pub live_bytes: u64,
     /// Damage was found here: it is kept for whoever mends it, never compacted.
@@ -174,9 +187,17 @@ impl<L> State<L> {
             .0
     }
 
-    /// Offers a durable record to the index and keeps the live bytes of the segments.
-    pub fn apply(&mut self, hash: KeyHash, entry: Entry) {
-        let applied = self.index.apply(hash, entry);
+    /// The table that records of a kind are found in.
+    pub fn table(&mut self, kind: Kind) -> &mut Index {
+        match kind {
+            Kind::Uses => &mut self.uses,
+            Kind::Blob | Kind::Revoked | Kind::Lost | Kind::Mark | Kind::Deleted => &mut self.index,
+        }
+    }
+
+    /// Offers a durable record to its table and keeps the live bytes of the segments.
+    pub fn apply(&mut self, kind: Kind, hash: KeyHash, entry: Entry) {
+        let applied = self.table(kind).apply(hash, entry);
         if let Applied::Replaced(old) = applied {
             // The segment may have gone: a record that a reader found damaged outlives nothing.
             if let Some(segment) = self.segments.get_mut(&old.segment) {
@@ -192,20 +213,10 @@ impl<L> State<L> {
     }
 }
 
-/// The state that a whole record gives its key.
-pub(crate) fn state_of(kind: Kind) -> Option<KeyState> {
-    match kind {
-        Kind::Blob => Some(KeyState::Live),
-        Kind::Revoked => Some(KeyState::Revoked),
-        Kind::Lost => Some(KeyState::Damaged),
-        Kind::Mark => None,
-    }
-}
-
 /// What `get` found.
 #[derive(Debug)]
 pub enum Lookup {
-    /// No such key was ever put.
+    /// No such key was ever put, or it was deleted.
     Missing,
     /// The key was revoked.
     Revoked {
@@ -251,7 +262,7 @@ pub struct Known {
 /// Figures of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Keys that the index holds: live, revoked and damaged ones.
+    /// Keys that the index holds: live, revoked, deleted and damaged ones.
     pub live_records: usize,
     /// Bytes of their records.
     pub live_bytes: u64,
@@ -271,12 +282,15 @@ pub struct Stats {
     pub commits: u64,
     /// Records that they made durable: divided by `commits`, the records per sync.
     pub committed_records: u64,
-    /// A write failed: the log takes no more.
+    /// The last write failed, and none has succeeded since.
     pub poisoned: bool,
+    /// Bytes of revocations that are in force and could not be written yet, or are being written.
+    pub revocations_bytes: usize,
 }
 
 impl<F: Files> BlobLog<F> {
-    /// The newest durable record of a key. One read of the disk for a live key, none otherwise.
+    /// The newest durable record of a key, or its revocation, which holds before it is durable. One
+    /// read of the disk for a live key, none otherwise.
     ///
     /// # Errors
     /// `Damaged` if what was read is not what was written; never `Missing` for such a key.
@@ -300,6 +314,7 @@ impl<F: Files> BlobLog<F> {
             };
             match entry.state {
                 KeyState::Revoked => return Ok(Lookup::Revoked { version, revision }),
+                KeyState::Deleted => return Ok(Lookup::Missing),
                 KeyState::Damaged => return Err(damaged("found at an earlier check")),
                 KeyState::Live => {}
             }
@@ -328,8 +343,7 @@ impl<F: Files> BlobLog<F> {
 
     /// What the index knows of a key; no I/O.
     pub fn version_of(&self, keyspace: u32, key_id: &[u8]) -> Option<Known> {
-        let state = self.shared.state.borrow();
-        let entry = state.index.find(state.index.hash(keyspace, key_id))?;
+        let (entry, _) = self.locate(keyspace, key_id)?;
         Some(Known {
             version: entry.version,
             revision: entry.revision,
@@ -337,7 +351,69 @@ impl<F: Files> BlobLog<F> {
         })
     }
 
-    /// Whether a key was put, be it revoked or damaged since; no I/O.
+    /// When a key was revoked, in ms since 1970. `None`: it is not, or it is not known when.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn revoked_at(&self, keyspace: u32, key_id: &[u8]) -> Result<Option<u64>, ReadError> {
+        let entry = {
+            let state = self.shared.state.borrow();
+            state.index.find(state.index.hash(keyspace, key_id))
+        };
+        match entry {
+            Some(entry) if entry.state == KeyState::Revoked => self.number(&entry).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// The count that was put last for a key, and the version it is for. A count that cannot be
+    /// read is `u64::MAX`.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub async fn uses(
+        &self,
+        keyspace: u32,
+        key_id: &[u8],
+    ) -> Result<Option<(u32, u64)>, ReadError> {
+        let entry = {
+            let state = self.shared.state.borrow();
+            state.uses.find(state.index.hash(keyspace, key_id))
+        };
+        let Some(entry) = entry else { return Ok(None) };
+        let count = match entry.state {
+            KeyState::Live => self.number(&entry).await?,
+            _ => None,
+        };
+        Ok(Some((entry.version, count.unwrap_or(u64::MAX))))
+    }
+
+    /// The number in a record that has one; `None` if it has none, or is damaged.
+    async fn number(&self, entry: &Entry) -> Result<Option<u64>, ReadError> {
+        let segment = entry.segment;
+        let file = {
+            let state = self.shared.state.borrow();
+            state.segments.get(&segment).map(|found| found.file.clone())
+        };
+        let Some(file) = file else { return Ok(None) };
+        let read = file.read_at(u64::from(entry.offset), entry.record_len as usize);
+        let record = read
+            .await
+            .map_err(|source| ReadError::Io { segment, source })?;
+        let place = segment::place(&self.shared.options, segment);
+        let Ok(head) = record::parse_head(&record, place, entry.offset) else {
+            return Ok(None);
+        };
+        let is_whole = head.record_len() as usize == record.len()
+            && head.blob_len as usize == NUMBER_LEN
+            && record::body_is_whole(&record, place, entry.offset);
+        let number = record.last_chunk::<NUMBER_LEN>();
+        Ok(number
+            .filter(|_| is_whole)
+            .map(|bytes| u64::from_le_bytes(*bytes)))
+    }
+
+    /// Whether a key was put, be it revoked, deleted or damaged since; no I/O.
     pub fn contains(&self, keyspace: u32, key_id: &[u8]) -> bool {
         self.version_of(keyspace, key_id).is_some()
     }
@@ -354,16 +430,33 @@ impl<F: Files> BlobLog<F> {
             segments: state.segments.len(),
             index_bytes: state.index.memory_bytes(),
             damaged_records: state.index.damaged(),
-            pending_bytes: state.pending_bytes,
+            pending_bytes: state.queue.bytes,
             commits: state.commits,
             committed_records: state.committed_records,
-            poisoned: matches!(state.health, Health::Poisoned(_)),
+            poisoned: state.failing.is_some(),
+            revocations_bytes: state.revocations.bytes,
         }
     }
 
     fn locate(&self, keyspace: u32, key_id: &[u8]) -> Option<(Entry, Option<Rc<F::File>>)> {
         let state = self.shared.state.borrow();
-        let entry = state.index.find(state.index.hash(keyspace, key_id))?;
+        self.locate_hash(&state, state.index.hash(keyspace, key_id))
+    }
+
+    pub(crate) fn locate_hash(
+        &self,
+        state: &State<F::File>,
+        hash: KeyHash,
+    ) -> Option<(Entry, Option<Rc<F::File>>)> {
+        let mut entry = state.index.find(hash)?;
+        // A revocation holds as soon as it was let in.
+        if let Some(put) = state.pending.get(&hash)
+            && put.kind == Kind::Revoked
+        {
+            entry.state = KeyState::Revoked;
+            entry.revision = put.revision;
+            entry.version = put.version;
+        }
         let file = state
             .segments
             .get(&entry.segment)

@@ -13,10 +13,14 @@
 //! do not check. The body checksum covers everything after itself; the head checksum covers the
 //! length, bytes 16 to 48 and the key id, so that damage to a blob still tells whose blob it was.
 
+use crate::index::KeyState;
 use crate::limits::{BLOB_LEN_MAX, KEY_ID_LEN_MAX};
 
 /// Bytes before the key id.
 pub(crate) const HEAD_LEN: usize = 48;
+
+/// Bytes of a time or a count, which stand where other records have their blob.
+pub(crate) const NUMBER_LEN: usize = 8;
 
 /// The first bytes of every record.
 pub(crate) const MAGIC: [u8; 4] = *b"KWR1";
@@ -32,6 +36,10 @@ pub(crate) enum Kind {
     Lost = 3,
     /// No key: the log was closed here, so everything before was durable.
     Mark = 4,
+    /// The key was revoked, and deleted since.
+    Deleted = 5,
+    /// How many uses of a key version may have been made.
+    Uses = 6,
 }
 
 impl Kind {
@@ -41,7 +49,40 @@ impl Kind {
             2 => Some(Self::Revoked),
             3 => Some(Self::Lost),
             4 => Some(Self::Mark),
+            5 => Some(Self::Deleted),
+            6 => Some(Self::Uses),
             _ => None,
+        }
+    }
+
+    /// The state that a whole record gives its key, or its key's use count.
+    pub fn state(self) -> Option<KeyState> {
+        match self {
+            Self::Blob | Self::Uses => Some(KeyState::Live),
+            Self::Revoked => Some(KeyState::Revoked),
+            Self::Lost => Some(KeyState::Damaged),
+            Self::Deleted => Some(KeyState::Deleted),
+            Self::Mark => None,
+        }
+    }
+
+    /// The same for one of which only the head is whole.
+    pub fn damaged_state(self) -> Option<KeyState> {
+        match self {
+            Self::Blob | Self::Lost | Self::Uses => Some(KeyState::Damaged),
+            // What matters of these is in the head, so they still count.
+            Self::Revoked | Self::Deleted => self.state(),
+            Self::Mark => None,
+        }
+    }
+
+    fn allows(self, blob_len: usize) -> bool {
+        match self {
+            Self::Blob => blob_len <= BLOB_LEN_MAX,
+            // Earlier ones did not say when.
+            Self::Revoked => blob_len == 0 || blob_len == NUMBER_LEN,
+            Self::Uses => blob_len == NUMBER_LEN,
+            Self::Lost | Self::Mark | Self::Deleted => blob_len == 0,
         }
     }
 }
@@ -156,8 +197,7 @@ pub(crate) fn parse_head(bytes: &[u8], place: Place, offset: u32) -> Result<Head
     let plausible = fixed[..4] == MAGIC
         && key_id_len <= KEY_ID_LEN_MAX
         && (key_id_len == 0) == (head.kind == Kind::Mark)
-        && head.blob_len as usize <= BLOB_LEN_MAX
-        && (head.kind == Kind::Blob || head.blob_len == 0)
+        && head.kind.allows(head.blob_len as usize)
         && u32_at(4) == head.record_len()
         && head.batch_offset <= offset
         && fixed[43..48] == [0; 5];

@@ -1,18 +1,19 @@
 //! Opening a log: what the last life left behind is read, told apart and made whole.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::batch::Queue;
 use crate::commit::create_segment;
 use crate::error::OpenError;
 use crate::index::{Entry, Index, KeyState};
 use crate::limits::DAMAGE_NAMED_MAX;
-use crate::log::{BlobLog, Health, LogOptions, Segment, Shared, State, state_of};
+use crate::log::{BlobLog, Health, LogOptions, Segment, Shared, State};
 use crate::notify::Notify;
-use crate::record::{Head, Kind};
+use crate::record::Head;
 use crate::scan::{Item, Scanner};
 use crate::seam::{File, Files};
 use crate::segment::{self, HEADER_LEN, Header};
@@ -85,15 +86,20 @@ impl<F: Files> BlobLog<F> {
         let opening = Opening {
             state: State {
                 index: Index::new(&options.index_seed),
+                uses: Index::new(&options.index_seed),
                 segments: BTreeMap::new(),
                 next_revision: 1,
                 health: Health::Writable,
-                queue: VecDeque::new(),
-                pending_bytes: 0,
+                queue: Queue::default(),
+                revocations: Queue::default(),
                 pending: BTreeMap::new(),
-                next_ticket: 1,
-                durable_ticket: 0,
                 leading: false,
+                failing: None,
+                is_broken: false,
+                debris: None,
+                probing: false,
+                probe: None,
+                cannot_reserve: false,
                 compacting: false,
                 victim: None,
                 commits: 0,
@@ -246,6 +252,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
         let segment = Segment {
             file: file.clone(),
             len: end,
+            reserved_to: 0,
             live_bytes: 0,
             damaged: false,
         };
@@ -270,17 +277,12 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
                     ..
                 } => {
                     self.reporter.progress.records += 1;
-                    self.apply(number, offset, &head, key_id, state_of(head.kind));
+                    self.apply(number, offset, &head, key_id, head.kind.state());
                     head.record_len()
                 }
                 Item::Damage { offset, len, head } => {
                     if let Some((head, key_id)) = head {
-                        // A revocation is all head, so it still counts.
-                        let state = match head.kind {
-                            Kind::Revoked => Some(KeyState::Revoked),
-                            Kind::Blob | Kind::Lost => Some(KeyState::Damaged),
-                            Kind::Mark => None,
-                        };
+                        let state = head.kind.damaged_state();
                         self.apply(number, offset, &head, key_id, state);
                     }
                     let key =
@@ -377,10 +379,11 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             segment,
             offset,
             record_len: head.record_len(),
+            keyspace: head.keyspace,
             version: head.version,
             state,
         };
-        self.state.apply(hash, entry);
+        self.state.apply(head.kind, hash, entry);
     }
 
     fn note_damage(&mut self, damage: Damage) {

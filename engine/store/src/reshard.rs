@@ -6,15 +6,17 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
-use crate::commit::Staged;
+use crate::batch::Staged;
 use crate::data_dir::{DataDir, check_shard_count};
 use crate::dir_error::DirError;
 use crate::error::{OpenError, PutError, ReadError};
-use crate::index::KeyState;
-use crate::limits::{BATCH_BYTES_MAX, LIST_ROWS_MAX};
+use crate::limits::BATCH_BYTES_MAX;
+use crate::list::Moving;
 use crate::log::{BlobLog, LogOptions};
 use crate::manifest::Manifest;
+use crate::receipt::Receipt;
 use crate::record::Kind;
 use crate::recover::{Damage, Progress};
 use crate::seam::Files;
@@ -157,7 +159,7 @@ pub async fn move_keys<F: Files + Clone>(
             log,
             shard,
             staged_bytes: 0,
-            last_ticket: 0,
+            receipt: Receipt::new(),
         });
     }
     let mut report = ReshardReport::default();
@@ -173,30 +175,26 @@ pub async fn move_keys<F: Files + Clone>(
         report
             .damage
             .extend(recovery.damage.into_iter().map(|damage| (shard, damage)));
-        let mut cursor = Vec::new();
+        let mut cursor = (0, 0);
         loop {
-            let page = log.list(&cursor, LIST_ROWS_MAX, None).await;
+            let page = log.records_from(cursor).await;
             let page = page.map_err(|error| ReshardError::Read(shard, error))?;
             for row in page.rows {
-                let kind = match row.state {
-                    KeyState::Live => Kind::Blob,
-                    KeyState::Revoked => Kind::Revoked,
-                    KeyState::Damaged => Kind::Lost,
-                };
-                report.records += 1;
-                report.damaged_records += u64::from(kind == Kind::Lost);
+                let is_key = row.kind != Kind::Uses;
+                report.records += u64::from(is_key);
+                report.damaged_records += u64::from(row.kind == Kind::Lost);
                 let to = route(row.keyspace, &row.key_id);
                 let owner = owners.get_mut(to).ok_or(ReshardError::Route {
                     shard: to,
                     shard_count,
                 })?;
-                owner.take(kind, row).await?;
+                owner.take(row).await?;
             }
             done.records_done = report.records;
             progress(done);
-            cursor = page.cursor;
-            if cursor.is_empty() {
-                break;
+            match page.next {
+                Some(next) => cursor = next,
+                None => break,
             }
         }
         done.shards_done = shard + 1;
@@ -250,11 +248,11 @@ struct Owner<F: Files> {
     log: BlobLog<F>,
     shard: u16,
     staged_bytes: usize,
-    last_ticket: u64,
+    receipt: Rc<Receipt>,
 }
 
 impl<F: Files> Owner<F> {
-    async fn take(&mut self, kind: Kind, row: crate::list::Row) -> Result<(), ReshardError> {
+    async fn take(&mut self, row: Moving) -> Result<(), ReshardError> {
         self.staged_bytes += row.key_id.len() + row.blob.len();
         let hash = self
             .log
@@ -263,17 +261,17 @@ impl<F: Files> Owner<F> {
             .borrow()
             .index
             .hash(row.keyspace, &row.key_id);
-        self.last_ticket = self.log.stage_moved(Staged {
+        let staged = Staged {
             hash,
-            kind,
+            kind: row.kind,
             revision: row.revision,
             keyspace: row.keyspace,
             version: row.version,
             key_id: row.key_id,
             blob: row.blob,
             copy_of: None,
-            ticket: 0,
-        });
+        };
+        self.log.stage_moved(staged, &self.receipt);
         if self.staged_bytes >= BATCH_BYTES_MAX {
             self.flush().await
         } else {
@@ -283,7 +281,7 @@ impl<F: Files> Owner<F> {
 
     async fn flush(&mut self) -> Result<(), ReshardError> {
         self.staged_bytes = 0;
-        let flushed = self.log.durable(self.last_ticket).await;
+        let flushed = self.log.durable(&self.receipt).await;
         flushed.map_err(|error| ReshardError::Put(self.shard, error))
     }
 }

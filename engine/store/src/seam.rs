@@ -47,6 +47,26 @@ pub trait File: 'static {
     /// The file's length in bytes.
     fn len(&self) -> impl Future<Output = io::Result<u64>>;
 
-    /// Cuts the file to `len` bytes.
+    /// Cuts the file to `len` bytes. Room that was reserved behind them is given back.
     fn truncate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+
+    /// Takes room on the disk for the first `len` bytes, so that writing them does not fail for
+    /// want of it; the file's length stays. `Unsupported` where the file system cannot.
+    fn reserve(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+}
+
+/// Whether the disk, or somebody's share of it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Whether the file system does not know how.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput
+    )
 }

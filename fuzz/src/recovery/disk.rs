@@ -109,4 +109,8 @@ impl File for MemoryFile {
         self.0.borrow_mut().truncate(len as usize);
         Ok(())
     }
+
+    async fn reserve(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
 }

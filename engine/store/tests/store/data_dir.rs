@@ -412,20 +412,16 @@ fn a_damaged_key_stays_damaged_across_reshards_and_the_old_logs_are_kept() {
     let path = temporary.path().join("data");
     let mut data = DataDir::open(&path, 1).unwrap();
     let keys = filled(&data);
-    let log = opened(&data, 0);
-    // A live row's blob ends where the next page begins.
-    let mut page = block_on(log.list(&[], 1, None)).unwrap();
-    while page.rows[0].state != KeyState::Live {
-        page = block_on(log.list(&page.cursor, 1, None)).unwrap();
-    }
-    let segment = u32::from_le_bytes(page.cursor[1..5].try_into().unwrap());
-    let end = u32::from_le_bytes(page.cursor[5..].try_into().unwrap()) as usize;
-    let damaged = page.rows[0].key_id.clone();
-    let file = path.join(format!("blobs-000001/shard-000/{segment:08}.log"));
+    let damaged = b"key-299".to_vec();
+    let (_, newest) = keys[&damaged].clone().unwrap();
+    let record_end = [damaged.clone(), newest].concat();
+    let file = path.join("blobs-000001/shard-000/00000001.log");
     let mut bytes = fs::read(&file).unwrap();
-    bytes[end - 1] ^= 1;
+    let found = bytes
+        .windows(record_end.len())
+        .position(|run| run == record_end);
+    bytes[found.unwrap() + record_end.len() - 1] ^= 1;
     fs::write(&file, bytes).unwrap();
-    drop(log);
 
     let report = reshard_to(&mut data, 3).unwrap();
     assert_eq!((report.records, report.damaged_records), (300, 1));

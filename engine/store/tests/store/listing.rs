@@ -1,7 +1,7 @@
 //! Listings: order, pages, cursors, and what a compaction does to them.
 
 use futures_lite::future::block_on;
-use keyway_store::{BlobLog, Compaction, Expect, KeyState, Row};
+use keyway_store::{BlobLog, Expect, KeyState, Row};
 
 use crate::support::faulty::FaultyFiles;
 use crate::support::{create, fresh};
@@ -20,7 +20,7 @@ async fn list_all(log: &BlobLog<FaultyFiles>, limit: usize, keyspace: Option<u32
 }
 
 #[test]
-fn a_listing_pages_through_what_is_live_in_log_order() {
+fn a_listing_pages_through_what_is_there() {
     block_on(async {
         let (_, log) = fresh().await;
         assert_eq!(list_all(&log, 10, None).await, []);
@@ -42,10 +42,8 @@ fn a_listing_pages_through_what_is_live_in_log_order() {
         for limit in [1, 7, 1000] {
             let rows = list_all(&log, limit, None).await;
             assert_eq!(rows.len(), 60);
-            assert!(rows.windows(2).all(|two| two[0].revision < two[1].revision));
-            let [.., new, revoked] = &rows[..] else {
-                panic!("two rows at least")
-            };
+            let row = |key_id: &[u8]| rows.iter().find(|row| row.key_id == key_id).unwrap();
+            let (new, revoked) = (row(b"key-00"), row(b"key-01"));
             assert_eq!((new.version, new.blob.as_slice()), (2, &b"new"[..]));
             assert_eq!((revoked.state, revoked.blob.len()), (KeyState::Revoked, 0));
             let odd = list_all(&log, limit, Some(2)).await;
@@ -65,11 +63,9 @@ fn any_bytes_are_good_as_a_cursor() {
         }
         let mut random = crate::support::Random::new(1);
         for _ in 0..2000 {
-            let mut cursor: Vec<u8> = (0..random.below(12)).map(|_| random.next() as u8).collect();
-            if cursor.len() == 9 {
-                cursor[0] = 1;
-                cursor[2..5].fill(0);
-                cursor[7..].fill(0);
+            let mut cursor: Vec<u8> = (0..random.below(30)).map(|_| random.next() as u8).collect();
+            if let Some(version) = cursor.first_mut() {
+                *version = 2;
             }
             let page = log.list(&cursor, 3, None).await.unwrap();
             assert!(page.rows.iter().all(|row| row.blob == [3; 200]));
@@ -77,38 +73,134 @@ fn any_bytes_are_good_as_a_cursor() {
     });
 }
 
+/// Half of the listings of five keys under rotation lacked one: a key whose record moved from
+/// behind the cursor to beyond the end that the page had measured was in no page.
 #[test]
-fn a_listing_during_compactions_shows_every_key() {
+fn a_listing_shows_every_key_once_whatever_is_written_meanwhile() {
+    for seed in 0..60 {
+        block_on(async {
+            let mut random = crate::support::Random::new(seed);
+            let (_, log) = fresh().await;
+            let keys = 1 + random.below(40);
+            let mut versions = vec![1; keys];
+            for key in 0..keys {
+                create(&log, format!("key-{key}").as_bytes(), &[1; 150]).await;
+            }
+            let (mut seen, mut cursor) = (Vec::new(), Vec::new());
+            let limit = 1 + random.below(6);
+            loop {
+                let page = log.list(&cursor, limit, Some(1)).await.unwrap();
+                seen.extend(page.rows.into_iter().map(|row| row.key_id));
+                for _ in 0..random.below(30) {
+                    let key = random.below(keys);
+                    let known = versions[key];
+                    let name = format!("key-{key}");
+                    let put = log.put_blob(
+                        1,
+                        name.as_bytes(),
+                        known + 1,
+                        vec![2; 150],
+                        Expect::Version(known),
+                    );
+                    put.await.unwrap();
+                    versions[key] += 1;
+                }
+                for added in 0..random.below(3) {
+                    let key_id = format!("new-{}-{added}", cursor.len() + seen.len() * 100);
+                    let _ = log
+                        .put_blob(1, key_id.as_bytes(), 1, vec![3; 50], Expect::Absent)
+                        .await;
+                }
+                for _ in 0..random.below(4) {
+                    log.compact_step(4096).await.unwrap();
+                }
+                cursor = page.cursor;
+                if cursor.is_empty() {
+                    break;
+                }
+            }
+            seen.retain(|key_id| key_id.starts_with(b"key-"));
+            seen.sort();
+            assert!(seen.windows(2).all(|two| two[0] != two[1]), "seed {seed}");
+            assert_eq!(seen.len(), keys, "seed {seed}");
+        });
+    }
+}
+
+/// What a rotation of DEKs counts with: blobs sealed under the older one, which are rewritten or
+/// not while the count goes on, and moved by compactions. As long as nobody writes under the older
+/// one any more, a count that finds none is right.
+#[test]
+fn a_count_of_blobs_overlooks_none_while_they_are_rewritten_and_moved() {
+    const OLDER: u8 = 1;
+    const NEWER: u8 = 2;
+    for seed in 0..60 {
+        block_on(async {
+            let mut random = crate::support::Random::new(seed);
+            let (_, log) = fresh().await;
+            let keys = 1 + random.below(60);
+            for key in 0..keys {
+                create(&log, format!("key-{key}").as_bytes(), &[OLDER; 200]).await;
+            }
+            let name = |key: usize| format!("key-{key}").into_bytes();
+            for _ in 0..1000 {
+                let (mut found, mut cursor) = (0, Vec::new());
+                loop {
+                    let page = log.list(&cursor, 4, Some(1)).await.unwrap();
+                    for row in page.rows.iter().filter(|row| row.blob[0] == OLDER) {
+                        found += 1;
+                        // Some are sealed anew by the pass, as far as nobody came before it.
+                        if random.one_in(2) {
+                            let expect = Expect::Revision(row.version, row.revision);
+                            let blob = vec![NEWER; 200];
+                            let put = log.put_blob(1, &row.key_id, row.version, blob, expect);
+                            put.await.unwrap();
+                        }
+                    }
+                    // Others are rewritten by their owners, who write under the newer DEK only.
+                    for _ in 0..random.below(3) {
+                        let key = name(random.below(keys));
+                        let known = log.version_of(1, &key).unwrap();
+                        let expect = Expect::Version(known.version);
+                        let blob = vec![NEWER; 200];
+                        let put = log.put_blob(1, &key, known.version + 1, blob, expect);
+                        put.await.unwrap();
+                    }
+                    log.compact_step(4096).await.unwrap();
+                    cursor = page.cursor;
+                    if cursor.is_empty() {
+                        break;
+                    }
+                }
+                if found == 0 {
+                    break;
+                }
+            }
+            for key in 0..keys {
+                let (_, bytes) = crate::support::blob(&log, 1, &name(key)).await;
+                assert_eq!(bytes[0], NEWER, "seed {seed}: key {key} was overlooked");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_cursor_of_an_earlier_opening_starts_over() {
     block_on(async {
-        let (_, log) = fresh().await;
-        let names: Vec<_> = (0..100).map(|key| format!("key-{key:03}")).collect();
-        for name in &names {
-            create(&log, name.as_bytes(), &[1; 150]).await;
+        let (disk, log) = fresh().await;
+        for key in 0..20 {
+            create(&log, format!("key-{key}").as_bytes(), &[3; 20]).await;
         }
-        // All but every fifth are written again, so that the old segments are mostly dead.
-        for (at, name) in names.iter().enumerate() {
-            if at % 5 != 0 {
-                log.put_blob(1, name.as_bytes(), 2, vec![2; 150], Expect::Version(1))
-                    .await
-                    .unwrap();
-            }
+        let page = log.list(&[], 7, None).await.unwrap();
+        drop(log);
+        let mut options = crate::support::small("log");
+        options.index_seed = [9; 16];
+        let (log, _) = crate::support::open(disk, options).await;
+        let (mut seen, mut cursor) = (0, page.cursor);
+        while !cursor.is_empty() {
+            let page = log.list(&cursor, 7, None).await.unwrap();
+            (seen, cursor) = (seen + page.rows.len(), page.cursor);
         }
-        let (mut seen, mut cursor) = (Vec::new(), Vec::new());
-        let mut removed = 0;
-        loop {
-            let page = log.list(&cursor, 4, None).await.unwrap();
-            seen.extend(page.rows.into_iter().map(|row| row.key_id));
-            if let Compaction::Removed { .. } = log.compact_step(4096).await.unwrap() {
-                removed += 1;
-            }
-            cursor = page.cursor;
-            if cursor.is_empty() {
-                break;
-            }
-        }
-        assert!(removed > 2);
-        seen.sort();
-        seen.dedup();
-        assert_eq!(seen.len(), names.len());
+        assert_eq!(seen, 20);
     });
 }

@@ -7,6 +7,8 @@ mod crash;
 #[cfg(test)]
 mod data_dir;
 #[cfg(test)]
+mod endings;
+#[cfg(test)]
 mod listing;
 #[cfg(test)]
 mod puts;

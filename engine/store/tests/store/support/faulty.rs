@@ -65,6 +65,8 @@ struct Disk {
 
 #[derive(Clone, Default)]
 struct Inode {
+    /// Bytes that it can have without taking room.
+    reserved: usize,
     now: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
@@ -216,6 +218,7 @@ impl Inode {
             }
         }
         Self {
+            reserved: self.reserved,
             now: image.clone(),
             durable: image,
             unsynced: Vec::new(),
@@ -377,7 +380,8 @@ impl File for FaultyFile {
         }
         let room = disk.has_room();
         let inode = &mut disk.inodes[self.inode];
-        let fits = inode.now.len().saturating_sub(offset as usize);
+        let room_for = inode.now.len().max(inode.reserved);
+        let fits = room_for.saturating_sub(offset as usize);
         let is_cut = room.is_err() && fits < bytes.len();
         if is_cut {
             bytes.truncate(fits);
@@ -437,7 +441,23 @@ impl File for FaultyFile {
         }
         let inode = &mut disk.inodes[self.inode];
         inode.now.truncate(len as usize);
+        inode.reserved = 0;
         inode.unsynced.push(Change::Truncate(len as usize));
+        Ok(())
+    }
+
+    async fn reserve(&self, len: u64) -> io::Result<()> {
+        yield_now().await;
+        let mut disk = self.disk.borrow_mut();
+        if let Fate::Half(error) = disk.begin()? {
+            return Err(error);
+        }
+        let room = disk.has_room();
+        let inode = &mut disk.inodes[self.inode];
+        if inode.now.len().max(inode.reserved) < len as usize {
+            room?;
+            inode.reserved = len as usize;
+        }
         Ok(())
     }
 }

@@ -49,7 +49,10 @@ impl Model {
                 Lookup::Revoked { version, .. } => {
                     assert!(key.revoke_tried, "{name} was never revoked");
                     assert!(version >= key.floor, "{name}: {version} < {}", key.floor);
-                    (key.revoked, key.floor) = (true, version);
+                    // One that holds and is not written yet is undone by a restart.
+                    if log.stats().revocations_bytes == 0 {
+                        (key.revoked, key.floor) = (true, version);
+                    }
                     expected.insert(key_id.clone(), (version, KeyState::Revoked));
                 }
                 Lookup::Blob(blob) => {
@@ -155,10 +158,18 @@ async fn put<F: Files>(
         key.tried.entry(version).or_default().push(blob.clone());
         blob
     };
-    log.put_blob(KEYSPACE, &key_id, version, blob, expect)
-        .await?;
+    let stored = log
+        .put_blob(KEYSPACE, &key_id, version, blob.clone(), expect)
+        .await;
     let mut model = model.borrow_mut();
     let key = model.keys.get_mut(&key_id).unwrap();
+    if let Err(PutError::Failed(_)) = stored {
+        // Refused means unchanged, after a restart too: it must never be seen.
+        let tried = key.tried.get_mut(&version).unwrap();
+        let at = tried.iter().rposition(|tried| *tried == blob).unwrap();
+        tried.remove(at);
+    }
+    stored?;
     key.floor = key.floor.max(version);
     Ok(())
 }
