@@ -48,10 +48,14 @@ wire_enum! {
         KeyImport = 0x29, "key_import";
         /// Make or bring a key's next version.
         KeyRotate = 0x2a, "key_rotate";
-        /// Revoke a key for good.
+        /// Revoke a key, or one version of it, for good.
         KeyRevoke = 0x2b, "key_revoke";
         /// List one shard's keys of a keyspace.
         KeyList = 0x2c, "key_list";
+        /// Remove a key's versions below a number.
+        KeyTrim = 0x2d, "key_trim";
+        /// Delete a revoked key.
+        KeyDelete = 0x2e, "key_delete";
         /// Load a key anew, whatever its age.
         ForceRefresh = 0x30, "force_refresh";
         /// Drop a keyspace's plaintext and lease at once.
@@ -120,6 +124,8 @@ impl Opcode {
             | Self::KeyImport
             | Self::KeyRotate
             | Self::KeyRevoke
+            | Self::KeyTrim
+            | Self::KeyDelete
             | Self::ForceRefresh => Scope::Key,
         }
     }
@@ -139,6 +145,8 @@ impl Opcode {
                 | Self::KeyImport
                 | Self::KeyRotate
                 | Self::KeyRevoke
+                | Self::KeyTrim
+                | Self::KeyDelete
                 | Self::Lock
                 | Self::Unlock
                 | Self::KmsInit
@@ -198,6 +206,8 @@ impl Opcode {
             | Self::KeyImport
             | Self::KeyRotate
             | Self::KeyRevoke
+            | Self::KeyTrim
+            | Self::KeyDelete
             | Self::KeyList
             | Self::KeyspaceHot
             | Self::ForceRefresh

@@ -22,7 +22,9 @@ SIGN, VERIFY, MAC, ENCRYPT, DECRYPT, DERIVE, PUBLIC_KEY, GET = range(0x10, 0x18)
 KEYSPACE_CREATE, KEYSPACE_SET, KEYSPACE_LIST, KEYSPACE_ROTATE, KEYSPACE_REWRAP = range(0x20, 0x25)
 KEYSPACE_HISTORY = 0x25
 KEYSPACE_HOT, KEYSPACE_DESTROY_DEKS = 0x26, 0x27
-KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_LIST = range(0x28, 0x2D)
+KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_LIST, KEY_TRIM, KEY_DELETE = range(
+    0x28, 0x2F
+)
 FORCE_REFRESH, LOCK, UNLOCK, UNLOCK_STATUS, STATUS, KMS_INIT, KMS_UNLOCK = range(0x30, 0x37)
 KMS_LOCK, LOCK_ALL = 0x37, 0x38
 
@@ -449,7 +451,9 @@ READ_REQUEST = {
     KEY_GENERATE: lambda r: read_new_key(r, True),
     KEY_IMPORT: lambda r: read_new_key(r, False) + read_material(r),
     KEY_ROTATE: lambda r: read_material(r) if r.left() else [],
-    KEY_REVOKE: read_nothing,
+    KEY_REVOKE: lambda r: read_number("version", 4, 1)(r) if r.left() else [],
+    KEY_TRIM: read_number("below", 4, 1),
+    KEY_DELETE: read_nothing,
     KEY_LIST: read_key_list,
     FORCE_REFRESH: read_nothing,
     LOCK: read_nothing,
@@ -485,6 +489,8 @@ READ_ANSWER = {
     KEY_IMPORT: read_nothing,
     KEY_ROTATE: read_nothing,
     KEY_REVOKE: read_nothing,
+    KEY_TRIM: read_nothing,
+    KEY_DELETE: read_nothing,
     KEY_LIST: read_key_page,
     FORCE_REFRESH: read_nothing,
     LOCK: read_nothing,
@@ -620,6 +626,7 @@ SIZES = {
     "threshold": 1,
     "after": 4,
     "row_after": 8,
+    "below": 4,
     "ticket": 8,
     "version": 4,
 }

@@ -1,5 +1,6 @@
 //! Calls: requests not yet sent, which know how to read their answers.
 
+mod key;
 mod kms;
 
 use std::fmt;
@@ -261,12 +262,6 @@ impl Call<()> {
             bytes: Octets(bytes),
         });
         Self::to_key(key, &Request::KeyRotate(KeyRotate { material }), nothing)
-    }
-
-    /// The call that `Client::key_revoke` makes.
-    #[must_use]
-    pub fn key_revoke(key: &KeyPath) -> Self {
-        Self::to_key(key, &Request::KeyRevoke, nothing)
     }
 
     /// The call that `Client::force_refresh` makes.

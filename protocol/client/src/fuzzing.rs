@@ -100,6 +100,9 @@ impl Reading {
         self.send(Call::key_generate(&key, Algorithm::Ed25519, options));
         self.send(Call::key_rotate(&key, None));
         self.send(Call::key_revoke(&key));
+        self.send(Call::key_revoke_version(&key, 3));
+        self.send(Call::key_trim(&key, 3));
+        self.send(Call::key_delete(&key));
         self.send(Call::key_list_page(&keyspace, 0, 0, b""));
         self.send(Call::force_refresh(&key));
         self.send(Call::lock(&keyspace));

@@ -141,6 +141,33 @@ macro_rules! typed_calls {
                 self.call($crate::Call::key_revoke(key))$($wait)*
             }
 
+            /// Revokes one version of a key for good. The newest cannot be revoked alone: the
+            /// status is CONFLICT.
+            pub $($asyncness)? fn key_revoke_version(
+                &self,
+                key: &$crate::KeyPath,
+                key_version: u32,
+            ) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::key_revoke_version(key, key_version))$($wait)*
+            }
+
+            /// Removes a key's versions below a number. The newest always stays.
+            pub $($asyncness)? fn key_trim(
+                &self,
+                key: &$crate::KeyPath,
+                below: u32,
+            ) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::key_trim(key, below))$($wait)*
+            }
+
+            /// Deletes a revoked key. Its id can be used again; versions go on where they ended.
+            pub $($asyncness)? fn key_delete(
+                &self,
+                key: &$crate::KeyPath,
+            ) -> Result<$crate::Answer<()>, $crate::Error> {
+                self.call($crate::Call::key_delete(key))$($wait)*
+            }
+
             /// All keys of a keyspace, by id. It asks shard after shard, page by page; each page
             /// has the whole deadline.
             pub $($asyncness)? fn key_list(

@@ -1,4 +1,5 @@
-//! Payloads of KEY_GENERATE, KEY_IMPORT, KEY_ROTATE and KEY_LIST, and of the answer to KEY_LIST.
+//! Payloads of KEY_GENERATE, KEY_IMPORT, KEY_ROTATE, KEY_REVOKE, KEY_TRIM and KEY_LIST, and of the
+//! answer to KEY_LIST.
 
 use alloc::vec::Vec;
 
@@ -166,6 +167,63 @@ impl<'a> KeyRotate<'a> {
         }
         Ok(())
     }
+}
+
+/// KEY_REVOKE. The answer is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRevoke {
+    /// The one version to revoke; 0 for the whole key.
+    pub key_version: u32,
+}
+
+impl KeyRevoke {
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, ProtocolError> {
+        if payload.is_empty() {
+            return Ok(Self { key_version: 0 });
+        }
+        // The whole key is written as an empty payload, so that there is one way to write it.
+        let key_version = read_version("KEY_REVOKE", "version", payload)?;
+        Ok(Self { key_version })
+    }
+
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        if self.key_version != 0 {
+            out.extend_from_slice(&self.key_version.to_le_bytes());
+        }
+    }
+}
+
+/// KEY_TRIM: removes the versions below a number. The answer is empty; its `key_version` is the
+/// newest, which always stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyTrim {
+    /// The lowest version to keep, from 1.
+    pub below: u32,
+}
+
+impl KeyTrim {
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, ProtocolError> {
+        let below = read_version("KEY_TRIM", "below", payload)?;
+        Ok(Self { below })
+    }
+
+    pub(super) fn encode(self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
+        in_range("below", u64::from(self.below), 1, u64::from(u32::MAX))?;
+        out.extend_from_slice(&self.below.to_le_bytes());
+        Ok(())
+    }
+}
+
+fn read_version(
+    message: &'static str,
+    field: &'static str,
+    payload: &[u8],
+) -> Result<u32, ProtocolError> {
+    let mut reader = Reader::new(payload);
+    let version = reader.u32(field)?;
+    reader.finish(message)?;
+    in_range(field, u64::from(version), 1, u64::from(u32::MAX))?;
+    Ok(version)
 }
 
 /// KEY_LIST: one page of the keys that one shard owns. The answer is a [`KeyListAnswer`].

@@ -20,7 +20,8 @@ pub use crypto::{Decrypt, Derive, Encrypt, Sealed, Sign, Verify};
 pub use hello::{Hello, KeyspaceEntry, ServerHello};
 pub use hot::KeyspaceHot;
 pub use key::{
-    KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRotate, KeyRow, KeyRows, Material, NewKey,
+    KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRevoke, KeyRotate, KeyRow, KeyRows, KeyTrim,
+    Material, NewKey,
 };
 pub use keyspace::{KeyspaceCreate, Settings, SettingsIter};
 pub use kms::{Custody, KmsInit, KmsShares, KmsUnlock, Unlock};

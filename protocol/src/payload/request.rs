@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use super::{
-    Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyRotate, KeyspaceCreate,
-    KeyspaceHot, KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
+    Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyRevoke, KeyRotate,
+    KeyTrim, KeyspaceCreate, KeyspaceHot, KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
 };
 use crate::limits::{MESSAGE_LEN_MAX, PAYLOAD_LEN_MAX};
 use crate::reader::{Reader, at_most, in_range, zero};
@@ -67,8 +67,12 @@ pub enum Request<'a> {
     KeyImport(KeyImport<'a>),
     /// KEY_ROTATE.
     KeyRotate(KeyRotate<'a>),
-    /// KEY_REVOKE. The answer is empty.
-    KeyRevoke,
+    /// KEY_REVOKE.
+    KeyRevoke(KeyRevoke),
+    /// KEY_TRIM.
+    KeyTrim(KeyTrim),
+    /// KEY_DELETE. The answer is empty.
+    KeyDelete,
     /// KEY_LIST.
     KeyList(KeyList<'a>),
     /// FORCE_REFRESH. The answer is empty; its `key_version` is the version loaded.
@@ -143,7 +147,9 @@ impl<'a> Request<'a> {
             Opcode::KeyGenerate => Self::KeyGenerate(KeyGenerate::decode(payload)?),
             Opcode::KeyImport => Self::KeyImport(KeyImport::decode(payload)?),
             Opcode::KeyRotate => Self::KeyRotate(KeyRotate::decode(payload)?),
-            Opcode::KeyRevoke => nothing("KEY_REVOKE", payload, Self::KeyRevoke)?,
+            Opcode::KeyRevoke => Self::KeyRevoke(KeyRevoke::decode(payload)?),
+            Opcode::KeyTrim => Self::KeyTrim(KeyTrim::decode(payload)?),
+            Opcode::KeyDelete => nothing("KEY_DELETE", payload, Self::KeyDelete)?,
             Opcode::KeyList => Self::KeyList(KeyList::decode(payload)?),
             Opcode::ForceRefresh => nothing("FORCE_REFRESH", payload, Self::ForceRefresh)?,
             Opcode::Lock => nothing("LOCK", payload, Self::Lock)?,
@@ -203,6 +209,11 @@ impl<'a> Request<'a> {
             Self::KeyGenerate(generate) => generate.encode(out),
             Self::KeyImport(import) => import.encode(out),
             Self::KeyRotate(rotate) => rotate.encode(out),
+            Self::KeyRevoke(revoke) => {
+                revoke.encode(out);
+                Ok(())
+            }
+            Self::KeyTrim(trim) => trim.encode(out),
             Self::KeyList(list) => list.encode(out),
             Self::Unlock(unlock) => unlock.encode(out),
             Self::UnlockStatus { ticket } => {
@@ -214,7 +225,7 @@ impl<'a> Request<'a> {
             Self::KeyspaceRotate
             | Self::KeyspaceDestroyDeks
             | Self::KeyspaceHistory
-            | Self::KeyRevoke
+            | Self::KeyDelete
             | Self::ForceRefresh
             | Self::Lock
             | Self::LockAll => Ok(()),
@@ -246,7 +257,9 @@ impl<'a> Request<'a> {
             Self::KeyGenerate(_) => Opcode::KeyGenerate,
             Self::KeyImport(_) => Opcode::KeyImport,
             Self::KeyRotate(_) => Opcode::KeyRotate,
-            Self::KeyRevoke => Opcode::KeyRevoke,
+            Self::KeyRevoke(_) => Opcode::KeyRevoke,
+            Self::KeyTrim(_) => Opcode::KeyTrim,
+            Self::KeyDelete => Opcode::KeyDelete,
             Self::KeyList(_) => Opcode::KeyList,
             Self::ForceRefresh => Opcode::ForceRefresh,
             Self::Lock => Opcode::Lock,

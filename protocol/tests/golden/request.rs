@@ -2,9 +2,9 @@
 
 use keyway_protocol::{
     Algorithm, Custody, Decrypt, Derive, Encrypt, Hello, HotBy, InputKind, KeyFormat, KeyGenerate,
-    KeyImport, KeyList, KeyRotate, KeyspaceCreate, KeyspaceHot, KmsInit, KmsUnlock, Material,
-    NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Sealed, Settings, Sign, Unlock,
-    UnlockKind, Usage, Verify,
+    KeyImport, KeyList, KeyRevoke, KeyRotate, KeyTrim, KeyspaceCreate, KeyspaceHot, KmsInit,
+    KmsUnlock, Material, NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Sealed, Settings,
+    Sign, Unlock, UnlockKind, Usage, Verify,
 };
 
 use crate::fields::{Fields, Take};
@@ -70,6 +70,10 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
         Request::KeyRotate(KeyRotate {
             material: Some(material),
         }) => with_material(fields, material),
+        Request::KeyRevoke(KeyRevoke { key_version }) if *key_version != 0 => {
+            fields.with_int("version", *key_version)
+        }
+        Request::KeyTrim(trim) => fields.with_int("below", trim.below),
         Request::KeyList(list) => fields
             .with_int("shard", list.shard)
             .with_int("limit", list.limit)
@@ -88,7 +92,8 @@ pub fn fields(frame: &RequestFrame<'_>, request: &Request<'_>) -> Fields {
         Request::KeyspaceRotate
         | Request::KeyspaceDestroyDeks
         | Request::KeyspaceHistory
-        | Request::KeyRevoke
+        | Request::KeyRevoke(_)
+        | Request::KeyDelete
         | Request::ForceRefresh
         | Request::Lock
         | Request::LockAll
@@ -238,7 +243,17 @@ fn encode_payload(opcode: Opcode, fields: &mut Take) -> Vec<u8> {
             }),
         })),
         Opcode::KeyRotate => payload(Request::KeyRotate(KeyRotate { material: None })),
-        Opcode::KeyRevoke => payload(Request::KeyRevoke),
+        Opcode::KeyRevoke => payload(Request::KeyRevoke(KeyRevoke {
+            key_version: if fields.is_next("version") {
+                fields.int("version") as u32
+            } else {
+                0
+            },
+        })),
+        Opcode::KeyTrim => payload(Request::KeyTrim(KeyTrim {
+            below: fields.int("below") as u32,
+        })),
+        Opcode::KeyDelete => payload(Request::KeyDelete),
         Opcode::KeyList => payload(Request::KeyList(KeyList {
             shard: fields.int("shard") as u16,
             limit: fields.int("limit") as u16,
