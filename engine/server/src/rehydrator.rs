@@ -5,6 +5,8 @@
 
 mod floor;
 mod reseal;
+mod uses;
+mod versions;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -69,8 +71,12 @@ pub enum WriteError {
     Overloaded(String),
     /// The stored blob cannot be opened.
     Invalid(String),
-    /// The disk failed.
+    /// The store cannot be read or written now. Nothing has changed.
     Store(String),
+    /// Ours, or the disk's in a way that leaves open whether the write was done.
+    Unknown(String),
+    /// It holds, and could not be written yet.
+    NotPersisted(String),
 }
 
 /// Where a new version's secret comes from.
@@ -264,8 +270,10 @@ impl Rehydrator {
         })
     }
 
-    /// Makes or imports a key and stores it; durable on return. The version, which is 1. `may_write` is asked right before
-    /// the write, after all that takes time.
+    /// Makes or imports a key and stores it; durable on return. The version: 1, for an id that had
+    /// a key before the next one, and the same again for one whose record is damaged and that is
+    /// imported. `may_write` is asked right before the write, after all that
+    /// takes time.
     pub async fn create(
         &self,
         keyspace: u32,
@@ -276,15 +284,14 @@ impl Rehydrator {
         may_write: impl Fn() -> Result<(), WriteError>,
     ) -> Result<u32, WriteError> {
         // Asked first, so that nobody pays for a key that cannot be stored.
-        match self
-            .log
-            .version_of(keyspace, key_id)
-            .map(|known| known.state)
-        {
-            None => {}
-            Some(KeyState::Revoked) => return Err(WriteError::Revoked),
-            Some(_) => return Err(exists()),
-        }
+        let place = versions::place_of(
+            self.log.version_of(keyspace, key_id),
+            matches!(source, Source::Import(..)),
+        )?;
+        let new = &NewKey {
+            first_version: place.version,
+            ..*new
+        };
         let context = Context { keyspace, key_id };
         let generated = match (&source, algorithm) {
             (Source::Generate, Some(algorithm)) => generate_aside(algorithm).await?,
@@ -313,8 +320,11 @@ impl Rehydrator {
             })?;
         let stored = self
             .log
-            .put_blob(keyspace, key_id, 1, blob, Expect::Absent)
+            .put_blob(keyspace, key_id, place.version, blob, place.expect)
             .await?;
+        if place.restores {
+            tracing::warn!(keyspace, key = %String::from_utf8_lossy(key_id), version = stored.version, "damaged key restored by an import");
+        }
         Ok(stored.version)
     }
 
@@ -327,15 +337,7 @@ impl Rehydrator {
         source: Source<'_>,
         may_write: impl Fn() -> Result<(), WriteError>,
     ) -> Result<u32, WriteError> {
-        let current = match self.log.get(keyspace, key_id).await {
-            Ok(Lookup::Blob(blob)) => blob,
-            Ok(Lookup::Missing) => return Err(WriteError::NotFound),
-            Ok(Lookup::Revoked { .. }) => return Err(WriteError::Revoked),
-            Err(error @ ReadError::Damaged { .. }) => {
-                return Err(WriteError::Invalid(error.to_string()));
-            }
-            Err(error) => return Err(WriteError::Store(error.to_string())),
-        };
+        let current = self.newest_blob(keyspace, key_id).await?;
         let metadata = peek(current.bytes())?;
         let generated = match source {
             Source::Generate => generate_aside(metadata.algorithm).await?,
@@ -367,17 +369,12 @@ impl Rehydrator {
             )?;
             (blob, version, under_way)
         };
-        let expect = Expect::Version(current.version);
+        let expect = Expect::Revision(current.version, current.revision);
         let stored = self
             .log
             .put_blob(keyspace, key_id, version, blob, expect)
             .await?;
         Ok(stored.version)
-    }
-
-    /// Marks a key as revoked for ever; durable on return.
-    pub async fn revoke(&self, keyspace: u32, key_id: &[u8]) -> Result<u32, WriteError> {
-        Ok(self.log.put_revoked(keyspace, key_id).await?.version)
     }
 
     fn with_newest_dek<T>(
@@ -405,16 +402,16 @@ async fn generate_aside(
     Ok(Some(pkcs8))
 }
 
-fn exists() -> WriteError {
-    WriteError::Conflict("the key exists; use `keyway key rotate` for a new version".to_owned())
-}
-
 impl From<KeyError> for WriteError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::Open(open) => open.into(),
             KeyError::Arena(_) => WriteError::Overloaded(error.to_string()),
-            KeyError::Internal(_) => WriteError::Store(error.to_string()),
+            KeyError::Internal(_) => WriteError::Unknown(error.to_string()),
+            KeyError::Versions { .. } | KeyError::NewestVersion { .. } => {
+                WriteError::Conflict(error.to_string())
+            }
+            KeyError::NoSuchVersion(_) => WriteError::NotFound,
             _ => WriteError::Bad(error.to_string()),
         }
     }
@@ -432,11 +429,19 @@ impl From<OpenError> for WriteError {
 impl From<PutError> for WriteError {
     fn from(error: PutError) -> Self {
         match error {
-            PutError::Conflict { .. } => exists(),
+            PutError::Conflict { .. } => WriteError::Conflict(
+                "the key was changed by another request at the same time; look at it, then try \
+                 again"
+                    .to_owned(),
+            ),
             PutError::NotFound => WriteError::NotFound,
             PutError::Revoked => WriteError::Revoked,
             PutError::Overloaded => WriteError::Overloaded(error.to_string()),
-            PutError::VersionBehind { .. } => WriteError::Conflict(error.to_string()),
+            PutError::VersionBehind { .. } | PutError::NotRevoked => {
+                WriteError::Conflict(error.to_string())
+            }
+            PutError::NotPersisted(_) => WriteError::NotPersisted(error.to_string()),
+            PutError::Unknown(_) => WriteError::Unknown(error.to_string()),
             _ => WriteError::Store(error.to_string()),
         }
     }

@@ -126,7 +126,7 @@ pub(super) const SHARD_SERIES: &[Series<ShardSnapshot>] = &[
     ),
     (
         "keyway_shard_store_poisoned",
-        "1 when a failed write closed the blob log.",
+        "1 when the last write to the blob log failed and none has succeeded since.",
         GAUGE,
         |s| f64::from(u8::from(s.store_poisoned)),
     ),

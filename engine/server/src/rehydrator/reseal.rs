@@ -115,7 +115,8 @@ impl Rehydrator {
                 under_way,
             )
         };
-        let expect = Expect::Version(row.version);
+        // A version may have been revoked or trimmed since, which keeps the newest as it is.
+        let expect = Expect::Revision(row.version, row.revision);
         let stored = self
             .log
             .put_blob(keyspace, key_id, row.version, blob, expect)

@@ -104,4 +104,12 @@ impl File for RingFile {
     async fn truncate(&self, len: u64) -> io::Result<()> {
         self.0.truncate(len).await.map_err(io::Error::from)
     }
+
+    async fn reserve(&self, len: u64) -> io::Result<()> {
+        let keep_len = true;
+        self.0
+            .pre_allocate(len, keep_len)
+            .await
+            .map_err(io::Error::from)
+    }
 }

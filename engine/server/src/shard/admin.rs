@@ -6,8 +6,10 @@ use std::time::Duration;
 use keyway_core::{Instant, KeyspaceId, Refusal};
 use keyway_keys::{Algorithm, ImportFormat, KeyUsage, NewKey};
 use keyway_protocol::{
-    KeyList, KeyListAnswer, KeyRow, Material, Request, RequestFrame, ResponseHead, Status,
+    KeyList, KeyListAnswer, KeyRevoke, KeyRow, Material, Request, RequestFrame, ResponseHead,
+    Status,
 };
+use keyway_store::KeyState;
 use zeroize::Zeroizing;
 
 use super::deadlines::Parked;
@@ -29,6 +31,9 @@ const DEK_POLL: Duration = Duration::from_millis(2);
 /// A write asks again for a DEK that has not come after so long.
 const DEK_ASK_PERIOD_US: u64 = 1_000_000;
 
+/// When to ask again after the store could not be read or written.
+const STORE_AFTER_US: u32 = 1_000_000;
+
 /// What a key write needs, owned: it outlives the frame.
 struct KeyWrite {
     keyspace: u32,
@@ -47,7 +52,19 @@ enum Change {
         material: Option<(ImportFormat, Zeroizing<Vec<u8>>)>,
     },
     Rotate(Option<(ImportFormat, Zeroizing<Vec<u8>>)>),
+    Trim {
+        below: u32,
+    },
+    RevokeVersion(u32),
     Revoke,
+    Delete,
+}
+
+impl Change {
+    /// Whether it opens or seals the key.
+    fn needs_dek(&self) -> bool {
+        !matches!(self, Change::Revoke | Change::Delete)
+    }
 }
 
 impl Shard {
@@ -76,7 +93,7 @@ impl Shard {
         };
         // What takes something away is never refused for what the principal does besides.
         let place = match &write.change {
-            Change::Revoke => None,
+            Change::Revoke | Change::RevokeVersion(_) => None,
             _ => match self.accounts.write(asked.allowed.principal()) {
                 None => {
                     let full = Refusal::Overloaded { after_us: 100_000 };
@@ -98,14 +115,9 @@ impl Shard {
     async fn write_key(self: Rc<Self>, parked: Parked, write: KeyWrite) {
         let written = self.write(&write).await;
         let turn = self.begin_turn();
+        self.learn_key(turn.now(), &write, written.is_ok());
         if let Ok(key_version) = written {
-            let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
-            let mut core = self.core.borrow_mut();
-            match write.change {
-                // Again, for a key that came to be since this began.
-                Change::Revoke => core.handle_revoked(turn.now(), keyspace, id),
-                _ => core.handle_stored(turn.now(), keyspace, id, key_version),
-            }
+            self.log_write(&write, key_version);
         }
         // Otherwise its deadline has passed: it has its answer.
         if let Some(responder) = parked.responder() {
@@ -124,35 +136,15 @@ impl Shard {
 
     async fn write(self: &Rc<Self>, write: &KeyWrite) -> Result<u32, WriteError> {
         self.may_write(write)?;
-        if let Change::Revoke = write.change {
-            // At once, before it is durable: from here on no operation begins. But not for a key
-            // that is not there: whoever makes it later is to find it usable.
-            let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
-            let is_there = self
-                .rehydrator
-                .log()
-                .version_of(write.keyspace, id)
-                .is_some();
-            if is_there {
-                self.mark_revoked(keyspace, id);
-            }
-        } else {
+        if write.change.needs_dek() {
             let dek = self.wait_for_dek(write.keyspace).await;
             dek.map_err(WriteError::Refused)?;
         }
         self.apply(write).await
     }
 
-    fn mark_revoked(self: &Rc<Self>, keyspace: KeyspaceId, id: &[u8]) {
-        let turn = self.begin_turn();
-        self.core
-            .borrow_mut()
-            .handle_revoked(turn.now(), keyspace, id);
-        self.end_turn(turn);
-    }
-
     /// Checks what a write was begun on, right before it is done: the right, the deadline, and that the keyspace is not
-    /// locked. Revoking takes something away, so it does not need an unlocked keyspace.
+    /// locked. What needs no data key needs no unlocked keyspace.
     fn may_write(&self, write: &KeyWrite) -> Result<(), WriteError> {
         self.recheck(write.permit)
             .map_err(|(status, explanation)| WriteError::Denied(status, explanation))?;
@@ -162,7 +154,7 @@ impl Shard {
         }
         let gauges = self.core.borrow().gauges(now, KeyspaceId(write.keyspace));
         let is_closed = gauges.is_some_and(|gauges| gauges.locked || gauges.denied);
-        if is_closed && !matches!(write.change, Change::Revoke) {
+        if is_closed && write.change.needs_dek() {
             return Err(WriteError::Refused(Refusal::NeedsUnlock {
                 ticket: u64::from(write.keyspace) << 32,
             }));
@@ -170,7 +162,47 @@ impl Shard {
         Ok(())
     }
 
-    async fn apply(&self, write: &KeyWrite) -> Result<u32, WriteError> {
+    /// Has core act by what the log holds of a key now. Between this and the answer nothing else
+    /// runs on the shard, so an operation that begins after the answer finds it so.
+    fn learn_key(&self, now: Instant, write: &KeyWrite, is_done: bool) {
+        let (keyspace, id) = (KeyspaceId(write.keyspace), write.key_id.as_slice());
+        let Some(known) = self.rehydrator.log().version_of(write.keyspace, id) else {
+            return;
+        };
+        let mut core = self.core.borrow_mut();
+        match (known.state, &write.change) {
+            (KeyState::Revoked, _) => core.handle_revoked(now, keyspace, id),
+            (KeyState::Deleted, _) => core.handle_deleted(now, keyspace, id),
+            (_, Change::Trim { .. } | Change::RevokeVersion(_)) if is_done => {
+                core.handle_rewritten(now, keyspace, id, known.version);
+            }
+            _ => core.handle_stored(now, keyspace, id, known.version),
+        }
+    }
+
+    /// What an auditor wants to know of; the rest is counted.
+    fn log_write(&self, write: &KeyWrite, newest: u32) {
+        let keyspaces = self.keyspaces.borrow();
+        let keyspace = keyspaces
+            .of(write.keyspace)
+            .map(|known| known.name.as_str());
+        let keyspace = keyspace.unwrap_or_default();
+        let key = String::from_utf8_lossy(&write.key_id);
+        let who = write.permit.principal();
+        match write.change {
+            Change::Trim { below } => {
+                tracing::info!(keyspace, %key, below, newest, %who, "key trimmed");
+            }
+            Change::RevokeVersion(version) => {
+                tracing::info!(keyspace, %key, version, newest, %who, "key version revoked");
+            }
+            Change::Revoke => tracing::info!(keyspace, %key, newest, %who, "key revoked"),
+            Change::Delete => tracing::info!(keyspace, %key, newest, %who, "key deleted"),
+            Change::Create { .. } | Change::Rotate(_) => {}
+        }
+    }
+
+    async fn apply(self: &Rc<Self>, write: &KeyWrite) -> Result<u32, WriteError> {
         let (keyspace, id) = (write.keyspace, write.key_id.as_slice());
         let may_write = || self.may_write(write);
         match &write.change {
@@ -195,7 +227,29 @@ impl Shard {
                     .rotate(keyspace, id, source_of(material), may_write)
                     .await
             }
-            Change::Revoke => self.rehydrator.revoke(keyspace, id).await,
+            Change::Trim { below } => self.rehydrator.trim(keyspace, id, *below, may_write).await,
+            Change::RevokeVersion(version) => {
+                self.rehydrator
+                    .revoke_version(keyspace, id, *version, may_write)
+                    .await
+            }
+            Change::Revoke => {
+                // The log has taken it before core acts by it, so it cannot be refused any more;
+                // and core acts by it before it is durable.
+                let revocation = self.rehydrator.revoke(keyspace, id)?;
+                let turn = self.begin_turn();
+                self.learn_key(turn.now(), write, false);
+                self.end_turn(turn);
+                self.rehydrator.persist_revocation(revocation).await
+            }
+            Change::Delete => {
+                let wait_ms = {
+                    let keyspaces = self.keyspaces.borrow();
+                    let known = keyspaces.of(keyspace);
+                    known.map_or(0, |known| known.delete_wait_ms)
+                };
+                self.rehydrator.delete(keyspace, id, wait_ms).await
+            }
         }
     }
 
@@ -239,7 +293,7 @@ impl Shard {
         }
     }
 
-    fn refuse_write(&self, responder: Responder, error: WriteError) {
+    pub(super) fn refuse_write(&self, responder: Responder, error: WriteError) {
         let (status, explanation) = match error {
             WriteError::Denied(status, explanation) => {
                 return self.refuse(responder, status, explanation);
@@ -260,7 +314,15 @@ impl Shard {
             WriteError::Conflict(explanation) => (Status::Conflict, explanation),
             WriteError::Bad(explanation) => (Status::BadRequest, explanation),
             WriteError::Invalid(explanation) => (Status::Invalid, explanation),
-            WriteError::Store(explanation) => (Status::Internal, explanation),
+            WriteError::Store(explanation) => {
+                let head = ResponseHead {
+                    after_us: STORE_AFTER_US,
+                    ..ResponseHead::status(Status::Unavailable)
+                };
+                return self.answer(responder, |_| Err((head, explanation)));
+            }
+            WriteError::Unknown(explanation) => (Status::Internal, explanation),
+            WriteError::NotPersisted(explanation) => (Status::NotPersisted, explanation),
         };
         self.refuse(responder, status, &explanation);
     }
@@ -326,7 +388,12 @@ fn source_of(material: &Option<(ImportFormat, Zeroizing<Vec<u8>>)>) -> Source<'_
 
 fn change_of(request: &Request<'_>) -> Result<Change, &'static str> {
     let (new_key, material) = match request {
-        Request::KeyRevoke => return Ok(Change::Revoke),
+        Request::KeyRevoke(KeyRevoke { key_version: 0 }) => return Ok(Change::Revoke),
+        Request::KeyRevoke(KeyRevoke { key_version }) => {
+            return Ok(Change::RevokeVersion(*key_version));
+        }
+        Request::KeyTrim(trim) => return Ok(Change::Trim { below: trim.below }),
+        Request::KeyDelete => return Ok(Change::Delete),
         Request::KeyRotate(rotate) => {
             return Ok(Change::Rotate(
                 rotate.material.as_ref().map(owned).transpose()?,
@@ -353,6 +420,7 @@ fn change_of(request: &Request<'_>) -> Result<Change, &'static str> {
         not_before_unix_ms: 0,
         not_after_unix_ms: new_key.not_after_unix_ms,
         now_unix_ms: clock::unix_ms(),
+        first_version: 1,
     };
     Ok(Change::Create {
         algorithm,

@@ -32,6 +32,9 @@ pub struct Figures {
     pub most_encryptions: RefCell<BTreeMap<u32, u64>>,
     pub slow_lane_open: Cell<bool>,
     pub slow_work: Wakeup,
+    /// Encryptions that wait for a block of encryptions to be reserved.
+    pub unreserved: Cell<usize>,
+    pub uses_work: Wakeup,
 }
 
 impl Shard {

@@ -24,6 +24,8 @@ pub struct Known {
     pub episode: u64,
     /// When a write last asked the KMS for the DEK, which was not at hand.
     pub dek_asked_at: Option<Instant>,
+    /// How long after its revocation a key can be deleted, ms.
+    pub delete_wait_ms: u64,
     /// Who may do what.
     pub policy: CompiledPolicy,
     /// The newest configuration that was taken. A right that was looked up under it need not be looked up again.
@@ -64,6 +66,7 @@ impl Keyspaces {
                 ids.remove(&config.id);
             }
         }
+        known.delete_wait_ms = config.settings.delete_wait_ms;
         known.policy = CompiledPolicy::new(&config.policy);
         for principal in known.policy.principals() {
             self.granted.entry(principal).or_default().insert(config.id);

@@ -30,6 +30,7 @@ mod request;
 mod serve;
 mod slow;
 mod turn;
+mod uses;
 pub mod waiting;
 mod wakeup;
 mod warm;
@@ -65,6 +66,7 @@ use keyspaces::Keyspaces;
 use pump::LoadQueue;
 use request::Waiting;
 use slow::SlowOperation;
+use uses::Unreserved;
 use waiting::WaitingRoom;
 use wakeup::Wakeup;
 use warm::WarmStart;
@@ -102,6 +104,7 @@ pub struct Shard {
     held_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
+    unreserved: RefCell<VecDeque<Unreserved>>,
     orphans: Rc<Orphans>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     mesh: Mesh<MeshMessage>,

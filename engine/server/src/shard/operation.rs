@@ -27,6 +27,9 @@ impl Shard {
         if cost(grant.value, request) == Cost::Slow && !self.is_slow_lane_open() {
             return self.queue_slow(asked, frame);
         }
+        if matches!(request, Request::Encrypt(_)) && grant.value.needs_reservation() {
+            return self.wait_for_uses(asked, frame, grant.value.metadata().version);
+        }
         let granted_at = turn.now();
         self.answer_until(grant.expires_at, asked.responder, |payload| {
             let start = payload.len();
@@ -105,7 +108,9 @@ fn perform(
 fn cost(key: &UnlockedKey, request: &Request<'_>) -> Cost {
     match request {
         Request::Sign(sign) => key.cost(Operation::Sign, sign.kind == InputKind::Digest),
-        Request::Verify(verify) => key.cost(Operation::Verify, verify.kind == InputKind::Digest),
+        Request::Verify(verify) => {
+            key.verify_cost(verify.key_version, verify.kind == InputKind::Digest)
+        }
         _ => Cost::Fast,
     }
 }
@@ -132,6 +137,7 @@ fn status_of(error: &OpError) -> Status {
         OpError::Mismatch => Status::Mismatch,
         OpError::BadInput(_) | OpError::DigestLen { .. } => Status::BadRequest,
         OpError::NoSuchVersion => Status::NotFound,
+        OpError::VersionRevoked => Status::Revoked,
         _ => Status::Internal,
     }
 }

@@ -27,6 +27,13 @@ pub struct Permit {
     needed: Grants,
 }
 
+impl Permit {
+    /// Returns who asked, for the log.
+    pub fn principal(self) -> Principal {
+        self.principal
+    }
+}
+
 /// A right that is there in this turn.
 #[derive(Clone, Copy)]
 pub struct Allowed<'turn> {

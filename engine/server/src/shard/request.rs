@@ -158,7 +158,9 @@ impl Shard {
             Request::KeyGenerate(_)
             | Request::KeyImport(_)
             | Request::KeyRotate(_)
-            | Request::KeyRevoke
+            | Request::KeyRevoke(_)
+            | Request::KeyTrim(_)
+            | Request::KeyDelete
             | Request::KeyList(_) => self.administer_key(asked, frame, request),
             Request::KeyspaceCreate(create) => {
                 let lines = lines_of(&create.settings);
@@ -369,6 +371,8 @@ fn operation_index(opcode: Opcode) -> usize {
         | Opcode::KeyImport
         | Opcode::KeyRotate
         | Opcode::KeyRevoke
+        | Opcode::KeyTrim
+        | Opcode::KeyDelete
         | Opcode::KeyList => 9,
         _ => OTHER,
     }

@@ -54,6 +54,10 @@ const COMPACTION_PERIOD: Duration = Duration::from_millis(100);
 /// Bytes that one step of compaction reads.
 const COMPACTION_STEP_BYTES: usize = 256 << 10;
 
+/// Pause between two tries to write revocations that hold and are not durable yet, and to find out
+/// whether a log that could not be written can be again.
+const REVOCATIONS_RETRY: Duration = Duration::from_millis(500);
+
 /// Pause between two looks at a log that cannot be compacted.
 const COMPACTION_RETRY: Duration = Duration::from_secs(60);
 
@@ -177,6 +181,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         held_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
+        unreserved: RefCell::default(),
         orphans: Rc::default(),
         locking: RefCell::default(),
         connections: RefCell::default(),
@@ -201,7 +206,9 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     }
     tasks::spawn(Rc::clone(&shard).run_slow_lane());
     tasks::spawn(Rc::clone(&shard).run_ready_lane());
+    tasks::spawn(Rc::clone(&shard).run_uses_lane());
     tasks::spawn(Rc::clone(&shard).compact());
+    tasks::spawn(Rc::clone(&shard).retry_revocations());
     tasks::spawn(Rc::clone(&shard).survey_now_and_then());
     shard.listen(start.shared, &config)?;
     lifeline.ready();
@@ -326,6 +333,25 @@ impl Shard {
         }
     }
 
+    async fn retry_revocations(self: Rc<Self>) {
+        let mut failing = false;
+        loop {
+            tasks::sleep(REVOCATIONS_RETRY).await;
+            let retried = self.rehydrator.log().retry_revocations().await;
+            match &retried {
+                Err(error) if !failing => {
+                    tracing::error!(shard = self.index, %error, "the blob log cannot be written");
+                }
+                Ok(()) if failing => {
+                    tracing::info!(shard = self.index, "the blob log can be written again");
+                }
+                _ => {}
+            }
+            failing = retried.is_err();
+            self.rehydrator.forget_idle_uses().await;
+        }
+    }
+
     async fn close(&self) {
         self.stopping.set(true);
         if !self.core.is_broken() {
@@ -335,6 +361,9 @@ impl Shard {
             .borrow()
             .values()
             .for_each(|connection| connection.shut_down());
+        if let Err(error) = self.rehydrator.give_back_uses().await {
+            tracing::warn!(shard = self.index, %error, "reserved encryptions of AEAD keys stay counted as used");
+        }
         if let Err(error) = self.rehydrator.log().close().await {
             tracing::error!(shard = self.index, %error, "the blob log was not closed cleanly");
         }

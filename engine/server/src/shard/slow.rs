@@ -24,6 +24,23 @@ pub struct SlowOperation {
     deadline: Option<Instant>,
 }
 
+impl SlowOperation {
+    /// Lets a request wait.
+    pub(super) fn new(asked: Asked<'_>, held: HeldFrame) -> Self {
+        Self {
+            responder: asked.responder,
+            permit: asked.allowed.park(),
+            held,
+            deadline: asked.deadline,
+        }
+    }
+
+    /// Gives the request up, to be refused.
+    pub(super) fn into_responder(self) -> Responder {
+        self.responder
+    }
+}
+
 impl Shard {
     /// Whether this is the lane's own turn.
     pub(super) fn is_slow_lane_open(&self) -> bool {
@@ -38,12 +55,8 @@ impl Shard {
             let refusal = Refusal::Overloaded { after_us: 100_000 };
             return self.refuse_as(asked.responder, refusal);
         };
-        self.slow.borrow_mut().push_back(SlowOperation {
-            responder: asked.responder,
-            permit: asked.allowed.park(),
-            held,
-            deadline: asked.deadline,
-        });
+        let operation = SlowOperation::new(asked, held);
+        self.slow.borrow_mut().push_back(operation);
         self.figures.slow_work.wake();
     }
 
@@ -65,7 +78,7 @@ impl Shard {
     }
 
     /// The right to the operation and the key itself are asked for again: both may have gone while it queued.
-    fn take_slow(&self, turn: &Turn, operation: SlowOperation) {
+    pub(super) fn take_slow(&self, turn: &Turn, operation: SlowOperation) {
         let SlowOperation {
             responder,
             permit,

@@ -64,6 +64,7 @@ impl Library {
             not_before_unix_ms: 0,
             not_after_unix_ms: 0,
             now_unix_ms: 1,
+            first_version: 1,
         };
         let id = keyway_keys::Algorithm::from_id(algorithm.code());
         let blob = self

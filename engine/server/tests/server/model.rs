@@ -33,8 +33,6 @@ const SHRINK_STEPS_MAX: u32 = 300;
 const KEYSPACES_MAX: u32 = 1_024;
 const _: () = assert!(CASES + SHRINK_STEPS_MAX < KEYSPACES_MAX);
 const MESSAGE: &[u8] = b"pay 5 to bob";
-/// Live versions that a key has at most.
-const VERSIONS_MAX: u32 = 8;
 /// By key.
 const ALGORITHMS: [Algorithm; 4] = [
     Algorithm::Ed25519,
@@ -446,7 +444,7 @@ fn format_of(key: u8) -> ImportFormat {
 }
 
 fn is_live(version: u32, newest: u32) -> bool {
-    version > 0 && version + VERSIONS_MAX > newest
+    (1..=newest).contains(&version)
 }
 
 /// What asking for one version comes to; 0 is the newest.

@@ -1,0 +1,184 @@
+//! Writes to keys on a disk that does not take them: what is refused has changed nothing, also
+//! after a restart; a revocation holds all the same, and says that it is not written yet.
+//!
+//! REVOKEs that were answered OVERLOADED took effect until the next restart, and then the keys
+//! worked again; after one failed write a shard took none until a restart, revocations included.
+//!
+//! The disk fails here by a limit on the size of files, which is lowered and raised from outside.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::fmt::Debug;
+use std::process::Command;
+use std::time::Duration;
+
+use keyway_client::blocking::Client;
+use keyway_client::{
+    Algorithm, Error, Input, KeyOptions, KeyPath, Options, Outcome, Scheme, Status,
+};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::common::{Server, Setup, past_the_start, wait_until};
+
+const WITHIN: Duration = Duration::from_secs(60);
+const MESSAGE: Input<'_> = Input::Message(b"pay 5 to bob");
+
+fn path(text: &str) -> KeyPath {
+    text.parse().unwrap()
+}
+
+fn status<T: Debug>(result: Result<T, Error>) -> Status {
+    result.unwrap_err().status().unwrap()
+}
+
+fn sign(client: &Client, key: &KeyPath) -> Result<u32, Error> {
+    let signed = past_the_start(|| client.sign(key, Scheme::Default, MESSAGE));
+    signed.map(|answer| answer.key_version)
+}
+
+fn generate(client: &Client, key: &KeyPath) -> Result<u32, Error> {
+    let options = KeyOptions::default();
+    let made = client.key_generate(key, Algorithm::Ed25519, options);
+    made.map(|answer| answer.key_version)
+}
+
+/// A server that goes on when a write goes beyond the limit, as on any disk that fails.
+fn start(setup: &Setup) -> Server {
+    let keywayd = setup.command();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(keywayd.get_program())
+        .args(keywayd.get_args())
+        .stdin(std::process::Stdio::null());
+    setup.start_as(command)
+}
+
+/// A client that returns a refusal with its hint, rather than trying again until the disk works.
+fn impatient(server: &Server) -> Client {
+    let options =
+        Options::new(server.address().parse().unwrap()).deadline(Duration::from_millis(900));
+    Client::connect_with(options).unwrap()
+}
+
+fn refused_unchanged(mut write: impl FnMut() -> Result<(), Error>) {
+    loop {
+        match write().unwrap_err() {
+            error if error.status().is_none() => {
+                assert!(matches!(error, Error::Deadline { .. }), "{error}");
+            }
+            error => {
+                assert_eq!(error.status(), Some(Status::Unavailable), "{error}");
+                assert_eq!(error.outcome(), Outcome::NotDone);
+                assert!(error.to_string().contains("nothing was changed"), "{error}");
+                return;
+            }
+        }
+    }
+}
+
+fn limit(server: &Server, what: Resource, to: Option<u64>) {
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
+    let limit = Rlimit {
+        current: to,
+        maximum: rustix::process::getrlimit(what).maximum,
+    };
+    prlimit(pid, what, limit).unwrap();
+}
+
+#[test]
+fn a_disk_that_takes_nothing_refuses_writes_unchanged_and_revocations_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(2);
+    for persists in [true, false] {
+        let server = start(&setup);
+        let client = server.client();
+        let of_run = |name: &str| path(&format!("prod/{name}-{persists}"));
+        let (kept, gone, new) = (of_run("kept"), of_run("gone"), of_run("new"));
+        for key in [&kept, &gone] {
+            generate(&client, key).unwrap();
+            sign(&client, key).unwrap();
+        }
+        limit(&server, Resource::Fsize, Some(0));
+        let impatient = impatient(&server);
+        refused_unchanged(|| impatient.key_rotate(&kept, None).map(|_| ()));
+        refused_unchanged(|| generate(&impatient, &new).map(|_| ()));
+        assert_eq!(status(client.key_revoke(&gone)), Status::NotPersisted);
+        assert_eq!(status(client.key_revoke(&gone)), Status::NotPersisted);
+        assert_eq!(sign(&client, &kept).unwrap(), 1);
+        assert_eq!(status(sign(&client, &gone)), Status::Revoked);
+        assert_eq!(status(sign(&client, &new)), Status::NotFound);
+        assert_eq!(status(client.key_delete(&gone)), Status::NotPersisted);
+        if persists {
+            limit(&server, Resource::Fsize, None);
+            wait_until("writing the revocation", WITHIN, || {
+                client.key_revoke(&gone).is_ok()
+            });
+            client.key_rotate(&kept, None).unwrap();
+        }
+        server.kill();
+        let server = setup.start();
+        let client = server.client();
+        assert_eq!(sign(&client, &kept).unwrap(), if persists { 2 } else { 1 });
+        match persists {
+            true => assert_eq!(status(sign(&client, &gone)), Status::Revoked),
+            // As the answer had said.
+            false => assert_eq!(sign(&client, &gone).unwrap(), 1),
+        }
+        assert_eq!(status(sign(&client, &new)), Status::NotFound);
+        server.stop();
+    }
+}
+
+/// The mark of a revocation that is not written yet must not be lost for want of room in memory.
+#[test]
+fn revocations_that_are_not_written_hold_however_many_there_are() {
+    const KEYS: usize = 300;
+    let dir = tempfile::tempdir().unwrap();
+    // Room for 275 marks.
+    let setup = Setup::new(&dir.path().join("data"))
+        .shards(1)
+        .flag("--keys-max")
+        .flag("1100");
+    let server = start(&setup);
+    let client = server.client();
+    let keys: Vec<_> = (0..KEYS).map(|key| path(&format!("prod/{key}"))).collect();
+    for key in &keys {
+        generate(&client, key).unwrap();
+    }
+    limit(&server, Resource::Fsize, Some(0));
+    for key in &keys {
+        assert_eq!(status(client.key_revoke(key)), Status::NotPersisted);
+    }
+    for key in &keys {
+        assert_eq!(status(sign(&client, key)), Status::Revoked, "{key}");
+    }
+    limit(&server, Resource::Fsize, None);
+    wait_until("writing the revocations", WITHIN, || {
+        client.key_revoke(&keys[KEYS - 1]).is_ok()
+    });
+    server.kill();
+    let server = setup.start();
+    let client = server.client();
+    for key in &keys {
+        assert_eq!(status(sign(&client, key)), Status::Revoked, "{key}");
+    }
+}
+
+#[test]
+fn a_revocation_needs_no_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(1);
+    let server = setup.start();
+    let client = server.client();
+    let key = path("prod/k");
+    generate(&client, &key).unwrap();
+    sign(&client, &key).unwrap();
+    limit(&server, Resource::Nofile, Some(1));
+    client.key_revoke(&key).unwrap();
+    assert_eq!(status(sign(&client, &key)), Status::Revoked);
+    limit(&server, Resource::Nofile, Some(1_024));
+    server.kill();
+    let server = setup.start();
+    assert_eq!(status(sign(&server.client(), &key)), Status::Revoked);
+}
