@@ -59,7 +59,36 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             })?;
             made(output, key, &answer, "rotated")
         }
-        Key::Revoke { key } => {
+        Key::Revoke {
+            key,
+            version: Some(version),
+        } => {
+            let answer = call(cli, "key revoke", key, |client| {
+                client.key_revoke_version(key, *version)
+            })?;
+            let mut document = output::about(key, &answer);
+            document.insert("revoked_version".into(), (*version).into());
+            output.say(
+                &document.into(),
+                &format!("{key}: version {version} revoked\n"),
+            )
+        }
+        Key::Trim { key, below } => {
+            let answer = call(cli, "key trim", key, |client| client.key_trim(key, *below))?;
+            let mut document = output::about(key, &answer);
+            document.insert("below".into(), (*below).into());
+            output.say(
+                &document.into(),
+                &format!("{key}: versions below {below} removed\n"),
+            )
+        }
+        Key::Delete { key } => {
+            let answer = call(cli, "key delete", key, |client| client.key_delete(key))?;
+            let mut document = output::about(key, &answer);
+            document.insert("state".into(), "deleted".into());
+            output.say(&document.into(), &format!("{key}: deleted\n"))
+        }
+        Key::Revoke { key, version: None } => {
             let answer = call(cli, "key revoke", key, |client| client.key_revoke(key))?;
             let mut document = output::about(key, &answer);
             document.insert("state".into(), "revoked".into());

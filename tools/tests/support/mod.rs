@@ -269,7 +269,7 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             version(1)
         }
         Request::KeyRotate(_) => version(4),
-        Request::KeyRevoke => version(3),
+        Request::KeyRevoke(_) | Request::KeyTrim(_) | Request::KeyDelete => version(3),
         Request::ForceRefresh => with_key,
         Request::KeyList(list) => {
             // Each shard owns one of these; the first has its in two pages.
