@@ -3,7 +3,7 @@
 use crate::common::{ALICE, Fixture, NEW, NOW, output, rsa_pkcs8};
 use keyway_keys::{
     Algorithm, Context, Cost, ENCRYPTIONS_MAX, ImportFormat, Input, KeyError, KeyUsage, NewKey,
-    OpError, Operation, ProviderChoice, Scheme, UnlockedKey, UseLedger,
+    OpError, Operation, ProviderChoice, Reserving, Scheme, UnlockedKey, UseLedger,
 };
 
 const MESSAGE: &[u8] = b"a message of no importance";
@@ -243,6 +243,17 @@ fn encryptions_are_counted_across_openings() {
     for opening in 1..=3 {
         let mut key = fixture.open(&blob).unwrap();
         key.count_uses_in(&ledger, ALICE);
+        if opening == 1 {
+            let early = key.encrypt(b"", b"text", &mut Vec::new());
+            assert_eq!(early, Err(OpError::UsesNotReserved));
+            assert!(key.needs_reservation());
+            let Reserving::Begun(mut reservation) = ledger.reserve(1, b"alice", 1) else {
+                panic!("nobody else is at it")
+            };
+            assert!(reservation.take_block(None));
+            reservation.commit();
+        }
+        assert!(!key.needs_reservation());
         key.encrypt(b"", b"text", &mut Vec::new()).unwrap();
         let uses = key.uses().unwrap();
         assert_eq!((uses.encryptions, uses.limit), (opening, ENCRYPTIONS_MAX));

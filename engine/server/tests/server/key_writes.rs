@@ -55,13 +55,18 @@ fn start(setup: &Setup) -> Server {
 }
 
 /// A client that returns a refusal with its hint, rather than trying again until the disk works.
-fn impatient(server: &Server) -> Client {
+pub fn impatient(server: &Server) -> Client {
     let options =
         Options::new(server.address().parse().unwrap()).deadline(Duration::from_millis(900));
     Client::connect_with(options).unwrap()
 }
 
-fn refused_unchanged(mut write: impl FnMut() -> Result<(), Error>) {
+fn refused_unchanged(write: impl FnMut() -> Result<(), Error>) {
+    refused("nothing was changed", write);
+}
+
+/// Calls until the answer is that the disk does not take it, with this explanation.
+pub fn refused(explanation: &str, mut write: impl FnMut() -> Result<(), Error>) {
     loop {
         match write().unwrap_err() {
             error if error.status().is_none() => {
@@ -70,14 +75,14 @@ fn refused_unchanged(mut write: impl FnMut() -> Result<(), Error>) {
             error => {
                 assert_eq!(error.status(), Some(Status::Unavailable), "{error}");
                 assert_eq!(error.outcome(), Outcome::NotDone);
-                assert!(error.to_string().contains("nothing was changed"), "{error}");
+                assert!(error.to_string().contains(explanation), "{error}");
                 return;
             }
         }
     }
 }
 
-fn limit(server: &Server, what: Resource, to: Option<u64>) {
+pub fn limit(server: &Server, what: Resource, to: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap());
     let limit = Rlimit {
         current: to,

@@ -41,6 +41,7 @@ mod tickets;
 mod troubles;
 mod unix_paths;
 mod unlocks;
+mod use_counts;
 mod versions;
 mod visible;
 mod waits;

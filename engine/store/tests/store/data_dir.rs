@@ -415,12 +415,15 @@ fn a_damaged_key_stays_damaged_across_reshards_and_the_old_logs_are_kept() {
     let damaged = b"key-299".to_vec();
     let (_, newest) = keys[&damaged].clone().unwrap();
     let record_end = [damaged.clone(), newest].concat();
-    let file = path.join("blobs-000001/shard-000/00000001.log");
-    let mut bytes = fs::read(&file).unwrap();
-    let found = bytes
-        .windows(record_end.len())
-        .position(|run| run == record_end);
-    bytes[found.unwrap() + record_end.len() - 1] ^= 1;
+    let found = fs::read_dir(path.join("blobs-000001/shard-000")).unwrap();
+    let found = found.map(|entry| entry.unwrap().path()).find_map(|file| {
+        let bytes = fs::read(&file).unwrap();
+        let mut runs = bytes.windows(record_end.len());
+        let start = runs.position(|run| run == record_end)?;
+        Some((file, bytes, start + record_end.len() - 1))
+    });
+    let (file, mut bytes, at) = found.unwrap();
+    bytes[at] ^= 1;
     fs::write(&file, bytes).unwrap();
 
     let report = reshard_to(&mut data, 3).unwrap();

@@ -1,0 +1,102 @@
+//! How often AEAD keys have encrypted outlives the process, however that ends.
+//!
+//! The counts lived in memory: each restart began anew with 2^32 encryptions, which is what random
+//! nonces allow in all.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::process::Command;
+
+use keyway_client::blocking::Client;
+use keyway_client::{Algorithm, KeyOptions, KeyPath};
+
+use crate::common::{Server, Setup, past_the_start};
+
+/// Share of its encryptions that the most used key has made.
+const RATIO: &str = "keyway_aead_uses_ratio{keyspace=\"prod\"}";
+
+/// A block of encryptions that is reserved at a time, as such a share.
+const BLOCK: f64 = (1_u64 << 24) as f64 / (1_u64 << 32) as f64;
+
+fn key() -> KeyPath {
+    "prod/k".parse().unwrap()
+}
+
+fn encrypt(client: &Client) -> Vec<u8> {
+    let sealed = past_the_start(|| client.encrypt(&key(), b"", b"text"));
+    sealed.unwrap().value
+}
+
+#[test]
+fn a_crash_costs_a_block_and_a_clean_stop_nothing_whatever_the_number_of_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = |shards| Setup::new(&dir.path().join("data")).shards(shards);
+    let server = setup(2).start();
+    let options = KeyOptions::default();
+    server
+        .client()
+        .key_generate(&key(), Algorithm::Aes256Gcm, options)
+        .unwrap();
+    let mut sealed = encrypt(&server.client());
+    server.wait_for_metric(RATIO, |ratio| 0.0 < ratio && ratio < BLOCK);
+    server.kill();
+    for (crashes, shards) in [(1.0, 1), (2.0, 3)] {
+        let server = setup(shards).start();
+        let client = server.client();
+        let opened = past_the_start(|| client.decrypt(&key(), b"", &sealed));
+        assert_eq!(&*opened.unwrap().value, b"text");
+        sealed = encrypt(&client);
+        let expected = crashes * BLOCK;
+        server.wait_for_metric(RATIO, |ratio| ratio > expected);
+        assert!(server.metric(RATIO).unwrap() < expected + BLOCK);
+        server.kill();
+    }
+    for _ in 0..2 {
+        let server = setup(2).start();
+        encrypt(&server.client());
+        server.wait_for_metric(RATIO, |ratio| ratio > 3.0 * BLOCK);
+        assert!(server.metric(RATIO).unwrap() < 4.0 * BLOCK);
+        server.stop();
+    }
+    // A new version has all of its encryptions before it.
+    let server = setup(2).start();
+    let client = server.client();
+    past_the_start(|| client.key_rotate(&key(), None)).unwrap();
+    encrypt(&client);
+    server.wait_for_metric(RATIO, |ratio| 0.0 < ratio && ratio < BLOCK);
+}
+
+/// What cannot be counted is not encrypted; what was encrypted can be decrypted all the same.
+#[test]
+fn a_count_that_cannot_be_written_down_stops_encrypting_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(1);
+    let server = setup.start();
+    let client = server.client();
+    let options = KeyOptions::default();
+    client
+        .key_generate(&key(), Algorithm::Aes256Gcm, options)
+        .unwrap();
+    let sealed = encrypt(&client);
+    server.kill();
+    let server = start_on_a_full_disk(&setup);
+    let client = crate::key_writes::impatient(&server);
+    let opened = past_the_start(|| client.decrypt(&key(), b"", &sealed));
+    assert_eq!(&*opened.unwrap().value, b"text");
+    crate::key_writes::refused("nothing was encrypted", || {
+        client.encrypt(&key(), b"", b"text").map(|_| ())
+    });
+}
+
+fn start_on_a_full_disk(setup: &Setup) -> Server {
+    let keywayd = setup.command();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(keywayd.get_program())
+        .args(keywayd.get_args())
+        .stdin(std::process::Stdio::null());
+    let server = setup.start_as(command);
+    crate::key_writes::limit(&server, rustix::process::Resource::Fsize, Some(0));
+    server
+}
