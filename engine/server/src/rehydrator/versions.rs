@@ -121,8 +121,9 @@ impl Rehydrator {
             let deks = deks.get(&keyspace).ok_or(WriteError::DekMissing)?;
             let opener = deks.get(&sealed_under).ok_or(WriteError::DekMissing)?;
             let (newest, dek) = deks.last_key_value().ok_or(WriteError::DekMissing)?;
-            let changed = change(current.bytes(), dek, opener)?;
-            (changed, self.seals.begin(keyspace, *newest))
+            let under_way = self.floors.begin(keyspace, *newest);
+            let under_way = under_way.ok_or(WriteError::DekMissing)?;
+            (change(current.bytes(), dek, opener)?, under_way)
         };
         let Some(blob) = changed else {
             return Ok(current.version);
