@@ -9,6 +9,7 @@
 //! one look to the next, so the server's own pauses do not count.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use keyway_core::Instant;
@@ -47,6 +48,9 @@ pub struct Connection {
     account: Rc<Account>,
     _place: Place,
     in_flight: Cell<usize>,
+    /// Its requests that wait at the shard, so that only those are looked for when it ends. At most
+    /// [`IN_FLIGHT_PER_CONNECTION_MAX`].
+    waits: RefCell<HashSet<u64>>,
     greeted: Cell<bool>,
     closed: Cell<bool>,
     /// Close when all that is queued has been sent.
@@ -70,6 +74,7 @@ impl Connection {
             account,
             _place: place,
             in_flight: Cell::new(0),
+            waits: RefCell::default(),
             greeted: Cell::new(false),
             closed: Cell::new(false),
             closing: Cell::new(false),
@@ -95,6 +100,11 @@ impl Connection {
     /// Where answers are appended.
     pub fn outbox(&self) -> &RefCell<Outbox> {
         &self.outbox
+    }
+
+    /// The tokens of its requests that wait at the shard.
+    pub fn waits(&self) -> &RefCell<HashSet<u64>> {
+        &self.waits
     }
 
     /// Notes that a request has its answer; whether there is still somebody to send it to.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use keyway_core::{Instant, Token};
 
-use super::{Origin, Shard};
+use super::Shard;
 use crate::accounts::{Account, DESCRIPTORS_RESERVED, Full, Place, Standing, UNSENT_BYTES_MAX};
 use crate::authorise::Principal;
 use crate::clock;
@@ -160,20 +160,16 @@ impl Shard {
     }
 
     /// Takes back what a connection that ended was waiting for. Its flights go on without it.
-    fn forget(&self, connection: &Rc<Connection>) {
-        let gone = self
-            .waiting
-            .forget(|waiting| match waiting.responder.origin() {
-                Some(Origin::Connection(waiter)) => Rc::ptr_eq(waiter, connection),
-                Some(Origin::Peer { .. }) | None => false,
-            });
-        let turn_now = clock::now();
-        for (token, waiting) in gone {
-            self.deadlines.forget(token, waiting.deadline);
-            waiting.responder.abandon();
-            self.core
-                .borrow_mut()
-                .handle_waiter_gone(turn_now, Token(token));
+    fn forget(&self, connection: &Connection) {
+        let now = clock::now();
+        for token in connection.waits().take() {
+            if let Some(waiting) = self.take_waiting(token) {
+                waiting.responder.abandon();
+            }
+            if !self.core.is_broken() {
+                let mut core = self.core.borrow_mut();
+                core.handle_waiter_gone(now, Token(token));
+            }
         }
     }
 }

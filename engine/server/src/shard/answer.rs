@@ -54,9 +54,12 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Returns where the request came from; `None` once it is answered.
-    pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+    /// Returns the connection of this shard that the request came from.
+    pub fn connection(&self) -> Option<&Rc<Connection>> {
+        match &self.origin {
+            Some(Origin::Connection(connection)) => Some(connection),
+            Some(Origin::Peer { .. }) | None => None,
+        }
     }
 
     /// Ends the duty without an answer: the connection is gone, and nobody would read it.

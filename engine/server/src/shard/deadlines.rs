@@ -82,9 +82,12 @@ impl Shard {
         })
     }
 
-    /// Lets a request wait for somebody else's answer, until its deadline.
+    /// Lets a request wait under `token`.
     pub(super) fn wait(&self, token: u64, waiting: Waiting) {
         self.deadlines.remember(token, waiting.deadline);
+        if let Some(connection) = waiting.responder.connection() {
+            connection.waits().borrow_mut().insert(token);
+        }
         self.waiting.wait(token, waiting);
     }
 
@@ -92,6 +95,9 @@ impl Shard {
     pub(super) fn take_waiting(&self, token: u64) -> Option<Waiting> {
         let waiting = self.waiting.take(token)?;
         self.deadlines.forget(token, waiting.deadline);
+        if let Some(connection) = waiting.responder.connection() {
+            connection.waits().borrow_mut().remove(&token);
+        }
         Some(waiting)
     }
 
@@ -101,7 +107,7 @@ impl Shard {
             let Some(token) = self.deadlines.next_overdue(turn.now()) else {
                 return;
             };
-            if let Some(waiting) = self.waiting.take(token) {
+            if let Some(waiting) = self.take_waiting(token) {
                 let text =
                     "the deadline passed before there was an answer; a write may have been done";
                 self.refuse(waiting.responder, Status::DeadlineExceeded, text);

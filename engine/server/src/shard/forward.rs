@@ -69,6 +69,7 @@ impl Shard {
             deadline,
             frame: bytes,
         };
+        let connection = asked.responder.connection().cloned();
         let is_write = frame.opcode().is_ok_and(Opcode::is_write);
         let waiting = asked.waiting(Wish::Forwarded {
             is_write,
@@ -77,6 +78,9 @@ impl Shard {
         match self.waiting.forward(&self.mesh, shard, message, waiting) {
             Ok(token) => {
                 self.deadlines.remember(token, deadline);
+                if let Some(connection) = connection {
+                    connection.waits().borrow_mut().insert(token);
+                }
                 self.figures
                     .forwards_out
                     .set(self.figures.forwards_out.get() + 1);

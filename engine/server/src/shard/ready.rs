@@ -40,7 +40,7 @@ impl Shard {
         let Some((token, outcome)) = core.poll_ready(turn.next_unit()) else {
             return;
         };
-        let Some(waiting) = self.waiting.take(token.0) else {
+        let Some(waiting) = self.take_waiting(token.0) else {
             return;
         };
         match outcome {

@@ -294,7 +294,7 @@ impl Shard {
                     Some(held) => {
                         let deadline = asked.deadline;
                         let wish = Wish::Operation { held, deadline };
-                        self.waiting.wait(token, asked.waiting(wish));
+                        self.wait(token, asked.waiting(wish));
                     }
                     None => {
                         self.core.borrow_mut().handle_waiter_gone(now, Token(token));
@@ -320,7 +320,7 @@ impl Shard {
             asked.deadline,
         );
         match admission {
-            Admission::Waiting => self.waiting.wait(token, asked.waiting(Wish::Refresh)),
+            Admission::Waiting => self.wait(token, asked.waiting(Wish::Refresh)),
             Admission::Refused(refusal) => self.refuse_as(asked.responder, refusal),
         }
     }

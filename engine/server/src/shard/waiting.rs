@@ -70,12 +70,6 @@ impl<T> WaitingRoom<T> {
         self.waiting.borrow_mut().remove(&token)
     }
 
-    /// Ends the wait of those that `is_gone` says; them, with their tokens.
-    pub fn forget(&self, is_gone: impl Fn(&T) -> bool) -> Vec<(u64, T)> {
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.extract_if(|_, waiting| is_gone(waiting)).collect()
-    }
-
     /// Posts a request for another shard and lets it wait for the answer, under the token that is returned.
     ///
     /// Errors: there is no room, here or on the way; `waiting` comes back, to be refused.
