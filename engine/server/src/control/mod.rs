@@ -12,6 +12,7 @@
 pub mod at_start;
 pub mod catalogue;
 pub mod catalogue_file;
+mod deadline;
 mod guard;
 mod hot;
 pub mod hot_keys;
@@ -212,9 +213,10 @@ impl<K: Kms + 'static> Control<K> {
                     // The shard has answered DEADLINE_EXCEEDED, or is about to.
                     ControlRequest::Admin { deadline: Some(deadline), .. }
                         if clock::now() >= deadline => {}
-                    ControlRequest::Admin { reply_to, who, command, .. } => {
+                    ControlRequest::Admin { reply_to, who, deadline, command } => {
                         let lane = command.lane();
                         let answered = Rc::clone(&control).administer(reply_to, who, command);
+                        let answered = deadline::under(deadline, answered);
                         match lane {
                             Lane::Emergency => task::begin(answered),
                             Lane::Ordinary => drop(tokio::task::spawn_local(answered)),
