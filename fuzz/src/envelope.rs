@@ -112,7 +112,10 @@ fn header_is_canonical(blob: &[u8]) {
         return;
     };
     let key_id_len = blob[21];
-    let mut again = b"KWYB\x01\x01".to_vec();
+    // Both versions of the format have this header.
+    let format = blob[4];
+    assert!(matches!(format, 1 | 2), "format {format} is none");
+    let mut again = [&b"KWYB"[..], &[format, 1]].concat();
     again.extend_from_slice(&u16::from(exportable).to_le_bytes());
     // The keyspace is no metadata: any but 0 is accepted as it stands.
     assert_ne!(blob[8..12], [0; 4], "keyspaces begin at 1");

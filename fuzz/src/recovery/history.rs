@@ -71,7 +71,15 @@ impl Place {
         }
         self.end += len;
     }
+
+    /// Takes room for a revocation, which goes into the segment that there is.
+    fn take_here(&mut self, len: usize) {
+        self.end += len;
+    }
 }
+
+/// What a revocation has in the place of a blob: its time.
+const TIME_LEN: usize = 8;
 
 impl History {
     /// Puts of different keys, to be made at the same time.
@@ -88,6 +96,10 @@ impl History {
             }
             // One in sixteen revokes, if there is anything to revoke.
             let revoke = kind & 0x0f == 0 && version > 0;
+            // Revocations are written apart from puts: here each is a batch of its own.
+            if revoke && !batch.is_empty() {
+                continue;
+            }
             let blob = if kind & 0x20 == 0 {
                 vec![fill; len]
             } else {
@@ -101,8 +113,11 @@ impl History {
             };
             let version = if revoke { version } else { version + 1 };
             self.newest.insert(key_id.to_vec(), (version, revoke));
-            let blob_len = if revoke { 0 } else { blob.len() };
-            self.place.take(HEAD_LEN + key_id.len() + blob_len);
+            let head_len = HEAD_LEN + key_id.len();
+            match revoke {
+                true => self.place.take_here(head_len + TIME_LEN),
+                false => self.place.take(head_len + blob.len()),
+            }
             batch.push(Put {
                 key_id: key_id.to_vec(),
                 version,
@@ -110,6 +125,9 @@ impl History {
                 file: self.place.file,
                 end: self.place.end,
             });
+            if revoke {
+                break;
+            }
         }
         batch
     }
