@@ -312,19 +312,17 @@ impl<K: Kms + 'static> Control<K> {
     }
 
     async fn create(self: &Rc<Self>, name: &str, lines: &str, who: Principal) -> Answer {
-        let id = {
-            let mut in_force = self.in_force.borrow_mut();
-            in_force.wanted().check_new(name)?;
-            in_force.reserve_id().ok_or((
-                Status::Conflict,
-                "the node has used up its keyspace ids".to_owned(),
-            ))?
-        };
+        self.in_force.borrow().wanted().check_new(name)?;
         let (kms_name, lines) = settings::take_line(lines, KMS_LINE);
         let kms_name = kms_name.unwrap_or(self.kms.default_name()).to_owned();
         let kms = self.kms.get(&kms_name).map_err(|error| refusal(&error))?;
         let checked = self.check_section(&kms_name, FirstSeal::Needed).await;
         checked.map_err(|error| refusal(&error))?;
+        // Reserved only now, so that a creation that a closed KMS refuses uses up no id.
+        let id = self.in_force.borrow_mut().reserve_id().ok_or((
+            Status::Conflict,
+            "the node has used up its keyspace ids".to_owned(),
+        ))?;
         let made = kms.new_dek(id, FIRST_GENERATION).await;
         let dek = made.map_err(|error| refusal(&error))?;
         let (by, record) = (settings::by(who), dek.record.clone());
