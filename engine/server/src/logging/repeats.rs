@@ -65,13 +65,10 @@ impl<S> Filter<S> for Limit {
     }
 }
 
-/// Logs what was held back in seconds that are over.
+/// Logs how many lines were held back since the last report, during a flood as well as after it.
 pub fn report() {
-    let now = second();
-    let is_due = |slot: &&Slot| {
-        slot.held_back.load(Ordering::Relaxed) > 0 && slot.second.load(Ordering::Relaxed) != now
-    };
-    for slot in EVENTS.iter().filter(is_due).take(REPORTS_MAX) {
+    let has_any = |slot: &&Slot| slot.held_back.load(Ordering::Relaxed) > 0;
+    for slot in EVENTS.iter().filter(has_any).take(REPORTS_MAX) {
         let held_back = slot.held_back.swap(0, Ordering::Relaxed);
         if let Some(event) = slot.event.get() {
             let file = event.file().unwrap_or_default();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Answer, Error, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Scheme,
-    Status, UnlockState, UnlockWith,
+    Status, UnlockState,
 };
 
 use crate::common::{Server, Setup, WITHIN, past_the_start, wait_until};
@@ -201,7 +201,7 @@ fn live(stand: &mut dyn Stand) {
     client.keyspace_set(&keyspace("life"), &LASTING).unwrap();
     wait_until("the unlock", WITHIN, || {
         let ticket = client
-            .unlock(&keyspace("life"), UnlockWith::Nothing)
+            .unlock(&keyspace("life"), stand.secret())
             .unwrap()
             .value;
         wait_for_unlock(&client, ticket) == UnlockState::Done

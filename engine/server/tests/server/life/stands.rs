@@ -30,6 +30,11 @@ pub trait Stand {
 
     /// From now on it does not.
     fn allow(&mut self, client: &Client);
+
+    /// What opens a keyspace that was refused.
+    fn secret(&self) -> UnlockWith<'_> {
+        UnlockWith::Nothing
+    }
 }
 
 /// A KEK file. It knows nobody whom it could refuse: its refusal is an operator's lock.
@@ -200,4 +205,9 @@ impl Stand for TokenStand {
     }
 
     fn allow(&mut self, _: &Client) {}
+
+    fn secret(&self) -> UnlockWith<'_> {
+        // What an operator locked is opened with the KMS's secret only.
+        UnlockWith::Pin(self.token.pin().as_bytes())
+    }
 }
