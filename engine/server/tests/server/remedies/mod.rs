@@ -40,6 +40,9 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--all", Test(TOOLS_KMS, "lock --all")),
     ("--allow-unlocked-memory", Start(&["--allow-unlocked-memory"])),
     ("--arena-mib", Start(&[])),
+    ("--below", Run("keyway key generate prod/below --alg hmac-sha256
+        keyway key rotate prod/below
+        keyway key trim prod/below --below 2")),
     ("--by", Run("keyway hot prod --by waiters")),
     ("--config", Test("engine/server/tests/server/outages.rs", "\"--config\"")),
     ("--connections-max", Start(&["--connections-max", "300"])),
@@ -128,8 +131,16 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway hot {}", Run("keyway hot prod")),
     ("keyway hot {} --by rehydrate-time", Run("keyway hot prod --by rehydrate-time")),
     ("keyway hot {} --by waiters", Run("keyway hot prod --by waiters")),
+    ("keyway key import", Run("openssl genpkey -algorithm ed25519 -out FILE
+        keyway key import prod/imported --file FILE")),
     ("keyway key list {}", Run("keyway key list prod")),
+    ("keyway key revoke KEYSPACE/KEY", Run("keyway key generate prod/revoked --alg ed25519
+        keyway key revoke prod/revoked")),
     ("keyway key rotate", Run("keyway key rotate prod/aead")),
+    ("keyway key rotate KEYSPACE/KEY", Run("keyway key rotate prod/aead")),
+    ("keyway key trim KEYSPACE/KEY --below VERSION", Run("keyway key generate prod/trimmed --alg hmac-sha256
+        keyway key rotate prod/trimmed
+        keyway key trim prod/trimmed --below 2")),
     ("keyway keyspace create {}", Run("! keyway key list other
         keyway keyspace create other; keyway key list other")),
     ("keyway keyspace destroy-deks prod", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
