@@ -60,11 +60,24 @@ fn a_full_queue_does_not_stop_a_revocation() {
 
 #[test]
 fn a_full_disk_takes_revocations_and_refuses_the_rest_unchanged() {
-    block_on(async {
-        let (disk, log) = fresh().await;
+    // In many segments, and far into one.
+    for (segment_bytes, blob_len) in [(4 << 10, 150), (4 << 20, 4_000)] {
+        block_on(a_full_disk(segment_bytes, blob_len));
+    }
+}
+
+async fn a_full_disk(segment_bytes: u32, blob_len: usize) {
+    let options = || {
+        let mut options = small("log");
+        options.segment_bytes = segment_bytes;
+        options
+    };
+    {
+        let disk = FaultyFiles::default();
+        let (log, _) = open(disk.clone(), options()).await;
         let names: Vec<_> = (0..100).map(|key| format!("key-{key}")).collect();
         for name in &names {
-            create(&log, name.as_bytes(), &[1; 150]).await;
+            create(&log, name.as_bytes(), &vec![1; blob_len]).await;
         }
         disk.fail_after(0, Fault::Full);
         let refused = loop {
@@ -90,7 +103,7 @@ fn a_full_disk_takes_revocations_and_refuses_the_rest_unchanged() {
             Err(PutError::Failed(_))
         ));
         let restarted = disk.after_power_cut(&mut Random::new(1));
-        let (again, recovery) = open(restarted, small("log")).await;
+        let (again, recovery) = open(restarted, options()).await;
         assert_eq!(recovery.damage_count, 0);
         for name in &names[1..] {
             assert!(is_revoked(&again, name.as_bytes()).await, "{name}");
@@ -102,7 +115,7 @@ fn a_full_disk_takes_revocations_and_refuses_the_rest_unchanged() {
         log.retry_revocations().await.unwrap();
         assert!(!log.stats().poisoned);
         put(&log, b"new", 1).await.unwrap();
-    });
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Listings: order, pages, cursors, and what a compaction does to them.
 
-use futures_lite::future::block_on;
-use keyway_store::{BlobLog, Expect, KeyState, Row};
+use futures_lite::future::{block_on, zip};
+use keyway_store::{BlobLog, Expect, KeyState, PutError, Row};
 
 use crate::support::faulty::FaultyFiles;
 use crate::support::{create, fresh};
@@ -88,32 +88,30 @@ fn a_listing_shows_every_key_once_whatever_is_written_meanwhile() {
             }
             let (mut seen, mut cursor) = (Vec::new(), Vec::new());
             let limit = 1 + random.below(6);
+            let mut added = 0;
             loop {
-                let page = log.list(&cursor, limit, Some(1)).await.unwrap();
+                // While the page is being read, not only between two pages.
+                let writes = async {
+                    for _ in 0..random.below(30) {
+                        let key = random.below(keys);
+                        let (known, name) = (versions[key], format!("key-{key}"));
+                        let expect = Expect::Version(known);
+                        let blob = vec![2; 150];
+                        let put = log.put_blob(1, name.as_bytes(), known + 1, blob, expect);
+                        put.await.unwrap();
+                        versions[key] += 1;
+                    }
+                    for _ in 0..random.below(3) {
+                        added += 1;
+                        create(&log, format!("new-{added}").as_bytes(), &[3; 50]).await;
+                    }
+                    for _ in 0..random.below(4) {
+                        log.compact_step(4096).await.unwrap();
+                    }
+                };
+                let (page, ()) = zip(log.list(&cursor, limit, Some(1)), writes).await;
+                let page = page.unwrap();
                 seen.extend(page.rows.into_iter().map(|row| row.key_id));
-                for _ in 0..random.below(30) {
-                    let key = random.below(keys);
-                    let known = versions[key];
-                    let name = format!("key-{key}");
-                    let put = log.put_blob(
-                        1,
-                        name.as_bytes(),
-                        known + 1,
-                        vec![2; 150],
-                        Expect::Version(known),
-                    );
-                    put.await.unwrap();
-                    versions[key] += 1;
-                }
-                for added in 0..random.below(3) {
-                    let key_id = format!("new-{}-{added}", cursor.len() + seen.len() * 100);
-                    let _ = log
-                        .put_blob(1, key_id.as_bytes(), 1, vec![3; 50], Expect::Absent)
-                        .await;
-                }
-                for _ in 0..random.below(4) {
-                    log.compact_step(4096).await.unwrap();
-                }
                 cursor = page.cursor;
                 if cursor.is_empty() {
                     break;
@@ -146,27 +144,35 @@ fn a_count_of_blobs_overlooks_none_while_they_are_rewritten_and_moved() {
             for _ in 0..1000 {
                 let (mut found, mut cursor) = (0, Vec::new());
                 loop {
-                    let page = log.list(&cursor, 4, Some(1)).await.unwrap();
+                    // Some are rewritten by their owners, who write under the newer DEK only.
+                    let mut random_now = random.clone();
+                    random.next();
+                    let writes = async {
+                        for _ in 0..random_now.below(3) {
+                            let key = name(random_now.below(keys));
+                            let known = log.version_of(1, &key).unwrap();
+                            let expect = Expect::Version(known.version);
+                            let blob = vec![NEWER; 200];
+                            let put = log.put_blob(1, &key, known.version + 1, blob, expect);
+                            put.await.unwrap();
+                        }
+                        log.compact_step(4096).await.unwrap();
+                    };
+                    let (page, ()) = zip(log.list(&cursor, 4, Some(1)), writes).await;
+                    let page = page.unwrap();
                     for row in page.rows.iter().filter(|row| row.blob[0] == OLDER) {
                         found += 1;
-                        // Some are sealed anew by the pass, as far as nobody came before it.
+                        // Others are sealed anew by the pass, as far as nobody came before it.
                         if random.one_in(2) {
                             let expect = Expect::Revision(row.version, row.revision);
                             let blob = vec![NEWER; 200];
                             let put = log.put_blob(1, &row.key_id, row.version, blob, expect);
-                            put.await.unwrap();
+                            match put.await {
+                                Ok(_) | Err(PutError::Conflict { .. }) => {}
+                                Err(error) => panic!("{error}"),
+                            }
                         }
                     }
-                    // Others are rewritten by their owners, who write under the newer DEK only.
-                    for _ in 0..random.below(3) {
-                        let key = name(random.below(keys));
-                        let known = log.version_of(1, &key).unwrap();
-                        let expect = Expect::Version(known.version);
-                        let blob = vec![NEWER; 200];
-                        let put = log.put_blob(1, &key, known.version + 1, blob, expect);
-                        put.await.unwrap();
-                    }
-                    log.compact_step(4096).await.unwrap();
                     cursor = page.cursor;
                     if cursor.is_empty() {
                         break;
