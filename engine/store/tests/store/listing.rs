@@ -144,9 +144,12 @@ fn a_count_of_blobs_overlooks_none_while_they_are_rewritten_and_moved() {
             }
             let name = |key: usize| format!("key-{key}").into_bytes();
             let limit = 1 + random.below(80);
+            let mut pages = 0;
             for _ in 0..1000 {
                 let (mut found, mut cursor) = (0, Vec::new());
                 loop {
+                    pages += 1;
+                    assert!(pages < 10_000, "seed {seed}: it runs after the writes");
                     // Some are rewritten by their owners, who write under the newer DEK only.
                     let mut random_now = random.clone();
                     random.next();
