@@ -6,7 +6,7 @@
 
 use crate::action::{FlightId, KeyId, KeyspaceId, Refusal, Token, Urgency};
 use crate::list::{Link, Linked, List};
-use crate::slab::Slab;
+use crate::slots::Slab;
 use crate::time::Instant;
 use crate::wheel::TimerId;
 use alloc::collections::VecDeque;

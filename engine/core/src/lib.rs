@@ -89,7 +89,7 @@ mod prefetch;
 mod rng;
 mod settings;
 mod shard;
-mod slab;
+mod slots;
 mod time;
 mod wheel;
 

@@ -1,6 +1,6 @@
 //! Doubly linked lists through the values of a slab: O(1) to add and to take out, no allocation.
 
-use crate::slab::{NONE, Slab};
+use crate::slots::{NONE, Slab};
 
 /// The neighbours of a value in one list.
 #[derive(Clone, Copy, Debug)]

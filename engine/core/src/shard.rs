@@ -30,7 +30,7 @@ use crate::limits::{Limits, LimitsError};
 use crate::list::List;
 use crate::rng::Rng;
 use crate::settings::{Settings, SettingsError};
-use crate::slab::Slab;
+use crate::slots::Slab;
 use crate::time::Instant;
 use crate::wheel::Wheel;
 use alloc::collections::{BTreeMap, VecDeque};

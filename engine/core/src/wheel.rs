@@ -6,7 +6,7 @@
 //! what already fired does nothing.
 
 use crate::list::{Link, Linked, List};
-use crate::slab::Slab;
+use crate::slots::Slab;
 use crate::time::{Instant, TICK_US};
 use alloc::vec::Vec;
 
