@@ -1,7 +1,9 @@
 //! What goes in and out of a shard: names, requests, verdicts, actions.
 
 use crate::event::Event;
+use crate::flight::Flight;
 use crate::grant::Grant;
+use crate::slots::At;
 use crate::time::Instant;
 use alloc::rc::Rc;
 
@@ -21,7 +23,7 @@ pub struct Token(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlightId {
     pub(crate) generation: u64,
-    pub(crate) slot: u32,
+    pub(crate) at: At<Flight>,
 }
 
 /// An operation that needs a key.

@@ -3,7 +3,10 @@
 use crate::action::{KeyId, KeyspaceId, Loaded};
 use crate::backoff::Backoff;
 use crate::event::InvalidCause;
+use crate::flight::Flight;
+use crate::keyspace::Keyspace;
 use crate::list::{Link, Linked};
+use crate::slots::At;
 use crate::time::Instant;
 use crate::wheel::TimerId;
 
@@ -17,12 +20,16 @@ pub(crate) const USED: u8 = 1;
 /// Used since the hand of the CLOCK passed.
 pub(crate) const REFERENCED: u8 = 2;
 
+/// Names the slot of an entry, whatever the type of the plaintext.
+#[derive(Debug)]
+pub(crate) enum Key {}
+
 #[derive(Debug)]
 pub(crate) struct Entry<V> {
     pub(crate) hash: u64,
     pub(crate) keyspace: KeyspaceId,
     /// Where the keyspace is kept.
-    pub(crate) keyspace_at: u32,
+    pub(crate) keyspace_at: At<Keyspace>,
     pub(crate) key_id: KeyId,
     pub(crate) state: State<V>,
     /// [`USED`] and [`REFERENCED`]: with `uses`, all that serving a key writes to its entry.
@@ -30,17 +37,17 @@ pub(crate) struct Entry<V> {
     /// Requests that found the key live, halved at each load: what was long ago counts for little.
     pub(crate) uses: u32,
     /// The one flight of this key.
-    pub(crate) flight: Option<u32>,
+    pub(crate) flight: Option<At<Flight>>,
     pub(crate) backoff: Backoff,
     /// Newest version that was loaded, or that an acknowledged write told of: older ones are not
     /// accepted.
     pub(crate) version_floor: u32,
     /// The entry's one timer, in the wheel of ages.
-    pub(crate) timer: Option<TimerId>,
+    pub(crate) timer: Option<TimerId<At<Key>>>,
     pub(crate) home: Home,
-    home_link: Link,
+    home_link: Link<Key>,
     pub(crate) due: Due,
-    due_link: Link,
+    due_link: Link<Key>,
 }
 
 #[derive(Debug)]
@@ -108,7 +115,12 @@ pub(crate) enum Due {
 }
 
 impl<V> Entry<V> {
-    pub(crate) fn new(hash: u64, keyspace: KeyspaceId, keyspace_at: u32, key_id: &[u8]) -> Self {
+    pub(crate) fn new(
+        hash: u64,
+        keyspace: KeyspaceId,
+        keyspace_at: At<Keyspace>,
+        key_id: &[u8],
+    ) -> Self {
         Self {
             hash,
             keyspace,
@@ -162,19 +174,23 @@ impl<V> Live<V> {
 }
 
 impl<V> Linked<HOME> for Entry<V> {
-    fn link(&mut self) -> &mut Link {
+    type Slot = Key;
+
+    fn link(&mut self) -> &mut Link<Key> {
         &mut self.home_link
     }
-    fn next(&self) -> u32 {
+    fn next(&self) -> Option<At<Key>> {
         self.home_link.next()
     }
 }
 
 impl<V> Linked<DUE> for Entry<V> {
-    fn link(&mut self) -> &mut Link {
+    type Slot = Key;
+
+    fn link(&mut self) -> &mut Link<Key> {
         &mut self.due_link
     }
-    fn next(&self) -> u32 {
+    fn next(&self) -> Option<At<Key>> {
         self.due_link.next()
     }
 }

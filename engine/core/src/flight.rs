@@ -5,8 +5,11 @@
 //! that is still on its way under the old one is void.
 
 use crate::action::{FlightId, KeyId, KeyspaceId, Refusal, Token, Urgency};
+use crate::entry::Key;
+use crate::keyspace::Keyspace;
 use crate::list::{Link, Linked, List};
-use crate::slots::Slab;
+use crate::shard::WaitTimer;
+use crate::slots::{At, Slots};
 use crate::time::Instant;
 use crate::wheel::TimerId;
 use alloc::collections::VecDeque;
@@ -17,17 +20,17 @@ pub(crate) const WAITING: u8 = 0;
 
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) entry: u32,
-    pub(crate) keyspace_at: u32,
+    pub(crate) entry: At<Key>,
+    pub(crate) keyspace_at: At<Keyspace>,
     pub(crate) generation: u64,
     pub(crate) origin: Origin,
     pub(crate) stage: Stage,
     /// Ends the flight.
-    pub(crate) timer: TimerId,
+    pub(crate) timer: Option<TimerId<WaitTimer>>,
     /// Those who take what the present load brings.
-    pub(crate) waiters: List<WAITING>,
+    pub(crate) waiters: List<Waiter, WAITING>,
     /// Force-refreshes that came after the present load began: for them there will be another.
-    pub(crate) next: List<WAITING>,
+    pub(crate) next: List<Waiter, WAITING>,
     /// A put was acknowledged since the present load began: whatever it brings is void.
     pub(crate) overtaken: bool,
     /// The DEK was asked for because the blob needed another generation.
@@ -62,7 +65,7 @@ pub(crate) enum Ending {
 /// A flight that is over, with waiters that have yet to get their answers.
 #[derive(Debug)]
 struct Ended {
-    flight: u32,
+    flight: At<Flight>,
     keyspace: KeyspaceId,
     key_id: KeyId,
     ending: Ending,
@@ -113,14 +116,14 @@ impl Origin {
 pub(crate) struct Waiter {
     pub(crate) token: Token,
     pub(crate) kind: WaiterKind,
-    pub(crate) flight: u32,
+    pub(crate) flight: At<Flight>,
     place: Place,
     /// Of those that are late, which outlive their flight.
     late_for: Option<(KeyspaceId, KeyId)>,
-    pub(crate) keyspace_at: u32,
-    pub(crate) timer: TimerId,
+    pub(crate) keyspace_at: At<Keyspace>,
+    pub(crate) timer: TimerId<WaitTimer>,
     pub(crate) deadline: Option<Instant>,
-    link: Link,
+    link: Link<Self>,
 }
 
 /// The list that a waiter is in.
@@ -141,10 +144,12 @@ pub(crate) enum WaiterKind {
 }
 
 impl Linked<WAITING> for Waiter {
-    fn link(&mut self) -> &mut Link {
+    type Slot = Self;
+
+    fn link(&mut self) -> &mut Link<Self> {
         &mut self.link
     }
-    fn next(&self) -> u32 {
+    fn next(&self) -> Option<At<Self>> {
         self.link.next()
     }
 }
@@ -152,17 +157,17 @@ impl Linked<WAITING> for Waiter {
 /// All flights and waiters of a shard.
 #[derive(Debug)]
 pub(crate) struct RefreshGroup {
-    pub(crate) flights: Slab<Flight>,
-    pub(crate) waiters: Slab<Waiter>,
+    pub(crate) flights: Slots<Flight>,
+    pub(crate) waiters: Slots<Waiter>,
     /// Waiters by token. Never walked.
-    tokens: HashTable<u32>,
+    tokens: HashTable<At<Waiter>>,
     hasher: ahash::RandomState,
     generations: u64,
     /// Flights that are over and whose waiters have yet to get their answers, oldest first. Each has its slot in
     /// `flights`. No more than there are waiters when they ended.
     ended: VecDeque<Ended>,
     /// Waiters whose time was over before their flight was, oldest first.
-    late: List<WAITING>,
+    late: List<Waiter, WAITING>,
     /// Flights that the prefetcher, an unlock or a warm start started.
     pub(crate) background: usize,
 }
@@ -170,8 +175,8 @@ pub(crate) struct RefreshGroup {
 impl RefreshGroup {
     pub(crate) fn new(hasher: ahash::RandomState) -> Self {
         Self {
-            flights: Slab::new(),
-            waiters: Slab::new(),
+            flights: Slots::new(),
+            waiters: Slots::new(),
             tokens: HashTable::new(),
             hasher,
             generations: 0,
@@ -187,7 +192,7 @@ impl RefreshGroup {
         self.generations
     }
 
-    pub(crate) fn insert(&mut self, flight: Flight) -> u32 {
+    pub(crate) fn insert(&mut self, flight: Flight) -> At<Flight> {
         self.background += usize::from(flight.origin.is_background());
         self.flights.insert(flight)
     }
@@ -199,7 +204,13 @@ impl RefreshGroup {
 
     /// Ends a flight: those who wait for its present load get their answers from [`RefreshGroup::next_settled`], one at a
     /// time. Takes no longer the more of them there are. The caller has taken `next` away.
-    pub(crate) fn end(&mut self, at: u32, keyspace: KeyspaceId, key_id: &KeyId, ending: Ending) {
+    pub(crate) fn end(
+        &mut self,
+        at: At<Flight>,
+        keyspace: KeyspaceId,
+        key_id: &KeyId,
+        ending: Ending,
+    ) {
         let flight = &mut self.flights[at];
         self.background -= usize::from(flight.origin.is_background());
         flight.stage = Stage::Over;
@@ -216,7 +227,7 @@ impl RefreshGroup {
     }
 
     /// A waiter's time is over. Its flight goes on without it.
-    pub(crate) fn is_late(&mut self, at: u32, keyspace: KeyspaceId, key_id: &KeyId) {
+    pub(crate) fn is_late(&mut self, at: At<Waiter>, keyspace: KeyspaceId, key_id: &KeyId) {
         self.unlist(at);
         let waiter = &mut self.waiters[at];
         waiter.place = Place::Late;
@@ -272,22 +283,22 @@ impl RefreshGroup {
     }
 
     /// The flight whose present load, which was begun, has this name.
-    pub(crate) fn find(&self, id: FlightId) -> Option<u32> {
-        let flight = self.flights.get(id.slot)?;
+    pub(crate) fn find(&self, id: FlightId) -> Option<At<Flight>> {
+        let flight = self.flights.used(id.at)?;
         let loading = matches!(flight.stage, Stage::Loading { .. });
-        (flight.generation == id.generation && loading).then_some(id.slot)
+        (flight.generation == id.generation && loading).then_some(id.at)
     }
 
     /// The load of this name begins, if it is wanted still.
     pub(crate) fn begin(&mut self, now: Instant, id: FlightId) -> bool {
-        let flight = self.flights.get(id.slot);
+        let flight = self.flights.used(id.at);
         let Some(Stage::Queued { queued_at }) = flight
             .filter(|flight| flight.generation == id.generation)
             .map(|flight| flight.stage)
         else {
             return false;
         };
-        self.flights[id.slot].stage = Stage::Loading {
+        self.flights[id.at].stage = Stage::Loading {
             queued_at,
             started_at: now,
         };
@@ -297,16 +308,16 @@ impl RefreshGroup {
     /// Adds a waiter to a flight: to those of the present load, or to those of the next.
     pub(crate) fn join(
         &mut self,
-        flight: u32,
+        flight: At<Flight>,
         for_next: bool,
         token: Token,
         kind: WaiterKind,
         deadline: Option<Instant>,
-        timer: impl FnOnce(u32) -> TimerId,
+        timer: impl FnOnce(At<Waiter>) -> TimerId<WaitTimer>,
     ) {
         let keyspace_at = self.flights[flight].keyspace_at;
-        // The waiter's number goes into the timer, and the timer into the waiter.
-        let unset = TimerId::UNSET;
+        // The waiter's slot goes into the timer, and the timer into the waiter.
+        let timer = timer(self.waiters.vacant().at());
         let at = self.waiters.insert(Waiter {
             token,
             kind,
@@ -318,11 +329,10 @@ impl RefreshGroup {
             },
             late_for: None,
             keyspace_at,
-            timer: unset,
+            timer,
             deadline,
             link: Link::LOOSE,
         });
-        self.waiters[at].timer = timer(at);
         let flight = &mut self.flights[flight];
         let list = if for_next {
             &mut flight.next
@@ -336,7 +346,7 @@ impl RefreshGroup {
             .insert_unique(hash, at, |at| hasher.hash_one(waiters[*at].token.0));
     }
 
-    pub(crate) fn find_waiter(&self, token: Token) -> Option<u32> {
+    pub(crate) fn find_waiter(&self, token: Token) -> Option<At<Waiter>> {
         let hash = self.hasher.hash_one(token.0);
         self.tokens
             .find(hash, |at| self.waiters[*at].token == token)
@@ -344,12 +354,12 @@ impl RefreshGroup {
     }
 
     /// Takes a waiter out. Its flight goes on.
-    pub(crate) fn leave(&mut self, at: u32) -> Waiter {
+    pub(crate) fn leave(&mut self, at: At<Waiter>) -> Waiter {
         self.unlist(at);
         self.forget(at)
     }
 
-    fn unlist(&mut self, at: u32) {
+    fn unlist(&mut self, at: At<Waiter>) {
         let flight = self.waiters[at].flight;
         let list = match self.waiters[at].place {
             Place::Present => &mut self.flights[flight].waiters,
@@ -361,7 +371,7 @@ impl RefreshGroup {
 
     /// Hands the waiters of a list over to the present load of a flight: as long a walk as there are force-refreshes that
     /// came while a load was under way.
-    pub(crate) fn adopt(&mut self, flight: u32, mut list: List<WAITING>) {
+    pub(crate) fn adopt(&mut self, flight: At<Flight>, mut list: List<Waiter, WAITING>) {
         while let Some(at) = list.pop_front(&mut self.waiters) {
             self.waiters[at].flight = flight;
             self.waiters[at].place = Place::Present;
@@ -371,7 +381,7 @@ impl RefreshGroup {
         }
     }
 
-    fn forget(&mut self, at: u32) -> Waiter {
+    fn forget(&mut self, at: At<Waiter>) -> Waiter {
         let hash = self.hasher.hash_one(self.waiters[at].token.0);
         let found = self.tokens.find_entry(hash, |other| *other == at);
         found.expect("every waiter is found by its token").remove();
@@ -381,14 +391,14 @@ impl RefreshGroup {
 
 impl Flight {
     /// A flight of this entry that has no load yet.
-    pub(crate) fn new(entry: u32, keyspace_at: u32, origin: Origin) -> Self {
+    pub(crate) fn new(entry: At<Key>, keyspace_at: At<Keyspace>, origin: Origin) -> Self {
         Self {
             entry,
             keyspace_at,
             generation: 0,
             origin,
             stage: Stage::AwaitingDek,
-            timer: TimerId::UNSET,
+            timer: None,
             waiters: List::default(),
             next: List::default(),
             overtaken: false,

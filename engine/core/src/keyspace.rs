@@ -11,10 +11,11 @@ pub use unlock::{UnlockState, UnlockStatus};
 
 use crate::action::KeyspaceId;
 use crate::counters::Counters;
-use crate::entry::{DUE, HOME};
+use crate::entry::{DUE, HOME, Key};
 use crate::ewma::Ewma;
 use crate::list::List;
 use crate::settings::Settings;
+use crate::shard::LeaseTimer;
 use crate::time::Instant;
 use crate::wheel::TimerId;
 
@@ -33,12 +34,12 @@ pub(crate) struct Keyspace {
     /// This shard's part of `max_in_flight`.
     pub(crate) share: u32,
 
-    pub(crate) resident: List<HOME>,
-    pub(crate) parked: List<HOME>,
-    pub(crate) warm: List<HOME>,
-    pub(crate) invalid: List<HOME>,
-    pub(crate) ahead: List<DUE>,
-    pub(crate) urgent: List<DUE>,
+    pub(crate) resident: List<Key, HOME>,
+    pub(crate) parked: List<Key, HOME>,
+    pub(crate) warm: List<Key, HOME>,
+    pub(crate) invalid: List<Key, HOME>,
+    pub(crate) ahead: List<Key, DUE>,
+    pub(crate) urgent: List<Key, DUE>,
 
     /// How many of the INVALID keys an unlock has yet to read again.
     pub(crate) invalid_to_reload: usize,
@@ -52,8 +53,8 @@ pub(crate) struct Keyspace {
     pub(crate) purged: Purged,
     /// Requests and force-refreshes by the time of the last grant.
     pub(crate) demand_at_grant: u64,
-    pub(crate) ask_timer: Option<TimerId>,
-    pub(crate) end_timer: Option<TimerId>,
+    pub(crate) ask_timer: Option<TimerId<LeaseTimer>>,
+    pub(crate) end_timer: Option<TimerId<LeaseTimer>>,
 }
 
 /// Whether the keyspace may be used at all.

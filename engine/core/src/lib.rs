@@ -89,9 +89,9 @@ mod prefetch;
 mod rng;
 mod settings;
 mod shard;
-mod slots;
+pub mod slots;
 mod time;
-mod wheel;
+pub mod wheel;
 
 pub use action::{
     Action, Admission, FlightId, KeyId, KeyspaceId, LeaseEvent, LoadError, Loaded, Outcome,

@@ -1,29 +1,30 @@
-//! Doubly linked lists through the values of a slab: O(1) to add and to take out, no allocation.
+//! Doubly linked lists through the values of slots: O(1) to add and to take out, no allocation.
 
-use crate::slots::{NONE, Slab};
+use crate::slots::{At, Slots};
 
 /// The neighbours of a value in one list.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Link {
-    prev: u32,
-    next: u32,
-}
-
-impl Link {
-    pub(crate) const LOOSE: Self = Self {
-        prev: NONE,
-        next: NONE,
-    };
+#[derive(Debug)]
+pub(crate) struct Link<M> {
+    prev: Option<At<M>>,
+    next: Option<At<M>>,
 }
 
 /// A value that can be in a list. `WHICH` tells several memberships of one value apart.
 pub(crate) trait Linked<const WHICH: u8> {
-    fn link(&mut self) -> &mut Link;
-    fn next(&self) -> u32;
+    /// What names the value's slot.
+    type Slot;
+
+    fn link(&mut self) -> &mut Link<Self::Slot>;
+    fn next(&self) -> Option<At<Self::Slot>>;
 }
 
-impl Link {
-    pub(crate) const fn next(&self) -> u32 {
+impl<M> Link<M> {
+    pub(crate) const LOOSE: Self = Self {
+        prev: None,
+        next: None,
+    };
+
+    pub(crate) const fn next(&self) -> Option<At<M>> {
         self.next
     }
 }
@@ -31,23 +32,23 @@ impl Link {
 /// First and last of a list. Which values are members is the business of the caller: a value is
 /// in at most one list of each `WHICH`.
 #[derive(Debug)]
-pub(crate) struct List<const WHICH: u8> {
-    head: u32,
-    tail: u32,
+pub(crate) struct List<M, const WHICH: u8> {
+    head: Option<At<M>>,
+    tail: Option<At<M>>,
     len: u32,
 }
 
-impl<const WHICH: u8> Default for List<WHICH> {
+impl<M, const WHICH: u8> Default for List<M, WHICH> {
     fn default() -> Self {
         Self {
-            head: NONE,
-            tail: NONE,
+            head: None,
+            tail: None,
             len: 0,
         }
     }
 }
 
-impl<const WHICH: u8> List<WHICH> {
+impl<M, const WHICH: u8> List<M, WHICH> {
     pub(crate) const fn len(&self) -> usize {
         self.len as usize
     }
@@ -56,51 +57,63 @@ impl<const WHICH: u8> List<WHICH> {
         self.len == 0
     }
 
-    pub(crate) fn front(&self) -> Option<u32> {
-        (self.head != NONE).then_some(self.head)
+    pub(crate) const fn front(&self) -> Option<At<M>> {
+        self.head
     }
 
-    pub(crate) fn push_back<T: Linked<WHICH>>(&mut self, slab: &mut Slab<T>, at: u32) {
-        *slab[at].link() = Link {
+    pub(crate) fn push_back<T>(&mut self, slots: &mut Slots<T, M>, at: At<M>)
+    where
+        T: Linked<WHICH, Slot = M>,
+    {
+        *slots[at].link() = Link {
             prev: self.tail,
-            next: NONE,
+            next: None,
         };
         match self.tail {
-            NONE => self.head = at,
-            tail => slab[tail].link().next = at,
+            None => self.head = Some(at),
+            Some(tail) => slots[tail].link().next = Some(at),
         }
-        self.tail = at;
+        self.tail = Some(at);
         self.len += 1;
     }
 
-    pub(crate) fn remove<T: Linked<WHICH>>(&mut self, slab: &mut Slab<T>, at: u32) {
-        let Link { prev, next } = core::mem::replace(slab[at].link(), Link::LOOSE);
+    pub(crate) fn remove<T>(&mut self, slots: &mut Slots<T, M>, at: At<M>)
+    where
+        T: Linked<WHICH, Slot = M>,
+    {
+        let Link { prev, next } = core::mem::replace(slots[at].link(), Link::LOOSE);
         match prev {
-            NONE => self.head = next,
-            prev => slab[prev].link().next = next,
+            None => self.head = next,
+            Some(prev) => slots[prev].link().next = next,
         }
         match next {
-            NONE => self.tail = prev,
-            next => slab[next].link().prev = prev,
+            None => self.tail = prev,
+            Some(next) => slots[next].link().prev = prev,
         }
         self.len -= 1;
     }
 
-    pub(crate) fn pop_front<T: Linked<WHICH>>(&mut self, slab: &mut Slab<T>) -> Option<u32> {
+    pub(crate) fn pop_front<T>(&mut self, slots: &mut Slots<T, M>) -> Option<At<M>>
+    where
+        T: Linked<WHICH, Slot = M>,
+    {
         let at = self.front()?;
-        self.remove(slab, at);
+        self.remove(slots, at);
         Some(at)
     }
 
     /// The members, first to last.
-    pub(crate) fn iter<'a, T: Linked<WHICH>>(
+    pub(crate) fn iter<'a, T>(
         &self,
-        slab: &'a Slab<T>,
-    ) -> impl Iterator<Item = u32> + use<'a, T, WHICH> {
+        slots: &'a Slots<T, M>,
+    ) -> impl Iterator<Item = At<M>> + use<'a, T, M, WHICH>
+    where
+        T: Linked<WHICH, Slot = M>,
+    {
         let mut at = self.head;
         core::iter::from_fn(move || {
-            let here = (at != NONE).then_some(at)?;
-            at = slab[here].next();
+            let here = at?;
+            at = slots[here].next();
             Some(here)
         })
     }
@@ -111,33 +124,35 @@ mod tests {
     use super::*;
     use alloc::vec::Vec;
 
-    struct Node(Link);
+    struct Node(Link<Self>);
 
     impl Linked<0> for Node {
-        fn link(&mut self) -> &mut Link {
+        type Slot = Self;
+
+        fn link(&mut self) -> &mut Link<Self> {
             &mut self.0
         }
-        fn next(&self) -> u32 {
+        fn next(&self) -> Option<At<Self>> {
             self.0.next()
         }
     }
 
     #[test]
     fn members_keep_their_order_when_others_leave() {
-        let mut slab = Slab::new();
-        let mut list = List::<0>::default();
-        let nodes: Vec<u32> = (0..5).map(|_| slab.insert(Node(Link::LOOSE))).collect();
+        let mut slots: Slots<Node> = Slots::new();
+        let mut list = List::<Node, 0>::default();
+        let nodes: Vec<_> = (0..5).map(|_| slots.insert(Node(Link::LOOSE))).collect();
         for node in &nodes {
-            list.push_back(&mut slab, *node);
+            list.push_back(&mut slots, *node);
         }
-        list.remove(&mut slab, nodes[2]);
-        list.remove(&mut slab, nodes[0]);
-        list.remove(&mut slab, nodes[4]);
-        assert_eq!(list.iter(&slab).collect::<Vec<_>>(), [nodes[1], nodes[3]]);
+        list.remove(&mut slots, nodes[2]);
+        list.remove(&mut slots, nodes[0]);
+        list.remove(&mut slots, nodes[4]);
+        assert_eq!(list.iter(&slots).collect::<Vec<_>>(), [nodes[1], nodes[3]]);
         assert_eq!(list.len(), 2);
-        assert_eq!(list.pop_front(&mut slab), Some(nodes[1]));
-        assert_eq!(list.pop_front(&mut slab), Some(nodes[3]));
-        assert_eq!(list.pop_front(&mut slab), None);
+        assert_eq!(list.pop_front(&mut slots), Some(nodes[1]));
+        assert_eq!(list.pop_front(&mut slots), Some(nodes[3]));
+        assert_eq!(list.pop_front(&mut slots), None);
         assert!(list.is_empty());
     }
 }

@@ -22,19 +22,18 @@ pub use warm::{SURVEY_STEP, Warming};
 
 use crate::action::{Action, KeyspaceId};
 use crate::counters::Totals;
-use crate::entry::{Entry, HOME};
+use crate::entry::{Entry, HOME, Key};
 use crate::event::Event;
-use crate::flight::RefreshGroup;
+use crate::flight::{Flight, RefreshGroup, Waiter};
 use crate::keyspace::{Keyspace, Lease};
 use crate::limits::{Limits, LimitsError};
 use crate::list::List;
 use crate::rng::Rng;
 use crate::settings::{Settings, SettingsError};
-use crate::slots::Slab;
+use crate::slots::{At, Slots, Table};
 use crate::time::Instant;
 use crate::wheel::Wheel;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::vec::Vec;
 use hashbrown::HashTable;
 
 /// Keyspaces that one shard takes.
@@ -47,24 +46,24 @@ pub struct Shard<V> {
     limits: Limits,
     rng: Rng,
     hasher: ahash::RandomState,
-    entries: Slab<Entry<V>>,
+    entries: Slots<Entry<V>, Key>,
     /// Entries by keyspace and key id. Never walked.
-    index: HashTable<u32>,
-    keyspaces: Vec<Keyspace>,
-    keyspaces_by_id: BTreeMap<KeyspaceId, u32>,
+    index: HashTable<At<Key>>,
+    keyspaces: Table<Keyspace>,
+    keyspaces_by_id: BTreeMap<KeyspaceId, At<Keyspace>>,
     group: RefreshGroup,
     /// Timers of leases: all that are due fire in a tick.
     leases: Wheel<LeaseTimer>,
     /// Timers of waiters and flights: at most [`Limits::timers_per_tick_max`] of them fire in a tick.
     waits: Wheel<WaitTimer>,
-    /// Timers of entries, by number: at most one step of them fires in a tick.
-    ages: Wheel<u32>,
-    negatives: List<HOME>,
-    revoked: List<HOME>,
+    /// Timers of entries: at most one step of them fires in a tick.
+    ages: Wheel<At<Key>>,
+    negatives: List<Key, HOME>,
+    revoked: List<Key, HOME>,
     /// Keyspaces whose resident keys have to be looked at, after a purge or a change of settings.
-    sweeping: VecDeque<u32>,
+    sweeping: VecDeque<At<Keyspace>>,
     actions: VecDeque<Action>,
-    /// Where the CLOCK's hand stands.
+    /// The number of the slot where the CLOCK's hand stands.
     hand: u32,
     key_bytes: usize,
     scan_at: Instant,
@@ -73,16 +72,16 @@ pub struct Shard<V> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum WaitTimer {
-    Waiter(u32),
-    Flight(u32),
+pub(crate) enum WaitTimer {
+    Waiter(At<Waiter>),
+    Flight(At<Flight>),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum LeaseTimer {
+pub(crate) enum LeaseTimer {
     /// Time to think about asking the KMS.
-    Ask(u32),
-    End(u32),
+    Ask(At<Keyspace>),
+    End(At<Keyspace>),
 }
 
 /// Ticks after which all entries of a shard were looked at. With a tick every 1 to 2 ms that is
@@ -110,9 +109,9 @@ impl<V> Shard<V> {
             limits,
             hasher: of_keys,
             rng,
-            entries: Slab::new(),
+            entries: Slots::new(),
             index: HashTable::new(),
-            keyspaces: Vec::new(),
+            keyspaces: Table::new(),
             keyspaces_by_id: BTreeMap::new(),
             group: RefreshGroup::new(of_tokens),
             leases: Wheel::new(),
@@ -146,7 +145,7 @@ impl<V> Shard<V> {
         settings.validate()?;
         let share = self.limits.share_of(settings.max_in_flight);
         match self.keyspace_at(keyspace) {
-            Some(at) if self.keyspaces[at as usize].settings == settings => {}
+            Some(at) if self.keyspaces[at].settings == settings => {}
             Some(at) => self.change_keyspace(now, at, settings, share),
             None => {
                 if self.keyspaces.len() >= KEYSPACES_MAX {
@@ -156,9 +155,9 @@ impl<V> Shard<V> {
                         rule: "a shard takes at most 65536 keyspaces",
                     });
                 }
-                let at = self.keyspaces.len() as u32;
                 let lease = Lease::new(self.limits.renew_early_ppm);
-                self.keyspaces
+                let at = self
+                    .keyspaces
                     .push(Keyspace::new(keyspace, settings, share, lease));
                 self.keyspaces_by_id.insert(keyspace, at);
             }
@@ -166,14 +165,14 @@ impl<V> Shard<V> {
         Ok(())
     }
 
-    fn change_keyspace(&mut self, now: Instant, at: u32, settings: Settings, share: u32) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    fn change_keyspace(&mut self, now: Instant, at: At<Keyspace>, settings: Settings, share: u32) {
+        let keyspace = &mut self.keyspaces[at];
         keyspace.terms.change(now, &settings);
         keyspace.lease.shorten(settings.dek_lease_us());
         keyspace.settings = settings;
         keyspace.share = share;
         self.follow_lease_end(at);
-        let keyspace = &self.keyspaces[at as usize];
+        let keyspace = &self.keyspaces[at];
         if keyspace.lease.is_held() && !keyspace.has_lease(now) {
             self.lose_lease(now, at);
         }
@@ -188,7 +187,7 @@ impl<V> Shard<V> {
         self.actions.pop_front()
     }
 
-    fn keyspace_at(&self, keyspace: KeyspaceId) -> Option<u32> {
+    fn keyspace_at(&self, keyspace: KeyspaceId) -> Option<At<Keyspace>> {
         self.keyspaces_by_id.get(&keyspace).copied()
     }
 

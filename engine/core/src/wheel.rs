@@ -2,13 +2,14 @@
 //!
 //! A tick costs in proportion to what is due, not to what is armed: occupancy bitmaps find the
 //! next slot without looking at empty ones, and a timer moves down at most six times in its life.
-//! Cancelling takes the timer out at once; a [`TimerId`] carries a generation, so that cancelling
+//! Cancelling takes the timer out at once; a [`TimerId`] names one use of its slot, so that cancelling
 //! what already fired does nothing.
 
 use crate::list::{Link, Linked, List};
-use crate::slots::Slab;
+use crate::slots::{At, Handle, Slots};
 use crate::time::{Instant, TICK_US};
 use alloc::vec::Vec;
+use core::fmt;
 
 const LEVELS: usize = 7;
 const SLOT_BITS: u32 = 6;
@@ -17,30 +18,19 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const TICK_MAX: u64 = (1 << (SLOT_BITS * LEVELS as u32)) - 1;
 const IN_WHEEL: u8 = 0;
 
-/// A timer that was armed. It may have fired since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TimerId {
-    node: u32,
-    generation: u32,
-}
+/// A timer that was armed in a [`Wheel`] of the same type. It may have fired since.
+pub struct TimerId<T>(Handle<Node<T>>);
 
-impl TimerId {
-    /// Names no timer.
-    pub(crate) const UNSET: Self = Self {
-        node: u32::MAX,
-        generation: 0,
-    };
-}
-
+/// Timers, each with an item that comes back when its time has come.
 #[derive(Debug)]
-pub(crate) struct Wheel<T> {
-    nodes: Slab<Node<T>>,
+pub struct Wheel<T> {
+    nodes: Slots<Node<T>>,
     /// `LEVELS * SLOTS` lists, level by level.
-    slots: Vec<List<IN_WHEEL>>,
+    slots: Vec<List<Node<T>, IN_WHEEL>>,
     /// One bit for each slot that has timers.
     occupied: [u64; LEVELS],
     /// Timers whose tick has come, in the order of firing.
-    due: List<IN_WHEEL>,
+    due: List<Node<T>, IN_WHEEL>,
     /// Every timer of this tick and before is in `due` or gone.
     tick: u64,
 }
@@ -50,7 +40,7 @@ struct Node<T> {
     item: T,
     tick: u64,
     place: Place,
-    link: Link,
+    link: Link<Self>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,20 +50,44 @@ enum Place {
 }
 
 impl<T> Linked<IN_WHEEL> for Node<T> {
-    fn link(&mut self) -> &mut Link {
+    type Slot = Self;
+
+    fn link(&mut self) -> &mut Link<Self> {
         &mut self.link
     }
-    fn next(&self) -> u32 {
+    fn next(&self) -> Option<At<Self>> {
         self.link.next()
     }
 }
 
-impl<T: Copy> Wheel<T> {
-    pub(crate) fn new() -> Self {
+impl<T> Clone for TimerId<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for TimerId<T> {}
+
+impl<T> fmt::Debug for TimerId<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timer {:?}", self.0)
+    }
+}
+
+impl<T> Default for Wheel<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Wheel<T> {
+    /// A wheel without timers, at the origin of time.
+    #[must_use]
+    pub fn new() -> Self {
         let mut slots = Vec::with_capacity(LEVELS * SLOTS);
         slots.resize_with(LEVELS * SLOTS, List::default);
         Self {
-            nodes: Slab::new(),
+            nodes: Slots::new(),
             slots,
             occupied: [0; LEVELS],
             due: List::default(),
@@ -82,13 +96,20 @@ impl<T: Copy> Wheel<T> {
     }
 
     /// How many timers are armed.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Whether no timer is armed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
     /// Arms a timer. It fires at the first tick at or after `at`, but not in the tick that is
     /// being worked on: a handler that arms a timer in the past cannot keep the loop going.
-    pub(crate) fn arm(&mut self, at: Instant, item: T) -> TimerId {
+    pub fn arm(&mut self, at: Instant, item: T) -> TimerId<T> {
         let tick = at
             .as_micros()
             .div_ceil(TICK_US)
@@ -100,26 +121,25 @@ impl<T: Copy> Wheel<T> {
             link: Link::LOOSE,
         });
         self.place(node);
-        TimerId {
-            node,
-            generation: self.nodes.generation(node),
-        }
+        TimerId(self.nodes.handle(node))
     }
 
     /// Takes a timer out. Without effect on one that has fired.
-    pub(crate) fn cancel(&mut self, id: TimerId) {
-        if self.is_armed(id) {
-            self.take_out(id.node);
-            self.nodes.remove(id.node);
+    pub fn cancel(&mut self, id: TimerId<T>) {
+        if let Some(node) = self.nodes.find(id.0) {
+            self.take_out(node);
+            self.nodes.remove(node);
         }
     }
 
-    pub(crate) fn is_armed(&self, id: TimerId) -> bool {
-        self.nodes.get(id.node).is_some() && self.nodes.generation(id.node) == id.generation
+    /// Whether a timer has yet to fire, and was not cancelled.
+    #[must_use]
+    pub fn is_armed(&self, id: TimerId<T>) -> bool {
+        self.nodes.find(id.0).is_some()
     }
 
     /// Brings the wheel to `now`: from here on [`Wheel::pop`] hands out what is due by then.
-    pub(crate) fn advance(&mut self, now: Instant) {
+    pub fn advance(&mut self, now: Instant) {
         let target = (now.as_micros() / TICK_US).min(TICK_MAX - 1);
         while let Some((level, slot, starts)) = self.first_occupied() {
             if starts > target {
@@ -132,7 +152,7 @@ impl<T: Copy> Wheel<T> {
     }
 
     /// The next timer that is due.
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    pub fn pop(&mut self) -> Option<T> {
         let node = self.due.pop_front(&mut self.nodes)?;
         Some(self.nodes.remove(node).item)
     }
@@ -157,7 +177,7 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    fn place(&mut self, node: u32) {
+    fn place(&mut self, node: At<Node<T>>) {
         let tick = self.nodes[node].tick;
         if tick <= self.tick {
             self.nodes[node].place = Place::Due;
@@ -175,7 +195,7 @@ impl<T: Copy> Wheel<T> {
         self.occupied[level as usize] |= 1 << slot;
     }
 
-    fn take_out(&mut self, node: u32) {
+    fn take_out(&mut self, node: At<Node<T>>) {
         match self.nodes[node].place {
             Place::Due => self.due.remove(&mut self.nodes, node),
             Place::Slot { level, slot } => {

@@ -1,8 +1,9 @@
 //! The shard's own books, checked against each other: for tests and the simulator.
 
 use super::Shard;
-use crate::entry::{Due, Entry, Home, State};
+use crate::entry::{Due, Entry, Home, Key, State};
 use crate::flight::Stage;
+use crate::slots::At;
 use alloc::string::String;
 
 /// The books do not agree: a defect of this crate.
@@ -63,7 +64,7 @@ impl<V> Shard<V> {
         Ok(())
     }
 
-    fn audit_entry(&self, at: u32, entry: &Entry<V>) -> Result<(), Violation> {
+    fn audit_entry(&self, at: At<Key>, entry: &Entry<V>) -> Result<(), Violation> {
         ensure!(
             self.find(entry.keyspace, &entry.key_id) == Some(at),
             "entry {at} is not found"
@@ -101,7 +102,7 @@ impl<V> Shard<V> {
             !entry.is_revoked() || entry.flight.is_none(),
             "entry {at} is revoked and flies"
         );
-        match entry.flight.map(|flight| self.group.flights.get(flight)) {
+        match entry.flight.map(|flight| self.group.flights.used(flight)) {
             None => Ok(()),
             Some(Some(flight)) if flight.entry == at => Ok(()),
             Some(_) => Err(Violation(alloc::format!(
@@ -122,14 +123,14 @@ impl<V> Shard<V> {
             }
             let owner = self
                 .entries
-                .get(flight.entry)
+                .used(flight.entry)
                 .and_then(|entry| entry.flight);
             ensure!(
                 owner == Some(at),
                 "flight {at} does not belong to its entry"
             );
             ensure!(
-                self.waits.is_armed(flight.timer),
+                flight.timer.is_some_and(|timer| self.waits.is_armed(timer)),
                 "flight {at} has no time limit"
             );
             let awaiting = flight.stage == Stage::AwaitingDek;
@@ -168,7 +169,7 @@ impl<V> Shard<V> {
 
     fn audit_keyspaces(&self) -> Result<(), Violation> {
         let mut negatives = 0;
-        for (at, keyspace) in self.keyspaces.iter().enumerate() {
+        for (at, keyspace) in self.keyspaces.iter() {
             let id = keyspace.id.0;
             let counters = &keyspace.counters;
             ensure!(
@@ -179,7 +180,7 @@ impl<V> Shard<V> {
                 self.entries
                     .iter()
                     .map(|(_, entry)| entry)
-                    .filter(|e| e.keyspace_at as usize == at)
+                    .filter(|e| e.keyspace_at == at)
             };
             let homed = |home| entries().filter(|entry| entry.home == home).count();
             let due = |due| entries().filter(|entry| entry.due == due).count();
@@ -213,7 +214,7 @@ impl<V> Shard<V> {
                 "keyspace {id}: key bytes"
             );
             let waiting = counters.singleflight_waiters + counters.force_waiters;
-            let of_keyspace = |waiter: &&crate::flight::Waiter| waiter.keyspace_at as usize == at;
+            let of_keyspace = |waiter: &&crate::flight::Waiter| waiter.keyspace_at == at;
             let waiters = self.group.waiters.iter().map(|(_, waiter)| waiter);
             ensure!(
                 waiters.filter(of_keyspace).count() as u64 == waiting,

@@ -2,9 +2,10 @@
 
 use super::Shard;
 use crate::action::{KeyspaceId, Refusal};
-use crate::entry::State;
+use crate::entry::{Key, State};
 use crate::flight::{Ending, Origin, Stage};
 use crate::grant::Grant;
+use crate::slots::At;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
@@ -31,7 +32,7 @@ impl<V> Shard<V> {
         let mut outdated = false;
         match &entry.state {
             State::Live(live) => {
-                let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                let terms = &self.keyspaces[entry.keyspace_at].terms;
                 if Grant::check(live, terms, now).is_none() {
                     self.expire(at);
                 } else if live.version < version {
@@ -49,7 +50,7 @@ impl<V> Shard<V> {
                 flight.overtaken = matches!(flight.stage, Stage::Loading { .. });
             }
             None => {
-                let keyspace_at = entry.keyspace_at as usize;
+                let keyspace_at = entry.keyspace_at;
                 let can_load = self.keyspaces[keyspace_at].has_lease(now);
                 if outdated && can_load && self.has_room_for_flight() {
                     self.start_flight(now, at, Origin::Demand);
@@ -101,7 +102,7 @@ impl<V> Shard<V> {
         }
     }
 
-    pub(super) fn revoke(&mut self, now: Instant, at: u32) {
+    pub(super) fn revoke(&mut self, now: Instant, at: At<Key>) {
         if self.entries[at].is_revoked() {
             return;
         }

@@ -2,11 +2,12 @@
 
 use super::Shard;
 use crate::action::KeyspaceId;
-use crate::entry::{DUE, Due, Entry, HOME, Home, Live, Reread, State};
+use crate::entry::{DUE, Due, Entry, HOME, Home, Key, Live, Reread, State};
 use crate::event::InvalidCause;
 use crate::keyspace::Keyspace;
 use crate::list::List;
 use crate::prefetch;
+use crate::slots::At;
 use crate::time::Instant;
 use core::hash::{BuildHasher, Hasher};
 
@@ -17,9 +18,9 @@ const BACKOFF_MEMORY_US: u64 = 10_000_000;
 
 impl<V> Shard<V> {
     #[inline]
-    pub(super) fn find(&self, keyspace: KeyspaceId, key_id: &[u8]) -> Option<u32> {
+    pub(super) fn find(&self, keyspace: KeyspaceId, key_id: &[u8]) -> Option<At<Key>> {
         let entries = &self.entries;
-        let same = |at: &u32| {
+        let same = |at: &At<Key>| {
             let entry = &entries[*at];
             entry.keyspace == keyspace && *entry.key_id == *key_id
         };
@@ -38,10 +39,10 @@ impl<V> Shard<V> {
     pub(super) fn find_or_create(
         &mut self,
         now: Instant,
-        keyspace_at: u32,
+        keyspace_at: At<Keyspace>,
         key_id: &[u8],
-    ) -> Option<u32> {
-        let keyspace = self.keyspaces[keyspace_at as usize].id;
+    ) -> Option<At<Key>> {
+        let keyspace = self.keyspaces[keyspace_at].id;
         if let Some(at) = self.find(keyspace, key_id) {
             return Some(at);
         }
@@ -57,7 +58,7 @@ impl<V> Shard<V> {
         Some(at)
     }
 
-    pub(super) fn remove_entry(&mut self, at: u32) {
+    pub(super) fn remove_entry(&mut self, at: At<Key>) {
         self.become_empty(at);
         let hash = self.entries[at].hash;
         let found = self.index.find_entry(hash, |other| *other == at);
@@ -65,20 +66,20 @@ impl<V> Shard<V> {
         self.entries.remove(at);
     }
 
-    pub(super) fn keyspace_of(&mut self, at: u32) -> &mut Keyspace {
+    pub(super) fn keyspace_of(&mut self, at: At<Key>) -> &mut Keyspace {
         let keyspace_at = self.entries[at].keyspace_at;
-        &mut self.keyspaces[keyspace_at as usize]
+        &mut self.keyspaces[keyspace_at]
     }
 
     /// Forgets what was known of a key.
-    pub(super) fn become_empty(&mut self, at: u32) {
+    pub(super) fn become_empty(&mut self, at: At<Key>) {
         self.strip(at);
         self.set_timer(at, Instant::MAX);
     }
 
     /// As [`Shard::become_empty`], leaving the timer alone: when it goes off, it finds that nothing
     /// needs the entry. Plaintext is dropped here.
-    pub(super) fn strip(&mut self, at: u32) {
+    pub(super) fn strip(&mut self, at: At<Key>) {
         self.rehome(at, Home::None);
         self.requeue(at, Due::None);
         let before = core::mem::replace(&mut self.entries[at].state, State::Empty);
@@ -90,7 +91,7 @@ impl<V> Shard<V> {
         }
     }
 
-    pub(super) fn become_live(&mut self, at: u32, mut live: Live<V>) {
+    pub(super) fn become_live(&mut self, at: At<Key>, mut live: Live<V>) {
         self.become_empty(at);
         self.rehome(at, Home::Resident);
         self.key_bytes += live.key_bytes;
@@ -102,7 +103,7 @@ impl<V> Shard<V> {
     }
 
     /// The oldest negative entry makes room if there are too many.
-    pub(super) fn become_negative(&mut self, now: Instant, at: u32) {
+    pub(super) fn become_negative(&mut self, now: Instant, at: At<Key>) {
         self.become_empty(at);
         self.rehome(at, Home::Negative);
         self.entries[at].state = State::Negative {
@@ -113,14 +114,14 @@ impl<V> Shard<V> {
         }
     }
 
-    pub(super) fn become_invalid(&mut self, at: u32, cause: InvalidCause, reread: Reread) {
+    pub(super) fn become_invalid(&mut self, at: At<Key>, cause: InvalidCause, reread: Reread) {
         self.become_empty(at);
         self.rehome(at, Home::Invalid);
         self.entries[at].state = State::Invalid { cause, reread };
     }
 
     /// The oldest mark is forgotten if there are too many.
-    pub(super) fn become_revoked(&mut self, at: u32) {
+    pub(super) fn become_revoked(&mut self, at: At<Key>) {
         self.become_empty(at);
         self.rehome(at, Home::Revoked);
         self.entries[at].state = State::Revoked;
@@ -146,13 +147,13 @@ impl<V> Shard<V> {
     }
 
     /// Drops the plaintext of a key whose time is over.
-    pub(super) fn expire(&mut self, at: u32) {
+    pub(super) fn expire(&mut self, at: At<Key>) {
         self.keyspace_of(at).counters.expired_total += 1;
         self.become_empty(at);
     }
 
     /// Moves an entry to the end of the list that its state calls for.
-    pub(super) fn rehome(&mut self, at: u32, home: Home) {
+    pub(super) fn rehome(&mut self, at: At<Key>, home: Home) {
         let entry = &mut self.entries[at];
         let before = core::mem::replace(&mut entry.home, home);
         let keyspace_at = entry.keyspace_at;
@@ -172,8 +173,8 @@ impl<V> Shard<V> {
         }
     }
 
-    fn home_list(&mut self, keyspace_at: u32, home: Home) -> Option<&mut List<HOME>> {
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+    fn home_list(&mut self, keyspace_at: At<Keyspace>, home: Home) -> Option<&mut List<Key, HOME>> {
+        let keyspace = &mut self.keyspaces[keyspace_at];
         match home {
             Home::None => None,
             Home::Resident => Some(&mut keyspace.resident),
@@ -187,13 +188,13 @@ impl<V> Shard<V> {
 
     /// Puts an entry into one of the prefetcher's queues, or takes it out. Its place in a queue
     /// that it is in already stays.
-    pub(super) fn requeue(&mut self, at: u32, due: Due) {
+    pub(super) fn requeue(&mut self, at: At<Key>, due: Due) {
         let entry = &mut self.entries[at];
         let before = core::mem::replace(&mut entry.due, due);
         if before == due {
             return;
         }
-        let keyspace = &mut self.keyspaces[entry.keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[entry.keyspace_at];
         if let Some(queue) = due_queue(keyspace, before) {
             queue.remove(&mut self.entries, at);
         }
@@ -203,7 +204,7 @@ impl<V> Shard<V> {
     }
 
     /// Sets the entry's timer; [`Instant::MAX`]: none.
-    pub(super) fn set_timer(&mut self, at: u32, when: Instant) {
+    pub(super) fn set_timer(&mut self, at: At<Key>, when: Instant) {
         if let Some(timer) = self.entries[at].timer.take() {
             self.ages.cancel(timer);
         }
@@ -214,12 +215,12 @@ impl<V> Shard<V> {
 
     /// Queue and timer for what the entry is now. An entry that nothing needs is removed: call it
     /// last, whenever state or flight have changed.
-    pub(super) fn look_after(&mut self, now: Instant, at: u32) {
+    pub(super) fn look_after(&mut self, now: Instant, at: At<Key>) {
         let entry = &self.entries[at];
         let flying = entry.flight.is_some();
         let (due, look_at) = match &entry.state {
             State::Live(live) => {
-                let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                let terms = &self.keyspaces[entry.keyspace_at].terms;
                 let points = terms.points(live);
                 if flying {
                     (Due::None, points.hard_at)
@@ -242,11 +243,11 @@ impl<V> Shard<V> {
     }
 
     /// The entry's timer went off.
-    pub(super) fn handle_age(&mut self, now: Instant, at: u32) {
+    pub(super) fn handle_age(&mut self, now: Instant, at: At<Key>) {
         self.entries[at].timer = None;
         match &self.entries[at].state {
             State::Live(live) => {
-                let terms = &self.keyspaces[self.entries[at].keyspace_at as usize].terms;
+                let terms = &self.keyspaces[self.entries[at].keyspace_at].terms;
                 if now >= terms.effective_hard(live) {
                     self.expire(at);
                 }
@@ -264,7 +265,7 @@ impl<V> Shard<V> {
     }
 }
 
-fn due_queue(keyspace: &mut Keyspace, due: Due) -> Option<&mut List<DUE>> {
+fn due_queue(keyspace: &mut Keyspace, due: Due) -> Option<&mut List<Key, DUE>> {
     match due {
         Due::None => None,
         Due::Ahead => Some(&mut keyspace.ahead),

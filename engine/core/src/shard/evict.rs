@@ -6,9 +6,10 @@
 //! hold up the request that needs the room: it then takes the next key, used or not.
 
 use super::Shard;
-use crate::entry::{REFERENCED, State};
+use crate::entry::{Key, REFERENCED, State};
 use crate::event::Event;
 use crate::grant::Grant;
+use crate::slots::At;
 use crate::time::Instant;
 
 const SPARED_MAX: usize = 128;
@@ -29,7 +30,7 @@ impl<V> Shard<V> {
 
     /// Makes room for `bytes` of a key that takes the place of the one at `at`, if there is one.
     /// False: there is not enough to evict. Keys with a flight, such as this one, stay.
-    pub(super) fn make_room(&mut self, now: Instant, at: u32, bytes: usize) -> bool {
+    pub(super) fn make_room(&mut self, now: Instant, at: At<Key>, bytes: usize) -> bool {
         if bytes > self.limits.key_bytes_max {
             return false;
         }
@@ -42,7 +43,7 @@ impl<V> Shard<V> {
     }
 
     /// Whether `bytes` of a key fit in the place of the one at `at` as things are.
-    pub(super) fn has_room_for_key(&self, at: u32, bytes: usize) -> bool {
+    pub(super) fn has_room_for_key(&self, at: At<Key>, bytes: usize) -> bool {
         let replaced = self.entries[at].live().map_or(0, |live| live.key_bytes);
         self.key_bytes - replaced + bytes <= self.limits.key_bytes_max
     }
@@ -52,9 +53,9 @@ impl<V> Shard<V> {
         let mut spared = 0;
         // Twice around: the first turn may do nothing but spare.
         for _ in 0..u64::from(slots) * 2 {
-            let at = self.hand % slots;
-            self.hand = (at + 1) % slots;
-            let Some(entry) = self.entries.get(at) else {
+            let number = self.hand % slots;
+            self.hand = (number + 1) % slots;
+            let Some((at, entry)) = self.entries.nth(number) else {
                 continue;
             };
             if entry.flight.is_some() {
@@ -63,7 +64,7 @@ impl<V> Shard<V> {
             match &entry.state {
                 State::Revoked => continue,
                 State::Live(live) => {
-                    let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                    let terms = &self.keyspaces[entry.keyspace_at].terms;
                     let usable = Grant::check(live, terms, now).is_some();
                     if !usable {
                         self.expire(at);
@@ -84,7 +85,7 @@ impl<V> Shard<V> {
         false
     }
 
-    fn count_eviction(&mut self, at: u32) {
+    fn count_eviction(&mut self, at: At<Key>) {
         let (keyspace, key_id) = (self.entries[at].keyspace, self.entries[at].key_id.clone());
         self.keyspace_of(at).counters.evicted_total += 1;
         self.report(Event::Evicted { keyspace, key_id });

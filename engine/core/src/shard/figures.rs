@@ -17,26 +17,26 @@ impl<V> Shard<V> {
     /// The settings in force.
     #[must_use]
     pub fn settings(&self, keyspace: KeyspaceId) -> Option<&Settings> {
-        Some(&self.keyspaces[self.keyspace_at(keyspace)? as usize].settings)
+        Some(&self.keyspaces[self.keyspace_at(keyspace)?].settings)
     }
 
     /// What was counted for a keyspace.
     #[must_use]
     pub fn counters(&self, keyspace: KeyspaceId) -> Option<&Counters> {
-        Some(&self.keyspaces[self.keyspace_at(keyspace)? as usize].counters)
+        Some(&self.keyspaces[self.keyspace_at(keyspace)?].counters)
     }
 
     /// The age of the oldest key that was served since the last call, µs; 0 if none was.
     pub fn take_oldest_served_age(&mut self, keyspace: KeyspaceId) -> Option<u64> {
         let at = self.keyspace_at(keyspace)?;
-        let oldest = &mut self.keyspaces[at as usize].counters.oldest_served_age_us;
+        let oldest = &mut self.keyspaces[at].counters.oldest_served_age_us;
         Some(core::mem::take(oldest))
     }
 
     /// How a keyspace stands now.
     #[must_use]
     pub fn gauges(&self, now: Instant, keyspace: KeyspaceId) -> Option<Gauges> {
-        let keyspace = &self.keyspaces[self.keyspace_at(keyspace)? as usize];
+        let keyspace = &self.keyspaces[self.keyspace_at(keyspace)?];
         Some(Gauges {
             lease_left_us: keyspace.terms.lease_end().saturating_since(now),
             dek_generation: keyspace.lease.generation(),
@@ -72,7 +72,7 @@ impl<V> Shard<V> {
     /// last load; those loaded longest ago first. Walks all of them as it is drained.
     pub fn resident_keys(&self, keyspace: KeyspaceId) -> impl Iterator<Item = (&KeyId, bool)> {
         let at = self.keyspace_at(keyspace).into_iter();
-        at.flat_map(|at| self.keyspaces[at as usize].resident.iter(&self.entries))
+        at.flat_map(|at| self.keyspaces[at].resident.iter(&self.entries))
             .map(|at| {
                 let entry = &self.entries[at];
                 (&entry.key_id, entry.touched & USED != 0)

@@ -2,22 +2,23 @@
 
 use super::{Shard, WaitTimer};
 use crate::action::{Action, FlightId, Refusal};
-use crate::entry::{Due, Home};
-use crate::flight::{Ending, Flight, Origin, Stage, WAITING};
-use crate::keyspace::Gate;
+use crate::entry::{Due, Home, Key};
+use crate::flight::{Ending, Flight, Origin, Stage, WAITING, Waiter};
+use crate::keyspace::{Gate, Keyspace};
 use crate::list::List;
+use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
 impl<V> Shard<V> {
     /// Starts the flight of a key that has none. The caller has seen that there is room.
-    pub(super) fn start_flight(&mut self, now: Instant, at: u32, origin: Origin) -> u32 {
+    pub(super) fn start_flight(&mut self, now: Instant, at: At<Key>, origin: Origin) -> At<Flight> {
         let entry = &mut self.entries[at];
         assert!(entry.flight.is_none(), "one flight per key");
         let (keyspace_at, listed) = (entry.keyspace_at, entry.is_listed_to_load());
         let flight = self.group.insert(Flight::new(at, keyspace_at, origin));
         self.entries[at].flight = Some(flight);
         self.arm_flight(now, flight);
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[keyspace_at];
         keyspace.counters.flights += 1;
         keyspace.counters.prefetch_flights += u64::from(origin.is_background());
         keyspace.reloads += u64::from(origin == Origin::Reload);
@@ -26,7 +27,7 @@ impl<V> Shard<V> {
             self.rehome(at, Home::None);
         }
         self.requeue(at, Due::None);
-        if self.keyspaces[keyspace_at as usize].has_lease(now) {
+        if self.keyspaces[keyspace_at].has_lease(now) {
             self.launch(now, flight);
         } else {
             self.ask(now, keyspace_at);
@@ -36,7 +37,7 @@ impl<V> Shard<V> {
     }
 
     /// Sends a load out, under a new name.
-    pub(super) fn launch(&mut self, now: Instant, flight_at: u32) {
+    pub(super) fn launch(&mut self, now: Instant, flight_at: At<Flight>) {
         let generation = self.group.next_generation();
         self.arm_flight(now, flight_at);
         let flight = &mut self.group.flights[flight_at];
@@ -47,7 +48,7 @@ impl<V> Shard<V> {
         self.actions.push_back(Action::Load {
             flight: FlightId {
                 generation,
-                slot: flight_at,
+                at: flight_at,
             },
             keyspace: entry.keyspace,
             key_id: entry.key_id.clone(),
@@ -56,12 +57,12 @@ impl<V> Shard<V> {
     }
 
     /// The present load is over or void: the flight goes on with another one, for all who wait.
-    pub(super) fn launch_again(&mut self, now: Instant, flight_at: u32) {
+    pub(super) fn launch_again(&mut self, now: Instant, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
         let next = core::mem::take(&mut flight.next);
         let keyspace_at = flight.keyspace_at;
         self.group.adopt(flight_at, next);
-        if self.keyspaces[keyspace_at as usize].has_lease(now) {
+        if self.keyspaces[keyspace_at].has_lease(now) {
             self.launch(now, flight_at);
             return;
         }
@@ -77,22 +78,27 @@ impl<V> Shard<V> {
     }
 
     /// The time limit of the present stage of a flight.
-    pub(super) fn arm_flight(&mut self, now: Instant, flight_at: u32) {
-        self.waits.cancel(self.group.flights[flight_at].timer);
+    pub(super) fn arm_flight(&mut self, now: Instant, flight_at: At<Flight>) {
+        if let Some(timer) = self.group.flights[flight_at].timer.take() {
+            self.waits.cancel(timer);
+        }
         let ends_at = now.plus_us(self.limits.flight_time_limit_us);
-        self.group.flights[flight_at].timer = self.waits.arm(ends_at, WaitTimer::Flight(flight_at));
+        let timer = self.waits.arm(ends_at, WaitTimer::Flight(flight_at));
+        self.group.flights[flight_at].timer = Some(timer);
     }
 
     /// Ends a flight: all who wait for it get their answers from [`Shard::poll_ready`]. Force-refreshes
     /// that need a later load get one.
-    pub(super) fn end_flight(&mut self, now: Instant, flight_at: u32, ending: Ending) {
+    pub(super) fn end_flight(&mut self, now: Instant, flight_at: At<Flight>, ending: Ending) {
         let flight = &mut self.group.flights[flight_at];
         let next = core::mem::take(&mut flight.next);
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
-        self.waits.cancel(flight.timer);
+        if let Some(timer) = flight.timer.take() {
+            self.waits.cancel(timer);
+        }
         let entry = &mut self.entries[at];
         entry.flight = None;
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[keyspace_at];
         keyspace.counters.flights -= 1;
         keyspace.counters.prefetch_flights -= u64::from(flight.origin.is_background());
         keyspace.reloads -= u64::from(flight.origin == Origin::Reload);
@@ -107,7 +113,7 @@ impl<V> Shard<V> {
     }
 
     /// Starts the load that force-refreshes wait for who came during the one that just ended.
-    fn start_next(&mut self, now: Instant, at: u32, waiters: List<WAITING>) {
+    fn start_next(&mut self, now: Instant, at: At<Key>, waiters: List<Waiter, WAITING>) {
         let keyspace_at = self.entries[at].keyspace_at;
         let allowed = if self.entries[at].is_revoked() {
             Err(Refusal::Revoked)
@@ -139,10 +145,10 @@ impl<V> Shard<V> {
     pub(super) fn seek_dek(
         &mut self,
         now: Instant,
-        keyspace_at: u32,
+        keyspace_at: At<Keyspace>,
         budget_us: u64,
     ) -> Result<(), Refusal> {
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+        let keyspace = &self.keyspaces[keyspace_at];
         if keyspace.gate != Gate::Open {
             return Err(self.needs_unlock(keyspace_at));
         }
@@ -150,7 +156,7 @@ impl<V> Shard<V> {
             return Ok(());
         }
         self.ask(now, keyspace_at);
-        let lease = &self.keyspaces[keyspace_at as usize].lease;
+        let lease = &self.keyspaces[keyspace_at].lease;
         if lease.fits(now, budget_us) {
             Ok(())
         } else {
@@ -158,11 +164,9 @@ impl<V> Shard<V> {
         }
     }
 
-    pub(super) fn needs_unlock(&mut self, keyspace_at: u32) -> Refusal {
+    pub(super) fn needs_unlock(&mut self, keyspace_at: At<Keyspace>) -> Refusal {
         let fresh = (u64::from(self.limits.shard_index) + 1) << 48 | (self.tickets + 1);
-        let ticket = self.keyspaces[keyspace_at as usize]
-            .unlocks
-            .ticket(|| fresh);
+        let ticket = self.keyspaces[keyspace_at].unlocks.ticket(|| fresh);
         if ticket == fresh {
             self.tickets += 1;
         }
@@ -170,8 +174,8 @@ impl<V> Shard<V> {
     }
 
     /// When a load that is under way can be hoped to be over, µs from now.
-    pub(super) fn load_hint_us(&self, keyspace_at: u32) -> u64 {
-        self.keyspaces[keyspace_at as usize]
+    pub(super) fn load_hint_us(&self, keyspace_at: At<Keyspace>) -> u64 {
+        self.keyspaces[keyspace_at]
             .load_us
             .us()
             .unwrap_or(0)

@@ -10,8 +10,9 @@
 use super::Shard;
 use super::request::OVERLOADED_AFTER_US;
 use crate::action::{Admission, KeyspaceId, Refusal, Token};
-use crate::flight::{Origin, Stage, WaiterKind};
-use crate::keyspace::Gate;
+use crate::flight::{Flight, Origin, Stage, WaiterKind};
+use crate::keyspace::{Gate, Keyspace};
+use crate::slots::At;
 use crate::time::Instant;
 
 /// Flights that a force-refresh may have to sit through: the one on its way, its own, and one
@@ -33,11 +34,9 @@ impl<V> Shard<V> {
             self.totals.no_keyspace_total += 1;
             return Admission::Refused(Refusal::NoKeyspace);
         };
-        self.keyspaces[keyspace_at as usize]
-            .counters
-            .force_refresh_total += 1;
+        self.keyspaces[keyspace_at].counters.force_refresh_total += 1;
         let admitted = self.force(now, token, keyspace_at, key_id, deadline);
-        let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+        let counters = &mut self.keyspaces[keyspace_at].counters;
         match admitted {
             Ok(()) => {
                 counters.force_waiters += 1;
@@ -54,18 +53,18 @@ impl<V> Shard<V> {
         &mut self,
         now: Instant,
         token: Token,
-        keyspace_at: u32,
+        keyspace_at: At<Keyspace>,
         key_id: &[u8],
         deadline: Option<Instant>,
     ) -> Result<(), Refusal> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(Refusal::DeadlineExceeded);
         }
-        let at = self.find(self.keyspaces[keyspace_at as usize].id, key_id);
+        let at = self.find(self.keyspaces[keyspace_at].id, key_id);
         if at.is_some_and(|at| self.entries[at].is_revoked()) {
             return Err(Refusal::Revoked);
         }
-        if self.keyspaces[keyspace_at as usize].gate != Gate::Open {
+        if self.keyspaces[keyspace_at].gate != Gate::Open {
             return Err(self.needs_unlock(keyspace_at));
         }
         self.seek_dek(now, keyspace_at, u64::MAX)?;
@@ -95,7 +94,7 @@ impl<V> Shard<V> {
     fn wait_for_force(
         &mut self,
         now: Instant,
-        flight: u32,
+        flight: At<Flight>,
         for_next: bool,
         token: Token,
         deadline: Option<Instant>,

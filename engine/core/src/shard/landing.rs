@@ -4,10 +4,12 @@ use super::Shard;
 use super::request::OVERLOADED_AFTER_US;
 use crate::action::{FlightId, LoadError, Loaded, Refusal};
 use crate::backoff::{LOAD_BACKOFF_US_MAX, LOAD_BACKOFF_US_MIN};
-use crate::entry::{Live, REFERENCED, Reread, State};
+use crate::entry::{Key, Live, REFERENCED, Reread, State};
 use crate::event::{Event, InvalidCause};
-use crate::flight::{Ending, Origin, Stage};
+use crate::flight::{Ending, Flight, Origin, Stage};
 use crate::grant::Grant;
+use crate::keyspace::Keyspace;
+use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
 impl<V> Shard<V> {
@@ -38,9 +40,7 @@ impl<V> Shard<V> {
             unreachable!("only flights that load have a name to be found by");
         };
         let (at, keyspace_at, overtaken) = (flight.entry, flight.keyspace_at, flight.overtaken);
-        self.keyspaces[keyspace_at as usize]
-            .counters
-            .rehydrate_total += 1;
+        self.keyspaces[keyspace_at].counters.rehydrate_total += 1;
         match result {
             Err(LoadError::Revoked) => self.revoke(now, at),
             _ if overtaken => self.launch_again(now, flight_at),
@@ -59,25 +59,23 @@ impl<V> Shard<V> {
     }
 
     /// A flight's time limit has passed.
-    pub(super) fn handle_flight_limit(&mut self, now: Instant, flight_at: u32) {
+    pub(super) fn handle_flight_limit(&mut self, now: Instant, flight_at: At<Flight>) {
         let keyspace_at = self.group.flights[flight_at].keyspace_at;
-        self.keyspaces[keyspace_at as usize]
-            .counters
-            .rehydrate_total += 1;
+        self.keyspaces[keyspace_at].counters.rehydrate_total += 1;
         self.fail_load(now, flight_at, LoadError::TimedOut);
     }
 
     fn land(
         &mut self,
         now: Instant,
-        flight_at: u32,
+        flight_at: At<Flight>,
         loaded: Loaded<V>,
         queued_at: Instant,
         started_at: Instant,
     ) {
         let flight = &self.group.flights[flight_at];
         let (at, keyspace_at, origin) = (flight.entry, flight.keyspace_at, flight.origin);
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+        let keyspace = &self.keyspaces[keyspace_at];
         if !keyspace.has_lease(now) {
             // That the blob opens says nothing of what the KMS thinks by now.
             drop(loaded);
@@ -97,7 +95,7 @@ impl<V> Shard<V> {
             return self.fail_load(now, flight_at, LoadError::Store);
         }
         let jitter = self.rng.next_u16();
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[keyspace_at];
         let live = Live::new(loaded, started_at, jitter, keyspace.terms.epoch());
         if live.not_after <= now {
             return self.invalidate(now, flight_at, InvalidCause::NotAfterPassed);
@@ -118,7 +116,7 @@ impl<V> Shard<V> {
             };
             return self.end_flight(now, flight_at, Ending::Failed(refusal));
         }
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[keyspace_at];
         keyspace.load_us.add_us(now.saturating_since(queued_at));
         if origin == Origin::Reload {
             keyspace.unlocks.key_reloaded();
@@ -139,12 +137,10 @@ impl<V> Shard<V> {
     }
 
     /// The blob cannot be used. The KMS has no part in this.
-    fn invalidate(&mut self, now: Instant, flight_at: u32, cause: InvalidCause) {
+    fn invalidate(&mut self, now: Instant, flight_at: At<Flight>, cause: InvalidCause) {
         let flight = &self.group.flights[flight_at];
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
-        self.keyspaces[keyspace_at as usize]
-            .counters
-            .rehydrate_fail_total += 1;
+        self.keyspaces[keyspace_at].counters.rehydrate_fail_total += 1;
         let entry = &mut self.entries[at];
         entry.backoff.clear();
         let known = matches!(entry.state, State::Invalid { .. });
@@ -167,12 +163,12 @@ impl<V> Shard<V> {
 
     /// Reads the blob of an INVALID key once more, if that can be done now: the next request for
     /// it tries otherwise. Never without a DEK, since that would ask the KMS.
-    pub(super) fn read_again(&mut self, now: Instant, at: u32) {
+    pub(super) fn read_again(&mut self, now: Instant, at: At<Key>) {
         let entry = &self.entries[at];
         if entry.flight.is_none()
             && entry.backoff.left_us(now).is_none()
             && self.has_room_for_flight()
-            && self.keyspaces[entry.keyspace_at as usize].has_lease(now)
+            && self.keyspaces[entry.keyspace_at].has_lease(now)
         {
             self.start_flight(now, at, Origin::Again);
         }
@@ -180,13 +176,13 @@ impl<V> Shard<V> {
 
     /// The load cannot be used without a newer answer of the KMS: it asks, once, and all who wait
     /// go on waiting.
-    fn await_dek(&mut self, now: Instant, flight_at: u32) {
+    fn await_dek(&mut self, now: Instant, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
         let (at, keyspace_at, on_spec) = (flight.entry, flight.keyspace_at, flight.is_on_spec());
         let asked_before = core::mem::replace(&mut flight.dek_asked, true);
         let invalid = matches!(self.entries[at].state, State::Invalid { .. });
         self.ask_unless(now, keyspace_at, asked_before || invalid || on_spec);
-        if asked_before || invalid || !self.keyspaces[keyspace_at as usize].lease.is_asking() {
+        if asked_before || invalid || !self.keyspaces[keyspace_at].lease.is_asking() {
             return self.fail_load(now, flight_at, LoadError::DekMissing);
         }
         let flight = &mut self.group.flights[flight_at];
@@ -196,19 +192,17 @@ impl<V> Shard<V> {
         self.arm_flight(now, flight_at);
     }
 
-    fn ask_unless(&mut self, now: Instant, keyspace_at: u32, unless: bool) {
+    fn ask_unless(&mut self, now: Instant, keyspace_at: At<Keyspace>, unless: bool) {
         if !unless {
             self.ask(now, keyspace_at);
         }
     }
 
     /// A failure that may pass: what is live goes on being served, and the next try waits.
-    pub(super) fn fail_load(&mut self, now: Instant, flight_at: u32, error: LoadError) {
+    pub(super) fn fail_load(&mut self, now: Instant, flight_at: At<Flight>, error: LoadError) {
         let flight = &self.group.flights[flight_at];
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
-        self.keyspaces[keyspace_at as usize]
-            .counters
-            .rehydrate_fail_total += 1;
+        self.keyspaces[keyspace_at].counters.rehydrate_fail_total += 1;
         let entry = &mut self.entries[at];
         entry
             .backoff

@@ -3,8 +3,9 @@
 use super::{LeaseTimer, Shard};
 use crate::action::{Action, KeyspaceId, LeaseEvent, Refusal};
 use crate::event::Event;
-use crate::flight::{Ending, Stage};
-use crate::keyspace::{Alarm, Gate, Purged, UnlockState, UnlockStatus};
+use crate::flight::{Ending, Flight, Stage};
+use crate::keyspace::{Alarm, Gate, Keyspace, Purged, UnlockState, UnlockStatus};
+use crate::slots::At;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
@@ -14,9 +15,9 @@ impl<V> Shard<V> {
         let Some(at) = self.keyspace_at(keyspace) else {
             return;
         };
-        if self.keyspaces[at as usize].gate != Gate::Open {
+        if self.keyspaces[at].gate != Gate::Open {
             // The answer came too late: nothing is to be used until somebody unlocks.
-            self.keyspaces[at as usize].lease.answered();
+            self.keyspaces[at].lease.answered();
             if matches!(event, LeaseEvent::Granted { .. }) {
                 self.actions.push_back(Action::DropDek { keyspace });
             }
@@ -53,13 +54,13 @@ impl<V> Shard<V> {
     /// the ticket that [`Shard::unlock_status`] takes, or `None` if there is no such keyspace.
     pub fn handle_unlock(&mut self, now: Instant, keyspace: KeyspaceId) -> Option<u64> {
         let at = self.keyspace_at(keyspace)?;
-        let keyspace = &mut self.keyspaces[at as usize];
+        let keyspace = &mut self.keyspaces[at];
         keyspace.gate = Gate::Open;
         keyspace.lease.pardoned();
         keyspace.invalid_to_reload = keyspace.invalid.len();
         let ticket = self.ticket(at);
-        if self.keyspaces[at as usize].has_lease(now) {
-            self.keyspaces[at as usize].unlocks.granted();
+        if self.keyspaces[at].has_lease(now) {
+            self.keyspaces[at].unlocks.granted();
             self.end_unlock_if_reloaded(at);
         } else {
             self.ask(now, at);
@@ -71,7 +72,7 @@ impl<V> Shard<V> {
     /// How an unlock stands. `None`: there is no such keyspace or ticket, or it ended long ago.
     #[must_use]
     pub fn unlock_status(&self, keyspace: KeyspaceId, ticket: u64) -> Option<UnlockStatus> {
-        let keyspace = &self.keyspaces[self.keyspace_at(keyspace)? as usize];
+        let keyspace = &self.keyspaces[self.keyspace_at(keyspace)?];
         let left = keyspace.parked.len() + keyspace.invalid_to_reload;
         keyspace
             .unlocks
@@ -79,8 +80,8 @@ impl<V> Shard<V> {
     }
 
     /// Asks the KMS, unless a question is on its way or a back-off bars it.
-    pub(super) fn ask(&mut self, now: Instant, at: u32) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    pub(super) fn ask(&mut self, now: Instant, at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[at];
         if keyspace.gate == Gate::Open && keyspace.lease.may_ask(now) {
             keyspace.lease.asked(now);
             keyspace.counters.unwraps_total += 1;
@@ -92,8 +93,8 @@ impl<V> Shard<V> {
     }
 
     /// Time to think about asking the KMS.
-    pub(super) fn handle_alarm(&mut self, now: Instant, at: u32) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    pub(super) fn handle_alarm(&mut self, now: Instant, at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[at];
         keyspace.ask_timer = None;
         let wanted = keyspace.is_wanted();
         match keyspace.lease.alarm(now, wanted) {
@@ -104,19 +105,17 @@ impl<V> Shard<V> {
         self.arm_alarm(now, at);
     }
 
-    pub(super) fn handle_lease_end(&mut self, now: Instant, at: u32) {
-        self.keyspaces[at as usize].end_timer = None;
-        if self.keyspaces[at as usize].lease.is_held()
-            && !self.keyspaces[at as usize].has_lease(now)
-        {
+    pub(super) fn handle_lease_end(&mut self, now: Instant, at: At<Keyspace>) {
+        self.keyspaces[at].end_timer = None;
+        if self.keyspaces[at].lease.is_held() && !self.keyspaces[at].has_lease(now) {
             self.lose_lease(now, at);
         }
         self.arm_alarm(now, at);
     }
 
     /// The lease ended without renewal. Flights go on: they will find out.
-    pub(super) fn lose_lease(&mut self, now: Instant, at: u32) {
-        let keyspace = &self.keyspaces[at as usize];
+    pub(super) fn lose_lease(&mut self, now: Instant, at: At<Keyspace>) {
+        let keyspace = &self.keyspaces[at];
         let id = keyspace.id;
         if keyspace.lease.is_kms_locked() {
             self.report(Event::LeaseEnded { keyspace: id });
@@ -127,8 +126,8 @@ impl<V> Shard<V> {
     }
 
     /// What was loaded under the lease is dead with it.
-    fn end_lease(&mut self, now: Instant, at: u32) {
-        let keyspace = &self.keyspaces[at as usize];
+    fn end_lease(&mut self, now: Instant, at: At<Keyspace>) {
+        let keyspace = &self.keyspaces[at];
         let id = keyspace.id;
         let purged = if keyspace.is_wanted() {
             Purged::Parked
@@ -139,8 +138,8 @@ impl<V> Shard<V> {
         self.purge(now, at, purged);
     }
 
-    pub(super) fn arm_alarm(&mut self, now: Instant, at: u32) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    pub(super) fn arm_alarm(&mut self, now: Instant, at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[at];
         if let Some(timer) = keyspace.ask_timer.take() {
             self.leases.cancel(timer);
         }
@@ -152,8 +151,8 @@ impl<V> Shard<V> {
     }
 
     /// The end of the lease has moved: the expiry check and the timer follow.
-    pub(super) fn follow_lease_end(&mut self, at: u32) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    pub(super) fn follow_lease_end(&mut self, at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[at];
         let ends_at = keyspace.lease.ends_at();
         keyspace.terms.set_lease_end(ends_at);
         if let Some(timer) = keyspace.end_timer.take() {
@@ -166,8 +165,8 @@ impl<V> Shard<V> {
 
     /// Ends the unlock that is under way if there is nothing left to load, or nothing that would
     /// load it: with `max_in_flight` at 0 the keys come back as they are asked for.
-    pub(super) fn end_unlock_if_reloaded(&mut self, at: u32) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    pub(super) fn end_unlock_if_reloaded(&mut self, at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[at];
         let left = keyspace.parked.len() + keyspace.invalid_to_reload;
         let nothing_left = left as u64 + keyspace.reloads == 0 && !keyspace.sweeping;
         if keyspace.unlocks.is_reloading() && (nothing_left || keyspace.share == 0) {
@@ -175,15 +174,13 @@ impl<V> Shard<V> {
         }
     }
 
-    fn lease_granted(&mut self, now: Instant, at: u32, sent_at: Instant, generation: u32) {
-        if self.keyspaces[at as usize].lease.is_held()
-            && !self.keyspaces[at as usize].has_lease(now)
-        {
+    fn lease_granted(&mut self, now: Instant, at: At<Keyspace>, sent_at: Instant, generation: u32) {
+        if self.keyspaces[at].lease.is_held() && !self.keyspaces[at].has_lease(now) {
             // It ended, and the timer has yet to say so: what was loaded under it stays dead. The
             // DEK at hand is the one that came with this grant, and stays.
             self.end_lease(now, at);
         }
-        let keyspace = &mut self.keyspaces[at as usize];
+        let keyspace = &mut self.keyspaces[at];
         let lease_us = keyspace.settings.dek_lease_us();
         if !keyspace.lease.granted(now, sent_at, generation, lease_us) {
             // The answer took longer than the lease lasts.
@@ -211,11 +208,11 @@ impl<V> Shard<V> {
         self.end_unlock_if_reloaded(at);
     }
 
-    fn lease_denied(&mut self, now: Instant, at: u32) {
-        if self.keyspaces[at as usize].lease.denied(now) {
+    fn lease_denied(&mut self, now: Instant, at: At<Keyspace>) {
+        if self.keyspaces[at].lease.denied(now) {
             return self.deny(now, at);
         }
-        if !self.keyspaces[at as usize].has_lease(now) {
+        if !self.keyspaces[at].has_lease(now) {
             let refusal = self.needs_unlock(at);
             self.fail_awaiting(now, at, refusal);
         } else {
@@ -223,8 +220,14 @@ impl<V> Shard<V> {
         }
     }
 
-    fn lease_unavailable(&mut self, now: Instant, at: u32, retry_after_us: u64, kms_locked: bool) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    fn lease_unavailable(
+        &mut self,
+        now: Instant,
+        at: At<Keyspace>,
+        retry_after_us: u64,
+        kms_locked: bool,
+    ) {
+        let keyspace = &mut self.keyspaces[at];
         let rng = &mut self.rng;
         let retry_at = keyspace
             .lease
@@ -246,13 +249,13 @@ impl<V> Shard<V> {
     }
 
     /// Purges a keyspace that the KMS refuses.
-    fn deny(&mut self, now: Instant, at: u32) {
+    fn deny(&mut self, now: Instant, at: At<Keyspace>) {
         self.close_gate(now, at, Gate::Denied);
         self.arm_alarm(now, at);
     }
 
-    fn close_gate(&mut self, now: Instant, at: u32, gate: Gate) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    fn close_gate(&mut self, now: Instant, at: At<Keyspace>, gate: Gate) {
+        let keyspace = &mut self.keyspaces[at];
         let id = keyspace.id;
         keyspace.gate = gate;
         keyspace.unlocks.end(UnlockState::Failed);
@@ -274,8 +277,8 @@ impl<V> Shard<V> {
 
     /// Nothing that is live now is used from here on; it is dropped within the next 32 ticks, a
     /// first step of it right here.
-    fn purge(&mut self, now: Instant, at: u32, purged: Purged) {
-        let keyspace = &mut self.keyspaces[at as usize];
+    fn purge(&mut self, now: Instant, at: At<Keyspace>, purged: Purged) {
+        let keyspace = &mut self.keyspaces[at];
         keyspace.lease.lost();
         keyspace.terms.purge();
         keyspace.purged = purged;
@@ -284,7 +287,7 @@ impl<V> Shard<V> {
         self.sweep(now);
     }
 
-    fn ticket(&mut self, at: u32) -> u64 {
+    fn ticket(&mut self, at: At<Keyspace>) -> u64 {
         match self.needs_unlock(at) {
             Refusal::NeedsUnlock { ticket } => ticket,
             _ => unreachable!("the refusal that carries a ticket"),
@@ -292,10 +295,10 @@ impl<V> Shard<V> {
     }
 
     /// Ends all flights of a keyspace that wait for a DEK.
-    fn fail_awaiting(&mut self, now: Instant, at: u32, refusal: Refusal) {
+    fn fail_awaiting(&mut self, now: Instant, at: At<Keyspace>, refusal: Refusal) {
         for flight in self.flights_of(at) {
             if self.group.flights[flight].stage == Stage::AwaitingDek {
-                let counters = &mut self.keyspaces[at as usize].counters;
+                let counters = &mut self.keyspaces[at].counters;
                 counters.rehydrate_total += 1;
                 counters.rehydrate_fail_total += 1;
                 self.end_flight(now, flight, Ending::Failed(refusal));
@@ -305,11 +308,11 @@ impl<V> Shard<V> {
 
     /// The same under a live lease: those flights need another generation of the DEK. Their keys
     /// back off at least as long as the KMS is left alone.
-    fn fail_awaiting_retry(&mut self, now: Instant, at: u32) {
-        let retry_at = self.keyspaces[at as usize].lease.retry_at();
+    fn fail_awaiting_retry(&mut self, now: Instant, at: At<Keyspace>) {
+        let retry_at = self.keyspaces[at].lease.retry_at();
         for flight in self.flights_of(at) {
             if self.group.flights[flight].stage == Stage::AwaitingDek {
-                self.keyspaces[at as usize].counters.rehydrate_total += 1;
+                self.keyspaces[at].counters.rehydrate_total += 1;
                 let entry = self.group.flights[flight].entry;
                 self.entries[entry].backoff.not_before(retry_at);
                 self.fail_load(now, flight, crate::action::LoadError::DekMissing);
@@ -319,7 +322,7 @@ impl<V> Shard<V> {
 
     /// The flights of a keyspace, in the order of their slots. A walk over all flights: leases
     /// change rarely, and flights are bounded.
-    fn flights_of(&self, keyspace_at: u32) -> Vec<u32> {
+    fn flights_of(&self, keyspace_at: At<Keyspace>) -> Vec<At<Flight>> {
         let flights = self.group.flights.iter();
         flights
             .filter(|(_, flight)| flight.keyspace_at == keyspace_at && flight.stage != Stage::Over)

@@ -2,11 +2,12 @@
 
 use super::{Shard, WaitTimer};
 use crate::action::{Refusal, Request, Token, Verdict};
-use crate::entry::{REFERENCED, Reread, State, USED};
-use crate::flight::{Origin, Stage, WaiterKind};
+use crate::entry::{Key, REFERENCED, Reread, State, USED};
+use crate::flight::{Flight, Origin, Stage, WaiterKind};
 use crate::grant::Grant;
-use crate::keyspace::Gate;
+use crate::keyspace::{Gate, Keyspace};
 use crate::settings::OnSoftExpiry;
+use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
 /// With a stale key at hand, a wait ends this long before the request's deadline, µs: two ticks,
@@ -17,7 +18,7 @@ pub(super) const OVERLOADED_AFTER_US: u64 = 5_000;
 
 /// A verdict that does not borrow the key yet.
 enum Decision {
-    Serve { at: u32 },
+    Serve { at: At<Key> },
     Wait,
     Refuse(Refusal),
 }
@@ -29,7 +30,7 @@ impl<V> Shard<V> {
         match self.decide(now, &request) {
             Decision::Serve { at } => {
                 let entry = &self.entries[at];
-                let terms = &self.keyspaces[entry.keyspace_at as usize].terms;
+                let terms = &self.keyspaces[entry.keyspace_at].terms;
                 let grant = entry.live().and_then(|live| Grant::check(live, terms, now));
                 Verdict::Serve(grant.expect("decided by the same check at the same time"))
             }
@@ -44,7 +45,7 @@ impl<V> Shard<V> {
             return self.decide_unknown(now, request);
         };
         let entry = &mut self.entries[at];
-        let keyspace = &mut self.keyspaces[entry.keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[entry.keyspace_at];
         keyspace.counters.requests_total += 1;
         if is_overdue(now, request) {
             return self.refuse(self.entries[at].keyspace_at, Refusal::DeadlineExceeded);
@@ -84,7 +85,7 @@ impl<V> Shard<V> {
             self.totals.no_keyspace_total += 1;
             return Decision::Refuse(Refusal::NoKeyspace);
         };
-        self.keyspaces[keyspace_at as usize].counters.requests_total += 1;
+        self.keyspaces[keyspace_at].counters.requests_total += 1;
         if is_overdue(now, request) {
             return self.refuse(keyspace_at, Refusal::DeadlineExceeded);
         }
@@ -94,8 +95,8 @@ impl<V> Shard<V> {
         }
     }
 
-    fn refuse(&mut self, keyspace_at: u32, refusal: Refusal) -> Decision {
-        let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+    fn refuse(&mut self, keyspace_at: At<Keyspace>, refusal: Refusal) -> Decision {
+        let counters = &mut self.keyspaces[keyspace_at].counters;
         counters.misses_total += 1;
         counters.refused.count(refusal);
         Decision::Refuse(refusal)
@@ -105,12 +106,12 @@ impl<V> Shard<V> {
     fn decide_stale(
         &mut self,
         now: Instant,
-        at: u32,
+        at: At<Key>,
         age_us: u64,
         request: &Request<'_>,
     ) -> Decision {
         let flight = self.refresh_stale(now, at);
-        let keyspace = &mut self.keyspaces[self.entries[at].keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[self.entries[at].keyspace_at];
         let budget_us = keyspace.settings.sign_wait_budget_us;
         let budget_ends_at = now.plus_us(budget_us);
         let deadline = request.deadline.unwrap_or(Instant::MAX);
@@ -133,7 +134,7 @@ impl<V> Shard<V> {
 
     /// The flight that refreshes a stale key, started if need be; `None` in back-off, or if there
     /// is no room for one.
-    fn refresh_stale(&mut self, now: Instant, at: u32) -> Option<u32> {
+    fn refresh_stale(&mut self, now: Instant, at: At<Key>) -> Option<At<Flight>> {
         let entry = &self.entries[at];
         if entry.flight.is_some() {
             return entry.flight;
@@ -146,15 +147,13 @@ impl<V> Shard<V> {
     fn wait_for_key(
         &mut self,
         now: Instant,
-        keyspace_at: u32,
-        at: Option<u32>,
+        keyspace_at: At<Keyspace>,
+        at: Option<At<Key>>,
         request: &Request<'_>,
     ) -> Result<(), Refusal> {
         self.known_answer(now, keyspace_at, at)?;
         let deadline = request.deadline.unwrap_or(Instant::MAX);
-        let budget_us = self.keyspaces[keyspace_at as usize]
-            .settings
-            .sign_wait_budget_us;
+        let budget_us = self.keyspaces[keyspace_at].settings.sign_wait_budget_us;
         let budget_ends_at = now.plus_us(budget_us);
         let until = budget_ends_at.min(deadline);
         self.seek_dek(now, keyspace_at, until.saturating_since(now))?;
@@ -193,14 +192,14 @@ impl<V> Shard<V> {
     fn known_answer(
         &mut self,
         now: Instant,
-        keyspace_at: u32,
-        at: Option<u32>,
+        keyspace_at: At<Keyspace>,
+        at: Option<At<Key>>,
     ) -> Result<(), Refusal> {
         let state = at.map(|at| &self.entries[at].state);
         if matches!(state, Some(State::Revoked)) {
             return Err(Refusal::Revoked);
         }
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+        let keyspace = &self.keyspaces[keyspace_at];
         if keyspace.gate != Gate::Open {
             return Err(self.needs_unlock(keyspace_at));
         }
@@ -222,7 +221,7 @@ impl<V> Shard<V> {
 
     fn join(
         &mut self,
-        flight: u32,
+        flight: At<Flight>,
         request: &Request<'_>,
         budget_ends_at: Instant,
         until: Instant,
@@ -231,14 +230,14 @@ impl<V> Shard<V> {
         let (token, deadline) = (request.token, request.deadline);
         self.join_flight(flight, false, token, kind, deadline, until);
         let keyspace_at = self.group.flights[flight].keyspace_at;
-        let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+        let counters = &mut self.keyspaces[keyspace_at].counters;
         counters.misses_total += 1;
         counters.singleflight_waiters += 1;
     }
 
     pub(super) fn join_flight(
         &mut self,
-        flight: u32,
+        flight: At<Flight>,
         for_next: bool,
         token: Token,
         kind: WaiterKind,

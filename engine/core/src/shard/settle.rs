@@ -2,11 +2,12 @@
 
 use super::Shard;
 use crate::action::{Outcome, Refusal, Token};
-use crate::entry::{REFERENCED, State, USED};
+use crate::entry::{Key, REFERENCED, State, USED};
 use crate::event::Event;
-use crate::flight::{Ending, Settled, Stage, WaiterKind};
+use crate::flight::{Ending, Flight, Settled, Stage, Waiter, WaiterKind};
 use crate::grant::Grant;
 use crate::keyspace::Gate;
+use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
 /// The hint for a key that went away between the end of a wait and its use, µs.
@@ -21,7 +22,7 @@ impl<V> Shard<V> {
         };
         let waiter = self.group.leave(waiter_at);
         self.waits.cancel(waiter.timer);
-        let counters = &mut self.keyspaces[waiter.keyspace_at as usize].counters;
+        let counters = &mut self.keyspaces[waiter.keyspace_at].counters;
         match waiter.kind {
             WaiterKind::Request { .. } => {
                 counters.singleflight_waiters -= 1;
@@ -35,7 +36,7 @@ impl<V> Shard<V> {
     }
 
     /// A waiter's timer went off: its budget is used up, or its deadline is (nearly) here.
-    pub(super) fn handle_waited(&mut self, now: Instant, waiter_at: u32) {
+    pub(super) fn handle_waited(&mut self, now: Instant, waiter_at: At<Waiter>) {
         let flight_at = self.group.waiters[waiter_at].flight;
         if self.group.flights[flight_at].stage == Stage::Over {
             // Its flight was over in time: it is about to have its answer.
@@ -50,12 +51,12 @@ impl<V> Shard<V> {
         self.group.is_late(waiter_at, entry.keyspace, &entry.key_id);
     }
 
-    fn count_timeout(&mut self, flight_at: u32) {
+    fn count_timeout(&mut self, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
         let waiters = flight.waiters.len();
         let reported = core::mem::replace(&mut flight.timeout_reported, true);
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
-        self.keyspaces[keyspace_at as usize]
+        self.keyspaces[keyspace_at]
             .counters
             .singleflight_wait_timeout_total += 1;
         if !reported {
@@ -91,7 +92,7 @@ impl<V> Shard<V> {
 
     fn settle_request(&mut self, now: Instant, settled: &Settled) -> Outcome<'_, V> {
         let waiter = &settled.waiter;
-        let keyspace_at = waiter.keyspace_at as usize;
+        let keyspace_at = waiter.keyspace_at;
         let at = self.find(settled.keyspace, &settled.key_id);
         let overdue = waiter.deadline.is_some_and(|deadline| deadline <= now);
         let keyspace = &mut self.keyspaces[keyspace_at];
@@ -120,7 +121,7 @@ impl<V> Shard<V> {
 
     fn settle_force(&mut self, now: Instant, settled: &Settled) -> Outcome<'_, V> {
         let waiter = &settled.waiter;
-        let counters = &mut self.keyspaces[waiter.keyspace_at as usize].counters;
+        let counters = &mut self.keyspaces[waiter.keyspace_at].counters;
         counters.force_waiters -= 1;
         if let Some(Ending::Landed { version }) = settled.ending {
             counters.force_refreshed_total += 1;
@@ -137,7 +138,7 @@ impl<V> Shard<V> {
     fn refusal_after_wait(
         &mut self,
         now: Instant,
-        at: Option<u32>,
+        at: Option<At<Key>>,
         overdue: bool,
         settled: &Settled,
     ) -> Refusal {
@@ -154,7 +155,7 @@ impl<V> Shard<V> {
         if ending == Some(Refusal::Revoked) || matches!(state, Some(State::Revoked)) {
             return Refusal::Revoked;
         }
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+        let keyspace = &self.keyspaces[keyspace_at];
         let (is_open, has_lease) = (keyspace.gate == Gate::Open, keyspace.has_lease(now));
         match (ending, state) {
             _ if !is_open => self.needs_unlock(keyspace_at),

@@ -2,11 +2,12 @@
 
 use super::{LeaseTimer, Shard, WaitTimer};
 use crate::action::Urgency;
-use crate::entry::{Home, State, USED};
+use crate::entry::{Home, Key, State, USED};
 use crate::flight::Origin;
 use crate::grant::Grant;
-use crate::keyspace::{Gate, Purged};
+use crate::keyspace::{Gate, Keyspace, Purged};
 use crate::prefetch::SCAN_PERIOD_US;
+use crate::slots::At;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
@@ -42,8 +43,8 @@ impl<V> Shard<V> {
         self.sweep(now);
         if now >= self.scan_at {
             self.scan_at = now.plus_us(SCAN_PERIOD_US);
-            for keyspace in 0..self.keyspaces.len() {
-                self.scan(now, keyspace as u32);
+            for keyspace in self.keyspaces.places() {
+                self.scan(now, keyspace);
             }
         }
     }
@@ -52,8 +53,8 @@ impl<V> Shard<V> {
     /// `max_in_flight`, urgent keys first, then those that are due, then those that an unlock or
     /// the return of the DEK is to bring back, then those of a warm start. What is due and left over
     /// counts as skipped.
-    fn scan(&mut self, now: Instant, keyspace_at: u32) {
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+    fn scan(&mut self, now: Instant, keyspace_at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[keyspace_at];
         if keyspace.settings.max_in_flight == 0 {
             return;
         }
@@ -64,7 +65,7 @@ impl<V> Shard<V> {
         while self.has_room_for_prefetch(keyspace_at)
             && let Some((at, origin)) = self.next_to_prefetch(keyspace_at)
         {
-            let counters = &mut self.keyspaces[keyspace_at as usize].counters;
+            let counters = &mut self.keyspaces[keyspace_at].counters;
             match origin {
                 Origin::Prefetch(_) => counters.prefetch_trigger_total += 1,
                 Origin::Warm => counters.prefetch_warm_total += 1,
@@ -72,20 +73,20 @@ impl<V> Shard<V> {
             }
             self.start_flight(now, at, origin);
         }
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+        let keyspace = &mut self.keyspaces[keyspace_at];
         keyspace.counters.prefetch_skipped_total += keyspace.due_keys() as u64;
         self.end_unlock_if_reloaded(keyspace_at);
     }
 
-    pub(super) fn has_room_for_prefetch(&self, keyspace_at: u32) -> bool {
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+    pub(super) fn has_room_for_prefetch(&self, keyspace_at: At<Keyspace>) -> bool {
+        let keyspace = &self.keyspaces[keyspace_at];
         let unreserved = self.limits.flights_max - self.limits.on_demand_reserve;
         keyspace.counters.prefetch_flights < u64::from(keyspace.share)
             && self.group.flying() < unreserved
     }
 
-    fn next_to_prefetch(&mut self, keyspace_at: u32) -> Option<(u32, Origin)> {
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+    fn next_to_prefetch(&mut self, keyspace_at: At<Keyspace>) -> Option<(At<Key>, Origin)> {
+        let keyspace = &self.keyspaces[keyspace_at];
         if let Some(at) = keyspace.urgent.front() {
             return Some((at, Origin::Prefetch(Urgency::Urgent)));
         }
@@ -98,14 +99,14 @@ impl<V> Shard<V> {
         if let Some(at) = self.next_invalid_to_reload(keyspace_at) {
             return Some((at, Origin::Reload));
         }
-        let warm = self.keyspaces[keyspace_at as usize].warm.front();
+        let warm = self.keyspaces[keyspace_at].warm.front();
         warm.map(|at| (at, Origin::Warm))
     }
 
     /// The INVALID keys take turns: the one that is read goes to the end of the list.
-    fn next_invalid_to_reload(&mut self, keyspace_at: u32) -> Option<u32> {
+    fn next_invalid_to_reload(&mut self, keyspace_at: At<Keyspace>) -> Option<At<Key>> {
         loop {
-            let keyspace = &mut self.keyspaces[keyspace_at as usize];
+            let keyspace = &mut self.keyspaces[keyspace_at];
             keyspace.invalid_to_reload = keyspace.invalid_to_reload.min(keyspace.invalid.len());
             if keyspace.invalid_to_reload == 0 {
                 return None;
@@ -120,8 +121,8 @@ impl<V> Shard<V> {
     }
 
     /// The keyspace's resident keys have to be looked at.
-    pub(super) fn sweep_later(&mut self, keyspace_at: u32) {
-        let keyspace = &mut self.keyspaces[keyspace_at as usize];
+    pub(super) fn sweep_later(&mut self, keyspace_at: At<Keyspace>) {
+        let keyspace = &mut self.keyspaces[keyspace_at];
         if !keyspace.sweeping {
             keyspace.sweeping = true;
             self.sweeping.push_back(keyspace_at);
@@ -133,7 +134,7 @@ impl<V> Shard<V> {
     pub(super) fn sweep(&mut self, now: Instant) {
         let (mut looks, step) = (0, self.step());
         while let Some(keyspace_at) = self.sweeping.front().copied() {
-            let keyspace = &self.keyspaces[keyspace_at as usize];
+            let keyspace = &self.keyspaces[keyspace_at];
             let stop = match keyspace.resident.front() {
                 None => true,
                 Some(_) if looks == step => return,
@@ -142,7 +143,7 @@ impl<V> Shard<V> {
             looks += 1;
             if stop {
                 self.sweeping.pop_front();
-                self.keyspaces[keyspace_at as usize].sweeping = false;
+                self.keyspaces[keyspace_at].sweeping = false;
                 self.end_unlock_if_reloaded(keyspace_at);
             }
         }
@@ -150,9 +151,9 @@ impl<V> Shard<V> {
 
     /// Drops a key that was purged, or sets the timer of one whose settings have changed. False:
     /// neither, it is up to date.
-    fn look_at_resident(&mut self, now: Instant, at: u32) -> bool {
+    fn look_at_resident(&mut self, now: Instant, at: At<Key>) -> bool {
         let entry = &mut self.entries[at];
-        let keyspace = &self.keyspaces[entry.keyspace_at as usize];
+        let keyspace = &self.keyspaces[entry.keyspace_at];
         let State::Live(live) = &mut entry.state else {
             unreachable!("residents are live");
         };

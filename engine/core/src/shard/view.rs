@@ -63,7 +63,7 @@ impl<V> Shard<V> {
     #[must_use]
     pub fn view(&self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) -> Option<View> {
         let keyspace_at = self.keyspace_at(keyspace)?;
-        let of = &self.keyspaces[keyspace_at as usize];
+        let of = &self.keyspaces[keyspace_at];
         let mut view = View {
             lifecycle: Lifecycle::Absent,
             needs_unlock: of.gate != Gate::Open,

@@ -4,7 +4,8 @@ use super::Shard;
 use crate::action::KeyspaceId;
 use crate::entry::Home;
 use crate::hottest::Hottest;
-use crate::keyspace::Gate;
+use crate::keyspace::{Gate, Keyspace};
+use crate::slots::At;
 use crate::time::Instant;
 
 /// Slots that one step of a survey looks at: 0.2 ms, if each of them misses the processor's caches and
@@ -51,8 +52,8 @@ impl<V> Shard<V> {
     }
 
     /// Whether the next pass would come to one more key of a warm start.
-    fn may_warm(&self, now: Instant, keyspace_at: u32) -> bool {
-        let keyspace = &self.keyspaces[keyspace_at as usize];
+    fn may_warm(&self, now: Instant, keyspace_at: At<Keyspace>) -> bool {
+        let keyspace = &self.keyspaces[keyspace_at];
         let ahead_of_it = keyspace.due_keys()
             + keyspace.parked.len()
             + keyspace.invalid_to_reload
@@ -69,8 +70,8 @@ impl<V> Shard<V> {
     pub fn survey(&self, hottest: &mut Hottest) -> bool {
         let end = self.entries.high_water();
         let until = hottest.next_slot.saturating_add(SURVEY_STEP).min(end);
-        for at in hottest.next_slot..until {
-            if let Some(entry) = self.entries.get(at)
+        for number in hottest.next_slot..until {
+            if let Some((_, entry)) = self.entries.nth(number)
                 && matches!(entry.home, Home::Resident | Home::Parked)
             {
                 hottest.enter(entry.uses, entry.keyspace, &entry.key_id);

@@ -103,7 +103,7 @@ proptest! {
     fn agrees_with_a_naive_model(steps in prop::collection::vec(step(), 1..200)) {
         let mut wheel = Wheel::new();
         // (first tick at which it may fire, item, id)
-        let mut model: Vec<(u64, u32, TimerId)> = Vec::new();
+        let mut model: Vec<(u64, u32, TimerId<u32>)> = Vec::new();
         let mut now = Instant::from_micros(777);
         wheel.advance(now);
         for (item, step) in steps.into_iter().enumerate() {
