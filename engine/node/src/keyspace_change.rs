@@ -1,21 +1,67 @@
-//! What decides whether a keyspace may be used and by whom, and how two of these are met: `in force = written ∧ wanted`.
+//! A keyspace as a shard acts by it. Its guard decides whether it may be used and by whom; two guards are met as
+//! `in force = written ∧ wanted`.
 
 use keyway_core::Settings;
 
-use super::catalogue::{CatalogueError, Keyspace};
-use crate::authorise::Policy;
+use crate::catalogue::{CatalogueError, Keyspace};
+use crate::ids::{Epoch, Opening, Revision};
+use crate::policy::Policy;
+
+/// All that a shard acts by in a keyspace. It is the whole state and not a difference, so that a newer one takes the place
+/// of any number of older ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyspaceChange {
+    /// The keyspace's id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Which of two changes is newer; 0 at the start.
+    pub revision: Revision,
+    /// Locks so far. A lease of an older epoch is dropped.
+    pub epoch: Epoch,
+    /// Unlocks so far. At a newer one, what the KMS said before is not held against the keyspace.
+    pub opening: Opening,
+    /// Whether it may be used, and by whom.
+    pub guard: Guard,
+    /// The newest DEK that is written down: no blob is sealed under an older one.
+    pub seal_floor: u32,
+    /// The oldest DEK that is in use: older ones are wiped.
+    pub oldest: u32,
+    /// What NEEDS_UNLOCK carries, in a keyspace that the shard has not known before.
+    pub ticket: u64,
+}
+
+impl KeyspaceChange {
+    /// A keyspace as it is at the start, with its current ticket.
+    pub fn at_start(id: u32, keyspace: &Keyspace, ticket: u64) -> Result<Self, CatalogueError> {
+        Ok(KeyspaceChange {
+            id,
+            name: keyspace.name.clone(),
+            revision: Revision::default(),
+            epoch: Epoch::default(),
+            opening: Opening::default(),
+            guard: Guard::of(keyspace)?,
+            seal_floor: keyspace.generation(),
+            oldest: keyspace.oldest_generation(),
+            ticket,
+        })
+    }
+}
 
 /// The part of a keyspace that can be tighter or looser.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Guard {
+pub struct Guard {
+    /// Locked by an operator.
     pub locked: bool,
+    /// Who may do what.
     pub policy: Policy,
+    /// Settings in force.
     pub settings: Settings,
 }
 
 impl Guard {
     /// The guard that a keyspace's text in the catalogue stands for.
-    pub(super) fn of(keyspace: &Keyspace) -> Result<Guard, CatalogueError> {
+    pub fn of(keyspace: &Keyspace) -> Result<Guard, CatalogueError> {
         Ok(Guard {
             locked: keyspace.locked,
             policy: keyspace.policy.clone(),
@@ -25,7 +71,7 @@ impl Guard {
 
     /// What both allow: locked if either is, the grants that both have, the lesser of each time limit. Whatever is
     /// neither tighter nor looser is taken from `self`.
-    pub(super) fn meet(&self, other: &Guard) -> Guard {
+    pub fn meet(&self, other: &Guard) -> Guard {
         Guard {
             locked: self.locked || other.locked,
             policy: self.policy.meet(&other.policy),
@@ -34,7 +80,7 @@ impl Guard {
     }
 
     /// Whether this guard forbids something that `other` allows.
-    pub(super) fn is_tighter_than(&self, other: &Guard) -> bool {
+    pub fn is_tighter_than(&self, other: &Guard) -> bool {
         other.meet(self) != *other
     }
 }

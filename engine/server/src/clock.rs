@@ -7,6 +7,7 @@
 //! keep a key longer.
 
 use keyway_core::Instant;
+use keyway_node::time::Moment;
 use rustix::time::{ClockId, clock_gettime};
 
 /// Now on `CLOCK_BOOTTIME`, in microseconds. About 30 ns; shards read it after each unit of work.
@@ -19,15 +20,6 @@ pub fn now() -> Instant {
 pub fn unix_ms() -> u64 {
     let time = clock_gettime(ClockId::Realtime);
     (time.tv_sec.max(0) as u64) * 1_000 + time.tv_nsec as u64 / 1_000_000
-}
-
-/// One moment on both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
-    /// On the wall clock, ms since the Unix epoch.
-    pub unix_ms: u64,
-    /// On the clock of expiry.
-    pub instant: Instant,
 }
 
 /// Now on both clocks.

@@ -14,7 +14,6 @@
 //! Data flows one way: wire → shard core → actions → rehydrator → shard core → wire.
 
 pub mod accounts;
-pub mod authorise;
 pub mod clock;
 pub mod config;
 pub mod connection;
@@ -33,3 +32,5 @@ pub mod shard;
 pub mod signals;
 pub mod startup;
 pub mod unix_path;
+
+pub use keyway_node::policy as authorise;

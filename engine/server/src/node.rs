@@ -71,7 +71,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         &catalogue_file,
         &mut keyspaces,
     ))?;
-    let mut tickets = Tickets::default();
+    let mut tickets = Tickets::new(random_seed()?);
     let configs: Vec<KeyspaceConfig> = keyspaces
         .iter()
         .map(|(id, keyspace)| {

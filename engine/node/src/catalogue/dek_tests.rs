@@ -1,7 +1,7 @@
 use keyway_core::Instant;
 
 use super::*;
-use crate::clock::Moment;
+use crate::time::Moment;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
@@ -22,7 +22,7 @@ fn dek(generation: u32, record: &[u8]) -> WrappedDek {
 
 fn with_prod() -> Catalogue {
     let mut catalogue = Catalogue::default();
-    let made = catalogue.create("prod", "", "local", b"a", &by(0));
+    let made = catalogue.make("prod", "", "local", b"a", &by(0));
     assert_eq!(made, Ok(1));
     catalogue
 }

@@ -181,6 +181,11 @@ impl Keyspace {
         self.deks.keys().next_back().copied().unwrap_or(0)
     }
 
+    /// The generation of the oldest DEK in use.
+    pub fn oldest_generation(&self) -> u32 {
+        self.deks.keys().next().copied().unwrap_or(0)
+    }
+
     /// The wrapped DEKs by rising generation, one at least; the last is current.
     pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
         if self.deks.is_empty() {

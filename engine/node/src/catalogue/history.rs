@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Moment;
+use crate::time::Moment;
 
 /// Changes that are kept of a keyspace. Values are written in one canonical form, so each is short, and all of them
 /// fit into one answer of the protocol.

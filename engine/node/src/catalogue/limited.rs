@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::{By, Change};
 use super::{CatalogueError, Keyspace, settings_of};
-use crate::clock::Moment;
+use crate::time::Moment;
 
 /// The shortest time that a change can be made for: ends are looked for once a second.
 const FOR_MS_MIN: u64 = 1_000;

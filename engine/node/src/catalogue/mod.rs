@@ -6,8 +6,8 @@
 mod deks;
 mod history;
 mod limited;
-pub mod seal;
 mod sealed;
+mod settings_change;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,15 +16,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use keyway_core::{Settings, SettingsError};
-use keyway_protocol::KeyspaceName;
+use keyway_protocol::{KeyspaceName, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::authorise::{NO_GRANT, Policy};
-use crate::clock::Moment;
+use crate::policy::{NO_GRANT, Policy};
+use crate::time::Moment;
 
 pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT, RetiredDek, WrappedDek};
 pub use history::{By, Change, HISTORY_MAX, History};
 pub use limited::{Lasts, Limited};
+pub use settings_change::SettingsChange;
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "keyspaces.json";
@@ -97,6 +98,19 @@ pub struct Keyspace {
     pub history: History,
 }
 
+/// A keyspace that is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewKeyspace<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its settings and grants.
+    pub change: &'a SettingsChange,
+    /// The KMS that has wrapped its first DEK, of generation 1.
+    pub kms: &'a str,
+    /// The record of that DEK.
+    pub record: &'a [u8],
+}
+
 fn kms_of_format_1() -> String {
     KMS_OF_FORMAT_1.to_owned()
 }
@@ -134,6 +148,18 @@ impl std::fmt::Display for CatalogueError {
 }
 
 impl std::error::Error for CatalogueError {}
+
+impl From<CatalogueError> for (Status, String) {
+    fn from(error: CatalogueError) -> Self {
+        let status = match error {
+            CatalogueError::Bad(_) => Status::BadRequest,
+            CatalogueError::Exists(_) | CatalogueError::Conflict(_) => Status::Conflict,
+            CatalogueError::Busy(_) => Status::Overloaded,
+            CatalogueError::Missing(_) => Status::NoKeyspace,
+        };
+        (status, error.to_string())
+    }
+}
 
 impl Default for Catalogue {
     fn default() -> Self {
@@ -212,17 +238,10 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Adds a keyspace whose first DEK, of generation 1, has this record at that KMS; its id.
-    pub fn create(
-        &mut self,
-        name: &str,
-        lines: &str,
-        kms: &str,
-        record: &[u8],
-        by: &By,
-    ) -> Result<u32, CatalogueError> {
+    /// Adds a keyspace. Returns its id.
+    pub fn create(&mut self, new: NewKeyspace<'_>, by: &By) -> Result<u32, CatalogueError> {
         let id = self.next_id;
-        self.create_as(id, name, lines, kms, record, by)?;
+        self.create_as(id, new, by)?;
         Ok(id)
     }
 
@@ -231,45 +250,35 @@ impl Catalogue {
     pub fn create_as(
         &mut self,
         id: u32,
-        name: &str,
-        lines: &str,
-        kms: &str,
-        record: &[u8],
+        new: NewKeyspace<'_>,
         by: &By,
     ) -> Result<(), CatalogueError> {
-        self.check_new(name)?;
+        self.check_new(new.name)?;
         let mut keyspace = Keyspace {
-            name: name.to_owned(),
+            name: new.name.to_owned(),
             settings: BTreeMap::new(),
             policy: Policy::default(),
             locked: false,
-            kms: kms.to_owned(),
-            deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(record))]),
+            kms: new.kms.to_owned(),
+            deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(new.record))]),
             retired: BTreeMap::new(),
             limited: BTreeMap::new(),
             history: History::default(),
         };
         keyspace.history.note(Change::new(by, "created"));
-        keyspace.apply(lines, None, by)?;
+        keyspace.apply(new.change, by)?;
         self.next_id = self.next_id.max(id.saturating_add(1));
         self.keyspaces.insert(id, Arc::new(keyspace));
         Ok(())
     }
 
-    /// Applies settings lines (`name=value`) to a keyspace: all of them, or none. With `lasts` they go back by
-    /// themselves after that time.
+    /// Changes settings and grants of a keyspace: all of them, or none.
     ///
     /// A change for good ends one for a while of the same setting. One for a while takes the place of another: the new
     /// time holds, and the setting goes back to what it was before the first of them.
-    pub fn set(
-        &mut self,
-        id: u32,
-        lines: &str,
-        lasts: Option<Lasts>,
-        by: &By,
-    ) -> Result<(), CatalogueError> {
+    pub fn set(&mut self, id: u32, change: &SettingsChange, by: &By) -> Result<(), CatalogueError> {
         let mut changed = self.keyspace(id)?.clone();
-        changed.apply(lines, lasts, by)?;
+        changed.apply(change, by)?;
         self.keyspaces.insert(id, Arc::new(changed));
         Ok(())
     }
@@ -321,13 +330,9 @@ impl Keyspace {
         settings_of(&self.settings).map_err(|error| CatalogueError::Bad(error.to_string()))
     }
 
-    fn apply(&mut self, lines: &str, lasts: Option<Lasts>, by: &By) -> Result<(), CatalogueError> {
-        for line in lines.lines().filter(|line| !line.is_empty()) {
-            let (name, value) = line.split_once('=').ok_or_else(|| {
-                CatalogueError::Bad(format!("`{line}` is not a setting; write name=value"))
-            })?;
-            let (name, value) = canonical(name, value)?;
-            self.change(&name, &value, lasts, by);
+    fn apply(&mut self, change: &SettingsChange, by: &By) -> Result<(), CatalogueError> {
+        for one in change.iter() {
+            self.change(&one.name, &one.value, change.lasts(), by);
         }
         self.check_principals()?;
         self.check(by.at)
@@ -421,35 +426,11 @@ fn settings_of(values: &BTreeMap<String, String>) -> Result<Settings, SettingsEr
     Ok(settings)
 }
 
-/// A setting or a grant in the one form that is stored, so that an alias never stands beside a name.
-fn canonical(name: &str, value: &str) -> Result<(String, String), CatalogueError> {
-    if let Some(principal) = name.strip_prefix(ALLOW) {
-        let (principal, rights) =
-            Policy::canonical(principal, value).map_err(CatalogueError::Bad)?;
-        return Ok((format!("{ALLOW}{principal}"), rights));
-    }
-    let name = Settings::canonical_name(name).ok_or_else(|| {
-        let names: Vec<_> = Settings::default().iter().map(|(name, _)| name).collect();
-        CatalogueError::Bad(format!(
-            "`{name}` is not a setting; use one of {} or allow:PRINCIPAL",
-            names.join(", ")
-        ))
-    })?;
-    let mut alone = Settings::default();
-    alone
-        .set(name, value)
-        .map_err(|error| CatalogueError::Bad(error.to_string()))?;
-    let mut stored = alone.iter_stored();
-    let value = stored.find(|(known, _)| *known == name);
-    Ok((
-        name.to_owned(),
-        value.map_or_else(String::new, |(_, value)| value),
-    ))
-}
-
 #[cfg(test)]
 mod dek_tests;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -101,7 +101,7 @@ fn run(seed: u64, steady: bool, tally: &mut Tally) {
     let mut model = Model::default();
     let mut catalogue = Catalogue::default();
     let by = By::server(moment(now, ahead_ms));
-    catalogue.create("prod", "", "local", b"dek", &by).unwrap();
+    catalogue.make("prod", "", "local", b"dek", &by).unwrap();
     for _ in 0..STEPS {
         match random.below(8) {
             0..5 => {
@@ -117,7 +117,7 @@ fn run(seed: u64, steady: bool, tally: &mut Tally) {
                 let lasts = end.map(|end| Lasts::parse(&(end * 1_000).to_string()).unwrap());
                 let by = By::server(moment(now, ahead_ms));
                 let before = catalogue.text();
-                match catalogue.set(1, &lines, lasts, &by) {
+                match catalogue.set_lines(1, &lines, lasts, &by) {
                     Ok(()) => {
                         assert!(!steady || changed.is_valid_from(now), "accepted: {lines}");
                         model = changed;

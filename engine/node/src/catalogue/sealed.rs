@@ -49,26 +49,32 @@ impl Keyspace {
 
 #[cfg(test)]
 mod tests {
+    use keyway_core::Instant;
     use serde_json::json;
 
     use super::super::By;
     use super::*;
-    use crate::clock;
+    use crate::time::Moment;
+
+    fn by() -> By {
+        By::server(Moment {
+            unix_ms: 1_000_000_000_000,
+            instant: Instant::from_micros(50_000_000),
+        })
+    }
 
     fn with_prod() -> Catalogue {
         let mut catalogue = Catalogue::default();
-        let by = By::server(clock::moment());
         let lines = "allow:uid:7=sign,mac\nallow:uid:8=sign\n";
         catalogue
-            .create("prod", lines, "local", b"wrapped", &by)
+            .make("prod", lines, "local", b"wrapped", &by())
             .unwrap();
         catalogue
     }
 
     fn changed(lines: &str) -> Catalogue {
         let mut catalogue = with_prod();
-        let by = By::server(clock::moment());
-        catalogue.set(1, lines, None, &by).unwrap();
+        catalogue.set_lines(1, lines, None, &by()).unwrap();
         catalogue
     }
 
@@ -78,8 +84,7 @@ mod tests {
         let sealed = sealed["keyspaces"].as_object().unwrap();
         let mut now =
             changed("allow:uid:7=mac,get\nallow:uid:8=none\nallow:uid:9=all\nsoft_ttl_ms=9000\n");
-        now.set_locked(1, true, &By::server(clock::moment()))
-            .unwrap();
+        now.set_locked(1, true, &by()).unwrap();
         now.tighten_sealed(sealed).unwrap();
         let prod = now.keyspace(1).unwrap();
         assert!(prod.locked);
@@ -89,9 +94,7 @@ mod tests {
 
         // A lock that was taken off without the key stays on.
         let mut locked = with_prod();
-        locked
-            .set_locked(1, true, &By::server(clock::moment()))
-            .unwrap();
+        locked.set_locked(1, true, &by()).unwrap();
         let sealed = serde_json::to_value(locked).unwrap();
         let mut now = with_prod();
         now.tighten_sealed(sealed["keyspaces"].as_object().unwrap())

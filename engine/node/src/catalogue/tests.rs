@@ -21,7 +21,7 @@ fn lasts(seconds: u64) -> Option<Lasts> {
 fn with_prod(lines: &str) -> Catalogue {
     let mut catalogue = Catalogue::default();
     catalogue
-        .create("prod", lines, "local", b"wrapped", &by(0))
+        .make("prod", lines, "local", b"wrapped", &by(0))
         .unwrap();
     catalogue
 }
@@ -84,7 +84,7 @@ fn what_is_written_is_read_back() {
     let mut catalogue = with_prod("soft_ttl_ms=1000\nallow:uid:7=sign\n");
     catalogue.set_locked(1, true, &by(1)).unwrap();
     catalogue
-        .set(1, "max_in_flight=9\n", lasts(10), &by(2))
+        .set_lines(1, "max_in_flight=9\n", lasts(10), &by(2))
         .unwrap();
     let read = Catalogue::parse(&catalogue.text()).unwrap();
     let prod = read.keyspace(1).unwrap();
@@ -104,7 +104,7 @@ fn a_bad_line_changes_nothing() {
     let mut catalogue = with_prod("");
     let before = catalogue.text();
     let lines = "max_in_flight=3\nsoft_ttl_ms=soon";
-    let refused = catalogue.set(1, lines, None, &by(1)).unwrap_err();
+    let refused = catalogue.set_lines(1, lines, None, &by(1)).unwrap_err();
     assert!(refused.to_string().contains("soon"), "{refused}");
     assert_eq!(catalogue.text(), before);
 }
@@ -113,13 +113,15 @@ fn a_bad_line_changes_nothing() {
 fn contradictory_settings_are_refused() {
     let mut catalogue = with_prod("");
     let lines = "soft_ttl_ms=5000\nhard_ttl_ms=1000";
-    assert!(catalogue.set(1, lines, None, &by(1)).is_err());
+    assert!(catalogue.set_lines(1, lines, None, &by(1)).is_err());
 }
 
 #[test]
 fn the_runbooks_spellings_mean_the_same_setting() {
     let mut catalogue = with_prod("maxInFlight=5");
-    catalogue.set(1, "max_in_flight=6", None, &by(1)).unwrap();
+    catalogue
+        .set_lines(1, "max_in_flight=6", None, &by(1))
+        .unwrap();
     assert_eq!(settings(&catalogue).max_in_flight, 6);
 }
 
@@ -127,11 +129,11 @@ fn the_runbooks_spellings_mean_the_same_setting() {
 fn names_are_unique_and_well_formed() {
     let mut catalogue = with_prod("");
     assert_eq!(
-        catalogue.create("prod", "", "local", b"x", &by(1)),
+        catalogue.make("prod", "", "local", b"x", &by(1)),
         Err(CatalogueError::Exists("prod".to_owned()))
     );
     assert!(matches!(
-        catalogue.create("Pröd", "", "local", b"x", &by(1)),
+        catalogue.make("Pröd", "", "local", b"x", &by(1)),
         Err(CatalogueError::Bad(_))
     ));
 }
@@ -140,9 +142,9 @@ fn names_are_unique_and_well_formed() {
 fn every_change_has_its_line_in_the_history_and_what_changes_nothing_has_none() {
     let mut catalogue = with_prod("maxInFlight=5");
     let lines = "refreshWindow=40000\nallow:uid:007=sign,verify";
-    catalogue.set(1, lines, None, &by(1)).unwrap();
+    catalogue.set_lines(1, lines, None, &by(1)).unwrap();
     let lines = "refresh_window_ms=auto\nmax_in_flight=0005\nallow:uid:7=none";
-    catalogue.set(1, lines, None, &by(2)).unwrap();
+    catalogue.set_lines(1, lines, None, &by(2)).unwrap();
     for locked in [true, true, false] {
         catalogue.set_locked(1, locked, &by(3)).unwrap();
     }
@@ -171,12 +173,14 @@ fn the_history_is_bounded_and_keeps_the_newest() {
     let mut catalogue = with_prod("");
     for n in 1_000..1_000 + HISTORY_MAX {
         let line = format!("max_in_flight={n}");
-        catalogue.set(1, &line, None, &by(1)).unwrap();
+        catalogue.set_lines(1, &line, None, &by(1)).unwrap();
     }
     let lines = history(&catalogue);
     assert_eq!(lines.len(), HISTORY_MAX);
     assert_eq!(lines[0], "uid:7 max_in_flight 64 1000");
-    catalogue.set(1, "max_in_flight=1", None, &by(1)).unwrap();
+    catalogue
+        .set_lines(1, "max_in_flight=1", None, &by(1))
+        .unwrap();
     let lines = history(&catalogue);
     assert_eq!(lines.len(), HISTORY_MAX);
     assert_eq!(lines[0], "uid:7 max_in_flight 1000 1001");
@@ -190,7 +194,7 @@ fn the_longest_history_fits_into_one_answer() {
         let rights = if n % 2 == 0 { &all } else { "none" };
         let line = format!("allow:uid:{}={rights}", u32::MAX);
         catalogue
-            .set(1, &line, lasts(86_400), &by(n as u64))
+            .set_lines(1, &line, lasts(86_400), &by(n as u64))
             .unwrap();
     }
     let changes: Vec<_> = catalogue.keyspace(1).unwrap().history.iter().collect();
@@ -204,7 +208,7 @@ fn the_longest_history_fits_into_one_answer() {
 fn a_change_for_a_while_goes_back_by_itself() {
     let mut catalogue = with_prod("max_in_flight=5");
     let lines = "max_in_flight=256\nLowWater=7\nallow:uid:9=sign";
-    catalogue.set(1, lines, lasts(900), &by(10)).unwrap();
+    catalogue.set_lines(1, lines, lasts(900), &by(10)).unwrap();
     assert_eq!(settings(&catalogue).max_in_flight, 256);
     let prod = catalogue.keyspace(1).unwrap();
     let limited: Vec<_> = prod
@@ -237,9 +241,11 @@ fn a_change_for_a_while_goes_back_by_itself() {
 fn a_change_for_good_ends_one_for_a_while_even_with_the_same_value() {
     let mut catalogue = with_prod("");
     catalogue
-        .set(1, "max_in_flight=256", lasts(10), &by(0))
+        .set_lines(1, "max_in_flight=256", lasts(10), &by(0))
         .unwrap();
-    catalogue.set(1, "max_in_flight=256", None, &by(1)).unwrap();
+    catalogue
+        .set_lines(1, "max_in_flight=256", None, &by(1))
+        .unwrap();
     assert!(!catalogue.is_due(at(9_999)));
     assert_eq!(settings(&catalogue).max_in_flight, 256);
     let lines = history(&catalogue);
@@ -251,7 +257,9 @@ fn a_second_change_for_a_while_has_a_time_of_its_own_and_goes_back_to_the_first_
     let mut catalogue = with_prod("max_in_flight=5");
     for (value, seconds, now) in [(256, 10, 0), (512, 100, 5)] {
         let line = format!("max_in_flight={value}");
-        catalogue.set(1, &line, lasts(seconds), &by(now)).unwrap();
+        catalogue
+            .set_lines(1, &line, lasts(seconds), &by(now))
+            .unwrap();
     }
     assert!(catalogue.go_back(at(104)).is_empty());
     assert_eq!(catalogue.go_back(at(105)).len(), 1);
@@ -262,9 +270,9 @@ fn a_second_change_for_a_while_has_a_time_of_its_own_and_goes_back_to_the_first_
 fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settled() {
     let mut catalogue = with_prod("");
     let short = "soft_ttl_ms=30000";
-    catalogue.set(1, short, lasts(900), &by(0)).unwrap();
+    catalogue.set_lines(1, short, lasts(900), &by(0)).unwrap();
     // Valid by itself, but not with the soft TTL of ten minutes that comes back.
-    let refused = catalogue.set(1, "hard_ttl_ms=100000", None, &by(60));
+    let refused = catalogue.set_lines(1, "hard_ttl_ms=100000", None, &by(60));
     let refused = refused.unwrap_err().to_string();
     for part in [
         "hard_ttl_ms=100000 is refused",
@@ -274,13 +282,13 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settle
         assert!(refused.contains(part), "{refused}");
     }
     // For a while that ends before, it is not in the way.
-    let shorter = catalogue.set(1, "hard_ttl_ms=100000", lasts(839), &by(60));
+    let shorter = catalogue.set_lines(1, "hard_ttl_ms=100000", lasts(839), &by(60));
     shorter.unwrap();
-    let longer = catalogue.set(1, "hard_ttl_ms=100000", lasts(841), &by(60));
+    let longer = catalogue.set_lines(1, "hard_ttl_ms=100000", lasts(841), &by(60));
     assert!(longer.is_err());
     // With the soft TTL settled, it may stay.
     let lines = "soft_ttl_ms=30000\nhard_ttl_ms=100000";
-    catalogue.set(1, lines, None, &by(61)).unwrap();
+    catalogue.set_lines(1, lines, None, &by(61)).unwrap();
     assert!(!catalogue.is_due(at(9_999)));
 }
 
@@ -288,7 +296,7 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settle
 fn a_restart_neither_ends_nor_prolongs_a_change_for_a_while() {
     let mut catalogue = with_prod("");
     catalogue
-        .set(1, "max_in_flight=256", lasts(900), &by(0))
+        .set_lines(1, "max_in_flight=256", lasts(900), &by(0))
         .unwrap();
     let mut during = restart(&catalogue, at(600));
     assert!(during.go_back(at(899)).is_empty());
@@ -302,7 +310,7 @@ fn a_restart_neither_ends_nor_prolongs_a_change_for_a_while() {
 fn the_wall_clock_does_not_matter_while_the_server_runs_and_cannot_prolong_after() {
     let mut catalogue = with_prod("");
     catalogue
-        .set(1, "max_in_flight=256", lasts(900), &by(0))
+        .set_lines(1, "max_in_flight=256", lasts(900), &by(0))
         .unwrap();
     let jumped = |seconds, unix_ms| Moment {
         unix_ms,
@@ -324,9 +332,9 @@ fn ends_that_a_clock_has_turned_round_never_leave_a_contradiction() {
         By::principal("uid:7".to_owned(), at)
     };
     // By the clock of expiry hard_ttl_ms goes back first, as it must; by the wall clock soft_ttl_ms does.
-    let soft = catalogue.set(1, "soft_ttl_ms=30000", lasts(900), &early(0));
+    let soft = catalogue.set_lines(1, "soft_ttl_ms=30000", lasts(900), &early(0));
     soft.unwrap();
-    let hard = catalogue.set(1, "hard_ttl_ms=100000", lasts(800), &early(500_000));
+    let hard = catalogue.set_lines(1, "hard_ttl_ms=100000", lasts(800), &early(500_000));
     hard.unwrap();
     let now = Moment {
         unix_ms: 950_000,
@@ -341,7 +349,7 @@ fn ends_that_a_clock_has_turned_round_never_leave_a_contradiction() {
 fn a_file_whose_settings_will_contradict_each_other_is_refused() {
     let mut catalogue = with_prod("hard_ttl_ms=700000");
     catalogue
-        .set(1, "soft_ttl_ms=30000", lasts(900), &by(0))
+        .set_lines(1, "soft_ttl_ms=30000", lasts(900), &by(0))
         .unwrap();
     let text = catalogue.text();
     assert!(Catalogue::parse(&text).is_ok());

@@ -6,11 +6,10 @@
 //! A later unlock of a keyspace takes an earlier one's place. Holders of shares wait for one another instead, each with
 //! a ticket of their own: what one of them mistypes is told to that one, and the others wait on.
 
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::BuildHasher;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::authorise::Principal;
+use crate::policy::Principal;
 
 /// Tickets of a keyspace of which all is remembered: all 16 holders may mistype theirs once.
 const TICKETS_MAX: usize = 32;
@@ -27,34 +26,42 @@ const OVERTAKEN: &str = "a later unlock has taken this one's place";
 
 /// How an unlock stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum UnlockState {
+pub enum UnlockState {
     /// Under way, after so many tries that the KMS did not answer.
     Asking {
+        /// Tries so far.
         attempts: u32,
+        /// How the last one failed.
         last_error: Option<String>,
     },
     /// The share was right, and more are needed.
     MoreShares {
+        /// Shares so far.
         given: u8,
+        /// Shares that it takes.
         threshold: u8,
     },
     /// Every shard has opened the keyspace, and is loading what was in use.
     Opened,
     /// All of that is loaded.
     Done {
+        /// Keys that were loaded again.
         keys_reloaded: u64,
     },
+    /// It failed, for this reason.
     Failed(String),
 }
 
 /// What a ticket stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Ticket {
+pub enum Ticket {
     /// A keyspace's DEK, which was not at hand.
     Need,
+    /// An unlock.
     Unlock(UnlockState),
     /// An unlock that ended long ago, well or not.
     Ended {
+        /// Whether the keyspace was opened.
         opened: bool,
     },
     /// Not one of this keyspace that was handed out since the start, or one that ended too long ago.
@@ -67,10 +74,10 @@ enum Kind {
     Unlock,
 }
 
-#[derive(Default)]
 struct Numbers {
     last: u64,
-    key: RandomState,
+    /// Drawn by the process: another one's tickets are unknown here.
+    key: u64,
 }
 
 impl Numbers {
@@ -90,12 +97,14 @@ impl Numbers {
     }
 
     fn check(&self, keyspace: u32, stem: u64) -> u64 {
-        self.key.hash_one((keyspace, stem)) & ((1 << CHECK_BITS) - 1)
+        // SipHash, begun with the key.
+        let mut hasher = DefaultHasher::new();
+        (self.key, keyspace, stem).hash(&mut hasher);
+        hasher.finish() & ((1 << CHECK_BITS) - 1)
     }
 }
 
 /// The tickets of all keyspaces.
-#[derive(Default)]
 pub struct Tickets {
     numbers: Numbers,
     /// What shards put into NEEDS_UNLOCK, by keyspace.
@@ -108,8 +117,10 @@ pub struct Tickets {
 
 /// By what an unlock is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub struct Asked {
+    /// Its ticket.
     pub ticket: u64,
+    /// Who asked for it.
     pub who: Principal,
 }
 
@@ -139,6 +150,16 @@ impl Unlock {
 }
 
 impl Tickets {
+    /// None yet. `key` is drawn at random by each process.
+    pub fn new(key: u64) -> Tickets {
+        Tickets {
+            numbers: Numbers { last: 0, key },
+            current: BTreeMap::new(),
+            of_keyspace: BTreeMap::new(),
+            ended: BTreeMap::new(),
+        }
+    }
+
     /// The ticket that shards put into NEEDS_UNLOCK for a keyspace.
     pub fn current(&mut self, keyspace: u32) -> u64 {
         let issue = || self.numbers.issue(keyspace, Kind::Need);
@@ -146,14 +167,14 @@ impl Tickets {
     }
 
     /// The DEK is granted: the ticket that is to be used when it is gone again.
-    pub(super) fn next(&mut self, keyspace: u32) -> u64 {
+    pub fn next(&mut self, keyspace: u32) -> u64 {
         let ticket = self.numbers.issue(keyspace, Kind::Need);
         self.current.insert(keyspace, ticket);
         ticket
     }
 
     /// A ticket for an unlock that begins. It takes the place of those under way, but for shares.
-    pub(super) fn start(&mut self, keyspace: u32, is_share: bool, who: Principal) -> u64 {
+    pub fn start(&mut self, keyspace: u32, is_share: bool, who: Principal) -> u64 {
         let ticket = self.numbers.issue(keyspace, Kind::Unlock);
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
         for unlock in unlocks.iter_mut() {
@@ -184,7 +205,7 @@ impl Tickets {
 
     /// Notes how the unlock of `ticket` stands, unless it is over. Whether it was not. Who waits for more shares of the
     /// same keyspace hears of every one, and of the end.
-    pub(super) fn note(&mut self, keyspace: u32, ticket: u64, state: UnlockState) -> bool {
+    pub fn note(&mut self, keyspace: u32, ticket: u64, state: UnlockState) -> bool {
         let Some(unlocks) = self.of_keyspace.get_mut(&keyspace) else {
             return false;
         };
@@ -202,7 +223,7 @@ impl Tickets {
     }
 
     /// Nobody's wait for more shares of this keyspace can end well any more; one that is on its way settles it.
-    pub(super) fn fail_waiting(&mut self, keyspace: u32, why: &str) {
+    pub fn fail_waiting(&mut self, keyspace: u32, why: &str) {
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
         if unlocks.iter().any(Unlock::is_share_on_its_way) {
             return;
@@ -213,7 +234,7 @@ impl Tickets {
     }
 
     /// Keyspaces for which somebody waits for more shares, each with one of those who do.
-    pub(super) fn waiting(&self) -> Vec<(u32, Asked)> {
+    pub fn waiting(&self) -> Vec<(u32, Asked)> {
         let of_keyspace = self.of_keyspace.iter();
         of_keyspace
             .filter_map(|(keyspace, unlocks)| {
@@ -224,7 +245,7 @@ impl Tickets {
     }
 
     /// The keys of an opened keyspace are loaded, or will not be.
-    pub(super) fn settle_opened(&mut self, keyspace: u32, ticket: u64, state: UnlockState) {
+    pub fn settle_opened(&mut self, keyspace: u32, ticket: u64, state: UnlockState) {
         let unlocks = self.of_keyspace.get_mut(&keyspace).into_iter().flatten();
         for unlock in unlocks {
             if unlock.asked.ticket == ticket && unlock.state == UnlockState::Opened {
@@ -234,7 +255,7 @@ impl Tickets {
     }
 
     /// Keyspaces that were opened and are loading keys, with the tickets.
-    pub(super) fn opened(&self) -> Vec<(u32, u64)> {
+    pub fn opened(&self) -> Vec<(u32, u64)> {
         let of_keyspace = self.of_keyspace.iter();
         let opened = of_keyspace.flat_map(|(keyspace, unlocks)| {
             let opened = unlocks
@@ -246,7 +267,7 @@ impl Tickets {
     }
 
     /// What `ticket` stands for.
-    pub(super) fn of(&self, keyspace: u32, ticket: u64) -> Ticket {
+    pub fn of(&self, keyspace: u32, ticket: u64) -> Ticket {
         match self.numbers.kind_of(keyspace, ticket) {
             None => Ticket::Unknown,
             Some(Kind::Need) => Ticket::Need,
@@ -264,7 +285,7 @@ impl Tickets {
     }
 
     /// How the latest unlock of a keyspace stands, if there was one.
-    pub(super) fn latest(&self, keyspace: u32) -> Option<&UnlockState> {
+    pub fn latest(&self, keyspace: u32) -> Option<&UnlockState> {
         let unlocks = self.of_keyspace.get(&keyspace)?;
         unlocks.back().map(|latest| &latest.state)
     }
@@ -301,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_wrong_share_fails_one_ticket_and_the_last_one_opens_all() {
-        let mut tickets = Tickets::default();
+        let mut tickets = Tickets::new(42);
         let (first, second) = (
             tickets.start(PROD, true, ALICE),
             tickets.start(PROD, true, ALICE),
@@ -332,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_later_unlock_takes_the_place_of_one_that_is_no_share() {
-        let mut tickets = Tickets::default();
+        let mut tickets = Tickets::new(42);
         let first = tickets.start(PROD, false, ALICE);
         assert_eq!(state(&tickets, first), Some(ASKING));
         let second = tickets.start(PROD, false, ALICE);
@@ -356,7 +377,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_in_vain_is_told_unless_a_share_is_on_its_way() {
-        let mut tickets = Tickets::default();
+        let mut tickets = Tickets::new(42);
         let first = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, first, more(1)));
         let on_its_way = tickets.start(PROD, true, ALICE);
@@ -369,7 +390,7 @@ mod tests {
 
     #[test]
     fn tickets_that_are_over_are_forgotten_first() {
-        let mut tickets = Tickets::default();
+        let mut tickets = Tickets::new(42);
         let first = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, first, more(1)));
         for _ in 0..2 * TICKETS_MAX {
@@ -384,7 +405,7 @@ mod tests {
     /// A ticket of no unlock was taken for one that a later unlock had overtaken, or told of the latest.
     #[test]
     fn a_ticket_that_was_not_handed_out_is_unknown() {
-        let mut tickets = Tickets::default();
+        let mut tickets = Tickets::new(42);
         let need = tickets.current(PROD);
         assert_eq!(tickets.current(PROD), need);
         let unlock = tickets.start(PROD, false, ALICE);
@@ -407,7 +428,7 @@ mod tests {
         assert!(others.iter().filter(|ticket| unknown(ticket)).count() >= others.len() - 1);
         assert_eq!(tickets.of(PROD + 1, unlock), Ticket::Unknown);
         assert_eq!(
-            Tickets::default().of(PROD, unlock),
+            Tickets::new(43).of(PROD, unlock),
             Ticket::Unknown,
             "of an earlier process"
         );
@@ -415,7 +436,7 @@ mod tests {
 
     #[test]
     fn how_an_unlock_ended_is_remembered_after_the_rest_is_forgotten() {
-        let mut tickets = Tickets::default();
+        let mut tickets = Tickets::new(42);
         let good = tickets.start(PROD, false, ALICE);
         assert!(tickets.note(PROD, good, UnlockState::Opened));
         assert_eq!(tickets.opened(), [(PROD, good)]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keyway_kms::{ProviderState, Service};
 
-use super::catalogue::{self, By, Catalogue, FIRST_GENERATION};
+use super::catalogue::{self, By, Catalogue, FIRST_GENERATION, NewKeyspace, SettingsChange};
 use super::catalogue_file::{CatalogueFile, Checked, FirstSeal, Place};
 use super::kms::KmsSet;
 use super::settings::end_limited_at_start;
@@ -96,6 +96,12 @@ async fn make_first(
     let made = first.new_dek(keyspaces.next_id(), FIRST_GENERATION).await;
     let dek = made.map_err(|error| error.to_string())?;
     let by = By::server(clock::moment());
-    let made = keyspaces.create(DEV_KEYSPACE, "", name, &dek.record, &by);
+    let new = NewKeyspace {
+        name: DEV_KEYSPACE,
+        change: &SettingsChange::default(),
+        kms: name,
+        record: &dek.record,
+    };
+    let made = keyspaces.create(new, &by);
     made.map(drop).map_err(|error| error.to_string())
 }

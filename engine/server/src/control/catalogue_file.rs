@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use keyway_kms::{Class, KmsError, is_sealed_data_key};
 use serde_json::{Map, Value, json};
 
-use super::catalogue::seal::{Seal, SealKey, section_of};
 use super::catalogue::{self, Catalogue, FIRST_GENERATION};
 use super::kms::Kms;
+use super::seal::{Seal, SealKey, section_of};
 
 /// Marks in the manifest: the file's revision, the id that the next keyspace gets, and, with a KMS's name, the revision
 /// of the seal of its section.

@@ -21,8 +21,8 @@ use keyway_core::Instant;
 use tokio::sync::oneshot;
 
 use super::catalogue::{Catalogue, CatalogueError, Change, Keyspace};
-use super::guard::Guard;
-use crate::clock::Moment;
+use keyway_node::keyspace_change::Guard;
+use keyway_node::time::Moment;
 
 /// How long a change waits for the disk before it is answered without it. Looked at once a second, so that the answer is
 /// there within the 5 s that clients wait by default.

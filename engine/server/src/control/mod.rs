@@ -10,10 +10,8 @@
 //! answered with a status of its own. The control thread itself waits for no disk and no KMS.
 
 pub mod at_start;
-pub mod catalogue;
 pub mod catalogue_file;
 mod deadline;
-mod guard;
 mod hot;
 pub mod hot_keys;
 mod in_force;
@@ -31,9 +29,9 @@ mod publish;
 mod retired;
 mod rotation;
 pub mod saver;
+mod seal;
 pub mod settings;
 mod task;
-pub mod tickets;
 mod troubles;
 mod trust;
 mod unlock;
@@ -54,10 +52,12 @@ use crate::authorise::Principal;
 use crate::clock;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{KmsSnapshot, Snapshot};
-use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace};
+use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace, NewKeyspace};
 use catalogue_file::{CatalogueFile, FirstSeal};
 use hot_keys::HotKeys;
 use in_force::InForce;
+pub use keyway_node::catalogue;
+pub use keyway_node::control::tickets;
 use kms::{Kms, KmsSet, refusal};
 use lanes::{Lane, LaneEnds, Lanes};
 use lease::Deks;
@@ -140,7 +140,7 @@ impl<K: Kms + 'static> Control<K> {
             shards,
             exporter,
             renewals_per_lease: keyway_core::renewals_per_lease(renew_early_ppm),
-            tickets: RefCell::default(),
+            tickets: RefCell::new(Tickets::new(0)),
             troubles: RefCell::default(),
             key_versions: RefCell::default(),
             locks: RefCell::default(),
@@ -315,6 +315,7 @@ impl<K: Kms + 'static> Control<K> {
         self.in_force.borrow().wanted().check_new(name)?;
         let (kms_name, lines) = settings::take_line(lines, KMS_LINE);
         let kms_name = kms_name.unwrap_or(self.kms.default_name()).to_owned();
+        let change = settings::parse(&lines)?.without_end()?;
         let kms = self.kms.get(&kms_name).map_err(|error| refusal(&error))?;
         let checked = self.check_section(&kms_name, FirstSeal::Needed).await;
         checked.map_err(|error| refusal(&error))?;
@@ -329,7 +330,13 @@ impl<K: Kms + 'static> Control<K> {
         let (named, at_kms) = (name.to_owned(), kms_name.clone());
         let settled = self
             .edit(&[id], move |catalogue| {
-                catalogue.create_as(id, &named, &lines, &at_kms, &record, &by)
+                let new = NewKeyspace {
+                    name: &named,
+                    change: &change,
+                    kms: &at_kms,
+                    record: &record,
+                };
+                catalogue.create_as(id, new, &by)
             })
             .await?;
         // It was proven by an unwrap: the first use need not wait for another.
@@ -431,18 +438,6 @@ pub fn config_of(
         locked: keyspace.locked,
         seal_floor: keyspace.generation(),
     })
-}
-
-impl From<CatalogueError> for (Status, String) {
-    fn from(error: CatalogueError) -> Self {
-        let status = match error {
-            CatalogueError::Bad(_) => Status::BadRequest,
-            CatalogueError::Exists(_) | CatalogueError::Conflict(_) => Status::Conflict,
-            CatalogueError::Busy(_) => Status::Overloaded,
-            CatalogueError::Missing(_) => Status::NoKeyspace,
-        };
-        (status, error.to_string())
-    }
 }
 
 fn how_to_initialise(

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use tokio::sync::{oneshot, watch};
 
 use super::catalogue::CatalogueError;
-use super::guard::Guard;
 use super::kms::Kms;
 use super::lanes::Lane;
 use super::messages::{ControlEvent, KeyspaceConfig};
 use super::{Control, task};
+use keyway_node::keyspace_change::Guard;
 
 /// What shards were told last.
 #[derive(Default)]

@@ -4,16 +4,13 @@ use std::rc::Rc;
 
 use serde_json::json;
 
-use super::catalogue::{By, Catalogue, Change, Lasts};
+use super::catalogue::{By, Catalogue, CatalogueError, Change, SettingsChange};
 use super::kms::Kms;
 use super::lanes::Lane;
 use super::saver::acknowledge;
 use super::{Answer, Control};
 use crate::authorise::Principal;
 use crate::clock;
-
-/// Name of the line in a request that says how long its changes last.
-const FOR_LINE: &str = "for_ms=";
 
 /// A change that a principal makes now.
 pub(super) fn by(who: Principal) -> By {
@@ -22,11 +19,10 @@ pub(super) fn by(who: Principal) -> By {
 
 impl<K: Kms + 'static> Control<K> {
     pub(super) async fn set(self: &Rc<Self>, id: u32, lines: &str, who: Principal) -> Answer {
-        let (lasts, lines) = take_line(lines, FOR_LINE);
-        let lasts = lasts.map(Lasts::parse).transpose()?;
-        let settings = lines.trim().replace('\n', " ");
+        let change = parse(lines)?;
+        let (lasts, settings) = (change.lasts(), change.to_string());
         let by = by(who);
-        let edit = move |catalogue: &mut Catalogue| catalogue.set(id, &lines, lasts, &by);
+        let edit = move |catalogue: &mut Catalogue| catalogue.set(id, &change, &by);
         self.check_before_set(id, &edit).await?;
         let settled = self.edit(&[id], edit).await?;
         match lasts {
@@ -99,6 +95,19 @@ fn log_ended(ended: &[(u32, Change)]) {
             "a change for a while is over"
         );
     }
+}
+
+/// Reads settings lines, `name=value`.
+pub(super) fn parse(lines: &str) -> Result<SettingsChange, CatalogueError> {
+    let lines = lines.lines().filter(|line| !line.is_empty());
+    let pairs: Result<Vec<_>, _> = lines
+        .map(|line| {
+            line.split_once('=').ok_or_else(|| {
+                CatalogueError::Bad(format!("`{line}` is not a setting; write name=value"))
+            })
+        })
+        .collect();
+    SettingsChange::parse(pairs?)
 }
 
 /// Takes the lines that begin with `prefix` out of settings lines; the rest of the last of them.

@@ -18,7 +18,6 @@ mod figures;
 pub mod forward;
 mod held;
 mod hello;
-pub mod hot;
 mod keyspaces;
 pub mod leases;
 mod log;
@@ -41,6 +40,7 @@ use std::rc::Rc;
 
 use keyway_core::{Instant, Limits};
 use keyway_keys::UnlockedKey;
+pub use keyway_node::shard::hot;
 use keyway_protocol::Router;
 use tokio::sync::{mpsc, oneshot};
 

@@ -14,7 +14,7 @@ use keyway_protocol::Status;
 use keyway_server::authorise::Principal;
 use keyway_server::clock;
 use keyway_server::control::Control;
-use keyway_server::control::catalogue::{By, Catalogue};
+use keyway_server::control::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
 use keyway_server::control::hot_keys::HotKeys;
 use keyway_server::control::kms::{Kms, KmsSet};
 use keyway_server::control::lanes::{Lane, LaneEnds, Lanes, lanes};
@@ -407,7 +407,13 @@ impl Node {
         threads.push(thread::spawn(move || {
             let mut catalogue = Catalogue::default();
             let by = By::server(clock::moment());
-            let made = catalogue.create("prod", "", "fake", b"wrapped", &by);
+            let new = NewKeyspace {
+                name: "prod",
+                change: &SettingsChange::default(),
+                kms: "fake",
+                record: b"wrapped",
+            };
+            let made = catalogue.create(new, &by);
             assert_eq!(made, Ok(KEYSPACE));
             let kms = FakeKms {
                 hangs: plan.kms_hangs,

@@ -8,8 +8,9 @@
 //! - a count is never too low, and too high by at most its excess, which is at most N / capacity;
 //! - a key that is not held weighs at most [`SpaceSaving::floor`], which is at most N / capacity.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use hashbrown::HashMap;
 
 /// What is known of a key's weight: it lies between `count - excess_max` and `count`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

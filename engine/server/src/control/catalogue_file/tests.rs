@@ -7,7 +7,7 @@ use keyway_kms::{
 
 use super::*;
 use crate::clock;
-use crate::control::catalogue::By;
+use crate::control::catalogue::{By, NewKeyspace, SettingsChange};
 use crate::metrics::snapshot::KmsSnapshot;
 
 /// A KMS whose wrapped keys are the keys, and which can be away.
@@ -82,6 +82,19 @@ impl Kms for FakeKms {
 
 fn check(file: &CatalogueFile, kms: &FakeKms) -> Result<Checked, KmsError> {
     futures_lite::future::block_on(file.check("bao", kms, FirstSeal::Needed))
+}
+
+fn change(line: &str) -> SettingsChange {
+    SettingsChange::parse(line.trim().split_once('=')).unwrap()
+}
+
+fn new<'a>(name: &'a str, change: &'a SettingsChange) -> NewKeyspace<'a> {
+    NewKeyspace {
+        name,
+        change,
+        kms: "bao",
+        record: b"d",
+    }
 }
 
 /// A disk in memory.
@@ -159,7 +172,7 @@ fn sealed(kms: &FakeKms) -> Arc<Disk> {
     assert!(file.is_new());
     check(&file, kms).unwrap();
     catalogue
-        .create("shop", "allow:uid:7=all\n", "bao", b"d", &by())
+        .create(new("shop", &change("allow:uid:7=all\n")), &by())
         .unwrap();
     file.write(&catalogue).unwrap();
     disk
@@ -180,7 +193,9 @@ fn what_a_server_has_written_is_checked_once_and_sealed_again_at_each_change() {
             "once in a process"
         );
         kms.is_away.set(false);
-        catalogue.set(1, "soft_ttl_ms=7000\n", None, &by()).unwrap();
+        catalogue
+            .set(1, &change("soft_ttl_ms=7000\n"), &by())
+            .unwrap();
         file.write(&catalogue).unwrap();
     }
     assert_eq!(kms.made.get(), 1);
@@ -195,7 +210,9 @@ fn what_was_tightened_without_the_kms_stays_so_and_is_sealed_when_it_answers() {
         kms.is_away.set(true);
         assert!(check(&file, &kms).is_err());
         catalogue.set_locked(1, true, &by()).unwrap();
-        catalogue.set(1, "allow:uid:7=mac\n", None, &by()).unwrap();
+        catalogue
+            .set(1, &change("allow:uid:7=mac\n"), &by())
+            .unwrap();
         file.write(&catalogue).unwrap();
         kms.is_away.set(false);
     }
@@ -259,7 +276,7 @@ fn a_file_that_is_gone_or_older_is_refused_and_ids_are_not_used_twice() {
     let older = disk.document();
     let (file, mut catalogue) = open(&disk);
     check(&file, &kms).unwrap();
-    catalogue.create("more", "", "bao", b"d", &by()).unwrap();
+    catalogue.create(new("more", &change("")), &by()).unwrap();
     file.write(&catalogue).unwrap();
     let newest = disk.document();
 
@@ -280,7 +297,7 @@ fn a_file_that_is_gone_or_older_is_refused_and_ids_are_not_used_twice() {
         "the id of the keyspace that is gone"
     );
     check(&file, &kms).unwrap();
-    catalogue.create("other", "", "bao", b"d", &by()).unwrap();
+    catalogue.create(new("other", &change("")), &by()).unwrap();
     file.write(&catalogue).unwrap();
     assert!(disk.document()["revision"].as_u64() > newest["revision"].as_u64());
     check(&open(&disk).0, &kms).unwrap();
@@ -300,7 +317,7 @@ fn the_first_seal_is_made_when_the_kms_can_make_it() {
     let kms = FakeKms::default();
     let disk = Arc::new(Disk::default());
     let (file, mut catalogue) = open(&disk);
-    catalogue.create("shop", "", "bao", b"d", &by()).unwrap();
+    catalogue.create(new("shop", &change("")), &by()).unwrap();
     file.write(&catalogue).unwrap();
     kms.is_away.set(true);
     let optional = file.check("bao", &kms, FirstSeal::Optional);

@@ -1,7 +1,23 @@
 use super::*;
-use crate::control::catalogue::By;
+use crate::control::catalogue::{By, Lasts, NewKeyspace, SettingsChange};
 
 const PROD: u32 = 1;
+
+fn change(lines: &str, lasts: Option<Lasts>) -> SettingsChange {
+    let end = lasts.map(|lasts| lasts.ms().to_string());
+    let settings = lines.lines().filter_map(|line| line.split_once('='));
+    let end = end.as_deref().map(|end| ("for_ms", end));
+    SettingsChange::parse(settings.chain(end)).unwrap()
+}
+
+fn new<'a>(name: &'a str, change: &'a SettingsChange) -> NewKeyspace<'a> {
+    NewKeyspace {
+        name,
+        change,
+        kms: "local",
+        record: b"wrapped",
+    }
+}
 
 /// So many seconds after the first moment.
 fn at(seconds: u64) -> Instant {
@@ -22,7 +38,8 @@ fn by() -> By {
 /// Keyspace 1 with a grant.
 fn with_prod() -> InForce {
     let mut catalogue = Catalogue::default();
-    let created = catalogue.create("prod", "allow:uid:1=sign,get", "local", b"wrapped", &by());
+    let change = change("allow:uid:1=sign,get", None);
+    let created = catalogue.create(new("prod", &change), &by());
     assert_eq!(created, Ok(PROD));
     InForce::new(catalogue)
 }
@@ -32,7 +49,7 @@ fn lock(locked: bool) -> Edit {
 }
 
 fn set(lines: &'static str) -> Edit {
-    Rc::new(move |catalogue| catalogue.set(PROD, lines, None, &by()))
+    Rc::new(move |catalogue| catalogue.set(PROD, &change(lines, None), &by()))
 }
 
 /// Accepts a change: what it tightened, and how it ends.
@@ -246,7 +263,7 @@ fn changes_are_applied_to_the_current_state() {
     let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
     let _ = keyspaces.next_write(at(0)).unwrap();
     let create: Edit =
-        Rc::new(move |catalogue| catalogue.create_as(id, "other", "", "local", b"x", &by()));
+        Rc::new(move |catalogue| catalogue.create_as(id, new("other", &change("", None)), &by()));
     let other = keyspaces.want(at(0), &[id], create).unwrap();
     assert!(keyspaces.guard(id).is_err(), "not written");
     keyspaces.handle_saved(at(0), Ok(()));
@@ -263,7 +280,7 @@ fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
     let mut keyspaces = with_prod();
     let id = keyspaces.reserve_id().unwrap();
     let create: Edit =
-        Rc::new(move |catalogue| catalogue.create_as(id, "other", "", "local", b"x", &by()));
+        Rc::new(move |catalogue| catalogue.create_as(id, new("other", &change("", None)), &by()));
     let other = keyspaces.want(at(0), &[id], create).unwrap();
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), full());
@@ -274,9 +291,9 @@ fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
 #[test]
 fn the_end_of_a_change_for_a_while_counts_as_written() {
     let mut keyspaces = with_prod();
-    let lasts = Some(crate::control::catalogue::Lasts::parse("10000").unwrap());
+    let lasts = Some(Lasts::parse("10000").unwrap());
     let grant: Edit =
-        Rc::new(move |catalogue| catalogue.set(PROD, "allow:uid:2=all", lasts, &by()));
+        Rc::new(move |catalogue| catalogue.set(PROD, &change("allow:uid:2=all", lasts), &by()));
     let _ = want(&mut keyspaces, 0, grant);
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), Ok(()));
@@ -299,7 +316,7 @@ fn changes_that_wait_for_the_disk_are_bounded_and_a_lock_always_fits() {
     let _ = keyspaces.next_write(at(0));
     for n in 0..PENDING_MAX {
         let grant: Edit = Rc::new(move |catalogue| {
-            catalogue.set(PROD, &format!("max_in_flight={n}"), None, &by())
+            catalogue.set(PROD, &change(&format!("max_in_flight={n}"), None), &by())
         });
         let fits = keyspaces.want(at(0), &[PROD], grant);
         assert!(fits.is_ok());

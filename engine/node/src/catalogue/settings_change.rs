@@ -1,0 +1,152 @@
+//! Settings and grants that are to be changed, decoded and checked once, where the request comes in.
+
+use keyway_core::Settings;
+
+use super::{ALLOW, CatalogueError, Lasts};
+use crate::policy::Policy;
+
+/// The name under which a request says how long its changes last.
+const FOR_MS: &str = "for_ms";
+
+/// Changes of settings and grants, which are made together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SettingsChange {
+    changes: Vec<SettingChange>,
+    lasts: Option<Lasts>,
+}
+
+/// One change, in the one form that is stored, so that an alias never stands beside a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SettingChange {
+    /// A setting's name, or `allow:PRINCIPAL`.
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+impl SettingsChange {
+    /// Reads names and values. `for_ms=N` among them makes all of them last so long.
+    ///
+    /// Errors: what is no setting, or a value that it cannot have.
+    pub fn parse<'a>(
+        settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<SettingsChange, CatalogueError> {
+        let mut change = SettingsChange::default();
+        for (name, value) in settings {
+            match name {
+                FOR_MS => change.lasts = Some(Lasts::parse(value)?),
+                _ => change.changes.push(SettingChange::parse(name, value)?),
+            }
+        }
+        Ok(change)
+    }
+
+    /// Refuses a change that ends: a keyspace is not made for a while.
+    pub fn without_end(self) -> Result<SettingsChange, CatalogueError> {
+        match self.lasts {
+            None => Ok(self),
+            Some(_) => Err(not_a_setting(FOR_MS)),
+        }
+    }
+
+    /// How long it lasts, if not for good.
+    pub fn lasts(&self) -> Option<Lasts> {
+        self.lasts
+    }
+
+    /// Whether grants are among what it changes.
+    pub fn has_grants(&self) -> bool {
+        self.changes
+            .iter()
+            .any(|change| change.name.starts_with(ALLOW))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SettingChange> {
+        self.changes.iter()
+    }
+}
+
+/// For the log: `name=value name=value`.
+impl std::fmt::Display for SettingsChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, change) in self.changes.iter().enumerate() {
+            let space = if at > 0 { " " } else { "" };
+            write!(f, "{space}{}={}", change.name, change.value)?;
+        }
+        Ok(())
+    }
+}
+
+impl SettingChange {
+    fn parse(name: &str, value: &str) -> Result<SettingChange, CatalogueError> {
+        if let Some(principal) = name.strip_prefix(ALLOW) {
+            let (principal, rights) =
+                Policy::canonical(principal, value).map_err(CatalogueError::Bad)?;
+            return Ok(SettingChange {
+                name: format!("{ALLOW}{principal}"),
+                value: rights,
+            });
+        }
+        let name = Settings::canonical_name(name).ok_or_else(|| not_a_setting(name))?;
+        let mut alone = Settings::default();
+        alone
+            .set(name, value)
+            .map_err(|error| CatalogueError::Bad(error.to_string()))?;
+        let mut stored = alone.iter_stored();
+        let value = stored.find(|(known, _)| *known == name);
+        Ok(SettingChange {
+            name: name.to_owned(),
+            value: value.map_or_else(String::new, |(_, value)| value),
+        })
+    }
+}
+
+fn not_a_setting(name: &str) -> CatalogueError {
+    let names: Vec<_> = Settings::default().iter().map(|(name, _)| name).collect();
+    CatalogueError::Bad(format!(
+        "`{name}` is not a setting; use one of {} or allow:PRINCIPAL",
+        names.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alias_and_another_spelling_are_the_same_change() {
+        let written = [("refreshWindow", "0007"), ("allow:uid:01", "verify,sign")];
+        let change = SettingsChange::parse(written).unwrap();
+        assert_eq!(
+            change.to_string(),
+            "refresh_window_ms=7 allow:uid:1=sign,verify"
+        );
+        assert!(change.has_grants() && change.lasts().is_none());
+    }
+
+    #[test]
+    fn a_time_makes_all_of_it_last_so_long_and_a_new_keyspace_has_none() {
+        let written = [("soft_ttl_ms", "9000"), ("for_ms", "5000")];
+        let change = SettingsChange::parse(written).unwrap();
+        assert_eq!(change.lasts().map(Lasts::ms), Some(5_000));
+        assert!(!change.has_grants());
+        let refused = change.without_end().unwrap_err().to_string();
+        assert!(
+            refused.starts_with("`for_ms` is not a setting"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        for (name, value) in [
+            ("soft", "1"),
+            ("soft_ttl_ms", "soon"),
+            ("allow:bob", "sign"),
+            ("for_ms", "1"),
+        ] {
+            let error = SettingsChange::parse([(name, value)]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(value) || text.contains(name), "{text}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! One shard of the node.
+
+pub mod hot;
