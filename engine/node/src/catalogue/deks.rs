@@ -1,9 +1,7 @@
 //! The wrapped DEKs of a keyspace: in use, and retired.
 //!
-//! A retired DEK is one that no blob of ours needs. It is kept for [`RETIRED_KEPT`], or until an operator destroys it:
+//! A retired DEK is one that no blob of ours needs. It is kept for [`RETIRED_KEPT_MS`], or until an operator destroys it:
 //! a blob that comes out of a backup may still be sealed under it.
-
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -11,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{By, Catalogue, CatalogueError, Change, Keyspace};
 
-/// How long a retired DEK is kept.
-pub const RETIRED_KEPT: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// How long a retired DEK is kept, ms: 30 days.
+pub const RETIRED_KEPT_MS: u64 = 30 * DAY_MS;
+
+const DAY_MS: u64 = 86_400_000;
 
 /// Retired DEKs that are kept of a keyspace: four a day. None is dropped before its time for want of room; a rotation
 /// that would need more is refused.
@@ -39,8 +39,7 @@ pub struct RetiredDek {
 
 impl RetiredDek {
     fn is_due(&self, unix_ms: u64) -> bool {
-        let kept_ms = RETIRED_KEPT.as_millis() as u64;
-        unix_ms.saturating_sub(self.retired_unix_ms) >= kept_ms
+        unix_ms.saturating_sub(self.retired_unix_ms) >= RETIRED_KEPT_MS
     }
 }
 
@@ -51,7 +50,7 @@ impl Catalogue {
         if keyspace.retired.len() < RETIRED_DEKS_MAX {
             return Ok(());
         }
-        let days = RETIRED_KEPT.as_secs() / 86_400;
+        let days = RETIRED_KEPT_MS / DAY_MS;
         Err(CatalogueError::Conflict(format!(
             "keyspace `{0}` keeps {RETIRED_DEKS_MAX} retired DEKs already, the most there can be, each for {days} days; \
              if no backup from before the last rotation has to be readable: `keyway keyspace destroy-deks {0}`",
@@ -115,7 +114,7 @@ impl Catalogue {
         Ok(self.keyspace_mut(id)?.destroy_retired(by, |_| true))
     }
 
-    /// Retired DEKs that have been kept for [`RETIRED_KEPT`]: keyspaces and generations.
+    /// Retired DEKs that have been kept for [`RETIRED_KEPT_MS`]: keyspaces and generations.
     pub fn due_deks(&self, unix_ms: u64) -> Vec<(u32, u32)> {
         let mut due = Vec::new();
         for (id, keyspace) in self.iter() {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{NO_GRANT, Policy};
 use crate::time::Moment;
 
-pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT, RetiredDek, WrappedDek};
+pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT_MS, RetiredDek, WrappedDek};
 pub use history::{By, Change, HISTORY_MAX, History};
 pub use limited::{Lasts, Limited};
 pub use settings_change::SettingsChange;

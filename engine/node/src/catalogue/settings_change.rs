@@ -141,7 +141,7 @@ mod tests {
         for (name, value) in [
             ("soft", "1"),
             ("soft_ttl_ms", "soon"),
-            ("allow:bob", "sign"),
+            ("allow:anonymous", "sing"),
             ("for_ms", "1"),
         ] {
             let error = SettingsChange::parse([(name, value)]).unwrap_err();
