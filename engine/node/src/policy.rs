@@ -10,7 +10,7 @@ use keyway_protocol::Grants;
 use serde::{Deserialize, Serialize};
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Principal {
     /// Loopback TCP: nothing is known of the peer.
     Anonymous,
