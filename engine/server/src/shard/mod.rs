@@ -102,6 +102,8 @@ pub struct Shard {
     waiting: WaitingRoom<Waiting>,
     deadlines: Deadlines,
     held_bytes: Rc<Cell<usize>>,
+    /// What connections have been read ahead, beyond a frame each.
+    read_ahead_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
     unreserved: RefCell<VecDeque<Unreserved>>,
@@ -127,6 +129,11 @@ impl Shard {
     /// Whether the shard has stopped taking connections.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// Bytes that inboxes of connections have beyond a frame each.
+    pub fn read_ahead_bytes(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.read_ahead_bytes)
     }
 }
 

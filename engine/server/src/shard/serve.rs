@@ -179,6 +179,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         waiting: WaitingRoom::default(),
         deadlines: Deadlines::default(),
         held_bytes: Rc::default(),
+        read_ahead_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
         unreserved: RefCell::default(),
