@@ -108,7 +108,7 @@ wire_enum! {
     pub enum KeyState, "key state" {
         /// In use.
         Active = 0, "active";
-        /// Revoked permanently.
+        /// Revoked for good.
         Revoked = 1, "revoked";
     }
 }

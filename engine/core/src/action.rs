@@ -50,6 +50,33 @@ pub enum Verdict<'a, V> {
     Refuse(Refusal),
 }
 
+/// A write that needs a keyspace's DEK, to seal what it writes.
+#[derive(Clone, Copy, Debug)]
+pub struct DekRequest {
+    /// Comes back from [`Shard::poll_ready`](crate::Shard::poll_ready) if the write has to wait.
+    pub token: Token,
+    /// Which keyspace.
+    pub keyspace: KeyspaceId,
+    /// The oldest generation that will do. The newest that was asked for holds for all who wait.
+    pub generation: u32,
+    /// How long the write waits, at most, µs.
+    pub wait_us: u64,
+    /// After this the answer is of no use.
+    pub deadline: Option<Instant>,
+}
+
+/// The immediate answer to a write that needs a DEK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum DekVerdict {
+    /// The DEK is at hand.
+    Ready,
+    /// [`Shard::poll_ready`](crate::Shard::poll_ready) will name the token.
+    Wait,
+    /// The answer is no.
+    Refuse(Refusal),
+}
+
 /// The immediate answer to a force-refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -188,6 +215,8 @@ pub enum Outcome<'a, V> {
         /// Version that was loaded.
         version: u32,
     },
+    /// A write: the DEK is at hand.
+    Dek,
     /// The answer is no.
     Refuse(Refusal),
 }

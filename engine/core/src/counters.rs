@@ -45,6 +45,11 @@ pub struct Counters {
     /// Force-refreshes that wait now.
     pub force_waiters: u64,
 
+    /// Writes that needed the DEK.
+    pub dek_requests_total: u64,
+    /// Writes that wait for it now.
+    pub dek_waiters: u64,
+
     /// Loads that came to an end, whichever.
     pub rehydrate_total: u64,
     /// Of these, failed: everything but a key, "no such key" and "revoked".

@@ -1,4 +1,4 @@
-//! RefreshGroup: the flights of a shard, and who waits for them.
+//! RefreshGroup: the flights of a shard, who waits for them, and who waits for a DEK.
 //!
 //! A key has at most one flight, and all that want the key join it. A load has a name of its own,
 //! the [`FlightId`]; when a flight has to load again, the name changes, and with it everything
@@ -12,7 +12,7 @@ use crate::shard::WaitTimer;
 use crate::slots::{At, Slots};
 use crate::time::Instant;
 use crate::wheel::TimerId;
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use hashbrown::HashTable;
 
 /// The list of a flight that a waiter is in.
@@ -75,9 +75,9 @@ struct Ended {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) waiter: Waiter,
-    pub(crate) keyspace: KeyspaceId,
-    pub(crate) key_id: KeyId,
-    /// `None`: its time was over before its flight was.
+    /// The key that it waited for; `None`: it waited for a DEK.
+    pub(crate) key: Option<(KeyspaceId, KeyId)>,
+    /// `None`: its time was over before its flight was, or it had none.
     pub(crate) ending: Option<Ending>,
 }
 
@@ -116,8 +116,7 @@ impl Origin {
 pub(crate) struct Waiter {
     pub(crate) token: Token,
     pub(crate) kind: WaiterKind,
-    pub(crate) flight: At<Flight>,
-    place: Place,
+    pub(crate) place: Place,
     /// Of those that are late, which outlive their flight.
     late_for: Option<(KeyspaceId, KeyId)>,
     pub(crate) keyspace_at: At<Keyspace>,
@@ -128,19 +127,25 @@ pub(crate) struct Waiter {
 
 /// The list that a waiter is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Its flight's `waiters`.
-    Present,
-    /// Its flight's `next`.
-    Next,
-    /// Its time is over: it is no longer on a flight.
+pub(crate) enum Place {
+    /// This flight's `waiters`.
+    Present(At<Flight>),
+    /// This flight's `next`.
+    Next(At<Flight>),
+    /// Those who wait for this keyspace's DEK.
+    Dek(At<Keyspace>),
+    /// Its time is over: it waits for nothing but its answer.
     Late,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaiterKind {
-    Request { budget_ends_at: Instant },
+    Request {
+        budget_ends_at: Instant,
+    },
     Force,
+    /// A write.
+    Dek,
 }
 
 impl Linked<WAITING> for Waiter {
@@ -168,6 +173,10 @@ pub(crate) struct RefreshGroup {
     ended: VecDeque<Ended>,
     /// Waiters whose time was over before their flight was, oldest first.
     late: List<Waiter, WAITING>,
+    /// Who waits for a keyspace's DEK. No list is empty.
+    wanting: BTreeMap<At<Keyspace>, List<Waiter, WAITING>>,
+    /// Of these, the keyspaces of which the DEK has come, or will not.
+    answered: BTreeSet<At<Keyspace>>,
     /// Flights that the prefetcher, an unlock or a warm start started.
     pub(crate) background: usize,
 }
@@ -182,6 +191,8 @@ impl RefreshGroup {
             generations: 0,
             ended: VecDeque::new(),
             late: List::default(),
+            wanting: BTreeMap::new(),
+            answered: BTreeSet::new(),
             background: 0,
         }
     }
@@ -227,17 +238,17 @@ impl RefreshGroup {
     }
 
     /// A waiter's time is over. Its flight goes on without it.
-    pub(crate) fn is_late(&mut self, at: At<Waiter>, keyspace: KeyspaceId, key_id: &KeyId) {
+    pub(crate) fn is_late(&mut self, at: At<Waiter>, key: Option<(KeyspaceId, KeyId)>) {
         self.unlist(at);
         let waiter = &mut self.waiters[at];
         waiter.place = Place::Late;
-        waiter.late_for = Some((keyspace, key_id.clone()));
+        waiter.late_for = key;
         self.late.push_back(&mut self.waiters, at);
     }
 
     /// Whether there is anybody for [`RefreshGroup::next_settled`].
     pub(crate) fn has_settled(&self) -> bool {
-        !self.late.is_empty() || !self.ended.is_empty()
+        !self.late.is_empty() || !self.answered.is_empty() || !self.ended.is_empty()
     }
 
     /// Waiters that are late.
@@ -249,14 +260,9 @@ impl RefreshGroup {
     pub(crate) fn next_settled(&mut self) -> Option<Settled> {
         if let Some(at) = self.late.pop_front(&mut self.waiters) {
             let mut waiter = self.forget(at);
-            let (keyspace, key_id) = waiter
-                .late_for
-                .take()
-                .expect("those that are late say for what");
             return Some(Settled {
+                key: waiter.late_for.take(),
                 waiter,
-                keyspace,
-                key_id,
                 ending: None,
             });
         }
@@ -274,8 +280,7 @@ impl RefreshGroup {
             if let Some(at) = first {
                 return Some(Settled {
                     waiter: self.forget(at),
-                    keyspace,
-                    key_id,
+                    key: Some((keyspace, key_id)),
                     ending: Some(ending),
                 });
             }
@@ -305,39 +310,37 @@ impl RefreshGroup {
         true
     }
 
-    /// Adds a waiter to a flight: to those of the present load, or to those of the next.
+    /// Adds a waiter: to those of a flight's present load, to those of its next, or to those who wait for a DEK.
     pub(crate) fn join(
         &mut self,
-        flight: At<Flight>,
-        for_next: bool,
+        place: Place,
         token: Token,
         kind: WaiterKind,
         deadline: Option<Instant>,
         timer: impl FnOnce(At<Waiter>) -> TimerId<WaitTimer>,
     ) {
-        let keyspace_at = self.flights[flight].keyspace_at;
+        let keyspace_at = match place {
+            Place::Present(flight) | Place::Next(flight) => self.flights[flight].keyspace_at,
+            Place::Dek(keyspace) => keyspace,
+            Place::Late => unreachable!("who joins has time"),
+        };
         // The waiter's slot goes into the timer, and the timer into the waiter.
         let timer = timer(self.waiters.vacant().at());
         let at = self.waiters.insert(Waiter {
             token,
             kind,
-            flight,
-            place: if for_next {
-                Place::Next
-            } else {
-                Place::Present
-            },
+            place,
             late_for: None,
             keyspace_at,
             timer,
             deadline,
             link: Link::LOOSE,
         });
-        let flight = &mut self.flights[flight];
-        let list = if for_next {
-            &mut flight.next
-        } else {
-            &mut flight.waiters
+        let list = match place {
+            Place::Present(flight) => &mut self.flights[flight].waiters,
+            Place::Next(flight) => &mut self.flights[flight].next,
+            Place::Dek(keyspace) => self.wanting.entry(keyspace).or_default(),
+            Place::Late => &mut self.late,
         };
         list.push_back(&mut self.waiters, at);
         let hash = self.hasher.hash_one(token.0);
@@ -360,21 +363,73 @@ impl RefreshGroup {
     }
 
     fn unlist(&mut self, at: At<Waiter>) {
-        let flight = self.waiters[at].flight;
         let list = match self.waiters[at].place {
-            Place::Present => &mut self.flights[flight].waiters,
-            Place::Next => &mut self.flights[flight].next,
+            Place::Present(flight) => &mut self.flights[flight].waiters,
+            Place::Next(flight) => &mut self.flights[flight].next,
+            Place::Dek(keyspace) => return self.unlist_wanting(keyspace, at),
             Place::Late => &mut self.late,
         };
         list.remove(&mut self.waiters, at);
+    }
+
+    fn unlist_wanting(&mut self, keyspace: At<Keyspace>, at: At<Waiter>) {
+        let list = self.wanting.get_mut(&keyspace);
+        let list = list.expect("who waits for a DEK is listed");
+        list.remove(&mut self.waiters, at);
+        if list.is_empty() {
+            self.wanting.remove(&keyspace);
+            self.answered.remove(&keyspace);
+        }
+    }
+
+    /// Whether anybody waits for a keyspace's DEK.
+    pub(crate) fn is_dek_wanted(&self, keyspace: At<Keyspace>) -> bool {
+        self.wanting.contains_key(&keyspace)
+    }
+
+    /// A keyspace's DEK has come, or will not: who waits for it gets the answer from [`RefreshGroup::next_wanting`].
+    pub(crate) fn answer_wanting(&mut self, keyspace: At<Keyspace>) {
+        if self.is_dek_wanted(keyspace) {
+            self.answered.insert(keyspace);
+        }
+    }
+
+    /// The first of the keyspaces whose DEK has come, or will not, and is waited for.
+    pub(crate) fn first_answered(&self) -> Option<At<Keyspace>> {
+        self.answered.first().copied()
+    }
+
+    /// Whether who waits for a keyspace's DEK is about to be told.
+    pub(crate) fn is_answered(&self, keyspace: At<Keyspace>) -> bool {
+        self.answered.contains(&keyspace)
+    }
+
+    /// Who waits for a keyspace's DEK goes on waiting.
+    pub(crate) fn wait_on(&mut self, keyspace: At<Keyspace>) {
+        self.answered.remove(&keyspace);
+    }
+
+    /// The next who waited for a keyspace's DEK.
+    pub(crate) fn next_wanting(&mut self, keyspace: At<Keyspace>) -> Option<Settled> {
+        let at = self.wanting.get(&keyspace)?.front()?;
+        Some(Settled {
+            waiter: self.leave(at),
+            key: None,
+            ending: None,
+        })
+    }
+
+    /// Who waits for DEKs, by keyspace.
+    pub(crate) fn wanting(&self) -> impl Iterator<Item = (At<Keyspace>, At<Waiter>)> {
+        let lists = self.wanting.iter();
+        lists.flat_map(|(keyspace, list)| list.iter(&self.waiters).map(|at| (*keyspace, at)))
     }
 
     /// Hands the waiters of a list over to the present load of a flight: as long a walk as there are force-refreshes that
     /// came while a load was under way.
     pub(crate) fn adopt(&mut self, flight: At<Flight>, mut list: List<Waiter, WAITING>) {
         while let Some(at) = list.pop_front(&mut self.waiters) {
-            self.waiters[at].flight = flight;
-            self.waiters[at].place = Place::Present;
+            self.waiters[at].place = Place::Present(flight);
             self.flights[flight]
                 .waiters
                 .push_back(&mut self.waiters, at);

@@ -51,7 +51,9 @@ pub(crate) struct Keyspace {
     pub(crate) sweeping: bool,
     /// What becomes of used keys that a sweep finds purged.
     pub(crate) purged: Purged,
-    /// Requests and force-refreshes by the time of the last grant.
+    /// Newest DEK generation that a write was to be sealed under.
+    pub(crate) seal_generation: u32,
+    /// Requests, force-refreshes and writes by the time of the last grant.
     pub(crate) demand_at_grant: u64,
     pub(crate) ask_timer: Option<TimerId<LeaseTimer>>,
     pub(crate) end_timer: Option<TimerId<LeaseTimer>>,
@@ -99,18 +101,20 @@ impl Keyspace {
             warm_flights: 0,
             sweeping: false,
             purged: Purged::Forgotten,
+            seal_generation: 0,
             demand_at_grant: 0,
             ask_timer: None,
             end_timer: None,
         }
     }
 
-    /// Requests and force-refreshes so far.
+    /// Requests, force-refreshes and writes so far.
     pub(crate) fn demand(&self) -> u64 {
-        self.counters.requests_total + self.counters.force_refresh_total
+        let counters = &self.counters;
+        counters.requests_total + counters.force_refresh_total + counters.dek_requests_total
     }
 
-    /// Whether anybody wanted a key since the DEK was last granted.
+    /// Whether anybody wanted a key, or the DEK itself, since it was last granted.
     pub(crate) fn is_wanted(&self) -> bool {
         self.demand() != self.demand_at_grant || self.unlocks.is_reloading()
     }
@@ -124,6 +128,11 @@ impl Keyspace {
 
     pub(crate) fn has_lease(&self, now: Instant) -> bool {
         now < self.terms.lease_end()
+    }
+
+    /// Whether the DEK that writes are sealed under is at hand.
+    pub(crate) fn can_seal(&self, now: Instant) -> bool {
+        self.has_lease(now) && self.lease.generation() >= self.seal_generation
     }
 
     pub(crate) fn due_keys(&self) -> usize {

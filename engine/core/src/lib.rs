@@ -4,13 +4,14 @@
 //!            inputs: handle_*(now, ..)                          outputs
 //!
 //!   requests ───── handle_request ──────┐             ┌──▶ Verdict: Serve(Grant) | Wait | Refuse
-//!   operators ──── handle_force_refresh ┤             ├──▶ poll_action():
+//!   writes ─────── handle_wanted ───────┤             ├──▶ poll_action():
+//!   operators ──── handle_force_refresh ┤             │
 //!                  handle_lock/unlock   │   ┌───────┐ │      Load ──▶ store ──▶ handle_loaded
 //!   store ──────── begin_load           ├──▶│ Shard │─┤      Unwrap ─▶ KMS ───▶ handle_lease
 //!                  handle_loaded        │   └───────┘ │      DropDek
 //!                  handle_stored        │             │      Report
 //!                  handle_revoked       │             ├──▶ poll_ready(now), for those who waited:
-//!   last run ───── handle_hot           │             │      Serve(Grant) | Refreshed | Refuse
+//!   last run ───── handle_hot           │             │      Serve(Grant) | Refreshed | Dek | Refuse
 //!   KMS ────────── handle_lease         │             │
 //!   clock ──────── handle_tick ─────────┘             └──▶ survey(): Hottest ──▶ next run
 //! ```
@@ -27,7 +28,7 @@
 //!    that the load is still wanted, answered by one [`handle_loaded`](Shard::handle_loaded); each
 //!    [`Action::Unwrap`] by one [`handle_lease`](Shard::handle_lease), whatever happens: a panic
 //!    of the loader is an answer too. What comes too late is recognised and ignored.
-//! 5. A request that got [`Verdict::Wait`] is handed out exactly once by [`poll_ready`](Shard::poll_ready), unless
+//! 5. Whoever is told to wait is handed out exactly once by [`poll_ready`](Shard::poll_ready), unless
 //!    [`handle_waiter_gone`](Shard::handle_waiter_gone) takes it back first. Poll it after each input as long as the turn
 //!    lasts, and go on in the next turn: nobody is forgotten, and other inputs may come between.
 //! 6. Call [`handle_tick`](Shard::handle_tick) every millisecond or two.
@@ -94,8 +95,8 @@ mod time;
 pub mod wheel;
 
 pub use action::{
-    Action, Admission, FlightId, KeyId, KeyspaceId, LeaseEvent, LoadError, Loaded, Outcome,
-    Refusal, Request, Token, Urgency, Verdict,
+    Action, Admission, DekRequest, DekVerdict, FlightId, KeyId, KeyspaceId, LeaseEvent, LoadError,
+    Loaded, Outcome, Refusal, Request, Token, Urgency, Verdict,
 };
 pub use counters::{Counters, Gauges, Refusals, Totals};
 pub use event::{Event, InvalidCause};

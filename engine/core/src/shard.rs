@@ -13,6 +13,7 @@ mod request;
 mod settle;
 mod tick;
 mod view;
+mod wanted;
 mod warm;
 
 pub use audit::Violation;

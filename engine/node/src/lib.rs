@@ -20,7 +20,6 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
-pub mod connection;
 pub mod control;
 pub mod ids;
 pub mod keyspace_change;

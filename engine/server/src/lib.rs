@@ -13,6 +13,7 @@
 //!
 //! Data flows one way: wire → shard core → actions → rehydrator → shard core → wire.
 
+pub mod accounts;
 pub mod clock;
 pub mod config;
 pub mod connection;
@@ -23,6 +24,7 @@ pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod node;
+pub mod patience;
 mod plant;
 pub mod rehydrator;
 pub mod runtime;
@@ -31,5 +33,4 @@ pub mod signals;
 pub mod startup;
 pub mod unix_path;
 
-pub use keyway_node::connection::{accounts, patience};
 pub use keyway_node::policy as authorise;

@@ -166,13 +166,6 @@ impl Rehydrator {
         &self.floors
     }
 
-    /// Whether a DEK is held that the keyspace's blobs may be sealed under.
-    pub fn can_seal(&self, keyspace: u32) -> bool {
-        let deks = self.deks.borrow();
-        let newest = deks.get(&keyspace).and_then(|deks| deks.last_key_value());
-        newest.is_some_and(|(generation, _)| *generation >= self.floors.of(keyspace))
-    }
-
     /// Whether a DEK of the keyspace is held.
     pub fn has_dek(&self, keyspace: u32) -> bool {
         self.deks.borrow().contains_key(&keyspace)

@@ -32,7 +32,7 @@ named! {
 named! {
     /// What happens to a key.
     Input, INPUTS:
-    Request, RequestInAHurry, RequestOverdue, Force, WaiterGone, Stored, Revoked, Hot, Loaded,
+    Request, RequestInAHurry, RequestOverdue, Force, DekWanted, WaiterGone, Stored, Revoked, Hot, Loaded,
     LoadedOlder, NotFound, Corrupt, StoreRevoked, DekMissing, StoreFailed, TimedOut, Panicked,
     LateResult, Granted, Refused, KmsLocked, Unavailable, Failed, Lock, Unlock, Settings, Tick,
 }

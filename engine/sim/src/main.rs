@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// From here on histories have everything in them.
+const NEWEST_FROM: u64 = 1_000_000;
 /// So many histories reach every pair of state and input that can meet.
 const SEEDS_THAT_REACH_ALL: u64 = 100_000;
 
@@ -27,8 +29,8 @@ enum Command {
         /// How many
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
-        /// The first one
-        #[arg(long, default_value_t = 0)]
+        /// The first one; those below 200,000 are histories of before something was added
+        #[arg(long, default_value_t = NEWEST_FROM)]
         from: u64,
         /// Threads; by default one for each core
         #[arg(long)]

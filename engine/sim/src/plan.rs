@@ -12,6 +12,10 @@ pub(crate) use draw::plan;
 use keyway_core::{Limits, OnSoftExpiry, Settings};
 use std::fmt;
 
+/// From this seed on writes ask for their DEK through the core. The seeds before keep the histories that they had
+/// without.
+pub(crate) const WRITES_WAIT_FROM_SEED: u64 = 200_000;
+
 /// A node, and what happens to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -25,6 +29,11 @@ impl Plan {
     /// history: the others are those of before there was such a thing.
     pub(crate) fn takes_time(&self) -> bool {
         self.seed % 2 == 1
+    }
+
+    /// Whether writes ask for their DEK through the core, and wait for it.
+    pub(crate) fn writes_wait(&self) -> bool {
+        self.seed >= WRITES_WAIT_FROM_SEED
     }
 
     /// Timers of waiters and flights that a tick fires, at most.

@@ -78,9 +78,9 @@ impl<'a> Hello<'a> {
 pub struct ServerHello {
     /// The version that the connection speaks from now on.
     pub version: u8,
-    /// The server runs in development mode, where access control is off.
+    /// Whether the server runs in development mode, where everybody may do everything.
     pub dev: bool,
-    /// There are more keyspaces than are named here; KEYSPACE_LIST returns the rest.
+    /// Whether there are more keyspaces than are named here; KEYSPACE_LIST tells the rest.
     pub more: bool,
     /// The shard that this connection reached.
     pub this_shard: u16,

@@ -7,6 +7,8 @@ use crate::ewma::Ewma;
 use crate::rng::Rng;
 use crate::time::{Instant, TICK_US};
 
+/// Between two questions for a DEK that a live lease has not brought, µs.
+const WANTED_AGAIN_US: u64 = 1_000_000;
 /// Between the first refusal and the second question, µs.
 const DENIED_AGAIN_US: u64 = 1_000_000;
 /// An unwrap that was not answered for so long is given up and counts as unavailable, µs. Longer
@@ -23,6 +25,8 @@ const PPM: u64 = 1_000_000;
 pub(crate) struct Lease {
     held: Option<Held>,
     asking_since: Option<Instant>,
+    /// When the last question was asked.
+    asked_at: Instant,
     standing: Standing,
     /// The first of the refusals in a row.
     denied_at: Option<Instant>,
@@ -106,6 +110,17 @@ impl Lease {
 
     pub(crate) fn asked(&mut self, now: Instant) {
         self.asking_since = Some(now);
+        self.asked_at = now;
+    }
+
+    /// When the KMS may be asked for what a live lease has not brought.
+    fn again_at(&self) -> Instant {
+        self.asked_at.plus_us(WANTED_AGAIN_US)
+    }
+
+    /// Whether to ask now for somebody who waits for a DEK that is not at hand.
+    pub(crate) fn may_ask_for_waiting(&self, now: Instant) -> bool {
+        self.may_ask(now) && (self.held.is_none() || now >= self.again_at())
     }
 
     /// Whether somebody with `budget_us` to spare can hope to see the DEK. Optimistic as long as
@@ -221,16 +236,22 @@ impl Lease {
         }
     }
 
-    /// When the timer should go off next.
-    pub(crate) fn alarm_at(&self, now: Instant) -> Option<Instant> {
+    /// When the timer should go off next. `awaited`: somebody waits for a DEK that is not at hand.
+    pub(crate) fn alarm_at(&self, now: Instant, awaited: bool) -> Option<Instant> {
         if let Some(since) = self.asking_since {
             return Some(since.plus_us(UNWRAP_TIME_LIMIT_US));
         }
         if self.backoff.retry_at() > now {
             return Some(self.backoff.retry_at());
         }
-        let held = self.held?;
-        Some(held.renew_at(self.renew_early_ppm).max(self.idle_until))
+        let Some(held) = self.held else {
+            return awaited.then_some(now);
+        };
+        let renew_at = held.renew_at(self.renew_early_ppm).max(self.idle_until);
+        Some(match awaited {
+            true => renew_at.min(self.again_at()),
+            false => renew_at,
+        })
     }
 
     /// The timer went off. `wanted`: somebody used the keyspace since the last grant.
@@ -303,7 +324,7 @@ mod tests {
     #[test]
     fn a_lease_counts_from_when_the_question_was_sent() {
         assert_eq!(held().ends_at(), s(110));
-        assert_eq!(held().alarm_at(s(11)), Some(s(60)));
+        assert_eq!(held().alarm_at(s(11), false), Some(s(60)));
     }
 
     #[test]
@@ -336,7 +357,7 @@ mod tests {
         let mut lease = held();
         assert!(!lease.denied(s(20)));
         assert!(!lease.denied(s(20).plus_us(1_000)), "an echo of the first");
-        assert_eq!(lease.alarm_at(s(20)), Some(s(21)));
+        assert_eq!(lease.alarm_at(s(20), false), Some(s(21)));
         assert_eq!(lease.alarm(s(21), false), Alarm::Ask);
         lease.asked(s(21));
         assert!(lease.denied(s(21).plus_us(1_000)));
@@ -346,7 +367,7 @@ mod tests {
     fn an_idle_lease_is_looked_at_again_and_renewed_when_used() {
         let mut lease = held();
         assert_eq!(lease.alarm(s(60), false), Alarm::Rest);
-        let next = lease.alarm_at(s(60)).unwrap();
+        let next = lease.alarm_at(s(60), false).unwrap();
         assert!(next > s(60) && next < s(70));
         assert_eq!(lease.alarm(next, true), Alarm::Ask);
     }
@@ -359,7 +380,7 @@ mod tests {
         let mut now = s(60);
         while now < s(110).minus_us(50_000) {
             assert_eq!(lease.alarm(now, false), Alarm::Rest);
-            let next = lease.alarm_at(now).expect("it is looked at again");
+            let next = lease.alarm_at(now, false).expect("it is looked at again");
             assert!(next > now && next < s(110), "{next:?} after {now:?}");
             now = next;
         }
@@ -373,7 +394,7 @@ mod tests {
         let mut lease = held();
         lease.shorten(4 * S);
         assert_eq!(lease.ends_at(), s(14));
-        assert_eq!(lease.alarm_at(s(11)), Some(s(12)));
+        assert_eq!(lease.alarm_at(s(11), false), Some(s(12)));
         assert_eq!(lease.alarm(s(12), true), Alarm::Ask);
     }
 
@@ -383,7 +404,11 @@ mod tests {
             let mut lease = held_renewed_early(early_ppm);
             let renew_at = s(60).minus_us(early_us);
             assert_eq!(lease.ends_at(), s(110), "the end is what it was");
-            assert_eq!(lease.alarm_at(s(11)), Some(renew_at), "{early_ppm} ppm");
+            assert_eq!(
+                lease.alarm_at(s(11), false),
+                Some(renew_at),
+                "{early_ppm} ppm"
+            );
             assert_eq!(lease.alarm(renew_at.minus_us(1), true), Alarm::Rest);
             assert_eq!(lease.alarm(renew_at, true), Alarm::Ask);
         }
@@ -413,7 +438,7 @@ mod tests {
         let mut lease = held_renewed_early(100_000);
         lease.shorten(40 * S);
         assert_eq!(lease.ends_at(), s(50));
-        assert_eq!(lease.alarm_at(s(11)), Some(s(28)));
+        assert_eq!(lease.alarm_at(s(11), false), Some(s(28)));
         assert_eq!(lease.alarm(s(28).minus_us(1), true), Alarm::Rest);
         assert_eq!(lease.alarm(s(28), true), Alarm::Ask);
     }
@@ -423,7 +448,11 @@ mod tests {
     fn an_idle_lease_that_is_shortened_is_looked_at_in_time_for_its_early_renewal() {
         let mut lease = held_renewed_early(200_000);
         lease.shorten(15 * S);
-        assert_eq!(lease.alarm_at(s(11)), Some(s(16)), "planned for 17.25 s");
+        assert_eq!(
+            lease.alarm_at(s(11), false),
+            Some(s(16)),
+            "planned for 17.25 s"
+        );
     }
 
     /// Two processes that began together: each renewal takes them further apart.
@@ -436,7 +465,7 @@ mod tests {
             for _ in 0..5 {
                 lease.asked(now);
                 assert!(lease.granted(now, now, 1, 100 * S));
-                now = lease.alarm_at(now).expect("it is to be renewed");
+                now = lease.alarm_at(now, false).expect("it is to be renewed");
                 assert_eq!(lease.alarm(now, true), Alarm::Ask);
                 at.push(now.saturating_since(s(10)));
             }
@@ -455,7 +484,7 @@ mod tests {
     fn a_question_without_answer_is_given_up() {
         let mut lease = Lease::default();
         lease.asked(s(1));
-        let limit = lease.alarm_at(s(1)).unwrap();
+        let limit = lease.alarm_at(s(1), false).unwrap();
         assert_eq!(lease.alarm(limit.minus_us(1), true), Alarm::Rest);
         assert_eq!(lease.alarm(limit, true), Alarm::Lost);
     }

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::entry::{Due, Entry, Home, Key, State};
-use crate::flight::Stage;
+use crate::flight::{Place, Stage};
 use crate::slots::At;
 use alloc::string::String;
 
@@ -142,8 +142,9 @@ impl<V> Shard<V> {
             for list in [&flight.waiters, &flight.next] {
                 for waiter_at in list.iter(&self.group.waiters) {
                     let waiter = &self.group.waiters[waiter_at];
+                    let place = waiter.place;
                     ensure!(
-                        waiter.flight == at,
+                        place == Place::Present(at) || place == Place::Next(at),
                         "waiter {waiter_at} is on another flight"
                     );
                     ensure!(
@@ -156,6 +157,7 @@ impl<V> Shard<V> {
                 }
             }
         }
+        waiters += self.audit_wanting()?;
         ensure!(
             waiters + self.group.late() == self.group.waiters.len(),
             "a waiter is on no flight"
@@ -165,6 +167,29 @@ impl<V> Shard<V> {
             "background flights are miscounted"
         );
         Ok(())
+    }
+
+    /// Who waits for a DEK is told once it comes: it was asked for, or will be. Returns how many wait.
+    fn audit_wanting(&self) -> Result<usize, Violation> {
+        let mut waiters = 0;
+        for (keyspace_at, waiter_at) in self.group.wanting() {
+            let waiter = &self.group.waiters[waiter_at];
+            ensure!(
+                waiter.place == Place::Dek(keyspace_at) && self.waits.is_armed(waiter.timer),
+                "waiter {waiter_at} waits for a DEK, and elsewhere or for ever"
+            );
+            let found = self.group.find_waiter(waiter.token);
+            ensure!(found.is_some(), "waiter {waiter_at} is not found");
+            let keyspace = &self.keyspaces[keyspace_at];
+            let is_answered = self.group.is_answered(keyspace_at);
+            let will_be_asked = keyspace.lease.is_asking() || keyspace.ask_timer.is_some();
+            ensure!(
+                is_answered || will_be_asked,
+                "waiter {waiter_at} waits for a DEK, and nobody asks for it"
+            );
+            waiters += 1;
+        }
+        Ok(waiters)
     }
 
     fn audit_keyspaces(&self) -> Result<(), Violation> {
@@ -213,7 +238,8 @@ impl<V> Shard<V> {
                 counters.resident_key_bytes as usize == bytes,
                 "keyspace {id}: key bytes"
             );
-            let waiting = counters.singleflight_waiters + counters.force_waiters;
+            let waiting =
+                counters.singleflight_waiters + counters.force_waiters + counters.dek_waiters;
             let of_keyspace = |waiter: &&crate::flight::Waiter| waiter.keyspace_at == at;
             let waiters = self.group.waiters.iter().map(|(_, waiter)| waiter);
             ensure!(

@@ -10,7 +10,7 @@
 use super::Shard;
 use super::request::OVERLOADED_AFTER_US;
 use crate::action::{Admission, KeyspaceId, Refusal, Token};
-use crate::flight::{Flight, Origin, Stage, WaiterKind};
+use crate::flight::{Origin, Place, Stage, WaiterKind};
 use crate::keyspace::{Gate, Keyspace};
 use crate::slots::At;
 use crate::time::Instant;
@@ -82,25 +82,27 @@ impl<V> Shard<V> {
                     .find_or_create(now, keyspace_at, key_id)
                     .ok_or(overloaded)?;
                 let flight = self.start_flight(now, at, Origin::Demand);
-                self.wait_for_force(now, flight, false, token, deadline);
+                self.wait_for_force(now, Place::Present(flight), token, deadline);
                 return Ok(());
             }
         };
-        let began_before = matches!(self.group.flights[flight].stage, Stage::Loading { .. });
-        self.wait_for_force(now, flight, began_before, token, deadline);
+        let place = match self.group.flights[flight].stage {
+            Stage::Loading { .. } => Place::Next(flight),
+            Stage::AwaitingDek | Stage::Queued { .. } | Stage::Over => Place::Present(flight),
+        };
+        self.wait_for_force(now, place, token, deadline);
         Ok(())
     }
 
     fn wait_for_force(
         &mut self,
         now: Instant,
-        flight: At<Flight>,
-        for_next: bool,
+        place: Place,
         token: Token,
         deadline: Option<Instant>,
     ) {
         let longest = now.plus_us(FLIGHTS_PER_FORCE * self.limits.flight_time_limit_us);
         let until = deadline.unwrap_or(Instant::MAX).min(longest);
-        self.join_flight(flight, for_next, token, WaiterKind::Force, deadline, until);
+        self.wait(place, token, WaiterKind::Force, deadline, until);
     }
 }

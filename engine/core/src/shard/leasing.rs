@@ -100,7 +100,7 @@ impl<V> Shard<V> {
         match keyspace.lease.alarm(now, wanted) {
             Alarm::Ask => self.ask(now, at),
             Alarm::Lost => self.lease_unavailable(now, at, 0, false),
-            Alarm::Rest => {}
+            Alarm::Rest => self.ask_for_waiting(now, at),
         }
         self.arm_alarm(now, at);
     }
@@ -139,12 +139,14 @@ impl<V> Shard<V> {
     }
 
     pub(super) fn arm_alarm(&mut self, now: Instant, at: At<Keyspace>) {
+        let awaited = self.group.is_dek_wanted(at);
         let keyspace = &mut self.keyspaces[at];
         if let Some(timer) = keyspace.ask_timer.take() {
             self.leases.cancel(timer);
         }
+        let awaited = awaited && !keyspace.can_seal(now);
         let alarm_at = match keyspace.gate {
-            Gate::Open => keyspace.lease.alarm_at(now),
+            Gate::Open => keyspace.lease.alarm_at(now, awaited),
             Gate::Locked | Gate::Denied => None,
         };
         keyspace.ask_timer = alarm_at.map(|when| self.leases.arm(when, LeaseTimer::Ask(at)));
@@ -205,6 +207,7 @@ impl<V> Shard<V> {
                 self.launch(now, flight);
             }
         }
+        self.group.answer_wanting(at);
         self.end_unlock_if_reloaded(at);
     }
 
@@ -265,6 +268,7 @@ impl<V> Shard<V> {
         for flight in self.flights_of(at) {
             self.end_flight(now, flight, Ending::Failed(refusal));
         }
+        self.group.answer_wanting(at);
         if gate == Gate::Denied {
             let ticket = self.ticket(at);
             self.report(Event::KeyspaceDenied {

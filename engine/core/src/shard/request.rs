@@ -3,7 +3,7 @@
 use super::{Shard, WaitTimer};
 use crate::action::{Refusal, Request, Token, Verdict};
 use crate::entry::{Key, REFERENCED, Reread, State, USED};
-use crate::flight::{Flight, Origin, Stage, WaiterKind};
+use crate::flight::{Flight, Origin, Place, Stage, WaiterKind};
 use crate::grant::Grant;
 use crate::keyspace::{Gate, Keyspace};
 use crate::settings::OnSoftExpiry;
@@ -228,17 +228,16 @@ impl<V> Shard<V> {
     ) {
         let kind = WaiterKind::Request { budget_ends_at };
         let (token, deadline) = (request.token, request.deadline);
-        self.join_flight(flight, false, token, kind, deadline, until);
+        self.wait(Place::Present(flight), token, kind, deadline, until);
         let keyspace_at = self.group.flights[flight].keyspace_at;
         let counters = &mut self.keyspaces[keyspace_at].counters;
         counters.misses_total += 1;
         counters.singleflight_waiters += 1;
     }
 
-    pub(super) fn join_flight(
+    pub(super) fn wait(
         &mut self,
-        flight: At<Flight>,
-        for_next: bool,
+        place: Place,
         token: Token,
         kind: WaiterKind,
         deadline: Option<Instant>,
@@ -246,8 +245,7 @@ impl<V> Shard<V> {
     ) {
         let waits = &mut self.waits;
         let timer = |waiter| waits.arm(until, WaitTimer::Waiter(waiter));
-        self.group
-            .join(flight, for_next, token, kind, deadline, timer);
+        self.group.join(place, token, kind, deadline, timer);
     }
 }
 

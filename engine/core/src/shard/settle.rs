@@ -4,7 +4,7 @@ use super::Shard;
 use crate::action::{Outcome, Refusal, Token};
 use crate::entry::{Key, REFERENCED, State, USED};
 use crate::event::Event;
-use crate::flight::{Ending, Flight, Settled, Stage, Waiter, WaiterKind};
+use crate::flight::{Ending, Flight, Place, Settled, Stage, Waiter, WaiterKind};
 use crate::grant::Grant;
 use crate::keyspace::Gate;
 use crate::slots::At;
@@ -32,12 +32,17 @@ impl<V> Shard<V> {
                 counters.force_waiters -= 1;
                 counters.force_abandoned_total += 1;
             }
+            WaiterKind::Dek => counters.dek_waiters -= 1,
         }
     }
 
     /// A waiter's timer went off: its budget is used up, or its deadline is (nearly) here.
     pub(super) fn handle_waited(&mut self, now: Instant, waiter_at: At<Waiter>) {
-        let flight_at = self.group.waiters[waiter_at].flight;
+        let flight_at = match self.group.waiters[waiter_at].place {
+            Place::Present(flight) | Place::Next(flight) => flight,
+            Place::Dek(_) => return self.group.is_late(waiter_at, None),
+            Place::Late => unreachable!("its one timer has gone off before"),
+        };
         if self.group.flights[flight_at].stage == Stage::Over {
             // Its flight was over in time: it is about to have its answer.
             return;
@@ -48,7 +53,8 @@ impl<V> Shard<V> {
             self.count_timeout(flight_at);
         }
         let entry = &self.entries[self.group.flights[flight_at].entry];
-        self.group.is_late(waiter_at, entry.keyspace, &entry.key_id);
+        let key = (entry.keyspace, entry.key_id.clone());
+        self.group.is_late(waiter_at, Some(key));
     }
 
     fn count_timeout(&mut self, flight_at: At<Flight>) {
@@ -80,20 +86,29 @@ impl<V> Shard<V> {
     /// clock for each: whoever is handed out last gets the key only if its time has not ended meanwhile. Handing out one at
     /// a time also means that no input, a landing or a lock for one, takes longer the more wait for it.
     pub fn poll_ready(&mut self, now: Instant) -> Option<(Token, Outcome<'_, V>)> {
-        let settled = self.group.next_settled()?;
+        let settled = match self.next_wanting(now) {
+            Some(settled) => settled,
+            None => self.group.next_settled()?,
+        };
         self.waits.cancel(settled.waiter.timer);
         let token = settled.waiter.token;
         let outcome = match settled.waiter.kind {
             WaiterKind::Request { .. } => self.settle_request(now, &settled),
             WaiterKind::Force => self.settle_force(now, &settled),
+            WaiterKind::Dek => self.settle_wanting(now, &settled.waiter),
         };
         Some((token, outcome))
+    }
+
+    fn find_settled(&self, settled: &Settled) -> Option<At<Key>> {
+        let (keyspace, key_id) = settled.key.as_ref()?;
+        self.find(*keyspace, key_id)
     }
 
     fn settle_request(&mut self, now: Instant, settled: &Settled) -> Outcome<'_, V> {
         let waiter = &settled.waiter;
         let keyspace_at = waiter.keyspace_at;
-        let at = self.find(settled.keyspace, &settled.key_id);
+        let at = self.find_settled(settled);
         let overdue = waiter.deadline.is_some_and(|deadline| deadline <= now);
         let keyspace = &mut self.keyspaces[keyspace_at];
         keyspace.counters.singleflight_waiters -= 1;
@@ -129,7 +144,7 @@ impl<V> Shard<V> {
         }
         counters.force_refused_total += 1;
         let overdue = waiter.deadline.is_some_and(|deadline| deadline <= now);
-        let at = self.find(settled.keyspace, &settled.key_id);
+        let at = self.find_settled(settled);
         Outcome::Refuse(self.refusal_after_wait(now, at, overdue, settled))
     }
 

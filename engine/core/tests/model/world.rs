@@ -308,6 +308,7 @@ impl World {
                 Outcome::Serve(grant) => served(grant.version, grant.stale),
                 Outcome::Refreshed { version } => Answer::Version(version),
                 Outcome::Refuse(refusal) => refused(refusal),
+                Outcome::Dek => unreachable!("no write asks for a DEK here"),
             };
             self.answers.push((token.0, answer));
         }

@@ -289,6 +289,7 @@ fn outcome(rig: &Rig, loads_before: &[Load]) -> Vec<String> {
             Ended::Stale(version) => format!("served v{version} stale"),
             Ended::Refused(why) => refused(*why),
             Ended::Refreshed(version) => format!("refreshed v{version}"),
+            Ended::Dek => "DEK".into(),
         };
         outcome.push(format!("{who}: {what}"));
     }

@@ -15,4 +15,5 @@ mod settings;
 mod life_cycle;
 mod soak;
 mod unlock;
+mod wanted;
 mod warm_start;

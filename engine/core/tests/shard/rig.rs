@@ -1,9 +1,9 @@
 //! A shard with a clock in hand, and everything it asked for kept for inspection.
 
 use keyway_core::{
-    Action, Admission, Counters, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Lifecycle,
-    Limits, LoadError, Loaded, Outcome, Refusal, Request, Settings, Shard, TICK_US, Token, Urgency,
-    Verdict, View,
+    Action, Admission, Counters, DekRequest, DekVerdict, Event, FlightId, Instant, KeyspaceId,
+    LeaseEvent, Lifecycle, Limits, LoadError, Loaded, Outcome, Refusal, Request, Settings, Shard,
+    TICK_US, Token, Urgency, Verdict, View,
 };
 use std::cell::Cell;
 use std::rc::Rc;
@@ -59,6 +59,8 @@ pub enum Ended {
     Stale(u32),
     Refused(Refusal),
     Refreshed(u32),
+    /// A write has its DEK.
+    Dek,
 }
 
 pub struct Rig {
@@ -166,6 +168,7 @@ impl Rig {
             Outcome::Serve(grant) if grant.stale => Ended::Stale(grant.version),
             Outcome::Serve(grant) => Ended::Fresh(grant.version),
             Outcome::Refreshed { version } => Ended::Refreshed(version),
+            Outcome::Dek => Ended::Dek,
             Outcome::Refuse(refusal) => Ended::Refused(refusal),
         };
         self.ended.push((token.0, ended));
@@ -194,6 +197,25 @@ impl Rig {
     pub fn request(&mut self, key: &str) -> Got {
         self.tokens += 1;
         self.request_by(1_000_000 + self.tokens, key, None)
+    }
+
+    /// A write by `token` that needs a DEK of this generation, and waits for 3 s.
+    pub fn want_dek(
+        &mut self,
+        token: u64,
+        generation: u32,
+        deadline: Option<Instant>,
+    ) -> DekVerdict {
+        let request = DekRequest {
+            token: Token(token),
+            keyspace: PROD,
+            generation,
+            wait_us: 3 * S,
+            deadline,
+        };
+        let verdict = self.shard.handle_wanted(self.now, request);
+        self.drain();
+        verdict
     }
 
     pub fn try_force(&mut self, token: u64, key: &str) -> Admission {
@@ -301,9 +323,14 @@ impl Rig {
 
     /// The KMS grants, for a question sent now.
     pub fn grant(&mut self) {
+        self.grant_generation(1);
+    }
+
+    pub fn grant_generation(&mut self, generation: u32) {
+        let sent_at = self.now;
         self.lease(LeaseEvent::Granted {
-            sent_at: self.now,
-            generation: 1,
+            sent_at,
+            generation,
         });
     }
 

@@ -1,7 +1,6 @@
 //! Administration of keys: each request is a task of its own, off the request path.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use keyway_core::{Instant, KeyspaceId, Refusal};
 use keyway_keys::{Algorithm, ImportFormat, KeyUsage, NewKey};
@@ -17,19 +16,8 @@ use super::permit::Permit;
 use super::request::Asked;
 use super::{Responder, Shard};
 use crate::clock;
-use crate::control::lanes::Lane;
-use crate::control::messages::ControlRequest;
 use crate::rehydrator::{Source, WriteError};
 use crate::runtime::tasks;
-
-/// How long a write waits for the keyspace's DEK.
-const DEK_WAIT: Duration = Duration::from_secs(3);
-
-/// How often it looks.
-const DEK_POLL: Duration = Duration::from_millis(2);
-
-/// A write asks again for a DEK that has not come after so long.
-const DEK_ASK_PERIOD_US: u64 = 1_000_000;
 
 /// When to ask again after the store could not be read or written.
 const STORE_AFTER_US: u32 = 1_000_000;
@@ -137,7 +125,7 @@ impl Shard {
     async fn write(self: &Rc<Self>, write: &KeyWrite) -> Result<u32, WriteError> {
         self.may_write(write)?;
         if write.change.needs_dek() {
-            let dek = self.wait_for_dek(write.keyspace).await;
+            let dek = self.wait_for_dek(write.keyspace, write.deadline).await;
             dek.map_err(WriteError::Refused)?;
         }
         self.apply(write).await
@@ -250,46 +238,6 @@ impl Shard {
                 };
                 self.rehydrator.delete(keyspace, id, wait_ms).await
             }
-        }
-    }
-
-    /// Sealing needs a DEK; the first write to a keyspace is often the first use of it.
-    async fn wait_for_dek(&self, keyspace: u32) -> Result<(), Refusal> {
-        let give_up_at = clock::now().plus_us(DEK_WAIT.as_micros() as u64);
-        while !self.rehydrator.can_seal(keyspace) {
-            let now = clock::now();
-            let gauges = self.core.borrow().gauges(now, KeyspaceId(keyspace));
-            let gauges = gauges.ok_or(Refusal::NoKeyspace)?;
-            if gauges.locked || gauges.denied {
-                return Err(Refusal::NeedsUnlock { ticket: 0 });
-            }
-            if now >= give_up_at {
-                return Err(Refusal::Unavailable {
-                    after_us: 1_000_000,
-                });
-            }
-            if !gauges.unwrap_pending {
-                self.ask_once_for_dek(now, keyspace);
-            }
-            tasks::sleep(DEK_POLL).await;
-        }
-        Ok(())
-    }
-
-    /// Asks for the DEK on behalf of all writes that wait for it.
-    fn ask_once_for_dek(&self, now: Instant, keyspace: u32) {
-        let mut keyspaces = self.keyspaces.borrow_mut();
-        let Some(known) = keyspaces.of_mut(keyspace) else {
-            return;
-        };
-        let asked_lately = known
-            .dek_asked_at
-            .is_some_and(|at| now.saturating_since(at) < DEK_ASK_PERIOD_US);
-        if !asked_lately {
-            known.dek_asked_at = Some(now);
-            let request = ControlRequest::Unwrap { keyspace };
-            // A full queue is tried again after the period.
-            let _ = self.control.try_send(Lane::Ordinary, request);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::accounts::Standing;
 use crate::authorise::{CompiledPolicy, Owner, Principal};
 use crate::control::messages::KeyspaceConfig;
 use crate::metrics::latency::Latency;
-use crate::metrics::requests::{CountedOperation, CountedOutcome, RequestCounts};
+use crate::metrics::snapshot::RequestCounts;
 use crate::shard::hot::{Tally, places_among};
 
 /// One keyspace.
@@ -22,8 +22,6 @@ pub struct Known {
     pub ticket: u64,
     /// The core's name of the last time that the DEK was needed or an unlock came; 0 for none.
     pub episode: u64,
-    /// When a write last asked the KMS for the DEK, which was not at hand.
-    pub dek_asked_at: Option<Instant>,
     /// How long after its revocation a key can be deleted, ms.
     pub delete_wait_ms: u64,
     /// Who may do what.
@@ -129,9 +127,9 @@ impl Keyspaces {
     }
 
     /// Counts an answer.
-    pub fn count(&mut self, id: u32, operation: CountedOperation, outcome: CountedOutcome) {
+    pub fn count(&mut self, id: u32, operation: usize, outcome: usize) {
         if let Some(known) = self.by_id.get_mut(&id) {
-            known.requests.count(operation, outcome);
+            known.requests.0[operation][outcome] += 1;
         }
     }
 }

@@ -14,6 +14,7 @@ mod answer;
 mod control;
 mod core_cell;
 mod deadlines;
+mod dek_wait;
 mod figures;
 pub mod forward;
 mod held;
@@ -60,6 +61,7 @@ pub use turn::Turn;
 use answer::Orphans;
 use core_cell::CoreCell;
 use deadlines::Deadlines;
+use dek_wait::DekWaits;
 use figures::Figures;
 use forward::MeshMessage;
 use keyspaces::Keyspaces;
@@ -101,9 +103,9 @@ pub struct Shard {
     keyspaces: RefCell<Keyspaces>,
     waiting: WaitingRoom<Waiting>,
     deadlines: Deadlines,
+    /// Writes that wait for a DEK.
+    dek_waits: DekWaits,
     held_bytes: Rc<Cell<usize>>,
-    /// What connections have been read ahead, beyond a frame each.
-    read_ahead_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
     unreserved: RefCell<VecDeque<Unreserved>>,
@@ -129,11 +131,6 @@ impl Shard {
     /// Whether the shard has stopped taking connections.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
-    }
-
-    /// Bytes that inboxes of connections have beyond a frame each.
-    pub fn read_ahead_bytes(&self) -> Rc<Cell<usize>> {
-        Rc::clone(&self.read_ahead_bytes)
     }
 }
 

@@ -41,7 +41,7 @@ impl Shard {
             return;
         };
         let Some(waiting) = self.take_waiting(token.0) else {
-            return;
+            return self.dek_waits.tell(token.0, &outcome);
         };
         match outcome {
             Outcome::Serve(grant) => {
@@ -69,6 +69,8 @@ impl Shard {
                     self.carry_out(turn, asked, &frame, &request, &grant);
                 }
             }
+            // A write waits elsewhere, under a token of its own.
+            Outcome::Dek => {}
             Outcome::Refreshed { version } => {
                 drop(core);
                 self.refreshed(waiting, version);

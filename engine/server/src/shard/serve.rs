@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::core_cell::CoreCell;
 use super::deadlines::Deadlines;
+use super::dek_wait::DekWaits;
 use super::forward::MeshMessage;
 use super::waiting::WaitingRoom;
 use super::wakeup::Wakeup;
@@ -178,8 +179,8 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         keyspaces: RefCell::default(),
         waiting: WaitingRoom::default(),
         deadlines: Deadlines::default(),
+        dek_waits: DekWaits::default(),
         held_bytes: Rc::default(),
-        read_ahead_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
         unreserved: RefCell::default(),

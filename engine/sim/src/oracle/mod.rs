@@ -35,7 +35,7 @@ pub const INVARIANTS: [&str; 25] = [
     "flights end within their time limit, once, by their own generation",
     "nobody waits past budget or deadline",
     "a waiter that leaves changes no flight",
-    "a failing loader reaches every waiter",
+    "the end of a load, and a DEK that comes, reach every waiter",
     "older generations never commit, versions never go down",
     "after ForceRefresh nothing older is served",
     "after a revocation nothing is served",

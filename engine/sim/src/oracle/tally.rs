@@ -17,6 +17,8 @@ pub(crate) struct Tally {
     pub(crate) force_refused: u64,
     pub(crate) force_abandoned: u64,
     pub(crate) force_waiting: u64,
+    pub(crate) dek_requests: u64,
+    pub(crate) dek_waiting: u64,
     pub(crate) unwraps: u64,
     /// Waits of which it is certain that they used up their budget.
     pub(crate) timeouts_min: u64,
@@ -65,6 +67,12 @@ impl Tally {
                 self.force_abandoned,
             ),
             ("force waiting", counters.force_waiters, self.force_waiting),
+            (
+                "DEKs wanted",
+                counters.dek_requests_total,
+                self.dek_requests,
+            ),
+            ("waiting for a DEK", counters.dek_waiters, self.dek_waiting),
             ("unwraps", counters.unwraps_total, self.unwraps),
         ] {
             ensure!(

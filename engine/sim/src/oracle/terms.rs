@@ -22,6 +22,8 @@ pub(crate) struct Terms {
     pub(crate) lease_sent: u64,
     /// 0: there is none.
     pub(crate) lease_end: u64,
+    /// Newest DEK generation under the lease, 0 without one.
+    pub(crate) generation: u32,
     /// Every hard TTL that was ever in force: (since, µs).
     hard: Vec<(u64, u64)>,
     /// Keys that were committed up to this step are dead.
@@ -42,6 +44,7 @@ impl Terms {
             gate: Gate::Open,
             lease_sent: 0,
             lease_end: 0,
+            generation: 0,
             hard,
             purged_step: 0,
             first_refusal: None,
@@ -74,6 +77,7 @@ impl Terms {
 
     fn purge(&mut self, step: u64) {
         self.lease_end = 0;
+        self.generation = 0;
         self.purged_step = step;
     }
 
@@ -108,7 +112,10 @@ impl Terms {
             return false;
         }
         match event {
-            LeaseEvent::Granted { sent_at, .. } => {
+            LeaseEvent::Granted {
+                sent_at,
+                generation,
+            } => {
                 let sent = sent_at.as_micros().min(now);
                 let end = sent.saturating_add(self.settings.dek_lease_ms * MS);
                 if end <= now {
@@ -118,6 +125,7 @@ impl Terms {
                 if end >= self.lease_end {
                     (self.lease_sent, self.lease_end) = (sent, end);
                 }
+                self.generation = self.generation.max(generation);
                 self.first_refusal = None;
                 self.kms_locked = false;
                 false

@@ -72,12 +72,13 @@ impl World<'_> {
                     let seen = Seen::of(&grant);
                     self.ready(shard, token.0, seen)?;
                 }
+                Outcome::Dek => self.dek_came(shard, token.0)?,
                 Outcome::Refreshed { version } => self.refreshed(shard, token.0, version)?,
                 Outcome::Refuse(refusal) => self.refused(shard, token.0, refusal)?,
             }
             if self.plan.takes_time() {
                 self.now += match dice.below(40) {
-                    0 => dice.range(1_000, 300_000),
+                    0 if !self.is_calm => dice.range(1_000, 300_000),
                     1..4 => dice.range(120, 5_000),
                     _ => dice.range(1, 120),
                 };

@@ -3,7 +3,7 @@
 
 use super::{Event, Kind, World, keyspace_id, name_of};
 use crate::oracle::{Checked, ensure};
-use crate::plan::{Caller, Name, calm_settings};
+use crate::plan::{Caller, Mood, Name, calm_settings};
 use keyway_core::{Hottest, Lifecycle, UnlockState};
 
 const MS: u64 = 1_000;
@@ -19,6 +19,10 @@ const STEADY_EVERY_US: u64 = 12 * MS;
 const SETTLED_US: u64 = 500 * MS;
 /// What is left of the oldest lease when leases are made short: some round trips to the KMS.
 const SHORT_LEASE_MS: u64 = 400;
+/// How long the KMS is away while somebody writes. Its hint is longer than that.
+const OUTAGE_US: u64 = 300 * MS;
+/// How long a write of the calm waits.
+pub(super) const WRITE_WAIT_US: u64 = 3_000 * MS;
 const REST_US: u64 = 3_000 * MS;
 /// Longer than the longest TTL and lease of the calm.
 const FORGET_US: u64 = 70_000 * MS;
@@ -58,7 +62,46 @@ impl World<'_> {
         self.advance(REST_US)?;
         self.check_rest()?;
         self.advance(FORGET_US)?;
-        self.check_forgotten()
+        self.check_forgotten()?;
+        if self.plan.writes_wait() {
+            self.writes_sit_out_an_outage()?;
+        }
+        Ok(())
+    }
+
+    /// No lease is left and the KMS is away for a moment. A write that comes meanwhile is done once it is back, though
+    /// nobody else asks for anything.
+    fn writes_sit_out_an_outage(&mut self) -> Checked {
+        self.kms.mood = Mood::Unavailable;
+        let shape = &self.plan.shape;
+        let names = (0..shape.keyspaces)
+            .flat_map(|keyspace| (0..shape.keys).map(move |key| Name { keyspace, key }));
+        let mut unrevoked = names.filter(|name| {
+            let newest = self.store.newest(self.owner(*name), *name);
+            newest.is_none_or(|blob| !blob.revoked)
+        });
+        // One: some shards let no more wait.
+        let Some(name) = unrevoked.next() else {
+            return Ok(());
+        };
+        let by = Caller {
+            connection: 200 + name.key,
+            via: self.owner(name),
+            allowed: true,
+        };
+        let id = CALM + self.request_count;
+        let before = self.oracle.promised(name).put_version;
+        self.ask(id, by, name, Kind::Put { not_after_us: None }, None)?;
+        self.advance(OUTAGE_US)?;
+        self.kms.mood = Mood::Good;
+        self.advance(WRITE_WAIT_US)?;
+        let version = self.oracle.promised(name).put_version;
+        ensure!(
+            21,
+            version > before,
+            "{name:?}: written during an outage of {OUTAGE_US} us, and not done {WRITE_WAIT_US} us after it"
+        );
+        Ok(())
     }
 
     /// Keys that the store can bring.
@@ -214,6 +257,7 @@ impl World<'_> {
                     + counters.prefetch_flights
                     + counters.singleflight_waiters
                     + counters.force_waiters
+                    + counters.dek_waiters
                     + gauges.due_keys as u64
                     + parked;
                 ensure!(

@@ -1,6 +1,6 @@
 //! What must hold after every step, and what a step is compared with.
 
-use super::{Kind, Stage, World, key_id, keyspace_id};
+use super::{Stage, World, key_id, keyspace_id};
 use crate::coverage::{Input, KeyState};
 use crate::oracle::{Checked, Gate, Tally, Violation, ensure};
 use crate::plan::Name;
@@ -84,6 +84,7 @@ impl World<'_> {
             what: violation.0,
         })?;
         self.check_limits(shard)?;
+        self.check_wanting(shard)?;
         for keyspace in 0..self.plan.shape.keyspaces {
             let id = keyspace_id(keyspace);
             let site = &mut self.sites[usize::from(shard)];
@@ -246,7 +247,7 @@ impl World<'_> {
         for (id, asked) in &self.requests {
             if let Stage::Waiting { budget_ends_at, .. } = asked.stage
                 && asked.owner == shard
-                && asked.kind != Kind::Force
+                && asked.is_request()
                 && budget_ends_at <= self.now
             {
                 used_up.push((*id, asked.name, self.current.get(&asked.name).copied()));

@@ -134,7 +134,12 @@ impl World<'_> {
         self.trace
             .note(self.now, || format!("  shard {shard} hears {event:?}"));
         if let Some(dek) = dek {
-            self.sites[usize::from(shard)].deks.insert(keyspace, dek);
+            let deks = &mut self.sites[usize::from(shard)].deks;
+            let newest = deks.get(&keyspace).map_or(0, |known| known.generation);
+            // One that comes late takes no newer one away.
+            if !self.plan.writes_wait() || dek.generation >= newest {
+                deks.insert(keyspace, dek);
+            }
         }
         let (now, step) = (self.now, self.step);
         let terms = self.oracle.terms(shard, keyspace);

@@ -249,9 +249,7 @@ impl World<'_> {
             return Ok(());
         }
         let stays = self.requests.iter().find(|(_, asked)| {
-            asked.name == name
-                && asked.kind != Kind::Force
-                && matches!(asked.stage, Stage::Waiting { .. })
+            asked.name == name && asked.is_request() && matches!(asked.stage, Stage::Waiting { .. })
         });
         ensure!(
             8,

@@ -9,6 +9,7 @@ mod node;
 mod requests;
 mod steps;
 mod time;
+mod wanted;
 mod writes;
 
 use crate::coverage::Coverage;
@@ -36,6 +37,8 @@ struct Site {
     idle_ticks: u32,
     stalled_until: u64,
     late_results: u64,
+    /// Newest DEK generation that a write was to be sealed under, by keyspace.
+    seal_generations: BTreeMap<u8, u32>,
 }
 
 /// Something that will happen at a shard, or in the control thread.
@@ -120,6 +123,13 @@ struct Asked {
     ticks_overdue: u64,
 }
 
+impl Asked {
+    /// Whether it waits for a key.
+    fn is_request(&self) -> bool {
+        matches!(self.kind, Kind::Request { .. })
+    }
+}
+
 /// A load under way.
 #[derive(Clone, Debug)]
 struct Loading {
@@ -165,6 +175,8 @@ pub(crate) struct World<'a> {
     dek_missed: BTreeMap<Name, u32>,
     load_count: u64,
     request_count: u64,
+    /// The faults have stopped.
+    is_calm: bool,
     oracle: Oracle,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
@@ -208,6 +220,7 @@ impl<'a> World<'a> {
             dek_missed: BTreeMap::new(),
             load_count: 0,
             request_count: 0,
+            is_calm: false,
             oracle: Oracle::default(),
             coverage: Coverage::default(),
             trace,

@@ -65,6 +65,7 @@ impl World<'_> {
                 idle_ticks: 0,
                 stalled_until: 0,
                 late_results: 0,
+                seal_generations: BTreeMap::new(),
             });
             for (keyspace, settings) in self.control.settings.clone() {
                 let terms = Terms::new(settings.clone());
@@ -164,6 +165,7 @@ impl World<'_> {
             load_us: 50,
             ..crate::plan::StoreMood::default()
         };
+        self.is_calm = self.plan.writes_wait();
         for site in &mut self.sites {
             site.stalled_until = 0;
         }

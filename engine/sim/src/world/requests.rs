@@ -100,6 +100,7 @@ impl World<'_> {
         match asked.kind {
             Kind::Request { .. } => self.request(shard, id, &asked),
             Kind::Force => self.force(shard, id, &asked),
+            Kind::Put { .. } if self.plan.writes_wait() => self.want_dek(shard, id, &asked),
             Kind::Put { not_after_us } => self.put(shard, id, &asked, not_after_us),
             Kind::Revoke => self.revoke(shard, id, &asked),
         }
@@ -284,19 +285,27 @@ impl World<'_> {
         self.trace
             .note(self.now, || format!("  #{id} after a wait: {refusal:?}"));
         let tally = self.tally(shard, asked.name.keyspace);
-        if let Kind::Force = asked.kind {
-            tally.force_refused += 1;
-            tally.force_waiting -= 1;
-        } else {
-            tally.refused(refusal);
-            tally.waiting -= 1;
+        match asked.kind {
+            Kind::Force => {
+                tally.force_refused += 1;
+                tally.force_waiting -= 1;
+            }
+            Kind::Request { .. } => {
+                tally.refused(refusal);
+                tally.waiting -= 1;
+            }
+            Kind::Put { .. } | Kind::Revoke => {
+                tally.dek_waiting -= 1;
+                self.check_no_dek(shard, asked.name, refusal)?;
+                return self.answer(shard, id);
+            }
         }
         self.check_refusal(shard, asked.name, refusal)?;
         self.answer(shard, id)
     }
 
     /// The request that waits under this token.
-    fn waiting(&self, id: u64) -> Checked<Asked> {
+    pub(super) fn waiting(&self, id: u64) -> Checked<Asked> {
         let asked = self.requests.get(&id).cloned();
         let waits = asked.filter(|asked| matches!(asked.stage, Stage::Waiting { .. }));
         waits.ok_or_else(|| crate::oracle::Violation {
@@ -432,7 +441,10 @@ impl World<'_> {
         }
         let name = asked.name;
         self.begin(shard);
-        self.cover(shard, Input::WaiterGone, name);
+        // A put waits for a DEK, not for a flight of its key.
+        if !matches!(asked.kind, Kind::Put { .. }) {
+            self.cover(shard, Input::WaiterGone, name);
+        }
         let before = self.look(shard, name);
         let flights = self.sites[usize::from(shard)].core.totals().flights;
         let now = self.instant();
@@ -449,12 +461,16 @@ impl World<'_> {
         );
         self.trace.note(self.now, || format!("  #{id}: left"));
         let tally = self.tally(shard, name.keyspace);
-        if asked.kind == Kind::Force {
-            tally.force_abandoned += 1;
-            tally.force_waiting -= 1;
-        } else {
-            tally.abandoned += 1;
-            tally.waiting -= 1;
+        match asked.kind {
+            Kind::Force => {
+                tally.force_abandoned += 1;
+                tally.force_waiting -= 1;
+            }
+            Kind::Request { .. } => {
+                tally.abandoned += 1;
+                tally.waiting -= 1;
+            }
+            Kind::Put { .. } | Kind::Revoke => tally.dek_waiting -= 1,
         }
         self.deliver(id)?;
         self.check(shard)

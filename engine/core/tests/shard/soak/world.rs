@@ -481,6 +481,7 @@ impl World {
                     continue;
                 }
                 Outcome::Refuse(refusal) => Err(refusal),
+                Outcome::Dek => unreachable!("no write asked for a DEK"),
             };
             let waiting = self.answered(token.0);
             match served {

@@ -1,0 +1,93 @@
+//! Writes that need a DEK: they ask for it here, and wait for it here.
+//!
+//! One question serves all who wait, requests and writes alike. An outage of the KMS does not end a write's wait: it is
+//! asked again after its back-off. Only the DEK, a lock, a denial or the write's own time does.
+
+use super::Shard;
+use super::request::OVERLOADED_AFTER_US;
+use crate::action::{DekRequest, DekVerdict, Outcome, Refusal};
+use crate::flight::{Place, Settled, Waiter, WaiterKind};
+use crate::keyspace::{Gate, Keyspace};
+use crate::slots::At;
+use crate::time::Instant;
+
+/// The hint for a write whose time was over before the DEK came, µs.
+const NO_DEK_AFTER_US: u64 = 1_000_000;
+
+impl<V> Shard<V> {
+    /// A write needs the keyspace's DEK. Asks the KMS if it is not at hand. The write goes on at [`DekVerdict::Ready`], or
+    /// when [`poll_ready`](Shard::poll_ready) has brought its token with [`Outcome::Dek`].
+    pub fn handle_wanted(&mut self, now: Instant, request: DekRequest) -> DekVerdict {
+        let Some(at) = self.keyspace_at(request.keyspace) else {
+            self.totals.no_keyspace_total += 1;
+            return DekVerdict::Refuse(Refusal::NoKeyspace);
+        };
+        let keyspace = &mut self.keyspaces[at];
+        keyspace.counters.dek_requests_total += 1;
+        keyspace.seal_generation = keyspace.seal_generation.max(request.generation);
+        let deadline = request.deadline.unwrap_or(Instant::MAX);
+        if deadline <= now {
+            return DekVerdict::Refuse(Refusal::DeadlineExceeded);
+        }
+        if keyspace.gate != Gate::Open {
+            return DekVerdict::Refuse(self.needs_unlock(at));
+        }
+        if keyspace.can_seal(now) {
+            return DekVerdict::Ready;
+        }
+        if !self.has_room_for_waiter() {
+            return DekVerdict::Refuse(Refusal::Overloaded {
+                after_us: OVERLOADED_AFTER_US,
+            });
+        }
+        let until = now.plus_us(request.wait_us).min(deadline);
+        let kind = WaiterKind::Dek;
+        self.wait(Place::Dek(at), request.token, kind, request.deadline, until);
+        self.keyspaces[at].counters.dek_waiters += 1;
+        self.ask_for_waiting(now, at);
+        self.arm_alarm(now, at);
+        DekVerdict::Wait
+    }
+
+    /// Asks the KMS for those who wait for a DEK that is not at hand, unless that has to wait itself.
+    pub(super) fn ask_for_waiting(&mut self, now: Instant, at: At<Keyspace>) {
+        let keyspace = &self.keyspaces[at];
+        let is_missing = self.group.is_dek_wanted(at) && !keyspace.can_seal(now);
+        if is_missing && keyspace.lease.may_ask_for_waiting(now) {
+            self.ask(now, at);
+        }
+    }
+
+    /// The next who waited for a DEK that has come, or will not.
+    pub(super) fn next_wanting(&mut self, now: Instant) -> Option<Settled> {
+        while let Some(at) = self.group.first_answered() {
+            let keyspace = &self.keyspaces[at];
+            if keyspace.gate == Gate::Open && !keyspace.can_seal(now) {
+                // It came and went, or is of an older generation: the next tick sees whether to ask again.
+                self.group.wait_on(at);
+                self.arm_alarm(now, at);
+                continue;
+            }
+            return self.group.next_wanting(at);
+        }
+        None
+    }
+
+    pub(super) fn settle_wanting(&mut self, now: Instant, waiter: &Waiter) -> Outcome<'_, V> {
+        let at = waiter.keyspace_at;
+        let keyspace = &mut self.keyspaces[at];
+        keyspace.counters.dek_waiters -= 1;
+        if waiter.deadline.is_some_and(|deadline| deadline <= now) {
+            return Outcome::Refuse(Refusal::DeadlineExceeded);
+        }
+        if keyspace.gate != Gate::Open {
+            return Outcome::Refuse(self.needs_unlock(at));
+        }
+        match keyspace.can_seal(now) {
+            true => Outcome::Dek,
+            false => Outcome::Refuse(Refusal::Unavailable {
+                after_us: NO_DEK_AFTER_US,
+            }),
+        }
+    }
+}
