@@ -45,6 +45,10 @@ test-busy: deps-test ## `make test` RUNS=5 times beside SPIN=2 processes that sp
 .PHONY: ci
 ci: deps fmt-check check-imports check-docs check-alerts check-bugs lint deny test sim-bugs-some ## Everything that CI checks
 
+.PHONY: metrics-page
+metrics-page: deps-build ## Write the tables of docs/METRICS.md from the code
+	KEYWAY_WRITE_METRICS_PAGE=1 cargo test $(LOCKED) --workspace --lib the_page_of_metrics
+
 .PHONY: bench-s1
 bench-s1: bench-build ## S1: steady hot keys, against the bare library call
 	"$(TARGET)/release/keyway-bench" s1
@@ -127,7 +131,8 @@ check-imports: deps-test ## Who may know whom, and the other rules of the tree
 	scripts/check-imports
 
 .PHONY: check-docs
-check-docs: deps-test ## Links and make targets that the documents name
+check-docs: deps-test ## Links and make targets that documents name, decisions, retired phrases
+	scripts/check-docs --self-test
 	scripts/check-docs
 
 .PHONY: check-alerts

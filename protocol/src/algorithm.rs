@@ -108,7 +108,7 @@ wire_enum! {
     pub enum KeyState, "key state" {
         /// In use.
         Active = 0, "active";
-        /// Revoked for good.
+        /// Revoked permanently.
         Revoked = 1, "revoked";
     }
 }

@@ -192,9 +192,9 @@ impl<'a> ResponseFrame<'a> {
     }
 }
 
-/// Checks the fields that both headers share. Gives the header and the whole frame's length in
-/// bytes, or `None` if the header is not all there. The length is checked as soon as it is there,
-/// so that nobody waits for the bytes of a frame that will be refused.
+/// Checks the fields that both headers share. Returns the header and the length of the complete frame in bytes, or `None`
+/// if the header is incomplete. The length is checked as soon as it is there, so that a receiver does not wait for the
+/// bytes of a frame that it will refuse.
 fn split_header(
     buffer: &[u8],
     frame_len_max: usize,

@@ -78,7 +78,7 @@ pub const EXPLANATION_LEN_MAX: usize = 1_024;
 /// The fixed part of a HELLO answer, in bytes: up to the ports, and the count of keyspaces.
 pub(crate) const SERVER_HELLO_FIXED_LEN: usize = 28 + 2;
 
-/// A key of KEYSPACE_HOT with its figures, as JSON, in bytes, every byte of its id escaped.
+/// Length in bytes of one key of KEYSPACE_HOT with its counts, as JSON, with every byte of its id escaped.
 pub(crate) const HOT_KEY_LEN_MAX: usize = 512;
 
 /// The fixed part of a row of KEY_LIST, in bytes.

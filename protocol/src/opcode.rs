@@ -46,9 +46,9 @@ wire_enum! {
         KeyGenerate = 0x28, "key_generate";
         /// Bring a key.
         KeyImport = 0x29, "key_import";
-        /// Make or bring a key's next version.
+        /// Generate or import a key's next version.
         KeyRotate = 0x2a, "key_rotate";
-        /// Revoke a key, or one version of it, for good.
+        /// Revoke a key, or one version of it, permanently.
         KeyRevoke = 0x2b, "key_revoke";
         /// List one shard's keys of a keyspace.
         KeyList = 0x2c, "key_list";
@@ -56,9 +56,9 @@ wire_enum! {
         KeyTrim = 0x2d, "key_trim";
         /// Delete a revoked key.
         KeyDelete = 0x2e, "key_delete";
-        /// Load a key anew, whatever its age.
+        /// Reload a key, whatever its age.
         ForceRefresh = 0x30, "force_refresh";
-        /// Drop a keyspace's plaintext and lease at once.
+        /// Wipe a keyspace's plaintext and lease immediately.
         Lock = 0x31, "lock";
         /// Start to unlock a keyspace.
         Unlock = 0x32, "unlock";
@@ -156,7 +156,7 @@ impl Opcode {
         )
     }
 
-    /// Whether the request's payload may hold a secret, which whoever buffers it should wipe.
+    /// Returns `true` if the request's payload may hold a secret. Buffers of it should be wiped.
     #[must_use]
     pub const fn request_is_secret(self) -> bool {
         matches!(
@@ -170,7 +170,7 @@ impl Opcode {
         )
     }
 
-    /// Whether the OK answer's payload holds a secret, which whoever buffers it should wipe.
+    /// Returns `true` if the payload of the OK answer holds a secret. Buffers of it should be wiped.
     #[must_use]
     pub const fn answer_is_secret(self) -> bool {
         matches!(
@@ -179,9 +179,10 @@ impl Opcode {
         )
     }
 
-    /// The grants of which a principal needs one. None means that everybody may ask.
+    /// Returns the grants of which a principal needs one. None: the operation needs no grant. Operations on the server or
+    /// a KMS are for the server's user and root, whatever this returns.
     ///
-    /// KEYSPACE_LIST, STATUS and HELLO show only the keyspaces in which the principal has a grant.
+    /// KEYSPACE_LIST and HELLO show only the keyspaces in which the principal has a grant.
     #[must_use]
     pub const fn grants(self) -> Grants {
         match self {

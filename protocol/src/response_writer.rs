@@ -112,7 +112,7 @@ impl<'a> ResponseWriter<'a> {
         self.start = self.out.len();
     }
 
-    /// Finishes with an explanation, which is cut at its limit, in place of the payload.
+    /// Finishes with an explanation instead of the payload. It is truncated at its limit.
     pub fn finish_with_explanation(mut self, head: ResponseHead, explanation: &str) {
         self.clear();
         let mut cut = explanation.len().min(EXPLANATION_LEN_MAX);

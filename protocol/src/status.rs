@@ -7,13 +7,13 @@ wire_enum! {
     pub enum Status, "status" {
         /// Done.
         Ok = 0, "ok";
-        /// The key is being loaded: ask again after the hint.
+        /// The key is being loaded: retry after the hint.
         Retry = 1, "retry";
         /// The keyspace is locked or has no lease on its data key; the payload is a ticket.
         NeedsUnlock = 2, "needs_unlock";
-        /// The request waited for the KMS in vain, or the store cannot be reached: ask again later.
+        /// The request waited for the KMS without success, or the store is unavailable: retry later.
         Unavailable = 3, "unavailable";
-        /// A queue is full: ask again after the hint, or more slowly.
+        /// A queue is full: retry after the hint, or send less.
         Overloaded = 4, "overloaded";
         /// There is no such key.
         NotFound = 5, "not_found";
@@ -44,7 +44,7 @@ wire_enum! {
 }
 
 impl Status {
-    /// Whether the answer's `after_us` says when to ask again.
+    /// Returns `true` if `after_us` of the answer specifies when to retry.
     #[must_use]
     pub const fn has_hint(self) -> bool {
         matches!(self, Self::Retry | Self::Unavailable | Self::Overloaded)

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
+pub mod connection;
 pub mod control;
 pub mod ids;
 pub mod keyspace_change;

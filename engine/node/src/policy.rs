@@ -10,7 +10,7 @@ use keyway_protocol::Grants;
 use serde::{Deserialize, Serialize};
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Principal {
     /// Loopback TCP: nothing is known of the peer.
     Anonymous,
@@ -111,6 +111,13 @@ impl Policy {
         self.grants.get(principal).map(String::as_str)
     }
 
+    /// What `principal` was granted. An entry that no longer parses grants nothing.
+    pub fn rights(&self, principal: Principal) -> Grants {
+        let granted = self.of(&principal.to_string());
+        let granted = granted.map(|rights| parse_grants(rights).unwrap_or(Grants::NONE));
+        granted.unwrap_or(Grants::NONE)
+    }
+
     /// The grants that both policies have. An entry that no longer parses grants nothing.
     pub fn meet(&self, other: &Policy) -> Policy {
         if self == other {
@@ -206,6 +213,17 @@ impl CompiledPolicy {
             .iter()
             .filter(|(who, _)| *who == principal)
             .fold(Grants::NONE, |rights, (_, granted)| rights.union(*granted))
+    }
+}
+
+/// Returns what a principal is told that lacks all of these grants, with the remedy.
+pub fn explain(needed: Grants) -> &'static str {
+    if needed.intersects(Grants::MANAGE | Grants::UNLOCK) {
+        "the keyspace's policy does not let you administer it; its owner can with \
+         `keyway keyspace set KEYSPACE allow:PRINCIPAL=manage`"
+    } else {
+        "the keyspace's policy does not let you do this; its owner can with \
+         `keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT`"
     }
 }
 

@@ -1,45 +1,47 @@
 //! One connection: bytes in, frames to the shard, bytes out.
 //!
-//! One task drives both directions. It reads only while there is room: requests under way and
+//! One task drives both directions. Requests are taken only while there is room: those under way and
 //! unsent answers of a connection, of its principal and of the shard are bounded, and TCP slows
-//! down a client that asks faster than it listens.
+//! down a client that asks faster than it listens. Commands that take something away come first, and
+//! have places of their own.
 //!
 //! A connection is closed for being slow only while the server waits for the client: the rest of
 //! a frame while the connection is read, or an answer to be taken. Such waits are added up from
 //! one look to the next, so the server's own pauses do not count.
+
+mod inbox;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use keyway_core::Instant;
-use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{
     Opcode, ProtocolError, Request, RequestFrame, ResponseHead, Status, VERSION,
 };
-use zeroize::Zeroize;
+
+use inbox::Inbox;
 
 use crate::accounts::{Account, Place, Standing};
 use crate::authorise::Principal;
 use crate::patience::Patience;
 use crate::runtime::outbox::Outbox;
-use crate::runtime::socket::{Progress, Socket, drive, send_now};
+use crate::runtime::socket::{Progress, Socket, Wish, drive, send_now};
 use crate::runtime::tasks;
 use crate::shard::{IN_FLIGHT_PER_CONNECTION_MAX, Origin, Responder, Shard, Turn};
 
-/// First size of a connection's read buffer; it grows to a whole frame when one needs it.
-const INBOX_LEN: usize = 16 << 10;
-
-/// Unsent answers past which a connection is not read.
+/// Unsent answers past which no request of a connection is taken.
 const OUTBOX_MAX: usize = 1 << 20;
+
+/// Requests under way, and unsent answers, beyond the limits for other requests, of commands that take something away.
+const EMERGENCIES_IN_FLIGHT_MAX: usize = 64;
+const EMERGENCIES_OUTBOX_MAX: usize = 64 << 10;
 
 /// Time for a greeting, for the rest of a frame, or for a peer to take something of an answer.
 pub const STALL_US_MAX: u64 = 10_000_000;
 
 /// Time that a connection whose principal has no right may ask for nothing.
 pub const RIGHTLESS_IDLE_US_MAX: u64 = 5_000_000;
-
-const _: () = assert!(INBOX_LEN < FRAME_LEN_MAX);
 
 /// A connection as the shard sees it.
 pub struct Connection {
@@ -188,37 +190,45 @@ impl Connection {
             && self.account.may_read(in_flight, unsent)
     }
 
+    /// Whether a command that takes something away may be taken although there may be no room for others.
+    fn has_room_for_emergency(&self) -> bool {
+        self.in_flight.get() < IN_FLIGHT_PER_CONNECTION_MAX + EMERGENCIES_IN_FLIGHT_MAX
+            && self.outbox.borrow().pending() < OUTBOX_MAX + EMERGENCIES_OUTBOX_MAX
+    }
+
     /// Serves the connection until it ends.
     pub async fn serve(self: Rc<Self>, shard: Rc<Shard>) {
-        let mut inbox = vec![0; INBOX_LEN];
-        let mut filled = 0;
+        let mut inbox = Inbox::new(shard.read_ahead_bytes());
         // Work of this task since the executor last polled I/O and ran the others.
         let mut unrested_us = 0;
         loop {
-            let reading = self.has_room() && !self.closing.get();
             if self.closing.get() && self.outbox.borrow().pending() == 0 {
                 break;
             }
-            let progress = drive(&self.socket, &self.outbox, &mut inbox, filled, reading);
+            // It is read ahead of what may be taken, as far as the inbox reaches.
+            let wish = Wish {
+                read: !self.closing.get(),
+                look_at_room: self.closing.get() || inbox.may_have_frame(),
+            };
+            let (space, filled) = inbox.space();
+            let progress = drive(&self.socket, &self.outbox, space, filled, wish);
             let (progress, has_rested) = tasks::noting_rest(progress).await;
             if has_rested {
                 unrested_us = 0;
             }
             match progress {
-                Progress::Read(count) => filled += count,
+                Progress::Read(count) => inbox.received(count),
                 Progress::Woken => {}
                 Progress::Closed => break,
             }
-            filled = self
-                .take_frames(&shard, &mut inbox, filled, &mut unrested_us)
-                .await;
+            self.take_frames(&shard, &mut inbox, &mut unrested_us).await;
             // A peer that has always more to say is not to keep everybody else waiting.
             if unrested_us >= tasks::TURN_WORK_US_MAX {
                 tasks::breathe().await;
                 unrested_us = 0;
             }
         }
-        inbox.zeroize();
+        drop(inbox);
         self.closed.set(true);
         self.shut_down();
         // Requests that still wait for an answer keep the connection: not for its principal's account.
@@ -226,64 +236,66 @@ impl Connection {
         self.outbox.borrow_mut().discard();
     }
 
-    /// Hands whole frames to the shard; how many bytes are left at the front of `inbox`.
+    /// Hands whole frames to the shard: first those that take something away, wherever they stand, then the others as far
+    /// as there is room.
     async fn take_frames(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
-        inbox: &mut Vec<u8>,
-        filled: usize,
+        inbox: &mut Inbox,
         unrested_us: &mut u64,
-    ) -> usize {
+    ) {
         let origin = Origin::Connection(Rc::clone(self));
-        let mut at = 0;
-        let mut more = filled > 0;
-        let mut is_partial = false;
-        while more && self.has_room() && !self.closing.get() {
+        let mut has_taken = false;
+        while self.may_take(inbox) || self.may_take_emergency(inbox) {
             let turn = shard.begin_turn();
-            loop {
-                if !self.has_room() || self.closing.get() {
-                    break;
-                }
-                match RequestFrame::decode(&inbox[at..filled]) {
-                    Ok(Some((frame, len))) => {
-                        self.take_frame(shard, &turn, &origin, &frame);
-                        at += len;
+            if self.may_take_emergency(inbox) {
+                // One at least, so that each turn gets on.
+                let mut may_more = true;
+                inbox.take_emergencies(|frame| {
+                    let may = may_more && self.has_room_for_emergency();
+                    if may {
+                        self.take_frame(shard, &turn, &origin, frame);
+                        has_taken = true;
+                        may_more = !turn.is_over();
                     }
-                    Ok(None) => {
-                        is_partial = at < filled;
-                        more = false;
-                        break;
-                    }
-                    Err(error) => {
-                        self.lose_stream(shard, &origin, &inbox[at..filled], &error);
-                        more = false;
-                        break;
-                    }
+                    may
+                });
+            }
+            while self.may_take(inbox) {
+                match inbox.take_next(|frame| self.take_frame(shard, &turn, &origin, frame)) {
+                    Ok(taken) => has_taken |= taken,
+                    Err(error) => self.lose_stream(shard, &origin, inbox.rest(), &error),
                 }
                 if turn.is_over() {
                     break;
                 }
             }
             *unrested_us += shard.end_turn(turn);
-            if more {
+            if self.may_take(inbox) || self.may_take_emergency(inbox) {
                 send_now(&self.socket, &self.outbox).await;
                 tasks::breathe().await;
                 *unrested_us = 0;
             }
         }
-        // Requests can carry secrets (imports, plaintexts): nothing stays behind.
-        inbox.copy_within(at..filled, 0);
-        let left = filled - at;
-        inbox[left..filled].zeroize();
-        if left == inbox.len() {
-            inbox.resize(FRAME_LEN_MAX, 0);
-        }
-        if at > 0 {
+        inbox.settle();
+        if has_taken {
             self.for_bytes.reset();
             self.for_request.reset();
         }
-        self.owes_bytes.set(is_partial || !self.greeted.get());
-        left
+        self.owes_bytes
+            .set(inbox.is_partial() || !self.greeted.get());
+    }
+
+    fn may_take(&self, inbox: &Inbox) -> bool {
+        inbox.may_have_frame() && self.has_room() && !self.closing.get()
+    }
+
+    /// Nothing comes before HELLO.
+    fn may_take_emergency(&self, inbox: &Inbox) -> bool {
+        inbox.may_have_emergency()
+            && self.greeted.get()
+            && self.has_room_for_emergency()
+            && !self.closing.get()
     }
 
     /// Takes one request. A panic must not take the shard down: the request is answered INTERNAL, everybody goes on.

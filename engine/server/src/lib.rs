@@ -13,7 +13,6 @@
 //!
 //! Data flows one way: wire → shard core → actions → rehydrator → shard core → wire.
 
-pub mod accounts;
 pub mod clock;
 pub mod config;
 pub mod connection;
@@ -24,7 +23,6 @@ pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod node;
-pub mod patience;
 mod plant;
 pub mod rehydrator;
 pub mod runtime;
@@ -33,4 +31,5 @@ pub mod signals;
 pub mod startup;
 pub mod unix_path;
 
+pub use keyway_node::connection::{accounts, patience};
 pub use keyway_node::policy as authorise;

@@ -108,6 +108,10 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let (ready, started) = std::sync::mpsc::channel();
     let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
     let page_key_ids = config.page_key_ids;
+    let owner = Owner {
+        dev: config.dev,
+        uid: rustix::process::geteuid().as_raw(),
+    };
     let config = Arc::new(config);
     let mut to_shards = Vec::new();
     let renew_early_ppm = draw_renew_early_ppm()?;
@@ -123,10 +127,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             log: data.log_options(index).map_err(|error| error.to_string())?,
             shared: ports.shared,
             ports: ports.own.clone(),
-            owner: Owner {
-                dev: config.dev,
-                uid: rustix::process::geteuid().as_raw(),
-            },
+            owner,
             seat,
             keyspaces: configs.clone(),
             hot_keys: hot_keys[usize::from(index)].clone(),
@@ -170,6 +171,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         to_exporter,
         renew_early_ppm,
     )
+    .with_owner(owner)
     .with_file(catalogue_file)
     .with_page(Feed::new(viewers, page_key_ids))
     .with_tickets(tickets);

@@ -64,6 +64,9 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    /// Never looked at. That it is handled keeps a write beyond `ulimit -f` from ending the process: the write fails with
+    /// EFBIG, as it does with ENOSPC on a full disk.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -72,6 +75,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 

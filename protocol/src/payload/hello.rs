@@ -78,9 +78,9 @@ impl<'a> Hello<'a> {
 pub struct ServerHello {
     /// The version that the connection speaks from now on.
     pub version: u8,
-    /// Whether the server runs in development mode, where everybody may do everything.
+    /// The server runs in development mode, where access control is off.
     pub dev: bool,
-    /// Whether there are more keyspaces than are named here; KEYSPACE_LIST tells the rest.
+    /// There are more keyspaces than are named here; KEYSPACE_LIST returns the rest.
     pub more: bool,
     /// The shard that this connection reached.
     pub this_shard: u16,

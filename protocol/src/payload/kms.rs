@@ -52,8 +52,7 @@ impl<'a> Unlock<'a> {
     }
 }
 
-/// KMS_UNLOCK: for a KMS that no keyspace uses yet, and for whoever holds a share. The answer is
-/// JSON.
+/// KMS_UNLOCK: unlocks a KMS that no keyspace uses yet, or provides a share. The answer is JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KmsUnlock<'a> {
     /// What the secret is.

@@ -8,16 +8,21 @@ use serde_json::{Value, json};
 use super::Control;
 use super::catalogue::Keyspace;
 use super::kms::Kms;
+use crate::authorise::Principal;
 
 /// A payload's room, less what stands around the rows.
 const ROWS_LEN_MAX: usize = PAYLOAD_LEN_MAX - 64;
 
 impl<K: Kms + 'static> Control<K> {
     /// The keyspaces with ids greater than `after` among `visible`, which rise, as far as they fit.
-    pub(super) fn list(&self, after: u32, visible: &[u32]) -> Vec<u8> {
+    pub(super) fn list(&self, after: u32, visible: &[u32], who: Principal) -> Vec<u8> {
         let catalogue = self.written();
         let first = visible.partition_point(|id| *id <= after);
         let rows = visible[first..].iter().filter_map(|id| {
+            // The shard has named what was visible when the command came.
+            if self.rights(who, *id).is_empty() {
+                return None;
+            }
             let keyspace = catalogue.keyspace(*id).ok()?;
             Some(self.row(*id, keyspace))
         });

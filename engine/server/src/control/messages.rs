@@ -1,7 +1,7 @@
 //! What shards ask of the control thread, and what it tells them.
 
 use keyway_core::{Instant, LeaseEvent, Settings};
-use keyway_protocol::{HotBy, Status, UnlockKind};
+use keyway_protocol::{HotBy, Opcode, Status, UnlockKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -198,6 +198,51 @@ impl Command {
                 Lane::Emergency
             }
             _ => Lane::Ordinary,
+        }
+    }
+
+    /// The operation that it carries out.
+    pub fn opcode(&self) -> Opcode {
+        match self {
+            Command::Create { .. } => Opcode::KeyspaceCreate,
+            Command::Set { .. } => Opcode::KeyspaceSet,
+            Command::History { .. } => Opcode::KeyspaceHistory,
+            Command::List { .. } => Opcode::KeyspaceList,
+            Command::Lock { .. } => Opcode::Lock,
+            Command::Unlock { .. } => Opcode::Unlock,
+            Command::Rotate { .. } => Opcode::KeyspaceRotate,
+            Command::DestroyDeks { .. } => Opcode::KeyspaceDestroyDeks,
+            Command::Rewrap { .. } => Opcode::KeyspaceRewrap,
+            Command::Hot { .. } => Opcode::KeyspaceHot,
+            Command::Initialise { .. } => Opcode::KmsInit,
+            Command::UnlockKms { .. } => Opcode::KmsUnlock,
+            Command::LockKms { .. } => Opcode::KmsLock,
+            Command::LockAll => Opcode::LockAll,
+            Command::UnlockStatus { .. } => Opcode::UnlockStatus,
+            Command::Status { .. } => Opcode::Status,
+        }
+    }
+
+    /// The keyspace whose policy grants the right to it. Without one only those who may do everything have it; a list
+    /// shows anybody what he may see.
+    pub fn keyspace(&self) -> Option<u32> {
+        match self {
+            Command::Set { keyspace, .. }
+            | Command::History { keyspace }
+            | Command::Lock { keyspace }
+            | Command::Unlock { keyspace, .. }
+            | Command::Rotate { keyspace }
+            | Command::DestroyDeks { keyspace }
+            | Command::Rewrap { keyspace, .. }
+            | Command::Hot { keyspace, .. }
+            | Command::UnlockStatus { keyspace, .. } => Some(*keyspace),
+            Command::Create { .. }
+            | Command::List { .. }
+            | Command::Initialise { .. }
+            | Command::UnlockKms { .. }
+            | Command::LockKms { .. }
+            | Command::LockAll
+            | Command::Status { .. } => None,
         }
     }
 }

@@ -10,8 +10,8 @@
 //! answered with a status of its own. The control thread itself waits for no disk and no KMS.
 
 pub mod at_start;
+mod caller;
 pub mod catalogue_file;
-mod deadline;
 mod hot;
 pub mod hot_keys;
 mod in_force;
@@ -48,10 +48,11 @@ use keyway_protocol::{KmsShares, Status, encode_keyspace_id};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
-use crate::authorise::Principal;
+use crate::authorise::{Owner, Principal};
 use crate::clock;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{KmsSnapshot, Snapshot};
+use caller::Caller;
 use catalogue::{Catalogue, CatalogueError, FIRST_GENERATION, Keyspace, NewKeyspace};
 use catalogue_file::{CatalogueFile, FirstSeal};
 use hot_keys::HotKeys;
@@ -79,6 +80,7 @@ const KMS_LINE: &str = "kms=";
 
 /// What the control thread owns.
 pub struct Control<K = Service> {
+    owner: Owner,
     kms: KmsSet<K>,
     in_force: RefCell<InForce>,
     published: RefCell<Publications>,
@@ -131,6 +133,7 @@ impl<K: Kms + 'static> Control<K> {
         renew_early_ppm: u32,
     ) -> Self {
         Control {
+            owner: Owner { dev: false, uid: 0 },
             kms,
             in_force: RefCell::new(InForce::new(catalogue)),
             published: RefCell::default(),
@@ -160,6 +163,12 @@ impl<K: Kms + 'static> Control<K> {
     #[must_use]
     pub fn with_page(self, page: page::Feed) -> Self {
         Control { page, ..self }
+    }
+
+    /// Has these rights hold everywhere, in place of root's alone.
+    #[must_use]
+    pub fn with_owner(self, owner: Owner) -> Self {
+        Control { owner, ..self }
     }
 
     /// Goes on with the tickets that shards were given at the start.
@@ -215,8 +224,9 @@ impl<K: Kms + 'static> Control<K> {
                         if clock::now() >= deadline => {}
                     ControlRequest::Admin { reply_to, who, deadline, command } => {
                         let lane = command.lane();
+                        let caller = Caller::of(&command, who, deadline);
                         let answered = Rc::clone(&control).administer(reply_to, who, command);
-                        let answered = deadline::under(deadline, answered);
+                        let answered = caller.scope(answered);
                         match lane {
                             Lane::Emergency => task::begin(answered),
                             Lane::Ordinary => drop(tokio::task::spawn_local(answered)),
@@ -245,10 +255,27 @@ impl<K: Kms + 'static> Control<K> {
 
     async fn administer(self: Rc<Self>, reply_to: ReplyTo, who: Principal, command: Command) {
         let lane = command.lane();
-        let answer = match command {
+        let answer = match self.check_caller() {
+            Ok(()) => self.carry_out(who, command).await,
+            Err(refused) => Err(refused),
+        };
+        let (status, payload) = match answer {
+            Ok(payload) => (Status::Ok, payload),
+            Err((status, explanation)) => (status, explanation.into_bytes()),
+        };
+        let event = ControlEvent::Answer {
+            token: reply_to.token,
+            status,
+            payload: Zeroizing::new(payload),
+        };
+        self.send(reply_to.shard, lane, event).await;
+    }
+
+    async fn carry_out(self: &Rc<Self>, who: Principal, command: Command) -> Answer {
+        match command {
             Command::Create { name, lines } => self.create(&name, &lines, who).await,
             Command::Set { keyspace, lines } => self.set(keyspace, &lines, who).await,
-            Command::List { after, visible } => Ok(self.list(after, &visible)),
+            Command::List { after, visible } => Ok(self.list(after, &visible, who)),
             Command::History { keyspace } => self.history(keyspace),
             Command::Lock { keyspace } => self.lock(vec![keyspace], who).await,
             Command::Unlock {
@@ -298,17 +325,7 @@ impl<K: Kms + 'static> Control<K> {
             Command::LockKms { kms } => self.lock_kms(&kms, who).await,
             Command::LockAll => self.lock_all(who).await,
             Command::Status { after } => self.status(after).await,
-        };
-        let (status, payload) = match answer {
-            Ok(payload) => (Status::Ok, payload),
-            Err((status, explanation)) => (status, explanation.into_bytes()),
-        };
-        let event = ControlEvent::Answer {
-            token: reply_to.token,
-            status,
-            payload: Zeroizing::new(payload),
-        };
-        self.send(reply_to.shard, lane, event).await;
+        }
     }
 
     async fn create(self: &Rc<Self>, name: &str, lines: &str, who: Principal) -> Answer {

@@ -9,7 +9,7 @@ use super::catalogue::{self, Catalogue, CatalogueError};
 use super::in_force::{Settled, Undone, Wanted};
 use super::kms::Kms;
 use super::lanes::Lane;
-use super::{Answer, Control, deadline};
+use super::{Answer, Control};
 use crate::clock;
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{CatalogueSnapshot, Snapshot};
@@ -66,7 +66,7 @@ impl<K: Kms + 'static> Control<K> {
         keyspaces: &[u32],
         edit: impl Fn(&mut Catalogue) -> Result<(), CatalogueError> + 'static,
     ) -> Result<Wanted, Refused> {
-        deadline::check()?;
+        self.check_caller()?;
         let mut in_force = self.in_force.borrow_mut();
         let wanted = in_force.want(clock::now(), keyspaces, Rc::new(edit))?;
         drop(in_force);

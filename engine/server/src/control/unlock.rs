@@ -10,6 +10,7 @@ use keyway_protocol::{Status, UnlockKind, encode_ticket};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::caller::Caller;
 use super::in_force::Wanted;
 use super::kms::{Kms, refusal};
 use super::lanes::Lane;
@@ -67,10 +68,10 @@ impl<K: Kms + 'static> Control<K> {
         let asked = Asked { ticket, who };
         let control = Rc::clone(self);
         let locks = self.locks_of(id);
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(Caller::unlocking(id, who).scope(async move {
             let ended = control.unlock(id, asked, given, locks, watch).await;
             control.note_end(id, ticket, ended);
-        });
+        }));
         let mut payload = Vec::new();
         encode_ticket(ticket, &mut payload);
         Ok(payload)
@@ -256,7 +257,8 @@ impl<K: Kms + 'static> Control<K> {
         for (id, asked) in waiting {
             if id != except && self.kms_name_of(id).is_ok_and(|name| name == kms) {
                 let locks = self.locks_of(id);
-                let ended = self.open_keyspace(id, asked, locks, false).await;
+                let opened = self.open_keyspace(id, asked, locks, false);
+                let ended = Caller::unlocking(id, asked.who).scope(opened).await;
                 self.note_end(id, asked.ticket, ended.map(|()| Ended::Opened));
             }
         }

@@ -1,22 +1,22 @@
 //! Turns the latest snapshots into Prometheus metric families.
 //!
-//! The runbook's series carry the keyspace alone and are summed over shards here; what belongs to
-//! one shard has a name of its own and a `shard` label.
+//! The runbook's series carry the keyspace alone and are combined over shards; what belongs to one shard has a name of its
+//! own and a `shard` label.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use prometheus::proto;
 
+use super::declare::{Family, Kind, Sample, Subject};
+use super::families;
+use super::kms_series::{KMS_METRICS, Keyspaces};
 use super::latency::{BOUNDS_US, Latency};
-use super::shard_series::SHARD_SERIES;
 use super::snapshot::{
-    CatalogueSnapshot, HotSnapshot, KeyspaceSnapshot, KmsSnapshot, LockState, OPERATIONS, OUTCOMES,
-    SettingsSnapshot, ShardSnapshot, Snapshot,
+    CatalogueSnapshot, HotSnapshot, KmsSnapshot, SettingsSnapshot, ShardSnapshot, Snapshot,
 };
-use super::{catalogue_series, kms_series};
 
-/// The latest snapshot of everyone.
+/// The latest snapshots.
 #[derive(Debug, Default)]
 pub struct Latest {
     pub(super) shards: BTreeMap<u16, ShardSnapshot>,
@@ -27,7 +27,7 @@ pub struct Latest {
 }
 
 impl Latest {
-    /// Takes a snapshot in place of the sender's last one.
+    /// Replaces the sender's last snapshot.
     pub fn take(&mut self, snapshot: Snapshot) {
         match snapshot {
             Snapshot::Shard(shard) => {
@@ -69,298 +69,106 @@ impl Latest {
 
     /// All metric families, sorted by name.
     pub fn families(&self) -> Vec<proto::MetricFamily> {
-        let mut families = self.keyspace_families();
-        families.extend(self.shard_families());
-        families.extend(kms_series::families(
-            &self.kms,
-            &self.keyspaces(),
-            &self.live_keyspaces(),
-        ));
-        families.extend(catalogue_series::families(&self.catalogue));
-        families.push(family(
-            "keyway_build_info",
-            "Version of the running server; always 1.",
-            proto::MetricType::GAUGE,
-            [gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)],
-        ));
+        let keyspaces = self.keyspaces();
+        let shards: Vec<&ShardSnapshot> = self.shards.values().collect();
+        let mut families = of_subjects(&keyspaces.iter().collect::<Vec<_>>());
+        families.extend(of_subjects(&shards));
+        families.extend(of_subjects(&[&self.catalogue]));
+        let about = Keyspaces {
+            names: keyspaces
+                .iter()
+                .map(|keyspace| (keyspace.id, keyspace.name.as_str()))
+                .collect(),
+            live: self.live_keyspaces(),
+        };
+        for metric in &KMS_METRICS {
+            let family = metric.family();
+            let mut encoded = Vec::new();
+            for kms in &self.kms {
+                metric.export(kms, &about, &mut |labels, sample| {
+                    let values = [&[kms.name.as_str()], labels].concat();
+                    encoded.push(encode(&family, &values, 1.0, sample));
+                });
+            }
+            families.push(proto_family(&family, encoded));
+        }
+        let build = families::build_info();
+        let version = [env!("CARGO_PKG_VERSION")];
+        let metric = encode(&build, &version, 1.0, Sample::Number(1.0));
+        families.push(proto_family(&build, vec![metric]));
         families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         families
     }
-
-    fn keyspace_families(&self) -> Vec<proto::MetricFamily> {
-        let keyspaces = self.keyspaces();
-        let mut families: Vec<_> = KEYSPACE_SERIES
-            .iter()
-            .map(|(name, help, kind, value)| {
-                let metrics = keyspaces.iter().map(|keyspace| {
-                    metric(*kind, &[("keyspace", &keyspace.name)], value(keyspace))
-                });
-                family(name, help, *kind, metrics)
-            })
-            .collect();
-        families.push(family(
-            "rehydrate_latency_ms",
-            "Time to read a key's blob and open it, in milliseconds.",
-            proto::MetricType::HISTOGRAM,
-            keyspaces.iter().map(|keyspace| {
-                histogram(
-                    &[("keyspace", &keyspace.name)],
-                    &keyspace.rehydrate_latency,
-                    MS,
-                )
-            }),
-        ));
-        families.push(family(
-            "keyway_keyspace_state",
-            "Where a keyspace stands with its DEK: 1 for the state that it is in.",
-            proto::MetricType::GAUGE,
-            keyspaces.iter().flat_map(|keyspace| {
-                LockState::ALL.map(|state| {
-                    let labels = [
-                        ("keyspace", keyspace.name.as_str()),
-                        ("state", state.name()),
-                    ];
-                    gauge(&labels, f64::from(u8::from(keyspace.state == state)))
-                })
-            }),
-        ));
-        families.push(family(
-            "keyway_requests_total",
-            "Requests answered, by keyspace, operation and outcome.",
-            proto::MetricType::COUNTER,
-            keyspaces.iter().flat_map(|keyspace| {
-                OPERATIONS
-                    .iter()
-                    .zip(keyspace.requests.0)
-                    .flat_map(|(operation, outcomes)| {
-                        OUTCOMES
-                            .iter()
-                            .zip(outcomes)
-                            .filter(|(_, count)| *count > 0)
-                            .map(|(outcome, count)| {
-                                let labels = [
-                                    ("keyspace", keyspace.name.as_str()),
-                                    ("operation", *operation),
-                                    ("outcome", *outcome),
-                                ];
-                                counter(&labels, count as f64)
-                            })
-                            .collect::<Vec<_>>()
-                    })
-            }),
-        ));
-        families
-    }
-
-    fn shard_families(&self) -> Vec<proto::MetricFamily> {
-        let mut families: Vec<_> = SHARD_SERIES
-            .iter()
-            .map(|(name, help, kind, value)| {
-                let metrics = self.shards.values().map(|shard| {
-                    metric(*kind, &[("shard", &shard.shard.to_string())], value(shard))
-                });
-                family(name, help, *kind, metrics)
-            })
-            .collect();
-        let histograms: [ShardHistogram; 2] = [
-            (
-                "keyway_shard_turn_seconds",
-                "Length of a shard's turns.",
-                |s| &s.turn,
-            ),
-            (
-                "keyway_shard_load_wait_seconds",
-                "Time a load waited for a read slot.",
-                |s| &s.load_wait,
-            ),
-        ];
-        for (name, help, latency) in histograms {
-            let metrics = self.shards.values().map(|shard| {
-                histogram(
-                    &[("shard", &shard.shard.to_string())],
-                    latency(shard),
-                    SECOND,
-                )
-            });
-            families.push(family(name, help, proto::MetricType::HISTOGRAM, metrics));
-        }
-        families
-    }
 }
 
-pub(super) type Series<T> = (&'static str, &'static str, proto::MetricType, fn(&T) -> f64);
-
-/// Name, help, and where the figures are.
-type ShardHistogram = (&'static str, &'static str, fn(&ShardSnapshot) -> &Latency);
-
-pub(super) const COUNTER: proto::MetricType = proto::MetricType::COUNTER;
-pub(super) const GAUGE: proto::MetricType = proto::MetricType::GAUGE;
-
-const KEYSPACE_SERIES: &[Series<KeyspaceSnapshot>] = &[
-    (
-        "rehydrate_total",
-        "Local rehydrations, all of them.",
-        COUNTER,
-        |k| k.rehydrate_total as f64,
-    ),
-    (
-        "rehydrate_fail_total",
-        "Rehydrations that failed.",
-        COUNTER,
-        |k| k.rehydrate_fail_total as f64,
-    ),
-    (
-        "singleflight_waiters",
-        "Requests waiting now for a refresh.",
-        GAUGE,
-        |k| k.singleflight_waiters as f64,
-    ),
-    (
-        "singleflight_wait_timeout_total",
-        "Waits that used up their budget.",
-        COUNTER,
-        |k| k.singleflight_wait_timeout_total as f64,
-    ),
-    (
-        "prefetch_scan_total",
-        "Passes of the prefetcher over the keyspace.",
-        COUNTER,
-        |k| k.prefetch_scan_total as f64,
-    ),
-    (
-        "prefetch_trigger_total",
-        "Refreshes that the prefetcher started.",
-        COUNTER,
-        |k| k.prefetch_trigger_total as f64,
-    ),
-    (
-        "prefetch_skipped_total",
-        "Keys that were due and passed over because max_in_flight was reached.",
-        COUNTER,
-        |k| k.prefetch_skipped_total as f64,
-    ),
-    (
-        "keyway_prefetch_warm_total",
-        "Loads of keys that were hot when the server last ran.",
-        COUNTER,
-        |k| k.prefetch_warm_total as f64,
-    ),
-    (
-        "keyway_hits_total",
-        "Requests served from an unlocked key at once.",
-        COUNTER,
-        |k| k.hits as f64,
-    ),
-    (
-        "keyway_misses_total",
-        "Requests that waited or were refused.",
-        COUNTER,
-        |k| k.misses as f64,
-    ),
-    (
-        "keyway_evicted_total",
-        "Keys dropped before their time, for room.",
-        COUNTER,
-        |k| k.evicted_total as f64,
-    ),
-    ("keyway_resident_keys", "Unlocked keys held.", GAUGE, |k| {
-        k.resident_keys as f64
-    }),
-    (
-        "keyway_resident_key_bytes",
-        "Locked memory of unlocked keys.",
-        GAUGE,
-        |k| k.resident_key_bytes as f64,
-    ),
-    ("keyway_flights", "Refreshes under way.", GAUGE, |k| {
-        k.flights as f64
-    }),
-    (
-        "keyway_oldest_served_age_seconds",
-        "Age of the oldest key served within the last second.",
-        GAUGE,
-        |k| k.oldest_served_age_us as f64 / 1e6,
-    ),
-    (
-        "keyway_aead_uses_ratio",
-        "Share of its 2^32 encryptions that the most used AEAD key has done since the start.",
-        GAUGE,
-        |k| k.aead_uses_ratio,
-    ),
-    (
-        "keyway_dek_lease_left_seconds",
-        "Time left of the DEK lease; 0 without one.",
-        GAUGE,
-        |k| k.dek_lease_left_s,
-    ),
-    (
-        "keyway_keyspace_locked",
-        "1 when an operator has locked the keyspace.",
-        GAUGE,
-        |k| f64::from(u8::from(k.locked)),
-    ),
-];
-
-pub(super) fn family(
-    name: &str,
-    help: &str,
-    kind: proto::MetricType,
-    metrics: impl IntoIterator<Item = proto::Metric>,
-) -> proto::MetricFamily {
-    let mut family = proto::MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics.into_iter().collect());
-    family
+/// Returns the families of the snapshots of one kind.
+fn of_subjects<S: Subject>(subjects: &[&S]) -> Vec<proto::MetricFamily> {
+    S::families()
+        .map(|(family, metric)| {
+            let mut encoded = Vec::new();
+            for subject in subjects {
+                let own = S::LABEL.map(|_| subject.label());
+                (metric.export)(subject, &mut |labels, sample| {
+                    let values: Vec<&str> = own
+                        .as_deref()
+                        .into_iter()
+                        .chain(labels.iter().copied())
+                        .collect();
+                    encoded.push(encode(&family, &values, metric.divisor, sample));
+                });
+            }
+            proto_family(&family, encoded)
+        })
+        .collect()
 }
 
-fn labelled(labels: &[(&str, &str)]) -> proto::Metric {
-    let pairs = labels.iter().map(|(name, value)| {
+fn proto_family(family: &Family, metrics: Vec<proto::Metric>) -> proto::MetricFamily {
+    let mut encoded = proto::MetricFamily::default();
+    encoded.set_name(family.name.to_owned());
+    encoded.set_help(family.help.to_owned());
+    encoded.set_field_type(match family.kind {
+        Kind::Counter => proto::MetricType::COUNTER,
+        Kind::Gauge => proto::MetricType::GAUGE,
+        Kind::Histogram => proto::MetricType::HISTOGRAM,
+    });
+    encoded.set_metric(metrics);
+    encoded
+}
+
+/// One value of a family, with the values of its labels.
+fn encode(family: &Family, labels: &[&str], divisor: f64, sample: Sample<'_>) -> proto::Metric {
+    let pairs = family.labels.iter().zip(labels).map(|(name, value)| {
         let mut pair = proto::LabelPair::default();
         pair.set_name((*name).to_owned());
         pair.set_value((*value).to_owned());
         pair
     });
-    proto::Metric::from_label(pairs.collect())
-}
-
-pub(super) fn metric(
-    kind: proto::MetricType,
-    labels: &[(&str, &str)],
-    value: f64,
-) -> proto::Metric {
-    if kind == COUNTER {
-        counter(labels, value)
-    } else {
-        gauge(labels, value)
+    let mut metric = proto::Metric::from_label(pairs.collect());
+    match sample {
+        Sample::Observations(latency) => {
+            metric.set_histogram(histogram(latency, unit_us(family.name)))
+        }
+        Sample::Number(value) if family.kind == Kind::Counter => {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value / divisor);
+            metric.set_counter(counter);
+        }
+        Sample::Number(value) => {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value / divisor);
+            metric.set_gauge(gauge);
+        }
     }
-}
-
-pub(super) fn counter(labels: &[(&str, &str)], value: f64) -> proto::Metric {
-    let mut metric = labelled(labels);
-    let mut counter = proto::Counter::default();
-    counter.set_value(value);
-    metric.set_counter(counter);
     metric
 }
 
-pub(super) fn gauge(labels: &[(&str, &str)], value: f64) -> proto::Metric {
-    let mut metric = labelled(labels);
-    let mut gauge = proto::Gauge::default();
-    gauge.set_value(value);
-    metric.set_gauge(gauge);
-    metric
+/// Microseconds in the unit of a histogram, which its name ends in. The runbook's is in milliseconds.
+fn unit_us(name: &str) -> f64 {
+    if name.ends_with("_ms") { 1e3 } else { 1e6 }
 }
 
-/// Microseconds in the unit of `rehydrate_latency_ms`, whose name is the runbook's.
-const MS: f64 = 1e3;
-
-/// Microseconds in Prometheus' own unit.
-const SECOND: f64 = 1e6;
-
-fn histogram(labels: &[(&str, &str)], latency: &Latency, unit_us: f64) -> proto::Metric {
+fn histogram(latency: &Latency, unit_us: f64) -> proto::Histogram {
     let mut cumulative = 0;
     let buckets = BOUNDS_US
         .iter()
@@ -376,16 +184,18 @@ fn histogram(labels: &[(&str, &str)], latency: &Latency, unit_us: f64) -> proto:
     histogram.set_bucket(buckets.collect());
     histogram.set_sample_count(latency.count());
     histogram.set_sample_sum(latency.sum_ns as f64 / 1e3 / unit_us);
-    let mut metric = labelled(labels);
-    metric.set_histogram(histogram);
-    metric
+    histogram
 }
 
 #[cfg(test)]
 mod tests {
     use prometheus::{Encoder, TextEncoder};
 
+    use keyway_protocol::Status;
+
     use super::*;
+    use crate::metrics::requests::{CountedOperation, CountedOutcome};
+    use crate::metrics::snapshot::KeyspaceSnapshot;
 
     fn text(latest: &Latest) -> String {
         let mut out = Vec::new();
@@ -404,7 +214,10 @@ mod tests {
             ..KeyspaceSnapshot::default()
         };
         (0..rehydrates).for_each(|_| keyspace.rehydrate_latency.record_ns(60_000));
-        keyspace.requests.0[0][0] = rehydrates;
+        let ok = CountedOutcome::Status(Status::Ok);
+        keyspace
+            .requests
+            .add(CountedOperation::Sign, ok, rehydrates);
         Snapshot::Shard(Box::new(ShardSnapshot {
             shard: index,
             keyspaces: vec![keyspace],

@@ -1,8 +1,9 @@
-//! The figures of keyspaces, summed over the shards.
+//! The figures of keyspaces, combined over the shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::collector::Latest;
+use super::declare::Subject;
 use super::snapshot::{KeyspaceSnapshot, LockState};
 
 impl Latest {
@@ -12,7 +13,7 @@ impl Latest {
         for keyspace in self.shards.values().flat_map(|shard| &shard.keyspaces) {
             merged
                 .entry(keyspace.id)
-                .and_modify(|sum| add(sum, keyspace))
+                .and_modify(|all| all.combine(keyspace))
                 .or_insert_with(|| keyspace.clone());
         }
         self.name_troubles(&mut merged);
@@ -29,7 +30,7 @@ impl Latest {
             for keyspace in shard.keyspaces[first..].iter().take(count_max) {
                 merged
                     .entry(keyspace.id)
-                    .and_modify(|sum| add(sum, keyspace))
+                    .and_modify(|all| all.combine(keyspace))
                     .or_insert_with(|| keyspace.clone());
             }
         }
@@ -74,35 +75,5 @@ impl Latest {
         let mut kms = self.kms().iter();
         kms.find(|kms| kms.lease_calls_per_hour.contains_key(&keyspace))
             .map(|kms| kms.name.as_str())
-    }
-}
-
-fn add(sum: &mut KeyspaceSnapshot, other: &KeyspaceSnapshot) {
-    sum.rehydrate_total += other.rehydrate_total;
-    sum.rehydrate_fail_total += other.rehydrate_fail_total;
-    sum.rehydrate_latency.merge(&other.rehydrate_latency);
-    sum.singleflight_waiters += other.singleflight_waiters;
-    sum.singleflight_waiters_max += other.singleflight_waiters_max;
-    sum.singleflight_wait_timeout_total += other.singleflight_wait_timeout_total;
-    sum.prefetch_scan_total += other.prefetch_scan_total;
-    sum.prefetch_trigger_total += other.prefetch_trigger_total;
-    sum.prefetch_warm_total += other.prefetch_warm_total;
-    sum.prefetch_skipped_total += other.prefetch_skipped_total;
-    sum.hits += other.hits;
-    sum.misses += other.misses;
-    sum.evicted_total += other.evicted_total;
-    sum.resident_keys += other.resident_keys;
-    sum.resident_key_bytes += other.resident_key_bytes;
-    sum.flights += other.flights;
-    sum.oldest_served_age_us = sum.oldest_served_age_us.max(other.oldest_served_age_us);
-    sum.aead_uses_ratio = sum.aead_uses_ratio.max(other.aead_uses_ratio);
-    // The shard that loses its lease first is the one to know about.
-    sum.dek_lease_left_s = sum.dek_lease_left_s.min(other.dek_lease_left_s);
-    sum.state = sum.state.max(other.state);
-    sum.locked |= other.locked;
-    for (mine, theirs) in sum.requests.0.iter_mut().zip(other.requests.0) {
-        for (mine, theirs) in mine.iter_mut().zip(theirs) {
-            *mine += theirs;
-        }
     }
 }

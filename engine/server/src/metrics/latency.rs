@@ -2,6 +2,7 @@
 //! for exact quantiles.
 
 use hdrhistogram::Histogram;
+use serde_json::{Value, json};
 
 /// Upper bounds of the buckets, in microseconds: 5 µs to 1 s, densest around the 2 ms target.
 pub const BOUNDS_US: [u64; 22] = [
@@ -72,6 +73,26 @@ impl Latency {
         let hdr = self.hdr.as_ref();
         hdr.map_or(0.0, |hdr| hdr.max() as f64 / 1e6)
     }
+
+    /// Returns the row of STATUS: count, sum and quantiles since the start, in milliseconds, and the buckets, which are
+    /// not cumulative and are empty without observations. Two documents' buckets, subtracted, give the quantiles of the
+    /// time between them.
+    pub fn quantiles(&self) -> Value {
+        let buckets: &[u64] = match self.count() {
+            0 => &[],
+            _ => &self.buckets,
+        };
+        json!({
+            "count": self.count(),
+            "sum": self.sum_ns as f64 / 1e6,
+            "buckets": buckets,
+            "p50": self.quantile_ms(0.50),
+            "p95": self.quantile_ms(0.95),
+            "p99": self.quantile_ms(0.99),
+            "p999": self.quantile_ms(0.999),
+            "max": self.max_ms(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -103,5 +124,20 @@ mod tests {
         one.merge(&two);
         assert!((one.quantile_ms(0.5) - 0.1).abs() < 0.01);
         assert!((one.quantile_ms(0.99) - 10.0).abs() < 0.2);
+    }
+
+    #[test]
+    fn the_buckets_of_a_document_add_up_to_its_count_with_one_beyond_the_last_bound() {
+        assert_eq!(Latency::default().quantiles()["buckets"], json!([]));
+        let mut latency = Latency::default();
+        for ns in [4_000, 2_000_000, 9_000_000_000] {
+            latency.record_ns(ns);
+        }
+        let document = latency.quantiles();
+        let buckets: Vec<u64> = serde_json::from_value(document["buckets"].clone()).unwrap();
+        assert_eq!(buckets.len(), BOUNDS_US.len() + 1);
+        assert_eq!(document["count"], buckets.iter().sum::<u64>());
+        assert_eq!(buckets.last(), Some(&1));
+        assert!((document["sum"].as_f64().unwrap() - 9_002.004).abs() < 1e-6);
     }
 }

@@ -1,54 +1,14 @@
-//! What a shard tells of itself once a second: plain figures, no handles.
+//! What shards and the control thread report once a second: plain figures, no handles. A figure is declared here, in one
+//! row: see [`super::declare`].
 
 use std::collections::BTreeMap;
 
 use keyway_protocol::HotBy;
+use serde_json::Value;
 
+use super::declare::{Emit, Reading, Sample, figures};
 use super::latency::Latency;
-
-/// Operations that are counted apart, in the order of [`RequestCounts`].
-pub const OPERATIONS: [&str; 11] = [
-    "sign",
-    "verify",
-    "mac",
-    "encrypt",
-    "decrypt",
-    "derive",
-    "public_key",
-    "get",
-    "force_refresh",
-    "key_admin",
-    "other",
-];
-
-/// Outcomes that are counted apart: the wire's statuses by number, `ok` and a stale `ok` apart.
-pub const OUTCOMES: [&str; 18] = [
-    "ok",
-    "retry",
-    "needs_unlock",
-    "unavailable",
-    "overloaded",
-    "not_found",
-    "invalid",
-    "revoked",
-    "forbidden",
-    "bad_request",
-    "unsupported",
-    "deadline_exceeded",
-    "mismatch",
-    "conflict",
-    "no_keyspace",
-    "internal",
-    "not_persisted",
-    "ok_stale",
-];
-
-/// Index of a stale OK in [`OUTCOMES`].
-pub const OUTCOME_OK_STALE: usize = 17;
-
-/// Requests answered, by operation and outcome.
-#[derive(Clone, Debug, Default)]
-pub struct RequestCounts(pub [[u64; OUTCOMES.len()]; OPERATIONS.len()]);
+use super::requests::RequestCounts;
 
 /// Where a keyspace stands with its DEK. Later ones matter more: over shards, the latest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,57 +52,78 @@ impl LockState {
     }
 }
 
-/// One keyspace on one shard.
-#[derive(Clone, Debug, Default)]
-pub struct KeyspaceSnapshot {
-    /// Keyspace id.
-    pub id: u32,
-    /// Keyspace name.
-    pub name: String,
-    /// `rehydrate_total`.
-    pub rehydrate_total: u64,
-    /// `rehydrate_fail_total`.
-    pub rehydrate_fail_total: u64,
-    /// `rehydrate_latency_ms`.
-    pub rehydrate_latency: Latency,
-    /// `singleflight_waiters`.
-    pub singleflight_waiters: u64,
-    /// Highest `singleflight_waiters` since the server started.
-    pub singleflight_waiters_max: u64,
-    /// `singleflight_wait_timeout_total`.
-    pub singleflight_wait_timeout_total: u64,
-    /// `prefetch_scan_total`.
-    pub prefetch_scan_total: u64,
-    /// `prefetch_trigger_total`.
-    pub prefetch_trigger_total: u64,
-    /// Loads of keys that were hot in an earlier run.
-    pub prefetch_warm_total: u64,
-    /// `prefetch_skipped_total`.
-    pub prefetch_skipped_total: u64,
-    /// Requests answered from a live key at once.
-    pub hits: u64,
-    /// Requests that had to wait or were refused.
-    pub misses: u64,
-    /// Keys evicted before their time, for room.
-    pub evicted_total: u64,
-    /// Unlocked keys held.
-    pub resident_keys: u64,
-    /// Locked memory that they take, in bytes.
-    pub resident_key_bytes: u64,
-    /// Flights under way.
-    pub flights: u64,
-    /// Age of the oldest key served since the last snapshot, in microseconds.
-    pub oldest_served_age_us: u64,
-    /// Share of its encryptions that the most used AEAD key has done under its newest version.
-    pub aead_uses_ratio: f64,
-    /// Seconds left of the DEK lease; 0 without one.
-    pub dek_lease_left_s: f64,
-    /// Where it stands with its DEK.
-    pub state: LockState,
-    /// Whether an operator has locked it.
-    pub locked: bool,
-    /// Requests by operation and outcome.
-    pub requests: RequestCounts,
+impl Reading for LockState {
+    const LABELS: &'static [&'static str] = &["state"];
+
+    fn export(&self, emit: &mut Emit<'_>) {
+        for state in Self::ALL {
+            let is_it = f64::from(u8::from(state == *self));
+            emit(&[state.name()], Sample::Number(is_it));
+        }
+    }
+
+    fn document(&self) -> Value {
+        self.name().into()
+    }
+}
+
+figures! {
+    /// One keyspace on one shard, or over all of them.
+    pub struct KeyspaceSnapshot labelled Some("keyspace"), |keyspace| keyspace.name.clone();
+    {
+        /// Keyspace id.
+        id: u32,
+        /// Keyspace name.
+        name: String,
+    }
+    rehydrate_total: u64 = sum [Counter "rehydrate_total"] ["rehydrate_total"]
+        "Local rehydrations, failed ones included.";
+    rehydrate_fail_total: u64 = sum [Counter "rehydrate_fail_total"] ["rehydrate_fail_total"]
+        "Rehydrations that failed. Repeated failures mean trouble with the data key or the KMS.";
+    rehydrate_latency: Latency = sum [Histogram "rehydrate_latency_ms"] ["rehydrate_latency_ms"]
+        "Time to read and open a key's blob, from the start of the read, in milliseconds. Its p95 must stay below 2 ms.";
+    singleflight_waiters: u64 = sum [Gauge "singleflight_waiters"] ["singleflight_waiters"]
+        "Requests waiting for a refresh. Above 128, a refresh is stuck or one key is too hot.";
+    singleflight_waiters_max: u64 = sum [] ["singleflight_waiters_max"]
+        "The most requests that have waited for a refresh at the same time since the server started.";
+    singleflight_wait_timeout_total: u64 = sum
+        [Counter "singleflight_wait_timeout_total"] ["singleflight_wait_timeout_total"]
+        "Waits that used up sign_wait_budget_us.";
+    prefetch_scan_total: u64 = sum [Counter "prefetch_scan_total"] ["prefetch_scan_total"]
+        "Passes of the prefetcher: one every 10 ms on each shard while it is enabled.";
+    prefetch_trigger_total: u64 = sum [Counter "prefetch_trigger_total"] ["prefetch_trigger_total"]
+        "Refreshes that the prefetcher started.";
+    prefetch_warm_total: u64 = sum [Counter "keyway_prefetch_warm_total"] ["prefetch_warm_total"]
+        "Loads of keys that were hot in the previous run.";
+    prefetch_skipped_total: u64 = sum [Counter "prefetch_skipped_total"] ["prefetch_skipped_total"]
+        "Keys that were due but skipped because max_in_flight was reached. The next pass considers them again.";
+    hits: u64 = sum [Counter "keyway_hits_total"] ["hits"]
+        "Requests served immediately from an unlocked key. The hit ratio is hits / (hits + misses).";
+    misses: u64 = sum [Counter "keyway_misses_total"] ["misses"]
+        "Requests that waited for a key or were refused.";
+    evicted_total: u64 = sum [Counter "keyway_evicted_total"] ["evicted_total"]
+        "Keys evicted before they expired because memory was full.";
+    resident_keys: u64 = sum [Gauge "keyway_resident_keys"] ["resident_keys"]
+        "Unlocked keys in memory.";
+    resident_key_bytes: u64 = sum [Gauge "keyway_resident_key_bytes"] ["resident_key_bytes"]
+        "Locked memory that unlocked keys use.";
+    flights: u64 = sum [Gauge "keyway_flights"] ["flights"]
+        "Refreshes in progress.";
+    oldest_served_age_us: u64 = max
+        [Gauge "keyway_oldest_served_age_seconds" per 1e6] ["oldest_served_age_ms" = |age_us| (age_us / 1_000).into()]
+        "Age of the oldest key served within the last second.";
+    aead_uses_ratio: f64 = max [Gauge "keyway_aead_uses_ratio"] ["aead_uses_ratio"]
+        "Fraction of its 2^32 encryptions that the newest version of the most used AEAD key has spent, among the keys that \
+         have encrypted since the server started. Updated every 10 s. At 1 the key refuses to encrypt. Counts survive \
+         restarts; a crash adds at most 2^24.";
+    dek_lease_left_s: f64 = min [Gauge "keyway_dek_lease_left_seconds"] ["dek_lease_left_s"]
+        "Remaining time of the data key's lease, on the shard where it is shortest; 0 without a lease.";
+    state: LockState = max [Gauge "keyway_keyspace_state"] ["state"]
+        "1 for the state of the keyspace's data key, 0 for the other states.";
+    locked: bool = max [Gauge "keyway_keyspace_locked"] ["locked"]
+        "1 while an operator has locked the keyspace.";
+    requests: RequestCounts = sum [Counter "keyway_requests_total"] ["requests"]
+        "Requests answered, by operation and outcome. Outcomes are the statuses in lower case, and ok_stale.";
 }
 
 /// How far a shard is with loading the keys that were hot in the last run.
@@ -156,65 +137,77 @@ pub struct WarmStartSnapshot {
     pub keys_left: u64,
 }
 
-/// One shard.
-#[derive(Clone, Debug, Default)]
-pub struct ShardSnapshot {
-    /// Shard index.
-    pub shard: u16,
-    /// Whether it accepts requests; before that it reads its blob log.
-    pub serving: bool,
-    /// How far its warm start is.
-    pub warm_start: WarmStartSnapshot,
-    /// Blob log bytes read so far at start.
-    pub recovered_bytes: u64,
-    /// Blob log bytes to read at start.
-    pub recovery_total_bytes: u64,
-    /// Keyspaces by id.
-    pub keyspaces: Vec<KeyspaceSnapshot>,
-    /// Open connections.
-    pub connections: u64,
-    /// Connections refused at the limit.
-    pub connections_refused_total: u64,
-    /// Bytes of answers that clients have not taken.
-    pub unsent_answer_bytes: u64,
-    /// Requests handed to the control thread.
-    pub control_requests_total: u64,
-    /// Failed accepts (out of descriptors, say).
-    pub accept_errors_total: u64,
-    /// Connections closed for malformed bytes.
-    pub protocol_errors_total: u64,
-    /// Requests handed to other shards.
-    pub forwards_out_total: u64,
-    /// Requests taken from other shards.
-    pub forwards_in_total: u64,
-    /// Forwards refused because the mesh was full.
-    pub forwards_refused_total: u64,
-    /// Requests parked for a flight.
-    pub parked_requests: u64,
-    /// Loads waiting for a read slot.
-    pub load_queue_depth: u64,
-    /// How long loads waited for a read slot.
-    pub load_wait: Latency,
-    /// Operations in the slow lane.
-    pub slow_queue_depth: u64,
-    /// Turns taken and their length.
-    pub turn: Latency,
-    /// Panics caught in a handler.
-    pub panics_total: u64,
-    /// Arena bytes in use.
-    pub arena_used_bytes: u64,
-    /// Arena bytes in all.
-    pub arena_capacity_bytes: u64,
-    /// Keys in the blob log.
-    pub store_keys: u64,
-    /// Bytes of the blob log on disk.
-    pub store_disk_bytes: u64,
-    /// Bytes of it that no live record needs.
-    pub store_dead_bytes: u64,
-    /// Memory of its index.
-    pub store_index_bytes: u64,
-    /// Whether a failed write or sync has closed it for writing.
-    pub store_poisoned: bool,
+impl Reading for WarmStartSnapshot {
+    fn export(&self, emit: &mut Emit<'_>) {
+        emit(&[], Sample::Number(self.keys_left as f64));
+    }
+
+    fn document(&self) -> Value {
+        self.keys_left.into()
+    }
+}
+
+figures! {
+    /// One shard.
+    pub struct ShardSnapshot labelled Some("shard"), |shard| shard.shard.to_string();
+    {
+        /// Shard index.
+        shard: u16,
+        /// Whether it accepts requests; before that it reads its blob log.
+        serving: bool,
+        /// Blob log bytes read so far at start.
+        recovered_bytes: u64,
+        /// Blob log bytes to read at start.
+        recovery_total_bytes: u64,
+        /// Keyspaces by id.
+        keyspaces: Vec<KeyspaceSnapshot>,
+    }
+    warm_start: WarmStartSnapshot = never [Gauge "keyway_shard_warm_start_keys_left"] []
+        "Keys that were hot in the previous run and whose load has not started.";
+    connections: u64 = never [Gauge "keyway_shard_connections"] ["connections"]
+        "Open connections.";
+    connections_refused_total: u64 = never [Counter "keyway_shard_connections_refused_total"] []
+        "Connections closed on accept because a limit was reached.";
+    unsent_answer_bytes: u64 = never [Gauge "keyway_shard_unsent_answer_bytes"] []
+        "Response bytes that clients have not received yet.";
+    control_requests_total: u64 = never [Counter "keyway_shard_control_requests_total"] []
+        "Requests passed to the control thread.";
+    accept_errors_total: u64 = never [Counter "keyway_shard_accept_errors_total"] []
+        "Accepts that failed, for example for lack of descriptors.";
+    protocol_errors_total: u64 = never [Counter "keyway_shard_protocol_errors_total"] ["protocol_errors_total"]
+        "Connections closed because of malformed frames.";
+    forwards_out_total: u64 = never [Counter "keyway_shard_forwards_out_total"] ["forwards_out_total"]
+        "Requests forwarded to other shards.";
+    forwards_in_total: u64 = never [Counter "keyway_shard_forwards_in_total"] ["forwards_in_total"]
+        "Requests received from other shards.";
+    forwards_refused_total: u64 = never [Counter "keyway_shard_forwards_refused_total"] ["forwards_refused_total"]
+        "Forwards answered OVERLOADED because the mesh was full.";
+    parked_requests: u64 = never [Gauge "keyway_shard_parked_requests"] ["parked_requests"]
+        "Requests waiting for a key, another shard, the control thread or a write.";
+    load_queue_depth: u64 = never [Gauge "keyway_shard_load_queue_depth"] ["load_queue_depth"]
+        "Loads waiting for a read slot.";
+    load_wait: Latency = never [Histogram "keyway_shard_load_wait_seconds"] ["load_wait_ms"]
+        "Time that loads waited for a read slot. rehydrate_latency_ms starts after that wait.";
+    slow_queue_depth: u64 = never [Gauge "keyway_shard_slow_queue_depth"] ["slow_queue_depth"]
+        "Operations in the slow lane.";
+    turn: Latency = never [Histogram "keyway_shard_turn_seconds"] ["turn_ms"]
+        "Duration of the shard's turns (event-loop iterations).";
+    panics_total: u64 = never [Counter "keyway_shard_panics_total"] ["panics_total"]
+        "Panics caught in a request handler: report each. A panic in the cache core stops the server with exit status 1.";
+    arena_used_bytes: u64 = never [Gauge "keyway_shard_arena_used_bytes"] ["arena_used_bytes"]
+        "Locked memory in use.";
+    arena_capacity_bytes: u64 = never [Gauge "keyway_shard_arena_capacity_bytes"] ["arena_capacity_bytes"]
+        "Locked memory in total.";
+    store_keys: u64 = never [Gauge "keyway_shard_store_keys"] ["store_keys"]
+        "Keys in the blob log.";
+    store_disk_bytes: u64 = never [Gauge "keyway_shard_store_disk_bytes"] ["store_disk_bytes"]
+        "Size of the blob log on disk.";
+    store_dead_bytes: u64 = never [Gauge "keyway_shard_store_dead_bytes"] ["store_dead_bytes"]
+        "Dead bytes in the blob log, reclaimable by compaction.";
+    store_index_bytes: u64 = never [Gauge "keyway_shard_store_index_bytes"] ["store_index_bytes"]
+        "Memory of the blob log's index.";
+    store_poisoned: bool = never [Gauge "keyway_shard_store_poisoned"] ["store_poisoned"]
+        "1 if the last write to the blob log failed and none has succeeded since. The shard retries twice a second.";
 }
 
 /// Calls to a KMS that ended alike.
@@ -289,13 +282,14 @@ pub struct KmsTrouble {
     pub of_keyspaces: BTreeMap<u32, &'static str>,
 }
 
-/// How the file of keyspaces is being written.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CatalogueSnapshot {
-    /// Changes that are in force and could not be written: a restart would undo them.
-    pub unwritten_changes: u64,
-    /// Writes that failed.
-    pub write_failures_total: u64,
+figures! {
+    /// How `keyspaces.json` is being written.
+    pub struct CatalogueSnapshot labelled None, |_| String::new();
+    {}
+    unwritten_changes: u64 = never [Gauge "keyway_keyspaces_unwritten_changes"] []
+        "Locks and other withdrawals that are in force but could not be written. A restart would undo them.";
+    write_failures_total: u64 = never [Counter "keyway_keyspaces_write_failures_total"] []
+        "Writes of keyspaces.json that failed.";
 }
 
 impl KmsSnapshot {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::collector::Latest;
 use super::snapshot::{KmsSnapshot, ShardSnapshot};
-use super::status;
+use super::{kms_series, status};
 
 /// The first section of a KMS, of which each has its own, and that of the shards. Below 2^53, so that JSON readers with
 /// floating-point numbers read it.
@@ -113,9 +113,7 @@ fn add_kms(
 ) -> bool {
     let first = section << 32;
     if page.after < first {
-        let Value::Object(row) = status::kms(kms, live) else {
-            return true;
-        };
+        let row = kms_series::row(kms, live);
         let calls = calls_for(kms, 0, "");
         if !page.admits(first, len_of(&row) + len_of(&calls)) {
             return false;
@@ -176,7 +174,8 @@ fn calls_for(kms: &KmsSnapshot, keyspace: u32, name: &str) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::snapshot::{KeyspaceSnapshot, KmsCalls, OUTCOMES, Snapshot};
+    use crate::metrics::requests::{CountedOperation, CountedOutcome};
+    use crate::metrics::snapshot::{KeyspaceSnapshot, KmsCalls, Snapshot};
 
     const KEYSPACES: u32 = 500;
     const SHARDS: u16 = 200;
@@ -190,12 +189,11 @@ mod tests {
                 ..KeyspaceSnapshot::default()
             };
             keyspace.rehydrate_latency.record_ns(1_000);
-            keyspace
-                .requests
-                .0
-                .iter_mut()
-                .flatten()
-                .for_each(|count| *count = u64::MAX);
+            for operation in CountedOperation::ALL {
+                for outcome in CountedOutcome::all() {
+                    keyspace.requests.add(operation, outcome, u64::MAX);
+                }
+            }
             keyspace
         };
         Snapshot::Shard(Box::new(ShardSnapshot {
@@ -211,10 +209,10 @@ mod tests {
         latest.take(shard(0, KEYSPACES));
         (1..SHARDS).for_each(|index| latest.take(shard(index, 0)));
         let calls = |keyspace| {
-            OUTCOMES.map(|outcome| KmsCalls {
+            CountedOutcome::all().map(move |outcome| KmsCalls {
                 keyspace,
                 operation: "initialise",
-                outcome,
+                outcome: outcome.name(),
                 count: u64::MAX,
             })
         };
@@ -267,7 +265,7 @@ mod tests {
         assert!(pages > 10);
         assert_eq!(keyspaces, (1..=u64::from(KEYSPACES)).collect::<Vec<_>>());
         assert_eq!((shards, names.len()), (usize::from(SHARDS), KMSES));
-        let expected = (KMSES * 2 + KEYSPACES as usize - 1) * OUTCOMES.len();
+        let expected = (KMSES * 2 + KEYSPACES as usize - 1) * CountedOutcome::COUNT;
         assert_eq!(calls, expected);
     }
 

@@ -28,6 +28,15 @@ pub struct Socket {
     principal: Principal,
 }
 
+/// What a connection wants of [`drive`].
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// To read, if there is space.
+    pub read: bool,
+    /// To look again when the peer has taken something.
+    pub look_at_room: bool,
+}
+
 /// What a turn of [`drive`] brought.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -95,14 +104,14 @@ impl Socket {
     }
 }
 
-/// Sends what is in `outbox` and, if `reading`, reads into `inbox` after its first `filled`
-/// bytes; returns at the first thing that happened.
+/// Sends what is in `outbox` and, if that is wished, reads into `inbox` after its first `filled` bytes; returns at the
+/// first thing that happened.
 pub async fn drive(
     socket: &Rc<RefCell<Socket>>,
     outbox: &Rc<RefCell<Outbox>>,
     inbox: &mut [u8],
     filled: usize,
-    reading: bool,
+    wish: Wish,
 ) -> Progress {
     poll_fn(|cx| {
         let mut socket = socket.borrow_mut();
@@ -113,7 +122,7 @@ pub async fn drive(
             return Poll::Ready(Progress::Closed);
         }
         let wrote = outbox.pending() < unsent;
-        if reading && filled < inbox.len() {
+        if wish.read && filled < inbox.len() {
             let end = inbox.len().min(filled + READ_LEN_MAX);
             match socket.poll_read(cx, &mut inbox[filled..end]) {
                 Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Progress::Closed),
@@ -121,7 +130,7 @@ pub async fn drive(
                 Poll::Pending => {}
             }
         }
-        if outbox.take_woken() || (wrote && !reading) {
+        if outbox.take_woken() || (wrote && wish.look_at_room) {
             return Poll::Ready(Progress::Woken);
         }
         outbox.wait(cx.waker());

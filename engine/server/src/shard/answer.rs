@@ -10,7 +10,7 @@ use super::Shard;
 use super::forward::MeshMessage;
 use crate::authorise::Principal;
 use crate::connection::Connection;
-use crate::metrics::snapshot::OUTCOME_OK_STALE;
+use crate::metrics::requests::{CountedOperation, CountedOutcome};
 
 /// Where a request came from.
 #[derive(Clone)]
@@ -48,8 +48,8 @@ pub struct Responder {
     request_id: u64,
     /// Keyspace, for the count; 0 for none.
     keyspace: u32,
-    /// Operation, for the count: an index of `OPERATIONS`.
-    operation: usize,
+    /// Operation, for the count.
+    operation: CountedOperation,
     orphans: Rc<Orphans>,
 }
 
@@ -94,7 +94,7 @@ impl Shard {
         origin: Origin,
         request_id: u64,
         keyspace: u32,
-        operation: usize,
+        operation: CountedOperation,
     ) -> Responder {
         Responder {
             origin: Some(origin),
@@ -185,15 +185,11 @@ impl Shard {
         let outcome = match written.unwrap_or_else(failed) {
             Ok(head) => {
                 writer.finish(head);
-                if head.flags.is_empty() {
-                    usize::from(head.status.code())
-                } else {
-                    OUTCOME_OK_STALE
-                }
+                CountedOutcome::of(&head)
             }
             Err((head, explanation)) => {
                 writer.finish_with_explanation(head, &explanation);
-                usize::from(head.status.code())
+                CountedOutcome::of(&head)
             }
         };
         self.keyspaces

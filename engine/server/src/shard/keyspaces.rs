@@ -8,7 +8,7 @@ use crate::accounts::Standing;
 use crate::authorise::{CompiledPolicy, Owner, Principal};
 use crate::control::messages::KeyspaceConfig;
 use crate::metrics::latency::Latency;
-use crate::metrics::snapshot::RequestCounts;
+use crate::metrics::requests::{CountedOperation, CountedOutcome, RequestCounts};
 use crate::shard::hot::{Tally, places_among};
 
 /// One keyspace.
@@ -127,9 +127,9 @@ impl Keyspaces {
     }
 
     /// Counts an answer.
-    pub fn count(&mut self, id: u32, operation: usize, outcome: usize) {
+    pub fn count(&mut self, id: u32, operation: CountedOperation, outcome: CountedOutcome) {
         if let Some(known) = self.by_id.get_mut(&id) {
-            known.requests.0[operation][outcome] += 1;
+            known.requests.count(operation, outcome);
         }
     }
 }

@@ -106,6 +106,8 @@ pub struct Shard {
     /// Writes that wait for a DEK.
     dek_waits: DekWaits,
     held_bytes: Rc<Cell<usize>>,
+    /// What connections have been read ahead, beyond a frame each.
+    read_ahead_bytes: Rc<Cell<usize>>,
     loads: RefCell<LoadQueue>,
     slow: RefCell<VecDeque<SlowOperation>>,
     unreserved: RefCell<VecDeque<Unreserved>>,
@@ -131,6 +133,11 @@ impl Shard {
     /// Whether the shard has stopped taking connections.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// Bytes that inboxes of connections have beyond a frame each.
+    pub fn read_ahead_bytes(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.read_ahead_bytes)
     }
 }
 

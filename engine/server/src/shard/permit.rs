@@ -13,7 +13,7 @@ use keyway_protocol::{Grants, Opcode, Scope, Status};
 
 use super::Shard;
 use super::turn::Turn;
-use crate::authorise::Principal;
+use crate::authorise::{Principal, explain};
 
 /// A right that was there when it was last looked at.
 #[derive(Clone, Copy, Debug)]
@@ -151,15 +151,5 @@ impl Shard {
             return Ok(known.revision);
         }
         Err((Status::Forbidden, explain(needed)))
-    }
-}
-
-fn explain(needed: Grants) -> &'static str {
-    if needed.intersects(Grants::MANAGE | Grants::UNLOCK) {
-        "the keyspace's policy does not let you administer it; its owner can with \
-         `keyway keyspace set KEYSPACE allow:PRINCIPAL=manage`"
-    } else {
-        "the keyspace's policy does not let you do this; its owner can with \
-         `keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT`"
     }
 }

@@ -14,6 +14,7 @@ use super::turn::Turn;
 use super::{Origin, Shard};
 use crate::authorise::Principal;
 use crate::control::messages::Command;
+use crate::metrics::requests::CountedOperation;
 use crate::plant;
 
 /// A request that waits for something.
@@ -58,7 +59,9 @@ const NO_KEYSPACES: &str = r#"{"keyspaces":[],"more":false}"#;
 impl Shard {
     /// Takes on the duty to answer a frame.
     pub fn responder_of(&self, origin: &Origin, frame: &RequestFrame<'_>) -> Responder {
-        let operation = frame.opcode().map_or(OTHER, operation_index);
+        let operation = frame
+            .opcode()
+            .map_or(CountedOperation::Other, CountedOperation::of);
         self.responder(
             origin.clone(),
             frame.request_id,
@@ -69,7 +72,7 @@ impl Shard {
 
     /// Takes on the duty to answer bytes that are no frame.
     pub fn responder_to(&self, origin: &Origin, request_id: u64) -> Responder {
-        self.responder(origin.clone(), request_id, 0, OTHER)
+        self.responder(origin.clone(), request_id, 0, CountedOperation::Other)
     }
 
     /// Takes one request; it is answered now or later, exactly once.
@@ -352,32 +355,6 @@ impl Asked<'_> {
     }
 }
 
-/// Operations that are counted together.
-const OTHER: usize = 10;
-
-/// Index of an operation in `OPERATIONS`.
-fn operation_index(opcode: Opcode) -> usize {
-    match opcode {
-        Opcode::Sign => 0,
-        Opcode::Verify => 1,
-        Opcode::Mac => 2,
-        Opcode::Encrypt => 3,
-        Opcode::Decrypt => 4,
-        Opcode::Derive => 5,
-        Opcode::PublicKey => 6,
-        Opcode::Get => 7,
-        Opcode::ForceRefresh => 8,
-        Opcode::KeyGenerate
-        | Opcode::KeyImport
-        | Opcode::KeyRotate
-        | Opcode::KeyRevoke
-        | Opcode::KeyTrim
-        | Opcode::KeyDelete
-        | Opcode::KeyList => 9,
-        _ => OTHER,
-    }
-}
-
 fn initialise(init: &KmsInit<'_>) -> Command {
     let kms = init.kms.to_owned();
     match init.custody {
@@ -401,24 +378,4 @@ fn lines_of(settings: &keyway_protocol::Settings<'_>) -> String {
         .iter()
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::snapshot::OPERATIONS;
-
-    #[test]
-    fn operations_are_counted_under_their_own_names() {
-        for opcode in [
-            Opcode::Sign,
-            Opcode::Verify,
-            Opcode::PublicKey,
-            Opcode::ForceRefresh,
-        ] {
-            assert_eq!(OPERATIONS[operation_index(opcode)], opcode.name());
-        }
-        assert_eq!(OPERATIONS[OTHER], "other");
-        assert_eq!(OPERATIONS[operation_index(Opcode::KeyList)], "key_admin");
-    }
 }

@@ -181,6 +181,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         deadlines: Deadlines::default(),
         dek_waits: DekWaits::default(),
         held_bytes: Rc::default(),
+        read_ahead_bytes: Rc::default(),
         loads: RefCell::default(),
         slow: RefCell::default(),
         unreserved: RefCell::default(),

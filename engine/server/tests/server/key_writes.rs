@@ -4,12 +4,12 @@
 //! REVOKEs that were answered OVERLOADED took effect until the next restart, and then the keys
 //! worked again; after one failed write a shard took none until a restart, revocations included.
 //!
-//! The disk fails here by a limit on the size of files, which is lowered and raised from outside.
+//! The disk fails here by a limit on the size of files, which is lowered and raised from outside. A server
+//! under such a limit (`ulimit -f`) used to be killed by SIGXFSZ at the first write beyond it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::fmt::Debug;
-use std::process::Command;
 use std::time::Duration;
 
 use keyway_client::blocking::Client;
@@ -40,18 +40,6 @@ fn generate(client: &Client, key: &KeyPath) -> Result<u32, Error> {
     let options = KeyOptions::default();
     let made = client.key_generate(key, Algorithm::Ed25519, options);
     made.map(|answer| answer.key_version)
-}
-
-/// A server that goes on when a write goes beyond the limit, as on any disk that fails.
-fn start(setup: &Setup) -> Server {
-    let keywayd = setup.command();
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-        .arg(keywayd.get_program())
-        .args(keywayd.get_args())
-        .stdin(std::process::Stdio::null());
-    setup.start_as(command)
 }
 
 /// A client that returns a refusal with its hint, rather than trying again until the disk works.
@@ -96,7 +84,7 @@ fn a_disk_that_takes_nothing_refuses_writes_unchanged_and_revocations_hold() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(&dir.path().join("data")).shards(2);
     for persists in [true, false] {
-        let server = start(&setup);
+        let server = setup.start();
         let client = server.client();
         let of_run = |name: &str| path(&format!("prod/{name}-{persists}"));
         let (kept, gone, new) = (of_run("kept"), of_run("gone"), of_run("new"));
@@ -145,7 +133,7 @@ fn revocations_that_are_not_written_hold_however_many_there_are() {
         .shards(1)
         .flag("--keys-max")
         .flag("1100");
-    let server = start(&setup);
+    let server = setup.start();
     let client = server.client();
     let keys: Vec<_> = (0..KEYS).map(|key| path(&format!("prod/{key}"))).collect();
     for key in &keys {

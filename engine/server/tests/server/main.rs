@@ -27,6 +27,7 @@ mod metrics_port;
 mod model;
 mod operations;
 mod outages;
+mod overtaking;
 mod page;
 mod panics;
 mod patience;

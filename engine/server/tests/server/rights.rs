@@ -6,17 +6,19 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use keyway_client::blocking::Client;
-use keyway_client::{Algorithm, KeyOptions, KeyPath, Scheme, Status};
-use keyway_protocol::{InputKind, Octets, Request, Sign};
+use keyway_client::{Algorithm, KeyOptions, KeyPath, Scheme, Status, UnlockState};
+use keyway_protocol::{InputKind, Octets, Request, Settings, Sign, Unlock, UnlockKind};
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
-use crate::common::{Server, prod};
+use crate::common::{Server, WITHIN, prod, wait_until};
 
 /// As many as may be under way on a connection, less some. So many RSA signatures take a second of a processor.
 const QUEUED: usize = 1_000;
 /// Signatures that were made before the withdrawal was in force and that reach the client after its answer.
 const IN_TRANSIT_MAX: usize = 100;
+/// Connections with as many commands each.
+const PIPELINES: usize = 4;
 /// A machine that is too busy lets waits end by themselves; then once more.
 const TRIES_MAX: usize = 5;
 
@@ -137,4 +139,88 @@ fn a_request_that_waits_for_its_key_loses_its_right() {
         }
     }
     panic!("the machine is too busy: all waits ended by themselves in {TRIES_MAX} tries");
+}
+
+/// Whether the newest change of the keyspace is that of the grants of `anonymous`.
+fn is_withdrawal_newest(owner: &Client) -> bool {
+    let changes = owner.keyspace_history(&prod()).unwrap().value.changes;
+    changes[0].what == "allow:anonymous"
+}
+
+#[test]
+fn a_command_that_queues_at_control_loses_its_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server_with(&HeldKms::start(), &dir, 1, Algorithm::Ed25519);
+    let owner = server.unix_client();
+    for _ in 0..TRIES_MAX {
+        grant(&owner, "manage");
+        let mut pipelines: Vec<Pipeline> = (0..PIPELINES).map(|_| Pipeline::tcp(&server)).collect();
+        for pipeline in &mut pipelines {
+            let keyspace = pipeline.keyspace("prod");
+            for number in 1..=QUEUED {
+                let line = format!("max_in_flight={number}\n");
+                let set = Request::KeyspaceSet(Settings::new(&line).unwrap());
+                pipeline.queue(&set, keyspace, b"", 0);
+            }
+        }
+        // They are answered together, once they are written: there is no first answer to wait for.
+        pipelines.iter_mut().for_each(Pipeline::send);
+        grant(&owner, "none");
+        assert!(is_withdrawal_newest(&owner), "changed without a right");
+        let replies = pipelines
+            .iter_mut()
+            .flat_map(|pipeline| (0..QUEUED).map(|_| pipeline.reply().status));
+        let statuses: Vec<Status> = replies.collect();
+        assert!(is_withdrawal_newest(&owner), "changed without a right");
+        let count = |status| statuses.iter().filter(|is| **is == status).count();
+        let (made, refused) = (count(Status::Ok), count(Status::Forbidden));
+        assert_eq!(made + refused + count(Status::Overloaded), statuses.len());
+        if made > 0 && refused > 0 {
+            return;
+        }
+    }
+    panic!("the machine is too busy: the right was withdrawn too late {TRIES_MAX} times");
+}
+
+#[test]
+fn a_command_that_waits_for_the_kms_loses_its_right() {
+    let (kms, dir) = (HeldKms::start(), tempfile::tempdir().unwrap());
+    let server = server_with(&kms, &dir, 1, Algorithm::Ed25519);
+    let owner = server.unix_client();
+    let info = || owner.keyspace_list().unwrap().remove(0);
+
+    grant(&owner, "manage");
+    let mut pipeline = Pipeline::tcp(&server);
+    let keyspace = pipeline.keyspace("prod");
+    kms.hold();
+    pipeline.queue(&Request::KeyspaceRotate, keyspace, b"", 0);
+    pipeline.send();
+    kms.wait_until_asked();
+    grant(&owner, "none");
+    kms.release();
+    assert_eq!(pipeline.reply().status, Status::Forbidden);
+    assert_eq!(info().generation, Some(1));
+
+    owner.lock(&prod()).unwrap();
+    grant(&owner, "unlock");
+    let mut pipeline = Pipeline::tcp(&server);
+    kms.hold();
+    let unlock = Request::Unlock(Unlock {
+        kind: UnlockKind::Nothing,
+        watch: false,
+        force: false,
+        secret: Octets(b""),
+    });
+    let reply = pipeline.ask(&unlock, keyspace, b"");
+    assert_eq!(reply.status, Status::Ok);
+    let ticket = u64::from_le_bytes(reply.payload.try_into().unwrap());
+    kms.wait_until_asked();
+    grant(&owner, "none");
+    kms.release();
+    wait_until("the unlock", WITHIN, || {
+        let status = owner.unlock_status(&prod(), ticket).unwrap().value;
+        assert_ne!(status.state, UnlockState::Done);
+        status.state == UnlockState::Failed
+    });
+    assert_eq!(info().locked, Some(true));
 }

@@ -5,12 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::process::Command;
-
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, KeyOptions, KeyPath};
 
-use crate::common::{Server, Setup, past_the_start};
+use crate::common::{Setup, past_the_start};
 
 /// Share of its encryptions that the most used key has made.
 const RATIO: &str = "keyway_aead_uses_ratio{keyspace=\"prod\"}";
@@ -79,24 +77,12 @@ fn a_count_that_cannot_be_written_down_stops_encrypting_and_nothing_else() {
         .unwrap();
     let sealed = encrypt(&client);
     server.kill();
-    let server = start_on_a_full_disk(&setup);
+    let server = setup.start();
+    crate::key_writes::limit(&server, rustix::process::Resource::Fsize, Some(0));
     let client = crate::key_writes::impatient(&server);
     let opened = past_the_start(|| client.decrypt(&key(), b"", &sealed));
     assert_eq!(&*opened.unwrap().value, b"text");
     crate::key_writes::refused("nothing was encrypted", || {
         client.encrypt(&key(), b"", b"text").map(|_| ())
     });
-}
-
-fn start_on_a_full_disk(setup: &Setup) -> Server {
-    let keywayd = setup.command();
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-        .arg(keywayd.get_program())
-        .args(keywayd.get_args())
-        .stdin(std::process::Stdio::null());
-    let server = setup.start_as(command);
-    crate::key_writes::limit(&server, rustix::process::Resource::Fsize, Some(0));
-    server
 }

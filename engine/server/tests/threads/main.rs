@@ -22,8 +22,12 @@ const SCHEDULES: usize = 1_000;
 /// Steps after which somebody is taken to wait for ever. Sound schedules take a tenth of it.
 const STEPS_MAX: usize = 100_000;
 
+/// Unoptimised futures of commands need more than the 32 KiB that are the default.
+const STACK_BYTES: usize = 256 << 10;
+
 fn run(scheduler: impl Scheduler + 'static, scenario: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
+    config.stack_size = STACK_BYTES;
     config.max_steps = MaxSteps::FailAfter(STEPS_MAX);
     Runner::new(scheduler, config).run(scenario);
 }

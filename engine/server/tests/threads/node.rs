@@ -452,7 +452,7 @@ impl Node {
         let lane = command.lane();
         let request = ControlRequest::Admin {
             reply_to,
-            who: Principal::Anonymous,
+            who: Principal::Uid(0),
             deadline: None,
             command,
         };

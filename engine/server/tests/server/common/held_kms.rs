@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use base64::Engine;
@@ -26,6 +27,8 @@ struct State {
     wrapped: Mutex<HashMap<String, String>>,
     held: Mutex<bool>,
     released: Condvar,
+    /// Unwraps that are held back now.
+    waiting: AtomicUsize,
 }
 
 impl HeldKms {
@@ -65,6 +68,13 @@ impl HeldKms {
     /// From now on no key is unwrapped until [`HeldKms::release`].
     pub fn hold(&self) {
         *self.state.held.lock().unwrap() = true;
+    }
+
+    /// Waits until the server has asked for an unwrap that is held back.
+    pub fn wait_until_asked(&self) {
+        super::wait_until("an unwrap", super::WITHIN, || {
+            self.state.waiting.load(Ordering::SeqCst) > 0
+        });
     }
 
     /// Answers what was held back, and everything from now on.
@@ -109,7 +119,9 @@ impl State {
         }
         if path.contains("/decrypt/") {
             let held = self.held.lock().unwrap();
+            self.waiting.fetch_add(1, Ordering::SeqCst);
             drop(self.released.wait_while(held, |held| *held).unwrap());
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
             if body["context"].as_str().is_none() {
                 return bad("missing 'context' for key derivation");
             }

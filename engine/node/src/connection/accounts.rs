@@ -5,10 +5,10 @@
 //! bounded by the limits of a connection and of the shard alone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::authorise::Principal;
+use crate::policy::Principal;
 
 /// Connections beyond `connections_max` that are kept for the server's user and root on the Unix socket.
 pub const OPERATOR_CONNECTIONS: usize = 8;
@@ -180,7 +180,7 @@ impl Drop for Place {
 /// All accounts of a shard.
 #[derive(Debug)]
 pub struct Accounts {
-    by_principal: RefCell<HashMap<Principal, Rc<Account>>>,
+    by_principal: RefCell<BTreeMap<Principal, Rc<Account>>>,
     connections_max: usize,
     unsent_bytes: Rc<Cell<usize>>,
 }

@@ -1,0 +1,4 @@
+//! Connections of a shard: what each principal may have, and who owes the next move.
+
+pub mod accounts;
+pub mod patience;
