@@ -43,7 +43,7 @@ test-busy: deps-test ## `make test` RUNS=5 times beside SPIN=2 processes that sp
 	RUNS=$${RUNS:-5} SPIN=$${SPIN:-2} scripts/test-busy $(MAKE) --no-print-directory test
 
 .PHONY: ci
-ci: deps fmt-check check-imports check-docs check-alerts check-bugs lint deny test sim-bugs-some ## Everything that CI checks
+ci: deps fmt-check check-imports check-docs check-alerts check-bugs lint deny test sim-same sim-bugs-some ## Everything that CI checks
 
 .PHONY: metrics-page
 metrics-page: deps-build ## Write the tables of docs/METRICS.md from the code
@@ -81,6 +81,10 @@ hostile: deps-test ## Random and mutated frames at a live server for a minute (K
 sim: deps-build ## Simulate SEEDS=1000 histories of a whole node and check every invariant (FROM=1000000)
 	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- regressions
 	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- run --seeds $${SEEDS:-1000} $(if $(FROM),--from $(FROM))
+
+.PHONY: sim-same
+sim-same: deps-build ## SEEDS=200 histories twice, in two processes: each has to be the same, byte for byte
+	scripts/sim-same
 
 .PHONY: sim-replay
 sim-replay: deps-build ## Show the history of SEED=n in words; of a failing one the shortest that still fails

@@ -33,5 +33,5 @@ mod world;
 
 pub use coverage::{Coverage, IMPOSSIBLE, Input, KeyState, impossible};
 pub use oracle::{INVARIANTS, Violation};
-pub use run::{Outcome, run_seed, trace_of};
+pub use run::{Outcome, hash_of, run_seed, trace_of};
 pub use shrink::{Shrunk, shrink};

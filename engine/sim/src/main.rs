@@ -57,6 +57,18 @@ enum Command {
         #[arg(long)]
         whole: bool,
     },
+    /// Print a hash of each history: two runs, in two processes, have to print the same
+    Hashes {
+        /// How many
+        #[arg(long, default_value_t = 200)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = NEWEST_FROM)]
+        from: u64,
+        /// Plant a source of nondeterminism, which must show in the hashes
+        #[arg(long)]
+        planted: bool,
+    },
     /// Run the seeds that have failed before
     Regressions {
         /// One seed a line, with what it once broke
@@ -88,6 +100,16 @@ fn main() -> ExitCode {
             !no_shrink,
         ),
         Command::Replay { seed, whole } => report::replay(seed, whole),
+        Command::Hashes {
+            seeds,
+            from,
+            planted,
+        } => {
+            for seed in from..from.saturating_add(seeds) {
+                println!("{seed} {:016x}", keyway_sim::hash_of(seed, planted));
+            }
+            true
+        }
         Command::Regressions { file } => regressions(&file),
         Command::Impossible => {
             report::impossible();

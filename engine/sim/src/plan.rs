@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) shape: Shape,
     pub(crate) steps: Vec<Planned>,
+    /// Plants a source of nondeterminism, to test those who look for one.
+    pub(crate) is_nondeterministic: bool,
 }
 
 impl Plan {

@@ -22,6 +22,8 @@ pub struct Outcome {
     pub loads: u64,
     /// Which inputs met which states.
     pub coverage: Coverage,
+    /// The hash of the history in words, if it was asked for.
+    pub trace_hash: u64,
 }
 
 /// Runs the history of a seed.
@@ -35,6 +37,15 @@ pub fn run_seed(seed: u64) -> Outcome {
 pub fn trace_of(seed: u64) -> (Vec<String>, Option<Violation>) {
     let (outcome, lines) = run_plan(&plan::plan(seed), Trace::on());
     (lines, outcome.violation)
+}
+
+/// A hash of the history of a seed in words: the same in every run, in every process. `is_planted`: one delay in it comes
+/// from a random source, and whoever compares two runs has to notice.
+#[must_use]
+pub fn hash_of(seed: u64, is_planted: bool) -> u64 {
+    let mut plan = plan::plan(seed);
+    plan.is_nondeterministic = is_planted;
+    run_plan(&plan, Trace::hashed()).0.trace_hash
 }
 
 /// Runs a plan. An assertion of the core that fails is a violation as any other.
@@ -54,6 +65,7 @@ pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (Outcome, Vec<String>) {
             })
         }
     };
+    let trace_hash = world.trace.hash();
     let lines = world.trace.take();
     let figures = world.figures;
     let outcome = Outcome {
@@ -63,6 +75,7 @@ pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (Outcome, Vec<String>) {
         served: figures.served,
         loads: figures.loads,
         coverage: std::mem::take(&mut world.coverage),
+        trace_hash,
     };
     (outcome, lines)
 }

@@ -79,7 +79,12 @@ pub(crate) fn plan(seed: u64) -> Plan {
         planned.number = number as u64;
     }
     let shape = drawing.shape;
-    Plan { seed, shape, steps }
+    Plan {
+        seed,
+        shape,
+        steps,
+        is_nondeterministic: false,
+    }
 }
 
 fn shape(dice: &mut Dice, scale: u64) -> Shape {

@@ -7,6 +7,7 @@ use crate::kms::{Call, Dek, said};
 use crate::oracle::{Checked, Gate, ensure};
 use crate::plan::Mood;
 use keyway_core::{LeaseEvent, Settings};
+use std::hash::{BuildHasher, RandomState};
 
 const CALL: u64 = 7;
 const TELL: u64 = 8;
@@ -69,7 +70,11 @@ impl World<'_> {
 
     fn tell_us(&self, shard: u16, keyspace: u8) -> u64 {
         let which = u64::from(shard) << 8 | u64::from(keyspace);
-        Dice::of(self.plan.seed, TELL, which, self.step).range(20, 900)
+        let delay_us = Dice::of(self.plan.seed, TELL, which, self.step).range(20, 900);
+        match self.plan.is_nondeterministic {
+            true => delay_us + RandomState::new().hash_one(which) % 2,
+            false => delay_us,
+        }
     }
 
     fn call_kms(&mut self, keyspace: u8) {
