@@ -73,6 +73,10 @@ crash-loop: deps-test ## Kill the server N=100 times during an import; no acknow
 interleaved: deps-test ## Locks, rotations, restarts and a failing KMS beside clients, ROUNDS=100; nothing acknowledged may be lost
 	KEYWAY_INTERLEAVED_ROUNDS=$${ROUNDS:-100} cargo test $(LOCKED) -p keyway-server --test server interleaved -- --nocapture
 
+.PHONY: crowd
+crowd: deps-test ## Create, list, change and lock KEYSPACES=10000 keyspaces at a live server
+	KEYWAY_CROWD=$${KEYSPACES:-10000} cargo test $(LOCKED) --release -p keyway-server --test server crowds -- --nocapture
+
 .PHONY: hostile
 hostile: deps-test ## Random and mutated frames at a live server for a minute (KEYWAY_HOSTILE_S=60)
 	KEYWAY_HOSTILE_S=$${KEYWAY_HOSTILE_S:-60} cargo test $(LOCKED) -p keyway-server --test server hostile -- --nocapture

@@ -209,6 +209,20 @@ impl Catalogue {
         keyspaces.map(|(id, keyspace)| (*id, &**keyspace))
     }
 
+    /// Everything else that the file holds.
+    #[must_use]
+    pub fn without_keyspaces(&self) -> Catalogue {
+        Catalogue {
+            keyspaces: BTreeMap::new(),
+            ..*self
+        }
+    }
+
+    /// Keyspaces by id, to be kept: one that is the same `Arc` as before has not changed.
+    pub fn shared(&self) -> impl Iterator<Item = (u32, &Arc<Keyspace>)> {
+        self.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace))
+    }
+
     /// The keyspace with that id.
     pub fn keyspace(&self, id: u32) -> Result<&Keyspace, CatalogueError> {
         let found = self.keyspaces.get(&id).map(|keyspace| &**keyspace);

@@ -19,6 +19,7 @@ use keyway_kms::{Class, KmsError, is_sealed_data_key};
 use serde_json::{Map, Value, json};
 
 use super::catalogue::{self, Catalogue, FIRST_GENERATION};
+use super::catalogue_text::Texts;
 use super::kms::Kms;
 use super::seal::{Seal, SealKey, section_of};
 
@@ -56,6 +57,8 @@ pub trait Place: Send + Sync {
 pub struct CatalogueFile {
     place: Arc<dyn Place>,
     state: Mutex<State>,
+    /// Held while the file is written.
+    texts: Mutex<Texts>,
 }
 
 struct State {
@@ -170,6 +173,7 @@ impl CatalogueFile {
         CatalogueFile {
             place,
             state: Mutex::new(state),
+            texts: Mutex::default(),
         }
     }
 
@@ -180,39 +184,47 @@ impl CatalogueFile {
 
     /// Writes the file, durably, and marks how far it has come. Blocks; one at a time.
     pub fn write(&self, catalogue: &Catalogue) -> io::Result<()> {
-        let (document, marks) = self.sealed(catalogue)?;
-        let mut text = serde_json::to_string_pretty(&document).map_err(io::Error::other)?;
-        text.push('\n');
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.follow(catalogue).map_err(io::Error::other)?;
+        let (text, marks) = self.sealed(catalogue, &texts)?;
         self.place.write(text.as_bytes())?;
         let marks = marks.iter().map(|(name, value)| (name.as_str(), *value));
         let marks: Vec<(&str, u64)> = marks.collect();
         self.place.raise_marks(&marks)
     }
 
-    /// The next revision's document, and what is to be marked once it is written. Waits for no disk, so that nobody else
-    /// does who looks at the state.
-    fn sealed(&self, catalogue: &Catalogue) -> io::Result<(Value, Vec<(String, u64)>)> {
-        let mut document = serde_json::to_value(catalogue).map_err(io::Error::other)?;
+    /// The next revision's text, and what is to be marked once it is written. Waits for no disk, so that nobody else does
+    /// who looks at the state.
+    fn sealed(
+        &self,
+        catalogue: &Catalogue,
+        texts: &Texts,
+    ) -> io::Result<(String, Vec<(String, u64)>)> {
         let mut state = self.state();
         // Also if it fails: the file may be there.
         state.revision += 1;
         let revision = state.revision;
         let mut seals = BTreeMap::new();
         for (kms, section) in &mut state.sections {
-            let content = section_of(&document, kms);
-            if let Some(seal) = section.seal(kms, revision, &content) {
+            let content = texts.section(kms);
+            let seal = section.seal(kms, revision, &content);
+            if let Some(seal) = seal.map_err(io::Error::other)? {
                 seals.insert(kms.clone(), seal);
             }
         }
+        drop(state);
         let sealed = seals.iter();
         let mut marks: Vec<_> = sealed
             .map(|(kms, seal)| (sealed_mark(kms), seal.revision))
             .collect();
         marks.push((REVISION_MARK.to_owned(), revision));
         marks.push((NEXT_ID_MARK.to_owned(), catalogue.next_id().into()));
-        document["revision"] = json!(revision);
-        document["seals"] = serde_json::to_value(&seals).map_err(io::Error::other)?;
-        Ok((document, marks))
+        let seals = serde_json::to_value(&seals).map_err(io::Error::other)?;
+        let mut members = Map::new();
+        members.insert("revision".to_owned(), json!(revision));
+        members.insert("seals".to_owned(), seals);
+        let text = texts.file(catalogue, members).map_err(io::Error::other)?;
+        Ok((text, marks))
     }
 
     /// Makes sure that the keyspaces of a KMS are what a server has written. Asks the KMS once in a process.
@@ -290,15 +302,21 @@ impl CatalogueFile {
 }
 
 impl Section {
-    /// The seal of this section as it is to be written; `None` if there is none.
-    fn seal(&mut self, kms: &str, revision: u64, section: &Map<String, Value>) -> Option<Seal> {
+    /// The seal of this section, given as text, as it is to be written; `None` if there is none.
+    fn seal(
+        &mut self,
+        kms: &str,
+        revision: u64,
+        section: &str,
+    ) -> serde_json::Result<Option<Seal>> {
         let (seal, was) = match self {
-            Section::Unsealed | Section::Broken(_, None) => return None,
-            Section::Checked(key) => return Some(key.seal(kms, revision, section)),
+            Section::Unsealed | Section::Broken(_, None) => return Ok(None),
+            Section::Checked(key) => return Ok(Some(key.seal(kms, revision, section))),
             Section::Unchecked(seal, was) | Section::Broken(_, Some((seal, was))) => (seal, was),
         };
-        seal.was = (was != section).then(|| was.clone());
-        Some(seal.clone())
+        let section: Map<String, Value> = serde_json::from_str(section)?;
+        seal.was = (*was != section).then(|| was.clone());
+        Ok(Some(seal.clone()))
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod at_start;
 mod caller;
 pub mod catalogue_file;
+mod catalogue_text;
 mod hot;
 pub mod hot_keys;
 mod in_force;

@@ -47,8 +47,8 @@ impl SealKey {
         SealKey { record, key }
     }
 
-    /// Seals a KMS's section.
-    pub fn seal(&self, kms: &str, revision: u64, section: &Map<String, Value>) -> Seal {
+    /// Seals a KMS's section, given as [`text_of`].
+    pub fn seal(&self, kms: &str, revision: u64, section: &str) -> Seal {
         let tag = tag(&self.key, kms, revision, section);
         Seal {
             key: self.record.clone(),
@@ -68,16 +68,20 @@ impl Seal {
 
     /// Whether the section is as it was sealed under that key.
     pub fn is_whole(&self, kms: &str, section: &Map<String, Value>, key: &SecretKey) -> bool {
-        let expected = tag(key, kms, self.revision, section);
+        let expected = tag(key, kms, self.revision, &text_of(section));
         BASE64.decode(&self.tag).is_ok_and(|tag| expected.is(&tag))
     }
 }
 
-fn tag(key: &SecretKey, kms: &str, revision: u64, section: &Map<String, Value>) -> Tag {
-    // A map's text is the same whenever its content is: what was read is written as it was.
-    let text = Value::Object(section.clone()).to_string();
-    let parts = [kms.as_bytes(), &revision.to_le_bytes(), text.as_bytes()];
+fn tag(key: &SecretKey, kms: &str, revision: u64, section: &str) -> Tag {
+    let parts = [kms.as_bytes(), &revision.to_le_bytes(), section.as_bytes()];
     Tag::of(key, LABEL, &parts)
+}
+
+/// A section as it is sealed: JSON without spaces, members by rising name. It is the same whenever the content is: what
+/// was read is written as it was.
+pub fn text_of(section: &Map<String, Value>) -> String {
+    Value::Object(section.clone()).to_string()
 }
 
 /// The keyspaces of a catalogue's document that a KMS wraps, by id.
@@ -107,7 +111,7 @@ mod tests {
         let key = Arc::new(SecretKey::take(&mut [7; 32]));
         let section = section_of(&document, "local");
         assert_eq!(section.len(), 1);
-        let seal = SealKey::new(b"wrapped", Arc::clone(&key)).seal("local", 5, &section);
+        let seal = SealKey::new(b"wrapped", Arc::clone(&key)).seal("local", 5, &text_of(&section));
         assert_eq!(seal.record(), Ok(b"wrapped".to_vec()));
         let text = serde_json::to_string_pretty(&json!({ "keyspaces": section })).unwrap();
         let read: Value = serde_json::from_str(&text).unwrap();
