@@ -185,6 +185,11 @@ impl Keyspace {
         self.deks.keys().next().copied().unwrap_or(0)
     }
 
+    /// How many DEKs blobs may be sealed under: one, or more until a rotation has ended.
+    pub fn dek_count(&self) -> usize {
+        self.deks.len()
+    }
+
     /// The wrapped DEKs by rising generation, one at least; the last is current.
     pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
         if self.deks.is_empty() {

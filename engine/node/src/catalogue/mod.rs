@@ -24,6 +24,8 @@ use crate::time::Moment;
 
 pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT_MS, RetiredDek, WrappedDek};
 pub use history::{By, Change, HISTORY_MAX, History};
+use shared::Shared;
+
 pub use limited::{Lasts, Limited};
 pub use settings_change::SettingsChange;
 
@@ -62,8 +64,7 @@ pub struct Catalogue {
     format: u32,
     /// The id that the next keyspace gets; ids are never used twice.
     next_id: u32,
-    #[serde(with = "shared")]
-    keyspaces: BTreeMap<u32, Arc<Keyspace>>,
+    keyspaces: Shared,
 }
 
 /// One keyspace at rest.
@@ -166,7 +167,7 @@ impl Default for Catalogue {
         Catalogue {
             format: FORMAT,
             next_id: 1,
-            keyspaces: BTreeMap::new(),
+            keyspaces: Shared::default(),
         }
     }
 }
@@ -189,7 +190,7 @@ impl Catalogue {
             )));
         }
         catalogue.format = FORMAT;
-        for keyspace in catalogue.keyspaces.values() {
+        for (_, keyspace) in catalogue.keyspaces.iter() {
             keyspace.check_stored()?;
             keyspace.deks()?;
         }
@@ -206,26 +207,26 @@ impl Catalogue {
     /// Keyspaces by id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Keyspace)> {
         let keyspaces = self.keyspaces.iter();
-        keyspaces.map(|(id, keyspace)| (*id, &**keyspace))
+        keyspaces.map(|(id, keyspace)| (id, &**keyspace))
     }
 
     /// Everything else that the file holds.
     #[must_use]
     pub fn without_keyspaces(&self) -> Catalogue {
         Catalogue {
-            keyspaces: BTreeMap::new(),
+            keyspaces: Shared::default(),
             ..*self
         }
     }
 
     /// Keyspaces by id, to be kept: one that is the same `Arc` as before has not changed.
     pub fn shared(&self) -> impl Iterator<Item = (u32, &Arc<Keyspace>)> {
-        self.keyspaces.iter().map(|(id, keyspace)| (*id, keyspace))
+        self.keyspaces.iter()
     }
 
     /// The keyspace with that id.
     pub fn keyspace(&self, id: u32) -> Result<&Keyspace, CatalogueError> {
-        let found = self.keyspaces.get(&id).map(|keyspace| &**keyspace);
+        let found = self.keyspaces.get(id).map(|keyspace| &**keyspace);
         found.ok_or(CatalogueError::Missing(id))
     }
 
@@ -239,8 +240,8 @@ impl Catalogue {
         KeyspaceName::new(name).map_err(|error| CatalogueError::Bad(error.to_string()))?;
         if self
             .keyspaces
-            .values()
-            .any(|keyspace| keyspace.name == name)
+            .iter()
+            .any(|(_, keyspace)| keyspace.name == name)
         {
             return Err(CatalogueError::Exists(name.to_owned()));
         }
@@ -282,7 +283,7 @@ impl Catalogue {
         keyspace.history.note(Change::new(by, "created"));
         keyspace.apply(new.change, by)?;
         self.next_id = self.next_id.max(id.saturating_add(1));
-        self.keyspaces.insert(id, Arc::new(keyspace));
+        self.keyspaces.insert(id, keyspace);
         Ok(())
     }
 
@@ -293,32 +294,38 @@ impl Catalogue {
     pub fn set(&mut self, id: u32, change: &SettingsChange, by: &By) -> Result<(), CatalogueError> {
         let mut changed = self.keyspace(id)?.clone();
         changed.apply(change, by)?;
-        self.keyspaces.insert(id, Arc::new(changed));
+        self.keyspaces.insert(id, changed);
         Ok(())
     }
 
     /// Counts what is left of the changes for a while from now on. To be called once after [`Catalogue::parse`];
     /// without it they are all due.
     pub fn resume(&mut self, now: Moment) {
-        for keyspace in self.keyspaces.values_mut() {
-            Arc::make_mut(keyspace).resume(now);
+        for id in self.ids_where(|_| true) {
+            if let Some(keyspace) = self.keyspaces.get_mut(id) {
+                keyspace.resume(now);
+            }
         }
     }
 
     /// Whether [`Catalogue::go_back`] would change anything.
     pub fn is_due(&self, now: Moment) -> bool {
-        self.keyspaces.values().any(|keyspace| keyspace.is_due(now))
+        self.iter().any(|(_, keyspace)| keyspace.is_due(now))
     }
 
     /// Takes back what was changed for a while and is due; the changes, by keyspace.
     pub fn go_back(&mut self, now: Moment) -> Vec<(u32, Change)> {
-        let keyspaces = self.keyspaces.iter_mut();
-        let due = keyspaces.filter(|(_, keyspace)| keyspace.is_due(now));
-        due.flat_map(|(id, keyspace)| {
-            let changes = Arc::make_mut(keyspace).go_back(now);
-            changes.into_iter().map(|change| (*id, change))
-        })
-        .collect()
+        let mut ended = Vec::new();
+        for id in self.ids_where(|keyspace| keyspace.is_due(now)) {
+            let changes = self.keyspaces.get_mut(id).map(|due| due.go_back(now));
+            ended.extend(changes.into_iter().flatten().map(|change| (id, change)));
+        }
+        ended
+    }
+
+    fn ids_where(&self, is_meant: impl Fn(&Keyspace) -> bool) -> Vec<u32> {
+        let meant = self.iter().filter(|(_, keyspace)| is_meant(keyspace));
+        meant.map(|(id, _)| id).collect()
     }
 
     /// Marks a keyspace as locked or not.
@@ -333,7 +340,7 @@ impl Catalogue {
     }
 
     fn keyspace_mut(&mut self, id: u32) -> Result<&mut Keyspace, CatalogueError> {
-        let found = self.keyspaces.get_mut(&id).map(Arc::make_mut);
+        let found = self.keyspaces.get_mut(id);
         found.ok_or(CatalogueError::Missing(id))
     }
 }

@@ -1,7 +1,5 @@
 //! What a catalogue takes from a section that has been changed since it was sealed: only what tightens it.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 
 use super::{Catalogue, CatalogueError, FILE, Keyspace};
@@ -17,14 +15,14 @@ impl Catalogue {
             let number: u32 = id.parse().map_err(|error| bad(&error))?;
             let mut sealed: Keyspace =
                 serde_json::from_value(sealed.clone()).map_err(|error| bad(&error))?;
-            if let Some(now) = self.keyspaces.remove(&number) {
+            if let Some(now) = self.keyspaces.remove(number) {
                 sealed.locked |= now.locked;
                 sealed.policy = sealed.policy.meet(&now.policy);
                 sealed.history = now.history.clone();
             }
             sealed.check_stored()?;
             sealed.deks()?;
-            self.keyspaces.insert(number, Arc::new(sealed));
+            self.keyspaces.insert(number, sealed);
         }
         Ok(())
     }

@@ -1,25 +1,116 @@
-//! Keyspaces that copies of the catalogue share, as the file has them.
+//! Keyspaces that copies of the catalogue share. Each change is made to a copy of it, so that a copy of ten thousand
+//! keyspaces must not cost ten thousand steps: they are shared in blocks, of which a change replaces one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Keyspace;
 
-pub(super) fn serialize<S: Serializer>(
-    keyspaces: &BTreeMap<u32, Arc<Keyspace>>,
-    to: S,
-) -> Result<S::Ok, S::Error> {
-    to.collect_map(keyspaces.iter().map(|(id, keyspace)| (id, &**keyspace)))
+/// Ids of a block: about the square root of what a node can have.
+const BLOCK_IDS: u32 = 128;
+
+type Block = BTreeMap<u32, Arc<Keyspace>>;
+
+/// Keyspaces by id.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared {
+    /// By id / [`BLOCK_IDS`]; none is empty.
+    blocks: BTreeMap<u32, Arc<Block>>,
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-    from: D,
-) -> Result<BTreeMap<u32, Arc<Keyspace>>, D::Error> {
-    let keyspaces = BTreeMap::<u32, Keyspace>::deserialize(from)?;
-    let shared = keyspaces
-        .into_iter()
-        .map(|(id, keyspace)| (id, Arc::new(keyspace)));
-    Ok(shared.collect())
+impl Shared {
+    pub(super) fn len(&self) -> usize {
+        self.blocks.values().map(|block| block.len()).sum()
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Arc<Keyspace>> {
+        self.blocks.get(&(id / BLOCK_IDS))?.get(&id)
+    }
+
+    /// By rising id.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Keyspace>)> {
+        let keyspaces = self.blocks.values().flat_map(|block| block.iter());
+        keyspaces.map(|(id, keyspace)| (*id, keyspace))
+    }
+
+    /// A copy of this keyspace that other catalogues do not share, to change.
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Keyspace> {
+        let block = self.blocks.get_mut(&(id / BLOCK_IDS))?;
+        if !block.contains_key(&id) {
+            return None;
+        }
+        Arc::make_mut(block).get_mut(&id).map(Arc::make_mut)
+    }
+
+    pub(super) fn insert(&mut self, id: u32, keyspace: Keyspace) {
+        let block = self.blocks.entry(id / BLOCK_IDS).or_default();
+        Arc::make_mut(block).insert(id, Arc::new(keyspace));
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<Arc<Keyspace>> {
+        let block = self.blocks.get_mut(&(id / BLOCK_IDS))?;
+        let removed = Arc::make_mut(block).remove(&id);
+        if block.is_empty() {
+            self.blocks.remove(&(id / BLOCK_IDS));
+        }
+        removed
+    }
+}
+
+impl Serialize for Shared {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.iter().map(|(id, keyspace)| (id, &**keyspace)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Shared {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut shared = Shared::default();
+        for (id, keyspace) in BTreeMap::<u32, Keyspace>::deserialize(from)? {
+            shared.insert(id, keyspace);
+        }
+        Ok(shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyway_core::Instant;
+
+    use super::super::{By, Catalogue};
+    use super::*;
+    use crate::time::Moment;
+
+    #[test]
+    fn a_change_replaces_one_block_and_leaves_other_copies_alone() {
+        let mut catalogue = Catalogue::default();
+        let by = By::server(Moment {
+            unix_ms: 1,
+            instant: Instant::ZERO,
+        });
+        for number in 0..3 * BLOCK_IDS {
+            let name = format!("k{number}");
+            catalogue.make(&name, "", "local", b"wrapped", &by).unwrap();
+        }
+        let before = catalogue.clone();
+        catalogue.set_locked(BLOCK_IDS + 1, true, &by).unwrap();
+        let shared = |at: u32| {
+            let blocks = [&before, &catalogue].map(|it| &it.keyspaces.blocks[&at]);
+            Arc::ptr_eq(blocks[0], blocks[1])
+        };
+        assert_eq!([0, 1, 2].map(shared), [true, false, true]);
+        assert!(!before.keyspace(BLOCK_IDS + 1).unwrap().locked);
+        let ids: Vec<u32> = catalogue.iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, (1..=3 * BLOCK_IDS).collect::<Vec<_>>());
+        assert_eq!(catalogue.keyspaces.len(), ids.len());
+        let text = serde_json::to_string(&catalogue.keyspaces).unwrap();
+        let mut read: Shared = serde_json::from_str(&text).unwrap();
+        assert!(read.iter().eq(catalogue.keyspaces.iter()));
+        for id in ids {
+            assert!(read.remove(id).is_some() && read.get_mut(id).is_none());
+        }
+        assert!(read.blocks.is_empty() && read.remove(1).is_none());
+    }
 }

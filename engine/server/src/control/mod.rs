@@ -392,7 +392,7 @@ impl<K: Kms + 'static> Control<K> {
             let catalogue = self.written();
             let unfinished = catalogue
                 .iter()
-                .filter(|(_, keyspace)| keyspace.deks().is_ok_and(|deks| deks.len() > 1));
+                .filter(|(_, keyspace)| keyspace.dek_count() > 1);
             unfinished.map(|(id, _)| id).collect()
         };
         for id in unfinished {
@@ -428,10 +428,8 @@ impl<K: Kms + 'static> Control<K> {
             .collect();
         for (id, keyspace) in self.written().iter() {
             let of_its_kms = figures.iter_mut().find(|kms| kms.name == keyspace.kms);
-            if let (Some(kms), Ok(settings), Ok(deks)) =
-                (of_its_kms, keyspace.settings(), keyspace.deks())
-            {
-                let calls = self.renewals_per_lease * deks.len() as f64;
+            if let (Some(kms), Ok(settings)) = (of_its_kms, keyspace.settings()) {
+                let calls = self.renewals_per_lease * keyspace.dek_count() as f64;
                 let per_hour = calls * MS_PER_HOUR / settings.dek_lease_ms as f64;
                 kms.lease_calls_per_hour.insert(id, per_hour);
             }
