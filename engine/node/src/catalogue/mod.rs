@@ -4,6 +4,7 @@
 //! a change and its line in the history are written at once or not at all. No secret stands in it in the clear.
 
 mod deks;
+mod edit;
 mod history;
 mod limited;
 mod sealed;
@@ -23,6 +24,7 @@ use crate::policy::{NO_GRANT, Policy};
 use crate::time::Moment;
 
 pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT_MS, RetiredDek, WrappedDek};
+pub use edit::Edit;
 pub use history::{By, Change, HISTORY_MAX, History};
 use shared::Shared;
 
@@ -65,6 +67,12 @@ pub struct Catalogue {
     /// The id that the next keyspace gets; ids are never used twice.
     next_id: u32,
     keyspaces: Shared,
+}
+
+/// Some keyspaces before a change.
+struct Before {
+    next_id: u32,
+    keyspaces: Vec<(u32, Option<Arc<Keyspace>>)>,
 }
 
 /// One keyspace at rest.
@@ -337,6 +345,25 @@ impl Catalogue {
             keyspace.locked = locked;
         }
         Ok(())
+    }
+
+    /// What would have to be put back if a change of these keyspaces did not fit.
+    fn clone_of(&self, ids: &[u32]) -> Before {
+        let keyspaces = ids.iter().map(|id| (*id, self.keyspaces.get(id).cloned()));
+        Before {
+            next_id: self.next_id,
+            keyspaces: keyspaces.collect(),
+        }
+    }
+
+    fn put_back(&mut self, before: Before) {
+        self.next_id = before.next_id;
+        for (id, keyspace) in before.keyspaces {
+            match keyspace {
+                Some(keyspace) => self.keyspaces.insert(id, keyspace),
+                None => self.keyspaces.remove(&id),
+            };
+        }
     }
 
     fn keyspace_mut(&mut self, id: u32) -> Result<&mut Keyspace, CatalogueError> {
