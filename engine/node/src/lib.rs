@@ -22,6 +22,7 @@
 pub mod catalogue;
 pub mod connection;
 pub mod control;
+pub mod figures;
 pub mod ids;
 pub mod keyspace_change;
 pub mod limits;

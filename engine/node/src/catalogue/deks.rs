@@ -190,6 +190,16 @@ impl Keyspace {
         self.deks.len()
     }
 
+    /// Whether older DEKs than the current one are in use.
+    pub fn has_older_deks(&self) -> bool {
+        self.deks.len() > 1
+    }
+
+    /// Whether a DEK is in use.
+    pub fn is_in_use(&self, generation: u32) -> bool {
+        self.deks.contains_key(&generation)
+    }
+
     /// The wrapped DEKs by rising generation, one at least; the last is current.
     pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
         if self.deks.is_empty() {

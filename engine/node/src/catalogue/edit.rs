@@ -57,12 +57,12 @@ pub enum Edit {
         /// Who does it.
         by: By,
     },
-    /// A retired DEK is in use again.
+    /// Retired DEKs are in use again.
     Revive {
         /// Which keyspace.
         id: u32,
-        /// The DEK's generation.
-        generation: u32,
+        /// The DEKs' generations.
+        generations: Vec<u32>,
         /// Who does it.
         by: By,
     },
@@ -160,8 +160,15 @@ impl Catalogue {
                 self.add_dek(*id, dek, by)
             }
             Edit::Retire { id, by } => self.retire_deks(*id, by),
-            Edit::Revive { id, generation, by } => {
-                self.revive_dek(*id, *generation, by).map(drop)
+            Edit::Revive {
+                id,
+                generations,
+                by,
+            } => {
+                for generation in generations {
+                    self.revive_dek(*id, *generation, by)?;
+                }
+                Ok(())
             }
             Edit::DestroyRetired { id, by } => self.destroy_retired(*id, by).map(drop),
             Edit::DestroyDue { by, .. } => {

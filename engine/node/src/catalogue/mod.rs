@@ -70,9 +70,16 @@ pub struct Catalogue {
 }
 
 /// Some keyspaces before a change.
-struct Before {
+pub struct Before {
     next_id: u32,
-    keyspaces: Vec<(u32, Option<Arc<Keyspace>>)>,
+    keyspaces: BTreeMap<u32, Option<Arc<Keyspace>>>,
+}
+
+impl Before {
+    /// A keyspace as it was, if there was one.
+    pub fn keyspace(&self, id: u32) -> Option<&Keyspace> {
+        self.keyspaces.get(&id)?.as_deref()
+    }
 }
 
 /// One keyspace at rest.
@@ -300,10 +307,21 @@ impl Catalogue {
     /// A change for good ends one for a while of the same setting. One for a while takes the place of another: the new
     /// time holds, and the setting goes back to what it was before the first of them.
     pub fn set(&mut self, id: u32, change: &SettingsChange, by: &By) -> Result<(), CatalogueError> {
-        let mut changed = self.keyspace(id)?.clone();
-        changed.apply(change, by)?;
+        let changed = self.changed(id, change, by)?;
         self.keyspaces.insert(id, changed);
         Ok(())
+    }
+
+    /// The keyspace as [`Catalogue::set`] would make it.
+    pub fn changed(
+        &self,
+        id: u32,
+        change: &SettingsChange,
+        by: &By,
+    ) -> Result<Keyspace, CatalogueError> {
+        let mut changed = self.keyspace(id)?.clone();
+        changed.apply(change, by)?;
+        Ok(changed)
     }
 
     /// Counts what is left of the changes for a while from now on. To be called once after [`Catalogue::parse`];
@@ -348,21 +366,22 @@ impl Catalogue {
     }
 
     /// What would have to be put back if a change of these keyspaces did not fit.
-    fn clone_of(&self, ids: &[u32]) -> Before {
-        let keyspaces = ids.iter().map(|id| (*id, self.keyspaces.get(id).cloned()));
+    pub fn clone_of(&self, ids: &[u32]) -> Before {
+        let keyspaces = ids.iter().map(|id| (*id, self.keyspaces.get(*id).cloned()));
         Before {
             next_id: self.next_id,
             keyspaces: keyspaces.collect(),
         }
     }
 
-    fn put_back(&mut self, before: Before) {
+    /// Undoes a change.
+    pub fn put_back(&mut self, before: Before) {
         self.next_id = before.next_id;
         for (id, keyspace) in before.keyspaces {
             match keyspace {
-                Some(keyspace) => self.keyspaces.insert(id, keyspace),
-                None => self.keyspaces.remove(&id),
-            };
+                Some(keyspace) => self.keyspaces.put(id, keyspace),
+                None => drop(self.keyspaces.remove(id)),
+            }
         }
     }
 

@@ -45,8 +45,13 @@ impl Shared {
     }
 
     pub(super) fn insert(&mut self, id: u32, keyspace: Keyspace) {
+        self.put(id, Arc::new(keyspace));
+    }
+
+    /// Puts back a keyspace that was there.
+    pub(super) fn put(&mut self, id: u32, keyspace: Arc<Keyspace>) {
         let block = self.blocks.entry(id / BLOCK_IDS).or_default();
-        Arc::make_mut(block).insert(id, Arc::new(keyspace));
+        Arc::make_mut(block).insert(id, keyspace);
     }
 
     pub(super) fn remove(&mut self, id: u32) -> Option<Arc<Keyspace>> {

@@ -1,13 +1,10 @@
 //! Which keys are hot, kept in the data directory for the next start: names only.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use keyway_protocol::Router;
-use tokio::task::JoinHandle;
 
-use super::messages::HotKey;
+use crate::messages::HotKey;
 
 /// The file's name.
 pub const FILE: &str = "hot_keys.txt";
@@ -15,72 +12,62 @@ pub const FILE: &str = "hot_keys.txt";
 const HEADER: &str =
     "# Keys that were hot, hottest first: keyspace id and key id in hex. Written by keywayd.";
 
-/// Writes the file as a whole, durably.
-pub type Save = Arc<dyn Fn(&[u8]) -> std::io::Result<()> + Send + Sync>;
-
 /// The latest list of each shard, hottest first.
 pub struct HotKeys {
-    shards: RefCell<Vec<Vec<HotKey>>>,
-    changed: Cell<bool>,
-    writing: RefCell<Option<JoinHandle<()>>>,
-    save: Save,
+    shards: Vec<Vec<HotKey>>,
+    has_changed: bool,
+    is_writing: bool,
 }
 
 impl HotKeys {
     /// Over the lists of the last run, by the shard that owns the keys now.
-    pub fn new(shards: Vec<Vec<HotKey>>, save: Save) -> Self {
+    pub fn new(shards: Vec<Vec<HotKey>>) -> Self {
         HotKeys {
-            shards: RefCell::new(shards),
-            changed: Cell::new(false),
-            writing: RefCell::new(None),
-            save,
+            shards,
+            has_changed: false,
+            is_writing: false,
         }
     }
 
     /// Takes a shard's newest list in place of its last one.
-    pub fn take(&self, shard: u16, keys: Vec<HotKey>) {
-        if let Some(list) = self.shards.borrow_mut().get_mut(usize::from(shard)) {
+    pub(super) fn take(&mut self, shard: u16, keys: Vec<HotKey>) {
+        if let Some(list) = self.shards.get_mut(usize::from(shard)) {
             *list = keys;
-            self.changed.set(true);
+            self.has_changed = true;
         }
     }
 
     /// The keyspaces that have hot keys, the hottest first.
-    pub fn keyspaces(&self) -> Vec<u32> {
-        let shards = self.shards.borrow();
-        let mut seen = HashSet::new();
-        let keyspaces = by_rank(&shards).map(|key| key.keyspace);
+    pub(super) fn keyspaces(&self) -> Vec<u32> {
+        let mut seen = BTreeSet::new();
+        let keyspaces = by_rank(&self.shards).map(|key| key.keyspace);
         keyspaces
             .filter(|keyspace| seen.insert(*keyspace))
             .collect()
     }
 
-    /// Writes the lists if one has come since the last time, one write at a time. The disk keeps nobody waiting.
-    pub fn write_aside(&self) {
-        let mut writing = self.writing.borrow_mut();
-        let busy = writing.as_ref().is_some_and(|write| !write.is_finished());
-        if !busy && self.changed.take() {
-            let (text, save) = (self.text(), Arc::clone(&self.save));
-            *writing = Some(tokio::task::spawn_blocking(move || write(&save, &text)));
+    /// The text to write now, if a list has come since the last time, and none is being written.
+    pub(super) fn next_write(&mut self) -> Option<String> {
+        if self.is_writing || !self.has_changed {
+            return None;
         }
+        self.is_writing = true;
+        self.take_text()
     }
 
-    /// The same at the end, and waits for the disk.
-    pub async fn write(&self) {
-        let writing = self.writing.take();
-        if let Some(writing) = writing {
-            // A panic there has been logged; this write is another try.
-            let _ = writing.await;
-        }
-        if self.changed.take() {
-            write(&self.save, &self.text());
-        }
+    /// The write has ended.
+    pub(super) fn saved(&mut self) {
+        self.is_writing = false;
+    }
+
+    /// The file's text, if a list has come since it was last taken.
+    pub(super) fn take_text(&mut self) -> Option<String> {
+        std::mem::take(&mut self.has_changed).then(|| self.text())
     }
 
     fn text(&self) -> String {
-        let shards = self.shards.borrow();
         let mut text = format!("{HEADER}\n");
-        for key in by_rank(&shards) {
+        for key in by_rank(&self.shards) {
             text.push_str(&format!("{} ", key.keyspace));
             for byte in &*key.key_id {
                 text.push_str(&format!("{byte:02x}"));
@@ -88,12 +75,6 @@ impl HotKeys {
             text.push('\n');
         }
         text
-    }
-}
-
-fn write(save: &Save, text: &str) {
-    if let Err(error) = save(text.as_bytes()) {
-        tracing::warn!(%error, "{FILE} could not be written: the next start will be a colder one");
     }
 }
 
@@ -144,11 +125,7 @@ pub fn route(keys: Vec<HotKey>, router: &Router) -> Vec<Vec<HotKey>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
-
     use super::*;
-    use futures_lite::future::block_on;
-    use std::sync::Mutex;
 
     fn key(keyspace: u32, key_id: &[u8]) -> HotKey {
         HotKey {
@@ -157,37 +134,36 @@ mod tests {
         }
     }
 
-    /// Lists whose file is a cell.
-    fn lists(shards: Vec<Vec<HotKey>>) -> (HotKeys, Arc<Mutex<String>>) {
-        let file = Arc::new(Mutex::new(String::new()));
-        let saved = Arc::clone(&file);
-        let save = move |bytes: &[u8]| {
-            *saved.lock().unwrap() = String::from_utf8(bytes.to_vec()).unwrap();
-            Ok(())
-        };
-        (HotKeys::new(shards, Arc::new(save)), file)
-    }
-
     #[test]
     fn what_was_written_is_read_again_in_order_of_heat() {
-        let (hot, file) = lists(vec![Vec::new(), vec![key(7, b"second")]]);
+        let mut hot = HotKeys::new(vec![Vec::new(), vec![key(7, b"second")]]);
         assert_eq!(hot.keyspaces(), [7]);
-        block_on(hot.write());
-        assert_eq!(*file.lock().unwrap(), "", "nothing has changed");
-        hot.take(
-            0,
-            vec![key(3, b"first"), key(7, &[0, 255, b'\n']), key(3, b"last")],
-        );
+        assert_eq!(hot.next_write(), None, "nothing has changed");
+        let list = [key(3, b"first"), key(7, &[0, 255, b'\n']), key(3, b"last")];
+        hot.take(0, list.to_vec());
         hot.take(9, vec![key(1, b"of no shard")]);
-        block_on(hot.write());
+        let text = hot.next_write().unwrap();
         let expected = [
             key(3, b"first"),
             key(7, b"second"),
             key(7, &[0, 255, b'\n']),
             key(3, b"last"),
         ];
-        assert_eq!(parse(&file.lock().unwrap()).unwrap(), expected);
+        assert_eq!(parse(&text).unwrap(), expected);
         assert_eq!(hot.keyspaces(), [3, 7]);
+    }
+
+    #[test]
+    fn one_list_is_written_at_a_time() {
+        let mut hot = HotKeys::new(vec![Vec::new()]);
+        hot.take(0, vec![key(1, b"a")]);
+        assert!(hot.next_write().is_some());
+        hot.take(0, vec![key(1, b"b")]);
+        assert_eq!(hot.next_write(), None);
+        hot.saved();
+        assert!(hot.next_write().is_some());
+        hot.saved();
+        assert_eq!(hot.next_write(), None);
     }
 
     #[test]

@@ -3,26 +3,100 @@
 use keyway_protocol::HotBy;
 use serde_json::{Value, json};
 
-use super::kms::Kms;
-use super::lanes::Lane;
-use super::messages::ControlEvent;
-use super::{Answer, Control};
+use super::Control;
+use super::commands::Answering;
+use super::request::Begun;
+use super::works::{Event, ShardAnswer, Work, WorkId};
+use crate::messages::{Lane, ToShard};
 use crate::shard::hot::{Estimate, HotShare};
 
-impl<K: Kms + 'static> Control<K> {
-    pub(super) async fn hot(&self, keyspace: u32, by: HotBy, keys_max: usize) -> Answer {
-        let document = self.hot_document(keyspace, by, keys_max).await;
-        Ok(document.to_string().into_bytes())
+/// Shards that are asked which keys are hot.
+pub(super) struct Hottest {
+    keyspace: u32,
+    by: HotBy,
+    keys_max: usize,
+    shares: Vec<HotShare>,
+    /// Shards that have not answered.
+    left: usize,
+    /// Without one it is for the live page.
+    answering: Option<Answering>,
+}
+
+impl Control {
+    pub(super) fn hot(
+        &mut self,
+        answering: Answering,
+        keyspace: u32,
+        by: HotBy,
+        keys_max: usize,
+    ) -> Begun {
+        self.ask_for_hot(Some(answering), keyspace, by, keys_max);
+        Begun::Begun
     }
 
-    pub(super) async fn hot_document(&self, keyspace: u32, by: HotBy, keys_max: usize) -> Value {
-        let shares = self.broadcast(Lane::Ordinary, |answer| ControlEvent::Hot {
+    /// Asks every shard; the answer is for a command, or for the live page.
+    pub(super) fn ask_for_hot(
+        &mut self,
+        answering: Option<Answering>,
+        keyspace: u32,
+        by: HotBy,
+        keys_max: usize,
+    ) {
+        let work = self.works.begin();
+        let shards: Vec<u16> = self.published.running().collect();
+        let hottest = Hottest {
             keyspace,
             by,
             keys_max,
-            answer,
-        });
-        merged(by, keys_max, shares.await)
+            shares: Vec::with_capacity(shards.len()),
+            left: shards.len(),
+            answering,
+        };
+        for shard in &shards {
+            let question = self.works.question(work, *shard);
+            let ask = ToShard::Hot {
+                question,
+                keyspace,
+                by,
+                keys_max,
+            };
+            self.tell(*shard, Lane::Ordinary, ask);
+        }
+        match shards.is_empty() {
+            true => self.end_hottest(hottest),
+            false => self.works.wait(work, Work::Hottest(hottest)),
+        }
+    }
+
+    pub(super) fn step_hottest(&mut self, work: WorkId, mut hottest: Hottest, event: Event) {
+        match event {
+            Event::Shard(ShardAnswer::Hot(share)) => {
+                hottest.shares.extend(share);
+                hottest.left -= 1;
+            }
+            Event::Shard(_) => hottest.left -= 1,
+            _ => {}
+        }
+        match hottest.left {
+            0 => self.end_hottest(hottest),
+            _ => self.works.wait(work, Work::Hottest(hottest)),
+        }
+    }
+
+    fn end_hottest(&mut self, mut hottest: Hottest) {
+        let Hottest {
+            keyspace,
+            by,
+            keys_max,
+            ..
+        } = hottest;
+        // In the order of the shards, whichever answered first.
+        hottest.shares.sort_by_key(|share| share.shard);
+        let document = merged(by, keys_max, hottest.shares);
+        match hottest.answering {
+            Some(answering) => self.answer(answering, Ok(document.to_string().into_bytes())),
+            None => self.push_hot(keyspace, by, document),
+        }
     }
 }
 

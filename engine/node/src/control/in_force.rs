@@ -15,14 +15,13 @@
 //! cannot undo what another change did in the meantime.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 
 use keyway_core::Instant;
-use tokio::sync::oneshot;
 
-use super::catalogue::{Catalogue, CatalogueError, Change, Keyspace};
-use keyway_node::keyspace_change::Guard;
-use keyway_node::time::Moment;
+use super::works::WorkId;
+use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit, Keyspace};
+use crate::keyspace_change::Guard;
+use crate::time::Moment;
 
 /// How long a change waits for the disk before it is answered without it. Looked at once a second, so that the answer is
 /// there within the 5 s that clients wait by default.
@@ -39,9 +38,6 @@ pub(super) const PENDING_MAX: usize = 4_096;
 const PENDING_TIGHTENING_MAX: usize = 65_536;
 
 const _: () = assert!(PENDING_MAX < PENDING_TIGHTENING_MAX);
-
-/// A change of the catalogue: a pure function, since it is applied again whenever an earlier one is undone.
-pub(super) type Edit = Rc<dyn Fn(&mut Catalogue) -> Result<(), CatalogueError>>;
 
 /// How a change ended that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,20 +59,11 @@ pub(super) enum Undone {
 
 pub(super) type Outcome = Result<Settled, Undone>;
 
-/// A change that was accepted.
-pub(super) struct Wanted {
-    /// Keyspaces in which something was taken away, which is in force now.
-    pub tightened: Vec<u32>,
-    /// How it ends.
-    pub outcome: oneshot::Receiver<Outcome>,
-}
-
 struct Pending {
     number: u64,
-    keyspaces: Vec<u32>,
     edit: Edit,
     takes_away: bool,
-    waiting: Vec<(Instant, oneshot::Sender<Outcome>)>,
+    waiting: Vec<(Instant, WorkId)>,
 }
 
 struct Writing {
@@ -107,8 +94,15 @@ pub(super) struct InForce {
     writing: Option<Writing>,
     /// The file may hold something else than `written`.
     disk_differs: bool,
-    failing: Option<Failing>,
-    failures_total: u64,
+    failures: Failures,
+    /// Works whose changes have ended, for [`InForce::poll_settled`].
+    settled: VecDeque<(WorkId, Outcome)>,
+}
+
+#[derive(Default)]
+struct Failures {
+    now: Option<Failing>,
+    total: u64,
 }
 
 impl InForce {
@@ -123,8 +117,8 @@ impl InForce {
             attempted_through: 0,
             writing: None,
             disk_differs: false,
-            failing: None,
-            failures_total: 0,
+            failures: Failures::default(),
+            settled: VecDeque::new(),
         }
     }
 
@@ -160,7 +154,7 @@ impl InForce {
     /// Whether something is in force in a keyspace that a restart would undo.
     pub(super) fn is_unwritten(&self, id: u32) -> bool {
         let mut pending = self.pending.iter();
-        pending.any(|change| change.takes_away && change.keyspaces.contains(&id))
+        pending.any(|change| change.takes_away && change.edit.keyspaces().contains(&id))
     }
 
     /// Changes that are in force and not written.
@@ -173,7 +167,7 @@ impl InForce {
 
     /// Writes that failed.
     pub(super) fn failures_total(&self) -> u64 {
-        self.failures_total
+        self.failures.total
     }
 
     /// Whether a write is under way.
@@ -183,7 +177,7 @@ impl InForce {
 
     /// What failed is to be tried again now.
     pub(super) fn retry_now(&mut self) {
-        if let Some(failing) = &mut self.failing {
+        if let Some(failing) = &mut self.failures.now {
             failing.retry_at = Instant::ZERO;
         }
     }
@@ -201,70 +195,94 @@ impl InForce {
         Some(id)
     }
 
-    /// Accepts a change of these keyspaces. What it takes away is in force when this returns.
+    /// Accepts a change; `work` is told how it ends by [`InForce::poll_settled`]. What it takes away is in force when this
+    /// returns: the keyspaces in which something was.
     ///
     /// Errors: the change does not fit; nothing has changed.
     pub(super) fn want(
         &mut self,
         now: Instant,
-        keyspaces: &[u32],
+        work: WorkId,
         edit: Edit,
-    ) -> Result<Wanted, CatalogueError> {
-        let mut wanted = self.wanted.clone();
-        edit(&mut wanted)?;
-        let effect = self.effect(&wanted, keyspaces)?;
-        let (answer, outcome) = oneshot::channel();
-        let (tightened, takes_away) = (effect.tightened, effect.takes_away);
-        if !effect.changes && !keyspaces.is_empty() {
-            let mut pending = self.pending.iter_mut().rev();
-            let earlier =
-                pending.find(|change| change.keyspaces.iter().any(|id| keyspaces.contains(id)));
-            match earlier {
-                // It has been asked for already: this command learns what becomes of it.
-                Some(change) => {
-                    change.waiting.push((now, answer));
-                    if let Some(failing) = &mut self.failing {
-                        failing.retry_at = now;
-                    }
-                }
-                None => {
-                    let _ = answer.send(Ok(Settled::Written));
-                }
+    ) -> Result<Vec<u32>, CatalogueError> {
+        let before = self.wanted.clone_of(edit.keyspaces());
+        self.wanted.apply(&edit)?;
+        let effect = self.effect(&before, edit.keyspaces());
+        let effect = match effect.and_then(|effect| self.check_room(effect)) {
+            Ok(effect) => effect,
+            Err(error) => {
+                self.wanted.put_back(before);
+                return Err(error);
             }
-            return Ok(Wanted { tightened, outcome });
-        }
-        let limit = match (takes_away, effect.locks) {
-            (_, true) => usize::MAX,
-            (true, false) => PENDING_TIGHTENING_MAX,
-            (false, false) => PENDING_MAX,
         };
-        if self.pending.len() >= limit {
-            return Err(CatalogueError::Busy(format!(
-                "{} changes wait for the disk, at most {limit} can; try again once it answers",
-                self.pending.len()
-            )));
+        if !effect.changes {
+            // What it changed beside keyspaces' states is nothing, so there is nothing to put back.
+            self.join(now, work, edit.keyspaces());
+            return Ok(effect.tightened);
         }
-        self.wanted = wanted;
         self.guards.extend(effect.guards);
         self.last_number += 1;
         self.pending.push_back(Pending {
             number: self.last_number,
-            keyspaces: keyspaces.to_vec(),
             edit,
-            takes_away,
-            waiting: vec![(now, answer)],
+            takes_away: effect.takes_away,
+            waiting: vec![(now, work)],
         });
         if let Some(why) = self.stall(now) {
             self.give_up(&why, |change, last| change.number == last);
         }
-        Ok(Wanted { tightened, outcome })
+        Ok(effect.tightened)
     }
 
-    fn effect(&self, wanted: &Catalogue, keyspaces: &[u32]) -> Result<Effect, CatalogueError> {
-        let mut effect = Effect::default();
+    /// How a change has ended.
+    pub(super) fn poll_settled(&mut self) -> Option<(WorkId, Outcome)> {
+        self.settled.pop_front()
+    }
+
+    /// What a command wants is wanted already: it learns what becomes of that.
+    fn join(&mut self, now: Instant, work: WorkId, keyspaces: &[u32]) {
+        let keyspaces: BTreeSet<&u32> = keyspaces.iter().collect();
+        let mut pending = self.pending.iter_mut().rev();
+        let touches = |change: &&mut Pending| {
+            let mut touched = change.edit.keyspaces().iter();
+            touched.any(|id| keyspaces.contains(id))
+        };
+        match pending.find(touches) {
+            Some(change) => {
+                change.waiting.push((now, work));
+                if let Some(failing) = &mut self.failures.now {
+                    failing.retry_at = now;
+                }
+            }
+            None => self.settled.push_back((work, Ok(Settled::Written))),
+        }
+    }
+
+    fn check_room(&self, effect: Effect) -> Result<Effect, CatalogueError> {
+        let limit = match (effect.takes_away, effect.locks) {
+            _ if !effect.changes => return Ok(effect),
+            (_, true) => return Ok(effect),
+            (true, false) => PENDING_TIGHTENING_MAX,
+            (false, false) => PENDING_MAX,
+        };
+        if self.pending.len() < limit {
+            return Ok(effect);
+        }
+        Err(CatalogueError::Busy(format!(
+            "{} changes wait for the disk, at most {limit} can; try again once it answers",
+            self.pending.len()
+        )))
+    }
+
+    /// What a change of `wanted` does that was made just now.
+    fn effect(&self, before: &Before, keyspaces: &[u32]) -> Result<Effect, CatalogueError> {
+        let mut effect = Effect {
+            changes: keyspaces.is_empty(),
+            ..Effect::default()
+        };
         for id in keyspaces {
-            let before = self.wanted.keyspace(*id).ok();
-            let after = wanted.keyspace(*id).ok();
+            let before = before.keyspace(*id);
+            let after = self.wanted.keyspace(*id).ok();
             effect.changes |= before != after;
             let (Some(before), Some(after)) = (before, after) else {
                 continue;
@@ -281,7 +299,6 @@ impl InForce {
                 effect.guards.push((*id, met));
             }
         }
-        effect.changes |= keyspaces.is_empty();
         Ok(effect)
     }
 
@@ -302,9 +319,10 @@ impl InForce {
 
     /// The catalogue to write now, if there is one; the answer comes by [`InForce::handle_saved`].
     pub(super) fn next_write(&mut self, now: Instant) -> Option<Catalogue> {
-        let is_new = self.last_number > self.attempted_through || self.failing.is_none();
+        let is_new = self.last_number > self.attempted_through || self.failures.now.is_none();
         let is_due = self
-            .failing
+            .failures
+            .now
             .as_ref()
             .is_some_and(|failing| now >= failing.retry_at);
         let is_needed = !self.pending.is_empty() || self.disk_differs;
@@ -327,12 +345,12 @@ impl InForce {
         self.attempted_through = writing.through;
         match result {
             Ok(()) => {
-                self.failing = None;
+                self.failures.now = None;
                 self.disk_differs = writing.is_outdated;
                 self.settle_through(writing.through)
             }
             Err(why) => {
-                self.failures_total += 1;
+                self.failures.total += 1;
                 self.disk_differs = true;
                 self.fail(now, &why);
                 self.give_up(&why, |change, _| change.number <= writing.through);
@@ -359,11 +377,11 @@ impl InForce {
     }
 
     fn fail(&mut self, now: Instant, why: &str) {
-        let wait_us = match &self.failing {
+        let wait_us = match &self.failures.now {
             Some(failing) => (failing.wait_us * 2).min(RETRY_US_MAX),
             None => RETRY_US_MIN,
         };
-        self.failing = Some(Failing {
+        self.failures.now = Some(Failing {
             why: why.to_owned(),
             wait_us,
             retry_at: now.plus_us(wait_us),
@@ -372,7 +390,10 @@ impl InForce {
 
     /// Why the last write failed, if it did.
     pub(super) fn failing(&self) -> Option<&str> {
-        self.failing.as_ref().map(|failing| failing.why.as_str())
+        self.failures
+            .now
+            .as_ref()
+            .map(|failing| failing.why.as_str())
     }
 
     fn settle_through(&mut self, through: u64) -> Vec<u32> {
@@ -382,12 +403,12 @@ impl InForce {
             let Some(change) = self.pending.pop_front() else {
                 break;
             };
-            let outcome = match (change.edit)(&mut self.written) {
+            let outcome = match self.written.apply(&change.edit) {
                 Ok(()) => Ok(Settled::Written),
                 Err(error) => Err(Undone::Refused(error.to_string())),
             };
-            answer(change.waiting, &outcome);
-            touched.extend(change.keyspaces);
+            touched.extend(change.edit.keyspaces());
+            self.settle(change.waiting, &outcome);
         }
         self.follow_written();
         touched.into_iter().collect()
@@ -403,10 +424,10 @@ impl InForce {
                 kept.push_back(change);
             } else if change.takes_away {
                 let waiting = std::mem::take(&mut change.waiting);
-                answer(waiting, &Ok(Settled::Unwritten(why.to_owned())));
+                self.settle(waiting, &Ok(Settled::Unwritten(why.to_owned())));
                 kept.push_back(change);
             } else {
-                answer(change.waiting, &Err(Undone::Unwritten(why.to_owned())));
+                self.settle(change.waiting, &Err(Undone::Unwritten(why.to_owned())));
                 is_any_undone = true;
             }
         }
@@ -415,6 +436,12 @@ impl InForce {
             self.outdate();
             self.want_again();
         }
+    }
+
+    fn settle(&mut self, waiting: Vec<(Instant, WorkId)>, outcome: &Outcome) {
+        let works = waiting.into_iter().map(|(_, work)| work);
+        self.settled
+            .extend(works.map(|work| (work, outcome.clone())));
     }
 
     /// The file holds, or is about to hold, something else than it should.
@@ -430,14 +457,19 @@ impl InForce {
         let mut wanted = self.written.clone();
         let mut kept = VecDeque::with_capacity(self.pending.len());
         for change in std::mem::take(&mut self.pending) {
-            match (change.edit)(&mut wanted) {
+            match wanted.apply(&change.edit) {
                 Ok(()) => kept.push_back(change),
-                Err(error) => answer(change.waiting, &Err(Undone::Refused(error.to_string()))),
+                Err(error) => {
+                    self.settle(change.waiting, &Err(Undone::Refused(error.to_string())));
+                }
             }
         }
         self.pending = kept;
         self.wanted = wanted;
-        let pending = self.pending.iter().flat_map(|change| &change.keyspaces);
+        let pending = self
+            .pending
+            .iter()
+            .flat_map(|change| change.edit.keyspaces());
         let pending: BTreeSet<u32> = pending.copied().collect();
         self.guards.retain(|id, _| pending.contains(id));
     }
@@ -446,7 +478,10 @@ impl InForce {
     fn follow_written(&mut self) {
         self.want_again();
         let (written, wanted) = (&self.written, &self.wanted);
-        let pending = self.pending.iter().flat_map(|change| &change.keyspaces);
+        let pending = self
+            .pending
+            .iter()
+            .flat_map(|change| change.edit.keyspaces());
         let met = |id: &u32| {
             let guard_of = |catalogue: &Catalogue| {
                 let keyspace: Result<&Keyspace, _> = catalogue.keyspace(*id);
@@ -466,13 +501,6 @@ struct Effect {
     locks: bool,
     tightened: Vec<u32>,
     guards: Vec<(u32, Guard)>,
-}
-
-fn answer(waiting: Vec<(Instant, oneshot::Sender<Outcome>)>, outcome: &Outcome) {
-    for (_, waiting) in waiting {
-        // Whoever asked may have gone.
-        let _ = waiting.send(outcome.clone());
-    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,15 @@
-//! What the live page shows and only this thread knows: the settings in force, and the hot keys. It is made while
-//! somebody looks at the page, and not otherwise.
+//! What the live page shows and only control knows: the settings in force, and the hot keys. It is made while somebody
+//! looks at the page, and not otherwise.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use keyway_protocol::HotBy;
 use serde_json::Value;
 
 use super::Control;
-use super::catalogue::Keyspace;
-use super::kms::Kms;
-use crate::metrics::exporter;
-use crate::metrics::page::Viewers;
-use crate::metrics::snapshot::{HotSnapshot, SettingSnapshot, SettingsSnapshot, Snapshot, Until};
+use super::effect::{ControlEffect, ControlFigures};
+use crate::catalogue::Keyspace;
+use crate::figures::{HotSnapshot, SettingSnapshot, SettingsSnapshot, Until};
 
 /// Keys that the page lists of a keyspace, in each order.
 const HOT_KEYS_MAX: usize = 10;
@@ -26,71 +21,60 @@ const HOT_KEYSPACES_MAX: usize = 8;
 /// The orders that the page shows.
 const ORDERS: [HotBy; 2] = [HotBy::Requests, HotBy::Waiters];
 
-/// Who looks at the page, and what it may show.
-#[derive(Debug, Default)]
-pub struct Feed {
-    viewers: Arc<Viewers>,
+/// What the page may show, and how far it is.
+pub(super) struct Page {
     key_ids: bool,
-    asking: Cell<bool>,
+    /// Questions that are not answered.
+    asking: usize,
     /// The last keyspace whose hot keys were asked for.
-    asked: Cell<u32>,
+    asked: u32,
 }
 
-impl Feed {
-    /// For the page that has these viewers; `key_ids`: whether it names keys.
-    pub fn new(viewers: Arc<Viewers>, key_ids: bool) -> Feed {
-        Feed {
-            viewers,
+impl Page {
+    /// `key_ids`: whether it names keys.
+    pub(super) fn new(key_ids: bool) -> Page {
+        Page {
             key_ids,
-            ..Feed::default()
+            asking: 0,
+            asked: 0,
         }
     }
 }
 
-impl<K: Kms + 'static> Control<K> {
-    /// Tells the exporter what the page shows, if anybody looks. To be called once a second.
-    pub(super) fn feed_page(self: &Rc<Self>) {
-        if !self.page.viewers.end_second() {
-            return;
-        }
-        let settings = {
-            let catalogue = self.written();
-            let in_force = |(id, keyspace)| settings_in_force(id, keyspace);
-            catalogue.iter().filter_map(in_force).collect()
-        };
-        exporter::offer(&self.exporter, Snapshot::Settings(settings));
+impl Control {
+    /// Tells the exporter what the page shows. To be called once a second while anybody looks.
+    pub(super) fn feed_page(&mut self) {
+        let written = self.in_force.written().iter();
+        let settings = written.filter_map(|(id, keyspace)| settings_in_force(id, keyspace));
+        let settings = ControlFigures::Settings(settings.collect());
+        self.effects.push_back(ControlEffect::Figures(settings));
         // Shards that are slow to answer are not asked again meanwhile.
-        if self.page.asking.replace(true) {
+        if self.beside.page.asking > 0 {
             return;
         }
-        let control = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            control.push_hot().await;
-            control.page.asking.set(false);
-        });
-    }
-
-    async fn push_hot(&self) {
-        for keyspace in self.next_keyspaces() {
-            self.page.asked.set(keyspace);
+        let ids: Vec<u32> = self.in_force.written().iter().map(|(id, _)| id).collect();
+        let turn = in_turn(&ids, self.beside.page.asked);
+        self.beside.page.asking = turn.len() * ORDERS.len();
+        for keyspace in turn {
+            self.beside.page.asked = keyspace;
             for by in ORDERS {
-                let mut document = self.hot_document(keyspace, by, HOT_KEYS_MAX).await;
-                if !self.page.key_ids {
-                    take_key_ids(&mut document);
-                }
-                let hot = HotSnapshot {
-                    keyspace,
-                    by,
-                    document,
-                };
-                exporter::offer(&self.exporter, Snapshot::Hot(hot));
+                self.ask_for_hot(None, keyspace, by, HOT_KEYS_MAX);
             }
         }
     }
 
-    fn next_keyspaces(&self) -> Vec<u32> {
-        let ids: Vec<u32> = self.written().iter().map(|(id, _)| id).collect();
-        in_turn(&ids, self.page.asked.get())
+    pub(super) fn push_hot(&mut self, keyspace: u32, by: HotBy, mut document: Value) {
+        self.beside.page.asking = self.beside.page.asking.saturating_sub(1);
+        if !self.beside.page.key_ids {
+            take_key_ids(&mut document);
+        }
+        let hot = HotSnapshot {
+            keyspace,
+            by,
+            document,
+        };
+        let figures = ControlFigures::Hot(hot);
+        self.effects.push_back(ControlEffect::Figures(figures));
     }
 }
 

@@ -1,77 +1,170 @@
 //! Locks: they act on every shard before the disk is asked, and wait for no KMS.
 
-use std::rc::Rc;
-
-use tokio::sync::watch;
-
-use super::in_force::Wanted;
-use super::kms::Kms;
-use super::lanes::Lane;
-use super::messages::ControlEvent;
+use super::commands::Answering;
+use super::effect::ControlEffect;
+use super::in_force::Outcome;
+use super::lease::Lease;
+use super::publish::Until;
+use super::report::Report;
+use super::request::Begun;
 use super::saver::{acknowledge, settled};
-use super::{Answer, Control, settings, task};
-use crate::authorise::Principal;
+use super::state::{Happens, State};
+use super::works::{Event, Work, WorkId};
+use super::{Control, Refused};
+use crate::catalogue::Edit;
+use crate::ids::Epoch;
+use crate::messages::Lane;
+use crate::policy::Principal;
 
-impl<K: Kms + 'static> Control<K> {
+/// A lock that is being carried out: it ends when nothing is left of the keyspaces, and the file is written or was not.
+pub(super) struct Lock {
+    keyspaces: Vec<u32>,
+    who: Principal,
+    answering: Answering,
+    is_wiped: bool,
+    outcome: Option<Outcome>,
+}
+
+impl Control {
     /// Wipes keyspaces on every shard, and keeps them locked until an unlock. Answers when nothing of them is left, and
     /// says whether that is written.
-    pub(super) async fn lock(self: &Rc<Self>, keyspaces: Vec<u32>, who: Principal) -> Answer {
-        let by = settings::by(who);
-        let all = keyspaces.clone();
-        let Wanted { outcome, .. } = self.want(&keyspaces, move |catalogue| {
-            all.iter()
-                .try_for_each(|id| catalogue.set_locked(*id, true, &by))
-        })?;
-        let wiping: Vec<_> = keyspaces.iter().map(|id| self.wipe(*id)).collect();
-        for mut wiped in wiping {
-            // The other end is dropped only when the server stops.
-            let _ = wiped.wait_for(|wiped| *wiped).await;
+    pub(super) fn lock(&mut self, answering: Answering, who: Principal, ids: Vec<u32>) -> Begun {
+        match self.begin_lock(&answering, who, &ids) {
+            Ok(work) => {
+                let lock = Lock {
+                    keyspaces: ids,
+                    who,
+                    answering,
+                    is_wiped: false,
+                    outcome: None,
+                };
+                self.works.wait(work, Work::Lock(lock));
+                Begun::Begun
+            }
+            Err(refused) => Begun::Answered(answering, Err(refused)),
         }
-        for id in keyspaces {
-            tracing::info!(keyspace = id, %who, "keyspace locked");
-        }
-        acknowledge(settled(outcome).await?, Vec::new())
     }
 
-    /// Begins to wipe a locked keyspace on every shard; commands that come while that is under way join it. Whatever
-    /// began before this, an unlock or an unwrap, is void.
-    fn wipe(self: &Rc<Self>, id: u32) -> watch::Receiver<bool> {
-        *self.locks.borrow_mut().entry(id).or_default() += 1;
-        let mut wiping = self.wiping.borrow_mut();
-        if let Some(wiped) = wiping.get(&id)
-            && !*wiped.borrow()
+    fn begin_lock(
+        &mut self,
+        answering: &Answering,
+        who: Principal,
+        ids: &[u32],
+    ) -> Result<WorkId, Refused> {
+        self.may_begin(answering)?;
+        if let [id] = ids {
+            self.in_force.wanted().keyspace(*id)?;
+        }
+        let work = self.works.begin();
+        let edit = Edit::Lock {
+            ids: ids.to_vec(),
+            locked: true,
+            by: self.by(who),
+        };
+        self.in_force.want(self.now.instant, work, edit)?;
+        let wiping: Vec<_> = ids.iter().filter_map(|id| self.wipe(*id)).collect();
+        let wiping = wiping
+            .into_iter()
+            .map(|(id, since)| (id, Until::Wiped(since)));
+        self.published.wait(work, wiping);
+        self.save();
+        Ok(work)
+    }
+
+    /// Begins to wipe a locked keyspace on every shard, or joins what has begun; the lock that it is wiped under, if
+    /// anything may be left. Whatever began before this, an unlock or an unwrap, is void.
+    fn wipe(&mut self, id: u32) -> Option<(u32, Epoch)> {
+        let governed = self.keyspaces.get_mut(&id)?;
+        let epoch = governed.epoch.count_up();
+        governed.lease = Lease::default();
+        let before = governed.state;
+        governed.state = before.after(Happens::Locks(epoch));
+        let State::Locking { since } = governed.state else {
+            return None;
+        };
+        if before != governed.state {
+            self.publish(id, Lane::Emergency);
+        }
+        Some((id, since))
+    }
+
+    pub(super) fn step_lock(&mut self, id: WorkId, mut lock: Lock, event: Event) {
+        match event {
+            Event::Acknowledged => {
+                lock.is_wiped = true;
+                for keyspace in &lock.keyspaces {
+                    self.report(Report::Locked {
+                        keyspace: *keyspace,
+                        who: lock.who,
+                    });
+                }
+            }
+            Event::Settled(outcome) => lock.outcome = Some(outcome),
+            _ => {}
+        }
+        match (lock.is_wiped, lock.outcome.take()) {
+            (true, Some(outcome)) => {
+                let answer = settled(outcome).and_then(|settled| acknowledge(settled, Vec::new()));
+                self.answer(lock.answering, answer);
+            }
+            (_, outcome) => {
+                lock.outcome = outcome;
+                self.works.wait(id, Work::Lock(lock));
+            }
+        }
+    }
+
+    /// A shard has wiped a keyspace, or has stopped: nothing may be left now.
+    pub(super) fn look_at_wiping(&mut self, id: u32) {
+        let Some(governed) = self.keyspaces.get(&id) else {
+            return;
+        };
+        if let State::Locking { since } = governed.state
+            && self.published.is(id, Until::Wiped(since))
         {
-            return wiped.clone();
+            self.happens(id, Happens::Wiped(since));
         }
-        let revision = self.published.borrow_mut().next_revision();
-        let (all_wiped, wiped) = watch::channel(false);
-        wiping.insert(id, wiped.clone());
-        drop(wiping);
-        let control = Rc::clone(self);
-        task::begin(async move {
-            let told = control.broadcast(Lane::Emergency, |done| ControlEvent::Lock {
-                keyspace: id,
-                revision,
-                done,
-            });
-            told.await;
-            let _ = all_wiped.send(true);
-        });
-        wiped
     }
 
-    /// A keyspace is about to be open again: a lock that comes now wipes it anew.
-    pub(super) fn end_wiping(&self, id: u32) {
-        self.wiping.borrow_mut().remove(&id);
+    /// Has a KMS forget its key, PIN or token, and locks the keyspaces that it wraps. Answers when nothing of them is
+    /// left.
+    pub(super) fn lock_kms(&mut self, answering: Answering, who: Principal, kms: &str) -> Begun {
+        if let Err(failure) = self.kms.get(kms) {
+            return Begun::Answered(answering, Err(failure.refusal()));
+        }
+        // First, since it needs nothing: no disk, and no shard.
+        self.forget(kms, who);
+        let of_it = self.keyspaces_where(|of| of == kms);
+        self.lock_each(answering, who, of_it)
     }
 
-    /// Whether a keyspace is locked, written or not.
-    pub(super) fn is_locked(&self, id: u32) -> bool {
-        self.in_force.borrow().is_locked(id)
+    /// Locks every KMS and every keyspace.
+    pub(super) fn lock_all(&mut self, answering: Answering, who: Principal) -> Begun {
+        let all: Vec<String> = self.kms.status.keys().cloned().collect();
+        for kms in all {
+            self.forget(&kms, who);
+        }
+        let all = self.keyspaces_where(|_| true);
+        self.lock_each(answering, who, all)
     }
 
-    /// Locks of a keyspace so far.
-    pub(super) fn locks_of(&self, id: u32) -> u64 {
-        self.locks.borrow().get(&id).copied().unwrap_or(0)
+    fn forget(&mut self, kms: &str, who: Principal) {
+        let kms = kms.to_owned();
+        self.effects
+            .push_back(ControlEffect::LockKms { kms: kms.clone() });
+        self.report(Report::KmsLocked { kms, who });
+    }
+
+    fn keyspaces_where(&self, kms_is: impl Fn(&str) -> bool) -> Vec<u32> {
+        let keyspaces = self.in_force.wanted().iter();
+        let of_it = keyspaces.filter(|(_, keyspace)| kms_is(&keyspace.kms));
+        of_it.map(|(id, _)| id).collect()
+    }
+
+    fn lock_each(&mut self, answering: Answering, who: Principal, ids: Vec<u32>) -> Begun {
+        match ids.is_empty() {
+            true => Begun::Answered(answering, Ok(Vec::new())),
+            false => self.lock(answering, who, ids),
+        }
     }
 }

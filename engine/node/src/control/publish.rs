@@ -1,131 +1,349 @@
-//! Telling every shard what is in force in a keyspace.
+//! What every shard is told of a keyspace, and what it has acknowledged.
 //!
-//! A revision goes with it. A shard ignores what is older than what it has, so it does not matter by which lane, or in
-//! which order, two of them come.
+//! A change is the whole state, so a shard need have one of a keyspace on its way at a time, on each lane: while one is not
+//! acknowledged, what comes after it is put together and sent when it is. A shard that has stopped holds nothing any more,
+//! and counts as having acknowledged everything.
 
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::collections::{BTreeMap, VecDeque};
 
-use tokio::sync::{oneshot, watch};
+use super::works::WorkId;
+use crate::ids::{Epoch, Revision};
+use crate::keyspace_change::KeyspaceChange;
+use crate::messages::Lane;
 
-use super::catalogue::CatalogueError;
-use super::kms::Kms;
-use super::lanes::Lane;
-use super::messages::{ControlEvent, KeyspaceConfig};
-use super::{Control, task};
-use keyway_node::keyspace_change::Guard;
-
-/// What shards were told last.
-#[derive(Default)]
-pub(super) struct Publications {
-    revision: u64,
-    of_keyspace: HashMap<u32, Publication>,
+/// What is waited for of every shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// It acts by this revision.
+    Acted(Revision),
+    /// It holds nothing of the keyspace since the lock of this epoch.
+    Wiped(Epoch),
+    /// It seals under this DEK, or a later one.
+    Confirmed(u32),
 }
 
-struct Publication {
-    guard: Guard,
-    acted: watch::Receiver<bool>,
+/// A change on its way to a shard.
+pub(super) struct Told {
+    pub shard: u16,
+    pub lane: Lane,
+    pub change: Box<KeyspaceChange>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AtShard {
+    /// On its way and not acknowledged, by lane.
+    on_its_way: [Option<Revision>; 2],
+    /// Something newer waits for that.
+    due: Option<Lane>,
+    acted: Revision,
+    wiped: Epoch,
+    confirmed: u32,
+}
+
+impl AtShard {
+    fn is(&self, until: Until) -> bool {
+        match until {
+            Until::Acted(revision) => self.acted >= revision,
+            Until::Wiped(epoch) => self.wiped >= epoch,
+            Until::Confirmed(generation) => self.confirmed >= generation,
+        }
+    }
+}
+
+struct Published {
+    latest: KeyspaceChange,
+    shards: Vec<AtShard>,
+    waiting: Vec<(WorkId, Until)>,
+}
+
+/// What was published of each keyspace.
+pub(super) struct Publications {
+    revision: Revision,
+    running: Vec<bool>,
+    of_keyspace: BTreeMap<u32, Published>,
+    /// Works, and for how many keyspaces each waits.
+    left: BTreeMap<WorkId, usize>,
+    ready: VecDeque<WorkId>,
 }
 
 impl Publications {
-    /// The revision of what becomes true now.
-    pub(super) fn next_revision(&mut self) -> u64 {
-        self.revision += 1;
-        self.revision
+    pub(super) fn new(shards: u16) -> Self {
+        Publications {
+            revision: Revision::default(),
+            running: vec![true; usize::from(shards)],
+            of_keyspace: BTreeMap::new(),
+            left: BTreeMap::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Has every shard act by this change, whose revision is given here, unless it is what they were told last. Returns the
+    /// revision, and what is to be sent now.
+    pub(super) fn publish(
+        &mut self,
+        mut change: KeyspaceChange,
+        lane: Lane,
+    ) -> (Revision, Vec<Told>) {
+        let count = self.running.len();
+        if let Some(earlier) = self.of_keyspace.get(&change.id) {
+            change.revision = earlier.latest.revision;
+            change.ticket = earlier.latest.ticket;
+            if change == earlier.latest {
+                return (change.revision, Vec::new());
+            }
+        }
+        let revision = self.revision.count_up();
+        change.revision = revision;
+        let published = self
+            .of_keyspace
+            .entry(change.id)
+            .or_insert_with(|| Published {
+                latest: change.clone(),
+                shards: vec![AtShard::default(); count],
+                waiting: Vec::new(),
+            });
+        published.latest = change;
+        let mut told = Vec::new();
+        for (shard, at) in published.shards.iter_mut().enumerate() {
+            if !self.running[shard] {
+                continue;
+            }
+            let place = &mut at.on_its_way[lane as usize];
+            if place.is_some() {
+                // What is more urgent decides the lane.
+                at.due = Some(at.due.map_or(lane, |due| due.min(lane)));
+                continue;
+            }
+            *place = Some(revision);
+            at.due = None;
+            told.push(Told {
+                shard: shard as u16,
+                lane,
+                change: Box::new(published.latest.clone()),
+            });
+        }
+        (revision, told)
+    }
+
+    /// A shard acts by a change. Returns what it is to be told next.
+    pub(super) fn note_acted(
+        &mut self,
+        shard: u16,
+        keyspace: u32,
+        revision: Revision,
+    ) -> Option<Told> {
+        let published = self.of_keyspace.get_mut(&keyspace)?;
+        let at = published.shards.get_mut(usize::from(shard))?;
+        for place in &mut at.on_its_way {
+            if *place == Some(revision) {
+                *place = None;
+            }
+        }
+        at.acted = at.acted.max(revision);
+        let mut told = None;
+        if let Some(lane) = at.due
+            && at.on_its_way[lane as usize].is_none()
+        {
+            at.due = None;
+            at.on_its_way[lane as usize] = Some(published.latest.revision);
+            told = Some(Told {
+                shard,
+                lane,
+                change: Box::new(published.latest.clone()),
+            });
+        }
+        self.settle(keyspace);
+        told
+    }
+
+    /// A shard holds nothing of a locked keyspace any more.
+    pub(super) fn note_wiped(&mut self, shard: u16, keyspace: u32, epoch: Epoch) {
+        if let Some(at) = self.at(shard, keyspace) {
+            at.wiped = at.wiped.max(epoch);
+            self.settle(keyspace);
+        }
+    }
+
+    /// A shard seals under this DEK.
+    pub(super) fn note_confirmed(&mut self, shard: u16, keyspace: u32, generation: u32) {
+        if let Some(at) = self.at(shard, keyspace) {
+            at.confirmed = at.confirmed.max(generation);
+            self.settle(keyspace);
+        }
+    }
+
+    /// A shard has stopped. Returns the keyspaces that were published.
+    pub(super) fn note_stopped(&mut self, shard: u16) -> Vec<u32> {
+        if let Some(running) = self.running.get_mut(usize::from(shard)) {
+            *running = false;
+        }
+        let keyspaces: Vec<u32> = self.of_keyspace.keys().copied().collect();
+        for id in &keyspaces {
+            self.settle(*id);
+        }
+        keyspaces
+    }
+
+    pub(super) fn is_running(&self, shard: u16) -> bool {
+        self.running
+            .get(usize::from(shard))
+            .is_some_and(|running| *running)
+    }
+
+    /// The shards that have not stopped.
+    pub(super) fn running(&self) -> impl Iterator<Item = u16> + use<'_> {
+        (0..self.shards()).filter(|shard| self.is_running(*shard))
+    }
+
+    pub(super) fn shards(&self) -> u16 {
+        self.running.len() as u16
+    }
+
+    /// Whether it is so at every shard. A keyspace of which nothing was published is as it was at the start.
+    pub(super) fn is(&self, keyspace: u32, until: Until) -> bool {
+        let Some(published) = self.of_keyspace.get(&keyspace) else {
+            return true;
+        };
+        let mut shards = published.shards.iter().zip(&self.running);
+        shards.all(|(at, running)| !running || at.is(until))
+    }
+
+    /// Whether every shard acts by the latest change.
+    pub(super) fn is_acted(&self, keyspace: u32) -> bool {
+        let published = self.of_keyspace.get(&keyspace);
+        published.is_none_or(|it| self.is(keyspace, Until::Acted(it.latest.revision)))
+    }
+
+    /// Has a work resumed when all of this is so.
+    pub(super) fn wait(&mut self, work: WorkId, what: impl IntoIterator<Item = (u32, Until)>) {
+        let mut left = 0;
+        for (keyspace, until) in what {
+            if !self.is(keyspace, until)
+                && let Some(published) = self.of_keyspace.get_mut(&keyspace)
+            {
+                published.waiting.push((work, until));
+                left += 1;
+            }
+        }
+        match left {
+            0 => self.ready.push_back(work),
+            _ => {
+                self.left.insert(work, left);
+            }
+        }
+    }
+
+    /// A work of which all that it waited for is so.
+    pub(super) fn next_ready(&mut self) -> Option<WorkId> {
+        self.ready.pop_front()
+    }
+
+    fn at(&mut self, shard: u16, keyspace: u32) -> Option<&mut AtShard> {
+        let published = self.of_keyspace.get_mut(&keyspace)?;
+        published.shards.get_mut(usize::from(shard))
+    }
+
+    fn settle(&mut self, keyspace: u32) {
+        let Some(published) = self.of_keyspace.get_mut(&keyspace) else {
+            return;
+        };
+        let (shards, running) = (&published.shards, &self.running);
+        let is_so = |(_, until): &mut (WorkId, Until)| {
+            let mut shards = shards.iter().zip(running);
+            shards.all(|(at, running)| !running || at.is(*until))
+        };
+        for (work, _) in published.waiting.extract_if(.., is_so) {
+            let Some(left) = self.left.get_mut(&work) else {
+                continue;
+            };
+            *left -= 1;
+            if *left == 0 {
+                self.left.remove(&work);
+                self.ready.push_back(work);
+            }
+        }
     }
 }
 
-impl<K: Kms + 'static> Control<K> {
-    /// Tells every shard what is in force in these keyspaces, unless it has been told, and waits until all act by it.
-    pub(super) async fn publish(self: &Rc<Self>, keyspaces: &[u32], lane: Lane) {
-        // What is not written yet is at no shard.
-        let started: Vec<_> = keyspaces
-            .iter()
-            .filter_map(|id| self.start_to_publish(*id, lane).ok())
-            .collect();
-        for mut acted in started {
-            let _ = acted.wait_for(|acted| *acted).await;
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Opening;
+    use crate::keyspace_change::Guard;
 
-    fn start_to_publish(
-        self: &Rc<Self>,
-        id: u32,
-        lane: Lane,
-    ) -> Result<watch::Receiver<bool>, CatalogueError> {
-        let (guard, name, seal_floor) = {
-            let in_force = self.in_force.borrow();
-            let written = in_force.written().keyspace(id)?;
-            (
-                in_force.guard(id)?,
-                written.name.clone(),
-                written.generation(),
-            )
-        };
-        let mut published = self.published.borrow_mut();
-        if let Some(earlier) = published.of_keyspace.get(&id)
-            && earlier.guard == guard
-        {
-            return Ok(earlier.acted.clone());
-        }
-        let revision = published.next_revision();
-        let (all_act, acted) = watch::channel(false);
-        let publication = Publication {
-            guard: guard.clone(),
-            acted: acted.clone(),
-        };
-        published.of_keyspace.insert(id, publication);
-        drop(published);
-        let config = KeyspaceConfig {
-            id,
-            revision,
-            ticket: self.tickets.borrow_mut().current(id),
-            name,
-            settings: guard.settings,
-            policy: guard.policy,
-            locked: guard.locked,
+    const PROD: u32 = 1;
+    const WORK: WorkId = WorkId(7);
+
+    fn change(locked: bool, seal_floor: u32) -> KeyspaceChange {
+        KeyspaceChange {
+            id: PROD,
+            name: "prod".to_owned(),
+            revision: Revision::default(),
+            epoch: Epoch(u64::from(locked)),
+            opening: Opening::default(),
+            guard: Guard {
+                locked,
+                policy: Default::default(),
+                settings: Default::default(),
+            },
             seal_floor,
+            oldest: 1,
+            ticket: 5,
+        }
+    }
+
+    fn shards(told: &[Told]) -> Vec<(u16, Lane)> {
+        told.iter().map(|told| (told.shard, told.lane)).collect()
+    }
+
+    #[test]
+    fn what_was_told_already_is_not_told_again() {
+        let mut published = Publications::new(2);
+        let (first, told) = published.publish(change(false, 1), Lane::Ordinary);
+        assert_eq!(shards(&told), [(0, Lane::Ordinary), (1, Lane::Ordinary)]);
+        let again = KeyspaceChange {
+            ticket: 9,
+            ..change(false, 1)
         };
-        let control = Rc::clone(self);
-        task::begin(async move {
-            let told = control.broadcast(lane, |done| ControlEvent::Keyspace {
-                config: Box::new(config.clone()),
-                done,
-            });
-            told.await;
-            let _ = all_act.send(true);
-        });
-        Ok(acted)
+        let (second, told) = published.publish(again, Lane::Emergency);
+        assert_eq!((second, told.len()), (first, 0));
     }
 
-    /// Tells every shard, and waits for their answers.
-    pub(super) async fn broadcast<T>(
-        &self,
-        lane: Lane,
-        event: impl Fn(oneshot::Sender<T>) -> ControlEvent,
-    ) -> Vec<T> {
-        let mut waiting = Vec::with_capacity(self.shards.len());
-        let mut full = Vec::new();
-        for (shard, lanes) in self.shards.iter().enumerate() {
-            let (done, wait) = oneshot::channel();
-            // A shard whose lane is full keeps no other waiting.
-            if let Err(unsent) = lanes.try_send(lane, event(done)) {
-                full.push((shard, unsent.into_inner()));
-            }
-            waiting.push(wait);
-        }
-        for (shard, event) in full {
-            self.shards[shard].send(lane, event).await;
-        }
-        let mut answers = Vec::with_capacity(waiting.len());
-        for wait in waiting {
-            // A shard that has stopped holds nothing any more, and has nothing to say.
-            answers.extend(wait.await);
-        }
-        answers
+    #[test]
+    fn a_shard_has_one_change_on_its_way_in_each_lane_and_the_latest_follows() {
+        let mut published = Publications::new(1);
+        let (first, _) = published.publish(change(false, 1), Lane::Ordinary);
+        let (_, told) = published.publish(change(false, 2), Lane::Ordinary);
+        assert!(told.is_empty());
+        let (lock, told) = published.publish(change(true, 3), Lane::Emergency);
+        assert_eq!(shards(&told), [(0, Lane::Emergency)]);
+        let (last, told) = published.publish(change(false, 4), Lane::Ordinary);
+        assert!(told.is_empty());
+        assert!(published.note_acted(0, PROD, lock).is_none());
+        let told = published.note_acted(0, PROD, first).unwrap();
+        assert_eq!((told.lane, told.change.revision), (Lane::Ordinary, last));
+        assert!(published.note_acted(0, PROD, last).is_none());
     }
 
-    pub(super) async fn send(&self, shard: u16, lane: Lane, event: ControlEvent) {
-        self.shards[usize::from(shard)].send(lane, event).await;
+    #[test]
+    fn a_work_goes_on_when_every_shard_that_runs_has_acknowledged() {
+        let mut published = Publications::new(3);
+        let (revision, _) = published.publish(change(true, 1), Lane::Emergency);
+        published.wait(WORK, [(PROD, Until::Acted(revision))]);
+        published.note_acted(0, PROD, revision);
+        published.note_acted(1, PROD, Revision(0));
+        assert!(published.next_ready().is_none());
+        published.note_stopped(2);
+        assert!(published.next_ready().is_none());
+        published.note_acted(1, PROD, revision);
+        assert_eq!(published.next_ready(), Some(WORK));
+        published.wait(WORK, [(PROD, Until::Wiped(Epoch(1)))]);
+        published.note_wiped(0, PROD, Epoch(1));
+        assert!(!published.is(PROD, Until::Wiped(Epoch(1))));
+        published.note_wiped(1, PROD, Epoch(2));
+        assert_eq!(published.next_ready(), Some(WORK));
+        // Nothing was published of it, or everything is so already.
+        published.wait(WORK, [(9, Until::Confirmed(3))]);
+        assert_eq!(published.next_ready(), Some(WORK));
     }
 }

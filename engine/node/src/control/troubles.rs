@@ -2,18 +2,19 @@
 //! once. An outage of one KMS with 200 keyspaces is one trouble, not 200, and not again at each try.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use keyway_core::Instant;
-use keyway_kms::{Cause, Class, KmsError};
 
-use crate::metrics::snapshot::KmsTrouble;
+use super::kms::KmsFailure;
+use super::report::Report;
+use crate::figures::KmsTrouble;
+use crate::time::Moment;
 
-/// How often a trouble that goes on is logged.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// How often a trouble that goes on is logged, µs.
+const AGAIN_AFTER_US: u64 = 60_000_000;
 
-/// How long a trouble that is over is told of.
-const TOLD_FOR: Duration = Duration::from_secs(15 * 60);
+/// How long a trouble that is over is told of, µs.
+const TOLD_FOR_US: u64 = 15 * 60_000_000;
 
 /// The troubles of all KMSes, by the KMS's name. Those of a KMS are at most as many as its keyspaces.
 #[derive(Debug, Default)]
@@ -25,82 +26,80 @@ pub(super) struct Troubles {
 
 #[derive(Debug)]
 struct OfKms {
-    /// Of each keyspace whose last call failed.
-    of_keyspaces: BTreeMap<u32, (Class, Cause)>,
-    latest: KmsError,
+    /// The cause of each keyspace whose last call failed.
+    of_keyspaces: BTreeMap<u32, &'static str>,
+    latest: KmsFailure,
     since: Instant,
     since_unix_ms: u64,
     /// Causes that the log has named since then.
-    logged: BTreeSet<Cause>,
+    logged: BTreeSet<&'static str>,
     log_next_at: Instant,
     /// Failures since the log's last line.
     unlogged_count: u64,
 }
 
 impl Troubles {
-    /// A call for `keyspace` failed. Returns whether the log has a line on it.
+    /// A call for `keyspace` failed. Returns the log's line on it, if there is one.
     pub(super) fn note_failure(
         &mut self,
         kms: &str,
         keyspace: u32,
-        error: &KmsError,
-        now: Instant,
-        now_unix_ms: u64,
-    ) -> bool {
+        failure: &KmsFailure,
+        now: Moment,
+    ) -> Option<Report> {
         let of_kms = self.of_kms.entry(kms.to_owned()).or_insert_with(|| OfKms {
             of_keyspaces: BTreeMap::new(),
-            latest: error.clone(),
-            since: now,
-            since_unix_ms: now_unix_ms,
+            latest: failure.clone(),
+            since: now.instant,
+            since_unix_ms: now.unix_ms,
             logged: BTreeSet::new(),
-            log_next_at: now,
+            log_next_at: now.instant,
             unlogged_count: 0,
         });
-        let kind = (error.class(), error.cause());
-        of_kms.of_keyspaces.insert(keyspace, kind);
-        of_kms.latest = error.clone();
-        if of_kms.logged.insert(error.cause()) {
-            of_kms.log_next_at = now.plus(AGAIN_AFTER);
-            tracing::warn!(
-                kms, keyspace, cause = error.cause().name(), %error,
-                "the DEKs were not unwrapped"
-            );
-            return true;
+        of_kms.of_keyspaces.insert(keyspace, failure.cause);
+        of_kms.latest = failure.clone();
+        let (kms, failure) = (kms.to_owned(), failure.clone());
+        if of_kms.logged.insert(failure.cause) {
+            of_kms.log_next_at = now.instant.plus_us(AGAIN_AFTER_US);
+            return Some(Report::KmsFails {
+                kms,
+                keyspace,
+                failure,
+            });
         }
         of_kms.unlogged_count += 1;
-        let is_due = now >= of_kms.log_next_at;
-        if is_due {
-            of_kms.log_next_at = now.plus(AGAIN_AFTER);
-            tracing::warn!(
-                kms,
-                keyspaces = of_kms.of_keyspaces.len(),
-                failures = std::mem::take(&mut of_kms.unlogged_count),
-                cause = error.cause().name(),
-                %error,
-                "the DEKs are still not unwrapped"
-            );
+        if now.instant < of_kms.log_next_at {
+            return None;
         }
-        is_due
+        of_kms.log_next_at = now.instant.plus_us(AGAIN_AFTER_US);
+        Some(Report::KmsStillFails {
+            kms,
+            keyspaces: of_kms.of_keyspaces.len(),
+            failures: std::mem::take(&mut of_kms.unlogged_count),
+            failure,
+        })
     }
 
-    /// A call for `keyspace` succeeded.
-    pub(super) fn note_success(&mut self, kms: &str, keyspace: u32, now: Instant) {
-        let Some(of_kms) = self.of_kms.get_mut(kms) else {
-            return;
-        };
+    /// A call for `keyspace` succeeded. Returns the log's line, if it was the last one that failed.
+    pub(super) fn note_success(
+        &mut self,
+        kms: &str,
+        keyspace: u32,
+        now: Instant,
+    ) -> Option<Report> {
+        let of_kms = self.of_kms.get_mut(kms)?;
         if of_kms.of_keyspaces.remove(&keyspace).is_none() || !of_kms.of_keyspaces.is_empty() {
-            return;
+            return None;
         }
         let mut over = of_kms.snapshot();
         over.is_over = true;
         let lasted_s = now.saturating_since(of_kms.since) / 1_000_000;
-        tracing::info!(
-            kms,
-            lasted_s,
-            "the DEKs of all its keyspaces are unwrapped again"
-        );
         self.of_kms.remove(kms);
         self.past.insert(kms.to_owned(), (over, now));
+        Some(Report::KmsWorks {
+            kms: kms.to_owned(),
+            lasted_s,
+        })
     }
 
     /// The keyspace is gone from this KMS.
@@ -125,49 +124,49 @@ impl Troubles {
             return Some(of_kms.snapshot());
         }
         let (over, ended) = self.past.get(kms)?;
-        (now < ended.plus(TOLD_FOR)).then(|| over.clone())
+        (now < ended.plus_us(TOLD_FOR_US)).then(|| over.clone())
     }
 }
 
 impl OfKms {
     fn snapshot(&self) -> KmsTrouble {
         KmsTrouble {
-            class: self.latest.class().name(),
-            cause: self.latest.cause().name(),
-            what: self.latest.what().to_owned(),
-            remedy: self.latest.remedy().to_owned(),
+            class: self.latest.class.name(),
+            cause: self.latest.cause,
+            what: self.latest.what.clone(),
+            remedy: self.latest.remedy.clone(),
             since_unix_ms: self.since_unix_ms,
             is_over: false,
-            of_keyspaces: self
-                .of_keyspaces
-                .iter()
-                .map(|(id, (_, cause))| (*id, cause.name()))
-                .collect(),
+            of_keyspaces: self.of_keyspaces.clone(),
         }
-    }
-}
-
-trait Plus {
-    fn plus(self, duration: Duration) -> Self;
-}
-
-impl Plus for Instant {
-    fn plus(self, duration: Duration) -> Self {
-        self.plus_us(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::kms::FailureClass;
     use super::*;
 
     fn at(s: u64) -> Instant {
         Instant::from_micros(s * 1_000_000)
     }
 
-    fn sealed() -> KmsError {
-        let class = Class::Unavailable { retry_after: None };
-        KmsError::new(class, "it is sealed", "unseal it").from_cause(Cause::Sealed)
+    fn moment(s: u64) -> Moment {
+        Moment {
+            unix_ms: s * 1_000,
+            instant: at(s),
+        }
+    }
+
+    fn sealed() -> KmsFailure {
+        KmsFailure {
+            class: FailureClass::Unavailable {
+                retry_after_us: None,
+            },
+            cause: "sealed",
+            what: "it is sealed".to_owned(),
+            remedy: "unseal it".to_owned(),
+        }
     }
 
     #[test]
@@ -175,7 +174,7 @@ mod tests {
         let mut troubles = Troubles::default();
         assert!(troubles.snapshot("bao", at(5)).is_none());
         for keyspace in 1..=3 {
-            troubles.note_failure("bao", keyspace, &sealed(), at(5), 5_000);
+            troubles.note_failure("bao", keyspace, &sealed(), moment(5));
         }
         let trouble = troubles.snapshot("bao", at(5)).unwrap();
         assert_eq!((trouble.class, trouble.cause), ("unavailable", "sealed"));
@@ -191,7 +190,7 @@ mod tests {
         assert!(over.is_over && over.of_keyspaces.is_empty());
         assert!(troubles.snapshot("bao", at(7 + 15 * 60)).is_none());
         // The next outage begins anew.
-        troubles.note_failure("bao", 1, &sealed(), at(9), 9_000);
+        troubles.note_failure("bao", 1, &sealed(), moment(9));
         let again = troubles.snapshot("bao", at(9)).unwrap();
         assert!(!again.is_over && again.since_unix_ms == 9_000);
     }
@@ -202,7 +201,8 @@ mod tests {
         let mut lines = 0;
         for s in 0..120 {
             for keyspace in 0..200 {
-                lines += u32::from(troubles.note_failure("bao", keyspace, &sealed(), at(s), 0));
+                let line = troubles.note_failure("bao", keyspace, &sealed(), moment(s));
+                lines += u32::from(line.is_some());
             }
         }
         assert_eq!(lines, 2);

@@ -1,351 +1,403 @@
 //! Unlocks of keyspaces: tickets, their progress, and unlocks that wait for the KMS.
+//!
+//! ```text
+//! UNLOCK ─▶ OpeningKms ─▶ Unwrapping ─proven▶ Wiping ─▶ Writing ─▶ OpeningShards ─▶ the lease
+//!              │ MoreShares    ▲ │ failed, watched
+//!              ▼               │ ▼
+//!            ends            Resting
+//! ```
 
-use std::rc::Rc;
-use std::time::Duration;
+use keyway_protocol::{UnlockKind, encode_ticket};
 
-use keyway_kms::{
-    Class, KmsError, Passphrase, Pin, ProviderState, Share, UnlockNeed, UnlockSecret, Unlocked,
-};
-use keyway_protocol::{Status, UnlockKind, encode_ticket};
-use serde_json::json;
-use zeroize::Zeroizing;
-
-use super::caller::Caller;
-use super::in_force::Wanted;
-use super::kms::{Kms, refusal};
-use super::lanes::Lane;
-use super::messages::ControlEvent;
-use super::opening::need_word;
+use super::effect::{KmsAnswer, Unlocked};
+use super::in_force::Outcome;
+use super::kms::{Deks, FailureClass, KmsFailure, Need};
+use super::kms_admin::Opening;
+use super::lease::Lease;
+use super::publish::Until;
+use super::report::Report;
 use super::saver::settled;
+use super::state::State;
 use super::tickets::{Asked, UnlockState};
-use super::{Answer, Control, settings};
-use crate::authorise::Principal;
+use super::works::{Event, Work, WorkId};
+use super::{Answer, Control};
+use crate::catalogue::Edit;
+use crate::ids::Epoch;
+use crate::messages::{Lane, Secret};
+use crate::policy::Principal;
 
-/// How long a watching unlock waits at first before it asks again, and at most.
-const WATCH_MIN: Duration = Duration::from_millis(500);
-const WATCH_MAX: Duration = Duration::from_secs(10);
+/// How long a watching unlock waits at first before it asks again, and at most, µs.
+const WATCH_US_MIN: u64 = 500_000;
+const WATCH_US_MAX: u64 = 10_000_000;
 
-/// How an unlock ended that did not fail.
-enum Ended {
-    Opened,
+/// An unlock under way.
+pub(super) struct Unlock {
+    id: u32,
+    asked: Asked,
+    /// A lock since then makes it void.
+    epoch: Epoch,
+    watch: Option<Watch>,
+    /// Others who wait for the same KMS go on when it ends.
+    is_first: bool,
+    stage: Stage,
+}
+
+/// It is tried until the KMS answers.
+struct Watch {
+    attempts: u32,
+    wait_us: u64,
+}
+
+enum Stage {
+    /// The KMS is given its secret.
+    OpeningKms,
+    /// The DEKs are unwrapped, which proves that the KMS lets the keyspace be used.
+    Unwrapping,
+    /// It waits before it asks again.
+    Resting,
+    /// Shards are still wiping what a lock takes away.
+    Wiping(Deks),
+    Writing(Deks),
+    /// Shards are being told.
+    OpeningShards(Deks),
+}
+
+/// What a step leads to.
+enum Next {
+    Waits(Stage),
     MoreShares { given: u8, threshold: u8 },
+    Opened,
+    Failed(KmsFailure),
 }
 
-/// Secret bytes as they came over the wire.
-pub(super) struct Given {
-    pub(super) kind: UnlockKind,
-    pub(super) bytes: Zeroizing<Vec<u8>>,
-    /// Whether a PIN may be sent as the last attempt that the token allows.
-    pub(super) force: bool,
-}
+impl Unlock {
+    pub(super) fn name(&self) -> &'static str {
+        match self.stage {
+            Stage::OpeningKms => "opening-kms",
+            Stage::Unwrapping => "unwrapping",
+            Stage::Resting => "resting",
+            Stage::Wiping(_) => "wiping",
+            Stage::Writing(_) => "writing",
+            Stage::OpeningShards(_) => "opening-shards",
+        }
+    }
 
-impl Given {
-    /// Checks the form of the secret. What is refused is wiped.
-    fn read(mut self) -> Result<UnlockSecret, KmsError> {
-        let bytes = std::mem::take(&mut *self.bytes);
-        Ok(match self.kind {
-            UnlockKind::Nothing => UnlockSecret::Nothing,
-            UnlockKind::Passphrase => UnlockSecret::Passphrase(Passphrase::new(bytes)?),
-            UnlockKind::Pin if self.force => UnlockSecret::ForcedPin(Pin::new(bytes)?),
-            UnlockKind::Pin => UnlockSecret::Pin(Pin::new(bytes)?),
-            UnlockKind::Share => UnlockSecret::Share(Share::new(bytes)?),
-        })
+    /// The keyspace that it is for.
+    pub(super) fn keyspace(&self) -> u32 {
+        self.id
     }
 }
 
-impl<K: Kms + 'static> Control<K> {
+impl Control {
     /// Starts an unlock and answers with its ticket.
     pub(super) fn start_unlock(
-        self: &Rc<Self>,
-        id: u32,
-        given: Given,
-        watch: bool,
+        &mut self,
         who: Principal,
+        id: u32,
+        secret: Secret,
+        watch: bool,
     ) -> Answer {
-        self.written().keyspace(id)?;
-        let is_share = given.kind == UnlockKind::Share;
-        let ticket = self.tickets.borrow_mut().start(id, is_share, who);
-        let asked = Asked { ticket, who };
-        let control = Rc::clone(self);
-        let locks = self.locks_of(id);
-        tokio::task::spawn_local(Caller::unlocking(id, who).scope(async move {
-            let ended = control.unlock(id, asked, given, locks, watch).await;
-            control.note_end(id, ticket, ended);
-        }));
+        self.in_force.written().keyspace(id)?;
+        let is_share = secret.kind == UnlockKind::Share;
+        let ticket = self.beside.tickets.start(id, is_share, who);
+        let work = self.works.begin();
+        let unlock = Unlock {
+            id,
+            asked: Asked { ticket, who },
+            epoch: self.epoch_of(id),
+            watch: watch.then_some(Watch {
+                attempts: 0,
+                wait_us: WATCH_US_MIN,
+            }),
+            is_first: true,
+            stage: Stage::OpeningKms,
+        };
+        let next = match self.begin_unlock(work, id, secret) {
+            Ok(stage) => Next::Waits(stage),
+            Err(failure) => Next::Failed(failure),
+        };
+        self.go_on(work, unlock, next);
         let mut payload = Vec::new();
         encode_ticket(ticket, &mut payload);
         Ok(payload)
     }
 
-    fn note_end(&self, id: u32, ticket: u64, ended: Result<Ended, KmsError>) {
-        let state = match ended {
-            Ok(Ended::Opened) => UnlockState::Opened,
-            Ok(Ended::MoreShares { given, threshold }) => {
-                UnlockState::MoreShares { given, threshold }
-            }
-            Err(error) => {
-                tracing::warn!(keyspace = id, %error, "unlock failed");
-                UnlockState::Failed(error.to_string())
-            }
-        };
-        self.tickets.borrow_mut().note(id, ticket, state.clone());
-        if let UnlockState::Failed(why) = state {
-            self.end_vain_waits(id, &why);
+    fn begin_unlock(&mut self, work: WorkId, id: u32, secret: Secret) -> Result<Stage, KmsFailure> {
+        let kms = self.kms_of(id)?;
+        self.demand_secret(id, &kms, secret.kind)?;
+        match self.open_kms(work, &kms, Some(id), secret)? {
+            Opening::Asked => Ok(Stage::OpeningKms),
+            Opening::IsOpen => self.ask_to_unlock(work, id),
         }
     }
 
+    /// What an operator has locked is opened by whoever has the KMS's secret, if it has one, and not by the right to
+    /// unlock alone: also while the KMS is open.
+    fn demand_secret(&self, id: u32, kms: &str, given: UnlockKind) -> Result<(), KmsFailure> {
+        let need = self.kms.get(kms)?.need;
+        let has_none = matches!(need, Need::Nothing | Need::Initialise);
+        let is_given = given != UnlockKind::Nothing;
+        if is_given || has_none || !self.is_locked(id) || self.kms.without_secret.contains(kms) {
+            return Ok(());
+        }
+        let what = format!(
+            "an operator has locked the keyspace, and its KMS {kms} needs {}",
+            need.word()
+        );
+        let class = FailureClass::Locked;
+        Err(KmsFailure::own(class, what, need.remedy()))
+    }
+
+    /// Has the DEKs of a keyspace unwrapped that may be locked.
+    fn ask_to_unlock(&mut self, work: WorkId, id: u32) -> Result<Stage, KmsFailure> {
+        let (kms, request) = self.unwrap_request(id)?;
+        self.call(work, &kms, request);
+        Ok(Stage::Unwrapping)
+    }
+
+    pub(super) fn step_unlock(&mut self, work: WorkId, mut unlock: Unlock, event: Event) {
+        let id = unlock.id;
+        let stage = std::mem::replace(&mut unlock.stage, Stage::Resting);
+        let next = match (stage, event) {
+            (Stage::OpeningKms, Event::Kms(KmsAnswer::Opened(opened))) => match opened {
+                Ok(Unlocked::MoreShares { given, threshold }) => {
+                    Next::MoreShares { given, threshold }
+                }
+                Ok(Unlocked::Open) => waits(self.ask_to_unlock(work, id)),
+                Err(failure) => Next::Failed(failure),
+            },
+            (Stage::Unwrapping, Event::Kms(KmsAnswer::Unwrapped(unwrapped))) => match unwrapped {
+                Ok(deks) => self.deks_proven(work, &unlock, deks),
+                Err(failure) => self.unwrap_failed(work, &mut unlock, failure),
+            },
+            (Stage::Resting, Event::Rested) => match self.epoch_of(id) == unlock.epoch {
+                true => waits(self.ask_to_unlock(work, id)),
+                false => Next::Failed(overtaken()),
+            },
+            (Stage::Wiping(deks), Event::Acknowledged) => self.write_unlock(work, &unlock, deks),
+            (Stage::Writing(deks), Event::Settled(outcome)) => {
+                self.unlock_written(work, &unlock, outcome, deks)
+            }
+            (Stage::OpeningShards(deks), Event::Acknowledged) => self.shards_opened(&unlock, deks),
+            (stage, _) => Next::Waits(stage),
+        };
+        self.go_on(work, unlock, next);
+    }
+
+    fn go_on(&mut self, work: WorkId, mut unlock: Unlock, next: Next) {
+        let (id, ticket) = (unlock.id, unlock.asked.ticket);
+        let state = match next {
+            Next::Waits(stage) => {
+                unlock.stage = stage;
+                return self.works.wait(work, Work::Unlock(unlock));
+            }
+            Next::MoreShares { given, threshold } => UnlockState::MoreShares { given, threshold },
+            Next::Opened => UnlockState::Opened,
+            Next::Failed(failure) => {
+                let state = UnlockState::Failed(failure.to_string());
+                self.report(Report::UnlockFailed {
+                    keyspace: id,
+                    failure,
+                });
+                state
+            }
+        };
+        self.beside.tickets.note(id, ticket, state.clone());
+        if let UnlockState::Failed(why) = &state {
+            self.end_vain_waits(id, why);
+        }
+        if unlock.is_first
+            && !matches!(state, UnlockState::MoreShares { .. })
+            && let Ok(kms) = self.kms_of(id)
+        {
+            self.finish_unlocks_of(&kms, id);
+            if state == UnlockState::Opened {
+                self.open_failed_keyspaces_of(&kms);
+            }
+        }
+    }
+
+    /// The KMS has proven that the keyspace may be used.
+    fn deks_proven(&mut self, work: WorkId, unlock: &Unlock, deks: Deks) -> Next {
+        let id = unlock.id;
+        if self.epoch_of(id) != unlock.epoch {
+            return Next::Failed(overtaken());
+        }
+        let state = self.keyspaces.get(&id).map(|governed| governed.state);
+        if let Some(State::Locking { since }) = state {
+            self.published.wait(work, [(id, Until::Wiped(since))]);
+            return Next::Waits(Stage::Wiping(deks));
+        }
+        self.write_unlock(work, unlock, deks)
+    }
+
+    fn write_unlock(&mut self, work: WorkId, unlock: &Unlock, deks: Deks) -> Next {
+        let id = unlock.id;
+        if self.epoch_of(id) != unlock.epoch {
+            return Next::Failed(overtaken());
+        }
+        let edit = Edit::Lock {
+            ids: vec![id],
+            locked: false,
+            by: self.by(unlock.asked.who),
+        };
+        match self.want(work, edit) {
+            Ok(()) => Next::Waits(Stage::Writing(deks)),
+            Err((_, why)) => Next::Failed(KmsFailure::of_catalogue(&why)),
+        }
+    }
+
+    fn unlock_written(
+        &mut self,
+        work: WorkId,
+        unlock: &Unlock,
+        outcome: Outcome,
+        deks: Deks,
+    ) -> Next {
+        let id = unlock.id;
+        if let Err((_, why)) = settled(outcome) {
+            return Next::Failed(KmsFailure::of_catalogue(&why));
+        }
+        if self.epoch_of(id) != unlock.epoch {
+            return Next::Failed(overtaken());
+        }
+        // Where it was locked, the write has opened it.
+        let state = self.keyspaces.get(&id).map(|governed| governed.state);
+        if state != Some(State::Opening) {
+            self.open(id);
+        }
+        if let Some(governed) = self.keyspaces.get_mut(&id) {
+            governed.lease = Lease::AtHand;
+        }
+        self.wait_until_acted(work, id);
+        Next::Waits(Stage::OpeningShards(deks))
+    }
+
+    fn shards_opened(&mut self, unlock: &Unlock, deks: Deks) -> Next {
+        let id = unlock.id;
+        if self.epoch_of(id) != unlock.epoch {
+            return Next::Failed(overtaken());
+        }
+        if let Some(governed) = self.keyspaces.get_mut(&id)
+            && governed.lease == Lease::AtHand
+        {
+            governed.lease = Lease::Idle;
+        }
+        self.tell_lease(id, Ok(deks));
+        self.report(Report::Unlocked {
+            keyspace: id,
+            who: unlock.asked.who,
+        });
+        Next::Opened
+    }
+
+    /// Asks again later, if the unlock watches and the failure may pass.
+    fn unwrap_failed(&mut self, work: WorkId, unlock: &mut Unlock, failure: KmsFailure) -> Next {
+        let id = unlock.id;
+        let Some(watch) = &mut unlock.watch else {
+            return Next::Failed(failure);
+        };
+        if !failure.class.may_pass() {
+            return Next::Failed(failure);
+        }
+        watch.attempts += 1;
+        let (attempts, wait_us) = (watch.attempts, watch.wait_us);
+        watch.wait_us = (wait_us * 2).min(WATCH_US_MAX);
+        let wait_us = wait_us.max(failure.class.retry_after_us().unwrap_or(0));
+        let state = UnlockState::Asking {
+            attempts,
+            last_error: Some(failure.to_string()),
+        };
+        if attempts == 1 {
+            self.report(Report::UnlockWaits {
+                keyspace: id,
+                failure,
+            });
+        }
+        let ticket = unlock.asked.ticket;
+        if self.epoch_of(id) != unlock.epoch || !self.beside.tickets.note(id, ticket, state) {
+            return Next::Failed(overtaken());
+        }
+        self.works.rest(work, self.now.instant.plus_us(wait_us));
+        Next::Waits(Stage::Resting)
+    }
+
     /// After a failed unlock: whoever waits for more shares waits on, unless it is in vain.
-    fn end_vain_waits(&self, id: u32, why: &str) {
-        let Ok(name) = self.kms_name_of(id) else {
+    fn end_vain_waits(&mut self, id: u32, why: &str) {
+        let Ok(kms) = self.kms_of(id) else { return };
+        let Ok(status) = self.kms.get(&kms) else {
             return;
         };
-        let Ok(kms) = self.kms.get(&name) else { return };
-        let mut tickets = self.tickets.borrow_mut();
-        if kms.state() == ProviderState::Unlocked {
+        if status.is_open {
             // No share is missing: it is the keyspace that does not open.
-            tickets.fail_waiting(id, why);
-        } else if matches!(kms.unlock_need(), UnlockNeed::Shares { given: 0, .. }) {
+            self.beside.tickets.fail_waiting(id, why);
+        } else if status.need == (Need::Shares { given: 0 }) {
             // They were as many as it takes, and wrong together: the KMS has wiped them all.
-            for (waiting, _) in tickets.waiting() {
-                if self.kms_name_of(waiting).is_ok_and(|other| other == name) {
-                    tickets.fail_waiting(waiting, why);
+            for (waiting, _) in self.beside.tickets.waiting() {
+                if self.kms_of(waiting).is_ok_and(|other| other == kms) {
+                    self.beside.tickets.fail_waiting(waiting, why);
                 }
             }
         }
     }
 
-    /// Opens the provider if need be, proves that the DEKs unwrap, then lets the shards use the keyspace, unless it
-    /// was locked again since there were `locks`.
-    async fn unlock(
-        self: &Rc<Self>,
-        id: u32,
-        asked: Asked,
-        given: Given,
-        locks: u64,
-        watch: bool,
-    ) -> Result<Ended, KmsError> {
-        let name = self.kms_name_of(id)?;
-        let secret = given.read()?;
-        self.demand_secret(id, &name, &secret)?;
-        if let Some(Unlocked::MoreShares { given, threshold }) =
-            self.open_kms(&name, Some(id), secret).await?
-        {
-            return Ok(Ended::MoreShares { given, threshold });
-        }
-        let opened = self.open_keyspace(id, asked, locks, watch).await;
-        self.finish_unlocks_of(&name, id).await;
-        if opened.is_ok() {
-            self.open_failed_keyspaces_of(&name).await;
-        }
-        opened.map(|()| Ended::Opened)
-    }
-
-    /// What an operator has locked is opened by whoever has the KMS's secret, if it has one, and not by the right to
-    /// unlock alone: also while the KMS is open.
-    fn demand_secret(&self, id: u32, name: &str, secret: &UnlockSecret) -> Result<(), KmsError> {
-        let need = self.kms.get(name)?.unlock_need();
-        let has_none = matches!(need, UnlockNeed::Nothing | UnlockNeed::Initialise);
-        let is_given = !matches!(secret, UnlockSecret::Nothing);
-        if is_given || has_none || !self.is_locked(id) || self.kms.unlocks_without_secret(name) {
-            return Ok(());
-        }
-        Err(KmsError::new(
-            Class::Locked,
-            format!(
-                "an operator has locked the keyspace, and its KMS {name} needs {}",
-                need_word(need)
-            ),
-            remedy(need),
-        ))
-    }
-
-    /// Gives the provider its secret, if there is one or it wants none. `None`: it was open.
-    async fn open_kms(
-        &self,
-        name: &str,
-        keyspace: Option<u32>,
-        secret: UnlockSecret,
-    ) -> Result<Option<Unlocked>, KmsError> {
-        let kms = self.kms.get(name)?;
-        // An operator does not wait for a back-off.
-        kms.hurry();
-        let is_open = kms.state() == ProviderState::Unlocked;
-        if matches!(secret, UnlockSecret::Nothing) {
-            if is_open {
-                return Ok(None);
-            }
-            let need = kms.unlock_need();
-            if need != UnlockNeed::Nothing {
-                return Err(KmsError::new(
-                    Class::Locked,
-                    format!("the KMS {name} is locked and needs {}", need_word(need)),
-                    remedy(need),
-                ));
-            }
-        }
-        kms.unlock(keyspace, secret).await.map(Some)
-    }
-
-    async fn open_keyspace(
-        self: &Rc<Self>,
-        id: u32,
-        asked: Asked,
-        locks: u64,
-        watch: bool,
-    ) -> Result<(), KmsError> {
-        let mut attempts = 0;
-        let mut wait = WATCH_MIN;
-        let deks = loop {
-            let error = match self.unwrap_for_unlock(id).await {
-                Ok(deks) => break deks,
-                Err(error) => error,
-            };
-            attempts += 1;
-            if !watch || !may_pass(error.class()) {
-                return Err(error);
-            }
-            if attempts == 1 {
-                tracing::info!(keyspace = id, %error, "the unlock waits for the KMS");
-            }
-            let state = UnlockState::Asking {
-                attempts,
-                last_error: Some(error.to_string()),
-            };
-            if self.locks_of(id) != locks
-                || !self.tickets.borrow_mut().note(id, asked.ticket, state)
-            {
-                return Err(overtaken());
-            }
-            tokio::time::sleep(wait.max(error.class().retry_after().unwrap_or_default())).await;
-            wait = (wait * 2).min(WATCH_MAX);
-        };
-        if self.locks_of(id) != locks {
-            return Err(overtaken());
-        }
-        let by = settings::by(asked.who);
-        let Wanted { outcome, .. } = self
-            .want(&[id], move |catalogue| catalogue.set_locked(id, false, &by))
-            .map_err(|(_, why)| internal(&why))?;
-        settled(outcome).await.map_err(|(_, why)| internal(&why))?;
-        if self.locks_of(id) != locks {
-            return Err(overtaken());
-        }
-        self.open_on_shards(id).await;
-        self.tell_lease(id, &Ok(deks)).await;
-        if self.locks_of(id) != locks {
-            return Err(overtaken());
-        }
-        tracing::info!(keyspace = id, who = %asked.who, "keyspace unlocked");
-        Ok(())
-    }
-
-    /// Opens a keyspace on every shard that has not carried out a newer lock: one that comes now has a newer revision.
-    async fn open_on_shards(&self, id: u32) {
-        self.end_wiping(id);
-        let revision = self.published.borrow_mut().next_revision();
-        let opened = self.broadcast(Lane::Ordinary, |done| ControlEvent::Unlock {
-            keyspace: id,
-            revision,
-            done,
-        });
-        opened.await;
-    }
-
     /// Others who wait for more shares of a KMS that is open now wait no longer.
-    async fn finish_unlocks_of(self: &Rc<Self>, kms: &str, except: u32) {
-        let waiting = self.tickets.borrow().waiting();
-        for (id, asked) in waiting {
-            if id != except && self.kms_name_of(id).is_ok_and(|name| name == kms) {
-                let locks = self.locks_of(id);
-                let opened = self.open_keyspace(id, asked, locks, false);
-                let ended = Caller::unlocking(id, asked.who).scope(opened).await;
-                self.note_end(id, asked.ticket, ended.map(|()| Ended::Opened));
+    pub(super) fn finish_unlocks_of(&mut self, kms: &str, except: u32) {
+        let is_open = self.kms.get(kms).is_ok_and(|status| status.is_open);
+        if !is_open {
+            return;
+        }
+        for (id, asked) in self.beside.tickets.waiting() {
+            if id == except || self.kms_of(id).is_ok_and(|other| other != kms) {
+                continue;
             }
+            let work = self.works.begin();
+            let unlock = Unlock {
+                id,
+                asked,
+                epoch: self.epoch_of(id),
+                watch: None,
+                is_first: false,
+                stage: Stage::Unwrapping,
+            };
+            let next = waits(self.ask_to_unlock(work, id));
+            self.go_on(work, unlock, next);
         }
     }
 
     /// Keyspaces that failed while the KMS was locked or away are tried again now, and not after their back-offs; those
     /// that a shard has given up need it. What an operator has locked stays locked.
-    async fn open_failed_keyspaces_of(&self, kms: &str) {
-        let failed = self.troubles.borrow().keyspaces_of(kms);
-        for id in failed {
-            if !self.is_locked(id) {
-                self.open_on_shards(id).await;
+    pub(super) fn open_failed_keyspaces_of(&mut self, kms: &str) {
+        for id in self.troubles.keyspaces_of(kms) {
+            let state = self.keyspaces.get(&id).map(|governed| governed.state);
+            if state == Some(State::Open) && !self.is_locked(id) {
+                if let Some(governed) = self.keyspaces.get_mut(&id) {
+                    governed.opening.count_up();
+                }
+                self.publish(id, Lane::Ordinary);
             }
         }
     }
 
-    /// Unlocks a KMS for no keyspace in particular; its keyspaces open as they are used.
-    pub(super) async fn unlock_kms(self: &Rc<Self>, name: &str, given: Given) -> Answer {
-        let opened = match given.read() {
-            Ok(secret) => self.open_kms(name, None, secret).await,
-            Err(error) => Err(error),
-        };
-        let opened = opened.map_err(|error| {
-            tracing::warn!(kms = name, %error, "unlock failed");
-            refusal(&error)
-        })?;
-        let answer = match opened {
-            Some(Unlocked::MoreShares { given, threshold }) => json!({
-                "kms": name, "state": "locked", "given": given, "threshold": threshold,
-            }),
-            Some(Unlocked::Open) | None => {
-                self.finish_unlocks_of(name, 0).await;
-                self.open_failed_keyspaces_of(name).await;
-                tracing::info!(kms = name, "KMS unlocked");
-                json!({ "kms": name, "state": "unlocked" })
-            }
-        };
-        Ok(answer.to_string().into_bytes())
-    }
-
-    pub(super) fn kms_name_of(&self, id: u32) -> Result<String, KmsError> {
-        let catalogue = self.written();
-        match catalogue.keyspace(id) {
+    fn kms_of(&self, id: u32) -> Result<String, KmsFailure> {
+        match self.in_force.written().keyspace(id) {
             Ok(keyspace) => Ok(keyspace.kms.clone()),
-            Err(error) => Err(internal(&error.to_string())),
+            Err(error) => Err(KmsFailure::of_catalogue(&error)),
         }
     }
 }
 
-/// Whether a watching unlock goes on after this: somebody may be putting it right.
-fn may_pass(class: Class) -> bool {
-    match class {
-        Class::Throttled { .. }
-        | Class::Unavailable { .. }
-        | Class::Credential
-        | Class::Denied
-        | Class::Disabled => true,
-        Class::Locked | Class::Corrupt | Class::Misconfigured => false,
+fn waits(stage: Result<Stage, KmsFailure>) -> Next {
+    match stage {
+        Ok(stage) => Next::Waits(stage),
+        Err(failure) => Next::Failed(failure),
     }
 }
 
-fn remedy(need: UnlockNeed) -> &'static str {
-    match need {
-        UnlockNeed::Nothing => "run `keyway unlock`",
-        UnlockNeed::Passphrase => "run `keyway unlock` with --passphrase",
-        UnlockNeed::Pin => "run `keyway unlock` with --pin",
-        UnlockNeed::Shares { .. } => "each holder of a share runs `keyway unlock` with --share",
-        UnlockNeed::Initialise => "run `keyway kms init`",
-    }
-}
-
-fn overtaken() -> KmsError {
-    KmsError::new(
-        Class::Locked,
+fn overtaken() -> KmsFailure {
+    KmsFailure::own(
+        FailureClass::Locked,
         "the keyspace was locked, or unlocked anew, meanwhile",
         "run `keyway unlock` anew",
-    )
-}
-
-fn internal(why: &str) -> KmsError {
-    KmsError::new(Class::Misconfigured, why, "check keyspaces.json")
-}
-
-/// How a command is refused of which the keyspace is locked.
-pub(super) fn refuse_locked() -> (Status, String) {
-    (
-        Status::Conflict,
-        "the keyspace is locked; run `keyway unlock` first".to_owned(),
     )
 }

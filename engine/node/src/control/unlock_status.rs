@@ -1,25 +1,46 @@
 //! UNLOCK_STATUS: what has become of a ticket, as the shards stand.
 
-use std::rc::Rc;
-
 use keyway_protocol::Status;
 use serde_json::{Value, json};
 
-use super::kms::Kms;
-use super::lanes::Lane;
-use super::messages::{ControlEvent, UnlockProgress};
+use super::commands::Answering;
+use super::request::Begun;
 use super::tickets::{Ticket, UnlockState};
-use super::{Answer, Control};
+use super::works::{Event, ShardAnswer, Work, WorkId};
+use super::{Answer, Control, Refused};
+use crate::ids::Epoch;
+use crate::messages::{Lane, ToShard, UnlockProgress};
 
 /// Keyspaces whose shards are asked in one second whether an unlock has loaded its keys.
 const WATCHED_MAX: usize = 16;
 
-impl<K: Kms + 'static> Control<K> {
+/// Shards that are asked how far a keyspace is unlocked.
+pub(super) struct Progress {
+    id: u32,
+    ticket: u64,
+    epoch: Epoch,
+    shards: Vec<UnlockProgress>,
+    /// Shards that have not answered.
+    left: usize,
+    purpose: Purpose,
+}
+
+enum Purpose {
+    /// A ticket from NEEDS_UNLOCK was asked for.
+    Need(Answering),
+    /// An unlock's ticket was asked for.
+    Unlock(Answering),
+    /// An unlock is to be known to be done even if nobody asks before the next lock.
+    Watch,
+}
+
+impl Control {
     /// What has become of `ticket`, as JSON.
-    pub(super) async fn unlock_status(&self, id: u32, ticket: u64) -> Answer {
-        self.written().keyspace(id)?;
-        let found = self.tickets.borrow().of(id, ticket);
-        let document = match found {
+    pub(super) fn unlock_status(&mut self, answering: Answering, id: u32, ticket: u64) -> Begun {
+        if let Err(error) = self.in_force.written().keyspace(id) {
+            return Begun::Answered(answering, Err(error.into()));
+        }
+        let document = match self.beside.tickets.of(id, ticket) {
             Ticket::Unknown => status(
                 "unknown",
                 "this ticket was not handed out for this keyspace since the server started, or ended too long ago",
@@ -29,28 +50,114 @@ impl<K: Kms + 'static> Control<K> {
                 status("failed", "the unlock failed or was overtaken")
             }
             Ticket::Unlock(UnlockState::Opened) => {
-                self.look_at_opened(id, ticket).await;
-                match self.tickets.borrow().of(id, ticket) {
-                    Ticket::Unlock(state) => of_unlock(&state),
-                    _ => status("done", "unlocked"),
-                }
+                self.ask_progress(id, ticket, Purpose::Unlock(answering));
+                return Begun::Begun;
             }
             Ticket::Unlock(state) => of_unlock(&state),
-            Ticket::Need => self.of_need(id, ticket).await?,
+            Ticket::Need => {
+                self.ask_progress(id, ticket, Purpose::Need(answering));
+                return Begun::Begun;
+            }
         };
-        Ok(document.to_string().into_bytes())
+        Begun::Answered(answering, Ok(document.to_string().into_bytes()))
+    }
+
+    /// Looks whether the keys of opened keyspaces are loaded. To be called once a second.
+    pub(super) fn look_at_all_opened(&mut self) {
+        let opened = self.beside.tickets.opened();
+        for (id, ticket) in opened.into_iter().take(WATCHED_MAX) {
+            self.ask_progress(id, ticket, Purpose::Watch);
+        }
+    }
+
+    fn ask_progress(&mut self, id: u32, ticket: u64, purpose: Purpose) {
+        let work = self.works.begin();
+        let shards: Vec<u16> = self.published.running().collect();
+        let progress = Progress {
+            id,
+            ticket,
+            epoch: self.epoch_of(id),
+            shards: Vec::with_capacity(shards.len()),
+            left: shards.len(),
+            purpose,
+        };
+        for shard in &shards {
+            let question = self.works.question(work, *shard);
+            let ask = ToShard::Progress {
+                question,
+                keyspace: id,
+            };
+            self.tell(*shard, Lane::Ordinary, ask);
+        }
+        match shards.is_empty() {
+            true => self.end_progress(progress),
+            false => self.works.wait(work, Work::Progress(progress)),
+        }
+    }
+
+    pub(super) fn step_progress(&mut self, work: WorkId, mut progress: Progress, event: Event) {
+        match event {
+            Event::Shard(ShardAnswer::Progress(shard)) => {
+                progress.shards.push(shard);
+                progress.left -= 1;
+            }
+            Event::Shard(_) => progress.left -= 1,
+            _ => {}
+        }
+        match progress.left {
+            0 => self.end_progress(progress),
+            _ => self.works.wait(work, Work::Progress(progress)),
+        }
+    }
+
+    fn end_progress(&mut self, progress: Progress) {
+        let Progress {
+            id,
+            ticket,
+            epoch,
+            shards,
+            purpose,
+            ..
+        } = progress;
+        match purpose {
+            Purpose::Need(answering) => {
+                let answer = self.of_need(id, ticket, &shards);
+                self.answer(answering, answer);
+            }
+            Purpose::Unlock(answering) => {
+                self.settle_opened((id, ticket), epoch, &shards);
+                let document = match self.beside.tickets.of(id, ticket) {
+                    Ticket::Unlock(state) => of_unlock(&state),
+                    _ => status("done", "unlocked"),
+                };
+                self.answer(answering, Ok(document.to_string().into_bytes()));
+            }
+            Purpose::Watch => self.settle_opened((id, ticket), epoch, &shards),
+        }
+    }
+
+    fn settle_opened(&mut self, (id, ticket): (u32, u64), epoch: Epoch, shards: &[UnlockProgress]) {
+        let is_done = |shard: &UnlockProgress| shard.is_open && shard.is_reloaded;
+        let state = if self.is_locked(id) || self.epoch_of(id) != epoch {
+            UnlockState::Failed("locked again before its keys were loaded".to_owned())
+        } else if self.is_every_shard(shards) && shards.iter().all(is_done) {
+            UnlockState::Done {
+                keys_reloaded: keys_of(shards),
+            }
+        } else {
+            return;
+        };
+        self.beside.tickets.settle_opened(id, ticket, state);
     }
 
     /// A ticket from NEEDS_UNLOCK is over once every shard has gone on to a later one, under a lease, and has loaded
     /// what was in use.
-    async fn of_need(&self, id: u32, ticket: u64) -> Result<Value, (Status, String)> {
-        let shards = self.progress(id).await;
-        if shards.len() < self.shards.len() {
-            return Err((Status::Unavailable, "the server is stopping".to_owned()));
+    fn of_need(&self, id: u32, ticket: u64, shards: &[UnlockProgress]) -> Answer {
+        if !self.is_every_shard(shards) {
+            return Err(stopping());
         }
-        let keys_reloaded = keys_of(&shards);
         if shards.iter().any(|shard| shard.ticket <= ticket) {
-            return Ok(self.pending(id));
+            return Ok(self.pending(id).to_string().into_bytes());
         }
         // Where a shard needs the DEK again, with a later ticket, what this one stood for is over.
         let is_open = shards.iter().all(|shard| shard.is_open);
@@ -62,61 +169,33 @@ impl<K: Kms + 'static> Control<K> {
         } else {
             status("done", "it was unlocked, and needs another unlock since")
         };
-        document["keys_reloaded"] = json!(keys_reloaded);
-        Ok(document)
+        document["keys_reloaded"] = json!(keys_of(shards));
+        Ok(document.to_string().into_bytes())
+    }
+
+    fn is_every_shard(&self, shards: &[UnlockProgress]) -> bool {
+        shards.len() == usize::from(self.published.shards())
     }
 
     /// Why a keyspace is not usable, and what is being done about it.
     fn pending(&self, id: u32) -> Value {
-        let tickets = self.tickets.borrow();
-        match tickets.latest(id) {
+        let is_locked = self.is_locked(id);
+        match self.beside.tickets.latest(id) {
             Some(state @ (UnlockState::Asking { .. } | UnlockState::MoreShares { .. })) => {
                 of_unlock(state)
             }
-            Some(UnlockState::Failed(why)) if self.is_locked(id) => status(
+            Some(UnlockState::Failed(why)) if is_locked => status(
                 "pending",
                 &format!("the last unlock failed: {why}; run `keyway unlock` again"),
             ),
-            _ if self.is_locked(id) => {
-                status("pending", "no unlock was started; run `keyway unlock`")
-            }
+            _ if is_locked => status("pending", "no unlock was started; run `keyway unlock`"),
             _ => status("pending", "waiting for the KMS"),
         }
     }
+}
 
-    /// Looks whether the keys of opened keyspaces are loaded. To be called once a second, so that an unlock is known to
-    /// be done even if nobody asks before the next lock.
-    pub(super) fn look_at_all_opened(self: &Rc<Self>) {
-        let opened = self.tickets.borrow().opened();
-        for (id, ticket) in opened.into_iter().take(WATCHED_MAX) {
-            let control = Rc::clone(self);
-            tokio::task::spawn_local(async move { control.look_at_opened(id, ticket).await });
-        }
-    }
-
-    async fn look_at_opened(&self, id: u32, ticket: u64) {
-        let locks = self.locks_of(id);
-        let shards = self.progress(id).await;
-        let is_done = |shard: &UnlockProgress| shard.is_open && shard.is_reloaded;
-        let state = if self.is_locked(id) || self.locks_of(id) != locks {
-            UnlockState::Failed("locked again before its keys were loaded".to_owned())
-        } else if shards.len() == self.shards.len() && shards.iter().all(is_done) {
-            UnlockState::Done {
-                keys_reloaded: keys_of(&shards),
-            }
-        } else {
-            return;
-        };
-        self.tickets.borrow_mut().settle_opened(id, ticket, state);
-    }
-
-    async fn progress(&self, id: u32) -> Vec<UnlockProgress> {
-        let shards = self.broadcast(Lane::Ordinary, |answer| ControlEvent::UnlockProgress {
-            keyspace: id,
-            answer,
-        });
-        shards.await
-    }
+fn stopping() -> Refused {
+    (Status::Unavailable, "the server is stopping".to_owned())
 }
 
 fn keys_of(shards: &[UnlockProgress]) -> u64 {

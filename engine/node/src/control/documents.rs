@@ -1,52 +1,58 @@
-//! KEYSPACE_LIST: a page of as many keyspaces as fit into an answer.
+//! KEYSPACE_LIST, a page of as many keyspaces as fit into an answer, and KEYSPACE_HISTORY.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use serde_json::{Value, json};
 
-use super::Control;
-use super::catalogue::Keyspace;
-use super::kms::Kms;
-use crate::authorise::Principal;
+use super::{Answer, Control};
+use crate::catalogue::{Change, Keyspace};
+use crate::policy::{CompiledPolicy, Principal};
 
 /// A payload's room, less what stands around the rows.
 const ROWS_LEN_MAX: usize = PAYLOAD_LEN_MAX - 64;
 
-impl<K: Kms + 'static> Control<K> {
-    /// The keyspaces with ids greater than `after` among `visible`, which rise, as far as they fit.
-    pub(super) fn list(&self, after: u32, visible: &[u32], who: Principal) -> Vec<u8> {
-        let catalogue = self.written();
+impl Control {
+    /// The keyspaces with ids greater than `after` among `visible`, which rise, as far as they fit. What the principal may
+    /// not see any more is left out.
+    pub(super) fn list(&self, who: Principal, after: u32, visible: &[u32]) -> Vec<u8> {
+        let sees_all = self.owner.may_everything(who);
         let first = visible.partition_point(|id| *id <= after);
         let rows = visible[first..].iter().filter_map(|id| {
-            // The shard has named what was visible when the command came.
-            if self.rights(who, *id).is_empty() {
-                return None;
-            }
-            let keyspace = catalogue.keyspace(*id).ok()?;
-            Some(self.row(*id, keyspace))
+            let keyspace = self.in_force.written().keyspace(*id).ok()?;
+            let guard = self.in_force.guard(*id).ok()?;
+            let rights = || CompiledPolicy::new(&guard.policy).rights(&self.owner, who);
+            (sees_all || !rights().is_empty()).then(|| self.row(*id, keyspace))
         });
         page(rows)
     }
 
+    /// What was changed of a keyspace, newest first, as JSON.
+    pub(super) fn history(&self, id: u32) -> Answer {
+        let keyspace = self.in_force.written().keyspace(id)?;
+        let changes: Vec<&Change> = keyspace.history.iter().collect();
+        let document = json!({ "changes": changes });
+        Ok(document.to_string().into_bytes())
+    }
+
     fn row(&self, id: u32, keyspace: &Keyspace) -> Value {
-        let settings: HashMap<&str, String> = keyspace
+        let settings: BTreeMap<&str, String> = keyspace
             .settings()
             .map(|settings| settings.iter().collect())
             .unwrap_or_default();
-        let in_force = self.in_force.borrow();
+        let in_force = &self.in_force;
         let guard = in_force.guard(id);
         // What is in force, though the file may say more.
         let policy = guard
             .as_ref()
             .map_or(&keyspace.policy, |guard| &guard.policy);
-        let allow: HashMap<&str, &str> = policy.iter().collect();
+        let allow: BTreeMap<&str, &str> = policy.iter().collect();
         let limited = keyspace.limited().map(|(name, limited, then)| {
             let until_unix_ms = limited.until_unix_ms;
             let end = json!({ "until_unix_ms": until_unix_ms, "then": then });
             (name, end)
         });
-        let limited: HashMap<&str, Value> = limited.collect();
+        let limited: BTreeMap<&str, Value> = limited.collect();
         json!({
             "id": id,
             "name": keyspace.name,
@@ -58,7 +64,7 @@ impl<K: Kms + 'static> Control<K> {
                 "count": count,
                 "oldest_unix_ms": oldest_unix_ms,
             })),
-            "reseal": self.resealing.borrow().get(&id).map(|progress| progress.json()),
+            "reseal": self.reseal_progress(id).map(|progress| progress.json()),
             "settings": settings,
             "allow": allow,
             "limited": limited,

@@ -1,0 +1,176 @@
+//! Commands under way. Each is answered exactly once: what carries it out holds an [`Answering`], which is used up by the
+//! answer, cannot be copied, and reports itself when it is dropped without one. A time limit stands behind both.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use keyway_core::Instant;
+
+use crate::messages::Lane;
+
+/// Commands under way, at most: as many as wait in both lanes of the shards. Those of the emergency lane have as many
+/// places again.
+pub const COMMANDS_MAX: usize = 8_192;
+
+/// The longest that a command is waited for. A count over every blob takes its time; nothing else comes near it.
+pub(super) const COMMAND_US_MAX: u64 = 600_000_000;
+
+/// Control's name for a command.
+type CommandId = u64;
+
+/// The duty to answer a command.
+pub(super) struct Answering {
+    id: CommandId,
+    /// Until it is answered.
+    orphans: Option<Rc<RefCell<Vec<CommandId>>>>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if let Some(orphans) = self.orphans.take() {
+            orphans.borrow_mut().push(self.id);
+        }
+    }
+}
+
+/// Whom to answer, and until when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker {
+    pub shard: u16,
+    pub token: u64,
+    pub lane: Lane,
+    /// No write begins at this time or later.
+    pub deadline: Option<Instant>,
+    began_at: Instant,
+}
+
+/// The commands under way.
+#[derive(Default)]
+pub(super) struct Commands {
+    last: CommandId,
+    waiting: BTreeMap<CommandId, Asker>,
+    by_time: BTreeSet<(Instant, CommandId)>,
+    orphans: Rc<RefCell<Vec<CommandId>>>,
+}
+
+impl Commands {
+    /// A command begins. `None`: there are too many.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        (shard, token): (u16, u64),
+        lane: Lane,
+        deadline: Option<Instant>,
+    ) -> Option<Answering> {
+        let places = match lane {
+            Lane::Emergency => 2 * COMMANDS_MAX,
+            Lane::Ordinary => COMMANDS_MAX,
+        };
+        if self.waiting.len() >= places {
+            return None;
+        }
+        self.last += 1;
+        let id = self.last;
+        let asker = Asker {
+            shard,
+            token,
+            lane,
+            deadline,
+            began_at: now,
+        };
+        self.waiting.insert(id, asker);
+        self.by_time.insert((now, id));
+        Some(Answering {
+            id,
+            orphans: Some(Rc::clone(&self.orphans)),
+        })
+    }
+
+    /// Whom this answers; `None` if it was answered when its time was over.
+    pub(super) fn end(&mut self, mut answering: Answering) -> Option<Asker> {
+        answering.orphans = None;
+        self.remove(answering.id)
+    }
+
+    /// Whether the command's deadline has passed.
+    pub(super) fn is_late(&self, answering: &Answering, now: Instant) -> bool {
+        let asker = self.waiting.get(&answering.id);
+        asker.is_some_and(|asker| asker.deadline.is_some_and(|deadline| now >= deadline))
+    }
+
+    /// A command that was dropped without an answer.
+    pub(super) fn next_orphan(&mut self) -> Option<Asker> {
+        loop {
+            let id = self.orphans.borrow_mut().pop()?;
+            if let Some(asker) = self.remove(id) {
+                return Some(asker);
+            }
+        }
+    }
+
+    /// A command whose time is over.
+    pub(super) fn next_overdue(&mut self, now: Instant) -> Option<Asker> {
+        let (began_at, id) = *self.by_time.first()?;
+        let is_over = now.saturating_since(began_at) >= COMMAND_US_MAX;
+        is_over.then(|| self.remove(id)).flatten()
+    }
+
+    /// When the first of them is over.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let (began_at, _) = self.by_time.first()?;
+        Some(began_at.plus_us(COMMAND_US_MAX))
+    }
+
+    /// Commands under way.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn remove(&mut self, id: CommandId) -> Option<Asker> {
+        let asker = self.waiting.remove(&id)?;
+        self.by_time.remove(&(asker.began_at, id));
+        Some(asker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: u64) -> Instant {
+        Instant::from_micros(s * 1_000_000)
+    }
+
+    #[test]
+    fn what_is_forgotten_is_found_once_and_what_was_answered_is_not() {
+        let mut commands = Commands::default();
+        let answered = commands.begin(at(0), (0, 7), Lane::Ordinary, None).unwrap();
+        let forgotten = commands.begin(at(0), (1, 8), Lane::Ordinary, None).unwrap();
+        assert_eq!(commands.end(answered).map(|asker| asker.token), Some(7));
+        assert!(commands.next_orphan().is_none());
+        drop(forgotten);
+        assert_eq!(commands.next_orphan().map(|asker| asker.token), Some(8));
+        assert!(commands.next_orphan().is_none());
+        assert_eq!(commands.len(), 0);
+    }
+
+    #[test]
+    fn a_command_whose_time_is_over_is_answered_and_its_late_end_is_nobodys() {
+        let mut commands = Commands::default();
+        let slow = commands.begin(at(0), (0, 7), Lane::Ordinary, None).unwrap();
+        assert!(commands.next_overdue(at(599)).is_none());
+        assert_eq!(commands.next_end(), Some(at(600)));
+        assert_eq!(commands.next_overdue(at(600)).map(|it| it.token), Some(7));
+        assert!(commands.end(slow).is_none() && commands.next_end().is_none());
+    }
+
+    #[test]
+    fn emergencies_have_places_of_their_own() {
+        let mut commands = Commands::default();
+        let mut begin = |lane| commands.begin(at(0), (0, 0), lane, None);
+        let held: Vec<_> = std::iter::from_fn(|| begin(Lane::Ordinary)).collect();
+        assert_eq!(held.len(), COMMANDS_MAX);
+        assert!(begin(Lane::Emergency).is_some());
+    }
+}

@@ -1,0 +1,155 @@
+//! KMS_INIT and KMS_UNLOCK: commands for a KMS, and for no keyspace in particular.
+
+use keyway_protocol::UnlockKind;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::commands::Answering;
+use super::effect::{ControlEffect, KmsAnswer, KmsRequest, Unlocked};
+use super::kms::{FailureClass, KmsFailure, Need};
+use super::report::Report;
+use super::request::Begun;
+use super::works::{Event, Work, WorkId};
+use super::{Answer, Control};
+use crate::messages::Secret;
+
+/// A KMS that is making its own key.
+pub(super) struct Initialise {
+    kms: String,
+    answering: Answering,
+}
+
+/// A KMS that is being unlocked.
+pub(super) struct OpenKms {
+    kms: String,
+    answering: Answering,
+}
+
+/// How a KMS is to be opened.
+pub(super) enum Opening {
+    /// It is open, and needs nothing.
+    IsOpen,
+    /// It was asked.
+    Asked,
+}
+
+impl Control {
+    /// Makes a KMS's own key; the shares, if it is kept in shares.
+    pub(super) fn initialise(
+        &mut self,
+        answering: Answering,
+        kms: String,
+        (shares, threshold): (u8, u8),
+        passphrase: Zeroizing<Vec<u8>>,
+    ) -> Begun {
+        if let Err(failure) = self.kms.get(&kms) {
+            return Begun::Answered(answering, Err(failure.refusal()));
+        }
+        let work = self.works.begin();
+        let request = KmsRequest::Initialise {
+            shares,
+            threshold,
+            passphrase,
+        };
+        self.call(work, &kms, request);
+        let initialise = Initialise { kms, answering };
+        self.works.wait(work, Work::Initialise(initialise));
+        Begun::Begun
+    }
+
+    pub(super) fn step_initialise(&mut self, work: Initialise, event: Event) {
+        let Event::Kms(KmsAnswer::Initialised(made)) = event else {
+            return;
+        };
+        let answer = match made {
+            Ok((mut payload, shares)) => {
+                let kms = work.kms;
+                self.report(Report::Initialised { kms, shares });
+                Ok(std::mem::take(&mut *payload))
+            }
+            Err(failure) => Err(failure.refusal()),
+        };
+        self.answer(work.answering, answer);
+    }
+
+    /// Unlocks a KMS for no keyspace in particular; its keyspaces open as they are used.
+    pub(super) fn unlock_kms(
+        &mut self,
+        answering: Answering,
+        kms: String,
+        secret: Secret,
+    ) -> Begun {
+        let work = self.works.begin();
+        match self.open_kms(work, &kms, None, secret) {
+            Ok(Opening::Asked) => {
+                let open = OpenKms { kms, answering };
+                self.works.wait(work, Work::OpenKms(open));
+                Begun::Begun
+            }
+            Ok(Opening::IsOpen) => Begun::Answered(answering, self.kms_opened(&kms)),
+            Err(failure) => Begun::Answered(answering, self.kms_unlock_failed(kms, failure)),
+        }
+    }
+
+    pub(super) fn step_open_kms(&mut self, work: OpenKms, event: Event) {
+        let Event::Kms(KmsAnswer::Opened(opened)) = event else {
+            return;
+        };
+        let answer = match opened {
+            Ok(Unlocked::MoreShares { given, threshold }) => {
+                let answer = json!({
+                    "kms": work.kms, "state": "locked", "given": given, "threshold": threshold,
+                });
+                Ok(answer.to_string().into_bytes())
+            }
+            Ok(Unlocked::Open) => self.kms_opened(&work.kms),
+            Err(failure) => self.kms_unlock_failed(work.kms, failure),
+        };
+        self.answer(work.answering, answer);
+    }
+
+    fn kms_opened(&mut self, kms: &str) -> Answer {
+        self.finish_unlocks_of(kms, 0);
+        self.open_failed_keyspaces_of(kms);
+        self.report(Report::KmsUnlocked {
+            kms: kms.to_owned(),
+        });
+        let answer = json!({ "kms": kms, "state": "unlocked" });
+        Ok(answer.to_string().into_bytes())
+    }
+
+    fn kms_unlock_failed(&mut self, kms: String, failure: KmsFailure) -> Answer {
+        let refused = failure.refusal();
+        self.report(Report::KmsUnlockFailed { kms, failure });
+        Err(refused)
+    }
+
+    /// Gives a KMS its secret, if there is one or it wants none.
+    ///
+    /// Errors: there is no such KMS; it is locked, and needs a secret that was not given.
+    pub(super) fn open_kms(
+        &mut self,
+        work: WorkId,
+        kms: &str,
+        keyspace: Option<u32>,
+        secret: Secret,
+    ) -> Result<Opening, KmsFailure> {
+        let status = self.kms.get(kms)?;
+        // An operator does not wait for a back-off.
+        self.effects.push_back(ControlEffect::Hurry {
+            kms: kms.to_owned(),
+        });
+        if secret.kind == UnlockKind::Nothing {
+            if status.is_open {
+                return Ok(Opening::IsOpen);
+            }
+            if status.need != Need::Nothing {
+                let what = format!("the KMS {kms} is locked and needs {}", status.need.word());
+                let class = FailureClass::Locked;
+                return Err(KmsFailure::own(class, what, status.need.remedy()));
+            }
+        }
+        self.call(work, kms, KmsRequest::Open { keyspace, secret });
+        Ok(Opening::Asked)
+    }
+}

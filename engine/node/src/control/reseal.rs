@@ -1,0 +1,376 @@
+//! After a rotation: blobs under older DEKs are sealed under the newest one, in the background, until a full pass over every
+//! log finds none. Then the older DEKs are retired.
+
+use keyway_core::Instant;
+use serde_json::{Value, json};
+
+use super::Control;
+use super::in_force::Settled;
+use super::report::Report;
+use super::saver::settled;
+use super::works::{Event, ShardAnswer, Work, WorkId};
+use crate::catalogue::{By, Edit};
+use crate::messages::{Lane, ResealError, ResealPage, ResealWork, ToShard};
+
+/// How long the work rests after a page that could not be worked through, at first and at most, µs.
+const RETRY_US_MIN: u64 = 100_000;
+const RETRY_US_MAX: u64 = 10_000_000;
+
+/// How long it rests after a pass that left blobs which nobody can open, µs.
+const UNREADABLE_REST_US: u64 = 60_000_000;
+
+/// How often it says in the log how far it is, µs.
+const PROGRESS_PERIOD_US: u64 = 2_000_000;
+
+/// How far the sealing of a keyspace's blobs under its newest DEK is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ResealProgress {
+    pub resealed: u64,
+    pub left: u64,
+}
+
+impl ResealProgress {
+    pub(super) fn json(self) -> Value {
+        json!({ "resealed": self.resealed, "left": self.left })
+    }
+}
+
+/// The sealing of a keyspace's blobs.
+pub(super) struct Reseal {
+    id: u32,
+    progress: ResealProgress,
+    /// When the log was last told.
+    said_at: Instant,
+    /// Older DEKs have come back since the count began: it proves nothing of them.
+    recount: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    Counting(Pass),
+    Resealing(Pass),
+    Resting,
+    /// The catalogue without the older DEKs is being written.
+    Retiring(u32),
+}
+
+impl Reseal {
+    pub(super) fn name(&self) -> &'static str {
+        match self.stage {
+            Stage::Counting(_) => "counting",
+            Stage::Resealing(_) => "resealing",
+            Stage::Resting => "resting",
+            Stage::Retiring(_) => "retiring",
+        }
+    }
+}
+
+/// One pass over every shard's blobs, one shard after the other: this work is never in a hurry.
+pub(super) struct Pass {
+    keyspace: u32,
+    generation: u32,
+    work: ResealWork,
+    shard: u16,
+    cursor: Vec<u8>,
+    wait_us: u64,
+    found: u64,
+    unreadable: u64,
+}
+
+/// How far a pass is.
+pub(super) enum Passed {
+    /// It goes on: blobs were sealed.
+    On(Pass, u64),
+    /// It is over: blobs under older DEKs, those of them that cannot be opened, and those that the last page sealed.
+    Over {
+        found: u64,
+        unreadable: u64,
+        resealed: u64,
+    },
+    /// The server stops.
+    Stopped,
+}
+
+impl Control {
+    /// Seals in the background what is not sealed under the newest DEK, if that is not being done. To be called when
+    /// every shard has confirmed that it seals under it: at a start they begin with that.
+    pub(super) fn start_resealing(&mut self, id: u32) {
+        let resealing = self.keyspaces.get(&id).and_then(|it| it.resealing);
+        if let Some(work) = resealing {
+            // DEKs have come back while it is under way.
+            if let Some(Work::Reseal(mut reseal)) = self.works.take(work) {
+                reseal.recount = true;
+                self.works.wait(work, Work::Reseal(reseal));
+            }
+            return;
+        }
+        let work = self.works.begin();
+        let reseal = Reseal {
+            id,
+            progress: ResealProgress::default(),
+            said_at: self.now.instant,
+            recount: false,
+            stage: Stage::Resting,
+        };
+        self.count(work, reseal);
+    }
+
+    pub(super) fn reseal_progress(&self, id: u32) -> Option<ResealProgress> {
+        let work = self.keyspaces.get(&id)?.resealing?;
+        match self.works.get(work) {
+            Some(Work::Reseal(reseal)) => Some(reseal.progress),
+            _ => None,
+        }
+    }
+
+    fn count(&mut self, work: WorkId, mut reseal: Reseal) {
+        let Ok(keyspace) = self.in_force.written().keyspace(reseal.id) else {
+            return;
+        };
+        let generation = keyspace.generation();
+        reseal.recount = false;
+        let pass = self.begin_pass(work, (reseal.id, generation), ResealWork::Count);
+        reseal.stage = Stage::Counting(pass);
+        self.wait_resealing(work, reseal);
+    }
+
+    fn wait_resealing(&mut self, work: WorkId, reseal: Reseal) {
+        if let Some(governed) = self.keyspaces.get_mut(&reseal.id) {
+            governed.resealing = Some(work);
+        }
+        self.works.wait(work, Work::Reseal(reseal));
+    }
+
+    pub(super) fn step_reseal(&mut self, work: WorkId, mut reseal: Reseal, event: Event) {
+        match reseal.stage {
+            Stage::Counting(pass) => match self.step_pass(work, pass, event) {
+                Passed::On(pass, _) => {
+                    reseal.stage = Stage::Counting(pass);
+                    self.wait_resealing(work, reseal);
+                }
+                Passed::Over { found: 0, .. } if reseal.recount => {
+                    reseal.stage = Stage::Resting;
+                    self.count(work, reseal);
+                }
+                Passed::Over { found: 0, .. } => {
+                    reseal.stage = Stage::Resting;
+                    self.retire(work, reseal);
+                }
+                Passed::Over { found, .. } => {
+                    reseal.progress.left = found;
+                    let written = self.in_force.written().keyspace(reseal.id);
+                    let generation = written.map_or(0, |keyspace| keyspace.generation());
+                    let pass = self.begin_pass(work, (reseal.id, generation), ResealWork::Reseal);
+                    reseal.stage = Stage::Resealing(pass);
+                    self.wait_resealing(work, reseal);
+                }
+                Passed::Stopped => self.end_resealing(reseal.id),
+            },
+            Stage::Resealing(pass) => match self.step_pass(work, pass, event) {
+                Passed::On(pass, resealed) => {
+                    reseal.stage = Stage::Resealing(pass);
+                    self.note_resealed(&mut reseal, resealed);
+                    self.wait_resealing(work, reseal);
+                }
+                Passed::Over {
+                    unreadable: 0,
+                    resealed,
+                    ..
+                } => {
+                    reseal.stage = Stage::Resting;
+                    self.note_resealed(&mut reseal, resealed);
+                    self.count(work, reseal);
+                }
+                Passed::Over {
+                    unreadable,
+                    resealed,
+                    ..
+                } => {
+                    reseal.stage = Stage::Resting;
+                    self.note_resealed(&mut reseal, resealed);
+                    self.report(Report::Unreadable {
+                        keyspace: reseal.id,
+                        count: unreadable,
+                    });
+                    self.rest(work, reseal, UNREADABLE_REST_US);
+                }
+                Passed::Stopped => self.end_resealing(reseal.id),
+            },
+            Stage::Resting => match event {
+                Event::Rested => {
+                    reseal.stage = Stage::Resting;
+                    self.count(work, reseal);
+                }
+                _ => self.wait_resealing(work, reseal),
+            },
+            Stage::Retiring(generation) => match event {
+                Event::Settled(outcome) => match settled(outcome) {
+                    Ok(Settled::Written) => self.retired(&reseal, generation),
+                    Ok(Settled::Unwritten(why)) | Err((_, why)) => {
+                        self.retire_failed(work, reseal, why);
+                    }
+                },
+                _ => self.wait_resealing(work, reseal),
+            },
+        }
+    }
+
+    fn retire(&mut self, work: WorkId, mut reseal: Reseal) {
+        let written = self.in_force.written().keyspace(reseal.id);
+        let generation = written.map_or(0, |keyspace| keyspace.generation());
+        let edit = Edit::Retire {
+            id: reseal.id,
+            by: By::server(self.now),
+        };
+        match self.want(work, edit) {
+            Ok(()) => {
+                reseal.stage = Stage::Retiring(generation);
+                self.wait_resealing(work, reseal);
+            }
+            Err((_, why)) => self.retire_failed(work, reseal, why),
+        }
+    }
+
+    fn retire_failed(&mut self, work: WorkId, reseal: Reseal, why: String) {
+        let keyspace = reseal.id;
+        self.report(Report::RetireFailed { keyspace, why });
+        self.rest(work, reseal, RETRY_US_MAX);
+    }
+
+    /// The catalogue without the older DEKs is written: shards may wipe them.
+    fn retired(&mut self, reseal: &Reseal, generation: u32) {
+        self.publish(reseal.id, Lane::Ordinary);
+        self.end_resealing(reseal.id);
+        self.report(Report::Retired {
+            keyspace: reseal.id,
+            generation,
+            resealed: reseal.progress.resealed,
+        });
+    }
+
+    fn end_resealing(&mut self, id: u32) {
+        if let Some(governed) = self.keyspaces.get_mut(&id) {
+            governed.resealing = None;
+        }
+    }
+
+    fn rest(&mut self, work: WorkId, mut reseal: Reseal, rest_us: u64) {
+        reseal.stage = Stage::Resting;
+        self.works.rest(work, self.now.instant.plus_us(rest_us));
+        self.wait_resealing(work, reseal);
+    }
+
+    fn note_resealed(&mut self, reseal: &mut Reseal, resealed: u64) {
+        let progress = &mut reseal.progress;
+        progress.resealed += resealed;
+        progress.left = progress.left.saturating_sub(resealed);
+        let now = self.now.instant;
+        if now.saturating_since(reseal.said_at) >= PROGRESS_PERIOD_US {
+            reseal.said_at = now;
+            let ResealProgress { resealed, left } = *progress;
+            self.report(Report::Resealing {
+                keyspace: reseal.id,
+                resealed,
+                left,
+            });
+        }
+    }
+
+    /// Begins a pass over every shard's blobs that are not under this DEK.
+    pub(super) fn begin_pass(
+        &mut self,
+        work: WorkId,
+        (keyspace, generation): (u32, u32),
+        what: ResealWork,
+    ) -> Pass {
+        let pass = Pass {
+            keyspace,
+            generation,
+            work: what,
+            shard: 0,
+            cursor: Vec::new(),
+            wait_us: RETRY_US_MIN,
+            found: 0,
+            unreadable: 0,
+        };
+        self.ask_page(work, &pass);
+        pass
+    }
+
+    fn ask_page(&mut self, work: WorkId, pass: &Pass) {
+        if !self.published.is_running(pass.shard) {
+            // It is taken up at once: the pass ends.
+            return self.works.rest(work, Instant::ZERO);
+        }
+        let question = self.works.question(work, pass.shard);
+        let reseal = ToShard::Reseal {
+            question,
+            keyspace: pass.keyspace,
+            generation: pass.generation,
+            work: pass.work,
+            cursor: pass.cursor.clone(),
+        };
+        self.tell(pass.shard, Lane::Ordinary, reseal);
+    }
+
+    /// Goes on with a pass: with the next page, or again with one until it is worked through.
+    pub(super) fn step_pass(&mut self, work: WorkId, mut pass: Pass, event: Event) -> Passed {
+        match event {
+            Event::Shard(ShardAnswer::Resealed(Ok(page))) if page.floor >= pass.generation => {
+                self.take_page(work, pass, page)
+            }
+            Event::Shard(ShardAnswer::Resealed(page)) => {
+                let error = page.err().unwrap_or_else(|| {
+                    // What it found would prove nothing.
+                    let text = "the shard does not seal under the newest DEK yet; this is a bug";
+                    ResealError::Other(text.to_owned())
+                });
+                self.page_failed(&pass, error);
+                let until = self.now.instant.plus_us(pass.wait_us);
+                pass.wait_us = (pass.wait_us * 2).min(RETRY_US_MAX);
+                self.works.rest(work, until);
+                Passed::On(pass, 0)
+            }
+            Event::Shard(ShardAnswer::Stopped) => Passed::Stopped,
+            Event::Rested if !self.published.is_running(pass.shard) => Passed::Stopped,
+            Event::Rested => {
+                self.ask_page(work, &pass);
+                Passed::On(pass, 0)
+            }
+            _ => Passed::On(pass, 0),
+        }
+    }
+
+    fn take_page(&mut self, work: WorkId, mut pass: Pass, page: ResealPage) -> Passed {
+        pass.found += page.found;
+        pass.unreadable += page.unreadable;
+        pass.wait_us = RETRY_US_MIN;
+        if page.cursor.is_empty() {
+            pass.shard += 1;
+        }
+        pass.cursor = page.cursor;
+        if pass.shard >= self.published.shards() {
+            return Passed::Over {
+                found: pass.found,
+                unreadable: pass.unreadable,
+                resealed: page.resealed,
+            };
+        }
+        self.ask_page(work, &pass);
+        Passed::On(pass, page.resealed)
+    }
+
+    fn page_failed(&mut self, pass: &Pass, error: ResealError) {
+        match error {
+            // A locked keyspace waits for its unlock, which hands the DEKs out.
+            ResealError::DekMissing if self.is_locked(pass.keyspace) => {}
+            ResealError::DekMissing => self.hand_out(pass.keyspace),
+            ResealError::Overloaded => {}
+            error @ ResealError::Other(_) => self.report(Report::ResealWaits {
+                keyspace: pass.keyspace,
+                shard: pass.shard,
+                error,
+            }),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Retired DEKs that are taken back into use, since a blob is sealed under one of them.
+
+use super::Control;
+use super::report::Report;
+use super::saver::settled;
+use super::works::{Event, Work, WorkId};
+use crate::catalogue::{By, Edit};
+use crate::messages::Lane;
+
+/// DEKs that blobs are sealed under and nobody has, of which the log says so once.
+const MISSING_DEKS_MAX: usize = 1_024;
+
+/// A retired DEK that is being taken back.
+pub(super) struct Revive {
+    id: u32,
+    generation: u32,
+}
+
+impl Control {
+    /// A shard has a blob under a DEK that is not in use: out of a backup, most likely. If the DEK is among the retired
+    /// ones, it is in use again until all such blobs are sealed under the newest one.
+    pub(super) fn revive(&mut self, id: u32, generation: u32) {
+        // Another change would count blobs, or destroy this DEK: the shard asks again.
+        if self.is_changing_deks(id) || self.is_locked(id) {
+            return;
+        }
+        let Ok(keyspace) = self.in_force.written().keyspace(id) else {
+            return;
+        };
+        // One that is in use comes with the answer that the shard's core has asked for.
+        if keyspace.is_in_use(generation) {
+            return;
+        }
+        if !keyspace.retired().any(|(at, _)| at == generation) {
+            return self.report_missing(id, generation);
+        }
+        let work = self.works.begin();
+        match self.want_revived(work, id, vec![generation]) {
+            Ok(()) => {
+                self.change_deks(id, work);
+                let revive = Revive { id, generation };
+                self.works.wait(work, Work::Revive(revive));
+            }
+            Err(why) => self.report(Report::ReviveFailed {
+                keyspace: id,
+                generation,
+                why,
+            }),
+        }
+    }
+
+    pub(super) fn want_revived(
+        &mut self,
+        work: WorkId,
+        id: u32,
+        generations: Vec<u32>,
+    ) -> Result<(), String> {
+        let edit = Edit::Revive {
+            id,
+            generations,
+            by: By::server(self.now),
+        };
+        self.want(work, edit).map_err(|(_, why)| why)
+    }
+
+    pub(super) fn step_revive(&mut self, work: WorkId, revive: Revive, event: Event) {
+        let Revive { id, generation } = revive;
+        let Event::Settled(outcome) = event else {
+            return self.works.wait(work, Work::Revive(revive));
+        };
+        self.deks_are_changed(id, work);
+        match settled(outcome) {
+            Ok(_) => self.revived(id, &[generation]),
+            Err((_, why)) => self.report(Report::ReviveFailed {
+                keyspace: id,
+                generation,
+                why,
+            }),
+        }
+    }
+
+    /// Retired DEKs are in use again: shards get them, and blobs under them are sealed anew.
+    pub(super) fn revived(&mut self, id: u32, generations: &[u32]) {
+        for generation in generations {
+            self.report(Report::Revived {
+                keyspace: id,
+                generation: *generation,
+            });
+        }
+        self.publish(id, Lane::Ordinary);
+        self.hand_out(id);
+        self.start_resealing(id);
+    }
+
+    fn report_missing(&mut self, keyspace: u32, generation: u32) {
+        let missing = &mut self.beside.missing_deks;
+        if missing.len() < MISSING_DEKS_MAX && missing.insert((keyspace, generation)) {
+            self.report(Report::DekMissing {
+                keyspace,
+                generation,
+            });
+        }
+    }
+}

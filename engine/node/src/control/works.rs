@@ -1,0 +1,178 @@
+//! What control has begun and not ended: each work is a small state machine that waits for one thing at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyway_core::Instant;
+
+use super::commands::Answering;
+use super::create::Create;
+use super::destroy::{Destroy, DestroyDue};
+use super::effect::KmsAnswer;
+use super::hottest::Hottest;
+use super::in_force::Outcome;
+use super::kms_admin::{Initialise, OpenKms};
+use super::lock::Lock;
+use super::reseal::Reseal;
+use super::revive::Revive;
+use super::rewrap::Rewrap;
+use super::rotation::Rotate;
+use super::settings::Set;
+use super::unlock::Unlock;
+use super::unlock_status::Progress;
+use crate::ids::{CallId, QuestionId};
+use crate::messages::{ResealError, ResealPage, UnlockProgress};
+use crate::shard::hot::HotShare;
+
+/// Control's name for a work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WorkId(pub u64);
+
+/// A work, in the state in which it waits.
+pub(super) enum Work {
+    Create(Create),
+    Set(Set),
+    Lock(Lock),
+    Unlock(Unlock),
+    OpenKms(OpenKms),
+    Initialise(Initialise),
+    Rotate(Rotate),
+    Rewrap(Rewrap),
+    Revive(Revive),
+    Destroy(Destroy),
+    DestroyDue(DestroyDue),
+    Reseal(Reseal),
+    Progress(Progress),
+    Hottest(Hottest),
+    Status(Answering),
+}
+
+/// What a work has waited for.
+pub(super) enum Event {
+    /// The KMS has answered.
+    Kms(KmsAnswer),
+    /// A change of the catalogue has ended.
+    Settled(Outcome),
+    /// Every shard has acknowledged.
+    Acknowledged,
+    /// A shard has answered.
+    Shard(ShardAnswer),
+    /// The exporter has.
+    Status(Option<String>),
+    /// It has rested for long enough.
+    Rested,
+}
+
+/// A shard's answer to a question.
+pub(super) enum ShardAnswer {
+    Resealed(Result<ResealPage, ResealError>),
+    Progress(UnlockProgress),
+    Hot(Option<HotShare>),
+    /// The shard has stopped.
+    Stopped,
+}
+
+/// Who waits for the answer of a KMS.
+pub(super) enum Caller {
+    Work(WorkId),
+    /// The shards, for the lease of this keyspace.
+    Lease(u32),
+}
+
+/// All works, and what they wait for.
+#[derive(Default)]
+pub(super) struct Works {
+    last: u64,
+    last_call: CallId,
+    last_question: QuestionId,
+    waiting: BTreeMap<WorkId, Work>,
+    calls: BTreeMap<CallId, Caller>,
+    questions: BTreeMap<QuestionId, (WorkId, u16)>,
+    resting: BTreeSet<(Instant, WorkId)>,
+}
+
+impl Works {
+    /// A name for a new work.
+    pub(super) fn begin(&mut self) -> WorkId {
+        self.last += 1;
+        WorkId(self.last)
+    }
+
+    /// Lets a work wait.
+    pub(super) fn wait(&mut self, id: WorkId, work: Work) {
+        self.waiting.insert(id, work);
+    }
+
+    /// Takes a work that is to go on.
+    pub(super) fn take(&mut self, id: WorkId) -> Option<Work> {
+        self.waiting.remove(&id)
+    }
+
+    /// Looks at a work that waits.
+    pub(super) fn get(&self, id: WorkId) -> Option<&Work> {
+        self.waiting.get(&id)
+    }
+
+    /// In which stage the latest unlock of a keyspace is that has not ended.
+    pub(super) fn unlock_of(&self, id: u32) -> Option<&'static str> {
+        let mut works = self.waiting.values().rev();
+        works.find_map(|work| match work {
+            Work::Unlock(unlock) if unlock.keyspace() == id => Some(unlock.name()),
+            _ => None,
+        })
+    }
+
+    /// Works that wait.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// A name for a call.
+    pub(super) fn call(&mut self, caller: Caller) -> CallId {
+        let call = self.last_call.count_up();
+        self.calls.insert(call, caller);
+        call
+    }
+
+    /// Who waits for this call.
+    pub(super) fn called(&mut self, call: CallId) -> Option<Caller> {
+        self.calls.remove(&call)
+    }
+
+    /// A name for a question of this work to a shard.
+    pub(super) fn question(&mut self, work: WorkId, shard: u16) -> QuestionId {
+        let question = self.last_question.count_up();
+        self.questions.insert(question, (work, shard));
+        question
+    }
+
+    /// The work that asked, and the shard that was asked.
+    pub(super) fn asked(&mut self, question: QuestionId) -> Option<(WorkId, u16)> {
+        self.questions.remove(&question)
+    }
+
+    /// What a shard was asked and has not answered: it has stopped.
+    pub(super) fn asked_of(&mut self, shard: u16) -> Vec<WorkId> {
+        let of_it = self.questions.extract_if(.., |_, (_, at)| *at == shard);
+        of_it.map(|(_, (work, _))| work).collect()
+    }
+
+    /// Has a work resumed at a time.
+    pub(super) fn rest(&mut self, work: WorkId, until: Instant) {
+        self.resting.insert((until, work));
+    }
+
+    /// A work that has rested for long enough.
+    pub(super) fn rested(&mut self, now: Instant) -> Option<WorkId> {
+        let (until, work) = *self.resting.first()?;
+        if until > now {
+            return None;
+        }
+        self.resting.pop_first();
+        Some(work)
+    }
+
+    /// When the first of them has.
+    pub(super) fn next_rested(&self) -> Option<Instant> {
+        self.resting.first().map(|(until, _)| *until)
+    }
+}
