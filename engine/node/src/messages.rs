@@ -13,7 +13,7 @@
 //! was sealed under an older DEK is on its way into the shard's log.
 
 use keyway_core::{Instant, LeaseEvent};
-use keyway_protocol::{Grants, HotBy, Status, UnlockKind};
+use keyway_protocol::{HotBy, Opcode, Status, UnlockKind};
 use zeroize::Zeroizing;
 
 use crate::catalogue::SettingsChange;
@@ -130,8 +130,6 @@ pub struct Request {
     pub token: u64,
     /// Who asks.
     pub who: Principal,
-    /// One of these rights is needed, if it is a command for a keyspace.
-    pub needed: Grants,
     /// At this time or later it does not begin; the clock is the same on all cores.
     pub deadline: Option<Instant>,
     /// What.
@@ -258,7 +256,30 @@ impl Command {
         }
     }
 
-    /// The keyspace that the command is for, if it is for one.
+    /// The operation that it carries out.
+    pub fn opcode(&self) -> Opcode {
+        match self {
+            Command::Create { .. } => Opcode::KeyspaceCreate,
+            Command::Set { .. } => Opcode::KeyspaceSet,
+            Command::History { .. } => Opcode::KeyspaceHistory,
+            Command::List { .. } => Opcode::KeyspaceList,
+            Command::Lock { .. } => Opcode::Lock,
+            Command::Unlock { .. } => Opcode::Unlock,
+            Command::Rotate { .. } => Opcode::KeyspaceRotate,
+            Command::DestroyDeks { .. } => Opcode::KeyspaceDestroyDeks,
+            Command::Rewrap { .. } => Opcode::KeyspaceRewrap,
+            Command::Hot { .. } => Opcode::KeyspaceHot,
+            Command::Initialise { .. } => Opcode::KmsInit,
+            Command::UnlockKms { .. } => Opcode::KmsUnlock,
+            Command::LockKms { .. } => Opcode::KmsLock,
+            Command::LockAll => Opcode::LockAll,
+            Command::UnlockStatus { .. } => Opcode::UnlockStatus,
+            Command::Status { .. } => Opcode::Status,
+        }
+    }
+
+    /// The keyspace whose policy grants the right to it. Without one only those who may do everything have it; a list
+    /// shows anybody what he may see.
     pub fn keyspace(&self) -> Option<u32> {
         match self {
             Command::Set { keyspace, .. }

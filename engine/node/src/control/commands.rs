@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use keyway_core::Instant;
+use keyway_protocol::Grants;
 
 use crate::messages::Lane;
+use crate::policy::Principal;
 
 /// Commands under way, at most: as many as wait in both lanes of the shards. Those of the emergency lane have as many
 /// places again.
@@ -34,36 +36,43 @@ impl Drop for Answering {
     }
 }
 
-/// Whom to answer, and until when.
+/// Whom to answer, by whose right, and until when.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     pub shard: u16,
     pub token: u64,
     pub lane: Lane,
+    pub who: Principal,
+    pub needed: Needed,
     /// No write begins at this time or later.
     pub deadline: Option<Instant>,
-    began_at: Instant,
+}
+
+/// The right that a command takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Needed {
+    /// None: it shows what the caller may see.
+    Nothing,
+    /// One of these grants in this keyspace.
+    Grant(u32, Grants),
+    /// To do everything.
+    Everything,
 }
 
 /// The commands under way.
 #[derive(Default)]
 pub(super) struct Commands {
     last: CommandId,
-    waiting: BTreeMap<CommandId, Asker>,
+    /// Each with the time at which it began.
+    waiting: BTreeMap<CommandId, (Instant, Asker)>,
     by_time: BTreeSet<(Instant, CommandId)>,
     orphans: Rc<RefCell<Vec<CommandId>>>,
 }
 
 impl Commands {
     /// A command begins. `None`: there are too many.
-    pub(super) fn begin(
-        &mut self,
-        now: Instant,
-        (shard, token): (u16, u64),
-        lane: Lane,
-        deadline: Option<Instant>,
-    ) -> Option<Answering> {
-        let places = match lane {
+    pub(super) fn begin(&mut self, now: Instant, asker: Asker) -> Option<Answering> {
+        let places = match asker.lane {
             Lane::Emergency => 2 * COMMANDS_MAX,
             Lane::Ordinary => COMMANDS_MAX,
         };
@@ -72,14 +81,7 @@ impl Commands {
         }
         self.last += 1;
         let id = self.last;
-        let asker = Asker {
-            shard,
-            token,
-            lane,
-            deadline,
-            began_at: now,
-        };
-        self.waiting.insert(id, asker);
+        self.waiting.insert(id, (now, asker));
         self.by_time.insert((now, id));
         Some(Answering {
             id,
@@ -93,10 +95,10 @@ impl Commands {
         self.remove(answering.id)
     }
 
-    /// Whether the command's deadline has passed.
-    pub(super) fn is_late(&self, answering: &Answering, now: Instant) -> bool {
-        let asker = self.waiting.get(&answering.id);
-        asker.is_some_and(|asker| asker.deadline.is_some_and(|deadline| now >= deadline))
+    /// Whom this is to answer; `None` if it was answered when its time was over.
+    pub(super) fn asker(&self, answering: &Answering) -> Option<Asker> {
+        let found = self.waiting.get(&answering.id);
+        found.map(|(_, asker)| *asker)
     }
 
     /// A command that was dropped without an answer.
@@ -128,8 +130,8 @@ impl Commands {
     }
 
     fn remove(&mut self, id: CommandId) -> Option<Asker> {
-        let asker = self.waiting.remove(&id)?;
-        self.by_time.remove(&(asker.began_at, id));
+        let (began_at, asker) = self.waiting.remove(&id)?;
+        self.by_time.remove(&(began_at, id));
         Some(asker)
     }
 }
@@ -142,11 +144,22 @@ mod tests {
         Instant::from_micros(s * 1_000_000)
     }
 
+    fn asker(token: u64, lane: Lane) -> Asker {
+        Asker {
+            shard: 0,
+            token,
+            lane,
+            who: Principal::Anonymous,
+            needed: Needed::Nothing,
+            deadline: None,
+        }
+    }
+
     #[test]
     fn what_is_forgotten_is_found_once_and_what_was_answered_is_not() {
         let mut commands = Commands::default();
-        let answered = commands.begin(at(0), (0, 7), Lane::Ordinary, None).unwrap();
-        let forgotten = commands.begin(at(0), (1, 8), Lane::Ordinary, None).unwrap();
+        let answered = commands.begin(at(0), asker(7, Lane::Ordinary)).unwrap();
+        let forgotten = commands.begin(at(0), asker(8, Lane::Ordinary)).unwrap();
         assert_eq!(commands.end(answered).map(|asker| asker.token), Some(7));
         assert!(commands.next_orphan().is_none());
         drop(forgotten);
@@ -158,7 +171,7 @@ mod tests {
     #[test]
     fn a_command_whose_time_is_over_is_answered_and_its_late_end_is_nobodys() {
         let mut commands = Commands::default();
-        let slow = commands.begin(at(0), (0, 7), Lane::Ordinary, None).unwrap();
+        let slow = commands.begin(at(0), asker(7, Lane::Ordinary)).unwrap();
         assert!(commands.next_overdue(at(599)).is_none());
         assert_eq!(commands.next_end(), Some(at(600)));
         assert_eq!(commands.next_overdue(at(600)).map(|it| it.token), Some(7));
@@ -168,7 +181,7 @@ mod tests {
     #[test]
     fn emergencies_have_places_of_their_own() {
         let mut commands = Commands::default();
-        let mut begin = |lane| commands.begin(at(0), (0, 0), lane, None);
+        let mut begin = |lane| commands.begin(at(0), asker(0, lane));
         let held: Vec<_> = std::iter::from_fn(|| begin(Lane::Ordinary)).collect();
         assert_eq!(held.len(), COMMANDS_MAX);
         assert!(begin(Lane::Emergency).is_some());

@@ -21,6 +21,7 @@ use keyway_core::Instant;
 use super::works::WorkId;
 use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit, Keyspace};
 use crate::keyspace_change::Guard;
+use crate::policy::Policy;
 use crate::time::Moment;
 
 /// How long a change waits for the disk before it is answered without it. Looked at once a second, so that the answer is
@@ -137,6 +138,14 @@ impl InForce {
         match self.guards.get(&id) {
             Some(guard) => Ok(guard.clone()),
             None => Guard::of(self.written.keyspace(id)?),
+        }
+    }
+
+    /// Who may do what in a keyspace; `None` if it is not written yet.
+    pub(super) fn policy(&self, id: u32) -> Option<&Policy> {
+        match self.guards.get(&id) {
+            Some(guard) => Some(&guard.policy),
+            None => self.written.keyspace(id).ok().map(|it| &it.policy),
         }
     }
 

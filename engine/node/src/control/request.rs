@@ -2,12 +2,12 @@
 
 use keyway_protocol::{Grants, Status};
 
-use super::commands::Answering;
+use super::commands::{Answering, Asker, Needed};
 use super::effect::ControlEffect;
 use super::works::{Event, Work};
 use super::{Answer, Control, Refused};
-use crate::messages::{Command, Lane, Request, ToShard};
-use crate::policy::{CompiledPolicy, Principal, why_forbidden};
+use crate::messages::{Command, Request};
+use crate::policy::{Principal, explain};
 
 /// What becomes of a command.
 pub(super) enum Begun {
@@ -24,34 +24,26 @@ impl Control {
             // The shard has answered DEADLINE_EXCEEDED, or is about to.
             return;
         }
-        let lane = request.command.lane();
-        let place = (from, request.token);
-        let begun = self.commands.begin(now, place, lane, request.deadline);
-        let Some(answering) = begun else {
-            return self.refuse_overloaded(from, request.token, lane);
+        let asker = Asker {
+            shard: from,
+            token: request.token,
+            lane: request.command.lane(),
+            who: request.who,
+            needed: needed_for(&request.command),
+            deadline: request.deadline,
+        };
+        let Some(answering) = self.commands.begin(now, asker) else {
+            let text = "too many commands are under way; try again".to_owned();
+            return self.tell_answer(asker, Err((Status::Overloaded, text)));
         };
         // The shard looked when the request came in, and it may have waited since.
-        let may = match request.command.keyspace() {
-            Some(id) => self.check_right(id, request.who, request.needed),
-            None => Ok(()),
-        };
-        let begun = match may {
+        let begun = match self.may_begin(&answering) {
             Ok(()) => self.begin_command(answering, request.who, request.command),
             Err(refused) => Begun::Answered(answering, Err(refused)),
         };
         if let Begun::Answered(answering, answer) = begun {
             self.answer(answering, answer);
         }
-    }
-
-    fn refuse_overloaded(&mut self, shard: u16, token: u64, lane: Lane) {
-        let text = "too many commands are under way; try again";
-        let message = ToShard::Answer {
-            token,
-            status: Status::Overloaded,
-            payload: text.as_bytes().to_vec().into(),
-        };
-        self.tell(shard, lane, message);
     }
 
     fn begin_command(&mut self, answering: Answering, who: Principal, command: Command) -> Begun {
@@ -97,27 +89,49 @@ impl Control {
         Begun::Answered(answering, answer)
     }
 
-    /// Whether a principal has one of these rights in a keyspace, as is in force now.
-    fn check_right(&self, id: u32, who: Principal, needed: Grants) -> Result<(), Refused> {
-        if self.owner.may_everything(who) {
-            return Ok(());
-        }
-        let guard = self.in_force.guard(id);
-        let rights = guard.map(|guard| CompiledPolicy::new(&guard.policy).rights(&self.owner, who));
-        match rights {
-            Ok(rights) if rights.intersects(needed) => Ok(()),
-            _ => Err((Status::Forbidden, why_forbidden(needed).to_owned())),
-        }
-    }
-
-    /// Refuses a command, right before its write, whose deadline has passed: no write begins then, however long the KMS
-    /// took to answer before it. The shard that handed the command over answers by itself.
+    /// Refuses a command when it begins, and right before each write, whose right has been withdrawn, or whose deadline has
+    /// passed, however long the KMS took to answer before it. The shard that handed the command over answers
+    /// DEADLINE_EXCEEDED by itself.
     pub(super) fn may_begin(&self, answering: &Answering) -> Result<(), Refused> {
-        if self.commands.is_late(answering, self.now.instant) {
+        let Some(asker) = self.commands.asker(answering) else {
+            return Ok(());
+        };
+        match asker.needed {
+            Needed::Nothing => {}
+            Needed::Grant(id, needed) => self.check_right(id, asker.who, needed)?,
+            Needed::Everything if self.owner.may_everything(asker.who) => {}
+            Needed::Everything => return Err(forbidden(Grants::NONE)),
+        }
+        if asker
+            .deadline
+            .is_some_and(|deadline| self.now.instant >= deadline)
+        {
             let text = "the deadline passed before the change was made; nothing was changed";
             return Err((Status::DeadlineExceeded, text.to_owned()));
         }
         Ok(())
+    }
+
+    /// Whether a principal has one of these rights in a keyspace.
+    pub(super) fn check_right(
+        &self,
+        id: u32,
+        who: Principal,
+        needed: Grants,
+    ) -> Result<(), Refused> {
+        match self.rights(who, id).intersects(needed) {
+            true => Ok(()),
+            false => Err(forbidden(needed)),
+        }
+    }
+
+    /// The rights of a principal that are in force in a keyspace.
+    pub(super) fn rights(&self, who: Principal, id: u32) -> Grants {
+        if self.owner.may_everything(who) {
+            return Grants::ALL;
+        }
+        let policy = self.in_force.policy(id);
+        policy.map_or(Grants::NONE, |policy| policy.rights(who))
     }
 
     fn status(&mut self, answering: Answering, after: u64) -> Begun {
@@ -136,4 +150,16 @@ impl Control {
         };
         self.answer(answering, answer);
     }
+}
+
+fn needed_for(command: &Command) -> Needed {
+    match command.keyspace() {
+        Some(id) => Needed::Grant(id, command.opcode().grants()),
+        None if matches!(command, Command::List { .. }) => Needed::Nothing,
+        None => Needed::Everything,
+    }
+}
+
+fn forbidden(needed: Grants) -> Refused {
+    (Status::Forbidden, explain(needed).to_owned())
 }

@@ -7,7 +7,7 @@
 //!            ends            Resting
 //! ```
 
-use keyway_protocol::{UnlockKind, encode_ticket};
+use keyway_protocol::{Grants, UnlockKind, encode_ticket};
 
 use super::effect::{KmsAnswer, Unlocked};
 use super::in_force::Outcome;
@@ -235,6 +235,10 @@ impl Control {
         let id = unlock.id;
         if self.epoch_of(id) != unlock.epoch {
             return Next::Failed(overtaken());
+        }
+        // Its right may have been withdrawn since it was begun, and its command was answered with the ticket.
+        if let Err((_, why)) = self.check_right(id, unlock.asked.who, Grants::UNLOCK) {
+            return Next::Failed(KmsFailure::of_catalogue(&why));
         }
         let edit = Edit::Lock {
             ids: vec![id],

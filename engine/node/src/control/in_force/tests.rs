@@ -1,23 +1,10 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
-use crate::control::catalogue::{By, Lasts, NewKeyspace, SettingsChange};
+use crate::catalogue::testing::change;
+use crate::catalogue::{By, Lasts};
 
 const PROD: u32 = 1;
-
-fn change(lines: &str, lasts: Option<Lasts>) -> SettingsChange {
-    let end = lasts.map(|lasts| lasts.ms().to_string());
-    let settings = lines.lines().filter_map(|line| line.split_once('='));
-    let end = end.as_deref().map(|end| ("for_ms", end));
-    SettingsChange::parse(settings.chain(end)).unwrap()
-}
-
-fn new<'a>(name: &'a str, change: &'a SettingsChange) -> NewKeyspace<'a> {
-    NewKeyspace {
-        name,
-        change,
-        kms: "local",
-        record: b"wrapped",
-    }
-}
 
 /// So many seconds after the first moment.
 fn at(seconds: u64) -> Instant {
@@ -38,32 +25,55 @@ fn by() -> By {
 /// Keyspace 1 with a grant.
 fn with_prod() -> InForce {
     let mut catalogue = Catalogue::default();
-    let change = change("allow:uid:1=sign,get", None);
-    let created = catalogue.create(new("prod", &change), &by());
+    let created = catalogue.make("prod", "allow:uid:1=sign,get", "local", b"wrapped", &by());
     assert_eq!(created, Ok(PROD));
     InForce::new(catalogue)
 }
 
 fn lock(locked: bool) -> Edit {
-    Rc::new(move |catalogue| catalogue.set_locked(PROD, locked, &by()))
-}
-
-fn set(lines: &'static str) -> Edit {
-    Rc::new(move |catalogue| catalogue.set(PROD, &change(lines, None), &by()))
-}
-
-/// Accepts a change: what it tightened, and how it ends.
-fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, Ends) {
-    let wanted = in_force.want(at(seconds), &[PROD], edit).unwrap();
-    (wanted.tightened, Ends(wanted.outcome))
-}
-
-struct Ends(oneshot::Receiver<Outcome>);
-
-impl Ends {
-    fn so_far(&mut self) -> Option<Outcome> {
-        self.0.try_recv().ok()
+    Edit::Lock {
+        ids: vec![PROD],
+        locked,
+        by: by(),
     }
+}
+
+fn set(lines: &str) -> Edit {
+    Edit::Set {
+        id: PROD,
+        change: change(lines, None).unwrap(),
+        by: by(),
+    }
+}
+
+fn create(id: u32) -> Edit {
+    Edit::Create {
+        id,
+        name: "other".to_owned(),
+        change: change("", None).unwrap(),
+        kms: "local".to_owned(),
+        record: b"x".to_vec(),
+        by: by(),
+    }
+}
+
+fn new_work() -> WorkId {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    WorkId(LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Accepts a change: what it tightened, and the work that learns how it ends.
+fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, WorkId) {
+    let work = new_work();
+    let tightened = in_force.want(at(seconds), work, edit).unwrap();
+    (tightened, work)
+}
+
+/// How its change has ended, if it has.
+fn ended(in_force: &InForce, work: WorkId) -> Option<Outcome> {
+    let mut settled = in_force.settled.iter();
+    let (_, outcome) = settled.find(|(settled, _)| *settled == work)?;
+    Some(outcome.clone())
 }
 
 fn rights(in_force: &InForce) -> Option<String> {
@@ -93,35 +103,35 @@ fn restart(file: &Catalogue) -> InForce {
 #[test]
 fn what_takes_away_is_in_force_before_the_disk_is_asked_and_what_gives_after() {
     let mut keyspaces = with_prod();
-    let (tightened, mut locked) = want(&mut keyspaces, 0, lock(true));
-    assert_eq!((tightened, locked.so_far()), (vec![PROD], None));
+    let (tightened, locked) = want(&mut keyspaces, 0, lock(true));
+    assert_eq!((tightened, ended(&keyspaces, locked)), (vec![PROD], None));
     assert!(keyspaces.is_locked(PROD) && keyspaces.is_unwritten(PROD));
     let file = keyspaces.next_write(at(0)).unwrap();
     assert!(keyspaces.next_write(at(0)).is_none(), "one at a time");
     assert_eq!(keyspaces.handle_saved(at(1), Ok(())), [PROD]);
-    assert_eq!(locked.so_far(), WRITTEN);
+    assert_eq!(ended(&keyspaces, locked), WRITTEN);
     assert!(restart(&file).is_locked(PROD) && keyspaces.is_settled());
 
-    let (tightened, mut unlocked) = want(&mut keyspaces, 2, lock(false));
+    let (tightened, unlocked) = want(&mut keyspaces, 2, lock(false));
     assert!(tightened.is_empty());
     let _ = keyspaces.next_write(at(2)).unwrap();
     assert!(keyspaces.is_locked(PROD), "not written yet");
     keyspaces.handle_saved(at(3), Ok(()));
     assert!(!keyspaces.is_locked(PROD));
-    assert_eq!(unlocked.so_far(), WRITTEN);
+    assert_eq!(ended(&keyspaces, unlocked), WRITTEN);
 }
 
 /// A lock that could not be written was undone: signing went on.
 #[test]
 fn a_failed_write_undoes_no_lock_and_no_withdrawal_and_is_tried_again() {
     let mut keyspaces = with_prod();
-    let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
-    let (tightened, mut withdrawn) = want(&mut keyspaces, 0, set("allow:uid:1=sign"));
+    let (_, locked) = want(&mut keyspaces, 0, lock(true));
+    let (tightened, withdrawn) = want(&mut keyspaces, 0, set("allow:uid:1=sign"));
     assert_eq!(tightened, [PROD]);
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), full());
-    assert_eq!(locked.so_far(), unwritten());
-    assert_eq!(withdrawn.so_far(), unwritten());
+    assert_eq!(ended(&keyspaces, locked), unwritten());
+    assert_eq!(ended(&keyspaces, withdrawn), unwritten());
     assert!(keyspaces.is_locked(PROD));
     assert_eq!(rights(&keyspaces).as_deref(), Some("sign"));
     assert_eq!((keyspaces.unwritten(), keyspaces.failures_total()), (2, 1));
@@ -136,17 +146,20 @@ fn a_failed_write_undoes_no_lock_and_no_withdrawal_and_is_tried_again() {
 #[test]
 fn a_failed_write_undoes_what_only_gives() {
     let mut keyspaces = with_prod();
-    let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
-    let (_, mut granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    let (_, locked) = want(&mut keyspaces, 0, lock(true));
+    let (_, granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), full());
-    assert_eq!((locked.so_far(), granted.so_far()), (unwritten(), undone()));
-    let (_, mut unlocked) = want(&mut keyspaces, 0, lock(false));
+    assert_eq!(
+        (ended(&keyspaces, locked), ended(&keyspaces, granted)),
+        (unwritten(), undone())
+    );
+    let (_, unlocked) = want(&mut keyspaces, 0, lock(false));
     let _ = keyspaces
         .next_write(at(0))
         .expect("a new change is tried at once");
     keyspaces.handle_saved(at(0), full());
-    assert_eq!(unlocked.so_far(), undone());
+    assert_eq!(ended(&keyspaces, unlocked), undone());
     assert!(keyspaces.is_locked(PROD));
     let file = keyspaces.next_write(at(60)).unwrap();
     keyspaces.handle_saved(at(60), Ok(()));
@@ -160,11 +173,11 @@ fn a_failed_write_undoes_what_only_gives() {
 fn of_a_mixed_change_only_what_takes_away_is_in_force_until_it_is_written() {
     let mut keyspaces = with_prod();
     let lines = "allow:uid:1=get,mac\nallow:uid:2=all\nhard_ttl_ms=1800000\nmax_in_flight=9";
-    let (tightened, mut mixed) = want(&mut keyspaces, 0, set(lines));
+    let (tightened, mixed) = want(&mut keyspaces, 0, set(lines));
     assert_eq!(tightened, [PROD]);
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), full());
-    assert_eq!(mixed.so_far(), unwritten());
+    assert_eq!(ended(&keyspaces, mixed), unwritten());
     let guard = keyspaces.guard(PROD).unwrap();
     assert_eq!(guard.policy.iter().collect::<Vec<_>>(), [("uid:1", "get")]);
     assert_eq!(guard.settings.hard_ttl_ms, 1_800_000);
@@ -180,21 +193,34 @@ fn of_a_mixed_change_only_what_takes_away_is_in_force_until_it_is_written() {
 #[test]
 fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
     let mut keyspaces = with_prod();
-    let (_, mut granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    let (_, granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
     let stuck = keyspaces.next_write(at(0)).unwrap();
-    let (_, mut locked) = want(&mut keyspaces, 3, lock(true));
+    let (_, locked) = want(&mut keyspaces, 3, lock(true));
     keyspaces.handle_tick(at(3));
-    assert_eq!((granted.so_far(), locked.so_far()), (None, None));
+    assert_eq!(
+        (ended(&keyspaces, granted), ended(&keyspaces, locked)),
+        (None, None)
+    );
     keyspaces.handle_tick(at(4));
     let why = "no answer for 4 s".to_owned();
-    assert_eq!(granted.so_far(), Some(Err(Undone::Unwritten(why))));
-    assert_eq!(locked.so_far(), None, "it has waited for 1 s");
+    assert_eq!(
+        ended(&keyspaces, granted),
+        Some(Err(Undone::Unwritten(why)))
+    );
+    assert_eq!(ended(&keyspaces, locked), None, "it has waited for 1 s");
     keyspaces.handle_tick(at(8));
     let why = "no answer for 8 s".to_owned();
-    assert_eq!(locked.so_far(), Some(Ok(Settled::Unwritten(why.clone()))));
-    let (_, mut again) = want(&mut keyspaces, 9, set("allow:uid:1=none"));
+    assert_eq!(
+        ended(&keyspaces, locked),
+        Some(Ok(Settled::Unwritten(why.clone())))
+    );
+    let (_, again) = want(&mut keyspaces, 9, set("allow:uid:1=none"));
     let why = why.replace('8', "9");
-    assert_eq!(again.so_far(), Some(Ok(Settled::Unwritten(why))), "at once");
+    assert_eq!(
+        ended(&keyspaces, again),
+        Some(Ok(Settled::Unwritten(why))),
+        "at once"
+    );
     assert!(keyspaces.is_locked(PROD) && rights(&keyspaces).is_none());
 
     // It answers after all. What it wrote was undone meanwhile: it is written again.
@@ -219,23 +245,27 @@ fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
 #[test]
 fn the_same_command_again_learns_what_becomes_of_the_first() {
     let mut keyspaces = with_prod();
-    let (_, mut first) = want(&mut keyspaces, 0, lock(true));
-    let (tightened, mut second) = want(&mut keyspaces, 0, lock(true));
+    let (_, first) = want(&mut keyspaces, 0, lock(true));
+    let (tightened, second) = want(&mut keyspaces, 0, lock(true));
     assert!(tightened.is_empty());
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), full());
     assert_eq!(
-        (first.so_far(), second.so_far()),
+        (ended(&keyspaces, first), ended(&keyspaces, second)),
         (unwritten(), unwritten())
     );
     // It is worth another try at once, and that is what it waits for.
-    let (_, mut third) = want(&mut keyspaces, 0, lock(true));
+    let (_, third) = want(&mut keyspaces, 0, lock(true));
     let _ = keyspaces.next_write(at(0)).expect("tried again at once");
-    assert_eq!(third.so_far(), None);
+    assert_eq!(ended(&keyspaces, third), None);
     keyspaces.handle_saved(at(0), Ok(()));
-    assert_eq!(third.so_far(), WRITTEN);
-    let (_, mut fourth) = want(&mut keyspaces, 0, lock(true));
-    assert_eq!(fourth.so_far(), WRITTEN, "there is nothing to write");
+    assert_eq!(ended(&keyspaces, third), WRITTEN);
+    let (_, fourth) = want(&mut keyspaces, 0, lock(true));
+    assert_eq!(
+        ended(&keyspaces, fourth),
+        WRITTEN,
+        "there is nothing to write"
+    );
     assert!(keyspaces.next_write(at(0)).is_none());
 }
 
@@ -246,13 +276,13 @@ fn nothing_loosens_before_a_write_has_succeeded_since_a_failed_one_may_have_reac
     let _ = keyspaces.next_write(at(0)).unwrap();
     // Reported as failed; the file was replaced all the same.
     keyspaces.handle_saved(at(0), full());
-    let (_, mut unlocked) = want(&mut keyspaces, 1, lock(false));
+    let (_, unlocked) = want(&mut keyspaces, 1, lock(false));
     assert!(keyspaces.is_locked(PROD));
     let _ = keyspaces.next_write(at(1)).unwrap();
     assert!(keyspaces.is_locked(PROD));
     keyspaces.handle_saved(at(1), Ok(()));
     assert!(!keyspaces.is_locked(PROD));
-    assert_eq!(unlocked.so_far(), WRITTEN);
+    assert_eq!(ended(&keyspaces, unlocked), WRITTEN);
 }
 
 /// A change was made on a copy from before a KMS call, and undid a lock that had come meanwhile.
@@ -260,17 +290,15 @@ fn nothing_loosens_before_a_write_has_succeeded_since_a_failed_one_may_have_reac
 fn changes_are_applied_to_the_current_state() {
     let mut keyspaces = with_prod();
     let id = keyspaces.reserve_id().unwrap();
-    let (_, mut locked) = want(&mut keyspaces, 0, lock(true));
+    let (_, locked) = want(&mut keyspaces, 0, lock(true));
     let _ = keyspaces.next_write(at(0)).unwrap();
-    let create: Edit =
-        Rc::new(move |catalogue| catalogue.create_as(id, new("other", &change("", None)), &by()));
-    let other = keyspaces.want(at(0), &[id], create).unwrap();
+    let (_, other) = want(&mut keyspaces, 0, create(id));
     assert!(keyspaces.guard(id).is_err(), "not written");
     keyspaces.handle_saved(at(0), Ok(()));
     let file = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), Ok(()));
-    assert_eq!(locked.so_far(), WRITTEN);
-    assert_eq!(Ends(other.outcome).so_far(), WRITTEN);
+    assert_eq!(ended(&keyspaces, locked), WRITTEN);
+    assert_eq!(ended(&keyspaces, other), WRITTEN);
     assert!(restart(&file).is_locked(PROD) && keyspaces.guard(id).is_ok());
     assert_eq!(restart(&file).reserve_id(), Some(id + 1));
 }
@@ -279,12 +307,10 @@ fn changes_are_applied_to_the_current_state() {
 fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
     let mut keyspaces = with_prod();
     let id = keyspaces.reserve_id().unwrap();
-    let create: Edit =
-        Rc::new(move |catalogue| catalogue.create_as(id, new("other", &change("", None)), &by()));
-    let other = keyspaces.want(at(0), &[id], create).unwrap();
+    let (_, other) = want(&mut keyspaces, 0, create(id));
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), full());
-    assert_eq!(Ends(other.outcome).so_far(), undone());
+    assert_eq!(ended(&keyspaces, other), undone());
     assert!(keyspaces.reserve_id().unwrap() > id);
 }
 
@@ -292,8 +318,11 @@ fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
 fn the_end_of_a_change_for_a_while_counts_as_written() {
     let mut keyspaces = with_prod();
     let lasts = Some(Lasts::parse("10000").unwrap());
-    let grant: Edit =
-        Rc::new(move |catalogue| catalogue.set(PROD, &change("allow:uid:2=all", lasts), &by()));
+    let grant = Edit::Set {
+        id: PROD,
+        change: change("allow:uid:2=all", lasts).unwrap(),
+        by: by(),
+    };
     let _ = want(&mut keyspaces, 0, grant);
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), Ok(()));
@@ -315,13 +344,11 @@ fn changes_that_wait_for_the_disk_are_bounded_and_a_lock_always_fits() {
     let mut keyspaces = with_prod();
     let _ = keyspaces.next_write(at(0));
     for n in 0..PENDING_MAX {
-        let grant: Edit = Rc::new(move |catalogue| {
-            catalogue.set(PROD, &change(&format!("max_in_flight={n}"), None), &by())
-        });
-        let fits = keyspaces.want(at(0), &[PROD], grant);
+        let grant = set(&format!("max_in_flight={n}"));
+        let fits = keyspaces.want(at(0), new_work(), grant);
         assert!(fits.is_ok());
     }
-    let refused = keyspaces.want(at(0), &[PROD], set("max_in_flight=60000"));
+    let refused = keyspaces.want(at(0), new_work(), set("max_in_flight=60000"));
     assert!(matches!(refused, Err(CatalogueError::Busy(_))));
     let (tightened, _) = want(&mut keyspaces, 0, lock(true));
     assert_eq!(tightened, [PROD]);
