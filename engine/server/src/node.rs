@@ -1,24 +1,23 @@
 //! Starting and stopping the whole node: data directory, KMS, threads, signals.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use keyway_core::Instant;
 use keyway_protocol::Router;
 use keyway_store::{DataDir, reshard};
 use tokio::sync::mpsc;
 
 use crate::authorise::Owner;
+use crate::clock;
 use crate::config::Config;
 use crate::control::at_start;
 use crate::control::catalogue;
-use crate::control::hot_keys::{self, HotKeys};
 use crate::control::lanes::lanes;
-use crate::control::messages::{
-    ControlRequest, EMERGENCIES_MAX, EVENTS_MAX, HotKey, KeyspaceConfig, REQUESTS_MAX,
-};
-use crate::control::page::Feed;
-use crate::control::tickets::Tickets;
-use crate::control::{self, Control};
+use crate::control::link::FromShard;
+use crate::control::{self, Driver, Means};
 use crate::lifeline::Lifeline;
 use crate::logging;
 use crate::machine::Machine;
@@ -29,6 +28,10 @@ use crate::shard::{Start, serve};
 use crate::signals::Stop;
 use crate::startup;
 use crate::unix_path;
+use keyway_node::control::hot_keys::{self, HotKeys};
+use keyway_node::control::{Control, Settings};
+use keyway_node::limits::{EMERGENCIES_MAX, TO_CONTROL_MAX, TO_SHARD_MAX};
+use keyway_node::messages::HotKey;
 
 /// Where a running server writes its addresses.
 const ENDPOINTS_FILE: &str = "endpoints.json";
@@ -71,14 +74,6 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         &catalogue_file,
         &mut keyspaces,
     ))?;
-    let mut tickets = Tickets::new(random_seed()?);
-    let configs: Vec<KeyspaceConfig> = keyspaces
-        .iter()
-        .map(|(id, keyspace)| {
-            let ticket = tickets.current(id);
-            control::config_of(id, keyspace, ticket).map_err(|e| e.to_string())
-        })
-        .collect::<Result<_, _>>()?;
 
     let router =
         Router::new(manifest.routing_seed, config.shards).map_err(|error| error.to_string())?;
@@ -102,21 +97,33 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             config.metrics
         )
     })?;
-    let (to_control, control_requests) = lanes::<ControlRequest>(EMERGENCIES_MAX, REQUESTS_MAX);
+    let (to_control, control_requests) = lanes::<FromShard>(EMERGENCIES_MAX, TO_CONTROL_MAX);
     let stop = signals.flag();
     let failed = Arc::new(AtomicBool::new(false));
     let (ready, started) = std::sync::mpsc::channel();
     let (stopped, shards_stopped) = mpsc::channel(usize::from(config.shards));
-    let page_key_ids = config.page_key_ids;
     let owner = Owner {
         dev: config.dev,
         uid: rustix::process::geteuid().as_raw(),
     };
+    let mut control = Control::new(
+        clock::moment(),
+        Settings {
+            shards: config.shards,
+            owner,
+            ticket_key: random_seed()?,
+            page_key_ids: config.page_key_ids,
+        },
+        keyspaces,
+        control::names_of(&kms, Some(&catalogue_file)),
+        HotKeys::new(hot_keys.clone()),
+    );
+    let at_start = control.keyspaces_at_start().map_err(|e| e.to_string())?;
     let config = Arc::new(config);
     let mut to_shards = Vec::new();
     let renew_early_ppm = draw_renew_early_ppm()?;
     for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
-        let (to_shard, events) = lanes(EMERGENCIES_MAX, EVENTS_MAX);
+        let (to_shard, events) = lanes(EMERGENCIES_MAX, TO_SHARD_MAX);
         to_shards.push(to_shard);
         let start = Start {
             index,
@@ -129,7 +136,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             ports: ports.own.clone(),
             owner,
             seat,
-            keyspaces: configs.clone(),
+            keyspaces: at_start.clone(),
             hot_keys: hot_keys[usize::from(index)].clone(),
             control: to_control.clone(),
             events,
@@ -162,26 +169,24 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let save_hot = move |bytes: &[u8]| save(&hot_data, hot_keys::FILE, bytes);
     let save_keyspaces = control::saver::beside(move |keyspaces| control_file.write(keyspaces))
         .map_err(|error| format!("no thread to write {}: {error}", catalogue::FILE))?;
-    let control = Control::new(
-        kms,
-        keyspaces,
-        save_keyspaces,
-        HotKeys::new(hot_keys, Arc::new(save_hot)),
-        to_shards,
-        to_exporter,
+    let means = Means {
+        kms: Rc::new(kms),
+        file: Some(catalogue_file),
+        save: save_keyspaces,
+        save_hot_keys: Arc::new(save_hot),
+        shards: to_shards,
+        exporter: to_exporter,
+        viewers,
         renew_early_ppm,
-    )
-    .with_owner(owner)
-    .with_file(catalogue_file)
-    .with_page(Feed::new(viewers, page_key_ids))
-    .with_tickets(tickets);
+    };
+    let driver = Driver::new(control, means);
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let mut seconds = tokio::time::interval(control::SNAPSHOT_PERIOD);
-        let second = async || {
-            seconds.tick().await;
+        let sleep = async |until: Instant| {
+            let left_us = until.saturating_since(clock::now());
+            tokio::time::sleep(Duration::from_micros(left_us)).await;
         };
-        control.run(control_requests, shards_stopped, second).await;
+        driver.run(control_requests, shards_stopped, sleep).await;
     });
     let _ = std::fs::remove_file(saved_dir.join(ENDPOINTS_FILE));
     tracing::info!("stopped");

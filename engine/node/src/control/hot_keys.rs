@@ -55,6 +55,10 @@ impl HotKeys {
         self.take_text()
     }
 
+    pub(super) fn is_writing(&self) -> bool {
+        self.is_writing
+    }
+
     /// The write has ended.
     pub(super) fn saved(&mut self) {
         self.is_writing = false;

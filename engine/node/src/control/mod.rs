@@ -378,6 +378,11 @@ impl Control {
         self.troubles.snapshot(kms, now)
     }
 
+    /// Whether the list of hot keys is being written.
+    pub fn is_writing_hot_keys(&self) -> bool {
+        self.beside.hot_keys.is_writing()
+    }
+
     /// The list of hot keys for the next start, if there is a newer one than was written.
     pub fn take_hot_keys(&mut self) -> Option<String> {
         self.beside.hot_keys.take_text()

@@ -235,11 +235,6 @@ pub enum Report {
     },
     /// It is written again.
     SaveWorks,
-    /// The server has stopped with changes in force that were not written.
-    LeftUnwritten {
-        /// How many.
-        unwritten: usize,
-    },
     /// A command took too long, and was answered without its end.
     CommandTimedOut,
     /// A command came to no end; this is a bug.

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyway_kms::{Class, KmsError, is_sealed_data_key};
+pub use keyway_node::control::FirstSeal;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::{self, Catalogue, FIRST_GENERATION};
@@ -76,15 +77,6 @@ enum Section {
     Checked(SealKey),
     /// It is not what a server has written, or cannot be known to be.
     Broken(String, Option<(Seal, Map<String, Value>)>),
-}
-
-/// How far a failure to make the first seal of a section matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirstSeal {
-    /// What follows has to be sealed.
-    Needed,
-    /// The KMS may unwrap only.
-    Optional,
 }
 
 /// What a check found.

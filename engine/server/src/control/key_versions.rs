@@ -1,8 +1,8 @@
 //! Which keyspaces are wrapped under an older version of their KMS's key than the newest: they are lost to the KMS when it
 //! stops decrypting with old versions, and a rewrap at the same KMS is what keeps them.
 
-use super::Control;
-use super::kms::Kms;
+use super::catalogue::{Catalogue, Keyspace};
+use super::kms::{Kms, KmsSet};
 use crate::metrics::snapshot::KeyVersions;
 
 /// Snapshots, one a second, from one count to the next: it reads every record.
@@ -15,29 +15,26 @@ pub(super) struct Counted {
     of_kms: Vec<(String, KeyVersions)>,
 }
 
-impl<K: Kms + 'static> Control<K> {
+impl Counted {
     /// The versions at this KMS, at most a minute old. `None`: its key has none, or none was seen.
-    pub(super) fn key_versions(&self, kms: &str) -> Option<KeyVersions> {
-        let counted = self.key_versions.borrow();
-        let found = counted.of_kms.iter().find(|(name, _)| name == kms);
+    pub(super) fn of(&self, kms: &str) -> Option<KeyVersions> {
+        let found = self.of_kms.iter().find(|(name, _)| name == kms);
         found.map(|(_, versions)| *versions)
     }
 
     /// Counts again, if it is time.
-    pub(super) fn count_key_versions(&self) {
-        let mut counted = self.key_versions.borrow_mut();
-        let is_due = counted.snapshots.is_multiple_of(SNAPSHOTS_PER_COUNT);
-        counted.snapshots = counted.snapshots.wrapping_add(1);
+    pub(super) fn count_if_due<K: Kms>(&mut self, catalogue: &Catalogue, kms: &KmsSet<K>) {
+        let is_due = self.snapshots.is_multiple_of(SNAPSHOTS_PER_COUNT);
+        self.snapshots = self.snapshots.wrapping_add(1);
         if !is_due {
             return;
         }
-        let catalogue = self.written();
         let mut of_kms = Vec::new();
-        for (name, kms) in self.kms.iter() {
+        for (name, kms) in kms.iter() {
             let Some(newest) = kms.newest_key_version() else {
                 continue;
             };
-            let is_behind = |id: u32, keyspace: &super::Keyspace| {
+            let is_behind = |id: u32, keyspace: &Keyspace| {
                 let deks = keyspace.deks().unwrap_or_default();
                 deks.iter().any(|dek| {
                     let version = kms.key_version(id, dek.generation, &dek.record);
@@ -52,7 +49,7 @@ impl<K: Kms + 'static> Control<K> {
                 newest,
                 keyspaces_behind,
             };
-            let before = counted.of_kms.iter().find(|(other, _)| other == name);
+            let before = self.of_kms.iter().find(|(other, _)| other == name);
             if keyspaces_behind > 0 && before.is_none_or(|(_, before)| *before != versions) {
                 tracing::warn!(
                     kms = name,
@@ -64,6 +61,6 @@ impl<K: Kms + 'static> Control<K> {
             }
             of_kms.push((name.to_owned(), versions));
         }
-        counted.of_kms = of_kms;
+        self.of_kms = of_kms;
     }
 }

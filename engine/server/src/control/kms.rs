@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyway_core::LeaseEvent;
 use keyway_kms::{
     Class, Initialise, KmsError, NewDek, ProviderState, SecretKey, Service, Share, UnlockNeed,
     UnlockSecret, Unlocked, UnwrappedDek,
 };
-use keyway_protocol::Status;
+use keyway_node::control::{FailureClass, KmsFailure, Need};
 
 use crate::metrics::snapshot::{KmsCalls, KmsSnapshot};
 
@@ -198,9 +197,9 @@ impl<K> KmsSet<K> {
         }
     }
 
-    /// Whether a keyspace that an operator has locked can be unlocked without this KMS's secret while it is open.
-    pub fn unlocks_without_secret(&self, name: &str) -> bool {
-        self.without_secret.contains(name)
+    /// Those of which a keyspace that an operator has locked can be unlocked without their secret while they are open.
+    pub fn without_secret(&self) -> &BTreeSet<String> {
+        &self.without_secret
     }
 
     /// The KMS of keyspaces that name none.
@@ -231,31 +230,39 @@ impl<K> KmsSet<K> {
     }
 }
 
-/// What a shard is to be told of a failed unwrap.
-pub(super) fn lease_event(error: &KmsError) -> LeaseEvent {
-    match error.class() {
-        Class::Denied => LeaseEvent::Denied,
-        Class::Disabled => LeaseEvent::Disabled,
-        Class::Locked => LeaseEvent::Locked,
-        Class::Throttled { retry_after } | Class::Unavailable { retry_after } => {
-            let retry_after_us = retry_after.map_or(0, |after| after.as_micros() as u64);
-            LeaseEvent::Unavailable { retry_after_us }
-        }
-        Class::Credential | Class::Corrupt | Class::Misconfigured => LeaseEvent::Failed,
+/// A failure as the state machine knows it.
+pub(super) fn failure(error: &KmsError) -> KmsFailure {
+    let us = |after: Option<std::time::Duration>| {
+        after.map(|after| u64::try_from(after.as_micros()).unwrap_or(u64::MAX))
+    };
+    KmsFailure {
+        class: match error.class() {
+            Class::Denied => FailureClass::Denied,
+            Class::Disabled => FailureClass::Disabled,
+            Class::Credential => FailureClass::Credential,
+            Class::Locked => FailureClass::Locked,
+            Class::Throttled { retry_after } => FailureClass::Throttled {
+                retry_after_us: us(retry_after),
+            },
+            Class::Unavailable { retry_after } => FailureClass::Unavailable {
+                retry_after_us: us(retry_after),
+            },
+            Class::Corrupt => FailureClass::Corrupt,
+            Class::Misconfigured => FailureClass::Misconfigured,
+        },
+        cause: error.cause().name(),
+        what: error.what().to_owned(),
+        remedy: error.remedy().to_owned(),
     }
 }
 
-/// How an administrator's request ends that the KMS refused.
-pub(super) fn refusal(error: &KmsError) -> (Status, String) {
-    let status = match error.class() {
-        Class::Denied | Class::Disabled => Status::Forbidden,
-        // Nothing changes until somebody unlocks it: whoever asks again meanwhile only waits for the same words.
-        Class::Locked => Status::Conflict,
-        Class::Throttled { .. } | Class::Unavailable { .. } | Class::Credential => {
-            Status::Unavailable
-        }
-        Class::Corrupt => Status::Internal,
-        Class::Misconfigured => Status::BadRequest,
-    };
-    (status, error.to_string())
+/// What an unlock wants, as the state machine knows it.
+pub(super) fn need(need: UnlockNeed) -> Need {
+    match need {
+        UnlockNeed::Nothing => Need::Nothing,
+        UnlockNeed::Passphrase => Need::Passphrase,
+        UnlockNeed::Pin => Need::Pin,
+        UnlockNeed::Shares { given, .. } => Need::Shares { given },
+        UnlockNeed::Initialise => Need::Initialise,
+    }
 }

@@ -1,17 +1,9 @@
 //! Ways between threads with an emergency lane of their own, so that a command that takes something away never waits
 //! behind the others.
 
+use keyway_node::messages::Lane;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-
-/// Which way a message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
-    /// Read first. For what takes something away, and its answer.
-    Emergency,
-    /// For everything else.
-    Ordinary,
-}
 
 /// The end that sends.
 pub struct Lanes<T> {

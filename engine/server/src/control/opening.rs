@@ -10,7 +10,7 @@ use keyway_kms::{
 };
 
 use super::catalogue::Catalogue;
-use super::kms::KmsSet;
+use super::kms::{self, KmsSet};
 use crate::clock;
 use crate::config::{Config, KmsConfig, Passphrase, ProviderConfig};
 
@@ -129,21 +129,10 @@ async fn unlock(config: &Config, name: &str, service: &Service) -> Result<(), Km
     }
     tracing::warn!(
         kms = name,
-        needs = need_word(service.unlock_need()),
+        needs = kms::need(service.unlock_need()).word(),
         "the KMS is locked: its keyspaces answer NEEDS_UNLOCK until `keyway unlock`"
     );
     Ok(())
-}
-
-/// What an unlock wants, in words.
-pub(super) fn need_word(need: UnlockNeed) -> &'static str {
-    match need {
-        UnlockNeed::Nothing => "nothing",
-        UnlockNeed::Passphrase => "a passphrase",
-        UnlockNeed::Pin => "a PIN",
-        UnlockNeed::Shares { .. } => "shares",
-        UnlockNeed::Initialise => "a key of its own: `keyway kms init`",
-    }
 }
 
 /// Where the passphrase comes from; `None` when there is neither a credential nor a terminal.

@@ -50,6 +50,14 @@ pub fn offer(exporter: &mpsc::Sender<Message>, snapshot: Snapshot) {
     let _ = exporter.try_send(Message::Snapshot(snapshot));
 }
 
+/// Asks for a page of STATUS. `None`: the exporter has stopped.
+pub async fn status_page(exporter: &mpsc::Sender<Message>, after: u64) -> Option<String> {
+    let (answer, answered) = oneshot::channel();
+    let asked = exporter.send(Message::Status { after, answer }).await;
+    asked.ok()?;
+    answered.await.ok()
+}
+
 /// Runs the exporter on a thread of its own until the process ends. `viewers` is told of those who look at the live
 /// page.
 ///

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! control thread                         shard
-//!   the new DEK is written ──SealFloor──▶ raises the floor: nothing begins under an older DEK any more
+//!   the new DEK is written ──Keyspace───▶ raises the floor: nothing begins under an older DEK any more
 //!                                         what has begun comes to its end in the log
-//!   ROTATE is answered, and the ◀──done── now nothing under an older DEK can come into the log
+//!   ROTATE is answered, and ◀─Confirmed── now nothing under an older DEK can come into the log
 //!   blobs are counted, from here on
 //! ```
 //!
@@ -14,8 +14,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-
-use tokio::sync::oneshot;
 
 /// The floors of all keyspaces, the seals on their way into the log, and who waits for which. The control thread rotates
 /// a keyspace's DEK once at a time, so that as many wait as there are keyspaces, at most.
@@ -27,13 +25,9 @@ struct State {
     floors: HashMap<u32, u32>,
     /// By keyspace and generation.
     under_way: BTreeMap<(u32, u32), usize>,
-    waiting: Vec<Waiting>,
-}
-
-struct Waiting {
-    keyspace: u32,
-    generation: u32,
-    done: oneshot::Sender<()>,
+    /// Keyspaces and generations that are to be confirmed.
+    waiting: Vec<(u32, u32)>,
+    confirmed: Vec<(u32, u32)>,
 }
 
 /// A blob that is sealed and on its way into the log, until this is dropped.
@@ -50,15 +44,17 @@ impl SealFloors {
         *floor = generation.max(*floor);
     }
 
-    /// Raises the floor; `done` is told once nothing that was sealed below it is on its way into the log.
-    pub fn confirm(&self, keyspace: u32, generation: u32, done: oneshot::Sender<()>) {
+    /// Raises the floor; [`SealFloors::take_confirmed`] says so once nothing that was sealed below it is on its way into the
+    /// log.
+    pub fn confirm(&self, keyspace: u32, generation: u32) {
         self.raise(keyspace, generation);
-        self.0.borrow_mut().waiting.push(Waiting {
-            keyspace,
-            generation,
-            done,
-        });
-        self.tell();
+        self.0.borrow_mut().waiting.push((keyspace, generation));
+        self.settle();
+    }
+
+    /// Keyspaces and generations below which nothing is on its way any more, since the last call.
+    pub fn take_confirmed(&self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut self.0.borrow_mut().confirmed)
     }
 
     /// The oldest generation that the keyspace's blobs may be sealed under.
@@ -79,20 +75,19 @@ impl SealFloors {
         })
     }
 
-    /// Tells those who wait for nothing any more.
-    fn tell(&self) {
+    fn settle(&self) {
         let mut state = self.0.borrow_mut();
         let State {
-            under_way, waiting, ..
+            under_way,
+            waiting,
+            confirmed,
+            ..
         } = &mut *state;
-        let is_over = |waiting: &mut Waiting| {
-            let below = (waiting.keyspace, 0)..(waiting.keyspace, waiting.generation);
+        let is_over = |(keyspace, generation): &mut (u32, u32)| {
+            let below = (*keyspace, 0)..(*keyspace, *generation);
             under_way.range(below).next().is_none()
         };
-        for confirmed in waiting.extract_if(.., is_over) {
-            // Whoever rotated may have gone; the floor holds all the same.
-            let _ = confirmed.done.send(());
-        }
+        confirmed.extend(waiting.extract_if(.., is_over));
     }
 }
 
@@ -107,19 +102,13 @@ impl Drop for SealUnderWay {
                 }
             }
         }
-        self.of.tell();
+        self.of.settle();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn confirm(floors: &SealFloors, keyspace: u32, generation: u32) -> oneshot::Receiver<()> {
-        let (done, confirmed) = oneshot::channel();
-        floors.confirm(keyspace, generation, done);
-        confirmed
-    }
 
     /// Blobs were counted while one that had been sealed under the older DEK was still on its way: the DEK was retired
     /// under it.
@@ -128,20 +117,21 @@ mod tests {
         let floors = SealFloors::default();
         let (first, second) = (floors.begin(7, 1), floors.begin(7, 1));
         let _elsewhere = floors.begin(8, 1);
-        let mut confirmed = confirm(&floors, 7, 2);
+        floors.confirm(7, 2);
         let _newest = floors.begin(7, 2);
         drop(first);
-        assert!(confirmed.try_recv().is_err(), "one is still under way");
+        assert_eq!(floors.take_confirmed(), [], "one is still under way");
         drop(second);
-        assert_eq!(confirmed.try_recv(), Ok(()));
-        assert_eq!(confirm(&floors, 7, 2).try_recv(), Ok(()));
+        assert_eq!(floors.take_confirmed(), [(7, 2)]);
+        floors.confirm(7, 2);
+        assert_eq!(floors.take_confirmed(), [(7, 2)]);
     }
 
     #[test]
     fn nothing_begins_below_the_floor_even_before_it_is_confirmed() {
         let floors = SealFloors::default();
         let _older = floors.begin(7, 1);
-        let _confirmed = confirm(&floors, 7, 2);
+        floors.confirm(7, 2);
         assert!(floors.begin(7, 1).is_none());
         assert!(floors.begin(7, 2).is_some());
         assert!(floors.begin(7, 3).is_some());

@@ -4,31 +4,10 @@
 //! had confirmed that it seals under the newest one, with nothing older on its way: see [`super::floor`].
 
 use keyway_keys::{Context, peek};
+pub use keyway_node::messages::{ResealPage, ResealWork};
 use keyway_store::{Expect, KeyState, PutError, Row};
 
 use super::{Rehydrator, WriteError};
-
-/// What a page's blobs are looked at for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResealWork {
-    /// Only to count those under an older DEK.
-    Count,
-    /// To seal them anew.
-    Reseal,
-}
-
-/// What one page of the log held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResealPage {
-    /// Where the next page begins; empty at the end.
-    pub cursor: Vec<u8>,
-    /// Blobs under an older DEK.
-    pub found: u64,
-    /// Those that are sealed under the newest one now, by us or by somebody who came before us.
-    pub resealed: u64,
-    /// Those that cannot be opened, or not yet: their DEK is a retired one.
-    pub unreadable: u64,
-}
 
 /// How the sealing of one blob ended.
 enum Resealed {
@@ -61,6 +40,7 @@ impl Rehydrator {
         let listed = listed.map_err(|error| WriteError::Store(error.to_string()))?;
         let mut page = ResealPage {
             cursor: listed.cursor,
+            floor,
             ..ResealPage::default()
         };
         for row in listed.rows {

@@ -3,6 +3,11 @@
 use std::rc::Rc;
 
 use keyway_core::{Instant, KeyspaceId, LeaseEvent, Refusal, UnlockState};
+use keyway_node::ids::Epoch;
+use keyway_node::keyspace_change::KeyspaceChange;
+use keyway_node::messages::{
+    Command, DekBytes, DekCopies, Lane, Request, ResealError, ToControl, ToShard, UnlockProgress,
+};
 use keyway_protocol::{ResponseHead, Status};
 use zeroize::Zeroizing;
 
@@ -12,11 +17,7 @@ use super::leases::{DekShelf, hear_lease, hear_lock};
 use super::request::{Asked, Wish};
 use super::turn::Turn;
 use crate::accounts::{CONTROL_RESERVED, WAITING_RESERVED};
-use crate::control::lanes::Lane;
-use crate::control::messages::{
-    Command, ControlEvent, ControlRequest, DekBytes, KeyspaceConfig, ReplyTo, UnlockProgress,
-};
-use crate::rehydrator::Rehydrator;
+use crate::rehydrator::{Rehydrator, WriteError};
 use crate::runtime::tasks;
 
 /// Rows of the log that one step of a DEK's rotation looks at.
@@ -36,23 +37,19 @@ impl Shard {
     /// Hands an administrator's request to the control thread.
     pub(super) fn ask_control(&self, asked: Asked<'_>, command: Command) {
         let token = self.waiting.token();
-        let reply_to = ReplyTo {
-            shard: self.index,
-            token,
-        };
         let who = asked.allowed.principal();
         let lane = command.lane();
         let places = self.unless_operator(who, CONTROL_RESERVED);
         let waiting = self.unless_operator(who, WAITING_RESERVED);
         let has_place =
             self.control.capacity(lane) > places && self.waiting.has_room_on(lane, waiting);
-        let request = ControlRequest::Admin {
-            reply_to,
+        let request = ToControl::Request(Request {
+            token,
             who,
             deadline: asked.deadline,
             command,
-        };
-        if has_place && self.control.try_send(lane, request).is_ok() {
+        });
+        if has_place && self.control.offer(lane, request) {
             let handed = &self.figures.control_requests;
             handed.set(handed.get() + 1);
             self.wait(token, asked.waiting(Wish::Control));
@@ -62,64 +59,44 @@ impl Shard {
     }
 
     /// Takes what the control thread has said since the last turn: all of the emergency lane, and the rest as long as the
-    /// turn lasts.
+    /// turn lasts. Acknowledgements for which there was no room are sent again.
     pub(super) fn hear_control(self: &Rc<Self>, turn: &Turn) {
+        self.control.flush();
         loop {
-            let event = {
+            let message = {
                 let mut events = self.events.borrow_mut();
                 match turn.is_over() {
                     true => events.try_recv_emergency(),
                     false => events.try_recv(),
                 }
             };
-            let Some(event) = event else { return };
-            self.guarded(|| self.hear(turn, event));
+            let Some(message) = message else { return };
+            self.guarded(|| self.hear(turn, message));
             turn.read_clock();
         }
     }
 
-    fn hear(self: &Rc<Self>, turn: &Turn, event: ControlEvent) {
+    fn hear(self: &Rc<Self>, turn: &Turn, message: ToShard) {
         let now = turn.now();
-        match event {
-            ControlEvent::Keyspace { config, done } => {
-                self.take_keyspace(turn, &config);
-                // The control thread may have given up waiting; the change holds all the same.
-                let _ = done.send(());
+        match message {
+            ToShard::Keyspace(change) => {
+                let (keyspace, revision) = (change.id, change.revision);
+                self.take_change(turn, &change);
+                self.control.send(ToControl::Acted { keyspace, revision });
             }
-            ControlEvent::Lease {
+            ToShard::Lease {
                 keyspace,
+                epoch,
                 event,
                 deks,
                 ticket,
-            } => {
-                let granted = matches!(event, LeaseEvent::Granted { .. });
-                self.warm.borrow_mut().hear_lease(keyspace, granted);
-                let mut core = self.core.borrow_mut();
-                hear_lease(&mut core, &self.rehydrator, now, keyspace, event, deks);
-                // Whoever was given the earlier ticket need not wait any longer.
-                let gauges = core.gauges(now, KeyspaceId(keyspace));
-                if granted
-                    && gauges.is_some_and(|gauges| gauges.lease_left_us > 0)
-                    && let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace)
-                {
-                    known.ticket = known.ticket.max(ticket);
-                }
-            }
-            ControlEvent::SealFloor {
-                keyspace,
-                generation,
-                done,
-            } => self.rehydrator.floors().confirm(keyspace, generation, done),
-            ControlEvent::Retire {
-                keyspace,
-                generation,
-            } => self.rehydrator.retire_deks(keyspace, generation),
-            ControlEvent::Reseal {
+            } => self.take_lease(now, (keyspace, epoch), event, deks, ticket),
+            ToShard::Reseal {
+                question,
                 keyspace,
                 generation,
                 work,
                 cursor,
-                answer,
             } => {
                 let shard = Rc::clone(self);
                 tasks::spawn(async move {
@@ -127,51 +104,29 @@ impl Shard {
                         .rehydrator
                         .reseal_page(keyspace, generation, work, &cursor, RESEAL_ROWS_MAX)
                         .await;
-                    let _ = answer.send(page);
+                    let page = page.map_err(reseal_error);
+                    shard.control.send(ToControl::Resealed { question, page });
                 });
             }
-            ControlEvent::Lock {
-                keyspace,
-                revision,
-                done,
-            } => {
-                // An older one than the gate has seen was undone by an unlock, and has nothing to wait for.
-                if !self.keyspaces.borrow_mut().gate_follows(keyspace, revision) {
-                    let _ = done.send(());
-                    return;
-                }
-                hear_lock(&mut self.core.borrow_mut(), &self.rehydrator, now, keyspace);
-                self.locking.borrow_mut().push((keyspace, done));
-                self.acknowledge_locks();
+            ToShard::Progress { question, keyspace } => {
+                let progress = self.unlock_progress(now, keyspace);
+                self.control
+                    .send(ToControl::Progress { question, progress });
             }
-            ControlEvent::Unlock {
-                keyspace,
-                revision,
-                done,
-            } => {
-                if self.keyspaces.borrow_mut().gate_follows(keyspace, revision) {
-                    self.unlock(now, keyspace);
-                }
-                // The control thread may have given up waiting; the unlock holds all the same.
-                let _ = done.send(());
-            }
-            ControlEvent::UnlockProgress { keyspace, answer } => {
-                // Whoever asked may have gone.
-                let _ = answer.send(self.unlock_progress(now, keyspace));
-            }
-            ControlEvent::Hot {
+            ToShard::Hot {
+                question,
                 keyspace,
                 by,
                 keys_max,
-                answer,
             } => {
-                if let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace) {
-                    let share = known.tally.share(self.index, now, by, keys_max);
-                    // Whoever asked may have gone.
-                    let _ = answer.send(share);
-                }
+                let share = {
+                    let mut keyspaces = self.keyspaces.borrow_mut();
+                    let known = keyspaces.of_mut(keyspace);
+                    known.map(|known| known.tally.share(self.index, now, by, keys_max))
+                };
+                self.control.send(ToControl::Hot { question, share });
             }
-            ControlEvent::Answer {
+            ToShard::Answer {
                 token,
                 status,
                 payload,
@@ -183,8 +138,39 @@ impl Shard {
         }
     }
 
+    /// The KMS has answered. What was asked before a lock is void, and wiped.
+    fn take_lease(
+        &self,
+        now: Instant,
+        (keyspace, epoch): (u32, Epoch),
+        event: LeaseEvent,
+        deks: DekCopies,
+        ticket: u64,
+    ) {
+        let known_epoch = self
+            .keyspaces
+            .borrow()
+            .of(keyspace)
+            .map(|known| known.epoch);
+        if known_epoch.is_some_and(|known| epoch < known) {
+            return;
+        }
+        let granted = matches!(event, LeaseEvent::Granted { .. });
+        self.warm.borrow_mut().hear_lease(keyspace, granted);
+        let mut core = self.core.borrow_mut();
+        hear_lease(&mut core, &self.rehydrator, now, keyspace, event, deks);
+        // Who was given the earlier ticket need not wait any longer.
+        let gauges = core.gauges(now, KeyspaceId(keyspace));
+        if granted
+            && gauges.is_some_and(|gauges| gauges.lease_left_us > 0)
+            && let Some(known) = self.keyspaces.borrow_mut().of_mut(keyspace)
+        {
+            known.ticket = known.ticket.max(ticket);
+        }
+    }
+
     fn unlock(&self, now: Instant, keyspace: u32) {
-        // What is in memory from here on is the unlock's; whoever waits for the lock waits no longer.
+        // What is in memory from here on is the unlock's; nothing waits for the lock any longer.
         self.locking
             .borrow_mut()
             .retain(|(locked, _)| *locked != keyspace);
@@ -217,35 +203,39 @@ impl Shard {
         }
     }
 
-    /// Acknowledges locks of keyspaces of which no plaintext is left. The core wipes a large keyspace over several
-    /// ticks; its DEK went at once, so nothing is added meanwhile.
-    pub(super) fn acknowledge_locks(&self) {
+    /// Acknowledges locks of keyspaces of which no plaintext is left, and seal floors below which nothing is on its way. The
+    /// core wipes a large keyspace over several ticks; its DEK went at once, so nothing is added meanwhile.
+    pub(super) fn acknowledge(&self) {
+        for (keyspace, generation) in self.rehydrator.floors().take_confirmed() {
+            self.control.send(ToControl::Confirmed {
+                keyspace,
+                generation,
+            });
+        }
         let mut locking = self.locking.borrow_mut();
         if locking.is_empty() {
             return;
         }
         let core = self.core.borrow();
-        let waiting = std::mem::take(&mut *locking);
-        for (keyspace, done) in waiting {
-            let is_wiped = core.resident_keys(KeyspaceId(keyspace)).next().is_none();
+        locking.retain(|(keyspace, epoch)| {
+            let is_wiped = core.resident_keys(KeyspaceId(*keyspace)).next().is_none();
             if is_wiped {
-                // The control thread may have given up waiting; the lock holds all the same.
-                let _ = done.send(());
-            } else {
-                locking.push((keyspace, done));
+                let (keyspace, epoch) = (*keyspace, *epoch);
+                self.control.send(ToControl::Wiped { keyspace, epoch });
             }
-        }
+            !is_wiped
+        });
     }
 
     /// Asks for DEKs that are not in use any more and that blobs are sealed under all the same.
     pub(super) fn ask_for_retired(&self) {
         for (keyspace, generation) in self.rehydrator.take_retired_wanted() {
-            let request = ControlRequest::Revive {
+            let request = ToControl::Revive {
                 keyspace,
                 generation,
             };
             // A full queue is tried again with the blob's next load.
-            let _ = self.control.try_send(Lane::Ordinary, request);
+            self.control.offer(Lane::Ordinary, request);
         }
     }
 
@@ -263,28 +253,54 @@ impl Shard {
         });
     }
 
-    /// Makes a keyspace known, or acts by its new settings.
-    pub(super) fn take_keyspace(&self, turn: &Turn, config: &KeyspaceConfig) {
-        let is_newer = self.keyspaces.borrow_mut().take(turn.now(), config);
-        if !is_newer {
+    /// Makes a keyspace known, or acts by what has changed of it, unless that is older than what the shard has.
+    pub(super) fn take_change(&self, turn: &Turn, change: &KeyspaceChange) {
+        let Some(taken) = self.keyspaces.borrow_mut().take(turn.now(), change) else {
             return;
-        }
-        let gate_follows = {
-            let mut keyspaces = self.keyspaces.borrow_mut();
-            keyspaces.gate_follows(config.id, config.revision)
         };
-        self.rehydrator.floors().raise(config.id, config.seal_floor);
-        let id = KeyspaceId(config.id);
+        self.take_deks_in_use(change, taken.floor_rises);
+        let id = KeyspaceId(change.id);
         let mut core = self.core.borrow_mut();
-        if let Err(error) = core.handle_keyspace(turn.now(), id, config.settings.clone()) {
+        let settings = change.guard.settings.clone();
+        if let Err(error) = core.handle_keyspace(turn.now(), id, settings) {
             // The catalogue has validated them; only the number of keyspaces is left.
-            tracing::error!(keyspace = %config.name, %error, "settings refused");
+            tracing::error!(keyspace = %change.name, %error, "settings refused");
         }
-        let locked = core
-            .gauges(turn.now(), id)
-            .is_some_and(|gauges| gauges.locked);
-        if gate_follows && config.locked && !locked {
-            core.handle_lock(turn.now(), id);
+        if change.guard.locked {
+            let is_locked = core
+                .gauges(turn.now(), id)
+                .is_some_and(|gauges| gauges.locked);
+            if !is_locked {
+                hear_lock(&mut core, &self.rehydrator, turn.now(), change.id);
+            }
+            drop(core);
+            if change.epoch > Epoch::default() {
+                let mut locking = self.locking.borrow_mut();
+                locking.retain(|(keyspace, _)| *keyspace != change.id);
+                locking.push((change.id, change.epoch));
+                drop(locking);
+                self.acknowledge();
+            }
+        } else if taken.opens {
+            drop(core);
+            self.unlock(turn.now(), change.id);
         }
+    }
+
+    fn take_deks_in_use(&self, change: &KeyspaceChange, floor_rises: bool) {
+        let floors = self.rehydrator.floors();
+        match floor_rises {
+            true => floors.confirm(change.id, change.seal_floor),
+            false => floors.raise(change.id, change.seal_floor),
+        }
+        self.rehydrator.retire_deks(change.id, change.oldest);
+    }
+}
+
+fn reseal_error(error: WriteError) -> ResealError {
+    match error {
+        WriteError::DekMissing => ResealError::DekMissing,
+        WriteError::Overloaded(_) => ResealError::Overloaded,
+        error => ResealError::Other(format!("{error:?}")),
     }
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use keyway_core::Instant;
+use keyway_node::ids::{Epoch, Opening, Revision};
+use keyway_node::keyspace_change::KeyspaceChange;
 
 use crate::accounts::Standing;
 use crate::authorise::{CompiledPolicy, Owner, Principal};
-use crate::control::messages::KeyspaceConfig;
 use crate::metrics::latency::Latency;
 use crate::metrics::requests::{CountedOperation, CountedOutcome, RequestCounts};
 use crate::shard::hot::{Tally, places_among};
@@ -16,8 +17,12 @@ use crate::shard::hot::{Tally, places_among};
 pub struct Known {
     /// Its name.
     pub name: String,
-    /// The newest lock, unlock or configuration that decided whether it is locked.
-    gate_revision: u64,
+    /// Locks so far.
+    pub epoch: Epoch,
+    /// Unlocks so far.
+    opening: Opening,
+    /// The newest DEK that is written down.
+    seal_floor: u32,
     /// What NEEDS_UNLOCK carries.
     pub ticket: u64,
     /// The core's name of the last time that the DEK was needed or an unlock came; 0 for none.
@@ -27,7 +32,7 @@ pub struct Known {
     /// Who may do what.
     pub policy: CompiledPolicy,
     /// The newest configuration that was taken. A right that was looked up under it need not be looked up again.
-    pub revision: u64,
+    pub revision: Revision,
     /// Requests by operation and outcome.
     pub requests: RequestCounts,
     /// How long rehydrations took.
@@ -36,6 +41,15 @@ pub struct Known {
     pub waiters_max: u64,
     /// Which of its keys are hot.
     pub tally: Tally,
+}
+
+/// What has changed of a keyspace.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken {
+    /// It was unlocked.
+    pub opens: bool,
+    /// It has a newer DEK.
+    pub floor_rises: bool,
 }
 
 /// All keyspaces, by id.
@@ -47,16 +61,25 @@ pub struct Keyspaces {
 }
 
 impl Keyspaces {
-    /// Takes a keyspace's new configuration; figures stay. `false` if it has a newer one.
-    pub fn take(&mut self, now: Instant, config: &KeyspaceConfig) -> bool {
+    /// Takes what has changed of a keyspace; figures stay. `None` if it has something newer.
+    pub fn take(&mut self, now: Instant, config: &KeyspaceChange) -> Option<Taken> {
+        let is_new = !self.by_id.contains_key(&config.id);
         let known = self.by_id.entry(config.id).or_insert_with(|| Known {
             tally: Tally::new(now),
             ticket: config.ticket,
             ..Known::default()
         });
         if config.revision < known.revision {
-            return false;
+            return None;
         }
+        let taken = Taken {
+            opens: config.opening > known.opening,
+            // At its first change a keyspace has no blob here.
+            floor_rises: config.seal_floor > known.seal_floor && !is_new,
+        };
+        known.epoch = config.epoch;
+        known.opening = config.opening;
+        known.seal_floor = known.seal_floor.max(config.seal_floor);
         known.revision = config.revision;
         known.name.clone_from(&config.name);
         for principal in known.policy.principals() {
@@ -64,8 +87,8 @@ impl Keyspaces {
                 ids.remove(&config.id);
             }
         }
-        known.delete_wait_ms = config.settings.delete_wait_ms;
-        known.policy = CompiledPolicy::new(&config.policy);
+        known.delete_wait_ms = config.guard.settings.delete_wait_ms;
+        known.policy = CompiledPolicy::new(&config.guard.policy);
         for principal in known.policy.principals() {
             self.granted.entry(principal).or_default().insert(config.id);
         }
@@ -73,17 +96,7 @@ impl Keyspaces {
         let places = places_among(self.by_id.len());
         let all = self.by_id.values_mut();
         all.for_each(|known| known.tally.use_places(places));
-        true
-    }
-
-    /// Whether what has this revision decides whether a keyspace is locked; then nothing older does any more.
-    pub fn gate_follows(&mut self, id: u32, revision: u64) -> bool {
-        let Some(known) = self.by_id.get_mut(&id) else {
-            return true;
-        };
-        let follows = revision >= known.gate_revision;
-        known.gate_revision = known.gate_revision.max(revision);
-        follows
+        Some(taken)
     }
 
     /// The keyspace with that id.
@@ -97,7 +110,7 @@ impl Keyspaces {
     }
 
     /// The revision of a keyspace's configuration.
-    pub fn revision(&self, id: u32) -> Option<u64> {
+    pub fn revision(&self, id: u32) -> Option<Revision> {
         self.by_id.get(&id).map(|known| known.revision)
     }
 

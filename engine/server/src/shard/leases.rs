@@ -2,7 +2,7 @@
 
 use keyway_core::{Instant, KeyspaceId, LeaseEvent};
 
-use crate::control::messages::{DekBytes, DekCopies};
+use keyway_node::messages::{DekBytes, DekCopies};
 
 /// Where a shard keeps its DEKs.
 pub trait DekShelf {

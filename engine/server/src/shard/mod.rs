@@ -41,15 +41,17 @@ use std::rc::Rc;
 
 use keyway_core::{Instant, Limits};
 use keyway_keys::UnlockedKey;
+use keyway_node::ids::Epoch;
+use keyway_node::messages::ToShard;
 pub use keyway_node::shard::hot;
 use keyway_protocol::Router;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::accounts::{Accounts, WAITING_RESERVED};
 use crate::authorise::Owner;
 use crate::connection::Connection;
-use crate::control::lanes::{LaneEnds, Lanes};
-use crate::control::messages::{ControlEvent, ControlRequest};
+use crate::control::lanes::LaneEnds;
+use crate::control::link::ControlLink;
 use crate::metrics::exporter;
 use crate::rehydrator::Rehydrator;
 use crate::runtime::mesh::Mesh;
@@ -114,16 +116,16 @@ pub struct Shard {
     orphans: Rc<Orphans>,
     connections: RefCell<HashMap<u64, Rc<Connection>>>,
     mesh: Mesh<MeshMessage>,
-    control: Lanes<ControlRequest>,
+    control: ControlLink,
     /// What the control thread says.
-    events: RefCell<LaneEnds<ControlEvent>>,
+    events: RefCell<LaneEnds<ToShard>>,
     /// When the core's next tick is due.
     tick_at: Cell<Instant>,
     /// Wakes the lane of those whose wait is over, for what a turn had to leave.
     ready_work: Wakeup,
     exporter: mpsc::Sender<exporter::Message>,
-    /// Keyspaces that are being wiped, and who is to be told when nothing is left.
-    locking: RefCell<Vec<(u32, oneshot::Sender<()>)>>,
+    /// Keyspaces that are being wiped, and the epoch of the lock that control is told of when nothing is left.
+    locking: RefCell<Vec<(u32, Epoch)>>,
     warm: RefCell<WarmStart>,
     figures: Figures,
     stopping: Cell<bool>,

@@ -9,6 +9,7 @@
 
 use std::marker::PhantomData;
 
+use keyway_node::ids::Revision;
 use keyway_protocol::{Grants, Opcode, Scope, Status};
 
 use super::Shard;
@@ -21,7 +22,7 @@ pub struct Permit {
     /// `None` for operations that need no keyspace's policy: their rights do not change while the server runs.
     keyspace: Option<u32>,
     /// Of the keyspace's configuration when the right was looked at.
-    revision: u64,
+    revision: Revision,
     principal: Principal,
     /// One of these is needed.
     needed: Grants,
@@ -81,7 +82,7 @@ impl Shard {
                 }
                 Permit {
                     keyspace: None,
-                    revision: 0,
+                    revision: Revision::default(),
                     principal,
                     needed,
                 }
@@ -134,7 +135,7 @@ impl Shard {
         principal: Principal,
         needed: Grants,
         keyspace: u32,
-    ) -> Result<u64, Denied> {
+    ) -> Result<Revision, Denied> {
         let keyspaces = self.keyspaces.borrow();
         let Some(known) = keyspaces.of(keyspace) else {
             return Err(if self.owner.may_everything(principal) {

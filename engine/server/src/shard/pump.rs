@@ -8,10 +8,9 @@ use keyway_core::{Action, FlightId, Instant, KeyId, KeyspaceId, LeaseEvent, Urge
 use super::Shard;
 use super::turn::Turn;
 use crate::clock;
-use crate::control::lanes::Lane;
-use crate::control::messages::ControlRequest;
 use crate::rehydrator::{PREFETCH_READS_MAX, READS_MAX, ReadSlot};
 use crate::runtime::tasks;
+use keyway_node::messages::{Lane, ToControl};
 
 impl Shard {
     /// Carries out the core's actions.
@@ -45,10 +44,10 @@ impl Shard {
     }
 
     fn ask_for_dek(&self, now: Instant, keyspace: KeyspaceId) {
-        let request = ControlRequest::Unwrap {
+        let request = ToControl::Unwrap {
             keyspace: keyspace.0,
         };
-        if self.control.try_send(Lane::Ordinary, request).is_err() {
+        if !self.control.offer(Lane::Ordinary, request) {
             let event = LeaseEvent::Unavailable {
                 retry_after_us: 100_000,
             };

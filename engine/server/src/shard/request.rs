@@ -13,9 +13,10 @@ use super::permit::{Allowed, Permit};
 use super::turn::Turn;
 use super::{Origin, Shard};
 use crate::authorise::Principal;
-use crate::control::messages::Command;
 use crate::metrics::requests::CountedOperation;
 use crate::plant;
+use keyway_node::catalogue::{CatalogueError, SettingsChange};
+use keyway_node::messages::{Command, Secret};
 
 /// A request that waits for something.
 pub struct Waiting {
@@ -166,22 +167,14 @@ impl Shard {
             | Request::KeyDelete
             | Request::KeyList(_) => self.administer_key(asked, frame, request),
             Request::KeyspaceCreate(create) => {
-                let lines = lines_of(&create.settings);
-                self.ask_control(
-                    asked,
-                    Command::Create {
-                        name: create.name.to_owned(),
-                        lines,
-                    },
-                );
+                let command = create_command(create);
+                self.ask_control_if(asked, command);
             }
             Request::KeyspaceSet(settings) => {
-                self.ask_control(
+                let change = SettingsChange::parse(settings.iter());
+                self.ask_control_if(
                     asked,
-                    Command::Set {
-                        keyspace,
-                        lines: lines_of(settings),
-                    },
+                    change.map(|change| Command::Set { keyspace, change }),
                 );
             }
             Request::KeyspaceList { after } => {
@@ -227,10 +220,12 @@ impl Shard {
                     asked,
                     Command::Unlock {
                         keyspace,
-                        kind: unlock.kind,
-                        secret: unlock.secret.to_vec().into(),
+                        secret: Secret {
+                            kind: unlock.kind,
+                            bytes: unlock.secret.to_vec().into(),
+                            force: unlock.force,
+                        },
                         watch: unlock.watch,
-                        force: unlock.force,
                     },
                 );
             }
@@ -257,11 +252,24 @@ impl Shard {
                     asked,
                     Command::UnlockKms {
                         kms: unlock.kms.to_owned(),
-                        kind: unlock.kind,
-                        secret: unlock.secret.to_vec().into(),
-                        force: unlock.force,
+                        secret: Secret {
+                            kind: unlock.kind,
+                            bytes: unlock.secret.to_vec().into(),
+                            force: unlock.force,
+                        },
                     },
                 );
+            }
+        }
+    }
+
+    /// Hands a command to the control thread that could be read; otherwise refuses it.
+    fn ask_control_if(&self, asked: Asked<'_>, command: Result<Command, CatalogueError>) {
+        match command {
+            Ok(command) => self.ask_control(asked, command),
+            Err(error) => {
+                let (status, explanation) = error.into();
+                self.refuse(asked.responder, status, &explanation);
             }
         }
     }
@@ -373,9 +381,16 @@ fn initialise(init: &KmsInit<'_>) -> Command {
     }
 }
 
-fn lines_of(settings: &keyway_protocol::Settings<'_>) -> String {
-    settings
-        .iter()
-        .map(|(name, value)| format!("{name}={value}\n"))
-        .collect()
+/// Name of what says, among a new keyspace's settings, which KMS wraps its DEKs.
+const KMS: &str = "kms";
+
+fn create_command(create: &keyway_protocol::KeyspaceCreate<'_>) -> Result<Command, CatalogueError> {
+    let named = create.settings.iter().filter(|(name, _)| *name == KMS);
+    let kms = named.last().map(|(_, kms)| kms.to_owned());
+    let settings = create.settings.iter().filter(|(name, _)| *name != KMS);
+    Ok(Command::Create {
+        name: create.name.to_owned(),
+        kms,
+        change: SettingsChange::parse(settings)?.without_end()?,
+    })
 }

@@ -26,7 +26,7 @@ use crate::authorise::Owner;
 use crate::clock;
 use crate::config::{Config, CryptoProvider};
 use crate::control::lanes::{LaneEnds, Lanes};
-use crate::control::messages::{ControlEvent, ControlRequest, HotKey, KeyspaceConfig};
+use crate::control::link::{ControlLink, FromShard};
 use crate::lifeline::{Lifeline, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
@@ -36,6 +36,8 @@ use crate::runtime::listener;
 use crate::runtime::mesh::Seat;
 use crate::runtime::tasks;
 use crate::unix_path;
+use keyway_node::keyspace_change::KeyspaceChange;
+use keyway_node::messages::{HotKey, ToShard};
 
 /// The ticker's period: it drives the core's wheel.
 const TICK: Duration = Duration::from_millis(1);
@@ -85,13 +87,13 @@ pub struct Start {
     /// Its place in the mesh.
     pub seat: Seat<MeshMessage>,
     /// Keyspaces at start.
-    pub keyspaces: Vec<KeyspaceConfig>,
+    pub keyspaces: Vec<KeyspaceChange>,
     /// The keys of this shard that were hot in the last run, hottest first.
     pub hot_keys: Vec<HotKey>,
     /// To the control thread.
-    pub control: Lanes<ControlRequest>,
+    pub control: Lanes<FromShard>,
     /// From the control thread.
-    pub events: LaneEnds<ControlEvent>,
+    pub events: LaneEnds<ToShard>,
     /// To the exporter.
     pub exporter: mpsc::Sender<exporter::Message>,
     /// Set once, to stop.
@@ -189,7 +191,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         locking: RefCell::default(),
         connections: RefCell::default(),
         mesh,
-        control: start.control,
+        control: ControlLink::new(index, start.control),
         events: RefCell::new(events),
         tick_at: Cell::new(Instant::ZERO),
         ready_work: Wakeup::default(),
@@ -202,7 +204,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     start
         .keyspaces
         .iter()
-        .for_each(|config| shard.take_keyspace(&turn, config));
+        .for_each(|change| shard.take_change(&turn, change));
     shard.end_turn(turn);
     for (from, inbox) in inboxes {
         tasks::spawn(Rc::clone(&shard).receive(from, inbox));

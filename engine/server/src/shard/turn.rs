@@ -73,7 +73,7 @@ impl Shard {
         if turn.now() >= self.tick_at.get() {
             self.tick_at.set(turn.now().plus_us(TICK_US));
             self.guarded(|| self.core.borrow_mut().handle_tick(turn.now()));
-            self.guarded(|| self.acknowledge_locks());
+            self.guarded(|| self.acknowledge());
             self.guarded(|| self.end_overdue(&turn));
             turn.is_fresh.set(false);
         }

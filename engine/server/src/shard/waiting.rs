@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use super::{WAITING_FOR_EMERGENCY, WAITING_MAX};
-use crate::control::lanes;
 use crate::runtime::mesh::Message;
 use crate::runtime::mesh::outgoing::{Lane, Outgoing};
+use keyway_node::messages;
 
 /// What waits at one shard.
 pub struct WaitingRoom<T> {
@@ -42,10 +42,12 @@ impl<T> WaitingRoom<T> {
     }
 
     /// The same for a command to the control thread; those of the emergency lane have places beyond the rest.
-    pub fn has_room_on(&self, lane: lanes::Lane, reserved: usize) -> bool {
+    pub fn has_room_on(&self, lane: messages::Lane, reserved: usize) -> bool {
         match lane {
-            lanes::Lane::Emergency => self.len() + reserved < WAITING_MAX + WAITING_FOR_EMERGENCY,
-            lanes::Lane::Ordinary => self.has_room_beside(reserved),
+            messages::Lane::Emergency => {
+                self.len() + reserved < WAITING_MAX + WAITING_FOR_EMERGENCY
+            }
+            messages::Lane::Ordinary => self.has_room_beside(reserved),
         }
     }
 

@@ -10,9 +10,8 @@ use std::time::Duration;
 use keyway_core::{Hottest, Instant, KeyspaceId, Warming};
 
 use super::Shard;
-use crate::control::lanes::Lane;
-use crate::control::messages::{ControlRequest, HotKey};
 use crate::runtime::tasks;
+use keyway_node::messages::{HotKey, Lane, ToControl};
 
 /// Keys that a shard names as its hottest. Sorting and naming so many takes it about a millisecond, once in
 /// [`SURVEY_PERIOD`].
@@ -223,13 +222,8 @@ impl Shard {
         let warm = self.warm.borrow();
         let keys = hot.chain(warm.rest()).take(HOT_KEYS_MAX).collect();
         // A full queue loses this list; the one before stays good enough.
-        let _ = self.control.try_send(
-            Lane::Ordinary,
-            ControlRequest::Hottest {
-                shard: self.index,
-                keys,
-            },
-        );
+        self.control
+            .offer(Lane::Ordinary, ToControl::Hottest { keys });
     }
 }
 

@@ -1,7 +1,7 @@
 //! DEKs on their way from the KMS to the shards, and locks and unlocks that race with them.
 
+use keyway_node::messages::{Command, Secret};
 use keyway_protocol::{Status, UnlockKind};
-use keyway_server::control::messages::Command;
 use shuttle::thread;
 use std::sync::atomic::Ordering;
 
@@ -10,10 +10,12 @@ use super::node::{Flaw, KEYSPACE, Node, Plan, SHARDS, SOUND};
 fn unlock() -> Command {
     Command::Unlock {
         keyspace: KEYSPACE,
-        kind: UnlockKind::Nothing,
-        secret: Vec::new().into(),
+        secret: Secret {
+            kind: UnlockKind::Nothing,
+            bytes: Vec::new().into(),
+            force: false,
+        },
         watch: false,
-        force: false,
     }
 }
 

@@ -3,27 +3,34 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use keyway_core::Instant as Until;
 use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent, Limits, Settings};
 use keyway_kms::{
     Initialise, KmsError, NewDek, ProviderState, SecretKey, Share, UnlockNeed, UnlockSecret,
     Unlocked, UnwrappedDek,
 };
-use keyway_protocol::Status;
-use keyway_server::authorise::Principal;
-use keyway_server::clock;
-use keyway_server::control::Control;
-use keyway_server::control::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
-use keyway_server::control::hot_keys::HotKeys;
-use keyway_server::control::kms::{Kms, KmsSet};
-use keyway_server::control::lanes::{Lane, LaneEnds, Lanes, lanes};
-use keyway_server::control::messages::{
-    Command, ControlEvent, ControlRequest, DekBytes, ReplyTo, UnlockProgress,
+use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
+use keyway_node::control::hot_keys::HotKeys;
+use keyway_node::control::{Control, Settings as ControlSettings};
+use keyway_node::ids::{Epoch, Opening, Revision};
+use keyway_node::keyspace_change::KeyspaceChange;
+use keyway_node::messages::{
+    Command, DekBytes, Lane, Request, ResealPage, ToControl, ToShard, UnlockProgress,
 };
+use keyway_node::policy::{Owner, Principal};
+use keyway_protocol::Status;
+use keyway_server::clock;
+use keyway_server::control::kms::{Kms, KmsSet};
+use keyway_server::control::lanes::{LaneEnds, Lanes, lanes};
+use keyway_server::control::link::{ControlLink, FromShard};
+use keyway_server::control::{Driver, Means, names_of};
 use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
+use keyway_server::metrics::page::Viewers;
 use keyway_server::metrics::snapshot::KmsSnapshot;
-use keyway_server::rehydrator::{ResealPage, SealFloors, SealUnderWay};
+use keyway_server::rehydrator::{SealFloors, SealUnderWay};
 use keyway_server::shard::leases::{DekShelf, hear_lease, hear_lock};
 use shuttle::future::{block_on, yield_now};
 use shuttle::rand::Rng;
@@ -200,21 +207,31 @@ struct Shard {
     index: u16,
     now: Instant,
     core: keyway_core::Shard<()>,
-    gate_revision: u64,
+    /// What the shard knows of the keyspace.
+    revision: Revision,
+    epoch: Epoch,
+    opening: Opening,
     ticket: u64,
     shelf: Shelf,
-    control: Lanes<ControlRequest>,
-    events: LaneEnds<ControlEvent>,
+    control: ControlLink,
+    events: LaneEnds<ToShard>,
     shared: Arc<Shared>,
 }
 
 impl Shard {
     fn turn(&mut self) {
         self.now = self.now.plus_us(TURN_US);
+        self.control.flush();
         while let Some(event) = self.events.try_recv() {
             self.hear(event);
         }
         self.seal();
+        for (keyspace, generation) in self.floors.take_confirmed() {
+            self.control.send(ToControl::Confirmed {
+                keyspace,
+                generation,
+            });
+        }
         self.core.handle_tick(self.now);
         while let Some(action) = self.core.poll_action() {
             match action {
@@ -232,13 +249,6 @@ impl Shard {
         }
         note(&self.shared.locked, self.index, is_locked);
         note(&self.shared.holders, self.index, holds);
-    }
-
-    /// As a shard's keyspaces do.
-    fn gate_follows(&mut self, revision: u64) -> bool {
-        let follows = revision >= self.gate_revision;
-        self.gate_revision = self.gate_revision.max(revision);
-        follows
     }
 
     /// A blob comes into the log, or begins its way there, under the newest DEK that is held.
@@ -267,10 +277,10 @@ impl Shard {
     }
 
     fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
-        let request = ControlRequest::Unwrap {
+        let request = ToControl::Unwrap {
             keyspace: keyspace.0,
         };
-        if self.control.try_send(Lane::Ordinary, request).is_err() {
+        if !self.control.offer(Lane::Ordinary, request) {
             let event = LeaseEvent::Unavailable {
                 retry_after_us: 100_000,
             };
@@ -278,15 +288,20 @@ impl Shard {
         }
     }
 
-    fn hear(&mut self, event: ControlEvent) {
+    fn hear(&mut self, message: ToShard) {
         let now = self.now;
-        match event {
-            ControlEvent::Lease {
+        match message {
+            ToShard::Keyspace(change) => self.take_change(&change),
+            ToShard::Lease {
                 keyspace,
+                epoch,
                 event,
                 deks,
                 ticket,
             } => {
+                if epoch < self.epoch {
+                    return;
+                }
                 let is_sealed = self.shared.is_sealed.load(Ordering::SeqCst);
                 hear_lease(&mut self.core, &self.shelf, now, keyspace, event, deks);
                 // A lock overtakes what is on its way, which is then not kept.
@@ -297,56 +312,31 @@ impl Shard {
                     self.ticket = self.ticket.max(ticket);
                 }
             }
-            ControlEvent::SealFloor { done, .. }
-                if self.plan.flaw == Flaw::ConfirmsEarly && self.index == 1 =>
-            {
-                let _ = done.send(());
+            // No scenario asks for hot keys.
+            ToShard::Hot { question, .. } => {
+                let share = None;
+                self.control.send(ToControl::Hot { question, share });
             }
-            ControlEvent::SealFloor {
-                keyspace,
-                generation,
-                done,
-            } => self.floors.confirm(keyspace, generation, done),
-            // Nobody asks for hot keys here; whoever did would be told of none.
-            ControlEvent::Retire { .. } | ControlEvent::Hot { .. } => {}
-            ControlEvent::Reseal { answer, .. } => {
-                let _ = answer.send(Ok(ResealPage::default()));
+            ToShard::Reseal { question, .. } => {
+                let floor = self.floors.of(KEYSPACE);
+                let page = Ok(ResealPage {
+                    floor,
+                    ..ResealPage::default()
+                });
+                self.control.send(ToControl::Resealed { question, page });
             }
-            ControlEvent::Lock {
-                keyspace,
-                revision,
-                done,
-            } => {
-                if !self.gate_follows(revision) {
-                    let _ = done.send(());
-                    return;
-                }
-                hear_lock(&mut self.core, &self.shelf, now, keyspace);
-                let _ = done.send(());
-            }
-            ControlEvent::Unlock {
-                keyspace,
-                revision,
-                done,
-            } => {
-                if self.gate_follows(revision) {
-                    self.core.handle_unlock(now, KeyspaceId(keyspace));
-                }
-                let _ = done.send(());
-            }
-            ControlEvent::Keyspace { done, .. } => {
-                let _ = done.send(());
-            }
-            ControlEvent::UnlockProgress { keyspace, answer } => {
+            ToShard::Progress { question, keyspace } => {
                 let gauges = self.core.gauges(now, KeyspaceId(keyspace));
-                let _ = answer.send(UnlockProgress {
+                let progress = UnlockProgress {
                     ticket: self.ticket,
                     is_open: gauges.is_some_and(|gauges| gauges.lease_left_us > 0),
                     is_reloaded: true,
                     keys_reloaded: 0,
-                });
+                };
+                self.control
+                    .send(ToControl::Progress { question, progress });
             }
-            ControlEvent::Answer {
+            ToShard::Answer {
                 token,
                 status,
                 payload,
@@ -356,6 +346,39 @@ impl Shard {
                 assert!(earlier.is_none(), "answered twice");
             }
         }
+    }
+
+    /// As a shard does.
+    fn take_change(&mut self, change: &KeyspaceChange) {
+        let (keyspace, revision) = (change.id, change.revision);
+        if revision >= self.revision {
+            self.revision = revision;
+            self.epoch = change.epoch;
+            let generation = change.seal_floor;
+            if self.plan.flaw == Flaw::ConfirmsEarly && self.index == 1 {
+                self.control.send(ToControl::Confirmed {
+                    keyspace,
+                    generation,
+                });
+            } else if generation > self.floors.of(keyspace) {
+                self.floors.confirm(keyspace, generation);
+            }
+            self.take_gate(change);
+        }
+        self.control.send(ToControl::Acted { keyspace, revision });
+    }
+
+    fn take_gate(&mut self, change: &KeyspaceChange) {
+        let (now, keyspace, epoch) = (self.now, change.id, change.epoch);
+        if change.guard.locked {
+            if self.plan.flaw != Flaw::LosesLock || self.index == 0 {
+                hear_lock(&mut self.core, &self.shelf, now, keyspace);
+            }
+            self.control.send(ToControl::Wiped { keyspace, epoch });
+        } else if change.opening > self.opening {
+            self.core.handle_unlock(now, KeyspaceId(keyspace));
+        }
+        self.opening = change.opening;
     }
 }
 
@@ -370,7 +393,7 @@ fn note(shards: &Mutex<BTreeSet<u16>>, index: u16, is_one: bool) {
 /// A running node.
 pub struct Node {
     pub shared: Arc<Shared>,
-    control: Lanes<ControlRequest>,
+    control: Lanes<FromShard>,
     stop: Arc<AtomicBool>,
     ready: std::sync::mpsc::Receiver<Result<u16, String>>,
     threads: Vec<JoinHandle<()>>,
@@ -388,12 +411,11 @@ impl Node {
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
-        let mut to_shards: Vec<Lanes<ControlEvent>> = Vec::new();
+        let mut to_shards: Vec<Lanes<ToShard>> = Vec::new();
         for index in 0..SHARDS {
             let (to_shard, events) = lanes(EMERGENCIES_MAX, EVENTS_MAX);
             to_shards.push(match (plan.flaw, to_shards.first()) {
                 (Flaw::OneShardOnly, Some(first)) => first.clone(),
-                (Flaw::LosesLock, Some(_)) => without_locks(to_shard),
                 _ => to_shard,
             });
             let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
@@ -426,11 +448,27 @@ impl Node {
                 let _ = done.send(if disk_fails { Err(full) } else { Ok(()) });
                 saved
             });
-            let hot_keys = HotKeys::new(Vec::new(), Arc::new(|_| Ok(())));
-            let control = Control::new(kms, catalogue, save, hot_keys, to_shards, to_exporter, 0);
-            let run = control.run(requests, shards_stopped, async || {
-                std::future::pending().await
-            });
+            let settings = ControlSettings {
+                shards: SHARDS,
+                owner: Owner { dev: true, uid: 0 },
+                ticket_key: 42,
+                page_key_ids: false,
+            };
+            let names = names_of(&kms, None);
+            let hot_keys = HotKeys::new(Vec::new());
+            let control = Control::new(clock::moment(), settings, catalogue, names, hot_keys);
+            let means = Means {
+                kms: Rc::new(kms),
+                file: None,
+                save,
+                save_hot_keys: Arc::new(|_| Ok(())),
+                shards: to_shards,
+                exporter: to_exporter,
+                viewers: Arc::new(Viewers::default()),
+                renew_early_ppm: 0,
+            };
+            let sleep = async |_: Until| std::future::pending().await;
+            let run = Driver::new(control, means).run(requests, shards_stopped, sleep);
             block_on(tokio::task::LocalSet::new().run_until(run));
         }));
         Node {
@@ -448,14 +486,14 @@ impl Node {
     pub fn send(&self, command: Command) -> u64 {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
-        let reply_to = ReplyTo { shard: 0, token };
         let lane = command.lane();
-        let request = ControlRequest::Admin {
-            reply_to,
-            who: Principal::Uid(0),
+        let message = ToControl::Request(Request {
+            token,
+            who: Principal::Anonymous,
             deadline: None,
             command,
-        };
+        });
+        let request = FromShard { shard: 0, message };
         block_on(self.control.send(lane, request));
         token
     }
@@ -487,12 +525,7 @@ impl Node {
     }
 }
 
-type Parts = (
-    u16,
-    Lanes<ControlRequest>,
-    LaneEnds<ControlEvent>,
-    Arc<Shared>,
-);
+type Parts = (u16, Lanes<FromShard>, LaneEnds<ToShard>, Arc<Shared>);
 
 async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Lifeline) {
     let (index, control, events, shared) = parts;
@@ -517,10 +550,12 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
         index,
         now,
         core,
-        gate_revision: 0,
+        revision: Revision::default(),
+        epoch: Epoch::default(),
+        opening: Opening::default(),
         ticket: 0,
         shelf: Shelf::default(),
-        control,
+        control: ControlLink::new(index, control),
         events,
         shared,
     };
@@ -535,22 +570,4 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
     if plan.flaw == Flaw::EndsSilently && index == 1 {
         std::mem::forget(lifeline);
     }
-}
-
-/// A way to a shard on which locks are acknowledged and lost.
-fn without_locks(to_shard: Lanes<ControlEvent>) -> Lanes<ControlEvent> {
-    let (sender, mut receiver) = lanes(EMERGENCIES_MAX, EVENTS_MAX);
-    thread::spawn(move || {
-        while let Some(event) = block_on(receiver.recv()) {
-            match event {
-                ControlEvent::Lock { done, .. } => {
-                    let _ = done.send(());
-                }
-                event => {
-                    block_on(to_shard.send(Lane::Ordinary, event));
-                }
-            }
-        }
-    });
-    sender
 }

@@ -1,7 +1,7 @@
 //! Stopping the node in whatever state it is: all of it ends, and nobody waits for ever.
 
+use keyway_node::messages::{Command, Secret};
 use keyway_protocol::UnlockKind;
-use keyway_server::control::messages::Command;
 use shuttle::thread;
 
 use super::node::{Flaw, KEYSPACE, Node, Plan, SHARDS, SOUND};
@@ -11,15 +11,18 @@ fn stop_in_the_middle(plan: Plan) {
     for command in [
         Command::Unlock {
             keyspace: KEYSPACE,
-            kind: UnlockKind::Nothing,
-            secret: Vec::new().into(),
+            secret: Secret {
+                kind: UnlockKind::Nothing,
+                bytes: Vec::new().into(),
+                force: false,
+            },
             watch: false,
-            force: false,
         },
         Command::Lock { keyspace: KEYSPACE },
         Command::Create {
             name: "other".into(),
-            lines: String::new(),
+            kms: None,
+            change: Default::default(),
         },
     ] {
         node.send(command);

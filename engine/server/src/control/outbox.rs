@@ -1,0 +1,56 @@
+//! Messages to one shard. What finds its lane full waits beside it, in order, and keeps no other shard waiting.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use keyway_node::messages::{Lane, ToShard};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::spawn_local;
+
+use super::lanes::Lanes;
+
+/// The way to one shard. Control has one change of a keyspace, and one answer of a command, on its way at a time, which
+/// bounds what waits.
+pub(super) struct Outbox {
+    lanes: Lanes<ToShard>,
+    /// By lane. `Some`: a task sends them.
+    waiting: [Rc<RefCell<Option<VecDeque<ToShard>>>>; 2],
+}
+
+impl Outbox {
+    pub(super) fn new(lanes: Lanes<ToShard>) -> Outbox {
+        Outbox {
+            lanes,
+            waiting: Default::default(),
+        }
+    }
+
+    /// Sends a message after those that were sent on this lane before it. One to a shard that has stopped is dropped.
+    pub(super) fn send(&self, lane: Lane, message: ToShard) {
+        let waiting = &self.waiting[lane as usize];
+        let mut queue = waiting.borrow_mut();
+        if let Some(queue) = &mut *queue {
+            return queue.push_back(message);
+        }
+        let Err(TrySendError::Full(message)) = self.lanes.try_send(lane, message) else {
+            return;
+        };
+        *queue = Some(VecDeque::from([message]));
+        drop(queue);
+        spawn_local(drain(self.lanes.clone(), lane, Rc::clone(waiting)));
+    }
+}
+
+async fn drain(lanes: Lanes<ToShard>, lane: Lane, waiting: Rc<RefCell<Option<VecDeque<ToShard>>>>) {
+    loop {
+        let next = waiting.borrow_mut().as_mut().and_then(VecDeque::pop_front);
+        match next {
+            Some(message) => lanes.send(lane, message).await,
+            None => {
+                *waiting.borrow_mut() = None;
+                return;
+            }
+        }
+    }
+}
