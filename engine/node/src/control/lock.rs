@@ -1,5 +1,7 @@
 //! Locks: they act on every shard before the disk is asked, and wait for no KMS.
 
+use std::collections::BTreeSet;
+
 use super::commands::Answering;
 use super::effect::ControlEffect;
 use super::in_force::Outcome;
@@ -155,10 +157,13 @@ impl Control {
         self.report(Report::KmsLocked { kms, who });
     }
 
+    /// Those that are at such a KMS, or are to be.
     fn keyspaces_where(&self, kms_is: impl Fn(&str) -> bool) -> Vec<u32> {
-        let keyspaces = self.in_force.wanted().iter();
+        let (written, wanted) = (self.in_force.written(), self.in_force.wanted());
+        let keyspaces = written.iter().chain(wanted.iter());
         let of_it = keyspaces.filter(|(_, keyspace)| kms_is(&keyspace.kms));
-        of_it.map(|(id, _)| id).collect()
+        let of_it: BTreeSet<u32> = of_it.map(|(id, _)| id).collect();
+        of_it.into_iter().collect()
     }
 
     fn lock_each(&mut self, answering: Answering, who: Principal, ids: Vec<u32>) -> Begun {

@@ -1,7 +1,7 @@
 //! What every shard is told of a keyspace, and what it has acknowledged.
 //!
 //! A change is the whole state, so a shard need have one of a keyspace on its way at a time, on each lane: while one is not
-//! acknowledged, what comes after it is put together and sent when it is. A shard that has stopped holds nothing any more,
+//! acknowledged, what comes after it is put together and sent when it is. A lock does not wait for that. A shard that has stopped holds nothing any more,
 //! and counts as having acknowledged everything.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -92,6 +92,10 @@ impl Publications {
                 return (change.revision, Vec::new());
             }
         }
+        // A lock waits for nothing. There is one at a time: it is lifted only after every shard has wiped.
+        let earlier = self.of_keyspace.get(&change.id);
+        let was_locked = earlier.is_some_and(|earlier| earlier.latest.guard.locked);
+        let locks = change.guard.locked && !was_locked;
         let revision = self.revision.count_up();
         change.revision = revision;
         let published = self
@@ -109,7 +113,7 @@ impl Publications {
                 continue;
             }
             let place = &mut at.on_its_way[lane as usize];
-            if place.is_some() {
+            if place.is_some() && !locks {
                 // What is more urgent decides the lane.
                 at.due = Some(at.due.map_or(lane, |due| due.min(lane)));
                 continue;

@@ -58,9 +58,13 @@ impl Control {
             Ok(()) if was_failing => self.report(Report::SaveWorks),
             Ok(()) => {}
         }
+        for id in &touched {
+            self.follow_written(*id);
+        }
+        // First the works, which may have something to send before: a DEK comes before the floor that needs it.
+        self.run();
         // A change that was answered before it was written has no work left that tells the shards of its other half.
         for id in touched {
-            self.follow_written(id);
             self.publish(id, Lane::Ordinary);
         }
         self.save();

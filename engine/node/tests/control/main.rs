@@ -1,0 +1,5 @@
+//! Control through its interface: every state of a keyspace × every event against a table, and random histories.
+
+mod histories;
+mod life_cycle;
+mod rig;
