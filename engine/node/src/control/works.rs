@@ -152,8 +152,11 @@ impl Works {
 
     /// What a shard was asked and has not answered: it has stopped.
     pub(super) fn asked_of(&mut self, shard: u16) -> Vec<WorkId> {
-        let of_it = self.questions.extract_if(.., |_, (_, at)| *at == shard);
-        of_it.map(|(_, (work, _))| work).collect()
+        let asked = self.questions.values();
+        let of_it = asked.filter(|(_, at)| *at == shard);
+        let of_it = of_it.map(|(work, _)| *work).collect();
+        self.questions.retain(|_, (_, at)| *at != shard);
+        of_it
     }
 
     /// Has a work resumed at a time.
