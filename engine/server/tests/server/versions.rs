@@ -13,7 +13,7 @@ use keyway_client::{
     Algorithm, Error, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Secret, Status,
 };
 
-use crate::common::{Server, Setup, past_the_start, prod};
+use crate::common::{Server, Setup, WITHIN, past_the_start, prod, wait_until};
 
 const MESSAGE: Input<'_> = Input::Message(b"pay 5 to bob");
 
@@ -94,11 +94,10 @@ fn sixty_four_rotations_lose_nothing_and_what_does_not_fit_is_refused_with_the_r
     assert_eq!(decrypt(&client, &key, &sealed[4]).unwrap(), b"version 5");
     let rotated = client.key_rotate(&key, None).unwrap();
     assert_eq!(rotated.key_version, trimmed.key_version + 1);
-    let log = server.log();
-    assert!(
-        log.contains("key trimmed") && log.contains("below"),
-        "{log}"
-    );
+    wait_until("the line in the log", WITHIN, || {
+        let log = server.log();
+        log.contains("key trimmed") && log.contains("below")
+    });
 }
 
 /// What is unlocked holds the versions that are taken away: it must not be used once the OK is out,
