@@ -195,11 +195,6 @@ impl Keyspace {
         self.deks.len() > 1
     }
 
-    /// How many DEKs are in use.
-    pub fn deks_in_use(&self) -> usize {
-        self.deks.len()
-    }
-
     /// Whether a DEK is in use.
     pub fn is_in_use(&self, generation: u32) -> bool {
         self.deks.contains_key(&generation)
