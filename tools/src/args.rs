@@ -21,7 +21,7 @@ pub use doctor::Doctor;
 pub use hot::Hot;
 pub use key::{Key, NewKey};
 pub use keyspace::Keyspace;
-pub use kms::{Kms, KmsInit, KmsUnlock, Opener, SecretKind, Source, Unlock};
+pub use kms::{Kms, KmsInit, KmsUnlock, SecretKind, Source, Unlock, UnlockSecretArgs};
 pub use top::Top;
 
 /// The command line of Keyway, a key cache.
@@ -54,7 +54,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make, change and list keyspaces.
+    /// Create, change and list keyspaces.
     #[command(subcommand)]
     Keyspace(Keyspace),
     /// Generate, import, rotate, revoke and list keys.
@@ -70,42 +70,42 @@ pub enum Command {
     Verify(Verify),
     /// Compute a MAC.
     Mac(Mac),
-    /// Encrypt; what comes out holds the key's version and the nonce.
+    /// Encrypt. The output contains the key's version and the nonce.
     Encrypt(Crypt),
-    /// Decrypt what `encrypt` wrote.
+    /// Decrypt the output of `encrypt`.
     Decrypt(Crypt),
     /// Derive bytes from a key (HKDF).
     Derive(Derive),
     /// Write the secret of an exportable key: raw, or PKCS#8 DER.
     Get(Get),
-    /// Load a key anew, now (ForceRefresh).
+    /// Reload a key immediately (ForceRefresh).
     Refresh {
         /// The key.
         #[arg(value_name = "KEYSPACE/KEY")]
         key: KeyPath,
     },
-    /// Lock a keyspace: wipe its keys from memory and refuse it until it is unlocked.
+    /// Lock a keyspace: wipe its keys from memory and refuse requests until it is unlocked.
     #[command(group = clap::ArgGroup::new("what").required(true))]
     Lock {
         /// The keyspace.
         #[arg(group = "what")]
         keyspace: Option<KeyspaceName>,
-        /// Every keyspace, and every KMS: its key, PIN or token is wiped, too.
+        /// Every keyspace and every KMS. The key, PIN or token of each KMS is wiped.
         #[arg(long, group = "what")]
         all: bool,
     },
-    /// Unlock a keyspace; returns at once unless --wait is given.
+    /// Unlock a keyspace. Returns immediately unless --wait is given.
     Unlock(Unlock),
-    /// Make, unlock and list KMSes.
+    /// Initialise, unlock, lock and list KMSes.
     #[command(subcommand)]
     Kms(Kms),
     /// Show a keyspace's hot keys of the last one to two minutes.
     Hot(Hot),
-    /// Show how the server is doing.
+    /// Show the status of the server.
     Status,
-    /// Watch the server for a few seconds, and say what is wrong and what to do next.
+    /// Watch the server for a few seconds and report what is wrong and what to do.
     Doctor(Doctor),
-    /// Show keyspaces, shards and hot keys on the terminal, drawn anew every second; q ends it.
+    /// Show keyspaces, shards and hot keys on the terminal, updated every second. Press q to quit.
     Top(Top),
 }
 
@@ -115,13 +115,13 @@ pub struct Public {
     /// The key.
     #[arg(value_name = "KEYSPACE/KEY")]
     pub key: KeyPath,
-    /// The version; the newest if not given.
+    /// The version; the latest if not given.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub version: u32,
     /// Write SubjectPublicKeyInfo as DER, not PEM.
     #[arg(long)]
     pub der: bool,
-    /// Where to.
+    /// The output.
     #[arg(long, default_value = "-", value_name = "FILE")]
     pub out: Place,
 }
@@ -138,24 +138,24 @@ pub struct BulkImport {
     /// Import each line: {"id":…,"key":base64 or PEM,"alg":…,"format":…,"exportable":…}.
     #[arg(long, value_name = "FILE", group = "source")]
     pub ndjson: Option<Place>,
-    /// The algorithm of keys that do not say.
+    /// The algorithm of keys that do not specify one.
     #[arg(long, value_name = "ALGORITHM")]
     pub alg: Option<Algorithm>,
-    /// How keys that do not say are written: detect, pem, pkcs8-der, jwk or raw.
+    /// The format of keys that do not specify one: detect, pem, pkcs8-der, jwk or raw.
     #[arg(long, default_value = "detect")]
     pub format: KeyFormat,
-    /// How raw secrets that do not say are written; for lines, what their base64 stands for.
+    /// The encoding of raw secrets that do not specify one; for lines, within their base64.
     #[arg(long, value_enum)]
     pub encoding: Option<Encoding>,
     #[command(flatten)]
     pub options: NewKey,
-    /// Pass over keys that exist already, as when an import is taken up again.
+    /// Skip keys that exist already, to resume an import.
     #[arg(long)]
     pub skip_existing: bool,
     /// Append each key id to this file as soon as the server has acknowledged the key.
     #[arg(long, value_name = "FILE")]
     pub acked: Option<PathBuf>,
-    /// How many keys are on their way at once.
+    /// How many keys are in flight at the same time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub window: u16,
 }
@@ -172,23 +172,23 @@ pub struct Sign {
     pub how: How,
 }
 
-/// How a signature is made.
+/// The form of a signature.
 #[derive(Debug, Args)]
 pub struct How {
     /// The scheme: rsa-pss-sha256, rsa-pkcs1-sha256, ecdsa-sha256, …; the key's default if not
     /// given.
     #[arg(long, default_value = "default", hide_default_value = true)]
     pub scheme: Scheme,
-    /// How an ECDSA signature is written: der, as OpenSSL and X.509 have it, or jws, both numbers
-    /// one after the other, as JSON Web Signatures have it.
+    /// The format of an ECDSA signature: der, as in OpenSSL and X.509, or jws (r and s
+    /// concatenated), as in JSON Web Signatures.
     #[arg(long, value_enum, default_value_t = SignatureFormat::Der, hide_default_value = true)]
     pub format: SignatureFormat,
-    /// The input is a digest, made with the scheme's hash; not for Ed25519.
+    /// The input is a digest, computed with the scheme's hash; not for Ed25519.
     #[arg(long)]
     pub digest: bool,
 }
 
-/// How an ECDSA signature is written. All others are the same bytes in both.
+/// The format of an ECDSA signature. Other signatures are the same bytes in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum SignatureFormat {
     /// ASN.1 DER.
@@ -272,10 +272,10 @@ pub struct Derive {
 /// Where a secret goes to.
 #[derive(Debug, Args)]
 pub struct SecretOut {
-    /// Where to; a file is made readable for its owner only.
+    /// The output; a file is created readable by its owner only.
     #[arg(long, default_value = "-", value_name = "FILE")]
     pub out: Place,
-    /// Write it even if that is a terminal.
+    /// Write it even to a terminal.
     #[arg(long)]
     pub force: bool,
 }
@@ -286,7 +286,7 @@ pub struct Get {
     /// The key.
     #[arg(value_name = "KEYSPACE/KEY")]
     pub key: KeyPath,
-    /// The version; the newest if not given.
+    /// The version; the latest if not given.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub version: u32,
     #[command(flatten)]
@@ -298,7 +298,7 @@ pub struct Get {
 pub struct Setting {
     /// Up to the first `=`.
     pub name: String,
-    /// Behind it.
+    /// After it.
     pub value: String,
 }
 
@@ -376,7 +376,7 @@ mod tests {
             "keyway unlock prod --pin-fd 3",
             "keyway unlock prod --share",
             "keyway unlock prod --share-fd 3 --wait",
-            "keyway unlock prod --watch",
+            "keyway unlock prod --retry",
             "keyway unlock prod --ticket 7",
             "keyway kms list",
             "keyway kms init --shares 5 --threshold 3",
@@ -438,7 +438,7 @@ mod tests {
             "keyway unlock prod --passphrase --passphrase-fd 3",
             "keyway unlock prod --share --pin",
             "keyway unlock prod --ticket 7 --share-fd 3",
-            "keyway unlock prod --ticket 7 --watch",
+            "keyway unlock prod --ticket 7 --retry",
             "keyway keyspace create prod --kms Vault",
             "keyway keyspace rewrap prod",
             "keyway kms init",
@@ -452,7 +452,7 @@ mod tests {
             "keyway hot prod --by name",
             "keyway hot prod --limit 0",
             "keyway hot prod --limit 129",
-            "keyway doctor prod --watch-for 1s",
+            "keyway doctor prod --duration 1s",
             "keyway top --interval 0s",
             "keyway status --addr nowhere",
             "keyway status --timeout 0s",

@@ -22,7 +22,7 @@ impl Server {
             .client_name(concat!("keyway/", env!("CARGO_PKG_VERSION")));
         match Client::connect_with(options) {
             Ok(client) => Ok(Self { client, addr }),
-            // Whatever stands in the way, nobody answered.
+            // Whatever the reason, no server answered.
             Err(error) => Err(Failure::unreachable(&addr, &error)),
         }
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{fmt, io};
 
-use keyway_client::{Error, Outcome, Refusal};
+use keyway_client::{CallEffect, Error, Refusal};
 use keyway_protocol::Status;
 use serde_json::json;
 
@@ -112,7 +112,7 @@ impl Failure {
                 let remedy = "try again, or allow more time with --timeout";
                 Self::new(Exit::Later, message, Some(remedy.into()))
             }
-            Error::Disconnected { cause, .. } => Self::unreachable(addr, cause).while_doing(doing),
+            Error::Disconnected { cause, .. } => Self::unreachable(addr, cause).with_context(doing),
             Error::Answer { cause, .. } => Self::bad_answer(doing, cause),
             Error::Address { .. } | Error::Call(_) => {
                 Self::new(Exit::Usage, format!("{doing}: {error}"), None)
@@ -120,8 +120,8 @@ impl Failure {
             other => Self::new(Exit::Refused, format!("{doing}: {other}"), None),
         };
         match error.outcome() {
-            Outcome::NotDone | Outcome::InForce => failure,
-            Outcome::Unknown => failure.perhaps_done(),
+            CallEffect::NotDone | CallEffect::InForce => failure,
+            CallEffect::Unknown => failure.with_unknown_outcome(),
         }
     }
 
@@ -168,11 +168,11 @@ impl Failure {
     }
 
     /// Adds that the change may have been made.
-    fn perhaps_done(self) -> Self {
+    fn with_unknown_outcome(self) -> Self {
         match self {
             Self::Told(mut told) => {
                 told.message
-                    .push_str("; the change may have been made all the same");
+                    .push_str("; the change may still have been made");
                 Self::Told(told)
             }
             quiet @ Self::BrokenPipe => quiet,
@@ -180,7 +180,7 @@ impl Failure {
     }
 
     /// Puts what was being done before the message.
-    pub fn while_doing(self, doing: &str) -> Self {
+    pub fn with_context(self, doing: &str) -> Self {
         match self {
             Self::Told(mut told) => {
                 told.message = format!("{doing}: {}", told.message);
@@ -201,7 +201,7 @@ impl Failure {
     /// Writes the message to standard error, as one JSON document if wanted.
     pub fn report(&self, as_json: bool) -> Exit {
         if let Self::Told(told) = self {
-            // Nobody can be told that standard error does not work.
+            // An error of standard error cannot be reported.
             let _ = if as_json {
                 let document = told.document().to_string();
                 writeln!(io::stderr(), "{}", printable::json(&document))
@@ -348,7 +348,7 @@ mod tests {
             explanation: String::new(),
             ticket: None,
             after: None,
-            outcome: Outcome::NotDone,
+            outcome: CallEffect::NotDone,
         }
     }
 

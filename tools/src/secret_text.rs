@@ -49,7 +49,7 @@ pub fn prepared(
             Some(seen) => Err(seen),
             None => Ok((format, bytes)),
         },
-        // The server tells these apart by themselves.
+        // The server distinguishes these.
         (None, KeyFormat::Detect) if !is_document(&bytes) => match looks_like(&bytes) {
             Some(seen) => Err(seen),
             None => Ok((format, bytes)),

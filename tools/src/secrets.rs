@@ -1,4 +1,4 @@
-//! Passphrases, PINs and shares on their way in: from the terminal or a file descriptor, never
+//! Input of passphrases, PINs and shares: from the terminal or a file descriptor, never
 //! from the command line or the environment.
 
 use std::fs::File;
@@ -9,7 +9,7 @@ use keyway_client::UnlockWith;
 use keyway_protocol::limits::UNLOCK_SECRET_LEN_MAX;
 use zeroize::Zeroizing;
 
-use crate::args::{Opener, SecretKind, Source};
+use crate::args::{SecretKind, Source, UnlockSecretArgs};
 use crate::failure::Failure;
 use crate::streams::Wiped;
 
@@ -22,7 +22,7 @@ pub struct Given {
 
 impl Given {
     /// Reads what the options ask for; `to` is what it opens, for the prompt. `force` goes with a PIN only.
-    pub fn read(opener: &Opener, force: bool, to: &str) -> Result<Self, Failure> {
+    pub fn read(opener: &UnlockSecretArgs, force: bool, to: &str) -> Result<Self, Failure> {
         let source = opener.secret();
         if force && source.is_none_or(|(kind, _)| kind != SecretKind::Pin) {
             return Err(Failure::usage(

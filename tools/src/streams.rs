@@ -31,7 +31,7 @@ pub enum Content {
     Open,
     /// A secret: kept from terminals, and in a file kept from others.
     Secret {
-        /// Write it to a terminal all the same.
+        /// Write it even to a terminal.
         force: bool,
     },
 }
@@ -121,7 +121,7 @@ pub enum Sink<'a> {
 }
 
 impl Sink<'_> {
-    /// Writes all of `bytes`, in place of what the file held.
+    /// Writes all of `bytes`, replacing the content of the file.
     pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Standard => print(bytes),
@@ -211,7 +211,7 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
         .map_err(|error| Failure::stream("standard output", &error))
 }
 
-/// Writes a line to standard error. Nobody can be told that this does not work.
+/// Writes a line to standard error. A failure cannot be reported.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{}", printable::lines(line));
 }
@@ -260,7 +260,7 @@ fn hex(digits: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// Asks on the terminal whether to go on; whoever wants that types `word`.
+/// Prompts on the terminal for confirmation, which is given by typing `word`.
 pub fn confirm(doing: &str, what_it_means: &str, word: &str) -> Result<(), Failure> {
     let stopped = |why: String| {
         let remedy = "nothing was done; to go on without a question: --yes";

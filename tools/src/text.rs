@@ -1,4 +1,4 @@
-//! Readings of arguments, and figures for people.
+//! Parsing of arguments, and human-readable numbers.
 
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ fn rfc3339_ms(text: &str) -> Option<i64> {
     Some((minutes * 60 + second) * 1_000 + ms)
 }
 
-/// `N` numbers of so many digits each, with `separator` between them.
+/// Returns `N` numbers of the given widths, with `separator` between them.
 fn fields<const N: usize>(text: &str, separator: char, widths: [usize; N]) -> Option<[i64; N]> {
     let mut parts = text.split(separator);
     let mut numbers = [0; N];

@@ -122,7 +122,7 @@ KEY        SHARD  REQUESTS  PER SECOND  WAITERS  REHYDRATE MS   SHARE
 alice          1     ~4800       ~53.3        9         1.250  ~80.0%
 tenants/7      0      ~320        ~3.6        -        ~0.080   ~5.3%
 in the last 1 min 30 s: 6000 requests, 12 waiters and 1.400 ms of rehydration in all
-a key that is not listed has 1 request at most
+unlisted keys: at most 1 request each
 requests are estimates: one in 16, chosen at random, was counted
 ",
             ),
@@ -133,7 +133,7 @@ KEY        SHARD  REQUESTS  PER SECOND  WAITERS  REHYDRATE MS  SHARE
 alice          1      4801        53.3        9         1.250  75.0%
 tenants/7      0      ~320        ~3.6        -        ~0.080      -
 in the last 1 min 30 s: 6000 requests, 12 waiters and 1.400 ms of rehydration in all
-a key that is not listed has 1 waiter at most
+unlisted keys: at most 1 waiter each
 ",
             ),
             (
@@ -388,7 +388,7 @@ fn exit_codes_and_messages_say_whose_turn_it_is() {
              run `keyway unlock prod --wait`, then try again",
         ),
         ("sign prod/unavailable", 4, "try again in 60s"),
-        ("key revoke prod/gone", 3, "may have been made"),
+        ("key revoke prod/gone", 3, "may still have been made"),
     ] {
         let output = server.keyway(args);
         assert_eq!(code(&output), exit, "{args}: {}", err(&output));

@@ -1,4 +1,4 @@
-//! What unlocks, makes and moves: secrets on their way in, shares on their way out, DEK rotations.
+//! Unlocks, initialisation and moves: secrets as input, shares as output, DEK rotations.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -90,12 +90,12 @@ fn force_goes_with_a_pin_and_reaches_the_server() {
 }
 
 #[test]
-fn a_watch_is_asked_for_and_told() {
+fn retry_is_requested_and_reported() {
     let server = Server::with(State {
         pending: 1,
         ..State::default()
     });
-    let text = done(&server, "unlock prod --watch", b"");
+    let text = done(&server, "unlock prod --retry", b"");
     assert!(text.contains("the server keeps trying until the KMS answers"));
     assert_eq!(server.state.lock().unwrap().watched, 1);
     let text = done(&server, "unlock prod --ticket 42", b"");
@@ -103,14 +103,14 @@ fn a_watch_is_asked_for_and_told() {
 }
 
 #[test]
-fn whoever_gives_a_share_is_told_how_many_are_missing() {
+fn a_share_is_answered_with_the_number_of_missing_ones() {
     let server = Server::start();
     for expected in [
         "prod: 1 of 3 shares given; 2 more open it\n",
         "prod: 2 of 3 shares given; 1 more opens it\n",
         "prod: unlocked, 3 keys loaded again\n",
     ] {
-        // The share is looked at once the server has answered: at first there is nothing to tell.
+        // The share is verified after the server has answered: at first there is no result.
         server.state.lock().unwrap().pending = 2;
         assert_eq!(
             done(&server, "unlock prod --share-fd 0", b"right"),
@@ -291,7 +291,7 @@ fn a_rotation_is_followed_until_every_key_is_sealed_again() {
          its keys are sealed again in the background; see: keyway keyspace list prod\n"
     );
     let listed = done(&server, "keyspace list prod", b"");
-    let under_way = "rotation under way: 0 of 42 keys sealed again\n";
+    let under_way = "rotation in progress: 0 of 42 keys sealed again\n";
     assert!(listed.contains(under_way), "{listed}");
     assert_eq!(
         done(&server, "keyspace rotate prod --wait", b""),

@@ -1,4 +1,4 @@
-//! `keyway doctor` and `keyway top` against a server with scripted figures: what they say and how
+//! `keyway doctor` and `keyway top` against a server with scripted metrics: what they print and how
 //! they end. The doctor's rules and the drawing have their own tests.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use support::Server;
 
-/// Figures after so many seconds, where all is well.
+/// The metrics of a healthy server after that many seconds.
 fn healthy(seconds: u64) -> Value {
     let turns = |number: u64| {
         json!({
@@ -71,7 +71,7 @@ fn text(output: &Output) -> &str {
 
 #[test]
 fn a_finding_is_told_with_its_figures_its_cause_and_the_next_command() {
-    let output = server(sequence(starved)).keyway("doctor prod --watch-for 2s");
+    let output = server(sequence(starved)).keyway("doctor prod --duration 2s");
     let text = text(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let (finding, summary) = text.rsplit_once("\n\n").unwrap();
@@ -81,18 +81,18 @@ fn a_finding_is_told_with_its_figures_its_cause_and_the_next_command() {
         "WARNING   prod: the prefetcher is starved: it passes over keys that are due"
     );
     assert!(
-        lines[1].starts_with("  seen    prefetch_skipped_total rose by "),
+        lines[1].starts_with("  evidence  prefetch_skipped_total rose by "),
         "{text}"
     );
     assert_eq!(
         lines[2..],
         [
-            "  likely  max_in_flight is 64, and so many refreshes are under way; each pass counts \
+            "  cause     max_in_flight is 64, and that many refreshes are in progress; each pass counts \
              what it leaves",
-            "          max_in_flight went back to 64 by itself 2 minutes ago (before: 256)",
-            "  next    keyway keyspace set prod max_in_flight=256 --for 15m",
-            "          keyway keyspace list prod",
-            "  more    docs/RUNBOOK.md#prefetch-starved",
+            "            max_in_flight reverted to 64 automatically 2 minutes ago (before: 256)",
+            "  run       keyway keyspace set prod max_in_flight=256 --for 15m",
+            "            keyway keyspace list prod",
+            "  see       docs/RUNBOOK.md#prefetch-starved",
         ]
     );
     assert!(summary.starts_with("1 warning; watched "), "{text}");
@@ -104,9 +104,9 @@ fn a_finding_is_told_with_its_figures_its_cause_and_the_next_command() {
 
 #[test]
 fn scripts_get_the_findings_as_one_document() {
-    let output = server(sequence(starved)).keyway("doctor --watch-for 2s --json");
+    let output = server(sequence(starved)).keyway("doctor --duration 2s --json");
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(output.stderr, b"", "no progress where nobody sees it");
+    assert_eq!(output.stderr, b"", "no progress bar without a terminal");
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     let findings = document["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 1, "{document}");
@@ -118,18 +118,18 @@ fn scripts_get_the_findings_as_one_document() {
     assert_eq!(finding["runbook"], "docs/RUNBOOK.md#prefetch-starved");
     let next = "keyway keyspace set prod max_in_flight=256 --for 15m";
     assert_eq!(finding["next"][0], next);
-    let says = finding["says"].as_str().unwrap();
+    let words = finding["text"].as_str().unwrap();
     assert!(
-        says.starts_with("prod: the prefetcher is starved"),
-        "{says}"
+        words.starts_with("prod: the prefetcher is starved"),
+        "{words}"
     );
     assert!(document["samples"].as_u64() >= Some(2), "{document}");
-    assert_eq!(document["not_asked"], Value::Array(Vec::new()));
+    assert_eq!(document["skipped"], Value::Array(Vec::new()));
 }
 
 #[test]
 fn nothing_found_ends_with_0() {
-    let output = server(sequence(healthy)).keyway("doctor --watch-for 2s");
+    let output = server(sequence(healthy)).keyway("doctor --duration 2s");
     let text = text(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.starts_with("nothing found; watched "), "{text}");
@@ -139,12 +139,12 @@ fn nothing_found_ends_with_0() {
 fn what_may_not_be_asked_is_named_and_done_without() {
     let server = server(sequence(starved));
     server.state.lock().unwrap().reticent = true;
-    let output = server.keyway("doctor prod --watch-for 2s");
+    let output = server.keyway("doctor prod --duration 2s");
     let text = text(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("max_in_flight is 64"), "{text}");
     assert!(
-        text.contains("NOT ASKED keyspace history prod: not allowed"),
+        text.contains("SKIPPED   keyspace history prod: not allowed"),
         "{text}"
     );
 }
@@ -156,7 +156,7 @@ fn a_keyspace_that_is_not_there_and_a_glance_that_is_too_short_are_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
     for time in ["1s", "11m"] {
-        let output = server.keyway(&format!("doctor --watch-for {time}"));
+        let output = server.keyway(&format!("doctor --duration {time}"));
         assert_eq!(output.status.code(), Some(2), "{time}");
     }
 }

@@ -280,7 +280,7 @@ fn announce(
         tracing::warn!(%error, "{ENDPOINTS_FILE} cannot be written: scripts do not find the addresses");
     }
     if config.dev {
-        tracing::warn!("--dev: everyone who can connect may do everything");
+        tracing::warn!("--dev: access control is off, any client may do anything");
     }
     tracing::info!(
         tcp = %shared,

@@ -7,7 +7,7 @@ use keyway_protocol::{Scope, Status};
 use crate::Error;
 use crate::answer::Reply;
 use crate::call::Outline;
-use crate::error::{Outcome, Refusal};
+use crate::error::{CallEffect, Refusal};
 use crate::jitter::Jitter;
 
 /// Jitter before a call is sent again reaches at least this far, and twice as far each time.
@@ -38,7 +38,7 @@ pub(crate) enum Next {
     HelloAgain,
 }
 
-/// One call on its way to a result.
+/// One call in progress.
 #[derive(Debug)]
 pub(crate) struct Attempts {
     deadline: Instant,
@@ -76,7 +76,7 @@ impl Attempts {
         match delivery {
             Delivery::Replied(reply) => self.handle_reply(now, reply, jitter),
             Delivery::Lost(cause) if self.is_write => Next::Finish(Err(Error::Disconnected {
-                outcome: Outcome::Unknown,
+                outcome: CallEffect::Unknown,
                 cause,
             })),
             Delivery::Lost(cause) => {
@@ -84,7 +84,7 @@ impl Attempts {
                 Next::Again(now + self.jitter(Duration::ZERO, jitter))
             }
             Delivery::Garbled(cause) => Next::Finish(Err(Error::Answer {
-                outcome: Outcome::of_write(self.is_write),
+                outcome: CallEffect::of_write(self.is_write),
                 cause,
             })),
         }
@@ -123,7 +123,7 @@ impl Attempts {
                      `keyway keyspace list` shows those there are",
                     call.keyspace.as_ref().map_or("", |name| name.as_str())
                 ),
-                outcome: Outcome::NotDone,
+                outcome: CallEffect::NotDone,
             })));
         }
         self.asked_hello = true;
@@ -136,10 +136,10 @@ impl Attempts {
         Next::Again(now + self.jitter(JITTER_BASE, jitter))
     }
 
-    /// The deadline has passed while the call was on its way (`sent`) or before it could be sent.
+    /// The deadline has passed while the call was in flight (`sent`) or before it could be sent.
     pub(crate) fn timed_out(&self, sent: bool, cause: Option<String>) -> Error {
         Error::Deadline {
-            outcome: Outcome::of_write(sent && self.is_write),
+            outcome: CallEffect::of_write(sent && self.is_write),
             last: self.last.clone().or(cause),
         }
     }
@@ -221,7 +221,7 @@ mod tests {
             Next::Again(_)
         ));
         let error = error(write(now).handle(now, lost, &jitter));
-        assert_eq!(error.outcome(), Outcome::Unknown);
+        assert_eq!(error.outcome(), CallEffect::Unknown);
         assert!(!error.retry_can_help());
     }
 
@@ -243,12 +243,18 @@ mod tests {
     #[test]
     fn only_a_write_that_was_sent_has_an_unknown_outcome_when_time_is_up() {
         let now = Instant::now();
-        assert_eq!(write(now).timed_out(true, None).outcome(), Outcome::Unknown);
+        assert_eq!(
+            write(now).timed_out(true, None).outcome(),
+            CallEffect::Unknown
+        );
         assert_eq!(
             write(now).timed_out(false, None).outcome(),
-            Outcome::NotDone
+            CallEffect::NotDone
         );
-        assert_eq!(read(now).timed_out(true, None).outcome(), Outcome::NotDone);
+        assert_eq!(
+            read(now).timed_out(true, None).outcome(),
+            CallEffect::NotDone
+        );
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Drop for ReadBuffer {
     }
 }
 
-/// Frames on their way out. It grows by copying to a new place and wiping the old one.
+/// Frames to be sent. It grows by copying to a new place and wiping the old one.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
     bytes: Vec<u8>,

@@ -18,7 +18,7 @@ use crate::answer::Reply;
 use crate::exchange::Outgoing;
 use crate::hub::{Hub, Target};
 use crate::{
-    Answer, Error, HotKeys, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Outcome, Secret,
+    Answer, CallEffect, Error, HotKeys, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Secret,
     StatusPage,
 };
 
@@ -26,7 +26,7 @@ pub use kms::{Custody, UnlockWith};
 
 /// A request that has not been sent yet. Its answer holds a `T`.
 ///
-/// Whatever is wrong with it is told when it is sent.
+/// An error in it is reported when it is sent.
 #[derive(Clone)]
 pub struct Call<T> {
     pub(crate) outline: Outline,
@@ -66,7 +66,7 @@ pub struct KeyOptions {
 }
 
 impl<T> Call<T> {
-    /// How long this call may take in all, in place of the client's own deadline.
+    /// Sets how long this call may take in total, instead of the client's own deadline.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.outline.deadline = Some(deadline);
@@ -77,7 +77,7 @@ impl<T> Call<T> {
         match (self.read)(reply) {
             Ok(value) => Ok(reply.with_value(value)),
             Err(cause) => Err(Error::Answer {
-                outcome: Outcome::of_write(self.outline.opcode.is_write()),
+                outcome: CallEffect::of_write(self.outline.opcode.is_write()),
                 cause,
             }),
         }

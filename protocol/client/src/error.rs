@@ -23,21 +23,21 @@ pub enum Error {
     /// The deadline passed before there was an answer.
     Deadline {
         /// Whether a write may have been done.
-        outcome: Outcome,
+        outcome: CallEffect,
         /// What kept the call from being answered, if it is known.
         last: Option<String>,
     },
     /// The connection could not be made, or broke before there was an answer.
     Disconnected {
         /// Whether a write may have been done.
-        outcome: Outcome,
+        outcome: CallEffect,
         /// What happened.
         cause: String,
     },
     /// The server's bytes break a rule of the protocol.
     Answer {
         /// Whether a write may have been done.
-        outcome: Outcome,
+        outcome: CallEffect,
         /// What is wrong with them.
         cause: String,
     },
@@ -55,7 +55,7 @@ pub struct Refusal {
     /// The server's own words; may be empty.
     pub explanation: String,
     /// Whether a write may have been done.
-    pub outcome: Outcome,
+    pub outcome: CallEffect,
 }
 
 /// Who can do something about an error.
@@ -63,22 +63,22 @@ pub struct Refusal {
 pub enum Blame {
     /// The caller: the call itself is wrong, or not allowed, or what it names is not there.
     Caller,
-    /// Whoever keeps the keys: the key or its keyspace is locked, revoked or broken.
+    /// The operator of the keys: the key or its keyspace is locked, revoked or broken.
     Key,
     /// The server or what it depends on: it is overloaded, cannot reach its KMS, or has a fault.
     Server,
-    /// The network in between, or nobody listens.
+    /// The network in between, or no server listens.
     Network,
 }
 
-/// Whether a call that failed may still have been done.
+/// What a failed call may still have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CallEffect {
     /// It has changed nothing.
     NotDone,
-    /// It is a write that may have been done: look before asking again.
+    /// It is a write that may have been done: check before sending it again.
     Unknown,
-    /// What it takes away is in force on the server, which could not write it down: a restart would undo it.
+    /// What it takes away is in force on the server, but could not be written: a restart would undo it.
     InForce,
 }
 
@@ -132,7 +132,7 @@ impl Error {
     /// outcome is unknown says no: look first.
     #[must_use]
     pub fn retry_can_help(&self) -> bool {
-        if self.outcome() == Outcome::Unknown {
+        if self.outcome() == CallEffect::Unknown {
             return false;
         }
         match self {
@@ -150,11 +150,11 @@ impl Error {
         }
     }
 
-    /// Whether the call may have been done all the same.
+    /// Returns whether the call may still have been done.
     #[must_use]
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> CallEffect {
         match self {
-            Self::Address { .. } | Self::Call(_) => Outcome::NotDone,
+            Self::Address { .. } | Self::Call(_) => CallEffect::NotDone,
             Self::Refused(Refusal { outcome, .. })
             | Self::Deadline { outcome, .. }
             | Self::Disconnected { outcome, .. }
@@ -180,14 +180,14 @@ impl Refusal {
                 None => String::from_utf8_lossy(&reply.payload).into_owned(),
             },
             outcome: match reply.status {
-                Status::NotPersisted => Outcome::InForce,
-                _ => Outcome::of_write(is_write && may_be_done),
+                Status::NotPersisted => CallEffect::InForce,
+                _ => CallEffect::of_write(is_write && may_be_done),
             },
         }
     }
 }
 
-impl Outcome {
+impl CallEffect {
     pub(crate) fn of_write(may_be_done: bool) -> Self {
         if may_be_done {
             Self::Unknown
@@ -227,8 +227,8 @@ impl fmt::Display for Error {
             }
         }?;
         match self.outcome() {
-            Outcome::NotDone | Outcome::InForce => Ok(()),
-            Outcome::Unknown => f.write_str("; it may have been done, look before asking again"),
+            CallEffect::NotDone | CallEffect::InForce => Ok(()),
+            CallEffect::Unknown => f.write_str("; it may have been done, look before asking again"),
         }
     }
 }

@@ -17,7 +17,7 @@ const WRITE_LEN_MAX: usize = 4 << 20;
 
 const _: () = assert!(WRITE_LEN_MAX > FRAME_LEN_MAX);
 
-/// Requests in flight on one connection. `W` is told each outcome: a thread's or a task's end of
+/// Requests in flight on one connection. `W` receives each result: a thread's or a task's end of
 /// the wire.
 #[derive(Debug)]
 pub(crate) struct Exchange<W> {
@@ -108,7 +108,7 @@ impl<W> Exchange<W> {
             let words = String::from_utf8_lossy(&frame.payload);
             return Err(match frame.request_id {
                 0 => format!("the server gave up the connection: {words}"),
-                id => format!("an answer to request {id}, which nobody asked"),
+                id => format!("an answer to request {id}, which was never sent"),
             });
         };
         let reply = Reply::from_frame(&frame);

@@ -35,7 +35,7 @@ impl Reading {
     /// How many calls wait for an answer at first.
     pub const CALLS: u64 = 28;
 
-    /// Sends every kind of call that there is, to nobody.
+    /// Encodes every kind of call, without sending it.
     #[must_use]
     pub fn new() -> Self {
         let mut reading = Self {

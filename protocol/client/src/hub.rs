@@ -16,7 +16,7 @@ const OWNER_PATIENCE: Duration = Duration::from_millis(20);
 /// further failure.
 const BACKOFF_BASE: Duration = Duration::from_millis(10);
 
-/// The longest time that back-off grows to.
+/// The longest backoff.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A client's connections: slot 0 reaches any shard, slot `1 + i` reaches shard `i`.
@@ -83,7 +83,7 @@ pub(crate) enum Target<'a> {
 pub(crate) enum Route<C> {
     /// Send it here.
     Use(C),
-    /// Connect here (somebody must, and report), then ask again.
+    /// Connect here (one caller must, and report), then ask again.
     Connect(Attempt),
     /// Wait for a change, but not longer than this, then ask again.
     Wait(Instant),
@@ -182,7 +182,7 @@ impl<C: Clone> Hub<C> {
         }
     }
 
-    /// Begins to connect `slot` if it is down and its back-off is over.
+    /// Begins to connect `slot` if it is down and its backoff has ended.
     fn attempt(&mut self, now: Instant, slot: usize) -> Option<Attempt> {
         let address = match slot {
             0 => Some(self.address.clone()),
@@ -211,7 +211,7 @@ impl<C: Clone> Hub<C> {
         }
     }
 
-    /// An attempt succeeded. Gives the connections that nobody wants any more: close them.
+    /// Records that an attempt succeeded. Returns the connections that are no longer used: close them.
     #[must_use]
     pub(crate) fn connected(
         &mut self,
@@ -259,7 +259,7 @@ impl<C: Clone> Hub<C> {
         };
     }
 
-    /// A connection that was routed to turned out to be closed before this hub was told.
+    /// Records that a connection that was routed to is closed, before its end was reported.
     pub(crate) fn found_closed(
         &mut self,
         now: Instant,

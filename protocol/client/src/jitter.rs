@@ -1,4 +1,4 @@
-//! Randomness for back-off. It keeps clients apart and needs to be neither secret nor good.
+//! Randomness for backoff. It spreads clients out and needs to be neither secret nor good.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -33,7 +33,7 @@
 //! let answer = client.sign(&key, Scheme::Default, Input::Message(b"one"))?;
 //! println!("{} bytes by version {}", answer.value.len(), answer.key_version);
 //!
-//! // Many on their way at once, from one thread.
+//! // Many in flight at the same time, from one thread.
 //! let messages: [&[u8]; 3] = [b"two", b"three", b"four"];
 //! let pending = messages.map(|message| {
 //!     client.submit(Call::sign(&key, Scheme::Default, Input::Message(message)))
@@ -80,7 +80,7 @@ pub use keyway_protocol::{
 pub use address::Address;
 pub use answer::Answer;
 pub use call::{Call, Custody, Input, KeyOptions, UnlockWith};
-pub use error::{Blame, Error, Outcome, Refusal};
+pub use error::{Blame, CallEffect, Error, Refusal};
 pub use exchange::IN_FLIGHT_MAX;
 pub use listing::{
     HotFigure, HotKey, HotKeys, HotTotals, KeyPage, KeyspaceChange, KeyspaceHistory, KeyspaceInfo,

@@ -50,7 +50,7 @@ pub struct KeyspaceInfo {
     /// What a rotation still has to do in the background; `None` if nothing.
     #[serde(default)]
     pub reseal: Option<Reseal>,
-    /// DEKs that rotations have retired and that are kept for a while, if there are any.
+    /// DEKs that rotations have retired and that are still stored, if there are any.
     #[serde(default)]
     pub retired_deks: Option<RetiredDeks>,
     /// Its settings, as text.
@@ -59,16 +59,15 @@ pub struct KeyspaceInfo {
     /// What is granted to whom: the names of the grants, with commas, by principal.
     #[serde(default)]
     pub allow: BTreeMap<String, String>,
-    /// What goes back by itself, by the name that it is set under: a setting's, or
-    /// `allow:PRINCIPAL`.
+    /// Temporary overrides, by the name of the setting or `allow:PRINCIPAL`.
     #[serde(default)]
     pub limited: BTreeMap<String, Limited>,
 }
 
-/// The end of a change that was made for a while.
+/// The expiry of a temporary override.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limited {
-    /// When it goes back, in ms since 1970, by the server's clock.
+    /// When it reverts, in ms since 1970, by the server's clock.
     pub until_unix_ms: u64,
     /// The value that holds then; `none` for no grant.
     pub then: String,
@@ -86,8 +85,7 @@ pub struct KeyspaceHistory {
 pub struct KeyspaceChange {
     /// When, in ms since 1970, by the server's clock.
     pub unix_ms: u64,
-    /// Who: a principal as in grants; `expired` for what went back by itself, `server` for the
-    /// server's own doing.
+    /// The author: a principal as in grants, `expired` for an override that expired, or `server`.
     pub who: String,
     /// What: a setting, `allow:PRINCIPAL`, `locked`, `kms`, `generation` (of the DEK) or `created`.
     pub what: String,
@@ -97,7 +95,7 @@ pub struct KeyspaceChange {
     /// Its value since, if there is one.
     #[serde(default)]
     pub to: Option<String>,
-    /// When it was to go back, if it was made for a while; ms since 1970.
+    /// When it was to revert, for a temporary override; ms since 1970.
     #[serde(default)]
     pub until_unix_ms: Option<u64>,
 }
@@ -120,15 +118,15 @@ pub struct RetiredDeks {
     pub oldest_unix_ms: u64,
 }
 
-/// The hot keys of a keyspace, of all shards. Figures are of the last one to two minutes.
+/// The hot keys of a keyspace, of all shards. Counts are of the last one to two minutes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HotKeys {
     /// The name of what they are ordered by: that of a [`HotBy`](crate::HotBy).
     pub by: String,
     /// How long that is, in ms.
     pub window_ms: u64,
-    /// 1 if every request was counted. Else one of so many, chosen at random, was counted as so
-    /// many, and a figure of requests may be off by about four times its square root besides.
+    /// 1 if every request was counted. If it is N, one request in N was chosen at random and counted as N, and the counts
+    /// of requests may in addition be off by about four times their square root.
     pub requests_counted_one_in: u32,
     /// The most that any key which is not listed can have, of what the list is ordered by.
     pub unlisted_max: u64,
@@ -215,7 +213,7 @@ pub struct SharesGiven {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnlockState {
-    /// On its way.
+    /// In progress.
     Pending,
     /// The keyspace is unlocked.
     Done,

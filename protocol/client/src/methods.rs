@@ -133,7 +133,7 @@ macro_rules! typed_calls {
                 self.call($crate::Call::key_rotate(key, material))$($wait)*
             }
 
-            /// Revokes a key for good.
+            /// Revokes a key permanently.
             pub $($asyncness)? fn key_revoke(
                 &self,
                 key: &$crate::KeyPath,
@@ -141,7 +141,7 @@ macro_rules! typed_calls {
                 self.call($crate::Call::key_revoke(key))$($wait)*
             }
 
-            /// Revokes one version of a key for good. The newest cannot be revoked alone: the
+            /// Revokes one version of a key permanently. The latest cannot be revoked alone: the
             /// status is CONFLICT.
             pub $($asyncness)? fn key_revoke_version(
                 &self,
@@ -181,7 +181,7 @@ macro_rules! typed_calls {
                         let call = $crate::Call::key_list_page(keyspace, shard, 0, &cursor);
                         let page = self.call(call)$($wait)*?.value;
                         keys.extend(page.keys);
-                        // A cursor that stands still would have us ask for ever.
+                        // A cursor that does not advance would make this loop endless.
                         if page.cursor.is_empty() || page.cursor == cursor {
                             break;
                         }
@@ -212,8 +212,8 @@ macro_rules! typed_calls {
                 self.call($crate::Call::keyspace_set(keyspace, settings))$($wait)*
             }
 
-            /// Changes settings of a keyspace for a while, counted by the server from the request's
-            /// arrival, in whole ms; then they go back by themselves, across a restart too.
+            /// Changes settings of a keyspace temporarily. The server reverts them automatically after
+            /// that time from the request's arrival, in whole ms, also across a restart.
             pub $($asyncness)? fn keyspace_set_for(
                 &self,
                 keyspace: &$crate::KeyspaceName,
@@ -243,7 +243,7 @@ macro_rules! typed_calls {
                     let page = self.call(call)$($wait)*?.value;
                     let rises = page.keyspaces.first().is_some_and(|first| first.id > after);
                     keyspaces.extend(page.keyspaces);
-                    // A list that stands still would have us ask for ever.
+                    // A list that does not advance would make this loop endless.
                     if !page.more || !rises {
                         return Ok(keyspaces);
                     }
@@ -325,7 +325,7 @@ macro_rules! typed_calls {
                 self.call($crate::Call::lock_all())$($wait)*
             }
 
-            /// Loads a key anew whatever its age. When it returns, nothing loaded before the call
+            /// Reloads a key whatever its age. When it returns, nothing loaded before the call
             /// is served any more; the answer's `key_version` is the version loaded.
             pub $($asyncness)? fn force_refresh(
                 &self,
@@ -353,12 +353,12 @@ macro_rules! typed_calls {
             }
 
             /// As `unlock`, and the server keeps trying until the KMS answers.
-            pub $($asyncness)? fn unlock_watching(
+            pub $($asyncness)? fn unlock_with_retry(
                 &self,
                 keyspace: &$crate::KeyspaceName,
                 with: $crate::UnlockWith<'_>,
             ) -> Result<$crate::Answer<u64>, $crate::Error> {
-                self.call($crate::Call::unlock_watching(keyspace, with))$($wait)*
+                self.call($crate::Call::unlock_with_retry(keyspace, with))$($wait)*
             }
 
             /// How an unlock is going.
@@ -378,7 +378,7 @@ macro_rules! typed_calls {
                     let after = document.next().unwrap_or(0);
                     let answer = self.call($crate::Call::status_page(after))$($wait)*?;
                     let answer = answer.map(|page| document.add(page));
-                    // Pages that stand still would have us ask for ever.
+                    // Pages that do not advance would make this loop endless.
                     if document.next().is_none_or(|next| next <= after) {
                         return Ok(answer.map(|()| document.into_text()));
                     }

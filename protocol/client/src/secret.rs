@@ -17,7 +17,7 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// Gives the bytes to somebody who sees to wiping them.
+    /// Returns the bytes. The caller must wipe them.
     #[must_use]
     pub fn into_vec(mut self) -> Vec<u8> {
         std::mem::take(&mut *self.0)

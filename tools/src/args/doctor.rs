@@ -7,7 +7,7 @@ use keyway_client::KeyspaceName;
 
 use crate::text;
 
-/// Shards tell their figures once a second: less shows no change.
+/// Shards publish metrics once a second, so a shorter window would show no change.
 const WATCH_MIN: Duration = Duration::from_secs(2);
 const WATCH_MAX: Duration = Duration::from_secs(600);
 
@@ -17,11 +17,11 @@ pub struct Doctor {
     /// Only this keyspace, and the shards and KMSes.
     pub keyspace: Option<KeyspaceName>,
     /// How long to watch the counters: 2s to 10m.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = watch_for)]
-    pub watch_for: Duration,
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub duration: Duration,
 }
 
-fn watch_for(text: &str) -> Result<Duration, String> {
+fn duration(text: &str) -> Result<Duration, String> {
     let time = text::duration(text)?;
     match (WATCH_MIN..=WATCH_MAX).contains(&time) {
         true => Ok(time),

@@ -8,11 +8,11 @@ use keyway_client::{HotBy, KeyspaceName};
 pub struct Hot {
     /// The keyspace.
     pub keyspace: KeyspaceName,
-    /// What they are ordered by: requests, waiters (requests that had to wait for a load) or
-    /// rehydrate-time (of all loads together).
+    /// The order: requests, waiters (requests that had to wait for a load) or rehydrate-time (the
+    /// total time of all loads).
     #[arg(long, value_name = "ORDER", default_value = "requests")]
     pub by: HotBy,
-    /// How many keys, at most.
+    /// The most keys to list.
     #[arg(long, value_name = "COUNT", default_value_t = 20,
           value_parser = clap::value_parser!(u16).range(1..=128))]
     pub limit: u16,

@@ -11,14 +11,14 @@ use crate::text;
 /// `keyspace …`
 #[derive(Debug, Subcommand)]
 pub enum Keyspace {
-    /// Make a keyspace.
+    /// Create a keyspace.
     Create {
         /// Its name: 1 to 64 of a-z, 0-9, `.`, `_`, `-`.
         keyspace: KeyspaceName,
-        /// The KMS that wraps its DEKs; the server's first if not given.
+        /// The KMS that wraps its DEKs; the server's default if not given.
         #[arg(long, value_name = "NAME")]
         kms: Option<KmsName>,
-        /// Settings that differ from the defaults, as in soft_ttl_ms=60000.
+        /// Settings that differ from the defaults, e.g. soft_ttl_ms=60000.
         #[arg(value_name = "NAME=VALUE", value_parser = setting)]
         settings: Vec<Setting>,
     },
@@ -26,31 +26,31 @@ pub enum Keyspace {
     Set {
         /// The keyspace.
         keyspace: KeyspaceName,
-        /// Settings, all or none of which are made.
+        /// Settings, which are applied atomically.
         #[arg(value_name = "NAME=VALUE", required = true, value_parser = setting)]
         settings: Vec<Setting>,
-        /// Only for so long, then they go back by themselves: 1s to 720h, as in 15m.
+        /// Revert the change automatically after TIME (1s to 720h, e.g. 15m).
         #[arg(long = "for", value_name = "TIME", value_parser = text::duration)]
         lasts: Option<Duration>,
     },
-    /// Show who changed what of a keyspace, and when: the last 100 changes, newest first.
+    /// Show the last 100 changes of a keyspace and their authors, newest first.
     History {
         /// The keyspace.
         keyspace: KeyspaceName,
-        /// Only the newest so many.
+        /// Only the latest N.
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
     },
-    /// List the keyspaces; with a name, that one's settings and grants.
+    /// List the keyspaces, or the settings and grants of one.
     List {
-        /// Only this one, in full.
+        /// Only this one, with all settings and grants.
         keyspace: Option<KeyspaceName>,
     },
-    /// Give a keyspace a new DEK; its keys are sealed again in the background.
+    /// Rotate a keyspace's DEK. Its keys are resealed in the background.
     Rotate {
         /// The keyspace.
         keyspace: KeyspaceName,
-        /// Follow it until all keys are sealed again; for 10 minutes if no time is given.
+        /// Wait until all keys are resealed; for 10 minutes if no time is given.
         #[arg(
             long,
             value_name = "TIME",
@@ -61,16 +61,16 @@ pub enum Keyspace {
         )]
         wait: Option<Duration>,
     },
-    /// Destroy the DEKs that rotations have retired, which are kept for 30 days otherwise: no backup from before the
-    /// last rotation can be read any more.
+    /// Destroy the DEKs that rotations have retired, which are otherwise kept for 30 days. Backups from before the last
+    /// rotation become unreadable.
     DestroyDeks {
         /// The keyspace.
         keyspace: KeyspaceName,
-        /// Do not ask.
+        /// Do not prompt for confirmation.
         #[arg(long)]
         yes: bool,
     },
-    /// Have another KMS wrap a keyspace's DEKs. A rotation should follow.
+    /// Rewrap a keyspace's DEKs with another KMS. Rotate the DEK afterwards.
     Rewrap {
         /// The keyspace.
         keyspace: KeyspaceName,

@@ -13,7 +13,7 @@ use crate::text;
 pub struct Unlock {
     /// The keyspace.
     pub keyspace: KeyspaceName,
-    /// Follow it until it is done or has failed; for 10 minutes if no time is given.
+    /// Wait until it is done or has failed; for 10 minutes if no time is given.
     #[arg(
         long,
         value_name = "TIME",
@@ -23,36 +23,36 @@ pub struct Unlock {
         value_parser = text::duration
     )]
     pub wait: Option<Duration>,
-    /// Have the server keep trying until the KMS answers.
+    /// Keep trying on the server until the KMS answers.
     #[arg(long)]
-    pub watch: bool,
+    pub retry: bool,
     #[command(flatten)]
-    pub opener: Opener,
+    pub opener: UnlockSecretArgs,
     /// Send the PIN even as the last attempt that the token allows: a wrong one locks the token.
     #[arg(long)]
     pub force: bool,
-    /// Start nothing; ask how the unlock with this ticket stands.
-    #[arg(long, value_name = "TICKET", conflicts_with_all = ["opener", "watch", "force"])]
+    /// Start nothing; show the status of the unlock with this ticket.
+    #[arg(long, value_name = "TICKET", conflicts_with_all = ["opener", "retry", "force"])]
     pub ticket: Option<u64>,
 }
 
 /// What unlocks a KMS: nothing, or one secret from the terminal or a file descriptor.
 #[derive(Clone, Debug, Args)]
 #[group(id = "opener", multiple = false)]
-pub struct Opener {
-    /// Ask for the passphrase on the terminal.
+pub struct UnlockSecretArgs {
+    /// Prompt for the passphrase on the terminal.
     #[arg(long)]
     passphrase: bool,
     /// Read the passphrase from this file descriptor, up to the first line feed.
     #[arg(long, value_name = "N")]
     passphrase_fd: Option<u32>,
-    /// Ask for the token's PIN on the terminal.
+    /// Prompt for the token's PIN on the terminal.
     #[arg(long)]
     pin: bool,
     /// Read the token's PIN from this file descriptor, up to the first line feed.
     #[arg(long, value_name = "N")]
     pin_fd: Option<u32>,
-    /// Ask for one share on the terminal.
+    /// Prompt for one share on the terminal.
     #[arg(long)]
     share: bool,
     /// Read one share from this file descriptor, up to the first line feed.
@@ -63,16 +63,16 @@ pub struct Opener {
 /// `kms …`
 #[derive(Debug, Subcommand)]
 pub enum Kms {
-    /// Have a KMS make its key, in shares or under a passphrase.
+    /// Generate a KMS's key, in shares or under a passphrase.
     Init(KmsInit),
-    /// Unlock a KMS that no keyspace uses yet, or give it one share.
+    /// Unlock a KMS that no keyspace uses yet, or provide one share.
     Unlock(KmsUnlock),
     /// Wipe what a KMS holds in memory (its key, PIN or token), and lock every keyspace that it wraps.
     Lock {
         /// The KMS, as the server's configuration names it.
         kms: KmsName,
     },
-    /// List the KMSes and how they stand.
+    /// List the KMSes and their status.
     List,
 }
 
@@ -83,7 +83,7 @@ pub struct KmsInit {
     /// The KMS, as the server's configuration names it.
     #[arg(default_value = "local")]
     pub kms: KmsName,
-    /// Make this many shares: 1 to 16.
+    /// Split the key into this many shares: 1 to 16.
     #[arg(
         long,
         value_name = "N",
@@ -92,7 +92,7 @@ pub struct KmsInit {
         value_parser = value_parser!(u8).range(1..=16)
     )]
     pub shares: Option<u8>,
-    /// How many of the shares open it: 1 to as many as there are.
+    /// How many of the shares unlock it: 1 to the number of shares.
     #[arg(
         long,
         value_name = "K",
@@ -100,7 +100,7 @@ pub struct KmsInit {
         value_parser = value_parser!(u8).range(1..=16)
     )]
     pub threshold: Option<u8>,
-    /// Ask for the new passphrase on the terminal.
+    /// Prompt for the new passphrase on the terminal.
     #[arg(long, group = "custody")]
     passphrase: bool,
     /// Read the new passphrase from this file descriptor, up to the first line feed.
@@ -118,7 +118,7 @@ pub struct KmsUnlock {
     #[arg(default_value = "local")]
     pub kms: KmsName,
     #[command(flatten)]
-    pub opener: Opener,
+    pub opener: UnlockSecretArgs,
     /// Send the PIN even as the last attempt that the token allows: a wrong one locks the token.
     #[arg(long)]
     pub force: bool,
@@ -144,7 +144,7 @@ pub enum Source {
     Fd(u32),
 }
 
-impl Opener {
+impl UnlockSecretArgs {
     /// The secret that was asked for, if there is one.
     pub fn secret(&self) -> Option<(SecretKind, Source)> {
         [

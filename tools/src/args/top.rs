@@ -12,10 +12,10 @@ use crate::text;
 pub struct Top {
     /// The keyspace whose hot keys are shown first; the busiest if not given.
     pub keyspace: Option<KeyspaceName>,
-    /// How often it is drawn anew.
+    /// How often it is updated.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = text::duration)]
     pub interval: Duration,
-    /// Write one frame as text, of figures so far apart as --interval says, and end.
+    /// Write one frame as text, covering one --interval, and exit.
     #[arg(long)]
     pub once: bool,
 }

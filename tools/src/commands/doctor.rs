@@ -15,9 +15,9 @@ use crate::doctor::{Case, Finding, Listed, Severity, rules};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::text;
-use crate::vitals::Vitals;
+use crate::vitals::ServerStatus;
 
-/// How often the figures are asked for while they are watched: as often as shards tell them.
+/// How often the status is queried: as often as shards publish their metrics.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
 
 /// How many keyspaces are looked at closely, at most.
@@ -33,31 +33,31 @@ pub fn run(cli: &Cli, command: &Doctor, output: Output) -> Result<Exit, Failure>
         samples,
         listed: BTreeMap::new(),
     };
-    let unasked = ask(&server, &mut case);
+    let skipped = ask(&server, &mut case);
     let findings = rules::examine(&case);
     let document = json!({
         "findings": findings.iter().map(Finding::document).collect::<Vec<_>>(),
-        "watched_s": case.change().seconds(),
+        "duration_s": case.change().seconds(),
         "samples": case.samples.len(),
-        "not_asked": unasked,
+        "skipped": skipped,
     });
-    output.say(&document, &render(&case, &findings, &unasked))?;
+    output.say(&document, &render(&case, &findings, &skipped))?;
     let calm = findings
         .iter()
         .all(|finding| finding.severity == Severity::Note);
     Ok(if calm { Exit::Done } else { Exit::Refused })
 }
 
-/// Status documents over the time that was asked for.
-fn watch(server: &Server, command: &Doctor) -> Result<Vec<Vitals>, Failure> {
+/// Returns the status documents of the requested time.
+fn watch(server: &Server, command: &Doctor) -> Result<Vec<ServerStatus>, Failure> {
     let style = "{spinner} doctor: watching the counters {elapsed} [{bar:20}] {msg}";
     let style = ProgressStyle::with_template(style).expect("the template is well-formed");
-    let period_ms = command.watch_for.as_millis() as u64;
+    let period_ms = command.duration.as_millis() as u64;
     let progress = ProgressBar::new(period_ms).with_style(style);
     let started = Instant::now();
     let mut samples = vec![sample(server, command)?];
     loop {
-        let left = command.watch_for.saturating_sub(started.elapsed());
+        let left = command.duration.saturating_sub(started.elapsed());
         if left.is_zero() {
             progress.finish_and_clear();
             return Ok(samples);
@@ -69,14 +69,14 @@ fn watch(server: &Server, command: &Doctor) -> Result<Vec<Vitals>, Failure> {
     }
 }
 
-fn sample(server: &Server, command: &Doctor) -> Result<Vitals, Failure> {
+fn sample(server: &Server, command: &Doctor) -> Result<ServerStatus, Failure> {
     let mut vitals = figures::vitals(server, "doctor")?;
     if let Some(only) = &command.keyspace {
         let keyspaces = &mut vitals.keyspaces;
         keyspaces.retain(|keyspace| keyspace.name == only.as_str());
         if keyspaces.is_empty() {
             return Err(Failure::refused(
-                format!("doctor: the server has no figures of a keyspace {only}"),
+                format!("doctor: the server has no metrics of a keyspace {only}"),
                 "see `keyway keyspace list`",
             ));
         }
@@ -84,10 +84,9 @@ fn sample(server: &Server, command: &Doctor) -> Result<Vitals, Failure> {
     Ok(vitals)
 }
 
-/// Asks for settings, hot keys and changes. What is refused is returned, in words: the rules can do
-/// without.
+/// Queries settings, hot keys and changes. Returns what was refused, as text: the rules work without it.
 fn ask(server: &Server, case: &mut Case) -> Vec<String> {
-    let mut unasked = Vec::new();
+    let mut skipped = Vec::new();
     let infos = server.call("settings", None, |client| client.keyspace_list());
     let mut infos: BTreeMap<String, KeyspaceInfo> = match infos {
         Ok(infos) => infos
@@ -95,7 +94,7 @@ fn ask(server: &Server, case: &mut Case) -> Vec<String> {
             .map(|info| (info.name.clone(), info))
             .collect(),
         Err(failure) => {
-            unasked.push(failure.to_string());
+            skipped.push(failure.to_string());
             BTreeMap::new()
         }
     };
@@ -103,7 +102,7 @@ fn ask(server: &Server, case: &mut Case) -> Vec<String> {
     if closely.len() > CLOSELY_MAX {
         let more = closely.len() - CLOSELY_MAX;
         let words = "hot keys and history of the others; name one to have it looked at closely";
-        unasked.push(format!("{}: {words}", text::count(more as u64, "keyspace")));
+        skipped.push(format!("{}: {words}", text::count(more as u64, "keyspace")));
     }
     for (rank, name) in closely.into_iter().enumerate() {
         let mut listed = Listed {
@@ -111,18 +110,18 @@ fn ask(server: &Server, case: &mut Case) -> Vec<String> {
             ..Listed::default()
         };
         if let (true, Ok(name)) = (rank < CLOSELY_MAX, name.parse::<KeyspaceName>()) {
-            look_closely(server, &name, &mut listed, &mut unasked);
+            look_closely(server, &name, &mut listed, &mut skipped);
         }
         case.listed.insert(name, listed);
     }
-    unasked
+    skipped
 }
 
 fn look_closely(
     server: &Server,
     name: &KeyspaceName,
     listed: &mut Listed,
-    unasked: &mut Vec<String>,
+    skipped: &mut Vec<String>,
 ) {
     let hot = |by| {
         let doing = format!("hot {name} --by {by}");
@@ -135,7 +134,7 @@ fn look_closely(
     let changes = server.call(&doing, Some(name.as_str()), |client| {
         client.keyspace_history(name)
     });
-    let mut note = |failure: Failure| unasked.push(failure.to_string());
+    let mut note = |failure: Failure| skipped.push(failure.to_string());
     listed.hot = hot(HotBy::Requests).map_err(&mut note).ok();
     listed.waited_for = hot(HotBy::Waiters).map_err(&mut note).ok();
     listed.changes = changes
@@ -143,12 +142,12 @@ fn look_closely(
         .map_or_else(|()| Vec::new(), |it| it.value.changes);
 }
 
-fn render(case: &Case, findings: &[Finding], unasked: &[String]) -> String {
+fn render(case: &Case, findings: &[Finding], skipped: &[String]) -> String {
     let mut text: String = findings.iter().map(paragraph).collect();
-    for words in unasked {
-        text.push_str(&format!("{:<10}{words}\n", "NOT ASKED"));
+    for words in skipped {
+        text.push_str(&format!("{:<10}{words}\n", "SKIPPED"));
     }
-    if !unasked.is_empty() {
+    if !skipped.is_empty() {
         text.push('\n');
     }
     let now = case.change().now;
@@ -185,10 +184,10 @@ fn render(case: &Case, findings: &[Finding], unasked: &[String]) -> String {
 
 /// ```text
 /// WARNING   prod: keys …
-///   seen    prefetch_skipped_total rose by …
-///   likely  max_in_flight is …
-///   next    keyway keyspace set …
-///   more    docs/RUNBOOK.md#prefetch-starved
+///   evidence  prefetch_skipped_total rose by …
+///   cause     max_in_flight is …
+///   run       keyway keyspace set …
+///   see       docs/RUNBOOK.md#prefetch-starved
 /// ```
 fn paragraph(finding: &Finding) -> String {
     let heading = finding.severity.heading();
@@ -196,13 +195,13 @@ fn paragraph(finding: &Finding) -> String {
     let mut lines = |label: &str, lines: &[String]| {
         for (at, line) in lines.iter().enumerate() {
             let label = if at == 0 { label } else { "" };
-            text.push_str(&format!("  {label:<8}{line}\n"));
+            text.push_str(&format!("  {label:<10}{line}\n"));
         }
     };
-    lines("seen", std::slice::from_ref(&finding.seen));
-    lines("likely", &finding.causes);
-    lines("next", &finding.next);
-    lines("more", &[finding.runbook()]);
+    lines("evidence", std::slice::from_ref(&finding.evidence));
+    lines("cause", &finding.causes);
+    lines("run", &finding.next);
+    lines("see", &[finding.runbook()]);
     text.push('\n');
     text
 }

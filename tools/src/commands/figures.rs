@@ -7,7 +7,7 @@ use crate::connect::Server;
 use crate::failure::Failure;
 use crate::printable;
 use crate::text;
-use crate::vitals::Vitals;
+use crate::vitals::ServerStatus;
 
 /// Asks for the document.
 pub fn of(server: &Server, doing: &str) -> Result<Value, Failure> {
@@ -16,7 +16,7 @@ pub fn of(server: &Server, doing: &str) -> Result<Value, Failure> {
 }
 
 /// Asks for the document, with types.
-pub fn vitals(server: &Server, doing: &str) -> Result<Vitals, Failure> {
+pub fn vitals(server: &Server, doing: &str) -> Result<ServerStatus, Failure> {
     let answer = server.call(doing, None, |client| client.status())?;
     serde_json::from_str(&answer.value).map_err(|error| Failure::bad_answer(doing, &error))
 }

@@ -94,9 +94,7 @@ fn summary(hot: &HotKeys, by: HotBy) -> String {
         HotBy::Waiters => text::count(hot.unlisted_max, "waiter"),
         HotBy::RehydrateTime => format!("{} ms", milliseconds(hot.unlisted_max)),
     };
-    lines.push_str(&format!(
-        "a key that is not listed has {unlisted} at most\n"
-    ));
+    lines.push_str(&format!("unlisted keys: at most {unlisted} each\n"));
     if hot.requests_counted_one_in > 1 {
         let one_in = hot.requests_counted_one_in;
         lines.push_str(&format!(

@@ -331,7 +331,7 @@ fn in_full(info: &KeyspaceInfo) -> String {
     let mut grants: Vec<String> = granted
         .map(|principal| format!("allow:{principal}"))
         .collect();
-    // What is taken away for a while is not among the grants.
+    // What a temporary override takes away is not among the grants.
     let limited = info.limited.keys();
     grants.extend(limited.filter(|name| name.starts_with("allow:")).cloned());
     grants.sort();
@@ -342,7 +342,7 @@ fn in_full(info: &KeyspaceInfo) -> String {
     }
     let state = state(info.locked);
     let reseal = info.reseal.map_or_else(String::new, |reseal| {
-        format!("rotation under way: {}\n", progress(reseal))
+        format!("rotation in progress: {}\n", progress(reseal))
     });
     let heading = format!(
         "keyspace {}, id {}, {state}, KMS {}, DEK generation {}\n",

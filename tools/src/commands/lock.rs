@@ -39,25 +39,25 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
         Some(ticket) => (ticket, false),
         None => {
             let given = Given::read(&command.opener, command.force, keyspace.as_str())?;
-            (flow.start(&given, command.watch)?, given.is_share())
+            (flow.start(&given, command.retry)?, given.is_share())
         }
     };
     let status = match command.wait {
         Some(patience) => Some(flow.follow(ticket, patience, is_over)?),
         None if command.ticket.is_some() => Some(flow.ask(ticket)?),
-        // Whoever gives a share wants to know whether it was right, not to wait for the others.
+        // The holder of a share needs to know whether it was right, and need not wait for the others.
         None if is_share => Some(flow.follow(ticket, cli.timeout, is_judged)?),
         None => None,
     };
     let mut document = json!({ "keyspace": keyspace.as_str(), "ticket": ticket });
     let Some(status) = status else {
         document["state"] = "pending".into();
-        let watching = match command.watch {
+        let retrying = match command.retry {
             true => "; the server keeps trying until the KMS answers",
             false => "",
         };
         let text = format!(
-            "{keyspace}: unlock started (ticket {ticket}){watching}\n\
+            "{keyspace}: unlock started (ticket {ticket}){retrying}\n\
              follow it with: keyway unlock {keyspace} --ticket {ticket} --wait\n"
         );
         return output.say(&document, &text);
@@ -95,10 +95,10 @@ struct Flow<'a> {
 }
 
 impl Flow<'_> {
-    fn start(&self, given: &Given, watch: bool) -> Result<u64, Failure> {
+    fn start(&self, given: &Given, retry: bool) -> Result<u64, Failure> {
         let answer = self.server.call(&self.doing, self.name(), |client| {
-            if watch {
-                client.unlock_watching(self.keyspace, given.with())
+            if retry {
+                client.unlock_with_retry(self.keyspace, given.with())
             } else {
                 client.unlock(self.keyspace, given.with())
             }

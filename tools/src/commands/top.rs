@@ -1,4 +1,4 @@
-//! `top`: the figures drawn anew again and again, until `q`.
+//! `top`: a live view of the metrics, until `q`.
 
 use std::io::IsTerminal;
 use std::thread;
@@ -14,7 +14,7 @@ use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::top::{Act, Frame, View, draw};
-use crate::vitals::Vitals;
+use crate::vitals::ServerStatus;
 
 /// How many hot keys are asked for.
 const HOT_KEYS: u16 = 20;
@@ -47,8 +47,8 @@ pub fn run(cli: &Cli, command: &Top, output: Output) -> Result<(), Failure> {
 /// A server and what it told last.
 struct Watch {
     server: Server,
-    before: Vitals,
-    now: Vitals,
+    before: ServerStatus,
+    now: ServerStatus,
     view: View,
     hot: Option<(String, Result<HotKeys, String>)>,
 }
@@ -65,7 +65,7 @@ impl Watch {
             && !now.keyspaces.iter().any(|keyspace| keyspace.name == *name)
         {
             return Err(Failure::refused(
-                format!("top: the server has no figures of a keyspace {name}"),
+                format!("top: the server has no metrics of a keyspace {name}"),
                 "see `keyway keyspace list`",
             ));
         }
@@ -118,7 +118,7 @@ impl Watch {
         }
     }
 
-    /// Draws until `q`. A server that goes away is told at the foot, and asked again.
+    /// Draws until `q`. If the server becomes unreachable, shows that at the bottom and retries.
     fn show(&mut self, mut terminal: DefaultTerminal, interval: Duration) -> Result<(), Failure> {
         let trouble_of = |error: &std::io::Error| Failure::stream("the terminal", error);
         let mut trouble = None;
@@ -139,7 +139,7 @@ impl Watch {
             }
             let event = event::read().map_err(|error| trouble_of(&error))?;
             let Event::Key(key) = event else {
-                // A new size: drawn anew.
+                // A new size: redrawn.
                 continue;
             };
             if key.kind != KeyEventKind::Press {

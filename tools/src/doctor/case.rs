@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use keyway_client::{HotKey, HotKeys, KeyspaceChange, KeyspaceInfo};
 
 use crate::text;
-use crate::vitals::{Change, Keyspace, Vitals};
+use crate::vitals::{Change, Keyspace, ServerStatus};
 
 /// What is known of a server.
 #[derive(Debug)]
 pub struct Case {
     /// Status documents, the earliest first: two at least.
-    pub samples: Vec<Vitals>,
+    pub samples: Vec<ServerStatus>,
     /// What else was asked, by the keyspace's name.
     pub listed: BTreeMap<String, Listed>,
 }
 
-/// What is known of a keyspace besides its figures. What could not be asked is not there.
+/// Details of a keyspace beside its metrics. What could not be queried is missing.
 #[derive(Debug, Default)]
 pub struct Listed {
     /// Its settings.
@@ -38,7 +38,7 @@ impl Case {
         }
     }
 
-    /// What is known of a keyspace besides its figures.
+    /// Returns the details of a keyspace.
     pub fn of(&self, keyspace: &str) -> &Listed {
         static NOTHING: Listed = Listed {
             info: None,
@@ -98,7 +98,7 @@ impl Case {
             return Some(format!("it was {done} by {} {ago}", change.who));
         }
         Some(match change.who.as_str() {
-            "expired" => format!("{what} went back to {to} by itself {ago}{before}"),
+            "expired" => format!("{what} reverted to {to} automatically {ago}{before}"),
             who => format!("{what} was set to {to} by {who} {ago}{before}"),
         })
     }

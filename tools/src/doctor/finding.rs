@@ -50,8 +50,8 @@ pub struct Finding {
     pub subject: Subject,
     /// What is going on, in a few words.
     pub symptom: String,
-    /// The figures that say so.
-    pub seen: String,
+    /// The values that show it.
+    pub evidence: String,
     /// What is likely behind it; a sentence each.
     pub causes: Vec<String>,
     /// What to run next, the most useful first.
@@ -65,14 +65,14 @@ impl Finding {
         severity: Severity,
         subject: Subject,
         symptom: impl Into<String>,
-        seen: impl Into<String>,
+        evidence: impl Into<String>,
     ) -> Self {
         Self {
             id,
             severity,
             subject,
             symptom: symptom.into(),
-            seen: seen.into(),
+            evidence: evidence.into(),
             causes: Vec::new(),
             next: Vec::new(),
         }
@@ -111,7 +111,7 @@ impl Finding {
         }
     }
 
-    /// For scripts. `says` is all of it in words; the member that names the subject is not null.
+    /// Returns the finding for scripts. `text` is all of it as text; the member that names the subject is not null.
     pub fn document(&self) -> Value {
         let (mut keyspace, mut shard, mut kms) = (None, None, None);
         match &self.subject {
@@ -121,11 +121,11 @@ impl Finding {
             Subject::Server => {}
         }
         let cause = self.causes.join(". ");
-        let says = format!(
+        let text = format!(
             "{}: {} ({}). {cause}",
             self.place(),
             self.symptom,
-            self.seen
+            self.evidence
         );
         json!({
             "id": self.id,
@@ -133,8 +133,8 @@ impl Finding {
             "keyspace": keyspace,
             "shard": shard,
             "kms": kms,
-            "says": says.trim_end(),
-            "seen": self.seen,
+            "text": text.trim_end(),
+            "evidence": self.evidence,
             "cause": cause,
             "next": self.next,
             "runbook": self.runbook(),

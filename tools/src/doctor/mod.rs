@@ -1,5 +1,5 @@
-//! What is wrong with a server, found from its figures: data in, findings out. Nothing here asks a
-//! server or writes a line; `commands::doctor` does both.
+//! Diagnosis of a server from its metrics: data in, findings out. Nothing here calls a server or writes a line;
+//! `commands::doctor` does both.
 //!
 //! ```text
 //!  Case (status documents, settings, hot keys, changes) ──▶ rules::examine ──▶ Finding

@@ -21,8 +21,8 @@ use entry::Defaults;
 use pipeline::{Pipeline, Summary};
 use source::Source;
 
-/// At most this many keys' failures are told one by one; all are counted.
-const TOLD_MAX: u64 = 20;
+/// Most failures that are reported one by one; all are counted.
+const REPORTED_FAILURES_MAX: u64 = 20;
 
 pub fn run(cli: &Cli, command: &BulkImport, output: Output) -> Result<Exit, Failure> {
     let defaults = Defaults {
@@ -91,7 +91,7 @@ fn progress(count: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is well-formed"))
 }
 
-/// Who hears of each key: the person who watches, and the file of acknowledged keys.
+/// Where the result of each key is reported: the terminal, and the file of acknowledged keys.
 pub struct Report {
     progress: ProgressBar,
     log: Option<AckLog>,
@@ -114,12 +114,12 @@ impl Report {
     fn failed(&mut self, message: &str) {
         self.progress.inc(1);
         self.told += 1;
-        if self.told > TOLD_MAX {
+        if self.told > REPORTED_FAILURES_MAX {
             return;
         }
         self.progress.suspend(|| {
             streams::tell(&format!("keyway: {message}"));
-            if self.told == TOLD_MAX {
+            if self.told == REPORTED_FAILURES_MAX {
                 streams::tell("keyway: further failures are counted, not shown");
             }
         });

@@ -1,4 +1,4 @@
-//! A window of imports on their way to the server.
+//! A window of imports in flight to the server.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::source::Source;
 use crate::connect::Server;
 use crate::failure::Failure;
 
-/// Sending takes this long only while there is no connection. Then what is on its way is settled
+/// Sending takes this long only while there is no connection. Then what is in flight is settled
 /// before more is sent, so that a server that has gone is noticed once, not once for each key of
 /// the window.
 const SUBMIT_SLOW: Duration = Duration::from_millis(20);
@@ -21,7 +21,7 @@ const SUBMIT_SLOW: Duration = Duration::from_millis(20);
 /// same id as one beyond them is a key that exists already, like any other.
 const SETTLED_MAX: usize = 1 << 20;
 
-/// What came of an import.
+/// The outcome of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Keys that the server has acknowledged.
@@ -32,7 +32,7 @@ pub struct Summary {
     pub failed: u64,
 }
 
-/// An import under way.
+/// An import in progress.
 pub struct Pipeline<'a> {
     server: &'a Server,
     keyspace: &'a KeyspaceName,
@@ -67,14 +67,14 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Imports everything. A key that is refused is counted and the others go on; a failure that
-    /// would meet every key ends the import, after what is on its way has been answered.
+    /// would meet every key ends the import, after what is in flight has been answered.
     pub fn run(&mut self, source: Source) -> Result<(), Failure> {
         let fed = self.feed(source);
         let drained = self.drain();
         fed.and(drained)
     }
 
-    /// What came of it.
+    /// Returns the outcome.
     pub fn into_parts(self) -> (Summary, Report) {
         (self.summary, self.report)
     }
@@ -114,8 +114,7 @@ impl<'a> Pipeline<'a> {
         Ok(())
     }
 
-    /// Settles all that is on its way, whatever comes of it: each acknowledgement counts. The
-    /// first failure is the one to tell.
+    /// Settles everything in flight, whatever its outcome: each acknowledgement counts. Returns the first failure.
     fn drain(&mut self) -> Result<(), Failure> {
         let mut result = Ok(());
         while !self.in_flight.is_empty() {

@@ -96,10 +96,10 @@ mod tests {
 
     use super::*;
     use crate::top::Order;
-    use crate::vitals::Vitals;
+    use crate::vitals::ServerStatus;
 
     fn frame() -> Frame {
-        let status = |unix_ms: u64, count: u64| -> Vitals {
+        let status = |unix_ms: u64, count: u64| -> ServerStatus {
             serde_json::from_value(json!({
                 "version": "0.1.0", "pid": 7, "unix_ms": unix_ms, "latency_bounds_ms": [1.0],
                 "keyspaces": [

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Order;
 use crate::table::{Align, Table};
 use crate::text;
-use crate::vitals::{Change, Keyspace, Kms, Shard, Vitals};
+use crate::vitals::{Change, Keyspace, Kms, ServerStatus, Shard};
 
 const KEYSPACES: [(&str, Align); 11] = [
     ("KEYSPACE", Align::Left),
@@ -91,7 +91,7 @@ pub struct Frame {
 
 impl Frame {
     /// What two status documents say; no hot keys yet.
-    pub fn new(before: &Vitals, now: &Vitals, order: Order) -> Self {
+    pub fn new(before: &ServerStatus, now: &ServerStatus, order: Order) -> Self {
         let change = Change { before, now };
         let mut keyspaces: Vec<_> = change.keyspaces().collect();
         keyspaces.sort_by(|one, two| {

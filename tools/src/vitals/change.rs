@@ -1,14 +1,14 @@
 //! What changed between two status documents of the same process.
 
-use super::{Keyspace, Latency, Shard, Vitals};
+use super::{Keyspace, Latency, ServerStatus, Shard};
 
 /// Two documents, the earlier one first.
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'a> {
     /// The earlier one.
-    pub before: &'a Vitals,
+    pub before: &'a ServerStatus,
     /// The later one.
-    pub now: &'a Vitals,
+    pub now: &'a ServerStatus,
 }
 
 impl<'a> Change<'a> {
@@ -42,10 +42,10 @@ impl<'a> Change<'a> {
     }
 
     /// The observations of a latency in between.
-    pub fn spread(self, before: &Latency, now: &Latency) -> Spread<'a> {
+    pub fn spread(self, before: &Latency, now: &Latency) -> HistogramDelta<'a> {
         let earlier = before.buckets.iter().copied().chain(std::iter::repeat(0));
         let buckets = now.buckets.iter().zip(earlier);
-        Spread {
+        HistogramDelta {
             bounds_ms: &self.now.latency_bounds_ms,
             buckets: buckets
                 .map(|(now, before)| now.saturating_sub(before))
@@ -57,14 +57,14 @@ impl<'a> Change<'a> {
 
 /// Observations of a latency in some time.
 #[derive(Clone, Debug)]
-pub struct Spread<'a> {
+pub struct HistogramDelta<'a> {
     bounds_ms: &'a [f64],
     buckets: Vec<u64>,
     /// Their sum, in ms.
     pub sum_ms: f64,
 }
 
-impl Spread<'_> {
+impl HistogramDelta<'_> {
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -88,11 +88,11 @@ impl Spread<'_> {
 mod tests {
     use super::*;
 
-    fn vitals(unix_ms: u64) -> Vitals {
-        Vitals {
+    fn vitals(unix_ms: u64) -> ServerStatus {
+        ServerStatus {
             unix_ms,
             latency_bounds_ms: vec![1.0, 2.0, 5.0],
-            ..Vitals::default()
+            ..ServerStatus::default()
         }
     }
 

@@ -10,7 +10,7 @@ pub use change::Change;
 /// One status document.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Vitals {
+pub struct ServerStatus {
     /// The server's version.
     pub version: String,
     /// Its process.
@@ -39,7 +39,7 @@ pub struct Kms {
     pub state: String,
     /// `closed`, `open` or `probing`.
     pub breaker: String,
-    /// Calls under way.
+    /// Calls in progress.
     pub calls_in_flight: u64,
     /// Calls that its budget would let go at once.
     pub rate_tokens: f64,
@@ -97,9 +97,9 @@ pub struct Keyspace {
     pub hits: u64,
     /// Requests that had to wait or were refused.
     pub misses: u64,
-    /// Keys dropped for room.
+    /// Keys evicted because memory was full.
     pub evicted_total: u64,
-    /// Loads under way.
+    /// Loads in progress.
     pub flights: u64,
     /// Age of the oldest key served in the last second.
     pub oldest_served_age_ms: u64,

@@ -33,11 +33,11 @@ pub struct State {
     pub forced: u32,
     /// Shares that were right.
     pub shares_given: u8,
-    /// What is listed of changes for a while, as JSON members.
+    /// The listed overrides, as JSON members.
     pub limited: &'static str,
     /// Keys that a rotation has yet to seal again.
     pub reseal_left: u64,
-    /// After so many more imports it is as if the server had been killed.
+    /// After that many more imports, the server behaves as if it had been killed.
     pub imports_left: Option<u32>,
     /// How often an unlock is still pending.
     pub pending: u32,

@@ -116,7 +116,7 @@ fn many_keyspaces_are_used_listed_changed_and_locked() {
         operator.done(&server, &format!("keyway {what} > said"));
         assert!(!operator.read("said").is_empty(), "{what}");
     }
-    let doctor = operator.run(&server, "keyway doctor --watch-for 2s --json > found");
+    let doctor = operator.run(&server, "keyway doctor --duration 2s --json > found");
     // 1 says that it has found something, which is its business.
     assert!(
         doctor.code <= 1 && !operator.read("found").is_empty(),

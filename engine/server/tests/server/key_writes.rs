@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Error, Input, KeyOptions, KeyPath, Options, Outcome, Scheme, Status,
+    Algorithm, CallEffect, Error, Input, KeyOptions, KeyPath, Options, Scheme, Status,
 };
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -62,7 +62,7 @@ pub fn refused(explanation: &str, mut write: impl FnMut() -> Result<(), Error>) 
             }
             error => {
                 assert_eq!(error.status(), Some(Status::Unavailable), "{error}");
-                assert_eq!(error.outcome(), Outcome::NotDone);
+                assert_eq!(error.outcome(), CallEffect::NotDone);
                 assert!(error.to_string().contains(explanation), "{error}");
                 return;
             }

@@ -125,7 +125,7 @@ fn keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it() {
     }
 
     // A watching unlock ends by itself when the KMS answers again.
-    let ticket = client.unlock_watching(&shop(), UnlockWith::Nothing);
+    let ticket = client.unlock_with_retry(&shop(), UnlockWith::Nothing);
     let ticket = ticket.unwrap().value;
     let failed_before = unwraps(&server, "unavailable");
     wait_until("a try that fails", || {

@@ -56,7 +56,7 @@ fn generate(client: &Client, keyspace: &KeyspaceName, count: usize) -> Vec<KeyPa
 fn doctor_names(server: &Server, id: &str, keyspace: &str) {
     let operator = Operator::new();
     wait_until(&format!("{id} in doctor's findings"), WITHIN, || {
-        let said = operator.run(server, "keyway doctor --watch-for 2s --json");
+        let said = operator.run(server, "keyway doctor --duration 2s --json");
         let document: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
         let findings = document["findings"].as_array();
         findings.into_iter().flatten().any(|finding| {

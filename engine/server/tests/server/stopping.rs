@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Error, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Outcome, Scheme,
+    Algorithm, CallEffect, Error, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Scheme,
     Status, UnlockState, UnlockWith,
 };
 
@@ -105,7 +105,7 @@ fn let_disk_go_on(server: &Server) {
 fn not_persisted<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
     let error = answer.unwrap_err();
     assert_eq!(error.status(), Some(Status::NotPersisted), "{error}");
-    assert_eq!(error.outcome(), Outcome::InForce);
+    assert_eq!(error.outcome(), CallEffect::InForce);
     error.to_string()
 }
 

@@ -46,7 +46,7 @@ pub(super) struct Completion {
 }
 
 impl Connection {
-    /// Connects and says HELLO. `hello` is the call.
+    /// Connects and sends HELLO. `hello` is the call.
     pub(super) fn establish(
         address: &Address,
         hello: &Call<ServerHello>,
@@ -89,7 +89,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request, or leaves it to whoever is writing.
+    /// Sends a request, or leaves it to the thread that is writing.
     pub(super) fn send(
         &self,
         request: &Outgoing<'_>,

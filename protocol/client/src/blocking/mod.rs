@@ -31,7 +31,7 @@ impl Client {
         Self::connect_with(Options::new(address.parse::<Address>()?))
     }
 
-    /// Connects. If nobody listens it fails at once; from then on calls reconnect by themselves.
+    /// Connects, and fails immediately if no server listens. After that, calls reconnect automatically.
     pub fn connect_with(options: Options) -> Result<Self, Error> {
         let deadline = options.deadline;
         let pool = Pool::connect(options)?;
@@ -52,8 +52,8 @@ impl Client {
         self.submit(call).wait()
     }
 
-    /// Sends a call and returns; [`Pending::wait`] gives the answer. Many calls can be on their
-    /// way from one thread. It waits only while there is no connection, or one that is full.
+    /// Sends a call and returns; [`Pending::wait`] returns the answer. Many calls can be in flight
+    /// from one thread. It waits only while there is no connection, or one that is full.
     ///
     /// Writing to a server that has stopped reading can hold a caller for up to a second beyond
     /// its deadline; then the connection is given up.

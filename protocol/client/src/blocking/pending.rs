@@ -1,4 +1,4 @@
-//! A call on its way.
+//! A call in flight.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,7 +13,7 @@ use crate::attempts::{Attempts, Next};
 use crate::call::Outline;
 use crate::{Answer, Call, Error};
 
-/// A call on its way. Dropping it gives up the answer, not the work.
+/// A call in flight. Dropping it abandons the answer, not the work.
 #[derive(Debug)]
 #[must_use = "wait for the answer, or it is lost"]
 pub struct Pending<T> {
@@ -73,7 +73,7 @@ fn finish(
     }
 }
 
-/// Learns the keyspaces anew: those that HELLO names, and where there are more, those behind them until `wanted` is known.
+/// Reloads the keyspaces: those that HELLO names, and if there are more, the following ones until `wanted` is found.
 fn hello_again(
     pool: &Arc<Pool>,
     wanted: Option<&KeyspaceName>,

@@ -12,7 +12,7 @@ use crate::buffer::ReadBuffer;
 use crate::call::Outline;
 use crate::hub::{Attempt, Hub, Route};
 use crate::jitter::Jitter;
-use crate::{Call, Error, Options, Outcome};
+use crate::{Call, CallEffect, Error, Options};
 
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -32,7 +32,7 @@ impl Pool {
         }
         let deadline = Instant::now() + options.connect_timeout;
         let refused = |cause| Error::Disconnected {
-            outcome: Outcome::NotDone,
+            outcome: CallEffect::NotDone,
             cause,
         };
         let (connection, buffer, server) =

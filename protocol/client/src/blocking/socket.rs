@@ -37,7 +37,7 @@ impl Socket {
         }
     }
 
-    /// Reads end with an error at `deadline`; without one they wait for ever.
+    /// Reads end with an error at `deadline`; without one they wait indefinitely.
     pub(super) fn set_read_deadline(&self, deadline: Option<Instant>) -> io::Result<()> {
         let timeout = deadline.map(left).transpose()?;
         match self {
@@ -81,7 +81,7 @@ impl Socket {
         }
     }
 
-    /// Ends both directions: reads and writes under way return at once.
+    /// Ends both directions: reads and writes in progress return immediately.
     pub(super) fn close(&self) {
         // It fails only if the connection is gone already.
         let _ = match self {

@@ -45,9 +45,9 @@ impl Call<u64> {
         Self::start_unlock(keyspace, with, false)
     }
 
-    /// The call that `Client::unlock_watching` makes.
+    /// The call that `Client::unlock_with_retry` makes.
     #[must_use]
-    pub fn unlock_watching(keyspace: &KeyspaceName, with: UnlockWith<'_>) -> Self {
+    pub fn unlock_with_retry(keyspace: &KeyspaceName, with: UnlockWith<'_>) -> Self {
         Self::start_unlock(keyspace, with, true)
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Connection {
     state: Mutex<State>,
     /// There is something to write, or the connection has ended.
     to_write: Notify,
-    /// Is told why the connection ended, before those who wait are.
+    /// Receives why the connection ended, before the waiting calls do.
     ended: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum NotSent {
 }
 
 impl Established {
-    /// Connects and says HELLO. `hello` is the call.
+    /// Connects and sends HELLO. `hello` is the call.
     pub(super) async fn new(
         address: &Address,
         hello: &Call<ServerHello>,
@@ -76,7 +76,7 @@ impl Established {
         let payload = hello.outline.payload.as_ref().map_err(|e| e.to_string())?;
         let (mut reader, mut writer) = open_socket(address).await.map_err(explain)?;
         let mut exchange = Exchange::new();
-        // Nobody waits on the other end: the answer is taken from the exchange right here.
+        // The other end is not awaited: the answer is taken from the exchange right here.
         let (waiter, _) = oneshot::channel();
         exchange
             .send(&Outgoing::hello(payload), waiter)
@@ -105,7 +105,7 @@ impl Established {
         })
     }
 
-    /// Starts the connection's tasks. `ended` is told why it ended.
+    /// Starts the connection's tasks. `ended` receives why it ended.
     pub(super) fn start(
         self,
         ended: impl Fn(&str) + Send + Sync + 'static,

@@ -31,7 +31,7 @@ impl Client {
         Self::connect_with(Options::new(address.parse::<Address>()?)).await
     }
 
-    /// Connects. If nobody listens it fails at once; from then on calls reconnect by themselves.
+    /// Connects, and fails immediately if no server listens. After that, calls reconnect automatically.
     pub async fn connect_with(options: Options) -> Result<Self, Error> {
         let deadline = options.deadline;
         let pool = Pool::connect(options).await?;
@@ -48,8 +48,8 @@ impl Client {
     }
 
     /// Sends a call and waits for its answer, sending again where that can help, until the
-    /// deadline. Many calls can be on their way at once: join them, or spawn them. Dropping the
-    /// future gives up the answer, not the work.
+    /// deadline. Many calls can be in flight at the same time: join them, or spawn them. Dropping the
+    /// future abandons the answer, not the work.
     pub async fn call<T>(&self, call: Call<T>) -> Result<Answer<T>, Error> {
         let deadline = call.outline.deadline.unwrap_or(self.deadline);
         let reply = self
@@ -100,8 +100,7 @@ impl Client {
         Ok(attempts.handle(Instant::now(), delivery, self.pool.jitter()))
     }
 
-    /// Learns the keyspaces anew: those that HELLO names, and where there are more, those behind them until `wanted` is
-    /// known.
+    /// Reloads the keyspaces: those that HELLO names, and if there are more, the following ones until `wanted` is found.
     async fn hello_again(
         &self,
         wanted: Option<&KeyspaceName>,
@@ -125,7 +124,7 @@ impl Client {
         Ok(())
     }
 
-    /// Finishes a call that names no keyspace, so that nothing can have it say HELLO again.
+    /// Finishes a call that names no keyspace, so that it never sends HELLO again.
     async fn finish_plain(&self, call: &Outline, deadline: Instant) -> Result<Reply, Error> {
         let mut attempts = Attempts::new(call, deadline);
         loop {

@@ -12,7 +12,7 @@ use crate::attempts::{Attempts, Delivery, Next};
 use crate::call::Outline;
 use crate::hub::{Attempt, Hub, Route};
 use crate::jitter::Jitter;
-use crate::{Call, Error, Options, Outcome};
+use crate::{Call, CallEffect, Error, Options};
 
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -41,7 +41,7 @@ impl Pool {
         let established = Established::new(&options.address, &hello, deadline)
             .await
             .map_err(|cause| Error::Disconnected {
-                outcome: Outcome::NotDone,
+                outcome: CallEffect::NotDone,
                 cause,
             })?;
         Ok(Arc::new_cyclic(|weak| {
@@ -176,8 +176,8 @@ impl Drop for Pool {
     }
 }
 
-/// Tells the hub that an attempt failed if its task is dropped half-way, with its runtime: or the
-/// hub would wait for it for ever.
+/// Reports to the hub that an attempt failed if its task is dropped before it ends, with its runtime. Otherwise the hub
+/// would wait for it indefinitely.
 struct AttemptGuard {
     pool: Weak<Pool>,
     attempt: Option<Attempt>,

@@ -171,7 +171,7 @@ pub fn every_call_reads_its_answer<F: Face>() {
     let tickets = client.call_all(vec![
         Call::unlock(&prod, UnlockWith::Nothing),
         Call::unlock(&prod, UnlockWith::Passphrase(b"open sesame")),
-        Call::unlock_watching(&prod, UnlockWith::Pin(b"1234")),
+        Call::unlock_with_retry(&prod, UnlockWith::Pin(b"1234")),
     ]);
     assert!(tickets.into_iter().all(|it| it.unwrap().value == 77));
     let unlocked = client.call(Call::unlock_status(&prod, 77)).unwrap().value;

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyway_client::{Blame, Call, Error, Options, Outcome};
+use keyway_client::{Blame, Call, CallEffect, Error, Options};
 use keyway_protocol::Opcode;
 
 use crate::face::{AMPLE, Face};
@@ -21,7 +21,7 @@ pub fn nobody_listening_is_told_at_once_with_the_address<F: Face>() {
     assert!(matches!(error, Error::Disconnected { .. }), "{error:?}");
     assert_eq!(
         (error.blame(), error.outcome()),
-        (Blame::Network, Outcome::NotDone)
+        (Blame::Network, CallEffect::NotDone)
     );
     assert!(error.to_string().contains(&address), "{error}");
 }
@@ -59,13 +59,13 @@ pub fn bytes_that_make_no_sense_end_the_connection_and_not_the_client<F: Face>()
     assert!(matches!(error, Error::Answer { .. }), "{error:?}");
     assert_eq!(
         (error.blame(), error.outcome()),
-        (Blame::Server, Outcome::NotDone)
+        (Blame::Server, CallEffect::NotDone)
     );
     assert!(error.to_string().contains("frame_len"), "{error}");
     let error = client
         .call(Call::key_rotate(&key("alice"), None))
         .unwrap_err();
-    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(error.outcome(), CallEffect::Unknown);
     assert_eq!(client.call(Call::ping(b"alive")).unwrap().value, b"alive");
 }
 

@@ -8,15 +8,15 @@ use keyway_client::{Answer, Call, Error, Options};
 /// A deadline that no scenario on a busy machine comes near.
 pub const AMPLE: Duration = Duration::from_secs(300);
 
-pub type Outcome<T> = Result<Answer<T>, Error>;
+pub type Answered<T> = Result<Answer<T>, Error>;
 
 pub trait Face: Clone + Send + Sync + 'static {
     fn connect(options: Options) -> Result<Self, Error>;
 
-    fn call<T: Send + 'static>(&self, call: Call<T>) -> Outcome<T>;
+    fn call<T: Send + 'static>(&self, call: Call<T>) -> Answered<T>;
 
     /// Sends all of them before it waits for the first.
-    fn call_all<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Vec<Outcome<T>>;
+    fn call_all<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Vec<Answered<T>>;
 
     fn key_list(&self, keyspace: &str) -> Result<Vec<keyway_client::ListedKey>, Error>;
 
@@ -38,11 +38,11 @@ impl Face for Blocking {
         keyway_client::blocking::Client::connect_with(options).map(Self)
     }
 
-    fn call<T: Send + 'static>(&self, call: Call<T>) -> Outcome<T> {
+    fn call<T: Send + 'static>(&self, call: Call<T>) -> Answered<T> {
         self.0.call(call)
     }
 
-    fn call_all<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Vec<Outcome<T>> {
+    fn call_all<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Vec<Answered<T>> {
         let pending: Vec<_> = calls.into_iter().map(|it| self.0.submit(it)).collect();
         pending.into_iter().map(|it| it.wait()).collect()
     }
@@ -75,11 +75,11 @@ impl Face for Tokio {
         Ok(Self(client, Arc::new(runtime)))
     }
 
-    fn call<T: Send + 'static>(&self, call: Call<T>) -> Outcome<T> {
+    fn call<T: Send + 'static>(&self, call: Call<T>) -> Answered<T> {
         self.1.block_on(self.0.call(call))
     }
 
-    fn call_all<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Vec<Outcome<T>> {
+    fn call_all<T: Send + 'static>(&self, calls: Vec<Call<T>>) -> Vec<Answered<T>> {
         let spawn = |call| {
             let client = self.0.clone();
             self.1.spawn(async move { client.call(call).await })

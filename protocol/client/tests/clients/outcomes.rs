@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keyway_client::{Blame, Call, Error, Outcome, Status};
+use keyway_client::{Blame, Call, CallEffect, Error, Status};
 use keyway_protocol::{Opcode, ResponseWriter};
 
 use crate::face::Face;
@@ -74,7 +74,7 @@ pub fn a_deadline_travels_and_is_kept_and_the_late_answer_dropped<F: Face>() {
         }
     };
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::NotDone);
+    assert_eq!(error.outcome(), CallEffect::NotDone);
     assert_eq!(
         client.call(mac("alice", b"second")).unwrap().value,
         b"second"
@@ -92,12 +92,12 @@ pub fn a_write_without_an_answer_has_an_unknown_outcome<F: Face>() {
     let error = loop {
         let call = Call::key_rotate(&key("alice"), None).deadline(Duration::from_millis(300));
         let error = client.call(call).unwrap_err();
-        if error.outcome() != Outcome::NotDone || server.count(Opcode::KeyRotate) > 0 {
+        if error.outcome() != CallEffect::NotDone || server.count(Opcode::KeyRotate) > 0 {
             break error;
         }
     };
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(error.outcome(), CallEffect::Unknown);
     assert!(!error.retry_can_help());
     assert!(error.to_string().contains("may have been done"));
 }
@@ -122,7 +122,7 @@ pub fn a_write_is_not_sent_again_when_its_connection_breaks<F: Face>() {
         .call(Call::key_rotate(&key("alice"), None))
         .unwrap_err();
     assert!(matches!(error, Error::Disconnected { .. }), "{error:?}");
-    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(error.outcome(), CallEffect::Unknown);
     assert!(!error.retry_can_help());
     // The client itself goes on.
     assert_eq!(client.call(mac("alice", b"m")).unwrap().value, b"m");

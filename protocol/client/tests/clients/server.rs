@@ -34,7 +34,7 @@ pub struct Incoming {
 pub enum Reaction {
     /// Send these bytes; they may be answers to earlier requests of the connection as well.
     Send(Vec<u8>),
-    /// Nothing, for now or for ever.
+    /// Nothing, temporarily or indefinitely.
     Hold,
     /// Close this connection.
     Close,
@@ -74,7 +74,7 @@ struct Place {
 }
 
 impl Server {
-    /// One listener for any shard, one for each of `shard_count`. HELLO is answered by itself,
+    /// One listener for any shard, one for each of `shard_count`. HELLO is answered automatically,
     /// with the keyspace `prod`, id 1.
     pub fn start(
         shard_count: u16,

@@ -8,7 +8,7 @@ use crate::vitals::{Change, Shard};
 /// The share of its time that a shard may spend in turns.
 const BUSY_MAX: f64 = 0.8;
 
-/// From here on a shard that is far busier than the others is worth a word.
+/// The utilisation at which a shard that is far busier than the others is reported.
 const UNEQUAL_MIN: f64 = 0.5;
 
 /// p99 of turns, in ms.
@@ -44,9 +44,9 @@ fn finding(
     id: &'static str,
     severity: Severity,
     symptom: &str,
-    seen: String,
+    evidence: String,
 ) -> Finding {
-    Finding::new(id, severity, Subject::Shard(shard.shard), symptom, seen)
+    Finding::new(id, severity, Subject::Shard(shard.shard), symptom, evidence)
 }
 
 /// The share of its time that a shard spent in turns.
@@ -71,32 +71,32 @@ fn saturated(case: &Case, before: &Shard, now: &Shard, all: &[(u16, f64)]) -> Op
     let refused = now
         .forwards_refused_total
         .saturating_sub(before.forwards_refused_total);
-    let mut seen = Vec::new();
+    let mut evidence = Vec::new();
     if mine > BUSY_MAX || unequal {
         let rest = match others.is_empty() {
             true => String::new(),
             false => format!(" (the others: {:.0}%)", mean * 100.0),
         };
-        seen.push(format!("{:.0}% of its time in turns{rest}", mine * 100.0));
+        evidence.push(format!("{:.0}% of its time in turns{rest}", mine * 100.0));
     }
     if let Some(p99) = p99 {
-        seen.push(format!(
+        evidence.push(format!(
             "p99 of its turns is at most {p99} ms, the limit is 10 ms"
         ));
     }
     if now.slow_queue_depth > SLOW_QUEUE_MAX {
-        seen.push(format!(
+        evidence.push(format!(
             "{} operations in the slow lane",
             now.slow_queue_depth
         ));
     }
     if now.parked_requests > PARKED_MAX {
-        seen.push(format!("{} parked requests", now.parked_requests));
+        evidence.push(format!("{} parked requests", now.parked_requests));
     }
     if refused > 0 {
-        seen.push(format!("{refused} forwards refused in {}", watched(change)));
+        evidence.push(format!("{refused} forwards refused in {}", watched(change)));
     }
-    if seen.is_empty() {
+    if evidence.is_empty() {
         return None;
     }
     let symptom = match unequal {
@@ -108,7 +108,7 @@ fn saturated(case: &Case, before: &Shard, now: &Shard, all: &[(u16, f64)]) -> Op
         "shard-saturated",
         Severity::Warning,
         symptom,
-        seen.join("; "),
+        evidence.join("; "),
     );
     let finding = match hottest_on(case, now.shard) {
         Some((keyspace, words)) => finding
@@ -150,7 +150,7 @@ fn stale(change: Change<'_>, before: &Shard, now: &Shard) -> Option<Finding> {
     if now.turn_ms.count == 0 || now.turn_ms.count != before.turn_ms.count {
         return None;
     }
-    let seen = format!(
+    let evidence = format!(
         "no turn in {}; even an idle shard takes hundreds a second",
         watched(change)
     );
@@ -160,7 +160,7 @@ fn stale(change: Change<'_>, before: &Shard, now: &Shard) -> Option<Finding> {
             "figures-stale",
             Severity::Critical,
             "the shard is silent",
-            seen,
+            evidence,
         )
         .because("it hangs, or its core is taken: its keys are not served")
         .next("curl -s http://127.0.0.1:9420/healthz")
@@ -191,13 +191,13 @@ fn panics(change: Change<'_>, before: &Shard, now: &Shard) -> Option<Finding> {
         (0, _) => Severity::Note,
         _ => Severity::Warning,
     };
-    let seen = format!(
+    let evidence = format!(
         "{} since the start, {rise} in {}",
         now.panics_total,
         watched(change)
     );
     Some(
-        finding(now, "panics", severity, "a handler has panicked", seen)
+        finding(now, "panics", severity, "a handler has panicked", evidence)
             .because("a bug: one request was lost each time, the shard goes on; please report it")
             .next(log_line("panic")),
     )
@@ -208,7 +208,7 @@ fn arena(now: &Shard) -> Option<Finding> {
     if share <= ARENA_MAX {
         return None;
     }
-    let seen = format!(
+    let evidence = format!(
         "{} of {} in use",
         text::bytes(now.arena_used_bytes),
         text::bytes(now.arena_capacity_bytes)
@@ -219,7 +219,7 @@ fn arena(now: &Shard) -> Option<Finding> {
             "arena-full",
             Severity::Note,
             "its locked memory is nearly full",
-            seen,
+            evidence,
         )
         .because("more keys are used than fit; keys will be dropped and loaded again")
         .next("keyway status"),
@@ -230,10 +230,11 @@ fn evictions(change: Change<'_>) -> Vec<Finding> {
     let keyspaces = change.keyspaces().filter_map(|(before, now)| {
         let rise = now.evicted_total.saturating_sub(before.evicted_total);
         (rise > 0).then(|| {
-            let seen = format!("keyway_evicted_total rose by {rise} in {}", watched(change));
-            let symptom = "keys are dropped for room, and loaded again when they are used";
+            let evidence = format!("keyway_evicted_total rose by {rise} in {}", watched(change));
+            let symptom =
+                "keys are evicted because the arena is full, and reloaded when they are used";
             let subject = Subject::Keyspace(now.name.clone());
-            Finding::new("arena-full", Severity::Warning, subject, symptom, seen)
+            Finding::new("arena-full", Severity::Warning, subject, symptom, evidence)
                 .because("more keys are used than --arena-mib has room for")
                 .next("keyway status")
                 .next(format!("keyway hot {} --by rehydrate-time", now.name))
@@ -262,11 +263,11 @@ fn starting(before: &Shard, now: &Shard) -> Option<Finding> {
         true => (Severity::Warning, "the warm start does not go on"),
         false => (Severity::Note, "the warm start goes on"),
     };
-    let seen = format!(
+    let evidence = format!(
         "{} keys that were hot are yet to be loaded",
         now.warm_start_keys_left
     );
-    let finding = finding(now, "warm-start", severity, symptom, seen);
+    let finding = finding(now, "warm-start", severity, symptom, evidence);
     Some(match stuck {
         true => finding
             .because("their keyspaces are locked or without data key, or there is no room")
@@ -281,13 +282,19 @@ fn overloaded(change: Change<'_>) -> Vec<Finding> {
             .answered("overloaded")
             .saturating_sub(before.answered("overloaded"));
         (rise > 0).then(|| {
-            let seen = format!("{rise} requests in {}", watched(change));
+            let evidence = format!("{rise} requests in {}", watched(change));
             let symptom = "callers are answered OVERLOADED";
             let subject = Subject::Keyspace(now.name.clone());
-            Finding::new("shard-saturated", Severity::Warning, subject, symptom, seen)
-                .because("a queue is full: the slow lane, the parked requests, or the mesh")
-                .next("keyway top")
-                .next(format!("keyway hot {}", now.name))
+            Finding::new(
+                "shard-saturated",
+                Severity::Warning,
+                subject,
+                symptom,
+                evidence,
+            )
+            .because("a queue is full: the slow lane, the parked requests, or the mesh")
+            .next("keyway top")
+            .next(format!("keyway hot {}", now.name))
         })
     });
     keyspaces.collect()

@@ -24,10 +24,10 @@ fn finding(
     id: &'static str,
     severity: Severity,
     symptom: &str,
-    seen: String,
+    evidence: String,
 ) -> Finding {
     let subject = Subject::Kms(kms.name.clone());
-    Finding::new(id, severity, subject, symptom, seen)
+    Finding::new(id, severity, subject, symptom, evidence)
 }
 
 /// What the provider says is wrong; without its words, what the breaker shows.
@@ -36,15 +36,15 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
         return breaker(case, kms);
     };
     if trouble.over {
-        let seen = format!("{}, until less than 15 min ago", trouble.cause);
+        let evidence = format!("{}, until less than 15 min ago", trouble.cause);
         let symptom = "the KMS did not unwrap data keys, and does again";
-        let past = finding(kms, "kms-breaker-open", Severity::Note, symptom, seen);
+        let past = finding(kms, "kms-breaker-open", Severity::Note, symptom, evidence);
         return Some(
             past.because(trouble.what.clone())
                 .next(log_line("not unwrapped")),
         );
     }
-    let seen = format!(
+    let evidence = format!(
         "{} of {}; its breaker is {}",
         trouble.cause,
         text::count(trouble.keyspaces, "keyspace"),
@@ -56,7 +56,7 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
             "kms-breaker-open",
             Severity::Warning,
             "the KMS does not unwrap data keys",
-            seen,
+            evidence,
         )
         .because(trouble.what.clone())
         .because(trouble.remedy.clone())
@@ -70,14 +70,14 @@ fn breaker(case: &Case, kms: &Kms) -> Option<Finding> {
     if !matches!(kms.breaker.as_str(), "open" | "probing") {
         return None;
     }
-    let seen = format!("its breaker is {}", kms.breaker);
+    let evidence = format!("its breaker is {}", kms.breaker);
     Some(
         finding(
             kms,
             "kms-breaker-open",
             Severity::Warning,
             "the KMS fails, and is asked by one probe at a time",
-            seen,
+            evidence,
         )
         .because("it cannot be reached, or answers with errors")
         .because_of(first_to_end(case, kms))
@@ -118,10 +118,10 @@ fn locked(case: &Case, kms: &Kms) -> Option<Finding> {
         ),
         _ => return None,
     };
-    let seen = format!("its state is {}", kms.state);
+    let evidence = format!("its state is {}", kms.state);
     Some(
-        finding(kms, "kms-locked", Severity::Warning, symptom, seen)
-            .because("nobody has opened it since the server's start")
+        finding(kms, "kms-locked", Severity::Warning, symptom, evidence)
+            .because("it has not been opened since the server started")
             .because_of(first_to_end(case, kms))
             .next(command)
             .next("keyway kms list"),
@@ -142,7 +142,7 @@ fn headroom(case: &Case, before: Option<&Kms>, now: &Kms) -> Option<Finding> {
     if rise == 0 && !empty {
         return None;
     }
-    let seen = format!(
+    let evidence = format!(
         "{} refused by the budget or throttled in {}; {:.1} calls could be made at once, {:.0} an \
          hour are needed",
         text::count(rise, "call"),
@@ -156,7 +156,7 @@ fn headroom(case: &Case, before: Option<&Kms>, now: &Kms) -> Option<Finding> {
             "kms-headroom",
             Severity::Warning,
             "the budget of calls is used up",
-            seen,
+            evidence,
         )
         .because("leases are short, keyspaces many, or the KMS allows less than rate_per_s says")
         .next("keyway status")

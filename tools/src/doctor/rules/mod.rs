@@ -21,7 +21,7 @@ pub fn examine(case: &Case) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for (before, now) in change.keyspaces() {
-        let patient = Patient {
+        let patient = KeyspaceWindow {
             case,
             change,
             before: &before,
@@ -40,22 +40,24 @@ pub fn examine(case: &Case) -> Vec<Finding> {
 
 /// Counters began again at 0, so there is nothing to compare.
 fn restarted(change: Change<'_>) -> Finding {
-    let seen = format!("process {} became {}", change.before.pid, change.now.pid);
+    let evidence = format!("process {} became {}", change.before.pid, change.now.pid);
     let symptom = "it was restarted while it was watched";
     Finding::new(
         "instance-down",
         Severity::Critical,
         Subject::Server,
         symptom,
-        seen,
+        evidence,
     )
-    .because("somebody restarted it, or it ended and its supervisor started it again: its log says")
+    .because(
+        "an operator restarted it, or it ended and its supervisor started it again: see its log",
+    )
     .next(log_line("keywayd"))
     .next("keyway doctor")
 }
 
 /// One keyspace at both ends of what was watched.
-struct Patient<'a> {
+struct KeyspaceWindow<'a> {
     case: &'a Case,
     change: Change<'a>,
     before: &'a Keyspace,
@@ -63,7 +65,7 @@ struct Patient<'a> {
     listed: &'a Listed,
 }
 
-impl Patient<'_> {
+impl KeyspaceWindow<'_> {
     fn name(&self) -> &str {
         &self.now.name
     }
@@ -73,10 +75,10 @@ impl Patient<'_> {
         id: &'static str,
         severity: Severity,
         symptom: impl Into<String>,
-        seen: impl Into<String>,
+        evidence: impl Into<String>,
     ) -> Finding {
         let subject = Subject::Keyspace(self.now.name.clone());
-        Finding::new(id, severity, subject, symptom, seen)
+        Finding::new(id, severity, subject, symptom, evidence)
     }
 
     /// How much a counter rose.

@@ -1,25 +1,25 @@
 //! The prefetcher: starved, or stopped.
 
-use super::{Patient, watched};
+use super::{KeyspaceWindow, watched};
 use crate::doctor::{Finding, Severity};
 
 /// The most that `max_in_flight` may be.
 const IN_FLIGHT_MAX: u64 = 65_536;
 
-pub fn examine(patient: &Patient<'_>, findings: &mut Vec<Finding>) {
+pub fn examine(patient: &KeyspaceWindow<'_>, findings: &mut Vec<Finding>) {
     findings.extend(starved(patient));
     findings.extend(stopped(patient));
 }
 
-fn starved(patient: &Patient<'_>) -> Option<Finding> {
+fn starved(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let skipped = patient.rise(|it| it.prefetch_skipped_total);
     let total = patient.now.prefetch_skipped_total;
-    let (severity, symptom, seen) = match (skipped, total) {
+    let (severity, symptom, evidence) = match (skipped, total) {
         (0, 0) => return None,
         (0, _) => (
             Severity::Note,
             "the prefetcher has passed keys over since the start, none of them now",
-            format!("prefetch_skipped_total is {total} and stands still"),
+            format!("prefetch_skipped_total is {total} and does not increase"),
         ),
         _ => (
             Severity::Warning,
@@ -27,14 +27,14 @@ fn starved(patient: &Patient<'_>) -> Option<Finding> {
             patient.rose("prefetch_skipped_total", |it| it.prefetch_skipped_total),
         ),
     };
-    let finding = patient.finding("prefetch-starved", severity, symptom, seen);
+    let finding = patient.finding("prefetch-starved", severity, symptom, evidence);
     let finding = match patient.listed.number("max_in_flight") {
         // At 0 nothing is skipped: that is the other rule's matter.
         Some(limit) if skipped > 0 && limit > 0 => {
             let more = limit.saturating_mul(4).clamp(256, IN_FLIGHT_MAX);
             finding
                 .because(format!(
-                    "max_in_flight is {limit}, and so many refreshes are under way; each pass \
+                    "max_in_flight is {limit}, and that many refreshes are in progress; each pass \
                      counts what it leaves"
                 ))
                 .next(patient.set(&format!("max_in_flight={more} --for 15m")))
@@ -53,7 +53,7 @@ fn starved(patient: &Patient<'_>) -> Option<Finding> {
     )
 }
 
-fn stopped(patient: &Patient<'_>) -> Option<Finding> {
+fn stopped(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     // Where the keyspace is closed there is nothing to refresh, and another rule says so.
     if matches!(patient.now.state.as_str(), "locked" | "denied") {
         return None;
@@ -79,7 +79,7 @@ fn stopped(patient: &Patient<'_>) -> Option<Finding> {
         return Some(
             match limited {
                 Some(limited) => finding.because(format!(
-                    "it goes back to {} by itself at {}",
+                    "it reverts to {} automatically at {}",
                     limited.then,
                     crate::text::moment(limited.until_unix_ms)
                 )),
@@ -92,8 +92,8 @@ fn stopped(patient: &Patient<'_>) -> Option<Finding> {
         return None;
     }
     if patient.rise(|it| it.prefetch_scan_total) == 0 {
-        let seen = format!(
-            "prefetch_scan_total stands still for {}",
+        let evidence = format!(
+            "prefetch_scan_total has not increased for {}",
             watched(patient.change)
         );
         // Requests that need no key, as for one that does not exist, do not get a lease.
@@ -101,7 +101,7 @@ fn stopped(patient: &Patient<'_>) -> Option<Finding> {
             "idle" => Severity::Note,
             _ => severity,
         };
-        let finding = patient.finding(id, severity, "the prefetcher does not run", seen);
+        let finding = patient.finding(id, severity, "the prefetcher does not run", evidence);
         return Some(
             match patient.now.dek_lease_left_s > 0.0 {
                 true => finding.because("its shards are too busy to come to it, or hang"),
@@ -116,8 +116,8 @@ fn stopped(patient: &Patient<'_>) -> Option<Finding> {
     if stale == 0 || patient.rise(|it| it.prefetch_trigger_total) > 0 {
         return None;
     }
-    let seen = format!(
-        "{stale} answers with stale keys in {}, and prefetch_trigger_total stands still",
+    let evidence = format!(
+        "{stale} answers with stale keys in {}, and prefetch_trigger_total does not increase",
         watched(patient.change)
     );
     let of = |setting: &str| patient.listed.text(setting).unwrap_or("unknown").to_owned();
@@ -126,7 +126,7 @@ fn stopped(patient: &Patient<'_>) -> Option<Finding> {
     let symptom = "keys soft-expire, and the prefetcher starts nothing";
     Some(
         patient
-            .finding(id, severity, symptom, seen)
+            .finding(id, severity, symptom, evidence)
             .because(format!(
                 "it refreshes ahead what expires within refresh_window_ms, which is {} \
                  (soft_ttl_ms {}, low_water_pct {}): too short for the rate at which keys are used?",

@@ -1,6 +1,6 @@
 //! Loads: those that fail, those that are waited for, those that are slow.
 
-use super::{Patient, log_line, projected};
+use super::{KeyspaceWindow, log_line, projected};
 use crate::doctor::{Finding, Severity};
 use crate::text;
 
@@ -23,7 +23,7 @@ const LOADS_MIN: u64 = 20;
 const HOT_RATE: f64 = 1_000.0;
 const HOT_SHARE: f64 = 0.5;
 
-pub fn examine(patient: &Patient<'_>, findings: &mut Vec<Finding>) {
+pub fn examine(patient: &KeyspaceWindow<'_>, findings: &mut Vec<Finding>) {
     findings.extend(failures(patient));
     findings.extend(waiters(patient));
     findings.extend(timeouts(patient));
@@ -31,7 +31,7 @@ pub fn examine(patient: &Patient<'_>, findings: &mut Vec<Finding>) {
     findings.extend(old_keys(patient));
 }
 
-fn failures(patient: &Patient<'_>) -> Option<Finding> {
+fn failures(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let failed = patient.rise(|it| it.rehydrate_fail_total);
     let invalid = patient.rise(|it| it.answered("invalid"));
     let finding = if failed > 0 {
@@ -39,24 +39,24 @@ fn failures(patient: &Patient<'_>) -> Option<Finding> {
             true => Severity::Critical,
             false => Severity::Warning,
         };
-        let seen = patient.rose("rehydrate_fail_total", |it| it.rehydrate_fail_total);
+        let evidence = patient.rose("rehydrate_fail_total", |it| it.rehydrate_fail_total);
         patient.finding(
             "rehydrate-failures",
             severity,
             "keys cannot be loaded",
-            seen,
+            evidence,
         )
     } else if invalid > 0 {
-        let seen = patient.rose("requests answered INVALID", |it| it.answered("invalid"));
+        let evidence = patient.rose("requests answered INVALID", |it| it.answered("invalid"));
         let symptom = "callers ask for keys that cannot be opened";
-        patient.finding("rehydrate-failures", Severity::Warning, symptom, seen)
+        patient.finding("rehydrate-failures", Severity::Warning, symptom, evidence)
     } else if patient.now.rehydrate_fail_total > 0 {
-        let seen = format!(
-            "rehydrate_fail_total is {} and stands still",
+        let evidence = format!(
+            "rehydrate_fail_total is {} and does not increase",
             patient.now.rehydrate_fail_total
         );
         let symptom = "keys could not be loaded since the start, none of them now";
-        patient.finding("rehydrate-failures", Severity::Note, symptom, seen)
+        patient.finding("rehydrate-failures", Severity::Note, symptom, evidence)
     } else {
         return None;
     };
@@ -70,19 +70,19 @@ fn failures(patient: &Patient<'_>) -> Option<Finding> {
         None if invalid_ever > 0 => finding
             .because(format!(
                 "the data key is there, but blobs do not open: {} answered INVALID so far; their \
-                 blobs are corrupt or belong to another place, or the keys' own time is over",
+                 blobs are corrupt or belong to another place, or the keys are past their not_after",
                 text::count(invalid_ever, "request")
             ))
             .because("the log line 'key cache invalid' names each key and its cause"),
         None => finding.because(
             "the data key is there: the blobs are damaged, the disk cannot be read, or the KMS \
-             failed for a while; the log line 'key cache invalid' says which",
+             failed temporarily; the log line 'key cache invalid' shows which",
         ),
     };
     Some(finding.next(log_line("key cache invalid")))
 }
 
-fn waiters(patient: &Patient<'_>) -> Option<Finding> {
+fn waiters(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let samples = patient.case.samples.iter().flat_map(|sample| {
         let of_name = sample.keyspaces.iter();
         of_name.filter(|it| it.name == patient.now.name)
@@ -92,28 +92,28 @@ fn waiters(patient: &Patient<'_>) -> Option<Finding> {
         peak = peak.max(sample.singleflight_waiters);
         flights_min = flights_min.min(sample.flights);
     }
-    // A burst between two samples is seen if it was the highest ever.
+    // A burst between two samples is visible if it was the highest ever.
     if patient.now.singleflight_waiters_max > patient.before.singleflight_waiters_max {
         peak = peak.max(patient.now.singleflight_waiters_max);
     }
     let hint = most_waited_for(patient);
     let loads = patient.rise(|it| it.rehydrate_total);
     if peak > WAITERS_MAX {
-        let seen = format!("singleflight_waiters was {peak}, the limit is {WAITERS_MAX}");
+        let evidence = format!("singleflight_waiters was {peak}, the limit is {WAITERS_MAX}");
         let symptom = "many requests wait for the same refreshes";
-        let finding = patient.finding("waiters", Severity::Critical, symptom, seen);
+        let finding = patient.finding("waiters", Severity::Critical, symptom, evidence);
         return Some(with_next(
             patient,
             finding.because(cause(patient)).because_of(hint),
         ));
     }
     if flights_min > 0 && loads == 0 {
-        let seen = format!(
-            "{} under way in every sample, and none has ended",
+        let evidence = format!(
+            "{} in progress in every sample, and none has ended",
             text::count(flights_min, "load")
         );
         let symptom = "a refresh is stuck";
-        let finding = patient.finding("waiters", Severity::Warning, symptom, seen);
+        let finding = patient.finding("waiters", Severity::Warning, symptom, evidence);
         return Some(with_next(
             patient,
             finding.because(cause(patient)).because_of(hint),
@@ -122,12 +122,13 @@ fn waiters(patient: &Patient<'_>) -> Option<Finding> {
     hot_key(patient).or_else(|| {
         let peak = patient.now.singleflight_waiters_max;
         (peak > WAITERS_MAX).then(|| {
-            let seen = format!("the most since the start was {peak}, the limit is {WAITERS_MAX}");
+            let evidence =
+                format!("the most since the start was {peak}, the limit is {WAITERS_MAX}");
             let symptom = "many requests have waited at once, not now";
             with_next(
                 patient,
                 patient
-                    .finding("waiters", Severity::Note, symptom, seen)
+                    .finding("waiters", Severity::Note, symptom, evidence)
                     .because_of(hint),
             )
         })
@@ -135,7 +136,7 @@ fn waiters(patient: &Patient<'_>) -> Option<Finding> {
 }
 
 /// One key far ahead of all others, at a rate that fills a core.
-fn hot_key(patient: &Patient<'_>) -> Option<Finding> {
+fn hot_key(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let hot = patient.listed.hot.as_ref()?;
     let key = hot.keys.first()?;
     let sure = key.requests.count.saturating_sub(key.requests.excess_max);
@@ -150,7 +151,7 @@ fn hot_key(patient: &Patient<'_>) -> Option<Finding> {
         false => Severity::Note,
     };
     let name = &patient.now.name;
-    let seen = format!(
+    let evidence = format!(
         "{name}/{} has {rate:.0} requests a second, {:.0}% of the keyspace's; {waits} of them \
          waited",
         key.key,
@@ -158,7 +159,7 @@ fn hot_key(patient: &Patient<'_>) -> Option<Finding> {
     );
     Some(
         patient
-            .finding("waiters", severity, "one key is hot", seen)
+            .finding("waiters", severity, "one key is hot", evidence)
             .because(format!(
                 "all requests for it go to shard {}, which owns it: have its callers slow down or \
                  use several keys",
@@ -169,16 +170,16 @@ fn hot_key(patient: &Patient<'_>) -> Option<Finding> {
     )
 }
 
-fn timeouts(patient: &Patient<'_>) -> Option<Finding> {
+fn timeouts(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let timeouts = patient.rise(|it| it.singleflight_wait_timeout_total);
     let total = patient.now.singleflight_wait_timeout_total;
     let series = "singleflight_wait_timeout_total";
-    let (severity, symptom, seen) = match (timeouts, total) {
+    let (severity, symptom, evidence) = match (timeouts, total) {
         (0, 0) => return None,
         (0, _) => (
             Severity::Note,
             "waits have used up their budget since the start, none of them now",
-            format!("{series} is {total} and stands still"),
+            format!("{series} is {total} and does not increase"),
         ),
         _ => (
             match projected(patient.change, timeouts, 60.0) > TIMEOUTS_MAX {
@@ -190,7 +191,7 @@ fn timeouts(patient: &Patient<'_>) -> Option<Finding> {
         ),
     };
     let finding = patient
-        .finding("wait-timeouts", severity, symptom, seen)
+        .finding("wait-timeouts", severity, symptom, evidence)
         .because(cause(patient))
         .because_of(most_waited_for(patient))
         .because_of(
@@ -202,7 +203,7 @@ fn timeouts(patient: &Patient<'_>) -> Option<Finding> {
 }
 
 /// What holds loads up, with the word that the log line `refresh wait timeout` has for it.
-fn cause(patient: &Patient<'_>) -> String {
+fn cause(patient: &KeyspaceWindow<'_>) -> String {
     if let Some(why) = patient.without_dek() {
         return format!("loads have no data key (cause dek_missing): {why}");
     }
@@ -247,7 +248,7 @@ fn cause(patient: &Patient<'_>) -> String {
     }
 }
 
-fn most_waited_for(patient: &Patient<'_>) -> Option<String> {
+fn most_waited_for(patient: &KeyspaceWindow<'_>) -> Option<String> {
     let (key, all) = patient.listed.most_waited_for()?;
     Some(format!(
         "most waits were for {}/{}: {} of {all} in the last minutes",
@@ -257,7 +258,7 @@ fn most_waited_for(patient: &Patient<'_>) -> Option<String> {
     ))
 }
 
-fn with_next(patient: &Patient<'_>, finding: Finding) -> Finding {
+fn with_next(patient: &KeyspaceWindow<'_>, finding: Finding) -> Finding {
     let name = patient.name();
     let finding = match patient.without_dek() {
         Some(_) => finding.next("keyway kms list").next(patient.unlock()),
@@ -275,7 +276,7 @@ fn with_next(patient: &Patient<'_>, finding: Finding) -> Finding {
     finding.next(log_line("refresh wait timeout"))
 }
 
-fn slow(patient: &Patient<'_>) -> Option<Finding> {
+fn slow(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let (before, now) = (patient.before, patient.now);
     let spread = patient
         .change
@@ -284,27 +285,32 @@ fn slow(patient: &Patient<'_>) -> Option<Finding> {
     if spread.count() < LOADS_MIN || p95 <= P95_MAX_MS {
         return None;
     }
-    let seen = format!(
+    let evidence = format!(
         "p95 of {} is over {P95_MAX_MS} ms, at most {p95} ms",
         text::count(spread.count(), "load")
     );
     Some(
         patient
-            .finding("rehydrate-slow", Severity::Warning, "loads are slow", seen)
+            .finding(
+                "rehydrate-slow",
+                Severity::Warning,
+                "loads are slow",
+                evidence,
+            )
             .because("the disk is slow, or the shard has too little of its core")
             .next(format!("keyway hot {} --by rehydrate-time", now.name))
             .next("keyway status"),
     )
 }
 
-fn old_keys(patient: &Patient<'_>) -> Option<Finding> {
+fn old_keys(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let soft_ms = patient.listed.number("soft_ttl_ms")?;
     let age_ms = patient.now.oldest_served_age_ms;
     if age_ms <= soft_ms.saturating_mul(3) / 2 {
         return None;
     }
     let age = text::milliseconds(age_ms / 1_000 * 1_000);
-    let seen = format!(
+    let evidence = format!(
         "a key {age} old was served; soft_ttl_ms is {}",
         text::milliseconds(soft_ms)
     );
@@ -312,7 +318,7 @@ fn old_keys(patient: &Patient<'_>) -> Option<Finding> {
         "old-keys-served",
         Severity::Warning,
         "old keys are served",
-        seen,
+        evidence,
     );
     let finding = match patient.listed.text("on_soft_expiry") {
         Some("serve_stale") => finding.because(

@@ -79,7 +79,7 @@ fn loads_that_fail_are_told_by_what_is_behind_them() {
     let remembered = Scene::healthy().now(&at("requests"), remembered);
     expect(remembered, id, Warning, &["INVALID rose by 3"]);
     let over = Scene::healthy().both(&at("rehydrate_fail_total"), json!(5));
-    expect(over, id, Note, &["is 5 and stands still"]);
+    expect(over, id, Note, &["is 5 and does not increase"]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn wait_timeouts_are_told_with_their_cause() {
         .both(&at("dek_lease_left_s"), json!(0));
     expect(missing, id, Warning, &["dek_missing"]);
     let over = Scene::healthy().both(&at("singleflight_wait_timeout_total"), json!(2));
-    expect(over, id, Note, &["is 2 and stands still"]);
+    expect(over, id, Note, &["is 2 and does not increase"]);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_starved_prefetcher_is_told_with_what_to_set() {
         "rose by 900",
         "max_in_flight is 2",
         "keyway keyspace set prod max_in_flight=256 --for 15m",
-        "max_in_flight went back to 2 by itself 3 minutes ago (before: 256)",
+        "max_in_flight reverted to 2 automatically 3 minutes ago (before: 256)",
     ];
     expect(starved, id, Warning, &words);
     let large = Scene::healthy()
@@ -207,7 +207,7 @@ fn a_starved_prefetcher_is_told_with_what_to_set() {
         .setting("max_in_flight", "60000");
     expect(large, id, Warning, &["max_in_flight=65536 --for 15m"]);
     let over = Scene::healthy().both(&at("prefetch_skipped_total"), json!(900));
-    expect(over, id, Note, &["stands still"]);
+    expect(over, id, Note, &["does not increase"]);
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn a_stopped_prefetcher_is_told_with_who_stopped_it() {
         )),
         ..off()
     };
-    let words = ["it goes back to 64 by itself at 2026-11-26T00:35:00Z"];
+    let words = ["it reverts to 64 automatically at 2026-11-26T00:35:00Z"];
     expect(limited, id, Warning, &words);
     let unused = off()
         .both(&at("requests"), json!([]))
@@ -242,7 +242,12 @@ fn a_stopped_prefetcher_is_told_with_who_stopped_it() {
         .both(&at("misses"), json!(9));
     expect(unused, id, Note, &["switched off"]);
     let hangs = Scene::healthy().both(&at("prefetch_scan_total"), json!(1_000));
-    expect(hangs, id, Warning, &["stands still for 5 s", "too busy"]);
+    expect(
+        hangs,
+        id,
+        Warning,
+        &["has not increased for 5 s", "too busy"],
+    );
     let idle = Scene::healthy()
         .both(&at("prefetch_scan_total"), json!(1_000))
         .both(&at("state"), json!("idle"))

@@ -1,6 +1,6 @@
 //! The data key: locked, denied, asked for, about to end.
 
-use super::{Patient, log_line};
+use super::{KeyspaceWindow, log_line};
 use crate::doctor::{Finding, Severity};
 use crate::text;
 use crate::vitals::Keyspace;
@@ -8,13 +8,13 @@ use crate::vitals::Keyspace;
 /// The share of requests that may be answered NEEDS_UNLOCK.
 const NEEDS_UNLOCK_MAX: f64 = 0.005;
 
-pub fn examine(patient: &Patient<'_>, findings: &mut Vec<Finding>) {
+pub fn examine(patient: &KeyspaceWindow<'_>, findings: &mut Vec<Finding>) {
     findings.extend(needs_unlock(patient));
     findings.extend(denied(patient));
     findings.extend(lease(patient));
 }
 
-fn needs_unlock(patient: &Patient<'_>) -> Option<Finding> {
+fn needs_unlock(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let refused = patient.rise(|it| it.answered("needs_unlock"));
     let all = patient.rise(Keyspace::answered_in_all);
     let state = patient.now.state.as_str();
@@ -28,7 +28,7 @@ fn needs_unlock(patient: &Patient<'_>) -> Option<Finding> {
         (false, true) => Severity::Warning,
         (false, false) => Severity::Note,
     };
-    let (symptom, seen) = match refused {
+    let (symptom, evidence) = match refused {
         0 => ("the keyspace is closed", format!("its state is {state}")),
         _ => (
             "callers are answered NEEDS_UNLOCK",
@@ -40,13 +40,14 @@ fn needs_unlock(patient: &Patient<'_>) -> Option<Finding> {
         ),
     };
     let why = patient.without_dek();
-    let cause = why.unwrap_or("it has just been opened, or its lease ended while nobody used it");
+    let cause =
+        why.unwrap_or("it has just been opened, or its lease ended while it was not in use");
     let mut changed = None;
     if state == "locked" {
         changed = patient.case.last_change(patient.name(), "locked");
     }
     let finding = patient
-        .finding("needs-unlock", severity, symptom, seen)
+        .finding("needs-unlock", severity, symptom, evidence)
         .because(cause)
         .because_of(changed);
     let finding = match state {
@@ -56,7 +57,7 @@ fn needs_unlock(patient: &Patient<'_>) -> Option<Finding> {
     Some(finding.next(patient.history()))
 }
 
-fn denied(patient: &Patient<'_>) -> Option<Finding> {
+fn denied(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     if patient.now.state != "denied" {
         return None;
     }
@@ -86,7 +87,7 @@ fn denied(patient: &Patient<'_>) -> Option<Finding> {
 }
 
 /// A lease is renewed at half of its time: one that is asked for and does not come is in danger.
-fn lease(patient: &Patient<'_>) -> Option<Finding> {
+fn lease(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let left_s = patient.now.dek_lease_left_s;
     let lease_s = patient.listed.number("dek_lease_ms")? as f64 / 1_000.0;
     let came = left_s > patient.before.dek_lease_left_s;
@@ -97,7 +98,7 @@ fn lease(patient: &Patient<'_>) -> Option<Finding> {
         true => Severity::Critical,
         false => Severity::Warning,
     };
-    let seen = format!(
+    let evidence = format!(
         "{} left of {}, and the KMS has not answered",
         text::seconds(left_s as u64),
         text::seconds(lease_s as u64)
@@ -108,13 +109,13 @@ fn lease(patient: &Patient<'_>) -> Option<Finding> {
                 "lease-not-renewed",
                 severity,
                 "the lease is not renewed",
-                seen,
+                evidence,
             )
             .because(
-                "the KMS is away, slow, or out of budget; when the lease ends, the keys are wiped \
+                "the KMS is unreachable, slow, or out of budget; when the lease ends, the keys are wiped \
                  and callers get NEEDS_UNLOCK",
             )
             .next("keyway kms list")
-            .next(format!("keyway unlock {} --watch", patient.name())),
+            .next(format!("keyway unlock {} --retry", patient.name())),
     )
 }

@@ -221,7 +221,7 @@ function drawTables() {
     short(one.calls_per_hour_forecast),
   ]));
   const inForce = latest.keyspaces.find((k) => k.name === chosen)?.in_force;
-  fill(of("settings"), "", ["Setting", "#Value", "Goes back"], (inForce ? inForce.settings : []).map((setting) => [
+  fill(of("settings"), "", ["Setting", "#Value", "Reverts"], (inForce ? inForce.settings : []).map((setting) => [
     setting.name, setting.value,
     setting.until ? { text: `to ${setting.until.then} at ${new Date(setting.until.unix_ms).toLocaleTimeString("en-GB")}`,
       bad: true } : "–",
@@ -275,7 +275,7 @@ function notes() {
     if (s.store_poisoned) found.push(`shard ${s.shard}: its blob log is closed for writing, restart`);
     if (s.panics_total) found.push(`shard ${s.shard} caught a panic: report it`);
   }
-  const text = [...(found.length ? found : ["Nothing amiss: all figures are within their thresholds."]), ...told];
+  const text = [...(found.length ? found : ["No problems: all values are within their thresholds."]), ...told];
   const list = of("notes");
   // Only what is new is read out.
   if (text.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Error, KeyOptions, KeyspaceName, Outcome, Status, UnlockState, UnlockWith,
+    Algorithm, CallEffect, Error, KeyOptions, KeyspaceName, Status, UnlockState, UnlockWith,
 };
 use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 use keyway_testkit::openbao::{Mode, OpenBao};
@@ -373,7 +373,7 @@ impl Operator<'_> {
             let made = client.key_generate(&key.path, Algorithm::Ed25519, options);
             match made {
                 Ok(_) => key.version_min = 1,
-                Err(error) if error.outcome() == Outcome::NotDone => continue,
+                Err(error) if error.outcome() == CallEffect::NotDone => continue,
                 Err(_) => {}
             }
             keys.push(key);

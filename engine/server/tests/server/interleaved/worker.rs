@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use keyway_client::blocking::Client;
-use keyway_client::{Algorithm, Answer, Error, KeyFormat, KeyOptions, Outcome, Status};
+use keyway_client::{Algorithm, Answer, CallEffect, Error, KeyFormat, KeyOptions, Status};
 
 use super::ledger::{Key, secret};
 use super::{DEADLINE, KEYSPACES, World, count, is_odd};
@@ -160,7 +160,7 @@ impl<'a> Worker<'a> {
                     Err(error) => assert_present(key, &error),
                 }
             }
-            Err(error) if error.outcome() == Outcome::NotDone => {
+            Err(error) if error.outcome() == CallEffect::NotDone => {
                 assert_transient(key, &error);
                 key.forget_newest();
             }
@@ -177,7 +177,7 @@ impl<'a> Worker<'a> {
             }
             Err(error) => {
                 assert_transient(key, &error);
-                key.may_be_revoked = error.outcome() != Outcome::NotDone;
+                key.may_be_revoked = error.outcome() != CallEffect::NotDone;
             }
         }
     }

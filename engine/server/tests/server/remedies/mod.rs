@@ -103,7 +103,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--unix", Test("engine/server/tests/server/unix_paths.rs", "\"--unix\"")),
     ("--version", Run("keyway --version")),
     ("--wait", Run("keyway lock prod; keyway unlock prod --wait")),
-    ("--watch", Test(TOOLS_KMS, "a_watch_is_asked_for_and_told")),
+    ("--retry", Test(TOOLS_KMS, "retry_is_requested_and_reported")),
     ("--yes", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
     ("bao operator unseal", Test("testkit/src/openbao.rs", "sys/unseal")),
     ("bao secrets enable -path={} transit", Test("testkit/src/openbao.rs", "\"type\": \"transit\"")),
@@ -126,7 +126,7 @@ const REMEDIES: &[(&str, Proof)] = &[
         keyway key import prod/utf16 --file NEW")),
     ("journalctl -u keywayd --since -15min -g '{}'", Machine("reads the log of the service")),
     ("keyway --version", Run("keyway --version")),
-    ("keyway doctor", Run("keyway doctor --watch-for 2s || test $? = 1")),
+    ("keyway doctor", Run("keyway doctor --duration 2s || test $? = 1")),
     ("keyway encrypt", Run("keyway encrypt prod/aead --in msg --out sealed && keyway decrypt prod/aead --in sealed --out opened && cmp msg opened")),
     ("keyway hot {}", Run("keyway hot prod")),
     ("keyway hot {} --by rehydrate-time", Run("keyway hot prod --by rehydrate-time")),
@@ -173,7 +173,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway unlock {} --wait", Run("keyway lock prod
         ! keyway sign prod/alice --in msg --out sig
         keyway unlock prod --wait; keyway sign prod/alice --in msg --out sig")),
-    ("keyway unlock {} --watch", Test(TOOLS_KMS, "a_watch_is_asked_for_and_told")),
+    ("keyway unlock {} --retry", Test(TOOLS_KMS, "retry_is_requested_and_reported")),
     ("keywayd --version", Test("engine/server/tests/server/common/mod.rs", "--version")),
     ("openssl dgst -binary", Run("openssl dgst -sha256 -binary big > DIGEST; keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig")),
     ("openssl dgst -sha256 -binary FILE > DIGEST", Run("cp big FILE; openssl dgst -sha256 -binary FILE > DIGEST

@@ -9,6 +9,7 @@ const FOLDERS: [&str; 7] = [
     "protocol/client/src",
     "engine/keys/src",
     "engine/kms/src",
+    "engine/node/src",
     "engine/server/src",
     "engine/store/src",
     "protocol/src",

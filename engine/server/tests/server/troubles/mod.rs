@@ -227,7 +227,7 @@ fn wait_for_finding(server: &Server) -> String {
     let operator = Operator::new();
     let mut found = BTreeSet::new();
     wait_until("doctor's finding", WITHIN, || {
-        let said = operator.run(server, "keyway doctor --watch-for 2s --json");
+        let said = operator.run(server, "keyway doctor --duration 2s --json");
         let document: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
         let findings = document["findings"].as_array();
         let ids = findings

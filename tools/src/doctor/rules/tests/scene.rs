@@ -4,7 +4,7 @@ use keyway_client::{HotKeys, KeyspaceChange, KeyspaceInfo, Limited};
 use serde_json::{Value, json};
 
 use crate::doctor::{Case, Listed};
-use crate::vitals::Vitals;
+use crate::vitals::ServerStatus;
 
 /// A busy, healthy server, five seconds apart. Each case changes what it needs of `before`, `now`,
 /// the settings, the hot keys (by requests; by waiters) and the history.
@@ -97,7 +97,7 @@ impl Scene {
     }
 
     pub fn case(self) -> Case {
-        let read = |value| serde_json::from_value::<Vitals>(value).unwrap();
+        let read = |value| serde_json::from_value::<ServerStatus>(value).unwrap();
         let hot =
             |value: Option<Value>| value.map(|it| serde_json::from_value::<HotKeys>(it).unwrap());
         let settings = self.settings.into_iter();
