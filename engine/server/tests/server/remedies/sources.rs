@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Where messages are written.
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
     "tools/src",
     "protocol/client/src",
     "engine/keys/src",
