@@ -1,4 +1,4 @@
-//! Verdicts: figures against their targets.
+//! Verdicts: measurements against their targets.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! A blocking connection for set-up and STATUS, beside the load.
+//! A blocking connection for setup and STATUS, beside the load.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects and says HELLO.
+    /// Connects and sends HELLO.
     pub fn connect(address: SocketAddr) -> Result<Self> {
         let what = || format!("connect to {address}");
         let stream = TcpStream::connect_timeout(&address, TIME_LIMIT).context(what)?;
@@ -56,7 +56,7 @@ impl Control {
         decode_keyspace_id(&answer).context(|| format!("answer to the creation of {name}"))
     }
 
-    /// The server's figures of one keyspace.
+    /// Returns the server's metrics of one keyspace.
     pub fn status(&mut self, keyspace: &str) -> Result<KeyspaceStatus> {
         let answer = self.call(0, "", &Request::Status { after: 0 })?;
         let all: Value = serde_json::from_slice(&answer).context(|| "STATUS".into())?;

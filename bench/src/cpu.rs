@@ -12,7 +12,7 @@ use crate::error::{Context, Result};
 pub struct Cores {
     /// The server's.
     pub server: usize,
-    /// The generator's. The same as `server` where there is only one: figures then mean little.
+    /// The generator's. The same as `server` if there is only one: measurements then mean little.
     pub load: usize,
 }
 

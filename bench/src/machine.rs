@@ -1,4 +1,4 @@
-//! Where and when the figures were taken, for the report.
+//! Where and when the measurements were made, for the report.
 
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,7 +29,7 @@ pub struct Machine {
     pub kernel: String,
     /// The architecture that was built for.
     pub arch: &'static str,
-    /// Processes that wanted a core in the minute before the run: near zero for figures that count.
+    /// Processes that needed a core in the minute before the run: near zero for valid measurements.
     pub load_average_1m: Option<f64>,
 }
 

@@ -1,14 +1,14 @@
-//! `keyway-bench`: load against a `keywayd` of its own, figures, verdicts.
+//! `keyway-bench`: load against a `keywayd` of its own, measurements, verdicts.
 //!
 //! ```text
 //!  main ─▶ s1, s4, s5 ─┬─▶ server      starts and stops keywayd on its core
-//!                      ├─▶ control     set-up and STATUS, one request at a time
+//!                      ├─▶ control     setup and STATUS, one request at a time
 //!                      ├─▶ load        open-loop generator on the other core
 //!                      ├─▶ prometheus  /metrics as a Prometheus server would read it
 //!                      └─▶ check, table, plot, report
 //! ```
 //!
-//! `docs/bench/README.md` says what each scenario asks and how its figures are to be read.
+//! `docs/bench/README.md` describes what each scenario measures and how to read its results.
 
 mod bare;
 mod check;
@@ -39,7 +39,7 @@ use clap::{Parser, Subcommand};
 use crate::cpu::Cores;
 use crate::error::{Context, Result};
 
-/// Measures Keyway: each scenario starts a server of its own, loads it, and judges the figures.
+/// Measures Keyway: each scenario starts a server of its own, loads it, and judges the measurements.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {

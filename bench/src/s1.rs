@@ -29,7 +29,7 @@ const ROUNDS: usize = 5;
 const BARE_DURATION: Duration = Duration::from_secs(1);
 /// A round's share of the duration, for sign and for ping each.
 const ROUND_SHARE: u32 = 10;
-/// Requests under way on the one connection of the closed loop.
+/// Requests in flight on the one connection of the closed loop.
 const WINDOW: usize = 256;
 /// Connections of the open loop.
 const CONNECTIONS: usize = 4;

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// Rows under a head; the first column is text, the others are figures and stand right.
+/// Rows under a head; the first column is text, the others are numbers, aligned right.
 #[derive(Clone, Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,

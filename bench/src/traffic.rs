@@ -14,7 +14,7 @@ use crate::load::{Load, Outcome, PATIENCE, Pace, Seconds, run};
 /// What is signed or MACed: the size of a digest, as callers mostly have.
 pub const MESSAGE: [u8; 32] = [0x5a; 32];
 
-/// Requests under way while keys are made: each is a durable write, and many share one flush.
+/// Requests in flight while keys are generated: each is a durable write, and many share one flush.
 const GENERATE_WINDOW: usize = 256;
 
 /// Keys of a keyspace, by index, with one encoded request each.

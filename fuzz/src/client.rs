@@ -52,7 +52,7 @@ fn built(script: &mut Script<'_>) -> Vec<u8> {
     let mut answers = 0;
     while !script.is_empty() && answers <= Reading::CALLS {
         answers += 1;
-        // One more than there are: an answer that nobody waits for.
+        // One more than there are: an answer that no call waits for.
         let request_id = u64::from(script.u8()) % (Reading::CALLS + 2);
         let status = Status::try_from(script.u8() % 32).unwrap_or(Status::Ok);
         let after_us = u32::from(script.u8()) << 16;

@@ -17,7 +17,7 @@ thread_local! {
 
 fn add(bytes: usize) {
     // A block may be freed on another thread than the one that asked for it, so the count wraps;
-    // differences within one thread's own work come out right all the same.
+    // differences within one thread's own work are still right.
     let live = LIVE_BYTES.get().wrapping_add(bytes);
     LIVE_BYTES.set(live);
     if (live.wrapping_sub(PEAK_BYTES.get()) as isize) > 0 {

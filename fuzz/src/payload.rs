@@ -12,7 +12,7 @@ use keyway_protocol::{
 use crate::memory;
 
 /// The first bytes that stand for answers; those below stand for requests, by the opcode's code, so
-/// that a new opcode changes no input's meaning. What is no code stands for some opcode, too.
+/// that a new opcode changes no input's meaning. A byte that is no code also stands for some opcode.
 const ANSWERS: u8 = 0xf0;
 
 /// See the module.
@@ -48,7 +48,7 @@ fn request(opcode: Opcode, payload: &[u8]) {
     let request = match decoded {
         Ok(request) => request,
         Err(error) => {
-            // The status goes back to the client, so each error must have one.
+            // The status is returned to the client, so each error must have one.
             assert!(!error.status().name().is_empty() && !error.to_string().is_empty());
             return;
         }

@@ -92,7 +92,7 @@ fn spoil(script: &mut Script<'_>, disk: &MemoryFiles) {
         if script.is_empty() {
             return;
         }
-        // Counted from the end, where recovery has most to tell apart.
+        // Counted from the end, where recovery has most to distinguish.
         let from_end = script.below(names.len());
         let other = script.below(names.len());
         let other = disk.copy_of(&names[other]);
@@ -154,14 +154,14 @@ async fn reopen(disk: &MemoryFiles, history: &History, damage: &Damage) {
     }
     check_listing(&log, history).await;
 
-    // What the opening mended stays mended, and the log takes writes.
+    // What the opening repaired stays repaired, and the log accepts writes.
     let blob = vec![7; 300];
     let put = log.put_blob(KEYSPACE, b"after", 1, blob.clone(), Expect::Absent);
-    put.await.expect("a log that was mended takes a put");
+    put.await.expect("a log that was repaired takes a put");
     drop(log);
     let (log, again) = BlobLog::open(disk.clone(), options(), |_| {})
         .await
-        .expect("a log that was mended opens");
+        .expect("a log that was repaired opens");
     assert_eq!(
         (again.cut_bytes, again.damage_count),
         (0, recovery.damage_count),
@@ -169,7 +169,7 @@ async fn reopen(disk: &MemoryFiles, history: &History, damage: &Damage) {
     );
     match log.get(KEYSPACE, b"after").await {
         Ok(Lookup::Blob(found)) => assert_eq!(found.bytes(), blob),
-        other => panic!("what was put after mending is {other:?}"),
+        other => panic!("what was put after the repair is {other:?}"),
     }
     for (key_id, puts) in history.by_key() {
         check_key(&log, &key_id, &puts, damage.first).await;

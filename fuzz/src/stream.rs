@@ -1,5 +1,5 @@
-//! The stream decoders: however a stream is cut into pieces, it gives the same frames and the same
-//! end, and whoever reads it never holds more than the longest frame.
+//! The stream decoders: however a stream is cut into pieces, it yields the same frames and the same
+//! end, and a reader never buffers more than the longest frame.
 //!
 //! The input's first byte says whose stream it is, and whether the stream stands in the input as
 //! it is or is built of frames whose lengths the input gives, so that a few bytes make the longest
@@ -14,8 +14,8 @@ use crate::script::Script;
 /// The most frames that are built of one input.
 const BUILT_MAX: usize = 6;
 
-/// After so many pieces they are long ones: a long frame byte by byte takes long and shows nothing
-/// more.
+/// After that many pieces, the pieces are long: a long frame byte by byte takes long and shows
+/// nothing more.
 const SMALL_PIECES_MAX: u32 = 1_000;
 
 /// A frame taken off a stream: its length, or where the stream is lost.

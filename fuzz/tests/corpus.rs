@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use keyway_fuzz::{Check, TARGETS};
 
-/// A file to run alone in place of the corpus.
+/// A file to run alone instead of the corpus.
 const INPUT_VARIABLE: &str = "KEYWAY_FUZZ_INPUT";
 
 /// How many mutations of each target's corpus are run, over all its files.

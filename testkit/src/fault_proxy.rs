@@ -29,12 +29,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
-/// What becomes of a request. It meets the fault that is set when its head arrives.
+/// What happens to a request. It meets the fault that is set when its head arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Passed on.
     Pass,
-    /// Nobody is there: connections are closed at once, those that stand already as well.
+    /// Unreachable: connections are closed immediately, including existing ones.
     Down,
     /// Taken and never answered; it ends when the caller gives up.
     Hang,
@@ -60,7 +60,7 @@ pub enum Fault {
 pub struct Call {
     /// When its head arrived; for a connection that was closed at once, when it was made.
     pub at: Instant,
-    /// When it was answered, or given up by either side; `None` while it is under way.
+    /// When it was answered, or abandoned by either side; `None` while it is in flight.
     pub ended: Option<Instant>,
     /// The path and the query; empty for a connection that was closed at once.
     pub path: String,
@@ -133,7 +133,7 @@ impl FaultProxy {
         self.address
     }
 
-    /// What later requests meet. Requests under way keep what they met, except that [`Fault::Down`] ends them.
+    /// Sets what later requests meet. Requests in flight keep what they met, except that [`Fault::Down`] ends them.
     pub fn set(&self, fault: Fault) {
         *self.later.lock().unwrap() = None;
         self.fault.send_replace(fault);
@@ -168,7 +168,7 @@ impl Drop for FaultProxy {
     }
 }
 
-/// The most of `calls` that were under way at once. One that still is counts to the end.
+/// Returns the most of `calls` that were in flight at the same time. One that still is counts to the end.
 pub fn concurrency_max(calls: &[Call]) -> usize {
     let mut changes: Vec<(Instant, isize)> = Vec::with_capacity(2 * calls.len());
     for call in calls {
@@ -210,7 +210,7 @@ impl Ledger {
     }
 }
 
-/// A call under way; it ends with this, answered or not.
+/// A call in flight; it ends with this, answered or not.
 struct Open {
     ledger: Arc<Ledger>,
     index: usize,
@@ -242,7 +242,7 @@ impl Proxy {
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         loop {
-            // A caller that is gone before it is accepted concerns nobody.
+            // A caller that is gone before it is accepted does not matter.
             let Ok((stream, _)) = listener.accept().await else {
                 continue;
             };
@@ -255,7 +255,7 @@ impl Proxy {
         }
     }
 
-    /// One connection, until the caller closes it or nobody is to be here any more.
+    /// Serves one connection, until the caller closes it or the fault is `Down`.
     async fn serve(self, stream: TcpStream) {
         let mut fault = self.fault.subscribe();
         let answer =

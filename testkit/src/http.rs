@@ -20,7 +20,7 @@ pub struct Answer {
 /// answer.
 ///
 /// # Errors
-/// When nobody listens there, or the answer breaks off or is no HTTP.
+/// No server listens there, or the answer is incomplete or not HTTP.
 pub fn request(
     method: &str,
     port: u16,

@@ -1,4 +1,4 @@
-//! microburst: a proxy that knows AWS's wire format and answers with AWS's errors where it is told to.
+//! microburst: a proxy that speaks AWS's wire format and answers with AWS's errors where configured to.
 
 use std::process::{Command, Stdio};
 
@@ -50,7 +50,7 @@ impl Microburst {
         self.set_rule(json!({ "service": "kms", "latency": latency_ms }));
     }
 
-    /// From now on the connection is cut in place of an answer.
+    /// Later requests have their connection cut instead of an answer.
     pub fn reset_connections(&self) {
         self.set_rule(json!({ "service": "kms", "reset": true }));
     }

@@ -138,7 +138,7 @@ impl Moto {
         self.write_credentials(user, id, secret)
     }
 
-    /// Writes a credentials file, whoever the key belongs to.
+    /// Writes a credentials file with this key, whether or not it exists.
     pub fn write_credentials(&self, name: &str, id: &str, secret: &str) -> PathBuf {
         let path = self.files.path().join(name);
         let text =

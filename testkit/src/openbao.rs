@@ -117,7 +117,7 @@ impl OpenBao {
         &self.certificates().client_key
     }
 
-    /// A certificate that signed itself and that the server knows nothing of, as PEM.
+    /// A self-signed certificate that is not the server's, as PEM.
     pub fn other_cert_file(&self) -> &Path {
         &self.certificates().other_cert
     }
@@ -132,7 +132,7 @@ impl OpenBao {
         self.write(&in_sys("mounts", mount), &json!({"type": "transit"}));
     }
 
-    /// Makes an AES-256-GCM key in the transit engine at `transit`. A derived key wants a context with every call.
+    /// Creates an AES-256-GCM key in the transit engine at `transit`. A derived key requires a context with every call.
     pub fn create_key(&self, name: &str, derived: bool) {
         self.create_key_at("transit", name, derived);
     }
@@ -241,7 +241,7 @@ impl OpenBao {
         self.unseal();
     }
 
-    /// Makes all certificates of [`Mode::Tls`] anew, under another CA and in the same files, and restarts with them.
+    /// Regenerates all certificates of [`Mode::Tls`], under another CA and in the same files, and restarts with them.
     pub fn renew_certificates(&mut self) {
         Certificates::make(self.dir.path());
         self.restart();
@@ -253,7 +253,7 @@ impl OpenBao {
         self.restart();
     }
 
-    /// Makes the client certificate anew, for this common name and in the same files.
+    /// Regenerates the client certificate, for this common name and in the same files.
     pub fn renew_client_certificate(&self, common_name: &str) {
         self.certificates().sign_client(common_name);
     }
@@ -445,7 +445,7 @@ fn write_config(dir: &Path, mode: Mode, port: u16, certificates: Option<&Certifi
     let config = json!({
         "storage": storage,
         "listener": {"tcp": listener},
-        // Raft wants them, though nobody joins.
+        // Raft requires them, though no node joins.
         "api_addr": format!("http://{address}"),
         "cluster_addr": format!("https://127.0.0.1:{}", free_port()),
     });

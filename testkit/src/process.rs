@@ -95,8 +95,8 @@ impl Drop for Process {
     }
 }
 
-/// A loopback port that nobody listens on now. It lies below those that the kernel hands out by itself, and no caller in
-/// this process gets it twice: so nobody takes it before the program that is to listen there has started.
+/// Returns a loopback port that is not in use. It is below those that the kernel assigns automatically, and no caller in
+/// this process gets it twice: so it is not taken before the program that will listen there has started.
 ///
 /// # Panics
 /// If all are taken.

@@ -32,7 +32,7 @@ const SPIES: [&str; 3] = [
     "/usr/lib64/pkcs11-spy.so",
 ];
 
-/// A token with a user PIN and no keys; its files are removed when it is dropped by whoever made it.
+/// A token with a user PIN and no keys; its files are removed when it is dropped.
 #[derive(Debug)]
 pub struct SoftHsm {
     /// `None` in a child: the parent removes the files.

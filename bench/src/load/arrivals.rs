@@ -19,17 +19,17 @@ pub enum Pace {
         /// How many.
         count: u64,
     },
-    /// Closed loop: `window` requests are under way at any time. Finds a capacity; says nothing
+    /// Closed loop: `window` requests are in flight at any time. Finds a capacity; says nothing
     /// about latency under a given load.
     Closed {
-        /// Requests under way.
+        /// Requests in flight.
         window: usize,
         /// For how long.
         duration: Duration,
     },
     /// Closed loop until so many are answered.
     ClosedCount {
-        /// Requests under way.
+        /// Requests in flight.
         window: usize,
         /// How many in all.
         count: u64,

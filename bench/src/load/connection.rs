@@ -8,7 +8,7 @@ use keyway_protocol::ResponseFrame;
 use crate::control::{Control, set_request_id};
 use crate::error::{Context, Result};
 
-/// Requests under way on one connection. The server allows 1024.
+/// Requests in flight on one connection. The server allows 1024.
 pub const IN_FLIGHT_MAX: usize = 1000;
 
 const READ_LEN: usize = 64 * 1024;
@@ -25,7 +25,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects and says HELLO.
+    /// Connects and sends HELLO.
     pub fn open(address: SocketAddr) -> Result<Self> {
         let stream = Control::connect(address)?.into_stream();
         stream

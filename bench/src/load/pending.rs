@@ -1,6 +1,6 @@
-//! Requests under way.
+//! Requests in flight.
 
-/// A request under way.
+/// A request in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
     /// When it was due, in ns from the start.
@@ -26,7 +26,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Requests under way.
+    /// Returns the number of requests in flight.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
@@ -38,14 +38,14 @@ impl Pending {
                 generation: 0,
                 asked: None,
             });
-            u32::try_from(self.slots.len() - 1).expect("connections bound what is under way")
+            u32::try_from(self.slots.len() - 1).expect("connections bound what is in flight")
         });
         let slot = &mut self.slots[index as usize];
         slot.asked = Some(asked);
         u64::from(slot.generation) << 32 | u64::from(index)
     }
 
-    /// Takes the request out; `None` if no such request is under way.
+    /// Removes and returns the request; `None` if no such request is in flight.
     pub fn remove(&mut self, request_id: u64) -> Option<Asked> {
         let index = request_id as u32;
         let slot = self.slots.get_mut(index as usize)?;
@@ -58,7 +58,7 @@ impl Pending {
         Some(asked)
     }
 
-    /// The requests under way, in no order that means anything.
+    /// Returns the requests in flight, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = Asked> {
         self.slots.iter().filter_map(|slot| slot.asked)
     }

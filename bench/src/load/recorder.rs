@@ -1,4 +1,4 @@
-//! What became of the requests.
+//! The outcomes of requests.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Second {
 /// Called at the end of each second of a run.
 pub type Seconds<'a> = &'a mut dyn FnMut(&Second);
 
-/// The figures of a whole run.
+/// The measurements of a complete run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Requests that were due.
@@ -74,7 +74,7 @@ impl Outcome {
     }
 }
 
-/// Takes down answers as they come.
+/// Records answers as they arrive.
 #[derive(Debug)]
 pub struct Recorder {
     outcome: Outcome,
@@ -142,7 +142,7 @@ impl Recorder {
         }
     }
 
-    /// The whole run's figures.
+    /// Returns the measurements of the complete run.
     pub fn finish(mut self, now_ns: u64) -> Outcome {
         self.outcome.elapsed = Duration::from_nanos(now_ns);
         self.outcome

@@ -1,4 +1,4 @@
-//! The loop that sends what is due and takes down what comes back.
+//! The loop that sends what is due and records the answers.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ pub struct Load<'a> {
     pub seed: u64,
     /// How long after the last due time answers are waited for.
     pub patience: Duration,
-    /// Hears of each answer as it comes, on the generator's thread: it must be quick.
+    /// Called for each answer as it arrives, on the generator's thread: it must be quick.
     pub observe: Option<&'a mut dyn FnMut(Answer)>,
 }
 
@@ -181,7 +181,7 @@ impl Run<'_> {
             let asked = asked.filter(|asked| asked.connection == index);
             let asked = asked.ok_or_else(|| {
                 format!(
-                    "answer to request {} that nobody asked here",
+                    "answer to request {}, which was not sent here",
                     frame.request_id
                 )
             })?;
@@ -426,7 +426,7 @@ mod tests {
         let failed = ping(Manner::AnswerTwice, 1, Pace::Burst { count: 1 });
         // The run may end with the first answer before it sees the second.
         let failed = failed.and_then(|_| ping(Manner::AnswerTwice, 1, Pace::Burst { count: 100 }));
-        assert!(failed.err().unwrap().to_string().contains("nobody asked"));
+        assert!(failed.err().unwrap().to_string().contains("was not sent"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::server::{Server, scrape};
 use crate::traffic::Keys;
 use crate::zipf::Zipf;
 
-/// The server pushes its figures once a second; after this they are all there.
+/// The server publishes its metrics once a second; after this they are complete.
 pub const FIGURES_DELAY: Duration = Duration::from_millis(1500);
 /// The keyspace under load.
 pub const KEYSPACE: &str = "s4";
@@ -89,7 +89,7 @@ impl Kind {
     }
 }
 
-/// An arm's figures. Counters cover the measured time, with up to a second more at both ends.
+/// An arm's measurements. Counters cover the measured time, with up to a second more at both ends.
 #[derive(Clone, Debug, Serialize)]
 pub struct Arm {
     pub max_in_flight: u32,

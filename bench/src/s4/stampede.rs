@@ -18,13 +18,13 @@ use crate::traffic::Keys;
 pub const REQUESTS: u64 = 10_000;
 
 const KEYSPACE: &str = "stampede";
-/// Several, since the server bounds what is under way on one.
+/// Several, since the server bounds what is in flight on one.
 const CONNECTIONS: usize = 16;
 /// Longer than the whole stampede takes: a key that soft-expires a second time while the requests
 /// are still being served would rightly be rehydrated again.
 const SOFT_TTL_MS: u64 = 3_000;
 
-/// Figures of the stampede.
+/// The measurements of the stampede.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stampede {
     pub requests: u64,
@@ -55,7 +55,7 @@ fn measure(server: &Server) -> Result<Stampede> {
     let keys = Keys::name(keyspace_id, 1, &[Algorithm::Ed25519])?;
     keys.generate(address)?;
     keys.touch(address)?;
-    // Past its soft TTL, and the figures of the first load are all in STATUS.
+    // Past its soft TTL, and the metrics of the first load are all in STATUS.
     sleep(Duration::from_millis(SOFT_TTL_MS) + FIGURES_DELAY);
     let before = control.status(KEYSPACE)?;
     let pace = Pace::Burst { count: REQUESTS };

@@ -15,7 +15,7 @@ const REHYDRATES_MIN: f64 = 100.0;
 /// repeats.
 const OK_SHARE_MIN: f64 = 0.999;
 /// With the prefetcher on, the share of the requests that wait, as a part of that without it. Not
-/// zero: a key that nobody used within its soft TTL is left to expire, and its next use waits.
+/// zero: a key that was not used within its soft TTL is left to expire, and its next use waits.
 const WAITS_SHARE_MAX: f64 = 0.1;
 /// With the prefetcher on, the share of the requests whose wait uses up its budget.
 const TIMEOUTS_SHARE_MAX: f64 = 0.000_1;

@@ -16,7 +16,7 @@ pub struct KmsSecond {
     pub calls: u64,
     /// Of these, answered with 200.
     pub calls_ok: u64,
-    /// The most calls under way at once.
+    /// The most calls in flight at the same time.
     pub concurrency_max: usize,
 }
 
@@ -72,7 +72,7 @@ pub fn rate_max<'a>(calls: impl Iterator<Item = &'a Call> + Clone) -> u64 {
     max
 }
 
-/// Whether somebody asked for a DEK, whatever became of it.
+/// Returns `true` if the call requested a DEK, whatever its outcome.
 pub fn is_unwrap(call: &Call) -> bool {
     call.path.contains("/decrypt/")
 }
@@ -83,7 +83,7 @@ pub fn unwraps_ok(calls: &[Call]) -> u64 {
     calls.iter().filter(ok).count() as u64
 }
 
-/// When the KMS let somebody have a DEK, by time. The lease that it gave began no later: it counts
+/// Returns when the KMS granted a DEK, in order of time. The lease began no later: it counts
 /// from before the call reached the proxy.
 pub fn grants(calls: &[Call]) -> Vec<Instant> {
     let grants = calls.iter().filter(|call| {

@@ -27,7 +27,7 @@ const CONNECTIONS: usize = 8;
 /// Keys of the one keyspace that is stormed.
 const STORM_KEYS: usize = 1_000;
 const STORM_REQUESTS: u64 = 100_000;
-/// The generator has up to 1,000 requests under way on each.
+/// The generator has up to 1,000 requests in flight on each.
 const STORM_CONNECTIONS: usize = 100;
 /// For a load that goes on without its waiters.
 const AFTER_STORM: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ pub struct Storm {
 pub struct Unwrap {
     /// From the start of the load.
     pub at_ms: f64,
-    /// Until it was answered or given up; `None` if it was under way to the end.
+    /// Until it was answered or given up; `None` if it was in flight to the end.
     pub took_ms: Option<f64>,
     pub status: Option<u16>,
 }

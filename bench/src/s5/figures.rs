@@ -1,4 +1,4 @@
-//! The time line in figures: what is reported, judged and drawn.
+//! The time line as numbers: what is reported, judged and drawn.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ pub const RECOVERED_SHARE: f64 = 0.95;
 /// call's way from the server to the proxy, on a machine that is busy.
 const GRANT_WAY: Duration = Duration::from_millis(100);
 
-/// Figures of the time line.
+/// The measurements of the time line.
 #[derive(Clone, Debug, Serialize)]
 pub struct TimelineFigures {
     pub parameters: Parameters,
@@ -32,7 +32,7 @@ pub struct TimelineFigures {
     pub refused_under_lease: u64,
     /// Results of `long` and `short` after the end of the last lease that was granted.
     pub past_lease: u64,
-    /// Whole seconds until the goodput of `short` was back for good, by phase.
+    /// Whole seconds until the goodput of `short` had recovered permanently, by phase.
     pub recovered_after_outage_s: Option<u64>,
     pub recovered_after_throttling_s: Option<u64>,
     pub recovered_after_unlock_s: Option<u64>,
@@ -188,7 +188,7 @@ pub(super) mod tests {
 
     const UNIT: Duration = Duration::from_secs(30);
     const STEP_MS: u64 = 100;
-    /// Seconds in which somebody got the DEK. The lease of `short` lasts 20 s.
+    /// Seconds in which a DEK was granted. The lease of `short` lasts 20 s.
     const GRANTS_S: [u64; 14] = [
         0, 8, 77, 87, 97, 107, 117, 127, 137, 178, 188, 198, 208, 245,
     ];

@@ -27,7 +27,7 @@ pub struct Budget {
     pub rate_per_s: u32,
     /// Calls that may go at once after a rest.
     pub burst: u32,
-    /// Calls under way at once.
+    /// Calls in flight at the same time.
     pub concurrency_max: u32,
 }
 
@@ -80,7 +80,7 @@ impl Kms {
     }
 
     /// A server's configuration: the KMS through the proxy, the sound one, and a local one for the
-    /// keyspace that a development server makes by itself.
+    /// keyspace that a development server creates automatically.
     pub fn config(&self, budget: Budget) -> String {
         let through_proxy = format!("http://{}", self.proxy.address());
         format!(

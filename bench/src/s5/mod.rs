@@ -7,7 +7,7 @@
 //!            ├─▶ answers   what callers saw
 //!            └─▶ calls     what the KMS saw
 //!  cold ─────┘
-//!  figures ─▶ verdict, picture
+//!  `figures` ─▶ verdict, picture
 //! ```
 
 mod answers;

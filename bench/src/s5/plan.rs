@@ -7,14 +7,14 @@ use serde::Serialize;
 
 use super::kms::{FAULTY, SOUND};
 
-/// A back-off and an open breaker last 10 s each at most: shorter, a phase could not show that
-/// things get well again.
+/// A backoff and an open breaker last at most 10 s each: a shorter phase could not show a
+/// recovery.
 const RECOVERY_MIN: Duration = Duration::from_secs(20);
 /// Longer than a usual call takes by far, and shorter than our time limit for one.
 const DELAY_MAX: Duration = Duration::from_secs(2);
 const RETRY_AFTER_S: u32 = 1;
 
-/// Names of the phases that are judged by themselves.
+/// Names of the phases that are judged separately.
 pub const BASELINE: &str = "baseline";
 pub const OUTAGE: &str = "outage";
 pub const AFTER_OUTAGE: &str = "back";

@@ -97,7 +97,7 @@ fn of_timeline(timeline: &TimelineFigures) -> Vec<Check> {
 
 fn of_cold(cold: &Cold) -> Vec<Check> {
     let budget = cold.budget;
-    // The burst, a second's calls, and those that had leave to go and were still on their way.
+    // The burst, a second's calls, and those that were permitted and still in flight.
     let rate_max = budget.rate_per_s + budget.burst + budget.concurrency_max;
     vec![
         Check::at_most(

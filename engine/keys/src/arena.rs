@@ -147,7 +147,7 @@ impl OwnedSlot {
 
 impl Drop for OwnedSlot {
     fn drop(&mut self) {
-        // SAFETY: by the invariant the range is writable and nobody else's.
+        // SAFETY: by the invariant the range is writable and exclusively owned.
         unsafe { wipe_raw(self.start.as_ptr(), self.slot.len) };
         self.arena.inner.slots.borrow_mut().give_back(self.slot);
     }

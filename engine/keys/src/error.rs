@@ -1,4 +1,4 @@
-//! What can go wrong, sorted by who can mend it.
+//! Errors, sorted by who can fix them.
 
 use crate::algorithm::Algorithm;
 use crate::arena::ArenaError;
@@ -119,8 +119,8 @@ pub enum OpenError {
     OtherDekGeneration {
         /// The generation in the blob.
         found: u32,
-        /// The generation of the DEK at hand.
-        at_hand: u32,
+        /// The generation of the available DEK.
+        available: u32,
     },
     /// The key commitment does not fit: another DEK of the same generation, or a changed blob.
     Commitment,
@@ -153,11 +153,11 @@ impl fmt::Display for OpenError {
                     "the blob holds version {found}, but version {expected} exists"
                 )
             }
-            Self::OtherDekGeneration { found, at_hand } => write!(
+            Self::OtherDekGeneration { found, available } => write!(
                 f,
-                "the blob is sealed under DEK generation {found}, the DEK at hand is {at_hand}"
+                "the blob is sealed under DEK generation {found}, the available DEK is {available}"
             ),
-            Self::Commitment => f.write_str("the blob is not sealed under the DEK at hand"),
+            Self::Commitment => f.write_str("the blob is not sealed under the available DEK"),
             Self::Corrupt => f.write_str("the blob's authentication tag does not fit"),
             Self::Payload(what) => write!(f, "authentic blob with a bad payload: {what}"),
             Self::Arena(error) => error.fmt(f),

@@ -302,7 +302,7 @@ fn raw_of(algorithm: Algorithm, what: &'static str, len: usize) -> Found {
 fn damaged(kind: &'static str) -> KeyError {
     KeyError::import(
         Found::from("a damaged ").and(kind).and(" private key"),
-        "make the file anew from its source",
+        "create the file again from its source",
     )
 }
 
@@ -311,7 +311,7 @@ fn inconsistent(kind: &'static str) -> KeyError {
         Found::from("an ")
             .and(kind)
             .and(" private key whose parts do not belong together"),
-        "make the file anew from its source",
+        "create the file again from its source",
     )
 }
 

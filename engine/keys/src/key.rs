@@ -175,7 +175,7 @@ impl UnlockedKey {
             (Operation::Sign | Operation::Verify, _) if algorithm == Algorithm::EcdsaP384 => {
                 Cost::Slow
             }
-            // ring takes 80 us for a message; AWS-LC parses the key anew for a digest.
+            // ring takes 80 us for a message; AWS-LC parses the key again for a digest.
             (Operation::Verify, Family::Rsa) if is_digest && algorithm == Algorithm::Rsa4096 => {
                 Cost::Slow
             }

@@ -73,7 +73,7 @@ pub(crate) fn provider(
         return ring_can.then_some(Ring);
     }
     match (algorithm, task) {
-        // Ed25519 hashes twice, so nobody can sign a digest of the message.
+        // Ed25519 hashes twice, so a digest of the message cannot be signed.
         (Algorithm::Ed25519, SignDigest | VerifyDigest) => None,
         (Algorithm::Ed25519, _) => Some(AwsLc),
         (_, SignDigest | VerifyDigest) => Some(AwsLc),

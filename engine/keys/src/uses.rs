@@ -33,7 +33,7 @@ pub struct Uses {
     pub encryptions: u64,
     /// Time to rotate.
     pub warn_at: u64,
-    /// No more encryptions from here on.
+    /// The number of encryptions at which the counter stops.
     pub limit: u64,
 }
 
@@ -130,8 +130,8 @@ pub struct UsesRecord {
     pub count: u64,
 }
 
-/// A block that is being reserved, or the rest of one that is being given back: nobody else does
-/// either for that key meanwhile.
+/// A block that is being reserved, or the rest of one that is being returned: no other task does
+/// either for that key in the meantime.
 #[derive(Debug)]
 pub struct Reservation {
     record: UsesRecord,
@@ -146,7 +146,7 @@ pub enum Reserving {
     Begun(Reservation),
     /// There is nothing to reserve: the key may encrypt, or may not any more.
     Needless,
-    /// Somebody else is at it.
+    /// Another task is reserving.
     Busy,
     /// A newer version is counted: this one encrypts no more.
     Outdated,
@@ -239,8 +239,8 @@ impl UseLedger {
         })
     }
 
-    /// The rests of blocks of all keys, to be given back by writing down what was made indeed.
-    /// Whoever encrypts after this has to reserve again.
+    /// Returns the rests of blocks of all keys. The caller returns them by writing the true counts.
+    /// An encryption after this must reserve again.
     pub fn rests(&self) -> Vec<Reservation> {
         self.rests_of(|entry| !entry.count.0.busy.get(), usize::MAX)
     }
@@ -296,7 +296,7 @@ impl UseLedger {
 
     /// The counter of a key version that was just unlocked.
     pub(crate) fn counter(&self, keyspace: u32, key_id: &[u8], version: u32) -> UseCount {
-        // An older version encrypts no more: whoever asks it to finds nothing reserved.
+        // An older version no longer encrypts: nothing is reserved for it.
         self.counter_of(keyspace, key_id, version)
             .unwrap_or_else(|| UseCount::with(0))
     }
@@ -385,7 +385,7 @@ mod tests {
             assert!(!begun(ledger.reserve(1, &key_id, 3)).take_block(Some(written)));
             assert_eq!(count.count(), Err(OpError::UseLimit));
         }
-        // A new version starts anew, and the old one never goes on.
+        // A new version starts from 0, and the old one never continues.
         let newer = ledger.counter(1, &[3, 0xff], 4);
         let mut reservation = begun(ledger.reserve(1, &[3, 0xff], 4));
         assert!(reservation.take_block(Some((3, u64::MAX))));

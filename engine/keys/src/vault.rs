@@ -276,7 +276,7 @@ impl Vault {
         if metadata.dek_generation != dek.generation() {
             return Err(OpenError::OtherDekGeneration {
                 found: metadata.dek_generation,
-                at_hand: dek.generation(),
+                available: dek.generation(),
             });
         }
         let mut bytes = ArenaBytes::copied(&self.arena, parts.sealed)?;

@@ -187,7 +187,7 @@ impl<L> State<L> {
         self.failing = None;
     }
 
-    /// Nothing of a batch was made durable. Revocations go back into their queue, in their order.
+    /// Records that nothing of a batch was made durable. Revocations return to their queue, in their order.
     pub fn fail_batch(&mut self, batch: Batch, error: &PutError) {
         self.failing = Some(error.to_string().into());
         self.give_back_bytes(&batch);

@@ -1,9 +1,9 @@
 //! Group commit, and what a failed write does.
 //!
-//! There is no task for it. A put queues its record; the first that finds nobody writing becomes
-//! the leader, writes what is queued in one write with one fdatasync, puts it into the index, and
-//! wakes the rest. What was queued meanwhile is the next leader's batch. So a lone put costs one
-//! sync, and a thousand at once cost two.
+//! There is no task for it. A put queues its record. The first put that finds no write in progress
+//! becomes the leader: it writes what is queued in one write with one fdatasync, updates the index,
+//! and wakes the others. What was queued in the meantime is the next leader's batch. So a single put
+//! costs one sync, and a thousand concurrent ones cost two.
 //!
 //! There are two queues. Revocations have one of their own, which goes first, takes no part in the
 //! bound of the other, and is written into room that was reserved for it. A revocation whose write
@@ -95,8 +95,8 @@ impl<F: Files> BlobLog<F> {
         state.stage(Lane::Ordinary, staged, receipt);
     }
 
-    /// Returns once all under this receipt are durable and in the index, or one of them is not
-    /// going to be; writes if nobody else does.
+    /// Returns once all under this receipt are durable and in the index, or one of them has failed.
+    /// Writes if no other put is writing.
     pub(crate) async fn durable(&self, receipt: &Receipt) -> Result<(), PutError> {
         let shared = &*self.shared;
         loop {
@@ -155,7 +155,7 @@ impl<'a, F: Files> Lead<'a, F> {
 
     /// Writes one batch of one lane.
     async fn commit(mut self) {
-        if let Err(why) = self.mend().await {
+        if let Err(why) = self.repair().await {
             self.shared.state.borrow_mut().fail_queued(&why.into());
             return;
         }
@@ -185,13 +185,13 @@ impl<'a, F: Files> Lead<'a, F> {
                 // Cut back, it is certain that nothing of it is there.
                 self.shared.state.borrow_mut().is_broken = true;
                 let why = Rc::from(why);
-                let error = match self.mend().await {
+                let error = match self.repair().await {
                     Ok(()) => PutError::Failed(Rc::clone(&why)),
                     Err(_) => PutError::Unknown(Rc::clone(&why)),
                 };
                 self.fail(&error);
                 if lane == Lane::Revocations {
-                    // They go first again: whatever waits behind them would wait for ever.
+                    // They go first again: what waits after them would wait indefinitely.
                     self.shared.state.borrow_mut().fail_queued(&why);
                 }
             }
@@ -246,9 +246,9 @@ impl<'a, F: Files> Lead<'a, F> {
         }
     }
 
-    /// After a failed write nobody knows what lies behind the last good sync. Cutting it off, and
-    /// syncing that, makes it known: nothing. What was durable before is not touched.
-    async fn mend(&self) -> Result<(), String> {
+    /// Truncates the segment after a failed write. It is not known what follows the last good sync;
+    /// after truncating and syncing, nothing does. What was durable before is not touched.
+    async fn repair(&self) -> Result<(), String> {
         let shared = self.shared;
         let debris = shared.state.borrow().debris;
         if let Some(number) = debris {

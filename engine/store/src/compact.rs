@@ -170,8 +170,8 @@ impl<F: Files> BlobLog<F> {
         Ok(Some((Running(self.shared.clone()), victim)))
     }
 
-    /// The segment stays as it is, for whoever mends it; its live keys stay where they are, and a
-    /// key whose record is the damaged one is known as damaged from now on.
+    /// Keeps a damaged segment as it is, so that the operator can repair it. Its live keys stay where
+    /// they are, and a key whose record is the damaged one is marked as damaged.
     fn keep_damaged(&self, segment: u32, offset: u32, key: Option<(Kind, u32, &[u8])>) {
         let mut state = self.shared.state.borrow_mut();
         if let Some((kind, keyspace, key_id)) = key {

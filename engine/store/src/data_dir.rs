@@ -30,7 +30,7 @@ const TEMPORARY_SUFFIX: &str = ".tmp";
 pub(crate) const START_EMPTY_NAME: &str = "start-empty";
 /// The mark that says up to which generation every shard's log has been made.
 const LOGS_MARK: &str = "logs";
-/// Lies in a generation that a reshard found damaged: it is kept for whoever mends it.
+/// Present in a generation that a reshard found damaged and that is kept for a repair.
 const KEEP_NAME: &str = "damaged.txt";
 
 /// A data directory that this process has to itself, until it is dropped.
@@ -122,7 +122,7 @@ impl DataDir {
     /// If a name has other characters than letters, digits,
     /// `.`, `_` and `-`, or more than [`MARK_NAME_LEN_MAX`](crate::MARK_NAME_LEN_MAX): names are the program's.
     pub fn raise_marks(&self, marks: &[(&str, u64)]) -> Result<(), DirError> {
-        // Held over the writing, so that the file never goes back.
+        // Held over the writing, so that the file never regresses.
         let mut held = self.marks();
         let Some(raised) = held.raised(marks) else {
             return Ok(());
@@ -160,7 +160,7 @@ impl DataDir {
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {
-        // Whoever panicked with it had not changed it.
+        // A thread that panicked with it had not changed it.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

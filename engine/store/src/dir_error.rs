@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::data_dir::{BLOBS_PREFIX, MANIFEST_NAME, START_EMPTY_NAME};
 use crate::manifest::SHARD_COUNT_MAX;
 
-/// Why a data directory cannot be used. The operator's to mend.
+/// Why a data directory cannot be used. The operator must repair it.
 #[derive(Debug)]
 pub enum DirError {
     /// Another process has it.

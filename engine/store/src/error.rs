@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 
-/// Why a log does not open. The operator's to mend; trying again does not help.
+/// Why a log does not open. The operator must repair it; a retry does not help.
 #[derive(Debug)]
 pub enum OpenError {
     /// An option is out of its range.

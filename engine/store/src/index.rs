@@ -4,8 +4,8 @@
 //! size would take up to 94 bytes per key just after it doubled, and would stop the shard for as
 //! long as moving every entry takes; this one stays near 50 and moves at most a bucket per insert.
 //!
-//! A key is known here by its 128-bit keyed hash alone. Two keys with one hash are not to be
-//! expected before 2^64 keys; a read compares the key id itself all the same.
+//! A key is identified here by its 128-bit keyed hash alone. Two keys with the same hash are not
+//! expected before 2^64 keys; a read still compares the key id itself.
 
 use siphasher::sip128::SipHasher24;
 
@@ -39,7 +39,7 @@ pub(crate) struct Walk {
 pub enum KeyState {
     /// Its blob can be read, as far as is known.
     Live = 0,
-    /// It was revoked, for ever.
+    /// It was revoked permanently.
     Revoked = 1,
     /// Its newest record is damaged: it exists and cannot be read.
     Damaged = 2,
@@ -85,12 +85,12 @@ impl Entry {
     }
 }
 
-/// What became of an entry that was offered.
+/// The outcome of offering an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Applied {
     /// The key is new.
     Inserted,
-    /// It took the place of this one.
+    /// It replaced this one.
     Replaced(Entry),
     /// The one that was there stands.
     Superseded,

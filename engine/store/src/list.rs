@@ -116,7 +116,7 @@ impl<F: Files> BlobLog<F> {
         let is_live = entry.state == KeyState::Live;
         let is_whole = head.kind == Kind::Blob
             && head.record_len() as usize == record.len()
-            && record::body_is_whole(record, place, entry.offset);
+            && record::is_body_intact(record, place, entry.offset);
         let blob = match is_live && is_whole {
             true => record[blob_at..].to_vec(),
             false => Vec::new(),
@@ -165,7 +165,7 @@ fn decode_cursor(cursor: &[u8], tag: u64) -> Position {
     }
 }
 
-/// A record on its way to another log.
+/// A record that is being moved to another log.
 pub(crate) struct Moving {
     pub kind: Kind,
     pub keyspace: u32,
@@ -175,7 +175,7 @@ pub(crate) struct Moving {
     pub blob: Vec<u8>,
 }
 
-/// Records of a log that nobody writes to, in the order of the log.
+/// Records of a log that is not being written, in the order of the log.
 pub(crate) struct Stretch {
     pub rows: Vec<Moving>,
     /// Segment and offset to go on at; `None` at the end.

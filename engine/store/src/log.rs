@@ -40,7 +40,7 @@ pub struct LogOptions {
     pub compact_dead_pct: u8,
     /// Puts waiting to become durable, in bytes; 16 MiB unless set.
     pub pending_bytes_max: usize,
-    /// Key of the in-memory hash. Random in a server, so that nobody can choose collisions; fixed
+    /// Key of the in-memory hash. Random in a server, so that a client cannot choose collisions; fixed
     /// in a simulation.
     pub index_seed: [u8; 16],
 }
@@ -138,7 +138,7 @@ pub(crate) struct State<L> {
     pub revocations: Queue,
     /// For each key with puts that are not yet durable, the newest of them.
     pub pending: BTreeMap<KeyHash, Pending>,
-    /// A put is writing for everybody.
+    /// A put is writing for all.
     pub leading: bool,
     /// Why the last write failed, until one succeeds.
     pub failing: Option<Rc<str>>,
@@ -146,9 +146,9 @@ pub(crate) struct State<L> {
     pub is_broken: bool,
     /// A segment that could not be made and may be there: to be removed first.
     pub debris: Option<u32>,
-    /// Somebody wants to know whether the log can be written again.
+    /// A probe is checking whether the log can be written again.
     pub probing: bool,
-    /// Who.
+    /// What the probe waits for.
     pub probe: Option<Rc<Receipt>>,
     /// The file system reserves no room.
     pub cannot_reserve: bool,
@@ -167,7 +167,7 @@ pub(crate) struct Segment<L> {
     pub reserved_to: u64,
     /// Bytes of the records that the index points to.
     pub live_bytes: u64,
-    /// Damage was found here: it is kept for whoever mends it, never compacted.
+    /// Damage was found here: it is kept for a repair, never compacted.
     pub damaged: bool,
 }
 
@@ -259,7 +259,7 @@ pub struct Known {
     pub state: KeyState,
 }
 
-/// Figures of a log.
+/// Statistics of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Keys that the index holds: live, revoked, deleted and damaged ones.
@@ -406,7 +406,7 @@ impl<F: Files> BlobLog<F> {
         };
         let is_whole = head.record_len() as usize == record.len()
             && head.blob_len as usize == NUMBER_LEN
-            && record::body_is_whole(&record, place, entry.offset);
+            && record::is_body_intact(&record, place, entry.offset);
         let number = record.last_chunk::<NUMBER_LEN>();
         Ok(number
             .filter(|_| is_whole)
@@ -418,7 +418,7 @@ impl<F: Files> BlobLog<F> {
         self.version_of(keyspace, key_id).is_some()
     }
 
-    /// Figures of the log; costs a look at each segment's, no I/O.
+    /// Returns the statistics of the log. Reads those of each segment, without I/O.
     pub fn stats(&self) -> Stats {
         let state = self.shared.state.borrow();
         let sum = |of: fn(&Segment<F::File>) -> u64| state.segments.values().map(of).sum();
@@ -482,14 +482,14 @@ impl<F: Files> BlobLog<F> {
         if head.kind != Kind::Blob || head.record_len() != entry.record_len {
             return Err("another record lies there");
         }
-        if !record::body_is_whole(&record, place, entry.offset) {
+        if !record::is_body_intact(&record, place, entry.offset) {
             return Err("its blob does not match its checksum");
         }
         if head.keyspace != keyspace || record[HEAD_LEN..blob_offset] != *key_id {
             return Err("another key's record lies there");
         }
-        // The checksums are no secret: whoever can write the file can put back an older record of
-        // the same length. The index is what knows better.
+        // The checksums are not secret: an attacker who can write the file can restore an older record
+        // of the same length. The index detects that.
         if head.version != entry.version || head.revision != entry.revision {
             return Err("another version's record lies there");
         }

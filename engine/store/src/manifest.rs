@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::marks::Marks;
 use crate::segment::hex;
 
-/// The version of the directory's layout that this code writes. Format 1, which is read, too, had no marks.
+/// The version of the directory's layout that this code writes. Format 1, which is also read, had no marks.
 const FORMAT: u32 = 2;
 
 /// The oldest version that is read.

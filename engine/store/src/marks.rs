@@ -1,7 +1,7 @@
-//! Marks: what a program has reached, kept in the manifest. They only rise.
+//! Marks: numbers that record what a program has reached, stored in the manifest. They only rise.
 //!
-//! A file that is replaced as a whole can be put back as it was, and one that is gone looks like one that never was.
-//! Whoever owns such a file marks here how far it had come, and looks at the mark at the next start.
+//! A file that is replaced atomically can be restored to an older state, and a missing one looks like one that never
+//! existed. The owner of such a file records its progress here, and checks the mark at the next start.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Waking everybody who waits on one thread for "something has changed".
+//! Waking all waiters of one thread when "something has changed".
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Puts: what is let in, on which condition, and what is told of it.
+//! Puts: what is accepted, on which condition, and with which result.
 
 use std::rc::Rc;
 
@@ -72,7 +72,7 @@ impl<F: Files> BlobLog<F> {
         }
     }
 
-    /// Marks a key as revoked, for ever. Durable on return. Revoking twice is no error.
+    /// Marks a key as revoked permanently. Durable on return. Revoking twice is no error.
     ///
     /// The future must be polled to its end, as `put_blob`'s.
     ///
@@ -83,9 +83,9 @@ impl<F: Files> BlobLog<F> {
         self.persisted(revocation).await
     }
 
-    /// Revokes a key, for ever: from now on the log answers so, and goes on writing it down until
-    /// that has succeeded. `unix_ms` is the time. A failed disk, a full one or a full queue of
-    /// other puts does not stop it, nor does damage to the key's record.
+    /// Revokes a key permanently. The log reports it as revoked immediately, and keeps trying to write
+    /// that until it succeeds. `unix_ms` is the time. A failed or full disk or a full queue of other
+    /// puts does not stop it, nor does damage to the key's record.
     ///
     /// # Errors
     /// Nothing has changed: `NotFound` if there is no such key, `Overloaded` if
@@ -150,7 +150,7 @@ impl<F: Files> BlobLog<F> {
     /// Returns once a revocation is durable. The future must be polled to its end, as `put_blob`'s.
     ///
     /// # Errors
-    /// `NotPersisted`: it holds all the same, and [`BlobLog::retry_revocations`] tries again.
+    /// `NotPersisted`: it is in force, and [`BlobLog::retry_revocations`] tries again.
     pub async fn persisted(&self, revocation: Revocation) -> Result<Stored, PutError> {
         if let Some(receipt) = revocation.receipt {
             self.durable(&receipt).await?;
@@ -264,7 +264,7 @@ impl<F: Files> BlobLog<F> {
                     (Some(entry.version), 0, entry.revision, None)
                 }
             },
-            // A revocation holds already; what becomes of a deletion is to be seen.
+            // A revocation is in force already; the outcome of a deletion is not known yet.
             Newest::Pending(put) if put.kind == Kind::Revoked => {
                 return Err((PutError::Revoked, None));
             }
@@ -376,7 +376,7 @@ impl<L> State<L> {
         let queued = self.queue.bytes;
         match &self.health {
             Health::Closed => Err(PutError::Closed),
-            // One record is always let in, else a small bound would refuse it for ever.
+            // One record is always accepted, otherwise a small bound would refuse it indefinitely.
             Health::Writable if queued > 0 && queued + len > bytes_max => Err(PutError::Overloaded),
             Health::Writable => Ok(()),
         }

@@ -1,4 +1,4 @@
-//! What became of staged records, for those who wait for it.
+//! The outcome of staged records, for the tasks that wait for it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::error::PutError;
 
 /// The outcome of one staged record, or of several together: durable once all are, failed once one
-/// has failed and none is on its way any more.
+/// has failed and none is in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Receipt {
     under_way: Cell<usize>,
@@ -36,7 +36,7 @@ impl Receipt {
             .get_or_insert_with(|| error.clone());
     }
 
-    /// `None` while a record is on its way.
+    /// Returns `None` while a record is in progress.
     pub fn outcome(&self) -> Option<Result<(), PutError>> {
         if self.under_way.get() > 0 {
             return None;

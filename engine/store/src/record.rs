@@ -30,7 +30,7 @@ pub(crate) const MAGIC: [u8; 4] = *b"KWR1";
 pub(crate) enum Kind {
     /// The key's sealed versions.
     Blob = 1,
-    /// The key was revoked; for ever.
+    /// The key was revoked permanently.
     Revoked = 2,
     /// The key's blob was found damaged when it was moved to another log.
     Lost = 3,
@@ -132,7 +132,7 @@ impl Head {
 
 /// Why bytes are no head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoHead {
+pub(crate) enum HeadError {
     /// So many bytes are needed to tell.
     Need(usize),
     /// They are not, whatever follows.
@@ -176,16 +176,16 @@ pub(crate) fn encode(
 }
 
 /// Reads and checks the head at the front of `bytes`, which lie at `offset` in their segment.
-pub(crate) fn parse_head(bytes: &[u8], place: Place, offset: u32) -> Result<Head, NoHead> {
+pub(crate) fn parse_head(bytes: &[u8], place: Place, offset: u32) -> Result<Head, HeadError> {
     let fixed: &[u8; HEAD_LEN] = match bytes.first_chunk() {
         Some(fixed) => fixed,
-        None if bytes.len() >= 4 && bytes[..4] != MAGIC => return Err(NoHead::Bad),
-        None => return Err(NoHead::Need(HEAD_LEN)),
+        None if bytes.len() >= 4 && bytes[..4] != MAGIC => return Err(HeadError::Bad),
+        None => return Err(HeadError::Need(HEAD_LEN)),
     };
     let u32_at =
         |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
     let head = Head {
-        kind: Kind::from_u8(fixed[42]).ok_or(NoHead::Bad)?,
+        kind: Kind::from_u8(fixed[42]).ok_or(HeadError::Bad)?,
         revision: u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32,
         keyspace: u32_at(24),
         version: u32_at(28),
@@ -202,20 +202,20 @@ pub(crate) fn parse_head(bytes: &[u8], place: Place, offset: u32) -> Result<Head
         && head.batch_offset <= offset
         && fixed[43..48] == [0; 5];
     if !plausible {
-        return Err(NoHead::Bad);
+        return Err(HeadError::Bad);
     }
     let covered = bytes
         .get(..HEAD_LEN + key_id_len)
-        .ok_or(NoHead::Need(HEAD_LEN + key_id_len))?;
+        .ok_or(HeadError::Need(HEAD_LEN + key_id_len))?;
     if head_sum(covered, place, offset) == u32_at(12) {
         Ok(head)
     } else {
-        Err(NoHead::Bad)
+        Err(HeadError::Bad)
     }
 }
 
 /// Whether the body checksum of one whole record, whose head was parsed, is right.
-pub(crate) fn body_is_whole(record: &[u8], place: Place, offset: u32) -> bool {
+pub(crate) fn is_body_intact(record: &[u8], place: Place, offset: u32) -> bool {
     record[8..12] == body_sum(record, place, offset).to_le_bytes()
 }
 
@@ -252,7 +252,7 @@ mod tests {
     fn a_record_reads_back() {
         let (place, head, bytes) = sample();
         assert_eq!(parse_head(&bytes, place, 100), Ok(head));
-        assert!(body_is_whole(&bytes, place, 100));
+        assert!(is_body_intact(&bytes, place, 100));
         assert_eq!(head.record_len() as usize, bytes.len());
     }
 
@@ -276,9 +276,9 @@ mod tests {
     fn a_record_at_another_place_does_not_check() {
         let (place, _, bytes) = sample();
         let elsewhere = Place::new(&[7; 16], 1, (1, 2), 3);
-        assert_eq!(parse_head(&bytes, place, 101), Err(NoHead::Bad));
-        assert_eq!(parse_head(&bytes, elsewhere, 100), Err(NoHead::Bad));
-        assert!(!body_is_whole(&bytes, place, 101));
+        assert_eq!(parse_head(&bytes, place, 101), Err(HeadError::Bad));
+        assert_eq!(parse_head(&bytes, elsewhere, 100), Err(HeadError::Bad));
+        assert!(!is_body_intact(&bytes, place, 101));
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
             let parsed = parse_head(&flipped, place, 100);
-            let whole = flipped[..4] == MAGIC && body_is_whole(&flipped, place, 100);
+            let whole = flipped[..4] == MAGIC && is_body_intact(&flipped, place, 100);
             assert!(parsed.is_err() || !whole, "bit {bit}");
             if bit / 8 >= HEAD_LEN + 5 {
                 assert_eq!(parsed, Ok(head));
@@ -302,13 +302,13 @@ mod tests {
         for len in 0..HEAD_LEN {
             assert_eq!(
                 parse_head(&bytes[..len], place, 100),
-                Err(NoHead::Need(HEAD_LEN))
+                Err(HeadError::Need(HEAD_LEN))
             );
         }
         for len in HEAD_LEN..HEAD_LEN + 5 {
             assert_eq!(
                 parse_head(&bytes[..len], place, 100),
-                Err(NoHead::Need(HEAD_LEN + 5))
+                Err(HeadError::Need(HEAD_LEN + 5))
             );
         }
     }

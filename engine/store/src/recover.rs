@@ -1,4 +1,4 @@
-//! Opening a log: what the last life left behind is read, told apart and made whole.
+//! Opening a log: what the previous process left is read, classified and repaired.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -63,9 +63,9 @@ pub struct Damage {
     pub offset: u32,
     /// Bytes that could not be used.
     pub len: u32,
-    /// Keyspace, key id and version, where they can still be told: that key now is answered as
-    /// damaged unless a later record supersedes this one. Where they cannot, an older record of
-    /// the key may have come back to light: restore the segment from a backup.
+    /// Keyspace, key id and version, if they can still be determined: that key is then answered as
+    /// damaged unless a later record supersedes this one. If they cannot, an older record of
+    /// the key may have become valid again: restore the segment from a backup.
     pub key: Option<(u32, Vec<u8>, u32)>,
 }
 
@@ -194,9 +194,9 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
     /// The number of the segment that must be made to have one to append to; none if the last one
     /// will do.
     ///
-    /// Where a half-made segment was removed, the one before it was sealed, so its end was not
-    /// mended as a last segment's is. If it is damaged, its last record may claim bytes beyond the
-    /// end, or its header may be cut short: what is appended there is not found again.
+    /// Where a partially written segment was removed, the one before it was sealed, so its end was not
+    /// repaired as a last segment's is. If it is damaged, its last record may claim bytes beyond the
+    /// end, or its header may be truncated: what is appended there is not found again.
     fn segment_to_make(&self, last_was_half_made: bool) -> Option<u32> {
         let Some((number, last)) = self.state.segments.last_key_value() else {
             return Some(1);
@@ -245,7 +245,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             }
         };
         let end = if is_last {
-            self.mend_end(number, &file, len, &path).await?
+            self.repair_tail(number, &file, len, &path).await?
         } else {
             len
         };
@@ -306,7 +306,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
     /// A batch is begun only after all before it is durable, and its records tell where it began.
     /// So what is damaged before the last batch's start was durable once: it is damage, and is
     /// left. What is damaged after it may never have been acknowledged: the segment ends there.
-    async fn mend_end(
+    async fn repair_tail(
         &mut self,
         number: u32,
         file: &Rc<F::File>,

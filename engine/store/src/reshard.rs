@@ -42,7 +42,7 @@ pub struct ReshardReport {
     pub damaged_records: u64,
     /// Damaged places in the old logs, by old shard.
     pub damage: Vec<(u16, Damage)>,
-    /// The old logs, kept because of the damage; for the operator to mend or remove.
+    /// The old logs, kept because of the damage; for the operator to repair or remove.
     pub kept: Option<PathBuf>,
 }
 
@@ -237,7 +237,7 @@ fn damage_text(damage: &[(u16, Damage)]) -> String {
                 "keyspace {keyspace}, key {}, version {version}\n",
                 String::from_utf8_lossy(key_id)
             ),
-            None => "the key cannot be told\n".to_owned(),
+            None => "the key cannot be determined\n".to_owned(),
         };
     }
     text

@@ -4,7 +4,7 @@ use std::io;
 use std::rc::Rc;
 
 use crate::limits::SCAN_CHUNK_LEN;
-use crate::record::{self, Head, NoHead, Place};
+use crate::record::{self, Head, HeadError, Place};
 use crate::seam::File;
 
 /// One step of a walk.
@@ -115,7 +115,7 @@ impl<L: File> Scanner<L> {
         }
         let (place, position) = (self.place, self.position);
         let bytes = self.window(position, head.record_len() as usize).await?;
-        if record::body_is_whole(bytes, place, position) {
+        if record::is_body_intact(bytes, place, position) {
             Ok(Found::Record(head))
         } else {
             Ok(Found::Damage {
@@ -136,8 +136,8 @@ impl<L: File> Scanner<L> {
             }
             match record::parse_head(self.window(offset, len).await?, place, offset) {
                 Ok(head) => return Ok(Some(head)),
-                Err(NoHead::Bad) => return Ok(None),
-                Err(NoHead::Need(need)) => len = need,
+                Err(HeadError::Bad) => return Ok(None),
+                Err(HeadError::Need(need)) => len = need,
             }
         }
     }

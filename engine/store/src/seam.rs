@@ -31,7 +31,7 @@ pub trait Files: 'static {
 /// An open file. Dropping it closes it.
 #[expect(
     clippy::len_without_is_empty,
-    reason = "a disk's length costs a call, and nobody asks whether a file is empty"
+    reason = "a disk's length costs a call, and no caller needs to know whether a file is empty"
 )]
 pub trait File: 'static {
     /// Reads `len` bytes from byte `offset` on; fewer only where the file ends.
@@ -50,12 +50,12 @@ pub trait File: 'static {
     /// Cuts the file to `len` bytes. Room that was reserved behind them is given back.
     fn truncate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
 
-    /// Takes room on the disk for the first `len` bytes, so that writing them does not fail for
-    /// want of it; the file's length stays. `Unsupported` where the file system cannot.
+    /// Reserves disk space for the first `len` bytes, so that writing them does not fail because the
+    /// disk is full. The file's length stays. `Unsupported` if the file system cannot reserve.
     fn reserve(&self, len: u64) -> impl Future<Output = io::Result<()>>;
 }
 
-/// Whether the disk, or somebody's share of it, is full.
+/// Returns `true` if the disk, or the user's quota, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -91,7 +91,7 @@ impl File for StdFile {
     }
 
     async fn reserve(&self, _len: u64) -> io::Result<()> {
-        // Only a move to another shard count runs over these, and nobody revokes meanwhile.
+        // Only a move to another shard count uses these, and no key is revoked during one.
         Err(io::ErrorKind::Unsupported.into())
     }
 }

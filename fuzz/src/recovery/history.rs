@@ -17,7 +17,7 @@ const HEAD_LEN: usize = 48;
 /// The most batches of one log.
 pub(super) const STEPS_MAX: usize = 24;
 
-/// The most puts that are under way at the same time.
+/// The most puts that are in progress at the same time.
 const BATCH_MAX: usize = 4;
 
 /// Few, so that keys have several versions.

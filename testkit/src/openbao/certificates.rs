@@ -14,7 +14,7 @@ pub(super) struct Certificates {
     pub(super) server_key: PathBuf,
     pub(super) client_cert: PathBuf,
     pub(super) client_key: PathBuf,
-    /// Signed by itself: neither its CA nor its client is known to the server.
+    /// Self-signed: neither its CA nor its client is known to the server.
     pub(super) other_cert: PathBuf,
     pub(super) other_key: PathBuf,
 }

@@ -90,7 +90,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the whole range is writable and, with the region, nobody's any more.
+        // SAFETY: the complete range is writable and, with the region, no longer used.
         unsafe { crate::wipe::wipe_raw(self.base.as_ptr(), self.len) };
         // SAFETY: start and length are those of the mapping that `map` made.
         unsafe {

@@ -1,5 +1,5 @@
-//! DER documents of private keys: PKCS#8 (RFC 5958), SEC1 (RFC 5915) and PKCS#1 (RFC 8017), told
-//! apart by their own structure, since labels and file names are often those of another one.
+//! DER documents of private keys: PKCS#8 (RFC 5958), SEC1 (RFC 5915) and PKCS#1 (RFC 8017),
+//! distinguished by their structure, since labels and file names are often those of another one.
 //!
 //! Read as leniently as OpenSSL does. Nothing is copied: all parts are slices of the document.
 

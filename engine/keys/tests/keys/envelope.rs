@@ -132,7 +132,7 @@ fn another_dek_does_not_open_a_blob() {
         open(2, 0x11),
         Err(OpenError::OtherDekGeneration {
             found: 1,
-            at_hand: 2
+            available: 2
         })
     ));
 }

@@ -287,7 +287,7 @@ fn a_ciphertext_for_two_keys_opens_under_the_committed_one_only() {
     assert_eq!(ciphertext.len() % 16, 0);
 
     let forged = two_key_ciphertext([&ours, &theirs], header, ciphertext);
-    // AES-GCM by itself is taken in.
+    // AES-GCM alone accepts it.
     assert!(ours.opens(header, &forged));
     assert!(theirs.opens(header, &forged));
     let forged = [header, &forged].concat();

@@ -248,7 +248,7 @@ fn encryptions_are_counted_across_openings() {
             assert_eq!(early, Err(OpError::UsesNotReserved));
             assert!(key.needs_reservation());
             let Reserving::Begun(mut reservation) = ledger.reserve(1, b"alice", 1) else {
-                panic!("nobody else is at it")
+                panic!("no other task is reserving")
             };
             assert!(reservation.take_block(None));
             reservation.commit();

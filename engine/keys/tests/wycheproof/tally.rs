@@ -1,4 +1,4 @@
-//! What became of each case, counted.
+//! The outcome of each case, counted.
 
 use keyway_keys::{Input, OpError, ProviderChoice, Scheme, verify_with_public_key};
 use std::collections::BTreeMap;

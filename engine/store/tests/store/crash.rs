@@ -1,5 +1,5 @@
-//! The power goes, or a call fails, at every step of a history: every acknowledged write is there
-//! afterwards, no half one is seen, nothing that was read goes back, and a crash is never taken
+//! Power loss, or a failing call, at every step of a history: every acknowledged write is there
+//! afterwards, no partial one is visible, nothing that was read regresses, and a crash is never taken
 //! for damage.
 
 use std::cell::RefCell;
@@ -74,7 +74,7 @@ fn cut_and_live_on(seed: u64, cut: u64, mut disk: FaultyFiles) {
 }
 
 /// The history's cuts again, on disks that say "done" and have not done it. Where such a disk
-/// goes unnoticed, a log that leaves the call out would, too.
+/// goes unnoticed, a log that omits the call would also.
 #[test]
 fn a_disk_that_lies_is_found_out() {
     for lie in [Lie::NothingSynced, Lie::AllButTheLastWrite, Lie::NoNames] {
@@ -166,7 +166,7 @@ fn a_failed_read_at_any_point_of_a_recovery_refuses_the_start_and_changes_nothin
 }
 
 /// On a full disk reads go on, so does a start, which only writes where there are bytes already. What
-/// was refused is not there, now or later; with room the log takes writes again by itself.
+/// was refused is not there, now or later; with free space the log accepts writes again automatically.
 #[test]
 fn a_disk_that_is_full_from_any_step_on_loses_nothing_acknowledged() {
     let seed = 40;
@@ -222,7 +222,7 @@ fn a_failed_call_at_any_step_is_told_as_it_is_and_the_log_goes_on() {
                 };
                 match live(&log, &model, &mut Random::new(seed), ROUNDS).await {
                     Ok(()) => {}
-                    // The next call works, so it is always known what became of it.
+                    // The next call works, so its outcome is always known.
                     Err(PutError::Failed(why) | PutError::NotPersisted(why)) => {
                         assert!(why.contains("Error at step"), "{why}");
                         check(&model, &log).await;

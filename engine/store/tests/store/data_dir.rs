@@ -111,7 +111,7 @@ fn what_an_unfinished_start_left_is_removed_and_what_is_in_use_is_kept() {
     assert!(path.join("other").exists());
     assert_eq!(block_on(blob(&opened(&data, 1), 1, b"a")).0, 1);
     drop(data);
-    // Logs without a manifest are somebody's keys.
+    // Logs without a manifest may hold keys.
     fs::remove_file(path.join("store.toml")).unwrap();
     let error = DataDir::open(&path, 2).unwrap_err();
     assert!(matches!(error, DirError::ManifestMissing { .. }), "{error}");

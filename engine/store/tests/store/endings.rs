@@ -134,7 +134,7 @@ fn a_revocation_that_cannot_be_written_holds_and_is_tried_again() {
             let undone = disk.after_power_cut(&mut Random::new(3)).copy();
             let (again, recovery) = open(undone, small("log")).await;
             assert_eq!(recovery.damage_count, 0);
-            assert!(again.contains(1, b"a"), "as it was told");
+            assert!(again.contains(1, b"a"), "as was reported");
             // The next write of anything takes it along, or the retry.
             match step {
                 0 => log.retry_revocations().await.unwrap(),
@@ -225,7 +225,7 @@ fn a_put_under_an_older_revision_of_the_same_version_is_a_conflict() {
         let expect = Expect::Revision(1, first.revision);
         let put = |blob: &[u8]| log.put_blob(1, b"a", 1, blob.to_vec(), expect);
         put(b"one of them revoked").await.unwrap();
-        let late = put(b"two versions, sealed anew").await;
+        let late = put(b"two versions, resealed").await;
         assert_eq!(late, Err(PutError::Conflict { current: 1 }));
         assert_eq!(blob(&log, 1, b"a").await.1, b"one of them revoked");
     });

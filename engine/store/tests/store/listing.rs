@@ -128,8 +128,8 @@ fn a_listing_shows_every_key_once_whatever_is_written_meanwhile() {
 }
 
 /// What a rotation of DEKs counts with: blobs sealed under the older one, which are rewritten or
-/// not while the count goes on, and moved by compactions. As long as nobody writes under the older
-/// one any more, a count that finds none is right.
+/// not during the count, and moved by compactions. Once no write uses the older one, a count that
+/// finds none is right.
 #[test]
 fn a_count_of_blobs_overlooks_none_while_they_are_rewritten_and_moved() {
     const OLDER: u8 = 1;
@@ -170,7 +170,7 @@ fn a_count_of_blobs_overlooks_none_while_they_are_rewritten_and_moved() {
                     let page = page.unwrap();
                     for row in page.rows.iter().filter(|row| row.blob[0] == OLDER) {
                         found += 1;
-                        // Others are sealed anew by the pass, as far as nobody came before it.
+                        // The pass reseals others, unless a write came before it.
                         if random.one_in(4) {
                             let expect = Expect::Revision(row.version, row.revision);
                             let blob = vec![NEWER; 200];

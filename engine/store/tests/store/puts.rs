@@ -37,7 +37,7 @@ fn a_put_blob_is_read_back_on_real_files_and_after_opening_again() {
         let mut calls = Vec::new();
         let opened = BlobLog::open(StdFiles, small(dir.path()), |progress| calls.push(progress));
         let (log, recovery) = opened.await.unwrap();
-        // The mark of the closing is a record, too.
+        // The close marker is also a record.
         assert_eq!((recovery.records, recovery.live_records), (101, 100));
         assert_eq!((recovery.cut_bytes, recovery.damage_count), (0, 0));
         assert_eq!(recovery.next_revision, 102);
@@ -329,7 +329,7 @@ fn another_keys_record_is_never_served() {
 
 /// A read compared the record with the key's name and with its length only, and then told the version
 /// that the record itself had, which the key's opening took for the one that exists. So an older
-/// record that was put back in place of the newest, whole and of the same length (they are alike
+/// record that replaced the latest, complete and of the same length (they are alike
 /// from the ninth version on), was served while the log was open.
 #[test]
 fn an_older_record_put_back_is_never_served() {

@@ -1,4 +1,4 @@
-//! Damaged and cut files: what is told apart, what is kept, and that nothing panics.
+//! Damaged and truncated files: what is distinguished, what is kept, and that nothing panics.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ fn damage_to_a_blob_in_an_old_segment_is_named_and_only_that_key_is_lost() {
         let page = log.list(&[], 100, None).await.unwrap();
         let row = page.rows.iter().find(|row| row.key_id == *key_id).unwrap();
         assert_eq!((row.state, row.blob.len()), (KeyState::Damaged, 0));
-        // A new version mends it.
+        // A new version repairs it.
         let put = log
             .put_blob(1, key_id, version + 1, vec![1], Expect::Version(*version))
             .await;
@@ -107,7 +107,7 @@ fn damage_to_a_head_is_stepped_over_and_the_next_record_found() {
             (*start, &None)
         );
         assert_eq!(recovery.damage[0].len as usize, RECORD_LEN);
-        // Whose it was cannot be told, so the older version shows again: documented.
+        // Its key cannot be determined, so the older version reappears: documented.
         assert_eq!(blob(&log, 1, key_id).await.0, 1);
         for (other, (_, _, _, version, bytes)) in &places[41..60] {
             assert_eq!(blob(&log, 1, other).await, (*version, bytes.clone()));
@@ -227,7 +227,7 @@ fn a_half_made_segment_of_a_roll_over_is_made_again() {
     });
 }
 
-/// A segment that was cut short, with a half-made one behind it that recovery removes, was taken
+/// A segment that was truncated, followed by a partially written one that recovery removes, was taken
 /// for a good place to append to. Its last record still claimed the bytes that it had lost, or its
 /// first records stood where the header belongs; so the next opening took what had been put and
 /// acknowledged since for the rest of the damage, and cut it off. Found by fuzzing.
@@ -419,7 +419,7 @@ proptest! {
                     other => panic!("{other:?}"),
                 }
             }
-            // What the opening mended stays mended, and the log takes writes.
+            // What the opening repaired stays repaired, and the log accepts writes.
             let put = log.put_blob(1, b"after", 1, vec![1; 300], Expect::Absent).await;
             put.unwrap();
             let (log, again) = open(disk, small("log")).await;

@@ -64,7 +64,7 @@ fn check(openssl: &OpenSsl, file: &File) -> Result<(), String> {
                 .map_err(|error| format!("refused (OpenSSL reads it: {reads}): {error}"))?;
             let public = file.public.as_ref();
             let public = public.cloned().or(reads.then_some(read.stdout));
-            return signs(openssl, &key, &public.ok_or("nobody tells its public key")?);
+            return signs(openssl, &key, &public.ok_or("its public key is not known")?);
         }
     };
     match imported {

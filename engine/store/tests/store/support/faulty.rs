@@ -25,7 +25,7 @@ pub enum Fault {
     PowerCut,
     /// This call fails, the next ones do not.
     Error,
-    /// There is no room from here on: what makes a file longer, or a new one, fails, until
+    /// The disk is full: what makes a file longer, or a new one, fails, until
     /// [`FaultyFiles::make_room`].
     Full,
 }
@@ -78,7 +78,7 @@ enum Change {
     Truncate(usize),
 }
 
-/// What becomes of a call.
+/// The outcome of a call.
 enum Fate {
     Done,
     Half(io::Error),
@@ -121,7 +121,7 @@ impl FaultyFiles {
         self.0.borrow_mut().full = false;
     }
 
-    /// From now on, and after power cuts, too.
+    /// Applies to later calls, also after power loss.
     pub fn lie(&self, lie: Lie) {
         self.0.borrow_mut().lie = Some(lie);
     }
