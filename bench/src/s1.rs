@@ -11,7 +11,7 @@ use crate::check::{self, Check};
 use crate::control::{Control, encode};
 use crate::cpu::pin;
 use crate::error::Result;
-use crate::load::{Load, Outcome, PATIENCE, Pace, Second, run as run_load};
+use crate::load::{Load, PATIENCE, Pace, Recording, Second, run as run_load};
 use crate::machine::Provenance;
 use crate::plot::{self, Plot, Series};
 use crate::report;
@@ -247,7 +247,7 @@ fn step(setup: &Setup, server: &Server, keys: &Keys, rate_per_s: f64) -> Result<
     })
 }
 
-fn not_ok(outcome: &Outcome) -> u64 {
+fn not_ok(outcome: &Recording) -> u64 {
     outcome.offered - outcome.ok()
 }
 

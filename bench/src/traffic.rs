@@ -9,7 +9,7 @@ use keyway_protocol::{
 
 use crate::control::encode;
 use crate::error::Result;
-use crate::load::{Load, Outcome, PATIENCE, Pace, Seconds, run};
+use crate::load::{Load, PATIENCE, Pace, Recording, Seconds, run};
 
 /// What is signed or MACed: the size of a digest, as callers mostly have.
 pub const MESSAGE: [u8; 32] = [0x5a; 32];
@@ -93,7 +93,7 @@ impl Keys {
         pace: Pace,
         choose: &mut dyn FnMut() -> usize,
         each_second: Seconds,
-    ) -> Result<Outcome> {
+    ) -> Result<Recording> {
         let frames = &self.frames;
         let load = Load {
             address,
@@ -136,7 +136,7 @@ fn each_once(address: SocketAddr, what: &str, frames: &[Vec<u8>], window: usize)
 
 /// RETRY is what a key that is being loaded answers, and a load goes on without its waiter, so it
 /// will do as well as OK.
-fn all_done(what: &str, outcome: &Outcome) -> Result<()> {
+fn all_done(what: &str, outcome: &Recording) -> Result<()> {
     let done = outcome.ok() + outcome.count(Status::Retry);
     if done < outcome.offered {
         let (offered, statuses) = (outcome.offered, &outcome.by_status);

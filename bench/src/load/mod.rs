@@ -17,5 +17,5 @@ mod recorder;
 mod run;
 
 pub use arrivals::Pace;
-pub use recorder::{Outcome, Second, Seconds};
-pub use run::{Answer, Load, PATIENCE, run};
+pub use recorder::{Recording, Second, Seconds};
+pub use run::{Answered, Load, PATIENCE, run};

@@ -34,7 +34,7 @@ pub type Seconds<'a> = &'a mut dyn FnMut(&Second);
 
 /// The measurements of a complete run.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct Recording {
     /// Requests that were due.
     pub offered: u64,
     /// Requests that were answered, whatever the status.
@@ -52,7 +52,7 @@ pub struct Outcome {
     pub seconds: Vec<Second>,
 }
 
-impl Outcome {
+impl Recording {
     /// Answers with status OK.
     pub fn ok(&self) -> u64 {
         self.count(Status::Ok)
@@ -77,7 +77,7 @@ impl Outcome {
 /// Records answers as they arrive.
 #[derive(Debug)]
 pub struct Recorder {
-    outcome: Outcome,
+    outcome: Recording,
     second: Histogram<u64>,
     second_not_ok: u64,
 }
@@ -86,7 +86,7 @@ impl Recorder {
     /// Nothing recorded yet.
     pub fn new() -> Self {
         Self {
-            outcome: Outcome {
+            outcome: Recording {
                 offered: 0,
                 answered: 0,
                 stale: 0,
@@ -143,7 +143,7 @@ impl Recorder {
     }
 
     /// Returns the measurements of the complete run.
-    pub fn finish(mut self, now_ns: u64) -> Outcome {
+    pub fn finish(mut self, now_ns: u64) -> Recording {
         self.outcome.elapsed = Duration::from_nanos(now_ns);
         self.outcome
     }

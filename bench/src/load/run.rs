@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 use super::arrivals::{Arrivals, Pace};
 use super::connection::Connection;
 use super::pending::{Asked, Pending};
-use super::recorder::{Outcome, Recorder, Seconds};
+use super::recorder::{Recorder, Recording, Seconds};
 use crate::error::{Context, Result};
 
 /// How long after the last due time answers are waited for, where nothing else is wanted.
@@ -38,12 +38,12 @@ pub struct Load<'a> {
     /// How long after the last due time answers are waited for.
     pub patience: Duration,
     /// Called for each answer as it arrives, on the generator's thread: it must be quick.
-    pub observe: Option<&'a mut dyn FnMut(Answer)>,
+    pub observe: Option<&'a mut dyn FnMut(Answered)>,
 }
 
 /// An answer, for a scenario that sorts them its own way.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer {
+pub struct Answered {
     /// Which of the encoded requests it answers.
     pub frame: usize,
     /// When the request was due.
@@ -55,7 +55,7 @@ pub struct Answer {
 }
 
 /// Runs the load on the calling thread, which spins: give it a core of its own.
-pub fn run(load: Load, each_second: Seconds) -> Result<Outcome> {
+pub fn run(load: Load, each_second: Seconds) -> Result<Recording> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "epoll_create".into())?;
     let mut connections = Vec::new();
     for index in 0..load.connections {
@@ -88,7 +88,7 @@ struct Run<'a> {
     turn: usize,
     pending: Pending,
     recorder: Recorder,
-    observe: Option<&'a mut dyn FnMut(Answer)>,
+    observe: Option<&'a mut dyn FnMut(Answered)>,
 }
 
 impl Run<'_> {
@@ -97,7 +97,7 @@ impl Run<'_> {
         frames: &[Vec<u8>],
         choose: &mut dyn FnMut() -> usize,
         each_second: Seconds,
-    ) -> Result<Outcome> {
+    ) -> Result<Recording> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut last_answer_ns = 0;
         loop {
@@ -187,7 +187,7 @@ impl Run<'_> {
             })?;
             recorder.answer(asked.due_ns, now_ns, frame);
             if let Some(observe) = observe {
-                observe(Answer {
+                observe(Answered {
                     frame: asked.frame,
                     due: *start + Duration::from_nanos(asked.due_ns),
                     at: *start + Duration::from_nanos(now_ns),
@@ -319,7 +319,7 @@ mod tests {
         payload
     }
 
-    fn ping(manner: Manner, connections: usize, pace: Pace) -> Result<Outcome> {
+    fn ping(manner: Manner, connections: usize, pace: Pace) -> Result<Recording> {
         let frames = [encode(0, "", &Request::Ping(Octets(b"ping"))).unwrap()];
         let load = Load {
             address: fake_server(manner),

@@ -11,7 +11,7 @@ use super::watch::{RehydrateSecond, Watch};
 use crate::Setup;
 use crate::control::{Control, KeyspaceStatus};
 use crate::error::Result;
-use crate::load::{Outcome, Pace, Second};
+use crate::load::{Pace, Recording, Second};
 use crate::rng::Rng;
 use crate::server::{Server, scrape};
 use crate::traffic::Keys;
@@ -259,7 +259,7 @@ fn measure(setup: &Setup, kind: Kind, server: &Server) -> Result<Arm> {
 
 impl RequestLatency {
     /// Of a run.
-    pub fn of(outcome: &Outcome) -> Self {
+    pub fn of(outcome: &Recording) -> Self {
         Self {
             p50: outcome.latency_us(0.5),
             p99: outcome.latency_us(0.99),

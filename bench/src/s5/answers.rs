@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use keyway_protocol::Status;
 use serde::Serialize;
 
-use crate::load::Answer;
+use crate::load::Answered;
 
 /// One answer.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct Seen {
 
 impl Seen {
     /// An answer to a request with a key of this group.
-    pub fn new(group: usize, answer: Answer) -> Self {
+    pub fn new(group: usize, answer: Answered) -> Self {
         Self {
             group,
             due: answer.due,
