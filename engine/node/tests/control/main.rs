@@ -1,5 +1,6 @@
 //! Control through its interface: every state of a keyspace × every event against a table, and random histories.
 
+mod commands;
 mod histories;
 mod life_cycle;
 mod rig;

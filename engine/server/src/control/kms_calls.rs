@@ -272,3 +272,26 @@ fn read(mut secret: Secret) -> Result<UnlockSecret, KmsError> {
         UnlockKind::Share => UnlockSecret::Share(Share::new(bytes)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call whose task had panicked was waited for until the server ended.
+    #[test]
+    fn a_call_that_ends_without_an_answer_has_failed() {
+        let (done, mut finished) = mpsc::unbounded_channel();
+        let request = KmsRequest::NewDek {
+            keyspace: 1,
+            generation: 2,
+        };
+        drop(Promise::new(CallId(7), &request, done.clone()));
+        let Ok(Done::Kms(CallId(7), KmsAnswer::Made(Err(failure)))) = finished.try_recv() else {
+            panic!("no failure");
+        };
+        assert!(failure.what.contains("without an answer"));
+        Promise::new(CallId(8), &request, done).keep(request.failed(failure));
+        assert!(matches!(finished.try_recv(), Ok(Done::Kms(CallId(8), _))));
+        assert!(finished.try_recv().is_err(), "once");
+    }
+}

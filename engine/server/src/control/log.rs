@@ -37,33 +37,6 @@ pub(super) fn write(report: Report) {
             catalogue::FILE
         ),
         Report::SaveWorks => tracing::info!("{} is written again", catalogue::FILE),
-        report => of_a_lock(report),
-    }
-}
-
-/// A change for a while is over.
-pub(super) fn limited_ended(keyspace: u32, change: &catalogue::Change) {
-    tracing::info!(
-        keyspace,
-        setting = change.what,
-        from = change.from.as_deref(),
-        to = change.to.as_deref(),
-        "a change for a while is over"
-    );
-}
-
-/// The server has stopped.
-pub(super) fn left_unwritten(unwritten: usize) {
-    if unwritten > 0 {
-        tracing::error!(
-            unwritten,
-            "stopped with changes in force that were not written: the next start undoes them"
-        );
-    }
-}
-
-fn of_a_lock(report: Report) {
-    match report {
         Report::Locked { keyspace, who } => {
             tracing::info!(keyspace, %who, "keyspace locked");
         }
@@ -106,12 +79,6 @@ fn of_a_lock(report: Report) {
             lasted_s,
             "the DEKs of all its keyspaces are unwrapped again"
         ),
-        report => of_deks(report),
-    }
-}
-
-fn of_deks(report: Report) {
-    match report {
         Report::Rotated {
             keyspace,
             generation,
@@ -151,12 +118,6 @@ fn of_deks(report: Report) {
             to,
             who,
         } => tracing::info!(keyspace, from, to, %who, "the DEKs are at another KMS"),
-        report => of_retired_deks(report),
-    }
-}
-
-fn of_retired_deks(report: Report) {
-    match report {
         Report::Revived {
             keyspace,
             generation,
@@ -188,6 +149,26 @@ fn of_retired_deks(report: Report) {
             tracing::info!(?due, "retired DEKs were kept for 30 days and are destroyed");
         }
         Report::DueKept { why } => tracing::error!(why, "retired DEKs are kept longer"),
-        other => tracing::info!(report = ?other, "control"),
+    }
+}
+
+/// A change for a while is over.
+pub(super) fn limited_ended(keyspace: u32, change: &catalogue::Change) {
+    tracing::info!(
+        keyspace,
+        setting = change.what,
+        from = change.from.as_deref(),
+        to = change.to.as_deref(),
+        "a change for a while is over"
+    );
+}
+
+/// The server has stopped.
+pub(super) fn left_unwritten(unwritten: usize) {
+    if unwritten > 0 {
+        tracing::error!(
+            unwritten,
+            "stopped with changes in force that were not written: the next start undoes them"
+        );
     }
 }

@@ -54,3 +54,38 @@ async fn drain(lanes: Lanes<ToShard>, lane: Lane, waiting: Rc<RefCell<Option<Vec
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::super::lanes::lanes;
+    use super::*;
+
+    fn answer(token: u64) -> ToShard {
+        ToShard::Answer {
+            token,
+            status: keyway_protocol::Status::Ok,
+            payload: Vec::new().into(),
+        }
+    }
+
+    #[test]
+    fn what_finds_its_lane_full_comes_later_in_order() {
+        let (shard, mut ends) = lanes(1, 1);
+        let outbox = Outbox::new(shard);
+        block_on(tokio::task::LocalSet::new().run_until(async {
+            for token in 0..5 {
+                outbox.send(Lane::Ordinary, answer(token));
+            }
+            outbox.send(Lane::Emergency, answer(9));
+            let mut tokens = Vec::new();
+            for _ in 0..6 {
+                if let Some(ToShard::Answer { token, .. }) = ends.recv().await {
+                    tokens.push(token);
+                }
+            }
+            assert_eq!(tokens, [9, 0, 1, 2, 3, 4]);
+        }));
+    }
+}

@@ -1,0 +1,158 @@
+//! What the table does not show: what comes between two steps of a command, deadlines, and commands that take too long.
+
+use keyway_node::messages::{Command, Request, ResealPage, ToControl};
+use keyway_protocol::{Status, UnlockKind};
+
+use crate::rig::{OWNER, PROD, Rig};
+
+fn page(floor: u32) -> ResealPage {
+    ResealPage {
+        floor,
+        ..ResealPage::default()
+    }
+}
+
+fn state(rig: &Rig) -> [&'static str; 4] {
+    rig.control.state_of(PROD).expect("there is one")
+}
+
+fn lock(rig: &mut Rig) -> u64 {
+    rig.command(OWNER, Command::Lock { keyspace: PROD })
+}
+
+/// Ends what is under way at the shards and the disk.
+fn settle(rig: &mut Rig) {
+    while rig.end_write(true) | rig.act() | rig.wipe() | rig.confirm() {}
+}
+
+/// An unlock used to be carried out however long it had taken, even when a lock had come meanwhile and been acknowledged.
+#[test]
+fn a_lock_makes_an_unlock_void_in_each_of_its_stages() {
+    let stages: [(&str, fn(&mut Rig)); 4] = [
+        ("proving", |_| {}),
+        ("watching", |rig| {
+            rig.answer_kms(false);
+        }),
+        ("writing", |rig| {
+            rig.answer_kms(true);
+        }),
+        ("opening", |rig| {
+            rig.answer_kms(true);
+            rig.end_write(true);
+        }),
+    ];
+    for (stage, reach) in stages {
+        let mut rig = Rig::new();
+        lock(&mut rig);
+        settle(&mut rig);
+        rig.unlock(UnlockKind::Passphrase, true);
+        rig.answer_kms(true);
+        reach(&mut rig);
+        lock(&mut rig);
+        for _ in 0..10 {
+            settle(&mut rig);
+            rig.answer_kms(true);
+            rig.pass(20_000_000);
+        }
+        assert_eq!(
+            state(&rig),
+            ["locked", "steady", "steady", "idle"],
+            "{stage}"
+        );
+        assert!(rig.shards.iter().all(|shard| shard.is_locked), "{stage}");
+    }
+}
+
+#[test]
+fn an_unlock_waits_until_every_shard_has_wiped_and_a_lock_meanwhile_makes_it_void() {
+    for lock_again in [false, true] {
+        let mut rig = Rig::new();
+        lock(&mut rig);
+        rig.end_write(true);
+        rig.unlock(UnlockKind::Passphrase, false);
+        rig.answer_kms(true);
+        rig.answer_kms(true);
+        assert_eq!(state(&rig)[3], "wiping");
+        assert!(rig.write.is_none());
+        if lock_again {
+            lock(&mut rig);
+        }
+        settle(&mut rig);
+        let expected = if lock_again { "locked" } else { "open" };
+        assert_eq!(state(&rig)[0], expected);
+    }
+}
+
+/// Blobs were counted, and a DEK that had come back meanwhile was retired, although the count had not looked for it.
+#[test]
+fn a_count_during_which_a_dek_came_back_retires_nothing() {
+    let mut rig = Rig::with_retired();
+    rig.command(OWNER, Command::Rotate { keyspace: PROD });
+    rig.answer_kms(true);
+    settle(&mut rig);
+    assert_eq!(state(&rig)[2], "counting");
+    rig.pages(|floor| Ok(page(floor)));
+    let revive = ToControl::Revive {
+        keyspace: PROD,
+        generation: 1,
+    };
+    rig.from(0, revive);
+    settle(&mut rig);
+    rig.answer_kms(true);
+    rig.out.clear();
+    rig.pages(|floor| Ok(page(floor)));
+    assert_eq!(rig.out, ["Count on 0"], "the count begins anew");
+    rig.pages(|floor| Ok(page(floor)));
+    rig.pages(|floor| Ok(page(floor)));
+    settle(&mut rig);
+    let written = rig.control.written().keyspace(PROD).expect("there is one");
+    assert!(!written.has_older_deks());
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_answered_once() {
+    let mut rig = Rig::new();
+    let rotation = rig.command(OWNER, Command::Rotate { keyspace: PROD });
+    rig.pass(599_000_000);
+    assert!(!rig.answers.contains_key(&rotation));
+    rig.pass(1_000_000);
+    assert_eq!(rig.answers[&rotation][0].0, Status::Internal);
+    rig.answer_kms(true);
+    settle(&mut rig);
+    assert_eq!(rig.answers[&rotation].len(), 1);
+}
+
+#[test]
+fn no_write_begins_after_the_deadline_however_late_the_kms_answers() {
+    let mut rig = Rig::new();
+    let request = |rig: &Rig, token| {
+        ToControl::Request(Request {
+            token,
+            who: OWNER,
+            deadline: Some(rig.now.instant.plus_us(1_000_000)),
+            command: Command::Rotate { keyspace: PROD },
+        })
+    };
+    let first = request(&rig, 1_001);
+    rig.from(0, first);
+    rig.pass(1_000_000);
+    rig.answer_kms(true);
+    assert_eq!(rig.answers[&1_001][0].0, Status::DeadlineExceeded);
+    assert!(rig.write.is_none());
+    // One whose deadline has passed when it is taken up does not begin; its shard has answered it.
+    let second = request(&rig, 1_002);
+    rig.pass(2_000_000);
+    rig.from(0, second);
+    assert!(!rig.answers.contains_key(&1_002) && rig.calls.is_empty());
+}
+
+#[test]
+fn a_shard_that_has_stopped_keeps_no_command_waiting() {
+    let mut rig = Rig::new();
+    let locked = lock(&mut rig);
+    rig.stop(1);
+    settle(&mut rig);
+    assert_eq!(rig.answers[&locked][0].0, Status::Ok);
+    let rotation = rig.command(OWNER, Command::DestroyDeks { keyspace: PROD });
+    assert_eq!(rig.answers[&rotation][0].0, Status::Ok);
+}
