@@ -369,13 +369,20 @@ impl InForce {
     }
 
     /// Answers what has waited for the disk for too long. To be called once a second.
+    ///
+    /// What takes something away is answered after [`WRITE_US_MAX`] whichever write it waits for, since it is in force. What
+    /// only gives something is undone by the answer: it waits for a write that makes headway.
     pub(super) fn handle_tick(&mut self, now: Instant) {
-        if let Some(why) = self.stall(now) {
-            let is_late = |change: &Pending| {
-                let mut waiting = change.waiting.iter();
-                waiting.any(|(asked_at, _)| now.saturating_since(*asked_at) >= WRITE_US_MAX)
-            };
-            self.give_up(&why, |change, _| is_late(change));
+        let is_late = |change: &Pending| {
+            let mut waiting = change.waiting.iter();
+            waiting.any(|(asked_at, _)| now.saturating_since(*asked_at) >= WRITE_US_MAX)
+        };
+        match self.stall(now) {
+            Some(why) => self.give_up(&why, |change, _| is_late(change)),
+            None => {
+                let why = format!("no answer for {} s", WRITE_US_MAX / 1_000_000);
+                self.give_up(&why, |change, _| change.takes_away && is_late(change));
+            }
         }
     }
 

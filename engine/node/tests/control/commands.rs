@@ -20,6 +20,16 @@ fn lock(rig: &mut Rig) -> u64 {
     rig.command(OWNER, Command::Lock { keyspace: PROD })
 }
 
+/// What has become of the ticket that this command was answered with.
+fn unlock_status(rig: &mut Rig, unlock: u64) -> String {
+    let (_, ticket) = rig.answers[&unlock][0].clone();
+    let ticket = u64::from_le_bytes(ticket.try_into().expect("a ticket"));
+    let keyspace = PROD;
+    let asked = rig.command(OWNER, Command::UnlockStatus { keyspace, ticket });
+    rig.tell();
+    String::from_utf8(rig.answers[&asked][0].1.clone()).expect("JSON")
+}
+
 /// Ends what is under way at the shards and the disk.
 fn settle(rig: &mut Rig) {
     while rig.end_write(true) | rig.act() | rig.wipe() | rig.confirm() {}
@@ -45,7 +55,7 @@ fn a_lock_makes_an_unlock_void_in_each_of_its_stages() {
         let mut rig = Rig::new();
         lock(&mut rig);
         settle(&mut rig);
-        rig.unlock(UnlockKind::Passphrase, true);
+        let unlock = rig.unlock(UnlockKind::Passphrase, true);
         rig.answer_kms(true);
         reach(&mut rig);
         lock(&mut rig);
@@ -60,7 +70,28 @@ fn a_lock_makes_an_unlock_void_in_each_of_its_stages() {
             "{stage}"
         );
         assert!(rig.shards.iter().all(|shard| shard.is_locked), "{stage}");
+        let status = unlock_status(&mut rig, unlock);
+        assert!(status.contains("failed"), "{stage}: {status}");
     }
+}
+
+/// DEKs that a KMS had been asked for before a lock used to be handed out if an unlock came before the answer.
+#[test]
+fn deks_that_were_asked_for_before_a_lock_are_dropped_after_the_unlock() {
+    let mut rig = Rig::new();
+    rig.from(0, ToControl::Unwrap { keyspace: PROD });
+    lock(&mut rig);
+    settle(&mut rig);
+    rig.unlock(UnlockKind::Passphrase, false);
+    for _ in 0..2 {
+        rig.calls.rotate_left(1);
+        rig.answer_kms(true);
+        settle(&mut rig);
+    }
+    assert_eq!(state(&rig)[0], "open");
+    rig.out.clear();
+    assert!(rig.answer_kms(true), "the first call");
+    assert!(rig.out.is_empty(), "{:?}", rig.out);
 }
 
 #[test]

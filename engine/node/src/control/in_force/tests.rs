@@ -353,3 +353,25 @@ fn changes_that_wait_for_the_disk_are_bounded_and_a_lock_always_fits() {
     let (tightened, _) = want(&mut keyspaces, 0, lock(true));
     assert_eq!(tightened, [PROD]);
 }
+
+/// A lock that came while a write hung was answered after 4 s of the next write: 8 s in all.
+#[test]
+fn a_lock_is_answered_after_four_seconds_whichever_write_it_waits_for() {
+    let mut keyspaces = with_prod();
+    let (_, slow) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    let (_, locked) = want(&mut keyspaces, 1, lock(true));
+    let (_, granted) = want(&mut keyspaces, 1, set("allow:uid:3=all"));
+    keyspaces.handle_saved(at(3), Ok(()));
+    assert_eq!(ended(&keyspaces, slow), WRITTEN);
+    let _ = keyspaces.next_write(at(3)).unwrap();
+    keyspaces.handle_tick(at(4));
+    assert_eq!(ended(&keyspaces, locked), None);
+    keyspaces.handle_tick(at(5));
+    let why = "no answer for 4 s".to_owned();
+    assert_eq!(ended(&keyspaces, locked), Some(Ok(Settled::Unwritten(why))));
+    // What only gives something would be undone; the disk may still take it.
+    assert_eq!(ended(&keyspaces, granted), None);
+    keyspaces.handle_saved(at(6), Ok(()));
+    assert_eq!(ended(&keyspaces, granted), WRITTEN);
+}
