@@ -38,7 +38,8 @@ fn settle(rig: &mut Rig) {
 /// An unlock used to be carried out however long it had taken, even when a lock had come meanwhile and been acknowledged.
 #[test]
 fn a_lock_makes_an_unlock_void_in_each_of_its_stages() {
-    let stages: [(&str, fn(&mut Rig)); 4] = [
+    type Reach = fn(&mut Rig);
+    let stages: [(&str, Reach); 4] = [
         ("proving", |_| {}),
         ("watching", |rig| {
             rig.answer_kms(false);
