@@ -3,14 +3,14 @@
 use keyway_protocol::{Status, encode_deks_destroyed};
 
 use super::commands::Answering;
-use super::in_force::Outcome;
+use super::in_force::Settlement;
 use super::report::Report;
 use super::request::Begun;
 use super::reseal::{Pass, Passed};
 use super::rotation::refuse_locked;
 use super::saver::{acknowledge, settled};
 use super::works::{Event, Work, WorkId};
-use super::{Answer, Control, Refused};
+use super::{Control, Refused, Reply};
 use crate::catalogue::{By, Edit};
 use crate::messages::ResealWork;
 use crate::policy::Principal;
@@ -145,7 +145,7 @@ impl Control {
     }
 
     /// Blobs under retired DEKs have turned up: they are sealed anew first.
-    fn found_some(&mut self, retired: &[u32], id: u32, found: u64, outcome: Outcome) -> Answer {
+    fn found_some(&mut self, retired: &[u32], id: u32, found: u64, outcome: Settlement) -> Reply {
         settled(outcome)?;
         self.revived(id, retired);
         Err((

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use serde_json::{Value, json};
 
-use super::{Answer, Control};
+use super::{Control, Reply};
 use crate::catalogue::{Change, Keyspace};
 use crate::policy::Principal;
 
@@ -26,7 +26,7 @@ impl Control {
     }
 
     /// What was changed of a keyspace, newest first, as JSON.
-    pub(super) fn history(&self, id: u32) -> Answer {
+    pub(super) fn history(&self, id: u32) -> Reply {
         let keyspace = self.in_force.written().keyspace(id)?;
         let changes: Vec<&Change> = keyspace.history.iter().collect();
         let document = json!({ "changes": changes });

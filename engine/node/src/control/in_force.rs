@@ -58,7 +58,7 @@ pub(super) enum Undone {
     Refused(String),
 }
 
-pub(super) type Outcome = Result<Settled, Undone>;
+pub(super) type Settlement = Result<Settled, Undone>;
 
 struct Pending {
     number: u64,
@@ -97,7 +97,7 @@ pub(super) struct InForce {
     disk_differs: bool,
     failures: Failures,
     /// Works whose changes have ended, for [`InForce::poll_settled`].
-    settled: VecDeque<(WorkId, Outcome)>,
+    settled: VecDeque<(WorkId, Settlement)>,
 }
 
 #[derive(Default)]
@@ -244,7 +244,7 @@ impl InForce {
     }
 
     /// How a change has ended.
-    pub(super) fn poll_settled(&mut self) -> Option<(WorkId, Outcome)> {
+    pub(super) fn poll_settled(&mut self) -> Option<(WorkId, Settlement)> {
         self.settled.pop_front()
     }
 
@@ -454,7 +454,7 @@ impl InForce {
         }
     }
 
-    fn settle(&mut self, waiting: Vec<(Instant, WorkId)>, outcome: &Outcome) {
+    fn settle(&mut self, waiting: Vec<(Instant, WorkId)>, outcome: &Settlement) {
         let works = waiting.into_iter().map(|(_, work)| work);
         self.settled
             .extend(works.map(|work| (work, outcome.clone())));

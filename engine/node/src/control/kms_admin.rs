@@ -10,7 +10,7 @@ use super::kms::{FailureClass, KmsFailure, Need};
 use super::report::Report;
 use super::request::Begun;
 use super::works::{Event, Work, WorkId};
-use super::{Answer, Control};
+use super::{Control, Reply};
 use crate::messages::Secret;
 
 /// A KMS that is making its own key.
@@ -108,7 +108,7 @@ impl Control {
         self.answer(work.answering, answer);
     }
 
-    fn kms_opened(&mut self, kms: &str) -> Answer {
+    fn kms_opened(&mut self, kms: &str) -> Reply {
         self.finish_unlocks_of(kms, 0);
         self.open_failed_keyspaces_of(kms);
         self.report(Report::KmsUnlocked {
@@ -118,7 +118,7 @@ impl Control {
         Ok(answer.to_string().into_bytes())
     }
 
-    fn kms_unlock_failed(&mut self, kms: String, failure: KmsFailure) -> Answer {
+    fn kms_unlock_failed(&mut self, kms: String, failure: KmsFailure) -> Reply {
         let refused = failure.refusal();
         self.report(Report::KmsUnlockFailed { kms, failure });
         Err(refused)

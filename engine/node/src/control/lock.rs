@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::commands::Answering;
 use super::effect::ControlEffect;
-use super::in_force::Outcome;
+use super::in_force::Settlement;
 use super::lease::Lease;
 use super::publish::Until;
 use super::report::Report;
@@ -24,7 +24,7 @@ pub(super) struct Lock {
     who: Principal,
     answering: Answering,
     is_wiped: bool,
-    outcome: Option<Outcome>,
+    outcome: Option<Settlement>,
 }
 
 impl Control {

@@ -43,6 +43,7 @@ mod reseal;
 mod revive;
 mod rewrap;
 mod rotation;
+mod run;
 mod saver;
 mod settings;
 mod state;
@@ -56,16 +57,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keyway_core::Instant;
 use keyway_protocol::Status;
-use zeroize::Zeroizing;
 
-use crate::catalogue::{By, Catalogue, CatalogueError};
+use crate::catalogue::{Catalogue, CatalogueError};
 use crate::ids::{CallId, Epoch, Opening, QuestionId, WriteId};
 use crate::keyspace_change::KeyspaceChange;
-use crate::messages::{Lane, ToControl, ToShard};
-use crate::policy::{Owner, Principal};
+use crate::messages::ToControl;
+use crate::policy::Owner;
 use crate::time::Moment;
 
-use commands::{Answering, Asker, Commands};
+use commands::Commands;
 use every_second::EverySecond;
 use hot_keys::HotKeys;
 use in_force::InForce;
@@ -87,7 +87,7 @@ pub use state::State;
 type Refused = (Status, String);
 
 /// The end of a command: the payload of its answer, or how it is refused.
-type Answer = Result<Vec<u8>, Refused>;
+type Reply = Result<Vec<u8>, Refused>;
 
 /// What control needs to be made.
 pub struct Settings {
@@ -410,122 +410,5 @@ impl Control {
     /// Commands and other works that have not ended.
     pub fn under_way(&self) -> (usize, usize) {
         (self.commands.len(), self.works.len())
-    }
-
-    /// Gives works what they have waited for, until there is nothing left to give.
-    fn run(&mut self) {
-        loop {
-            if let Some((work, outcome)) = self.in_force.poll_settled() {
-                self.resume(work, Event::Settled(outcome));
-            } else if let Some(work) = self.published.next_ready() {
-                self.resume(work, Event::Acknowledged);
-            } else if let Some(asker) = self.commands.next_orphan() {
-                self.report(Report::CommandForgotten);
-                let text = "the command came to no end; this is a bug".to_owned();
-                self.tell_answer(asker, Err((Status::Internal, text)));
-            } else {
-                return;
-            }
-        }
-    }
-
-    fn handle_answer(&mut self, from: u16, question: QuestionId, answer: ShardAnswer) {
-        match self.works.asked(question) {
-            Some((work, asked)) if asked == from => self.resume(work, Event::Shard(answer)),
-            _ => {}
-        }
-    }
-
-    fn resume(&mut self, id: WorkId, event: Event) {
-        let Some(work) = self.works.take(id) else {
-            return;
-        };
-        match work {
-            Work::Create(work) => self.step_create(id, work, event),
-            Work::Set(work) => self.step_set(id, work, event),
-            Work::Lock(work) => self.step_lock(id, work, event),
-            Work::Unlock(work) => self.step_unlock(id, work, event),
-            Work::OpenKms(work) => self.step_open_kms(work, event),
-            Work::Initialise(work) => self.step_initialise(work, event),
-            Work::Rotate(work) => self.step_rotate(id, work, event),
-            Work::Rewrap(work) => self.step_rewrap(id, work, event),
-            Work::Revive(work) => self.step_revive(id, work, event),
-            Work::Destroy(work) => self.step_destroy(id, work, event),
-            Work::DestroyDue(work) => self.step_destroy_due(work, event),
-            Work::Reseal(work) => self.step_reseal(id, work, event),
-            Work::Progress(work) => self.step_progress(id, work, event),
-            Work::Hottest(work) => self.step_hottest(id, work, event),
-            Work::Status(answering) => self.step_status(answering, event),
-        }
-    }
-
-    fn answer(&mut self, answering: Answering, answer: Answer) {
-        if let Some(asker) = self.commands.end(answering) {
-            self.tell_answer(asker, answer);
-        }
-    }
-
-    fn tell_answer(&mut self, asker: Asker, answer: Answer) {
-        let (status, payload) = match answer {
-            Ok(payload) => (Status::Ok, payload),
-            Err((status, explanation)) => (status, explanation.into_bytes()),
-        };
-        let message = ToShard::Answer {
-            token: asker.token,
-            status,
-            payload: Zeroizing::new(payload),
-        };
-        self.tell(asker.shard, asker.lane, message);
-    }
-
-    fn tell(&mut self, shard: u16, lane: Lane, message: ToShard) {
-        self.effects.push_back(ControlEffect::Tell {
-            shard,
-            lane,
-            message,
-        });
-    }
-
-    fn send(&mut self, told: publish::Told) {
-        let publish::Told {
-            shard,
-            lane,
-            change,
-        } = told;
-        self.tell(shard, lane, ToShard::Keyspace(change));
-    }
-
-    fn report(&mut self, report: Report) {
-        self.effects.push_back(ControlEffect::Report(report));
-    }
-
-    /// Calls a KMS for a work.
-    fn call(&mut self, work: WorkId, kms: &str, request: KmsRequest) {
-        let call = self.works.call(Caller::Work(work));
-        self.effects.push_back(ControlEffect::Kms {
-            call,
-            kms: kms.to_owned(),
-            request,
-        });
-    }
-
-    fn by(&self, who: Principal) -> By {
-        By::principal(who.to_string(), self.now)
-    }
-
-    fn epoch_of(&self, id: u32) -> Epoch {
-        self.keyspaces
-            .get(&id)
-            .map_or(Epoch::default(), |governed| governed.epoch)
-    }
-
-    fn is_locked(&self, id: u32) -> bool {
-        self.in_force.is_locked(id)
-    }
-
-    fn happens(&mut self, id: u32, happens: state::Happens) {
-        if let Some(governed) = self.keyspaces.get_mut(&id) {
-            governed.state = governed.state.after(happens);
-        }
     }
 }

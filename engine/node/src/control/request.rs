@@ -5,14 +5,14 @@ use keyway_protocol::{Grants, Status};
 use super::commands::{Answering, Asker, Needed};
 use super::effect::ControlEffect;
 use super::works::{Event, Work};
-use super::{Answer, Control, Refused};
+use super::{Control, Refused, Reply};
 use crate::messages::{Command, Request};
 use crate::policy::{Principal, explain};
 
 /// What becomes of a command.
 pub(super) enum Begun {
     /// It is answered now.
-    Answered(Answering, Answer),
+    Answered(Answering, Reply),
     /// A work has it.
     Begun,
 }

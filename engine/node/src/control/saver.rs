@@ -3,12 +3,12 @@
 use keyway_protocol::Status;
 
 use super::effect::{ControlEffect, ControlFigures};
-use super::in_force::{Outcome, Settled, Undone};
+use super::in_force::{Settled, Settlement, Undone};
 use super::publish::Until;
 use super::report::Report;
 use super::state::{Happens, State};
 use super::works::WorkId;
-use super::{Answer, Control, Refused};
+use super::{Control, Refused, Reply};
 use crate::catalogue::{self, Edit};
 use crate::figures::CatalogueFigures;
 use crate::ids::{Revision, WriteId};
@@ -175,7 +175,7 @@ impl Control {
 }
 
 /// How a change ended.
-pub(super) fn settled(outcome: Outcome) -> Result<Settled, Refused> {
+pub(super) fn settled(outcome: Settlement) -> Result<Settled, Refused> {
     outcome.map_err(|undone| match undone {
         Undone::Unwritten(why) => (
             Status::Internal,
@@ -189,7 +189,7 @@ pub(super) fn settled(outcome: Outcome) -> Result<Settled, Refused> {
 }
 
 /// The answer to a command whose change has been accepted.
-pub(super) fn acknowledge(settled: Settled, payload: Vec<u8>) -> Answer {
+pub(super) fn acknowledge(settled: Settled, payload: Vec<u8>) -> Reply {
     match settled {
         Settled::Written => Ok(payload),
         Settled::Unwritten(why) => Err((

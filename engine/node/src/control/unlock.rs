@@ -10,7 +10,7 @@
 use keyway_protocol::{Grants, UnlockKind, encode_ticket};
 
 use super::effect::{KmsAnswer, Unlocked};
-use super::in_force::Outcome;
+use super::in_force::Settlement;
 use super::kms::{Deks, FailureClass, KmsFailure, Need};
 use super::kms_admin::Opening;
 use super::lease::Lease;
@@ -20,7 +20,7 @@ use super::saver::settled;
 use super::state::State;
 use super::tickets::{Asked, UnlockState};
 use super::works::{Event, Work, WorkId};
-use super::{Answer, Control};
+use super::{Control, Reply};
 use crate::catalogue::Edit;
 use crate::ids::Epoch;
 use crate::messages::{Lane, Secret};
@@ -96,7 +96,7 @@ impl Control {
         id: u32,
         secret: Secret,
         watch: bool,
-    ) -> Answer {
+    ) -> Reply {
         self.in_force.written().keyspace(id)?;
         let is_share = secret.kind == UnlockKind::Share;
         let ticket = self.beside.tickets.start(id, is_share, who);
@@ -255,7 +255,7 @@ impl Control {
         &mut self,
         work: WorkId,
         unlock: &Unlock,
-        outcome: Outcome,
+        outcome: Settlement,
         deks: Deks,
     ) -> Next {
         let id = unlock.id;

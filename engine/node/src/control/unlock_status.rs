@@ -7,7 +7,7 @@ use super::commands::Answering;
 use super::request::Begun;
 use super::tickets::{Ticket, UnlockState};
 use super::works::{Event, ShardAnswer, Work, WorkId};
-use super::{Answer, Control, Refused};
+use super::{Control, Refused, Reply};
 use crate::ids::Epoch;
 use crate::messages::{Lane, ToShard, UnlockProgress};
 
@@ -152,7 +152,7 @@ impl Control {
 
     /// A ticket from NEEDS_UNLOCK is over once every shard has gone on to a later one, under a lease, and has loaded
     /// what was in use.
-    fn of_need(&self, id: u32, ticket: u64, shards: &[UnlockProgress]) -> Answer {
+    fn of_need(&self, id: u32, ticket: u64, shards: &[UnlockProgress]) -> Reply {
         if !self.is_every_shard(shards) {
             return Err(stopping());
         }

@@ -9,7 +9,7 @@ use super::create::Create;
 use super::destroy::{Destroy, DestroyDue};
 use super::effect::KmsAnswer;
 use super::hottest::Hottest;
-use super::in_force::Outcome;
+use super::in_force::Settlement;
 use super::kms_admin::{Initialise, OpenKms};
 use super::lock::Lock;
 use super::reseal::Reseal;
@@ -51,7 +51,7 @@ pub(super) enum Event {
     /// The KMS has answered.
     Kms(KmsAnswer),
     /// A change of the catalogue has ended.
-    Settled(Outcome),
+    Settled(Settlement),
     /// Every shard has acknowledged.
     Acknowledged,
     /// A shard has answered.

@@ -1,6 +1,6 @@
 //! What the table does not show: what comes between two steps of a command, deadlines, and commands that take too long.
 
-use keyway_node::messages::{Command, Request, ResealPage, ToControl};
+use keyway_node::messages::{Command, Request, ResealPage, Secret, ToControl};
 use keyway_protocol::{Status, UnlockKind};
 
 use crate::rig::{OWNER, PROD, Rig};
@@ -28,6 +28,14 @@ fn unlock_status(rig: &mut Rig, unlock: u64) -> String {
     let asked = rig.command(OWNER, Command::UnlockStatus { keyspace, ticket });
     rig.tell();
     String::from_utf8(rig.answers[&asked][0].1.clone()).expect("JSON")
+}
+
+fn create() -> Command {
+    Command::Create {
+        name: "other".to_owned(),
+        kms: None,
+        change: Default::default(),
+    }
 }
 
 /// Ends what is under way at the shards and the disk.
@@ -187,4 +195,110 @@ fn a_shard_that_has_stopped_keeps_no_command_waiting() {
     assert_eq!(rig.answers[&locked][0].0, Status::Ok);
     let rotation = rig.command(OWNER, Command::DestroyDeks { keyspace: PROD });
     assert_eq!(rig.answers[&rotation][0].0, Status::Ok);
+}
+
+#[test]
+fn three_holders_of_shares_open_a_keyspace_together_and_each_ticket_says_so() {
+    let mut rig = Rig::new();
+    lock(&mut rig);
+    settle(&mut rig);
+    rig.set_kms(false, true);
+    let tickets: Vec<u64> = (1..=3)
+        .map(|given| {
+            let ticket = rig.unlock(UnlockKind::Share, false);
+            rig.take_share(given);
+            ticket
+        })
+        .collect();
+    for ticket in &tickets[..2] {
+        let status = unlock_status(&mut rig, *ticket);
+        assert!(status.contains("2 of 3 shares given"), "{status}");
+    }
+    rig.answer_kms(true);
+    for _ in 0..3 {
+        settle(&mut rig);
+        rig.answer_kms(true);
+    }
+    assert_eq!(state(&rig), ["open", "steady", "steady", "idle"]);
+    for ticket in tickets {
+        let status = unlock_status(&mut rig, ticket);
+        assert!(status.contains("done"), "{status}");
+    }
+}
+
+#[test]
+fn the_last_share_opens_other_keyspaces_of_its_kms_that_wait_for_it() {
+    let mut rig = Rig::new();
+    rig.command(OWNER, create());
+    rig.answer_kms(true);
+    settle(&mut rig);
+    rig.command(OWNER, Command::LockAll);
+    settle(&mut rig);
+    rig.set_kms(false, true);
+    let secret = Secret {
+        kind: UnlockKind::Share,
+        bytes: b"share".to_vec().into(),
+        force: false,
+    };
+    let (keyspace, watch) = (2, false);
+    let unlock = Command::Unlock {
+        keyspace,
+        secret,
+        watch,
+    };
+    rig.command(OWNER, unlock);
+    rig.take_share(1);
+    rig.unlock(UnlockKind::Share, false);
+    rig.take_share(3);
+    for _ in 0..4 {
+        rig.answer_kms(true);
+        settle(&mut rig);
+    }
+    for id in [PROD, 2] {
+        let state = rig.control.state_of(id).map(|state| state[0]);
+        assert_eq!(state, Some("open"), "{id}");
+    }
+}
+
+/// A keyspace that is being made is at no shard, so LOCK_ALL need not wait for it there; it comes to the shards locked.
+#[test]
+fn a_keyspace_that_is_locked_while_it_is_being_made_comes_to_the_shards_locked() {
+    let mut rig = Rig::new();
+    let created = rig.command(OWNER, create());
+    rig.answer_kms(true);
+    assert_eq!(
+        rig.control.state_of(2).map(|state| state[0]),
+        Some("making")
+    );
+    let all = rig.command(OWNER, Command::LockAll);
+    rig.out.clear();
+    settle(&mut rig);
+    assert_eq!(rig.answers[&all][0].0, Status::Ok);
+    assert_eq!(rig.answers[&created][0].0, Status::Ok);
+    assert_eq!(
+        rig.control.state_of(2).map(|state| state[0]),
+        Some("locked")
+    );
+    let leases = rig.out.iter().filter(|out| out.contains("lease"));
+    assert!(leases.eq(["lease locked"]), "{:?}", rig.out);
+}
+
+/// One whose making was undone used to take the whole of LOCK_ALL with it.
+#[test]
+fn a_keyspace_that_could_not_be_made_does_not_undo_the_locks_of_others() {
+    let mut rig = Rig::new();
+    let created = rig.command(OWNER, create());
+    rig.answer_kms(true);
+    let all = rig.command(OWNER, Command::LockAll);
+    rig.end_write(false);
+    settle(&mut rig);
+    assert_eq!(rig.answers[&created][0].0, Status::Internal);
+    rig.pass(2_000_000);
+    settle(&mut rig);
+    assert!(matches!(
+        rig.answers[&all][0].0,
+        Status::Ok | Status::NotPersisted
+    ));
+    assert!(rig.control.state_of(2).is_none());
+    assert!(rig.disk.keyspace(PROD).expect("there is one").locked);
 }

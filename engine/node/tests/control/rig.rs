@@ -223,6 +223,30 @@ impl Rig {
         true
     }
 
+    /// Answers the oldest call, an unlock of the KMS, with how many shares it has; it takes three.
+    pub fn take_share(&mut self, given: u8) {
+        let (call, _, request) = self.calls.pop_front().expect("a call");
+        assert!(matches!(request, KmsRequest::Open { .. }));
+        let unlocked = match given {
+            3 => Unlocked::Open,
+            given => Unlocked::MoreShares {
+                given,
+                threshold: 3,
+            },
+        };
+        for kms in [KMS, OTHER_KMS] {
+            let status = KmsStatus {
+                is_open: given == 3,
+                need: Need::Shares { given: given % 3 },
+                is_checked: true,
+            };
+            self.control.handle_kms_status(kms, status);
+        }
+        let answer = KmsAnswer::Opened(Ok(unlocked));
+        self.control.handle_kms(self.now, call, answer);
+        self.drain();
+    }
+
     fn answer_to(&self, request: KmsRequest) -> KmsAnswer {
         let copy = |generation| {
             Box::new(DekBytes {
@@ -440,7 +464,12 @@ impl Shard {
     /// Revisions only rise, whatever the order in which changes come; a change is the whole state.
     fn take(&mut self, change: &keyway_node::keyspace_change::KeyspaceChange) {
         self.acts.push_back((change.id, change.revision));
-        if change.revision < self.revision || change.id != PROD {
+        if change.id != PROD {
+            let is_locked = change.guard.locked;
+            let wiped = is_locked.then_some((change.id, change.epoch));
+            return self.wipes.extend(wiped);
+        }
+        if change.revision < self.revision {
             return;
         }
         self.revision = change.revision;

@@ -70,7 +70,7 @@ fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, WorkId) 
 }
 
 /// How its change has ended, if it has.
-fn ended(in_force: &InForce, work: WorkId) -> Option<Outcome> {
+fn ended(in_force: &InForce, work: WorkId) -> Option<Settlement> {
     let mut settled = in_force.settled.iter();
     let (_, outcome) = settled.find(|(settled, _)| *settled == work)?;
     Some(outcome.clone())
@@ -85,15 +85,15 @@ fn full() -> Result<(), String> {
     Err("no space".to_owned())
 }
 
-fn unwritten() -> Option<Outcome> {
+fn unwritten() -> Option<Settlement> {
     Some(Ok(Settled::Unwritten("no space".to_owned())))
 }
 
-fn undone() -> Option<Outcome> {
+fn undone() -> Option<Settlement> {
     Some(Err(Undone::Unwritten("no space".to_owned())))
 }
 
-const WRITTEN: Option<Outcome> = Some(Ok(Settled::Written));
+const WRITTEN: Option<Settlement> = Some(Ok(Settled::Written));
 
 /// What is on the disk after a restart.
 fn restart(file: &Catalogue) -> InForce {
