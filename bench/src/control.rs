@@ -1,65 +1,56 @@
-//! A blocking connection for setup and STATUS, beside the load.
+//! Setup, unlocks and STATUS, beside the load: through the client, as any program does it.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use keyway_protocol::{
-    Hello, KeyspaceCreate, Octets, Request, RequestFrame, ResponseFrame, ServerHello, Settings,
-    Status, VERSION, decode_keyspace_id,
-};
+use keyway_client::blocking::Client;
+use keyway_client::{KeyspaceName, Options, UnlockWith};
 use serde_json::Value;
 
 use crate::error::{Context, Result};
 
 const TIME_LIMIT: Duration = Duration::from_secs(20);
-const READ_LEN: usize = 16 * 1024;
 
-/// One connection, one request at a time.
+/// A client for setup.
 pub struct Control {
-    stream: TcpStream,
-    received: Vec<u8>,
-    request_id: u64,
+    client: Client,
 }
 
 impl Control {
-    /// Connects and sends HELLO.
+    /// Connects.
     pub fn connect(address: SocketAddr) -> Result<Self> {
         let what = || format!("connect to {address}");
-        let stream = TcpStream::connect_timeout(&address, TIME_LIMIT).context(what)?;
-        stream.set_nodelay(true).context(what)?;
-        stream.set_read_timeout(Some(TIME_LIMIT)).context(what)?;
-        stream.set_write_timeout(Some(TIME_LIMIT)).context(what)?;
-        let mut control = Self {
-            stream,
-            received: Vec::new(),
-            request_id: 0,
-        };
-        let answer = control.call(0, "", &hello())?;
-        ServerHello::decode(&answer).context(|| "answer to HELLO".into())?;
-        Ok(control)
+        let options = Options::new(address.to_string().parse().context(what)?)
+            .deadline(TIME_LIMIT)
+            .client_name("keyway-bench");
+        let client = Client::connect_with(options).context(what)?;
+        Ok(Self { client })
     }
 
-    /// The connection once HELLO is done, for a caller that does its own reading and writing.
-    pub fn into_stream(self) -> TcpStream {
-        self.stream
+    /// Creates a keyspace; `settings` are lines `name=value`. Returns its id.
+    pub fn create_keyspace(&self, name: &str, settings: &str) -> Result<u32> {
+        let what = || format!("create keyspace {name}");
+        let settings: Vec<(&str, &str)> = settings
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .collect();
+        let name: KeyspaceName = name.parse().context(what)?;
+        let answer = self.client.keyspace_create(&name, &settings);
+        Ok(answer.context(what)?.value)
     }
 
-    /// Makes a keyspace; `settings` are lines `name=value`. Gives its id.
-    pub fn create_keyspace(&mut self, name: &str, settings: &str) -> Result<u32> {
-        let settings = Settings::new(settings).context(|| format!("settings of {name}"))?;
-        let answer = self.call(
-            0,
-            "",
-            &Request::KeyspaceCreate(KeyspaceCreate { name, settings }),
-        )?;
-        decode_keyspace_id(&answer).context(|| format!("answer to the creation of {name}"))
+    /// Starts an unlock that needs no secret.
+    pub fn unlock(&self, name: &str) -> Result<()> {
+        let what = || format!("unlock {name}");
+        let name: KeyspaceName = name.parse().context(what)?;
+        let started = self.client.unlock(&name, UnlockWith::Nothing);
+        started.map(drop).context(what)
     }
 
     /// Returns the server's metrics of one keyspace.
-    pub fn status(&mut self, keyspace: &str) -> Result<KeyspaceStatus> {
-        let answer = self.call(0, "", &Request::Status { after: 0 })?;
-        let all: Value = serde_json::from_slice(&answer).context(|| "STATUS".into())?;
+    pub fn status(&self, keyspace: &str) -> Result<KeyspaceStatus> {
+        let answer = self.client.status().context(|| "STATUS".into())?;
+        let all: Value = serde_json::from_str(&answer.value).context(|| "STATUS".into())?;
         let rows = all["keyspaces"]
             .as_array()
             .ok_or("STATUS lacks keyspaces[]")?;
@@ -69,40 +60,6 @@ impl Control {
             name: keyspace.to_owned(),
             row: row.clone(),
         })
-    }
-
-    /// The payload of an OK answer; any other status is an error.
-    pub fn call(&mut self, keyspace_id: u32, key_id: &str, request: &Request) -> Result<Vec<u8>> {
-        let name = request.opcode().name();
-        self.request_id += 1;
-        let mut frame = encode(keyspace_id, key_id, request)?;
-        set_request_id(&mut frame, self.request_id);
-        self.stream.write_all(&frame).context(|| name.into())?;
-        loop {
-            if let Some((answer, len)) =
-                ResponseFrame::decode(&self.received).context(|| name.into())?
-            {
-                let payload = answer.payload.to_vec();
-                let (status, request_id) = (answer.status, answer.request_id);
-                self.received.drain(..len);
-                if request_id != self.request_id {
-                    return Err(format!("{name}: answer to request {request_id}").into());
-                }
-                return match status {
-                    Status::Ok => Ok(payload),
-                    other => {
-                        let text = String::from_utf8_lossy(&payload).into_owned();
-                        Err(format!("{name} was answered {other}: {text}").into())
-                    }
-                };
-            }
-            let mut chunk = [0; READ_LEN];
-            let len = self.stream.read(&mut chunk).context(|| name.into())?;
-            if len == 0 {
-                return Err(format!("{name}: the server closed the connection").into());
-            }
-            self.received.extend_from_slice(&chunk[..len]);
-        }
     }
 }
 
@@ -114,12 +71,12 @@ pub struct KeyspaceStatus {
 }
 
 impl KeyspaceStatus {
-    /// A whole figure by its name.
+    /// Returns a whole number by its name.
     pub fn count(&self, field: &str) -> Result<u64> {
         self.row[field].as_u64().ok_or_else(|| self.lacks(field))
     }
 
-    /// A figure of `rehydrate_latency_ms`: `p50`, `p95`, `p99`, `p999`, `max` or `count`.
+    /// Returns a value of `rehydrate_latency_ms`: `p50`, `p95`, `p99`, `p999`, `max` or `count`.
     pub fn rehydrate_latency_ms(&self, figure: &str) -> Result<f64> {
         let value = &self.row["rehydrate_latency_ms"][figure];
         value
@@ -132,52 +89,9 @@ impl KeyspaceStatus {
     }
 }
 
-/// A request's frame, its request id still 0: see [`set_request_id`].
-pub fn encode(keyspace_id: u32, key_id: &str, request: &Request) -> Result<Vec<u8>> {
-    let name = request.opcode().name();
-    let mut payload = Vec::new();
-    request
-        .encode_payload(&mut payload)
-        .context(|| name.into())?;
-    let frame = RequestFrame {
-        code: request.opcode().code(),
-        request_id: 0,
-        keyspace_id,
-        deadline_us: 0,
-        key_id: Octets(key_id.as_bytes()),
-        payload: Octets(&payload),
-    };
-    let mut bytes = Vec::new();
-    frame.encode(&mut bytes).context(|| name.into())?;
-    Ok(bytes)
-}
-
-/// Writes the request id into an encoded frame.
-pub fn set_request_id(frame: &mut [u8], request_id: u64) {
-    frame[8..16].copy_from_slice(&request_id.to_le_bytes());
-}
-
-fn hello() -> Request<'static> {
-    Request::Hello(Hello {
-        version_min: VERSION,
-        version_max: VERSION,
-        client_name: "keyway-bench",
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_request_id_lands_in_its_field() {
-        let mut frame = encode(3, "alice", &Request::Mac(Octets(b"m"))).unwrap();
-        set_request_id(&mut frame, 0x0102_0304_0506_0708);
-        let (decoded, len) = RequestFrame::decode(&frame).unwrap().unwrap();
-        assert_eq!(len, frame.len());
-        assert_eq!(decoded.request_id, 0x0102_0304_0506_0708);
-        assert_eq!((decoded.keyspace_id, &*decoded.key_id), (3, &b"alice"[..]));
-    }
 
     #[test]
     fn a_missing_figure_is_named() {

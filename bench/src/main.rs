@@ -15,7 +15,6 @@ mod check;
 mod control;
 mod cpu;
 mod error;
-mod http;
 mod load;
 mod machine;
 mod plot;

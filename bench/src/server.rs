@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use keyway_testkit::http::{self, HttpResponse};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::cpu::{Cores, ProcessCpu, pin};
 use crate::error::{Context, Result};
-use crate::http;
 use crate::prometheus::Scrape;
 
 const READY_TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -124,7 +124,7 @@ impl Server {
                     format!("the server ended at start: {status}\n{}", self.log_tail()).into(),
                 );
             }
-            if http::get(self.launch.metrics, "/readyz").is_ok_and(|(status, _)| status == 200) {
+            if get(self.launch.metrics, "/readyz").is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
             if start.elapsed() > READY_TIME_LIMIT {
@@ -177,11 +177,17 @@ impl Drop for Server {
     }
 }
 
+fn get(metrics: SocketAddr, path: &str) -> Result<HttpResponse> {
+    http::request("GET", metrics.port(), path, &[], "")
+        .context(|| format!("GET http://{metrics}{path}"))
+}
+
 /// Scrapes `/metrics`.
 pub fn scrape(metrics: SocketAddr) -> Result<Scrape> {
-    match http::get(metrics, "/metrics")? {
-        (200, text) => Scrape::parse(&text),
-        (status, _) => Err(format!("/metrics answered {status}").into()),
+    let answer = get(metrics, "/metrics")?;
+    match answer.status {
+        200 => Scrape::parse(&answer.body),
+        status => Err(format!("/metrics answered {status}").into()),
     }
 }
 

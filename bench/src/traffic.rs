@@ -7,7 +7,7 @@ use keyway_protocol::{
     Algorithm, InputKind, KeyGenerate, NewKey, Octets, Request, Scheme, Sign, Status, Usage,
 };
 
-use crate::control::encode;
+use crate::load::encode;
 use crate::error::Result;
 use crate::load::{Load, PATIENCE, Pace, Recording, Seconds, run};
 

@@ -2,11 +2,15 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
-use keyway_protocol::ResponseFrame;
+use keyway_protocol::{Hello, Request, ResponseFrame, Status, VERSION};
 
-use crate::control::{Control, set_request_id};
+use super::frame::{encode, set_request_id};
 use crate::error::{Context, Result};
+
+/// How long connecting and HELLO may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Requests in flight on one connection. The server allows 1024.
 pub const IN_FLIGHT_MAX: usize = 1000;
@@ -27,7 +31,7 @@ pub struct Connection {
 impl Connection {
     /// Connects and sends HELLO.
     pub fn open(address: SocketAddr) -> Result<Self> {
-        let stream = Control::connect(address)?.into_stream();
+        let stream = connect(address)?;
         stream
             .set_nonblocking(true)
             .context(|| "set_nonblocking".into())?;
@@ -101,5 +105,37 @@ impl Connection {
         self.received.copy_within(at..self.received_len, 0);
         self.received_len -= at;
         Ok(())
+    }
+}
+
+/// Connects, and exchanges HELLO.
+fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let what = || format!("connect to {address}");
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIME_MAX).context(what)?;
+    stream.set_nodelay(true).context(what)?;
+    stream
+        .set_read_timeout(Some(CONNECT_TIME_MAX))
+        .context(what)?;
+    let hello = Request::Hello(Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        client_name: "keyway-bench",
+    });
+    let mut frame = encode(0, "", &hello)?;
+    set_request_id(&mut frame, 1);
+    stream.write_all(&frame).context(what)?;
+    let mut received = Vec::new();
+    loop {
+        if let Some((answer, _)) = ResponseFrame::decode(&received).context(what)? {
+            return match answer.status {
+                Status::Ok => Ok(stream),
+                status => Err(format!("HELLO was answered {status}").into()),
+            };
+        }
+        let mut chunk = [0; READ_LEN];
+        match stream.read(&mut chunk).context(what)? {
+            0 => return Err("the server closed the connection at HELLO".into()),
+            len => received.extend_from_slice(&chunk[..len]),
+        }
     }
 }

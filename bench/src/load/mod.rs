@@ -12,10 +12,12 @@
 
 mod arrivals;
 mod connection;
+mod frame;
 mod pending;
 mod recorder;
 mod run;
 
 pub use arrivals::Pace;
+pub use frame::encode;
 pub use recorder::{Recording, Second, Seconds};
 pub use run::{Answered, Load, PATIENCE, run};

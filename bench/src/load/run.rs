@@ -214,7 +214,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::control::encode;
+    use crate::load::encode;
 
     const STALL: Duration = Duration::from_millis(300);
     const SHORT: Duration = Duration::from_millis(200);

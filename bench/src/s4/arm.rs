@@ -166,7 +166,7 @@ pub fn run(setup: &Setup, kind: Kind) -> Result<Arm> {
 fn measure(setup: &Setup, kind: Kind, server: &Server) -> Result<Arm> {
     let name = kind.name();
     let address = server.address();
-    let mut control = Control::connect(address)?;
+    let control = Control::connect(address)?;
     let keyspace_id = control.create_keyspace(KEYSPACE, &settings(kind))?;
     let algorithms = [Algorithm::Ed25519, Algorithm::HmacSha256];
     let keys = Keys::name(keyspace_id, PARAMETERS.keys, &algorithms)?;

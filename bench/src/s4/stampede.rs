@@ -46,7 +46,7 @@ pub fn run(setup: &Setup) -> Result<Stampede> {
 
 fn measure(server: &Server) -> Result<Stampede> {
     let address = server.address();
-    let mut control = Control::connect(address)?;
+    let control = Control::connect(address)?;
     let settings = format!(
         "soft_ttl_ms={SOFT_TTL_MS}\nhard_ttl_ms=600000\non_soft_expiry=wait\nmax_in_flight=0\n\
          jitter_pct=0\n"

@@ -41,7 +41,7 @@ pub struct Watch {
 
 impl Watch {
     /// Starts to look, on the caller's core.
-    pub fn start(metrics: SocketAddr, mut control: Control) -> Result<Self> {
+    pub fn start(metrics: SocketAddr, control: Control) -> Result<Self> {
         let (stop, stopped) = channel();
         let watch = move || {
             let start = Instant::now();

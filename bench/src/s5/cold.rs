@@ -102,7 +102,7 @@ fn start(setup: &Setup, kms: &Kms, name: &str) -> Result<Server> {
 /// One request for each keyspace.
 fn make_keyspaces(server: &Server) -> Result<Vec<Vec<u8>>> {
     let address = server.address();
-    let mut control = Control::connect(address)?;
+    let control = Control::connect(address)?;
     let mut frames = Vec::new();
     for index in 0..KEYSPACES {
         let keyspace_id = control.create_keyspace(&format!("cold-{index:04}"), &settings())?;
@@ -114,7 +114,7 @@ fn make_keyspaces(server: &Server) -> Result<Vec<Vec<u8>>> {
 }
 
 fn make_keys(server: &Server) -> Result<Keys> {
-    let mut control = Control::connect(server.address())?;
+    let control = Control::connect(server.address())?;
     let keyspace_id = control.create_keyspace("storm", &settings())?;
     let keys = Keys::name(keyspace_id, STORM_KEYS, &[Algorithm::HmacSha256])?;
     keys.generate(server.address())?;

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyway_protocol::{Algorithm, Octets, Request, Unlock, UnlockKind};
+use keyway_protocol::Algorithm;
 use keyway_testkit::fault_proxy::Call;
 use serde::Serialize;
 
@@ -79,16 +79,14 @@ fn measure(setup: &Setup, kms: &mut Kms, address: SocketAddr) -> Result<Timeline
         "S5: making {} keys in each of {GROUPS} keyspaces",
         PARAMETERS.keys
     );
-    let mut control = Control::connect(address)?;
+    let control = Control::connect(address)?;
     let algorithms = [Algorithm::Ed25519, Algorithm::HmacSha256];
-    let mut keyspace_ids = Vec::new();
     let mut frames = Vec::new();
     for group in &plan.groups {
         let keyspace_id = control.create_keyspace(group.name, &settings(group))?;
         let keys = Keys::name(keyspace_id, PARAMETERS.keys, &algorithms)?;
         keys.generate(address)?;
         keys.touch(address)?;
-        keyspace_ids.push(keyspace_id);
         frames.extend(keys.frames);
     }
 
@@ -123,7 +121,6 @@ fn measure(setup: &Setup, kms: &mut Kms, address: SocketAddr) -> Result<Timeline
                 plan: &plan,
                 start,
                 kms: &mut *kms,
-                keyspace_ids: &keyspace_ids,
                 stopped,
             };
             director.direct(control)
@@ -151,13 +148,12 @@ struct Director<'a> {
     plan: &'a Plan,
     start: Instant,
     kms: &'a mut Kms,
-    keyspace_ids: &'a [u32],
     stopped: Receiver<()>,
 }
 
 impl Director<'_> {
     /// Gives the unlocked keys of `short` at the end of the denial.
-    fn direct(self, mut control: Control) -> Result<u64> {
+    fn direct(self, control: Control) -> Result<u64> {
         let mut resident = None;
         for phase in &self.plan.phases {
             let wait = (self.start + phase.start).saturating_duration_since(Instant::now());
@@ -181,13 +177,7 @@ impl Director<'_> {
             self.kms.proxy().set(phase.fault);
             if phase.name == UNLOCKED {
                 for group in [SHORT, LONG] {
-                    let unlock = Request::Unlock(Unlock {
-                        kind: UnlockKind::Nothing,
-                        watch: false,
-                        force: false,
-                        secret: Octets(b""),
-                    });
-                    control.call(self.keyspace_ids[group], "", &unlock)?;
+                    control.unlock(self.plan.groups[group].name)?;
                 }
             }
         }
