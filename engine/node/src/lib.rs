@@ -28,5 +28,6 @@ pub mod keyspace_change;
 pub mod limits;
 pub mod messages;
 pub mod policy;
+pub mod port;
 pub mod shard;
 pub mod time;

@@ -436,3 +436,27 @@ pub enum ToShard {
         payload: Zeroizing<Vec<u8>>,
     },
 }
+
+/// What travels between shards. It has no `Debug`, since it can hold a secret.
+pub enum ToPeer {
+    /// A request for its owner.
+    Forward {
+        /// The sender's name for it.
+        token: u64,
+        /// Who asks.
+        who: Principal,
+        /// After this the answer is of no use; the clock is the same on all cores.
+        deadline: Option<Instant>,
+        /// The whole request frame.
+        frame: Vec<u8>,
+    },
+    /// The answer.
+    Reply {
+        /// The asker's name for the request.
+        token: u64,
+        /// The end of the key that was used: the answer does not leave the node at that time or later.
+        good_until: Instant,
+        /// The whole response frame.
+        frame: Vec<u8>,
+    },
+}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use keyway_core::Instant as Moment;
 use keyway_protocol::HotBy;
 use keyway_protocol::limits::HOT_KEYS_MAX;
-use keyway_server::shard::hot::{PLACES_MAX, SpaceSaving, Tally};
+use keyway_node::shard::hot::{PLACES_MAX, SpaceSaving, Tally};
 
 const BATCHES: usize = 50;
 /// Calls in a batch.

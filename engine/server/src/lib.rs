@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!  clients ── TCP / Unix ──▶ shard 0 · core 0 ─┐   runtime/    glommio: executors, sockets, files, mesh
-//!                            shard 1 · core 1  │   connection  frames in, answers out
-//!                            …                 │   shard/      the core, and what surrounds it
-//!                  forwards ◀── mesh ──▶       ┘   rehydrator  blob log → DEK → unlocked key
+//!                            shard 1 · core 1  │   connection  moves bytes
+//!                            …                 │   shard/      drives keyway_node's shard: log, keys, sockets
+//!                  forwards ◀── mesh ──▶       ┘
 //!         unwrap DEK │              │ snapshots
 //!                    ▼              ▼
 //!        control thread (KMS,    exporter thread
 //!        keyspaces.json)         (metrics/)
 //! ```
 //!
-//! Data flows one way: wire → shard core → actions → rehydrator → shard core → wire.
+//! What is decided about a request or a keyspace is decided in `keyway_node`.
 
 pub mod clock;
 pub mod config;
@@ -24,7 +24,6 @@ pub mod machine;
 pub mod metrics;
 pub mod node;
 mod plant;
-pub mod rehydrator;
 pub mod runtime;
 pub mod shard;
 pub mod signals;

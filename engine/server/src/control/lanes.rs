@@ -74,6 +74,11 @@ impl<T> LaneEnds<T> {
             .or_else(|| self.ordinary.try_recv().ok())
     }
 
+    /// The next message of the ordinary lane.
+    pub fn try_recv_ordinary(&mut self) -> Option<T> {
+        self.ordinary.try_recv().ok()
+    }
+
     /// The next message of the emergency lane.
     pub fn try_recv_emergency(&mut self) -> Option<T> {
         self.emergency.try_recv().ok()

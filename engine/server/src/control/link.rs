@@ -1,11 +1,12 @@
-//! A shard's way to the control thread.
+//! A shard's ways to the control thread and back.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
-use keyway_node::messages::{Lane, ToControl};
+use keyway_node::messages::{Lane, ToControl, ToShard};
+use keyway_node::port::Port;
+use keyway_node::shard::{ControlRoom, Shard};
 
-use super::lanes::Lanes;
+use super::lanes::{LaneEnds, Lanes};
 
 /// A message, and the shard that it is from.
 pub struct FromShard {
@@ -15,50 +16,58 @@ pub struct FromShard {
     pub message: ToControl,
 }
 
-/// The end of one shard. What has to arrive waits here while a lane is full: of that there is at most one answer to each
-/// message of control.
+/// The ends of one shard. What finds no room goes back to the shard, which keeps what has to arrive.
 pub struct ControlLink {
     shard: u16,
     lanes: Lanes<FromShard>,
-    waiting: RefCell<VecDeque<ToControl>>,
+    from_control: RefCell<LaneEnds<ToShard>>,
 }
 
 impl ControlLink {
-    /// Of this shard, over the lanes that all share.
-    pub fn new(shard: u16, lanes: Lanes<FromShard>) -> ControlLink {
+    /// Of this shard, over the lanes to control that all share, and its own lanes from there.
+    pub fn new(shard: u16, lanes: Lanes<FromShard>, from_control: LaneEnds<ToShard>) -> Self {
         ControlLink {
             shard,
             lanes,
-            waiting: RefCell::default(),
+            from_control: RefCell::new(from_control),
         }
     }
 
-    /// Messages that a lane has room for now.
-    pub fn capacity(&self, lane: Lane) -> usize {
-        self.lanes.capacity(lane)
+    /// Hands the shard what control has said since the last turn, and tells it how much room there is.
+    pub fn deliver<P: Port>(&self, shard: &mut Shard<P>) {
+        self.deliver_through(shard, Some);
     }
 
-    /// Sends if there is room. Returns `false` if there is none, or control has stopped.
-    pub fn offer(&self, lane: Lane, message: ToControl) -> bool {
-        let shard = self.shard;
-        let sent = self.lanes.try_send(lane, FromShard { shard, message });
-        sent.is_ok()
-    }
-
-    /// Sends what has to arrive: now, or with the next [`ControlLink::flush`]. It overtakes what is ordinary, so that no
-    /// lock waits for the acknowledgement of another.
-    pub fn send(&self, message: ToControl) {
-        self.waiting.borrow_mut().push_back(message);
-        self.flush();
-    }
-
-    /// Sends what waits, as far as there is room. To be called once a turn.
-    pub fn flush(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        while !waiting.is_empty() && self.capacity(Lane::Emergency) > 0 {
-            if let Some(message) = waiting.pop_front() {
-                self.offer(Lane::Emergency, message);
+    /// As [`ControlLink::deliver`], with what `see` lets through.
+    pub fn deliver_through<P: Port>(
+        &self,
+        shard: &mut Shard<P>,
+        mut see: impl FnMut(ToShard) -> Option<ToShard>,
+    ) {
+        let mut ends = self.from_control.borrow_mut();
+        while let Some(message) = ends.try_recv_emergency() {
+            if let Some(message) = see(message) {
+                shard.handle_control(Lane::Emergency, message);
             }
         }
+        while let Some(message) = ends.try_recv_ordinary() {
+            if let Some(message) = see(message) {
+                shard.handle_control(Lane::Ordinary, message);
+            }
+        }
+        shard.handle_control_room(ControlRoom {
+            emergency: self.lanes.capacity(Lane::Emergency),
+            ordinary: self.lanes.capacity(Lane::Ordinary),
+        });
+    }
+
+    /// Tells control something. Returns the message if its lane is full.
+    pub fn tell(&self, lane: Lane, message: ToControl) -> Option<ToControl> {
+        if self.lanes.capacity(lane) == 0 {
+            return Some(message);
+        }
+        let shard = self.shard;
+        let sent = self.lanes.try_send(lane, FromShard { shard, message });
+        sent.err().map(|unsent| unsent.into_inner().message)
     }
 }

@@ -1,36 +1,24 @@
 //! The mesh: one bounded queue from each shard to each other, one batch per peer and turn.
 //!
-//! Sending never waits. What does not fit is refused by the caller (a forward is answered
-//! OVERLOADED) or kept for the next turn (an answer, which must not be lost). A batched message
-//! costs well under a microsecond; a parked round trip costs 50.
-
-pub mod outgoing;
+//! Sending never waits: a batch that does not fit comes back. A batched message costs well under a microsecond; a parked
+//! round trip costs 50.
 
 use glommio::channels::shared_channel::{
     ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded,
 };
 use glommio::{GlommioError, ResourceType};
 
-use outgoing::{Handed, Lane, Outgoing};
-
 /// Batches in one queue.
 const QUEUE_BATCHES_MAX: usize = 64;
 
-/// What travels between shards.
-pub trait Message: Send + 'static {
-    /// Whether it must arrive: such a message is kept when the queue is full, the others are
-    /// refused at once.
-    fn must_arrive(&self) -> bool;
-}
-
 /// One shard's place in a mesh that is not connected yet; it moves to the shard's thread.
-pub struct Seat<M: Message> {
+pub struct Seat<M: Send + 'static> {
     senders: Vec<Option<SharedSender<Vec<M>>>>,
     receivers: Vec<Option<SharedReceiver<Vec<M>>>>,
 }
 
 /// The seats of a mesh of `shards`, by shard.
-pub fn seats<M: Message>(shards: u16) -> Vec<Seat<M>> {
+pub fn seats<M: Send + 'static>(shards: u16) -> Vec<Seat<M>> {
     let mut seats: Vec<Seat<M>> = (0..shards)
         .map(|_| Seat {
             senders: Vec::new(),
@@ -52,7 +40,7 @@ pub fn seats<M: Message>(shards: u16) -> Vec<Seat<M>> {
     seats
 }
 
-impl<M: Message> Seat<M> {
+impl<M: Send + 'static> Seat<M> {
     /// Connects to every other shard; waits until they have all come. The receivers are for one
     /// task each: a receive loop that never waits for room elsewhere.
     pub async fn connect(self) -> (Mesh<M>, Vec<(u16, Inbox<M>)>) {
@@ -82,29 +70,43 @@ impl<M: Message> Seat<M> {
                 inboxes.push((from, Inbox(receiver.await)));
             }
         }
-        (Mesh::new(connected), inboxes)
+        (Mesh(connected), inboxes)
     }
 }
 
 /// Batches from one other shard.
-pub struct Inbox<M: Message>(ConnectedReceiver<Vec<M>>);
+pub struct Inbox<M: Send + 'static>(ConnectedReceiver<Vec<M>>);
 
-impl<M: Message> Inbox<M> {
+impl<M: Send + 'static> Inbox<M> {
     /// The next batch; `None` when that shard has ended.
     pub async fn batch(&self) -> Option<Vec<M>> {
         self.0.recv().await
     }
 }
 
-/// One shard's sending end of the mesh.
-pub type Mesh<M> = Outgoing<M, ConnectedSender<Vec<M>>>;
+/// One shard's sending end of the mesh: a way to each other shard, by shard.
+pub struct Mesh<M: Send + 'static>(Vec<Option<ConnectedSender<Vec<M>>>>);
 
-impl<M: Message> Lane<M> for ConnectedSender<Vec<M>> {
-    fn try_send(&self, batch: Vec<M>) -> Handed<M> {
-        match ConnectedSender::try_send(self, batch) {
-            Ok(()) => Handed::Sent,
-            Err(GlommioError::WouldBlock(ResourceType::Channel(batch))) => Handed::Full(batch),
-            Err(_) => Handed::Ended,
+/// What became of a batch.
+pub enum Sent<M> {
+    /// It is on its way.
+    Whole,
+    /// There is no room; here it is again.
+    Full(Vec<M>),
+    /// The peer has ended.
+    Ended,
+}
+
+impl<M: Send + 'static> Mesh<M> {
+    /// Hands over a batch without waiting.
+    pub fn try_send(&self, to: u16, batch: Vec<M>) -> Sent<M> {
+        let Some(Some(sender)) = self.0.get(usize::from(to)) else {
+            return Sent::Ended;
+        };
+        match sender.try_send(batch) {
+            Ok(()) => Sent::Whole,
+            Err(GlommioError::WouldBlock(ResourceType::Channel(batch))) => Sent::Full(batch),
+            Err(_) => Sent::Ended,
         }
     }
 }

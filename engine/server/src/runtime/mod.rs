@@ -9,7 +9,6 @@ pub mod executor;
 pub mod files;
 pub mod listener;
 pub mod mesh;
-pub mod outbox;
 pub mod socket;
 pub mod tasks;
 pub mod uring;

@@ -3,22 +3,15 @@
 //! All of the server's socket I/O passes through here, so that another way of doing it (a ring of
 //! its own, say) replaces this file alone.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
-use super::outbox::Outbox;
 use crate::authorise::Principal;
-
-/// Bytes that one read takes at most.
-pub const READ_LEN_MAX: usize = 64 << 10;
 
 /// A connected socket.
 pub struct Socket {
@@ -26,26 +19,6 @@ pub struct Socket {
     /// its own type for them hides the descriptor.
     stream: TcpStream,
     principal: Principal,
-}
-
-/// What a connection wants of [`drive`].
-#[derive(Clone, Copy, Debug)]
-pub struct Wish {
-    /// To read, if there is space.
-    pub read: bool,
-    /// To look again when the peer has taken something.
-    pub look_at_room: bool,
-}
-
-/// What a turn of [`drive`] brought.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// So many bytes were read into the buffer's end.
-    Read(usize),
-    /// Something was written or the connection was woken; look at the buffers again.
-    Woken,
-    /// The peer is gone, or the connection broke.
-    Closed,
 }
 
 impl Socket {
@@ -95,70 +68,17 @@ impl Socket {
         unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    /// Reads what is there into `buffer`; 0 bytes: the peer has ended its direction.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    /// Writes as much of `buffer` as there is room for.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buffer)
     }
-}
-
-/// Sends what is in `outbox` and, if that is wished, reads into `inbox` after its first `filled` bytes; returns at the
-/// first thing that happened.
-pub async fn drive(
-    socket: &Rc<RefCell<Socket>>,
-    outbox: &Rc<RefCell<Outbox>>,
-    inbox: &mut [u8],
-    filled: usize,
-    wish: Wish,
-) -> Progress {
-    poll_fn(|cx| {
-        let mut socket = socket.borrow_mut();
-        let mut outbox = outbox.borrow_mut();
-        outbox.wait_no_more();
-        let unsent = outbox.pending();
-        if !send(&mut socket, &mut outbox, cx) {
-            return Poll::Ready(Progress::Closed);
-        }
-        let wrote = outbox.pending() < unsent;
-        if wish.read && filled < inbox.len() {
-            let end = inbox.len().min(filled + READ_LEN_MAX);
-            match socket.poll_read(cx, &mut inbox[filled..end]) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(Progress::Closed),
-                Poll::Ready(Ok(count)) => return Poll::Ready(Progress::Read(count)),
-                Poll::Pending => {}
-            }
-        }
-        if outbox.take_woken() || (wrote && wish.look_at_room) {
-            return Poll::Ready(Progress::Woken);
-        }
-        outbox.wait(cx.waker());
-        Poll::Pending
-    })
-    .await
-}
-
-/// Sends what can be sent without waiting.
-pub async fn send_now(socket: &Rc<RefCell<Socket>>, outbox: &Rc<RefCell<Outbox>>) {
-    poll_fn(|cx| {
-        // A broken connection shows at the next `drive`.
-        send(&mut socket.borrow_mut(), &mut outbox.borrow_mut(), cx);
-        Poll::Ready(())
-    })
-    .await;
-}
-
-/// Whether the connection still stands.
-fn send(socket: &mut Socket, outbox: &mut Outbox, cx: &mut Context<'_>) -> bool {
-    let mut stands = true;
-    while stands && outbox.pending() > 0 {
-        match socket.poll_write(cx, outbox.unsent()) {
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => stands = false,
-            Poll::Ready(Ok(count)) => outbox.advance(count),
-            Poll::Pending => break,
-        }
-    }
-    outbox.settle();
-    stands
 }

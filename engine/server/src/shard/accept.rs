@@ -1,175 +1,51 @@
-//! New connections: who gets a place, who has to give up his, and what is taken back from a connection that ended.
+//! New connections: a socket each, and a task that moves its bytes.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
-use keyway_core::{Instant, Token};
+use keyway_node::shard::Arrival;
 
-use super::Shard;
-use crate::accounts::{Account, DESCRIPTORS_RESERVED, Full, Place, Standing, UNSENT_BYTES_MAX};
-use crate::authorise::Principal;
+use super::{Driver, Open};
 use crate::clock;
-use crate::connection::Connection;
+use crate::connection;
 use crate::runtime::listener::{Accept, Descriptors};
 use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
 
-/// Between two looks at a shard's connections.
-const LOOK_PERIOD_US: u64 = 1_000_000;
-
-impl Accept for Shard {
+impl Accept for Driver {
     fn accepted(self: &Rc<Self>, socket: Socket, descriptors: Descriptors) {
-        let account = self.accounts.of(socket.principal());
-        account.set_standing(self.standing_of(&account));
-        let Some(place) = self.place_for(&socket, descriptors, &account) else {
-            self.figures
-                .connections_refused
-                .set(self.figures.connections_refused.get() + 1);
+        let descriptors_left = match descriptors {
+            Descriptors::Free => self.descriptors_max.saturating_sub(socket.descriptor()),
+            Descriptors::Spare => 0,
+        };
+        let arrival = Arrival {
+            who: socket.principal(),
+            descriptors_left,
+        };
+        let accepted = self
+            .shard
+            .borrow_mut()
+            .handle_accepted(clock::now(), arrival);
+        // Another one may have had to make room.
+        self.carry_out();
+        let Ok(at) = accepted else {
             return socket.shut_down();
         };
-        let shard = Rc::clone(self);
-        let id = shard.waiting.token();
-        let connection = Rc::new(Connection::new(socket, account, place, clock::now()));
-        shard
-            .connections
-            .borrow_mut()
-            .insert(id, Rc::clone(&connection));
-        tasks::spawn(async move {
-            Rc::clone(&connection).serve(Rc::clone(&shard)).await;
-            shard.connections.borrow_mut().remove(&id);
-            shard.forget(&connection);
-        });
+        let socket = Rc::new(RefCell::new(socket));
+        let open = Open {
+            socket: Rc::clone(&socket),
+            waker: None,
+        };
+        self.sockets.borrow_mut().insert(at, open);
+        tasks::spawn(connection::serve(Rc::clone(self), at, socket));
     }
 
     fn accept_failed(&self, error: &std::io::Error) {
-        self.figures
-            .accept_errors
-            .set(self.figures.accept_errors.get() + 1);
+        self.measured.borrow_mut().accept_errors_total += 1;
         tracing::warn!(shard = self.index, %error, "accept failed");
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.get()
-    }
-}
-
-impl Shard {
-    fn standing_of(&self, account: &Account) -> Standing {
-        let keyspaces = self.keyspaces.borrow();
-        keyspaces.standing(&self.owner, account.principal())
-    }
-
-    /// A place for a new connection. Strangers leave descriptors and places free for the server's user; where all are
-    /// taken, a connection without any right makes room for one that has some.
-    fn place_for(
-        &self,
-        socket: &Socket,
-        descriptors: Descriptors,
-        account: &Rc<Account>,
-    ) -> Option<Place> {
-        let is_operator = self.owner.is_operator(account.principal());
-        let left = self.descriptors_max.saturating_sub(socket.descriptor());
-        let is_short = descriptors == Descriptors::Spare || left <= DESCRIPTORS_RESERVED;
-        if is_short && !is_operator {
-            return None;
-        }
-        let open = self.connections.borrow().len();
-        match self.accounts.connect(account, open, is_operator) {
-            Ok(place) => Some(place),
-            Err(Full::Shard) if account.standing() != Standing::Rightless => self
-                .displace()
-                .then(|| self.accounts.connect(account, open - 1, is_operator).ok())
-                .flatten(),
-            Err(_) => None,
-        }
-    }
-
-    /// Ends the connection without rights that has asked for nothing for longest; whether there was one.
-    fn displace(&self) -> bool {
-        let mut connections = self.connections.borrow_mut();
-        let useless = connections
-            .iter()
-            .filter_map(|(id, connection)| Some((connection.useless_us()?, *id)));
-        let Some((_, id)) = useless.max() else {
-            return false;
-        };
-        if let Some(connection) = connections.remove(&id) {
-            connection.abandon();
-        }
-        true
-    }
-
-    /// So many places are kept free for others by this principal.
-    pub(super) fn unless_operator(&self, principal: Principal, places: usize) -> usize {
-        if self.owner.is_operator(principal) {
-            0
-        } else {
-            places
-        }
-    }
-
-    /// Ends connections whose peers are late, and looks at what each principal may do now: once a second, whatever the
-    /// length of ticks.
-    pub(super) fn look_at_connections(&self, now: Instant) {
-        let looked_at_us = &self.figures.connections_looked_at_us;
-        if now.as_micros().saturating_sub(looked_at_us.get()) < LOOK_PERIOD_US {
-            return;
-        }
-        looked_at_us.set(now.as_micros());
-        self.accounts
-            .for_each(|account| account.set_standing(self.standing_of(account)));
-        self.connections
-            .borrow()
-            .values()
-            .for_each(|connection| connection.close_if_stalled(now));
-    }
-
-    /// Ends those who read least, until the shard's unsent answers are within their bound.
-    pub(super) fn shed_unsent(&self) {
-        if self.accounts.unsent_bytes() <= UNSENT_BYTES_MAX {
-            return;
-        }
-        let connections = self.connections.borrow();
-        let mut readers: Vec<_> = connections
-            .values()
-            .map(|connection| {
-                let (unsent_bytes, takes) = connection.unsent();
-                let is_operator = self.owner.is_operator(connection.principal());
-                (
-                    is_operator,
-                    takes,
-                    std::cmp::Reverse(unsent_bytes),
-                    connection,
-                )
-            })
-            .collect();
-        readers.sort_by_key(|(is_operator, takes, unsent_bytes, _)| {
-            (*is_operator, *takes, *unsent_bytes)
-        });
-        for (.., unsent_bytes, connection) in readers {
-            if self.accounts.unsent_bytes() <= UNSENT_BYTES_MAX {
-                break;
-            }
-            tracing::warn!(
-                shard = self.index,
-                principal = %connection.principal(),
-                unsent_bytes = unsent_bytes.0,
-                "the shard has too many unsent answers: a connection that does not read them is closed"
-            );
-            connection.abandon();
-        }
-    }
-
-    /// Takes back what a connection that ended was waiting for. Its flights go on without it.
-    fn forget(&self, connection: &Connection) {
-        let now = clock::now();
-        for token in connection.waits().take() {
-            if let Some(waiting) = self.take_waiting(token) {
-                waiting.responder.abandon();
-            }
-            if !self.core.is_broken() {
-                let mut core = self.core.borrow_mut();
-                core.handle_waiter_gone(now, Token(token));
-            }
-        }
+        self.stop.is_stopping.get()
     }
 }

@@ -1,9 +1,12 @@
-//! What the core reports, as log lines. The runbook's lines are `refresh wait timeout` and
-//! `key cache invalid`; people match them by these words.
+//! What the shard reports, as log lines. The runbook's lines are `refresh wait timeout` and `key cache invalid`; people
+//! match them by these words.
 
-use keyway_core::{Event, Instant, KeyspaceId};
+use keyway_core::{Event, KeyspaceId};
+use keyway_node::policy::Principal;
+use keyway_node::shard::{KeyChange, Report};
 
-use super::Shard;
+use super::Driver;
+use crate::clock;
 use crate::logging::LineLimit;
 
 thread_local! {
@@ -15,15 +18,102 @@ thread_local! {
     static DENIED: LineLimit = LineLimit::default();
 }
 
-impl Shard {
-    pub(super) fn report(&self, now: Instant, event: &Event) {
-        let name = |id: KeyspaceId| {
-            self.keyspaces
-                .borrow()
-                .of(id.0)
-                .map_or_else(|| id.0.to_string(), |k| k.name.clone())
-        };
+impl Driver {
+    pub(super) fn write_log(&self, report: &Report) {
         let shard = self.index;
+        match report {
+            Report::Core { event, cause } => self.write_core(event, cause),
+            Report::HandlerPanicked => {
+                tracing::error!(shard, "a handler panicked; this is a bug");
+            }
+            Report::CorePanicked => tracing::error!(
+                shard,
+                "the core panicked: this shard answers nothing any more, and the server stops; this is a bug"
+            ),
+            Report::KeyChanged {
+                keyspace,
+                key_id,
+                change,
+                newest,
+                who,
+            } => self.write_change(*keyspace, key_id, *change, *newest, *who),
+            Report::ReadFailed { keyspace, error } => {
+                tracing::warn!(keyspace, %error, "blob log read failed");
+            }
+            Report::NoRoomForKey { keyspace, error } => {
+                tracing::error!(keyspace, %error, "a key could not be unlocked for want of room");
+            }
+            Report::NotOpened { keyspace, error } => {
+                tracing::debug!(keyspace, %error, "a blob did not open");
+            }
+            Report::NoRoomForDek { keyspace, error } => {
+                tracing::error!(keyspace, %error, "no room for the DEK");
+            }
+            Report::SettingsRefused { keyspace, error } => {
+                tracing::error!(keyspace = %self.name(KeyspaceId(*keyspace)), %error, "settings refused");
+            }
+            Report::NotResealed {
+                keyspace,
+                key_id,
+                error,
+            } => tracing::error!(
+                keyspace,
+                key = %show(key_id),
+                reason = %error,
+                "key cache invalid: a blob cannot be sealed under the new DEK"
+            ),
+            Report::UnsentShed { who, unsent_bytes } => tracing::warn!(
+                shard,
+                principal = %who,
+                unsent_bytes,
+                "the shard has too many unsent answers: a connection that does not read them is closed"
+            ),
+            Report::Warming {
+                keys,
+                left,
+                took_ms: Some(took_ms),
+            } => tracing::info!(shard, keys, left, took_ms, "warm start done"),
+            Report::Warming { keys, left, .. } => {
+                tracing::info!(shard, keys, left, "loading the hottest keys");
+            }
+        }
+    }
+
+    fn name(&self, id: KeyspaceId) -> String {
+        let shard = self.shard.borrow();
+        let name = shard.keyspace_name(id.0);
+        name.map_or_else(|| id.0.to_string(), str::to_owned)
+    }
+
+    fn write_change(
+        &self,
+        keyspace: u32,
+        key_id: &[u8],
+        change: KeyChange,
+        newest: u32,
+        who: Principal,
+    ) {
+        if change == KeyChange::Restored {
+            let key = show(key_id);
+            tracing::warn!(keyspace, %key, version = newest, "damaged key restored by an import");
+            return;
+        }
+        let (keyspace, key) = (self.name(KeyspaceId(keyspace)), show(key_id));
+        match change {
+            KeyChange::Trimmed(below) => {
+                tracing::info!(keyspace, %key, below, newest, %who, "key trimmed");
+            }
+            KeyChange::VersionRevoked(version) => {
+                tracing::info!(keyspace, %key, version, newest, %who, "key version revoked");
+            }
+            KeyChange::Revoked => tracing::info!(keyspace, %key, newest, %who, "key revoked"),
+            KeyChange::Deleted => tracing::info!(keyspace, %key, newest, %who, "key deleted"),
+            KeyChange::Restored => {}
+        }
+    }
+
+    fn write_core(&self, event: &Event, cause: &str) {
+        let (shard, now) = (self.index, clock::now());
         match event {
             Event::WaitTimeout {
                 keyspace,
@@ -31,9 +121,8 @@ impl Shard {
                 waiters,
             } => {
                 if let Some(suppressed) = WAIT_TIMEOUTS.with(|limit| limit.admit(now)) {
-                    let cause = self.cause_of_wait(*keyspace, key_id);
                     tracing::warn!(
-                        shard, keyspace = name(*keyspace), key = %show(key_id), cause, waiters,
+                        shard, keyspace = self.name(*keyspace), key = %show(key_id), cause, waiters,
                         suppressed, "refresh wait timeout"
                     );
                 }
@@ -41,17 +130,12 @@ impl Shard {
             Event::KeyInvalid {
                 keyspace,
                 key_id,
-                cause,
+                cause: why,
             } => {
                 if let Some(suppressed) = INVALID_KEYS.with(|limit| limit.admit(now)) {
-                    let dek = if self.rehydrator.has_dek(keyspace.0) {
-                        "held"
-                    } else {
-                        "missing"
-                    };
                     tracing::error!(
-                        shard, keyspace = name(*keyspace), key = %show(key_id), ?cause, dek,
-                        suppressed, "key cache invalid"
+                        shard, keyspace = self.name(*keyspace), key = %show(key_id), cause = ?why,
+                        dek = cause, suppressed, "key cache invalid"
                     );
                 }
             }
@@ -63,7 +147,7 @@ impl Shard {
             } => {
                 if let Some(suppressed) = FAILED_LOADS.with(|limit| limit.admit(now)) {
                     tracing::warn!(
-                        shard, keyspace = name(*keyspace), key = %show(key_id), ?error, attempts,
+                        shard, keyspace = self.name(*keyspace), key = %show(key_id), ?error, attempts,
                         suppressed, "rehydrate failed"
                     );
                 }
@@ -74,11 +158,11 @@ impl Shard {
                 loaded,
                 expected,
             } => tracing::error!(
-                shard, keyspace = name(*keyspace), key = %show(key_id), loaded, expected,
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), loaded, expected,
                 "an older version came back from the store and was refused"
             ),
             Event::KeyValid { keyspace, key_id } => tracing::info!(
-                shard, keyspace = name(*keyspace), key = %show(key_id), "key is valid again"
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), "key is valid again"
             ),
             Event::LeaseGranted {
                 keyspace,
@@ -86,31 +170,23 @@ impl Shard {
                 ..
             } => {
                 if let Some(suppressed) = LEASES_GRANTED.with(|limit| limit.admit(now)) {
-                    tracing::info!(
-                        shard,
-                        keyspace = name(*keyspace),
-                        generation,
-                        suppressed,
-                        "DEK lease granted"
-                    );
+                    let keyspace = self.name(*keyspace);
+                    tracing::info!(shard, keyspace, generation, suppressed, "DEK lease granted");
                 }
             }
             Event::LeaseEnded { keyspace } => {
                 if let Some(suppressed) = LEASES_ENDED.with(|limit| limit.admit(now)) {
-                    tracing::warn!(
-                        shard,
-                        keyspace = name(*keyspace),
-                        suppressed,
-                        "DEK lease ended"
-                    );
+                    let keyspace = self.name(*keyspace);
+                    tracing::warn!(shard, keyspace, suppressed, "DEK lease ended");
                 }
             }
-            Event::KeyspaceDenied { keyspace, ticket } => {
-                let ticket = self.needs_unlock(keyspace.0, *ticket);
+            Event::KeyspaceDenied { keyspace, .. } => {
                 if let Some(suppressed) = DENIED.with(|limit| limit.admit(now)) {
+                    let ticket = self.shard.borrow().ticket_of(keyspace.0);
+                    let keyspace = self.name(*keyspace);
                     tracing::error!(
                         shard,
-                        keyspace = name(*keyspace),
+                        keyspace,
                         ticket,
                         suppressed,
                         "the KMS denied the keyspace: purged"
@@ -120,26 +196,13 @@ impl Shard {
             // The control thread logs the cause, once for all shards and keyspaces.
             Event::KmsUnavailable { keyspace, after_us } => tracing::debug!(
                 shard,
-                keyspace = name(*keyspace),
+                keyspace = self.name(*keyspace),
                 after_us,
                 "the KMS gave no DEK: asked again later"
             ),
             Event::Evicted { keyspace, key_id } => tracing::debug!(
-                shard, keyspace = name(*keyspace), key = %show(key_id), "evicted for room"
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), "evicted for room"
             ),
-        }
-    }
-}
-
-impl Shard {
-    /// What a load that takes longer than a wait budget is held up by, in a word.
-    fn cause_of_wait(&self, keyspace: KeyspaceId, key_id: &[u8]) -> &'static str {
-        if !self.rehydrator.has_dek(keyspace.0) {
-            "dek_missing"
-        } else if self.loads.borrow().holds(keyspace, key_id) {
-            "read_queued"
-        } else {
-            "read_slow"
         }
     }
 }

@@ -1,166 +1,190 @@
-//! One shard: the pure core, its keys, and what connects them to sockets, peers and the control
-//! thread. Everything here runs on one thread; nothing is locked.
+//! One shard's driver: does what `keyway_node`'s shard decides. Sockets, files, the mesh, the clock and the log output are
+//! here; nothing in here decides about a request or a keyspace.
 //!
 //! ```text
-//!  connection ──frame──▶ request ──▶ core ──▶ operation ──▶ outbox
-//!       │ not mine                    │ actions (pump)
-//!       ▼                             ▼
-//!     mesh ──▶ owner's shard      rehydrator, control thread, waiting requests
+//!  sockets, log, mesh, control ── handle_* ──▶ keyway_node::shard::Shard ── poll_effect ──▶ sockets, log, mesh, control
 //! ```
+//!
+//! Everything runs on one thread; nothing is locked. The task that brings an input takes the turn and does what it asks
+//! for. It never holds the shard across an await.
 
 mod accept;
-mod admin;
-mod answer;
-mod control;
-mod core_cell;
-mod deadlines;
-mod dek_wait;
-mod figures;
-pub mod forward;
-mod held;
-mod hello;
-mod keyspaces;
-pub mod leases;
+mod errands;
 mod log;
-mod operation;
-mod permit;
-mod pump;
-mod ready;
-mod request;
+mod port;
 mod serve;
-mod slow;
-mod turn;
-mod uses;
-pub mod waiting;
+mod snapshot;
 mod wakeup;
-mod warm;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::task::Waker;
 
-use keyway_core::{Instant, Limits};
-use keyway_keys::UnlockedKey;
-use keyway_node::ids::Epoch;
-use keyway_node::messages::ToShard;
-pub use keyway_node::shard::hot;
-use keyway_protocol::Router;
+use keyway_core::slots::Handle;
+use keyway_keys::UseLedger;
+use keyway_node::connection::Connection;
+use keyway_node::messages::ToPeer;
+use keyway_node::shard::{Effect, Shard, Turn};
+use keyway_store::BlobLog;
 use tokio::sync::mpsc;
 
-use crate::accounts::{Accounts, WAITING_RESERVED};
-use crate::authorise::Owner;
-use crate::connection::Connection;
-use crate::control::lanes::LaneEnds;
 use crate::control::link::ControlLink;
 use crate::metrics::exporter;
-use crate::rehydrator::Rehydrator;
-use crate::runtime::mesh::Mesh;
+use crate::runtime::files::RingFiles;
+use crate::runtime::mesh::{Mesh, Sent};
+use crate::runtime::socket::Socket;
+use crate::runtime::tasks;
 
-pub use answer::{Origin, Responder};
 pub use serve::{Start, serve};
-pub use turn::Turn;
 
-use answer::Orphans;
-use core_cell::CoreCell;
-use deadlines::Deadlines;
-use dek_wait::DekWaits;
-use figures::Figures;
-use forward::MeshMessage;
-use keyspaces::Keyspaces;
-use pump::LoadQueue;
-use request::Waiting;
-use slow::SlowOperation;
-use uses::Unreserved;
-use waiting::WaitingRoom;
+use port::Keys;
+use snapshot::Measured;
 use wakeup::Wakeup;
-use warm::WarmStart;
 
-/// Requests of one connection under way; past it the connection is not read.
-pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1_024;
-
-/// Requests of a shard that may wait for a flight, a peer or the control thread.
-pub const WAITING_MAX: usize = 65_536;
-
-/// Places beyond these for commands that take something away.
-pub const WAITING_FOR_EMERGENCY: usize = 4_096;
-
-/// Slow operations that may queue; past it they are answered OVERLOADED.
-pub const SLOW_QUEUE_MAX: usize = 4_096;
-
-const _: () = assert!(IN_FLIGHT_PER_CONNECTION_MAX < WAITING_MAX);
-const _: () =
-    assert!(crate::accounts::IN_FLIGHT_PER_PRINCIPAL_MAX < WAITING_MAX - WAITING_RESERVED);
-
-/// One shard.
-pub struct Shard {
+/// One shard's driver.
+pub struct Driver {
     index: u16,
-    router: Router,
-    ports: Vec<u16>,
-    owner: Owner,
-    accounts: Accounts,
+    shard: RefCell<Shard<Keys>>,
+    log: Rc<BlobLog<RingFiles>>,
+    uses: UseLedger,
+    mesh: Mesh<ToPeer>,
+    link: ControlLink,
+    sockets: RefCell<HashMap<Handle<Connection>, Open>>,
+    measured: RefCell<Measured>,
+    /// A turn had to leave something.
+    more: Wakeup,
+    exporter: mpsc::Sender<exporter::Message>,
     /// The process's limit of open files.
     descriptors_max: u64,
-    core: CoreCell<keyway_core::Shard<UnlockedKey>>,
-    rehydrator: Rehydrator,
-    keyspaces: RefCell<Keyspaces>,
-    waiting: WaitingRoom<Waiting>,
-    deadlines: Deadlines,
-    /// Writes that wait for a DEK.
-    dek_waits: DekWaits,
-    held_bytes: Rc<Cell<usize>>,
-    /// What connections have been read ahead, beyond a frame each.
-    read_ahead_bytes: Rc<Cell<usize>>,
-    loads: RefCell<LoadQueue>,
-    slow: RefCell<VecDeque<SlowOperation>>,
-    unreserved: RefCell<VecDeque<Unreserved>>,
-    orphans: Rc<Orphans>,
-    connections: RefCell<HashMap<u64, Rc<Connection>>>,
-    mesh: Mesh<MeshMessage>,
-    control: ControlLink,
-    /// What the control thread says.
-    events: RefCell<LaneEnds<ToShard>>,
-    /// When the core's next tick is due.
-    tick_at: Cell<Instant>,
-    /// Wakes the lane of those whose wait is over, for what a turn had to leave.
-    ready_work: Wakeup,
-    exporter: mpsc::Sender<exporter::Message>,
-    /// Keyspaces that are being wiped, and the epoch of the lock that control is told of when nothing is left.
-    locking: RefCell<Vec<(u32, Epoch)>>,
-    warm: RefCell<WarmStart>,
-    figures: Figures,
-    stopping: Cell<bool>,
+    stop: Stopping,
 }
 
-impl Shard {
-    /// Whether the shard has stopped taking connections.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+/// Whether the shard is to stop, or is stopping.
+struct Stopping {
+    flag: Arc<AtomicBool>,
+    is_stopping: Cell<bool>,
+}
+
+/// An open socket.
+struct Open {
+    socket: Rc<RefCell<Socket>>,
+    /// Wakes its task; `None` while it runs.
+    waker: Option<Waker>,
+}
+
+impl Driver {
+    /// Takes a turn, and does what it asks for. Returns how long it took, in microseconds.
+    fn turn(self: &Rc<Self>) -> u64 {
+        let began = quanta::Instant::now();
+        let turn = {
+            let mut shard = self.shard.borrow_mut();
+            self.link.deliver(&mut shard);
+            shard.turn()
+        };
+        self.carry_out();
+        if turn == Turn::More {
+            self.more.wake();
+        }
+        let took_ns = began.elapsed().as_nanos() as u64;
+        self.measured.borrow_mut().turn.record_ns(took_ns);
+        took_ns / 1_000
     }
 
-    /// Bytes that inboxes of connections have beyond a frame each.
-    pub fn read_ahead_bytes(&self) -> Rc<Cell<usize>> {
-        Rc::clone(&self.read_ahead_bytes)
+    /// Does what the shard asks for.
+    fn carry_out(self: &Rc<Self>) {
+        loop {
+            let effect = self.shard.borrow_mut().poll_effect();
+            let Some(effect) = effect else { return };
+            match effect {
+                Effect::Send(at) => self.wake(at),
+                Effect::Close(at) => {
+                    if let Some(open) = self.sockets.borrow().get(&at) {
+                        open.socket.borrow().shut_down();
+                    }
+                    self.wake(at);
+                }
+                Effect::Do(task, errand) => self.run(task, errand),
+                Effect::Tell(lane, message) => {
+                    if let Some(message) = self.link.tell(lane, message) {
+                        self.shard.borrow_mut().handle_untold(lane, message);
+                    }
+                }
+                Effect::Batch(to) => self.send_batches(to),
+                Effect::Log(report) => self.write_log(&report),
+                Effect::Observe(observation) => self.measured.borrow_mut().enter(observation),
+                Effect::Publish => self.publish(),
+            }
+        }
+    }
+
+    fn wake(&self, at: Handle<Connection>) {
+        let mut sockets = self.sockets.borrow_mut();
+        let waker = sockets.get_mut(&at).and_then(|open| open.waker.take());
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn send_batches(&self, to: u16) {
+        let mut shard = self.shard.borrow_mut();
+        while let Some(batch) = shard.take_batch(to) {
+            match self.mesh.try_send(to, batch) {
+                Sent::Whole => {}
+                Sent::Full(batch) => return shard.give_back(to, batch),
+                // The process is shutting down, and so are the connections whose answers these are.
+                Sent::Ended => {}
+            }
+        }
+    }
+
+    /// The task that goes on where a turn had to leave off.
+    async fn run_on(self: Rc<Self>) {
+        loop {
+            self.more.wait().await;
+            self.shard.borrow_mut().handle_rested();
+            self.turn();
+            tasks::breathe().await;
+        }
+    }
+
+    /// Hands the shard what one other shard sends, until that ends.
+    async fn receive(self: Rc<Self>, from: u16, inbox: crate::runtime::mesh::Inbox<ToPeer>) {
+        while let Some(batch) = inbox.batch().await {
+            self.shard.borrow_mut().handle_peer(from, batch);
+            self.turn();
+        }
     }
 }
 
-/// The core's limits on a shard of this size.
-fn limits(
-    index: u16,
-    count: u16,
-    renew_early_ppm: u32,
-    keys_max: usize,
-    arena_bytes: usize,
-) -> Limits {
-    Limits {
-        shard_index: index,
-        shard_count: count,
-        entries_max: keys_max,
-        // The rest of the arena is for keys that are being loaded, DEKs and slot rounding.
-        key_bytes_max: arena_bytes / 4 * 3,
-        waiters_max: WAITING_MAX - WAITING_RESERVED,
-        negatives_max: (keys_max / 4).max(1),
-        revoked_max: (keys_max / 4).max(1),
-        renew_early_ppm,
-        ..Limits::default()
+/// What a connection's task needs.
+impl Driver {
+    /// Looks at the shard, for as long as the call lasts.
+    pub(crate) fn with_shard<R>(&self, look: impl FnOnce(&mut Shard<Keys>) -> R) -> R {
+        look(&mut self.shard.borrow_mut())
+    }
+
+    /// Has a connection's task woken when the shard wants it to look.
+    pub(crate) fn wait(&self, at: Handle<Connection>, waker: &Waker) {
+        if let Some(open) = self.sockets.borrow_mut().get_mut(&at) {
+            open.waker = Some(waker.clone());
+        }
+    }
+
+    /// Takes a turn for a connection, whose own task looks at it afterwards.
+    pub(crate) fn turn_of(self: &Rc<Self>, at: Handle<Connection>) -> u64 {
+        if let Some(open) = self.sockets.borrow_mut().get_mut(&at) {
+            open.waker = None;
+        }
+        self.turn()
+    }
+
+    /// Takes back a connection whose socket is closed.
+    pub(crate) fn closed(self: &Rc<Self>, at: Handle<Connection>) {
+        self.sockets.borrow_mut().remove(&at);
+        self.shard.borrow_mut().handle_closed(at);
+        self.turn();
     }
 }

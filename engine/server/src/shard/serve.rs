@@ -1,43 +1,37 @@
 //! A shard's life on its executor: recovery, listeners, the ticker, and a quiet end.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use keyway_core::{Instant, SCAN_PERIOD_US};
-use keyway_keys::{Arena, ArenaOptions, ProviderChoice, Vault};
+use keyway_keys::{Arena, ArenaOptions, ProviderChoice, UseLedger, Vault};
+use keyway_node::keyspace_change::KeyspaceChange;
+use keyway_node::messages::{HotKey, ToPeer, ToShard};
+use keyway_node::shard::{self, Shard, Site};
 use keyway_protocol::Router;
-use keyway_store::{BlobLog, LogOptions};
+use keyway_store::{BlobLog, LogOptions, PutError};
 use tokio::sync::mpsc;
 
-use super::core_cell::CoreCell;
-use super::deadlines::Deadlines;
-use super::dek_wait::DekWaits;
-use super::forward::MeshMessage;
-use super::waiting::WaitingRoom;
+use super::port::Keys;
+use super::snapshot::Measured;
 use super::wakeup::Wakeup;
-use super::warm::WarmStart;
-use super::{Shard, limits};
-use crate::accounts::Accounts;
+use super::{Driver, Stopping};
 use crate::authorise::Owner;
-use crate::clock;
 use crate::config::{Config, CryptoProvider};
 use crate::control::lanes::{LaneEnds, Lanes};
 use crate::control::link::{ControlLink, FromShard};
 use crate::lifeline::{Lifeline, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
-use crate::rehydrator::Rehydrator;
 use crate::runtime::files::RingFiles;
 use crate::runtime::listener;
 use crate::runtime::mesh::Seat;
 use crate::runtime::tasks;
 use crate::unix_path;
-use keyway_node::keyspace_change::KeyspaceChange;
-use keyway_node::messages::{HotKey, ToShard};
 
 /// The ticker's period: it drives the core's wheel.
 const TICK: Duration = Duration::from_millis(1);
@@ -47,9 +41,6 @@ const TICKS_PER_SECOND: u64 = 1_000;
 
 /// Ticks between two looks at the use counts of AEAD keys.
 const TICKS_PER_LOOK_AT_USES: u64 = 10 * TICKS_PER_SECOND;
-
-/// Ticks between two steps of a warm start: core looks at what it was given once in a scan.
-const TICKS_PER_SCAN: u64 = SCAN_PERIOD_US / TICK.as_micros() as u64;
 
 /// Pause between two steps of compaction.
 const COMPACTION_PERIOD: Duration = Duration::from_millis(100);
@@ -85,7 +76,7 @@ pub struct Start {
     /// The rights that hold everywhere.
     pub owner: Owner,
     /// Its place in the mesh.
-    pub seat: Seat<MeshMessage>,
+    pub seat: Seat<ToPeer>,
     /// Keyspaces at start.
     pub keyspaces: Vec<KeyspaceChange>,
     /// The keys of this shard that were hot in the last run, hottest first.
@@ -164,68 +155,58 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     let (mesh, inboxes) = start.seat.connect().await;
     let count = config.shards;
     let early = start.renew_early_ppm;
-    let core = keyway_core::Shard::new(
-        limits(index, count, early, config.keys_max, config.arena_bytes),
-        start.core_seed,
-    )
-    .map_err(|error| error.to_string())?;
-    let shard = Rc::new(Shard {
-        index,
-        router: Router::new(start.routing_seed, count).map_err(|error| error.to_string())?,
-        ports: start.ports,
-        owner: start.owner,
-        accounts: Accounts::new(config.connections_max),
-        descriptors_max: config.descriptors_max,
-        core: CoreCell::new(core),
-        rehydrator: Rehydrator::new(Vault::new(arena, provider), log),
-        keyspaces: RefCell::default(),
-        waiting: WaitingRoom::default(),
-        deadlines: Deadlines::default(),
-        dek_waits: DekWaits::default(),
-        held_bytes: Rc::default(),
-        read_ahead_bytes: Rc::default(),
-        loads: RefCell::default(),
-        slow: RefCell::default(),
-        unreserved: RefCell::default(),
-        orphans: Rc::default(),
-        locking: RefCell::default(),
-        connections: RefCell::default(),
-        mesh,
-        control: ControlLink::new(index, start.control),
-        events: RefCell::new(events),
-        tick_at: Cell::new(Instant::ZERO),
-        ready_work: Wakeup::default(),
-        exporter: start.exporter,
-        warm: RefCell::new(WarmStart::new(clock::now(), start.hot_keys)),
-        figures: super::Figures::default(),
-        stopping: Cell::new(false),
-    });
-    let turn = shard.begin_turn();
-    start
-        .keyspaces
-        .iter()
-        .for_each(|change| shard.take_change(&turn, change));
-    shard.end_turn(turn);
-    for (from, inbox) in inboxes {
-        tasks::spawn(Rc::clone(&shard).receive(from, inbox));
-    }
-    tasks::spawn(Rc::clone(&shard).run_slow_lane());
-    tasks::spawn(Rc::clone(&shard).run_ready_lane());
-    tasks::spawn(Rc::clone(&shard).run_uses_lane());
-    tasks::spawn(Rc::clone(&shard).compact());
-    tasks::spawn(Rc::clone(&shard).retry_revocations());
-    tasks::spawn(Rc::clone(&shard).survey_now_and_then());
-    shard.listen(start.shared, &config)?;
-    lifeline.ready();
-    let turn = |turns| {
-        shard.tick(turns);
-        if shard.core.is_broken() {
-            stop.store(true, Ordering::Relaxed);
-        }
+    let router = Router::new(start.routing_seed, count).map_err(|error| error.to_string())?;
+    let log = Rc::new(log);
+    let uses = UseLedger::new();
+    let keys = Keys {
+        vault: Vault::new(arena, provider),
+        uses: uses.clone(),
+        log: Rc::clone(&log),
     };
-    until_stopped(&*stop, turn, || tasks::sleep(TICK)).await;
-    shard.close().await;
-    if shard.core.is_broken() {
+    let (keys_max, arena_bytes) = (config.keys_max, config.arena_bytes);
+    let decides = shard::Start {
+        site: Site {
+            index,
+            router,
+            ports: start.ports.clone(),
+        },
+        limits: shard::limits((index, count), early, keys_max, arena_bytes),
+        seed: start.core_seed,
+        owner: start.owner,
+        connections_max: config.connections_max,
+        hot_keys: start.hot_keys,
+    };
+    let mut shard = Shard::new(decides, keys).map_err(|error| error.to_string())?;
+    shard.boot(&start.keyspaces);
+    let driver = Rc::new(Driver {
+        index,
+        shard: RefCell::new(shard),
+        log,
+        uses,
+        mesh,
+        link: ControlLink::new(index, start.control, events),
+        sockets: RefCell::new(HashMap::new()),
+        measured: RefCell::new(Measured::default()),
+        more: Wakeup::default(),
+        exporter: start.exporter,
+        descriptors_max: config.descriptors_max,
+        stop: Stopping {
+            flag: stop,
+            is_stopping: Cell::new(false),
+        },
+    });
+    for (from, inbox) in inboxes {
+        tasks::spawn(Rc::clone(&driver).receive(from, inbox));
+    }
+    tasks::spawn(Rc::clone(&driver).run_on());
+    tasks::spawn(Rc::clone(&driver).compact());
+    tasks::spawn(Rc::clone(&driver).retry_revocations());
+    driver.listen(start.shared, &start.ports, &config)?;
+    lifeline.ready();
+    let stop = Arc::clone(&driver.stop.flag);
+    until_stopped(&*stop, |ticks| driver.tick(ticks), || tasks::sleep(TICK)).await;
+    driver.close().await;
+    if driver.is_broken() {
         return Err("the core panicked, so the shard has stopped; this is a bug".to_owned());
     }
     Ok(())
@@ -284,9 +265,14 @@ async fn recover(
     Ok(log)
 }
 
-impl Shard {
-    fn listen(self: &Rc<Self>, shared: SocketAddr, config: &Config) -> Result<(), String> {
-        let own = SocketAddr::new(shared.ip(), self.ports[usize::from(self.index)]);
+impl Driver {
+    fn listen(
+        self: &Rc<Self>,
+        shared: SocketAddr,
+        ports: &[u16],
+        config: &Config,
+    ) -> Result<(), String> {
+        let own = SocketAddr::new(shared.ip(), ports[usize::from(self.index)]);
         for address in [shared, own] {
             listener::tcp(address, self).map_err(|e| format!("cannot listen on {address}: {e}"))?;
         }
@@ -302,38 +288,34 @@ impl Shard {
         Ok(())
     }
 
+    fn is_broken(&self) -> bool {
+        self.shard.borrow().is_broken()
+    }
+
     fn tick(self: &Rc<Self>, ticks: u64) {
-        if self.core.is_broken() {
-            return;
+        self.turn();
+        if self.is_broken() {
+            return self.stop.flag.store(true, Ordering::Relaxed);
         }
-        let turn = self.begin_turn();
-        self.guarded(|| self.ask_for_retired());
-        if ticks.is_multiple_of(TICKS_PER_SCAN) {
-            self.guarded(|| self.warm_up(turn.now()));
-        }
-        let now = turn.now();
-        self.end_turn(turn);
         if ticks.is_multiple_of(TICKS_PER_LOOK_AT_USES) {
-            self.guarded(|| self.look_at_uses());
+            let most = self.uses.most_encryptions();
+            self.measured.borrow_mut().most_encryptions = most;
         }
-        self.shed_unsent();
-        self.look_at_connections(now);
-        if ticks.is_multiple_of(TICKS_PER_SECOND) && !self.core.is_broken() {
-            self.push_snapshot(now);
+        if ticks.is_multiple_of(TICKS_PER_SECOND) {
+            self.publish();
         }
     }
 
     async fn compact(self: Rc<Self>) {
-        loop {
+        while !self.stop.is_stopping.get() {
             tasks::sleep(COMPACTION_PERIOD).await;
-            if let Err(error) = self
-                .rehydrator
-                .log()
-                .compact_step(COMPACTION_STEP_BYTES)
-                .await
-            {
-                tracing::error!(shard = self.index, %error, "compaction failed");
-                tasks::sleep(COMPACTION_RETRY).await;
+            let step = self.log.compact_step(COMPACTION_STEP_BYTES).await;
+            match step {
+                Err(error) if !self.stop.is_stopping.get() => {
+                    tracing::error!(shard = self.index, %error, "compaction failed");
+                    tasks::sleep(COMPACTION_RETRY).await;
+                }
+                _ => {}
             }
         }
     }
@@ -342,8 +324,9 @@ impl Shard {
         let mut failing = false;
         loop {
             tasks::sleep(REVOCATIONS_RETRY).await;
-            let retried = self.rehydrator.log().retry_revocations().await;
+            let retried = self.log.retry_revocations().await;
             match &retried {
+                Err(PutError::Closed) => return,
                 Err(error) if !failing => {
                     tracing::error!(shard = self.index, %error, "the blob log cannot be written");
                 }
@@ -353,31 +336,23 @@ impl Shard {
                 _ => {}
             }
             failing = retried.is_err();
-            self.rehydrator.forget_idle_uses().await;
+            self.forget_idle_uses().await;
         }
     }
 
-    async fn close(&self) {
-        self.stopping.set(true);
-        if !self.core.is_broken() {
-            self.survey_at_once();
-        }
-        self.connections
+    async fn close(self: &Rc<Self>) {
+        self.stop.is_stopping.set(true);
+        self.shard.borrow_mut().survey_at_once();
+        self.carry_out();
+        self.sockets
             .borrow()
             .values()
-            .for_each(|connection| connection.shut_down());
-        if let Err(error) = self.rehydrator.give_back_uses().await {
+            .for_each(|open| open.socket.borrow().shut_down());
+        if let Err(error) = self.give_back_uses().await {
             tracing::warn!(shard = self.index, %error, "reserved encryptions of AEAD keys stay counted as used");
         }
-        if let Err(error) = self.rehydrator.log().close().await {
+        if let Err(error) = self.log.close().await {
             tracing::error!(shard = self.index, %error, "the blob log was not closed cleanly");
         }
-    }
-
-    /// Counts a connection whose stream was lost.
-    pub fn count_protocol_error(&self) {
-        self.figures
-            .protocol_errors
-            .set(self.figures.protocol_errors.get() + 1);
     }
 }

@@ -6,6 +6,7 @@
 //! `make threads` tries more of them.
 
 mod control;
+mod labels;
 mod mesh;
 mod node;
 mod shutdown;

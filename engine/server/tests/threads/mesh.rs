@@ -1,12 +1,13 @@
 //! Requests handed from shard to shard: each is answered once, or refused at once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use keyway_server::runtime::mesh::Message;
-use keyway_server::runtime::mesh::outgoing::{Handed, Lane, Outgoing};
-use keyway_server::shard::waiting::WaitingRoom;
+use keyway_core::Instant;
+use keyway_node::messages::ToPeer;
+use keyway_node::policy::Principal;
+use keyway_node::shard::Forwarder;
 use shuttle::thread;
 
 const SHARDS: usize = 3;
@@ -28,54 +29,68 @@ enum Flaw {
     Repeats,
 }
 
-#[derive(Clone)]
-enum Note {
-    Ask { token: u64, number: usize },
-    Answer { token: u64 },
+fn ask(token: u64, number: usize) -> ToPeer {
+    ToPeer::Forward {
+        token,
+        who: Principal::Anonymous,
+        deadline: None,
+        frame: number.to_le_bytes().to_vec(),
+    }
 }
 
-impl Message for Note {
-    fn must_arrive(&self) -> bool {
-        matches!(self, Note::Answer { .. })
+fn answer(token: u64) -> ToPeer {
+    ToPeer::Reply {
+        token,
+        good_until: Instant::MAX,
+        frame: Vec::new(),
+    }
+}
+
+fn copy(message: &ToPeer) -> ToPeer {
+    match message {
+        ToPeer::Forward { token, frame, .. } => ToPeer::Forward {
+            token: *token,
+            who: Principal::Anonymous,
+            deadline: None,
+            frame: frame.clone(),
+        },
+        ToPeer::Reply { token, .. } => answer(*token),
     }
 }
 
 struct Queue {
-    batches: Mutex<VecDeque<Vec<Note>>>,
+    batches: Mutex<VecDeque<Vec<ToPeer>>>,
     sent: AtomicUsize,
     flaw: Flaw,
 }
 
 impl Queue {
-    fn receive(&self) -> Option<Vec<Note>> {
+    fn receive(&self) -> Option<Vec<ToPeer>> {
         thread::yield_now();
         self.batches
             .lock()
             .expect("nobody panics with it")
             .pop_front()
     }
-}
 
-struct End(Arc<Queue>);
-
-impl Lane<Note> for End {
-    fn try_send(&self, mut batch: Vec<Note>) -> Handed<Note> {
+    /// Takes a batch, or gives it back if there is no room.
+    fn send(&self, mut batch: Vec<ToPeer>) -> Option<Vec<ToPeer>> {
         thread::yield_now();
-        let mut batches = self.0.batches.lock().expect("nobody panics with it");
+        let mut batches = self.batches.lock().expect("nobody panics with it");
         if batches.len() >= LANE_BATCHES_MAX {
-            if self.0.flaw == Flaw::KeepsMessage {
+            if self.flaw == Flaw::KeepsMessage {
                 batch.pop();
             }
-            return Handed::Full(batch);
+            return Some(batch);
         }
-        let is_third = self.0.sent.fetch_add(1, Ordering::SeqCst) == 2;
-        match self.0.flaw {
-            Flaw::LosesBatch if is_third => return Handed::Sent,
-            Flaw::Repeats if is_third => batches.push_back(batch.clone()),
+        let is_third = self.sent.fetch_add(1, Ordering::SeqCst) == 2;
+        match self.flaw {
+            Flaw::LosesBatch if is_third => return None,
+            Flaw::Repeats if is_third => batches.push_back(batch.iter().map(copy).collect()),
             _ => {}
         }
         batches.push_back(batch);
-        Handed::Sent
+        None
     }
 }
 
@@ -87,25 +102,24 @@ enum Outcome {
 }
 
 fn shard(index: usize, queues: &[Vec<Arc<Queue>>], done: &AtomicUsize) -> usize {
-    let lanes = (0..SHARDS).map(|to| (to != index).then(|| End(Arc::clone(&queues[index][to]))));
-    let mesh = Outgoing::new(lanes.collect());
-    let room = WaitingRoom::default();
+    let mut forwarder = Forwarder::new(SHARDS as u16);
+    let mut waiting = BTreeMap::new();
     let mut outcomes = Vec::new();
     let mut heard = [None; SHARDS];
     let mut is_done = false;
     for turn in 0.. {
         let peers = (0..SHARDS).filter(|peer| *peer != index);
         for peer in peers.clone() {
-            for note in queues[peer][index].receive().into_iter().flatten() {
-                match note {
-                    Note::Ask { token, number } => {
+            for message in queues[peer][index].receive().into_iter().flatten() {
+                match message {
+                    ToPeer::Forward { token, frame, .. } => {
+                        let number = usize::from_le_bytes(frame.try_into().expect("a number"));
                         assert!(heard[peer] < Some(number), "heard twice, or out of order");
                         heard[peer] = Some(number);
-                        let posted = mesh.post(peer as u16, Note::Answer { token });
-                        assert!(posted.is_ok(), "an answer was refused");
+                        forwarder.reply(peer as u16, answer(token));
                     }
-                    Note::Answer { token } => {
-                        let number: usize = room.take(token).expect("answered once");
+                    ToPeer::Reply { token, .. } => {
+                        let number: usize = waiting.remove(&token).expect("answered once");
                         assert_eq!(outcomes[number], Outcome::Open);
                         outcomes[number] = Outcome::Answered;
                     }
@@ -116,16 +130,26 @@ fn shard(index: usize, queues: &[Vec<Arc<Queue>>], done: &AtomicUsize) -> usize 
             for peer in peers {
                 for _ in 0..BURST {
                     let number = outcomes.len();
-                    let ask = |token| Note::Ask { token, number };
-                    outcomes.push(Outcome::Open);
-                    if let Err(number) = room.forward(&mesh, peer as u16, ask, number) {
-                        outcomes[number] = Outcome::Refused;
+                    let token = number as u64;
+                    match forwarder.forward(peer as u16, ask(token, number)) {
+                        Ok(()) => {
+                            waiting.insert(token, number);
+                            outcomes.push(Outcome::Open);
+                        }
+                        Err(_) => outcomes.push(Outcome::Refused),
                     }
                 }
             }
         }
-        mesh.flush();
-        if turn >= BURSTS && room.is_empty() && !is_done {
+        for to in forwarder.waiting().collect::<Vec<_>>() {
+            while let Some(batch) = forwarder.take_batch(to) {
+                if let Some(batch) = queues[index][usize::from(to)].send(batch) {
+                    forwarder.give_back(to, batch);
+                    break;
+                }
+            }
+        }
+        if turn >= BURSTS && waiting.is_empty() && !is_done {
             assert!(!outcomes.contains(&Outcome::Open));
             is_done = true;
             done.fetch_add(1, Ordering::SeqCst);

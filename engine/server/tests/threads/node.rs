@@ -1,27 +1,30 @@
-//! A node without sockets, keys and a clock: the real control thread, the real core with what a
-//! shard does for it, the real start and stop.
+//! A node without sockets, keys and a clock: the real control thread, the real shards, the real start and stop.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use keyway_core::Instant as Until;
-use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent, Limits, Settings};
+use keyway_core::slots::Handle;
+use keyway_core::{Instant, Limits, Settings};
 use keyway_kms::{
     Initialise, KmsError, NewDek, ProviderState, SecretKey, Share, UnlockNeed, UnlockSecret,
     Unlocked, UnwrappedDek,
 };
 use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
+use keyway_node::connection::Connection;
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{Control, Settings as ControlSettings};
 use keyway_node::ids::{Epoch, Opening, Revision};
-use keyway_node::keyspace_change::KeyspaceChange;
-use keyway_node::messages::{
-    Command, DekBytes, Lane, Request, ResealPage, ToControl, ToShard, UnlockProgress,
+use keyway_node::keyspace_change::{Guard, KeyspaceChange};
+use keyway_node::messages::{self, Command, Lane, ToControl, ToShard};
+use keyway_node::policy::{Owner, Policy, Principal};
+use keyway_node::port::{Found, Page, Write};
+use keyway_node::shard::{self as node, Done, Effect, Errand, TaskId, Turn};
+use keyway_protocol::{
+    Algorithm, Hello, KeyGenerate, NewKey, Octets, Opcode, Request, RequestFrame, Router, Status,
+    Usage,
 };
-use keyway_node::policy::{Owner, Principal};
-use keyway_protocol::Status;
 use keyway_server::clock;
 use keyway_server::control::kms::{Kms, KmsSet};
 use keyway_server::control::lanes::{LaneEnds, Lanes, lanes};
@@ -30,13 +33,13 @@ use keyway_server::control::{Driver, Means, names_of};
 use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
 use keyway_server::metrics::page::Viewers;
 use keyway_server::metrics::snapshot::KmsSnapshot;
-use keyway_server::rehydrator::{SealFloors, SealUnderWay};
-use keyway_server::shard::leases::{DekShelf, hear_lease, hear_lock};
 use shuttle::future::{block_on, yield_now};
 use shuttle::rand::Rng;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::thread::{self, JoinHandle};
 use tokio::sync::mpsc;
+
+use super::labels::Labels;
 
 pub const SHARDS: u16 = 2;
 pub const KEYSPACE: u32 = 1;
@@ -50,7 +53,7 @@ const EMERGENCIES_MAX: usize = 1;
 const STEPS_OF_A_CALL: usize = 40;
 
 /// A blob is on its way into the log for up to this many turns.
-const STEPS_OF_A_SEAL: usize = 4;
+const STEPS_OF_A_SEAL: usize = 16;
 
 /// How far the clock goes in a turn. Back-off ends soon this way.
 const TURN_US: u64 = 50_000;
@@ -168,23 +171,6 @@ impl StopFlag for Flag {
     }
 }
 
-/// Keyspaces, each with the newest DEK that is held of it.
-#[derive(Default)]
-struct Shelf(RefCell<BTreeMap<u32, u32>>);
-
-impl DekShelf for Shelf {
-    fn hold(&self, keyspace: u32, dek: Box<DekBytes>) -> Result<(), String> {
-        let mut held = self.0.borrow_mut();
-        let newest = held.entry(keyspace).or_default();
-        *newest = dek.generation.max(*newest);
-        Ok(())
-    }
-
-    fn drop_all(&self, keyspace: u32) {
-        self.0.borrow_mut().remove(&keyspace);
-    }
-}
-
 /// What the scenario and the shards both see.
 #[derive(Default)]
 pub struct Shared {
@@ -199,50 +185,48 @@ pub struct Shared {
     pub is_sealed: std::sync::atomic::AtomicBool,
 }
 
+/// A blob on its way into the log: the generation of its DEK, and how many turns it takes.
+struct OnItsWay {
+    task: TaskId,
+    generation: u32,
+    turns: usize,
+}
+
 struct Shard {
     plan: Plan,
-    floors: SealFloors,
-    /// A blob on its way into the log, the generation of its DEK, and how many turns it takes.
-    sealing: Option<(SealUnderWay, u32, usize)>,
     index: u16,
-    now: Instant,
-    core: keyway_core::Shard<()>,
-    /// What the shard knows of the keyspace.
-    revision: Revision,
-    epoch: Epoch,
-    opening: Opening,
-    ticket: u64,
-    shelf: Shelf,
-    control: ControlLink,
-    events: LaneEnds<ToShard>,
+    now: Rc<Cell<Instant>>,
+    deks: Rc<Cell<usize>>,
+    node: node::Shard<Labels>,
+    client: Handle<Connection>,
+    keys: u64,
+    sealing: Option<OnItsWay>,
+    /// Requests that wait.
+    waiting: u64,
+    link: ControlLink,
     shared: Arc<Shared>,
 }
 
 impl Shard {
     fn turn(&mut self) {
-        self.now = self.now.plus_us(TURN_US);
-        self.control.flush();
-        while let Some(event) = self.events.try_recv() {
-            self.hear(event);
-        }
-        self.seal();
-        for (keyspace, generation) in self.floors.take_confirmed() {
-            self.control.send(ToControl::Confirmed {
-                keyspace,
-                generation,
-            });
-        }
-        self.core.handle_tick(self.now);
-        while let Some(action) = self.core.poll_action() {
-            match action {
-                Action::Unwrap { keyspace } => self.ask_for_dek(keyspace),
-                Action::DropDek { keyspace } => self.shelf.drop_all(keyspace.0),
-                _ => {}
+        let now = self.now.get().plus_us(TURN_US);
+        self.now.set(now);
+        let (index, flaw, link) = (self.index, self.plan.flaw, &self.link);
+        let shared = &self.shared;
+        link.deliver_through(&mut self.node, |message| {
+            let message = keep_answer(shared, message)?;
+            match index {
+                1 => plant(flaw, link, message),
+                _ => Some(message),
             }
-        }
-        let gauges = self.core.gauges(self.now, KeyspaceId(KEYSPACE));
-        let is_locked = gauges.expect("there is one").locked;
-        let holds = !self.shelf.0.borrow().is_empty();
+        });
+        self.seal();
+        while self.node.turn() == Turn::More {}
+        self.carry_out();
+        let figures = self.node.figures();
+        self.waiting = figures.waiting.jobs;
+        let is_locked = figures.keyspaces[0].gauges.locked;
+        let holds = self.deks.get() > 0;
         if self.shared.is_sealed.load(Ordering::SeqCst) {
             assert!(!holds, "a DEK on shard {} after the lock", self.index);
             assert!(is_locked, "open on shard {} after the lock", self.index);
@@ -251,134 +235,131 @@ impl Shard {
         note(&self.shared.holders, self.index, holds);
     }
 
-    /// A blob comes into the log, or begins its way there, under the newest DEK that is held.
-    fn seal(&mut self) {
-        match self.sealing.take() {
-            Some((under_way, generation, turns @ 1..)) => {
-                self.sealing = Some((under_way, generation, turns - 1));
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.node.poll_effect() {
+            match effect {
+                Effect::Tell(lane, message) => {
+                    if let Some(message) = self.link.tell(lane, message) {
+                        self.node.handle_untold(lane, message);
+                    }
+                }
+                Effect::Do(task, Errand::Put(_, Write::Blob { sealed, .. })) => {
+                    let generation = sealed.bytes.first().copied();
+                    self.sealing = Some(OnItsWay {
+                        task,
+                        generation: generation.map_or(0, u32::from),
+                        turns: shuttle::rand::thread_rng().gen_range(0..STEPS_OF_A_SEAL),
+                    });
+                }
+                Effect::Do(task, Errand::List { .. }) => {
+                    let page = Page::default();
+                    self.node.handle_done(task, Done::Listed(Ok(page)));
+                }
+                Effect::Do(task, Errand::Read(_)) => {
+                    let found = Done::Read(Ok(Found::Missing));
+                    self.node.handle_done(task, found);
+                }
+                Effect::Do(task, _) => self.node.handle_done(task, Done::Lost),
+                Effect::Send(at) => {
+                    let len = self.node.to_send(at).len();
+                    self.node.handle_sent(at, len);
+                }
+                _ => {}
             }
-            Some((under_way, generation, 0)) => {
+        }
+    }
+
+    /// A blob comes into the log, or begins its way there.
+    fn seal(&mut self) {
+        match &mut self.sealing {
+            Some(sealing) if sealing.turns > 0 => sealing.turns -= 1,
+            Some(_) => {
+                let Some(sealed) = self.sealing.take() else {
+                    return;
+                };
+                let (generation, index) = (sealed.generation, self.index);
                 let rotated_to = self.shared.rotated_to.load(Ordering::SeqCst);
                 assert!(
                     generation >= rotated_to,
-                    "a blob under DEK {generation} on shard {} after the rotation to {rotated_to}",
-                    self.index
+                    "a blob under DEK {generation} on shard {index} after the rotation to {rotated_to}",
                 );
-                drop(under_way);
+                self.node.handle_done(sealed.task, Done::Put(Ok(1)));
             }
-            None => {
-                let newest = self.shelf.0.borrow().get(&KEYSPACE).copied();
-                let generation = newest.unwrap_or(0);
-                let begun = newest.and_then(|_| self.floors.begin(KEYSPACE, generation));
-                let turns = shuttle::rand::thread_rng().gen_range(0..STEPS_OF_A_SEAL);
-                self.sealing = begun.map(|under_way| (under_way, generation, turns));
-            }
-        }
-    }
-
-    fn ask_for_dek(&mut self, keyspace: KeyspaceId) {
-        let request = ToControl::Unwrap {
-            keyspace: keyspace.0,
-        };
-        if !self.control.offer(Lane::Ordinary, request) {
-            let event = LeaseEvent::Unavailable {
-                retry_after_us: 100_000,
-            };
-            self.core.handle_lease(self.now, keyspace, event);
-        }
-    }
-
-    fn hear(&mut self, message: ToShard) {
-        let now = self.now;
-        match message {
-            ToShard::Keyspace(change) => self.take_change(&change),
-            ToShard::Lease {
-                keyspace,
-                epoch,
-                event,
-                deks,
-                ticket,
-            } => {
-                if epoch < self.epoch {
-                    return;
-                }
-                let is_sealed = self.shared.is_sealed.load(Ordering::SeqCst);
-                hear_lease(&mut self.core, &self.shelf, now, keyspace, event, deks);
-                // A lock overtakes what is on its way, which is then not kept.
-                let holds = !self.shelf.0.borrow().is_empty();
-                assert!(!is_sealed || !holds, "a DEK taken after the lock");
-                let gauges = self.core.gauges(now, KeyspaceId(keyspace));
-                if gauges.is_some_and(|gauges| gauges.lease_left_us > 0) {
-                    self.ticket = self.ticket.max(ticket);
-                }
-            }
-            // No scenario asks for hot keys.
-            ToShard::Hot { question, .. } => {
-                let share = None;
-                self.control.send(ToControl::Hot { question, share });
-            }
-            ToShard::Reseal { question, .. } => {
-                let floor = self.floors.of(KEYSPACE);
-                let page = Ok(ResealPage {
-                    floor,
-                    ..ResealPage::default()
-                });
-                self.control.send(ToControl::Resealed { question, page });
-            }
-            ToShard::Progress { question, keyspace } => {
-                let gauges = self.core.gauges(now, KeyspaceId(keyspace));
-                let progress = UnlockProgress {
-                    ticket: self.ticket,
-                    is_open: gauges.is_some_and(|gauges| gauges.lease_left_us > 0),
-                    is_reloaded: true,
-                    keys_reloaded: 0,
+            None if self.deks.get() > 0 && self.waiting == 0 => {
+                self.keys += 1;
+                let key = format!("key-{}", self.keys);
+                let new_key = NewKey {
+                    algorithm: Some(Algorithm::Ed25519),
+                    exportable: false,
+                    usage: Usage::NONE,
+                    not_after_unix_ms: 0,
                 };
-                self.control
-                    .send(ToControl::Progress { question, progress });
+                let request = Request::KeyGenerate(KeyGenerate { new_key });
+                self.ask(Opcode::KeyGenerate, key.as_bytes(), &request);
             }
-            ToShard::Answer {
-                token,
-                status,
-                payload,
-            } => {
-                let mut answers = self.shared.answers.lock().expect("nobody panics with it");
-                let earlier = answers.insert(token, (status, payload.to_vec()));
-                assert!(earlier.is_none(), "answered twice");
-            }
+            None => {}
         }
     }
 
-    /// As a shard does.
-    fn take_change(&mut self, change: &KeyspaceChange) {
-        let (keyspace, revision) = (change.id, change.revision);
-        if revision >= self.revision {
-            self.revision = revision;
-            self.epoch = change.epoch;
+    fn ask(&mut self, opcode: Opcode, key_id: &[u8], request: &Request<'_>) {
+        let mut payload = Vec::new();
+        request.encode_payload(&mut payload).expect("it is short");
+        let frame = RequestFrame {
+            code: opcode.code(),
+            request_id: self.keys,
+            keyspace_id: if key_id.is_empty() { 0 } else { KEYSPACE },
+            deadline_us: 0,
+            key_id: Octets(key_id),
+            payload: Octets(&payload),
+        };
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes).expect("it is short");
+        let space = self.node.recv_space(self.client);
+        space[..bytes.len()].copy_from_slice(&bytes);
+        self.node
+            .handle_received(self.now.get(), self.client, bytes.len());
+    }
+}
+
+/// Takes the answers to what the scenario has asked.
+fn keep_answer(shared: &Shared, message: ToShard) -> Option<ToShard> {
+    let ToShard::Answer {
+        token,
+        status,
+        payload,
+    } = message
+    else {
+        return Some(message);
+    };
+    let mut answers = shared.answers.lock().expect("nobody panics with it");
+    let earlier = answers.insert(token, (status, payload.to_vec()));
+    assert!(earlier.is_none(), "answered twice");
+    None
+}
+
+/// Has the second shard do wrong.
+fn plant(flaw: Flaw, link: &ControlLink, message: ToShard) -> Option<ToShard> {
+    let ToShard::Keyspace(change) = &message else {
+        return Some(message);
+    };
+    let (keyspace, revision) = (change.id, change.revision);
+    match flaw {
+        Flaw::LosesLock if change.guard.locked => {
+            let epoch = change.epoch;
+            link.tell(Lane::Emergency, ToControl::Acted { keyspace, revision });
+            link.tell(Lane::Emergency, ToControl::Wiped { keyspace, epoch });
+            None
+        }
+        Flaw::ConfirmsEarly => {
             let generation = change.seal_floor;
-            if self.plan.flaw == Flaw::ConfirmsEarly && self.index == 1 {
-                self.control.send(ToControl::Confirmed {
-                    keyspace,
-                    generation,
-                });
-            } else if generation > self.floors.of(keyspace) {
-                self.floors.confirm(keyspace, generation);
-            }
-            self.take_gate(change);
+            let confirmed = ToControl::Confirmed {
+                keyspace,
+                generation,
+            };
+            link.tell(Lane::Emergency, confirmed);
+            Some(message)
         }
-        self.control.send(ToControl::Acted { keyspace, revision });
-    }
-
-    fn take_gate(&mut self, change: &KeyspaceChange) {
-        let (now, keyspace, epoch) = (self.now, change.id, change.epoch);
-        if change.guard.locked {
-            if self.plan.flaw != Flaw::LosesLock || self.index == 0 {
-                hear_lock(&mut self.core, &self.shelf, now, keyspace);
-            }
-            self.control.send(ToControl::Wiped { keyspace, epoch });
-        } else if change.opening > self.opening {
-            self.core.handle_unlock(now, KeyspaceId(keyspace));
-        }
-        self.opening = change.opening;
+        _ => Some(message),
     }
 }
 
@@ -467,7 +448,7 @@ impl Node {
                 viewers: Arc::new(Viewers::default()),
                 renew_early_ppm: 0,
             };
-            let sleep = async |_: Until| std::future::pending().await;
+            let sleep = async |_: Instant| std::future::pending().await;
             let run = Driver::new(control, means).run(requests, shards_stopped, sleep);
             block_on(tokio::task::LocalSet::new().run_until(run));
         }));
@@ -487,7 +468,7 @@ impl Node {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
         let lane = command.lane();
-        let message = ToControl::Request(Request {
+        let message = ToControl::Request(messages::Request {
             token,
             who: Principal::Anonymous,
             deadline: None,
@@ -532,33 +513,71 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
     if plan.shard_dies && index == 1 {
         return;
     }
-    let limits = Limits {
-        shard_index: index,
-        shard_count: SHARDS,
-        ..Limits::default()
-    };
-    let mut core = keyway_core::Shard::new(limits, 42).expect("the limits are valid");
-    let now = Instant::from_micros(1_000_000);
-    core.handle_keyspace(now, KeyspaceId(KEYSPACE), Settings::default())
-        .expect("the settings are valid");
-    // Asks for the DEK, as the first use of a key would.
-    core.handle_unlock(now, KeyspaceId(KEYSPACE));
-    let mut shard = Shard {
-        plan,
-        floors: SealFloors::default(),
-        sealing: None,
-        index,
-        now,
-        core,
+    let keyspace = KeyspaceChange {
+        id: KEYSPACE,
+        name: "prod".to_owned(),
         revision: Revision::default(),
         epoch: Epoch::default(),
         opening: Opening::default(),
+        guard: Guard {
+            locked: false,
+            policy: Policy::default(),
+            settings: Settings::default(),
+        },
+        seal_floor: 1,
+        oldest: 1,
         ticket: 0,
-        shelf: Shelf::default(),
-        control: ControlLink::new(index, control),
-        events,
+    };
+    let now = Rc::new(Cell::new(Instant::from_micros(1_000_000)));
+    let deks = Rc::default();
+    let port = Labels {
+        now: Rc::clone(&now),
+        deks: Rc::clone(&deks),
+    };
+    // A shard of its own, to which nothing is forwarded.
+    let router = Router::new([7; 16], 1).expect("there is one shard");
+    let start = node::Start {
+        site: node::Site {
+            index: 0,
+            router,
+            ports: vec![7421],
+        },
+        limits: Limits::default(),
+        seed: 42,
+        owner: Owner { dev: true, uid: 1 },
+        connections_max: 1,
+        hot_keys: Vec::new(),
+    };
+    let mut node = node::Shard::new(start, port).expect("the limits are valid");
+    let link = ControlLink::new(index, control, events);
+    node.boot([&keyspace]);
+    let arrival = node::Arrival {
+        who: Principal::Anonymous,
+        descriptors_left: u64::MAX,
+    };
+    let client = node.handle_accepted(now.get(), arrival);
+    let mut shard = Shard {
+        plan,
+        index,
+        now,
+        deks,
+        node,
+        client: client.expect("there is a place"),
+        keys: 0,
+        sealing: None,
+        waiting: 0,
+        link,
         shared,
     };
+    let hello = Request::Hello(Hello {
+        version_min: 1,
+        version_max: 1,
+        client_name: "",
+    });
+    shard.ask(Opcode::Hello, b"", &hello);
+    // Has the DEK asked for.
+    shard.keys = 1;
+    shard.ask(Opcode::ForceRefresh, b"key-0", &Request::ForceRefresh);
     let flag = Flag {
         set: stop,
         reads_once: plan.flaw == Flaw::ReadsFlagOnce,

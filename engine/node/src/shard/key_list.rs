@@ -1,0 +1,85 @@
+//! KEY_LIST: pages of a keyspace's keys.
+
+use keyway_core::slots::Handle;
+use keyway_protocol::{
+    KeyList, KeyListAnswer, KeyRow, KeyState as RowState, RequestFrame, ResponseHead, Status,
+};
+
+use super::Shard;
+use super::effect::Errand;
+use super::job::{Job, Stage};
+use super::refusal::overloaded;
+use super::tasks::Task;
+use super::use_key::Asked;
+use crate::connection::HELD_BYTES_RESERVED;
+use crate::port::{KeyState, Page, Port};
+
+impl<P: Port> Shard<P> {
+    /// Starts reading a page.
+    pub(super) fn list_keys(
+        &mut self,
+        asked: Asked<'_>,
+        frame: &RequestFrame<'_>,
+        list: &KeyList<'_>,
+    ) {
+        let Some(place) = self.out.connections.accounts.list(asked.allowed.who()) else {
+            return self.refuse_as(asked.responder, overloaded(10_000));
+        };
+        let held = match self.jobs.has_room_beside(0) {
+            true => self.jobs.hold(frame, HELD_BYTES_RESERVED),
+            false => None,
+        };
+        let Some(held) = held else {
+            return self.refuse_as(asked.responder, overloaded(100_000));
+        };
+        let job = asked.into_job(held, Stage::Listing { _place: place });
+        let job = self.jobs.park(&mut self.out.connections, job);
+        let errand = Errand::List {
+            keyspace: frame.keyspace_id,
+            cursor: list.cursor.to_vec(),
+            rows_max: usize::from(list.rows_max()),
+        };
+        self.tasks.begin(&mut self.out, Task::Job(job), errand);
+    }
+
+    /// Answers with a page that was read.
+    pub(super) fn show_page(&mut self, at: Handle<Job>, page: Result<Page, String>) {
+        let Some(job) = self.take_job(at) else {
+            return;
+        };
+        let Some(responder) = job.responder else {
+            return;
+        };
+        if let Err(denied) = self.governed.recheck(job.permit) {
+            return self.out.deny(responder, denied);
+        }
+        let page = match page {
+            Ok(page) => page,
+            Err(text) => {
+                return self.out.refuse(responder, Status::BadRequest, text.into());
+            }
+        };
+        let port = &self.timed.port;
+        self.out.answer(responder, |payload| {
+            let rows = page.rows.iter().filter_map(|row| {
+                let head = port.head_of(&row.blob.bytes).ok();
+                Some(KeyRow {
+                    key_id: std::str::from_utf8(&row.key_id).ok()?,
+                    key_version: row.blob.version,
+                    algorithm: head.and_then(|head| head.protocol_algorithm()),
+                    state: match row.state {
+                        KeyState::Revoked => RowState::Revoked,
+                        _ => RowState::Active,
+                    },
+                })
+            });
+            match KeyListAnswer::encode(&page.cursor, rows, payload) {
+                Ok(()) => Ok(ResponseHead::OK),
+                Err(error) => Err((
+                    ResponseHead::status(Status::Internal),
+                    error.to_string().into(),
+                )),
+            }
+        });
+    }
+}

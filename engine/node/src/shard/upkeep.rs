@@ -1,0 +1,50 @@
+//! What a shard keeps up from tick to tick.
+
+use std::collections::BTreeMap;
+
+use keyway_core::{Hottest, Instant};
+
+use super::command::ControlRoom;
+use super::figures::ShardTotals;
+use super::inbox::Rota;
+use super::warm::{SURVEY_PERIOD_US, WarmStart};
+use crate::ids::Epoch;
+use crate::messages::HotKey;
+
+/// The parts of a shard that no request touches.
+pub(crate) struct Upkeep {
+    /// When the core's next tick is due.
+    pub(crate) tick_at: Instant,
+    /// When the warm start goes on.
+    pub(crate) scan_at: Instant,
+    /// When connections are looked at.
+    pub(crate) look_at: Instant,
+    pub(crate) survey_at: Instant,
+    pub(crate) survey: Option<Hottest>,
+    pub(crate) warm: WarmStart,
+    /// Keyspaces that are being wiped, and for which lock.
+    pub(crate) locking: BTreeMap<u32, Epoch>,
+    pub(crate) control_room: ControlRoom,
+    pub(crate) rota: Rota,
+    /// I/O was polled since the last slow operation.
+    pub(crate) has_rested: bool,
+    pub(crate) counts: ShardTotals,
+}
+
+impl Upkeep {
+    pub(crate) fn new(now: Instant, hot_keys: Vec<HotKey>) -> Self {
+        Upkeep {
+            tick_at: Instant::ZERO,
+            scan_at: now,
+            look_at: now,
+            survey_at: now.plus_us(SURVEY_PERIOD_US),
+            survey: None,
+            warm: WarmStart::new(now, hot_keys),
+            locking: BTreeMap::new(),
+            control_room: ControlRoom::default(),
+            rota: Rota::default(),
+            has_rested: true,
+            counts: ShardTotals::default(),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What takes time: the blob log, key generation, use counts. Each errand is a task of its own, and has exactly one
+//! result.
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+use keyway_keys::{Algorithm, Reservation, Reserving, UseLedger, generate_rsa_pkcs8};
+use keyway_node::port::{Blob, Expect, Found, Generated, Page, ReadError, Row, Write, WriteError};
+use keyway_node::shard::{Done, Errand, OwnedName, TaskId};
+use keyway_store::{BlobLog, Lookup, PutError};
+
+use super::Driver;
+use super::port::{of_keys, of_put, state_of};
+use crate::runtime::files::RingFiles;
+use crate::runtime::tasks;
+
+/// How often a request looks whether another one's reservation is through.
+const BUSY_POLL: Duration = Duration::from_millis(1);
+
+/// Looks of one request: five seconds.
+const BUSY_POLLS_MAX: u32 = 5_000;
+
+/// Keys of which the rests are given back at a time.
+const SURPLUS_MAX: usize = 4_096;
+
+type Log = BlobLog<RingFiles>;
+
+impl Driver {
+    /// Begins an errand.
+    pub(super) fn run(self: &Rc<Self>, task: TaskId, errand: Errand) {
+        let driver = Rc::clone(self);
+        tasks::spawn(async move {
+            let done = AssertUnwindSafe(driver.run_whole(errand)).catch_unwind();
+            let done = done.await.unwrap_or_else(|_| {
+                tracing::error!(shard = driver.index, "an errand panicked; this is a bug");
+                Done::Lost
+            });
+            driver.shard.borrow_mut().handle_done(task, done);
+            driver.turn();
+        });
+    }
+
+    async fn run_whole(&self, errand: Errand) -> Done {
+        match errand {
+            Errand::Read(name) => Done::Read(read(&self.log, &name).await),
+            Errand::Put(name, write) => Done::Put(put(&self.log, &name, write).await),
+            Errand::RevokedAt(name) => {
+                let revoked_at = self.log.revoked_at(name.keyspace, &name.key_id).await;
+                Done::RevokedAt(revoked_at.map_err(|error| WriteError::Store(error.to_string())))
+            }
+            Errand::List {
+                keyspace,
+                cursor,
+                rows_max,
+            } => Done::Listed(list(&self.log, keyspace, &cursor, rows_max).await),
+            Errand::Generate(algorithm) => Done::Generated(generate(algorithm).await),
+            Errand::Reserve(name, version) => {
+                Done::Reserved(reserve(&self.log, &self.uses, &name, version).await)
+            }
+        }
+    }
+
+    /// Gives back what is reserved and not used, of all keys: for a clean stop.
+    ///
+    /// Errors: it stays counted as used.
+    pub(super) async fn give_back_uses(&self) -> Result<(), PutError> {
+        write_rests(&self.log, self.uses.rests()).await
+    }
+
+    /// Forgets counts of keys that are not in memory any more, if there are very many.
+    pub(super) async fn forget_idle_uses(&self) {
+        self.uses.forget_idle();
+        let surplus = self.uses.surplus(SURPLUS_MAX);
+        if !surplus.is_empty() && write_rests(&self.log, surplus).await.is_ok() {
+            self.uses.forget_idle();
+        }
+    }
+}
+
+async fn read(log: &Log, name: &OwnedName) -> Result<Found, ReadError> {
+    match log.get(name.keyspace, &name.key_id).await {
+        Ok(Lookup::Blob(blob)) => Ok(Found::Blob(Blob {
+            version: blob.version,
+            revision: blob.revision,
+            bytes: blob.bytes().to_vec(),
+        })),
+        Ok(Lookup::Missing) => Ok(Found::Missing),
+        Ok(Lookup::Revoked { .. }) => Ok(Found::Revoked),
+        Err(error @ keyway_store::ReadError::Damaged { .. }) => {
+            Err(ReadError::Damaged(error.to_string()))
+        }
+        Err(error) => Err(ReadError::Io(error.to_string())),
+    }
+}
+
+async fn put(log: &Log, name: &OwnedName, write: Write) -> Result<u32, WriteError> {
+    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
+    let stored = match write {
+        Write::Blob { sealed, expect } => {
+            let expect = match expect {
+                Expect::Absent => keyway_store::Expect::Absent,
+                Expect::Revision(version, revision) => {
+                    keyway_store::Expect::Revision(version, revision)
+                }
+            };
+            log.put_blob(keyspace, key_id, sealed.version, sealed.bytes, expect)
+                .await
+        }
+        // The log has let it in; this waits until it is durable.
+        Write::Revocation => log.put_revoked(keyspace, key_id).await,
+        Write::Deletion => log.put_deleted(keyspace, key_id).await,
+    };
+    stored.map(|stored| stored.version).map_err(of_put)
+}
+
+async fn list(log: &Log, keyspace: u32, cursor: &[u8], rows_max: usize) -> Result<Page, String> {
+    let page = log.list(cursor, rows_max, Some(keyspace)).await;
+    let page = page.map_err(|error| error.to_string())?;
+    let rows = page.rows.into_iter().map(|row| Row {
+        key_id: row.key_id,
+        blob: Blob {
+            version: row.version,
+            revision: row.revision,
+            bytes: row.blob,
+        },
+        state: state_of(row.state),
+    });
+    Ok(Page {
+        rows: rows.collect(),
+        cursor: page.cursor,
+    })
+}
+
+/// RSA keys take up to seconds to make: off the shard's thread.
+async fn generate(code: u8) -> Result<Generated, WriteError> {
+    let algorithm = Algorithm::from_id(code);
+    let algorithm = algorithm
+        .ok_or_else(|| WriteError::Bad("this server does not know the algorithm".into()))?;
+    let made = tasks::offload(move || generate_rsa_pkcs8(algorithm)).await;
+    made.map_err(of_keys)
+}
+
+/// Reserves the next block of encryptions for a key version that has none left; durable on return.
+///
+/// Errors: the store cannot be read or written, or a newer version is in use.
+async fn reserve(
+    log: &Log,
+    uses: &UseLedger,
+    name: &OwnedName,
+    version: u32,
+) -> Result<(), WriteError> {
+    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
+    for _ in 0..BUSY_POLLS_MAX {
+        let mut reservation = match uses.reserve(keyspace, key_id, version) {
+            Reserving::Begun(reservation) => reservation,
+            Reserving::Needless => return Ok(()),
+            Reserving::Busy => {
+                tasks::sleep(BUSY_POLL).await;
+                continue;
+            }
+            Reserving::Outdated => break,
+        };
+        let written = log.uses(keyspace, key_id).await;
+        let written = written.map_err(|error| WriteError::Store(error.to_string()))?;
+        if reservation.take_block(written) {
+            let record = reservation.record();
+            let put = log.put_uses(keyspace, key_id, version, record.count);
+            put.await.map_err(of_put)?;
+            reservation.commit();
+        }
+        return Ok(());
+    }
+    Err(WriteError::Overloaded(
+        "the key has just been changed; try again".to_owned(),
+    ))
+}
+
+async fn write_rests(log: &Log, rests: Vec<Reservation>) -> Result<(), PutError> {
+    let records = rests.iter().map(|rest| {
+        let record = rest.record();
+        (
+            record.keyspace,
+            &*record.key_id,
+            record.version,
+            record.count,
+        )
+    });
+    log.put_all_uses(records).await?;
+    rests.into_iter().for_each(Reservation::commit);
+    Ok(())
+}
