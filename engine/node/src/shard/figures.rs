@@ -131,9 +131,12 @@ impl CountedOutcome {
     }
 }
 
-/// Requests answered, by operation and outcome.
+/// Requests answered, by operation and outcome. `None` without any: there may be thousands of keyspaces that no client
+/// uses, and each is copied once a second.
 #[derive(Clone, Debug, Default)]
-pub struct RequestCounts([[u64; CountedOutcome::COUNT]; CountedOperation::ALL.len()]);
+pub struct RequestCounts(Option<Box<Table>>);
+
+type Table = [[u64; CountedOutcome::COUNT]; CountedOperation::ALL.len()];
 
 impl RequestCounts {
     /// Counts an answer.
@@ -143,20 +146,23 @@ impl RequestCounts {
 
     /// Counts that many answers.
     pub fn add(&mut self, operation: CountedOperation, outcome: CountedOutcome, count: u64) {
-        let cell = &mut self.0[operation as usize][outcome.place()];
+        let table = self.0.get_or_insert_default();
+        let cell = &mut table[operation as usize][outcome.place()];
         *cell = cell.saturating_add(count);
     }
 
     /// Returns the counts that are not 0.
     pub fn iter(&self) -> impl Iterator<Item = (CountedOperation, CountedOutcome, u64)> {
-        CountedOperation::ALL
-            .into_iter()
-            .flat_map(move |operation| {
-                CountedOutcome::all().filter_map(move |outcome| {
-                    let count = self.0[operation as usize][outcome.place()];
-                    (count > 0).then_some((operation, outcome, count))
+        self.0.iter().flat_map(|table| {
+            CountedOperation::ALL
+                .into_iter()
+                .flat_map(move |operation| {
+                    CountedOutcome::all().filter_map(move |outcome| {
+                        let count = table[operation as usize][outcome.place()];
+                        (count > 0).then_some((operation, outcome, count))
+                    })
                 })
-            })
+        })
     }
 }
 

@@ -1,0 +1,89 @@
+//! Whatever a request waits for, it has its answer when its deadline has passed.
+
+use keyway_node::messages::ToControl;
+use keyway_node::shard::Errand;
+use keyway_protocol::{
+    Algorithm, KeyGenerate, KeyList, NewKey, Octets, Opcode, Request, Status, Usage,
+};
+
+use super::rig::{OWNER, Rig, done, frame, sign};
+
+const DEADLINE_US: u32 = 5_000;
+
+fn generate(id: u64, key_id: &[u8]) -> Vec<u8> {
+    let new_key = NewKey {
+        algorithm: Some(Algorithm::Ed25519),
+        exportable: false,
+        usage: Usage::NONE,
+        not_after_unix_ms: 0,
+    };
+    let request = Request::KeyGenerate(KeyGenerate { new_key });
+    frame(id, key_id, DEADLINE_US, Opcode::KeyGenerate, &request)
+}
+
+#[test]
+fn every_wait_ends_at_its_deadline_within_a_tick() {
+    let mut rig = Rig::new();
+    let at = rig.connect(OWNER);
+    let warm = rig.key("warm", 0);
+    rig.receive(at, &sign(9, &warm, 0));
+    rig.run();
+    rig.answers(at);
+    rig.keeps_errands = true;
+    let (cold, made, elsewhere) = (rig.key("cold", 0), rig.key("new", 0), rig.key("far", 1));
+    let list = Request::KeyList(KeyList {
+        shard: 0,
+        limit: 9,
+        cursor: Octets(b""),
+    });
+    let waits = [
+        ("a load", sign(1, &cold, DEADLINE_US)),
+        ("a write", generate(2, &made)),
+        ("another shard", sign(3, &elsewhere, DEADLINE_US)),
+        (
+            "control",
+            frame(4, b"", DEADLINE_US, Opcode::Lock, &Request::Lock),
+        ),
+        ("a page", frame(5, b"", DEADLINE_US, Opcode::KeyList, &list)),
+        (
+            "a refresh",
+            frame(
+                6,
+                &warm,
+                DEADLINE_US,
+                Opcode::ForceRefresh,
+                &Request::ForceRefresh,
+            ),
+        ),
+    ];
+    for (_, bytes) in &waits {
+        rig.receive(at, bytes);
+    }
+    rig.run();
+    rig.ticks(4);
+    assert_eq!(rig.answers(at), [], "before the deadline");
+    rig.ticks(2);
+    let mut late = rig.answers(at);
+    late.sort_by_key(|answer| answer.id);
+    for (answer, (what, _)) in late.iter().zip(&waits) {
+        assert_eq!(answer.status, Status::DeadlineExceeded, "{what}");
+    }
+    assert_eq!(late.len(), waits.len());
+    // What comes afterwards has no answer any more, and a write that was begun comes to its end.
+    let puts = rig
+        .kept
+        .iter()
+        .filter(|(_, errand)| matches!(errand, Errand::Put(..)));
+    assert_eq!(puts.count(), 1);
+    for (task, errand) in std::mem::take(&mut rig.kept) {
+        rig.shard.handle_done(task, done(&errand));
+    }
+    rig.run();
+    assert_eq!(rig.answers(at), []);
+    assert_eq!(rig.shard.figures().waiting.jobs, 0);
+    let asked = rig
+        .told
+        .iter()
+        .filter(|told| matches!(told, ToControl::Request(_)));
+    assert_eq!(asked.count(), 1);
+}

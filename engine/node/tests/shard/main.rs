@@ -1,0 +1,10 @@
+//! A whole shard, from bytes to bytes, without sockets, keys and a clock.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod deadlines;
+mod hits;
+mod panics;
+mod rig;
+mod rights;
+mod turns;

@@ -1,0 +1,414 @@
+//! A shard over labels instead of keys, with a clock that work moves on.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use keyway_core::slots::Handle;
+use keyway_core::{Instant, LeaseEvent, Limits, Loaded, Settings};
+use keyway_node::connection::Connection;
+use keyway_node::ids::{Epoch, Opening, Revision};
+use keyway_node::keyspace_change::{Guard, KeyspaceChange};
+use keyway_node::messages::{DekBytes, Lane, ToControl, ToPeer, ToShard};
+use keyway_node::policy::{Owner, Policy, Principal};
+use keyway_node::port::{
+    Blob, BlobHead, Cost, Found, KeyState, Known, Making, Name, NoRoom, OpError, OpenError,
+    Operation, Page, Port, Seal, Sealed, WriteError,
+};
+use keyway_node::shard::{Arrival, Done, Effect, Errand, Shard, Site, Start, TaskId, Turn, Use};
+use keyway_protocol::{
+    Hello, InputKind, Octets, Opcode, Request, RequestFrame, ResponseFrame, Router, Scheme, Sign,
+    Status,
+};
+
+pub const KEYSPACE: u32 = 1;
+pub const OWNER: Principal = Principal::Uid(500);
+pub const STRANGER: Principal = Principal::Uid(1_000);
+/// What every signature is.
+pub const SIGNATURE: &[u8] = b"signed";
+
+/// What a test sees of a shard's surroundings, and sets.
+pub struct World {
+    now_us: Cell<u64>,
+    /// How long an operation takes, µs.
+    pub operation_us: Cell<u64>,
+    /// Operations are slow ones.
+    pub is_slow: Cell<bool>,
+    /// An operation with this key panics.
+    pub panics_at: RefCell<Vec<u8>>,
+    /// Operations that were begun.
+    pub operations: Cell<u64>,
+}
+
+impl World {
+    pub fn now(&self) -> Instant {
+        Instant::from_micros(self.now_us.get())
+    }
+
+    pub fn pass(&self, us: u64) {
+        self.now_us.set(self.now_us.get() + us);
+    }
+}
+
+/// The port.
+pub struct Labels(Rc<World>);
+
+impl Port for Labels {
+    type Key = u32;
+    type Dek = u32;
+
+    fn now(&self) -> Instant {
+        self.0.now()
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.0.now_us.get() / 1_000
+    }
+
+    fn cost(&self, _: &u32, _: &Operation<'_>) -> Cost {
+        match self.0.is_slow.get() {
+            true => Cost::Slow,
+            false => Cost::Fast,
+        }
+    }
+
+    fn perform(
+        &self,
+        with: Use<'_, u32>,
+        operation: &Operation<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<u32, OpError> {
+        self.0.operations.set(self.0.operations.get() + 1);
+        assert!(self.now() < with.expires_at(), "used past its end");
+        out.extend_from_slice(SIGNATURE);
+        assert!(
+            *self.0.panics_at.borrow() != operation.frame.key_id.bytes(),
+            "planted"
+        );
+        self.0.pass(self.0.operation_us.get());
+        Ok(*with.key())
+    }
+
+    fn take_dek(&self, dek: Box<DekBytes>) -> Result<u32, NoRoom> {
+        Ok(dek.generation)
+    }
+
+    fn open(
+        &self,
+        _: &u32,
+        _: Name<'_>,
+        blob: &Blob,
+        _: Instant,
+    ) -> Result<Loaded<u32>, OpenError> {
+        Ok(Loaded {
+            version: blob.version,
+            dek_generation: 1,
+            key_bytes: 64,
+            not_after: None,
+            value: blob.version,
+        })
+    }
+
+    fn seal(
+        &self,
+        under: &u32,
+        _: Name<'_>,
+        _: Seal<'_, u32>,
+    ) -> Result<Option<Sealed>, WriteError> {
+        let bytes = under.to_le_bytes().to_vec();
+        Ok(Some(Sealed { version: 1, bytes }))
+    }
+
+    fn head_of(&self, _: &[u8]) -> Result<BlobHead, String> {
+        Ok(BlobHead {
+            dek_generation: 1,
+            algorithm: 1,
+        })
+    }
+
+    fn can_make(&self, _: Option<u8>) -> Result<Making, WriteError> {
+        Ok(Making::Quick)
+    }
+
+    fn known(&self, name: Name<'_>) -> Option<Known> {
+        (!name.key_id.starts_with(b"new")).then_some(Known {
+            version: 1,
+            revision: 1,
+            state: KeyState::Live,
+        })
+    }
+
+    fn revoke(&self, _: Name<'_>, _: u64) -> Result<(), WriteError> {
+        Ok(())
+    }
+}
+
+/// One answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub id: u64,
+    pub status: Status,
+    pub payload: Vec<u8>,
+}
+
+/// One of two shards, and what it asked for.
+pub struct Rig {
+    pub world: Rc<World>,
+    pub shard: Shard<Labels>,
+    pub change: KeyspaceChange,
+    /// What control was told, but for DEKs that were asked for.
+    pub told: Vec<ToControl>,
+    /// What the other shard was sent.
+    pub sent: Vec<ToPeer>,
+    /// Errands that the test keeps.
+    pub kept: Vec<(TaskId, Errand)>,
+    pub keeps_errands: bool,
+    pub reports: Vec<String>,
+    received: Vec<u8>,
+    /// The last turn's effects have brought something.
+    has_input: bool,
+}
+
+impl Rig {
+    /// A shard whose keyspace grants the stranger to sign, with a lease.
+    pub fn new() -> Rig {
+        let world = Rc::new(World {
+            now_us: Cell::new(1_000_000),
+            operation_us: Cell::new(0),
+            is_slow: Cell::new(false),
+            panics_at: RefCell::default(),
+            operations: Cell::new(0),
+        });
+        let mut policy = Policy::default();
+        policy.grant("uid:1000", "sign").unwrap();
+        let change = KeyspaceChange {
+            id: KEYSPACE,
+            name: "prod".to_owned(),
+            revision: Revision(1),
+            epoch: Epoch::default(),
+            opening: Opening::default(),
+            guard: Guard {
+                locked: false,
+                policy,
+                settings: Settings {
+                    sign_wait_budget_us: 50_000,
+                    ..Settings::default()
+                },
+            },
+            seal_floor: 1,
+            oldest: 1,
+            ticket: 7,
+        };
+        let start = Start {
+            site: Site {
+                index: 0,
+                router: Router::new([7; 16], 2).unwrap(),
+                ports: vec![7421, 7422],
+            },
+            limits: Limits::default(),
+            seed: 42,
+            owner: Owner {
+                dev: false,
+                uid: 500,
+            },
+            connections_max: 64,
+            hot_keys: Vec::new(),
+        };
+        let mut shard = Shard::new(start, Labels(Rc::clone(&world))).unwrap();
+        shard.boot([&change]);
+        Rig {
+            world,
+            shard,
+            change,
+            told: Vec::new(),
+            sent: Vec::new(),
+            kept: Vec::new(),
+            keeps_errands: false,
+            reports: Vec::new(),
+            received: Vec::new(),
+            has_input: false,
+        }
+    }
+
+    /// A connection that has said HELLO.
+    pub fn connect(&mut self, who: Principal) -> Handle<Connection> {
+        let arrival = Arrival {
+            who,
+            descriptors_left: 1_000,
+        };
+        let at = self.shard.handle_accepted(self.world.now(), arrival);
+        let at = at.unwrap();
+        let hello = Request::Hello(Hello {
+            version_min: 1,
+            version_max: 1,
+            client_name: "",
+        });
+        self.receive(at, &frame(0, b"", 0, Opcode::Hello, &hello));
+        self.run();
+        assert_eq!(self.answers(at)[0].status, Status::Ok);
+        at
+    }
+
+    /// Hands the shard bytes of a connection.
+    pub fn receive(&mut self, at: Handle<Connection>, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let space = self.shard.recv_space(at);
+            let len = space.len().min(rest.len());
+            assert!(len > 0, "no room");
+            space[..len].copy_from_slice(&rest[..len]);
+            self.shard.handle_received(self.world.now(), at, len);
+            rest = &rest[len..];
+        }
+    }
+
+    /// One turn, and what it asks for.
+    pub fn turn(&mut self) -> Turn {
+        self.shard.handle_rested();
+        let turn = self.shard.turn();
+        while let Some(effect) = self.shard.poll_effect() {
+            self.carry_out(effect);
+        }
+        turn
+    }
+
+    /// Turns until nothing is left to do.
+    pub fn run(&mut self) {
+        for _ in 0..10_000 {
+            self.has_input = false;
+            if self.turn() != Turn::More && !self.has_input {
+                return;
+            }
+        }
+        panic!("there is always more to do");
+    }
+
+    /// Time passes, a tick at a time.
+    pub fn ticks(&mut self, count: usize) {
+        for _ in 0..count {
+            self.world.pass(1_000);
+            self.turn();
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Do(task, errand) if self.keeps_errands => self.kept.push((task, errand)),
+            Effect::Do(task, errand) => {
+                self.has_input = true;
+                self.shard.handle_done(task, done(&errand));
+            }
+            Effect::Tell(_, ToControl::Unwrap { keyspace }) => {
+                let lease = ToShard::Lease {
+                    keyspace,
+                    epoch: self.change.epoch,
+                    event: LeaseEvent::Granted {
+                        sent_at: self.world.now(),
+                        generation: self.change.seal_floor,
+                    },
+                    deks: vec![Box::new(DekBytes {
+                        generation: self.change.seal_floor,
+                        bytes: [7; 32].into(),
+                    })],
+                    ticket: 8,
+                };
+                self.has_input = true;
+                self.shard.handle_control(Lane::Ordinary, lease);
+            }
+            Effect::Tell(_, message) => self.told.push(message),
+            Effect::Batch(to) => {
+                while let Some(batch) = self.shard.take_batch(to) {
+                    self.sent.extend(batch);
+                }
+            }
+            Effect::Log(report) => self.reports.push(format!("{report:?}")),
+            Effect::Send(_) | Effect::Close(_) | Effect::Observe(_) | Effect::Publish => {}
+        }
+    }
+
+    /// What control changes of the keyspace.
+    pub fn publish(&mut self, change: impl FnOnce(&mut KeyspaceChange)) {
+        self.change.revision.count_up();
+        change(&mut self.change);
+        let message = ToShard::Keyspace(Box::new(self.change.clone()));
+        self.shard.handle_control(Lane::Emergency, message);
+    }
+
+    /// Takes the answers of a connection.
+    pub fn answers(&mut self, at: Handle<Connection>) -> Vec<Answer> {
+        self.received.clear();
+        self.received.extend_from_slice(self.shard.to_send(at));
+        self.shard.handle_sent(at, self.received.len());
+        let mut answers = Vec::new();
+        let mut rest = self.received.as_slice();
+        while let Some((frame, len)) = ResponseFrame::decode(rest).unwrap() {
+            answers.push(Answer {
+                id: frame.request_id,
+                status: frame.status,
+                payload: frame.payload.to_vec(),
+            });
+            rest = &rest[len..];
+        }
+        assert!(rest.is_empty(), "half an answer was released");
+        answers
+    }
+
+    /// A key id that this shard owns, or the other one.
+    pub fn key(&self, name: &str, shard: u16) -> Vec<u8> {
+        let router = Router::new([7; 16], 2).unwrap();
+        let names = (0..).map(|n| format!("{name}-{n}").into_bytes());
+        let mut owned = names.filter(|id| router.shard_of(KEYSPACE, id) == shard);
+        owned.next().unwrap()
+    }
+}
+
+/// What a sound log has.
+pub fn done(errand: &Errand) -> Done {
+    match errand {
+        Errand::Read(_) => Done::Read(Ok(Found::Blob(Blob {
+            version: 1,
+            revision: 1,
+            bytes: vec![1; 64],
+        }))),
+        Errand::Put(..) => Done::Put(Ok(1)),
+        Errand::RevokedAt(_) => Done::RevokedAt(Ok(Some(0))),
+        Errand::List { .. } => Done::Listed(Ok(Page::default())),
+        Errand::Generate(_) => Done::Generated(Ok(vec![1].into())),
+        Errand::Reserve(..) => Done::Reserved(Ok(())),
+    }
+}
+
+/// A request frame.
+pub fn frame(
+    id: u64,
+    key_id: &[u8],
+    deadline_us: u32,
+    opcode: Opcode,
+    request: &Request<'_>,
+) -> Vec<u8> {
+    let mut payload = Vec::new();
+    request.encode_payload(&mut payload).unwrap();
+    let frame = RequestFrame {
+        code: opcode.code(),
+        request_id: id,
+        keyspace_id: match opcode.scope() {
+            keyway_protocol::Scope::Server => 0,
+            _ => KEYSPACE,
+        },
+        deadline_us,
+        key_id: Octets(key_id),
+        payload: Octets(&payload),
+    };
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes).unwrap();
+    bytes
+}
+
+/// A request to sign.
+pub fn sign(id: u64, key_id: &[u8], deadline_us: u32) -> Vec<u8> {
+    let request = Request::Sign(Sign {
+        scheme: Scheme::Default,
+        kind: InputKind::Message,
+        input: Octets(b"message"),
+    });
+    frame(id, key_id, deadline_us, Opcode::Sign, &request)
+}
