@@ -38,6 +38,16 @@ pub fn prepared(
     bytes: Wiped,
 ) -> Result<(KeyFormat, Wiped), String> {
     match (encoding, format) {
+        // A private key in base64, as in the data of a Kubernetes secret: the server finds out which. A raw secret of a
+        // symmetric key looks like one once in 65,536 times at most, and the server refuses it then.
+        (Some(encoding), KeyFormat::Detect) if encoding != Encoding::Raw => {
+            let decoded = decode(encoding, bytes)?;
+            let format = match is_document(&decoded) {
+                true => KeyFormat::Detect,
+                false => KeyFormat::Raw,
+            };
+            Ok((format, decoded))
+        }
         (Some(encoding), KeyFormat::Detect | KeyFormat::Raw) => {
             let decoded = decode(encoding, bytes)?;
             Ok((KeyFormat::Raw, decoded))
@@ -97,10 +107,14 @@ fn unbase64(alphabet: &Alphabet, text: &[u8]) -> Option<Wiped> {
     Some(out)
 }
 
-/// PEM, JSON or DER, which the server reads.
+/// PEM, JSON or DER, which the server reads, and what it refuses by name.
 fn is_document(bytes: &[u8]) -> bool {
+    const NAMED: [&[u8]; 5] = [b"ssh-", b"ecdsa-sha2-", b"sk-", b"---- BEGIN", b"PuTTY-"];
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    text.windows(11).any(|window| window == b"-----BEGIN ")
+    NAMED
+        .iter()
+        .any(|start| text.trim_ascii_start().starts_with(start))
+        || text.windows(11).any(|window| window == b"-----BEGIN ")
         || is_json(text)
         || bytes.starts_with(&[0x30, 0x81])
         || bytes.starts_with(&[0x30, 0x82])
@@ -114,7 +128,9 @@ fn is_json(bytes: &[u8]) -> bool {
 
 /// Which the server refuses by name.
 fn is_utf16(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff])
+    bytes.starts_with(&[0xff, 0xfe])
+        || bytes.starts_with(&[0xfe, 0xff])
+        || matches!(bytes, [b'-' | b'{', 0, _, 0, ..] | [0, b'-' | b'{', 0, ..])
 }
 
 /// What raw bytes look like that are probably not the secret themselves, and what to do.
@@ -138,9 +154,17 @@ fn looks_like(bytes: &[u8]) -> Option<String> {
         (Encoding::Base64, "base64", unbase64(&STANDARD, body)),
         (Encoding::Base64Url, "base64url", unbase64(&URL_SAFE, body)),
     ];
-    let is_text = len >= TEXT_LEN_MIN && body.iter().all(u8::is_ascii_graphic);
+    // Tools break lines of base64, and none of hexadecimal digits.
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b'\r' | b'\n');
+    let is_text = len >= TEXT_LEN_MIN && body.iter().all(is_text);
     for (_, name, decoded) in encodings {
         if let (true, Some(decoded)) = (is_text, decoded) {
+            if is_document(&decoded) {
+                return Some(format!(
+                    "it looks like a key in {name}{ends}; give --encoding {name}, or --encoding raw if this text itself \
+                     is the secret"
+                ));
+            }
             let stands_for = decoded.len();
             return Some(format!(
                 "it looks like {len} characters of {name}{ends}; give --encoding {name} if they \
@@ -187,6 +211,8 @@ mod tests {
             (b"AAECAwQFBgcICQoLDA0O_-8", "characters of base64url;"),
             (b"a pass phrase!\n", "14 bytes and a line end"),
             (&[&[7; 32][..], b"\n"].concat(), "head -c 32 FILE"),
+            (b"MAECAwQFBgcI\r\nCQoLDA0ODw==\n", "stand for 16 bytes"),
+            (b"LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t", "a key in base64;"),
             (b"{\"kty\":\"oct\"}", "a JWK"),
         ] {
             let said = check(bytes).unwrap_err();
@@ -237,5 +263,11 @@ mod tests {
         );
         assert!(!wrong.unwrap_err().contains("0g"));
         assert!(prepared(KeyFormat::Pem, Some(Encoding::Hex), text).is_err());
+        let key = Zeroizing::new(b"LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t".to_vec());
+        let (format, pem) = prepared(KeyFormat::Detect, Some(Encoding::Base64), key).unwrap();
+        assert_eq!(
+            (format, &**pem),
+            (KeyFormat::Detect, &b"-----BEGIN PRIVATE KEY-----"[..])
+        );
     }
 }

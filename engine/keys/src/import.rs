@@ -129,10 +129,10 @@ impl Importer<'_> {
             }
             Some(Algorithm::Ed25519) if bytes.len() == SEED_LEN => self.raw(algorithm, bytes),
             _ if is_der => self.document(algorithm, bytes),
-            _ => Err(KeyError::import(
-                Found::from(bytes.len()).and(" bytes that are neither PEM nor DER nor a JWK"),
-                "give the file of a private key, or name the algorithm of a raw secret",
-            )),
+            _ if pem::is_misplaced(text) => {
+                Err(pem::misplaced("PEM among other text on its lines"))
+            }
+            _ => Err(document::with_more_behind(bytes).unwrap_or_else(|| text::unknown(text))),
         }
     }
 

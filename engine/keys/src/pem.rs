@@ -46,6 +46,22 @@ pub(crate) fn is_pem(bytes: &[u8]) -> bool {
     lines(bytes).any(|line| line.starts_with(BEGIN))
 }
 
+/// Whether `bytes` hold a BEGIN line that is not a line of its own.
+pub(crate) fn is_misplaced(bytes: &[u8]) -> bool {
+    bytes.windows(BEGIN.len()).any(|window| window == BEGIN)
+}
+
+/// The refusal of PEM without lines of its own, as in quotation marks, in JSON, in a variable of the environment.
+pub(crate) fn misplaced(what: &'static str) -> KeyError {
+    KeyError::import(
+        what,
+        "put it on lines of its own: sed -E -e 's/.*-----BEGIN/-----BEGIN/' \
+         -e 's/(-----END [A-Z ]*-----).*/\\1/' -e 's/\\\\r//g' -e 's/\\\\n/\\n/g' \
+         -e 's/(-----BEGIN [A-Z ]*-----) *([^\\n])/\\1\\n\\2/' \
+         -e 's/([^\\n]) *(-----END )/\\1\\n\\2/' FILE > NEW",
+    )
+}
+
 /// The one private key in `text`: its kind and what its block holds.
 pub(crate) fn decode(arena: &Arena, text: &[u8]) -> Result<(Label, ArenaBytes), KeyError> {
     let mut key = None;
@@ -58,6 +74,9 @@ pub(crate) fn decode(arena: &Arena, text: &[u8]) -> Result<(Label, ArenaBytes), 
         let Some(label) = label.strip_suffix(DASHES) else {
             return Err(cut_short(line));
         };
+        if label.windows(DASHES.len()).any(|window| window == DASHES) {
+            return Err(misplaced("PEM on one line"));
+        }
         let kind = match label {
             b"ENCRYPTED PRIVATE KEY" => return Err(encrypted()),
             b"OPENSSH PRIVATE KEY" => Some(Label::OpenSsh),
@@ -161,7 +180,7 @@ fn cut_short(line: &[u8]) -> KeyError {
     if line.windows(2).any(|pair| pair == b"\\n") {
         return KeyError::import(
             "PEM whose line ends are written out as \\n",
-            "put line ends in their place: sed 's/\\\\n/\\n/g' FILE > NEW",
+            "put line ends in their place: sed 's/\\\\r//g; s/\\\\n/\\n/g' FILE > NEW",
         );
     }
     KeyError::import(

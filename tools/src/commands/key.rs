@@ -184,6 +184,10 @@ fn material(
 ) -> Result<(KeyFormat, Wiped), Failure> {
     let bytes = file.read(MATERIAL_LEN_MAX, MATERIAL_REMEDY)?;
     let name = file.name();
+    if bytes.is_empty() {
+        let remedy = "give the file of a private key or of a secret";
+        return Err(Failure::usage(format!("{name} is empty"), remedy));
+    }
     secret_text::prepared(format, encoding, bytes)
         .map_err(|seen| Failure::usage(format!("{name}: nothing was sent"), seen))
 }

@@ -8,6 +8,9 @@ use crate::der::{self, NotDer, Reader};
 use crate::error::KeyError;
 use crate::found::Found;
 
+/// Least length of a private key's document in bytes: an Ed25519 key has 48 as PKCS#8, a P-256 scalar alone 39.
+const KEY_LEN_MIN: usize = 39;
+
 /// A private key in its parts.
 pub(super) enum Document<'a> {
     Pkcs8(Pkcs8<'a>),
@@ -136,14 +139,33 @@ impl<'a> Sec1<'a> {
     }
 }
 
-/// The fields of the SEQUENCE that a document is. White space behind it is passed over: DER in
-/// files that an editor or a shell has touched.
+/// The refusal of a document that more bytes follow. OpenSSL reads the first document of a file and nothing else: what is
+/// behind it may be another key.
+pub(super) fn with_more_behind(bytes: &[u8]) -> Option<KeyError> {
+    let mut reader = Reader::lenient(bytes);
+    reader.read(der::SEQUENCE).ok()?;
+    let more = reader.rest().len();
+    let len = bytes.len() - more;
+    // Any text that begins with a zero passes for a short document.
+    if len < KEY_LEN_MIN || more == 0 {
+        return None;
+    }
+    let found = Found::from("a DER document of ").and(len);
+    Some(KeyError::import(
+        found.and(" bytes with ").and(more).and(" more behind it"),
+        "give the document alone: head -c LENGTH FILE > NEW",
+    ))
+}
+
+/// The fields of the SEQUENCE that a document is. White space and zeros behind it are passed over: DER in files that an
+/// editor, a shell or a device of fixed blocks has touched.
 fn fields(bytes: &[u8]) -> Result<Reader<'_>, NotDer> {
     let mut reader = Reader::lenient(bytes);
     let fields = reader.enter(der::SEQUENCE)?;
-    match reader.rest().trim_ascii() {
-        [] => Ok(fields),
-        _ => Err(NotDer),
+    let is_padding = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0;
+    match reader.rest().iter().all(is_padding) {
+        true => Ok(fields),
+        false => Err(NotDer),
     }
 }
 
@@ -206,6 +228,9 @@ fn is_encryption(identifier: &[u8]) -> bool {
 }
 
 fn not_a_key(bytes: &[u8]) -> KeyError {
+    if let Some(refusal) = with_more_behind(bytes) {
+        return refusal;
+    }
     let remedy = "give an unencrypted private key; what OpenSSL reads, this converts: \
                   openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW";
     let len = bytes.len();

@@ -9,7 +9,9 @@ use crate::algorithm::Algorithm;
 use crate::arena::ArenaBytes;
 use crate::der::without_zeros;
 use crate::error::KeyError;
+use crate::found::Found;
 use crate::material::{P256, P384};
+use crate::pem;
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -41,9 +43,36 @@ struct Jwk<'a> {
     oth: Option<serde::de::IgnoredAny>,
 }
 
+/// A set of JWKs (RFC 7517, section 5), as many programs write even a single one.
+#[derive(Deserialize)]
+struct Set<'a> {
+    #[serde(borrow)]
+    keys: Vec<Jwk<'a>>,
+}
+
 /// Whether these bytes look like a JSON object.
 pub(super) fn is_json(bytes: &[u8]) -> bool {
     matches!(bytes.trim_ascii(), [b'{', .., b'}'])
+}
+
+/// The one JWK in `bytes`. The parser's message would quote what the file holds, and so is not shown.
+fn parse(bytes: &[u8]) -> Result<Jwk<'_>, KeyError> {
+    if let Ok(Set { mut keys }) = serde_json::from_slice(bytes) {
+        return match (keys.len(), keys.pop()) {
+            (1, Some(jwk)) => Ok(jwk),
+            (len, _) => Err(KeyError::import(
+                Found::from("a set of ").and(len).and(" JWKs"),
+                "give one of them, the object with kty",
+            )),
+        };
+    }
+    serde_json::from_slice(bytes).map_err(|_| match pem::is_misplaced(bytes) {
+        true => pem::misplaced("JSON that holds PEM"),
+        false => KeyError::import(
+            "JSON that is not a JWK",
+            "give one key as a JWK (an object with kty), or the key itself as PEM or DER",
+        ),
+    })
 }
 
 impl Importer<'_> {
@@ -53,13 +82,7 @@ impl Importer<'_> {
         algorithm: Option<Algorithm>,
         bytes: &[u8],
     ) -> Result<Material, KeyError> {
-        // The parser's message would quote what the file holds.
-        let jwk: Jwk<'_> = serde_json::from_slice(bytes).map_err(|_| {
-            KeyError::import(
-                "JSON that is not a JWK",
-                "give one key as a JWK (an object with kty), or the key itself as PEM or DER",
-            )
-        })?;
+        let jwk = parse(bytes)?;
         match jwk.kty {
             "oct" => self.secret(algorithm, &jwk),
             "OKP" if jwk.crv == Some("Ed25519") => {
@@ -89,7 +112,7 @@ impl Importer<'_> {
         };
         if algorithm.is_asymmetric() {
             return Err(KeyError::import(
-                crate::found::Found::from("a JWK with a secret, for ").and(algorithm),
+                Found::from("a JWK with a secret, for ").and(algorithm),
                 "name the algorithm that the secret is for, as in hmac-sha256",
             ));
         }
@@ -167,7 +190,7 @@ impl Importer<'_> {
         match self.optional(text)? {
             Some(bytes) => Ok(bytes),
             None => Err(KeyError::import(
-                crate::found::Found::from("a JWK of kind ")
+                Found::from("a JWK of kind ")
                     .and(kind)
                     .and(" without its private members"),
                 "give the private key's JWK",

@@ -25,7 +25,7 @@ pub enum Wanted {
 }
 
 /// What is refused by policy. Each stands in the table of `docs/CLI.md`.
-pub const EXCLUSIONS: [&str; 19] = [
+pub const EXCLUSIONS: [&str; 27] = [
     "encrypted with a passphrase",
     "more than one private key",
     "more than two primes",
@@ -43,8 +43,16 @@ pub const EXCLUSIONS: [&str; 19] = [
     "a security key",
     "parts do not belong together",
     "no private key",
+    "a public key",
     "text in UTF-16",
+    "text in UTF-32",
     "line ends are written out",
+    "PEM on one line",
+    "PEM among other text",
+    "JSON that holds PEM",
+    "more behind it",
+    "PuTTY's format",
+    "JWKs",
 ];
 
 /// All files.
@@ -138,6 +146,7 @@ impl Corpus<'_> {
             key,
             [&der[..], b"\r\n"].concat(),
         );
+        self.take(name("DER and zeros"), [&der[..], &[0; 3]].concat());
         self.take_as(name("byte order mark"), key, format!("\u{feff}{text}"));
         self.take(name("CRLF"), text.replace('\n', "\r\n"));
         self.take_as(name("CR"), key, text.replace('\n', "\r"));
@@ -380,6 +389,8 @@ impl Corpus<'_> {
         let members = [("x", &public[..]), ("d", &seed)];
         let kind = "\"kty\":\"OKP\",\"crv\":\"Ed25519\"";
         self.take_as("ed25519: JWK", key, jwk(kind, &members));
+        let set = format!("{{\"keys\":[{}]}}", jwk(kind, &members));
+        self.take_as("ed25519: a set of one JWK", key, set);
     }
 }
 

@@ -96,11 +96,35 @@ impl Corpus<'_> {
         self.exclude("UTF-16BE", units(u16::to_be_bytes), "text in UTF-16");
         let marked = [&[0xff, 0xfe], &units(u16::to_le_bytes)[..]].concat();
         self.exclude("UTF-16 with a mark", marked, "text in UTF-16");
+        let units: Vec<u8> = text
+            .chars()
+            .flat_map(|c| u32::from(c).to_le_bytes())
+            .collect();
+        let marked = [&[0xff, 0xfe, 0, 0], &units[..]].concat();
+        self.exclude("UTF-32", marked, "text in UTF-32");
         self.exclude(
             "written out",
             text.replace('\n', "\\n"),
             "line ends are written out",
         );
+        let joined = text.trim_end().replace('\n', " ");
+        self.exclude("one line", joined, "PEM on one line");
+        let among = "PEM among other text";
+        self.exclude("in quotation marks", format!("\"{text}\""), among);
+        let escaped = text.replace('\n', "\\n");
+        self.exclude("a JSON text", format!("\"{escaped}\""), among);
+        self.exclude("a variable", format!("KEY='{text}'\n"), among);
+        let document = format!("{{\"type\":\"service_account\",\"private_key\":\"{escaped}\"}}");
+        self.exclude("a JSON document", document, "JSON that holds PEM");
+        let der = openssl.must("pkcs8 -topk8 -nocrypt -in @p256 -outform DER");
+        self.exclude("two documents", der.repeat(2), "more behind it");
+        let putty = "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n";
+        self.exclude("PuTTY", putty, "PuTTY's format");
+        let public = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA x\n";
+        self.exclude("OpenSSH, public", public, "a public key");
+        let one = "{\"kty\":\"oct\",\"k\":\"AAECAwQFBgcICQoLDA0ODw\"}";
+        let set = format!("{{\"keys\":[{one},{one}]}}");
+        self.exclude("a set of two JWKs", set, "JWKs");
         // An OpenSSH key whose secret stays in its device.
         let string = |bytes: &[u8]| {
             let len = u32::try_from(bytes.len()).unwrap().to_be_bytes();
