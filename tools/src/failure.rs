@@ -106,7 +106,7 @@ impl Failure {
             Error::Refused(refusal) => Self::refusal(doing, keyspace, refusal),
             Error::Deadline { last, .. } => {
                 let message = match last {
-                    Some(last) => format!("{doing}: no answer in time: {last}"),
+                    Some(last) => format!("{doing}: no answer in time: {}", printable::line(last)),
                     None => format!("{doing}: no answer in time"),
                 };
                 let remedy = "try again, or allow more time with --timeout";

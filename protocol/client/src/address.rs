@@ -55,7 +55,8 @@ impl FromStr for Address {
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
         match port.parse() {
-            Ok(port) if !host.is_empty() && port != 0 => Ok(Self::Tcp {
+            // A slash: somebody gave a URL.
+            Ok(port) if !host.is_empty() && !host.contains('/') && port != 0 => Ok(Self::Tcp {
                 host: host.to_owned(),
                 port,
             }),
@@ -122,7 +123,15 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         for text in [
-            "", "7420", "host", "host:", ":7420", "host:0", "host:x", "unix:",
+            "",
+            "7420",
+            "host",
+            "host:",
+            ":7420",
+            "host:0",
+            "host:x",
+            "unix:",
+            "http://127.0.0.1:7420",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }

@@ -104,7 +104,12 @@ impl Attempts {
                 if at >= self.deadline {
                     return Next::Finish(Err(Error::Refused(Refusal::new(&reply, self.is_write))));
                 }
-                self.last = Some(reply.status.name().to_ascii_uppercase());
+                let name = reply.status.name().to_ascii_uppercase();
+                let explanation = Refusal::new(&reply, self.is_write).explanation;
+                self.last = Some(match explanation.is_empty() {
+                    true => name,
+                    false => format!("{name}: {explanation}"),
+                });
                 Next::Again(at)
             }
             _ => Next::Finish(Err(Error::Refused(Refusal::new(&reply, self.is_write)))),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use keyway_protocol::limits::{FRAME_LEN_MAX, HEADER_LEN};
-use keyway_protocol::{Octets, Opcode, RequestFrame, ResponseFrame};
+use keyway_protocol::{Octets, Opcode, ProtocolError, RequestFrame, ResponseFrame};
 
 use crate::answer::Reply;
 use crate::buffer::{ReadBuffer, WriteBuffer};
@@ -100,7 +100,8 @@ impl<W> Exchange<W> {
         &mut self,
         buffer: &mut ReadBuffer,
     ) -> Result<Option<(W, Reply)>, String> {
-        let decoded = ResponseFrame::decode(buffer.unread()).map_err(|error| error.to_string())?;
+        let decoded = ResponseFrame::decode(buffer.unread());
+        let decoded = decoded.map_err(|error| not_keyway(buffer.unread(), &error))?;
         let Some((frame, len)) = decoded else {
             return Ok(None);
         };
@@ -124,6 +125,16 @@ impl<W> Exchange<W> {
             .map(|(_, (_, waiter))| waiter)
             .collect()
     }
+}
+
+/// What it means that an answer is no frame. The other end may speak another protocol: people mix up ports.
+fn not_keyway(bytes: &[u8], error: &ProtocolError) -> String {
+    if bytes.starts_with(b"HTTP/") {
+        return "an HTTP server answers there, such as the one for metrics; name the port that keywayd listens on for \
+                clients"
+            .to_owned();
+    }
+    error.to_string()
 }
 
 #[cfg(test)]
@@ -177,6 +188,23 @@ mod tests {
                 .unwrap_err()
                 .contains("request 9")
         );
+    }
+
+    /// `frame_len has 1347703880 bytes` was all that was said.
+    #[test]
+    fn a_server_of_another_protocol_is_named() {
+        for (bytes, words) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n"[..], "an HTTP server"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "bytes, at most"),
+        ] {
+            let mut exchange = Exchange::<()>::new();
+            let mut buffer = ReadBuffer::new();
+            let room = buffer.room();
+            room[..bytes.len()].copy_from_slice(bytes);
+            buffer.filled(bytes.len());
+            let said = exchange.receive(&mut buffer).err().unwrap();
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

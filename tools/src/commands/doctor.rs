@@ -23,6 +23,12 @@ const SAMPLE_PERIOD: Duration = Duration::from_secs(1);
 /// How many keyspaces are looked at closely, at most.
 const CLOSELY_MAX: usize = 32;
 
+/// How many findings of one kind are shown in full, at most: an outage of one KMS is a finding for each of its keyspaces.
+const ALIKE_MAX: usize = 4;
+
+/// How many subjects of the others are named, at most.
+const NAMED_MAX: usize = 8;
+
 /// How many hot keys of each are asked for.
 const HOT_KEYS: u16 = 5;
 
@@ -143,7 +149,7 @@ fn look_closely(
 }
 
 fn render(case: &Case, findings: &[Finding], skipped: &[String]) -> String {
-    let mut text: String = findings.iter().map(paragraph).collect();
+    let mut text = paragraphs(findings);
     for words in skipped {
         text.push_str(&format!("{:<10}{words}\n", "SKIPPED"));
     }
@@ -182,6 +188,51 @@ fn render(case: &Case, findings: &[Finding], skipped: &[String]) -> String {
         .collect()
 }
 
+/// The findings, of each kind the first ones in full and the others together.
+fn paragraphs(findings: &[Finding]) -> String {
+    let mut alike: BTreeMap<(&str, Severity), Vec<&Finding>> = BTreeMap::new();
+    for finding in findings {
+        alike
+            .entry((finding.id, finding.severity))
+            .or_default()
+            .push(finding);
+    }
+    let mut text = String::new();
+    for finding in findings {
+        let of_kind = &alike[&(finding.id, finding.severity)];
+        let at = of_kind
+            .iter()
+            .position(|other| std::ptr::eq(*other, finding));
+        match at {
+            Some(at) if at < ALIKE_MAX => text.push_str(&paragraph(finding)),
+            Some(ALIKE_MAX) => text.push_str(&together(&of_kind[ALIKE_MAX..])),
+            _ => {}
+        }
+    }
+    text
+}
+
+/// ```text
+/// CRITICAL  196 more: the keyspace needs to be unlocked
+///   of        shop-104, shop-105, …
+/// ```
+fn together(findings: &[&Finding]) -> String {
+    let heading = findings[0].severity.heading();
+    let (count, symptom) = (findings.len(), &findings[0].symptom);
+    let named: Vec<String> = findings
+        .iter()
+        .take(NAMED_MAX)
+        .map(|it| it.place())
+        .collect();
+    let rest = if count > NAMED_MAX { ", …" } else { "" };
+    format!(
+        "{heading:<10}{count} more: {symptom}\n  {:<10}{}{rest}\n  {:<10}keyway doctor KEYSPACE\n\n",
+        "of",
+        named.join(", "),
+        "run"
+    )
+}
+
 /// ```text
 /// WARNING   prod: keys …
 ///   evidence  prefetch_skipped_total rose by …
@@ -204,4 +255,44 @@ fn paragraph(finding: &Finding) -> String {
     lines("see", &[finding.runbook()]);
     text.push('\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Subject;
+
+    /// An outage of 200 keyspaces was 1,600 lines, with the KMS's own finding at their end.
+    #[test]
+    fn findings_of_one_kind_are_shown_together_behind_the_first_ones() {
+        let of = |index: usize| {
+            let subject = Subject::Keyspace(format!("shop-{index}"));
+            Finding::new(
+                "needs-unlock",
+                Severity::Critical,
+                subject,
+                "it is closed",
+                "none",
+            )
+        };
+        let mut findings: Vec<Finding> = (0..200).map(of).collect();
+        let kms = Subject::Kms("bao".into());
+        findings.push(Finding::new(
+            "kms-breaker-open",
+            Severity::Warning,
+            kms,
+            "it fails",
+            "none",
+        ));
+        let text = paragraphs(&findings);
+        assert!(text.lines().count() < 40, "{text}");
+        assert!(
+            text.contains("CRITICAL  196 more: it is closed\n"),
+            "{text}"
+        );
+        assert!(text.contains("  of        shop-4, shop-5, "), "{text}");
+        assert!(text.contains("KMS bao: it fails"), "{text}");
+        let few = paragraphs(&findings[..ALIKE_MAX]);
+        assert!(!few.contains(" more: "), "{few}");
+    }
 }
