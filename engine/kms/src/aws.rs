@@ -20,6 +20,7 @@
 mod classify;
 mod connection;
 mod envelope;
+mod fetches;
 mod key_name;
 mod settings;
 
@@ -38,11 +39,12 @@ use crate::provider::{
     WRAPPED_BYTES_MAX, Wrapped,
 };
 use crate::secret::SECRET_BYTES;
-use crate::{Cause, Class, Context, KmsError, Purpose, SecretKey};
+use crate::{Cause, Class, Context, Counters, KmsError, Purpose, SecretKey};
 
 use classify::{Asked, classify};
 use connection::{Connection, muted};
 use envelope::Envelope;
+use fetches::Fetches;
 use key_name::KeyName;
 pub use settings::AwsSettings;
 
@@ -56,6 +58,7 @@ const _: () = assert!(CIPHERTEXT_BYTES_MAX <= WRAPPED_BYTES_MAX);
 pub struct Aws {
     settings: AwsSettings,
     key: KeyName,
+    fetches: Fetches,
     state: Mutex<State>,
 }
 
@@ -87,6 +90,7 @@ impl Aws {
         Ok(Self {
             settings,
             key,
+            fetches: Fetches::default(),
             state: Mutex::new(State {
                 connection: Some(Arc::default()),
                 arn: None,
@@ -110,7 +114,8 @@ impl Aws {
     }
 
     async fn client<'a>(&self, call: &'a Call) -> Result<&'a Client, KmsError> {
-        call.connection.client(&self.settings, &self.key).await
+        let (settings, key) = (&self.settings, &self.key);
+        call.connection.client(settings, key, &self.fetches).await
     }
 
     /// Takes an answer over: what failed is sorted, and what comes after a lock is dropped.
@@ -368,6 +373,14 @@ impl Provider for Aws {
                 )),
             }
         })
+    }
+
+    fn own_calls(&self) -> Counters {
+        self.fetches.calls()
+    }
+
+    fn own_calls_per_hour(&self) -> f64 {
+        self.fetches.per_hour()
     }
 
     fn lock(&self) {

@@ -6,8 +6,8 @@
 //! trusted, as for every other file of the service.
 //!
 //! A secret that Kubernetes mounts is a chain of symbolic links to a file of root's that a group of the pod's own may
-//! read. Links are followed through directories that nobody else may change, and a group that only this process is in
-//! counts as ourselves: see [`crate::group`].
+//! read. Links are followed through directories where nobody else may change them, and a group that only this process is
+//! in counts as ourselves: see [`crate::group`]. The volume's own directory is world-writable and sticky there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -52,6 +52,8 @@ struct Facts {
 
 /// Set on the directories of a volume that was given to a group.
 const SET_GROUP_ID: u32 = 0o2000;
+/// What is in such a directory only its owner, the directory's and root may move or remove.
+const STICKY: u32 = 0o1000;
 
 impl Facts {
     fn of(descriptor: &OwnedFd, path: &Path, kind: FileType) -> Result<Self, KmsError> {
@@ -117,7 +119,42 @@ fn check_directory(path: &Path, facts: Facts) -> Result<bool, KmsError> {
     Ok(on_group_volume)
 }
 
+/// Checks that nobody but us and root can point the link at `path` elsewhere.
+fn check_link(path: &Path) -> Result<(), KmsError> {
+    let directory = directory_of(path);
+    let (_, facts) = directory_with_facts(&directory)?;
+    let is_trusted = |uid: u32| uid == ROOT_UID || uid == facts.our_uid;
+    if facts.mode & STICKY != 0 && is_trusted(facts.owner_uid) {
+        let link = rustix::fs::lstat(path)
+            .map_err(|errno| io_error("cannot inspect the link", path, errno))?;
+        return match is_trusted(link.st_uid) {
+            true => Ok(()),
+            false => Err(wrong_owner(
+                path,
+                Facts {
+                    owner_uid: link.st_uid,
+                    ..facts
+                },
+            )),
+        };
+    }
+    check_directory(&directory, facts).map(drop)
+}
+
 fn loose(path: &Path, facts: Facts, wanted: &str) -> KmsError {
+    // What an orchestrator mounts can only be changed where it is declared.
+    let is_kubernetes = || {
+        let volume = directory_of(path).join("..data");
+        volume.symlink_metadata().is_ok()
+    };
+    let remedy = if path.starts_with("/run/secrets") {
+        "set mode 0400 for the secret where the service is declared, and uid to the service's user"
+            .to_owned()
+    } else if is_kubernetes() {
+        "set defaultMode: 0440 for the volume, and fsGroup for the pod".to_owned()
+    } else {
+        format!("run: chmod {wanted} {}", quoted(path))
+    };
     KmsError::new(
         Class::Misconfigured,
         format!(
@@ -125,7 +162,7 @@ fn loose(path: &Path, facts: Facts, wanted: &str) -> KmsError {
             path.display(),
             facts.mode
         ),
-        format!("run: chmod {wanted} {}", quoted(path)),
+        remedy,
     )
 }
 
@@ -198,7 +235,7 @@ fn follow(path: &Path) -> Result<PathBuf, KmsError> {
         match rustix::fs::readlink(&at, Vec::new()) {
             Ok(target) => {
                 let directory = directory_of(&at);
-                open_directory(&directory)?;
+                check_link(&at)?;
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                 at = directory.join(target);
             }
@@ -217,12 +254,17 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Opens and checks a directory; also returns whether it is on a volume that was given to a group of ours.
-fn open_directory(path: &Path) -> Result<(OwnedFd, bool), KmsError> {
+fn directory_with_facts(path: &Path) -> Result<(OwnedFd, Facts), KmsError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| io_error("cannot open the directory", path, errno))?;
     let facts = Facts::of(&directory, path, FileType::Directory)?;
+    Ok((directory, facts))
+}
+
+/// Opens and checks a directory; also returns whether it is on a volume that was given to a group of ours.
+fn open_directory(path: &Path) -> Result<(OwnedFd, bool), KmsError> {
+    let (directory, facts) = directory_with_facts(path)?;
     let on_group_volume = check_directory(path, facts)?;
     Ok((directory, on_group_volume))
 }

@@ -68,6 +68,21 @@ impl Certificates {
         std::fs::copy(&self.server_cert, &self.ca).unwrap();
     }
 
+    /// Makes a server's certificate that ends in the moment in which it begins.
+    pub(super) fn sign_ended_server(&self, dir: &Path) {
+        let request = dir.join("ended.csr");
+        let mut command = Command::new("openssl");
+        command.args(["req", "-new", "-nodes", "-newkey", "ec", "-subj"]);
+        command.args(["/CN=localhost", "-addext", SERVER_NAMES]);
+        command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout"]);
+        openssl(command.arg(&self.server_key).arg("-out").arg(&request));
+        let mut command = Command::new("openssl");
+        command.args(["x509", "-req", "-days", "0", "-copy_extensions", "copyall"]);
+        command.arg("-in").arg(&request).arg("-CA").arg(&self.ca);
+        command.arg("-CAkey").arg(&self.ca_key);
+        openssl(command.arg("-out").arg(&self.server_cert));
+    }
+
     fn sign(&self, common_name: &str, extensions: [&str; 2], cert: &Path, key: &Path) {
         openssl(
             request(cert, key)

@@ -129,7 +129,7 @@ fn network_cause(error: &(dyn Error + 'static)) -> Cause {
     }
 }
 
-fn no_credentials(error: &CredentialsError) -> (Class, Cause, String, &'static str) {
+pub(super) fn no_credentials(error: &CredentialsError) -> (Class, Cause, String, &'static str) {
     let text = chain(error);
     match error {
         // The last place to look is the machine's metadata service, and the SDK says the same thing of one that is not
@@ -230,6 +230,15 @@ fn answered(
             blames_credentials = true;
             cause = Some(Cause::CredentialsExpired);
             (Class::Credential, "renew the session's credentials")
+        }
+        // A key whose store, or the external key manager behind it, is away has this code too: that is an outage.
+        "KMSInvalidStateException" if !names_a_decision(message) => {
+            shows_message = true;
+            cause = Some(Cause::ServerError);
+            (
+                Class::Unavailable { retry_after },
+                "see the key's state in AWS KMS; reconnect its key store, if it has one of its own",
+            )
         }
         "DisabledException" | "KMSInvalidStateException" => {
             shows_message = true;
@@ -344,6 +353,17 @@ fn by_status(response: &HttpResponse) -> Class {
 fn retry_after(response: &HttpResponse) -> Option<Duration> {
     let seconds: u64 = response.headers().get("retry-after")?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// Whether the state that AWS names is one that somebody has put the key into: `ARN is pending deletion.`
+fn names_a_decision(message: &str) -> bool {
+    const STATES: [&str; 4] = [
+        "is disabled",
+        "is pending deletion",
+        "is pending import",
+        "is pending replica deletion",
+    ];
+    STATES.iter().any(|state| message.contains(state))
 }
 
 /// AWS says so in two sentences: "Signature expired: ..." and "Signature not yet current: ...".

@@ -24,6 +24,7 @@ use tokio::sync::OnceCell;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 
+use super::fetches::Fetches;
 use super::key_name::KeyName;
 use super::settings::{AwsSettings, check_endpoint, is_loopback};
 use crate::{Class, KmsError};
@@ -41,9 +42,10 @@ impl Connection {
         &self,
         settings: &AwsSettings,
         key: &KeyName,
+        fetches: &Fetches,
     ) -> Result<&aws_sdk_kms::Client, KmsError> {
         self.client
-            .get_or_try_init(|| muted(make_client(settings, key)))
+            .get_or_try_init(|| muted(make_client(settings, key, fetches)))
             .await
     }
 }
@@ -59,6 +61,7 @@ pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
 async fn make_client(
     settings: &AwsSettings,
     key: &KeyName,
+    fetches: &Fetches,
 ) -> Result<aws_sdk_kms::Client, KmsError> {
     let limit = settings.call_time_max();
     let loaded = tokio::time::timeout(limit, load(settings, key)).await;
@@ -69,10 +72,11 @@ async fn make_client(
             "set region; otherwise the machine's metadata are asked for it",
         )
     })??;
-    let kms = aws_sdk_kms::config::Builder::from(&config)
-        .interceptor(EndpointGuard)
-        .build();
-    Ok(aws_sdk_kms::Client::from_conf(kms))
+    let mut kms = aws_sdk_kms::config::Builder::from(&config).interceptor(EndpointGuard);
+    if let Some(source) = config.credentials_provider() {
+        kms.set_credentials_provider(Some(fetches.of(source)));
+    }
+    Ok(aws_sdk_kms::Client::from_conf(kms.build()))
 }
 
 async fn load(settings: &AwsSettings, key: &KeyName) -> Result<SdkConfig, KmsError> {

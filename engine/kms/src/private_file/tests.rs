@@ -95,6 +95,43 @@ fn permissions_table() {
     }
 }
 
+/// What Kubernetes mounts: a world-writable, sticky directory of root's, with links in it.
+#[test]
+fn a_link_in_a_sticky_directory_counts_if_nobody_else_can_replace_it() {
+    let directory = directory();
+    let inner = directory.path().join("..1");
+    fs::create_dir(&inner).unwrap();
+    set_mode(&inner, 0o755);
+    fs::write(inner.join("pin"), "1234").unwrap();
+    set_mode(&inner.join("pin"), 0o600);
+    std::os::unix::fs::symlink("..1", directory.path().join("..data")).unwrap();
+    let link = directory.path().join("pin");
+    std::os::unix::fs::symlink("..data/pin", &link).unwrap();
+    for (mode, allowed) in [
+        (0o1777, true),
+        (0o3777, true),
+        (0o777, false),
+        (0o775, false),
+    ] {
+        set_mode(directory.path(), mode);
+        let pin = read(&link, Rule::Ours, 16);
+        assert_eq!(pin.is_ok(), allowed, "{mode:o} {:?}", pin.err());
+    }
+    // The volume is swapped for another one.
+    set_mode(directory.path(), 0o1777);
+    let stamp = crate::stamp::Stamp::of([link.as_path()]);
+    let next = directory.path().join("..2");
+    fs::create_dir(&next).unwrap();
+    set_mode(&next, 0o755);
+    fs::write(next.join("pin"), "5678").unwrap();
+    set_mode(&next.join("pin"), 0o600);
+    std::os::unix::fs::symlink("..2", directory.path().join("..data_tmp")).unwrap();
+    let (from, to) = ("..data_tmp", "..data");
+    fs::rename(directory.path().join(from), directory.path().join(to)).unwrap();
+    assert_ne!(stamp, crate::stamp::Stamp::of([link.as_path()]));
+    assert_eq!(read(&link, Rule::Ours, 16).unwrap().as_slice(), b"5678");
+}
+
 #[test]
 fn the_message_names_the_mode_and_the_command() {
     let facts = Facts {
@@ -107,6 +144,9 @@ fn the_message_names_the_mode_and_the_command() {
     assert_eq!(error.class(), Class::Misconfigured);
     assert!(error.what().contains("0644"), "{error}");
     assert_eq!(error.remedy(), r"run: chmod 0600 '/srv/it'\''s/kek'");
+    // Docker and Podman mount what nobody can change there.
+    let error = check_file(Path::new("/run/secrets/kek"), facts, Rule::Ours, false).unwrap_err();
+    assert!(error.remedy().starts_with("set mode 0400"), "{error}");
 }
 
 #[test]

@@ -26,56 +26,11 @@ use super::errors::{self, Target};
 use super::json;
 use super::refusals::Refusals;
 use super::secrets::{header, read_secret, read_token};
+use super::session::Session;
 use super::settings::VaultAuth;
-
-/// How long to use a token that could not be renewed, before the next try.
-const RENEW_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 const RENEW: &str = "auth/token/renew-self";
 const LOOK_UP: &str = "auth/token/lookup-self";
-
-/// A token and its time.
-#[derive(Clone)]
-pub(super) struct Session {
-    /// Wiped when its last clone is dropped.
-    token: HeaderValue,
-    /// Counts logins and renewals: which of two is newer.
-    serial: u64,
-    /// When what made it was sent.
-    since: Instant,
-    /// None: it has no end that we know of.
-    ttl: Option<Duration>,
-    /// When to renew it, or log in anew.
-    due: Option<Instant>,
-    can_renew: bool,
-}
-
-impl Session {
-    fn new(token: HeaderValue, since: Instant, ttl_s: u64, can_renew: bool) -> Self {
-        let ttl = (ttl_s > 0).then(|| Duration::from_secs(ttl_s));
-        Self {
-            token,
-            serial: 0,
-            since,
-            ttl,
-            due: ttl.and_then(|ttl| since.checked_add(ttl / 2)),
-            can_renew,
-        }
-    }
-
-    pub(super) fn token(&self) -> &HeaderValue {
-        &self.token
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.ttl
-            .is_some_and(|ttl| now.saturating_duration_since(self.since) >= ttl)
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.due.is_some_and(|due| now >= due)
-    }
-}
 
 /// The way to a token, and the token.
 pub(super) struct Auth {
@@ -93,6 +48,13 @@ struct State {
     serial: u64,
     refusals: Refusals,
     calls: Counters,
+}
+
+/// Why a session goes on as it was.
+struct Unrenewed {
+    error: KmsError,
+    /// Another renewal may succeed.
+    can_renew: bool,
 }
 
 /// Who wants a login.
@@ -171,11 +133,7 @@ impl Auth {
             Some(session) if !session.is_due(Instant::now()) => return Ok(session),
             Some(session) => match self.refresh(client, target, &session).await {
                 Ok(fresh) => fresh,
-                // The old token still works: an outage must not make it useless before its time.
-                Err(_) => Session {
-                    due: Instant::now().checked_add(RENEW_AGAIN_AFTER),
-                    ..session
-                },
+                Err(Unrenewed { error, can_renew }) => session.kept(&error, can_renew),
             },
         };
         let stored = self.store(fresh, lock_count);
@@ -334,19 +292,29 @@ impl Auth {
         client: &Client,
         target: &Target,
         session: &Session,
-    ) -> Result<Session, KmsError> {
+    ) -> Result<Session, Unrenewed> {
         if session.can_renew {
-            let renewed = renew(client, session).await;
-            match &renewed {
-                Ok(Some(_)) => self.count(Operation::Renew, None),
+            match renew(client, session).await {
+                Ok(Some(renewed)) => {
+                    self.count(Operation::Renew, None);
+                    return Ok(renewed);
+                }
                 Ok(None) => {}
-                Err(error) => self.count(Operation::Renew, Some(error)),
-            }
-            if let Some(renewed) = renewed? {
-                return Ok(renewed);
+                Err(error) => {
+                    self.count(Operation::Renew, Some(&error));
+                    return Err(Unrenewed {
+                        error,
+                        can_renew: true,
+                    });
+                }
             }
         }
-        self.log_in(client, target, For::Call).await
+        // What the server refused to renew it refuses the next time, too.
+        let logged_in = self.log_in(client, target, For::Call).await;
+        logged_in.map_err(|error| Unrenewed {
+            error,
+            can_renew: false,
+        })
     }
 
     async fn log_in(
@@ -546,18 +514,5 @@ mod tests {
         };
         let error = Auth::open(approle).map(|_| ()).unwrap_err();
         assert_eq!(error.class(), Class::Misconfigured);
-    }
-
-    #[test]
-    fn a_token_is_due_at_half_of_its_time_and_over_at_its_end() {
-        let token = HeaderValue::from_static("s.abc");
-        let since = Instant::now();
-        let session = Session::new(token.clone(), since, 10, true);
-        let after = |s| since + Duration::from_secs(s);
-        assert!(!session.is_due(after(4)) && !session.is_over(after(4)));
-        assert!(session.is_due(after(5)) && !session.is_over(after(9)));
-        assert!(session.is_over(after(10)));
-        let endless = Session::new(token, since, 0, false);
-        assert!(!endless.is_due(after(1_000_000)) && !endless.is_over(after(1_000_000)));
     }
 }

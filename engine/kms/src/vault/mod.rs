@@ -26,6 +26,7 @@ mod json;
 mod pinned;
 mod refusals;
 mod secrets;
+mod session;
 mod settings;
 mod tls;
 mod validity;
@@ -49,10 +50,11 @@ use crate::provider::{
 use crate::secret::SECRET_BYTES;
 use crate::{Cause, Class, Context, Counters, KmsError, Purpose, SecretKey};
 
-use auth::{Auth, Session};
+use auth::Auth;
 use client::{Answer, Client};
 use errors::{Operation, Target};
 use json::{Ciphertext, Plaintext};
+use session::Session;
 pub use settings::{VaultAuth, VaultSettings};
 
 /// What starts a ciphertext, before its key version.

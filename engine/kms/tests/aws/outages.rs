@@ -37,12 +37,17 @@ async fn what_aws_answers_in_a_bad_hour_has_its_class() {
         ("ExpiredTokenException", 400, Class::Credential),
         ("SignatureDoesNotMatch", 403, Class::Credential),
         ("DisabledException", 400, Class::Disabled),
-        ("KMSInvalidStateException", 400, Class::Disabled),
+        // In these words it names no state that somebody has put the key into.
+        ("KMSInvalidStateException", 400, UNAVAILABLE),
         ("IncorrectKeyException", 400, Class::Misconfigured),
         ("InvalidKeyUsageException", 400, Class::Misconfigured),
         ("RequestTimeTooSkewed", 403, Class::Misconfigured),
         ("InvalidCiphertextException", 400, Class::Corrupt),
     ];
+    let deleted = "arn:aws:kms:eu-central-1:123456789012:key/1 is pending deletion.";
+    proxy.answer_error("KMSInvalidStateException", 400, deleted);
+    assert_class(aws.unwrap(&context(), &wrapped.0).await, Class::Disabled);
+    proxy.pass();
     for (code, status, class) in table {
         proxy.answer_error(code, status, "as the test says");
         let before = proxy.fault_count();

@@ -97,7 +97,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         name: "keyway_kms_forecast_calls_per_hour",
         kind: Kind::Gauge,
         labels: &[],
-        help: "Calls per hour that the leases of the keyspaces in use need, and logins with their renewals.",
+        help: "Calls per hour that the leases of the keyspaces in use need, and logins with their renewals or fetches of credentials.",
         export: |kms, keyspaces, emit| {
             let forecast = forecast_calls_per_hour(kms, &keyspaces.live);
             emit(&[], Sample::Number(forecast));

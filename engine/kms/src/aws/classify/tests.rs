@@ -44,7 +44,7 @@ fn every_documented_code_has_its_class() {
         ("RequestExpired", 400, Class::Misconfigured),
         ("RequestTimeTooSkewed", 403, Class::Misconfigured),
         ("DisabledException", 400, Class::Disabled),
-        ("KMSInvalidStateException", 400, Class::Disabled),
+        ("KMSInvalidStateException", 400, UNAVAILABLE),
         ("NotFoundException", 400, Class::Misconfigured),
         ("InvalidArnException", 400, Class::Misconfigured),
         ("InvalidCiphertextException", 400, Class::Corrupt),
@@ -69,6 +69,30 @@ fn every_documented_code_has_its_class() {
             "{}",
             failure.error
         );
+    }
+}
+
+/// The fault: keys in an external key store were wiped when the way to it failed, since AWS has one code for that and for
+/// a key that will be deleted.
+#[test]
+fn a_key_store_that_is_away_is_no_decision_about_its_key() {
+    let key = "arn:aws:kms:eu-central-1:123456789012:key/bc436485";
+    for (state, class) in [
+        ("is pending deletion.", Class::Disabled),
+        ("is pending import.", Class::Disabled),
+        ("is disabled.", Class::Disabled),
+        ("is unavailable.", UNAVAILABLE),
+        ("is creating.", UNAVAILABLE),
+        (
+            "KMS cannot communicate with the external key store proxy. This might be a transient networking issue.",
+            UNAVAILABLE,
+        ),
+        ("The external key store proxy did not respond", UNAVAILABLE),
+    ] {
+        let message = format!("{key} {state}");
+        let failure = answer("KMSInvalidStateException", &message, response(400, &[]));
+        assert_eq!(failure.error.class(), class, "{}", failure.error);
+        assert!(failure.error.what().contains(state), "{}", failure.error);
     }
 }
 

@@ -1,0 +1,125 @@
+//! Where credentials come from, counted: a session that STS, a container or an instance role gives is a call each time,
+//! at each end of its time, which the forecast of calls must not leave out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_sdk_kms::config::Credentials;
+
+use super::classify::no_credentials;
+use crate::KmsError;
+use crate::service::{Counters, Operation, Outcome};
+
+/// The fetches so far, over all connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fetches(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    calls: Counters,
+    /// Of the latest credentials, from their fetch to their end, in s. 0: they have none.
+    lifetime_s: u64,
+}
+
+impl Fetches {
+    /// The provider with its fetches counted here.
+    pub(super) fn of(&self, source: SharedCredentialsProvider) -> SharedCredentialsProvider {
+        SharedCredentialsProvider::new(Counted {
+            source,
+            fetches: self.clone(),
+        })
+    }
+
+    pub(super) fn calls(&self) -> Counters {
+        self.state().calls
+    }
+
+    /// Fetches in an hour: one for each lifetime of the credentials.
+    pub(super) fn per_hour(&self) -> f64 {
+        match self.state().lifetime_s {
+            0 => 0.0,
+            lifetime_s => 3600.0 / lifetime_s as f64,
+        }
+    }
+
+    fn note(&self, result: &provider::Result, now: SystemTime) {
+        let mut state = self.state();
+        let outcome = match result {
+            Ok(credentials) => {
+                let left = credentials.expiry().map(|end| end.duration_since(now));
+                state.lifetime_s = match left {
+                    Some(left) => left.map_or(1, |left| left.as_secs().max(1)),
+                    // Out of a file or the environment, which is no call.
+                    None => {
+                        state.lifetime_s = 0;
+                        return;
+                    }
+                };
+                Outcome::Ok
+            }
+            Err(error) => {
+                let (class, cause, what, remedy) = no_credentials(error);
+                Outcome::of(&KmsError::new(class, what, remedy).from_cause(cause))
+            }
+        };
+        state.calls.add(Operation::Login, outcome);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Only whole values are put there.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Counted {
+    source: SharedCredentialsProvider,
+    fetches: Fetches,
+}
+
+impl ProvideCredentials for Counted {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async move {
+            let result = self.source.provide_credentials().await;
+            self.fetches.note(&result, SystemTime::now());
+            result
+        })
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.source.fallback_on_interrupt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aws_credential_types::provider::error::CredentialsError;
+
+    use super::*;
+
+    #[test]
+    fn what_ends_was_fetched_and_what_does_not_was_read() {
+        let fetches = Fetches::default();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let until = |end_s| {
+            let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end_s);
+            Credentials::new("id", "none", None, Some(end), "test")
+        };
+        let count = |outcome| fetches.calls().count(Operation::Login, outcome);
+        fetches.note(&Ok(until(1_900)), now);
+        assert_eq!((count(Outcome::Ok), fetches.per_hour()), (1, 4.0));
+        fetches.note(&Ok(until(900)), now);
+        assert_eq!((count(Outcome::Ok), fetches.per_hour()), (2, 3600.0));
+        fetches.note(&Ok(Credentials::new("id", "none", None, None, "test")), now);
+        assert_eq!((count(Outcome::Ok), fetches.per_hour()), (2, 0.0));
+        let refused = CredentialsError::provider_error("AccessDenied");
+        fetches.note(&Err(refused), now);
+        assert_eq!(count(Outcome::Credential), 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! A token and its time.
+
+use std::time::{Duration, Instant};
+
+use hyper::header::HeaderValue;
+
+use crate::KmsError;
+
+/// How long to use a token that could not be renewed, before the next try: at first, and at most. It doubles in between.
+const RENEW_WAIT_MIN: Duration = Duration::from_secs(1);
+const RENEW_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Doublings after which the wait grows no more.
+const RENEW_DOUBLINGS_MAX: u32 = 5;
+
+/// A token and its time.
+#[derive(Clone)]
+pub(super) struct Session {
+    /// Wiped when its last clone is dropped.
+    pub(super) token: HeaderValue,
+    /// Counts logins and renewals: which of two is newer.
+    pub(super) serial: u64,
+    /// When what made it was sent.
+    pub(super) since: Instant,
+    /// None: it has no end that we know of.
+    pub(super) ttl: Option<Duration>,
+    /// When to renew it, or log in anew.
+    pub(super) due: Option<Instant>,
+    pub(super) can_renew: bool,
+    /// Renewals in a row that failed.
+    pub(super) failed_count: u32,
+}
+
+impl Session {
+    pub(super) fn new(token: HeaderValue, since: Instant, ttl_s: u64, can_renew: bool) -> Self {
+        let ttl = (ttl_s > 0).then(|| Duration::from_secs(ttl_s));
+        Self {
+            token,
+            serial: 0,
+            since,
+            ttl,
+            due: ttl.and_then(|ttl| since.checked_add(ttl / 2)),
+            can_renew,
+            failed_count: 0,
+        }
+    }
+
+    pub(super) fn token(&self) -> &HeaderValue {
+        &self.token
+    }
+
+    /// The session after a renewal that failed. The old token still works: an outage, or a role that was removed, must not
+    /// make it useless before its time.
+    pub(super) fn kept(self, error: &KmsError, can_renew: bool) -> Self {
+        let now = Instant::now();
+        let ends = self.ttl.and_then(|ttl| self.since.checked_add(ttl));
+        let left = ends.map(|ends| ends.saturating_duration_since(now));
+        if self.failed_count == 0 {
+            tracing::warn!(
+                ends_in_s = left.map(|left| left.as_secs()),
+                %error,
+                "the login could not be renewed; the token from before stays in use until its end"
+            );
+        }
+        let wait = RENEW_WAIT_MIN * (1 << self.failed_count.min(RENEW_DOUBLINGS_MAX));
+        let wait = wait.min(RENEW_WAIT_MAX);
+        // Before the end there is another try.
+        let wait = left
+            .map_or(wait, |left| wait.min(left / 2))
+            .max(RENEW_WAIT_MIN);
+        Self {
+            due: now.checked_add(wait),
+            can_renew,
+            failed_count: self.failed_count.saturating_add(1),
+            ..self
+        }
+    }
+
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.ttl
+            .is_some_and(|ttl| now.saturating_duration_since(self.since) >= ttl)
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| now >= due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_due_at_half_of_its_time_and_over_at_its_end() {
+        let token = HeaderValue::from_static("s.abc");
+        let since = Instant::now();
+        let session = Session::new(token.clone(), since, 10, true);
+        let after = |s| since + Duration::from_secs(s);
+        assert!(!session.is_due(after(4)) && !session.is_over(after(4)));
+        assert!(session.is_due(after(5)) && !session.is_over(after(9)));
+        assert!(session.is_over(after(10)));
+        let endless = Session::new(token, since, 0, false);
+        assert!(!endless.is_due(after(1_000_000)) && !endless.is_over(after(1_000_000)));
+    }
+}
