@@ -282,6 +282,35 @@ impl CatalogueFile {
         }
     }
 
+    /// Whether the key that seals a KMS's section is wrapped under an older version of the KMS's key than the newest.
+    /// Without it no DEK is handed out, so that it must not be left behind when the KMS stops decrypting with old ones.
+    pub fn is_seal_behind<K: Kms>(&self, name: &str, kms: &K) -> bool {
+        let Some(newest) = kms.newest_key_version() else {
+            return false;
+        };
+        let wrapped = match self.state().sections.get(name) {
+            Some(Section::Checked(key)) => key.wrapped(),
+            Some(Section::Unchecked(seal, _)) => seal.record().unwrap_or_default(),
+            _ => return false,
+        };
+        let version = kms.key_version(NO_KEYSPACE, FIRST_GENERATION, &wrapped);
+        version.is_some_and(|version| version < newest)
+    }
+
+    /// Makes another key for the seal of a KMS's section, which the next write uses, if the present one is behind.
+    /// Returns whether it did. Two calls at the KMS.
+    pub async fn renew_seal<K: Kms>(&self, name: &str, kms: &K) -> Result<bool, KmsError> {
+        if !self.is_checked(name) || !self.is_seal_behind(name, kms) {
+            return Ok(false);
+        }
+        let made = kms.new_dek(NO_KEYSPACE, FIRST_GENERATION).await?;
+        let mut state = self.state();
+        if let Some(section @ Section::Checked(_)) = state.sections.get_mut(name) {
+            *section = Section::Checked(SealKey::new(&made.record, made.dek));
+        }
+        Ok(true)
+    }
+
     /// Whether a KMS's section can be sealed: it was checked, or just made.
     pub fn is_checked(&self, kms: &str) -> bool {
         matches!(self.state().sections.get(kms), Some(Section::Checked(_)))

@@ -22,12 +22,12 @@ impl Counted {
         found.map(|(_, versions)| *versions)
     }
 
-    /// Counts again, if it is time.
-    pub(super) fn count_if_due<K: Kms>(&mut self, catalogue: &Catalogue, kms: &KmsSet<K>) {
+    /// Counts again, if it is time. Returns whether it was.
+    pub(super) fn count_if_due<K: Kms>(&mut self, catalogue: &Catalogue, kms: &KmsSet<K>) -> bool {
         let is_due = self.snapshots.is_multiple_of(SNAPSHOTS_PER_COUNT);
         self.snapshots = self.snapshots.wrapping_add(1);
         if !is_due {
-            return;
+            return false;
         }
         let mut of_kms = Vec::new();
         for (name, kms) in kms.iter() {
@@ -35,7 +35,9 @@ impl Counted {
                 continue;
             };
             let is_behind = |id: u32, keyspace: &Keyspace| {
-                let deks = keyspace.deks().unwrap_or_default();
+                let mut deks = keyspace.deks().unwrap_or_default();
+                // A backup may bring them back into use, and a rewrap wraps them, too.
+                deks.extend(keyspace.retired_deks().unwrap_or_default());
                 deks.iter().any(|dek| {
                     let version = kms.key_version(id, dek.generation, &dek.record);
                     version.is_some_and(|version| version < newest)
@@ -62,5 +64,6 @@ impl Counted {
             of_kms.push((name.to_owned(), versions));
         }
         self.of_kms = of_kms;
+        true
     }
 }

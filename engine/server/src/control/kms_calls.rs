@@ -121,6 +121,32 @@ pub(super) async fn call<K: Kms>(
     promise.keep(answer);
 }
 
+/// Has the seal of a KMS's keyspaces made under the newest version of the KMS's key.
+pub(super) async fn renew_seal<K: Kms>(
+    set: Rc<KmsSet<K>>,
+    file: Arc<CatalogueFile>,
+    name: String,
+    done: mpsc::UnboundedSender<Done>,
+) {
+    let caller = Caller {
+        set: &set,
+        file: Some(&file),
+        done,
+    };
+    match caller.renew_seal(&name).await {
+        Ok(true) => tracing::info!(
+            kms = name,
+            "the seal of the keyspaces now uses the latest version of the KMS's key"
+        ),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(
+            kms = name,
+            %error,
+            "the seal of the keyspaces still uses an older version of the KMS's key"
+        ),
+    }
+}
+
 struct Caller<'a, K> {
     set: &'a KmsSet<K>,
     file: Option<&'a CatalogueFile>,
@@ -138,6 +164,19 @@ impl<K: Kms> Caller<'_, K> {
             let _ = self.done.send(Done::SealDue);
         }
         Ok(())
+    }
+
+    /// Renews the seal of a KMS's keyspaces if it is behind. Returns whether it was.
+    async fn renew_seal(&self, name: &str) -> Result<bool, KmsError> {
+        let Some(file) = self.file else {
+            return Ok(false);
+        };
+        self.check(name, FirstSeal::Optional).await?;
+        let is_renewed = file.renew_seal(name, self.set.get(name)?).await?;
+        if is_renewed {
+            let _ = self.done.send(Done::SealDue);
+        }
+        Ok(is_renewed)
     }
 
     async fn unwrap(
@@ -214,6 +253,8 @@ impl<K: Kms> Caller<'_, K> {
                 records.push(WrappedDek { generation, record });
             }
         }
+        // The DEKs are of no use without the key that seals their keyspaces, which no other command wraps again.
+        self.renew_seal(to).await?;
         Ok((moved, records))
     }
 

@@ -300,9 +300,25 @@ impl<K: Kms + 'static> Driver<K> {
         exporter::offer(&self.means.exporter, snapshot);
     }
 
+    /// Has seals that are behind made under the newest versions of the KMSes' keys: no command does it.
+    fn renew_seals(&self) {
+        let Some(file) = &self.means.file else {
+            return;
+        };
+        for (name, kms) in self.means.kms.iter() {
+            if file.is_seal_behind(name, kms) {
+                let (set, file) = (Rc::clone(&self.means.kms), Arc::clone(file));
+                let done = self.done.clone();
+                spawn_local(kms_calls::renew_seal(set, file, name.to_owned(), done));
+            }
+        }
+    }
+
     fn push_kms_figures(&mut self) {
         let catalogue = self.control.written();
-        self.key_versions.count_if_due(catalogue, &self.means.kms);
+        if self.key_versions.count_if_due(catalogue, &self.means.kms) {
+            self.renew_seals();
+        }
         let mut figures: Vec<_> = self
             .means
             .kms

@@ -47,6 +47,11 @@ impl SealKey {
         SealKey { record, key }
     }
 
+    /// The record of its wrapped form, for the KMS.
+    pub fn wrapped(&self) -> Vec<u8> {
+        BASE64.decode(&self.record).unwrap_or_default()
+    }
+
     /// Seals a KMS's section, given as [`text_of`].
     pub fn seal(&self, kms: &str, revision: u64, section: &str) -> Seal {
         let tag = tag(&self.key, kms, revision, section);
