@@ -121,20 +121,42 @@ pub fn last_words(text: &str) {
     flush();
 }
 
-/// Lets at most [`LINES_PER_SECOND_MAX`] lines through a second and counts the others.
-#[derive(Debug, Default)]
+/// Lets at most [`LINES_PER_SECOND_MAX`] lines through in each window of time and counts the others.
+#[derive(Debug)]
 pub struct LineLimit {
+    window_us: u64,
     window_start_us: Cell<u64>,
     written: Cell<u32>,
     suppressed: Cell<u64>,
 }
 
+impl Default for LineLimit {
+    /// Windows of a second.
+    fn default() -> Self {
+        Self::new(1_000_000)
+    }
+}
+
 impl LineLimit {
+    /// Windows of a minute: for what happens to each keyspace in an outage of their KMS.
+    pub fn per_minute() -> Self {
+        Self::new(60_000_000)
+    }
+
+    fn new(window_us: u64) -> Self {
+        Self {
+            window_us,
+            window_start_us: Cell::new(0),
+            written: Cell::new(0),
+            suppressed: Cell::new(0),
+        }
+    }
+
     /// Whether to write a line now: `Some(n)` when yes, where `n` lines were held back since the
     /// last one written.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         let now_us = now.as_micros();
-        if now_us.saturating_sub(self.window_start_us.get()) >= 1_000_000 {
+        if now_us.saturating_sub(self.window_start_us.get()) >= self.window_us {
             self.window_start_us.set(now_us);
             self.written.set(0);
         }

@@ -1,6 +1,7 @@
 //! Signals, from the first moment of the process on: a stop that comes while the server still starts ends it, too.
 //!
-//! As process 1 of a container there is no default action: a signal without a handler is lost.
+//! As process 1 of a container there is no default action: a signal without a handler is lost. SIGQUIT is what some images
+//! name as their stop signal. SIGUSR1 and SIGUSR2, which programs that rotate logs send, would end the process otherwise.
 
 use std::io;
 use std::sync::Arc;
@@ -63,10 +64,13 @@ pub fn take() -> io::Result<Stop> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
     hang_up: Signal,
     /// Never looked at. That it is handled keeps a write beyond `ulimit -f` from ending the process: the write fails with
     /// EFBIG, as it does with ENOSPC on a full disk.
     _file_size: Signal,
+    user_1: Signal,
+    user_2: Signal,
 }
 
 impl Signals {
@@ -74,8 +78,11 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             hang_up: signal(SignalKind::hangup())?,
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+            user_1: signal(SignalKind::user_defined1())?,
+            user_2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -85,6 +92,15 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
+                _ = self.quit.recv() => {}
+                _ = self.user_1.recv() => {
+                    ignored("SIGUSR1");
+                    continue;
+                }
+                _ = self.user_2.recv() => {
+                    ignored("SIGUSR2");
+                    continue;
+                }
                 _ = self.hang_up.recv() => {
                     logging::reload_level();
                     continue;
@@ -94,6 +110,10 @@ impl Signals {
             stop.stop();
         }
     }
+}
+
+fn ignored(signal: &str) {
+    tracing::info!("{signal} means nothing here and is ignored; SIGHUP reads the log level again");
 }
 
 /// The terminal as it was before a prompt switched its echo off.

@@ -296,8 +296,12 @@ fn enter(path: &Path) -> Result<(), DirError> {
                 mode,
             });
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-            .map_err(failed("setting the permissions of", path))?;
+        // The directory of a mounted volume is another user's.
+        let loose = |_| DirError::LoosePermissions {
+            path: path.to_owned(),
+            mode,
+        };
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(loose)?;
     }
     if let Some(parent) = path
         .parent()

@@ -68,7 +68,8 @@ impl std::fmt::Display for DirError {
             Self::LoosePermissions { path, mode } => write!(
                 f,
                 "the data directory {} has mode {mode:04o}, others than its owner may enter it: \
-                 chmod 700 {0}",
+                 chmod 700 {0}; or, for a volume that is mounted there, name a directory in it: \
+                 --data {0}/keyway",
                 path.display()
             ),
             Self::ManifestMissing { path } => write!(
@@ -102,8 +103,24 @@ impl std::fmt::Display for DirError {
                     "the shard count is {count}, must be from 1 to {SHARD_COUNT_MAX}"
                 )
             }
-            Self::Io { what, source } => write!(f, "{what}: {source}"),
+            Self::Io { what, source } => write!(f, "{what}: {source}{}", remedy(source)),
         }
+    }
+}
+
+/// What to do about a failure that is no fault of the disk.
+fn remedy(source: &io::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    match source.kind() {
+        Kind::ReadOnlyFilesystem => {
+            "; give --data a directory that can be written, such as a volume of its own"
+        }
+        Kind::PermissionDenied => {
+            "; give the directory to the user that runs keywayd, or name another with --data"
+        }
+        Kind::AlreadyExists | Kind::NotADirectory => "; name a directory with --data",
+        Kind::StorageFull | Kind::QuotaExceeded => "; free some space there",
+        _ => "",
     }
 }
 

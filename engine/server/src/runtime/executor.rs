@@ -29,7 +29,9 @@ where
     std::thread::Builder::new()
         .name(format!("shard-{shard}"))
         .spawn(move || {
-            let executor = LocalExecutorBuilder::new(Placement::Fixed(core))
+            // glommio looks up what it pins to in /sys, which a container may lack, and panics there.
+            pin_to(core)?;
+            let executor = LocalExecutorBuilder::new(Placement::Unbound)
                 .name(&format!("shard-{shard}"))
                 .io_memory(IO_MEMORY_BYTES)
                 .ring_depth(RING_DEPTH)
@@ -40,6 +42,13 @@ where
             executor.run(async move { main().await });
             Ok(())
         })
+}
+
+/// Keeps this thread, and those that it starts, on one core.
+fn pin_to(core: usize) -> std::io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 /// Cores that this process may run on.

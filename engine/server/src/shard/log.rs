@@ -13,8 +13,8 @@ thread_local! {
     static WAIT_TIMEOUTS: LineLimit = LineLimit::default();
     static INVALID_KEYS: LineLimit = LineLimit::default();
     static FAILED_LOADS: LineLimit = LineLimit::default();
-    static LEASES_GRANTED: LineLimit = LineLimit::default();
-    static LEASES_ENDED: LineLimit = LineLimit::default();
+    static LEASES_GRANTED: LineLimit = LineLimit::per_minute();
+    static LEASES_ENDED: LineLimit = LineLimit::per_minute();
     static DENIED: LineLimit = LineLimit::default();
 }
 
@@ -164,6 +164,8 @@ impl Driver {
             Event::KeyValid { keyspace, key_id } => tracing::info!(
                 shard, keyspace = self.name(*keyspace), key = %show(key_id), "key is valid again"
             ),
+            // Every shard has the lease of every keyspace: one of them logs what becomes of it.
+            Event::LeaseGranted { .. } | Event::LeaseEnded { .. } if shard != 0 => {}
             Event::LeaseGranted {
                 keyspace,
                 generation,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use keyway_keys::{Arena, ArenaOptions, ProviderChoice, UseLedger, Vault};
+use keyway_keys::{Arena, ArenaError, ArenaOptions, ProviderChoice, UseLedger, Vault};
 use keyway_node::keyspace_change::KeyspaceChange;
 use keyway_node::messages::{HotKey, ToPeer, ToShard};
 use keyway_node::shard::{self, Shard, Site};
@@ -146,7 +146,13 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         capacity_bytes: config.arena_bytes,
         lock: !config.allow_unlocked_memory,
     })
-    .map_err(|error| format!("{error}; or pass --allow-unlocked-memory"))?;
+    .map_err(|error| match error {
+        ArenaError::Lock { .. } => format!("{error}; or pass --allow-unlocked-memory"),
+        ArenaError::Os { .. } => {
+            format!("{error}; give a smaller --arena-mib, or more address space: ulimit -v")
+        }
+        error => error.to_string(),
+    })?;
     let provider = match config.crypto_provider {
         CryptoProvider::Default => ProviderChoice::Default,
         CryptoProvider::Ring => ProviderChoice::RingOnly,
