@@ -25,7 +25,7 @@ const USER: u32 = 12_345;
 const KEYWAYD: &str = env!("CARGO_BIN_EXE_keywayd");
 
 /// Root can make namespaces and be somebody else; others skip loudly what needs that.
-fn is_root(what: &str) -> bool {
+pub fn is_root(what: &str) -> bool {
     let is_root = geteuid().is_root() && has_program("unshare") && has_program("setpriv");
     if !is_root {
         eprintln!("SKIPPED: {what} needs root, unshare and setpriv");
@@ -436,6 +436,9 @@ fn what_kubernetes_mounts_is_taken() {
     chown(&file, Some(0), Some(USER)).unwrap();
     symlink("..1", secret.join("..data")).unwrap();
     symlink("..data/passphrase", secret.join("passphrase")).unwrap();
+    // As the kubelet mounts them, with `fsGroup`.
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o3777)).unwrap();
+    chown(&secret, Some(0), Some(USER)).unwrap();
     // A volume that is given to the group at every mount.
     let volume = dir.path().join("volume");
     std::fs::create_dir(&volume).unwrap();
@@ -478,11 +481,53 @@ fn what_kubernetes_mounts_is_taken() {
     // What the world may read is refused as before, and so is what another user owns.
     std::fs::set_permissions(&file, Permissions::from_mode(0o444)).unwrap();
     let text = refused(pod());
-    assert!(text.contains("0444"), "{text}");
+    assert!(
+        text.contains("0444") && text.contains("set defaultMode: 0440"),
+        "{text}"
+    );
     std::fs::set_permissions(&file, Permissions::from_mode(0o440)).unwrap();
     chown(&file, Some(USER + 1), Some(USER)).unwrap();
     let text = refused(pod());
     assert!(text.contains("belongs to user id"), "{text}");
+    chown(&file, Some(0), Some(USER)).unwrap();
+    // A link that another user has made in the directory that all may write to.
+    let link = secret.join("passphrase");
+    std::os::unix::fs::lchown(&link, Some(USER + 1), None).unwrap();
+    let text = refused(pod());
+    assert!(text.contains("belongs to user id"), "{text}");
+}
+
+#[test]
+fn a_volume_itself_is_no_data_directory_and_a_directory_in_it_is() {
+    if !is_root("being another user") {
+        return;
+    }
+    let dir = open_dir();
+    let user = as_user();
+    let words: Vec<&str> = user.iter().map(String::as_str).collect();
+    // An emptyDir, with and without `fsGroup`, and a disk that has its lost+found.
+    for (at, mode) in [0o2777, 0o777, 0o2775].into_iter().enumerate() {
+        let volume = dir.path().join(format!("volume-{at}"));
+        std::fs::create_dir(&volume).unwrap();
+        if mode == 0o2775 {
+            std::fs::create_dir(volume.join("lost+found")).unwrap();
+        }
+        chown(&volume, Some(0), Some(USER)).unwrap();
+        std::fs::set_permissions(&volume, Permissions::from_mode(mode)).unwrap();
+        let command = |data: &Path| {
+            let mut command = keywayd(&words, data);
+            command.args(["--dev", "--allow-unlocked-memory", "--arena-mib", "1"]);
+            command
+        };
+        let text = refused(command(&volume));
+        let remedy = volume.join("keyway");
+        let named = format!("--data {}", remedy.display());
+        assert!(text.contains(&named), "{mode:o}: {text}");
+        let child = command(&remedy).spawn().unwrap();
+        wait_until("the remedy", WITHIN, || is_ready(&remedy));
+        let pid = Pid::from_child(&child);
+        stop(child, pid);
+    }
 }
 
 #[test]

@@ -72,6 +72,11 @@ impl Operator {
         std::fs::read(self.path(name)).unwrap()
     }
 
+    /// All that the commands have said so far.
+    pub fn said(&self) -> String {
+        self.said.borrow().clone()
+    }
+
     /// Types a line of the shell that begins with `keyway`, as the documents write it: files by name, secrets on a
     /// descriptor.
     pub fn start(&self, server: &Server, line: &str) -> Running<'_> {

@@ -309,7 +309,7 @@ impl Drop for Server {
     }
 }
 
-fn log_path(data: &Path) -> PathBuf {
+pub fn log_path(data: &Path) -> PathBuf {
     data.with_extension("log")
 }
 

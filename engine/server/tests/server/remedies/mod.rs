@@ -32,6 +32,27 @@ const TOOLS: &str = "tools/tests/commands.rs";
 const TOOLS_KMS: &str = "tools/tests/kms.rs";
 const COMMAND_LINE: &str = "engine/server/tests/server/command_line/mod.rs";
 
+/// One `sed` command for all the places that PEM is copied into.
+const MENDED: &str = r#"
+    escaped=$(awk '{printf "%s\\n", $0}' p256.pem)
+    mends() {
+        ! keyway key import "prod/$1" --file FILE
+        sed -E -e 's/.*-----BEGIN/-----BEGIN/' -e 's/(-----END [A-Z ]*-----).*/\1/' -e 's/\\r//g' -e 's/\\n/\n/g' \
+            -e 's/(-----BEGIN [A-Z ]*-----) *([^\n])/\1\n\2/' -e 's/([^\n]) *(-----END )/\1\n\2/' FILE > NEW
+        keyway key import "prod/$1" --file NEW
+        openssl pkey -in NEW -noout
+    }
+    tr '\n' ' ' < p256.pem > FILE; mends pem-line
+    echo "\"$(cat p256.pem)\"" > FILE; mends pem-quoted
+    printf '"%s"' "$escaped" > FILE; mends pem-text
+    printf 'KEY="%s"\n' "$escaped" > FILE; mends pem-variable
+    printf '{"type":"account","key_id":"a-----b","private_key":"%s","mail":"a-b"}' "$escaped" > FILE; mends pem-json"#;
+
+/// Where there is no journal, or nothing of the service in it, the command ends with 1.
+const JOURNAL: &str = "
+    command -v journalctl > /dev/null || exit 0
+    journalctl -u keywayd --since -15min -g 'not unwrapped' || test $? = 1";
+
 /// The remedies. `FILE`, `NEW` and the like stand in the scripts as they stand in the messages.
 #[rustfmt::skip]
 const REMEDIES: &[(&str, Proof)] = &[
@@ -82,20 +103,20 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--passphrase-file", Test("engine/server/tests/server/keyspaces.rs", "--passphrase-file")),
     ("--pin", Test(COMMAND_LINE, "--pin-fd 3")),
     ("--pin-fd", Test(COMMAND_LINE, "--pin-fd 3")),
-    ("--private", Machine("the attributes of a key in a token: softhsm.rs of testkit makes such keys")),
+    ("--private", Test("testkit/src/softhsm.rs", "--private")),
     ("--scheme", Run("openssl dgst -sha512 -binary big > DIGEST
         ! keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig
         keyway sign prod/p256 --scheme ecdsa-sha512 --digest --in DIGEST --out sig
         openssl dgst -sha512 -verify p256.pub -signature sig big")),
     ("--security-opt", Machine("an argument of the container's runtime")),
-    ("--sensitive", Machine("the attributes of a key in a token: softhsm.rs of testkit makes such keys")),
+    ("--sensitive", Test("testkit/src/softhsm.rs", "--sensitive")),
     ("--shards", Start(&[])),
     ("--share", Test(COMMAND_LINE, "--share-fd 3")),
     ("--shares", Test(COMMAND_LINE, "--shares 5")),
     ("--sig", Run("keyway sign prod/alice --in msg --out sig
         ! keyway verify prod/alice --sig - < msg
         keyway verify prod/alice --sig sig < msg")),
-    ("--since", Machine("reads the log of the service")),
+    ("--since", Run(JOURNAL)),
     ("--threshold", Test(COMMAND_LINE, "--threshold 3")),
     ("--ticket", Test(TOOLS, "--ticket")),
     ("--timeout", Test(TOOLS, "a_server_that_says_nothing_is_told_as_that")),
@@ -110,23 +131,41 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("bao status", Test("testkit/src/openbao.rs", "wait_until")),
     ("bao write -f {}/keys/NAME derived=true", Test("testkit/src/openbao.rs", "\"derived\": derived")),
     ("bao write -f {}/keys/{} derived=true", Test("testkit/src/openbao.rs", "\"derived\": derived")),
-    ("bao write -f {}/keys/{}/soft-delete-restore", Machine("the server of the tests keeps no soft-deleted keys")),
+    ("bao write -f {}/keys/{}/soft-delete-restore", Test("engine/server/tests/server/troubles/vault.rs", "soft-delete-restore")),
     ("bao write {}/keys/{}/config min_decryption_version=N", Test("engine/kms/tests/vault", "min_decryption_version")),
     ("chmod 700 {}", Run("mkdir -m 777 open
         chmod 700 open; test $(stat -c %a open) = 700")),
     ("chmod {} {}", Run("echo x > wide; chmod 666 wide
         chmod 600 wide; test $(stat -c %a wide) = 600")),
+    ("chown {} {}", Run("echo x > FILE; chown $(id -u) FILE")),
+    ("head -c LENGTH FILE > NEW", Run("openssl pkcs8 -topk8 -nocrypt -in p256.pem -outform DER > DER; cat DER DER > FILE
+        ! keyway key import prod/der --file FILE
+        head -c $(wc -c < DER) FILE > NEW
+        keyway key import prod/der --file NEW")),
     ("head -c {} FILE > NEW", Run("openssl rand 32 > FILE; echo >> FILE
         ! keyway key import prod/head --alg aes-256-gcm --file FILE
         head -c 32 FILE > NEW
         keyway key import prod/head --alg aes-256-gcm --file NEW --encoding raw")),
+    ("iconv -f UTF-16BE -t UTF-8 FILE > NEW", Run("iconv -f UTF-8 -t UTF-16BE key.pem > FILE
+        ! keyway key import prod/utf16be --file FILE
+        iconv -f UTF-16BE -t UTF-8 FILE > NEW
+        keyway key import prod/utf16be --file NEW")),
+    ("iconv -f UTF-16LE -t UTF-8 FILE > NEW", Run("iconv -f UTF-8 -t UTF-16LE key.pem > FILE
+        ! keyway key import prod/utf16le --file FILE
+        iconv -f UTF-16LE -t UTF-8 FILE > NEW
+        keyway key import prod/utf16le --file NEW")),
+    ("iconv -f UTF-32 -t UTF-8 FILE > NEW", Run("iconv -f UTF-8 -t UTF-32 key.pem > FILE
+        ! keyway key import prod/utf32 --file FILE
+        iconv -f UTF-32 -t UTF-8 FILE > NEW
+        keyway key import prod/utf32 --file NEW")),
     ("iconv -f UTF-16 -t UTF-8 FILE > NEW", Run("iconv -f UTF-8 -t UTF-16 key.pem > FILE
         ! keyway key import prod/utf16 --file FILE
         iconv -f UTF-16 -t UTF-8 FILE > NEW
         keyway key import prod/utf16 --file NEW")),
-    ("journalctl -u keywayd --since -15min -g '{}'", Machine("reads the log of the service")),
+    ("journalctl -u keywayd --since -15min -g '{}'", Run(JOURNAL)),
     ("keyway --version", Run("keyway --version")),
     ("keyway doctor", Run("keyway doctor --duration 2s || test $? = 1")),
+    ("keyway doctor KEYSPACE", Run("keyway doctor prod --duration 2s || test $? = 1")),
     ("keyway encrypt", Run("keyway encrypt prod/aead --in msg --out sealed && keyway decrypt prod/aead --in sealed --out opened && cmp msg opened")),
     ("keyway hot {}", Run("keyway hot prod")),
     ("keyway hot {} --by rehydrate-time", Run("keyway hot prod --by rehydrate-time")),
@@ -196,15 +235,25 @@ const REMEDIES: &[(&str, Proof)] = &[
         ! keyway key import prod/enc --file FILE
         openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW -passin pass:x
         keyway key import prod/enc --file NEW")),
-    ("sed 's/\\\\n/\\n/g' FILE > NEW", Run("awk '{printf \"%s\\\\n\", $0}' key.pem > FILE
+    ("puttygen FILE -O private-openssh -o NEW", Machine("the program of another project, which not every machine has")),
+    ("sed 's/\\\\r//g; s/\\\\n/\\n/g' FILE > NEW", Run("for end in '\\\\n' '\\\\r\\\\n'
+        do awk -v end=\"$end\" '{printf \"%s%s\", $0, end}' key.pem > FILE
         ! keyway key import prod/sed --file FILE
-        sed 's/\\\\n/\\n/g' FILE > NEW
-        keyway key import prod/sed --file NEW")),
+        sed 's/\\\\r//g; s/\\\\n/\\n/g' FILE > NEW
+        keyway key import \"prod/sed-${#end}\" --file NEW
+        done")),
+    ("sed -E -e 's/.*-----BEGIN/-----BEGIN/' -e 's/(-----END [A-Z ]*-----).*/\\1/' -e 's/\\\\r//g' -e 's/\\\\n/\\n/g' -e 's/(-----BEGIN [A-Z ]*-----) *([^\\n])/\\1\\n\\2/' -e 's/([^\\n]) *(-----END )/\\1\\n\\2/' FILE > NEW", Run(MENDED)),
     ("ssh-keygen -p -f COPY", Run("ssh-keygen -q -t ed25519 -N secret -f FILE; cp FILE before
         ! keyway key import prod/ssh --file FILE
         cp FILE COPY; ssh-keygen -q -p -P secret -N '' -f COPY
         cmp FILE before; keyway key import prod/ssh --file COPY")),
-    ("sysctl kernel.io_uring_disabled=0", Machine("changes the kernel")),
+    ("ulimit -l", Test("engine/server/tests/server/containers.rs", "ulimit -l 8192")),
+    ("ulimit -n", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
+    ("ulimit -n {}", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
+    ("ulimit -v", Test("engine/server/tests/server/machines.rs", "ulimit -v")),
+    ("sysctl kernel.io_uring_disabled=0", Run("if test \"$(id -u)\" = 0 && test \"$(cat /proc/sys/kernel/io_uring_disabled)\" = 0
+        then sysctl kernel.io_uring_disabled=0
+        fi")),
 ];
 
 #[test]
@@ -237,6 +286,18 @@ fn what_other_tests_run_is_there() {
             Machine(why) => assert!(why.contains(' '), "{remedy}: why?"),
             Run(_) | Start(_) => {}
         }
+    }
+}
+
+/// Doctor names the lines to look for in the service's log.
+#[test]
+fn what_doctor_looks_for_in_the_log_is_logged() {
+    let words = sources::log_lines(&root().join("tools/src/doctor"));
+    assert!(words.len() > 4, "{words:?}");
+    let logged = all_text(&root().join("engine/server/src")).to_lowercase();
+    for word in words {
+        let is_logged = logged.contains(&word.to_lowercase());
+        assert!(is_logged, "no line of the server's has {word:?}");
     }
 }
 

@@ -16,7 +16,7 @@ const FOLDERS: [&str; 8] = [
 ];
 
 /// Programs that a remedy may name.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 20] = [
     "keyway",
     "keywayd",
     "openssl",
@@ -29,6 +29,14 @@ const PROGRAMS: [&str; 12] = [
     "sysctl",
     "chmod",
     "journalctl",
+    "chown",
+    "docker",
+    "jq",
+    "mv",
+    "pkcs11-tool",
+    "puttygen",
+    "systemctl",
+    "ulimit",
 ];
 
 /// What makes `keyway` a command and not the product's name.
@@ -69,6 +77,17 @@ pub fn remedies(root: &Path) -> BTreeSet<String> {
                 }
             }
         }
+    }
+    found
+}
+
+/// The words that doctor has its reader look for in the log.
+pub fn log_lines(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files(folder) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let calls = text.split("log_line(\"").skip(1);
+        found.extend(calls.filter_map(|call| Some(call.split_once('"')?.0.to_owned())));
     }
     found
 }
@@ -156,16 +175,15 @@ fn commands(literal: &str, found: &mut BTreeSet<String>) {
             let Some(arguments) = behind.strip_prefix(' ').filter(|_| is_word) else {
                 continue;
             };
-            let end = arguments.find(['`', ';', ',', ')', '\n', '"']);
-            let arguments = arguments[..end.unwrap_or(arguments.len())].trim_end();
+            let arguments = arguments[..command_len(arguments)].trim_end();
             let first = arguments.split(' ').next().unwrap_or("");
             let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_graphic());
             let is_command = match program {
                 "keyway" => SUBCOMMANDS.contains(&first),
                 "keywayd" => first.starts_with("--") && !literal[..at].ends_with("-u "),
                 // Parts of English, too.
-                "sed" => first.starts_with('\''),
-                "head" => first.starts_with('-'),
+                "sed" => first.starts_with(['\'', '-']),
+                "head" | "docker" | "ulimit" | "mv" => first.starts_with('-'),
                 "vault" => first == "write",
                 _ => is_word(first) && !first.is_empty(),
             };
@@ -174,6 +192,16 @@ fn commands(literal: &str, found: &mut BTreeSet<String>) {
             }
         }
     }
+}
+
+/// Up to the first sign that ends a command in a sentence, outside of single quotes.
+fn command_len(arguments: &str) -> usize {
+    let mut is_quoted = false;
+    let end = arguments.find(|char| {
+        is_quoted ^= char == '\'';
+        !is_quoted && matches!(char, '`' | ';' | ',' | ')' | '\n' | '"')
+    });
+    end.unwrap_or(arguments.len())
 }
 
 fn flags(literal: &str, found: &mut BTreeSet<String>) {
@@ -216,7 +244,7 @@ fn commands_and_flags_are_found_in_messages_and_nowhere_else() {
         // "keyway lock a comment"
         /// `keyway top --once`
         let quote = '"'; let text = "run `keyway unlock {name:?} --wait`, then \
-            openssl dgst -binary {file}; or --timeout";
+            openssl dgst -binary {file}; or --timeout; sed -E 's/(a); b/c/' FILE, or chown {uid} {path}";
         let raw = r#"make it: keyway kms init "x""#;
         let name = "keyway"; let words = "the keyway that was used; head of it";
         #[cfg(test)]
@@ -233,9 +261,11 @@ mod tests { let no = "keyway status now"; }
         [
             "--timeout",
             "--wait",
+            "chown {} {}",
             "keyway kms init",
             "keyway unlock {} --wait",
             "openssl dgst -binary {}",
+            "sed -E 's/(a); b/c/' FILE",
         ]
     );
 }

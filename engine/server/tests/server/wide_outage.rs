@@ -1,0 +1,130 @@
+//! An outage of a KMS with 200 keyspaces is one trouble: tens of log lines, not thousands, and every keyspace, `kms list`
+//! and `keyspace create` name its cause. All come back without a command.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, Status};
+
+use crate::command_line::operator::Operator;
+use crate::common::{Server, WITHIN, wait_until};
+use crate::outages::stand;
+
+const KEYSPACES: usize = 200;
+/// The most that may be logged of an outage, and of its end.
+const LINES_MAX: usize = 60;
+/// So long that 200 keyspaces are made and used in time, and renewed within the budget.
+const LEASE_MS: &str = "30000";
+
+fn keyspace(index: usize) -> KeyspaceName {
+    format!("shop-{index}").parse().unwrap()
+}
+
+fn key(index: usize) -> KeyPath {
+    format!("shop-{index}/key").parse().unwrap()
+}
+
+/// How many keyspaces are in this state.
+fn in_state(server: &Server, state: &str) -> usize {
+    let (_, metrics) = server.http("/metrics");
+    let wanted = format!(",state=\"{state}\"}} 1");
+    let of_shops = metrics.lines().filter(|line| {
+        line.starts_with("keyway_keyspace_state{keyspace=\"shop-") && line.ends_with(&wanted)
+    });
+    of_shops.count()
+}
+
+fn use_all(server: &Server, ends: &AtomicBool) {
+    let client = server.client();
+    while !ends.load(Ordering::Relaxed) {
+        for index in 0..KEYSPACES {
+            let _ = client.mac(&key(index), b"message");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut bao, setup)) = stand(dir.path()) else {
+        return;
+    };
+    let server = setup.start();
+    let client = server.client();
+    for index in 0..KEYSPACES {
+        let settings = [("kms", "bao"), ("dek_lease_ms", LEASE_MS)];
+        wait_until("a keyspace", WITHIN, || {
+            client.keyspace_create(&keyspace(index), &settings).is_ok()
+        });
+        let options = KeyOptions::default();
+        wait_until("a key", WITHIN, || {
+            let made = client.key_generate(&key(index), Algorithm::HmacSha256, options);
+            made.is_ok()
+        });
+    }
+    let operator = Operator::new();
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| use_all(&server, &ends));
+        let _ends = Ends(&ends);
+        let served = |index| client.mac(&key(index), b"message").is_ok();
+        wait_until("all are served", WITHIN, || (0..KEYSPACES).all(served));
+
+        let before = server.log().lines().count();
+        bao.kill();
+        wait_until("the end of all leases", WITHIN, || {
+            in_state(&server, "asking") == KEYSPACES
+        });
+        let troubles = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"connection_refused\"}";
+        server.wait_for_metric(troubles, |keyspaces| keyspaces == KEYSPACES as f64);
+        let said = server.log();
+        let lines: Vec<&str> = said.lines().skip(before).collect();
+        assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.contains("cause=\"connection_refused\""))
+        );
+        let refused = client.mac(&key(7), b"message").unwrap_err();
+        assert_eq!(refused.status(), Some(Status::NeedsUnlock));
+
+        let listed = operator.run(&server, "keyway kms list");
+        assert!(listed.out.contains("cannot be reached"), "{}", listed.out);
+        assert!(
+            listed.out.contains("check that the server runs"),
+            "{}",
+            listed.out
+        );
+        // The client tries for as long as it is told to.
+        let create = "command keyway --timeout 3s keyspace create another --kms bao";
+        let created = operator.shell(&server, create);
+        created.refused(4, &["cannot be reached", "check that the server runs"]);
+        let found = operator.run(&server, "keyway doctor --duration 2s");
+        let lines = found.out.lines().count();
+        assert!(lines <= 2 * LINES_MAX, "{lines}: {}", found.out);
+        let of_all = "connection_refused of 200 keyspaces";
+        assert!(found.out.contains(of_all), "{}", found.out);
+
+        let before = server.log().lines().count();
+        bao.restart();
+        wait_until("the end of the outage", WITHIN, || {
+            (0..KEYSPACES).all(served)
+        });
+        let none = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"none\"}";
+        server.wait_for_metric(none, |keyspaces| keyspaces == 0.0);
+        let said = server.log();
+        let lines: Vec<&str> = said.lines().skip(before).collect();
+        assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
+    });
+}
+
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
