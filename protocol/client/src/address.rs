@@ -55,7 +55,7 @@ impl FromStr for Address {
             .and_then(|host| host.strip_suffix(']'))
             .unwrap_or(host);
         match port.parse() {
-            // A slash: somebody gave a URL.
+            // A slash: it is a URL.
             Ok(port) if !host.is_empty() && !host.contains('/') && port != 0 => Ok(Self::Tcp {
                 host: host.to_owned(),
                 port,
