@@ -19,6 +19,8 @@ pub(super) struct EverySecond {
     deks_looked_at: Option<Instant>,
     /// What has been changed without a seal can be sealed now.
     pub is_seal_due: bool,
+    /// Unlocks of which shards are being asked whether they have loaded their keys.
+    pub watched: usize,
 }
 
 impl EverySecond {

@@ -82,6 +82,7 @@ pub use effect::{ControlEffect, ControlFigures, FirstSeal, KmsAnswer, KmsRequest
 pub use kms::{Deks, FailureClass, KmsFailure, KmsSet, KmsStatus, Need, NewDek};
 pub use report::Report;
 pub use state::State;
+pub use unlock::UNLOCKS_MAX;
 
 /// How a command is refused.
 type Refused = (Status, String);
@@ -109,6 +110,8 @@ struct Governed {
     /// Unlocks so far.
     opening: Opening,
     lease: Lease,
+    /// Unlocks under way.
+    unlocks: usize,
     /// A rotation, move, revival or destruction of its DEKs: one at a time.
     changing_deks: Option<WorkId>,
     /// Its blobs are being sealed under a new DEK.
@@ -122,6 +125,7 @@ impl Governed {
             epoch: Epoch::default(),
             opening: Opening::default(),
             lease: Lease::default(),
+            unlocks: 0,
             changing_deks: None,
             resealing: None,
         }

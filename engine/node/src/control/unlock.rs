@@ -7,7 +7,7 @@
 //!            ends            Resting
 //! ```
 
-use keyway_protocol::{Grants, UnlockKind, encode_ticket};
+use keyway_protocol::{Grants, Status, UnlockKind, encode_ticket};
 
 use super::effect::{KmsAnswer, Unlocked};
 use super::in_force::Settlement;
@@ -20,11 +20,14 @@ use super::saver::settled;
 use super::state::State;
 use super::tickets::{Asked, UnlockState};
 use super::works::{Event, Work, WorkId};
-use super::{Control, Reply};
+use super::{Control, Refused, Reply};
 use crate::catalogue::Edit;
 use crate::ids::Epoch;
 use crate::messages::{Lane, Secret};
 use crate::policy::Principal;
+
+/// Unlocks of a keyspace under way: they outlive their commands. All 16 holders of shares may try four times.
+pub const UNLOCKS_MAX: usize = 64;
 
 /// How long a watching unlock waits at first before it asks again, and at most, µs.
 const WATCH_US_MIN: u64 = 500_000;
@@ -98,6 +101,7 @@ impl Control {
         watch: bool,
     ) -> Reply {
         self.in_force.written().keyspace(id)?;
+        self.begin_to_unlock(id)?;
         let is_share = secret.kind == UnlockKind::Share;
         let ticket = self.beside.tickets.start(id, is_share, who);
         let work = self.works.begin();
@@ -120,6 +124,18 @@ impl Control {
         let mut payload = Vec::new();
         encode_ticket(ticket, &mut payload);
         Ok(payload)
+    }
+
+    fn begin_to_unlock(&mut self, id: u32) -> Result<(), Refused> {
+        if let Some(governed) = self.keyspaces.get_mut(&id) {
+            if governed.unlocks >= UNLOCKS_MAX {
+                let text =
+                    format!("{UNLOCKS_MAX} unlocks of the keyspace are under way; wait for them");
+                return Err((Status::Overloaded, text));
+            }
+            governed.unlocks += 1;
+        }
+        Ok(())
     }
 
     fn begin_unlock(&mut self, work: WorkId, id: u32, secret: Secret) -> Result<Stage, KmsFailure> {
@@ -202,6 +218,9 @@ impl Control {
                 state
             }
         };
+        if let Some(governed) = self.keyspaces.get_mut(&id) {
+            governed.unlocks = governed.unlocks.saturating_sub(1);
+        }
         self.beside.tickets.note(id, ticket, state.clone());
         if let UnlockState::Failed(why) = &state {
             self.end_vain_waits(id, why);
@@ -353,6 +372,9 @@ impl Control {
         }
         for (id, asked) in self.beside.tickets.waiting() {
             if id == except || self.kms_of(id).is_ok_and(|other| other != kms) {
+                continue;
+            }
+            if self.begin_to_unlock(id).is_err() {
                 continue;
             }
             let work = self.works.begin();

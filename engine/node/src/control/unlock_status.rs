@@ -64,8 +64,13 @@ impl Control {
 
     /// Looks whether the keys of opened keyspaces are loaded. To be called once a second.
     pub(super) fn look_at_all_opened(&mut self) {
+        // Shards that are slow to answer are not asked again meanwhile.
+        if self.beside.every_second.watched > 0 {
+            return;
+        }
         let opened = self.beside.tickets.opened();
         for (id, ticket) in opened.into_iter().take(WATCHED_MAX) {
+            self.beside.every_second.watched += 1;
             self.ask_progress(id, ticket, Purpose::Watch);
         }
     }
@@ -132,7 +137,10 @@ impl Control {
                 };
                 self.answer(answering, Ok(document.to_string().into_bytes()));
             }
-            Purpose::Watch => self.settle_opened((id, ticket), epoch, &shards),
+            Purpose::Watch => {
+                self.beside.every_second.watched -= 1;
+                self.settle_opened((id, ticket), epoch, &shards);
+            }
         }
     }
 

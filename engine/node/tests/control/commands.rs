@@ -1,5 +1,6 @@
 //! What the table does not show: what comes between two steps of a command, deadlines, and commands that take too long.
 
+use keyway_node::control::UNLOCKS_MAX;
 use keyway_node::messages::{Command, Request, ResealPage, Secret, ToControl};
 use keyway_protocol::{Status, UnlockKind};
 
@@ -301,4 +302,27 @@ fn a_keyspace_that_could_not_be_made_does_not_undo_the_locks_of_others() {
     ));
     assert!(rig.control.state_of(2).is_none());
     assert!(rig.disk.keyspace(PROD).expect("there is one").locked);
+}
+
+#[test]
+fn unlocks_and_questions_to_a_shard_that_does_not_answer_are_bounded() {
+    let mut rig = Rig::new();
+    for _ in 0..2 * UNLOCKS_MAX {
+        rig.unlock(UnlockKind::Nothing, true);
+    }
+    assert_eq!(rig.calls.len(), UNLOCKS_MAX);
+    let overloaded = |(status, _): &(Status, Vec<u8>)| *status == Status::Overloaded;
+    let refused = rig.answers.values().flatten().filter(|it| overloaded(it));
+    assert_eq!(refused.count(), UNLOCKS_MAX);
+    while rig.answer_kms(true) {
+        settle(&mut rig);
+    }
+    assert_eq!(rig.control.under_way(), (0, 0));
+    for _ in 0..100 {
+        rig.pass(1_000_000);
+    }
+    let (_, works) = rig.control.under_way();
+    assert!(works <= 16, "{works}");
+    rig.unlock(UnlockKind::Nothing, false);
+    assert_eq!(rig.calls.len(), 1, "there is room again");
 }
