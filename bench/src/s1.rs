@@ -11,7 +11,7 @@ use crate::check::{self, Check};
 use crate::control::Control;
 use crate::cpu::pin;
 use crate::error::Result;
-use crate::load::{Load, encode, PATIENCE, Pace, Recording, Second, run as run_load};
+use crate::load::{Load, PATIENCE, Pace, Recording, Second, encode, run as run_load};
 use crate::machine::Provenance;
 use crate::plot::{self, Plot, Series};
 use crate::report;

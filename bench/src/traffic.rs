@@ -7,8 +7,8 @@ use keyway_protocol::{
     Algorithm, InputKind, KeyGenerate, NewKey, Octets, Request, Scheme, Sign, Status, Usage,
 };
 
-use crate::load::encode;
 use crate::error::Result;
+use crate::load::encode;
 use crate::load::{Load, PATIENCE, Pace, Recording, Seconds, run};
 
 /// What is signed or MACed: the size of a digest, as callers mostly have.

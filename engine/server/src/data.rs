@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use keyway_store::DataDir;
 
-use crate::control::catalogue;
 use crate::control::catalogue_file::Place;
+use keyway_node::catalogue;
 
 impl Place for DataDir {
     fn path(&self) -> PathBuf {

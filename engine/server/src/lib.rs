@@ -31,4 +31,3 @@ pub mod startup;
 pub mod unix_path;
 
 pub use keyway_node::connection::{accounts, patience};
-pub use keyway_node::policy as authorise;

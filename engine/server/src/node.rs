@@ -10,11 +10,9 @@ use keyway_protocol::Router;
 use keyway_store::{DataDir, reshard};
 use tokio::sync::mpsc;
 
-use crate::authorise::Owner;
 use crate::clock;
 use crate::config::Config;
 use crate::control::at_start;
-use crate::control::catalogue;
 use crate::control::lanes::lanes;
 use crate::control::link::FromShard;
 use crate::control::{self, Driver, Means};
@@ -28,10 +26,12 @@ use crate::shard::{Start, serve};
 use crate::signals::Stop;
 use crate::startup;
 use crate::unix_path;
+use keyway_node::catalogue;
 use keyway_node::control::hot_keys::{self, HotKeys};
 use keyway_node::control::{Control, Settings};
 use keyway_node::limits::{EMERGENCIES_MAX, TO_CONTROL_MAX, TO_SHARD_MAX};
 use keyway_node::messages::HotKey;
+use keyway_node::policy::Owner;
 
 /// Where a running server writes its addresses.
 const ENDPOINTS_FILE: &str = "endpoints.json";

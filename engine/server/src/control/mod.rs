@@ -51,7 +51,7 @@ use link::FromShard;
 use outbox::Outbox;
 use saver::{Save, SaveHotKeys};
 
-pub use keyway_node::catalogue;
+use keyway_node::catalogue;
 
 /// How often the KMS's figures go to the exporter, µs.
 const SNAPSHOT_PERIOD_US: u64 = 1_000_000;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
-use crate::authorise::Principal;
+use keyway_node::policy::Principal;
 
 /// A connected socket.
 pub struct Socket {

@@ -20,7 +20,6 @@ use super::port::Keys;
 use super::snapshot::Measured;
 use super::wakeup::Wakeup;
 use super::{Driver, Stopping};
-use crate::authorise::Owner;
 use crate::config::{Config, CryptoProvider};
 use crate::control::lanes::{LaneEnds, Lanes};
 use crate::control::link::{ControlLink, FromShard};
@@ -32,6 +31,7 @@ use crate::runtime::listener;
 use crate::runtime::mesh::Seat;
 use crate::runtime::tasks;
 use crate::unix_path;
+use keyway_node::policy::Owner;
 
 /// The ticker's period: it drives the core's wheel.
 const TICK: Duration = Duration::from_millis(1);

@@ -7,8 +7,8 @@ use keyway_kms::{
 
 use super::*;
 use crate::clock;
-use crate::control::catalogue::{By, NewKeyspace, SettingsChange};
 use crate::metrics::snapshot::KmsSnapshot;
+use keyway_node::catalogue::{By, NewKeyspace, SettingsChange};
 
 /// A KMS whose wrapped keys are the keys, and which can be away.
 #[derive(Default)]
