@@ -1,10 +1,10 @@
 //! The two clocks of the server.
 //!
-//! Expiry runs on `CLOCK_BOOTTIME`, which goes on through a suspend: a key whose time ran out
-//! while the machine slept is past its time when it wakes. The wall clock appears only in the
-//! metadata of a key (created, not before, not after), in a keyspace's history, in what a restart
-//! leaves of a change that was made for a while, and in the status document. It is never used to
-//! keep a key longer.
+//! Expiry runs on `CLOCK_BOOTTIME`, which continues during a suspend: a key that expires while the
+//! machine is suspended has expired when it resumes. The wall clock appears only in the metadata of
+//! a key (created, not before, not after), in a keyspace's history, in the remaining time of a
+//! temporary override after a restart, and in the status document. It never extends the life of a
+//! key.
 
 use keyway_core::Instant;
 use keyway_node::time::Moment;

@@ -1,6 +1,6 @@
-//! What a server is told at start: command-line flags and a TOML file that say the same things.
+//! The configuration of a server: command-line flags and a TOML file with the same settings.
 //!
-//! A flag wins over the file, the file over the default. Values are checked here, once; past
+//! A flag overrides the file, the file overrides the default. Values are checked here, once; past
 //! [`Config::resolve`] nothing is out of range.
 
 mod fit;
@@ -45,51 +45,51 @@ pub enum CryptoProvider {
 #[command(name = "keywayd", version)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// Read settings from this TOML file; flags win over it.
+    /// Read settings from this TOML file; flags override it.
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub config: Option<PathBuf>,
     /// Data directory: blob logs, keyspaces and the local KEK [default: data].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// TCP address for anyone; shard i listens on the i-th port after it [default: 127.0.0.1:7420].
+    /// TCP address of all shards; shard i listens i + 1 ports above it [default: 127.0.0.1:7420].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Address of the live page, /metrics, /healthz and /readyz [default: 127.0.0.1:9420].
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// Answer the metrics port to this host name too, beside localhost and IP addresses; may be repeated.
+    /// Accept this host name on the metrics port, in addition to localhost and IP addresses; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub metrics_host: Vec<String>,
-    /// Name hot keys on the live page, to everyone who reaches its port.
+    /// Name hot keys on the live page, to anyone who can reach its port.
     #[arg(long)]
     pub page_key_ids: bool,
-    /// Unix socket for anyone; shard i listens on PATH.i [default: DATA/keyway.sock].
+    /// Unix socket of all shards; shard i listens on PATH.i [default: DATA/keyway.sock].
     #[arg(long, value_name = "PATH")]
     pub unix: Option<PathBuf>,
-    /// Number of shards [default: one per core that this process may use and has processor time for].
+    /// Number of shards [default: one per core that the process may use, limited by its processor time].
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
-    /// Development: an unprotected KEK, everyone may do everything, keyspace `prod` is made.
+    /// Development mode: an unprotected KEK, no access control, and the keyspace `prod` is created.
     #[arg(long)]
     pub dev: bool,
-    /// Accept listeners beyond loopback although there is no TLS.
+    /// Allow listeners that other machines can reach, although there is no TLS.
     #[arg(long)]
     pub listen_beyond_loopback_without_tls: bool,
-    /// Start even where key memory cannot be locked (it may then be written to swap).
+    /// Start even if key memory cannot be locked (it may then be written to swap).
     #[arg(long)]
     pub allow_unlocked_memory: bool,
-    /// Take keyspaces.json as it is, if it has this revision: after a restore, once.
+    /// Accept keyspaces.json unverified if it has this revision: once, after a restore.
     #[arg(long, value_name = "REVISION")]
     #[serde(skip)]
     pub accept_catalogue: Option<u64>,
     /// Locked memory for unlocked keys, in MiB per shard [default: 64, or what fits].
     #[arg(long, value_name = "MIB")]
     pub arena_mib: Option<usize>,
-    /// Most unlocked keys held by a shard [default: 100000].
+    /// Most unlocked keys per shard [default: 100000].
     #[arg(long, value_name = "N")]
     pub keys_max: Option<usize>,
-    /// Most connections a shard accepts [default: 4096, or what fits].
+    /// Most connections per shard [default: 4096, or what fits].
     #[arg(long, value_name = "N")]
     pub connections_max: Option<usize>,
     /// Read the KEK's passphrase from this open file descriptor.

@@ -1,5 +1,6 @@
-//! A shard's word to the rest of the node, from its start to its end: whether it serves, and that
-//! it has stopped. Whatever happens to the shard's thread, both are told, so nobody waits for ever.
+//! Reports the start and the end of a shard to the rest of the node: whether it serves, and that it
+//! has stopped. Both are reported whatever happens to the shard's thread, so no thread waits
+//! indefinitely.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -40,8 +41,8 @@ pub struct Lifeline {
 }
 
 impl Lifeline {
-    /// `ready` hears once whether the shard serves. `stopped` hears once that it has ended, and
-    /// must have room for every shard of the node.
+    /// `ready` receives once whether the shard serves. `stopped` receives once that it has ended, and
+    /// must have capacity for every shard of the node.
     pub fn new(
         shard: u16,
         ready: std::sync::mpsc::Sender<Result<u16, String>>,
@@ -68,8 +69,8 @@ impl Lifeline {
             Some(ready) => {
                 let _ = ready.send(Err(error));
             }
-            // Nobody listens for it after the start.
-            None => tracing::error!(shard = self.shard, %error, "the shard has ended"),
+            // The start no longer waits for it.
+            None => tracing::error!(shard = self.shard, %error, "shard stopped unexpectedly"),
         }
     }
 }

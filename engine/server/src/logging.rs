@@ -70,7 +70,7 @@ pub fn start(config: &Config, file: Option<PathBuf>, is_flag: bool) -> Result<()
         .with(lines.with_filter(repeats::Limit));
     // A second start in one process keeps the first one's log.
     let _ = tracing::subscriber::set_global_default(subscriber);
-    // The default hook writes by itself, and would wait for a reader.
+    // The default hook writes to standard error directly, and would wait for a reader.
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("without a name");

@@ -160,7 +160,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     if let Err(error) = data.mark_logs() {
         tracing::error!(%error, "a log that is gone at the next start will not be missed");
     }
-    // Before anybody is told that there is something to stop.
+    // Before the node is reported as running.
     signals.begin_serving();
     announce(&config, &data, ports.shared, &ports.own, metrics);
     let saved_dir = data.path().to_owned();

@@ -1,4 +1,4 @@
-//! Signals, from the first moment of the process on: a stop that comes while the server still starts ends it, too.
+//! Signals, from the first moment of the process: a stop while the server is still starting ends it as well.
 //!
 //! As process 1 of a container there is no default action: a signal without a handler is lost. SIGQUIT is what some images
 //! name as their stop signal. SIGUSR1 and SIGUSR2, which programs that rotate logs send, would end the process otherwise.
@@ -24,8 +24,8 @@ impl Stop {
         Arc::clone(&self.is_set)
     }
 
-    /// From here on a signal lets the shards end in order. Until here it ends the process: nothing is under way that a
-    /// crash would not leave whole, too.
+    /// After this call, a signal stops the shards gracefully. Before it, a signal ends the process: nothing is in progress
+    /// that a crash would leave incomplete.
     pub fn begin_serving(&self) {
         self.is_serving.store(true, Ordering::SeqCst);
     }

@@ -82,8 +82,8 @@ pub fn reserve_ports(config: &Config) -> Result<Ports, String> {
     Ok(Ports { shared, own, held })
 }
 
-/// The address with its real port. The listeners of a server that has just been stopped outlive it for some ms, until the
-/// kernel has taken down its rings: so a port that is in use is waited for a little.
+/// Returns the address with its real port. The listeners of a server that has just stopped outlive it for some ms, until
+/// the kernel has released its rings: so this waits briefly for a port that is in use.
 fn find_free(address: SocketAddr) -> std::io::Result<SocketAddr> {
     let began = Instant::now();
     loop {

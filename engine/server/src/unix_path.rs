@@ -1,4 +1,4 @@
-//! Paths of Unix sockets: where they are, and that taking one takes it from nobody.
+//! Paths of Unix sockets: where they are, and that one in use is never taken.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::FileTypeExt;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// How long a start waits for a socket that answers, and between two looks. The sockets of a server that has ended answer
-/// for some ms more, on a busy machine for longer, until the kernel has taken down its rings.
+/// How long a start waits for a socket that answers, and between two checks. The sockets of a server that has ended answer
+/// for some ms more, on a busy machine for longer, until the kernel has released its rings.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
 const ANSWER_WAIT_STEP: Duration = Duration::from_millis(20);
 
@@ -48,7 +48,7 @@ pub fn make_free(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns whether a socket that nobody listens on is there.
+/// Returns `true` if there is a socket on which no process listens.
 fn is_left_behind(path: &Path) -> Result<bool, String> {
     let shown = path.display();
     let len = path.as_os_str().len();
@@ -75,7 +75,7 @@ fn is_left_behind(path: &Path) -> Result<bool, String> {
         ));
     }
     match connect_until_refused(path) {
-        // Nobody listens there any more.
+        // No process listens there.
         Err(Errno::CONNREFUSED) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         // Of one with a full queue, too: the socket does not wait.
@@ -89,7 +89,7 @@ fn is_left_behind(path: &Path) -> Result<bool, String> {
     }
 }
 
-/// Connects until nobody listens any more, or for as long as a start waits for that. The last answer.
+/// Connects until no process listens, or until a start stops waiting for that. Returns the last answer.
 fn connect_until_refused(path: &Path) -> Result<(), Errno> {
     let began = Instant::now();
     loop {
@@ -146,7 +146,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                // After the first look at the latest when somebody has connected.
+                // After the first check, at the latest when a client has connected.
                 let _ = listener.accept();
             });
             check(&path, 1).unwrap();

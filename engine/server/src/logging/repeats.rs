@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Context, Filter};
 
 use super::LINES_PER_SECOND_MAX;
 
-/// Events that can be told apart; further ones are not limited. The source has some hundred.
+/// Most events that are distinguished; further ones are not limited. The source has some hundred.
 const EVENTS_MAX: usize = 1_024;
 
 /// Events whose counts are logged in one second.

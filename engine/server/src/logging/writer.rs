@@ -1,5 +1,5 @@
-//! Log lines on their way to standard error: queued, written by a thread of its own, dropped and counted when nobody
-//! takes them. A pipe that nobody reads, a full disk or a closed descriptor holds up no other thread.
+//! Log lines for standard error: queued, written by a separate thread, dropped and counted if they cannot be written. A
+//! pipe that is never read, a full disk or a closed descriptor blocks no other thread.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
@@ -97,7 +97,7 @@ fn write_all(
                 write_line(&mut out, &line);
             }
             Ok(Item::Flush(done)) => {
-                // Whoever flushes may have given up waiting.
+                // The thread that flushes may have stopped waiting.
                 let _ = done.try_send(());
             }
             Err(RecvTimeoutError::Timeout) => {}

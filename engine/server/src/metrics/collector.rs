@@ -59,7 +59,7 @@ impl Latest {
         all.find(|settings| settings.keyspace == keyspace)
     }
 
-    /// The hot keys of a keyspace, in each order that was told: since when that is known, and what.
+    /// Returns the hot keys of a keyspace, in each order that was reported, with the time of the report.
     pub fn hot_of(&self, keyspace: u32) -> impl Iterator<Item = &(Instant, HotSnapshot)> {
         let of_it = self.hot.range((keyspace, "")..);
         of_it

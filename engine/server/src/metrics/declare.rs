@@ -155,13 +155,13 @@ pub trait Subject: Sized + 'static {
     /// The name of the label that names it; `None` if there is only one.
     const LABEL: Option<&'static str>;
 
-    /// All its figures.
+    /// All its rows.
     const FIGURES: &'static [Figure<Self>];
 
     /// Returns the value of its label.
     fn label(&self) -> String;
 
-    /// Combines all figures with those of another shard.
+    /// Combines all values with those of another shard.
     fn combine(&mut self, other: &Self) {
         for figure in Self::FIGURES {
             (figure.combine)(self, other);
@@ -227,7 +227,7 @@ pub struct Metric<S: 'static> {
     pub export: fn(&S, &mut Emit<'_>),
 }
 
-/// Declares a snapshot and the table of its figures. A row is
+/// Declares a snapshot and its table. A row is
 /// `field: Type = combine [Kind "metric" per divisor] ["status" = value] "help";`, where either pair of brackets may be
 /// empty, `per` and `=` may be left out, and `combine` names a function of [`combine`].
 macro_rules! figures {

@@ -30,10 +30,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// The exporter thread's nice value.
 const SCRAPE_NICE: i32 = 10;
 
-/// What the exporter is told or asked.
+/// The messages to the exporter.
 #[derive(Debug)]
 pub enum Message {
-    /// Newer figures.
+    /// Newer values.
     Snapshot(Snapshot),
     /// STATUS: the JSON document.
     Status {
@@ -58,8 +58,7 @@ pub async fn status_page(exporter: &mpsc::Sender<Message>, after: u64) -> Option
     answered.await.ok()
 }
 
-/// Runs the exporter on a thread of its own until the process ends. `viewers` is told of those who look at the live
-/// page.
+/// Runs the exporter on a thread of its own until the process ends. `viewers` records views of the live page.
 ///
 /// Errors: the address cannot be bound.
 pub fn start(
@@ -159,7 +158,7 @@ struct Collected {
     heard_at: Vec<Option<Instant>>,
 }
 
-/// Takes snapshots and answers from the latest ones, until whoever sends them is gone.
+/// Receives snapshots and answers from the latest ones, until all senders are gone.
 pub async fn collect(
     shard_count: u16,
     mut inbox: mpsc::Receiver<Message>,
@@ -178,7 +177,7 @@ pub async fn collect(
                 Some(Message::Snapshot(snapshot)) => collected.borrow_mut().take(snapshot),
                 Some(Message::Status { after, answer }) => {
                     let page = status_page::page(&collected.borrow().latest, shard_count, after);
-                    // Whoever asked may have gone; the answer is then nobody's.
+                    // The requester may be gone.
                     let _ = answer.send(page);
                 }
                 None => return,

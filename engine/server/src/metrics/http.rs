@@ -1,8 +1,8 @@
-//! The exporter's way to the network: HTTP that is bounded in connections, descriptors, time and size, and that
-//! answers to its own names alone.
+//! The exporter's HTTP server. It is bounded in connections, descriptors, time and size, and accepts its own host names
+//! alone.
 //!
-//! The port asks nobody who they are, so anyone on the machine can connect to it. What they can do there is take one
-//! of its few places: the next visitor gets the place of one that has asked for nothing.
+//! The port has no authentication, so any user of the machine can connect to it and take one of its few places. The
+//! next visitor gets the place of one that has sent no request.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -102,7 +102,7 @@ pub async fn serve(listener: TcpListener, app: axum::Router, limits: Limits) {
         let number = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
         let is_short = number.saturating_add(DESCRIPTORS_RESERVED) >= limits.descriptors_max;
         if is_short || !has_place(&visitors) {
-            // As much as the kernel takes at once; nobody waits for a visitor.
+            // As much as the kernel takes immediately: no task waits for a visitor.
             let _ = stream.try_write(TURNED_AWAY);
             continue;
         }
@@ -160,8 +160,8 @@ async fn attend(stream: TcpStream, app: axum::Router, visitor: &Rc<Visitor>) {
     let _ = tokio::time::timeout(DRAIN_TIME_MAX, connection).await;
 }
 
-/// Refuses what the port never serves: a body, and a host name of somebody else's. A web page of a stranger whose
-/// name was bound to this machine's address (DNS rebinding) could read the figures otherwise.
+/// Refuses what the port never serves: a body, and a host name that is not its own. Otherwise a web page whose name
+/// resolves to this machine's address (DNS rebinding) could read the metrics.
 async fn check(State(hosts): State<Arc<[String]>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     if headers.contains_key(TRANSFER_ENCODING)

@@ -1,4 +1,4 @@
-//! The figures of keyspaces, combined over the shards.
+//! The snapshots of keyspaces, combined over the shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,7 @@ impl Latest {
         merged.into_values().take(count_max).collect()
     }
 
-    /// It has no lease because the KMS gave none, and that is not for want of use.
+    /// Corrects the state of keyspaces that have no lease because the KMS granted none, not because they are not in use.
     fn name_troubles(&self, merged: &mut BTreeMap<u32, KeyspaceSnapshot>) {
         for trouble in self.kms().iter().filter_map(|kms| kms.trouble.as_ref()) {
             for id in trouble.of_keyspaces.keys() {

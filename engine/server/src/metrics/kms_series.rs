@@ -143,7 +143,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
             for calls in &kms.calls {
                 let name = match calls.keyspace {
                     0 => Some(""),
-                    // A keyspace that no shard knows yet has a series as soon as it has a name.
+                    // A keyspace that no shard has loaded yet has a series as soon as it has a name.
                     id => keyspaces.names.get(&id).copied(),
                 };
                 if let Some(name) = name {

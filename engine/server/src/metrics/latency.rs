@@ -10,7 +10,7 @@ pub const BOUNDS_US: [u64; 22] = [
     25_000, 100_000, 300_000, 1_000_000,
 ];
 
-/// Longest latency that the HDR side tells apart, in nanoseconds (one minute).
+/// Longest latency that the HDR histogram distinguishes, in nanoseconds (one minute).
 const NS_MAX: u64 = 60_000_000_000;
 
 /// Two significant digits: 1 % of error, about 25 KiB at most.
@@ -23,8 +23,8 @@ pub struct Latency {
     pub buckets: [u64; BOUNDS_US.len() + 1],
     /// Sum of all observations, in nanoseconds.
     pub sum_ns: u64,
-    /// The same observations in nanoseconds, for quantiles. Nothing without any: there may be thousands of keyspaces that
-    /// nobody uses.
+    /// The same observations in nanoseconds, for quantiles. `None` without any: there may be thousands of unused
+    /// keyspaces.
     hdr: Option<Box<Histogram<u64>>>,
 }
 

@@ -8,7 +8,7 @@ use super::collector::Latest;
 use super::snapshot::{KeyspaceSnapshot, SettingsSnapshot};
 use super::status;
 
-/// The whole document. `silent_for`: how long ago a shard was heard, if ever.
+/// Returns the complete document. `silent_for` returns the time since a shard's last snapshot, if there was one.
 pub fn document(
     latest: &Latest,
     shard_count: u16,

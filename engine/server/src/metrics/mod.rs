@@ -1,5 +1,5 @@
-//! Figures for people and Prometheus. Shards push [`snapshot`]s, the exporter's thread serves
-//! them; it never reaches into a shard.
+//! Metrics for operators and Prometheus. Shards push [`snapshot`]s, the exporter's thread serves them; it never reaches
+//! into a shard.
 
 pub mod collector;
 pub mod declare;

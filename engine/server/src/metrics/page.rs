@@ -9,7 +9,7 @@ use axum::http::header::{
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-/// Nothing from elsewhere, nothing inline, in nobody's frame.
+/// Nothing from other hosts, nothing inline, in no frame.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -30,12 +30,12 @@ pub struct Viewers {
 }
 
 impl Viewers {
-    /// Somebody looks.
+    /// Records a view.
     pub fn look(&self) {
         self.seconds_left.store(LOOK_S, Ordering::Relaxed);
     }
 
-    /// Whether somebody looked lately. To be called once a second.
+    /// Returns `true` if there was a view recently. To be called once a second.
     pub fn end_second(&self) -> bool {
         let one_less = |left: u8| left.checked_sub(1);
         let before = self

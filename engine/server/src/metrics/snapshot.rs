@@ -1,4 +1,4 @@
-//! What shards and the control thread report once a second: plain figures, no handles. A figure is declared here, in one
+//! What shards and the control thread report once a second: plain values, no handles. A metric is declared here, in one
 //! row: see [`super::declare`].
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use super::requests::RequestCounts;
 /// Where a keyspace stands with its DEK. Later ones matter more: over shards, the latest counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockState {
-    /// No lease, and nobody has asked for one.
+    /// No lease, and none is needed.
     #[default]
     Idle,
     /// A lease is held.
@@ -235,9 +235,9 @@ pub struct KmsSnapshot {
     pub state: &'static str,
     /// Calls so far, by rising keyspace.
     pub calls: Vec<KmsCalls>,
-    /// Calls under way.
+    /// Calls in progress.
     pub calls_in_flight: u32,
-    /// Unwraps under way or waiting.
+    /// Unwraps in progress or waiting.
     pub unwraps: u32,
     /// Calls that the rate would let go at once.
     pub rate_tokens: u32,
@@ -301,9 +301,9 @@ pub enum Snapshot {
     Settings(Vec<SettingsSnapshot>),
     /// The control thread's, for the live page.
     Hot(HotSnapshot),
-    /// A shard's figures.
+    /// A shard's values.
     Shard(Box<ShardSnapshot>),
-    /// The control thread's figures: every KMS's.
+    /// The control thread's values: those of every KMS.
     Kms(Vec<KmsSnapshot>),
     /// The control thread's: what has become of changes of keyspaces.
     Catalogue(CatalogueSnapshot),

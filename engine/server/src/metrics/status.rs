@@ -1,5 +1,4 @@
-//! The same figures as /metrics, as JSON for people and scripts: the rows of the answer to STATUS, and the document
-//! behind the live page.
+//! The same values as /metrics, as JSON: the rows of the answer to STATUS, and the document of the live page.
 
 use std::collections::BTreeMap;
 

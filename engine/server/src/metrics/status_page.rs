@@ -33,7 +33,7 @@ struct Page {
 }
 
 impl Page {
-    /// Whether a row of so many bytes still fits; the first always does, as rows are shorter than a page.
+    /// Returns `true` if a row of `len` bytes still fits. The first always does, since rows are shorter than a page.
     fn admits(&mut self, at: u64, len: usize) -> bool {
         let is_first = self.len == 0;
         if !is_first && self.len + len > ROWS_LEN_MAX {
@@ -129,7 +129,7 @@ fn add_kms(
     let mut keyspaces = kms.keyspaces_after(page.after as u32);
     keyspaces.all(|id| {
         let Some(name) = latest.name_of(id) else {
-            // No shard knows it yet.
+            // No shard has loaded it yet.
             return true;
         };
         let calls = calls_for(kms, id, name);

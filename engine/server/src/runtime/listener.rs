@@ -15,8 +15,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use super::socket::Socket;
 use super::tasks;
 
-/// Pause after an accept that failed: with no descriptor left it would fail again at once, for
-/// ever.
+/// Pause after an accept that failed: with no descriptor left it would fail again immediately, in an endless loop.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(10);
 
 /// Connections that may wait to be accepted.

@@ -42,9 +42,9 @@ pub fn seats<M: Send + 'static>(shards: u16) -> Vec<Seat<M>> {
 
 impl<M: Send + 'static> Seat<M> {
     /// Connects to every other shard; waits until they have all come. The receivers are for one
-    /// task each: a receive loop that never waits for room elsewhere.
+    /// task each: a receive loop that never waits for capacity elsewhere.
     pub async fn connect(self) -> (Mesh<M>, Vec<(u16, Inbox<M>)>) {
-        // An end waits for the other one: all have to be under way at the same time.
+        // An end waits for the other one: all must be connecting at the same time.
         let connect = |sender: SharedSender<_>| glommio::spawn_local(sender.connect());
         let senders: Vec<_> = self
             .senders

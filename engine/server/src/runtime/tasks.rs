@@ -10,7 +10,7 @@ use futures_lite::FutureExt;
 /// Work that a task may do before it lets the executor poll I/O, in microseconds.
 pub const TURN_WORK_US_MAX: u64 = 200;
 
-/// Starts a task that runs to its end by itself. It begins later, never inside this call: the
+/// Starts a task that runs to its end without being awaited. It begins later, never inside this call: the
 /// executor would run it at once, on the caller's stack and with whatever the caller has borrowed.
 ///
 /// A panic in a task would take the whole executor down: it ends this task alone, and is logged.
@@ -25,7 +25,7 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(guarded).detach();
 }
 
-/// Pauses for `duration`. For tickers and back-off; never for a request.
+/// Pauses for `duration`. For tickers and backoff; never for a request.
 pub async fn sleep(duration: Duration) {
     glommio::timer::sleep(duration).await;
 }
@@ -36,7 +36,7 @@ const BACKSTOPS_MS: [(u64, u64); 4] = [(20, 0), (20, 10), (500, 0), (500, 250)];
 
 /// Bounds every stall of the executor to half a second. glommio 0.9.0 parks with tasks queued when the thread loses its
 /// processor for longer than the preempt timer between polling and running them, and sleeps until the next timer. Those
-/// of the tasks in its queue have gone off already: if they were all there are, it sleeps for good. Two shards that
+/// of the tasks in its queue have gone off already: if they were all there are, it sleeps indefinitely. Two shards that
 /// waited for each other at their start did, in one of some hundred starts on a busy machine, and so did one that had
 /// its ticker and its compaction due in the same poll.
 pub fn keep_awake() {
