@@ -66,7 +66,7 @@ fn report(what: &str, keys: &[Vec<u8>], mut call: impl FnMut(&[u8])) {
     println!("{what:<40} {:>8.1} ns", each * 1e9);
 }
 
-/// Seconds that `work` took, the fastest of so many times.
+/// Seconds that `work` took, the fastest of `times` runs.
 fn fastest(times: usize, mut work: impl FnMut()) -> f64 {
     let took = (0..times).map(|_| {
         let began = Instant::now();

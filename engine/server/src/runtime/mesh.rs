@@ -87,11 +87,11 @@ impl<M: Send + 'static> Inbox<M> {
 /// One shard's sending end of the mesh: a way to each other shard, by shard.
 pub struct Mesh<M: Send + 'static>(Vec<Option<ConnectedSender<Vec<M>>>>);
 
-/// What became of a batch.
+/// The outcome of sending a batch.
 pub enum Sent<M> {
-    /// It is on its way.
+    /// It was sent.
     Whole,
-    /// There is no room; here it is again.
+    /// The queue is full; the batch is returned.
     Full(Vec<M>),
     /// The peer has ended.
     Ended,
