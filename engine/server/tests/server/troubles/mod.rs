@@ -139,7 +139,7 @@ impl Shop {
             line,
             finding,
             recovery: match mended {
-                Mended::ByItself => "by itself".to_owned(),
+                Mended::ByItself => "automatically".to_owned(),
                 Mended::Unlocked => "`keyway unlock`".to_owned(),
             },
         });

@@ -58,7 +58,7 @@ fn at_openbao() {
     let (seal, unseal) = (|| bao.borrow().seal(), || bao.borrow_mut().unseal());
     shop.suffer("sealed", seal, unseal);
     for (trouble, fault) in [
-        ("nobody at the address", Fault::Down),
+        ("no server at the address", Fault::Down),
         ("it hangs", Fault::Hang),
         ("it answers 503", Fault::Error),
         ("throttled (429)", Fault::Throttle { retry_after_s: 1 }),
@@ -118,7 +118,7 @@ fn at_openbao() {
         restore,
     );
     shop.suffer(
-        "the transit key is made anew; later the old one restored",
+        "the transit key is recreated; later the old one restored",
         || {
             remove();
             bao.borrow().create_key(KEY, true);
