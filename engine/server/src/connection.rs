@@ -1,7 +1,6 @@
 //! One connection's task: moves bytes between its socket and the shard, in both directions. The shard decides when it is
 //! read, what is sent, and when it is over.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -12,7 +11,7 @@ use keyway_node::connection::Connection;
 use crate::clock;
 use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
-use crate::shard::Driver;
+use crate::shard::{Driver, OpenSocket};
 
 /// What a look at a socket brought.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,14 +23,14 @@ enum Progress {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(driver: Rc<Driver>, at: Handle<Connection>, socket: Rc<RefCell<Socket>>) {
+pub(crate) async fn serve(driver: Rc<Driver>, at: Handle<Connection>, open: Rc<OpenSocket>) {
     // Work of this task since the executor last polled I/O and ran the others.
     let mut unrested_us = 0;
     loop {
         let progress = poll_fn(|cx| {
-            let progress = drive(&driver, at, &mut socket.borrow_mut(), cx);
+            let progress = drive(&driver, at, &mut open.socket.borrow_mut(), cx);
             if progress.is_pending() {
-                driver.wait(at, cx.waker());
+                open.waker.replace(Some(cx.waker().clone()));
             }
             progress
         });
@@ -47,7 +46,7 @@ pub async fn serve(driver: Rc<Driver>, at: Handle<Connection>, socket: Rc<RefCel
         if unrested_us >= tasks::TURN_WORK_US_MAX {
             poll_fn(|cx| {
                 // A broken connection shows at the next look.
-                let _ = send(&driver, at, &mut socket.borrow_mut(), cx);
+                let _ = send(&driver, at, &mut open.socket.borrow_mut(), cx);
                 Poll::Ready(())
             })
             .await;
@@ -55,7 +54,7 @@ pub async fn serve(driver: Rc<Driver>, at: Handle<Connection>, socket: Rc<RefCel
             unrested_us = 0;
         }
     }
-    socket.borrow().shut_down();
+    open.socket.borrow().shut_down();
     driver.closed(at);
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use keyway_node::shard::Arrival;
 
-use super::{Driver, Open};
+use super::{Driver, OpenSocket};
 use crate::clock;
 use crate::connection;
 use crate::runtime::listener::{Accept, Descriptors};
@@ -31,13 +31,12 @@ impl Accept for Driver {
         let Ok(at) = accepted else {
             return socket.shut_down();
         };
-        let socket = Rc::new(RefCell::new(socket));
-        let open = Open {
-            socket: Rc::clone(&socket),
-            waker: None,
-        };
-        self.sockets.borrow_mut().insert(at, open);
-        tasks::spawn(connection::serve(Rc::clone(self), at, socket));
+        let open = Rc::new(OpenSocket {
+            socket: RefCell::new(socket),
+            waker: RefCell::default(),
+        });
+        self.sockets.open.borrow_mut().insert(at, Rc::clone(&open));
+        tasks::spawn(connection::serve(Rc::clone(self), at, open));
     }
 
     fn accept_failed(&self, error: &std::io::Error) {

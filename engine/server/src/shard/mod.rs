@@ -52,7 +52,7 @@ pub struct Driver {
     uses: UseLedger,
     mesh: Mesh<ToPeer>,
     link: ControlLink,
-    sockets: RefCell<HashMap<Handle<Connection>, Open>>,
+    sockets: Sockets,
     measured: RefCell<Measured>,
     /// A turn had to leave something.
     more: Wakeup,
@@ -68,11 +68,19 @@ struct Stopping {
     is_stopping: Cell<bool>,
 }
 
+/// The open sockets of a shard.
+#[derive(Default)]
+struct Sockets {
+    open: RefCell<HashMap<Handle<Connection>, Rc<OpenSocket>>>,
+    /// The connection whose own task takes the present turn, and looks at it afterwards.
+    present: Cell<Option<Handle<Connection>>>,
+}
+
 /// An open socket.
-struct Open {
-    socket: Rc<RefCell<Socket>>,
-    /// Wakes its task; `None` while it runs.
-    waker: Option<Waker>,
+pub(crate) struct OpenSocket {
+    pub(crate) socket: RefCell<Socket>,
+    /// Wakes its task, while that waits.
+    pub(crate) waker: RefCell<Option<Waker>>,
 }
 
 impl Driver {
@@ -101,7 +109,7 @@ impl Driver {
             match effect {
                 Effect::Send(at) => self.wake(at),
                 Effect::Close(at) => {
-                    if let Some(open) = self.sockets.borrow().get(&at) {
+                    if let Some(open) = self.sockets.open.borrow().get(&at) {
                         open.socket.borrow().shut_down();
                     }
                     self.wake(at);
@@ -121,8 +129,11 @@ impl Driver {
     }
 
     fn wake(&self, at: Handle<Connection>) {
-        let mut sockets = self.sockets.borrow_mut();
-        let waker = sockets.get_mut(&at).and_then(|open| open.waker.take());
+        if self.sockets.present.get() == Some(at) {
+            return;
+        }
+        let sockets = self.sockets.open.borrow();
+        let waker = sockets.get(&at).and_then(|open| open.waker.take());
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -166,24 +177,17 @@ impl Driver {
         look(&mut self.shard.borrow_mut())
     }
 
-    /// Has a connection's task woken when the shard wants it to look.
-    pub(crate) fn wait(&self, at: Handle<Connection>, waker: &Waker) {
-        if let Some(open) = self.sockets.borrow_mut().get_mut(&at) {
-            open.waker = Some(waker.clone());
-        }
-    }
-
     /// Takes a turn for a connection, whose own task looks at it afterwards.
     pub(crate) fn turn_of(self: &Rc<Self>, at: Handle<Connection>) -> u64 {
-        if let Some(open) = self.sockets.borrow_mut().get_mut(&at) {
-            open.waker = None;
-        }
-        self.turn()
+        self.sockets.present.set(Some(at));
+        let took_us = self.turn();
+        self.sockets.present.set(None);
+        took_us
     }
 
     /// Takes back a connection whose socket is closed.
     pub(crate) fn closed(self: &Rc<Self>, at: Handle<Connection>) {
-        self.sockets.borrow_mut().remove(&at);
+        self.sockets.open.borrow_mut().remove(&at);
         self.shard.borrow_mut().handle_closed(at);
         self.turn();
     }

@@ -1,7 +1,6 @@
 //! A shard's life on its executor: recovery, listeners, the ticker, and a quiet end.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use tokio::sync::mpsc;
 use super::port::Keys;
 use super::snapshot::Measured;
 use super::wakeup::Wakeup;
-use super::{Driver, Stopping};
+use super::{Driver, Sockets, Stopping};
 use crate::config::{Config, CryptoProvider};
 use crate::control::lanes::{LaneEnds, Lanes};
 use crate::control::link::{ControlLink, FromShard};
@@ -191,7 +190,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         uses,
         mesh,
         link: ControlLink::new(index, start.control, events),
-        sockets: RefCell::new(HashMap::new()),
+        sockets: Sockets::default(),
         measured: RefCell::new(Measured::default()),
         more: Wakeup::default(),
         exporter: start.exporter,
@@ -351,6 +350,7 @@ impl Driver {
         self.shard.borrow_mut().survey_at_once();
         self.carry_out();
         self.sockets
+            .open
             .borrow()
             .values()
             .for_each(|open| open.socket.borrow().shut_down());
