@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::common::{Server, Setup, WITHIN, has_program, past_the_start, prod};
 use keyway_client::blocking::Client;
-use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, Scheme, Status};
+use keyway_client::{Algorithm, Call, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status};
 
 const MESSAGE: &[u8] = b"the message";
 
@@ -434,4 +434,39 @@ fn damage_done_while_the_server_is_down_is_found_and_spares_the_other_keys() {
     client.key_revoke(&damaged).unwrap();
     let error = client.call(sign_call(&damaged)).unwrap_err();
     assert_eq!(error.status(), Some(Status::Revoked), "{error}");
+}
+
+/// As OPERATING.md says, "To restore a damaged key".
+#[test]
+fn a_damaged_key_is_restored_by_importing_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(1);
+    let server = setup.start();
+    let client = server.client();
+    let damaged: KeyPath = "prod/to-be-damaged".parse().unwrap();
+    let import = |client: &Client| {
+        let options = KeyOptions::default();
+        let algorithm = Some(Algorithm::Ed25519);
+        past_the_start(|| client.key_import(&damaged, algorithm, options, KeyFormat::Raw, &[7; 32]))
+    };
+    let sign = |client: &Client| {
+        let message = Input::Message(b"pay 5 to bob");
+        let signed = past_the_start(|| client.sign(&damaged, Scheme::Default, message));
+        signed.map(|answer| (answer.key_version, answer.value))
+    };
+    assert_eq!(import(&client).unwrap().key_version, 1);
+    let expected = sign(&client).unwrap();
+    server.stop();
+    damage_blob(&dir.path().join("data"), "to-be-damaged");
+    let server = setup.start();
+    let client = server.client();
+    assert_eq!(sign(&client).unwrap_err().status(), Some(Status::Invalid));
+    assert_eq!(import(&client).unwrap().key_version, 1);
+    assert_eq!(sign(&client).unwrap(), expected);
+    assert!(server.log().contains("damaged key restored by an import"));
+    // Only what is damaged is replaced.
+    let again = import(&client).unwrap_err();
+    assert_eq!(again.status(), Some(Status::Conflict), "{again}");
+    server.kill();
+    assert_eq!(sign(&setup.start().client()).unwrap(), expected);
 }

@@ -28,6 +28,7 @@ const LOADS_MAX: u64 = 20;
 const _: () = assert!(VERIFY_US_MIN * (CONNECTIONS * REQUESTS) as u64 > HARD_TTL_MS as u64 * 1_000);
 /// A machine that is too busy lets all waits end before the load can land; then once more.
 const TRIES_MAX: usize = 5;
+const REFRESHES: usize = 100;
 const MESSAGE: &[u8] = b"message";
 
 /// A server that has the key on disk and nothing in memory, and whose KMS holds its answers back.
@@ -171,4 +172,28 @@ fn a_lock_overtakes_those_who_have_yet_to_be_served() {
         }
     }
     panic!("the machine is too busy: none was served in {TRIES_MAX} tries");
+}
+
+/// Each used to have a load of its own, one after the other.
+#[test]
+fn a_hundred_force_refreshes_in_one_write_cause_one_load() {
+    let (kms, dir) = (HeldKms::start(), tempfile::tempdir().unwrap());
+    let (server, _) = cold_server(&kms, dir.path(), &[]);
+    let mut pipeline = Pipeline::unix(&server);
+    let keyspace = pipeline.keyspace("prod");
+    for _ in 0..REFRESHES {
+        pipeline.queue(&Request::ForceRefresh, keyspace, b"key", 0);
+    }
+    let ping = pipeline.queue(&Request::Ping(Octets(b"")), 0, b"", 0);
+    pipeline.send();
+    // None begins to read before the DEK is there, and behind the PING all are there.
+    assert_eq!(pipeline.reply().request_id, ping);
+    kms.wait_until_asked();
+    kms.release();
+    for _ in 0..REFRESHES {
+        let reply = pipeline.reply();
+        assert_eq!((reply.status, reply.key_version), (Status::Ok, 1));
+    }
+    let loads = "rehydrate_total{keyspace=\"prod\"}";
+    server.wait_for_metric(loads, |loads| loads == 1.0);
 }

@@ -40,6 +40,8 @@ pub struct Setup {
     data: PathBuf,
     flags: Vec<String>,
     dev: bool,
+    /// The data directory is to be looked at as the server sees it.
+    is_mounted: bool,
 }
 
 impl Setup {
@@ -49,6 +51,7 @@ impl Setup {
             data: data.to_owned(),
             flags: Vec::new(),
             dev: true,
+            is_mounted: false,
         }
     }
 
@@ -60,6 +63,12 @@ impl Setup {
     /// Without `--dev`.
     pub fn production(mut self) -> Setup {
         self.dev = false;
+        self
+    }
+
+    /// Over a file system that the server's process alone has mounted at `data`. The socket is to be elsewhere.
+    pub fn mounted(mut self) -> Setup {
+        self.is_mounted = true;
         self
     }
 
@@ -107,9 +116,17 @@ impl Setup {
             .open(log_path(&self.data))
             .expect("the test's directory is writable");
         let child = command.stderr(log).spawn().expect("keywayd was built");
+        let (data, endpoints) = match self.is_mounted {
+            true => {
+                let root = format!("/proc/{}/root{}", child.id(), self.data.display());
+                let data = PathBuf::from(root);
+                (data.clone(), data.join("endpoints.json"))
+            }
+            false => (self.data.clone(), endpoints),
+        };
         let mut server = Server {
             child,
-            data: self.data.clone(),
+            data,
             endpoints: serde_json::Value::Null,
         };
         let began = Instant::now();
