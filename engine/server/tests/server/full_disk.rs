@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Error, Input, KeyOptions, KeyPath, KeyspaceName, Options, Outcome, Scheme, Status,
+    Algorithm, CallEffect, Error, Input, KeyOptions, KeyPath, KeyspaceName, Options, Scheme, Status,
 };
 
 use crate::common::held_kms::HeldKms;
@@ -42,7 +42,7 @@ fn generate(client: &Client, keyspace: &str, id: &str) -> Result<(), Error> {
 fn not_persisted<T: std::fmt::Debug>(answer: Result<T, Error>) {
     let error = answer.unwrap_err();
     assert_eq!(error.status(), Some(Status::NotPersisted), "{error}");
-    assert_eq!(error.outcome(), Outcome::InForce);
+    assert_eq!(error.outcome(), CallEffect::InForce);
 }
 
 fn status<T: std::fmt::Debug>(answer: Result<T, Error>) -> Status {
@@ -117,7 +117,7 @@ fn a_full_file_system_keeps_nothing_from_being_taken_away_and_is_written_to_once
         }
         assert!(made.len() < 10_000, "the file system is not full");
     };
-    assert!(refused.1.outcome() != Outcome::InForce, "{}", refused.1);
+    assert!(refused.1.outcome() != CallEffect::InForce, "{}", refused.1);
     owner.key_revoke(&key("b", "revoked")).unwrap();
     assert_eq!(status(sign(&owner, "b", "revoked")), Status::Revoked);
     not_persisted(owner.keyspace_set(&name("b"), &[("allow:anonymous", "none")]));
