@@ -27,6 +27,14 @@ fn at_aws_kms() {
     );
     let dir = tempfile::tempdir().unwrap();
     let mut shop = Shop::open("aws", dir.path(), &table, &[]);
+    let states = [
+        ("the key will be deleted", "the key is pending deletion."),
+        ("its key store is away", "the key is unavailable."),
+    ];
+    for (trouble, message) in states {
+        let begin = || faults.answer_error("KMSInvalidStateException", 400, message);
+        shop.suffer(trouble, begin, || faults.pass());
+    }
     for (trouble, code, status) in [
         ("AccessDenied", "AccessDeniedException", 400),
         ("the key is disabled", "DisabledException", 400),

@@ -62,6 +62,17 @@ enum Mended {
 impl Shop {
     /// `table`: that of the KMS, without its first line and its provider.
     fn open(matrix: &'static str, dir: &Path, table: &str, env: &[(&str, &Path)]) -> Shop {
+        Shop::open_within(&[], matrix, dir, table, env)
+    }
+
+    /// The server is run by the command `within`.
+    fn open_within(
+        within: &[&str],
+        matrix: &'static str,
+        dir: &Path,
+        table: &str,
+        env: &[(&str, &Path)],
+    ) -> Shop {
         let provider = matrix.split(' ').next().unwrap_or(matrix);
         let config = format!(
             "default_kms = \"spare\"\n[kms.spare]\nprovider = \"local\"\n\
@@ -73,6 +84,13 @@ impl Shop {
         let setup = Setup::new(&dir.join("data")).shards(1);
         let setup = setup.flag("--config").flag(config_file.to_str().unwrap());
         let mut command = setup.command();
+        if let Some((program, words)) = within.split_first() {
+            let inner = command;
+            command = std::process::Command::new(program);
+            command.args(words).arg(inner.get_program());
+            command.args(inner.get_args());
+            command.stdin(std::process::Stdio::null());
+        }
         command.envs(env.iter().copied());
         let server = setup.start_as(command);
         let client = server.client();

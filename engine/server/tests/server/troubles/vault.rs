@@ -8,6 +8,7 @@ use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
 use super::Shop;
+use crate::containers::is_root;
 
 const POLICY: &str = "keyway";
 const KEY: &str = "keyway";
@@ -164,6 +165,14 @@ fn at_openbao_with_tls_and_a_login() {
         },
     );
     shop.suffer(
+        "its certificate has ended; later it has another",
+        || bao.borrow_mut().let_certificate_end(),
+        || {
+            bao.borrow_mut().renew_certificates();
+            std::fs::copy(bao.borrow().ca_file(), &ca).unwrap();
+        },
+    );
+    shop.suffer(
         "the secret id is wrong; later another is in its file",
         || {
             secret(&secret_id, "3c2d5f2a-wrong");
@@ -181,6 +190,52 @@ fn at_openbao_with_tls_and_a_login() {
             }
         },
         || secret(&secret_id, &bao.borrow().secret_id("keyway")),
+    );
+    shop.close();
+}
+
+/// With a list of hosts and without name servers of its own, which takes root.
+#[test]
+fn at_openbao_by_its_name() {
+    if !is_root("a list of hosts") {
+        return;
+    }
+    let Some(bao) = prepared(Mode::Durable) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let token_file = dir.path().join("token");
+    secret(&token_file, &token(&bao));
+    let upstream = format!("127.0.0.1:{}", bao.port());
+    let proxy = FaultProxy::start(upstream.parse().unwrap());
+    let table = format!(
+        "address = \"http://localhost:{}\"\nkey = {KEY:?}\nrequest_ms_max = 1000\n\
+         connect_ms_max = 500\nauth = {{ method = \"token\", token_file = {token_file:?} }}",
+        proxy.address().port()
+    );
+    let (hosts, order) = (dir.path().join("hosts"), dir.path().join("nsswitch.conf"));
+    let known = "127.0.0.1 localhost\n";
+    std::fs::write(&hosts, known).unwrap();
+    std::fs::write(&order, "hosts: files\n").unwrap();
+    let script = format!(
+        "mount --make-rprivate / && mount --bind {} /etc/hosts && \
+         mount --bind {} /etc/nsswitch.conf && exec \"$@\"",
+        hosts.display(),
+        order.display()
+    );
+    let within = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let mut shop = Shop::open_within(&within, "vault by name", dir.path(), &table, &[]);
+    shop.suffer(
+        "its name has no address",
+        || {
+            std::fs::write(&hosts, "127.0.0.1 elsewhere\n").unwrap();
+            // Connections that stand need no name.
+            proxy.set(Fault::Down);
+        },
+        || {
+            std::fs::write(&hosts, known).unwrap();
+            proxy.set(Fault::Pass);
+        },
     );
     shop.close();
 }
