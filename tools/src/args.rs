@@ -377,6 +377,8 @@ mod tests {
             "keyway unlock prod --share",
             "keyway unlock prod --share-fd 3 --wait",
             "keyway unlock prod --retry",
+            "keyway unlock prod --watch",
+            "keyway doctor prod --watch-for 2s",
             "keyway unlock prod --ticket 7",
             "keyway kms list",
             "keyway kms init --shares 5 --threshold 3",

@@ -17,7 +17,14 @@ pub struct Doctor {
     /// Only this keyspace, and the shards and KMSes.
     pub keyspace: Option<KeyspaceName>,
     /// How long to watch the counters: 2s to 10m.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    // The alias is its name until 0.1, which scripts use.
+    #[arg(
+        long,
+        alias = "watch-for",
+        value_name = "TIME",
+        default_value = "5s",
+        value_parser = duration
+    )]
     pub duration: Duration,
 }
 

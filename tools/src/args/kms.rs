@@ -24,7 +24,7 @@ pub struct Unlock {
     )]
     pub wait: Option<Duration>,
     /// Keep trying on the server until the KMS answers.
-    #[arg(long)]
+    #[arg(long, alias = "watch")]
     pub retry: bool,
     #[command(flatten)]
     pub opener: UnlockSecretArgs,

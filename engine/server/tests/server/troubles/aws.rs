@@ -29,7 +29,7 @@ fn at_aws_kms() {
     let mut shop = Shop::open("aws", dir.path(), &table, &[]);
     let states = [
         ("the key will be deleted", "the key is pending deletion."),
-        ("its key store is away", "the key is unavailable."),
+        ("its key store is unreachable", "the key is unavailable."),
     ];
     for (trouble, message) in states {
         let begin = || faults.answer_error("KMSInvalidStateException", 400, message);
