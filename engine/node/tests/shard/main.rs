@@ -8,3 +8,4 @@ mod panics;
 mod rig;
 mod rights;
 mod turns;
+mod writes;

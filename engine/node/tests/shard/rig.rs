@@ -35,6 +35,8 @@ pub struct World {
     pub is_slow: Cell<bool>,
     /// An operation with this key panics.
     pub panics_at: RefCell<Vec<u8>>,
+    /// The log takes a revocation, of every key.
+    pub revokes: Cell<bool>,
     /// Operations that were begun.
     pub operations: Cell<u64>,
 }
@@ -133,7 +135,10 @@ impl Port for Labels {
         (!name.key_id.starts_with(b"new")).then_some(Known {
             version: 1,
             revision: 1,
-            state: KeyState::Live,
+            state: match self.0.revokes.get() {
+                true => KeyState::Revoked,
+                false => KeyState::Live,
+            },
         })
     }
 
@@ -176,6 +181,7 @@ impl Rig {
             operation_us: Cell::new(0),
             is_slow: Cell::new(false),
             panics_at: RefCell::default(),
+            revokes: Cell::new(false),
             operations: Cell::new(0),
         });
         let mut policy = Policy::default();
@@ -305,10 +311,14 @@ impl Rig {
                         sent_at: self.world.now(),
                         generation: self.change.seal_floor,
                     },
-                    deks: vec![Box::new(DekBytes {
-                        generation: self.change.seal_floor,
-                        bytes: [7; 32].into(),
-                    })],
+                    deks: (1..=self.change.seal_floor)
+                        .map(|generation| {
+                            Box::new(DekBytes {
+                                generation,
+                                bytes: [7; 32].into(),
+                            })
+                        })
+                        .collect(),
                     ticket: 8,
                 };
                 self.has_input = true;

@@ -1,0 +1,201 @@
+//! Writes to keys: what is checked right before the log is written to, and what control is told.
+
+use keyway_node::ids::QuestionId;
+use keyway_node::messages::{Lane, ResealWork, ToControl, ToShard};
+use keyway_node::policy::Policy;
+use keyway_node::port::{Blob, KeyState, Page, Row, Write, WriteError};
+use keyway_node::shard::{Done, Errand};
+use keyway_protocol::{
+    Algorithm, KeyGenerate, KeyRevoke, KeyRotate, NewKey, Opcode, Request, Status, Usage,
+};
+
+use super::rig::{KEYSPACE, OWNER, Rig, STRANGER, done, frame, sign};
+
+/// The core asks for a newer DEK than a live lease has brought once in a second.
+const DEK_AGAIN_TICKS: usize = 1_100;
+
+fn generate(id: u64, key_id: &[u8]) -> Vec<u8> {
+    let new_key = NewKey {
+        algorithm: Some(Algorithm::Ed25519),
+        exportable: false,
+        usage: Usage::NONE,
+        not_after_unix_ms: 0,
+    };
+    let request = Request::KeyGenerate(KeyGenerate { new_key });
+    frame(id, key_id, 0, Opcode::KeyGenerate, &request)
+}
+
+fn revoke(id: u64, key_id: &[u8]) -> Vec<u8> {
+    let request = Request::KeyRevoke(KeyRevoke { key_version: 0 });
+    frame(id, key_id, 0, Opcode::KeyRevoke, &request)
+}
+
+fn rotate(id: u64, key_id: &[u8]) -> Vec<u8> {
+    let request = Request::KeyRotate(KeyRotate { material: None });
+    frame(id, key_id, 0, Opcode::KeyRotate, &request)
+}
+
+fn confirmed(rig: &Rig) -> Vec<u32> {
+    let told = rig.told.iter().filter_map(|told| match told {
+        ToControl::Confirmed { generation, .. } => Some(*generation),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_floor_is_confirmed_when_nothing_older_is_on_its_way_and_nothing_older_begins() {
+    let mut rig = Rig::new();
+    let at = rig.connect(OWNER);
+    let (first, second) = (rig.key("new", 0), rig.key("newer", 0));
+    rig.keeps_errands = true;
+    rig.receive(at, &generate(1, &first));
+    rig.run();
+    let [(task, Errand::Put(_, Write::Blob { sealed, .. }))] = &rig.kept[..] else {
+        panic!("{:?}", rig.kept);
+    };
+    let task = *task;
+    assert_eq!(sealed.bytes, 1_u32.to_le_bytes());
+    rig.publish(|change| change.seal_floor = 2);
+    rig.run();
+    assert!(
+        confirmed(&rig).is_empty(),
+        "a blob under the older DEK is on its way"
+    );
+    // The next one waits for the newer DEK, which the core asks for.
+    rig.receive(at, &generate(2, &second));
+    rig.ticks(DEK_AGAIN_TICKS);
+    rig.run();
+    rig.kept.retain(|(kept, _)| *kept != task);
+    let [(_, Errand::Put(_, Write::Blob { sealed, .. }))] = &rig.kept[..] else {
+        panic!("{:?}", rig.kept);
+    };
+    assert_eq!(sealed.bytes, 2_u32.to_le_bytes());
+    rig.shard.handle_done(task, Done::Put(Ok(1)));
+    rig.run();
+    assert_eq!(confirmed(&rig), [2]);
+}
+
+#[test]
+fn a_write_is_not_done_when_its_right_or_its_keyspace_has_gone_meanwhile() {
+    for locks in [false, true] {
+        let mut rig = Rig::new();
+        rig.publish(|change| change.guard.policy.grant("uid:1000", "manage").unwrap());
+        let at = rig.connect(STRANGER);
+        let key = rig.key("key", 0);
+        rig.keeps_errands = true;
+        rig.receive(at, &rotate(1, &key));
+        rig.run();
+        let (task, read) = rig.kept.pop().unwrap();
+        assert!(matches!(read, Errand::Read(_)), "{read:?}");
+        rig.publish(|change| match locks {
+            true => {
+                change.epoch.count_up();
+                change.guard.locked = true;
+            }
+            false => change.guard.policy = Policy::default(),
+        });
+        rig.run();
+        rig.shard.handle_done(task, done(&read));
+        rig.run();
+        assert_eq!(rig.kept.len(), 0, "it was written: {:?}", rig.kept);
+        let expected = match locks {
+            true => Status::NeedsUnlock,
+            false => Status::Forbidden,
+        };
+        assert_eq!(rig.answers(at)[0].status, expected);
+    }
+}
+
+#[test]
+fn a_revocation_holds_before_it_is_durable_and_when_it_cannot_be_written() {
+    let mut rig = Rig::new();
+    let at = rig.connect(OWNER);
+    let key = rig.key("key", 0);
+    rig.receive(at, &sign(1, &key, 0));
+    rig.run();
+    assert_eq!(rig.answers(at)[0].status, Status::Ok);
+    rig.keeps_errands = true;
+    rig.world.revokes.set(true);
+    rig.receive(at, &revoke(2, &key));
+    rig.run();
+    let (task, put) = rig.kept.pop().unwrap();
+    assert!(matches!(put, Errand::Put(_, Write::Revocation)), "{put:?}");
+    rig.receive(at, &sign(3, &key, 0));
+    rig.run();
+    let answers = rig.answers(at);
+    assert_eq!((answers[0].id, answers[0].status), (3, Status::Revoked));
+    let failed = WriteError::NotPersisted("the disk is full".to_owned());
+    rig.shard.handle_done(task, Done::Put(Err(failed)));
+    rig.receive(at, &sign(4, &key, 0));
+    rig.run();
+    let mut answers = rig.answers(at);
+    answers.sort_by_key(|answer| answer.id);
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [Status::NotPersisted, Status::Revoked]);
+}
+
+#[test]
+fn a_page_is_resealed_one_blob_after_the_other_and_told_with_the_floor() {
+    let mut rig = Rig::new();
+    let at = rig.connect(OWNER);
+    let key = rig.key("key", 0);
+    rig.receive(at, &sign(1, &key, 0));
+    rig.run();
+    rig.publish(|change| change.seal_floor = 2);
+    rig.run();
+    // A write brings the newer DEK.
+    rig.receive(at, &generate(2, &rig.key("new", 0)));
+    rig.ticks(DEK_AGAIN_TICKS);
+    rig.run();
+    rig.keeps_errands = true;
+    let question = QuestionId(5);
+    let message = ToShard::Reseal {
+        question,
+        keyspace: KEYSPACE,
+        generation: 2,
+        work: ResealWork::Reseal,
+        cursor: Vec::new(),
+    };
+    rig.shard.handle_control(Lane::Ordinary, message);
+    rig.run();
+    let (task, list) = rig.kept.pop().unwrap();
+    assert!(matches!(list, Errand::List { .. }), "{list:?}");
+    let row = |state| Row {
+        key_id: b"key".to_vec(),
+        blob: Blob {
+            version: 1,
+            revision: 1,
+            bytes: vec![1; 64],
+        },
+        state,
+    };
+    let rows = vec![
+        row(KeyState::Live),
+        row(KeyState::Revoked),
+        row(KeyState::Live),
+    ];
+    let cursor = b"next".to_vec();
+    let page = Done::Listed(Ok(Page { rows, cursor }));
+    rig.shard.handle_done(task, page);
+    for conflicts in [true, false] {
+        rig.run();
+        let (task, put) = rig.kept.pop().unwrap();
+        assert!(matches!(put, Errand::Put(..)), "{put:?}");
+        assert_eq!(rig.kept.len(), 0, "one at a time");
+        let put = match conflicts {
+            // It was written meanwhile, under the newest DEK.
+            true => Err(WriteError::Conflict("changed".to_owned())),
+            false => Ok(1),
+        };
+        rig.shard.handle_done(task, Done::Put(put));
+    }
+    rig.run();
+    let told = rig.told.iter().find_map(|told| match told {
+        ToControl::Resealed { page: Ok(page), .. } => Some(page),
+        _ => None,
+    });
+    let page = told.unwrap();
+    assert_eq!((page.floor, page.found, page.resealed), (2, 2, 2));
+    assert_eq!((page.unreadable, page.cursor.as_slice()), (0, &b"next"[..]));
+}
