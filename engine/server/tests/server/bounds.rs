@@ -13,6 +13,7 @@ use keyway_client::blocking::Client;
 use keyway_protocol::Opcode;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, prod, wait_until};
 use crate::hostile::{Raw, frame, hello, ping, rss_bytes};
 
@@ -39,7 +40,7 @@ fn production(dir: &tempfile::TempDir, flags: &[&str], allow: &[(&str, &str)]) -
         .iter()
         .fold(setup, |setup, flag| setup.flag(flag))
         .start();
-    operator(&server).keyspace_create(&prod(), allow).unwrap();
+    operator(&server).create_keyspace(&prod(), allow).unwrap();
     server
 }
 

@@ -10,6 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Random, Server, Setup, WITHIN};
 use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status, UnlockWith};
 use keyway_protocol::limits::FRAME_LEN_MAX;
@@ -219,7 +220,7 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
     let keys = good_keys(&server);
     let noise = server
         .client()
-        .keyspace_create(&"noise".parse().unwrap(), &[])
+        .create_keyspace(&"noise".parse().unwrap(), &[])
         .unwrap()
         .value;
     let before = threads(&server);

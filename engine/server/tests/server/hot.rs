@@ -5,6 +5,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, prod};
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -67,7 +68,7 @@ fn the_hottest_are_named() -> bool {
     generate(&client);
     // As good as nobody is told to ask again: that counts as one more request.
     let patient = [("sign_wait_budget_us", "1000000")];
-    client.keyspace_set(&prod(), &patient).unwrap();
+    client.set_keyspace(&prod(), &patient).unwrap();
     assert_eq!(hot(&client, HotBy::Requests, 0).keys, []);
     let began = Instant::now();
     for index in 0..KEYS {
@@ -145,7 +146,7 @@ fn the_key_whose_loads_are_waited_for_is_first_by_waiters() {
         ("max_in_flight", "0"),
         ("sign_wait_budget_us", "1000000"),
     ];
-    client.keyspace_set(&prod(), &settings).unwrap();
+    client.set_keyspace(&prod(), &settings).unwrap();
     let began = Instant::now();
     loop {
         // Another key is asked for more often, by one after the other: few wait for it.
@@ -181,12 +182,12 @@ fn who_may_not_list_a_keyspaces_keys_is_not_told_which_are_hot() {
         .start();
     let owner = server.unix_client();
     owner
-        .keyspace_create(&prod(), &[("allow:anonymous", "all")])
+        .create_keyspace(&prod(), &[("allow:anonymous", "all")])
         .unwrap();
     let every_right_but_manage = "sign,verify,mac,encrypt,decrypt,derive,get,unlock";
     let grant = |rights| {
         owner
-            .keyspace_set(&prod(), &[("allow:anonymous", rights)])
+            .set_keyspace(&prod(), &[("allow:anonymous", rights)])
             .unwrap()
     };
     generate(&owner);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use keyway_client::{Algorithm, KeyOptions};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Setup, prod, wait_until};
 
 /// Patience with a machine that builds at the same time.
@@ -56,7 +57,7 @@ fn a_log_that_nobody_takes_holds_up_nothing() {
                 .unwrap();
             let ttl = format!("{}", 600_000 - i);
             client
-                .keyspace_set(&prod(), &[("soft_ttl_ms", &ttl)])
+                .set_keyspace(&prod(), &[("soft_ttl_ms", &ttl)])
                 .unwrap();
         }
         server.stop();

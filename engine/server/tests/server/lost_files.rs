@@ -16,6 +16,7 @@ use keyway_protocol::{Octets, Request, Settings};
 use keyway_testkit::fault_proxy::Fault;
 use serde_json::{Value, json};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, past_the_start, prod, refused, wait_until};
 use crate::rotation::{answer, stand};
 
@@ -109,7 +110,7 @@ fn a_kek_that_is_gone_is_refused_while_keyspaces_need_it() {
         .flag("--passphrase-file")
         .flag(passphrase.to_str().unwrap());
     let server = setup.start();
-    server.unix_client().keyspace_create(&prod(), &[]).unwrap();
+    server.unix_client().create_keyspace(&prod(), &[]).unwrap();
     server.stop();
     let (file, away) = (data.join("kek.json"), dir.path().join("away"));
     fs::rename(&file, &away).unwrap();
@@ -155,7 +156,7 @@ fn an_older_catalogue_alone_is_refused_unless_the_operator_takes_it() {
     let client = server.client();
     client.lock(&prod()).unwrap();
     let made_since: KeyspaceName = "since".parse().unwrap();
-    let used = client.keyspace_create(&made_since, &[]).unwrap().value;
+    let used = client.create_keyspace(&made_since, &[]).unwrap().value;
     server.stop();
     let newest = catalogue(&data);
 
@@ -177,7 +178,7 @@ fn an_older_catalogue_alone_is_refused_unless_the_operator_takes_it() {
     let client = server.client();
     mac(&client, "prod/alice");
     let other: KeyspaceName = "other".parse().unwrap();
-    let id = client.keyspace_create(&other, &[]).unwrap().value;
+    let id = client.create_keyspace(&other, &[]).unwrap().value;
     assert!(id > used, "id {id} was used before");
     server.stop();
     // The flag is of no meaning any more.
@@ -230,7 +231,7 @@ fn what_cannot_be_checked_at_the_start_is_checked_before_a_dek_is_handed_out() {
     let shop: KeyspaceName = "shop".parse().unwrap();
     let server = setup.start();
     let client = server.client();
-    client.keyspace_create(&shop, &[]).unwrap();
+    client.create_keyspace(&shop, &[]).unwrap();
     import(&client, "shop/alice");
     client.lock(&shop).unwrap();
     drop(client);
@@ -272,7 +273,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     let shop: KeyspaceName = "shop".parse().unwrap();
     let grants = [("allow:uid:7", "sign,mac"), ("allow:uid:8", "mac")];
     let server = setup.start();
-    server.client().keyspace_create(&shop, &grants).unwrap();
+    server.client().create_keyspace(&shop, &grants).unwrap();
     import(&server.client(), "shop/alice");
     server.stop();
 
@@ -280,7 +281,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     let server = setup.start();
     let client = server.client();
     client
-        .keyspace_set(&shop, &[("allow:uid:7", "mac")])
+        .set_keyspace(&shop, &[("allow:uid:7", "mac")])
         .unwrap();
     client.lock(&shop).unwrap();
     let given = Request::KeyspaceSet(Settings::new("allow:uid:9=mac\n").unwrap());
@@ -316,7 +317,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     });
     holds(&server, false);
     client
-        .keyspace_set(&shop, &[("soft_ttl_ms", "1000")])
+        .set_keyspace(&shop, &[("soft_ttl_ms", "1000")])
         .unwrap();
     drop(client);
     server.kill();

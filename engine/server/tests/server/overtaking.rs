@@ -10,6 +10,7 @@ use keyway_protocol::{InputKind, KeyRevoke, Octets, Request, Scheme, Settings, S
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, wait_until};
 
 /// Many more than may be under way on a connection.
@@ -34,7 +35,7 @@ fn start(setup: &Setup, keyspaces: &[&str]) -> Server {
     for keyspace in keyspaces {
         let name: KeyspaceName = keyspace.parse().unwrap();
         let settings = [("allow:anonymous", "sign")];
-        owner.keyspace_create(&name, &settings).unwrap();
+        owner.create_keyspace(&name, &settings).unwrap();
         let key: KeyPath = format!("{keyspace}/key").parse().unwrap();
         owner
             .key_generate(&key, Algorithm::Ed25519, KeyOptions::default())

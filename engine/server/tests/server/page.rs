@@ -13,6 +13,7 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName};
 use serde_json::json;
 
 use crate::common::browser::Browser;
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, has_program, prod};
 use crate::figures::{SHORT_LIVED, generate, sign_all, work_until};
 
@@ -80,9 +81,9 @@ fn metrics(server: &Server) -> BTreeMap<String, String> {
 /// Works with keys of both keyspaces while `watch` runs.
 fn under_load<T>(server: &Server, watch: impl FnOnce() -> T) -> T {
     let client = server.client();
-    client.keyspace_create(&staging(), &[]).unwrap();
+    client.create_keyspace(&staging(), &[]).unwrap();
     for keyspace in [prod(), staging()] {
-        client.keyspace_set(&keyspace, &SHORT_LIVED).unwrap();
+        client.set_keyspace(&keyspace, &SHORT_LIVED).unwrap();
     }
     let mut keys = generate(&client, 20);
     let more = (0..10).map(|n| format!("staging/key-{n}").parse::<KeyPath>().unwrap());
@@ -156,7 +157,7 @@ fn the_pages_figures_are_those_of_metrics_and_come_from_nowhere_else() {
     let client = server.client();
     for keyspace in [prod(), staging()] {
         client
-            .keyspace_set(&keyspace, &[("max_in_flight", "0")])
+            .set_keyspace(&keyspace, &[("max_in_flight", "0")])
             .unwrap();
     }
     let began = Instant::now();
@@ -220,7 +221,7 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
     let server = Server::dev(&dir, 3);
     let client = server.client();
     let long = "a-keyspace-whose-name-is-as-long-as-people-make-them-in-the-end";
-    client.keyspace_create(&long.parse().unwrap(), &[]).unwrap();
+    client.create_keyspace(&long.parse().unwrap(), &[]).unwrap();
     client.lock(&long.parse().unwrap()).unwrap();
     let mut browser = Browser::start(dir.path());
     open(&mut browser, &server);
@@ -279,7 +280,7 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
 
     // Another keyspace, and a setting for a while, with its end.
     client
-        .keyspace_set_for(
+        .set_keyspace_for(
             &prod(),
             &[("max_in_flight", "256")],
             Duration::from_secs(900),

@@ -11,6 +11,7 @@ use keyway_protocol::{InputKind, Octets, Request, Settings, Sign, Unlock, Unlock
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, WITHIN, prod, wait_until};
 
 /// As many as may be under way on a connection, less some. So many RSA signatures take a second of a processor.
@@ -43,7 +44,7 @@ fn server_with(
         ("allow:anonymous", "sign"),
         ("sign_wait_budget_us", "1000000"),
     ];
-    owner.keyspace_create(&prod(), &settings).unwrap();
+    owner.create_keyspace(&prod(), &settings).unwrap();
     let key: KeyPath = "prod/key".parse().unwrap();
     owner
         .key_generate(&key, algorithm, KeyOptions::default())
@@ -53,7 +54,7 @@ fn server_with(
 
 fn grant(owner: &Client, rights: &str) {
     let settings = [("allow:anonymous", rights)];
-    owner.keyspace_set(&prod(), &settings).unwrap();
+    owner.set_keyspace(&prod(), &settings).unwrap();
 }
 
 /// Withdraws the right while slow operations queue, and counts what is made after that.

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use keyway_protocol::{Hello, KeyGenerate, NewKey, Octets, Request, Usage, VERSION};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, ask, past_the_start, prod, wait_until};
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -121,7 +122,7 @@ fn keys_made_while_the_kms_is_gone_right_after_it_proved_the_new_dek_can_be_open
     let client = server.client();
     for trial in 0..TRIALS {
         let shop = keyspace(&format!("shop-{trial}"));
-        client.keyspace_create(&shop, &[]).unwrap();
+        client.create_keyspace(&shop, &[]).unwrap();
         // The rotation makes two calls: one that makes the DEK, and one that proves it.
         proxy.set_after(2, Fault::Error);
         assert_eq!(client.keyspace_rotate(&shop).unwrap().value, 2);
@@ -157,7 +158,7 @@ fn after_a_crash_in_the_middle_of_a_rotation_nothing_is_sealed_under_the_older_d
     let server = setup.start();
     let client = server.client();
     let shop = keyspace("shop");
-    client.keyspace_create(&shop, &[]).unwrap();
+    client.create_keyspace(&shop, &[]).unwrap();
     for index in 0..KEYS {
         generate(&client, &key(&shop, index)).unwrap();
     }
@@ -204,7 +205,7 @@ fn of_two_rotations_at_once_the_loser_is_told_that_there_was_another() {
     let server = setup.start();
     let client = server.client();
     let shop = keyspace("shop");
-    client.keyspace_create(&shop, &[]).unwrap();
+    client.create_keyspace(&shop, &[]).unwrap();
     proxy.set(Fault::Delay(Duration::from_millis(300)));
     let calls = [(); 3].map(|()| {
         let call = Call::keyspace_rotate(&shop).deadline(DEADLINE);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, Scheme, Status};
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, prod, wait_until};
 
 /// Long enough that it does not end while a test looks.
@@ -64,16 +65,16 @@ fn the_history_tells_who_changed_what_and_outlives_a_crash() {
     let setup = Setup::new(&dir.path().join("data")).shards(2);
     let server = setup.start();
     let (tcp, unix) = (server.client(), server.unix_client());
-    tcp.keyspace_set(&prod(), &[("maxInFlight", "7"), ("allow:uid:7", "sign")])
+    tcp.set_keyspace(&prod(), &[("maxInFlight", "7"), ("allow:uid:7", "sign")])
         .unwrap();
-    unix.keyspace_set_for(&prod(), &[("refreshWindow", "40000")], LONG)
+    unix.set_keyspace_for(&prod(), &[("refreshWindow", "40000")], LONG)
         .unwrap();
     unix.lock(&prod()).unwrap();
     tcp.unlock(&prod(), keyway_client::UnlockWith::Nothing)
         .unwrap();
     wait_until("the unlock", WITHIN, || info(&tcp).locked == Some(false));
     assert_eq!(unix.keyspace_rotate(&prod()).unwrap().value, 2);
-    let refused = tcp.keyspace_set(&prod(), &[("max_in_flight", "8"), ("jitter_pct", "90")]);
+    let refused = tcp.set_keyspace(&prod(), &[("max_in_flight", "8"), ("jitter_pct", "90")]);
     assert!(refused.is_err());
     let me = me();
     let expected = [
@@ -101,14 +102,14 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     let server = Server::dev(&dir, 2);
     let client = server.client();
     let longer = [("max_in_flight", "256"), ("allow:uid:7", "sign")];
-    client.keyspace_set_for(&prod(), &longer, LONG).unwrap();
+    client.set_keyspace_for(&prod(), &longer, LONG).unwrap();
     assert_eq!(setting(&client, "max_in_flight"), "256");
     let limited = info(&client).limited;
     assert_eq!(limited["max_in_flight"].then, "64");
     assert_eq!(limited["allow:uid:7"].then, "none");
     // A second one, on top: its own time, and back to what was before the first.
     let shorter = [("max_in_flight", "512")];
-    client.keyspace_set_for(&prod(), &shorter, SHORT).unwrap();
+    client.set_keyspace_for(&prod(), &shorter, SHORT).unwrap();
     wait_until("its end", WITHIN, || {
         setting(&client, "max_in_flight") == "64"
     });
@@ -116,7 +117,7 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     assert_eq!(left, ["allow:uid:7"]);
     // One for good ends one for a while.
     let for_good = [("allow:uid:7", "sign,verify")];
-    client.keyspace_set(&prod(), &for_good).unwrap();
+    client.set_keyspace(&prod(), &for_good).unwrap();
     assert!(info(&client).limited.is_empty());
     assert_eq!(
         history(&client)[1..],
@@ -143,7 +144,7 @@ fn what_has_gone_back_holds_on_the_shards() {
         ("hard_ttl_ms", "30"),
         ("jitter_pct", "0"),
     ];
-    client.keyspace_set_for(&prod(), &lives, SHORT).unwrap();
+    client.set_keyspace_for(&prod(), &lives, SHORT).unwrap();
     wait_until("keys to grow old again", WITHIN, || {
         sign_all(&client, &keys).into_iter().max() > Some(200)
     });
@@ -155,10 +156,10 @@ fn restart_with(dir: &Path, crash: bool) {
     let server = setup.start();
     let client = server.client();
     client
-        .keyspace_set_for(&prod(), &[("max_in_flight", "256")], LONG)
+        .set_keyspace_for(&prod(), &[("max_in_flight", "256")], LONG)
         .unwrap();
     client
-        .keyspace_set_for(&prod(), &[("low_water_pct", "9")], SHORT)
+        .set_keyspace_for(&prod(), &[("low_water_pct", "9")], SHORT)
         .unwrap();
     let until = info(&client).limited;
     if crash {
@@ -180,7 +181,7 @@ fn restart_with(dir: &Path, crash: bool) {
 
     // A restart in the midst of one that ends after it.
     client
-        .keyspace_set_for(&prod(), &[("max_in_flight", "300")], SHORT * 3)
+        .set_keyspace_for(&prod(), &[("max_in_flight", "300")], SHORT * 3)
         .unwrap();
     if crash {
         server.kill()
@@ -215,7 +216,7 @@ fn an_end_needs_no_disk() {
     let file = server.data.join("keyspaces.json");
     loop {
         let change = [("max_in_flight", "256")];
-        client.keyspace_set_for(&prod(), &change, SHORT).unwrap();
+        client.set_keyspace_for(&prod(), &change, SHORT).unwrap();
         let text = std::fs::read(&file).unwrap();
         // A folder in its place, which no file can be moved onto.
         std::fs::remove_file(&file).unwrap();
@@ -229,7 +230,7 @@ fn an_end_needs_no_disk() {
         std::fs::remove_dir(&file).unwrap();
         std::fs::write(&file, text).unwrap();
     }
-    let refused = client.keyspace_set(&prod(), &[("low_water_pct", "6")]);
+    let refused = client.set_keyspace(&prod(), &[("low_water_pct", "6")]);
     assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
     wait_until("its end", WITHIN, || {
         setting(&client, "max_in_flight") == "64"
@@ -237,7 +238,7 @@ fn an_end_needs_no_disk() {
     assert!(server.log().contains("keyspaces.json could not be written"));
     std::fs::remove_dir(&file).unwrap();
     client
-        .keyspace_set(&prod(), &[("low_water_pct", "6")])
+        .set_keyspace(&prod(), &[("low_water_pct", "6")])
         .unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(
@@ -252,11 +253,11 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_with_both_named() {
     let server = Server::dev(&dir, 1);
     let client = server.client();
     client
-        .keyspace_set_for(&prod(), &[("soft_ttl_ms", "30000")], LONG)
+        .set_keyspace_for(&prod(), &[("soft_ttl_ms", "30000")], LONG)
         .unwrap();
     let before = client.keyspace_list().unwrap();
     let too_short = [("hard_ttl_ms", "100000")];
-    let error = client.keyspace_set(&prod(), &too_short).unwrap_err();
+    let error = client.set_keyspace(&prod(), &too_short).unwrap_err();
     assert_eq!(error.status(), Some(Status::BadRequest));
     for part in [
         "hard_ttl_ms=100000",
@@ -266,13 +267,13 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_with_both_named() {
         assert!(error.to_string().contains(part), "{error}");
     }
     for bad in [Duration::from_millis(999), Duration::from_secs(31 * 86_400)] {
-        let error = client.keyspace_set_for(&prod(), &too_short, bad);
+        let error = client.set_keyspace_for(&prod(), &too_short, bad);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("1 s to 30 days"), "{error}");
     }
     assert_eq!(client.keyspace_list().unwrap(), before);
     let both = [("soft_ttl_ms", "30000"), ("hard_ttl_ms", "100000")];
-    client.keyspace_set(&prod(), &both).unwrap();
+    client.set_keyspace(&prod(), &both).unwrap();
     assert!(info(&client).limited.is_empty());
 }
 
@@ -289,20 +290,20 @@ fn only_those_who_manage_a_keyspace_may_change_it_and_see_its_history() {
     let server = setup.start();
     let owner = server.unix_client();
     let grant = [("allow:anonymous", "sign")];
-    owner.keyspace_create(&prod(), &grant).unwrap();
+    owner.create_keyspace(&prod(), &grant).unwrap();
     let anonymous = server.client();
     let more = [("max_in_flight", "65")];
     let forbidden = |result: Result<(), keyway_client::Error>| {
         result.is_err_and(|error| error.status() == Some(Status::Forbidden))
     };
-    let set = |client: &Client| client.keyspace_set_for(&prod(), &more, LONG).map(drop);
+    let set = |client: &Client| client.set_keyspace_for(&prod(), &more, LONG).map(drop);
     let look = |client: &Client| client.keyspace_history(&prod()).map(drop);
     assert!(forbidden(set(&anonymous)) && forbidden(look(&anonymous)));
     // The right itself can be given for a while.
     let manages = [("allow:anonymous", "sign,manage")];
-    owner.keyspace_set_for(&prod(), &manages, LONG).unwrap();
+    owner.set_keyspace_for(&prod(), &manages, LONG).unwrap();
     set(&anonymous).unwrap();
-    owner.keyspace_set_for(&prod(), &manages, SHORT).unwrap();
+    owner.set_keyspace_for(&prod(), &manages, SHORT).unwrap();
     wait_until("the end of the right", WITHIN, || {
         forbidden(look(&anonymous))
     });
@@ -395,7 +396,7 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
         ("jitter_pct", "0"),
         ("maxInFlight", "1"),
     ];
-    client.keyspace_set(&prod(), &starved).unwrap();
+    client.set_keyspace(&prod(), &starved).unwrap();
     let ends = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
@@ -418,7 +419,7 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
 
         let room = [("maxInFlight", "1024")];
         let operator = server.client();
-        operator.keyspace_set_for(&prod(), &room, LONG).unwrap();
+        operator.set_keyspace_for(&prod(), &room, LONG).unwrap();
         // It was acknowledged once the shard acted by it; the first snapshot since may have been on its way.
         let mut figures = after(&server, prefetcher(&server));
         figures = after(&server, figures);

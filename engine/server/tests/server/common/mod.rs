@@ -10,6 +10,7 @@ pub mod browser;
 pub mod held_kms;
 pub mod pipeline;
 pub mod prometheus;
+pub mod set_up;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -32,6 +32,7 @@ use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Random, Server, Setup, WITHIN, patient_client, wait_until};
 use ledger::{Key, check_all};
 use worker::Worker;
@@ -185,7 +186,7 @@ impl World {
             let settings = [("kms", kms), ("allow:anonymous", "all")];
             server
                 .unix_client()
-                .keyspace_create(&keyspace.parse().unwrap(), &settings)
+                .create_keyspace(&keyspace.parse().unwrap(), &settings)
                 .unwrap();
         }
     }
@@ -243,7 +244,7 @@ impl World {
             });
             turn(&gate.withdrawn, false);
             let settings = [("allow:anonymous", "all"), ("dek_lease_ms", "3600000")];
-            client.keyspace_set(&name, &settings).unwrap();
+            client.set_keyspace(&name, &settings).unwrap();
             gate.may_be_withdrawn.store(false, Ordering::SeqCst);
         }
         let keys = check_all(self, server, &client);
@@ -325,21 +326,21 @@ impl Operator<'_> {
                 let none = [("allow:anonymous", "none")];
                 gate.may_be_withdrawn.store(true, Ordering::SeqCst);
                 self.client
-                    .keyspace_set(&name, &none)
+                    .set_keyspace(&name, &none)
                     .expect("so does this");
                 turn(&gate.withdrawn, true);
             }
             90..95 => {
                 turn(&gate.withdrawn, false);
                 let all = [("allow:anonymous", "all")];
-                self.client.keyspace_set(&name, &all).unwrap();
+                self.client.set_keyspace(&name, &all).unwrap();
                 gate.may_be_withdrawn.store(false, Ordering::SeqCst);
             }
             _ => {
                 let leases = ["500", "3600000"];
                 let lease = leases[self.random.below(2) as usize];
                 let lease = [("dek_lease_ms", lease)];
-                self.client.keyspace_set(&name, &lease).unwrap();
+                self.client.set_keyspace(&name, &lease).unwrap();
             }
         }
     }
@@ -361,7 +362,7 @@ impl Operator<'_> {
         self.world.proxy.set(Fault::Pass);
         let kms = [("kms", "bao")];
         // The KMS was away a moment ago: then it may still be spared.
-        if self.client.keyspace_create(&name, &kms).is_err() {
+        if self.client.create_keyspace(&name, &kms).is_err() {
             return;
         }
         self.fail_amid_rotation();

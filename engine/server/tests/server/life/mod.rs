@@ -14,6 +14,7 @@ use keyway_client::{
     Status, UnlockState,
 };
 
+use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, past_the_start, wait_until};
 use stands::Stand;
 
@@ -45,7 +46,7 @@ fn info(client: &Client, name: &str) -> KeyspaceInfo {
 
 fn create(client: &Client, name: &str, kms: &str) {
     let settings = [("kms", kms)];
-    client.keyspace_create(&keyspace(name), &settings).unwrap();
+    client.create_keyspace(&keyspace(name), &settings).unwrap();
 }
 
 /// Has the lease renewed twice at `kms` while the key is asked for, and then makes it last. What is answered in the
@@ -57,12 +58,12 @@ fn renew(server: &Server, client: &Client, kms: &str) {
         server.metric(&series).unwrap_or(0.0)
     };
     let before = unwraps();
-    client.keyspace_set(&keyspace("life"), &SHORT).unwrap();
+    client.set_keyspace(&keyspace("life"), &SHORT).unwrap();
     wait_until("renewals at the new KMS", WITHIN, || {
         let _ = sign(client, &key("life", 0));
         unwraps() >= before + 2.0
     });
-    client.keyspace_set(&keyspace("life"), &LASTING).unwrap();
+    client.set_keyspace(&keyspace("life"), &LASTING).unwrap();
     wait_until("the key after the renewals", WITHIN, || {
         sign(client, &key("life", 0)).is_ok()
     });
@@ -185,7 +186,7 @@ fn live(stand: &mut dyn Stand) {
 
     // Its KMS refuses: within a lease nothing of it is served, and others are untouched.
     let load = Load::start(&server, "other");
-    client.keyspace_set(&keyspace("life"), &SHORT).unwrap();
+    client.set_keyspace(&keyspace("life"), &SHORT).unwrap();
     stand.deny(&client);
     wait_until("the refusal", WITHIN, || {
         let refused = sign(&client, &key("life", 0)).err();
@@ -198,7 +199,7 @@ fn live(stand: &mut dyn Stand) {
 
     // And it is right again once the KMS is.
     stand.allow(&client);
-    client.keyspace_set(&keyspace("life"), &LASTING).unwrap();
+    client.set_keyspace(&keyspace("life"), &LASTING).unwrap();
     wait_until("the unlock", WITHIN, || {
         let ticket = client
             .unlock(&keyspace("life"), stand.secret())
