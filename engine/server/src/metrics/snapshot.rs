@@ -115,7 +115,7 @@ figures! {
         "Age of the oldest key served within the last second.";
     aead_uses_ratio: f64 = max [Gauge "keyway_aead_uses_ratio"] ["aead_uses_ratio"]
         "Fraction of its 2^32 encryptions that the newest version of the most used AEAD key has spent, among the keys that \
-         have encrypted since the server started. Updated every 10 s. At 1 the key refuses to encrypt. Counts survive \
+         have encrypted since the server started. At 1 the key refuses to encrypt. Counts survive \
          restarts; a crash adds at most 2^24.";
     dek_lease_left_s: f64 = min [Gauge "keyway_dek_lease_left_seconds"] ["dek_lease_left_s"]
         "Remaining time of the data key's lease, on the shard where it is shortest; 0 without a lease.";

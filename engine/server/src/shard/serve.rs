@@ -38,9 +38,6 @@ const TICK: Duration = Duration::from_millis(1);
 /// Ticks between two snapshots.
 const TICKS_PER_SECOND: u64 = 1_000;
 
-/// Ticks between two looks at the use counts of AEAD keys.
-const TICKS_PER_LOOK_AT_USES: u64 = 10 * TICKS_PER_SECOND;
-
 /// Pause between two steps of compaction.
 const COMPACTION_PERIOD: Duration = Duration::from_millis(100);
 
@@ -302,11 +299,10 @@ impl Driver {
         if self.is_broken() {
             return self.stop.flag.store(true, Ordering::Relaxed);
         }
-        if ticks.is_multiple_of(TICKS_PER_LOOK_AT_USES) {
+        if ticks.is_multiple_of(TICKS_PER_SECOND) {
+            // Some hundred microseconds at most.
             let most = self.uses.most_encryptions();
             self.measured.borrow_mut().most_encryptions = most;
-        }
-        if ticks.is_multiple_of(TICKS_PER_SECOND) {
             self.publish();
         }
     }
