@@ -7,7 +7,7 @@ use super::job::Stage;
 use super::refusal::overloaded;
 use super::use_key::Asked;
 use crate::catalogue::SettingsChange;
-use crate::connection::{CONTROL_RESERVED, HELD_BYTES_RESERVED, WAITING_RESERVED};
+use crate::connection::{CONTROL_RESERVED, WAITING_RESERVED};
 use crate::messages::{self, Command, Lane, Secret, ToControl};
 use crate::port::Port;
 
@@ -64,14 +64,14 @@ impl<P: Port> Shard<P> {
             _ => Vec::new(),
         };
         match command_of(frame.keyspace_id, request, visible) {
-            Ok(command) => self.ask_control(asked, frame, command),
+            Ok(command) => self.ask_control(asked, command),
             Err(text) => self
                 .out
                 .refuse(asked.responder, Status::BadRequest, text.into()),
         }
     }
 
-    fn ask_control(&mut self, asked: Asked<'_>, frame: &RequestFrame<'_>, command: Command) {
+    fn ask_control(&mut self, asked: Asked<'_>, command: Command) {
         let who = asked.allowed.who();
         let lane = command.lane();
         let is_operator = self.governed.owner.is_operator(who);
@@ -82,13 +82,9 @@ impl<P: Port> Shard<P> {
             Lane::Ordinary => self.jobs.has_room_beside(waiting),
         };
         let room = self.upkeep.control_room.of(lane);
-        let held = match has_place && *room > reserved(CONTROL_RESERVED) {
-            true => self.jobs.hold(frame, reserved(HELD_BYTES_RESERVED)),
-            false => None,
-        };
-        let Some(held) = held else {
+        if !has_place || *room <= reserved(CONTROL_RESERVED) {
             return self.refuse_as(asked.responder, overloaded(100_000));
-        };
+        }
         *room = room.saturating_sub(1);
         let request = messages::Request {
             token: self.jobs.next_token().0,
@@ -96,7 +92,7 @@ impl<P: Port> Shard<P> {
             deadline: asked.deadline,
             command,
         };
-        let job = asked.into_job(held, Stage::Control);
+        let job = asked.into_job(self.jobs.hold_nothing(), Stage::Control);
         self.jobs.park(&mut self.out.connections, job);
         self.out.tell_control(ToControl::Request(request));
         self.upkeep.counts.control_requests_total += 1;

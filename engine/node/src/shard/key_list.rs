@@ -11,7 +11,6 @@ use super::job::{Job, Stage};
 use super::refusal::overloaded;
 use super::tasks::Task;
 use super::use_key::Asked;
-use crate::connection::HELD_BYTES_RESERVED;
 use crate::port::{KeyState, Page, Port};
 
 impl<P: Port> Shard<P> {
@@ -25,13 +24,10 @@ impl<P: Port> Shard<P> {
         let Some(place) = self.out.connections.accounts.list(asked.allowed.who()) else {
             return self.refuse_as(asked.responder, overloaded(10_000));
         };
-        let held = match self.jobs.has_room_beside(0) {
-            true => self.jobs.hold(frame, HELD_BYTES_RESERVED),
-            false => None,
-        };
-        let Some(held) = held else {
+        if !self.jobs.has_room_beside(0) {
             return self.refuse_as(asked.responder, overloaded(100_000));
-        };
+        }
+        let held = self.jobs.hold_nothing();
         let job = asked.into_job(held, Stage::Listing { _place: place });
         let job = self.jobs.park(&mut self.out.connections, job);
         let errand = Errand::List {

@@ -200,10 +200,15 @@ impl<P: Port> Shard<P> {
     /// Hands a request to its owner; refuses at once when there is no room on the way.
     fn forward(&mut self, to: u16, is_write: bool, asked: Asked<'_>, frame: &RequestFrame<'_>) {
         let who = asked.allowed.who();
-        let is_operator = self.governed.owner.is_operator(who);
-        let reserved = |places| if is_operator { 0 } else { places };
+        let takes_away = frame.opcode() == Ok(Opcode::KeyRevoke);
+        let has_reserve = takes_away || self.governed.owner.is_operator(who);
+        let reserved = |places| if has_reserve { 0 } else { places };
         // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
-        let held = match self.jobs.has_room_beside(reserved(WAITING_RESERVED)) {
+        let has_room = match takes_away {
+            true => self.jobs.has_room_for_emergency(0),
+            false => self.jobs.has_room_beside(reserved(WAITING_RESERVED)),
+        };
+        let held = match has_room {
             true => self.jobs.hold(frame, reserved(HELD_BYTES_RESERVED)),
             false => None,
         };
@@ -263,9 +268,6 @@ impl<P: Port> Shard<P> {
     }
 
     fn force_refresh(&mut self, asked: Asked<'_>, frame: &RequestFrame<'_>) {
-        let Some(held) = self.jobs.hold(frame, HELD_BYTES_RESERVED) else {
-            return self.refuse_as(asked.responder, overloaded(10_000));
-        };
         let (now, token) = (self.timed.now(), self.jobs.next_token());
         let (keyspace, deadline) = (KeyspaceId(frame.keyspace_id), asked.deadline);
         let admission = self
@@ -273,7 +275,7 @@ impl<P: Port> Shard<P> {
             .call(|core| core.handle_force_refresh(now, token, keyspace, &frame.key_id, deadline));
         match admission {
             Admission::Waiting => {
-                let job = asked.into_job(held, Stage::Refreshing);
+                let job = asked.into_job(self.jobs.hold_nothing(), Stage::Refreshing);
                 self.jobs.park(&mut self.out.connections, job);
             }
             Admission::Refused(refusal) => self.refuse_as(asked.responder, refusal),

@@ -258,6 +258,10 @@ impl Rig {
     pub fn receive(&mut self, at: Handle<Connection>, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
+            if self.shard.recv_space(at).is_empty() {
+                // A turn makes room for a whole frame.
+                self.turn();
+            }
             let space = self.shard.recv_space(at);
             let len = space.len().min(rest.len());
             assert!(len > 0, "no room");

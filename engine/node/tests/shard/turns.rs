@@ -1,10 +1,11 @@
 //! A turn ends within its budget and one operation, whatever is queued, and what has to be quick overtakes the rest.
 
 use keyway_node::messages::ToControl;
-use keyway_node::shard::{TURN_US_MAX, Turn};
-use keyway_protocol::{Opcode, Request, Status};
+use keyway_node::shard::{HELD_BYTES_MAX, TURN_US_MAX, Turn};
+use keyway_protocol::limits::MESSAGE_LEN_MAX;
+use keyway_protocol::{Octets, Opcode, Request, Settings, Status};
 
-use super::rig::{OWNER, Rig, frame, sign};
+use super::rig::{OWNER, Rig, STRANGER, frame, sign};
 
 #[test]
 fn a_turn_ends_within_its_budget_and_one_operation() {
@@ -96,4 +97,39 @@ fn a_lock_overtakes_the_frames_before_it_and_all_else_that_waits() {
         .iter()
         .any(|told| matches!(told, ToControl::Wiped { .. }));
     assert!(wiped, "nothing of it is left");
+}
+
+#[test]
+fn a_withdrawal_needs_no_room_among_what_the_shard_keeps() {
+    let mut rig = Rig::new();
+    rig.publish(|change| change.guard.policy.grant("uid:1000", "mac,manage").unwrap());
+    let key = rig.key("cold", 0);
+    rig.keeps_errands = true;
+    // Large requests until one is refused, then small ones: what is left is less than one of those.
+    let mut kept_bytes = 0;
+    for len in [MESSAGE_LEN_MAX, 0] {
+        let message = vec![0; len];
+        let bytes = frame(1, &key, 0, Opcode::Mac, &Request::Mac(Octets(&message)));
+        'full: loop {
+            let at = rig.connect(STRANGER);
+            for _ in 0..500 {
+                rig.receive(at, &bytes);
+                rig.turn();
+                if !rig.answers(at).is_empty() {
+                    break 'full;
+                }
+                kept_bytes += bytes.len();
+            }
+        }
+    }
+    assert!(kept_bytes > HELD_BYTES_MAX - (2 << 20), "{kept_bytes}");
+    let at = rig.connect(STRANGER);
+    let lines = "allow:uid:1001=none\nallow:uid:1002=none\nallow:uid:1003=none\n";
+    let request = Request::KeyspaceSet(Settings::new(lines).unwrap());
+    rig.receive(at, &frame(2, b"", 0, Opcode::KeyspaceSet, &request));
+    rig.run();
+    let refused = rig.answers(at);
+    let mut commands = rig.told.iter();
+    let asked = commands.any(|told| matches!(told, ToControl::Request(_)));
+    assert!(asked, "{refused:?}");
 }
