@@ -1,6 +1,7 @@
 //! `keyway-sim`: runs histories until one breaks a promise, and shows it.
 
 mod campaign;
+mod control_campaign;
 mod picture;
 mod report;
 
@@ -57,6 +58,27 @@ enum Command {
         #[arg(long)]
         whole: bool,
     },
+    /// Run histories of the node's control state machine; stops at the first that breaks a promise, and shrinks it
+    Control {
+        /// How many
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Threads; by default one for each core
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Where to write the figures, as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Show this one history in words instead
+        #[arg(long)]
+        replay: Option<u64>,
+        /// The whole history, even if it fails
+        #[arg(long)]
+        whole: bool,
+    },
     /// Print a hash of each history: two runs, in two processes, have to print the same
     Hashes {
         /// How many
@@ -100,13 +122,32 @@ fn main() -> ExitCode {
             !no_shrink,
         ),
         Command::Replay { seed, whole } => report::replay(seed, whole),
+        Command::Control {
+            seeds,
+            from,
+            jobs,
+            json,
+            replay,
+            whole,
+        } => match replay {
+            Some(seed) => control_campaign::replay(seed, whole),
+            None => {
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                let jobs = jobs.unwrap_or(cores).max(1);
+                let result = control_campaign::run(from..from.saturating_add(seeds), jobs);
+                let written = write(json.as_deref(), || result.json());
+                result.show() && written
+            }
+        },
         Command::Hashes {
             seeds,
             from,
             planted,
         } => {
             for seed in from..from.saturating_add(seeds) {
-                println!("{seed} {:016x}", keyway_sim::hash_of(seed, planted));
+                let shards = keyway_sim::hash_of(seed, planted);
+                let control = keyway_sim::control::hash_of(seed);
+                println!("{seed} {shards:016x} {control:016x}");
             }
             true
         }

@@ -224,17 +224,16 @@ impl InForce {
                 return Err(error);
             }
         };
-        if !effect.changes {
+        if !effect.changes && self.join(now, work, edit.keyspaces()) {
             // What it changed beside keyspaces' states is nothing, so there is nothing to put back.
-            self.join(now, work, edit.keyspaces());
             return Ok(effect.tightened);
         }
         self.guards.extend(effect.guards);
         self.last_number += 1;
         self.pending.push_back(Pending {
             number: self.last_number,
+            takes_away: effect.takes_away || (!effect.changes && self.repeats_tightening(&edit)),
             edit,
-            takes_away: effect.takes_away,
             waiting: vec![(now, work)],
         });
         if let Some(why) = self.stall(now) {
@@ -248,23 +247,42 @@ impl InForce {
         self.settled.pop_front()
     }
 
-    /// What a command wants is wanted already: it learns what becomes of that.
-    fn join(&mut self, now: Instant, work: WorkId, keyspaces: &[u32]) {
+    /// What a command wants is wanted already: it learns what becomes of that. Returns `false` if it has to be a change of
+    /// its own all the same: since the file may hold something else than what was written last, or since it is not known
+    /// which of several pending changes it is about, of which some may be undone.
+    fn join(&mut self, now: Instant, work: WorkId, keyspaces: &[u32]) -> bool {
         let keyspaces: BTreeSet<&u32> = keyspaces.iter().collect();
-        let mut pending = self.pending.iter_mut().rev();
-        let touches = |change: &&mut Pending| {
+        let mut touching = self.pending.iter_mut().filter(|change| {
             let mut touched = change.edit.keyspaces().iter();
             touched.any(|id| keyspaces.contains(id))
-        };
-        match pending.find(touches) {
-            Some(change) => {
+        });
+        match (touching.next(), touching.next()) {
+            (Some(change), None) => {
                 change.waiting.push((now, work));
                 if let Some(failing) = &mut self.failures.now {
                     failing.retry_at = now;
                 }
             }
-            None => self.settled.push_back((work, Ok(Settled::Written))),
+            (Some(_), Some(_)) => return false,
+            (None, _) if self.disk_differs => return false,
+            (None, _) => self.settled.push_back((work, Ok(Settled::Written))),
         }
+        true
+    }
+
+    /// Whether a change that changes nothing any more takes something away from what is written.
+    fn repeats_tightening(&self, edit: &Edit) -> bool {
+        if matches!(edit, Edit::Lock { locked: true, .. }) {
+            return true;
+        }
+        let mut after = self.written.clone();
+        if after.apply(edit).is_err() {
+            return false;
+        }
+        edit.keyspaces().iter().any(|id| {
+            let guards = (guard_of(&self.written, *id), guard_of(&after, *id));
+            matches!(guards, (Some(before), Some(after)) if after.is_tighter_than(&before))
+        })
     }
 
     fn check_room(&self, effect: Effect) -> Result<Effect, CatalogueError> {
@@ -490,24 +508,33 @@ impl InForce {
         self.guards.retain(|id, _| pending.contains(id));
     }
 
-    /// The written state has changed: what is in force follows.
+    /// The written state has changed: what is in force follows. It is met with the state after each pending change, not
+    /// with the last one alone: of a lock and an unlock that both wait for the disk, the lock is in force until the unlock
+    /// is written.
     fn follow_written(&mut self) {
         self.want_again();
-        let (written, wanted) = (&self.written, &self.wanted);
-        let pending = self
-            .pending
-            .iter()
-            .flat_map(|change| change.edit.keyspaces());
-        let met = |id: &u32| {
-            let guard_of = |catalogue: &Catalogue| {
-                let keyspace: Result<&Keyspace, _> = catalogue.keyspace(*id);
-                keyspace.and_then(Guard::of).ok()
-            };
-            let met = guard_of(written)?.meet(&guard_of(wanted)?);
-            Some((*id, met))
-        };
-        self.guards = pending.filter_map(met).collect();
+        let mut after = self.written.clone();
+        let mut guards: BTreeMap<u32, Guard> = BTreeMap::new();
+        for change in &self.pending {
+            // It has just been applied to the same state.
+            if after.apply(&change.edit).is_err() {
+                continue;
+            }
+            for id in change.edit.keyspaces() {
+                let in_force = guards.get(id).cloned();
+                let in_force = in_force.or_else(|| guard_of(&self.written, *id));
+                if let (Some(in_force), Some(wanted)) = (in_force, guard_of(&after, *id)) {
+                    guards.insert(*id, in_force.meet(&wanted));
+                }
+            }
+        }
+        self.guards = guards;
     }
+}
+
+fn guard_of(catalogue: &Catalogue, id: u32) -> Option<Guard> {
+    let keyspace: Result<&Keyspace, _> = catalogue.keyspace(id);
+    keyspace.and_then(Guard::of).ok()
 }
 
 #[derive(Default)]

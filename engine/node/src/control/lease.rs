@@ -107,7 +107,15 @@ impl Control {
     }
 
     /// Tells every shard what the KMS said.
-    pub(super) fn tell_lease(&mut self, id: u32, answer: Result<Deks, KmsFailure>) {
+    pub(super) fn tell_lease(&mut self, id: u32, mut answer: Result<Deks, KmsFailure>) {
+        if let (Ok(deks), Ok(written)) = (&mut answer, self.in_force.written().keyspace(id)) {
+            // One that was destroyed while the KMS was asked goes to no shard.
+            let is_kept = |generation| {
+                let mut retired = written.retired();
+                written.is_in_use(generation) || retired.any(|(kept, _)| kept == generation)
+            };
+            deks.deks.retain(|dek| is_kept(dek.generation));
+        }
         let is_locked = self.is_locked(id);
         let epoch = self.epoch_of(id);
         self.note_trouble(id, &answer, is_locked);

@@ -26,7 +26,7 @@ pub struct Violation {
 }
 
 /// The promises, by number.
-pub const INVARIANTS: [&str; 25] = [
+pub const INVARIANTS: [&str; 41] = [
     "the core's own books agree, and its assertions hold",
     "nothing is used at or after effective_hard",
     "effective_hard and the lease move later by a load or a KMS success only",
@@ -52,6 +52,22 @@ pub const INVARIANTS: [&str; 25] = [
     "answers are those of the design's table",
     "nothing is used past its end however long those before it take",
     "a tick takes a bounded time",
+    "after a lock or a withdrawal was answered, nothing that it took away is used",
+    "what tightens is in force soon, whatever the disk and the KMS do, and once OK also after a crash",
+    "emergency commands are answered in time under any load",
+    "every blob's DEK is in the durable catalogue",
+    "after a rotation's OK nothing is sealed under an older DEK",
+    "tickets tell the truth, are unique, and end",
+    "one answer per request",
+    "commands keep their deadlines",
+    "every answer fits a frame",
+    "at rest all shards act by the newest revision, with exactly what was set",
+    "nothing looser than the durable catalogue is ever in force",
+    "queues and writes stay within their limits",
+    "an operation that begins after a write was acknowledged sees it",
+    "what was refused has changed nothing",
+    "a listing holds every key that was there throughout",
+    "work for leases is never delayed by a save",
 ];
 
 pub(crate) type Checked<T = ()> = Result<T, Violation>;

@@ -242,6 +242,67 @@ fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
     assert!(keyspaces.is_settled());
 }
 
+/// Found by the simulator: the write of something else opened the keyspace, since the lock and the unlock that both waited
+/// for the disk cancelled each other out; and when the unlock could not be written, the lock was answered as in force.
+#[test]
+fn a_lock_stays_in_force_until_the_unlock_after_it_is_written() {
+    let mut keyspaces = with_prod();
+    let (_, granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    assert!(keyspaces.next_write(at(0)).is_some());
+    let (_, locked) = want(&mut keyspaces, 1, lock(true));
+    let (_, unlocked) = want(&mut keyspaces, 1, lock(false));
+    keyspaces.handle_saved(at(2), Ok(()));
+    assert_eq!(ended(&keyspaces, granted), Some(Ok(Settled::Written)));
+    assert!(keyspaces.is_locked(PROD), "the unlock is not written yet");
+    assert!(keyspaces.next_write(at(2)).is_some());
+    keyspaces.handle_saved(at(2), full());
+    assert_eq!(ended(&keyspaces, locked), unwritten());
+    assert!(matches!(
+        ended(&keyspaces, unlocked),
+        Some(Err(Undone::Unwritten(_)))
+    ));
+    assert!(keyspaces.is_locked(PROD));
+}
+
+/// Found by the simulator: the file of an unlock that was said to have failed was on the disk, the next LOCK was answered
+/// OK since the keyspace was locked as far as was known, and a restart found it open.
+#[test]
+fn a_lock_is_written_once_more_if_the_file_may_hold_an_unlock() {
+    let mut keyspaces = with_prod();
+    want(&mut keyspaces, 0, lock(true));
+    assert!(keyspaces.next_write(at(0)).is_some());
+    keyspaces.handle_saved(at(0), Ok(()));
+    want(&mut keyspaces, 1, lock(false));
+    let on_disk = keyspaces.next_write(at(1)).unwrap();
+    assert!(!restart(&on_disk).is_locked(PROD));
+    keyspaces.handle_saved(at(1), full());
+    let (_, locked) = want(&mut keyspaces, 2, lock(true));
+    assert_eq!(ended(&keyspaces, locked), None, "it has to be written");
+    let on_disk = keyspaces.next_write(at(2)).unwrap();
+    assert!(restart(&on_disk).is_locked(PROD));
+    keyspaces.handle_saved(at(2), Ok(()));
+    assert_eq!(ended(&keyspaces, locked), WRITTEN);
+    assert!(keyspaces.is_settled());
+}
+
+/// Found by the simulator: a command that was given twice was answered OK with another one's write, after what it wanted
+/// had been undone.
+#[test]
+fn a_command_that_is_repeated_is_not_answered_by_another_change() {
+    let mut keyspaces = with_prod();
+    let (_, first) = want(&mut keyspaces, 0, set("soft_ttl_ms=700000"));
+    assert!(keyspaces.next_write(at(0)).is_some());
+    want(&mut keyspaces, 0, set("sign_wait_budget_us=7"));
+    let (_, again) = want(&mut keyspaces, 0, set("soft_ttl_ms=700000"));
+    keyspaces.handle_saved(at(1), full());
+    assert_eq!(ended(&keyspaces, first), undone());
+    let file = keyspaces.next_write(at(1)).unwrap();
+    keyspaces.handle_saved(at(1), Ok(()));
+    assert_eq!(ended(&keyspaces, again), WRITTEN);
+    let settings = restart(&file).guard(PROD).unwrap().settings;
+    assert_eq!(settings.soft_ttl_ms, 700_000);
+}
+
 #[test]
 fn the_same_command_again_learns_what_becomes_of_the_first() {
     let mut keyspaces = with_prod();

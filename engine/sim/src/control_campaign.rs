@@ -1,0 +1,140 @@
+//! Many histories of the control state machine.
+
+use keyway_sim::control::{ControlCoverage, run_seed, trace_of};
+use keyway_sim::{INVARIANTS, Violation};
+use serde_json::json;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// What many histories came to.
+#[derive(Debug, Default)]
+pub struct ControlCampaign {
+    seeds: u64,
+    virtual_us: u64,
+    wall_s: f64,
+    inputs: u64,
+    served: u64,
+    calls: u64,
+    coverage: ControlCoverage,
+    failed: Option<(u64, Violation)>,
+}
+
+/// Runs the seeds in order, `jobs` at a time, until one fails.
+pub fn run(seeds: Range<u64>, jobs: usize) -> ControlCampaign {
+    let began = Instant::now();
+    let (next, last) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
+    let sum = Mutex::new(ControlCampaign::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| work(&next, &last, &sum));
+        }
+    });
+    let mut campaign = sum.into_inner().unwrap_or_default();
+    campaign.wall_s = began.elapsed().as_secs_f64();
+    campaign
+}
+
+fn work(next: &AtomicU64, last: &AtomicU64, sum: &Mutex<ControlCampaign>) {
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= last.load(Ordering::Relaxed) {
+            return;
+        }
+        let outcome = run_seed(seed);
+        let Ok(mut sum) = sum.lock() else { return };
+        sum.seeds += 1;
+        sum.virtual_us += outcome.virtual_us;
+        sum.inputs += outcome.inputs;
+        sum.served += outcome.served;
+        sum.calls += outcome.calls;
+        sum.coverage.add(&outcome.coverage);
+        if let Some(violation) = outcome.violation {
+            last.fetch_min(seed, Ordering::Relaxed);
+            if sum.failed.as_ref().is_none_or(|(other, _)| seed < *other) {
+                sum.failed = Some((seed, violation));
+            }
+        }
+    }
+}
+
+impl ControlCampaign {
+    /// The figures for a program.
+    pub fn json(&self) -> String {
+        let (reached, pairs) = self.coverage.pairs();
+        let violation = self.failed.as_ref().map(|(seed, violation)| {
+            json!({
+                "seed": seed,
+                "invariant": violation.invariant,
+                "title": INVARIANTS[usize::from(violation.invariant)],
+                "what": violation.what,
+            })
+        });
+        let figures = json!({
+            "seeds": self.seeds,
+            "virtual_s": self.virtual_us as f64 / 1e6,
+            "wall_s": self.wall_s,
+            "inputs": self.inputs,
+            "served": self.served,
+            "calls": self.calls,
+            "pairs_reached": reached,
+            "pairs": pairs,
+            "violation": violation,
+        });
+        format!("{figures:#}\n")
+    }
+
+    /// The figures in lines. True: nothing was broken.
+    pub fn show(&self) -> bool {
+        println!(
+            "{} histories of control in {:.1} s, {:.0} a second; {:.0} s of virtual time",
+            self.seeds,
+            self.wall_s,
+            self.seeds as f64 / self.wall_s,
+            self.virtual_us as f64 / 1e6,
+        );
+        println!(
+            "{} inputs, {} uses and writes, {} calls to KMSes",
+            self.inputs, self.served, self.calls
+        );
+        let (reached, pairs) = self.coverage.pairs();
+        println!(
+            "{reached} of {pairs} pairs of state and input reached, and {} of stage and input",
+            self.coverage.stage_pairs()
+        );
+        for (state, input) in self.coverage.missing() {
+            println!("not reached: {input} in state {state}");
+        }
+        if let Some((seed, violation)) = &self.failed {
+            let (lines, shrunk) = trace_of(*seed, false);
+            for line in lines {
+                println!("{line}");
+            }
+            tell(*seed, shrunk.as_ref().unwrap_or(violation));
+        }
+        self.failed.is_none()
+    }
+}
+
+/// Shows one history. True: it breaks nothing.
+pub fn replay(seed: u64, whole: bool) -> bool {
+    let (lines, violation) = trace_of(seed, whole);
+    for line in lines {
+        println!("{line}");
+    }
+    match &violation {
+        Some(violation) => tell(seed, violation),
+        None => println!("seed {seed} breaks nothing"),
+    }
+    violation.is_none()
+}
+
+fn tell(seed: u64, violation: &Violation) {
+    let title = INVARIANTS[usize::from(violation.invariant)];
+    println!(
+        "\nseed {seed} breaks invariant {} ({title}):\n  {}",
+        violation.invariant, violation.what
+    );
+    println!("see it again: keyway-sim control --replay {seed}");
+}
