@@ -39,6 +39,20 @@ fn the_invariants_hold_in_every_history() {
     assert_eq!(coverage.contradicted(), [], "said to be impossible");
 }
 
+/// Those that found a fault of the control state machine: a change that waited behind a write that hung; a lock and an
+/// unlock that cancelled each other out; a LOCK over a file that could hold an unlock; a command answered with another's
+/// write; a destroyed DEK that was handed out.
+const CONTROL_FOUND: [u64; 8] = [26, 54, 58, 544, 558, 2957, 10529, 11703];
+
+#[test]
+fn control_keeps_its_promises_in_every_history() {
+    let seeds = number("KEYWAY_SIM_SEEDS", SEEDS_DEFAULT);
+    for seed in (0..seeds).chain(CONTROL_FOUND) {
+        let outcome = keyway_sim::control::run_seed(seed);
+        assert_eq!(outcome.violation, None, "keyway-sim control --replay {seed}");
+    }
+}
+
 #[test]
 fn seeds_that_failed_before_hold() {
     let text = include_str!("../regressions.txt");

@@ -224,7 +224,7 @@ impl InForce {
                 return Err(error);
             }
         };
-        if !effect.changes && self.join(now, work, edit.keyspaces()) {
+        if !effect.changes && self.join(now, work, &edit) {
             // What it changed beside keyspaces' states is nothing, so there is nothing to put back.
             return Ok(effect.tightened);
         }
@@ -232,7 +232,7 @@ impl InForce {
         self.last_number += 1;
         self.pending.push_back(Pending {
             number: self.last_number,
-            takes_away: effect.takes_away || (!effect.changes && self.repeats_tightening(&edit)),
+            takes_away: effect.takes_away || (!effect.changes && self.is_in_force(&edit)),
             edit,
             waiting: vec![(now, work)],
         });
@@ -250,8 +250,12 @@ impl InForce {
     /// What a command wants is wanted already: it learns what becomes of that. Returns `false` if it has to be a change of
     /// its own all the same: since the file may hold something else than what was written last, or since it is not known
     /// which of several pending changes it is about, of which some may be undone.
-    fn join(&mut self, now: Instant, work: WorkId, keyspaces: &[u32]) -> bool {
-        let keyspaces: BTreeSet<&u32> = keyspaces.iter().collect();
+    fn join(&mut self, now: Instant, work: WorkId, edit: &Edit) -> bool {
+        if !self.disk_differs && self.is_written(edit) {
+            self.settled.push_back((work, Ok(Settled::Written)));
+            return true;
+        }
+        let keyspaces: BTreeSet<&u32> = edit.keyspaces().iter().collect();
         let mut touching = self.pending.iter_mut().filter(|change| {
             let mut touched = change.edit.keyspaces().iter();
             touched.any(|id| keyspaces.contains(id))
@@ -263,26 +267,29 @@ impl InForce {
                     failing.retry_at = now;
                 }
             }
-            (Some(_), Some(_)) => return false,
-            (None, _) if self.disk_differs => return false,
-            (None, _) => self.settled.push_back((work, Ok(Settled::Written))),
+            (Some(_), Some(_)) | (None, _) => return false,
         }
         true
     }
 
-    /// Whether a change that changes nothing any more takes something away from what is written.
-    fn repeats_tightening(&self, edit: &Edit) -> bool {
-        if matches!(edit, Edit::Lock { locked: true, .. }) {
-            return true;
-        }
-        let mut after = self.written.clone();
-        if after.apply(edit).is_err() {
-            return false;
-        }
-        edit.keyspaces().iter().any(|id| {
-            let guards = (guard_of(&self.written, *id), guard_of(&after, *id));
-            matches!(guards, (Some(before), Some(after)) if after.is_tighter_than(&before))
-        })
+    /// Whether a change would change nothing of what is written, nor of what any pending change may write.
+    fn is_written(&self, edit: &Edit) -> bool {
+        let changes_nothing = |before: &Catalogue| {
+            let mut after = before.clone();
+            let is_applied = after.apply(edit).is_ok();
+            let is_same = |id: &u32| before.keyspace(*id).ok() == after.keyspace(*id).ok();
+            is_applied && edit.keyspaces().iter().all(is_same)
+        };
+        let mut state = self.written.clone();
+        let mut pending = self.pending.iter();
+        changes_nothing(&state)
+            && pending.all(|change| state.apply(&change.edit).is_ok() && changes_nothing(&state))
+    }
+
+    /// Whether all that a change wants which changes nothing is in force already, so that only the disk is missing.
+    fn is_in_force(&self, edit: &Edit) -> bool {
+        let is_in_force = |id: &u32| self.guard(*id).ok() == guard_of(&self.wanted, *id);
+        matches!(edit, Edit::Lock { locked: true, .. }) || edit.keyspaces().iter().all(is_in_force)
     }
 
     fn check_room(&self, effect: Effect) -> Result<Effect, CatalogueError> {

@@ -217,7 +217,7 @@ impl World<'_> {
             );
         }
         match asks {
-            Asks::Lock { .. } | Asks::LockAll | Asks::LockKms { .. } | Asks::Withdraw { .. } => {
+            Asks::Lock { .. } | Asks::LockAll | Asks::LockKms { .. } => {
                 let token = request.token;
                 self.schedule(
                     self.now + ANSWERED_WITHIN_US,
@@ -301,6 +301,14 @@ impl World<'_> {
             Asks::Lock { .. } | Asks::LockAll if is_in_force => {
                 for keyspace in asked.locks {
                     self.lock_answered(keyspace, asked.number, status)?;
+                }
+            }
+            Asks::Grant { keyspace, who } => {
+                // A withdrawal that overlaps may come before it.
+                let withdrawal = Asks::Withdraw { keyspace, who };
+                let mut others = self.books.requests.values();
+                if others.any(|other| !other.is_answered && other.asks == withdrawal) {
+                    self.books.of(keyspace).last_grant.insert(who, u64::MAX);
                 }
             }
             Asks::Withdraw { keyspace, who } if is_in_force => {
