@@ -49,7 +49,10 @@ fn control_keeps_its_promises_in_every_history() {
     let seeds = number("KEYWAY_SIM_SEEDS", SEEDS_DEFAULT);
     for seed in (0..seeds).chain(CONTROL_FOUND) {
         let outcome = keyway_sim::control::run_seed(seed);
-        assert_eq!(outcome.violation, None, "keyway-sim control --replay {seed}");
+        assert_eq!(
+            outcome.violation, None,
+            "keyway-sim control --replay {seed}"
+        );
     }
 }
 

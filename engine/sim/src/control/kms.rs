@@ -7,7 +7,7 @@ use keyway_node::catalogue::WrappedDek;
 use keyway_node::control::{
     Deks, FailureClass, KmsAnswer, KmsFailure, KmsRequest, KmsStatus, Need, NewDek, Unlocked,
 };
-use keyway_node::messages::DekBytes;
+use keyway_node::messages::{DekBytes, DekCopies};
 use zeroize::Zeroizing;
 
 /// By number; the second one needs a passphrase.
@@ -119,7 +119,7 @@ impl SimKms {
     }
 
     /// `None`: a record is not this KMS's, or not this keyspace's.
-    fn unwrap_each(&self, keyspace: u32, wrapped: &[WrappedDek]) -> Option<Vec<Box<DekBytes>>> {
+    fn unwrap_each(&self, keyspace: u32, wrapped: &[WrappedDek]) -> Option<DekCopies> {
         let each = wrapped.iter().map(|wrapped| {
             let (kms, dek) = read(&wrapped.record)?;
             let is_ours = kms == self.number
