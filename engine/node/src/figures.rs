@@ -1,4 +1,4 @@
-//! Figures that control tells the exporter: plain data.
+//! Measurements that control reports to the exporter: plain data.
 
 use std::collections::BTreeMap;
 
@@ -32,10 +32,10 @@ pub struct CatalogueFigures {
     pub write_failures_total: u64,
 }
 
-/// A setting's end, where it was changed for a while.
+/// When a temporary override of a setting expires.
 #[derive(Clone, Debug)]
 pub struct Until {
-    /// When it goes back, ms since 1970.
+    /// When it reverts, ms since 1970.
     pub unix_ms: u64,
     /// The value that holds then.
     pub then: String,
@@ -48,7 +48,7 @@ pub struct SettingSnapshot {
     pub name: &'static str,
     /// Its value.
     pub value: String,
-    /// When it goes back by itself, if it does.
+    /// When it reverts automatically, if it does.
     pub until: Option<Until>,
 }
 

@@ -7,8 +7,8 @@ use crate::catalogue::{CatalogueError, Keyspace};
 use crate::ids::{Epoch, Opening, Revision};
 use crate::policy::Policy;
 
-/// All that a shard acts by in a keyspace. It is the whole state and not a difference, so that a newer one takes the place
-/// of any number of older ones.
+/// All that a shard acts by in a keyspace. It is the whole state and not a difference, so that a newer one replaces any
+/// number of older ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyspaceChange {
     /// The keyspace's id.

@@ -3,7 +3,7 @@
 /// Requests that wait for control in the ordinary lane before more are refused.
 pub const TO_CONTROL_MAX: usize = 4_096;
 
-/// Messages in the ordinary lane to a shard. Control has one change and a few answers on its way for each keyspace.
+/// Messages in the ordinary lane to a shard. Control has one change and a few answers in flight for each keyspace.
 pub const TO_SHARD_MAX: usize = 16_384;
 
 /// Messages in each emergency lane: a change of each keyspace, and the commands.

@@ -10,7 +10,7 @@
 //!
 //! A change is acknowledged in up to three steps, none of which waits for another: [`ToControl::Acted`] when the shard
 //! acts by it, [`ToControl::Wiped`] when nothing of a locked keyspace is left, [`ToControl::Confirmed`] when nothing that
-//! was sealed under an older DEK is on its way into the shard's log.
+//! was sealed under an older DEK is still to be written to the shard's log.
 
 use keyway_core::{Instant, LeaseEvent};
 use keyway_protocol::{HotBy, Opcode, Status, UnlockKind};
@@ -76,7 +76,7 @@ pub enum ToControl {
         /// Of the lock.
         epoch: Epoch,
     },
-    /// Nothing that is sealed under a DEK older than this is on its way into the shard's log, and nothing will be.
+    /// Nothing that is sealed under a DEK older than this is still to be written to the shard's log, and nothing will be.
     Confirmed {
         /// Which keyspace.
         keyspace: u32,
@@ -312,7 +312,7 @@ pub struct Secret {
     pub force: bool,
 }
 
-/// A DEK on its way to a shard.
+/// A DEK that is sent to a shard.
 #[derive(Clone)]
 pub struct DekBytes {
     /// Its generation.
@@ -348,7 +348,7 @@ pub struct UnlockProgress {
 pub enum ResealWork {
     /// Only to count those under an older DEK.
     Count,
-    /// To seal them anew.
+    /// To reseal them.
     Reseal,
 }
 
@@ -370,7 +370,7 @@ pub struct ResealPage {
 /// Why a page could not be worked through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResealError {
-    /// A DEK that is needed is not at hand.
+    /// A DEK that is needed is not in memory.
     DekMissing,
     /// The shard has too much to do.
     Overloaded,

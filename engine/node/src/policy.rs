@@ -77,8 +77,8 @@ impl From<BTreeMap<String, String>> for Policy {
 }
 
 impl Policy {
-    /// Grants `rights` (`sign,verify`, `all` or `none`) to `principal` (`anonymous` or `uid:1000`), in place
-    /// of what it had.
+    /// Grants `rights` (`sign,verify`, `all` or `none`) to `principal` (`anonymous` or `uid:1000`), which
+    /// replaces what it had.
     pub fn grant(&mut self, principal: &str, rights: &str) -> Result<(), String> {
         let (principal, rights) = Policy::canonical(principal, rights)?;
         self.put(&principal, &rights);
@@ -216,7 +216,7 @@ impl CompiledPolicy {
     }
 }
 
-/// Returns what a principal is told that lacks all of these grants, with the remedy.
+/// The message, with the remedy, to a principal that has none of these grants.
 pub fn explain(needed: Grants) -> &'static str {
     if needed.intersects(Grants::MANAGE | Grants::UNLOCK) {
         "the keyspace's policy does not let you administer it; its owner can with \

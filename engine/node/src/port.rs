@@ -223,7 +223,7 @@ impl BlobHead {
     }
 }
 
-/// What the log knows of a key.
+/// What the log has of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     /// The newest key version.
@@ -239,7 +239,7 @@ pub struct Known {
 pub enum KeyState {
     /// It can.
     Live,
-    /// Revoked, for ever.
+    /// Revoked permanently.
     Revoked,
     /// Deleted after it was revoked: its id may be used again.
     Deleted,

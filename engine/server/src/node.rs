@@ -237,12 +237,12 @@ fn read_hot_keys(data: &DataDir) -> Vec<HotKey> {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
-            tracing::warn!(%error, "{} cannot be read: a cold start", hot_keys::FILE);
+            tracing::warn!(%error, "{} cannot be read: starting with a cold cache", hot_keys::FILE);
             return Vec::new();
         }
     };
     hot_keys::parse(&text).unwrap_or_else(|error| {
-        tracing::warn!(%error, "a cold start");
+        tracing::warn!(%error, "starting with a cold cache");
         Vec::new()
     })
 }

@@ -152,7 +152,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// `error`, with what goes back to cause it, when, and the remedy.
+    /// Returns `error` with the override whose expiry causes it, when, and the remedy.
     fn when_back(
         &self,
         error: &SettingsError,
@@ -162,14 +162,14 @@ impl Keyspace {
         let names: Vec<&str> = together.iter().map(|(name, _)| name.as_str()).collect();
         let back = together.iter().map(|(name, limited)| {
             let then = self.then(name, limited);
-            format!("{name} goes back to {then}")
+            format!("{name} reverts to {then}")
         });
         let back: Vec<String> = back.collect();
         let due = together.first().and_then(|(_, limited)| limited.due);
         let left_us = due.map_or(0, |due| due.saturating_since(now.instant));
         let left_s = left_us.div_ceil(US_PER_MS * 1_000);
         CatalogueError::Bad(format!(
-            "{error}; so it would be in {left_s} s, when {}; set {} for good first, or wait for that",
+            "{error} would be violated in {left_s} s, when {}; set {} permanently first, or wait until then",
             back.join(" and "),
             names.join(" and ")
         ))

@@ -277,7 +277,7 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settle
     for part in [
         "hard_ttl_ms=100000 is refused",
         "soft_ttl_ms <= hard_ttl_ms",
-        "in 840 s, when soft_ttl_ms goes back to 600000; set soft_ttl_ms for good first",
+        "in 840 s, when soft_ttl_ms reverts to 600000; set soft_ttl_ms permanently first",
     ] {
         assert!(refused.contains(part), "{refused}");
     }

@@ -1,8 +1,8 @@
 //! What each principal uses of a shard, and the shares that it may have: connections, requests in flight, unsent
 //! answers, and tasks that read the log or generate keys.
 //!
-//! The shares hold for strangers. The server's user and root over the Unix socket, and everybody with `--dev`, are
-//! bounded by the limits of a connection and of the shard alone.
+//! The shares apply to ordinary principals. The server's user and root over the Unix socket, and every client with
+//! `--dev`, are bounded by the limits of a connection and of the shard alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -180,7 +180,7 @@ impl Inbound {
             return;
         }
         self.read_ahead_bytes.set(total);
-        // A vector that grows by itself would leave a copy behind.
+        // A vector that reallocates would leave a copy of its bytes.
         let mut bytes = vec![0; len];
         bytes[..self.filled].copy_from_slice(&self.bytes[..self.filled]);
         self.bytes[..self.filled].zeroize();

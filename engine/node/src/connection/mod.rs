@@ -4,8 +4,8 @@
 //!  socket ─▶ recv_space, handle_received ─▶ inbound ─ frame ─▶ the shard ─ answer ─▶ outbound ─▶ to_send ─▶ socket
 //! ```
 //!
-//! Requests are taken only while there is room: those under way and unsent answers of a connection, of its principal and
-//! of the shard are bounded, and TCP slows down a client that asks faster than it reads. Commands that take something away
+//! Requests are taken only within limits: requests in flight and unsent answers of a connection, of its principal and
+//! of the shard are bounded, and TCP slows down a client that sends faster than it reads. Commands that take something away
 //! come first, and have places of their own.
 
 pub mod accounts;
@@ -33,7 +33,7 @@ use crate::policy::Principal;
 use crate::shard::Job;
 use keyway_core::slots::{Handle, Slots};
 
-/// Requests of one connection under way; past it no more are taken.
+/// Most requests of one connection in flight.
 pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1_024;
 
 /// Unsent answers past which no request of a connection is taken.
@@ -41,7 +41,7 @@ pub const UNSENT_BYTES_PER_CONNECTION_MAX: usize = 1 << 20;
 
 const _: () = assert!(UNSENT_BYTES_PER_CONNECTION_MAX < accounts::UNSENT_BYTES_PER_PRINCIPAL_MAX);
 
-/// Requests under way, and unsent answers, beyond the limits for other requests, of commands that take something away.
+/// Requests in flight, and unsent answers, beyond the limits for other requests, of commands that take something away.
 const EMERGENCIES_IN_FLIGHT_MAX: usize = 64;
 const EMERGENCIES_UNSENT_MAX: usize = 64 << 10;
 
@@ -166,13 +166,13 @@ impl Connection {
         self.stall.look(now, waits)
     }
 
-    /// Returns whether the rest of a frame, or a greeting, has yet to come.
+    /// Returns `true` if the rest of a frame, or HELLO, has not arrived yet.
     fn owes_bytes(&self) -> bool {
         let is_partial = self.inbound.as_ref().is_some_and(Inbound::is_partial);
         self.phase == Phase::Greeting || is_partial
     }
 
-    /// Drops what has not been sent, for good.
+    /// Discards what has not been sent.
     fn abandon(&mut self) {
         self.phase = Phase::Abandoned;
         self.outbound.discard();
@@ -286,8 +286,7 @@ impl Connections {
         !self.urgent.is_empty() || !self.ready.is_empty()
     }
 
-    /// Counts a request that has its answer, or needs none. Returns the connection if there is still somebody to send it
-    /// to.
+    /// Counts a request that has its answer, or needs none. Returns the connection if it can still be sent.
     pub(crate) fn finish_request(&mut self, at: Handle<Connection>) -> Option<&mut Connection> {
         let connection = self.all.get_mut(at)?;
         connection.count_in_flight(connection.in_flight.saturating_sub(1));
@@ -302,7 +301,7 @@ impl Connections {
                 self.to_send.push_back(at);
             }
         }
-        // It may have waited for room.
+        // It may have waited for capacity.
         self.note_received(at);
     }
 

@@ -87,7 +87,7 @@ impl Outbound {
     pub(crate) fn advance(&mut self, len: usize) {
         self.sent = self.released.min(self.sent + len);
         self.sent_total += len as u64;
-        // A peer that always leaves something unsent must not make this grow for ever. Moving no more than has been sent
+        // A peer that always leaves something unsent must not make this grow indefinitely. Moving no more than was sent
         // keeps the cost below one copy of each byte.
         if self.sent == self.bytes.len()
             || (self.sent >= COMPACT_LEN_MIN && self.sent >= self.pending())

@@ -1,4 +1,4 @@
-//! How long the server has waited for a peer, without the time in which the server itself stood still.
+//! How long the server has waited for a peer, without the time in which the server itself did not run.
 
 use std::cell::Cell;
 

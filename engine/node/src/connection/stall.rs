@@ -1,4 +1,4 @@
-//! Who owes the next move.
+//! Which side has to make the next move.
 //!
 //! A connection is closed for being slow only while the server waits for the client: the rest of a frame while the
 //! connection is read, or an answer to be taken. Such waits are added up from one look to the next, so the server's own
@@ -8,13 +8,13 @@ use keyway_core::Instant;
 
 use super::patience::Patience;
 
-/// Time for a greeting, for the rest of a frame, or for a peer to take something of an answer.
+/// Time for HELLO, for the rest of a frame, or for a peer to receive bytes of an answer.
 pub const STALL_US_MAX: u64 = 10_000_000;
 
 /// Time that a connection whose principal has no right may ask for nothing.
 pub const RIGHTLESS_IDLE_US_MAX: u64 = 5_000_000;
 
-/// Waits for a peer: for what it owes, for it to take answers, and for any request.
+/// Waits for a peer: for its bytes, for it to receive answers, and for any request.
 pub(crate) struct Stall {
     looked_at: Instant,
     sent_at_last_look: u64,
@@ -25,13 +25,13 @@ pub(crate) struct Stall {
 
 /// What a connection waits for at a look.
 pub(super) struct Waits {
-    /// The rest of a frame, or a greeting, while it is read.
+    /// The rest of a frame, or HELLO, is missing while the connection is read.
     pub owes_bytes: bool,
     /// Bytes that the peer has not taken.
     pub unsent: usize,
     /// Bytes that it has taken so far.
     pub sent_total: u64,
-    /// It has no right, and nothing is under way for it.
+    /// It has no right, and no request in flight.
     pub is_useless: bool,
 }
 

@@ -102,7 +102,7 @@ impl<P: Port> Shard<P> {
     pub fn handle_sent(&mut self, at: Handle<Connection>, len: usize) {
         if let Some(connection) = self.out.connections.get_mut(at) {
             connection.outbound.advance(len);
-            // It may have waited for room.
+            // It may have waited for capacity.
             self.out.connections.note_received(at);
         }
     }

@@ -1,4 +1,4 @@
-//! Administrators' requests, on their way to control.
+//! Administrators' requests, which are passed to control.
 
 use keyway_protocol::{Custody, KmsInit, Request, RequestFrame, ResponseHead, Settings, Status};
 

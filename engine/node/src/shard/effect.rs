@@ -27,7 +27,7 @@ pub struct OwnedName {
 pub enum Effect {
     /// Look at a connection: bytes can be sent, or it may be read again, or it is over. Once for each connection and turn.
     Send(Handle<Connection>),
-    /// Close a connection's socket now. It is told by [`super::Shard::handle_closed`] as always.
+    /// Close a connection's socket now. The end is reported by [`super::Shard::handle_closed`] as always.
     Close(Handle<Connection>),
     /// Do something that takes time.
     Do(TaskId, Errand),
@@ -90,7 +90,7 @@ pub enum Done {
 #[derive(Default)]
 pub(crate) struct Effects {
     queue: VecDeque<Effect>,
-    /// What control is to be told, each lane in order.
+    /// Messages for control, each lane in order.
     urgent: VecDeque<ToControl>,
     ordinary: VecDeque<ToControl>,
     /// A lane had no room since the last turn.

@@ -1,4 +1,4 @@
-//! Figures of a shard: plain data. The driver adds what it measures itself, and the exporter publishes them.
+//! Measurements of a shard: plain data. The driver adds its own, and the exporter publishes them.
 
 use keyway_core::{Counters, Gauges};
 use keyway_protocol::{Opcode, ResponseHead, Status};
@@ -166,7 +166,7 @@ impl RequestCounts {
     }
 }
 
-/// Figures of one shard.
+/// Measurements of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct ShardFigures {
     /// Keyspaces by rising id.
@@ -224,7 +224,7 @@ pub struct WarmStartFigures {
     pub keys_left: u64,
 }
 
-/// Figures of a keyspace at one shard.
+/// Measurements of a keyspace at one shard.
 #[derive(Clone, Debug)]
 pub struct KeyspaceFigures {
     /// Its id.
@@ -237,7 +237,7 @@ pub struct KeyspaceFigures {
     pub gauges: Gauges,
     /// Highest number of waiters since the start.
     pub waiters_max: u64,
-    /// Age of the oldest key served since the last figures, µs.
+    /// Age of the oldest key served since the last snapshot, µs.
     pub oldest_served_age_us: u64,
     /// Requests by operation and outcome.
     pub requests: RequestCounts,

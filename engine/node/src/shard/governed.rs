@@ -73,7 +73,7 @@ impl Keyspaces {
         }
     }
 
-    /// Takes the newest state of a keyspace; figures stay. `None` if a newer one is known.
+    /// Applies the latest state of a keyspace; counts are kept. Returns `None` if a newer one was applied before.
     pub(crate) fn take(&mut self, now: Instant, change: &KeyspaceChange) -> Option<At<Governed>> {
         let at = match self.find(change.id) {
             Some(at) if change.revision < self[at].revision => return None,

@@ -1,4 +1,4 @@
-//! The greeting: version, shard map and the keyspaces that the peer may use.
+//! The answer to HELLO: version, shard map and the keyspaces that the peer may use.
 
 use keyway_protocol::limits::{KEYSPACE_COUNT_MAX, PAYLOAD_LEN_MAX};
 use keyway_protocol::{KeyspaceEntry, KeyspaceName, ServerHello, ShardMap, VERSION};

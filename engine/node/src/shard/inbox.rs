@@ -87,7 +87,7 @@ impl Rota {
         (CLASSES[at], self.credits_us[at])
     }
 
-    /// Ends a class's turn, in which it worked so long. Who has nothing left to do saves nothing up.
+    /// Ends a class's share, in which it worked for `worked_us`. A class without work saves no credit.
     pub(crate) fn end(&mut self, class: Class, worked_us: u64, is_empty: bool) {
         let credit_us = &mut self.credits_us[class as usize];
         let worked_us = i64::try_from(worked_us).unwrap_or(i64::MAX);

@@ -78,7 +78,7 @@ impl Drop for HeldFrame {
 
 /// A request that waits for something.
 pub struct Job {
-    /// `None` once its deadline has passed, or its connection is gone, and what it began goes on all the same.
+    /// `None` once its deadline has passed, or its connection is gone, while what it began continues.
     pub(crate) responder: Option<Responder>,
     /// The right to it, to be checked again when the wait is over.
     pub(crate) permit: Permit,
@@ -114,9 +114,9 @@ impl Job {
 
 /// What a job waits for.
 pub(crate) enum Stage {
-    /// A key. The core knows its deadline.
+    /// A key. The core has its deadline.
     Waiting,
-    /// A force-refresh. The core knows its deadline.
+    /// A force-refresh. The core has its deadline.
     Refreshing,
     /// Its turn in the slow lane.
     Slow,
@@ -247,7 +247,7 @@ impl Jobs {
         self.all.get(at)
     }
 
-    /// Takes the duty to answer from a job that goes on all the same.
+    /// Takes the duty to answer from a job that continues.
     pub(crate) fn take_responder(
         &mut self,
         connections: &mut Connections,

@@ -1,7 +1,7 @@
 //! Writes to keys: generate, import, rotate, trim, revoke, delete.
 //!
 //! ```text
-//!  begin ─▶ AwaitingDek ─▶ Reading ─▶ Generating ─▶ sealed ─▶ Putting ─▶ the core is told ─▶ answered
+//!  begin ─▶ AwaitingDek ─▶ Reading ─▶ Generating ─▶ sealed ─▶ Putting ─▶ the core is updated ─▶ answered
 //! ```
 //!
 //! A write takes the steps that it needs. What it was begun on (the right, the deadline, that the keyspace is not locked)
@@ -31,7 +31,7 @@ const DEK_WAIT_US: u64 = 3_000_000;
 /// A write that was begun.
 pub(crate) struct KeyWrite {
     step: Step,
-    /// What the principal may have under way; not for what takes something away.
+    /// The principal's place among its writes in progress; not for what takes something away.
     _place: Option<Place>,
     /// The blob that is to be changed, once it was read.
     current: Option<Blob>,
@@ -398,8 +398,8 @@ impl<P: Port> Shard<P> {
         Ok(put(name, write, Some(under), false))
     }
 
-    /// Revokes a key for ever. The log has taken it before the core acts by it, so it cannot be refused any more; and the
-    /// core acts by it before it is durable.
+    /// Revokes a key permanently. The log has accepted it before the core acts by it, so it can no longer be refused; and
+    /// the core acts by it before it is durable.
     fn revoke(&mut self, job: &mut Job, name: OwnedName) -> Stepped {
         let port = &self.timed.port;
         port.revoke(

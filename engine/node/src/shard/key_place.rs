@@ -9,11 +9,11 @@ pub(super) struct KeyPlace {
     pub(super) version: u32,
     /// What the log is to hold.
     pub(super) expect: Expect,
-    /// It takes the place of a damaged record.
+    /// It replaces a damaged record.
     pub(super) restores: bool,
 }
 
-/// Returns where a key goes of which the log knows this, if it can go anywhere.
+/// Returns where a key of which the log has this record can be written.
 pub(super) fn place_of(known: Option<Known>, is_import: bool) -> Result<KeyPlace, WriteError> {
     let absent = |version| KeyPlace {
         version,

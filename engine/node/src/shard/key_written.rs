@@ -1,5 +1,4 @@
-//! What becomes of a write that has come to its end in the log: the core learns of it, the log output says so, and it is
-//! answered.
+//! The end of a write that the log has completed: the core is updated, the write is logged, and it is answered.
 
 use keyway_core::KeyspaceId;
 use keyway_protocol::{KeyRevoke, Request};

@@ -35,7 +35,7 @@ pub(crate) struct LoadQueue {
     on_demand: VecDeque<QueuedLoad>,
     urgent: VecDeque<QueuedLoad>,
     ahead: VecDeque<QueuedLoad>,
-    /// Reads under way.
+    /// Reads in progress.
     reads: usize,
 }
 

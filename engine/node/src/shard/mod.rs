@@ -13,10 +13,11 @@
 //!
 //! 1. [`Shard::boot`] with the keyspaces.
 //! 2. Any `handle_*`: they only queue, except that bytes are taken in and out of the connections' buffers.
-//! 3. [`Shard::handle_rested`] if I/O was polled since the last turn, [`Shard::turn`], then drain [`Shard::poll_effect`] and do what it says; after [`Turn::More`] poll I/O and take
-//!    another turn. Without inputs, take one at the time of [`Turn::Idle`].
-//! 4. Each [`Effect::Do`] is answered by one [`Shard::handle_done`], whatever happens; what finds no room on its way to
-//!    control or a peer is given back.
+//! 3. [`Shard::handle_rested`] if I/O was polled since the last turn, [`Shard::turn`], then drain [`Shard::poll_effect`]
+//!    and do what it returns. After [`Turn::More`] poll I/O and take another turn. Without inputs, take one at the time
+//!    of [`Turn::Idle`].
+//! 4. Each [`Effect::Do`] is answered by one [`Shard::handle_done`], whatever happens. A message for which control's lane
+//!    or a peer's queue is full is given back.
 
 mod clients;
 mod command;

@@ -123,7 +123,7 @@ impl<P: Port> Shard<P> {
 
     fn unlock(&mut self, at: At<Governed>) {
         let (now, id) = (self.timed.now(), self.governed[at].id);
-        // What is in memory from here on is the unlock's.
+        // What is in memory after this belongs to the unlock.
         self.upkeep.locking.remove(&id);
         let episode = self
             .core
@@ -133,7 +133,7 @@ impl<P: Port> Shard<P> {
         }
     }
 
-    /// Acknowledges locks of keyspaces of which no plaintext is left, and floors below which nothing is on its way.
+    /// Acknowledges locks of keyspaces of which no plaintext is left.
     pub(super) fn acknowledge_locks(&mut self) {
         let core = self.core.view();
         let out = &mut self.out;
@@ -149,7 +149,7 @@ impl<P: Port> Shard<P> {
         });
     }
 
-    /// Confirms floors below which nothing is on its way into the log any more.
+    /// Confirms floors below which nothing is being written to the log.
     pub(super) fn confirm_floors(&mut self) {
         while let Some(SealUnder {
             keyspace,

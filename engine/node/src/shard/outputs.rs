@@ -1,4 +1,4 @@
-//! Answers on their way out: written in place, counted, released.
+//! Outgoing answers: written in place, counted, released.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,7 +73,7 @@ impl Outputs {
             self.refuse(
                 orphan,
                 Status::Internal,
-                "a handler failed; this is a bug".into(),
+                "request handler panicked; please report this bug".into(),
             );
         }
     }
@@ -89,7 +89,7 @@ impl Outputs {
     }
 
     /// As [`Outputs::answer`], with a result of a key that must not leave the node at `good_until` or later. A result for
-    /// a connection of this shard leaves at once; another shard is told when it must not pass it on any more.
+    /// a connection of this shard leaves immediately; another shard receives the time after which it must not pass it on.
     pub(crate) fn answer_until(
         &mut self,
         good_until: Instant,
@@ -179,7 +179,10 @@ fn write_answer(
     let has_panicked = written.is_err();
     let failed = || {
         let head = ResponseHead::status(Status::Internal);
-        Err((head, "a handler failed; this is a bug".into()))
+        Err((
+            head,
+            "request handler panicked; please report this bug".into(),
+        ))
     };
     let outcome = match written.unwrap_or_else(|_| failed()) {
         Ok(head) => {

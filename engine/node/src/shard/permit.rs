@@ -16,7 +16,7 @@ use crate::ids::Revision;
 use crate::policy::{Principal, explain};
 use keyway_core::slots::At;
 
-/// A turn under way. There is one on the stack of [`super::Shard::turn`], and nowhere else.
+/// A turn in progress. There is one on the stack of [`super::Shard::turn`], and nowhere else.
 pub(crate) struct TurnScope(());
 
 impl TurnScope {

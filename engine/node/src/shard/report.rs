@@ -38,7 +38,7 @@ pub enum Report {
         /// Why.
         error: String,
     },
-    /// A key could not be unlocked for want of room.
+    /// A key was not loaded because the arena is full.
     NoRoomForKey {
         /// Which keyspace.
         keyspace: u32,
@@ -52,7 +52,7 @@ pub enum Report {
         /// Why.
         error: String,
     },
-    /// A DEK could not be kept for want of room.
+    /// A DEK was not loaded because the arena is full.
     NoRoomForDek {
         /// Which keyspace.
         keyspace: u32,
@@ -104,6 +104,6 @@ pub enum KeyChange {
     Revoked,
     /// It is deleted.
     Deleted,
-    /// An import took the place of a damaged record.
+    /// An import replaced a damaged record.
     Restored,
 }

@@ -39,7 +39,7 @@ impl<P: Port> Shard<P> {
         match opcode {
             Ok(Opcode::Hello) => self.greet(at, responder, frame),
             _ if phase == Phase::Greeting => {
-                let text = "say HELLO first".into();
+                let text = "the first request must be HELLO".into();
                 self.out.refuse(responder, Status::BadRequest, text);
                 self.begin_closing(at);
             }
@@ -260,7 +260,7 @@ impl<P: Port> Shard<P> {
             | Request::KeyTrim(_)
             | Request::KeyDelete => self.begin_write(asked, frame, request),
             Request::Hello(_) | Request::Ping(_) => {
-                let text = "a connection greets for itself".into();
+                let text = "HELLO and PING are not forwarded".into();
                 self.out.refuse(asked.responder, Status::BadRequest, text);
             }
             _ => self.command(asked, frame, request),

@@ -1,8 +1,8 @@
-//! One page of a DEK's rotation: the blobs that are not sealed under the newest DEK are counted, or sealed anew, one after
+//! One page of a DEK's rotation: the blobs that are not sealed under the latest DEK are counted, or resealed, one after
 //! the other.
 //!
-//! Control asks for pages only after every shard has confirmed that it seals under the newest DEK, with nothing older on
-//! its way: see [`super::shelf`].
+//! Control requests pages only after every shard has confirmed that it seals under the latest DEK, with nothing older
+//! in flight: see [`super::shelf`].
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ use crate::port::{Expect, KeyState, Name, Page, Port, Row, Seal, Write, WriteErr
 /// Rows of the log that one page looks at.
 const ROWS_MAX: usize = 64;
 
-/// A page under way.
+/// A page in progress.
 pub(crate) struct Pass {
     pub(crate) question: QuestionId,
     pub(crate) under: SealUnder,
@@ -26,7 +26,7 @@ pub(crate) struct Pass {
     /// What is left of the page.
     pub(crate) rows: VecDeque<Row>,
     pub(crate) page: ResealPage,
-    /// A blob is on its way into the log.
+    /// A blob is being written to the log.
     pub(crate) is_putting: bool,
 }
 

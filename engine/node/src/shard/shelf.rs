@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! control                                shard
-//!   the new DEK is written ──change──▶ raises the floor: nothing begins under an older DEK any more
-//!                                      what has begun comes to its end in the log
-//!   ROTATE is answered, and the ◀─Confirmed─ now nothing under an older DEK can come into the log
-//!   blobs are counted, from here on
+//!   the new DEK is written ──change──▶ raises the floor: nothing begins under an older DEK
+//!                                      what has begun ends in the log
+//!   ROTATE is answered, and the ◀─Confirmed─ now nothing under an older DEK can be written to the log
+//!   blobs are counted after this
 //! ```
 //!
 //! The confirmation says how the shard seals, not that it holds the DEK. A shard without it refuses writes until a lease
@@ -28,7 +28,7 @@ pub(crate) struct Shelf<D> {
     deks: BTreeMap<u32, BTreeMap<u32, D>>,
     /// The oldest generations that blobs may be sealed under.
     floors: BTreeMap<u32, u32>,
-    /// Blobs that are sealed and on their way into the log.
+    /// Blobs that are sealed and being written to the log.
     under_way: BTreeMap<SealUnder, usize>,
     /// Keyspaces whose floor was raised, and has yet to be confirmed.
     unconfirmed: BTreeSet<u32>,
@@ -118,14 +118,14 @@ impl<D> Shelf<D> {
     }
 
     /// Raises the floor; it never goes down. A floor that was raised is confirmed later; not the first one, since a
-    /// keyspace that was not known has no blob on its way.
+    /// keyspace that was not known has no blob in flight.
     pub(crate) fn raise_floor(&mut self, keyspace: u32, generation: u32) {
         if generation > self.floor(keyspace) && self.floors.insert(keyspace, generation).is_some() {
             self.unconfirmed.insert(keyspace);
         }
     }
 
-    /// Notes that a blob is on its way into the log.
+    /// Notes that a blob is being written to the log.
     pub(crate) fn begin(&mut self, under: SealUnder) {
         *self.under_way.entry(under).or_default() += 1;
     }
@@ -140,7 +140,7 @@ impl<D> Shelf<D> {
         }
     }
 
-    /// Takes a keyspace below whose floor nothing is on its way any more, with the floor.
+    /// Takes a keyspace below whose floor nothing is in flight, with the floor.
     pub(crate) fn next_confirmed(&mut self) -> Option<SealUnder> {
         let is_over = |keyspace: &&u32| {
             let at = |generation| SealUnder {
@@ -170,8 +170,8 @@ mod tests {
         }
     }
 
-    /// Blobs were counted while one that had been sealed under the older DEK was still on its way: the DEK was retired
-    /// under it.
+    /// Blobs were counted while one that had been sealed under the older DEK was still in flight: the DEK was retired
+    /// although it was needed.
     #[test]
     fn a_floor_is_confirmed_when_the_last_older_seal_of_the_same_keyspace_is_in_the_log() {
         let mut shelf = Shelf::<()>::default();
@@ -183,7 +183,7 @@ mod tests {
         shelf.raise_floor(7, 2);
         shelf.begin(under(7, 2));
         shelf.end(under(7, 1));
-        assert_eq!(shelf.next_confirmed(), None, "one is still under way");
+        assert_eq!(shelf.next_confirmed(), None, "one is still in flight");
         shelf.end(under(7, 1));
         assert_eq!(shelf.next_confirmed(), Some(under(7, 2)));
         assert_eq!(shelf.next_confirmed(), None);

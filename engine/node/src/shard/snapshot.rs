@@ -1,4 +1,4 @@
-//! Figures of a shard, once a second.
+//! The snapshot of a shard, once a second.
 
 use keyway_core::KeyspaceId;
 
@@ -9,7 +9,7 @@ use super::figures::{
 use crate::port::Port;
 
 impl<P: Port> Shard<P> {
-    /// Returns the shard's figures now, and begins to look for the oldest key served anew.
+    /// Returns the shard's measurements, and restarts the search for the oldest key served.
     pub fn figures(&mut self) -> ShardFigures {
         let warm = &self.upkeep.warm;
         ShardFigures {

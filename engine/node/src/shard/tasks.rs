@@ -26,7 +26,7 @@ pub(crate) struct Load {
     pub(crate) began_at: Instant,
 }
 
-/// Tasks under way. Bounded by read slots, jobs, and pages that control has asked for.
+/// Tasks in progress. Bounded by read slots, jobs, and pages that control has requested.
 #[derive(Default)]
 pub(crate) struct Tasks(Slots<Task>);
 

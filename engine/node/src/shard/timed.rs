@@ -41,7 +41,7 @@ impl<P: Port> Timed<P> {
         self.now
     }
 
-    /// Reads the clock, after some work. The clock never goes back.
+    /// Reads the clock, after some work. The clock never regresses.
     pub(crate) fn read(&mut self) -> Instant {
         self.now = self.port.now().max(self.now);
         self.is_fresh = true;

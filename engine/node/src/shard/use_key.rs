@@ -228,7 +228,7 @@ impl<P: Port> Hands<'_, P> {
     }
 }
 
-/// The answer in place of a result that was made too late.
+/// Returns the answer that replaces a result that was computed too late.
 pub(super) fn expired_meanwhile() -> Answer {
     let head = ResponseHead {
         after_us: 1_000,

@@ -51,7 +51,7 @@ impl<P: Port> Shard<P> {
         let Some(responder) = job.responder.take() else {
             return;
         };
-        // What became of a key is as little for those without a right as the key is.
+        // A client without a right must not learn the outcome of a load either.
         let allowed = match hands.governed.allow(turn, job.permit) {
             Ok(allowed) => allowed,
             Err(denied) => return hands.out.deny(responder, denied),
@@ -152,7 +152,7 @@ impl<P: Port> Shard<P> {
     }
 
     /// Passes another shard's answer on, unless the right to it was withdrawn or the time of the key that was used has
-    /// ended while it was on its way. Of a write the truth is told: it was done.
+    /// ended in transit. The answer to a write is passed on anyway: it was done.
     pub(super) fn relay_reply(&mut self, token: u64, good_until: Instant, frame: Vec<u8>) {
         let mut frame = Zeroizing::new(frame);
         let Some(job) = self.take_named(token) else {
@@ -200,7 +200,7 @@ impl<P: Port> Shard<P> {
         }
     }
 
-    /// Ends the wait of a job whose time has come. What it asked for may be under way, and is done or not: the answer
+    /// Ends the wait of a job whose deadline has passed. Its work may be in progress, and be done or not: the answer
     /// says so.
     pub(super) fn end_overdue(&mut self, at: Handle<Job>) {
         let Some(job) = self.jobs.get(at) else {

@@ -1,7 +1,8 @@
-//! Warm start: the keys that were hot when the server last ran are loaded ahead of need, hottest first; and which are
-//! hot now is told to the control thread, for the next start. Names only, never a secret.
+//! Warm start: the keys that were hot in the previous run are loaded ahead of need, hottest first; and the keys that are
+//! hot now are reported to the control thread, for the next start. Names only, never a secret.
 //!
-//! Core takes a key where that costs nobody anything, and says *later* otherwise: what it does not take yet waits here.
+//! The core accepts a key if that delays no request, and answers *later* otherwise: keys that it has not accepted wait
+//! here.
 
 use std::collections::VecDeque;
 
@@ -52,7 +53,7 @@ enum Stage {
     /// There is a lease: core takes keys as it has room for them.
     Loading,
     /// There is none, being locked, denied, or cut off from the KMS; or nothing is to be loaded ahead. The next grant
-    /// of a lease begins anew. Nobody waits for it: being locked is not being unready.
+    /// of a lease restarts it. Readiness does not wait for it: a locked keyspace does not make a server unready.
     Resting,
 }
 

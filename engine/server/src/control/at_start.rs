@@ -1,4 +1,4 @@
-//! The catalogue at a start: read, checked as far as that needs nobody, and made where there was none.
+//! The catalogue at a start: read, checked as far as possible without a KMS, and created if there was none.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ const DEV_KEYSPACE: &str = "prod";
 /// The provider whose KMSes are here, and answer at once.
 const LOCAL: &str = "local";
 
-/// Refuses a directory that has a catalogue and no manifest: one made anew would be another cluster, under which nothing
-/// of the catalogue opens. To be called before the directory is opened, which makes what is missing.
+/// Refuses a directory that has a catalogue and no manifest: a new manifest would be another cluster, under which nothing
+/// of the catalogue opens. To be called before the directory is opened, which creates what is missing.
 pub fn refuse_half(data: &Path) -> Result<(), String> {
     let manifest = data.join("store.toml");
     let catalogue = data.join(catalogue::FILE);

@@ -1,11 +1,11 @@
-//! `keyspaces.json` on the disk: sealed, never older than it has been, and missed when it is gone.
+//! `keyspaces.json` on the disk: authenticated, never older than it has been, and detected as missing.
 //!
 //! ```text
 //! read ─▶ revision and seals against the manifest's marks ─▶ refused: an older one, or none where there was one
 //!          │
 //!          ▼ for each KMS, as soon as it answers, and before it gives a DEK
-//! check ─▶ its section against its seal ─▶ refused: changed by somebody else
-//! write ─▶ the file under the next revision, sections sealed anew, then the marks
+//! check ─▶ its section against its seal ─▶ refused: not written by a server
+//! write ─▶ the file under the next revision, sections resealed, then the marks
 //! ```
 //!
 //! What is detected, and what is not, is in `docs/THREATS.md`.
@@ -71,7 +71,7 @@ struct State {
 enum Section {
     /// It comes from a server that made no seals: the first one is made when the KMS answers.
     Unsealed,
-    /// Nobody has asked the KMS yet. With the section as it was sealed.
+    /// The KMS has not been called yet. With the section as it was sealed.
     Unchecked(Seal, Map<String, Value>),
     /// It was as it was sealed; the server's own changes are sealed with this.
     Checked(SealKey),
@@ -185,8 +185,8 @@ impl CatalogueFile {
         self.place.raise_marks(&marks)
     }
 
-    /// The next revision's text, and what is to be marked once it is written. Waits for no disk, so that nobody else does
-    /// who looks at the state.
+    /// Returns the next revision's text, and what must be marked once it is written. Does not wait for the disk while it
+    /// holds the state.
     fn sealed(
         &self,
         catalogue: &Catalogue,

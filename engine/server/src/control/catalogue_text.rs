@@ -156,7 +156,7 @@ mod tests {
         let kept = texts.keyspaces["2"].sealed.as_ptr();
         check(&mut texts, &catalogue);
         assert_eq!(texts.keyspaces["2"].sealed.as_ptr(), kept);
-        // What was undone, too.
+        // And what was undone.
         make(&mut catalogue, "undone", "bao");
         check(&mut texts, &catalogue);
         check(&mut texts, &before);

@@ -36,7 +36,7 @@ impl Counted {
             };
             let is_behind = |id: u32, keyspace: &Keyspace| {
                 let mut deks = keyspace.deks().unwrap_or_default();
-                // A backup may bring them back into use, and a rewrap wraps them, too.
+                // A backup may bring them back into use, and a rewrap includes them.
                 deks.extend(keyspace.retired_deks().unwrap_or_default());
                 deks.iter().any(|dek| {
                     let version = kms.key_version(id, dek.generation, &dek.record);

@@ -1,4 +1,4 @@
-//! Calls of KMS services, each a task of its own, whose answer goes back to the state machine whatever happens.
+//! Calls of KMS services, each a task of its own, whose answer is returned to the state machine whatever happens.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::Done;
 use super::catalogue_file::{CatalogueFile, Checked};
 use super::kms::{Kms, KmsSet, failure};
 
-/// An answer that is owed: one that fails goes back if the task that makes it panics, or is dropped.
+/// The duty to answer: a failure is returned if the task panics or is dropped.
 pub(super) struct Promise {
     call: CallId,
     failing: fn(KmsFailure) -> KmsAnswer,

@@ -61,7 +61,7 @@ impl<T> Lanes<T> {
         self.of(lane).try_send(message)
     }
 
-    /// Waits for room and sends. A closed lane is a thread that has stopped, to which nothing is sent.
+    /// Waits for capacity and sends. A closed lane belongs to a thread that has stopped; nothing is sent to it.
     pub async fn send(&self, lane: Lane, message: T) {
         let _ = self.of(lane).send(message).await;
     }
@@ -84,7 +84,7 @@ impl<T> LaneEnds<T> {
         self.emergency.try_recv().ok()
     }
 
-    /// Waits for the next message, those of the emergency lane first. `None` once nobody can send any more.
+    /// Waits for the next message, those of the emergency lane first. Returns `None` once all senders are gone.
     pub async fn recv(&mut self) -> Option<T> {
         tokio::select! {
             biased;

@@ -16,7 +16,7 @@ pub struct FromShard {
     pub message: ToControl,
 }
 
-/// The ends of one shard. What finds no room goes back to the shard, which keeps what has to arrive.
+/// The ends of one shard. A message for a full lane is returned to the shard, which keeps what has to arrive.
 pub struct ControlLink {
     shard: u16,
     lanes: Lanes<FromShard>,

@@ -10,7 +10,7 @@ pub(super) fn write(report: Report) {
             tracing::info!(keyspace = name, id, kms, %who, "keyspace created");
         }
         Report::Initialised { kms, shares } => {
-            tracing::info!(kms, shares, "the KMS has a key of its own now");
+            tracing::info!(kms, shares, "KMS initialised");
         }
         Report::SettingsChanged {
             keyspace,
@@ -23,11 +23,11 @@ pub(super) fn write(report: Report) {
             who,
             settings,
             for_ms: Some(for_ms),
-        } => tracing::info!(keyspace, %who, %settings, for_ms, "settings changed for a while"),
+        } => tracing::info!(keyspace, %who, %settings, for_ms, "temporary override set"),
         Report::LimitedEnded { keyspace, change } => limited_ended(keyspace, &change),
         Report::CommandTimedOut => tracing::error!("a command took longer than 10 minutes"),
         Report::CommandForgotten => {
-            tracing::error!("a command came to no end; this is a bug");
+            tracing::error!("a command ended without an answer; please report this bug");
         }
         Report::SaveFailed { why, unwritten } => tracing::error!(
             why,
@@ -55,7 +55,7 @@ pub(super) fn write(report: Report) {
         }
         Report::KmsUnlocked { kms } => tracing::info!(kms, "KMS unlocked"),
         Report::CameAfterLock { keyspace } => {
-            tracing::info!(keyspace, "DEKs came after the lock and are not handed out");
+            tracing::info!(keyspace, "unwrap completed after the lock; DEKs discarded");
         }
         Report::KmsFails {
             kms,
@@ -83,12 +83,12 @@ pub(super) fn write(report: Report) {
             keyspace,
             generation,
             who,
-        } => tracing::info!(keyspace, generation, %who, "new DEK"),
+        } => tracing::info!(keyspace, generation, %who, "DEK rotated"),
         Report::Resealing {
             keyspace,
             resealed,
             left,
-        } => tracing::info!(keyspace, resealed, left, "sealing blobs under the new DEK"),
+        } => tracing::info!(keyspace, resealed, left, "resealing"),
         Report::Unreadable { keyspace, count } => tracing::warn!(
             keyspace,
             unreadable = count,
@@ -98,7 +98,7 @@ pub(super) fn write(report: Report) {
             keyspace,
             shard,
             error,
-        } => tracing::warn!(keyspace, shard, ?error, "sealing blobs anew waits"),
+        } => tracing::warn!(keyspace, shard, ?error, "resealing paused"),
         Report::RetireFailed { keyspace, why } => {
             tracing::error!(keyspace, error = %why, "older DEKs cannot be retired yet");
         }
@@ -110,27 +110,32 @@ pub(super) fn write(report: Report) {
             keyspace,
             generation,
             resealed,
-            "every blob is sealed under the newest DEK; older DEKs are retired, and kept for 30 days"
+            "resealing completed; older DEKs are retired and stored for 30 days"
         ),
         Report::Moved {
             keyspace,
             from,
             to,
             who,
-        } => tracing::info!(keyspace, from, to, %who, "the DEKs are at another KMS"),
+        } => tracing::info!(keyspace, from, to, %who, "DEKs rewrapped"),
         Report::Revived {
             keyspace,
             generation,
         } => tracing::warn!(
             keyspace,
             generation,
-            "a blob is sealed under a retired DEK, which is in use again until such blobs are sealed anew"
+            "a blob is sealed under a retired DEK, which is in use again until such blobs are resealed"
         ),
         Report::ReviveFailed {
             keyspace,
             generation,
             why,
-        } => tracing::error!(keyspace, generation, why, "a retired DEK stays retired"),
+        } => tracing::error!(
+            keyspace,
+            generation,
+            why,
+            "a retired DEK cannot be brought back into use"
+        ),
         Report::DekMissing {
             keyspace,
             generation,
@@ -146,20 +151,23 @@ pub(super) fn write(report: Report) {
             who,
         } => tracing::info!(keyspace, ?generations, %who, "retired DEKs destroyed"),
         Report::DueDestroyed { due } => {
-            tracing::info!(?due, "retired DEKs were kept for 30 days and are destroyed");
+            tracing::info!(?due, "retired DEKs destroyed after 30 days");
         }
-        Report::DueKept { why } => tracing::error!(why, "retired DEKs are kept longer"),
+        Report::DueKept { why } => tracing::error!(
+            why,
+            "retired DEKs could not be destroyed; they are stored longer"
+        ),
     }
 }
 
-/// A change for a while is over.
+/// Logs that a temporary override has expired.
 pub(super) fn limited_ended(keyspace: u32, change: &catalogue::Change) {
     tracing::info!(
         keyspace,
         setting = change.what,
         from = change.from.as_deref(),
         to = change.to.as_deref(),
-        "a change for a while is over"
+        "temporary override expired"
     );
 }
 
@@ -168,7 +176,7 @@ pub(super) fn left_unwritten(unwritten: usize) {
     if unwritten > 0 {
         tracing::error!(
             unwritten,
-            "stopped with changes in force that were not written: the next start undoes them"
+            "stopped with unwritten changes in force: the next start undoes them"
         );
     }
 }

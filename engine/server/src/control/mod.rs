@@ -53,7 +53,7 @@ use saver::{Save, SaveHotKeys};
 
 use keyway_node::catalogue;
 
-/// How often the KMS's figures go to the exporter, µs.
+/// How often the KMSes' metrics are sent to the exporter, µs.
 const SNAPSHOT_PERIOD_US: u64 = 1_000_000;
 
 /// How long the end waits for the last write, µs: as long as a change waits for the disk.
@@ -61,7 +61,7 @@ const LAST_WRITE_US_MAX: u64 = 4_000_000;
 
 const MS_PER_HOUR: f64 = 3_600_000.0;
 
-/// What tasks bring back. There are as many on their way as calls, writes and questions of control, which bounds them.
+/// Results of tasks. There are as many in flight as calls, writes and questions of control, which bounds them.
 enum Done {
     Kms(CallId, KmsAnswer),
     /// A section that was changed without a seal can be sealed.

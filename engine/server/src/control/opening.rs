@@ -58,7 +58,9 @@ async fn open_provider(
             }
             Arc::new(open_local(config, &path).await?)
         }
-        ProviderConfig::Vault(settings) => Arc::new(keyway_kms::Vault::open(settings.clone())?),
+        ProviderConfig::Vault(settings) => {
+            Arc::new(keyway_kms::TransitProvider::open(settings.clone())?)
+        }
         ProviderConfig::Pkcs11(settings) => Arc::new(keyway_kms::Pkcs11::open(settings.clone())?),
         #[cfg(feature = "aws")]
         ProviderConfig::Aws(settings) => Arc::new(keyway_kms::Aws::open(settings.clone())?),

@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 
 use super::lanes::Lanes;
 
-/// The way to one shard. Control has one change of a keyspace, and one answer of a command, on its way at a time, which
+/// The way to one shard. Control has one change of a keyspace, and one answer of a command, in flight at a time, which
 /// bounds what waits.
 pub(super) struct Outbox {
     lanes: Lanes<ToShard>,

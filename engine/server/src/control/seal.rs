@@ -1,12 +1,12 @@
-//! Seals: what makes a catalogue that somebody else has written known as such.
+//! Seals: they detect a catalogue that was not written by a server.
 //!
 //! Each KMS has a section of the catalogue: the keyspaces that it wraps. A section is sealed with a tag under a key that
-//! this KMS wraps and that opens nothing else, so that who can write the file, and everything else in the data directory,
-//! cannot grant himself anything: a keyspace can be used only with its DEK, its DEK comes from the same KMS, and the seal
-//! is checked before a DEK is handed out.
+//! this KMS wraps and that opens nothing else. So an attacker who can write the file, and everything else in the data
+//! directory, cannot grant himself anything: a keyspace can be used only with its DEK, its DEK comes from the same KMS,
+//! and the seal is checked before a DEK is provided.
 //!
-//! A section can be changed while the key is not at hand, but only tightened: a keyspace locked, grants withdrawn. What it
-//! was when it was sealed then stands beside it, and what counts is the tighter of both.
+//! A section can be changed while the key is not available, but only tightened: a keyspace locked, grants withdrawn. The
+//! section as it was sealed is then stored next to it, and the tighter of both applies.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
-//! Changes for a while, at a start.
+//! Temporary overrides, at a start.
 
 use super::catalogue::Catalogue;
 use super::log;
 use crate::clock;
 
-/// Counts what is left of the changes for a while, and takes back those that are due since the last run. `save` writes
-/// the catalogue, if there were any.
+/// Computes the remaining time of temporary overrides, and reverts those that expired since the previous run. `save`
+/// writes the catalogue, if there were any.
 pub fn end_limited_at_start(
     catalogue: &mut Catalogue,
     save: impl FnOnce(&Catalogue) -> std::io::Result<()>,
@@ -18,7 +18,7 @@ pub fn end_limited_at_start(
     {
         tracing::error!(
             why = error.to_string(),
-            "settings have gone back, which is written down with the next change only"
+            "cannot save expired overrides; they are reverted in memory and will be saved with the next change"
         );
     }
     for (keyspace, change) in &ended {

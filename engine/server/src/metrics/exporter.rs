@@ -147,7 +147,7 @@ async fn page(page: Page, State(pages): State<Arc<mpsc::Sender<Ask>>>) -> impl I
         _ => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(CONTENT_TYPE, "text/plain")],
-            "the collecting task is gone\n".to_owned(),
+            "metrics collector stopped\n".to_owned(),
         ),
     }
 }

@@ -24,11 +24,11 @@ impl Driver {
         match report {
             Report::Core { event, cause } => self.write_core(event, cause),
             Report::HandlerPanicked => {
-                tracing::error!(shard, "a handler panicked; this is a bug");
+                tracing::error!(shard, "a request handler panicked; please report this bug");
             }
             Report::CorePanicked => tracing::error!(
                 shard,
-                "the core panicked: this shard answers nothing any more, and the server stops; this is a bug"
+                "the core panicked: this shard no longer answers, and the server stops; please report this bug"
             ),
             Report::KeyChanged {
                 keyspace,
@@ -41,13 +41,13 @@ impl Driver {
                 tracing::warn!(keyspace, %error, "blob log read failed");
             }
             Report::NoRoomForKey { keyspace, error } => {
-                tracing::error!(keyspace, %error, "a key could not be unlocked for want of room");
+                tracing::error!(keyspace, %error, "key not loaded: arena full");
             }
             Report::NotOpened { keyspace, error } => {
                 tracing::debug!(keyspace, %error, "a blob did not open");
             }
             Report::NoRoomForDek { keyspace, error } => {
-                tracing::error!(keyspace, %error, "no room for the DEK");
+                tracing::error!(keyspace, %error, "DEK not loaded: arena full");
             }
             Report::SettingsRefused { keyspace, error } => {
                 tracing::error!(keyspace = %self.name(KeyspaceId(*keyspace)), %error, "settings refused");
@@ -159,12 +159,12 @@ impl Driver {
                 expected,
             } => tracing::error!(
                 shard, keyspace = self.name(*keyspace), key = %show(key_id), loaded, expected,
-                "an older version came back from the store and was refused"
+                "the store returned an older version, which was refused"
             ),
             Event::KeyValid { keyspace, key_id } => tracing::info!(
                 shard, keyspace = self.name(*keyspace), key = %show(key_id), "key is valid again"
             ),
-            // Every shard has the lease of every keyspace: one of them logs what becomes of it.
+            // Every shard has the lease of every keyspace: one of them logs its outcome.
             Event::LeaseGranted { .. } | Event::LeaseEnded { .. } if shard != 0 => {}
             Event::LeaseGranted {
                 keyspace,
@@ -200,10 +200,10 @@ impl Driver {
                 shard,
                 keyspace = self.name(*keyspace),
                 after_us,
-                "the KMS gave no DEK: asked again later"
+                "unwrap failed; it is retried later"
             ),
             Event::Evicted { keyspace, key_id } => tracing::debug!(
-                shard, keyspace = self.name(*keyspace), key = %show(key_id), "evicted for room"
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), "evicted: memory full"
             ),
         }
     }

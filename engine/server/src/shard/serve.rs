@@ -89,8 +89,7 @@ pub struct Start {
     pub failed: Arc<AtomicBool>,
 }
 
-/// Runs a shard until it is told to stop. `lifeline` tells when it listens, or why not, and when
-/// its log is closed.
+/// Runs a shard until `stop` is set. `lifeline` reports when it listens, or why not, and when its log is closed.
 pub async fn serve(start: Start, mut lifeline: Lifeline) {
     let failure = Failure {
         stop: Arc::clone(&start.stop),

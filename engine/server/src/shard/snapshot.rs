@@ -1,4 +1,4 @@
-//! The snapshot that a shard pushes once a second: the shard's own figures, and what its driver measures.
+//! The snapshot that a shard pushes once a second: the shard's own measurements, and those of its driver.
 
 use std::collections::{BTreeMap, HashMap};
 

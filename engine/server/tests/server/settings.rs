@@ -129,7 +129,7 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
             "anonymous allow:uid:7 sign sign,verify",
         ]
     );
-    assert!(server.log().contains("a change for a while is over"));
+    assert!(server.log().contains("temporary override expired"));
 }
 
 /// The shards act by what has gone back: a key that was too old for a while is served again.
@@ -262,7 +262,7 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_with_both_named() {
     for part in [
         "hard_ttl_ms=100000",
         "soft_ttl_ms <= hard_ttl_ms",
-        "when soft_ttl_ms goes back",
+        "when soft_ttl_ms reverts",
     ] {
         assert!(error.to_string().contains(part), "{error}");
     }

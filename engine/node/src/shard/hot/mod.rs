@@ -22,7 +22,7 @@ use keyway_protocol::limits::KEYSPACE_COUNT_MAX;
 use sampler::Sampler;
 pub use space_saving::{Estimate, SpaceSaving};
 
-/// How long a window is, µs. What is told is of the current one and the last.
+/// How long a window is, µs. Reports cover the current one and the previous one.
 pub const WINDOW_US: u64 = 60_000_000;
 
 /// Keys that a sketch holds, at most.
@@ -40,7 +40,7 @@ const _: () = assert!(PLACES_MIN * KEYSPACE_COUNT_MAX <= PLACES_OF_ALL_MAX);
 /// What is counted: one sketch for each order.
 const MEASURES: usize = HotBy::ALL.len();
 
-/// Figures, at the place of each order's code.
+/// Estimates, at the place of each order's code.
 pub type Figures = [Estimate; MEASURES];
 
 /// Places of a sketch, among so many keyspaces: the memory of all of them together is bounded.
@@ -65,12 +65,12 @@ pub struct HotShare {
     pub requests_counted_one_in: u32,
 }
 
-/// A key and its figures.
+/// A key and its estimates.
 #[derive(Debug)]
 pub struct RankedKey {
     /// Its id.
     pub key_id: Box<[u8]>,
-    /// Its figures.
+    /// Its estimates.
     pub figures: Figures,
 }
 
@@ -150,7 +150,7 @@ impl Tally {
         self.add(HotBy::Waiters, key_id, 1);
     }
 
-    /// A load of a key has ended, well or not, after so many µs.
+    /// Counts a load of a key that ended, successfully or not, after `took_us`.
     pub fn load(&mut self, now: Instant, key_id: &[u8], took_us: u64) {
         self.turn(now);
         self.add(HotBy::RehydrateTime, key_id, took_us);
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!((names(&share), share.totals), (vec![], [0; 3]));
     }
 
-    /// The bounds of both windows add up, where a key is held in one of them only, too.
+    /// The bounds of both windows add up, also if a key is in only one of them.
     #[test]
     fn over_two_windows_the_true_count_lies_within_the_bounds() {
         let mut tally = Tally::new(START);

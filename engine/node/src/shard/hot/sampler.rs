@@ -6,7 +6,7 @@
 /// Requests that are counted one by one, from the start.
 pub const EXACT_MAX: u32 = 4_096;
 
-/// Behind them one of so many is counted, and stands for as many.
+/// After that, one request in this many is sampled, and counted as this many.
 pub const ONE_IN: u32 = 16;
 
 /// Picks requests.

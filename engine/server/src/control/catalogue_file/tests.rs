@@ -226,7 +226,7 @@ fn what_was_tightened_without_the_kms_stays_so_and_is_sealed_when_it_answers() {
     }
 }
 
-/// What an unsealed change gives is not taken, whoever made it, and the seal finds what was made of the sealed part.
+/// What an unsealed change grants is not accepted, and the seal detects changes of the sealed part.
 #[test]
 fn what_was_loosened_without_the_kms_does_not_count() {
     let kms = FakeKms::default();
@@ -252,7 +252,7 @@ fn what_was_loosened_without_the_kms_does_not_count() {
     assert_eq!(
         check(&file, &kms).unwrap_err().class(),
         Class::Corrupt,
-        "for good"
+        "permanently"
     );
 }
 
@@ -311,7 +311,7 @@ fn a_file_that_is_gone_or_older_is_refused_and_ids_are_not_used_twice() {
     assert!(refused(&Arc::new(with_keys), None).contains("is missing"));
 }
 
-/// A KMS may be one that unwraps only: what was made before there were seals is served all the same.
+/// A KMS may only unwrap: what was created before there were seals is still served.
 #[test]
 fn the_first_seal_is_made_when_the_kms_can_make_it() {
     let kms = FakeKms::default();
