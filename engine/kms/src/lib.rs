@@ -10,7 +10,7 @@
 //!
 //! - [`Provider`] is the seam: one trait, one file for each KMS. It makes one call and classifies its error.
 //! - [`Local`] is the embedded default: a KEK file under a passphrase, or under a secret in shares.
-//! - [`Vault`] is the transit engine of Vault or OpenBao, [`Aws`] is AWS KMS, [`Pkcs11`] is a key on a token or HSM.
+//! - [`TransitProvider`] is the transit engine of Vault or OpenBao, [`Aws`] is AWS KMS, [`Pkcs11`] is a key on a token or HSM.
 //! - [`Service`] is the process-wide entrance. Everybody who needs a DEK asks it, and nobody asks a provider.
 //! - [`PassphraseSource`] reads a passphrase from where secrets may lie, and from nowhere else.
 //!
@@ -59,9 +59,9 @@ pub use provider::{
 pub use record::{RECORD_BYTES_MAX, is_sealed_data_key};
 pub use secret::{SECRET_BYTES, SecretKey};
 pub use service::{
-    BreakerState, Budget, Counters, Gauges, NewDek, Operation, Outcome, Service, UnwrappedDek,
+    BreakerState, Budget, Counters, Gauges, KmsOperation, KmsOutcome, NewDek, Service, UnwrappedDek,
 };
 pub use share::{SHARE_BYTES_MAX, Share};
 pub use shares::{Quorum, SHARES_MAX, combine_shares, split_secret};
 pub use tag::{TAG_BYTES, Tag};
-pub use vault::{Vault, VaultAuth, VaultSettings};
+pub use vault::{TransitProvider, VaultAuth, VaultSettings};

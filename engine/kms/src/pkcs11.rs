@@ -37,9 +37,9 @@ use crate::provider::{
 };
 use crate::{Class, Context, KmsError, SecretKey};
 
-use gate::{Gate, Visit};
+use gate::{Visit, VisitGate};
 pub use settings::Pkcs11Settings;
-use worker::{Answer, Job, UnlockPin, Worker};
+use worker::{Job, ReplySender, UnlockPin, Worker};
 
 /// Calls that wait for the worker. A token takes milliseconds for each, so that the last one waits less than a call's
 /// usual time limit.
@@ -55,7 +55,7 @@ pub struct Pkcs11(Arc<Shared>);
 
 struct Shared {
     settings: Pkcs11Settings,
-    gate: Arc<Gate>,
+    gate: Arc<VisitGate>,
     queue: SyncSender<Job>,
 }
 
@@ -64,7 +64,7 @@ impl Pkcs11 {
     /// that neither of them, when absent, stands in the way of a start.
     pub fn open(settings: Pkcs11Settings) -> Result<Self, KmsError> {
         settings.check()?;
-        let gate = Arc::new(Gate::new(settings.pin_file.is_some()));
+        let gate = Arc::new(VisitGate::new(settings.pin_file.is_some()));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
         let worker = Worker::new(settings.clone(), Arc::clone(&gate))?;
         std::thread::Builder::new()
@@ -90,7 +90,7 @@ impl Shared {
     async fn ask<T>(
         &self,
         limit_ms: u64,
-        job: impl FnOnce(Answer<T>) -> Job,
+        job: impl FnOnce(ReplySender<T>) -> Job,
     ) -> Result<T, KmsError> {
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(job(answer)).map_err(|error| match error {
@@ -119,7 +119,10 @@ impl Shared {
 
     /// As [`Shared::ask`], for who may ask only while the token is open. An answer from before a lock is not handed out
     /// after it.
-    async fn ask_open<T>(&self, job: impl FnOnce(Visit, Answer<T>) -> Job) -> Result<T, KmsError> {
+    async fn ask_open<T>(
+        &self,
+        job: impl FnOnce(Visit, ReplySender<T>) -> Job,
+    ) -> Result<T, KmsError> {
         let visit = self.gate.enter().ok_or_else(|| locked(&self.settings))?;
         let result = self
             .ask(self.settings.call_ms_max, |answer| job(visit, answer))

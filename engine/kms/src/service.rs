@@ -43,10 +43,10 @@ use crate::{Class, Context, KmsError, Purpose, SecretKey, Share};
 pub use breaker::BreakerState;
 pub use budget::Budget;
 use caller::Caller;
-pub use counters::{Counters, Operation, Outcome};
+pub use counters::{Counters, KmsOperation, KmsOutcome};
 use desk::{Desk, Shared, Visit};
-use flights::{Answer, Flight};
-use gate::Gate;
+use flights::{Flight, UnwrapResult};
+use gate::CallLimiter;
 
 /// The counters' keyspace for what belongs to none.
 const NO_KEYSPACE: u32 = 0;
@@ -117,7 +117,7 @@ impl Service {
         budget: Budget,
         clock: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, KmsError> {
-        let gate = Gate::new(&budget)?;
+        let gate = CallLimiter::new(&budget)?;
         Ok(Self(Arc::new(Inner {
             caller: Caller::new(provider.clone(), budget, gate, Box::new(clock)),
             provider,
@@ -140,7 +140,7 @@ impl Service {
             |error| {
                 self.0
                     .caller
-                    .count(keyspace, Operation::Unwrap, Outcome::of(error));
+                    .count(keyspace, KmsOperation::Unwrap, KmsOutcome::of(error));
             },
         )?;
         let fly = |flight| {
@@ -155,8 +155,8 @@ impl Service {
                 "try again; the log says what failed",
             )),
             Shared::Full => {
-                let outcome = Outcome::OverBudget;
-                self.0.caller.count(keyspace, Operation::Unwrap, outcome);
+                let outcome = KmsOutcome::OverBudget;
+                self.0.caller.count(keyspace, KmsOperation::Unwrap, outcome);
                 Err(KmsError::new(
                     Class::Throttled {
                         retry_after: Some(FULL_RETRY_AFTER),
@@ -176,14 +176,14 @@ impl Service {
         flight.land(answer);
     }
 
-    async fn unwrap_alone(&self, keyspace: u32, generation: u32, record: &[u8]) -> Answer {
+    async fn unwrap_alone(&self, keyspace: u32, generation: u32, record: &[u8]) -> UnwrapResult {
         let context = self.context_of(keyspace, generation, record);
         let record = Record::open(&context, record)?;
         let provider = &self.0.provider;
         let (dek, sent_at_us) = self
             .0
             .caller
-            .call(keyspace, Operation::Unwrap, || {
+            .call(keyspace, KmsOperation::Unwrap, || {
                 provider.unwrap(&context, record.wrapped())
             })
             .await?;
@@ -211,7 +211,7 @@ impl Service {
         let (made, _) = self
             .0
             .caller
-            .call(keyspace, Operation::Generate, generate)
+            .call(keyspace, KmsOperation::Generate, generate)
             .await?;
         self.prove(visit, &context, &made.dek, &made.wrapped).await
     }
@@ -231,7 +231,9 @@ impl Service {
         let (wrapped, _) = self
             .0
             .caller
-            .call(keyspace, Operation::Wrap, || provider.wrap(&context, dek))
+            .call(keyspace, KmsOperation::Wrap, || {
+                provider.wrap(&context, dek)
+            })
             .await?;
         self.prove(visit, &context, dek, &wrapped).await
     }
@@ -277,8 +279,10 @@ impl Service {
     /// the key's secret is kept in shares.
     pub async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
         let result = self.0.provider.initialise(how).await;
-        let outcome = result.as_ref().map_or_else(Outcome::of, |_| Outcome::Ok);
-        let operation = Operation::Initialise;
+        let outcome = result
+            .as_ref()
+            .map_or_else(KmsOutcome::of, |_| KmsOutcome::Ok);
+        let operation = KmsOperation::Initialise;
         self.0.caller.count(NO_KEYSPACE, operation, outcome);
         result
     }
@@ -293,9 +297,9 @@ impl Service {
         let limit = self.0.unlock_time_limit;
         let unlocking = self.0.provider.unlock(secret);
         let (result, outcome) = match tokio::time::timeout(limit, unlocking).await {
-            Ok(Ok(value)) => (Ok(value), Outcome::Ok),
+            Ok(Ok(value)) => (Ok(value), KmsOutcome::Ok),
             Ok(Err(error)) => {
-                let outcome = Outcome::of(&error);
+                let outcome = KmsOutcome::of(&error);
                 (Err(error), outcome)
             }
             Err(_) => {
@@ -304,11 +308,11 @@ impl Service {
                     format!("the unlock took longer than {} ms", limit.as_millis()),
                     "try again, or raise the call budget's unlock_ms_max",
                 );
-                (Err(error), Outcome::TimedOut)
+                (Err(error), KmsOutcome::TimedOut)
             }
         };
         let keyspace = keyspace.unwrap_or(NO_KEYSPACE);
-        let operation = Operation::Unlock;
+        let operation = KmsOperation::Unlock;
         self.0.caller.count(keyspace, operation, outcome);
         result
     }

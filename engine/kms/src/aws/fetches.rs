@@ -9,7 +9,7 @@ use aws_sdk_kms::config::Credentials;
 
 use super::classify::no_credentials;
 use crate::KmsError;
-use crate::service::{Counters, Operation, Outcome};
+use crate::service::{Counters, KmsOperation, KmsOutcome};
 
 /// The fetches so far, over all connections.
 #[derive(Clone, Debug, Default)]
@@ -56,14 +56,14 @@ impl Fetches {
                         return;
                     }
                 };
-                Outcome::Ok
+                KmsOutcome::Ok
             }
             Err(error) => {
                 let (class, cause, what, remedy) = no_credentials(error);
-                Outcome::of(&KmsError::new(class, what, remedy).from_cause(cause))
+                KmsOutcome::of(&KmsError::new(class, what, remedy).from_cause(cause))
             }
         };
-        state.calls.add(Operation::Login, outcome);
+        state.calls.add(KmsOperation::Login, outcome);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -111,15 +111,15 @@ mod tests {
             let end = SystemTime::UNIX_EPOCH + Duration::from_secs(end_s);
             Credentials::new("id", "none", None, Some(end), "test")
         };
-        let count = |outcome| fetches.calls().count(Operation::Login, outcome);
+        let count = |outcome| fetches.calls().count(KmsOperation::Login, outcome);
         fetches.note(&Ok(until(1_900)), now);
-        assert_eq!((count(Outcome::Ok), fetches.per_hour()), (1, 4.0));
+        assert_eq!((count(KmsOutcome::Ok), fetches.per_hour()), (1, 4.0));
         fetches.note(&Ok(until(900)), now);
-        assert_eq!((count(Outcome::Ok), fetches.per_hour()), (2, 3600.0));
+        assert_eq!((count(KmsOutcome::Ok), fetches.per_hour()), (2, 3600.0));
         fetches.note(&Ok(Credentials::new("id", "none", None, None, "test")), now);
-        assert_eq!((count(Outcome::Ok), fetches.per_hour()), (2, 0.0));
+        assert_eq!((count(KmsOutcome::Ok), fetches.per_hour()), (2, 0.0));
         let refused = CredentialsError::provider_error("AccessDenied");
         fetches.note(&Err(refused), now);
-        assert_eq!(count(Outcome::Credential), 1);
+        assert_eq!(count(KmsOutcome::Credential), 1);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Shut at first.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct VisitGate {
     /// Whether the worker can log in without an operator: there is a file with the PIN.
     opens_itself: bool,
     state: Mutex<State>,
@@ -24,7 +24,7 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Visit(u64);
 
-impl Gate {
+impl VisitGate {
     pub(super) fn new(opens_itself: bool) -> Self {
         Self {
             opens_itself,
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn an_unlock_from_before_a_lock_does_not_open() {
-        let gate = Gate::default();
+        let gate = VisitGate::default();
         assert!(gate.enter().is_none());
         let early = gate.visit();
         gate.lock();
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_gate_that_opens_itself_stays_shut_after_a_lock() {
-        let gate = Gate::new(true);
+        let gate = VisitGate::new(true);
         let early = gate.enter().unwrap();
         assert!(gate.may_open_itself(early));
         gate.lock();

@@ -18,7 +18,7 @@ use super::classify::{
     Blame, blame, describe, describe_login, is_not_logged_in, is_session_lost, name,
 };
 use super::format::{IV_BYTES, Sealed};
-use super::gate::{Gate, Visit};
+use super::gate::{Visit, VisitGate};
 use super::{Pkcs11Settings, locked, module, token};
 use crate::pin::PIN_BYTES_MAX;
 use crate::private_file::{self, Rule};
@@ -30,7 +30,7 @@ const PIN_FILE_BYTES_MAX: usize = PIN_BYTES_MAX + 2;
 
 const BROKEN: Class = Class::Unavailable { retry_after: None };
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, KmsError>>;
+pub(super) type ReplySender<T> = oneshot::Sender<Result<T, KmsError>>;
 
 /// Where the PIN of an unlock comes from.
 #[derive(Debug)]
@@ -45,18 +45,18 @@ pub(super) enum Job {
         visit: Visit,
         context: Context,
         dek: SecretKey,
-        answer: Answer<Wrapped>,
+        answer: ReplySender<Wrapped>,
     },
     Unwrap {
         visit: Visit,
         context: Context,
         sealed: Sealed,
-        answer: Answer<SecretKey>,
+        answer: ReplySender<SecretKey>,
     },
     Unlock {
         visit: Visit,
         pin: UnlockPin,
-        answer: Answer<Unlocked>,
+        answer: ReplySender<Unlocked>,
     },
     /// Look at the gate.
     Wake,
@@ -64,7 +64,7 @@ pub(super) enum Job {
 
 pub(super) struct Worker {
     settings: Pkcs11Settings,
-    gate: Arc<Gate>,
+    gate: Arc<VisitGate>,
     random: SystemRandom,
     attempts: Attempts,
     login: Option<Login>,
@@ -110,7 +110,7 @@ enum Failed {
 }
 
 impl Worker {
-    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<Gate>) -> Result<Self, KmsError> {
+    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<VisitGate>) -> Result<Self, KmsError> {
         let random = SystemRandom::new();
         Ok(Self {
             settings,
@@ -157,7 +157,7 @@ impl Worker {
     /// Works for an answer, if somebody still waits for it.
     fn answer<T>(
         &mut self,
-        answer: Answer<T>,
+        answer: ReplySender<T>,
         work: impl FnOnce(&mut Self) -> Result<T, KmsError>,
     ) {
         if !answer.is_closed() {
@@ -361,7 +361,7 @@ impl Worker {
         &mut self,
         visit: Visit,
         pin: UnlockPin,
-        asker: &Answer<Unlocked>,
+        asker: &ReplySender<Unlocked>,
     ) -> Result<Unlocked, KmsError> {
         self.check_wanted(visit, asker)?;
         if self.is_open(visit) {
@@ -496,7 +496,7 @@ impl Worker {
     }
 
     /// Whoever has given up may try again with another PIN, so theirs is not sent: each would cost a try.
-    fn check_wanted(&self, visit: Visit, asker: &Answer<Unlocked>) -> Result<(), KmsError> {
+    fn check_wanted(&self, visit: Visit, asker: &ReplySender<Unlocked>) -> Result<(), KmsError> {
         if self.gate.was_locked_since(visit) || asker.is_closed() {
             return Err(locked_meanwhile(&self.settings));
         }

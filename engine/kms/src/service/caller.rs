@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::Gauges;
 use super::breaker::Showed;
 use super::budget::Budget;
-use super::counters::{LiveCounters, Operation, Outcome};
-use super::gate::{Gate, Refused};
+use super::counters::{KmsOperation, KmsOutcome, LiveCounters};
+use super::gate::{CallLimiter, Refused};
 use crate::provider::{Provider, ProviderFuture, ProviderState, UnlockNeed};
 use crate::{Cause, Class, KmsError};
 
@@ -21,7 +21,7 @@ type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 pub(super) struct Caller {
     provider: Arc<dyn Provider>,
     budget: Budget,
-    gate: Arc<Gate>,
+    gate: Arc<CallLimiter>,
     counters: LiveCounters,
     clock: Clock,
     random: SystemRandom,
@@ -41,7 +41,7 @@ impl Caller {
     pub(super) fn new(
         provider: Arc<dyn Provider>,
         budget: Budget,
-        gate: Arc<Gate>,
+        gate: Arc<CallLimiter>,
         clock: Clock,
     ) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Caller {
     pub(super) async fn call<'a, T>(
         &self,
         keyspace: u32,
-        operation: Operation,
+        operation: KmsOperation,
         send: impl Fn() -> ProviderFuture<'a, T>,
     ) -> Result<(T, u64), KmsError> {
         let deadline = Instant::now() + self.budget.total_time_limit();
@@ -85,7 +85,7 @@ impl Caller {
         }
     }
 
-    pub(super) fn count(&self, keyspace: u32, operation: Operation, outcome: Outcome) {
+    pub(super) fn count(&self, keyspace: u32, operation: KmsOperation, outcome: KmsOutcome) {
         self.counters.add(keyspace, operation, outcome);
     }
 
@@ -112,13 +112,13 @@ impl Caller {
     async fn try_once<'a, T>(
         &self,
         keyspace: u32,
-        operation: Operation,
+        operation: KmsOperation,
         deadline: Instant,
         send: &impl Fn() -> ProviderFuture<'a, T>,
     ) -> Result<(T, u64), Failed> {
         // What is known to be locked costs no call.
         if self.provider.state() == ProviderState::Locked {
-            self.count(keyspace, operation, Outcome::Locked);
+            self.count(keyspace, operation, KmsOutcome::Locked);
             return Err(Failed::Unsent(locked(&*self.provider)));
         }
         let entry = self.gate.enter(deadline).await.map_err(|refused| {
@@ -129,10 +129,10 @@ impl Caller {
         let sent_at_us = (self.clock)();
         let (outcome, result) =
             match tokio::time::timeout(self.budget.call_time_limit(), send()).await {
-                Ok(Ok(value)) => (Outcome::Ok, Ok((value, sent_at_us))),
-                Ok(Err(error)) => (Outcome::of(&error), Err(error)),
+                Ok(Ok(value)) => (KmsOutcome::Ok, Ok((value, sent_at_us))),
+                Ok(Err(error)) => (KmsOutcome::of(&error), Err(error)),
                 Err(_) => (
-                    Outcome::TimedOut,
+                    KmsOutcome::TimedOut,
                     Err(timed_out(self.provider.name(), self.budget.call_ms_max)),
                 ),
             };
@@ -145,17 +145,17 @@ impl Caller {
             self.gate.pause(retry_after);
         }
         let showed = match (outcome, &result) {
-            (Outcome::Unavailable | Outcome::TimedOut, Err(error)) => {
+            (KmsOutcome::Unavailable | KmsOutcome::TimedOut, Err(error)) => {
                 *self.last_down() = Some(error.clone());
                 Showed::Down
             }
             _ => Showed::Alive,
         };
-        entry.leave(showed, outcome == Outcome::Ok);
+        entry.leave(showed, outcome == KmsOutcome::Ok);
         result.map_err(Failed::Sent)
     }
 
-    fn describe(&self, refused: Refused) -> (Outcome, KmsError) {
+    fn describe(&self, refused: Refused) -> (KmsOutcome, KmsError) {
         match refused {
             Refused::BreakerOpen { retry_after } => {
                 let class = Class::Unavailable {
@@ -173,10 +173,10 @@ impl Caller {
                         "check the KMS and the way to it",
                     ),
                 };
-                (Outcome::BreakerOpen, error)
+                (KmsOutcome::BreakerOpen, error)
             }
             Refused::OverBudget { retry_after } => (
-                Outcome::OverBudget,
+                KmsOutcome::OverBudget,
                 KmsError::new(
                     Class::Throttled {
                         retry_after: Some(retry_after),

@@ -7,7 +7,7 @@ use crate::{Class, KmsError};
 
 /// What was asked of the KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum KmsOperation {
     /// Wrapping a new DEK.
     Wrap,
     /// Unwrapping a DEK.
@@ -24,7 +24,7 @@ pub enum Operation {
     Renew,
 }
 
-impl Operation {
+impl KmsOperation {
     /// All of them.
     pub const ALL: [Self; 7] = [
         Self::Wrap,
@@ -52,7 +52,7 @@ impl Operation {
 
 /// How a call ended. The last three were never sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum KmsOutcome {
     /// It succeeded.
     Ok,
     /// The KMS refused.
@@ -79,7 +79,7 @@ pub enum Outcome {
     OverBudget,
 }
 
-impl Outcome {
+impl KmsOutcome {
     /// All of them.
     pub const ALL: [Self; 12] = [
         Self::Ok,
@@ -128,13 +128,13 @@ impl Outcome {
     }
 }
 
-const CELLS: usize = Operation::ALL.len() * Outcome::ALL.len();
+const CELLS: usize = KmsOperation::ALL.len() * KmsOutcome::ALL.len();
 
-const fn cell(operation: Operation, outcome: Outcome) -> usize {
-    operation as usize * Outcome::ALL.len() + outcome as usize
+const fn cell(operation: KmsOperation, outcome: KmsOutcome) -> usize {
+    operation as usize * KmsOutcome::ALL.len() + outcome as usize
 }
 
-const _: () = assert!(cell(Operation::Renew, Outcome::OverBudget) == CELLS - 1);
+const _: () = assert!(cell(KmsOperation::Renew, KmsOutcome::OverBudget) == CELLS - 1);
 
 /// The counts at one moment. They only ever grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,21 +148,21 @@ impl Default for Counters {
 
 impl Counters {
     /// Calls of `operation` that ended so.
-    pub fn count(&self, operation: Operation, outcome: Outcome) -> u64 {
+    pub fn count(&self, operation: KmsOperation, outcome: KmsOutcome) -> u64 {
         self.0[cell(operation, outcome)]
     }
 
     /// Every operation with every outcome and its count, zeros included.
-    pub fn iter(&self) -> impl Iterator<Item = (Operation, Outcome, u64)> + '_ {
-        Operation::ALL.into_iter().flat_map(move |operation| {
-            Outcome::ALL
+    pub fn iter(&self) -> impl Iterator<Item = (KmsOperation, KmsOutcome, u64)> + '_ {
+        KmsOperation::ALL.into_iter().flat_map(move |operation| {
+            KmsOutcome::ALL
                 .into_iter()
                 .map(move |outcome| (operation, outcome, self.count(operation, outcome)))
         })
     }
 
     /// Counts one call more.
-    pub(crate) fn add(&mut self, operation: Operation, outcome: Outcome) {
+    pub(crate) fn add(&mut self, operation: KmsOperation, outcome: KmsOutcome) {
         self.0[cell(operation, outcome)] += 1;
     }
 
@@ -178,7 +178,7 @@ impl Counters {
 pub(super) struct LiveCounters(Mutex<BTreeMap<u32, Counters>>);
 
 impl LiveCounters {
-    pub(super) fn add(&self, keyspace: u32, operation: Operation, outcome: Outcome) {
+    pub(super) fn add(&self, keyspace: u32, operation: KmsOperation, outcome: KmsOutcome) {
         // Held for one addition; a call at a KMS costs a thousand times as much.
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.entry(keyspace).or_default().0[cell(operation, outcome)] += 1;
@@ -208,8 +208,8 @@ mod tests {
     fn every_pair_has_a_cell_of_its_own_in_every_keyspace() {
         let live = LiveCounters::default();
         for keyspace in [0, 7] {
-            for operation in Operation::ALL {
-                for outcome in Outcome::ALL {
+            for operation in KmsOperation::ALL {
+                for outcome in KmsOutcome::ALL {
                     live.add(keyspace, operation, outcome);
                 }
             }

@@ -76,9 +76,9 @@ async fn a_kms_that_makes_deks_is_asked_to_and_its_dek_is_proven() {
     bench.provider.generate_too();
     let made = bench.service.new_dek(7, 1).await.unwrap();
     let counters = bench.service.counters_by_keyspace()[&7];
-    assert_eq!(counters.count(Operation::Generate, Outcome::Ok), 1);
-    assert_eq!(counters.count(Operation::Wrap, Outcome::Ok), 0);
-    assert_eq!(counters.count(Operation::Unwrap, Outcome::Ok), 1);
+    assert_eq!(counters.count(KmsOperation::Generate, KmsOutcome::Ok), 1);
+    assert_eq!(counters.count(KmsOperation::Wrap, KmsOutcome::Ok), 0);
+    assert_eq!(counters.count(KmsOperation::Unwrap, KmsOutcome::Ok), 1);
     let again = bench.service.unwrap_dek(7, 1, &made.record).await.unwrap();
     assert!(again.dek.is_same(&made.dek));
 }
@@ -97,7 +97,7 @@ async fn a_damaged_or_foreign_record_costs_no_call() {
         assert_eq!(asked.unwrap_err().class(), Class::Corrupt);
     }
     assert_eq!(bench.provider.call_count(), calls);
-    assert_eq!(bench.count(Outcome::Corrupt), 3);
+    assert_eq!(bench.count(KmsOutcome::Corrupt), 3);
 }
 
 #[tokio::test(start_paused = true)]

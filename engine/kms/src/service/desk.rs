@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::flights::{Answer, Flight, FlightKey, Flights, Joined};
+use super::flights::{Flight, FlightKey, Flights, Joined, UnwrapResult};
 
 /// The flights, and how often the provider was locked.
 pub(super) struct Desk {
@@ -22,7 +22,7 @@ pub(super) struct Visit(u64);
 /// How a shared call ended.
 pub(super) enum Shared {
     /// With an answer.
-    Answered(Answer),
+    Answered(UnwrapResult),
     /// The flight ended without one.
     Lost,
     /// A lock came between; there may have been an answer.

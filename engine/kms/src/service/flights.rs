@@ -18,10 +18,10 @@ pub(super) struct FlightKey {
     pub(super) lock_count: u64,
 }
 
-pub(super) type Answer = Result<UnwrappedDek, KmsError>;
+pub(super) type UnwrapResult = Result<UnwrappedDek, KmsError>;
 
 /// Where a waiter gets the answer. An error at the receiver means that the flight ended without one.
-pub(super) type Receiver = watch::Receiver<Option<Answer>>;
+pub(super) type Receiver = watch::Receiver<Option<UnwrapResult>>;
 
 /// The flights under way, at most `flights_max`.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ pub(super) struct Flight {
     flights: Arc<Flights>,
     key: FlightKey,
     id: u64,
-    sender: watch::Sender<Option<Answer>>,
+    sender: watch::Sender<Option<UnwrapResult>>,
 }
 
 impl Flight {
@@ -102,7 +102,7 @@ impl Flight {
         &self.key
     }
 
-    pub(super) fn land(self, answer: Answer) {
+    pub(super) fn land(self, answer: UnwrapResult) {
         self.remove();
         self.sender.send_replace(Some(answer));
     }

@@ -16,7 +16,7 @@ const CROWDED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The gate. Its mutex is held for a few instructions at a time and never across an await.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct CallLimiter {
     /// The zero of the times inside.
     start: OnceLock<Instant>,
     concurrency: Semaphore,
@@ -44,12 +44,12 @@ pub(super) enum Refused {
 /// Leave to send one call now. Dropping it without [`Entry::leave`] says that the call was given up.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
-    gate: &'a Gate,
+    gate: &'a CallLimiter,
     pass: Option<Pass>,
     _permit: SemaphorePermit<'a>,
 }
 
-impl Gate {
+impl CallLimiter {
     /// Refuses a budget that contradicts itself.
     pub(super) fn new(budget: &Budget) -> Result<Arc<Self>, KmsError> {
         budget.check()?;

@@ -57,8 +57,8 @@ impl Bench {
         self.unwrap(keyspace).await.unwrap_err().class()
     }
 
-    pub(super) fn count(&self, outcome: Outcome) -> u64 {
-        self.service.counters().count(Operation::Unwrap, outcome)
+    pub(super) fn count(&self, outcome: KmsOutcome) -> u64 {
+        self.service.counters().count(KmsOperation::Unwrap, outcome)
     }
 
     /// When each call came, in ms from the start.
@@ -88,7 +88,7 @@ async fn a_thousand_callers_share_one_call_and_one_secret() {
     let bench = Bench::new([], Step::Ok(ms(20)), Budget::default());
     let answers = bench.spawn_unwraps([7; 1000]).join_all().await;
     assert_eq!(bench.provider.call_count(), 1);
-    assert_eq!(bench.count(Outcome::Ok), 1);
+    assert_eq!(bench.count(KmsOutcome::Ok), 1);
     let first = answers[0].as_ref().unwrap();
     assert_eq!(first.dek.expose(), &wrapped(7));
     for answer in &answers {
@@ -202,7 +202,7 @@ async fn only_what_can_help_is_tried_again() {
         Class::Unavailable { retry_after: None }
     );
     assert_eq!(bench.provider.call_count(), 4);
-    assert_eq!(bench.count(Outcome::Unavailable), 4);
+    assert_eq!(bench.count(KmsOutcome::Unavailable), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,7 +248,7 @@ async fn throttling_holds_everybody_for_as_long_as_was_asked() {
         times_ms[1..].is_sorted_by(|earlier, later| later - earlier >= 20),
         "{times_ms:?}"
     );
-    assert_eq!(bench.count(Outcome::Throttled), 1);
+    assert_eq!(bench.count(KmsOutcome::Throttled), 1);
     assert_eq!(bench.service.gauges().breaker, BreakerState::Closed);
 }
 
@@ -272,8 +272,8 @@ async fn a_wait_beyond_the_time_limit_is_not_begun() {
     assert_eq!(bench.start.elapsed(), Duration::ZERO);
     assert_eq!(
         (
-            bench.count(Outcome::Throttled),
-            bench.count(Outcome::OverBudget)
+            bench.count(KmsOutcome::Throttled),
+            bench.count(KmsOutcome::OverBudget)
         ),
         (1, 1)
     );
@@ -304,7 +304,7 @@ async fn the_breaker_opens_and_lets_one_probe_through() {
     let answers = bench.spawn_unwraps(10..20).join_all().await;
     assert_eq!(bench.provider.call_count(), 6);
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
-    assert_eq!(bench.count(Outcome::BreakerOpen), 1 + 9);
+    assert_eq!(bench.count(KmsOutcome::BreakerOpen), 1 + 9);
 
     // The probe came back: closed.
     assert_eq!(bench.service.gauges().breaker, BreakerState::Closed);
@@ -360,7 +360,7 @@ async fn a_call_without_an_answer_ends_at_its_limit() {
     assert!(answers.iter().all(Result::is_err));
     // The five leave in a row: there is no burst at the start.
     assert_eq!(bench.start.elapsed(), ms(5_080));
-    assert_eq!(bench.count(Outcome::TimedOut), 5);
+    assert_eq!(bench.count(KmsOutcome::TimedOut), 5);
     // Silence is a failure to the breaker.
     assert_eq!(bench.service.gauges().breaker, BreakerState::Open);
     assert_eq!(bench.service.gauges().in_flight, 0);
@@ -377,7 +377,7 @@ async fn what_is_locked_costs_no_call() {
         Class::Locked
     );
     assert_eq!(bench.provider.call_count(), 0);
-    assert_eq!(bench.count(Outcome::Locked), 1);
+    assert_eq!(bench.count(KmsOutcome::Locked), 1);
     bench
         .service
         .unlock(None, UnlockSecret::Nothing)
@@ -388,7 +388,7 @@ async fn what_is_locked_costs_no_call() {
         bench
             .service
             .counters()
-            .count(Operation::Unlock, Outcome::Ok),
+            .count(KmsOperation::Unlock, KmsOutcome::Ok),
         1
     );
 }
@@ -436,8 +436,14 @@ async fn an_unlock_is_tried_once_and_has_a_limit() {
     );
     assert_eq!(bench.start.elapsed(), ms(60_000));
     let counters = bench.service.counters();
-    assert_eq!(counters.count(Operation::Unlock, Outcome::Unavailable), 1);
-    assert_eq!(counters.count(Operation::Unlock, Outcome::TimedOut), 1);
+    assert_eq!(
+        counters.count(KmsOperation::Unlock, KmsOutcome::Unavailable),
+        1
+    );
+    assert_eq!(
+        counters.count(KmsOperation::Unlock, KmsOutcome::TimedOut),
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -460,7 +466,7 @@ async fn more_keyspaces_than_may_wait_are_refused_at_once() {
         }]
     );
     assert_eq!(bench.provider.call_count(), 2);
-    assert_eq!(bench.count(Outcome::OverBudget), 1);
+    assert_eq!(bench.count(KmsOutcome::OverBudget), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -491,8 +497,8 @@ async fn who_finds_no_room_in_time_is_told_so() {
     assert_eq!(bench.provider.call_count(), 2);
     assert_eq!(
         (
-            bench.count(Outcome::TimedOut),
-            bench.count(Outcome::OverBudget)
+            bench.count(KmsOutcome::TimedOut),
+            bench.count(KmsOutcome::OverBudget)
         ),
         (2, 1)
     );

@@ -17,11 +17,11 @@ use hyper::header::HeaderValue;
 use zeroize::Zeroizing;
 
 use crate::provider::ProviderState;
-use crate::service::{Operation, Outcome};
+use crate::service::{KmsOperation, KmsOutcome};
 use crate::stamp::Stamp;
 use crate::{Cause, Class, Counters, KmsError};
 
-use super::client::{Answer, Client};
+use super::client::{Client, VaultResponse};
 use super::errors::{self, Target};
 use super::json;
 use super::refusals::Refusals;
@@ -169,7 +169,7 @@ impl Auth {
         &self,
         client: &Client,
         session: &Session,
-        refusal: &Answer,
+        refusal: &VaultResponse,
     ) -> Result<bool, KmsError> {
         let answer = client.get(LOOK_UP, Some(&session.token)).await?;
         match answer.status {
@@ -207,8 +207,8 @@ impl Auth {
         ttl.map_or(0.0, |ttl| 2.0 * 3600.0 / ttl.as_secs_f64())
     }
 
-    fn count(&self, operation: Operation, error: Option<&KmsError>) {
-        let outcome = error.map_or(Outcome::Ok, Outcome::of);
+    fn count(&self, operation: KmsOperation, error: Option<&KmsError>) {
+        let outcome = error.map_or(KmsOutcome::Ok, KmsOutcome::of);
         self.shared().calls.add(operation, outcome);
     }
 
@@ -296,12 +296,12 @@ impl Auth {
         if session.can_renew {
             match renew(client, session).await {
                 Ok(Some(renewed)) => {
-                    self.count(Operation::Renew, None);
+                    self.count(KmsOperation::Renew, None);
                     return Ok(renewed);
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.count(Operation::Renew, Some(&error));
+                    self.count(KmsOperation::Renew, Some(&error));
                     return Err(Unrenewed {
                         error,
                         can_renew: true,
@@ -330,7 +330,7 @@ impl Auth {
             return Err(error);
         }
         let logged_in = self.log_in_now(client, target).await;
-        self.count(Operation::Login, logged_in.as_ref().err());
+        self.count(KmsOperation::Login, logged_in.as_ref().err());
         match &logged_in {
             Ok(_) => self.shared().refusals.clear(),
             Err(error) => self.shared().refusals.note(error, stamp, &self.method),
@@ -480,7 +480,7 @@ async fn look_up(client: &Client, token: HeaderValue) -> Result<Session, KmsErro
     }
 }
 
-fn logged_in(answer: &Answer, since: Instant) -> Option<Session> {
+fn logged_in(answer: &VaultResponse, since: Instant) -> Option<Session> {
     let auth = json::auth(&answer.body)?;
     let token = header(Zeroizing::new(auth.client_token.as_bytes().to_vec()))?;
     Some(Session::new(

@@ -33,7 +33,7 @@ const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 
 /// What came back.
-pub(super) struct Answer {
+pub(super) struct VaultResponse {
     pub(super) status: StatusCode,
     /// The wait that the server asked for.
     pub(super) retry_after: Option<Duration>,
@@ -138,7 +138,7 @@ impl Client {
         path: &str,
         token: Option<&HeaderValue>,
         body: Bytes,
-    ) -> Result<Answer, KmsError> {
+    ) -> Result<VaultResponse, KmsError> {
         self.send(Method::POST, path, token, body).await
     }
 
@@ -147,7 +147,7 @@ impl Client {
         &self,
         path: &str,
         token: Option<&HeaderValue>,
-    ) -> Result<Answer, KmsError> {
+    ) -> Result<VaultResponse, KmsError> {
         self.send(Method::GET, path, token, Bytes::new()).await
     }
 
@@ -157,7 +157,7 @@ impl Client {
         path: &str,
         token: Option<&HeaderValue>,
         body: Bytes,
-    ) -> Result<Answer, KmsError> {
+    ) -> Result<VaultResponse, KmsError> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}/v1/{path}", self.address))
@@ -203,7 +203,7 @@ impl Client {
     }
 
     /// Reads the body into one allocation, so that no copies are left behind by growth.
-    async fn collect(&self, response: Response<Incoming>) -> Result<Answer, KmsError> {
+    async fn collect(&self, response: Response<Incoming>) -> Result<VaultResponse, KmsError> {
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(wait);
         let mut body = Zeroizing::new(Vec::with_capacity(ANSWER_BYTES_MAX));
@@ -219,7 +219,7 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer {
+        Ok(VaultResponse {
             status,
             retry_after,
             body,

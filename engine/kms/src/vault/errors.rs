@@ -10,7 +10,7 @@ use hyper::StatusCode;
 
 use crate::{Cause, Class, KmsError};
 
-use super::client::Answer;
+use super::client::VaultResponse;
 use super::json;
 
 /// Longest text of the server's that is shown, in characters.
@@ -32,7 +32,7 @@ impl fmt::Display for Target {
 
 /// What the transit engine is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub(super) enum TransitCall {
     Wrap,
     Unwrap,
     Generate,
@@ -40,7 +40,7 @@ pub(super) enum Operation {
     Check,
 }
 
-impl Operation {
+impl TransitCall {
     /// Its place below the mount.
     pub(super) const fn endpoint(self) -> &'static str {
         match self {
@@ -52,47 +52,47 @@ impl Operation {
 }
 
 /// The key wants a context, and got none.
-pub(super) fn is_context_missed(answer: &Answer) -> bool {
+pub(super) fn is_context_missed(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "missing 'context'")
 }
 
 /// The key opened nothing with what it was given.
-pub(super) fn is_authentication_failed(answer: &Answer) -> bool {
+pub(super) fn is_authentication_failed(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "message authentication failed")
 }
 
 /// The key version that the ciphertext names may no longer decrypt, or is gone.
-pub(super) fn is_too_old(answer: &Answer) -> bool {
+pub(super) fn is_too_old(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "disallowed by policy (too old)")
 }
 
 /// There is no such key.
-pub(super) fn is_key_missing(answer: &Answer) -> bool {
+pub(super) fn is_key_missing(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "encryption key not found")
 }
 
 /// Whether it is an answer of Vault's own, and not of something between us and it: only that decides anything.
-pub(super) fn is_vaults(answer: &Answer) -> bool {
+pub(super) fn is_vaults(answer: &VaultResponse) -> bool {
     json::errors(&answer.body).is_some()
 }
 
 /// Whether a 403 is the policy's word about a token that the server knows. OpenBao and Vault word it as a list of errors,
 /// and say nothing but `permission denied` of a token that they do not know, or `invalid token` too.
-pub(super) fn is_policys_refusal(answer: &Answer) -> bool {
+pub(super) fn is_policys_refusal(answer: &VaultResponse) -> bool {
     json::errors(&answer.body).is_some_and(|errors| {
         let is_list = |error: &str| error.contains("occurred:") && !error.contains("invalid token");
         errors.iter().any(|error| is_list(error))
     })
 }
 
-fn is_bad_request(answer: &Answer, words: &str) -> bool {
+fn is_bad_request(answer: &VaultResponse, words: &str) -> bool {
     answer.status == StatusCode::BAD_REQUEST
         && json::errors(&answer.body)
             .is_some_and(|errors| errors.iter().any(|error| error.contains(words)))
 }
 
 /// What a transit engine's refusal means.
-pub(super) fn refusal(target: &Target, operation: Operation, answer: &Answer) -> KmsError {
+pub(super) fn refusal(target: &Target, operation: TransitCall, answer: &VaultResponse) -> KmsError {
     let Target {
         address,
         mount,
@@ -126,7 +126,7 @@ pub(super) fn refusal(target: &Target, operation: Operation, answer: &Answer) ->
             format!("restore it: bao write -f {mount}/keys/{key}/soft-delete-restore"),
         ),
         // It wrapped what we hold: so it was there.
-        400 if is_key_missing(answer) && operation == Operation::Unwrap => error(
+        400 if is_key_missing(answer) && operation == TransitCall::Unwrap => error(
             Class::Disabled,
             Cause::KeyMissing,
             "restore the transit key from a backup of the server, or correct the setting key"
@@ -156,7 +156,7 @@ pub(super) fn refusal(target: &Target, operation: Operation, answer: &Answer) ->
 }
 
 /// What a refused login means. `path`: of the API.
-pub(super) fn login_refusal(address: &str, path: &str, answer: &Answer) -> KmsError {
+pub(super) fn login_refusal(address: &str, path: &str, answer: &VaultResponse) -> KmsError {
     let reason = reason(answer);
     let what = format!("{address} refuses our login at {path}: {reason}");
     match answer.status.as_u16() {
@@ -184,7 +184,7 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &Answer) -> KmsEr
 }
 
 /// Refusals that mean the same everywhere.
-fn common_refusal(address: &str, answer: &Answer, reason: &str) -> KmsError {
+fn common_refusal(address: &str, answer: &VaultResponse, reason: &str) -> KmsError {
     let status = answer.status.as_u16();
     let what = format!("{address} answers {status}: {reason}");
     let retry_after = answer.retry_after;
@@ -245,7 +245,7 @@ pub(super) fn not_vault(address: &str, got: &str) -> KmsError {
 }
 
 /// The server's words, on one line and not too many. A body that is not Vault's is not repeated.
-fn reason(answer: &Answer) -> String {
+fn reason(answer: &VaultResponse) -> String {
     let Some(errors) = json::errors(&answer.body) else {
         return "no reason given".into();
     };
@@ -270,8 +270,8 @@ mod tests {
 
     use super::*;
 
-    fn answer(status: u16, body: &str) -> Answer {
-        Answer {
+    fn answer(status: u16, body: &str) -> VaultResponse {
+        VaultResponse {
             status: StatusCode::from_u16(status).unwrap(),
             retry_after: Some(Duration::from_secs(3)),
             body: Zeroizing::new(body.as_bytes().to_vec()),
@@ -323,7 +323,7 @@ mod tests {
             (404, "<html>", UNAVAILABLE),
         ] {
             let answer = answer(status, body);
-            let error = refusal(&target(), Operation::Unwrap, &answer);
+            let error = refusal(&target(), TransitCall::Unwrap, &answer);
             assert_eq!(error.class(), class, "{status}: {error}");
             let error = login_refusal("https://vault.example", "auth/approle/login", &answer);
             let is_named = answer.body.starts_with(b"{") && status == 400;

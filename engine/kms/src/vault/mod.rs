@@ -51,8 +51,8 @@ use crate::secret::SECRET_BYTES;
 use crate::{Cause, Class, Context, Counters, KmsError, Purpose, SecretKey};
 
 use auth::Auth;
-use client::{Answer, Client};
-use errors::{Operation, Target};
+use client::{Client, VaultResponse};
+use errors::{Target, TransitCall};
 use json::{Ciphertext, Plaintext};
 use session::Session;
 pub use settings::{VaultAuth, VaultSettings};
@@ -69,7 +69,7 @@ const SECRET_BASE64_BYTES: usize = SECRET_BYTES.div_ceil(3) * 4;
 
 /// A KEK in the transit engine of a Vault or OpenBao server. It is unlocked from the start; a lock wipes the token
 /// here, which lives on at the server until its time is over.
-pub struct Vault {
+pub struct TransitProvider {
     client: Client,
     auth: Auth,
     target: Target,
@@ -80,7 +80,7 @@ pub struct Vault {
     version_looked_at: Mutex<Option<Instant>>,
 }
 
-impl Vault {
+impl TransitProvider {
     /// Checks the settings and the files they name. It makes no call, so that it succeeds while the server is away.
     /// Blocks for a few file operations.
     ///
@@ -112,17 +112,17 @@ impl Vault {
             ("plaintext", plaintext.as_slice()),
             ("context", context.as_bytes()),
         ]);
-        let answer = self.call(Operation::Wrap, body).await?;
+        let answer = self.call(TransitCall::Wrap, body).await?;
         if answer.status == StatusCode::FORBIDDEN {
             // Without `create`, a key that is missing is forbidden here. Decrypt says which it is.
             let check = self
-                .call(Operation::Check, without_context(NO_CIPHERTEXT))
+                .call(TransitCall::Check, without_context(NO_CIPHERTEXT))
                 .await?;
             if errors::is_key_missing(&check) {
-                return Err(errors::refusal(&self.target, Operation::Check, &check));
+                return Err(errors::refusal(&self.target, TransitCall::Check, &check));
             }
         }
-        let answer = self.accept(Operation::Wrap, &answer)?;
+        let answer = self.accept(TransitCall::Wrap, &answer)?;
         let wrapped = self.wrapped(json::data::<Ciphertext>(answer).map(|data| data.ciphertext))?;
         self.prove_binding(&wrapped).await?;
         Ok(Wrapped(wrapped.into_bytes()))
@@ -145,16 +145,16 @@ impl Vault {
             ("ciphertext", wrapped.as_bytes()),
             ("context", context.as_bytes()),
         ]);
-        let answer = self.call(Operation::Unwrap, body).await?;
-        let answer = self.accept(Operation::Unwrap, &answer)?;
+        let answer = self.call(TransitCall::Unwrap, body).await?;
+        let answer = self.accept(TransitCall::Unwrap, &answer)?;
         self.secret(json::data::<Plaintext>(answer).map(|data| data.plaintext))
     }
 
     async fn generate_dek(&self, context: &Context) -> Result<Generated, KmsError> {
         let context = context_field(context);
         let body = json::object(&[("context", context.as_bytes())]);
-        let answer = self.call(Operation::Generate, body).await?;
-        let answer = self.accept(Operation::Generate, &answer)?;
+        let answer = self.call(TransitCall::Generate, body).await?;
+        let answer = self.accept(TransitCall::Generate, &answer)?;
         let dek = self.secret(json::data::<Plaintext>(answer).map(|data| data.plaintext))?;
         let wrapped = self.wrapped(json::data::<Ciphertext>(answer).map(|data| data.ciphertext))?;
         self.prove_binding(&wrapped).await?;
@@ -168,7 +168,7 @@ impl Vault {
         let unlocking = self.auth.begin_unlock(&self.client, &self.target).await?;
         let answer = self
             .send(
-                Operation::Check,
+                TransitCall::Check,
                 unlocking.session(),
                 without_context(NO_CIPHERTEXT),
             )
@@ -177,7 +177,7 @@ impl Vault {
         if errors::is_too_old(&answer) {
             self.is_bound.store(false, Ordering::Relaxed);
         } else {
-            self.expect_context_missed(Operation::Check, &answer)?;
+            self.expect_context_missed(TransitCall::Check, &answer)?;
         }
         unlocking.finish()?;
         Ok(Unlocked::Open)
@@ -218,12 +218,16 @@ impl Vault {
         if self.is_bound.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let operation = Operation::Unwrap;
+        let operation = TransitCall::Unwrap;
         let answer = self.call(operation, without_context(ciphertext)).await?;
         self.expect_context_missed(operation, &answer)
     }
 
-    fn expect_context_missed(&self, operation: Operation, answer: &Answer) -> Result<(), KmsError> {
+    fn expect_context_missed(
+        &self,
+        operation: TransitCall,
+        answer: &VaultResponse,
+    ) -> Result<(), KmsError> {
         if errors::is_context_missed(answer) {
             self.is_bound.store(true, Ordering::Relaxed);
             return Ok(());
@@ -245,7 +249,7 @@ impl Vault {
 
     /// Calls with our token. A call that is refused although the server knows the token is denied. A token that it does
     /// not know is replaced once, and the call made again.
-    async fn call(&self, operation: Operation, body: Bytes) -> Result<Answer, KmsError> {
+    async fn call(&self, operation: TransitCall, body: Bytes) -> Result<VaultResponse, KmsError> {
         let session = self.auth.session(&self.client, &self.target).await?;
         let answer = self.send(operation, &session, body.clone()).await?;
         if answer.status != StatusCode::FORBIDDEN || !errors::is_vaults(&answer) {
@@ -264,16 +268,20 @@ impl Vault {
 
     async fn send(
         &self,
-        operation: Operation,
+        operation: TransitCall,
         session: &Session,
         body: Bytes,
-    ) -> Result<Answer, KmsError> {
+    ) -> Result<VaultResponse, KmsError> {
         let Target { mount, key, .. } = &self.target;
         let path = format!("{mount}/{}/{key}", operation.endpoint());
         self.client.post(&path, Some(session.token()), body).await
     }
 
-    fn accept<'a>(&self, operation: Operation, answer: &'a Answer) -> Result<&'a [u8], KmsError> {
+    fn accept<'a>(
+        &self,
+        operation: TransitCall,
+        answer: &'a VaultResponse,
+    ) -> Result<&'a [u8], KmsError> {
         if answer.status == StatusCode::OK {
             Ok(&answer.body)
         } else {
@@ -299,7 +307,7 @@ impl Vault {
     }
 }
 
-impl fmt::Debug for Vault {
+impl fmt::Debug for TransitProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vault")
             .field("target", &self.target)
@@ -308,7 +316,7 @@ impl fmt::Debug for Vault {
     }
 }
 
-impl Provider for Vault {
+impl Provider for TransitProvider {
     fn name(&self) -> &'static str {
         "vault"
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use keyway_kms::{Budget, Class, Context, Provider, Service, UnlockSecret, Vault, VaultSettings};
+use keyway_kms::{
+    Budget, Class, Context, Provider, Service, TransitProvider, UnlockSecret, VaultSettings,
+};
 use keyway_testkit::openbao::Mode;
 use serde_json::json;
 
@@ -13,7 +15,7 @@ async fn what_is_wrapped_or_generated_is_unwrapped_under_the_same_context_only()
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     round_trip(&vault).await;
     let generated = vault.generate(&CONTEXT).unwrap().await.unwrap();
     let unwrapped = unwrap(&vault, &generated.wrapped).await.unwrap();
@@ -49,7 +51,7 @@ async fn a_rotated_key_opens_what_its_older_version_wrapped() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     let old = wrap(&vault).await.unwrap();
     server.write("transit/keys/dek/rotate", &json!({}));
     let new = wrap(&vault).await.unwrap();
@@ -64,7 +66,7 @@ async fn what_was_changed_or_is_no_ciphertext_is_corrupt() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     let wrapped = wrap(&vault).await.unwrap().0;
     let text = String::from_utf8(wrapped.clone()).unwrap();
     let mut flipped = wrapped.clone();
@@ -83,7 +85,7 @@ async fn what_was_changed_or_is_no_ciphertext_is_corrupt() {
         assert_eq!(class(vault.unwrap(&CONTEXT, &bytes).await), Class::Corrupt);
     }
     // Also when it is the first call, which looks at the binding too.
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     assert_eq!(
         class(vault.unwrap(&CONTEXT, b"vault:v1:AAAA").await),
         Class::Corrupt
@@ -99,7 +101,7 @@ async fn a_key_that_ignores_contexts_is_refused_by_every_call() {
     server.create_key("loose", false);
     let open = || {
         let settings = with_token(&server, server.root_token());
-        Vault::open(VaultSettings {
+        TransitProvider::open(VaultSettings {
             key: "loose".into(),
             ..settings
         })
@@ -143,16 +145,16 @@ async fn a_namespace_has_its_own_keys() {
         namespace: Some("team".into()),
         ..with_token(&server, token)
     };
-    let team = Vault::open(in_team.clone()).unwrap();
+    let team = TransitProvider::open(in_team.clone()).unwrap();
     round_trip(&team).await;
     let wrapped = wrap(&team).await.unwrap();
-    let root = Vault::open(with_token(&server, server.root_token())).unwrap();
+    let root = TransitProvider::open(with_token(&server, server.root_token())).unwrap();
     assert_eq!(class(unwrap(&root, &wrapped).await), Class::Corrupt);
     let absent = VaultSettings {
         namespace: Some("absent".into()),
         ..in_team
     };
-    let absent = Vault::open(absent).unwrap();
+    let absent = TransitProvider::open(absent).unwrap();
     assert_eq!(class(wrap(&absent).await), Class::Misconfigured);
 }
 
@@ -161,7 +163,7 @@ async fn the_service_makes_and_unwraps_deks_with_it() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Arc::new(Vault::open(settings(&server)).unwrap());
+    let vault = Arc::new(TransitProvider::open(settings(&server)).unwrap());
     assert_eq!(vault.name(), "vault");
     assert!(!vault.is_unprotected());
     let service = Service::new(vault, [1; 16], Budget::default(), || 0).unwrap();

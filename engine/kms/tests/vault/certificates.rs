@@ -1,6 +1,6 @@
 //! Certificates that are replaced on the disk, and servers that sign their own.
 
-use keyway_kms::{Cause, Class, Vault, VaultSettings};
+use keyway_kms::{Cause, Class, TransitProvider, VaultSettings};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
@@ -25,7 +25,7 @@ async fn a_new_ca_in_the_file_is_taken_up() {
         ca_file: Some(ca.clone()),
         ..settings(&server)
     };
-    let vault = Vault::open(settings).unwrap();
+    let vault = TransitProvider::open(settings).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     server.renew_certificates();
     // The connection from before is found closed first.
@@ -57,7 +57,7 @@ async fn a_new_client_certificate_is_taken_up() {
     role("first");
     server.renew_client_certificate("first");
     let (cert, key) = (server.client_cert_file(), server.client_key_file());
-    let vault = Vault::open(with_cert(&server, Some("keyway"), cert, key)).unwrap();
+    let vault = TransitProvider::open(with_cert(&server, Some("keyway"), cert, key)).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     // The role takes the next certificate only, and the token is gone: a login with the old one is refused.
     role("second");
@@ -87,12 +87,14 @@ async fn a_server_that_signed_its_own_certificate_can_be_trusted() {
     };
     server.sign_itself();
     let right = trusting(&server);
-    round_trip(&Vault::open(right.clone()).unwrap()).await;
+    round_trip(&TransitProvider::open(right.clone()).unwrap()).await;
     // It is trusted for its own names only.
     let other = VaultSettings {
         ca_file: Some(server.other_cert_file().to_owned()),
         ..right.clone()
     };
-    let error = wrap(&Vault::open(other).unwrap()).await.unwrap_err();
+    let error = wrap(&TransitProvider::open(other).unwrap())
+        .await
+        .unwrap_err();
     assert_eq!(error.class(), Class::Misconfigured, "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyway_kms::{Class, Provider, UnlockSecret, Vault, VaultSettings};
+use keyway_kms::{Class, Provider, TransitProvider, UnlockSecret, VaultSettings};
 use keyway_testkit::openbao::Mode;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ async fn without_its_policy_everything_is_denied() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     server.remove_policy(POLICY);
     assert_eq!(class(wrap(&vault).await), Class::Denied);
@@ -39,7 +39,7 @@ async fn a_key_that_is_deleted_or_switched_off_is_disabled() {
         return;
     };
     let existing = settings(&server);
-    let vault = Vault::open(existing.clone()).unwrap();
+    let vault = TransitProvider::open(existing.clone()).unwrap();
     let old = wrap(&vault).await.unwrap();
     server.write("transit/keys/dek/rotate", &json!({}));
     let config = "transit/keys/dek/config";
@@ -65,7 +65,7 @@ async fn a_key_that_is_deleted_or_switched_off_is_disabled() {
     server.write(config, &json!({"deletion_allowed": true}));
     server.delete("transit/keys/dek");
     assert_eq!(class(unwrap(&vault, &old).await), Class::Disabled);
-    let restarted = Vault::open(existing).unwrap();
+    let restarted = TransitProvider::open(existing).unwrap();
     assert_eq!(class(unwrap(&restarted, &old).await), Class::Disabled);
     assert_eq!(class(wrap(&vault).await), Class::Misconfigured);
     assert_eq!(
@@ -88,11 +88,11 @@ async fn a_sealed_server_is_unavailable_until_it_is_unsealed() {
         return;
     };
     let existing = settings(&server);
-    let vault = Vault::open(existing.clone()).unwrap();
+    let vault = TransitProvider::open(existing.clone()).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     server.seal();
     assert_eq!(class(unwrap(&vault, &wrapped).await), UNAVAILABLE);
-    let never_logged_in = Vault::open(existing).unwrap();
+    let never_logged_in = TransitProvider::open(existing).unwrap();
     assert_eq!(class(wrap(&never_logged_in).await), UNAVAILABLE);
     server.unseal();
     unwrap(&vault, &wrapped).await.unwrap();
@@ -104,12 +104,12 @@ async fn a_killed_server_is_unavailable_until_it_is_back() {
         return;
     };
     let existing = settings(&server);
-    let vault = Vault::open(existing.clone()).unwrap();
+    let vault = TransitProvider::open(existing.clone()).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     server.kill();
     assert_eq!(class(unwrap(&vault, &wrapped).await), UNAVAILABLE);
     // The provider opens without its server.
-    let opened_meanwhile = Vault::open(existing).unwrap();
+    let opened_meanwhile = TransitProvider::open(existing).unwrap();
     assert_eq!(class(wrap(&opened_meanwhile).await), UNAVAILABLE);
     server.restart();
     for vault in [vault, opened_meanwhile] {
@@ -128,9 +128,9 @@ async fn a_hung_server_is_unavailable_when_the_time_is_over() {
         request_ms_max: 300,
         ..settings.clone()
     };
-    let vault = Vault::open(settings).unwrap();
+    let vault = TransitProvider::open(settings).unwrap();
     round_trip(&vault).await;
-    let impatient = Vault::open(impatient).unwrap();
+    let impatient = TransitProvider::open(impatient).unwrap();
     server.pause();
     assert_eq!(class(wrap(&impatient).await), UNAVAILABLE);
     server.resume();
@@ -142,7 +142,7 @@ async fn over_the_servers_quota_is_throttled_and_the_wait_is_told() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     let headers = json!({"enable_rate_limit_response_headers": true});
     server.write("sys/quotas/config", &headers);
@@ -191,7 +191,7 @@ async fn settings_that_fit_no_server_are_misconfigured() {
         ..right
     };
     for settings in [absent_mount, other_engine, tls_to_plain] {
-        let vault = Vault::open(settings).unwrap();
+        let vault = TransitProvider::open(settings).unwrap();
         assert_eq!(class(wrap(&vault).await), Class::Misconfigured);
         assert_eq!(
             class(vault.unlock(UnlockSecret::Nothing).await),
@@ -209,13 +209,13 @@ async fn a_server_that_is_not_trusted_is_misconfigured() {
         ca_file: Some(server.ca_file().to_owned()),
         ..settings(&server)
     };
-    round_trip(&Vault::open(right.clone()).unwrap()).await;
+    round_trip(&TransitProvider::open(right.clone()).unwrap()).await;
     let localhost = server.url().replace("127.0.0.1", "localhost");
     let by_name = VaultSettings {
         address: localhost,
         ..right.clone()
     };
-    round_trip(&Vault::open(by_name).unwrap()).await;
+    round_trip(&TransitProvider::open(by_name).unwrap()).await;
 
     let other_ca = VaultSettings {
         ca_file: Some(server.other_cert_file().to_owned()),
@@ -234,21 +234,21 @@ async fn a_server_that_is_not_trusted_is_misconfigured() {
         ..right.clone()
     };
     for settings in [other_ca, plain_to_tls] {
-        let vault = Vault::open(settings).unwrap();
+        let vault = TransitProvider::open(settings).unwrap();
         assert_eq!(class(wrap(&vault).await), Class::Misconfigured);
     }
     // Either the machine trusts no CA, which the open says, or not this one.
-    let machine_cas = match Vault::open(machine_cas) {
+    let machine_cas = match TransitProvider::open(machine_cas) {
         Ok(vault) => wrap(&vault).await.map(|_| ()),
         Err(error) => Err(error),
     };
     assert_eq!(class(machine_cas), Class::Misconfigured);
     // Nobody listens there, so it is no matter of trust.
-    let vault = Vault::open(other_name).unwrap();
+    let vault = TransitProvider::open(other_name).unwrap();
     assert_eq!(class(wrap(&vault).await), UNAVAILABLE);
     let not_pem = VaultSettings {
         ca_file: Some(server.dir().join("openbao.json")),
         ..right
     };
-    assert_eq!(class(Vault::open(not_pem)), Class::Misconfigured);
+    assert_eq!(class(TransitProvider::open(not_pem)), Class::Misconfigured);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use keyway_kms::{
-    Class, Passphrase, Provider, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Vault,
+    Class, Passphrase, Provider, ProviderState, TransitProvider, UnlockNeed, UnlockSecret, Unlocked,
 };
 use keyway_testkit::openbao::Mode;
 
@@ -14,7 +14,7 @@ async fn a_locked_provider_refuses_until_it_is_unlocked() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     assert_eq!(vault.state(), ProviderState::Unlocked);
     assert_eq!(vault.unlock_need(), UnlockNeed::Nothing);
     let wrapped = wrap(&vault).await.unwrap();
@@ -40,7 +40,7 @@ async fn an_unlock_with_a_passphrase_is_refused() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     let secret = Passphrase::new(b"correct horse".to_vec()).unwrap();
     let unlocked = vault.unlock(UnlockSecret::Passphrase(secret)).await;
     assert_eq!(class(unlocked), Class::Misconfigured);
@@ -51,7 +51,7 @@ async fn an_unlock_fails_while_the_server_is_away_and_leaves_it_locked() {
     let Some(mut server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     vault.lock();
     server.seal();
     assert_eq!(
@@ -69,7 +69,7 @@ async fn a_lock_wins_over_what_began_before_it() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let vault = Vault::open(settings(&server)).unwrap();
+    let vault = TransitProvider::open(settings(&server)).unwrap();
     server.pause();
     let mut unlocking = vault.unlock(UnlockSecret::Nothing);
     let mut wrapping = Box::pin(wrap(&vault));

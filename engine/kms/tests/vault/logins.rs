@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keyway_kms::{Class, Vault, VaultAuth};
+use keyway_kms::{Class, TransitProvider, VaultAuth};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ async fn many_callers_share_one_login() {
     // The server allows one login with this secret id, and no second.
     let (role_id, secret_id) =
         server.approle("keyway", &[POLICY], &json!({"secret_id_num_uses": 1}));
-    let vault = Vault::open(with_approle(&server, &role_id, &secret_id)).unwrap();
+    let vault = TransitProvider::open(with_approle(&server, &role_id, &secret_id)).unwrap();
     let mut calls = tokio::task::JoinSet::new();
     let vault = std::sync::Arc::new(vault);
     for _ in 0..32 {
@@ -60,7 +60,7 @@ async fn a_wrong_secret_id_is_no_denial_and_a_new_one_in_the_file_is_taken() {
         return;
     };
     let (role_id, _) = server.approle("keyway", &[POLICY], &json!({}));
-    let vault = Vault::open(with_approle(&server, &role_id, "3c2d5f2a-wrong")).unwrap();
+    let vault = TransitProvider::open(with_approle(&server, &role_id, "3c2d5f2a-wrong")).unwrap();
     assert_eq!(class(wrap(&vault).await), Class::Credential);
     secret_file(&server, "secret-id", &server.secret_id("keyway"));
     round_trip(&vault).await;
@@ -74,10 +74,10 @@ async fn a_client_certificate_logs_in() {
     server.enable_cert_auth(&[POLICY]);
     let (cert, key) = (server.client_cert_file(), server.client_key_file());
     for name in [None, Some("keyway")] {
-        let vault = Vault::open(with_cert(&server, name, cert, key)).unwrap();
+        let vault = TransitProvider::open(with_cert(&server, name, cert, key)).unwrap();
         round_trip(&vault).await;
     }
-    let absent = Vault::open(with_cert(&server, Some("absent"), cert, key)).unwrap();
+    let absent = TransitProvider::open(with_cert(&server, Some("absent"), cert, key)).unwrap();
     assert_eq!(class(wrap(&absent).await), Class::Credential);
     // A certificate that this CA did not sign.
     let other = with_cert(
@@ -86,13 +86,16 @@ async fn a_client_certificate_logs_in() {
         server.other_cert_file(),
         server.other_key_file(),
     );
-    let other = Vault::open(other).unwrap();
+    let other = TransitProvider::open(other).unwrap();
     assert_eq!(class(wrap(&other).await), Class::Credential);
 
     let swapped = with_cert(&server, None, cert, server.other_key_file());
-    assert_eq!(class(Vault::open(swapped)), Class::Misconfigured);
+    assert_eq!(class(TransitProvider::open(swapped)), Class::Misconfigured);
     let not_a_key = with_cert(&server, None, cert, cert);
-    assert_eq!(class(Vault::open(not_a_key)), Class::Misconfigured);
+    assert_eq!(
+        class(TransitProvider::open(not_a_key)),
+        Class::Misconfigured
+    );
 }
 
 #[tokio::test]
@@ -113,9 +116,9 @@ async fn is_renewed_at_half(server: &OpenBao, ttl_s: u64) -> bool {
     let (began, ttl) = (Instant::now(), format!("{ttl_s}s"));
     let is_at = |percent: u64| began.elapsed() >= Duration::from_millis(ttl_s * 10 * percent);
     let (role_id, secret_id) = server.approle("keyway", &[POLICY], &json!({"token_ttl": ttl}));
-    let approle = Vault::open(with_approle(server, &role_id, &secret_id)).unwrap();
+    let approle = TransitProvider::open(with_approle(server, &role_id, &secret_id)).unwrap();
     let periodic = server.token_for(&[POLICY], &json!({"period": ttl}));
-    let token = Vault::open(with_token(server, &periodic)).unwrap();
+    let token = TransitProvider::open(with_token(server, &periodic)).unwrap();
     for vault in [&approle, &token] {
         round_trip(vault).await;
     }
@@ -152,7 +155,7 @@ async fn a_token_at_its_end_is_followed_by_a_login() {
     };
     let short = json!({"token_ttl": "1s", "token_max_ttl": "2s"});
     let (role_id, secret_id) = server.approle("keyway", &[POLICY], &short);
-    let vault = Vault::open(with_approle(&server, &role_id, &secret_id)).unwrap();
+    let vault = TransitProvider::open(with_approle(&server, &role_id, &secret_id)).unwrap();
     // Past the first token's half, its end and its longest time, whichever the machine's speed meets.
     for _ in 0..8 {
         round_trip(&vault).await;
@@ -168,7 +171,7 @@ async fn a_revoked_token_is_replaced_within_the_call() {
         return;
     };
     let (role_id, secret_id) = server.approle("keyway", &[POLICY], &json!({}));
-    let vault = Vault::open(with_approle(&server, &role_id, &secret_id)).unwrap();
+    let vault = TransitProvider::open(with_approle(&server, &role_id, &secret_id)).unwrap();
     round_trip(&vault).await;
     revoke_our_tokens(&server);
     round_trip(&vault).await;
@@ -180,7 +183,7 @@ async fn a_token_file_is_read_again_when_its_token_is_refused() {
         return;
     };
     let token_file = server.dir().join("token");
-    let vault = Vault::open(with_auth(&server, VaultAuth::Token { token_file })).unwrap();
+    let vault = TransitProvider::open(with_auth(&server, VaultAuth::Token { token_file })).unwrap();
     assert_eq!(
         class(wrap(&vault).await),
         Class::Misconfigured,
@@ -204,7 +207,7 @@ async fn tokens_that_cannot_be_renewed_serve_too() {
     let batch = server.token_for(&[POLICY], &json!({"type": "batch", "ttl": "1h"}));
     let silent = server.token_for(&[POLICY], &json!({"no_default_policy": true}));
     for token in [server.root_token(), &batch, &silent] {
-        round_trip(&Vault::open(with_token(&server, token)).unwrap()).await;
+        round_trip(&TransitProvider::open(with_token(&server, token)).unwrap()).await;
     }
 }
 
@@ -222,7 +225,7 @@ async fn nothing_prints_a_secret() {
     let mut printed = String::new();
     for settings in all {
         server.write_key_policy(POLICY, "transit", KEY);
-        let vault = Vault::open(settings.clone()).unwrap();
+        let vault = TransitProvider::open(settings.clone()).unwrap();
         round_trip(&vault).await;
         server.remove_policy(POLICY);
         let error = wrap(&vault).await.unwrap_err();

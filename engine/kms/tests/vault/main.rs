@@ -15,8 +15,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use keyway_kms::{
-    Class, Context, KmsError, Provider, Purpose, SecretKey, Vault, VaultAuth, VaultSettings,
-    Wrapped,
+    Class, Context, KmsError, Provider, Purpose, SecretKey, TransitProvider, VaultAuth,
+    VaultSettings, Wrapped,
 };
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
@@ -98,16 +98,16 @@ fn dek() -> SecretKey {
     SecretKey::take(&mut [0xa7; 32])
 }
 
-async fn wrap(vault: &Vault) -> Result<Wrapped, KmsError> {
+async fn wrap(vault: &TransitProvider) -> Result<Wrapped, KmsError> {
     vault.wrap(&CONTEXT, &dek()).await
 }
 
-async fn unwrap(vault: &Vault, wrapped: &Wrapped) -> Result<SecretKey, KmsError> {
+async fn unwrap(vault: &TransitProvider, wrapped: &Wrapped) -> Result<SecretKey, KmsError> {
     vault.unwrap(&CONTEXT, &wrapped.0).await
 }
 
 /// Wraps and unwraps, and sees that the secret is the same.
-async fn round_trip(vault: &Vault) {
+async fn round_trip(vault: &TransitProvider) {
     let wrapped = wrap(vault).await.unwrap();
     assert!(unwrap(vault, &wrapped).await.unwrap().is_same(&dek()));
 }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use keyway_kms::{Cause, Class, Operation, Outcome, Provider, Vault, VaultAuth, VaultSettings};
+use keyway_kms::{
+    Cause, Class, KmsOperation, KmsOutcome, Provider, TransitProvider, VaultAuth, VaultSettings,
+};
 use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
@@ -42,7 +44,7 @@ async fn a_refused_login_is_made_once_for_all_callers() {
     let (role_id, _) = server.approle("keyway", &[POLICY], &json!({}));
     let wrong = with_approle(&server, &role_id, "3c2d5f2a-wrong");
     let (proxy, settings) = through(&server, wrong);
-    let vault = Arc::new(Vault::open(settings).unwrap());
+    let vault = Arc::new(TransitProvider::open(settings).unwrap());
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let vault = Arc::clone(&vault);
@@ -56,7 +58,7 @@ async fn a_refused_login_is_made_once_for_all_callers() {
     assert_eq!(count(&proxy, "/login"), 1);
     let refused = vault
         .own_calls()
-        .count(Operation::Login, Outcome::Credential);
+        .count(KmsOperation::Login, KmsOutcome::Credential);
     assert_eq!(refused, 1);
 
     // An operator's word, and another secret id in the file, are tried at once.
@@ -76,7 +78,7 @@ async fn a_policy_that_denies_costs_no_login() {
     let (role_id, secret_id) = server.approle("keyway", &[POLICY], &json!({}));
     let approle = with_approle(&server, &role_id, &secret_id);
     let (proxy, settings) = through(&server, approle);
-    let vault = Vault::open(settings).unwrap();
+    let vault = TransitProvider::open(settings).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     server.remove_policy(POLICY);
     for _ in 0..5 {
@@ -100,7 +102,7 @@ async fn a_token_that_has_ended_is_no_denial() {
         let token_file = secret_file(&server, "token", &token);
         let settings = super::with_auth(&server, VaultAuth::Token { token_file });
         let (proxy, settings) = through(&server, settings);
-        let vault = Vault::open(settings).unwrap();
+        let vault = TransitProvider::open(settings).unwrap();
         let wrapped = wrap(&vault).await.unwrap();
         server.remove_policy(POLICY);
         let denied = unwrap(&vault, &wrapped).await.unwrap_err();
@@ -123,9 +125,9 @@ async fn a_page_of_a_middleman_decides_nothing() {
         return;
     };
     let (proxy, settings) = through(&server, settings(&server));
-    let vault = Vault::open(settings.clone()).unwrap();
+    let vault = TransitProvider::open(settings.clone()).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
-    let never_logged_in = Vault::open(settings).unwrap();
+    let never_logged_in = TransitProvider::open(settings).unwrap();
     for status in [200, 302, 400, 401, 403, 404, 407, 451] {
         proxy.set(Fault::Page(status));
         for vault in [&vault, &never_logged_in] {

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use keyway_kms::{Operation, Outcome, Provider, Vault};
+use keyway_kms::{KmsOperation, KmsOutcome, Provider, TransitProvider};
 use keyway_testkit::fault_proxy::FaultProxy;
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
@@ -41,7 +41,12 @@ async fn in_time(trial: impl AsyncFn(&OpenBao, u64) -> Trial) {
 }
 
 /// Looks after the token as [`keyway_kms::Service::look_after_logins`] does, until `holds`. `since`: before it was made.
-async fn tend_until(vault: &Vault, since: Instant, ttl_s: u64, holds: impl Fn() -> bool) -> Trial {
+async fn tend_until(
+    vault: &TransitProvider,
+    since: Instant,
+    ttl_s: u64,
+    holds: impl Fn() -> bool,
+) -> Trial {
     let mut last = since;
     while !holds() {
         assert!(since.elapsed() < WITHIN);
@@ -56,12 +61,12 @@ async fn tend_until(vault: &Vault, since: Instant, ttl_s: u64, holds: impl Fn() 
     Trial::Right
 }
 
-fn renewals(vault: &Vault) -> u64 {
-    vault.own_calls().count(Operation::Renew, Outcome::Ok)
+fn renewals(vault: &TransitProvider) -> u64 {
+    vault.own_calls().count(KmsOperation::Renew, KmsOutcome::Ok)
 }
 
-fn logins(vault: &Vault) -> u64 {
-    vault.own_calls().count(Operation::Login, Outcome::Ok)
+fn logins(vault: &TransitProvider) -> u64 {
+    vault.own_calls().count(KmsOperation::Login, KmsOutcome::Ok)
 }
 
 #[tokio::test]
@@ -69,7 +74,7 @@ async fn a_token_is_renewed_though_no_call_is_made() {
     in_time(async |server: &OpenBao, ttl_s| {
         let since = Instant::now();
         let periodic = server.token_for(&[POLICY], &json!({"period": format!("{ttl_s}s")}));
-        let token = Vault::open(with_token(server, &periodic)).unwrap();
+        let token = TransitProvider::open(with_token(server, &periodic)).unwrap();
         assert_eq!(token.own_calls_per_hour(), 0.0);
         // The second one is made after the token's first end.
         let tended = tend_until(&token, since, ttl_s, || renewals(&token) >= 2).await;
@@ -88,7 +93,7 @@ async fn a_login_is_renewed_once_a_call_has_made_it() {
     in_time(async |server: &OpenBao, ttl_s| {
         let role = json!({"token_ttl": format!("{ttl_s}s")});
         let (role_id, secret_id) = server.approle("keyway", &[POLICY], &role);
-        let vault = Vault::open(with_approle(server, &role_id, &secret_id)).unwrap();
+        let vault = TransitProvider::open(with_approle(server, &role_id, &secret_id)).unwrap();
         // Nobody uses it, so it logs in nowhere.
         vault.tend().expect("it has a login").await.unwrap();
         assert_eq!(logins(&vault), 0);
@@ -118,7 +123,7 @@ async fn a_renewal_that_fails_is_sent_again_under_a_back_off_and_the_old_token_s
             address: format!("http://{}", proxy.address()),
             ..with_approle(server, &role_id, &secret_id)
         };
-        let vault = Vault::open(settings).unwrap();
+        let vault = TransitProvider::open(settings).unwrap();
         let since = Instant::now();
         round_trip(&vault).await;
         server.delete("auth/approle/role/keyway");
