@@ -255,19 +255,21 @@ impl InForce {
             self.settled.push_back((work, Ok(Settled::Written)));
             return true;
         }
+        // What is in force already is answered in time, and so never waits for a change that only gives something.
+        let is_in_force = self.is_in_force(edit);
         let keyspaces: BTreeSet<&u32> = edit.keyspaces().iter().collect();
         let mut touching = self.pending.iter_mut().filter(|change| {
             let mut touched = change.edit.keyspaces().iter();
             touched.any(|id| keyspaces.contains(id))
         });
         match (touching.next(), touching.next()) {
-            (Some(change), None) => {
+            (Some(change), None) if change.takes_away || !is_in_force => {
                 change.waiting.push((now, work));
                 if let Some(failing) = &mut self.failures.now {
                     failing.retry_at = now;
                 }
             }
-            (Some(_), Some(_)) | (None, _) => return false,
+            _ => return false,
         }
         true
     }
