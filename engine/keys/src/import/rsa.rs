@@ -13,6 +13,9 @@ use aws_lc_rs::signature as aws;
 use ring::rand::SystemRandom;
 use ring::signature as ring_signature;
 
+/// How ring says that the numbers of a key do not belong together (`KeyRejected`).
+const INCONSISTENT: &str = "InconsistentComponents";
+
 /// The numbers of a private key, big-endian without leading zeros.
 #[derive(Clone, Copy)]
 pub(super) struct RsaParts<'a> {
@@ -110,7 +113,11 @@ impl Importer<'_> {
     /// That ring takes the key (it verifies, and may be chosen to sign later on), and that its
     /// parts belong together.
     fn check_rsa(&self, algorithm: Algorithm, document: &[u8]) -> Result<(), KeyError> {
-        let key = ring_signature::RsaKeyPair::from_pkcs8(document).map_err(|_| {
+        let key = ring_signature::RsaKeyPair::from_pkcs8(document).map_err(|error| {
+            // The exponents of the two primes exchanged, for instance: which check finds that depends on the numbers.
+            if error.to_string() == INCONSISTENT {
+                return inconsistent("RSA");
+            }
             KeyError::import(
                 "an RSA key that was rejected",
                 "the key needs two primes of equal length that make up its modulus, and a public \
