@@ -297,11 +297,7 @@ fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
     work_until(&client, &keys, || {
         server.metric(&timeouts).is_some_and(|value| value > 0.0)
     });
-    let log = server.log();
-    let line = log
-        .lines()
-        .find(|line| line.contains("refresh wait timeout"));
-    let line = line.unwrap_or_else(|| panic!("no line in {log}"));
+    let line = server.wait_for_log("refresh wait timeout");
     assert!(
         line.contains("prod") && line.contains("key-") && line.contains("waiters"),
         "{line}"
@@ -391,9 +387,7 @@ fn a_damaged_blob_makes_its_key_invalid_and_asks_no_kms() {
     sign_all(&client, &keys);
     server.wait_for_metric(&of_prod("rehydrate_fail_total"), |value| value >= 1.0);
     assert_eq!(kms_calls(&server), calls);
-    let log = server.log();
-    let line = log.lines().find(|line| line.contains("key cache invalid"));
-    let line = line.unwrap_or_else(|| panic!("no line in {log}"));
+    let line = server.wait_for_log("key cache invalid");
     for part in ["prod", "to-be-damaged", "Corrupt", "dek=\"held\""] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
@@ -421,11 +415,7 @@ fn damage_done_while_the_server_is_down_is_found_and_spares_the_other_keys() {
     assert_eq!(error.status(), Some(Status::Invalid), "{error}");
     server.wait_for_metric(&of_prod("rehydrate_fail_total"), |value| value >= 1.0);
     assert_eq!(kms_calls(&server), calls);
-    assert!(
-        server.log().contains("key cache invalid"),
-        "{}",
-        server.log()
-    );
+    server.wait_for_log("key cache invalid");
     // It is there all the same: nothing may take its place unseen, and it can be revoked.
     let rotated = client.key_rotate(&damaged, None).unwrap_err();
     assert_eq!(rotated.status(), Some(Status::Invalid), "{rotated}");
@@ -464,7 +454,7 @@ fn a_damaged_key_is_restored_by_importing_it_again() {
     assert_eq!(sign(&client).unwrap_err().status(), Some(Status::Invalid));
     assert_eq!(import(&client).unwrap().key_version, 1);
     assert_eq!(sign(&client).unwrap(), expected);
-    assert!(server.log().contains("damaged key restored by an import"));
+    server.wait_for_log("damaged key restored by an import");
     // Only what is damaged is replaced.
     let again = import(&client).unwrap_err();
     assert_eq!(again.status(), Some(Status::Conflict), "{again}");

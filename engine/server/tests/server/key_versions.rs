@@ -34,12 +34,8 @@ fn keyspaces_behind_the_newest_version_are_counted_until_they_are_rewrapped() {
     // Its DEK shows the newest version.
     create("four");
     server.wait_for_metric(BEHIND, |count| count == 3.0);
-    let log = server.log();
-    assert!(log.contains("keyspaces=3"), "{log}");
-    assert!(
-        log.contains("`keyway keyspace rewrap KEYSPACE --kms bao`"),
-        "{log}"
-    );
+    server.wait_for_log("keyspaces=3");
+    server.wait_for_log("`keyway keyspace rewrap KEYSPACE --kms bao`");
     let operator = Operator::new();
     let listed = operator.done(&server, "keyway kms list");
     assert!(listed.contains("3 keyspaces"), "{listed}");

@@ -359,20 +359,20 @@ fn an_unprotected_kek_is_for_development_only() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let server = Setup::new(&data).start();
-    assert!(server.log().contains("UNPROTECTED"), "{}", server.log());
+    server.wait_for_log("UNPROTECTED");
     server.stop();
     let text = Setup::new(&data).production().refused();
     assert!(text.contains("--dev"), "{text}");
     // It says so at every start.
     std::fs::write(dir.path().join("data.log"), "").unwrap();
-    assert!(Setup::new(&data).start().log().contains("UNPROTECTED"));
+    Setup::new(&data).start().wait_for_log("UNPROTECTED");
 }
 
 #[test]
 fn without_a_kek_and_a_passphrase_the_server_starts_and_says_what_it_needs() {
     let dir = tempfile::tempdir().unwrap();
     let server = Setup::new(&dir.path().join("data")).production().start();
-    assert!(server.log().contains("keyway kms init"), "{}", server.log());
+    server.wait_for_log("keyway kms init");
     let name = "shop".parse().unwrap();
     let refused = server.unix_client().create_keyspace(&name, &[]);
     let text = refused.unwrap_err().to_string();

@@ -129,7 +129,7 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
             "anonymous allow:uid:7 sign sign,verify",
         ]
     );
-    assert!(server.log().contains("temporary override expired"));
+    server.wait_for_log("temporary override expired");
 }
 
 /// The shards act by what has gone back: a key that was too old for a while is served again.
@@ -235,7 +235,7 @@ fn an_end_needs_no_disk() {
     wait_until("its end", WITHIN, || {
         setting(&client, "max_in_flight") == "64"
     });
-    assert!(server.log().contains("keyspaces.json could not be written"));
+    server.wait_for_log("keyspaces.json could not be written");
     std::fs::remove_dir(&file).unwrap();
     client
         .set_keyspace(&prod(), &[("low_water_pct", "6")])

@@ -138,7 +138,7 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
     not_persisted(owner.keyspace_set(&name("b"), &[("hard_ttl_ms", "2000000")]));
     server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 3.0);
     assert!(server.metric("keyway_keyspaces_write_failures_total") >= Some(3.0));
-    assert!(server.log().contains("could not be written"));
+    server.wait_for_log("could not be written");
     let a = info(&owner, "a");
     assert!(a.locked == Some(true) && a.unwritten);
 

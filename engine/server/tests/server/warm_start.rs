@@ -90,7 +90,7 @@ fn hot_keys_are_loaded_before_anybody_asks_and_a_locked_keyspace_is_not_waited_f
             server.metric(&of("keyway_resident_keys", "vault")),
             Some(0.0)
         );
-        assert!(server.log().contains("warm start done"), "{}", server.log());
+        server.wait_for_log("warm start done");
         server.stop();
     }
 
@@ -138,10 +138,6 @@ fn a_damaged_list_makes_a_cold_start_and_no_failure() {
     std::fs::write(&file, text.replace("\n1 ", "\none ")).unwrap();
     let server = Setup::new(&data).shards(2).start();
     assert_eq!(until_ready(&server)["warm_start_keys"], 0);
-    assert!(
-        server.log().contains("hot_keys.txt, line 2: `one "),
-        "{}",
-        server.log()
-    );
+    server.wait_for_log("hot_keys.txt, line 2: `one ");
     use_keys(&server.client(), &keys("prod"));
 }

@@ -286,6 +286,21 @@ impl Server {
         std::fs::read_to_string(log_path(&self.data)).unwrap_or_default()
     }
 
+    /// Waits until a line of its log contains `part`: the log is written beside the work. Returns the first such line.
+    pub fn wait_for_log(&self, part: &str) -> String {
+        let mut found = None;
+        let what = format!("{part:?} in the log");
+        wait_until(&what, WITHIN, || {
+            let log = self.log();
+            found = log
+                .lines()
+                .find(|line| line.contains(part))
+                .map(str::to_owned);
+            found.is_some()
+        });
+        found.expect("it was waited for")
+    }
+
     /// Waits until it has ended without being told to. Returns its exit status.
     pub fn ends_by_itself(mut self) -> ExitStatus {
         let status = ended(&mut self.child, WITHIN);

@@ -128,6 +128,6 @@ fn no_part_of_a_key_is_in_the_text_of_a_panic() {
     let script = "keyway key import prod/bad --file ed.pem
                   echo hello | keyway sign prod/bad --out sig || true";
     operator.shell(&server, script).done();
-    assert!(server.log().contains("panicked"), "{}", server.log());
+    server.wait_for_log("panicked");
     look(&operator, &server, &secrets);
 }
