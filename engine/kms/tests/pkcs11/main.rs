@@ -138,7 +138,7 @@ fn a_lock_logs_out_and_an_unlock_opens_again() {
         let Wrapped(wrapped) = wrap(&kms, 5).await.unwrap();
         let (early, context) = (kms.unlock(pin(hsm.pin())), context(1));
         // Not answered when it is first looked at: a worker that was quicker gets another one.
-        let mut answered = loop {
+        let answered = loop {
             let mut call = kms.unwrap(&context, &wrapped);
             if is_pending(&mut call) {
                 break call;
