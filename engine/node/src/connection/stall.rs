@@ -86,8 +86,8 @@ impl Stall {
         self.for_request.total_us()
     }
 
-    /// Returns whether the peer took something at the last look.
-    pub(crate) fn takes(&self) -> bool {
-        self.for_taking.total_us() == 0
+    /// Returns for how long, up to the last look, the peer has taken nothing of what is unsent, µs.
+    pub(crate) fn untaken_us(&self) -> u64 {
+        self.for_taking.total_us()
     }
 }

@@ -234,11 +234,12 @@ impl<P: Port> Shard<P> {
                 let who = connection.principal();
                 let unsent_bytes = connection.outbound.held();
                 let last = std::cmp::Reverse(unsent_bytes);
-                let takes = connection.stall.takes();
-                (owner.is_operator(who), takes, last, at, who)
+                // A slow reader can miss one look; who reads nothing misses all of them.
+                let longest = std::cmp::Reverse(connection.stall.untaken_us());
+                (owner.is_operator(who), longest, last, at, who)
             })
             .collect();
-        readers.sort_by_key(|(is_operator, takes, last, ..)| (*is_operator, *takes, *last));
+        readers.sort_by_key(|(is_operator, longest, last, ..)| (*is_operator, *longest, *last));
         for (.., last, at, who) in readers {
             if connections.accounts.unsent_bytes() <= UNSENT_BYTES_MAX {
                 break;
