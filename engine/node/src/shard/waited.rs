@@ -8,7 +8,9 @@ use keyway_protocol::{Request, ResponseFlags, ResponseHead, Status};
 use zeroize::Zeroizing;
 
 use super::Shard;
+use super::governed::Keyspaces;
 use super::job::{Job, Stage};
+use super::outputs::Outputs;
 use super::permit::TurnScope;
 use super::refusal::WriteRefusal;
 use super::use_key::{Asked, Hands, Pace, expired_meanwhile};
@@ -48,18 +50,9 @@ impl<P: Port> Shard<P> {
         let Some(mut job) = job else {
             return;
         };
-        let Some(responder) = job.responder.take() else {
-            return;
-        };
         // A client without a right must not learn the outcome of a load either.
-        let allowed = match hands.governed.allow(turn, job.permit) {
-            Ok(allowed) => allowed,
-            Err(denied) => return hands.out.deny(responder, denied),
-        };
-        let asked = Asked {
-            responder,
-            allowed,
-            deadline: job.deadline,
+        let Some(asked) = ask_again(hands.governed, hands.out, turn, &mut job) else {
+            return;
         };
         match outcome {
             Outcome::Serve(grant) => {
@@ -124,20 +117,11 @@ impl<P: Port> Shard<P> {
 
     /// Asks for a key again, since the one that was found before the wait may have gone.
     fn resume(&mut self, turn: &TurnScope, job: Handle<Job>) {
-        let Some(job) = self.take_job(job) else {
+        let Some(mut job) = self.take_job(job) else {
             return;
         };
-        let Some(responder) = job.responder else {
+        let Some(asked) = ask_again(&self.governed, &mut self.out, turn, &mut job) else {
             return;
-        };
-        let allowed = match self.governed.allow(turn, job.permit) {
-            Ok(allowed) => allowed,
-            Err(denied) => return self.out.deny(responder, denied),
-        };
-        let asked = Asked {
-            responder,
-            allowed,
-            deadline: job.deadline,
         };
         let Some(frame) = job.frame.frame() else {
             return;
@@ -252,5 +236,27 @@ impl<P: Port> Shard<P> {
             .view()
             .gauges(self.timed.now(), KeyspaceId(keyspace));
         gauges.is_some_and(|gauges| gauges.locked || gauges.denied)
+    }
+}
+
+/// Takes a request out of its job, to be carried out in this turn. `None`: it has its answer, or its right was withdrawn
+/// meanwhile, and it is answered so.
+fn ask_again<'turn>(
+    governed: &Keyspaces,
+    out: &mut Outputs,
+    turn: &'turn TurnScope,
+    job: &mut Job,
+) -> Option<Asked<'turn>> {
+    let responder = job.responder.take()?;
+    match governed.allow(turn, job.permit) {
+        Ok(allowed) => Some(Asked {
+            responder,
+            allowed,
+            deadline: job.deadline,
+        }),
+        Err(denied) => {
+            out.deny(responder, denied);
+            None
+        }
     }
 }
