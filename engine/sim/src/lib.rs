@@ -27,6 +27,7 @@ mod kms;
 mod oracle;
 mod plan;
 mod run;
+mod schedule;
 mod shrink;
 mod store;
 mod trace;

@@ -23,6 +23,7 @@ mod tell;
 
 use crate::dice::Dice;
 use crate::oracle::{Checked, Violation};
+use crate::schedule::Scheduled;
 use crate::trace::Trace;
 use books::Books;
 use keyway_core::Instant;
@@ -34,7 +35,6 @@ use keyway_node::time::Moment;
 use kms::SimKms;
 use plan::{ControlPlan, DiskMood};
 use shards::{Dek, SimShard};
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -180,33 +180,6 @@ enum Event {
     },
 }
 
-struct Scheduled {
-    at: u64,
-    sequence: u64,
-    incarnation: u64,
-    event: Event,
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
-}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Scheduled {}
-
 /// `keyspaces.json`, and the write that is under way.
 struct Disk {
     durable: Catalogue,
@@ -223,7 +196,7 @@ struct World<'a> {
     now: u64,
     sequence: u64,
     incarnation: u64,
-    queue: BinaryHeap<Scheduled>,
+    queue: BinaryHeap<Scheduled<Event>>,
     /// Messages of one way and lane arrive in their order.
     lanes: BTreeMap<(bool, u16, Lane), u64>,
     control: Control,

@@ -5,6 +5,7 @@ use super::plan::{ControlPlan, PRINCIPALS};
 use super::shards::{Dek, Known, SimShard};
 use super::{Event, World};
 use crate::oracle::{Checked, Violation, ensure};
+use crate::schedule::Scheduled;
 use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{Control, KmsSet, Settings};
@@ -190,7 +191,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(super) fn happen(&mut self, scheduled: super::Scheduled) -> Checked {
+    pub(super) fn happen(&mut self, scheduled: Scheduled<Event>) -> Checked {
         let place = match &scheduled.event {
             Event::ToShard { shard, .. }
             | Event::Wiped { shard, .. }
@@ -200,7 +201,7 @@ impl World<'_> {
         if let Some(shard) = place {
             let until = self.shards[usize::from(shard)].stalled_until;
             if until > self.now {
-                self.queue.push(super::Scheduled {
+                self.queue.push(Scheduled {
                     at: until,
                     ..scheduled
                 });

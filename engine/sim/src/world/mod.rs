@@ -16,12 +16,12 @@ use crate::coverage::Coverage;
 use crate::kms::{Control, Dek, Kms};
 use crate::oracle::{Checked, Oracle, Tally};
 use crate::plan::{Caller, Mood, Name, Plan, StoreMood};
+use crate::schedule::Scheduled;
 use crate::store::{Fate, Store};
 use crate::trace::Trace;
 use keyway_core::{FlightId, KeyspaceId, LeaseEvent, Settings, Shard};
 use keyway_protocol::Router;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use time::Scheduled;
 
 pub(crate) type Core = Shard<crate::oracle::SimKey>;
 
@@ -155,7 +155,7 @@ pub(crate) struct World<'a> {
     /// Counts inputs: an order where many things happen in one µs.
     step: u64,
     sequence: u64,
-    queue: BinaryHeap<Scheduled>,
+    queue: BinaryHeap<Scheduled<(Place, Event)>>,
     incarnation: u64,
     router: Router,
     sites: Vec<Site>,

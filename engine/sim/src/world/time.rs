@@ -3,8 +3,8 @@
 use super::{Event, Place, World};
 use crate::coverage::Input;
 use crate::oracle::Checked;
+use crate::schedule::Scheduled;
 use keyway_core::Instant;
-use std::cmp::Ordering;
 
 /// Ticks at full speed after the last thing that happened at a shard; then they get rarer.
 const IDLE_TICKS: u32 = 12;
@@ -13,37 +13,6 @@ const IDLE_TICKS_PER_SOFT_TTL: u64 = 48;
 /// After so many of these the time between two doubles, up to so many times.
 const IDLE_TICKS_BEFORE_DOUBLING: u32 = 16;
 const IDLE_DOUBLINGS_MAX: u32 = 6;
-
-/// An event and its time. The queue gives the earliest first, and of those the one that was put in
-/// first.
-#[derive(Debug)]
-pub(super) struct Scheduled {
-    at: u64,
-    sequence: u64,
-    incarnation: u64,
-    place: Place,
-    event: Event,
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.sequence).cmp(&(self.at, self.sequence))
-    }
-}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Scheduled {}
 
 impl World<'_> {
     pub(super) fn instant(&self) -> Instant {
@@ -56,8 +25,7 @@ impl World<'_> {
             at: self.now + after_us,
             sequence: self.sequence,
             incarnation: self.incarnation,
-            place,
-            event,
+            event: (place, event),
         });
     }
 
@@ -87,12 +55,12 @@ impl World<'_> {
         Ok(())
     }
 
-    fn happen(&mut self, scheduled: Scheduled) -> Checked {
+    fn happen(&mut self, scheduled: Scheduled<(Place, Event)>) -> Checked {
         if scheduled.incarnation != self.incarnation {
             return Ok(());
         }
-        let shard = match scheduled.place {
-            Place::Control => return self.control(scheduled.event),
+        let shard = match scheduled.event.0 {
+            Place::Control => return self.control(scheduled.event.1),
             Place::Shard(shard) => shard,
         };
         let site = &mut self.sites[usize::from(shard)];
@@ -102,7 +70,7 @@ impl World<'_> {
             return Ok(());
         }
         site.wake(self.now);
-        match scheduled.event {
+        match scheduled.event.1 {
             Event::Process(request) => self.process(shard, request),
             Event::Deliver(request) => self.deliver(request),
             Event::Gone(request) => self.gone(shard, request),
