@@ -82,7 +82,7 @@ figures! {
     rehydrate_fail_total: u64 = sum [Counter "rehydrate_fail_total"] ["rehydrate_fail_total"]
         "Rehydrations that failed. Repeated failures mean trouble with the data key or the KMS.";
     rehydrate_latency: Latency = sum [Histogram "rehydrate_latency_ms"] ["rehydrate_latency_ms"]
-        "Time to read and open a key's blob, from the start of the read, in milliseconds. Its p95 must stay below 2 ms.";
+        "Time to read and open a key's blob, from the time its shard asks for the read, in milliseconds. Its p95 must stay below 2 ms.";
     singleflight_waiters: u64 = sum [Gauge "singleflight_waiters"] ["singleflight_waiters"]
         "Requests waiting for a refresh. Above 128, a refresh is stuck or one key is too hot.";
     singleflight_waiters_max: u64 = sum [] ["singleflight_waiters_max"]
