@@ -29,5 +29,3 @@ pub mod shard;
 pub mod signals;
 pub mod startup;
 pub mod unix_path;
-
-pub use keyway_node::connection::{accounts, patience};

@@ -27,6 +27,7 @@ use crate::signals::Stop;
 use crate::startup;
 use crate::unix_path;
 use keyway_node::catalogue;
+use keyway_node::connection::accounts::DESCRIPTORS_RESERVED;
 use keyway_node::control::hot_keys::{self, HotKeys};
 use keyway_node::control::{Control, Settings};
 use keyway_node::limits::{EMERGENCIES_MAX, TO_CONTROL_MAX, TO_SHARD_MAX};
@@ -88,7 +89,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         Arc::clone(&viewers),
         http::Limits {
             hosts: config.metrics_hosts.clone(),
-            descriptors_max: config.descriptors_max,
+            descriptors_max: config.descriptors_max.saturating_sub(DESCRIPTORS_RESERVED),
         },
     )
     .map_err(|error| {

@@ -2,9 +2,9 @@
 //! given and does not fit is refused, with the one that would.
 
 use super::{ConfigError, in_range};
-use crate::accounts::{DESCRIPTORS_RESERVED, OPERATOR_CONNECTIONS};
 use crate::machine::Machine;
 use crate::metrics::http;
+use keyway_node::connection::accounts::{DESCRIPTORS_RESERVED, OPERATOR_CONNECTIONS};
 
 /// Arena of a shard where there is room for it, in bytes.
 const ARENA_BYTES_DEFAULT: u64 = 64 << 20;

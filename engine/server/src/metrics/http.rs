@@ -24,7 +24,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::page;
-use crate::accounts::DESCRIPTORS_RESERVED;
 
 /// Connections that the port has at once, whose they may be.
 pub const CONNECTIONS_MAX: usize = 32;
@@ -58,7 +57,7 @@ const TURNED_AWAY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: t
 pub struct Limits {
     /// Host names that it answers to, beside `localhost` and IP addresses.
     pub hosts: Vec<String>,
-    /// Open files that the process may have.
+    /// Descriptors that visitors may use up: those of the process without the ones that are reserved for the operator.
     pub descriptors_max: u64,
 }
 
@@ -100,7 +99,7 @@ pub async fn serve(listener: TcpListener, app: axum::Router, limits: Limits) {
             }
         };
         let number = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
-        let is_short = number.saturating_add(DESCRIPTORS_RESERVED) >= limits.descriptors_max;
+        let is_short = number >= limits.descriptors_max;
         if is_short || !has_place(&visitors) {
             // As much as the kernel takes immediately: no task waits for a visitor.
             let _ = stream.try_write(TURNED_AWAY);
