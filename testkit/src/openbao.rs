@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -250,6 +251,8 @@ impl OpenBao {
     /// Restarts with a certificate whose time is over.
     pub fn let_certificate_end(&mut self) {
         self.certificates().sign_ended_server(self.dir.path());
+        // It counts in whole seconds and holds through its last: a connection of that second would outlast it.
+        std::thread::sleep(Duration::from_secs(2));
         self.restart();
     }
 
