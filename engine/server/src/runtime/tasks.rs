@@ -16,8 +16,16 @@ pub const TURN_WORK_US_MAX: u64 = 200;
 /// A panic in a task would take the whole executor down: it ends this task alone, and is logged.
 /// Handlers that must go on after one catch it closer to where it happens.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
-    let guarded = async {
+    spawn_at_once(async {
         futures_lite::future::yield_now().await;
+        task.await;
+    });
+}
+
+/// As [`spawn`], but the task begins inside this call and runs up to its first await that has to wait. Up to there it must
+/// not borrow what the caller may have borrowed.
+pub fn spawn_at_once(task: impl Future<Output = ()> + 'static) {
+    let guarded = async {
         if AssertUnwindSafe(task).catch_unwind().await.is_err() {
             tracing::error!("a task panicked; this is a bug");
         }

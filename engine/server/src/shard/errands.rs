@@ -28,15 +28,21 @@ const SURPLUS_MAX: usize = 4_096;
 type Log = BlobLog<RingFiles>;
 
 impl Driver {
-    /// Begins an errand.
+    /// Begins an errand. A read is on its way to the disk when this returns, not after whatever else is queued: requests
+    /// may be waiting for it.
     pub(super) fn run(self: &Rc<Self>, task: TaskId, errand: Errand) {
         let driver = Rc::clone(self);
-        tasks::spawn(async move {
-            let done = AssertUnwindSafe(driver.run_whole(errand)).catch_unwind();
-            let done = done.await.unwrap_or_else(|_| {
+        tasks::spawn_at_once(async move {
+            let errand = AssertUnwindSafe(driver.run_whole(errand)).catch_unwind();
+            let (done, has_rested) = tasks::noting_rest(errand).await;
+            let done = done.unwrap_or_else(|_| {
                 tracing::error!(shard = driver.index, "an errand panicked; this is a bug");
                 Done::Lost
             });
+            // Its result takes a turn of its own, never one inside the turn that asked for it.
+            if !has_rested {
+                futures_lite::future::yield_now().await;
+            }
             driver.shard.borrow_mut().handle_done(task, done);
             driver.turn();
         });
