@@ -1,4 +1,7 @@
-//! S1, steady hot keys: what a signature costs the server, against the bare library call.
+//! S1, steady hot keys: what a signature costs the server, against the bare library call, and a MAC
+//! over many connections.
+
+mod hmac;
 
 use std::time::Duration;
 
@@ -19,15 +22,18 @@ use crate::server::Server;
 use crate::table::Table;
 use crate::traffic::{Keys, MESSAGE};
 
+use hmac::HmacCosts;
+
 /// CPU time of the server for one signature, as a multiple of the bare library call's.
 const RATIO_MAX: f64 = 1.6;
 
 const KEYSPACE: &str = "s1";
 const KEYS: usize = 4;
-/// Rounds of bare, sign, ping. They alternate so that a slower or faster clock meets all alike.
+/// Rounds of bare, sign, ping and MACs. They alternate so that a slower or faster clock meets all
+/// alike.
 const ROUNDS: usize = 5;
 const BARE_DURATION: Duration = Duration::from_secs(1);
-/// A round's share of the duration, for sign and for ping each.
+/// A round's share of the duration, for each operation.
 const ROUND_SHARE: u32 = 10;
 /// Requests in flight on the one connection of the closed loop.
 const WINDOW: usize = 256;
@@ -60,6 +66,7 @@ struct Round {
     ping_cpu_us: f64,
     ping_per_s: f64,
     ratio: f64,
+    hmac: HmacCosts,
     not_ok: u64,
 }
 
@@ -72,6 +79,10 @@ struct Medians {
     ping_cpu_us: f64,
     ping_per_s: f64,
     ratio: f64,
+    hmac_64x16_cpu_us: f64,
+    hmac_64x16_per_s: f64,
+    hmac_64x1_cpu_us: f64,
+    hmac_64x1_per_s: f64,
 }
 
 /// One offered rate of the open loop.
@@ -97,8 +108,9 @@ pub fn run(setup: &Setup) -> Result<bool> {
     let checks = checks(&medians, &rounds, &sweep);
     let verdict = check::verdict(&checks);
     println!(
-        "\n{}\n{}\n{}",
+        "\n{}\nHMAC of 64 bytes, connections x requests in flight on each:\n{}\n{}\n{}",
         cost_table(&rounds, &medians),
+        hmac_table(&rounds, &medians),
         sweep_table(&sweep),
         check::table(&checks)
     );
@@ -126,10 +138,11 @@ fn measure(setup: &Setup, server: &Server) -> Result<(Vec<Round>, Vec<Step>)> {
     let keys = Keys::name(keyspace_id, KEYS, &[Algorithm::Ed25519])?;
     keys.generate(address)?;
     keys.touch(address)?;
+    let macs = hmac::prepare(server)?;
     let ping = [encode(0, "", &Request::Ping(Octets(&MESSAGE)))?];
 
     let rounds = (0..ROUNDS)
-        .map(|index| round(setup, server, &keys.frames, &ping, index))
+        .map(|index| round(setup, server, &keys.frames, &ping, &macs, index))
         .collect::<Result<Vec<_>>>()?;
     let sign_per_s = Medians::of(&rounds).sign_per_s;
     let sweep = SWEEP
@@ -144,6 +157,7 @@ fn round(
     server: &Server,
     sign: &[Vec<u8>],
     ping: &[Vec<u8>],
+    macs: &Keys,
     index: usize,
 ) -> Result<Round> {
     // On the server's core, which is idle now: cores may differ.
@@ -152,8 +166,9 @@ fn round(
     pin(setup.cores.load)?;
     let bare_cpu_us = bare?;
     let duration = setup.duration / ROUND_SHARE;
-    let signed = closed(server, sign, duration)?;
-    let pinged = closed(server, ping, duration)?;
+    let signed = closed(server, sign, 1, WINDOW, duration)?;
+    let pinged = closed(server, ping, 1, WINDOW, duration)?;
+    let hmac = hmac::measure(server, macs, duration)?;
     let round = Round {
         bare_cpu_us,
         sign_cpu_us: signed.cpu_us,
@@ -162,29 +177,42 @@ fn round(
         ping_cpu_us: pinged.cpu_us,
         ping_per_s: pinged.per_s,
         ratio: signed.cpu_us / bare_cpu_us,
-        not_ok: signed.not_ok + pinged.not_ok,
+        hmac,
+        not_ok: signed.not_ok + pinged.not_ok + hmac.not_ok(),
     };
     eprintln!(
-        "S1 round {}/{ROUNDS}: bare {:.2} us, sign {:.2} us, ping {:.2} us, {:.0} signs/s, ratio {:.2}",
+        "S1 round {}/{ROUNDS}: bare {:.2} us, sign {:.2} us, ping {:.2} us, {:.0} signs/s, ratio {:.2}, \
+         HMAC 64 x 16 {:.2} us, 64 x 1 {:.2} us",
         index + 1,
         round.bare_cpu_us,
         round.sign_cpu_us,
         round.ping_cpu_us,
         round.sign_per_s,
-        round.ratio
+        round.ratio,
+        round.hmac.connections_64_in_flight_16.cpu_us,
+        round.hmac.connections_64_in_flight_1.cpu_us,
     );
     Ok(round)
 }
 
+/// A closed loop's measurements. CPU times are per operation.
+#[derive(Clone, Copy, Debug, Serialize)]
 struct Closed {
     cpu_us: f64,
+    /// Of the busiest thread alone.
     busiest_cpu_us: f64,
     per_s: f64,
     not_ok: u64,
 }
 
-/// One pipelined connection, always full.
-fn closed(server: &Server, frames: &[Vec<u8>], duration: Duration) -> Result<Closed> {
+/// Pipelined connections, always full: `in_flight` requests on each.
+fn closed(
+    server: &Server,
+    frames: &[Vec<u8>],
+    connections: usize,
+    in_flight: usize,
+    duration: Duration,
+) -> Result<Closed> {
     let before = server.cpu()?;
     let mut next = 0;
     let mut choose = || {
@@ -193,9 +221,9 @@ fn closed(server: &Server, frames: &[Vec<u8>], duration: Duration) -> Result<Clo
     };
     let load = Load {
         address: server.address(),
-        connections: 1,
+        connections,
         pace: Pace::Closed {
-            window: WINDOW,
+            window: connections * in_flight,
             duration,
         },
         frames,
@@ -262,6 +290,10 @@ impl Medians {
             ping_cpu_us: of(|round| round.ping_cpu_us),
             ping_per_s: of(|round| round.ping_per_s),
             ratio: of(|round| round.ratio),
+            hmac_64x16_cpu_us: of(|round| round.hmac.connections_64_in_flight_16.cpu_us),
+            hmac_64x16_per_s: of(|round| round.hmac.connections_64_in_flight_16.per_s),
+            hmac_64x1_cpu_us: of(|round| round.hmac.connections_64_in_flight_1.cpu_us),
+            hmac_64x1_per_s: of(|round| round.hmac.connections_64_in_flight_1.per_s),
         }
     }
 }
@@ -325,6 +357,33 @@ fn cost_table(rounds: &[Round], medians: &Medians) -> Table {
         m.sign_per_s,
         m.ping_per_s,
         m.ratio,
+    ];
+    row("median".into(), figures);
+    table
+}
+
+fn hmac_table(rounds: &[Round], medians: &Medians) -> Table {
+    let mut table = Table::new(["round", "64 x 16, us", "MACs/s", "64 x 1, us", "MACs/s"]);
+    let mut row = |name: String, [deep, deep_per_s, one, one_per_s]: [f64; 4]| {
+        table.row([
+            name,
+            format!("{deep:.2}"),
+            format!("{deep_per_s:.0}"),
+            format!("{one:.2}"),
+            format!("{one_per_s:.0}"),
+        ]);
+    };
+    for (index, round) in rounds.iter().enumerate() {
+        let deep = &round.hmac.connections_64_in_flight_16;
+        let one = &round.hmac.connections_64_in_flight_1;
+        let figures = [deep.cpu_us, deep.per_s, one.cpu_us, one.per_s];
+        row((index + 1).to_string(), figures);
+    }
+    let figures = [
+        medians.hmac_64x16_cpu_us,
+        medians.hmac_64x16_per_s,
+        medians.hmac_64x1_cpu_us,
+        medians.hmac_64x1_per_s,
     ];
     row("median".into(), figures);
     table
@@ -403,6 +462,13 @@ mod tests {
     use super::*;
     use crate::check::verdict;
 
+    const CLOSED: Closed = Closed {
+        cpu_us: 1.0,
+        busiest_cpu_us: 1.0,
+        per_s: 800_000.0,
+        not_ok: 0,
+    };
+
     fn round_of(ratio: f64, not_ok: u64) -> Round {
         Round {
             bare_cpu_us: 10.0,
@@ -412,6 +478,10 @@ mod tests {
             ping_cpu_us: 4.0,
             ping_per_s: 200_000.0,
             ratio,
+            hmac: HmacCosts {
+                connections_64_in_flight_16: CLOSED,
+                connections_64_in_flight_1: CLOSED,
+            },
             not_ok,
         }
     }

@@ -42,6 +42,17 @@ impl Keys {
         })
     }
 
+    /// The same keys, with a MAC of `message` each.
+    pub fn with_macs_of(mut self, message: &[u8]) -> Result<Self> {
+        self.frames = (0..self.algorithms.len())
+            .map(|index| {
+                let request = Request::Mac(Octets(message));
+                encode(self.keyspace_id, &key_id(index), &request)
+            })
+            .collect::<Result<_>>()?;
+        Ok(self)
+    }
+
     /// Makes them at the server.
     pub fn generate(&self, address: SocketAddr) -> Result<()> {
         let frames = self

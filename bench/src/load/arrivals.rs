@@ -19,8 +19,8 @@ pub enum Pace {
         /// How many.
         count: u64,
     },
-    /// Closed loop: `window` requests are in flight at any time. Finds a capacity; says nothing
-    /// about latency under a given load.
+    /// Closed loop: `window` requests are in flight at any time, the same number on each
+    /// connection. Finds a capacity; says nothing about latency under a given load.
     Closed {
         /// Requests in flight.
         window: usize,
@@ -34,6 +34,19 @@ pub enum Pace {
         /// How many in all.
         count: u64,
     },
+}
+
+impl Pace {
+    /// The most requests in flight on one of `connections`. A closed loop divides its window among
+    /// them; an open one has no limit of its own.
+    pub fn in_flight_max(self, connections: usize) -> usize {
+        match self {
+            Self::Poisson { .. } | Self::Burst { .. } => usize::MAX,
+            Self::Closed { window, .. } | Self::ClosedCount { window, .. } => {
+                window.div_ceil(connections.max(1))
+            }
+        }
+    }
 }
 
 /// The due times of a pace, in ns from the start.

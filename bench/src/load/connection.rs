@@ -22,6 +22,7 @@ const READ_LEN: usize = 64 * 1024;
 pub struct Connection {
     stream: TcpStream,
     in_flight: usize,
+    in_flight_max: usize,
     out: Vec<u8>,
     out_done: usize,
     received: Vec<u8>,
@@ -29,8 +30,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects and sends HELLO.
-    pub fn open(address: SocketAddr) -> Result<Self> {
+    /// Connects and sends HELLO. At most `in_flight_max` requests will be in flight on it, and
+    /// never more than [`IN_FLIGHT_MAX`].
+    pub fn open(address: SocketAddr, in_flight_max: usize) -> Result<Self> {
         let stream = connect(address)?;
         stream
             .set_nonblocking(true)
@@ -38,6 +40,7 @@ impl Connection {
         Ok(Self {
             stream,
             in_flight: 0,
+            in_flight_max: in_flight_max.min(IN_FLIGHT_MAX),
             out: Vec::new(),
             out_done: 0,
             received: vec![0; READ_LEN],
@@ -52,7 +55,7 @@ impl Connection {
 
     /// Whether another request may go out here.
     pub fn has_room(&self) -> bool {
-        self.in_flight < IN_FLIGHT_MAX
+        self.in_flight < self.in_flight_max
     }
 
     /// Puts a copy of an encoded request into the output.

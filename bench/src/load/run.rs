@@ -57,9 +57,10 @@ pub struct Answered {
 /// Runs the load on the calling thread, which spins: give it a core of its own.
 pub fn run(load: Load, each_second: Seconds) -> Result<Recording> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context(|| "epoll_create".into())?;
+    let in_flight_max = load.pace.in_flight_max(load.connections);
     let mut connections = Vec::new();
     for index in 0..load.connections {
-        let connection = Connection::open(load.address)?;
+        let connection = Connection::open(load.address, in_flight_max)?;
         let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&epoll, connection.stream(), data, epoll::EventFlags::IN)
             .context(|| "epoll_ctl".into())?;
@@ -228,6 +229,8 @@ mod tests {
         RetryAndStale,
         AnswerTwice,
         Silent,
+        /// Echoes on every connection but the first.
+        FirstIsSilent,
     }
 
     /// Serves any number of connections until they close.
@@ -235,7 +238,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
-            for stream in listener.incoming() {
+            for (index, stream) in listener.incoming().enumerate() {
+                let manner = match manner {
+                    Manner::FirstIsSilent if index == 0 => Manner::Silent,
+                    Manner::FirstIsSilent => Manner::Echo,
+                    other => other,
+                };
                 std::thread::spawn(move || serve(stream.unwrap(), manner));
             }
         });
@@ -264,7 +272,7 @@ mod tests {
                 let id = frame.request_id;
                 match manner {
                     Manner::StallAt(number) if number == answered => std::thread::sleep(STALL),
-                    Manner::Echo | Manner::StallAt(_) => {}
+                    Manner::Echo | Manner::FirstIsSilent | Manner::StallAt(_) => {}
                     Manner::RetryAndStale if answered % 2 == 0 => {
                         answer(&mut out, id, Status::Retry, false, b"");
                         continue;
@@ -328,7 +336,7 @@ mod tests {
             frames: &frames,
             choose: &mut || 0,
             seed: 11,
-            patience: if matches!(manner, Manner::Silent) {
+            patience: if matches!(manner, Manner::Silent | Manner::FirstIsSilent) {
                 SHORT
             } else {
                 PATIENCE
@@ -376,6 +384,18 @@ mod tests {
         )
         .unwrap();
         assert_eq!((outcome.ok(), outcome.unanswered()), (300, 0));
+    }
+
+    #[test]
+    fn a_closed_loop_divides_its_window_among_the_connections() {
+        let pace = Pace::Closed {
+            window: 4,
+            duration: SHORT,
+        };
+        let outcome = ping(Manner::FirstIsSilent, 2, pace).unwrap();
+        // The first connection keeps its half of the window, and no more.
+        assert_eq!(outcome.unanswered(), 2);
+        assert!(outcome.ok() > 0);
     }
 
     #[test]
