@@ -204,7 +204,7 @@ fn documents_for_scripts() {
             (
                 "keyspace list staging --json",
                 "{\"keyspaces\":[{\"allow\":{},\"generation\":null,\"id\":7,\"kms\":null,\
-                 \"limited\":{},\"locked\":true,\"name\":\"staging\",\"reseal\":null,\"retired_deks\":null,\
+                 \"locked\":true,\"name\":\"staging\",\"overrides\":{},\"reseal\":null,\"retired_deks\":null,\
                  \"settings\":{}}]}\n",
             ),
             (
@@ -310,7 +310,7 @@ fn settings_reach_the_server_as_they_were_written() {
 #[test]
 fn what_goes_back_by_itself_is_listed_with_its_end() {
     let server = Server::with(State {
-        limited: r#""max_in_flight":{"until_unix_ms":1795652400000,"then":"5"},
+        overrides: r#""max_in_flight":{"until_unix_ms":1795652400000,"then":"5"},
             "allow:uid:9":{"until_unix_ms":1795652401000,"then":"sign"}"#,
         ..State::default()
     });

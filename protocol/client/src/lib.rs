@@ -84,7 +84,7 @@ pub use error::{Blame, CallEffect, Error, Refusal};
 pub use exchange::IN_FLIGHT_MAX;
 pub use listing::{
     HotFigure, HotKey, HotKeys, HotTotals, KeyPage, KeyspaceChange, KeyspaceHistory, KeyspaceInfo,
-    KeyspacePage, KmsOpening, KmsState, Limited, ListedKey, Reseal, SharesGiven, UnlockState,
+    KeyspacePage, KmsOpening, KmsState, ListedKey, Override, Reseal, SharesGiven, UnlockState,
     UnlockStatus,
 };
 pub use options::Options;

@@ -61,12 +61,12 @@ pub struct KeyspaceInfo {
     pub allow: BTreeMap<String, String>,
     /// Temporary overrides, by the name of the setting or `allow:PRINCIPAL`.
     #[serde(default)]
-    pub limited: BTreeMap<String, Limited>,
+    pub overrides: BTreeMap<String, Override>,
 }
 
 /// The expiry of a temporary override.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limited {
+pub struct Override {
     /// When it reverts, in ms since 1970, by the server's clock.
     pub until_unix_ms: u64,
     /// The value that holds then; `none` for no grant.

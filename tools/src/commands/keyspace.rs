@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyway_client::{KeyspaceChange, KeyspaceInfo, KeyspaceName, KmsName, Limited, Reseal};
+use keyway_client::{KeyspaceChange, KeyspaceInfo, KeyspaceName, KmsName, Override, Reseal};
 use serde_json::{Value, json};
 
 use super::follow::{Step, follow};
@@ -250,7 +250,7 @@ fn document(info: &KeyspaceInfo) -> Value {
         "retired_deks": info.retired_deks,
         "settings": info.settings,
         "allow": info.allow,
-        "limited": info.limited,
+        "overrides": info.overrides,
     })
 }
 
@@ -291,15 +291,15 @@ fn table(keyspaces: &[KeyspaceInfo]) -> String {
     }
     let mut text = table.render();
     for info in keyspaces {
-        for (name, limited) in &info.limited {
-            let value = with_end(value_of(info, name), Some(limited));
+        for (name, temporary) in &info.overrides {
+            let value = with_end(value_of(info, name), Some(temporary));
             text.push_str(&format!("{}: {name} {value}\n", info.name));
         }
     }
     text
 }
 
-/// What stands under a name of `limited`. A grant that is not listed is none.
+/// What stands under a name of `overrides`. A grant that is not listed is none.
 fn value_of<'a>(info: &'a KeyspaceInfo, name: &str) -> &'a str {
     let value = match name.strip_prefix("allow:") {
         Some(principal) => info.allow.get(principal),
@@ -309,10 +309,10 @@ fn value_of<'a>(info: &'a KeyspaceInfo, name: &str) -> &'a str {
 }
 
 /// `256 until 2026-11-26T14:05:00Z, then 64`.
-fn with_end(value: &str, limited: Option<&Limited>) -> String {
-    match limited {
+fn with_end(value: &str, temporary: Option<&Override>) -> String {
+    match temporary {
         None => value.to_owned(),
-        Some(Limited {
+        Some(Override {
             until_unix_ms,
             then,
         }) => {
@@ -325,19 +325,19 @@ fn with_end(value: &str, limited: Option<&Limited>) -> String {
 fn in_full(info: &KeyspaceInfo) -> String {
     let mut table = Table::new(&[("SETTING", Align::Left), ("VALUE", Align::Left)]);
     for (name, value) in &info.settings {
-        table.row([name.clone(), with_end(value, info.limited.get(name))]);
+        table.row([name.clone(), with_end(value, info.overrides.get(name))]);
     }
     let granted = info.allow.keys();
     let mut grants: Vec<String> = granted
         .map(|principal| format!("allow:{principal}"))
         .collect();
     // What a temporary override takes away is not among the grants.
-    let limited = info.limited.keys();
-    grants.extend(limited.filter(|name| name.starts_with("allow:")).cloned());
+    let names = info.overrides.keys();
+    grants.extend(names.filter(|name| name.starts_with("allow:")).cloned());
     grants.sort();
     grants.dedup();
     for name in grants {
-        let value = with_end(value_of(info, &name), info.limited.get(&name));
+        let value = with_end(value_of(info, &name), info.overrides.get(&name));
         table.row([name, value]);
     }
     let state = state(info.locked);

@@ -24,12 +24,12 @@ pub fn list(state: &mut State) -> String {
         left => format!(r#"{{"resealed":{},"left":{left}}}"#, 42 - left),
     };
     state.reseal_left = state.reseal_left.saturating_sub(20);
-    let limited = state.limited;
+    let overrides = state.overrides;
     format!(
         r#"{{"keyspaces":[{{"id":1,"name":"prod","locked":false,"kms":"local","generation":2,
         "reseal":{reseal},"settings":{{"soft_ttl_ms":"600000","hard_ttl_ms":"3600000",
         "dek_lease_ms":"3600000","max_in_flight":"64"}},"allow":{{"uid:1000":"sign,verify"}},
-        "limited":{{{limited}}}}}],
+        "overrides":{{{overrides}}}}}],
         "more":true}}"#
     )
 }

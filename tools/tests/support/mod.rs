@@ -34,7 +34,7 @@ pub struct State {
     /// Shares that were right.
     pub shares_given: u8,
     /// The listed overrides, as JSON members.
-    pub limited: &'static str,
+    pub overrides: &'static str,
     /// Keys that a rotation has yet to seal again.
     pub reseal_left: u64,
     /// After that many more imports, the server behaves as if it had been killed.

@@ -5,12 +5,12 @@ use crate::time::Moment;
 
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
-fn by(day: u64) -> By {
+fn by(day: u64) -> ChangeAuthor {
     let at = Moment {
         unix_ms: 1_000_000_000_000 + day * DAY_MS,
         instant: Instant::from_micros(50_000_000 + day * DAY_MS * 1_000),
     };
-    By::principal("uid:7".to_owned(), at)
+    ChangeAuthor::principal("uid:7".to_owned(), at)
 }
 
 fn dek(generation: u32, record: &[u8]) -> WrappedDek {
@@ -27,7 +27,7 @@ fn with_prod() -> Catalogue {
     catalogue
 }
 
-/// With DEK 1 retired on that day, and DEK 2 in use.
+/// Returns a catalogue whose DEK 1 was retired on that day; DEK 2 is in use.
 fn rotated(day: u64) -> Catalogue {
     let mut catalogue = with_prod();
     catalogue.add_dek(1, &dek(2, b"b"), &by(day)).unwrap();
@@ -44,7 +44,7 @@ fn generations(catalogue: &Catalogue) -> (Vec<u32>, Vec<u32>) {
 }
 
 #[test]
-fn the_second_of_two_rotations_is_a_conflict() {
+fn concurrent_second_rotation_conflicts() {
     let mut catalogue = with_prod();
     catalogue.add_dek(1, &dek(2, b"b"), &by(0)).unwrap();
     let error = catalogue.add_dek(1, &dek(2, b"c"), &by(0)).unwrap_err();
@@ -53,7 +53,7 @@ fn the_second_of_two_rotations_is_a_conflict() {
 }
 
 #[test]
-fn a_retired_dek_is_kept_for_thirty_days_through_restarts() {
+fn retired_dek_is_kept_for_thirty_days_across_restarts() {
     let mut catalogue = Catalogue::parse(&rotated(3).text()).unwrap();
     assert_eq!(generations(&catalogue), (vec![2], vec![1]));
     let retired = catalogue.keyspace(1).unwrap().retired_deks().unwrap();
@@ -64,12 +64,12 @@ fn a_retired_dek_is_kept_for_thirty_days_through_restarts() {
     assert_eq!(catalogue.due_deks(by(33).at.unix_ms), [(1, 1)]);
     catalogue.destroy_due(&by(33));
     assert_eq!(generations(&catalogue), (vec![2], vec![]));
-    // A clock that is set back destroys nothing.
+    // A wall clock that is set back destroys no DEK.
     assert_eq!(rotated(3).due_deks(by(0).at.unix_ms), []);
 }
 
 #[test]
-fn a_retired_dek_is_taken_back_into_use_or_destroyed_and_the_history_says_so() {
+fn reviving_or_destroying_a_retired_dek_is_recorded_in_the_history() {
     let mut catalogue = rotated(0);
     assert_eq!(catalogue.revive_dek(1, 7, &by(1)), Ok(false));
     assert_eq!(catalogue.revive_dek(1, 1, &by(1)), Ok(true));
@@ -87,7 +87,7 @@ fn a_retired_dek_is_taken_back_into_use_or_destroyed_and_the_history_says_so() {
 }
 
 #[test]
-fn a_rotation_that_would_need_more_retired_deks_than_there_can_be_is_refused() {
+fn rotation_is_refused_when_it_would_exceed_the_limit_of_retired_deks() {
     let mut catalogue = with_prod();
     for generation in 2..2 + RETIRED_DEKS_MAX as u32 {
         catalogue.check_rotation(1).unwrap();
@@ -106,7 +106,7 @@ fn a_rotation_that_would_need_more_retired_deks_than_there_can_be_is_refused() {
 }
 
 #[test]
-fn a_move_takes_all_deks_the_retired_ones_too_or_none() {
+fn rewrap_replaces_all_deks_or_none() {
     let mut catalogue = rotated(0);
     catalogue.add_dek(1, &dek(3, b"c"), &by(0)).unwrap();
     let without_retired = [dek(2, b"y"), dek(3, b"z")];

@@ -1,39 +1,39 @@
 //! The wrapped DEKs of a keyspace: in use, and retired.
 //!
-//! A retired DEK is one that no blob of ours needs. It is kept for [`RETIRED_KEPT_MS`], or until an operator destroys it:
-//! a blob that comes out of a backup may still be sealed under it.
+//! A retired DEK is one that no stored blob needs. It is kept for [`RETIRED_KEPT_MS`], or until an operator destroys it,
+//! because a blob restored from a backup may still be sealed under it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use super::{By, Catalogue, CatalogueError, Change, Keyspace};
+use super::{Catalogue, CatalogueError, Change, ChangeAuthor, Keyspace};
 
-/// How long a retired DEK is kept, ms: 30 days.
+/// How long a retired DEK is kept, in ms: 30 days.
 pub const RETIRED_KEPT_MS: u64 = 30 * DAY_MS;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// Retired DEKs that are kept of a keyspace: four a day. None is dropped before its time for want of room; a rotation
-/// that would need more is refused.
+/// Most retired DEKs of a keyspace: four a day. None is dropped early to free space; a rotation that would exceed the
+/// limit is refused.
 pub const RETIRED_DEKS_MAX: usize = 128;
 
 /// A wrapped DEK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrappedDek {
-    /// Its generation.
+    /// The DEK's generation.
     pub generation: u32,
-    /// Its record.
+    /// The wrapped key, as the KMS returned it.
     pub record: Vec<u8>,
 }
 
-/// A DEK that no blob needs any more.
+/// A DEK that no stored blob needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetiredDek {
-    /// Its record, base64.
+    /// The wrapped key, base64.
     pub(super) record: String,
-    /// When it was retired, on the wall clock.
+    /// When it was retired, in wall-clock time.
     pub retired_unix_ms: u64,
 }
 
@@ -44,7 +44,7 @@ impl RetiredDek {
 }
 
 impl Catalogue {
-    /// Checks that a keyspace has room for the DEK that a rotation will retire.
+    /// Checks that the DEK a rotation would retire fits within [`RETIRED_DEKS_MAX`].
     pub fn check_rotation(&self, id: u32) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace(id)?;
         if keyspace.retired.len() < RETIRED_DEKS_MAX {
@@ -52,19 +52,24 @@ impl Catalogue {
         }
         let days = RETIRED_KEPT_MS / DAY_MS;
         Err(CatalogueError::Conflict(format!(
-            "keyspace `{0}` keeps {RETIRED_DEKS_MAX} retired DEKs already, the most there can be, each for {days} days; \
-             if no backup from before the last rotation has to be readable: `keyway keyspace destroy-deks {0}`",
+            "keyspace `{0}` already keeps {RETIRED_DEKS_MAX} retired DEKs for {days} days each, which is the maximum; \
+             if no backup from before the last rotation must stay readable, run `keyway keyspace destroy-deks {0}`",
             keyspace.name
         )))
     }
 
-    /// Adds a DEK, of the generation after the current one.
-    pub fn add_dek(&mut self, id: u32, dek: &WrappedDek, by: &By) -> Result<(), CatalogueError> {
+    /// Adds a DEK as the next generation.
+    pub fn add_dek(
+        &mut self,
+        id: u32,
+        dek: &WrappedDek,
+        by: &ChangeAuthor,
+    ) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         let current = keyspace.generation();
         if current.checked_add(1) != Some(dek.generation) {
             return Err(CatalogueError::Conflict(format!(
-                "another rotation of keyspace `{}` came first and gave it DEK {current}: there is nothing left to do",
+                "keyspace `{}` was already rotated to DEK {current}: nothing left to do",
                 keyspace.name
             )));
         }
@@ -75,8 +80,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Retires all DEKs but the current one.
-    pub fn retire_deks(&mut self, id: u32, by: &By) -> Result<(), CatalogueError> {
+    /// Retires all DEKs except the current one.
+    pub fn retire_deks(&mut self, id: u32, by: &ChangeAuthor) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         let current = keyspace.deks.split_off(&keyspace.generation());
         let older = std::mem::replace(&mut keyspace.deks, current);
@@ -92,12 +97,13 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Takes a retired DEK back into use: there is a blob under it. Whether there was one of that generation.
+    /// Puts a retired DEK into use again, because a blob needs it. Returns `false` if no DEK of that generation is
+    /// retired.
     pub fn revive_dek(
         &mut self,
         id: u32,
         generation: u32,
-        by: &By,
+        by: &ChangeAuthor,
     ) -> Result<bool, CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         let Some(retired) = keyspace.retired.remove(&generation) else {
@@ -109,12 +115,16 @@ impl Catalogue {
         Ok(true)
     }
 
-    /// Destroys a keyspace's retired DEKs; their generations.
-    pub fn destroy_retired(&mut self, id: u32, by: &By) -> Result<Vec<u32>, CatalogueError> {
+    /// Destroys a keyspace's retired DEKs. Returns their generations.
+    pub fn destroy_retired(
+        &mut self,
+        id: u32,
+        by: &ChangeAuthor,
+    ) -> Result<Vec<u32>, CatalogueError> {
         Ok(self.keyspace_mut(id)?.destroy_retired(by, |_| true))
     }
 
-    /// Retired DEKs that have been kept for [`RETIRED_KEPT_MS`]: keyspaces and generations.
+    /// Returns the retired DEKs that have been kept for [`RETIRED_KEPT_MS`], as (keyspace, generation).
     pub fn due_deks(&self, unix_ms: u64) -> Vec<(u32, u32)> {
         let mut due = Vec::new();
         for (id, keyspace) in self.iter() {
@@ -125,8 +135,8 @@ impl Catalogue {
         due
     }
 
-    /// Destroys these DEKs.
-    pub fn destroy_due(&mut self, by: &By) {
+    /// Destroys the retired DEKs that have been kept for [`RETIRED_KEPT_MS`].
+    pub fn destroy_due(&mut self, by: &ChangeAuthor) {
         let unix_ms = by.at.unix_ms;
         let due = self.due_deks(unix_ms);
         let mut ids: Vec<u32> = due.into_iter().map(|(id, _)| id).collect();
@@ -138,13 +148,13 @@ impl Catalogue {
         }
     }
 
-    /// Puts another KMS, and its records of the same DEKs, in place of a keyspace's present ones.
+    /// Moves a keyspace to another KMS: replaces its DEKs by the same DEKs as that KMS wraps them.
     pub fn rewrap(
         &mut self,
         id: u32,
         kms: &str,
         deks: &[WrappedDek],
-        by: &By,
+        by: &ChangeAuthor,
     ) -> Result<(), CatalogueError> {
         let keyspace = self.keyspace_mut(id)?;
         let known = keyspace.retired.keys().chain(keyspace.deks.keys());
@@ -154,7 +164,7 @@ impl Catalogue {
         moved.sort_unstable();
         if known != moved {
             return Err(CatalogueError::Conflict(format!(
-                "the DEKs of keyspace `{}` changed meanwhile; try again",
+                "the DEKs of keyspace `{}` have changed in the meantime; try again",
                 keyspace.name
             )));
         }
@@ -175,32 +185,32 @@ impl Catalogue {
 }
 
 impl Keyspace {
-    /// The current DEK's generation.
+    /// Returns the generation of the current DEK.
     pub fn generation(&self) -> u32 {
         self.deks.keys().next_back().copied().unwrap_or(0)
     }
 
-    /// The generation of the oldest DEK in use.
+    /// Returns the generation of the oldest DEK in use.
     pub fn oldest_generation(&self) -> u32 {
         self.deks.keys().next().copied().unwrap_or(0)
     }
 
-    /// How many DEKs blobs may be sealed under: one, or more until a rotation has ended.
+    /// Returns the number of DEKs in use: one, or more until a rotation has completed.
     pub fn dek_count(&self) -> usize {
         self.deks.len()
     }
 
-    /// Whether older DEKs than the current one are in use.
+    /// Returns `true` if DEKs older than the current one are in use.
     pub fn has_older_deks(&self) -> bool {
         self.deks.len() > 1
     }
 
-    /// Whether a DEK is in use.
+    /// Returns `true` if the DEK is in use.
     pub fn is_in_use(&self, generation: u32) -> bool {
         self.deks.contains_key(&generation)
     }
 
-    /// The wrapped DEKs by rising generation, one at least; the last is current.
+    /// Returns the wrapped DEKs in use, oldest first. There is at least one; the last is the current DEK.
     pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
         if self.deks.is_empty() {
             return Err(CatalogueError::Bad(format!(
@@ -213,7 +223,7 @@ impl Keyspace {
             .collect()
     }
 
-    /// The wrapped DEKs that are retired.
+    /// Returns the retired wrapped DEKs.
     pub fn retired_deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
         let retired = self.retired.iter();
         retired
@@ -221,12 +231,12 @@ impl Keyspace {
             .collect()
     }
 
-    /// Retired DEKs by generation.
+    /// Returns the retired DEKs by generation.
     pub fn retired(&self) -> impl Iterator<Item = (u32, &RetiredDek)> {
         self.retired.iter().map(|(at, retired)| (*at, retired))
     }
 
-    /// How many DEKs are retired, and when the first of them was, in ms since the epoch; `None` if none is.
+    /// Returns how many DEKs are retired, and when the first was, in ms since the epoch. Returns `None` if none is.
     pub fn retired_since(&self) -> Option<(usize, u64)> {
         let oldest = self.retired.values().map(|retired| retired.retired_unix_ms);
         Some((self.retired.len(), oldest.min()?))
@@ -242,7 +252,11 @@ impl Keyspace {
         Ok(WrappedDek { generation, record })
     }
 
-    fn destroy_retired(&mut self, by: &By, is_due: impl Fn(&RetiredDek) -> bool) -> Vec<u32> {
+    fn destroy_retired(
+        &mut self,
+        by: &ChangeAuthor,
+        is_due: impl Fn(&RetiredDek) -> bool,
+    ) -> Vec<u32> {
         let due = self.retired.iter().filter(|(_, retired)| is_due(retired));
         let destroyed: Vec<u32> = due.map(|(generation, _)| *generation).collect();
         self.retired.retain(|_, retired| !is_due(retired));

@@ -1,104 +1,104 @@
-//! One change of the catalogue. It is applied again whenever an earlier one is undone, so it is data, and applying it is a
-//! pure function.
+//! One change of the catalogue. It is applied again whenever an earlier one is undone, so it is data, and applying it is
+//! a pure function.
 
-use super::{By, Catalogue, CatalogueError, NewKeyspace, SettingsChange, WrappedDek};
+use super::{Catalogue, CatalogueError, ChangeAuthor, NewKeyspace, SettingsChange, WrappedDek};
 
-/// A change of some keyspaces.
+/// A change of one or more keyspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// A new keyspace, under an id that was reserved for it.
+    /// Creates a keyspace under an id reserved for it.
     Create {
-        /// Its id.
+        /// The keyspace id.
         id: u32,
-        /// Its name.
+        /// The keyspace name.
         name: String,
         /// Its settings and grants.
         change: SettingsChange,
-        /// The KMS that has wrapped its first DEK.
+        /// The KMS that wrapped the first DEK.
         kms: String,
-        /// The record of that DEK.
+        /// The wrapped first DEK.
         record: Vec<u8>,
-        /// Who makes it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// Settings and grants.
+    /// Changes settings and grants.
     Set {
-        /// Which keyspace.
+        /// The keyspace id.
         id: u32,
         /// The change.
         change: SettingsChange,
-        /// Who makes it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// Locks, or ends locks. A keyspace whose making was undone has none.
+    /// Locks or unlocks keyspaces. Has no effect on a keyspace whose creation was undone.
     Lock {
-        /// Which keyspaces.
+        /// The keyspace ids.
         ids: Vec<u32>,
-        /// Whether they are locked from now on.
+        /// Whether the keyspaces are locked after this edit.
         locked: bool,
-        /// Who does it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// Another DEK, after the current one.
+    /// Adds a DEK after the current one.
     AddDek {
-        /// Which keyspace.
+        /// The keyspace id.
         id: u32,
-        /// The KMS that has wrapped it.
+        /// The KMS that wrapped it.
         kms: String,
         /// The DEK.
         dek: WrappedDek,
-        /// Who makes it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// All DEKs but the current one are retired.
+    /// Retires all DEKs except the current one.
     Retire {
-        /// Which keyspace.
+        /// The keyspace id.
         id: u32,
-        /// Who does it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// Retired DEKs are in use again.
+    /// Puts retired DEKs into use again.
     Revive {
-        /// Which keyspace.
+        /// The keyspace id.
         id: u32,
-        /// The DEKs' generations.
+        /// The generations of the DEKs.
         generations: Vec<u32>,
-        /// Who does it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// The retired DEKs are destroyed.
+    /// Destroys the retired DEKs.
     DestroyRetired {
-        /// Which keyspace.
+        /// The keyspace id.
         id: u32,
-        /// Who does it.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// The retired DEKs of these keyspaces that have been kept for their time are destroyed.
+    /// Destroys the retired DEKs whose retention has ended.
     DestroyDue {
-        /// Which keyspaces.
+        /// The keyspace ids.
         ids: Vec<u32>,
-        /// When.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// The DEKs, wrapped anew.
+    /// Replaces the DEKs by the same DEKs, wrapped by another KMS.
     Rewrap {
-        /// Which keyspace.
+        /// The keyspace id.
         id: u32,
-        /// The KMS that they were at.
+        /// The KMS that wrapped them until now.
         from: String,
-        /// The KMS that they are at from now on.
+        /// The KMS that wraps them after this edit.
         to: String,
         /// All of them, in use and retired.
         deks: Vec<WrappedDek>,
-        /// Who moves them.
-        by: By,
+        /// The author and time of the change.
+        by: ChangeAuthor,
     },
-    /// Nothing: what is there is written again, under new seals.
+    /// Changes nothing: the current contents are saved again, under new seals.
     Seal,
 }
 
 impl Edit {
-    /// The keyspaces that it touches.
+    /// Returns the keyspaces that it changes.
     pub fn keyspaces(&self) -> &[u32] {
         match self {
             Edit::Create { id, .. }
@@ -115,9 +115,9 @@ impl Edit {
 }
 
 impl Catalogue {
-    /// Makes a change.
+    /// Applies an edit.
     ///
-    /// Errors: it does not fit; nothing has changed.
+    /// Errors: the edit conflicts with the current state, which is unchanged.
     pub fn apply(&mut self, edit: &Edit) -> Result<(), CatalogueError> {
         let before = self.clone_of(edit.keyspaces());
         let applied = self.apply_parts(edit);
@@ -194,7 +194,7 @@ impl Catalogue {
             return Ok(());
         }
         Err(CatalogueError::Conflict(
-            "the keyspace was moved to another KMS meanwhile; try again".to_owned(),
+            "the keyspace was moved to another KMS in the meantime; try again".to_owned(),
         ))
     }
 }

@@ -1,4 +1,4 @@
-//! What was changed of a keyspace, when and by whom.
+//! The history of a keyspace: what was changed, when, and by whom.
 
 use std::collections::VecDeque;
 
@@ -6,39 +6,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Moment;
 
-/// Changes that are kept of a keyspace. Values are written in one canonical form, so each is short, and all of them
-/// fit into one answer of the protocol.
+/// Most changes kept per keyspace. Values are stored in canonical form, so each is short, and all of them fit into one
+/// response.
 pub const HISTORY_MAX: usize = 100;
 
-/// Who makes go back what was changed for a while.
+/// The author when a temporary override expires.
 const EXPIRED: &str = "expired";
 
-/// Who does what the server does by itself.
+/// The author when the server acts automatically.
 const SERVER: &str = "server";
 
-/// Who makes a change, and when.
+/// The author and time of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct By {
+pub struct ChangeAuthor {
     who: String,
     pub(super) at: Moment,
 }
 
-impl By {
-    /// A principal: `uid:1000`, `anonymous`.
-    pub fn principal(who: String, at: Moment) -> By {
-        By { who, at }
+impl ChangeAuthor {
+    /// Creates the author for a principal: `uid:1000`, `anonymous`.
+    pub fn principal(who: String, at: Moment) -> ChangeAuthor {
+        ChangeAuthor { who, at }
     }
 
-    /// The end of the time that a change was made for.
-    pub fn expiry(at: Moment) -> By {
+    /// Creates the author for the expiry of a temporary override.
+    pub fn expiry(at: Moment) -> ChangeAuthor {
         let who = EXPIRED.to_owned();
-        By { who, at }
+        ChangeAuthor { who, at }
     }
 
-    /// The server.
-    pub fn server(at: Moment) -> By {
+    /// Creates the author for an action of the server.
+    pub fn server(at: Moment) -> ChangeAuthor {
         let who = SERVER.to_owned();
-        By { who, at }
+        ChangeAuthor { who, at }
     }
 }
 
@@ -46,25 +46,25 @@ impl By {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    /// When, on the wall clock.
+    /// Wall-clock time of the change.
     unix_ms: u64,
-    /// Who.
+    /// The author: a principal, `expired` or `server`.
     who: String,
-    /// What: a setting, `allow:PRINCIPAL`, `created`, or a member of the keyspace's listing.
+    /// The subject: a setting, `allow:PRINCIPAL`, `created`, or a member of KEYSPACE_LIST.
     pub what: String,
-    /// Its value before.
+    /// The value before the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// Its value since.
+    /// The value after the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// When it is to go back, if it was made for a while.
+    /// When a temporary override expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until_unix_ms: Option<u64>,
 }
 
 impl Change {
-    pub(super) fn new(by: &By, what: &str) -> Change {
+    pub(super) fn new(by: &ChangeAuthor, what: &str) -> Change {
         Change {
             unix_ms: by.at.unix_ms,
             who: by.who.clone(),
@@ -100,7 +100,7 @@ impl History {
         self.0.push_back(change);
     }
 
-    /// The changes, newest first.
+    /// Returns the changes, newest first.
     pub fn iter(&self) -> impl Iterator<Item = &Change> {
         self.0.iter().rev()
     }

@@ -1,12 +1,12 @@
-//! The keyspaces of the node, kept in one file that is replaced as a whole.
+//! The keyspaces of the node, stored in one file that is replaced atomically.
 //!
-//! `keyspaces.json` in the data directory: settings, policies, lock marks, wrapped DEKs, and the last changes, so that
-//! a change and its line in the history are written at once or not at all. No secret stands in it in the clear.
+//! `keyspaces.json` in the data directory holds settings, policies, lock flags, wrapped DEKs and the latest changes, so a
+//! change and its entry in the history are saved atomically. It contains no secret in plaintext.
 
 mod deks;
 mod edit;
 mod history;
-mod limited;
+mod overrides;
 mod sealed;
 mod settings_change;
 mod shared;
@@ -25,17 +25,17 @@ use crate::time::Moment;
 
 pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT_MS, RetiredDek, WrappedDek};
 pub use edit::Edit;
-pub use history::{By, Change, HISTORY_MAX, History};
+pub use history::{Change, ChangeAuthor, HISTORY_MAX, History};
 use shared::Shared;
 
-pub use limited::{Lasts, Limited};
+pub use overrides::{Override, OverrideDuration};
 pub use settings_change::SettingsChange;
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "keyspaces.json";
 
-/// Version of the file's format. Older ones are read, too: format 1 knew no KMS but the local one, format 2 no history
-/// and no change for a while, format 3 no retired DEKs.
+/// Version of the file's format. Older versions are read also: format 1 has no KMS but the local one, format 2 no history
+/// and no overrides, format 3 no retired DEKs.
 const FORMAT: u32 = 4;
 
 /// Oldest format that is read.
@@ -47,7 +47,7 @@ const KMS_OF_FORMAT_1: &str = "local";
 /// Generation of a keyspace's first DEK.
 pub const FIRST_GENERATION: u32 = 1;
 
-/// How a name in settings begins that stands for a principal's grants.
+/// Prefix of a name in settings that denotes a principal's grants.
 const ALLOW: &str = "allow:";
 
 /// Most keyspaces of a node.
@@ -55,75 +55,78 @@ pub const KEYSPACES_MAX: usize = 16_384;
 
 const _: () = assert!(KEYSPACES_MAX <= keyway_core::KEYSPACES_MAX);
 
-/// Most principals that a keyspace grants something to, now or when a change for a while ends. A row of KEYSPACE_LIST
-/// with all of them fits into an answer.
+/// Most principals with grants in a keyspace, now or after an override expires. A row of KEYSPACE_LIST with all of them
+/// fits into one response.
 pub const PRINCIPALS_MAX: usize = 256;
 
-/// All keyspaces. A copy shares every keyspace that neither side changes afterwards, so that copying is cheap.
+/// All keyspaces. A copy shares every keyspace that neither side changes afterwards, so copying is cheap.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Catalogue {
     format: u32,
-    /// The id that the next keyspace gets; ids are never used twice.
+    /// The id of the next keyspace. Ids are never reused.
     next_id: u32,
     keyspaces: Shared,
 }
 
-/// Some keyspaces before a change.
+/// The state of some keyspaces before a change.
 pub struct Before {
     next_id: u32,
     keyspaces: BTreeMap<u32, Option<Arc<Keyspace>>>,
 }
 
 impl Before {
-    /// A keyspace as it was, if there was one.
+    /// Returns a keyspace as it was, if it existed.
     pub fn keyspace(&self, id: u32) -> Option<&Keyspace> {
         self.keyspaces.get(&id)?.as_deref()
     }
 }
 
-/// One keyspace at rest.
+/// The stored state of a keyspace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keyspace {
     /// Its name, unique on the node.
     pub name: String,
-    /// Settings that were set by hand; the rest are defaults.
+    /// Settings that an operator has set. All others have their defaults.
     #[serde(default)]
     settings: BTreeMap<String, String>,
-    /// Who may do what.
+    /// The grants of each principal.
     #[serde(default)]
     pub policy: Policy,
     /// Locked by an operator: no DEK is unwrapped until an unlock.
     #[serde(default)]
     pub locked: bool,
-    /// Name of the KMS that has wrapped the DEKs.
+    /// Name of the KMS that wrapped the DEKs.
     #[serde(default = "kms_of_format_1")]
     pub kms: String,
-    /// Records of the wrapped DEKs by generation, base64. The highest is current; lower ones are there until no blob
-    /// needs them.
+    /// Wrapped DEKs by generation, base64. The highest is current; lower ones are kept until no blob needs them.
     deks: BTreeMap<u32, String>,
-    /// DEKs that no blob needs any more, kept for a while for what comes out of a backup.
+    /// DEKs that no stored blob needs, kept for blobs restored from backups.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     retired: BTreeMap<u32, RetiredDek>,
-    /// Changes that go back by themselves, by the name of what they changed: a setting's, or `allow:PRINCIPAL`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    limited: BTreeMap<String, Limited>,
-    /// What was changed last.
+    /// Temporary overrides, by the name of what they change: a setting, or `allow:PRINCIPAL`.
+    #[serde(
+        rename = "limited",
+        default,
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    overrides: BTreeMap<String, Override>,
+    /// The latest changes.
     #[serde(default)]
     pub history: History,
 }
 
-/// A keyspace that is to be made.
+/// A keyspace to create.
 #[derive(Clone, Copy, Debug)]
 pub struct NewKeyspace<'a> {
-    /// Its name.
+    /// The keyspace name.
     pub name: &'a str,
-    /// Its settings and grants.
+    /// The settings and grants.
     pub change: &'a SettingsChange,
-    /// The KMS that has wrapped its first DEK, of generation 1.
+    /// The KMS that wrapped the first DEK (generation 1).
     pub kms: &'a str,
-    /// The record of that DEK.
+    /// The wrapped first DEK.
     pub record: &'a [u8],
 }
 
@@ -131,16 +134,16 @@ fn kms_of_format_1() -> String {
     KMS_OF_FORMAT_1.to_owned()
 }
 
-/// A catalogue or a change to it that cannot be accepted: what, the value, the remedy.
+/// Why a catalogue or a change is refused: what, the value, the remedy.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CatalogueError {
-    /// The request is wrong.
+    /// The request is invalid.
     Bad(String),
     /// A keyspace of that name exists.
     Exists(String),
-    /// Something else was changed at the same time, or is still being done.
+    /// A concurrent or unfinished operation conflicts with it.
     Conflict(String),
-    /// Too much is under way.
+    /// Too many operations are in progress.
     Busy(String),
     /// No keyspace has that id.
     Missing(u32),
@@ -188,13 +191,13 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// Reads the file's text, without seals.
+    /// Parses the text of the file, without seals.
     pub fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
         let document = serde_json::from_str(text).map_err(|error| not_valid(&error))?;
         Catalogue::from_document(document)
     }
 
-    /// Reads the file's document, without seals.
+    /// Parses the file's document, without seals.
     pub fn from_document(document: serde_json::Value) -> Result<Catalogue, CatalogueError> {
         let mut catalogue: Catalogue =
             serde_json::from_value(document).map_err(|error| not_valid(&error))?;
@@ -212,20 +215,20 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// The file's text.
+    /// Returns the text of the file.
     pub fn text(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("maps of strings always encode");
         text.push('\n');
         text
     }
 
-    /// Keyspaces by id.
+    /// Returns the keyspaces by id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Keyspace)> {
         let keyspaces = self.keyspaces.iter();
         keyspaces.map(|(id, keyspace)| (id, &**keyspace))
     }
 
-    /// Everything else that the file holds.
+    /// Returns a catalogue with everything except the keyspaces.
     #[must_use]
     pub fn without_keyspaces(&self) -> Catalogue {
         Catalogue {
@@ -234,23 +237,23 @@ impl Catalogue {
         }
     }
 
-    /// Keyspaces by id, to be kept: one that is the same `Arc` as before has not changed.
+    /// Returns shared handles of the keyspaces by id. A keyspace whose `Arc` is the same as before has not changed.
     pub fn shared(&self) -> impl Iterator<Item = (u32, &Arc<Keyspace>)> {
         self.keyspaces.iter()
     }
 
-    /// The keyspace with that id.
+    /// Returns the keyspace with that id.
     pub fn keyspace(&self, id: u32) -> Result<&Keyspace, CatalogueError> {
         let found = self.keyspaces.get(id).map(|keyspace| &**keyspace);
         found.ok_or(CatalogueError::Missing(id))
     }
 
-    /// The id that [`Catalogue::create`] will give, for binding a DEK to it first.
+    /// Returns the id of the next keyspace, so that a DEK can be bound to it before [`Catalogue::create`].
     pub fn next_id(&self) -> u32 {
         self.next_id
     }
 
-    /// Checks that a keyspace could be made: its name and that it is free.
+    /// Checks that a keyspace of that name can be created: the name is valid and not in use.
     pub fn check_new(&self, name: &str) -> Result<(), CatalogueError> {
         KeyspaceName::new(name).map_err(|error| CatalogueError::Bad(error.to_string()))?;
         if self
@@ -262,26 +265,30 @@ impl Catalogue {
         }
         if self.keyspaces.len() >= KEYSPACES_MAX {
             return Err(CatalogueError::Bad(format!(
-                "there are {KEYSPACES_MAX} keyspaces already, the most a node can have"
+                "the node already has {KEYSPACES_MAX} keyspaces, which is the maximum"
             )));
         }
         Ok(())
     }
 
     /// Adds a keyspace. Returns its id.
-    pub fn create(&mut self, new: NewKeyspace<'_>, by: &By) -> Result<u32, CatalogueError> {
+    pub fn create(
+        &mut self,
+        new: NewKeyspace<'_>,
+        by: &ChangeAuthor,
+    ) -> Result<u32, CatalogueError> {
         let id = self.next_id;
         self.create_as(id, new, by)?;
         Ok(id)
     }
 
-    /// Adds a keyspace under an id that was reserved for it: none that was ever used, at least [`Catalogue::next_id`]
-    /// at the time.
+    /// Adds a keyspace under an id reserved for it. The id was never in use, and was at least [`Catalogue::next_id`] when
+    /// it was reserved.
     pub fn create_as(
         &mut self,
         id: u32,
         new: NewKeyspace<'_>,
-        by: &By,
+        by: &ChangeAuthor,
     ) -> Result<(), CatalogueError> {
         self.check_new(new.name)?;
         let mut keyspace = Keyspace {
@@ -292,7 +299,7 @@ impl Catalogue {
             kms: new.kms.to_owned(),
             deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(new.record))]),
             retired: BTreeMap::new(),
-            limited: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             history: History::default(),
         };
         keyspace.history.note(Change::new(by, "created"));
@@ -302,30 +309,35 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Changes settings and grants of a keyspace: all of them, or none.
+    /// Changes settings and grants of a keyspace atomically.
     ///
-    /// A change for good ends one for a while of the same setting. One for a while takes the place of another: the new
-    /// time holds, and the setting goes back to what it was before the first of them.
-    pub fn set(&mut self, id: u32, change: &SettingsChange, by: &By) -> Result<(), CatalogueError> {
+    /// A permanent change cancels an override of the same setting. An override replaces another: the new expiry applies,
+    /// and the setting still reverts to its value from before the first override.
+    pub fn set(
+        &mut self,
+        id: u32,
+        change: &SettingsChange,
+        by: &ChangeAuthor,
+    ) -> Result<(), CatalogueError> {
         let changed = self.changed(id, change, by)?;
         self.keyspaces.insert(id, changed);
         Ok(())
     }
 
-    /// The keyspace as [`Catalogue::set`] would make it.
+    /// Returns the keyspace as [`Catalogue::set`] would leave it.
     pub fn changed(
         &self,
         id: u32,
         change: &SettingsChange,
-        by: &By,
+        by: &ChangeAuthor,
     ) -> Result<Keyspace, CatalogueError> {
         let mut changed = self.keyspace(id)?.clone();
         changed.apply(change, by)?;
         Ok(changed)
     }
 
-    /// Counts what is left of the changes for a while from now on. To be called once after [`Catalogue::parse`];
-    /// without it they are all due.
+    /// Restarts the timers of the overrides. Must be called once after [`Catalogue::parse`]; without it every override
+    /// has expired.
     pub fn resume(&mut self, now: Moment) {
         for id in self.ids_where(|_| true) {
             if let Some(keyspace) = self.keyspaces.get_mut(id) {
@@ -334,16 +346,19 @@ impl Catalogue {
         }
     }
 
-    /// Whether [`Catalogue::go_back`] would change anything.
+    /// Returns `true` if [`Catalogue::revert_expired`] would change anything.
     pub fn is_due(&self, now: Moment) -> bool {
         self.iter().any(|(_, keyspace)| keyspace.is_due(now))
     }
 
-    /// Takes back what was changed for a while and is due; the changes, by keyspace.
-    pub fn go_back(&mut self, now: Moment) -> Vec<(u32, Change)> {
+    /// Reverts expired overrides. Returns the changes, by keyspace.
+    pub fn revert_expired(&mut self, now: Moment) -> Vec<(u32, Change)> {
         let mut ended = Vec::new();
         for id in self.ids_where(|keyspace| keyspace.is_due(now)) {
-            let changes = self.keyspaces.get_mut(id).map(|due| due.go_back(now));
+            let changes = self
+                .keyspaces
+                .get_mut(id)
+                .map(|due| due.revert_expired(now));
             ended.extend(changes.into_iter().flatten().map(|change| (id, change)));
         }
         ended
@@ -354,8 +369,13 @@ impl Catalogue {
         meant.map(|(id, _)| id).collect()
     }
 
-    /// Marks a keyspace as locked or not.
-    pub fn set_locked(&mut self, id: u32, locked: bool, by: &By) -> Result<(), CatalogueError> {
+    /// Sets or clears the lock flag of a keyspace.
+    pub fn set_locked(
+        &mut self,
+        id: u32,
+        locked: bool,
+        by: &ChangeAuthor,
+    ) -> Result<(), CatalogueError> {
         if self.keyspace(id)?.locked != locked {
             let keyspace = self.keyspace_mut(id)?;
             let change = Change::new(by, "locked").between(keyspace.locked, locked);
@@ -365,7 +385,7 @@ impl Catalogue {
         Ok(())
     }
 
-    /// What would have to be put back if a change of these keyspaces did not fit.
+    /// Copies these keyspaces, so that a change that fails can be undone.
     pub fn clone_of(&self, ids: &[u32]) -> Before {
         let keyspaces = ids.iter().map(|id| (*id, self.keyspaces.get(*id).cloned()));
         Before {
@@ -392,12 +412,12 @@ impl Catalogue {
 }
 
 impl Keyspace {
-    /// The settings in force.
+    /// Returns the settings in effect.
     pub fn settings(&self) -> Result<Settings, CatalogueError> {
         settings_of(&self.settings).map_err(|error| CatalogueError::Bad(error.to_string()))
     }
 
-    fn apply(&mut self, change: &SettingsChange, by: &By) -> Result<(), CatalogueError> {
+    fn apply(&mut self, change: &SettingsChange, by: &ChangeAuthor) -> Result<(), CatalogueError> {
         for one in change.iter() {
             self.change(&one.name, &one.value, change.lasts(), by);
         }
@@ -405,18 +425,19 @@ impl Keyspace {
         self.check(by.at)
     }
 
-    /// Refuses more principals than a keyspace may have. One that an earlier server gave more is read, and can lose some.
+    /// Refuses more principals than a keyspace may have. A file of an earlier server that has more is read, and
+    /// principals can be removed.
     fn check_principals(&self) -> Result<(), CatalogueError> {
         let ends = self
-            .limited
+            .overrides
             .keys()
             .filter_map(|name| name.strip_prefix(ALLOW));
         let granted = self.policy.iter().map(|(principal, _)| principal);
         let principals: BTreeSet<&str> = granted.chain(ends).collect();
         if principals.len() > PRINCIPALS_MAX {
             return Err(CatalogueError::Bad(format!(
-                "keyspace `{}` would grant rights to {} principals, the most is {PRINCIPALS_MAX}; withdraw some that are \
-                 not needed with allow:PRINCIPAL=none",
+                "keyspace `{}` would grant rights to {} principals, and {PRINCIPALS_MAX} is the maximum; \
+                 withdraw unused grants with allow:PRINCIPAL=none",
                 self.name,
                 principals.len()
             )));
@@ -424,17 +445,23 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Changes what has this canonical name to this canonical value.
-    fn change(&mut self, name: &str, value: &str, lasts: Option<Lasts>, by: &By) {
+    /// Sets a canonical name to a canonical value.
+    fn change(
+        &mut self,
+        name: &str,
+        value: &str,
+        lasts: Option<OverrideDuration>,
+        by: &ChangeAuthor,
+    ) {
         let (stored, from) = (self.stored(name), self.text(name));
         self.put(name, Some(value));
-        let earlier = self.limited.remove(name);
+        let earlier = self.overrides.remove(name);
         let (had_end, mut until) = (earlier.is_some(), None);
         if let Some(lasts) = lasts {
-            let back_to = earlier.map_or(stored, Limited::into_back_to);
-            let limited = Limited::new(lasts, back_to, by.at);
-            until = Some(limited.until_unix_ms);
-            self.limited.insert(name.to_owned(), limited);
+            let previous = earlier.map_or(stored, Override::into_previous);
+            let temporary = Override::new(lasts, previous, by.at);
+            until = Some(temporary.until_unix_ms);
+            self.overrides.insert(name.to_owned(), temporary);
         }
         let to = self.text(name);
         if from != to || had_end || until.is_some() {
@@ -443,7 +470,7 @@ impl Keyspace {
         }
     }
 
-    /// What is stored under a canonical name; nothing for a default, and for no grant.
+    /// Returns the stored value of a canonical name. Returns `None` for a default, and if there is no grant.
     fn stored(&self, name: &str) -> Option<String> {
         match name.strip_prefix(ALLOW) {
             Some(principal) => self.policy.of(principal).map(str::to_owned),
@@ -451,12 +478,12 @@ impl Keyspace {
         }
     }
 
-    /// The value in force under a canonical name, as it is set.
+    /// Returns the value in effect of a canonical name, as text.
     fn text(&self, name: &str) -> String {
         self.stored(name).unwrap_or_else(|| self.default_text(name))
     }
 
-    /// The value where nothing is stored.
+    /// Returns the value that applies if none is stored.
     fn default_text(&self, name: &str) -> String {
         let default = Settings::default();
         let mut defaults = default.iter_stored();
@@ -465,7 +492,7 @@ impl Keyspace {
             .map_or_else(|| NO_GRANT.to_owned(), |(_, value)| value)
     }
 
-    /// Stores a canonical value, or nothing, under a canonical name.
+    /// Stores a canonical value under a canonical name, or removes it.
     fn put(&mut self, name: &str, value: Option<&str>) {
         match (name.strip_prefix(ALLOW), value) {
             (Some(principal), value) => self.policy.put(principal, value.unwrap_or(NO_GRANT)),
@@ -483,7 +510,7 @@ fn not_valid(error: &serde_json::Error) -> CatalogueError {
     CatalogueError::Bad(format!("{FILE} is not valid: {error}"))
 }
 
-/// The settings that these values make, the rest being defaults.
+/// Returns the settings with these values; all others have their defaults.
 fn settings_of(values: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
     let mut settings = Settings::default();
     for (name, value) in values {

@@ -1,4 +1,4 @@
-//! Random changes, for good and for a while, against a model: values for good, and others on top of them that end.
+//! Random permanent and temporary changes against a model, which keeps permanent values and overrides apart.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use keyway_core::Instant;
 
 use super::*;
 
-/// What is changed, and to what: small enough that values often contradict each other.
+/// The settings to change and their values: few, so that values often conflict.
 const VALUES: [(&str, [&str; 4]); 6] = [
     ("soft_ttl_ms", ["1000", "5000", "30000", "600000"]),
     ("hard_ttl_ms", ["1000", "4000", "100000", "3600000"]),
@@ -39,12 +39,12 @@ impl Random {
 #[derive(Clone, Default)]
 struct Model {
     for_good: BTreeMap<&'static str, &'static str>,
-    /// Values on top, and the second in which they end.
+    /// Overrides by setting: the value, and the second in which it expires.
     on_top: BTreeMap<&'static str, (&'static str, u64)>,
 }
 
 impl Model {
-    /// The settings in the second `at`; `None` if they contradict each other.
+    /// Returns the settings in the second `at`, or `None` if they conflict.
     fn settings(&self, at: u64) -> Option<Settings> {
         let mut settings = Settings::default();
         for (name, value) in &self.for_good {
@@ -78,7 +78,7 @@ impl Model {
     }
 }
 
-/// The second `at`, on a wall clock that is so much ahead.
+/// Returns the second `at`, on a wall clock that is `ahead_ms` ahead.
 fn moment(at: u64, ahead_ms: u64) -> Moment {
     Moment {
         unix_ms: at * 1_000 + ahead_ms,
@@ -86,7 +86,7 @@ fn moment(at: u64, ahead_ms: u64) -> Moment {
     }
 }
 
-/// What came of a history: changes accepted and refused, and settings that went back.
+/// Counts of accepted and refused changes, and of reverted settings.
 #[derive(Debug, Default)]
 struct Tally {
     accepted: u64,
@@ -94,13 +94,13 @@ struct Tally {
     ended: u64,
 }
 
-/// One history. Only with `steady` clocks does the model know when each change ends over a restart.
+/// Runs one history. The model can predict each expiry across a restart only if clocks are `steady`.
 fn run(seed: u64, steady: bool, tally: &mut Tally) {
     let mut random = Random(seed);
     let (mut now, mut ahead_ms) = (10_000, 500_000_000);
     let mut model = Model::default();
     let mut catalogue = Catalogue::default();
-    let by = By::server(moment(now, ahead_ms));
+    let by = ChangeAuthor::server(moment(now, ahead_ms));
     catalogue.make("prod", "", "local", b"dek", &by).unwrap();
     for _ in 0..STEPS {
         match random.below(8) {
@@ -114,8 +114,9 @@ fn run(seed: u64, steady: bool, tally: &mut Tally) {
                     lines += &format!("{name}={value}\n");
                     changed.set(name, value, end.map(|end| now + end));
                 }
-                let lasts = end.map(|end| Lasts::parse(&(end * 1_000).to_string()).unwrap());
-                let by = By::server(moment(now, ahead_ms));
+                let lasts =
+                    end.map(|end| OverrideDuration::parse(&(end * 1_000).to_string()).unwrap());
+                let by = ChangeAuthor::server(moment(now, ahead_ms));
                 let before = catalogue.text();
                 match catalogue.set_lines(1, &lines, lasts, &by) {
                     Ok(()) => {
@@ -140,20 +141,20 @@ fn run(seed: u64, steady: bool, tally: &mut Tally) {
                 catalogue.resume(moment(now, ahead_ms));
             }
         }
-        tally.ended += catalogue.go_back(moment(now, ahead_ms)).len() as u64;
+        tally.ended += catalogue.revert_expired(moment(now, ahead_ms)).len() as u64;
         assert!(!catalogue.is_due(moment(now, ahead_ms)));
         let settings = catalogue.keyspace(1).unwrap().settings();
-        let settings = settings.expect("they never contradict each other");
+        let settings = settings.expect("settings never conflict");
         if steady {
             assert_eq!(Some(settings), model.settings(now), "seed {seed}");
         }
     }
-    // When all has gone back, what was set for good holds.
+    // When every override has expired, the permanent values apply.
     now += 100;
-    catalogue.go_back(moment(now, ahead_ms));
+    catalogue.revert_expired(moment(now, ahead_ms));
     let keyspace = catalogue.keyspace(1).unwrap();
     assert_eq!(keyspace.settings().ok(), model.settings(now), "seed {seed}");
-    assert_eq!(keyspace.limited().count(), 0);
+    assert_eq!(keyspace.overrides().count(), 0);
 }
 
 #[test]

@@ -1,12 +1,12 @@
-//! What a catalogue takes from a section that has been changed since it was sealed: only what tightens it.
+//! Merges a section of the catalogue that was edited after it was sealed: only what tightens it is accepted.
 
 use serde_json::{Map, Value};
 
 use super::{Catalogue, CatalogueError, FILE, Keyspace};
 
 impl Catalogue {
-    /// Puts keyspaces back to what they were when they were sealed, tightened by what they are now: locked, if either is,
-    /// and with the grants that both have.
+    /// Restores keyspaces to their sealed state, tightened by their current state: a keyspace is locked if either is, and
+    /// has the grants that both have.
     pub fn tighten_sealed(&mut self, was: &Map<String, Value>) -> Result<(), CatalogueError> {
         for (id, sealed) in was {
             let bad = |error: &dyn std::fmt::Display| {
@@ -27,14 +27,14 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Ids below this one have been used.
+    /// Marks the ids below this one as used.
     pub fn skip_ids_below(&mut self, next_id: u32) {
         self.next_id = self.next_id.max(next_id);
     }
 }
 
 impl Keyspace {
-    /// Whether this differs from `before` by withdrawn grants alone, which need no seal to be kept.
+    /// Returns `true` if this differs from `before` by withdrawn grants alone, which need no seal to be kept.
     pub fn only_withdraws(&self, before: &Keyspace) -> bool {
         let withdrawn = Keyspace {
             policy: before.policy.clone(),
@@ -50,12 +50,12 @@ mod tests {
     use keyway_core::Instant;
     use serde_json::json;
 
-    use super::super::By;
+    use super::super::ChangeAuthor;
     use super::*;
     use crate::time::Moment;
 
-    fn by() -> By {
-        By::server(Moment {
+    fn by() -> ChangeAuthor {
+        ChangeAuthor::server(Moment {
             unix_ms: 1_000_000_000_000,
             instant: Instant::from_micros(50_000_000),
         })
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_without_the_key_counts_as_far_as_it_tightens() {
+    fn unsealed_changes_apply_only_where_they_tighten() {
         let sealed = serde_json::to_value(with_prod()).unwrap();
         let sealed = sealed["keyspaces"].as_object().unwrap();
         let mut now =
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(grants, [("uid:7", "mac")]);
         assert_eq!(prod.settings().unwrap().soft_ttl_ms, 600_000);
 
-        // A lock that was taken off without the key stays on.
+        // A lock that was removed without the key remains.
         let mut locked = with_prod();
         locked.set_locked(1, true, &by()).unwrap();
         let sealed = serde_json::to_value(locked).unwrap();

@@ -1,21 +1,21 @@
-//! Settings and grants that are to be changed, decoded and checked once, where the request comes in.
+//! Changes of settings and grants, decoded and checked once, when the request is received.
 
 use keyway_core::Settings;
 
-use super::{ALLOW, CatalogueError, Lasts};
+use super::{ALLOW, CatalogueError, OverrideDuration};
 use crate::policy::Policy;
 
-/// The name under which a request says how long its changes last.
+/// The name under which a request specifies the duration of its changes.
 const FOR_MS: &str = "for_ms";
 
-/// Changes of settings and grants, which are made together or not at all.
+/// Changes of settings and grants that are applied atomically.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SettingsChange {
     changes: Vec<SettingChange>,
-    lasts: Option<Lasts>,
+    lasts: Option<OverrideDuration>,
 }
 
-/// One change, in the one form that is stored, so that an alias never stands beside a name.
+/// One change in canonical form, so an alias is never stored besides the setting's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SettingChange {
     /// A setting's name, or `allow:PRINCIPAL`.
@@ -24,23 +24,23 @@ pub(super) struct SettingChange {
 }
 
 impl SettingsChange {
-    /// Reads names and values. `for_ms=N` among them makes all of them last so long.
+    /// Parses names and values. `for_ms=N` among them makes all changes temporary.
     ///
-    /// Errors: what is no setting, or a value that it cannot have.
+    /// Errors: an unknown setting, or an invalid value.
     pub fn parse<'a>(
         settings: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<SettingsChange, CatalogueError> {
         let mut change = SettingsChange::default();
         for (name, value) in settings {
             match name {
-                FOR_MS => change.lasts = Some(Lasts::parse(value)?),
+                FOR_MS => change.lasts = Some(OverrideDuration::parse(value)?),
                 _ => change.changes.push(SettingChange::parse(name, value)?),
             }
         }
         Ok(change)
     }
 
-    /// Refuses a change that ends: a keyspace is not made for a while.
+    /// Refuses a temporary change, since a keyspace cannot be created temporarily.
     pub fn without_end(self) -> Result<SettingsChange, CatalogueError> {
         match self.lasts {
             None => Ok(self),
@@ -48,12 +48,12 @@ impl SettingsChange {
         }
     }
 
-    /// How long it lasts, if not for good.
-    pub fn lasts(&self) -> Option<Lasts> {
+    /// Returns the duration, or `None` if the change is permanent.
+    pub fn lasts(&self) -> Option<OverrideDuration> {
         self.lasts
     }
 
-    /// Whether grants are among what it changes.
+    /// Returns `true` if the changes include grants.
     pub fn has_grants(&self) -> bool {
         self.changes
             .iter()
@@ -65,7 +65,7 @@ impl SettingsChange {
     }
 }
 
-/// For the log: `name=value name=value`.
+/// Formats the changes for the log: `name=value name=value`.
 impl std::fmt::Display for SettingsChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (at, change) in self.changes.iter().enumerate() {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alias_and_another_spelling_are_the_same_change() {
+    fn aliases_and_spellings_parse_to_the_same_change() {
         let written = [("refreshWindow", "0007"), ("allow:uid:01", "verify,sign")];
         let change = SettingsChange::parse(written).unwrap();
         assert_eq!(
@@ -124,10 +124,10 @@ mod tests {
     }
 
     #[test]
-    fn a_time_makes_all_of_it_last_so_long_and_a_new_keyspace_has_none() {
+    fn duration_applies_to_all_changes_and_is_refused_for_a_new_keyspace() {
         let written = [("soft_ttl_ms", "9000"), ("for_ms", "5000")];
         let change = SettingsChange::parse(written).unwrap();
-        assert_eq!(change.lasts().map(Lasts::ms), Some(5_000));
+        assert_eq!(change.lasts().map(OverrideDuration::ms), Some(5_000));
         assert!(!change.has_grants());
         let refused = change.without_end().unwrap_err().to_string();
         assert!(
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named() {
+    fn refusals_name_the_setting() {
         for (name, value) in [
             ("soft", "1"),
             ("soft_ttl_ms", "soon"),

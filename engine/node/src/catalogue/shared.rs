@@ -1,5 +1,5 @@
-//! Keyspaces that copies of the catalogue share. Each change is made to a copy of it, so that a copy of ten thousand
-//! keyspaces must not cost ten thousand steps: they are shared in blocks, of which a change replaces one.
+//! Keyspaces that copies of the catalogue share. Each change is made to a copy, so copying ten thousand keyspaces must
+//! not cost ten thousand steps: they are shared in blocks, and a change replaces one block.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Keyspace;
 
-/// Ids of a block: about the square root of what a node can have.
+/// Ids per block: about the square root of the most keyspaces that a node can have.
 const BLOCK_IDS: u32 = 128;
 
 type Block = BTreeMap<u32, Arc<Keyspace>>;
@@ -16,7 +16,7 @@ type Block = BTreeMap<u32, Arc<Keyspace>>;
 /// Keyspaces by id.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
-    /// By id / [`BLOCK_IDS`]; none is empty.
+    /// ChangeAuthor id / [`BLOCK_IDS`]; none is empty.
     blocks: BTreeMap<u32, Arc<Block>>,
 }
 
@@ -29,13 +29,13 @@ impl Shared {
         self.blocks.get(&(id / BLOCK_IDS))?.get(&id)
     }
 
-    /// By rising id.
+    /// Iterates by rising id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Arc<Keyspace>)> {
         let keyspaces = self.blocks.values().flat_map(|block| block.iter());
         keyspaces.map(|(id, keyspace)| (*id, keyspace))
     }
 
-    /// A copy of this keyspace that other catalogues do not share, to change.
+    /// Returns a copy of this keyspace that other catalogues do not share, for changing it.
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Keyspace> {
         let block = self.blocks.get_mut(&(id / BLOCK_IDS))?;
         if !block.contains_key(&id) {
@@ -48,7 +48,7 @@ impl Shared {
         self.put(id, Arc::new(keyspace));
     }
 
-    /// Puts back a keyspace that was there.
+    /// Restores a keyspace that was there.
     pub(super) fn put(&mut self, id: u32, keyspace: Arc<Keyspace>) {
         let block = self.blocks.entry(id / BLOCK_IDS).or_default();
         Arc::make_mut(block).insert(id, keyspace);
@@ -84,14 +84,14 @@ impl<'de> Deserialize<'de> for Shared {
 mod tests {
     use keyway_core::Instant;
 
-    use super::super::{By, Catalogue};
+    use super::super::{Catalogue, ChangeAuthor};
     use super::*;
     use crate::time::Moment;
 
     #[test]
-    fn a_change_replaces_one_block_and_leaves_other_copies_alone() {
+    fn change_replaces_one_block_and_does_not_affect_other_copies() {
         let mut catalogue = Catalogue::default();
-        let by = By::server(Moment {
+        let by = ChangeAuthor::server(Moment {
             unix_ms: 1,
             instant: Instant::ZERO,
         });

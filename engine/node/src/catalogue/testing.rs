@@ -1,9 +1,14 @@
-//! Keyspaces and changes as tests write them: in lines.
+//! Test helpers that parse keyspaces and changes from lines of text.
 
-use super::{By, Catalogue, CatalogueError, Lasts, NewKeyspace, SettingsChange};
+use super::{
+    Catalogue, CatalogueError, ChangeAuthor, NewKeyspace, OverrideDuration, SettingsChange,
+};
 
-/// Reads lines `name=value`.
-pub(crate) fn change(lines: &str, lasts: Option<Lasts>) -> Result<SettingsChange, CatalogueError> {
+/// Parses lines `name=value`.
+pub(crate) fn change(
+    lines: &str,
+    lasts: Option<OverrideDuration>,
+) -> Result<SettingsChange, CatalogueError> {
     let end = lasts.map(|lasts| lasts.ms().to_string());
     let end = end.as_deref().map(|end| ("for_ms", end));
     let settings = lines.lines().filter(|line| !line.is_empty());
@@ -17,7 +22,7 @@ impl Catalogue {
         lines: &str,
         kms: &str,
         record: &[u8],
-        by: &By,
+        by: &ChangeAuthor,
     ) -> Result<u32, CatalogueError> {
         let change = &change(lines, None)?;
         let new = NewKeyspace {
@@ -33,8 +38,8 @@ impl Catalogue {
         &mut self,
         id: u32,
         lines: &str,
-        lasts: Option<Lasts>,
-        by: &By,
+        lasts: Option<OverrideDuration>,
+        by: &ChangeAuthor,
     ) -> Result<(), CatalogueError> {
         self.set(id, &change(lines, lasts)?, by)
     }

@@ -2,7 +2,7 @@ use keyway_core::Instant;
 
 use super::*;
 
-/// So many seconds after the first moment.
+/// Returns the moment that many seconds after the first.
 fn at(seconds: u64) -> Moment {
     Moment {
         unix_ms: 1_000_000_000_000 + seconds * 1_000,
@@ -10,12 +10,12 @@ fn at(seconds: u64) -> Moment {
     }
 }
 
-fn by(seconds: u64) -> By {
-    By::principal("uid:7".to_owned(), at(seconds))
+fn by(seconds: u64) -> ChangeAuthor {
+    ChangeAuthor::principal("uid:7".to_owned(), at(seconds))
 }
 
-fn lasts(seconds: u64) -> Option<Lasts> {
-    Some(Lasts::parse(&(seconds * 1_000).to_string()).unwrap())
+fn lasts(seconds: u64) -> Option<OverrideDuration> {
+    Some(OverrideDuration::parse(&(seconds * 1_000).to_string()).unwrap())
 }
 
 fn with_prod(lines: &str) -> Catalogue {
@@ -37,7 +37,7 @@ fn settings(catalogue: &Catalogue) -> Settings {
     catalogue.keyspace(1).unwrap().settings().unwrap()
 }
 
-/// The history as text, oldest first: who, what, from, to.
+/// Returns the history as text, oldest first: author, setting, old value, new value.
 fn history(catalogue: &Catalogue) -> Vec<String> {
     let history = &catalogue.keyspace(1).unwrap().history;
     let mut lines: Vec<String> = history
@@ -53,7 +53,7 @@ fn history(catalogue: &Catalogue) -> Vec<String> {
     lines
 }
 
-/// The server ends, and starts at `now`.
+/// Stops the server, and starts it at `now`.
 fn restart(catalogue: &Catalogue, now: Moment) -> Catalogue {
     let mut read = Catalogue::parse(&catalogue.text()).unwrap();
     read.resume(now);
@@ -80,7 +80,7 @@ fn older_formats_are_read_and_written_as_format_4() {
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn written_file_reads_back_unchanged() {
     let mut catalogue = with_prod("soft_ttl_ms=1000\nallow:uid:7=sign\n");
     catalogue.set_locked(1, true, &by(1)).unwrap();
     catalogue
@@ -100,7 +100,7 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn a_bad_line_changes_nothing() {
+fn invalid_change_leaves_the_keyspace_unchanged() {
     let mut catalogue = with_prod("");
     let before = catalogue.text();
     let lines = "max_in_flight=3\nsoft_ttl_ms=soon";
@@ -110,14 +110,14 @@ fn a_bad_line_changes_nothing() {
 }
 
 #[test]
-fn contradictory_settings_are_refused() {
+fn conflicting_settings_are_refused() {
     let mut catalogue = with_prod("");
     let lines = "soft_ttl_ms=5000\nhard_ttl_ms=1000";
     assert!(catalogue.set_lines(1, lines, None, &by(1)).is_err());
 }
 
 #[test]
-fn the_runbooks_spellings_mean_the_same_setting() {
+fn runbook_aliases_name_the_same_setting() {
     let mut catalogue = with_prod("maxInFlight=5");
     catalogue
         .set_lines(1, "max_in_flight=6", None, &by(1))
@@ -139,7 +139,7 @@ fn names_are_unique_and_well_formed() {
 }
 
 #[test]
-fn every_change_has_its_line_in_the_history_and_what_changes_nothing_has_none() {
+fn history_has_an_entry_for_each_effective_change() {
     let mut catalogue = with_prod("maxInFlight=5");
     let lines = "refreshWindow=40000\nallow:uid:007=sign,verify";
     catalogue.set_lines(1, lines, None, &by(1)).unwrap();
@@ -169,7 +169,7 @@ fn every_change_has_its_line_in_the_history_and_what_changes_nothing_has_none() 
 }
 
 #[test]
-fn the_history_is_bounded_and_keeps_the_newest() {
+fn history_is_bounded_and_keeps_the_newest_entries() {
     let mut catalogue = with_prod("");
     for n in 1_000..1_000 + HISTORY_MAX {
         let line = format!("max_in_flight={n}");
@@ -187,7 +187,7 @@ fn the_history_is_bounded_and_keeps_the_newest() {
 }
 
 #[test]
-fn the_longest_history_fits_into_one_answer() {
+fn longest_history_fits_into_one_response() {
     let mut catalogue = with_prod("");
     let all = keyway_protocol::Grants::ALL.to_string();
     for n in 0..HISTORY_MAX {
@@ -205,19 +205,19 @@ fn the_longest_history_fits_into_one_answer() {
 }
 
 #[test]
-fn a_change_for_a_while_goes_back_by_itself() {
+fn override_reverts_when_it_expires() {
     let mut catalogue = with_prod("max_in_flight=5");
     let lines = "max_in_flight=256\nLowWater=7\nallow:uid:9=sign";
     catalogue.set_lines(1, lines, lasts(900), &by(10)).unwrap();
     assert_eq!(settings(&catalogue).max_in_flight, 256);
     let prod = catalogue.keyspace(1).unwrap();
-    let limited: Vec<_> = prod
-        .limited()
-        .map(|(name, limited, then)| (name, limited.until_unix_ms, then))
+    let temporary: Vec<_> = prod
+        .overrides()
+        .map(|(name, temporary, then)| (name, temporary.until_unix_ms, then))
         .collect();
     let until = at(910).unix_ms;
     assert_eq!(
-        limited,
+        temporary,
         [
             ("allow:uid:9", until, "none".to_owned()),
             ("low_water_pct", until, "5".to_owned()),
@@ -225,20 +225,23 @@ fn a_change_for_a_while_goes_back_by_itself() {
         ]
     );
     assert!(!catalogue.is_due(at(909)));
-    assert!(catalogue.go_back(at(909)).is_empty());
+    assert!(catalogue.revert_expired(at(909)).is_empty());
     assert!(catalogue.is_due(at(910)));
-    assert_eq!(catalogue.go_back(at(910)).len(), 3);
+    assert_eq!(catalogue.revert_expired(at(910)).len(), 3);
     let prod = catalogue.keyspace(1).unwrap();
     let back = prod.settings().unwrap();
     assert_eq!((back.max_in_flight, back.low_water_pct), (5, 5));
-    assert_eq!((prod.policy.iter().count(), prod.limited().count()), (0, 0));
+    assert_eq!(
+        (prod.policy.iter().count(), prod.overrides().count()),
+        (0, 0)
+    );
     let lines = history(&catalogue);
     assert_eq!(lines[lines.len() - 1], "expired max_in_flight 256 5");
-    assert!(catalogue.go_back(at(9_999)).is_empty());
+    assert!(catalogue.revert_expired(at(9_999)).is_empty());
 }
 
 #[test]
-fn a_change_for_good_ends_one_for_a_while_even_with_the_same_value() {
+fn permanent_change_cancels_an_override_even_with_the_same_value() {
     let mut catalogue = with_prod("");
     catalogue
         .set_lines(1, "max_in_flight=256", lasts(10), &by(0))
@@ -253,7 +256,7 @@ fn a_change_for_good_ends_one_for_a_while_even_with_the_same_value() {
 }
 
 #[test]
-fn a_second_change_for_a_while_has_a_time_of_its_own_and_goes_back_to_the_first_value() {
+fn second_override_has_its_own_expiry_and_reverts_to_the_original_value() {
     let mut catalogue = with_prod("max_in_flight=5");
     for (value, seconds, now) in [(256, 10, 0), (512, 100, 5)] {
         let line = format!("max_in_flight={value}");
@@ -261,17 +264,17 @@ fn a_second_change_for_a_while_has_a_time_of_its_own_and_goes_back_to_the_first_
             .set_lines(1, &line, lasts(seconds), &by(now))
             .unwrap();
     }
-    assert!(catalogue.go_back(at(104)).is_empty());
-    assert_eq!(catalogue.go_back(at(105)).len(), 1);
+    assert!(catalogue.revert_expired(at(104)).is_empty());
+    assert_eq!(catalogue.revert_expired(at(105)).len(), 1);
     assert_eq!(settings(&catalogue).max_in_flight, 5);
 }
 
 #[test]
-fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settled() {
+fn change_that_conflicts_with_a_value_to_be_restored_is_refused() {
     let mut catalogue = with_prod("");
     let short = "soft_ttl_ms=30000";
     catalogue.set_lines(1, short, lasts(900), &by(0)).unwrap();
-    // Valid by itself, but not with the soft TTL of ten minutes that comes back.
+    // Valid now, but not with the soft TTL of ten minutes that is restored later.
     let refused = catalogue.set_lines(1, "hard_ttl_ms=100000", None, &by(60));
     let refused = refused.unwrap_err().to_string();
     for part in [
@@ -281,33 +284,33 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_until_that_is_settle
     ] {
         assert!(refused.contains(part), "{refused}");
     }
-    // For a while that ends before, it is not in the way.
+    // An override that expires before that does not conflict.
     let shorter = catalogue.set_lines(1, "hard_ttl_ms=100000", lasts(839), &by(60));
     shorter.unwrap();
     let longer = catalogue.set_lines(1, "hard_ttl_ms=100000", lasts(841), &by(60));
     assert!(longer.is_err());
-    // With the soft TTL settled, it may stay.
+    // With a permanent soft TTL, it may stay.
     let lines = "soft_ttl_ms=30000\nhard_ttl_ms=100000";
     catalogue.set_lines(1, lines, None, &by(61)).unwrap();
     assert!(!catalogue.is_due(at(9_999)));
 }
 
 #[test]
-fn a_restart_neither_ends_nor_prolongs_a_change_for_a_while() {
+fn restart_neither_ends_nor_prolongs_an_override() {
     let mut catalogue = with_prod("");
     catalogue
         .set_lines(1, "max_in_flight=256", lasts(900), &by(0))
         .unwrap();
     let mut during = restart(&catalogue, at(600));
-    assert!(during.go_back(at(899)).is_empty());
-    assert_eq!(during.go_back(at(900)).len(), 1);
+    assert!(during.revert_expired(at(899)).is_empty());
+    assert_eq!(during.revert_expired(at(900)).len(), 1);
     let mut after = restart(&catalogue, at(5_000));
-    assert_eq!(after.go_back(at(5_000)).len(), 1);
+    assert_eq!(after.revert_expired(at(5_000)).len(), 1);
     assert_eq!(settings(&after).max_in_flight, 64);
 }
 
 #[test]
-fn the_wall_clock_does_not_matter_while_the_server_runs_and_cannot_prolong_after() {
+fn wall_clock_has_no_effect_at_run_time_and_cannot_prolong_an_override() {
     let mut catalogue = with_prod("");
     catalogue
         .set_lines(1, "max_in_flight=256", lasts(900), &by(0))
@@ -318,20 +321,20 @@ fn the_wall_clock_does_not_matter_while_the_server_runs_and_cannot_prolong_after
     };
     assert!(!catalogue.is_due(jumped(10, u64::MAX)));
     assert!(catalogue.is_due(jumped(900, 0)));
-    // The clock was years ahead when the change was made.
+    // The clock was years ahead when the override was set.
     let mut again = restart(&catalogue, jumped(10, 5_000));
     assert!(!again.is_due(jumped(909, 5_000)));
-    assert_eq!(again.go_back(jumped(910, 5_000)).len(), 1);
+    assert_eq!(again.revert_expired(jumped(910, 5_000)).len(), 1);
 }
 
 #[test]
-fn ends_that_a_clock_has_turned_round_never_leave_a_contradiction() {
+fn reversed_expiries_never_leave_a_conflict() {
     let mut catalogue = with_prod("");
     let early = |unix_ms| {
         let at = Moment { unix_ms, ..at(0) };
-        By::principal("uid:7".to_owned(), at)
+        ChangeAuthor::principal("uid:7".to_owned(), at)
     };
-    // By the clock of expiry hard_ttl_ms goes back first, as it must; by the wall clock soft_ttl_ms does.
+    // By the clock of expiry hard_ttl_ms reverts first, as it must; by the wall clock soft_ttl_ms does.
     let soft = catalogue.set_lines(1, "soft_ttl_ms=30000", lasts(900), &early(0));
     soft.unwrap();
     let hard = catalogue.set_lines(1, "hard_ttl_ms=100000", lasts(800), &early(500_000));
@@ -341,12 +344,12 @@ fn ends_that_a_clock_has_turned_round_never_leave_a_contradiction() {
         ..at(10_000)
     };
     let mut again = restart(&catalogue, now);
-    assert_eq!(again.go_back(now).len(), 2);
+    assert_eq!(again.revert_expired(now).len(), 2);
     assert_eq!(settings(&again), Settings::default());
 }
 
 #[test]
-fn a_file_whose_settings_will_contradict_each_other_is_refused() {
+fn file_whose_settings_would_conflict_later_is_refused() {
     let mut catalogue = with_prod("hard_ttl_ms=700000");
     catalogue
         .set_lines(1, "soft_ttl_ms=30000", lasts(900), &by(0))
@@ -359,7 +362,7 @@ fn a_file_whose_settings_will_contradict_each_other_is_refused() {
 }
 
 #[test]
-fn how_long_a_change_lasts_is_bounded() {
+fn override_duration_is_bounded() {
     for bad in [
         "",
         "0",
@@ -370,8 +373,11 @@ fn how_long_a_change_lasts_is_bounded() {
         "15m",
         "99999999999999999999",
     ] {
-        let refused = Lasts::parse(bad).unwrap_err().to_string();
+        let refused = OverrideDuration::parse(bad).unwrap_err().to_string();
         assert!(refused.contains("1 s to 30 days"), "{bad}: {refused}");
     }
-    assert_eq!(Lasts::parse("2592000000").unwrap().ms(), 2_592_000_000);
+    assert_eq!(
+        OverrideDuration::parse("2592000000").unwrap().ms(),
+        2_592_000_000
+    );
 }

@@ -11,7 +11,7 @@ use super::rotation::refuse_locked;
 use super::saver::{acknowledge, settled};
 use super::works::{Event, Work, WorkId};
 use super::{Control, Refused, Reply};
-use crate::catalogue::{By, Edit};
+use crate::catalogue::{ChangeAuthor, Edit};
 use crate::messages::ResealWork;
 use crate::policy::Principal;
 
@@ -166,7 +166,7 @@ impl Control {
         let mut ids: Vec<u32> = due.iter().map(|(id, _)| *id).collect();
         ids.dedup();
         let work = self.works.begin();
-        let by = By::expiry(self.now);
+        let by = ChangeAuthor::expiry(self.now);
         match self.want(work, Edit::DestroyDue { ids, by }) {
             Ok(()) => self.works.wait(work, Work::DestroyDue(DestroyDue { due })),
             Err((_, why)) => self.report(Report::DueKept { why }),

@@ -45,12 +45,12 @@ impl Control {
             .as_ref()
             .map_or(&keyspace.policy, |guard| &guard.policy);
         let allow: BTreeMap<&str, &str> = policy.iter().collect();
-        let limited = keyspace.limited().map(|(name, limited, then)| {
-            let until_unix_ms = limited.until_unix_ms;
+        let rows = keyspace.overrides().map(|(name, temporary, then)| {
+            let until_unix_ms = temporary.until_unix_ms;
             let end = json!({ "until_unix_ms": until_unix_ms, "then": then });
             (name, end)
         });
-        let limited: BTreeMap<&str, Value> = limited.collect();
+        let overrides: BTreeMap<&str, Value> = rows.collect();
         json!({
             "id": id,
             "name": keyspace.name,
@@ -65,7 +65,7 @@ impl Control {
             "reseal": self.reseal_progress(id).map(|progress| progress.json()),
             "settings": settings,
             "allow": allow,
-            "limited": limited,
+            "overrides": overrides,
         })
     }
 }

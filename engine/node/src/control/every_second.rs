@@ -50,7 +50,7 @@ impl EverySecond {
 
 impl Control {
     pub(super) fn do_every_second(&mut self) {
-        self.end_limited();
+        self.revert_expired_overrides();
         self.look_at_saves();
         self.look_at_all_opened();
         if self.beside.every_second.are_deks_due(self.now.instant) {

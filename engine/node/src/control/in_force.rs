@@ -340,12 +340,12 @@ impl InForce {
 
     /// Ends what was changed for a while and is due: the changes, and the keyspaces in which something else may be in
     /// force now. That counts as written, since a restart comes to it by itself.
-    pub(super) fn go_back(&mut self, now: Moment) -> (Vec<(u32, Change)>, BTreeSet<u32>) {
+    pub(super) fn revert_expired(&mut self, now: Moment) -> (Vec<(u32, Change)>, BTreeSet<u32>) {
         if !self.written.is_due(now) && !self.wanted.is_due(now) {
             return Default::default();
         }
-        let of_written = self.written.go_back(now);
-        let ended = self.wanted.go_back(now);
+        let of_written = self.written.revert_expired(now);
+        let ended = self.wanted.revert_expired(now);
         let keyspaces = of_written.iter().chain(&ended).map(|(id, _)| *id);
         let keyspaces = keyspaces.collect();
         self.outdate();

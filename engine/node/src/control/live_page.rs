@@ -88,9 +88,9 @@ fn in_turn(ids: &[u32], asked: u32) -> Vec<u32> {
 /// Settings only: who may do what is not the page's to show.
 fn settings_in_force(id: u32, keyspace: &Keyspace) -> Option<SettingsSnapshot> {
     let mut ends: BTreeMap<&str, Until> = keyspace
-        .limited()
-        .map(|(name, limited, then)| {
-            let unix_ms = limited.until_unix_ms;
+        .overrides()
+        .map(|(name, temporary, then)| {
+            let unix_ms = temporary.until_unix_ms;
             (name, Until { unix_ms, then })
         })
         .collect();

@@ -38,7 +38,7 @@ pub enum Report {
         for_ms: Option<u64>,
     },
     /// A change for a while is over.
-    LimitedEnded {
+    OverrideExpired {
         /// Of which keyspace.
         keyspace: u32,
         /// What went back.

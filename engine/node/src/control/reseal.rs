@@ -9,7 +9,7 @@ use super::in_force::Settled;
 use super::report::Report;
 use super::saver::settled;
 use super::works::{Event, ShardAnswer, Work, WorkId};
-use crate::catalogue::{By, Edit};
+use crate::catalogue::{ChangeAuthor, Edit};
 use crate::messages::{Lane, ResealError, ResealPage, ResealWork, ToShard};
 
 /// How long the work rests after a page that could not be worked through, at first and at most, µs.
@@ -220,7 +220,7 @@ impl Control {
         let generation = written.map_or(0, |keyspace| keyspace.generation());
         let edit = Edit::Retire {
             id: reseal.id,
-            by: By::server(self.now),
+            by: ChangeAuthor::server(self.now),
         };
         match self.want(work, edit) {
             Ok(()) => {

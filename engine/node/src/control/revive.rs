@@ -4,7 +4,7 @@ use super::Control;
 use super::report::Report;
 use super::saver::settled;
 use super::works::{Event, Work, WorkId};
-use crate::catalogue::{By, Edit};
+use crate::catalogue::{ChangeAuthor, Edit};
 use crate::messages::Lane;
 
 /// DEKs that blobs are sealed under and nobody has, of which the log says so once.
@@ -58,7 +58,7 @@ impl Control {
         let edit = Edit::Revive {
             id,
             generations,
-            by: By::server(self.now),
+            by: ChangeAuthor::server(self.now),
         };
         self.want(work, edit).map_err(|(_, why)| why)
     }

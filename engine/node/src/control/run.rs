@@ -9,7 +9,7 @@ use super::report::Report;
 use super::state::Happens;
 use super::works::{Caller, Event, ShardAnswer, Work, WorkId};
 use super::{Control, Reply};
-use crate::catalogue::By;
+use crate::catalogue::ChangeAuthor;
 use crate::ids::{Epoch, QuestionId};
 use crate::messages::{Lane, ToShard};
 use crate::policy::Principal;
@@ -113,8 +113,8 @@ impl Control {
         });
     }
 
-    pub(super) fn by(&self, who: Principal) -> By {
-        By::principal(who.to_string(), self.now)
+    pub(super) fn by(&self, who: Principal) -> ChangeAuthor {
+        ChangeAuthor::principal(who.to_string(), self.now)
     }
 
     pub(super) fn epoch_of(&self, id: u32) -> Epoch {

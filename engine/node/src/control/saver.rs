@@ -147,13 +147,13 @@ impl Control {
     ///
     /// A disk that takes nothing does not keep them in force: their ends are on it already, so that what is in memory
     /// only is what a restart would come to as well.
-    pub(super) fn end_limited(&mut self) {
-        let (ended, keyspaces) = self.in_force.go_back(self.now);
+    pub(super) fn revert_expired_overrides(&mut self) {
+        let (ended, keyspaces) = self.in_force.revert_expired(self.now);
         if keyspaces.is_empty() {
             return;
         }
         for (keyspace, change) in ended {
-            self.report(Report::LimitedEnded { keyspace, change });
+            self.report(Report::OverrideExpired { keyspace, change });
         }
         for id in keyspaces {
             self.publish(id, Lane::Emergency);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use keyway_core::{Instant, LeaseEvent};
-use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange, WrappedDek};
+use keyway_node::catalogue::{Catalogue, ChangeAuthor, NewKeyspace, SettingsChange, WrappedDek};
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{
     Control, ControlEffect, Deks, FailureClass, KmsAnswer, KmsFailure, KmsRequest, KmsSet,
@@ -76,7 +76,7 @@ fn catalogue() -> Catalogue {
         record: b"dek-1",
     };
     let mut catalogue = Catalogue::default();
-    let made = catalogue.create(new, &By::server(moment(0)));
+    let made = catalogue.create(new, &ChangeAuthor::server(moment(0)));
     assert_eq!(made, Ok(PROD));
     catalogue
 }
@@ -88,7 +88,7 @@ impl Rig {
 
     /// With DEK 1 retired, and DEK 2 in use.
     pub fn with_retired() -> Rig {
-        let by = By::server(moment(0));
+        let by = ChangeAuthor::server(moment(0));
         let mut catalogue = catalogue();
         let dek = WrappedDek {
             generation: 2,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use keyway_kms::{ProviderState, Service};
 
-use super::catalogue::{self, By, Catalogue, FIRST_GENERATION, NewKeyspace, SettingsChange};
+use super::catalogue::{
+    self, Catalogue, ChangeAuthor, FIRST_GENERATION, NewKeyspace, SettingsChange,
+};
 use super::catalogue_file::{CatalogueFile, Checked, FirstSeal, Place};
 use super::kms::KmsSet;
-use super::settings::end_limited_at_start;
+use super::settings::revert_expired_at_start;
 use crate::clock;
 use crate::config::Config;
 
@@ -61,7 +63,7 @@ pub async fn prepare(
             to_write |= checked.map_err(|error| error.to_string())? == Checked::Anew;
         }
     }
-    end_limited_at_start(keyspaces, |keyspaces| file.write(keyspaces));
+    revert_expired_at_start(keyspaces, |keyspaces| file.write(keyspaces));
     if config.dev && keyspaces.iter().next().is_none() {
         make_first(kms, file, keyspaces).await?;
         to_write = true;
@@ -95,7 +97,7 @@ async fn make_first(
     checked.map_err(|error| error.to_string())?;
     let made = first.new_dek(keyspaces.next_id(), FIRST_GENERATION).await;
     let dek = made.map_err(|error| error.to_string())?;
-    let by = By::server(clock::moment());
+    let by = ChangeAuthor::server(clock::moment());
     let new = NewKeyspace {
         name: DEV_KEYSPACE,
         change: &SettingsChange::default(),

@@ -107,7 +107,7 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use super::super::catalogue::{By, NewKeyspace, SettingsChange};
+    use super::super::catalogue::{ChangeAuthor, NewKeyspace, SettingsChange};
     use super::super::seal::{section_of, text_of};
     use super::*;
     use crate::clock;
@@ -121,7 +121,7 @@ mod tests {
             kms,
             record: name.as_bytes(),
         };
-        let by = By::server(clock::moment());
+        let by = ChangeAuthor::server(clock::moment());
         catalogue.create(new, &by).unwrap();
     }
 
@@ -151,7 +151,7 @@ mod tests {
             check(&mut texts, &catalogue);
         }
         let before = catalogue.clone();
-        let by = By::server(clock::moment());
+        let by = ChangeAuthor::server(clock::moment());
         catalogue.set_locked(11, true, &by).unwrap();
         let kept = texts.keyspaces["2"].sealed.as_ptr();
         check(&mut texts, &catalogue);

@@ -24,7 +24,7 @@ pub(super) fn write(report: Report) {
             settings,
             for_ms: Some(for_ms),
         } => tracing::info!(keyspace, %who, %settings, for_ms, "temporary override set"),
-        Report::LimitedEnded { keyspace, change } => limited_ended(keyspace, &change),
+        Report::OverrideExpired { keyspace, change } => override_expired(keyspace, &change),
         Report::CommandTimedOut => tracing::error!("a command took longer than 10 minutes"),
         Report::CommandForgotten => {
             tracing::error!("a command ended without an answer; please report this bug");
@@ -161,7 +161,7 @@ pub(super) fn write(report: Report) {
 }
 
 /// Logs that a temporary override has expired.
-pub(super) fn limited_ended(keyspace: u32, change: &catalogue::Change) {
+pub(super) fn override_expired(keyspace: u32, change: &catalogue::Change) {
     tracing::info!(
         keyspace,
         setting = change.what,

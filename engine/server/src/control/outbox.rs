@@ -14,7 +14,7 @@ use super::lanes::Lanes;
 /// bounds what waits.
 pub(super) struct Outbox {
     lanes: Lanes<ToShard>,
-    /// By lane. `Some`: a task sends them.
+    /// ChangeAuthor lane. `Some`: a task sends them.
     waiting: [Rc<RefCell<Option<VecDeque<ToShard>>>>; 2],
 }
 

@@ -6,13 +6,13 @@ use crate::clock;
 
 /// Computes the remaining time of temporary overrides, and reverts those that expired since the previous run. `save`
 /// writes the catalogue, if there were any.
-pub fn end_limited_at_start(
+pub fn revert_expired_at_start(
     catalogue: &mut Catalogue,
     save: impl FnOnce(&Catalogue) -> std::io::Result<()>,
 ) {
     let now = clock::moment();
     catalogue.resume(now);
-    let ended = catalogue.go_back(now);
+    let ended = catalogue.revert_expired(now);
     if !ended.is_empty()
         && let Err(error) = save(catalogue)
     {
@@ -22,6 +22,6 @@ pub fn end_limited_at_start(
         );
     }
     for (keyspace, change) in &ended {
-        log::limited_ended(*keyspace, change);
+        log::override_expired(*keyspace, change);
     }
 }

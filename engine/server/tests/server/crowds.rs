@@ -155,7 +155,7 @@ fn a_keyspace_has_at_most_256_principals_and_its_row_fits() {
         .into_iter()
         .find(|info| info.name == crowd.as_str());
     let row = row.unwrap();
-    assert_eq!((row.allow.len(), row.limited.len()), (256, 256));
+    assert_eq!((row.allow.len(), row.overrides.len()), (256, 256));
     let none = ("allow:uid:4294967295", "none");
     client.set_keyspace(&crowd, &[none]).unwrap();
     grant(7).unwrap();

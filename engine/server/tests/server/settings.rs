@@ -104,21 +104,21 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     let longer = [("max_in_flight", "256"), ("allow:uid:7", "sign")];
     client.set_keyspace_for(&prod(), &longer, LONG).unwrap();
     assert_eq!(setting(&client, "max_in_flight"), "256");
-    let limited = info(&client).limited;
-    assert_eq!(limited["max_in_flight"].then, "64");
-    assert_eq!(limited["allow:uid:7"].then, "none");
+    let overrides = info(&client).overrides;
+    assert_eq!(overrides["max_in_flight"].then, "64");
+    assert_eq!(overrides["allow:uid:7"].then, "none");
     // A second one, on top: its own time, and back to what was before the first.
     let shorter = [("max_in_flight", "512")];
     client.set_keyspace_for(&prod(), &shorter, SHORT).unwrap();
     wait_until("its end", WITHIN, || {
         setting(&client, "max_in_flight") == "64"
     });
-    let left: Vec<String> = info(&client).limited.into_keys().collect();
+    let left: Vec<String> = info(&client).overrides.into_keys().collect();
     assert_eq!(left, ["allow:uid:7"]);
     // One for good ends one for a while.
     let for_good = [("allow:uid:7", "sign,verify")];
     client.set_keyspace(&prod(), &for_good).unwrap();
-    assert!(info(&client).limited.is_empty());
+    assert!(info(&client).overrides.is_empty());
     assert_eq!(
         history(&client)[1..],
         [
@@ -161,7 +161,7 @@ fn restart_with(dir: &Path, crash: bool) {
     client
         .set_keyspace_for(&prod(), &[("low_water_pct", "9")], SHORT)
         .unwrap();
-    let until = info(&client).limited;
+    let until = info(&client).overrides;
     if crash {
         server.kill()
     } else {
@@ -174,8 +174,8 @@ fn restart_with(dir: &Path, crash: bool) {
     let info = info(&client);
     assert_eq!(info.settings["low_water_pct"], "5");
     assert_eq!(info.settings["max_in_flight"], "256");
-    assert_eq!(info.limited.len(), 1);
-    assert_eq!(info.limited["max_in_flight"], until["max_in_flight"]);
+    assert_eq!(info.overrides.len(), 1);
+    assert_eq!(info.overrides["max_in_flight"], until["max_in_flight"]);
     let lines = history(&client);
     assert_eq!(lines[lines.len() - 1], "expired low_water_pct 9 5");
 
@@ -223,7 +223,7 @@ fn an_end_needs_no_disk() {
         if std::fs::create_dir(&file).is_err() {
             continue;
         }
-        let in_time = !info(&client).limited.is_empty();
+        let in_time = !info(&client).overrides.is_empty();
         if in_time {
             break;
         }
@@ -274,7 +274,7 @@ fn what_would_contradict_a_value_that_comes_back_is_refused_with_both_named() {
     assert_eq!(client.keyspace_list().unwrap(), before);
     let both = [("soft_ttl_ms", "30000"), ("hard_ttl_ms", "100000")];
     client.set_keyspace(&prod(), &both).unwrap();
-    assert!(info(&client).limited.is_empty());
+    assert!(info(&client).overrides.is_empty());
 }
 
 #[test]

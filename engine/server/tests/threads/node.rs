@@ -11,7 +11,7 @@ use keyway_kms::{
     Initialise, KmsError, NewDek, ProviderState, SecretKey, Share, UnlockNeed, UnlockSecret,
     Unlocked, UnwrappedDek,
 };
-use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
+use keyway_node::catalogue::{Catalogue, ChangeAuthor, NewKeyspace, SettingsChange};
 use keyway_node::connection::Connection;
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{Control, Settings as ControlSettings};
@@ -409,7 +409,7 @@ impl Node {
         }
         threads.push(thread::spawn(move || {
             let mut catalogue = Catalogue::default();
-            let by = By::server(clock::moment());
+            let by = ChangeAuthor::server(clock::moment());
             let new = NewKeyspace {
                 name: "prod",
                 change: &SettingsChange::default(),

@@ -6,7 +6,7 @@ use super::shards::{Dek, Known, SimShard};
 use super::{Event, World};
 use crate::oracle::{Checked, Violation, ensure};
 use crate::schedule::Scheduled;
-use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
+use keyway_node::catalogue::{Catalogue, ChangeAuthor, NewKeyspace, SettingsChange};
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{Control, KmsSet, Settings};
 use keyway_node::policy::{Owner, Principal};
@@ -40,7 +40,7 @@ pub(super) fn first_catalogue(plan: &ControlPlan, now: Moment) -> Catalogue {
             kms: NAMES[kms],
             record: &record(kms, dek),
         };
-        let made = catalogue.create(new, &By::server(now));
+        let made = catalogue.create(new, &ChangeAuthor::server(now));
         made.expect("the keyspace is new");
     }
     catalogue

@@ -74,14 +74,14 @@ fn stopped(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
             )
             .because_of(because)
             .because("keys soft-expire together now, and requests wait for their refreshes");
-        let limited = patient.listed.info.as_ref();
-        let limited = limited.and_then(|info| info.limited.get("max_in_flight"));
+        let temporary = patient.listed.info.as_ref();
+        let temporary = temporary.and_then(|info| info.overrides.get("max_in_flight"));
         return Some(
-            match limited {
-                Some(limited) => finding.because(format!(
+            match temporary {
+                Some(temporary) => finding.because(format!(
                     "it reverts to {} automatically at {}",
-                    limited.then,
-                    crate::text::moment(limited.until_unix_ms)
+                    temporary.then,
+                    crate::text::moment(temporary.until_unix_ms)
                 )),
                 None => finding.next(patient.set("max_in_flight=64")),
             }

@@ -2,7 +2,7 @@
 
 mod scene;
 
-use keyway_client::Limited;
+use keyway_client::Override;
 use serde_json::{Value, json};
 
 use super::*;
@@ -224,10 +224,10 @@ fn a_stopped_prefetcher_is_told_with_who_stopped_it() {
         "keyway keyspace set prod max_in_flight=64",
     ];
     expect(off(), id, Warning, &words);
-    let limited = Scene {
-        limited: Some((
+    let temporary = Scene {
+        overrides: Some((
             "max_in_flight",
-            Limited {
+            Override {
                 until_unix_ms: 1_795_653_300_000,
                 then: "64".into(),
             },
@@ -235,7 +235,7 @@ fn a_stopped_prefetcher_is_told_with_who_stopped_it() {
         ..off()
     };
     let words = ["it reverts to 64 automatically at 2026-11-26T00:35:00Z"];
-    expect(limited, id, Warning, &words);
+    expect(temporary, id, Warning, &words);
     let unused = off()
         .both(&at("requests"), json!([]))
         .both(&at("hits"), json!(9))

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::catalogue::testing::change;
-use crate::catalogue::{By, Lasts};
+use crate::catalogue::{ChangeAuthor, OverrideDuration};
 
 const PROD: u32 = 1;
 
@@ -18,8 +18,8 @@ fn moment(seconds: u64) -> Moment {
     }
 }
 
-fn by() -> By {
-    By::principal("uid:7".to_owned(), moment(0))
+fn by() -> ChangeAuthor {
+    ChangeAuthor::principal("uid:7".to_owned(), moment(0))
 }
 
 /// Keyspace 1 with a grant.
@@ -378,7 +378,7 @@ fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
 #[test]
 fn the_end_of_a_change_for_a_while_counts_as_written() {
     let mut keyspaces = with_prod();
-    let lasts = Some(Lasts::parse("10000").unwrap());
+    let lasts = Some(OverrideDuration::parse("10000").unwrap());
     let grant = Edit::Set {
         id: PROD,
         change: change("allow:uid:2=all", lasts).unwrap(),
@@ -387,8 +387,8 @@ fn the_end_of_a_change_for_a_while_counts_as_written() {
     let _ = want(&mut keyspaces, 0, grant);
     let _ = keyspaces.next_write(at(0)).unwrap();
     keyspaces.handle_saved(at(0), Ok(()));
-    assert!(keyspaces.go_back(moment(9)).1.is_empty());
-    let (ended, touched) = keyspaces.go_back(moment(10));
+    assert!(keyspaces.revert_expired(moment(9)).1.is_empty());
+    let (ended, touched) = keyspaces.revert_expired(moment(10));
     assert_eq!(
         (ended.len(), touched.into_iter().collect::<Vec<_>>()),
         (1, vec![PROD])

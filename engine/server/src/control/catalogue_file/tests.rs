@@ -8,7 +8,7 @@ use keyway_kms::{
 use super::*;
 use crate::clock;
 use crate::metrics::snapshot::KmsSnapshot;
-use keyway_node::catalogue::{By, NewKeyspace, SettingsChange};
+use keyway_node::catalogue::{ChangeAuthor, NewKeyspace, SettingsChange};
 
 /// A KMS whose wrapped keys are the keys, and which can be away.
 #[derive(Default)]
@@ -161,8 +161,8 @@ fn refused(disk: &Arc<Disk>, accepted: Option<u64>) -> String {
     }
 }
 
-fn by() -> By {
-    By::server(clock::moment())
+fn by() -> ChangeAuthor {
+    ChangeAuthor::server(clock::moment())
 }
 
 /// A file with one keyspace at the KMS `bao`, sealed.

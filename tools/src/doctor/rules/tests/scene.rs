@@ -1,6 +1,6 @@
 //! What the rules are tried on.
 
-use keyway_client::{HotKeys, KeyspaceChange, KeyspaceInfo, Limited};
+use keyway_client::{HotKeys, KeyspaceChange, KeyspaceInfo, Override};
 use serde_json::{Value, json};
 
 use crate::doctor::{Case, Listed};
@@ -12,7 +12,7 @@ pub struct Scene {
     pub before: Value,
     pub now: Value,
     pub settings: Vec<(&'static str, &'static str)>,
-    pub limited: Option<(&'static str, Limited)>,
+    pub overrides: Option<(&'static str, Override)>,
     pub hot: Option<Value>,
     pub waited_for: Option<Value>,
     pub changes: Vec<KeyspaceChange>,
@@ -52,7 +52,7 @@ impl Scene {
                 ("refresh_window_ms", "120000"),
                 ("low_water_pct", "5"),
             ],
-            limited: None,
+            overrides: None,
             hot: None,
             waited_for: None,
             changes: Vec::new(),
@@ -101,7 +101,7 @@ impl Scene {
         let hot =
             |value: Option<Value>| value.map(|it| serde_json::from_value::<HotKeys>(it).unwrap());
         let settings = self.settings.into_iter();
-        let limited = self.limited.into_iter();
+        let overrides = self.overrides.into_iter();
         let info = KeyspaceInfo {
             id: 1,
             name: "prod".into(),
@@ -115,8 +115,8 @@ impl Scene {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             allow: Default::default(),
-            limited: limited
-                .map(|(name, limited)| (name.into(), limited))
+            overrides: overrides
+                .map(|(name, temporary)| (name.into(), temporary))
                 .collect(),
         };
         let listed = Listed {
