@@ -28,7 +28,7 @@ const SURPLUS_MAX: usize = 4_096;
 type Log = BlobLog<RingFiles>;
 
 impl Driver {
-    /// Begins an errand. A read is on its way to the disk when this returns, not after whatever else is queued: requests
+    /// Starts an errand. A read is submitted to the disk before this returns, not after the tasks that are queued: requests
     /// may be waiting for it.
     pub(super) fn run(self: &Rc<Self>, task: TaskId, errand: Errand) {
         let driver = Rc::clone(self);
