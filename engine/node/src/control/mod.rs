@@ -377,6 +377,11 @@ impl Control {
         self.in_force.written()
     }
 
+    /// The keyspaces that there are, also those that are not written yet.
+    pub fn keyspaces(&self) -> impl Iterator<Item = u32> {
+        self.keyspaces.keys().copied()
+    }
+
     /// What is wrong at the KMSes.
     pub fn trouble_of(&self, kms: &str, now: Instant) -> Option<crate::figures::KmsTrouble> {
         self.troubles.snapshot(kms, now)

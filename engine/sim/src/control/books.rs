@@ -3,7 +3,7 @@
 
 use super::plan::Asks;
 use crate::oracle::{Checked, ensure};
-use keyway_node::ids::{CallId, Revision};
+use keyway_node::ids::{CallId, QuestionId, Revision};
 use keyway_node::keyspace_change::KeyspaceChange;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +17,8 @@ pub(super) struct Books {
     pub(super) rotated: BTreeMap<u32, u32>,
     /// Calls under way, and which keyspace each is for.
     pub(super) calls: BTreeMap<CallId, Option<u32>>,
+    /// What shards were asked, and of which keyspace.
+    pub(super) questions: BTreeMap<QuestionId, u32>,
     /// Unwraps under way, by keyspace.
     unwraps: BTreeMap<u32, usize>,
     told: BTreeMap<(u32, Revision), KeyspaceChange>,
@@ -161,6 +163,7 @@ impl Books {
             self.note_unknown(&asked);
         }
         self.calls.clear();
+        self.questions.clear();
         self.unwraps.clear();
         self.told.clear();
         self.tickets = Tickets::default();

@@ -37,7 +37,8 @@ impl World<'_> {
     }
 
     pub(super) fn cover_all(&mut self, input: &'static str) {
-        let ids: Vec<u32> = self.control.written().iter().map(|(id, _)| id).collect();
+        // Also those that are not written yet.
+        let ids: Vec<u32> = self.control.keyspaces().collect();
         for id in ids {
             if let Some(of) = self.control.state_of(id) {
                 self.coverage.reached(of, input);

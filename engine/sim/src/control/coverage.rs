@@ -1,5 +1,6 @@
 //! Which inputs met a keyspace in which states.
 
+use super::impossible;
 use std::collections::BTreeMap;
 
 /// States of a keyspace.
@@ -74,10 +75,23 @@ impl ControlCoverage {
         self.stages.len()
     }
 
-    /// Pairs of state and input that were not reached.
+    /// Pairs of state and input that were not reached, and are not known to be impossible.
     #[must_use]
     pub fn missing(&self) -> Vec<(&'static str, &'static str)> {
-        self.pairs_where(|count| count == 0)
+        let mut pairs = self.pairs_where(|count| count == 0);
+        pairs.retain(|(state, input)| impossible::why(state, input).is_none());
+        pairs
+    }
+
+    /// Pairs that were reached, and are said to be impossible; and why they are.
+    #[must_use]
+    pub fn contradicted(&self) -> Vec<(&'static str, &'static str, &'static str)> {
+        let reached = self.pairs_where(|count| count > 0).into_iter();
+        let contradicted = reached.filter_map(|(state, input)| {
+            let why = impossible::why(state, input)?;
+            Some((state, input, why))
+        });
+        contradicted.collect()
     }
 
     fn pairs_where(&self, wanted: impl Fn(u64) -> bool) -> Vec<(&'static str, &'static str)> {
@@ -86,5 +100,54 @@ impl ControlCoverage {
             .flat_map(|state| INPUTS.iter().map(move |input| (*state, *input)));
         all.filter(|pair| wanted(self.states.get(pair).copied().unwrap_or(0)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEADY: [&str; 3] = ["steady", "steady", "idle"];
+
+    fn reached(pairs: &[(&'static str, &'static str)]) -> ControlCoverage {
+        let mut coverage = ControlCoverage::default();
+        for (state, input) in pairs {
+            let [changing, resealing, unlock] = STEADY;
+            coverage.reached([state, changing, resealing, unlock], input);
+        }
+        coverage
+    }
+
+    #[test]
+    fn a_reason_for_a_pair_that_was_reached_is_a_contradiction() {
+        let coverage = reached(&[("open", "LOCK"), ("making", "unwrap")]);
+        let contradicted = coverage.contradicted();
+        assert_eq!(contradicted.len(), 1);
+        assert_eq!(contradicted[0].0, "making");
+        assert_eq!(contradicted[0].1, "unwrap");
+    }
+
+    #[test]
+    fn a_pair_is_missing_unless_it_was_reached_or_has_a_reason() {
+        let missing = reached(&[("open", "LOCK")]).missing();
+        assert!(!missing.contains(&("open", "LOCK")));
+        assert!(!missing.contains(&("making", "unwrap")));
+        assert!(missing.contains(&("open", "UNLOCK")));
+        let mut all = ControlCoverage::default();
+        for state in STATES {
+            for input in INPUTS {
+                all.add(&reached(&[(state, input)]));
+            }
+        }
+        assert_eq!(all.missing(), []);
+    }
+
+    #[test]
+    fn every_reason_is_about_states_and_inputs_that_there_are() {
+        let named = impossible::IMPOSSIBLE.iter();
+        for (states, inputs, _) in named {
+            assert!(states.iter().all(|state| STATES.contains(state)));
+            assert!(inputs.iter().all(|input| INPUTS.contains(input)));
+        }
     }
 }

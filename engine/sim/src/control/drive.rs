@@ -33,7 +33,7 @@ impl World<'_> {
     pub(super) fn hear_shard(&mut self, from: u16, message: ToControl) -> Checked {
         let now = self.moment();
         self.statuses();
-        let (input, keyspace) = input_of(&message);
+        let (input, keyspace) = self.input_of(&message);
         self.cover(keyspace, input);
         self.trace.note(self.now, || {
             format!("control: {input} {keyspace:?} of shard {from}")
@@ -127,6 +127,13 @@ impl World<'_> {
                     message,
                 } => {
                     self.check_told(&message)?;
+                    if let ToShard::Reseal {
+                        question, keyspace, ..
+                    }
+                    | ToShard::Progress { question, keyspace } = &message
+                    {
+                        self.books.questions.insert(*question, *keyspace);
+                    }
                     let event = Event::ToShard { shard, message };
                     self.post(true, shard, lane, event);
                 }
@@ -268,25 +275,31 @@ impl World<'_> {
             records.any(|it| super::kms::read(&it.record).is_some_and(|(_, of)| of == dek))
         })
     }
-}
 
-fn input_of(message: &ToControl) -> (&'static str, Option<u32>) {
-    match message {
-        ToControl::Request(request) => (
-            super::tell::word(&request.command),
-            request.command.keyspace(),
-        ),
-        ToControl::Unwrap { keyspace } => ("unwrap", Some(*keyspace)),
-        ToControl::Revive { keyspace, .. } => ("revive", Some(*keyspace)),
-        ToControl::Hottest { .. } => ("hottest", None),
-        ToControl::Acted { keyspace, .. } => ("acted", Some(*keyspace)),
-        ToControl::Wiped { keyspace, .. } => ("wiped", Some(*keyspace)),
-        ToControl::Confirmed { keyspace, .. } => ("confirmed", Some(*keyspace)),
-        ToControl::Resealed { page, .. } => match page {
-            Ok(_) => ("page", None),
-            Err(_) => ("page failed", None),
-        },
-        ToControl::Progress { .. } => ("progress", None),
-        ToControl::Hot { .. } => ("hot", None),
+    /// A message in a word, and the keyspace that it is about.
+    fn input_of(&mut self, message: &ToControl) -> (&'static str, Option<u32>) {
+        match message {
+            ToControl::Request(request) => (
+                super::tell::word(&request.command),
+                request.command.keyspace(),
+            ),
+            ToControl::Unwrap { keyspace } => ("unwrap", Some(*keyspace)),
+            ToControl::Revive { keyspace, .. } => ("revive", Some(*keyspace)),
+            ToControl::Hottest { .. } => ("hottest", None),
+            ToControl::Acted { keyspace, .. } => ("acted", Some(*keyspace)),
+            ToControl::Wiped { keyspace, .. } => ("wiped", Some(*keyspace)),
+            ToControl::Confirmed { keyspace, .. } => ("confirmed", Some(*keyspace)),
+            ToControl::Resealed { question, page } => {
+                let of = self.books.questions.remove(question);
+                match page {
+                    Ok(_) => ("page", of),
+                    Err(_) => ("page failed", of),
+                }
+            }
+            ToControl::Progress { question, .. } => {
+                ("progress", self.books.questions.remove(question))
+            }
+            ToControl::Hot { .. } => ("hot", None),
+        }
     }
 }

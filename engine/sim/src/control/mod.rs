@@ -14,6 +14,7 @@ mod books;
 mod calm;
 mod coverage;
 mod drive;
+mod impossible;
 mod kms;
 mod plan;
 mod process;
