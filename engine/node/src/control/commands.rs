@@ -1,5 +1,5 @@
-//! Commands under way. Each is answered exactly once: what carries it out holds an [`Answering`], which is used up by the
-//! answer, cannot be copied, and reports itself when it is dropped without one. A time limit stands behind both.
+//! Commands in progress. Each is answered exactly once: its work holds an [`Answering`], which cannot be copied, is
+//! consumed by the answer, and reports itself if it is dropped without one. A time limit applies in addition.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,20 +11,20 @@ use keyway_protocol::Grants;
 use crate::messages::Lane;
 use crate::policy::Principal;
 
-/// Commands under way, at most: as many as wait in both lanes of the shards. Those of the emergency lane have as many
-/// places again.
+/// Most commands in progress: as many as both lanes of the shards can hold. Those of the emergency lane have the same
+/// number of places again.
 pub const COMMANDS_MAX: usize = 8_192;
 
-/// The longest that a command is waited for. A count over every blob takes its time; nothing else comes near it.
+/// Longest time that a command is waited for. Counting every blob takes long; no other command comes close to it.
 pub(super) const COMMAND_US_MAX: u64 = 600_000_000;
 
-/// Control's name for a command.
+/// Control's identifier of a command.
 type CommandId = u64;
 
 /// The duty to answer a command.
 pub(super) struct Answering {
     id: CommandId,
-    /// Until it is answered.
+    /// Records the command as an orphan if it is dropped; `None` once it was answered.
     orphans: Option<Rc<RefCell<Vec<CommandId>>>>,
 }
 
@@ -36,7 +36,7 @@ impl Drop for Answering {
     }
 }
 
-/// Whom to answer, by whose right, and until when.
+/// Where to send the answer, on whose behalf the command runs, and its deadline.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
     pub shard: u16,
@@ -48,18 +48,18 @@ pub(super) struct Asker {
     pub deadline: Option<Instant>,
 }
 
-/// The right that a command takes.
+/// The right that a command requires.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Needed {
-    /// None: it shows what the caller may see.
+    /// None: the answer contains only what the caller may see.
     Nothing,
     /// One of these grants in this keyspace.
     Grant(u32, Grants),
-    /// To do everything.
+    /// All rights on the node.
     Everything,
 }
 
-/// The commands under way.
+/// The commands in progress.
 #[derive(Default)]
 pub(super) struct Commands {
     last: CommandId,
@@ -70,7 +70,7 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// A command begins. `None`: there are too many.
+    /// Registers a command. Returns `None` if there are too many.
     pub(super) fn begin(&mut self, now: Instant, asker: Asker) -> Option<Answering> {
         let places = match asker.lane {
             Lane::Emergency => 2 * COMMANDS_MAX,
@@ -89,19 +89,19 @@ impl Commands {
         })
     }
 
-    /// Whom this answers; `None` if it was answered when its time was over.
+    /// Ends a command. Returns where to send the answer, or `None` if it was answered when it timed out.
     pub(super) fn end(&mut self, mut answering: Answering) -> Option<Asker> {
         answering.orphans = None;
         self.remove(answering.id)
     }
 
-    /// Whom this is to answer; `None` if it was answered when its time was over.
+    /// Returns where the answer will be sent, or `None` if the command was answered when it timed out.
     pub(super) fn asker(&self, answering: &Answering) -> Option<Asker> {
         let found = self.waiting.get(&answering.id);
         found.map(|(_, asker)| *asker)
     }
 
-    /// A command that was dropped without an answer.
+    /// Returns a command that was dropped without an answer.
     pub(super) fn next_orphan(&mut self) -> Option<Asker> {
         loop {
             let id = self.orphans.borrow_mut().pop()?;
@@ -111,20 +111,20 @@ impl Commands {
         }
     }
 
-    /// A command whose time is over.
+    /// Returns a command that has timed out.
     pub(super) fn next_overdue(&mut self, now: Instant) -> Option<Asker> {
         let (began_at, id) = *self.by_time.first()?;
         let is_over = now.saturating_since(began_at) >= COMMAND_US_MAX;
         is_over.then(|| self.remove(id)).flatten()
     }
 
-    /// When the first of them is over.
+    /// Returns when the first command times out.
     pub(super) fn next_end(&self) -> Option<Instant> {
         let (began_at, _) = self.by_time.first()?;
         Some(began_at.plus_us(COMMAND_US_MAX))
     }
 
-    /// Commands under way.
+    /// Returns the number of commands in progress.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_found_once_and_what_was_answered_is_not() {
+    fn dropped_command_is_reported_once_and_an_answered_one_is_not() {
         let mut commands = Commands::default();
         let answered = commands.begin(at(0), asker(7, Lane::Ordinary)).unwrap();
         let forgotten = commands.begin(at(0), asker(8, Lane::Ordinary)).unwrap();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_whose_time_is_over_is_answered_and_its_late_end_is_nobodys() {
+    fn timed_out_command_is_answered_once_and_its_late_end_is_ignored() {
         let mut commands = Commands::default();
         let slow = commands.begin(at(0), asker(7, Lane::Ordinary)).unwrap();
         assert!(commands.next_overdue(at(599)).is_none());
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn emergencies_have_places_of_their_own() {
+    fn emergencies_have_their_own_capacity() {
         let mut commands = Commands::default();
         let mut begin = |lane| commands.begin(at(0), asker(0, lane));
         let held: Vec<_> = std::iter::from_fn(|| begin(Lane::Ordinary)).collect();

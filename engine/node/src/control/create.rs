@@ -1,4 +1,4 @@
-//! CREATE: a keyspace, with a DEK that its KMS has wrapped and proven.
+//! CREATE: creates a keyspace with a DEK that its KMS has wrapped and verified.
 
 use keyway_protocol::{Status, encode_keyspace_id};
 
@@ -15,7 +15,7 @@ use super::{Control, Governed, Refused};
 use crate::catalogue::{Edit, FIRST_GENERATION, SettingsChange};
 use crate::policy::Principal;
 
-/// A keyspace that is being made.
+/// A keyspace that is being created.
 pub(super) struct Create {
     name: String,
     kms: String,
@@ -26,12 +26,12 @@ pub(super) struct Create {
 }
 
 enum Stage {
-    /// The KMS is asked whether its section of the catalogue is what a server has written.
+    /// The KMS checks that its section of the catalogue was written by a server.
     Checking,
-    /// The KMS makes the DEK of this keyspace.
+    /// The KMS generates the DEK of this keyspace.
     Making(u32),
     Writing(u32, Deks),
-    /// Shards are being told.
+    /// The change is being published to the shards.
     Acting(u32, Settled),
 }
 
@@ -73,11 +73,11 @@ impl Control {
         Ok(Stage::Checking)
     }
 
-    /// The id is reserved only now, so that a creation that a closed KMS refuses uses up none.
+    /// Reserves the id only now, so that a creation refused because the KMS is locked consumes none.
     fn make_dek(&mut self, work: WorkId, kms: &str) -> Result<Stage, Refused> {
         let keyspace = self.in_force.reserve_id().ok_or((
             Status::Conflict,
-            "the node has used up its keyspace ids".to_owned(),
+            "the node's keyspace ids are exhausted".to_owned(),
         ))?;
         let request = KmsRequest::NewDek {
             keyspace,
@@ -100,8 +100,8 @@ impl Control {
             (Stage::Writing(id, deks), Event::Settled(outcome)) => match settled(outcome) {
                 Ok(settled) => {
                     self.wait_until_acted(work, id);
-                    // It was proven by an unwrap: the first use need not wait for another.
-                    self.tell_lease(id, Ok(deks));
+                    // An unwrap verified it, so the first use need not wait for another.
+                    self.broadcast_lease(id, Ok(deks));
                     Ok(Stage::Acting(id, settled))
                 }
                 Err(refused) => {

@@ -1,4 +1,4 @@
-//! Retired DEKs that are destroyed: by command, once no blob needs one of them, and when they have been kept for their time.
+//! Destroys retired DEKs: by command, once no blob needs one of them, and when their retention has ended.
 
 use keyway_protocol::{Status, encode_deks_destroyed};
 
@@ -25,14 +25,14 @@ pub(super) struct Destroy {
 }
 
 enum Stage {
-    /// Blobs under older DEKs than the newest are counted.
+    /// Blobs under DEKs older than the current one are counted.
     Counting(Pass),
-    /// There were some: the DEKs are taken back into use.
+    /// There are some: the DEKs are put into use again.
     Reviving(u64),
     Writing,
 }
 
-/// A destruction of DEKs whose time is over.
+/// A destruction of DEKs whose retention has ended.
 pub(super) struct DestroyDue {
     due: Vec<(u32, u32)>,
 }
@@ -48,7 +48,7 @@ impl Destroy {
 }
 
 impl Control {
-    /// Destroys the retired DEKs for good, once no blob needs one of them. Answers with how many there were.
+    /// Destroys the retired DEKs permanently, once no blob needs one of them. Answers with the number of DEKs destroyed.
     pub(super) fn destroy_deks(&mut self, answering: Answering, who: Principal, id: u32) -> Begun {
         let (generation, retired) = match self.retired_of(id) {
             Ok(retired) => retired,
@@ -144,20 +144,20 @@ impl Control {
         self.want(work, Edit::DestroyRetired { id, by })
     }
 
-    /// Blobs under retired DEKs have turned up: they are sealed anew first.
+    /// Handles blobs found under retired DEKs: they are resealed first.
     fn found_some(&mut self, retired: &[u32], id: u32, found: u64, outcome: Settlement) -> Reply {
         settled(outcome)?;
         self.revived(id, retired);
         Err((
             Status::Conflict,
             format!(
-                "{found} blobs are sealed under retired DEKs and are being sealed under the newest one; \
+                "{found} blobs are still sealed under retired DEKs and are being resealed under the current DEK; \
                  try again when `keyway keyspace list` shows none left"
             ),
         ))
     }
 
-    /// Destroys retired DEKs whose time is over.
+    /// Destroys retired DEKs whose retention has ended.
     pub(super) fn destroy_due_deks(&mut self) {
         let due = self.in_force.written().due_deks(self.now.unix_ms);
         if due.is_empty() {

@@ -1,4 +1,4 @@
-//! KEYSPACE_LIST, a page of as many keyspaces as fit into an answer, and KEYSPACE_HISTORY.
+//! Builds the documents of KEYSPACE_LIST, a page with as many keyspaces as fit into one response, and KEYSPACE_HISTORY.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +9,12 @@ use super::{Control, Reply};
 use crate::catalogue::{Change, Keyspace};
 use crate::policy::Principal;
 
-/// A payload's room, less what stands around the rows.
+/// Most bytes of rows in a page: a payload, less what surrounds the rows.
 const ROWS_LEN_MAX: usize = PAYLOAD_LEN_MAX - 64;
 
 impl Control {
-    /// The keyspaces with ids greater than `after` among `visible`, which rise, as far as they fit. What the principal may
-    /// not see any more is left out.
+    /// Returns the keyspaces with ids greater than `after` among `visible`, in ascending order, as many as fit. Keyspaces
+    /// that the principal may no longer see are left out.
     pub(super) fn list(&self, who: Principal, after: u32, visible: &[u32]) -> Vec<u8> {
         let first = visible.partition_point(|id| *id <= after);
         let rows = visible[first..].iter().filter_map(|id| {
@@ -25,7 +25,7 @@ impl Control {
         page(rows)
     }
 
-    /// What was changed of a keyspace, newest first, as JSON.
+    /// Returns the history of a keyspace, newest first, as JSON.
     pub(super) fn history(&self, id: u32) -> Reply {
         let keyspace = self.in_force.written().keyspace(id)?;
         let changes: Vec<&Change> = keyspace.history.iter().collect();
@@ -40,7 +40,7 @@ impl Control {
             .unwrap_or_default();
         let in_force = &self.in_force;
         let guard = in_force.guard(id);
-        // What is in force, though the file may say more.
+        // The policy in force, which may be stricter than the file.
         let policy = guard
             .as_ref()
             .map_or(&keyspace.policy, |guard| &guard.policy);
@@ -70,7 +70,8 @@ impl Control {
     }
 }
 
-/// As many rows as fit, and whether there are more. One always fits: what a keyspace can hold is bounded.
+/// Returns as many rows as fit, and whether there are more. At least one always fits, since the contents of a keyspace
+/// are bounded.
 fn page(rows: impl Iterator<Item = Value>) -> Vec<u8> {
     let mut text = String::from("{\"keyspaces\":[");
     let mut more = false;
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_holds_as_many_rows_as_fit_and_says_whether_there_are_more() {
+    fn page_has_as_many_rows_as_fit_and_shows_whether_more_follow() {
         let row = |id: usize| json!({ "id": id, "text": "x".repeat(1_000) });
         for count in [0, 1, 10, 64, 65, 66, 1_000] {
             let text = page((0..count).map(row));

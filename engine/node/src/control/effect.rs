@@ -1,4 +1,4 @@
-//! What control has done for it: messages to shards, calls to KMSes, writes, and what is told to the exporter and the log.
+//! What control requests from its driver: messages to shards, KMS calls, writes, and events for the exporter and the log.
 
 use zeroize::Zeroizing;
 
@@ -9,67 +9,68 @@ use crate::figures::{CatalogueFigures, HotSnapshot, SettingsSnapshot};
 use crate::ids::{CallId, QuestionId, WriteId};
 use crate::messages::{Lane, Secret, ToShard};
 
-/// One thing to do. The driver does them in their order. It has no `Debug`, since it can hold a secret.
+/// One effect. The driver performs effects in order. It has no `Debug`, since it can contain a secret.
 pub enum ControlEffect {
-    /// Send a message to a shard. Messages of one lane keep their order.
+    /// Sends a message to a shard. Messages of one lane keep their order.
     Tell {
-        /// Which shard.
+        /// The receiving shard.
         shard: u16,
-        /// On which lane.
+        /// The lane.
         lane: Lane,
-        /// What.
+        /// The message.
         message: ToShard,
     },
-    /// Call a KMS; answered by exactly one [`Control::handle_kms`](super::Control::handle_kms), whatever happens.
+    /// Calls a KMS. Answered by exactly one [`Control::handle_kms`](super::Control::handle_kms), even after a panic.
     Kms {
-        /// Named in the answer.
+        /// Identifies the answer.
         call: CallId,
-        /// The KMS's name.
+        /// The name of the KMS.
         kms: String,
-        /// What to ask.
+        /// The request.
         request: KmsRequest,
     },
-    /// Have a KMS forget its key, PIN or token, and end what it is being asked, at once. Not answered.
+    /// Makes a KMS wipe its key, PIN or token and abort its calls immediately. Not answered.
     LockKms {
-        /// The KMS's name.
+        /// The name of the KMS.
         kms: String,
     },
-    /// Have a KMS make its next calls at once, whatever is waited for after failures. Not answered.
+    /// Makes a KMS send its next calls immediately, without waiting for a backoff. Not answered.
     Hurry {
-        /// The KMS's name.
+        /// The name of the KMS.
         kms: String,
     },
-    /// Write the catalogue durably; answered by exactly one [`Control::handle_saved`](super::Control::handle_saved).
-    /// There is one at a time.
+    /// Writes the catalogue durably. Answered by exactly one [`Control::handle_saved`](super::Control::handle_saved). One
+    /// write is in progress at a time.
     Save {
-        /// Named in the answer.
+        /// Identifies the answer.
         write: WriteId,
-        /// What to write.
+        /// The catalogue to write.
         catalogue: Catalogue,
     },
-    /// Write the list of hot keys for the next start; answered by one
-    /// [`Control::handle_hot_keys_saved`](super::Control::handle_hot_keys_saved). There is one at a time.
+    /// Writes the list of hot keys for the next start. Answered by one
+    /// [`Control::handle_hot_keys_saved`](super::Control::handle_hot_keys_saved). One write is in progress at a time.
     SaveHotKeys {
-        /// The file's text.
+        /// The text of the file.
         text: String,
     },
-    /// Have the exporter make a page of STATUS; answered by one [`Control::handle_status`](super::Control::handle_status).
+    /// Requests a page of STATUS from the exporter. Answered by one
+    /// [`Control::handle_status`](super::Control::handle_status).
     Status {
-        /// Named in the answer.
+        /// Identifies the answer.
         question: QuestionId,
-        /// The row behind which it begins, 0 for the first page.
+        /// The row after which the page begins; 0 for the first page.
         after: u64,
     },
-    /// Tell the exporter.
+    /// Sends values to the exporter.
     Figures(ControlFigures),
-    /// Write a line into the log.
+    /// Writes a log line.
     Report(Report),
 }
 
-/// For the exporter.
+/// Values for the exporter.
 #[derive(Clone, Debug)]
 pub enum ControlFigures {
-    /// What has become of changes of keyspaces.
+    /// Outcomes of changes of keyspaces.
     Catalogue(CatalogueFigures),
     /// For the live page: every keyspace's settings.
     Settings(Vec<SettingsSnapshot>),
@@ -77,99 +78,100 @@ pub enum ControlFigures {
     Hot(HotSnapshot),
 }
 
-/// How far a failure to make the first seal of a KMS's section of the catalogue matters.
+/// How a failure to create the first seal of a KMS's section of the catalogue is treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstSeal {
-    /// What follows has to be sealed.
+    /// An error: what follows must be sealed.
     Needed,
-    /// The KMS may unwrap only.
+    /// Not an error: the KMS may have the right to unwrap only.
     Optional,
 }
 
-/// What a KMS is asked. It has no `Debug`, since it can hold a secret.
+/// A request to a KMS. It has no `Debug`, since it can contain a secret.
 pub enum KmsRequest {
     /// Check the KMS's section of the catalogue against its seal.
     Check(FirstSeal),
     /// Unwrap these DEKs of a keyspace, after the section was checked.
     Unwrap {
-        /// Which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Its DEKs by rising generation.
+        /// Its DEKs, oldest first.
         deks: Vec<WrappedDek>,
     },
-    /// Make a DEK, and prove by an unwrap that it comes back.
+    /// Generate a DEK, and verify by an unwrap that it can be recovered.
     NewDek {
-        /// For which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Its generation.
+        /// The generation of the DEK.
         generation: u32,
     },
-    /// Unwrap DEKs at another KMS, and wrap them at this one, which proves each by an unwrap. Both sections are checked.
+    /// Unwrap DEKs with another KMS, and wrap them with this one, which verifies each by an unwrap. Both sections are
+    /// checked.
     Move {
-        /// Whose DEKs.
+        /// The keyspace id.
         keyspace: u32,
-        /// The KMS that has wrapped them so far.
+        /// The KMS that wraps them now.
         from: String,
-        /// Those in use, by rising generation.
+        /// The DEKs in use, oldest first.
         in_use: Vec<WrappedDek>,
-        /// Those that are retired.
+        /// The retired DEKs.
         retired: Vec<WrappedDek>,
     },
     /// Unlock the KMS.
     Open {
-        /// For which keyspace, if for one.
+        /// The keyspace to be unlocked, if the request is for one.
         keyspace: Option<u32>,
-        /// What it needs.
+        /// The secret that the KMS needs.
         secret: Secret,
     },
-    /// Make the KMS's own key.
+    /// Initialise the KMS: generate its own key.
     Initialise {
-        /// Shares to make; 0 for none.
+        /// Number of shares to create; 0 for none.
         shares: u8,
-        /// Shares that open it.
+        /// Number of shares that open it.
         threshold: u8,
-        /// What protects the key, if no shares do.
+        /// The passphrase that protects the key, if it is not split into shares.
         passphrase: Zeroizing<Vec<u8>>,
     },
 }
 
-/// What a KMS has answered: the variant of the request. It has no `Debug`, since it can hold a secret.
+/// The answer of a KMS: the same variant as the request. It has no `Debug`, since it can contain a secret.
 pub enum KmsAnswer {
-    /// The section is what a server has written.
+    /// Whether a server wrote the section.
     Checked(Result<(), KmsFailure>),
     /// The DEKs.
     Unwrapped(Result<Deks, KmsFailure>),
-    /// The new DEK.
+    /// The new DEK, wrapped and unwrapped.
     Made(Result<NewDek, KmsFailure>),
-    /// The DEKs in use, and the new records of all of them.
+    /// The DEKs in use, and all DEKs as this KMS wraps them.
     Moved(Result<(Deks, Vec<WrappedDek>), KmsFailure>),
-    /// Whether it is open now.
+    /// How far the KMS is unlocked.
     Opened(Result<Unlocked, KmsFailure>),
-    /// The payload of the answer to KMS_INIT, with shares in it, and their number.
+    /// The payload of the response to KMS_INIT, which contains the shares, and their number.
     Initialised(Result<(Zeroizing<Vec<u8>>, usize), KmsFailure>),
 }
 
-/// How far a KMS is unlocked by a secret that was right.
+/// How far a correct secret has unlocked a KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unlocked {
     /// It is open.
     Open,
-    /// It is not yet.
+    /// It needs more shares.
     MoreShares {
-        /// Shares so far.
+        /// Shares given so far.
         given: u8,
-        /// Shares that it takes.
+        /// Shares required.
         threshold: u8,
     },
 }
 
 impl KmsRequest {
-    /// The answer to it that says that it failed.
+    /// Returns the answer to this request that reports the failure.
     pub fn failed(&self, failure: KmsFailure) -> KmsAnswer {
         self.failing()(failure)
     }
 
-    /// What makes that answer, for when the request has been used up.
+    /// Returns a function that builds the failure answer, for use after the request was consumed.
     pub fn failing(&self) -> fn(KmsFailure) -> KmsAnswer {
         match self {
             KmsRequest::Check(_) => |failure| KmsAnswer::Checked(Err(failure)),

@@ -1,4 +1,4 @@
-//! What is done once a second, whatever happens.
+//! The periodic work of control, done once a second.
 
 use keyway_core::Instant;
 
@@ -8,23 +8,23 @@ use crate::catalogue::Edit;
 
 const PERIOD_US: u64 = 1_000_000;
 
-/// How often retired DEKs are destroyed of which the time is over, at most, µs: a disk that takes nothing is not asked
-/// each second.
+/// Shortest period between destructions of DEKs whose retention has ended, in µs, so that a failing disk is not written
+/// to every second.
 const DEKS_PERIOD_US: u64 = 600_000_000;
 
-/// When it was last done.
+/// The state of the periodic work.
 #[derive(Default)]
 pub(super) struct EverySecond {
     last: Option<Instant>,
     deks_looked_at: Option<Instant>,
-    /// What has been changed without a seal can be sealed now.
+    /// Changes made without a seal can be sealed now.
     pub is_seal_due: bool,
-    /// Unlocks of which shards are being asked whether they have loaded their keys.
+    /// Unlocks whose shards have been asked whether the keys are loaded, and have not all answered.
     pub watched: usize,
 }
 
 impl EverySecond {
-    /// When it is due again.
+    /// Returns when it is next due.
     pub(super) fn next(&self) -> Instant {
         self.last
             .map_or(Instant::ZERO, |last| last.plus_us(PERIOD_US))
@@ -51,13 +51,13 @@ impl EverySecond {
 impl Control {
     pub(super) fn do_every_second(&mut self) {
         self.revert_expired_overrides();
-        self.look_at_saves();
-        self.look_at_all_opened();
+        self.check_saves();
+        self.check_all_opened();
         if self.beside.every_second.are_deks_due(self.now.instant) {
             self.destroy_due_deks();
         }
         if std::mem::take(&mut self.beside.every_second.is_seal_due) {
-            // No work waits for it: the next change seals everything, too.
+            // No work waits for it: the next change also seals everything.
             let work = self.works.begin();
             let _ = self.want(work, Edit::Seal);
         }

@@ -1,4 +1,4 @@
-//! Which keys are hot, kept in the data directory for the next start: names only.
+//! The list of hot keys, stored in the data directory for the next start. It contains key ids only.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use keyway_protocol::Router;
 
 use crate::messages::HotKey;
 
-/// The file's name.
+/// The name of the file.
 pub const FILE: &str = "hot_keys.txt";
 
 const HEADER: &str =
@@ -20,7 +20,7 @@ pub struct HotKeys {
 }
 
 impl HotKeys {
-    /// Over the lists of the last run, by the shard that owns the keys now.
+    /// Creates the state from the lists of the previous run, by the shard that owns the keys now.
     pub fn new(shards: Vec<Vec<HotKey>>) -> Self {
         HotKeys {
             shards,
@@ -29,7 +29,7 @@ impl HotKeys {
         }
     }
 
-    /// Takes a shard's newest list in place of its last one.
+    /// Replaces a shard's list.
     pub(super) fn take(&mut self, shard: u16, keys: Vec<HotKey>) {
         if let Some(list) = self.shards.get_mut(usize::from(shard)) {
             *list = keys;
@@ -37,7 +37,7 @@ impl HotKeys {
         }
     }
 
-    /// The keyspaces that have hot keys, the hottest first.
+    /// Returns the keyspaces that have hot keys, hottest first.
     pub(super) fn keyspaces(&self) -> Vec<u32> {
         let mut seen = BTreeSet::new();
         let keyspaces = by_rank(&self.shards).map(|key| key.keyspace);
@@ -46,7 +46,7 @@ impl HotKeys {
             .collect()
     }
 
-    /// The text to write now, if a list has come since the last time, and none is being written.
+    /// Returns the text to write, if a list has arrived since the last write and no write is in progress.
     pub(super) fn next_write(&mut self) -> Option<String> {
         if self.is_writing || !self.has_changed {
             return None;
@@ -59,12 +59,12 @@ impl HotKeys {
         self.is_writing
     }
 
-    /// The write has ended.
+    /// Records that the write has ended.
     pub(super) fn saved(&mut self) {
         self.is_writing = false;
     }
 
-    /// The file's text, if a list has come since it was last taken.
+    /// Returns the text of the file, if a list has arrived since it was last taken.
     pub(super) fn take_text(&mut self) -> Option<String> {
         std::mem::take(&mut self.has_changed).then(|| self.text())
     }
@@ -82,16 +82,16 @@ impl HotKeys {
     }
 }
 
-/// The first of every shard, then the second of every shard, and so on: heat is told by rank, so that the order holds
-/// after the number of shards has changed, too.
+/// Iterates over the hottest key of every shard, then the second of every shard, and so on. Rank stands for heat, so the
+/// order is still valid after the number of shards has changed.
 fn by_rank(shards: &[Vec<HotKey>]) -> impl Iterator<Item = &HotKey> {
     let longest = shards.iter().map(Vec::len).max().unwrap_or(0);
     (0..longest).flat_map(move |rank| shards.iter().filter_map(move |list| list.get(rank)))
 }
 
-/// Reads the file's text.
+/// Parses the text of the file.
 ///
-/// Errors: the line that is none of ours.
+/// Errors: the first invalid line.
 pub fn parse(text: &str) -> Result<Vec<HotKey>, String> {
     let lines = text
         .lines()
@@ -99,7 +99,7 @@ pub fn parse(text: &str) -> Result<Vec<HotKey>, String> {
         .filter(|(line, _)| !line.starts_with('#'));
     lines
         .map(|(line, number)| {
-            parse_line(line).ok_or_else(|| format!("{FILE}, line {number}: `{line}` is no key"))
+            parse_line(line).ok_or_else(|| format!("{FILE}, line {number}: `{line}` is not a key"))
         })
         .collect()
 }
@@ -117,7 +117,7 @@ fn parse_line(line: &str) -> Option<HotKey> {
     })
 }
 
-/// Gives each key to the shard that owns it, in their order.
+/// Returns the keys of each shard, in their order.
 pub fn route(keys: Vec<HotKey>, router: &Router) -> Vec<Vec<HotKey>> {
     let mut shards = vec![Vec::new(); usize::from(router.shard_count())];
     for key in keys {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_again_in_order_of_heat() {
+    fn written_list_is_read_back_hottest_first() {
         let mut hot = HotKeys::new(vec![Vec::new(), vec![key(7, b"second")]]);
         assert_eq!(hot.keyspaces(), [7]);
         assert_eq!(hot.next_write(), None, "nothing has changed");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn one_list_is_written_at_a_time() {
+    fn lists_are_written_one_at_a_time() {
         let mut hot = HotKeys::new(vec![Vec::new()]);
         hot.take(0, vec![key(1, b"a")]);
         assert!(hot.next_write().is_some());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_none_of_ours_is_named() {
+    fn invalid_line_is_named() {
         for line in ["7", "7 ", "x 6162", "7 616", "7 6g", "7 61 62", "-1 61"] {
             let error = parse(&format!("{HEADER}\n1 61\n{line}\n")).unwrap_err();
             assert!(error.contains("line 3") && error.contains(line), "{error}");
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_goes_to_its_owner_in_order() {
+    fn keys_are_routed_to_their_owners_in_order() {
         let keys: Vec<HotKey> = (0..100_u8).map(|n| key(1, &[n])).collect();
         let router = Router::new([5; 16], 3).unwrap();
         let routed = route(keys.clone(), &router);

@@ -1,4 +1,4 @@
-//! KEYSPACE_HOT: what the shards counted, put together. A key has one owner, so no key is there twice.
+//! KEYSPACE_HOT: merges the counts of the shards. A key has one owner, so no key appears twice.
 
 use keyway_protocol::HotBy;
 use serde_json::{Value, json};
@@ -10,15 +10,15 @@ use super::works::{Event, ShardAnswer, Work, WorkId};
 use crate::messages::{Lane, ToShard};
 use crate::shard::hot::{Estimate, HotShare};
 
-/// Shards that are asked which keys are hot.
+/// A request for hot keys in progress at the shards.
 pub(super) struct Hottest {
     keyspace: u32,
     by: HotBy,
     keys_max: usize,
     shares: Vec<HotShare>,
-    /// Shards that have not answered.
+    /// Number of shards that have not answered.
     left: usize,
-    /// Without one it is for the live page.
+    /// `None` if the request is for the live page.
     answering: Option<Answering>,
 }
 
@@ -30,12 +30,12 @@ impl Control {
         by: HotBy,
         keys_max: usize,
     ) -> Begun {
-        self.ask_for_hot(Some(answering), keyspace, by, keys_max);
+        self.request_hot(Some(answering), keyspace, by, keys_max);
         Begun::Begun
     }
 
-    /// Asks every shard; the answer is for a command, or for the live page.
-    pub(super) fn ask_for_hot(
+    /// Requests hot keys from every shard, for a command or for the live page.
+    pub(super) fn request_hot(
         &mut self,
         answering: Option<Answering>,
         keyspace: u32,
@@ -60,7 +60,7 @@ impl Control {
                 by,
                 keys_max,
             };
-            self.tell(*shard, Lane::Ordinary, ask);
+            self.send_to(*shard, Lane::Ordinary, ask);
         }
         match shards.is_empty() {
             true => self.end_hottest(hottest),
@@ -90,7 +90,7 @@ impl Control {
             keys_max,
             ..
         } = hottest;
-        // In the order of the shards, whichever answered first.
+        // In the order of the shards, independent of the order of their answers.
         hottest.shares.sort_by_key(|share| share.shard);
         let document = merged(by, keys_max, hottest.shares);
         match hottest.answering {
@@ -121,7 +121,7 @@ fn merged(by: HotBy, keys_max: usize, shares: Vec<HotShare>) -> Value {
         .map(|(shard, key)| {
             let [requests, waiters, rehydrate_us] = key.figures.map(document);
             json!({
-                // Key ids are printable ASCII by the wire's rule.
+                // The wire format restricts key ids to printable ASCII.
                 "key": String::from_utf8_lossy(&key.key_id),
                 "shard": shard,
                 "requests": requests,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hottest_of_all_shards_come_first_each_with_its_owner() {
+    fn hottest_keys_of_all_shards_come_first_with_their_owners() {
         let shares = || {
             vec![
                 share(0, &[("a", 50), ("b", 4)], 2),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_shard_that_answers_there_is_nothing_to_tell() {
+    fn no_answering_shard_means_an_empty_list() {
         let nothing = merged(HotBy::Waiters, 10, Vec::new());
         assert_eq!(
             (&nothing["keys"], &nothing["by"]),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_answer_fits_into_a_payload() {
+    fn longest_answer_fits_into_a_payload() {
         let key_id = "\\".repeat(KEY_ID_LEN_MAX);
         let estimate = Estimate::at_most(u64::MAX);
         let share = HotShare {

@@ -1,4 +1,4 @@
-//! Which state of the keyspaces is in force, while changes to it are being written.
+//! The state of the keyspaces that is in force while changes to it are being written.
 //!
 //! ```text
 //! want ─▶ pending ──next_write──▶ disk ──handle_saved──▶ written
@@ -10,9 +10,9 @@
 //!  in force = written ∧ wanted
 //! ```
 //!
-//! So what takes something away is in force before the disk is asked, and what gives something is in force once it is
-//! durable. A change is a function of the catalogue, not a copy of one: it is applied to whatever state is current, and
-//! cannot undo what another change did in the meantime.
+//! So a change that takes something away is in force before the disk is involved, and a change that grants something is
+//! in force once it is durable. A change is a function of the catalogue, not a copy of it: it is applied to the current
+//! state, and cannot undo another change made in the meantime.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,28 +24,28 @@ use crate::keyspace_change::Guard;
 use crate::policy::Policy;
 use crate::time::Moment;
 
-/// How long a change waits for the disk before it is answered without it. Looked at once a second, so that the answer is
-/// there within the 5 s that clients wait by default.
+/// How long a change waits for the disk before it is answered. Checked once a second, so that the answer arrives within
+/// the default timeout of clients, 5 s.
 pub(super) const WRITE_US_MAX: u64 = 4_000_000;
 
-/// Pause before a failed write is tried again, at first and at most.
+/// Shortest and longest pause before a failed write is retried.
 const RETRY_US_MIN: u64 = 1_000_000;
 const RETRY_US_MAX: u64 = 10_000_000;
 
-/// Changes that only give something and are not written yet, at most.
+/// Most pending changes that only grant something.
 pub(super) const PENDING_MAX: usize = 4_096;
 
-/// The same of all changes but locks, of which there is one for each keyspace.
+/// Most pending changes in total, except locks, of which there is one per keyspace.
 const PENDING_TIGHTENING_MAX: usize = 65_536;
 
 const _: () = assert!(PENDING_MAX < PENDING_TIGHTENING_MAX);
 
-/// How a change ended that was accepted.
+/// How an accepted change ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     /// It is durable.
     Written,
-    /// What it takes away is in force and could not be written, for this reason; a restart would undo it.
+    /// What it takes away is in force but could not be written, for this reason; a restart would undo it.
     Unwritten(String),
 }
 
@@ -54,7 +54,7 @@ pub(super) enum Settled {
 pub(super) enum Undone {
     /// It could not be written, for this reason.
     Unwritten(String),
-    /// It no longer fits, since an earlier one was undone.
+    /// It no longer applies, since an earlier change was undone.
     Refused(String),
 }
 
@@ -70,7 +70,7 @@ struct Pending {
 struct Writing {
     through: u64,
     began_at: Instant,
-    /// Something that is part of it has been undone since, or the written state has changed.
+    /// A change that it contains has been undone since, or the written state has changed.
     is_outdated: bool,
 }
 
@@ -80,20 +80,20 @@ struct Failing {
     retry_at: Instant,
 }
 
-/// The keyspaces: as written, as wanted, and what is in force.
+/// The keyspaces: as written, as wanted, and as in force.
 pub(super) struct InForce {
     written: Catalogue,
     wanted: Catalogue,
     pending: VecDeque<Pending>,
-    /// Of keyspaces with pending changes. They tighten at any time and loosen with a successful write only, since an
-    /// unsuccessful one may have reached the disk.
+    /// The guards of keyspaces with pending changes. They tighten at any time and loosen only with a successful write,
+    /// since a write that failed may have reached the disk.
     guards: BTreeMap<u32, Guard>,
     last_number: u64,
     attempted_through: u64,
-    /// Id for the next keyspace; an id that was reserved is never used for another.
+    /// Id of the next keyspace. A reserved id is never used for another.
     next_id: u32,
     writing: Option<Writing>,
-    /// The file may hold something else than `written`.
+    /// The file may differ from `written`.
     disk_differs: bool,
     failures: Failures,
     /// Works whose changes have ended, for [`InForce::poll_settled`].
@@ -123,17 +123,17 @@ impl InForce {
         }
     }
 
-    /// The catalogue as it is durable.
+    /// Returns the catalogue as it is durable.
     pub(super) fn written(&self) -> &Catalogue {
         &self.written
     }
 
-    /// The catalogue with all changes that are to be made: whatever a command is checked against.
+    /// Returns the catalogue with all pending changes applied. Commands are checked against it.
     pub(super) fn wanted(&self) -> &Catalogue {
         &self.wanted
     }
 
-    /// What shards act by.
+    /// Returns the guard that shards must apply.
     pub(super) fn guard(&self, id: u32) -> Result<Guard, CatalogueError> {
         match self.guards.get(&id) {
             Some(guard) => Ok(guard.clone()),
@@ -141,7 +141,7 @@ impl InForce {
         }
     }
 
-    /// Who may do what in a keyspace; `None` if it is not written yet.
+    /// Returns the grants in a keyspace, or `None` if it is not written yet.
     pub(super) fn policy(&self, id: u32) -> Option<&Policy> {
         match self.guards.get(&id) {
             Some(guard) => Some(&guard.policy),
@@ -149,7 +149,7 @@ impl InForce {
         }
     }
 
-    /// Whether a keyspace is locked, written or not.
+    /// Returns `true` if a keyspace is locked, written or not.
     pub(super) fn is_locked(&self, id: u32) -> bool {
         match self.guards.get(&id) {
             Some(guard) => guard.locked,
@@ -160,13 +160,13 @@ impl InForce {
         }
     }
 
-    /// Whether something is in force in a keyspace that a restart would undo.
+    /// Returns `true` if something is in force in a keyspace that a restart would undo.
     pub(super) fn is_unwritten(&self, id: u32) -> bool {
         let mut pending = self.pending.iter();
         pending.any(|change| change.takes_away && change.edit.keyspaces().contains(&id))
     }
 
-    /// Changes that are in force and not written.
+    /// Returns the number of changes that are in force and not written.
     pub(super) fn unwritten(&self) -> usize {
         self.pending
             .iter()
@@ -174,40 +174,40 @@ impl InForce {
             .count()
     }
 
-    /// Writes that failed.
+    /// Returns the number of failed writes.
     pub(super) fn failures_total(&self) -> u64 {
         self.failures.total
     }
 
-    /// Whether a write is under way.
+    /// Returns `true` if a write is in progress.
     pub(super) fn is_writing(&self) -> bool {
         self.writing.is_some()
     }
 
-    /// What failed is to be tried again now.
+    /// Makes a failed write due for a retry now.
     pub(super) fn retry_now(&mut self) {
         if let Some(failing) = &mut self.failures.now {
             failing.retry_at = Instant::ZERO;
         }
     }
 
-    /// Whether everything is on the disk.
+    /// Returns `true` if everything is on the disk.
     #[cfg(test)]
     fn is_settled(&self) -> bool {
         self.pending.is_empty() && self.writing.is_none() && !self.disk_differs
     }
 
-    /// An id for a new keyspace; `None` once all are used.
+    /// Reserves an id for a new keyspace. Returns `None` if all are used.
     pub(super) fn reserve_id(&mut self) -> Option<u32> {
         let id = self.next_id;
         self.next_id = id.checked_add(1)?;
         Some(id)
     }
 
-    /// Accepts a change; `work` is told how it ends by [`InForce::poll_settled`]. What it takes away is in force when this
-    /// returns: the keyspaces in which something was.
+    /// Accepts a change. `work` receives its outcome by [`InForce::poll_settled`]. What it takes away is in force when
+    /// this returns. Returns the keyspaces in which something was taken away.
     ///
-    /// Errors: the change does not fit; nothing has changed.
+    /// Errors: the change cannot be applied; the state is unchanged.
     pub(super) fn want(
         &mut self,
         now: Instant,
@@ -225,7 +225,7 @@ impl InForce {
             }
         };
         if !effect.changes && self.join(now, work, &edit) {
-            // What it changed beside keyspaces' states is nothing, so there is nothing to put back.
+            // It changed nothing but keyspaces, so nothing else has to be restored.
             return Ok(effect.tightened);
         }
         self.guards.extend(effect.guards);
@@ -242,20 +242,20 @@ impl InForce {
         Ok(effect.tightened)
     }
 
-    /// How a change has ended.
+    /// Returns the outcome of a change.
     pub(super) fn poll_settled(&mut self) -> Option<(WorkId, Settlement)> {
         self.settled.pop_front()
     }
 
-    /// What a command wants is wanted already: it learns what becomes of that. Returns `false` if it has to be a change of
-    /// its own all the same: since the file may hold something else than what was written last, or since it is not known
-    /// which of several pending changes it is about, of which some may be undone.
+    /// Joins a pending change that already has the same effect, so that the command shares its outcome. Returns `false`
+    /// if the command must be a change of its own: the file may differ from what was written last, or several pending
+    /// changes qualify, some of which may be undone.
     fn join(&mut self, now: Instant, work: WorkId, edit: &Edit) -> bool {
         if !self.disk_differs && self.is_written(edit) {
             self.settled.push_back((work, Ok(Settled::Written)));
             return true;
         }
-        // What is in force already is answered in time, and so never waits for a change that only gives something.
+        // What is in force already is answered in time, and so never waits for a change that only grants something.
         let is_in_force = self.is_in_force(edit);
         let keyspaces: BTreeSet<&u32> = edit.keyspaces().iter().collect();
         let mut touching = self.pending.iter_mut().filter(|change| {
@@ -274,7 +274,7 @@ impl InForce {
         true
     }
 
-    /// Whether a change would change nothing of what is written, nor of what any pending change may write.
+    /// Returns `true` if a change would alter neither the written state nor any state that a pending change may write.
     fn is_written(&self, edit: &Edit) -> bool {
         let changes_nothing = |before: &Catalogue| {
             let mut after = before.clone();
@@ -288,7 +288,7 @@ impl InForce {
             && pending.all(|change| state.apply(&change.edit).is_ok() && changes_nothing(&state))
     }
 
-    /// Whether all that a change wants which changes nothing is in force already, so that only the disk is missing.
+    /// Returns `true` if every part of a change that has no effect is already in force, so that only the disk is missing.
     fn is_in_force(&self, edit: &Edit) -> bool {
         let is_in_force = |id: &u32| self.guard(*id).ok() == guard_of(&self.wanted, *id);
         matches!(edit, Edit::Lock { locked: true, .. }) || edit.keyspaces().iter().all(is_in_force)
@@ -305,12 +305,12 @@ impl InForce {
             return Ok(effect);
         }
         Err(CatalogueError::Busy(format!(
-            "{} changes wait for the disk, at most {limit} can; try again once it answers",
+            "{} changes wait for the disk, which is the maximum; try again when it responds",
             self.pending.len()
         )))
     }
 
-    /// What a change of `wanted` does that was made just now.
+    /// Returns the effect of the change of `wanted` that was made just now.
     fn effect(&self, before: &Before, keyspaces: &[u32]) -> Result<Effect, CatalogueError> {
         let mut effect = Effect {
             changes: keyspaces.is_empty(),
@@ -326,7 +326,7 @@ impl InForce {
             let (before, after) = (Guard::of(before)?, Guard::of(after)?);
             effect.takes_away |= after.is_tighter_than(&before);
             effect.locks |= after.locked && !before.locked;
-            // A keyspace that is not written yet is at no shard.
+            // A keyspace that is not written yet is unknown to the shards.
             if let Ok(in_force) = self.guard(*id) {
                 let met = in_force.meet(&after);
                 if met != in_force {
@@ -338,8 +338,8 @@ impl InForce {
         Ok(effect)
     }
 
-    /// Ends what was changed for a while and is due: the changes, and the keyspaces in which something else may be in
-    /// force now. That counts as written, since a restart comes to it by itself.
+    /// Reverts expired overrides. Returns the changes, and the keyspaces whose state in force may have changed. They
+    /// count as written, since a restart reverts them too.
     pub(super) fn revert_expired(&mut self, now: Moment) -> (Vec<(u32, Change)>, BTreeSet<u32>) {
         if !self.written.is_due(now) && !self.wanted.is_due(now) {
             return Default::default();
@@ -353,7 +353,7 @@ impl InForce {
         (ended, keyspaces)
     }
 
-    /// The catalogue to write now, if there is one; the answer comes by [`InForce::handle_saved`].
+    /// Returns the catalogue to write now, if any. The outcome is passed to [`InForce::handle_saved`].
     pub(super) fn next_write(&mut self, now: Instant) -> Option<Catalogue> {
         let is_new = self.last_number > self.attempted_through || self.failures.now.is_none();
         let is_due = self
@@ -373,7 +373,7 @@ impl InForce {
         Some(self.wanted.clone())
     }
 
-    /// How the write ended. Returns the keyspaces of which something looser may be in force now.
+    /// Handles the outcome of the write. Returns the keyspaces of which something looser may be in force now.
     pub(super) fn handle_saved(&mut self, now: Instant, result: Result<(), String>) -> Vec<u32> {
         let Some(writing) = self.writing.take() else {
             return Vec::new();
@@ -395,10 +395,11 @@ impl InForce {
         }
     }
 
-    /// Answers what has waited for the disk for too long. To be called once a second.
+    /// Answers changes that have waited too long for the disk. Called once a second.
     ///
-    /// What takes something away is answered after [`WRITE_US_MAX`] whichever write it waits for, since it is in force. What
-    /// only gives something is undone by the answer: it waits for a write that makes headway.
+    /// A change that takes something away is answered after [`WRITE_US_MAX`], whichever write it waits for, since it is
+    /// in force. A change that only grants something would be undone by the answer, so it continues to wait while writes
+    /// make progress.
     pub(super) fn handle_tick(&mut self, now: Instant) {
         let is_late = |change: &Pending| {
             let mut waiting = change.waiting.iter();
@@ -413,7 +414,7 @@ impl InForce {
         }
     }
 
-    /// Why nothing is expected of the disk, if the write under way takes too long.
+    /// Returns why the disk is considered unresponsive, if the write in progress takes too long.
     fn stall(&self, now: Instant) -> Option<String> {
         let took_us = now.saturating_since(self.writing.as_ref()?.began_at);
         (took_us >= WRITE_US_MAX).then(|| format!("no answer for {} s", took_us / 1_000_000))
@@ -431,7 +432,7 @@ impl InForce {
         });
     }
 
-    /// Why the last write failed, if it did.
+    /// Returns why the last write failed, if it did.
     pub(super) fn failing(&self) -> Option<&str> {
         self.failures
             .now
@@ -457,7 +458,7 @@ impl InForce {
         touched.into_iter().collect()
     }
 
-    /// Answers changes for which the disk did nothing: those that take nothing away are undone.
+    /// Answers changes that could not be written. Those that take nothing away are undone.
     fn give_up(&mut self, why: &str, is_meant: impl Fn(&Pending, u64) -> bool) {
         let last = self.last_number;
         let mut kept = VecDeque::with_capacity(self.pending.len());
@@ -487,7 +488,7 @@ impl InForce {
             .extend(works.map(|work| (work, outcome.clone())));
     }
 
-    /// The file holds, or is about to hold, something else than it should.
+    /// Marks the file as different from what it should be, now or soon.
     fn outdate(&mut self) {
         self.disk_differs = true;
         if let Some(writing) = &mut self.writing {
@@ -495,7 +496,7 @@ impl InForce {
         }
     }
 
-    /// Applies what is left of the pending changes once more.
+    /// Applies the remaining pending changes again.
     fn want_again(&mut self) {
         let mut wanted = self.written.clone();
         let mut kept = VecDeque::with_capacity(self.pending.len());
@@ -517,15 +518,15 @@ impl InForce {
         self.guards.retain(|id, _| pending.contains(id));
     }
 
-    /// The written state has changed: what is in force follows. It is met with the state after each pending change, not
-    /// with the last one alone: of a lock and an unlock that both wait for the disk, the lock is in force until the unlock
-    /// is written.
+    /// Updates what is in force after the written state has changed. It is the meet with the state after each pending
+    /// change, not with the last one alone: if a lock and an unlock both wait for the disk, the lock is in force until
+    /// the unlock is written.
     fn follow_written(&mut self) {
         self.want_again();
         let mut after = self.written.clone();
         let mut guards: BTreeMap<u32, Guard> = BTreeMap::new();
         for change in &self.pending {
-            // It has just been applied to the same state.
+            // It was just applied to the same state.
             if after.apply(&change.edit).is_err() {
                 continue;
             }

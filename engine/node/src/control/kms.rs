@@ -1,4 +1,4 @@
-//! What control knows of KMSes: their names and states, what a failure means, and DEKs that came from them.
+//! The KMSes as control sees them: names and states, the meaning of failures, and the DEKs that they returned.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,35 +7,35 @@ use keyway_protocol::Status;
 
 use crate::messages::{DekBytes, DekCopies};
 
-/// What a failure means to the caller.
+/// The meaning of a KMS failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
     /// The KMS, or the secret that guards it, refuses.
     Denied,
-    /// The key is switched off at the KMS.
+    /// The key is disabled at the KMS.
     Disabled,
-    /// The KMS does not take what the server logs in with.
+    /// The KMS rejects the server's credential.
     Credential,
     /// The KMS has no access to its key before an unlock.
     Locked,
-    /// The KMS, or the server's own budget, asks to slow down.
+    /// The KMS, or the server's own budget, limits the rate.
     Throttled {
-        /// The wait that was asked for, µs, if one was named.
+        /// The requested wait, in µs, if any.
         retry_after_us: Option<u64>,
     },
     /// No answer, or one that blames the KMS itself.
     Unavailable {
-        /// The wait that was asked for, µs, if one was named.
+        /// The requested wait, in µs, if any.
         retry_after_us: Option<u64>,
     },
-    /// A record is damaged, or belongs elsewhere.
+    /// A wrapped key is corrupt, or belongs to another keyspace.
     Corrupt,
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     Misconfigured,
 }
 
 impl FailureClass {
-    /// The class in one lower-case word.
+    /// Returns the class as one lower-case word.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Denied => "denied",
@@ -49,7 +49,7 @@ impl FailureClass {
         }
     }
 
-    /// The wait that was asked for before the next try, µs.
+    /// Returns the requested wait before the next attempt, in µs.
     pub const fn retry_after_us(self) -> Option<u64> {
         match self {
             Self::Throttled { retry_after_us } | Self::Unavailable { retry_after_us } => {
@@ -59,8 +59,9 @@ impl FailureClass {
         }
     }
 
-    /// Whether a watching unlock goes on after this: somebody may be putting it right.
-    pub const fn may_pass(self) -> bool {
+    /// Returns `true` if an unlock with retries continues after this failure, because an operator may be fixing the
+    /// cause.
+    pub const fn is_transient(self) -> bool {
         match self {
             Self::Throttled { .. }
             | Self::Unavailable { .. }
@@ -72,16 +73,16 @@ impl FailureClass {
     }
 }
 
-/// A call to a KMS that failed. It never carries secret bytes.
+/// A failed KMS call. It never contains secret bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KmsFailure {
-    /// What it means.
+    /// Its meaning.
     pub class: FailureClass,
-    /// What it comes from, in a word.
+    /// Its cause, in one word.
     pub cause: &'static str,
     /// What happened, with the value.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -92,7 +93,7 @@ impl std::fmt::Display for KmsFailure {
 }
 
 impl KmsFailure {
-    /// A failure that control finds by itself.
+    /// Creates a failure that control itself detects.
     pub(super) fn own(class: FailureClass, what: impl Into<String>, remedy: &str) -> KmsFailure {
         let cause = match class {
             FailureClass::Locked => "locked",
@@ -106,7 +107,7 @@ impl KmsFailure {
         }
     }
 
-    /// The catalogue does not say what it should.
+    /// Creates the failure for an invalid catalogue.
     pub(super) fn of_catalogue(why: &dyn std::fmt::Display) -> KmsFailure {
         Self::own(
             FailureClass::Misconfigured,
@@ -115,7 +116,7 @@ impl KmsFailure {
         )
     }
 
-    /// An operator has locked the keyspace.
+    /// Creates the failure for a keyspace that an operator has locked.
     pub(super) fn keyspace_locked() -> KmsFailure {
         Self::own(
             FailureClass::Locked,
@@ -124,7 +125,7 @@ impl KmsFailure {
         )
     }
 
-    /// What a shard is to be told of it.
+    /// Returns the event that shards receive.
     pub(super) fn lease_event(&self) -> LeaseEvent {
         match self.class {
             FailureClass::Denied => LeaseEvent::Denied,
@@ -140,11 +141,11 @@ impl KmsFailure {
         }
     }
 
-    /// How an administrator's command ends that the KMS refused.
+    /// Returns the status and message of an administrator's command that the KMS refused.
     pub(super) fn refusal(&self) -> (Status, String) {
         let status = match self.class {
             FailureClass::Denied | FailureClass::Disabled => Status::Forbidden,
-            // Nothing changes until somebody unlocks it: who asks again meanwhile only waits for the same words.
+            // Nothing changes until an operator unlocks it: a retry before that gets the same response.
             FailureClass::Locked => Status::Conflict,
             FailureClass::Throttled { .. }
             | FailureClass::Unavailable { .. }
@@ -156,7 +157,7 @@ impl KmsFailure {
     }
 }
 
-/// What an unlock of a KMS wants.
+/// What an unlock of a KMS requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Need {
     /// No secret.
@@ -171,12 +172,12 @@ pub enum Need {
         /// Shares that were given and are waiting for others.
         given: u8,
     },
-    /// A key of its own.
+    /// Initialisation: the KMS has no key yet.
     Initialise,
 }
 
 impl Need {
-    /// In words.
+    /// Returns the requirement as text.
     pub const fn word(self) -> &'static str {
         match self {
             Need::Nothing => "nothing",
@@ -187,7 +188,7 @@ impl Need {
         }
     }
 
-    /// How to give it.
+    /// Returns the remedy.
     pub(super) const fn remedy(self) -> &'static str {
         match self {
             Need::Nothing => "run `keyway unlock`",
@@ -199,12 +200,12 @@ impl Need {
     }
 }
 
-/// How a KMS stands.
+/// The status of a KMS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KmsStatus {
-    /// It can reach its key now.
+    /// It can access its key now.
     pub is_open: bool,
-    /// What an unlock wants.
+    /// What an unlock requires.
     pub need: Need,
     /// Its section of the catalogue was checked, or there is nothing to check it against.
     pub is_checked: bool,
@@ -212,18 +213,18 @@ pub struct KmsStatus {
 
 /// The KMSes by name.
 pub struct KmsSet {
-    /// How each stands.
+    /// The status of each.
     pub status: BTreeMap<String, KmsStatus>,
-    /// The KMS of new keyspaces that name none; one of them.
+    /// The KMS of new keyspaces that specify none.
     pub default: String,
-    /// Those of which a keyspace that an operator has locked can be unlocked without their secret while they are open.
+    /// KMSes whose locked keyspaces can be unlocked without a secret while the KMS is open.
     pub without_secret: BTreeSet<String>,
 }
 
 impl KmsSet {
-    /// How the KMS of that name stands.
+    /// Returns the status of the KMS with that name.
     ///
-    /// Errors: there is none.
+    /// Errors: no KMS has that name.
     pub(super) fn get(&self, name: &str) -> Result<KmsStatus, KmsFailure> {
         self.status.get(name).copied().ok_or_else(|| {
             let names: Vec<&str> = self.status.keys().map(String::as_str).collect();
@@ -240,11 +241,11 @@ impl KmsSet {
     }
 }
 
-/// A keyspace's DEKs, unwrapped.
+/// The unwrapped DEKs of a keyspace.
 pub struct Deks {
-    /// When the oldest of the calls was sent. The lease counts from here.
+    /// When the oldest of the calls was sent. The lease counts from this time.
     pub sent_at: Instant,
-    /// By rising generation.
+    /// The DEKs, oldest first.
     pub deks: DekCopies,
 }
 
@@ -254,11 +255,11 @@ impl Deks {
     }
 }
 
-/// A DEK that a KMS has just wrapped, and proven by an unwrap: nobody need ask it for another.
+/// A DEK that a KMS has just wrapped and verified by an unwrap, so it need not be unwrapped again.
 pub struct NewDek {
     /// When the call was sent.
     pub sent_at: Instant,
-    /// Its record.
+    /// The wrapped DEK.
     pub record: Vec<u8>,
     /// The DEK.
     pub dek: Box<DekBytes>,

@@ -1,4 +1,4 @@
-//! KMS_INIT and KMS_UNLOCK: commands for a KMS, and for no keyspace in particular.
+//! KMS_INIT and KMS_UNLOCK: commands for a KMS as a whole.
 
 use keyway_protocol::UnlockKind;
 use serde_json::json;
@@ -13,7 +13,7 @@ use super::works::{Event, Work, WorkId};
 use super::{Control, Reply};
 use crate::messages::Secret;
 
-/// A KMS that is making its own key.
+/// A KMS that is generating its own key.
 pub(super) struct Initialise {
     kms: String,
     answering: Answering,
@@ -25,16 +25,16 @@ pub(super) struct OpenKms {
     answering: Answering,
 }
 
-/// How a KMS is to be opened.
+/// The stage of an unlock.
 pub(super) enum Opening {
-    /// It is open, and needs nothing.
+    /// It is open, and needs no secret.
     IsOpen,
-    /// It was asked.
-    Asked,
+    /// The KMS has the secret and has not answered.
+    UnlockRequest,
 }
 
 impl Control {
-    /// Makes a KMS's own key; the shares, if it is kept in shares.
+    /// Initialises a KMS. Answers with the shares, if its key is split into shares.
     pub(super) fn initialise(
         &mut self,
         answering: Answering,
@@ -72,7 +72,7 @@ impl Control {
         self.answer(work.answering, answer);
     }
 
-    /// Unlocks a KMS for no keyspace in particular; its keyspaces open as they are used.
+    /// Unlocks a KMS. Its keyspaces open when they are used.
     pub(super) fn unlock_kms(
         &mut self,
         answering: Answering,
@@ -81,7 +81,7 @@ impl Control {
     ) -> Begun {
         let work = self.works.begin();
         match self.open_kms(work, &kms, None, secret) {
-            Ok(Opening::Asked) => {
+            Ok(Opening::UnlockRequest) => {
                 let open = OpenKms { kms, answering };
                 self.works.wait(work, Work::OpenKms(open));
                 Begun::Begun
@@ -124,9 +124,9 @@ impl Control {
         Err(refused)
     }
 
-    /// Gives a KMS its secret, if there is one or it wants none.
+    /// Passes a KMS its secret, if there is one or none is needed.
     ///
-    /// Errors: there is no such KMS; it is locked, and needs a secret that was not given.
+    /// Errors: no KMS has that name; it is locked, and the secret it needs is missing.
     pub(super) fn open_kms(
         &mut self,
         work: WorkId,
@@ -135,7 +135,7 @@ impl Control {
         secret: Secret,
     ) -> Result<Opening, KmsFailure> {
         let status = self.kms.get(kms)?;
-        // An operator does not wait for a back-off.
+        // An operator does not wait for a backoff.
         self.effects.push_back(ControlEffect::Hurry {
             kms: kms.to_owned(),
         });
@@ -150,6 +150,6 @@ impl Control {
             }
         }
         self.call(work, kms, KmsRequest::Open { keyspace, secret });
-        Ok(Opening::Asked)
+        Ok(Opening::UnlockRequest)
     }
 }

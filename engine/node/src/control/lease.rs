@@ -1,4 +1,4 @@
-//! DEKs for the shards: one question to the KMS, and its answer to every shard.
+//! Leases of DEKs: one unwrap request to the KMS, whose answer goes to every shard.
 
 use keyway_core::LeaseEvent;
 
@@ -10,73 +10,73 @@ use super::works::Caller;
 use crate::ids::CallId;
 use crate::messages::{Lane, ToShard};
 
-/// Whether the KMS is being asked for a keyspace's DEKs, for the shards. A lock makes the question void.
+/// The state of a keyspace's unwrap request for the shards. A lock discards the request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Lease {
-    /// It is not.
+    /// None is in progress.
     #[default]
     Idle,
-    /// It is.
-    Asking {
+    /// One is in progress.
+    Requested {
         call: CallId,
-        /// DEKs have changed since: it is asked once more.
+        /// The DEKs have changed since: the request is repeated.
         again: bool,
     },
-    /// An unlock has the DEKs, and hands them out as soon as the shards are open.
-    AtHand,
+    /// An unlock has the DEKs, and passes them on as soon as the shards are open.
+    Available,
 }
 
 impl Control {
-    /// A shard wants a keyspace's DEKs. The answer goes to every shard: all of them will want it, and one call each
-    /// half of a lease is then all that the keyspace costs. Who asks while it is being asked gets that answer.
+    /// Handles a shard's request for a keyspace's DEKs. The answer goes to every shard, since all of them will need it;
+    /// the keyspace then costs one call per half lease. Requests received while a call is in flight share its answer.
     pub(super) fn lease(&mut self, id: u32) {
         let asking = self.keyspaces.get(&id).map(|governed| governed.lease);
         match asking {
-            None | Some(Lease::Idle) => self.ask_for_deks(id),
-            Some(Lease::Asking { .. } | Lease::AtHand) => {}
+            None | Some(Lease::Idle) => self.request_deks(id),
+            Some(Lease::Requested { .. } | Lease::Available) => {}
         }
     }
 
-    /// Has the DEKs unwrapped as they are now, and handed to every shard.
+    /// Unwraps the current DEKs again, and sends them to every shard.
     pub(super) fn hand_out(&mut self, id: u32) {
         match self
             .keyspaces
             .get_mut(&id)
             .map(|governed| &mut governed.lease)
         {
-            Some(Lease::Asking { again, .. }) => *again = true,
-            Some(Lease::AtHand) => {}
-            Some(Lease::Idle) | None => self.ask_for_deks(id),
+            Some(Lease::Requested { again, .. }) => *again = true,
+            Some(Lease::Available) => {}
+            Some(Lease::Idle) | None => self.request_deks(id),
         }
     }
 
-    /// A keyspace's DEKs are others now: what the KMS is being asked for does not bring all of them.
+    /// Records that a keyspace's DEKs have changed, so the call in flight does not return all of them.
     pub(super) fn deks_have_changed(&mut self, id: u32) {
         let governed = self.keyspaces.get_mut(&id);
-        if let Some(Lease::Asking { again, .. }) = governed.map(|governed| &mut governed.lease) {
+        if let Some(Lease::Requested { again, .. }) = governed.map(|governed| &mut governed.lease) {
             *again = true;
         }
     }
 
-    fn ask_for_deks(&mut self, id: u32) {
+    fn request_deks(&mut self, id: u32) {
         if self.is_locked(id) {
-            // The question crossed the lock on its way.
-            return self.tell_lease(id, Err(KmsFailure::keyspace_locked()));
+            // The request and the lock crossed.
+            return self.broadcast_lease(id, Err(KmsFailure::keyspace_locked()));
         }
         match self.unwrap_request(id) {
             Ok((kms, request)) => {
                 let call = self.works.call(Caller::Lease(id));
                 if let Some(governed) = self.keyspaces.get_mut(&id) {
-                    governed.lease = Lease::Asking { call, again: false };
+                    governed.lease = Lease::Requested { call, again: false };
                 }
                 self.effects
                     .push_back(ControlEffect::Kms { call, kms, request });
             }
-            Err(failure) => self.tell_lease(id, Err(failure)),
+            Err(failure) => self.broadcast_lease(id, Err(failure)),
         }
     }
 
-    /// The question that unwraps the DEKs of all of a keyspace's generations, and the KMS that it is for.
+    /// Returns the request that unwraps all DEKs of a keyspace, and its KMS.
     pub(super) fn unwrap_request(&self, id: u32) -> Result<(String, KmsRequest), KmsFailure> {
         let keyspace = self.in_force.written().keyspace(id);
         let keyspace = keyspace.map_err(|error| KmsFailure::of_catalogue(&error))?;
@@ -87,7 +87,7 @@ impl Control {
         Ok((keyspace.kms.clone(), request))
     }
 
-    /// A KMS has answered a question for a lease. One that a lock made void is dropped, and the DEKs are wiped.
+    /// Handles the answer to an unwrap request. If a lock has superseded the request, the DEKs are wiped.
     pub(super) fn handle_lease_answer(&mut self, id: u32, call: CallId, answer: KmsAnswer) {
         let KmsAnswer::Unwrapped(answer) = answer else {
             return;
@@ -96,20 +96,20 @@ impl Control {
             return;
         };
         let again = match governed.lease {
-            Lease::Asking { call: asked, again } if asked == call => again,
+            Lease::Requested { call: asked, again } if asked == call => again,
             _ => return,
         };
         governed.lease = Lease::Idle;
-        self.tell_lease(id, answer);
+        self.broadcast_lease(id, answer);
         if again {
             self.hand_out(id);
         }
     }
 
-    /// Tells every shard what the KMS said.
-    pub(super) fn tell_lease(&mut self, id: u32, mut answer: Result<Deks, KmsFailure>) {
+    /// Sends the answer of the KMS to every shard.
+    pub(super) fn broadcast_lease(&mut self, id: u32, mut answer: Result<Deks, KmsFailure>) {
         if let (Ok(deks), Ok(written)) = (&mut answer, self.in_force.written().keyspace(id)) {
-            // One that was destroyed while the KMS was asked goes to no shard.
+            // A DEK that was destroyed during the call is sent to no shard.
             let is_kept = |generation| {
                 let mut retired = written.retired();
                 written.is_in_use(generation) || retired.any(|(kept, _)| kept == generation)
@@ -142,7 +142,7 @@ impl Control {
                 deks: deks.clone(),
                 ticket,
             };
-            self.tell(shard, Lane::Ordinary, lease);
+            self.send_to(shard, Lane::Ordinary, lease);
         }
     }
 
@@ -153,7 +153,7 @@ impl Control {
         let kms = &keyspace.kms;
         let report = match answer {
             Ok(_) => self.troubles.note_success(kms, id, self.now.instant),
-            // The keyspace's own lock is no trouble of the KMS's.
+            // The keyspace's own lock is not a KMS failure.
             Err(_) if is_locked => {
                 self.troubles.forget(kms, id);
                 None

@@ -1,5 +1,5 @@
-//! What the live page shows and only control knows: the settings in force, and the hot keys. It is made while somebody
-//! looks at the page, and not otherwise.
+//! Data for the live page that only control has: the settings in effect, and the hot keys. It is collected only while the
+//! page is being viewed.
 
 use std::collections::BTreeMap;
 
@@ -11,27 +11,27 @@ use super::effect::{ControlEffect, ControlFigures};
 use crate::catalogue::Keyspace;
 use crate::figures::{HotSnapshot, SettingSnapshot, SettingsSnapshot, Until};
 
-/// Keys that the page lists of a keyspace, in each order.
+/// Most keys per keyspace and order on the page.
 const HOT_KEYS_MAX: usize = 10;
 
-/// Keyspaces of which the shards are asked for hot keys in one second: two questions each, which take each shard 40 µs
-/// of a turn. Where there are more, they take turns.
+/// Most keyspaces for which hot keys are requested per second: two requests each, which cost each shard 40 µs of a turn.
+/// If there are more keyspaces, they take turns.
 const HOT_KEYSPACES_MAX: usize = 8;
 
-/// The orders that the page shows.
+/// The orders shown on the page.
 const ORDERS: [HotBy; 2] = [HotBy::Requests, HotBy::Waiters];
 
-/// What the page may show, and how far it is.
+/// The state of the live page.
 pub(super) struct Page {
     key_ids: bool,
-    /// Questions that are not answered.
+    /// Requests in flight.
     asking: usize,
-    /// The last keyspace whose hot keys were asked for.
+    /// The last keyspace for which hot keys were requested.
     asked: u32,
 }
 
 impl Page {
-    /// `key_ids`: whether it names keys.
+    /// Creates the state. `key_ids` specifies whether the page shows key ids.
     pub(super) fn new(key_ids: bool) -> Page {
         Page {
             key_ids,
@@ -42,13 +42,13 @@ impl Page {
 }
 
 impl Control {
-    /// Tells the exporter what the page shows. To be called once a second while anybody looks.
+    /// Sends the data to the exporter. Called once a second while the page is being viewed.
     pub(super) fn feed_page(&mut self) {
         let written = self.in_force.written().iter();
         let settings = written.filter_map(|(id, keyspace)| settings_in_force(id, keyspace));
         let settings = ControlFigures::Settings(settings.collect());
         self.effects.push_back(ControlEffect::Figures(settings));
-        // Shards that are slow to answer are not asked again meanwhile.
+        // Slow shards get no further request in the meantime.
         if self.beside.page.asking > 0 {
             return;
         }
@@ -58,7 +58,7 @@ impl Control {
         for keyspace in turn {
             self.beside.page.asked = keyspace;
             for by in ORDERS {
-                self.ask_for_hot(None, keyspace, by, HOT_KEYS_MAX);
+                self.request_hot(None, keyspace, by, HOT_KEYS_MAX);
             }
         }
     }
@@ -78,14 +78,14 @@ impl Control {
     }
 }
 
-/// Those behind the last one that was asked for, and from the first on again; `ids` in order.
+/// Returns the ids after `asked`, followed by those from the first. `ids` is sorted.
 fn in_turn(ids: &[u32], asked: u32) -> Vec<u32> {
     let (before, behind) = ids.split_at(ids.partition_point(|id| *id <= asked));
     let all = behind.iter().chain(before);
     all.take(HOT_KEYSPACES_MAX).copied().collect()
 }
 
-/// Settings only: who may do what is not the page's to show.
+/// Returns the settings in effect. The page does not show grants.
 fn settings_in_force(id: u32, keyspace: &Keyspace) -> Option<SettingsSnapshot> {
     let mut ends: BTreeMap<&str, Until> = keyspace
         .overrides()
@@ -94,7 +94,7 @@ fn settings_in_force(id: u32, keyspace: &Keyspace) -> Option<SettingsSnapshot> {
             (name, Until { unix_ms, then })
         })
         .collect();
-    // A keyspace whose settings cannot be read was refused at the start.
+    // A keyspace whose settings are invalid was refused at the start.
     let settings = keyspace.settings().ok()?;
     let settings = settings.iter().map(|(name, value)| SettingSnapshot {
         name,
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keyspaces_take_turns_where_there_are_many() {
+    fn many_keyspaces_take_turns() {
         let ids: Vec<u32> = (1..=20).collect();
         let mut asked = 0;
         let mut turns = Vec::new();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_without_key_ids_is_the_figures() {
+    fn counts_remain_without_key_ids() {
         let mut document = serde_json::json!({
             "by": "requests",
             "keys": [{ "key": "alice", "shard": 1 }, { "key": "bob", "shard": 0 }],

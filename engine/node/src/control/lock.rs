@@ -1,4 +1,4 @@
-//! Locks: they act on every shard before the disk is asked, and wait for no KMS.
+//! Locks: they act on every shard before the disk is involved, and wait for no KMS.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use crate::ids::Epoch;
 use crate::messages::Lane;
 use crate::policy::Principal;
 
-/// A lock that is being carried out: it ends when nothing is left of the keyspaces, and the file is written or was not.
+/// A lock in progress: it completes when every shard has wiped the keyspaces, and the write has succeeded or failed.
 pub(super) struct Lock {
     keyspaces: Vec<u32>,
     who: Principal,
@@ -28,8 +28,8 @@ pub(super) struct Lock {
 }
 
 impl Control {
-    /// Wipes keyspaces on every shard, and keeps them locked until an unlock. Answers when nothing of them is left, and
-    /// says whether that is written.
+    /// Wipes keyspaces on every shard, and keeps them locked until an unlock. Answers when every shard has wiped them;
+    /// the status shows whether the lock is written.
     pub(super) fn lock(&mut self, answering: Answering, who: Principal, ids: Vec<u32>) -> Begun {
         match self.begin_lock(&answering, who, &ids) {
             Ok(work) => {
@@ -73,8 +73,8 @@ impl Control {
         Ok(work)
     }
 
-    /// Begins to wipe a locked keyspace on every shard, or joins what has begun; the lock that it is wiped under, if
-    /// anything may be left. Whatever began before this, an unlock or an unwrap, is void.
+    /// Starts to wipe a locked keyspace on every shard, or joins a wipe in progress. Returns the epoch of the lock, if
+    /// anything may be left. Unlocks and unwraps that began earlier are discarded.
     fn wipe(&mut self, id: u32) -> Option<(u32, Epoch)> {
         let governed = self.keyspaces.get_mut(&id)?;
         let epoch = governed.epoch.count_up();
@@ -116,8 +116,8 @@ impl Control {
         }
     }
 
-    /// A shard has wiped a keyspace, or has stopped: nothing may be left now.
-    pub(super) fn look_at_wiping(&mut self, id: u32) {
+    /// Checks whether a keyspace is wiped everywhere, after a shard has wiped it or has stopped.
+    pub(super) fn check_wiping(&mut self, id: u32) {
         let Some(governed) = self.keyspaces.get(&id) else {
             return;
         };
@@ -128,13 +128,13 @@ impl Control {
         }
     }
 
-    /// Has a KMS forget its key, PIN or token, and locks the keyspaces that it wraps. Answers when nothing of them is
-    /// left.
+    /// Makes a KMS wipe its key, PIN or token, and locks the keyspaces that it wraps. Answers when every shard has wiped
+    /// them.
     pub(super) fn lock_kms(&mut self, answering: Answering, who: Principal, kms: &str) -> Begun {
         if let Err(failure) = self.kms.get(kms) {
             return Begun::Answered(answering, Err(failure.refusal()));
         }
-        // First, since it needs nothing: no disk, and no shard.
+        // First, since it depends on neither disk nor shards.
         self.forget(kms, who);
         let of_it = self.keyspaces_where(|of| of == kms);
         self.lock_each(answering, who, of_it)
@@ -157,7 +157,7 @@ impl Control {
         self.report(Report::KmsLocked { kms, who });
     }
 
-    /// Those that are at such a KMS, or are to be.
+    /// Returns the keyspaces whose KMS, current or after a pending move, matches.
     fn keyspaces_where(&self, kms_is: impl Fn(&str) -> bool) -> Vec<u32> {
         let (written, wanted) = (self.in_force.written(), self.in_force.wanted());
         let keyspaces = written.iter().chain(wanted.iter());

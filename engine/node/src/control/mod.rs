@@ -4,23 +4,23 @@
 //!  shards ──── handle_shard ──▶ ┌─────────┐ ──▶ Tell        messages to shards
 //!  KMSes ───── handle_kms ────▶ │ Control │ ──▶ Kms         calls, each by a name of its own
 //!  the disk ── handle_saved ──▶ │         │ ──▶ Save        one write at a time
-//!  the clock ─ handle_tick ───▶ └─────────┘ ──▶ Report, Figures
+//!  the clock ─ handle_tick ───▶ └─────────┘ ──▶ Report, values for the exporter
 //!                                 poll_effect
 //! ```
 //!
-//! In force = written ∧ wanted: what takes something away is acted on by every shard first and then written, what gives
-//! something is written first. Both are acknowledged once they are in force and written; what could not be written is
-//! answered with a status of its own. Nothing here waits: a work that needs a KMS, the disk or the shards is put aside and
-//! resumed by what it waits for.
+//! In force = written ∧ wanted: a change that takes something away is applied by every shard first and then written; a
+//! change that grants something is written first. Both are acknowledged once they are in force and written; if the write
+//! fails, the response has a status of its own. Nothing blocks: a work that needs a KMS, the disk or the shards is put
+//! aside, and resumed when that arrives.
 //!
 //! # Order of calls
 //!
-//! 1. Make it, and start every shard with [`Control::keyspaces_at_start`]; then [`Control::handle_start`].
-//! 2. Tell it how a KMS stands, by [`Control::handle_kms_status`], before each input of which the outcome may depend on that.
-//! 3. After each input drain [`Control::poll_effect`] and do what it says, in its order.
-//! 4. Each effect that expects an answer gets exactly one, whatever happens; a panic or a dropped future is a failure.
+//! 1. Create it, and start every shard with [`Control::keyspaces_at_start`]; then call [`Control::handle_start`].
+//! 2. Report the status of a KMS by [`Control::handle_kms_status`] before each input whose outcome may depend on it.
+//! 3. After each input, drain [`Control::poll_effect`] and perform the effects in order.
+//! 4. Each effect that expects an answer gets exactly one; a panic or a dropped future counts as a failure.
 //! 5. Call [`Control::handle_tick`] at [`Control::poll_timeout`].
-//! 6. At the end, [`Control::handle_shard_stopped`] for each shard, then [`Control::handle_stop`].
+//! 6. At shutdown, call [`Control::handle_shard_stopped`] for each shard, then [`Control::handle_stop`].
 
 mod commands;
 mod create;
@@ -84,37 +84,37 @@ pub use report::Report;
 pub use state::State;
 pub use unlock::UNLOCKS_MAX;
 
-/// How a command is refused.
+/// Why a command is refused.
 type Refused = (Status, String);
 
-/// The end of a command: the payload of its answer, or how it is refused.
+/// The outcome of a command: the payload of the response, or the refusal.
 type Reply = Result<Vec<u8>, Refused>;
 
-/// What control needs to be made.
+/// The configuration of [`Control`].
 pub struct Settings {
-    /// Shards of the node.
+    /// Number of shards of the node.
     pub shards: u16,
-    /// The rights that hold everywhere.
+    /// The rights that apply in every keyspace.
     pub owner: Owner,
-    /// What tells this process's tickets from another's; drawn at random.
+    /// Distinguishes this process's tickets from another's; drawn at random.
     pub ticket_key: u64,
-    /// Whether the live page names keys.
+    /// Whether the live page shows key ids.
     pub page_key_ids: bool,
 }
 
-/// One keyspace, beside what the catalogue has of it.
+/// State of one keyspace, in addition to the catalogue.
 struct Governed {
     state: State,
-    /// Locks so far. A work that began under an older one is void.
+    /// Number of locks so far. A work that began in an older epoch is discarded.
     epoch: Epoch,
-    /// Unlocks so far.
+    /// Number of unlocks so far.
     opening: Opening,
     lease: Lease,
-    /// Unlocks under way.
+    /// Unlocks in progress.
     unlocks: usize,
-    /// A rotation, move, revival or destruction of its DEKs: one at a time.
+    /// The rotation, move, revival or destruction of its DEKs in progress; at most one.
     changing_deks: Option<WorkId>,
-    /// Its blobs are being sealed under a new DEK.
+    /// The work that reseals its blobs under a new DEK.
     resealing: Option<WorkId>,
 }
 
@@ -148,18 +148,18 @@ pub struct Control {
     effects: VecDeque<ControlEffect>,
 }
 
-/// What no command waits for.
+/// State on which no command waits.
 struct Beside {
     tickets: Tickets,
     hot_keys: HotKeys,
     page: Page,
     every_second: EverySecond,
-    /// DEKs that blobs are sealed under and nobody has, of which the log has a line.
+    /// DEKs that blobs need and that do not exist, already logged.
     missing_deks: BTreeSet<(u32, u32)>,
 }
 
 impl Control {
-    /// Over the keyspaces as they are written, and the KMSes.
+    /// Creates control from the keyspaces as written, and the KMSes.
     pub fn new(
         now: Moment,
         settings: Settings,
@@ -196,9 +196,9 @@ impl Control {
         }
     }
 
-    /// The keyspaces as every shard begins with them.
+    /// Returns the state of the keyspaces with which every shard starts.
     ///
-    /// Errors: settings that contradict each other.
+    /// Errors: conflicting settings.
     pub fn keyspaces_at_start(&mut self) -> Result<Vec<KeyspaceChange>, CatalogueError> {
         let tickets = &mut self.beside.tickets;
         let keyspaces = self.in_force.written().iter();
@@ -207,8 +207,8 @@ impl Control {
             .collect()
     }
 
-    /// Every shard serves. Goes on with what an earlier process has left to do: blobs under older DEKs are sealed, and the
-    /// DEKs of keyspaces that had hot keys are fetched before anybody asks.
+    /// Starts the background work when every shard serves. Resumes what an earlier process has not completed: blobs under
+    /// older DEKs are resealed, and the DEKs of keyspaces that had hot keys are requested ahead.
     pub fn handle_start(&mut self, now: Moment) {
         self.now = now;
         let catalogue = self.in_force.written().iter();
@@ -223,7 +223,7 @@ impl Control {
         self.run();
     }
 
-    /// A shard has sent a message.
+    /// Handles a message from a shard.
     pub fn handle_shard(&mut self, now: Moment, from: u16, message: ToControl) {
         self.now = now;
         match message {
@@ -238,11 +238,11 @@ impl Control {
                 if let Some(told) = self.published.note_acted(from, keyspace, revision) {
                     self.send(told);
                 }
-                self.look_at_opening(keyspace);
+                self.check_opening(keyspace);
             }
             ToControl::Wiped { keyspace, epoch } => {
                 self.published.note_wiped(from, keyspace, epoch);
-                self.look_at_wiping(keyspace);
+                self.check_wiping(keyspace);
             }
             ToControl::Confirmed {
                 keyspace,
@@ -261,12 +261,12 @@ impl Control {
         self.run();
     }
 
-    /// A shard has stopped: it holds nothing any more, and answers nothing.
+    /// Handles the stop of a shard: it holds no keys any longer, and answers nothing.
     pub fn handle_shard_stopped(&mut self, now: Moment, shard: u16) {
         self.now = now;
         for keyspace in self.published.note_stopped(shard) {
-            self.look_at_wiping(keyspace);
-            self.look_at_opening(keyspace);
+            self.check_wiping(keyspace);
+            self.check_opening(keyspace);
         }
         for work in self.works.asked_of(shard) {
             self.resume(work, Event::Shard(ShardAnswer::Stopped));
@@ -274,14 +274,15 @@ impl Control {
         self.run();
     }
 
-    /// How a KMS stands now.
+    /// Handles the current status of a KMS.
     pub fn handle_kms_status(&mut self, kms: &str, status: KmsStatus) {
         if let Some(known) = self.kms.status.get_mut(kms) {
             *known = status;
         }
     }
 
-    /// A KMS has answered. An answer to no call, or to one that a lock has made void, is dropped and wiped.
+    /// Handles an answer from a KMS. An answer to an unknown call, or to one that a lock has superseded, is dropped and
+    /// wiped.
     pub fn handle_kms(&mut self, now: Moment, call: CallId, answer: KmsAnswer) {
         self.now = now;
         match self.works.called(call) {
@@ -292,19 +293,19 @@ impl Control {
         self.run();
     }
 
-    /// A write has ended.
+    /// Handles the end of a write.
     pub fn handle_saved(&mut self, now: Moment, write: WriteId, result: Result<(), String>) {
         self.now = now;
         self.saved(write, result);
         self.run();
     }
 
-    /// The list of hot keys was written, or not: the next one can be.
+    /// Handles the end of a write of hot keys, successful or not.
     pub fn handle_hot_keys_saved(&mut self) {
         self.beside.hot_keys.saved();
     }
 
-    /// The exporter has made a page of STATUS; `None` if it has stopped.
+    /// Handles a page of STATUS from the exporter; `None` if it has stopped.
     pub fn handle_status(&mut self, now: Moment, question: QuestionId, page: Option<String>) {
         self.now = now;
         if let Some((work, _)) = self.works.asked(question) {
@@ -313,25 +314,25 @@ impl Control {
         self.run();
     }
 
-    /// Somebody has looked at the live page within the last second. Makes what it shows.
+    /// Collects the data of the live page, which was viewed within the last second.
     pub fn handle_page_viewed(&mut self, now: Moment) {
         self.now = now;
         self.feed_page();
         self.run();
     }
 
-    /// Something was changed without a seal, and can be sealed now.
+    /// Handles that changes made without a seal can be sealed now.
     pub fn handle_seal_due(&mut self) {
         self.beside.every_second.is_seal_due = true;
     }
 
-    /// Time has passed: ends what is over, goes on with what has rested, and does once a second what is done so often.
+    /// Advances time: ends what has expired, resumes what has paused, and does the periodic work.
     pub fn handle_tick(&mut self, now: Moment) {
         self.now = now;
         while let Some(asker) = self.commands.next_overdue(now.instant) {
-            let text = "the command took longer than 10 minutes and is not waited for any longer; it may still be done";
+            let text = "the command took longer than 10 minutes; the server no longer waits for it, but it may still take effect";
             self.report(Report::CommandTimedOut);
-            self.tell_answer(asker, Err((Status::Internal, text.to_owned())));
+            self.send_answer(asker, Err((Status::Internal, text.to_owned())));
         }
         while let Some(work) = self.works.rested(now.instant) {
             self.resume(work, Event::Rested);
@@ -342,19 +343,20 @@ impl Control {
         self.run();
     }
 
-    /// When [`Control::handle_tick`] is to be called next.
+    /// Returns when [`Control::handle_tick`] must be called next.
     pub fn poll_timeout(&self) -> Instant {
         let ends = [self.commands.next_end(), self.works.next_rested()];
         let second = self.beside.every_second.next();
         ends.into_iter().flatten().fold(second, Instant::min)
     }
 
-    /// What is to be done next.
+    /// Returns the next effect.
     pub fn poll_effect(&mut self) -> Option<ControlEffect> {
         self.effects.pop_front()
     }
 
-    /// The server stops: what could not be written is tried once more. Over once [`Control::is_writing`] is not so.
+    /// Begins the shutdown: changes that could not be written are tried once more. It is complete when
+    /// [`Control::is_writing`] returns `false`.
     pub fn handle_stop(&mut self, now: Moment) {
         self.now = now;
         self.in_force.retry_now();
@@ -362,42 +364,43 @@ impl Control {
         self.run();
     }
 
-    /// Whether a write is under way.
+    /// Returns `true` if a write is in progress.
     pub fn is_writing(&self) -> bool {
         self.in_force.is_writing()
     }
 
-    /// Changes in force that a restart would undo.
+    /// Returns the number of changes in force that a restart would undo.
     pub fn unwritten(&self) -> usize {
         self.in_force.unwritten()
     }
 
-    /// The catalogue as it is written.
+    /// Returns the catalogue as written.
     pub fn written(&self) -> &Catalogue {
         self.in_force.written()
     }
 
-    /// The keyspaces that there are, also those that are not written yet.
+    /// Returns the ids of all keyspaces, including those that are not written yet.
     pub fn keyspaces(&self) -> impl Iterator<Item = u32> {
         self.keyspaces.keys().copied()
     }
 
-    /// What is wrong at the KMSes.
+    /// Returns the failures at a KMS, if any.
     pub fn trouble_of(&self, kms: &str, now: Instant) -> Option<crate::figures::KmsTrouble> {
         self.troubles.snapshot(kms, now)
     }
 
-    /// Whether the list of hot keys is being written.
+    /// Returns `true` if the list of hot keys is being written.
     pub fn is_writing_hot_keys(&self) -> bool {
         self.beside.hot_keys.is_writing()
     }
 
-    /// The list of hot keys for the next start, if there is a newer one than was written.
+    /// Returns the list of hot keys for the next start, if it has changed since the last write.
     pub fn take_hot_keys(&mut self) -> Option<String> {
         self.beside.hot_keys.take_text()
     }
 
-    /// How a keyspace stands: its state, and what is being done to its DEKs, to its blobs, and to unlock it.
+    /// Returns the status of a keyspace: its state, and the stages of a change of its DEKs, of resealing, and of an
+    /// unlock.
     pub fn state_of(&self, id: u32) -> Option<[&'static str; 4]> {
         let governed = self.keyspaces.get(&id)?;
         let stage_of = |work: Option<WorkId>| match work.and_then(|work| self.works.get(work)) {
@@ -416,7 +419,7 @@ impl Control {
         ])
     }
 
-    /// Commands and other works that have not ended.
+    /// Returns the number of commands and of other works in progress.
     pub fn under_way(&self) -> (usize, usize) {
         (self.commands.len(), self.works.len())
     }

@@ -1,8 +1,8 @@
-//! What every shard is told of a keyspace, and what it has acknowledged.
+//! Publications: the state of each keyspace sent to every shard, and what each shard has acknowledged.
 //!
-//! A change is the whole state, so a shard need have one of a keyspace on its way at a time, on each lane: while one is not
-//! acknowledged, what comes after it is put together and sent when it is. A lock does not wait for that. A shard that has stopped holds nothing any more,
-//! and counts as having acknowledged everything.
+//! A change carries the complete state, so each shard has at most one per keyspace and lane in flight. While one is not
+//! acknowledged, later changes are merged and sent when it is. A lock does not wait for that. A shard that has stopped
+//! holds no keys any longer, and counts as having acknowledged everything.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,10 +11,10 @@ use crate::ids::{Epoch, Revision};
 use crate::keyspace_change::KeyspaceChange;
 use crate::messages::Lane;
 
-/// What is waited for of every shard.
+/// A condition that every shard must reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
-    /// It acts by this revision.
+    /// It applies this revision.
     Acted(Revision),
     /// It holds nothing of the keyspace since the lock of this epoch.
     Wiped(Epoch),
@@ -22,7 +22,7 @@ pub(super) enum Until {
     Confirmed(u32),
 }
 
-/// A change on its way to a shard.
+/// A change in flight to a shard.
 pub(super) struct Told {
     pub shard: u16,
     pub lane: Lane,
@@ -31,9 +31,9 @@ pub(super) struct Told {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct AtShard {
-    /// On its way and not acknowledged, by lane.
+    /// In flight and not acknowledged, by lane.
     on_its_way: [Option<Revision>; 2],
-    /// Something newer waits for that.
+    /// A newer change waits for the acknowledgement.
     due: Option<Lane>,
     acted: Revision,
     wiped: Epoch,
@@ -56,7 +56,7 @@ struct Published {
     waiting: Vec<(WorkId, Until)>,
 }
 
-/// What was published of each keyspace.
+/// The publications of each keyspace.
 pub(super) struct Publications {
     revision: Revision,
     running: Vec<bool>,
@@ -77,8 +77,8 @@ impl Publications {
         }
     }
 
-    /// Has every shard act by this change, whose revision is given here, unless it is what they were told last. Returns the
-    /// revision, and what is to be sent now.
+    /// Publishes a state to every shard and assigns its revision, unless it equals the last one published. Returns the
+    /// revision, and the messages to send now.
     pub(super) fn publish(
         &mut self,
         mut change: KeyspaceChange,
@@ -92,7 +92,7 @@ impl Publications {
                 return (change.revision, Vec::new());
             }
         }
-        // A lock waits for nothing. There is one at a time: it is lifted only after every shard has wiped.
+        // A lock does not wait. There is one at a time: it is lifted only after every shard has wiped.
         let earlier = self.of_keyspace.get(&change.id);
         let was_locked = earlier.is_some_and(|earlier| earlier.latest.guard.locked);
         let locks = change.guard.locked && !was_locked;
@@ -114,7 +114,7 @@ impl Publications {
             }
             let place = &mut at.on_its_way[lane as usize];
             if place.is_some() && !locks {
-                // What is more urgent decides the lane.
+                // The more urgent change determines the lane.
                 at.due = Some(at.due.map_or(lane, |due| due.min(lane)));
                 continue;
             }
@@ -129,7 +129,7 @@ impl Publications {
         (revision, told)
     }
 
-    /// A shard acts by a change. Returns what it is to be told next.
+    /// Records that a shard applies a change. Returns the next message to it.
     pub(super) fn note_acted(
         &mut self,
         shard: u16,
@@ -160,7 +160,7 @@ impl Publications {
         told
     }
 
-    /// A shard holds nothing of a locked keyspace any more.
+    /// Records that a shard holds nothing of a locked keyspace any longer.
     pub(super) fn note_wiped(&mut self, shard: u16, keyspace: u32, epoch: Epoch) {
         if let Some(at) = self.at(shard, keyspace) {
             at.wiped = at.wiped.max(epoch);
@@ -168,7 +168,7 @@ impl Publications {
         }
     }
 
-    /// A shard seals under this DEK.
+    /// Records that a shard seals under this DEK.
     pub(super) fn note_confirmed(&mut self, shard: u16, keyspace: u32, generation: u32) {
         if let Some(at) = self.at(shard, keyspace) {
             at.confirmed = at.confirmed.max(generation);
@@ -176,7 +176,7 @@ impl Publications {
         }
     }
 
-    /// A shard has stopped. Returns the keyspaces that were published.
+    /// Records that a shard has stopped. Returns the keyspaces that were published.
     pub(super) fn note_stopped(&mut self, shard: u16) -> Vec<u32> {
         if let Some(running) = self.running.get_mut(usize::from(shard)) {
             *running = false;
@@ -194,7 +194,7 @@ impl Publications {
             .is_some_and(|running| *running)
     }
 
-    /// The shards that have not stopped.
+    /// Returns the shards that have not stopped.
     pub(super) fn running(&self) -> impl Iterator<Item = u16> + use<'_> {
         (0..self.shards()).filter(|shard| self.is_running(*shard))
     }
@@ -203,7 +203,8 @@ impl Publications {
         self.running.len() as u16
     }
 
-    /// Whether it is so at every shard. A keyspace of which nothing was published is as it was at the start.
+    /// Returns `true` if every shard has reached the condition. A keyspace of which nothing was published is in its
+    /// initial state.
     pub(super) fn is(&self, keyspace: u32, until: Until) -> bool {
         let Some(published) = self.of_keyspace.get(&keyspace) else {
             return true;
@@ -212,13 +213,13 @@ impl Publications {
         shards.all(|(at, running)| !running || at.is(until))
     }
 
-    /// Whether every shard acts by the latest change.
+    /// Returns `true` if every shard applies the latest change.
     pub(super) fn is_acted(&self, keyspace: u32) -> bool {
         let published = self.of_keyspace.get(&keyspace);
         published.is_none_or(|it| self.is(keyspace, Until::Acted(it.latest.revision)))
     }
 
-    /// Has a work resumed when all of this is so.
+    /// Resumes a work when all conditions are reached.
     pub(super) fn wait(&mut self, work: WorkId, what: impl IntoIterator<Item = (u32, Until)>) {
         let mut left = 0;
         for (keyspace, until) in what {
@@ -237,7 +238,7 @@ impl Publications {
         }
     }
 
-    /// A work of which all that it waited for is so.
+    /// Returns a work whose conditions are all reached.
     pub(super) fn next_ready(&mut self) -> Option<WorkId> {
         self.ready.pop_front()
     }
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_already_is_not_told_again() {
+    fn unchanged_state_is_not_published_again() {
         let mut published = Publications::new(2);
         let (first, told) = published.publish(change(false, 1), Lane::Ordinary);
         assert_eq!(shards(&told), [(0, Lane::Ordinary), (1, Lane::Ordinary)]);
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_has_one_change_on_its_way_in_each_lane_and_the_latest_follows() {
+    fn one_change_is_in_flight_per_lane_and_the_latest_follows() {
         let mut published = Publications::new(1);
         let (first, _) = published.publish(change(false, 1), Lane::Ordinary);
         let (_, told) = published.publish(change(false, 2), Lane::Ordinary);
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_work_goes_on_when_every_shard_that_runs_has_acknowledged() {
+    fn work_resumes_when_every_running_shard_has_acknowledged() {
         let mut published = Publications::new(3);
         let (revision, _) = published.publish(change(true, 1), Lane::Emergency);
         published.wait(WORK, [(PROD, Until::Acted(revision))]);
@@ -346,7 +347,7 @@ mod tests {
         assert!(!published.is(PROD, Until::Wiped(Epoch(1))));
         published.note_wiped(1, PROD, Epoch(2));
         assert_eq!(published.next_ready(), Some(WORK));
-        // Nothing was published of it, or everything is so already.
+        // Nothing was published of it, or every condition is reached.
         published.wait(WORK, [(9, Until::Confirmed(3))]);
         assert_eq!(published.next_ready(), Some(WORK));
     }

@@ -1,108 +1,108 @@
-//! What control has the log say. The driver knows the words.
+//! Events for the log. The driver has their texts.
 
 use super::kms::KmsFailure;
 use crate::catalogue::Change;
 use crate::messages::ResealError;
 use crate::policy::Principal;
 
-/// A line in the log.
+/// An event for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// A keyspace was made.
+    /// A keyspace was created.
     Created {
-        /// Its id.
+        /// The keyspace id.
         id: u32,
-        /// Its name.
+        /// The keyspace name.
         name: String,
         /// The KMS that wraps its DEKs.
         kms: String,
-        /// Who made it.
+        /// The author.
         who: Principal,
     },
-    /// A KMS has a key of its own now.
+    /// A KMS was initialised.
     Initialised {
         /// The KMS.
         kms: String,
-        /// Shares that were made.
+        /// Number of shares.
         shares: usize,
     },
     /// Settings or grants were changed.
     SettingsChanged {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Who changed them.
+        /// The author.
         who: Principal,
-        /// What, as `name=value name=value`.
+        /// The changes, as `name=value name=value`.
         settings: String,
-        /// How long it lasts, ms, if not for good.
+        /// The duration in ms, if it is temporary.
         for_ms: Option<u64>,
     },
-    /// A change for a while is over.
+    /// A temporary override has expired.
     OverrideExpired {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// What went back.
+        /// The reverted change.
         change: Change,
     },
-    /// A keyspace was locked, and nothing of it is left.
+    /// A keyspace was locked, and every shard has wiped it.
     Locked {
-        /// Which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Who locked it.
+        /// The author.
         who: Principal,
     },
     /// A KMS was locked.
     KmsLocked {
-        /// Which KMS.
+        /// The KMS.
         kms: String,
-        /// Who locked it.
+        /// The author.
         who: Principal,
     },
     /// An unlock of a keyspace failed.
     UnlockFailed {
-        /// Which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Why.
+        /// The cause.
         failure: KmsFailure,
     },
     /// An unlock of a KMS failed.
     KmsUnlockFailed {
-        /// Which KMS.
+        /// The KMS.
         kms: String,
-        /// Why.
+        /// The cause.
         failure: KmsFailure,
     },
-    /// A watching unlock has failed for the first time, and tries on.
+    /// An unlock with retries has failed for the first time, and continues.
     UnlockWaits {
-        /// Which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Why.
+        /// The cause.
         failure: KmsFailure,
     },
     /// A keyspace was unlocked.
     Unlocked {
-        /// Which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Who unlocked it.
+        /// The author.
         who: Principal,
     },
     /// A KMS was unlocked.
     KmsUnlocked {
-        /// Which KMS.
+        /// The KMS.
         kms: String,
     },
     /// A keyspace has a new DEK.
     Rotated {
-        /// Which keyspace.
+        /// The keyspace id.
         keyspace: u32,
         /// The new DEK.
         generation: u32,
-        /// Who rotated it.
+        /// The author.
         who: Principal,
     },
-    /// How far the sealing of blobs under the new DEK is.
+    /// Progress of resealing.
     Resealing {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
         /// Blobs so far.
         resealed: u64,
@@ -111,132 +111,132 @@ pub enum Report {
     },
     /// Blobs under an older DEK cannot be opened.
     Unreadable {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// How many.
+        /// Number of blobs.
         count: u64,
     },
-    /// A page of blobs could not be worked through.
+    /// A page of blobs could not be resealed.
     ResealWaits {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// At which shard.
+        /// The shard.
         shard: u16,
-        /// Why.
+        /// The cause.
         error: ResealError,
     },
     /// Older DEKs could not be retired.
     RetireFailed {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// Older DEKs are retired.
+    /// Older DEKs were retired.
     Retired {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
         /// The DEK that is in use.
         generation: u32,
-        /// Blobs that were sealed under it.
+        /// Blobs that were resealed under it.
         resealed: u64,
     },
-    /// The DEKs are at another KMS.
+    /// The DEKs were moved to another KMS.
     Moved {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Where they were.
+        /// The KMS before.
         from: String,
-        /// Where they are.
+        /// The KMS now.
         to: String,
-        /// Who moved them.
+        /// The author.
         who: Principal,
     },
     /// A retired DEK is in use again.
     Revived {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// The DEK.
+        /// The generation of the DEK.
         generation: u32,
     },
-    /// A retired DEK could not be taken back into use.
+    /// A retired DEK could not be put into use again.
     ReviveFailed {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// The DEK.
+        /// The generation of the DEK.
         generation: u32,
-        /// Why.
+        /// The cause.
         why: String,
     },
     /// A blob is sealed under a DEK that was destroyed.
     DekMissing {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// The DEK.
+        /// The generation of the DEK.
         generation: u32,
     },
     /// Retired DEKs were destroyed by command.
     Destroyed {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// The DEKs.
+        /// The generations of the DEKs.
         generations: Vec<u32>,
-        /// Who destroyed them.
+        /// The author.
         who: Principal,
     },
-    /// Retired DEKs were destroyed, since their time was over.
+    /// Retired DEKs were destroyed because their retention had ended.
     DueDestroyed {
         /// Keyspaces and generations.
         due: Vec<(u32, u32)>,
     },
-    /// They could not be.
+    /// Retired DEKs whose retention has ended could not be destroyed.
     DueKept {
-        /// Why.
+        /// The cause.
         why: String,
     },
-    /// DEKs came after a lock, and were not handed out.
+    /// An unwrap completed after a lock, and its DEKs were discarded.
     CameAfterLock {
-        /// Of which keyspace.
+        /// The keyspace id.
         keyspace: u32,
     },
-    /// A KMS does not unwrap, from a cause that the log has not named since it began.
+    /// Unwraps at a KMS fail, from a cause not yet logged for this outage.
     KmsFails {
-        /// Which KMS.
+        /// The KMS.
         kms: String,
-        /// For which keyspace.
+        /// The keyspace id.
         keyspace: u32,
-        /// Why.
+        /// The cause.
         failure: KmsFailure,
     },
-    /// It still does not.
+    /// Unwraps still fail.
     KmsStillFails {
-        /// Which KMS.
+        /// The KMS.
         kms: String,
-        /// For how many keyspaces.
+        /// Number of keyspaces.
         keyspaces: usize,
         /// Failures since the last line.
         failures: u64,
-        /// Why.
+        /// The cause.
         failure: KmsFailure,
     },
-    /// It does again.
+    /// Unwraps succeed again.
     KmsWorks {
-        /// Which KMS.
+        /// The KMS.
         kms: String,
-        /// How long it did not, s.
+        /// Duration of the outage, in s.
         lasted_s: u64,
     },
     /// The catalogue could not be written.
     SaveFailed {
-        /// Why.
+        /// The cause.
         why: String,
         /// Changes in force that a restart would undo.
         unwritten: usize,
     },
-    /// It is written again.
+    /// Writes succeed again.
     SaveWorks,
-    /// A command took too long, and was answered without its end.
+    /// A command timed out, and was answered before it ended.
     CommandTimedOut,
-    /// A command came to no end; this is a bug.
+    /// A command was dropped without an answer; this is a bug.
     CommandForgotten,
 }

@@ -1,4 +1,4 @@
-//! Commands: what a request asks for, and whether it may.
+//! Dispatches commands, and checks their rights.
 
 use keyway_protocol::{Grants, Status};
 
@@ -9,11 +9,11 @@ use super::{Control, Refused, Reply};
 use crate::messages::{Command, Request};
 use crate::policy::{Principal, explain};
 
-/// What becomes of a command.
+/// The result of dispatching a command.
 pub(super) enum Begun {
-    /// It is answered now.
+    /// It is answered immediately.
     Answered(Answering, Reply),
-    /// A work has it.
+    /// A work continues it.
     Begun,
 }
 
@@ -33,10 +33,10 @@ impl Control {
             deadline: request.deadline,
         };
         let Some(answering) = self.commands.begin(now, asker) else {
-            let text = "too many commands are under way; try again".to_owned();
-            return self.tell_answer(asker, Err((Status::Overloaded, text)));
+            let text = "too many commands are in progress; try again".to_owned();
+            return self.send_answer(asker, Err((Status::Overloaded, text)));
         };
-        // The shard looked when the request came in, and it may have waited since.
+        // The shard checked the right when the request arrived, and the request may have waited since.
         let begun = match self.may_begin(&answering) {
             Ok(()) => self.begin_command(answering, request.who, request.command),
             Err(refused) => Begun::Answered(answering, Err(refused)),
@@ -89,9 +89,9 @@ impl Control {
         Begun::Answered(answering, answer)
     }
 
-    /// Refuses a command when it begins, and right before each write, whose right has been withdrawn, or whose deadline has
-    /// passed, however long the KMS took to answer before it. The shard that handed the command over answers
-    /// DEADLINE_EXCEEDED by itself.
+    /// Refuses a command whose right was withdrawn or whose deadline has passed. Checked when the command begins and
+    /// right before each write, since a KMS call may have taken long. The shard that sent the command answers
+    /// DEADLINE_EXCEEDED on its own.
     pub(super) fn may_begin(&self, answering: &Answering) -> Result<(), Refused> {
         let Some(asker) = self.commands.asker(answering) else {
             return Ok(());
@@ -112,7 +112,7 @@ impl Control {
         Ok(())
     }
 
-    /// Whether a principal has one of these rights in a keyspace.
+    /// Checks that a principal has one of these rights in a keyspace.
     pub(super) fn check_right(
         &self,
         id: u32,
@@ -125,7 +125,7 @@ impl Control {
         }
     }
 
-    /// The rights of a principal that are in force in a keyspace.
+    /// Returns the rights of a principal in force in a keyspace.
     pub(super) fn rights(&self, who: Principal, id: u32) -> Grants {
         if self.owner.may_everything(who) {
             return Grants::ALL;

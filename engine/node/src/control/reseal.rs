@@ -1,5 +1,5 @@
-//! After a rotation: blobs under older DEKs are sealed under the newest one, in the background, until a full pass over every
-//! log finds none. Then the older DEKs are retired.
+//! Resealing after a rotation: seals blobs under older DEKs under the current one, in the background, until a full pass
+//! over every log finds none. Then the older DEKs are retired.
 
 use keyway_core::Instant;
 use serde_json::{Value, json};
@@ -12,17 +12,17 @@ use super::works::{Event, ShardAnswer, Work, WorkId};
 use crate::catalogue::{ChangeAuthor, Edit};
 use crate::messages::{Lane, ResealError, ResealPage, ResealWork, ToShard};
 
-/// How long the work rests after a page that could not be worked through, at first and at most, µs.
+/// Shortest and longest pause after a page that could not be resealed, in µs.
 const RETRY_US_MIN: u64 = 100_000;
 const RETRY_US_MAX: u64 = 10_000_000;
 
-/// How long it rests after a pass that left blobs which nobody can open, µs.
+/// Pause after a pass that left blobs which cannot be opened, in µs.
 const UNREADABLE_REST_US: u64 = 60_000_000;
 
-/// How often it says in the log how far it is, µs.
+/// Period of progress lines in the log, in µs.
 const PROGRESS_PERIOD_US: u64 = 2_000_000;
 
-/// How far the sealing of a keyspace's blobs under its newest DEK is.
+/// Progress of resealing a keyspace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ResealProgress {
     pub resealed: u64,
@@ -35,13 +35,13 @@ impl ResealProgress {
     }
 }
 
-/// The sealing of a keyspace's blobs.
+/// The work that reseals a keyspace's blobs.
 pub(super) struct Reseal {
     id: u32,
     progress: ResealProgress,
-    /// When the log was last told.
+    /// When progress was last logged.
     said_at: Instant,
-    /// Older DEKs have come back since the count began: it proves nothing of them.
+    /// Older DEKs were put into use again after the count began, so it does not cover them.
     recount: bool,
     stage: Stage,
 }
@@ -65,7 +65,7 @@ impl Reseal {
     }
 }
 
-/// One pass over every shard's blobs, one shard after the other: this work is never in a hurry.
+/// One pass over every shard's blobs, one shard at a time, since this work is not urgent.
 pub(super) struct Pass {
     keyspace: u32,
     generation: u32,
@@ -77,27 +77,28 @@ pub(super) struct Pass {
     unreadable: u64,
 }
 
-/// How far a pass is.
+/// The result of a step of a pass.
 pub(super) enum Passed {
-    /// It goes on: blobs were sealed.
+    /// It continues: this many blobs were resealed.
     On(Pass, u64),
-    /// It is over: blobs under older DEKs, those of them that cannot be opened, and those that the last page sealed.
+    /// It is complete: blobs under older DEKs, those of them that cannot be opened, and those that the last page
+    /// resealed.
     Over {
         found: u64,
         unreadable: u64,
         resealed: u64,
     },
-    /// The server stops.
+    /// The server is stopping.
     Stopped,
 }
 
 impl Control {
-    /// Seals in the background what is not sealed under the newest DEK, if that is not being done. To be called when
-    /// every shard has confirmed that it seals under it: at a start they begin with that.
+    /// Starts to reseal blobs that are not under the current DEK, unless that is in progress. Called when every shard has
+    /// confirmed that it seals under it; at a start, shards begin with it.
     pub(super) fn start_resealing(&mut self, id: u32) {
         let resealing = self.keyspaces.get(&id).and_then(|it| it.resealing);
         if let Some(work) = resealing {
-            // DEKs have come back while it is under way.
+            // DEKs were put into use again in the meantime.
             if let Some(Work::Reseal(mut reseal)) = self.works.take(work) {
                 reseal.recount = true;
                 self.works.wait(work, Work::Reseal(reseal));
@@ -237,7 +238,7 @@ impl Control {
         self.rest(work, reseal, RETRY_US_MAX);
     }
 
-    /// The catalogue without the older DEKs is written: shards may wipe them.
+    /// Completes retirement: the catalogue without the older DEKs is written, so shards may wipe them.
     fn retired(&mut self, reseal: &Reseal, generation: u32) {
         self.publish(reseal.id, Lane::Ordinary);
         self.end_resealing(reseal.id);
@@ -293,13 +294,13 @@ impl Control {
             found: 0,
             unreadable: 0,
         };
-        self.ask_page(work, &pass);
+        self.request_page(work, &pass);
         pass
     }
 
-    fn ask_page(&mut self, work: WorkId, pass: &Pass) {
+    fn request_page(&mut self, work: WorkId, pass: &Pass) {
         if !self.published.is_running(pass.shard) {
-            // It is taken up at once: the pass ends.
+            // It is resumed immediately, and the pass ends.
             return self.works.rest(work, Instant::ZERO);
         }
         let question = self.works.question(work, pass.shard);
@@ -310,10 +311,10 @@ impl Control {
             work: pass.work,
             cursor: pass.cursor.clone(),
         };
-        self.tell(pass.shard, Lane::Ordinary, reseal);
+        self.send_to(pass.shard, Lane::Ordinary, reseal);
     }
 
-    /// Goes on with a pass: with the next page, or again with one until it is worked through.
+    /// Continues a pass with the next page, or with the same page until it is complete.
     pub(super) fn step_pass(&mut self, work: WorkId, mut pass: Pass, event: Event) -> Passed {
         match event {
             Event::Shard(ShardAnswer::Resealed(Ok(page))) if page.floor >= pass.generation => {
@@ -321,8 +322,8 @@ impl Control {
             }
             Event::Shard(ShardAnswer::Resealed(page)) => {
                 let error = page.err().unwrap_or_else(|| {
-                    // What it found would prove nothing.
-                    let text = "the shard does not seal under the newest DEK yet; this is a bug";
+                    // Its count would be meaningless.
+                    let text = "the shard does not seal under the current DEK yet; this is a bug";
                     ResealError::Other(text.to_owned())
                 });
                 self.page_failed(&pass, error);
@@ -334,7 +335,7 @@ impl Control {
             Event::Shard(ShardAnswer::Stopped) => Passed::Stopped,
             Event::Rested if !self.published.is_running(pass.shard) => Passed::Stopped,
             Event::Rested => {
-                self.ask_page(work, &pass);
+                self.request_page(work, &pass);
                 Passed::On(pass, 0)
             }
             _ => Passed::On(pass, 0),
@@ -356,13 +357,13 @@ impl Control {
                 resealed: page.resealed,
             };
         }
-        self.ask_page(work, &pass);
+        self.request_page(work, &pass);
         Passed::On(pass, page.resealed)
     }
 
     fn page_failed(&mut self, pass: &Pass, error: ResealError) {
         match error {
-            // A locked keyspace waits for its unlock, which hands the DEKs out.
+            // A locked keyspace waits for its unlock, which distributes the DEKs.
             ResealError::DekMissing if self.is_locked(pass.keyspace) => {}
             ResealError::DekMissing => self.hand_out(pass.keyspace),
             ResealError::Overloaded => {}

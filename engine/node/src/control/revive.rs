@@ -1,4 +1,4 @@
-//! Retired DEKs that are taken back into use, since a blob is sealed under one of them.
+//! Revival: puts retired DEKs into use again, because a blob is sealed under one of them.
 
 use super::Control;
 use super::report::Report;
@@ -7,27 +7,27 @@ use super::works::{Event, Work, WorkId};
 use crate::catalogue::{ChangeAuthor, Edit};
 use crate::messages::Lane;
 
-/// DEKs that blobs are sealed under and nobody has, of which the log says so once.
+/// Most DEKs that blobs need and that do not exist, of which the log has a line each.
 const MISSING_DEKS_MAX: usize = 1_024;
 
-/// A retired DEK that is being taken back.
+/// A retired DEK that is being revived.
 pub(super) struct Revive {
     id: u32,
     generation: u32,
 }
 
 impl Control {
-    /// A shard has a blob under a DEK that is not in use: out of a backup, most likely. If the DEK is among the retired
-    /// ones, it is in use again until all such blobs are sealed under the newest one.
+    /// Handles a shard's report of a blob under a DEK that is not in use, most likely from a backup. If the DEK is among
+    /// the retired ones, it is in use again until all such blobs are resealed under the current one.
     pub(super) fn revive(&mut self, id: u32, generation: u32) {
-        // Another change would count blobs, or destroy this DEK: the shard asks again.
+        // Another change would count blobs, or destroy this DEK: the shard will report again.
         if self.is_changing_deks(id) || self.is_locked(id) {
             return;
         }
         let Ok(keyspace) = self.in_force.written().keyspace(id) else {
             return;
         };
-        // One that is in use comes with the answer that the shard's core has asked for.
+        // A DEK in use comes with the lease that the shard's core has requested.
         if keyspace.is_in_use(generation) {
             return;
         }
@@ -79,7 +79,7 @@ impl Control {
         }
     }
 
-    /// Retired DEKs are in use again: shards get them, and blobs under them are sealed anew.
+    /// Completes a revival: shards get the DEKs, and blobs under them are resealed.
     pub(super) fn revived(&mut self, id: u32, generations: &[u32]) {
         for generation in generations {
             self.report(Report::Revived {

@@ -1,4 +1,4 @@
-//! The move of a keyspace's DEKs to another KMS, the retired ones too; or wrapping them anew at the same one.
+//! REWRAP: moves a keyspace's DEKs, including retired ones, to another KMS, or wraps them again at the same one.
 
 use super::commands::Answering;
 use super::effect::{KmsAnswer, KmsRequest};
@@ -18,7 +18,7 @@ pub(super) struct Rewrap {
     id: u32,
     from: String,
     to: String,
-    /// A lock since then makes it void.
+    /// The epoch in which it began; a lock since then discards it.
     epoch: Epoch,
     who: Principal,
     answering: Answering,
@@ -26,7 +26,7 @@ pub(super) struct Rewrap {
 }
 
 enum Stage {
-    /// They are unwrapped at the one, and wrapped and proven at the other.
+    /// One KMS unwraps them; the other wraps and verifies them.
     Moving,
     Writing(Deks),
 }
@@ -41,7 +41,8 @@ impl Rewrap {
 }
 
 impl Control {
-    /// Moves a keyspace's DEKs. The shards get what the other KMS has just proven: their leases count from there.
+    /// Moves a keyspace's DEKs. The shards get the DEKs that the other KMS has just verified, and their leases count from
+    /// then.
     pub(super) fn rewrap(
         &mut self,
         answering: Answering,
@@ -154,6 +155,6 @@ impl Control {
             to: to.to_owned(),
             who,
         });
-        self.tell_lease(id, Ok(deks));
+        self.broadcast_lease(id, Ok(deks));
     }
 }

@@ -1,21 +1,21 @@
-//! A keyspace's next DEK.
+//! ROTATE: a keyspace's next DEK.
 //!
 //! ```text
 //! rotate: new DEK ─▶ keyspaces.json ─▶ every shard gets it, and confirms that it seals under it ─▶ answer
 //!                                       │ in the background: see `reseal`
 //!                                       ▼
 //!            count blobs under older DEKs ─▶ none: retire the older DEKs
-//!                         ▲ some: seal them anew ─┘
+//!                         ▲ some: reseal them ────┘
 //! ```
 //!
-//! What is left to do after a restart is seen from the catalogue: a keyspace with more than one DEK. Shards begin with
-//! the newest one that is written, so nothing is to be confirmed then.
+//! The catalogue shows what remains to be done after a restart: a keyspace with more than one DEK. Shards start with the
+//! latest one that is written, so no confirmation is needed then.
 //!
 //! | crash | on the disk | after the restart |
 //! |---|---|---|
-//! | before the new DEK N+1 is written | N | as before; nothing was sealed under N+1 |
-//! | from then until N is retired | N, N+1 | shards seal under N+1; blobs are counted anew |
-//! | later | N+1, N retired | the rotation is over |
+//! | before the new DEK N+1 is written | N | unchanged; nothing was sealed under N+1 |
+//! | then, until N is retired | N, N+1 | shards seal under N+1; blobs are counted again |
+//! | later | N+1, N retired | the rotation is complete |
 
 use keyway_protocol::{Status, encode_generation};
 
@@ -38,9 +38,9 @@ use crate::policy::Principal;
 pub(super) struct Rotate {
     id: u32,
     kms: String,
-    /// Of the new DEK.
+    /// The generation of the new DEK.
     generation: u32,
-    /// A lock since then makes it void.
+    /// The epoch in which it began; a lock since then discards it.
     epoch: Epoch,
     who: Principal,
     answering: Answering,
@@ -48,12 +48,12 @@ pub(super) struct Rotate {
 }
 
 enum Stage {
-    /// The KMS is asked whether its section of the catalogue is what a server has written.
+    /// The KMS checks that its section of the catalogue was written by a server.
     Checking,
-    /// The KMS makes the DEK.
+    /// The KMS generates the DEK.
     Minting,
     Writing(Deks),
-    /// Shards are raising their floors, and finish what they seal under the older DEK.
+    /// Shards raise their floors, and complete what they are sealing under the older DEK.
     Flooring(Settled),
 }
 
@@ -75,8 +75,8 @@ impl Rotate {
 }
 
 impl Control {
-    /// Gives a keyspace a new DEK. Answers with its generation when every shard seals under it, and nothing that was
-    /// sealed under an older one is on its way into a log; the blobs follow in the background.
+    /// Rotates a keyspace to a new DEK. Answers with its generation when every shard seals under it, and no write sealed
+    /// under an older one is in flight. The blobs follow in the background.
     pub(super) fn rotate(&mut self, answering: Answering, who: Principal, id: u32) -> Begun {
         let work = self.works.begin();
         match self.begin_rotation(work, id) {
@@ -121,7 +121,7 @@ impl Control {
         Stage::Minting
     }
 
-    /// The keyspace's KMS, and the generation that its next DEK gets.
+    /// Returns the keyspace's KMS, and the generation of its next DEK.
     fn next_generation(&self, id: u32) -> Result<(String, u32), Refused> {
         if self.is_locked(id) {
             return Err(refuse_locked());
@@ -135,7 +135,7 @@ impl Control {
         catalogue.check_rotation(id)?;
         let next = keyspace.generation().checked_add(1).ok_or((
             Status::Conflict,
-            "the keyspace has used up its DEK generations".to_owned(),
+            "the keyspace's DEK generations are exhausted".to_owned(),
         ))?;
         Ok((keyspace.kms.clone(), next))
     }
@@ -159,10 +159,10 @@ impl Control {
                     generation,
                     who,
                 });
-                // The DEK at hand, not one that the KMS would have to unwrap anew: it may be gone by now, and what is
-                // sealed in the meantime has to be sealed under this one.
+                // The DEK in memory, not one that the KMS would have to unwrap: the KMS may be unreachable by now, and
+                // whatever is sealed in the meantime must be sealed under this one.
                 self.deks_have_changed(id);
-                self.tell_lease(id, Ok(deks));
+                self.broadcast_lease(id, Ok(deks));
                 self.publish(id, Lane::Ordinary);
                 self.published
                     .wait(work, [(id, Until::Confirmed(generation))]);
@@ -214,13 +214,13 @@ impl Control {
         Ok(Stage::Writing(made.into()))
     }
 
-    /// Refuses a command that changes a keyspace's DEKs while another one does.
+    /// Refuses a command that changes a keyspace's DEKs while another does.
     pub(super) fn check_no_change_of_deks(&self, id: u32) -> Result<(), Refused> {
         if self.is_changing_deks(id) {
             return Err((
                 Status::Conflict,
-                "the keyspace's DEKs are being rotated, moved or destroyed at this moment, by another command; \
-                 look at `keyway keyspace list` before you run this one again"
+                "another command is rotating, moving or destroying the keyspace's DEKs; check `keyway keyspace \
+                 list` before you run this one again"
                     .to_owned(),
             ));
         }
@@ -232,14 +232,14 @@ impl Control {
         governed.is_some_and(|governed| governed.changing_deks.is_some())
     }
 
-    /// This work rotates, moves, revives or destroys DEKs of a keyspace, alone.
+    /// Records that this work alone changes the DEKs of a keyspace.
     pub(super) fn change_deks(&mut self, id: u32, work: WorkId) {
         if let Some(governed) = self.keyspaces.get_mut(&id) {
             governed.changing_deks = Some(work);
         }
     }
 
-    /// It does no longer.
+    /// Records that it no longer does.
     pub(super) fn deks_are_changed(&mut self, id: u32, work: WorkId) {
         if let Some(governed) = self.keyspaces.get_mut(&id)
             && governed.changing_deks == Some(work)
@@ -248,7 +248,7 @@ impl Control {
         }
     }
 
-    /// How a command is refused that has to wait until blobs are sealed anew.
+    /// Returns the refusal of a command that must wait until blobs are resealed.
     pub(super) fn refuse_resealing(&self, id: u32) -> Refused {
         let left = self.reseal_progress(id).map_or(0, |progress| progress.left);
         let written = self.in_force.written().keyspace(id);
@@ -256,14 +256,13 @@ impl Control {
         (
             Status::Conflict,
             format!(
-                "the rotation to DEK {generation} is still sealing blobs ({left} left); \
-                 wait until `keyway keyspace list` shows none"
+                "the rotation to DEK {generation} is still resealing blobs ({left} left); wait until `keyway keyspace list` shows none"
             ),
         )
     }
 }
 
-/// How a command is refused of which the keyspace is locked.
+/// Returns the refusal of a command whose keyspace is locked.
 pub(super) fn refuse_locked() -> Refused {
     (
         Status::Conflict,

@@ -1,4 +1,4 @@
-//! How works go on, and the small things that all of them do.
+//! The loop that advances works, and helpers that they share.
 
 use zeroize::Zeroizing;
 
@@ -16,7 +16,7 @@ use crate::policy::Principal;
 use keyway_protocol::Status;
 
 impl Control {
-    /// Gives works what they have waited for, until there is nothing left to give.
+    /// Passes works what they have waited for, until nothing is left to pass.
     pub(super) fn run(&mut self) {
         loop {
             if let Some((work, outcome)) = self.in_force.poll_settled() {
@@ -25,8 +25,8 @@ impl Control {
                 self.resume(work, Event::Acknowledged);
             } else if let Some(asker) = self.commands.next_orphan() {
                 self.report(Report::CommandForgotten);
-                let text = "the command came to no end; this is a bug".to_owned();
-                self.tell_answer(asker, Err((Status::Internal, text)));
+                let text = "the command was dropped without an answer; this is a bug".to_owned();
+                self.send_answer(asker, Err((Status::Internal, text)));
             } else {
                 return;
             }
@@ -65,11 +65,11 @@ impl Control {
 
     pub(super) fn answer(&mut self, answering: Answering, answer: Reply) {
         if let Some(asker) = self.commands.end(answering) {
-            self.tell_answer(asker, answer);
+            self.send_answer(asker, answer);
         }
     }
 
-    pub(super) fn tell_answer(&mut self, asker: Asker, answer: Reply) {
+    pub(super) fn send_answer(&mut self, asker: Asker, answer: Reply) {
         let (status, payload) = match answer {
             Ok(payload) => (Status::Ok, payload),
             Err((status, explanation)) => (status, explanation.into_bytes()),
@@ -79,10 +79,10 @@ impl Control {
             status,
             payload: Zeroizing::new(payload),
         };
-        self.tell(asker.shard, asker.lane, message);
+        self.send_to(asker.shard, asker.lane, message);
     }
 
-    pub(super) fn tell(&mut self, shard: u16, lane: Lane, message: ToShard) {
+    pub(super) fn send_to(&mut self, shard: u16, lane: Lane, message: ToShard) {
         self.effects.push_back(ControlEffect::Tell {
             shard,
             lane,
@@ -96,7 +96,7 @@ impl Control {
             lane,
             change,
         } = told;
-        self.tell(shard, lane, ToShard::Keyspace(change));
+        self.send_to(shard, lane, ToShard::Keyspace(change));
     }
 
     pub(super) fn report(&mut self, report: Report) {

@@ -1,4 +1,4 @@
-//! Changes of the catalogue: in force as far as they may be, written beside control, and answered.
+//! Changes of the catalogue: put in force as far as allowed, written in the background, and answered.
 
 use keyway_protocol::Status;
 
@@ -15,17 +15,17 @@ use crate::ids::{Revision, WriteId};
 use crate::keyspace_change::KeyspaceChange;
 use crate::messages::Lane;
 
-/// The write under way.
+/// The write in progress.
 #[derive(Default)]
 pub(super) struct Writes {
     last: WriteId,
 }
 
 impl Control {
-    /// Makes a change; the work is told how it ends. What it takes away is in force when this returns, and every shard is
-    /// told so before the disk is asked. Right before it, call [`Control::may_begin`] for a command.
+    /// Makes a change; the work receives its outcome. What it takes away is in force when this returns, and is published
+    /// to every shard before the disk is involved. For a command, call [`Control::may_begin`] immediately before.
     ///
-    /// Errors: it is refused, and nothing has changed.
+    /// Errors: the change is refused, and nothing has changed.
     pub(super) fn want(&mut self, work: WorkId, edit: Edit) -> Result<(), Refused> {
         let tightened = self.in_force.want(self.now.instant, work, edit)?;
         for id in tightened {
@@ -35,7 +35,7 @@ impl Control {
         Ok(())
     }
 
-    /// Writes what is to be written, unless a write is under way.
+    /// Starts to write pending changes, unless a write is in progress.
     pub(super) fn save(&mut self) {
         if let Some(catalogue) = self.in_force.next_write(self.now.instant) {
             let write = self.writes.last.count_up();
@@ -61,16 +61,16 @@ impl Control {
         for id in &touched {
             self.follow_written(*id);
         }
-        // First the works, which may have something to send before: a DEK comes before the floor that needs it.
+        // Works first, since they may have something to send before: a DEK comes before the floor that needs it.
         self.run();
-        // A change that was answered before it was written has no work left that tells the shards of its other half.
+        // A change that was answered before it was written has no work left that publishes its other half.
         for id in touched {
             self.publish(id, Lane::Ordinary);
         }
         self.save();
     }
 
-    /// What is written of a keyspace has changed: its state follows.
+    /// Updates a keyspace's state after what is written of it has changed.
     fn follow_written(&mut self, id: u32) {
         if self.in_force.written().keyspace(id).is_err() {
             return;
@@ -89,7 +89,7 @@ impl Control {
         }
     }
 
-    /// A keyspace's unlock is written, or what a KMS said of it is not to be held against it any more.
+    /// Opens a keyspace whose unlock is written, and clears the failures that its KMS has reported.
     pub(super) fn open(&mut self, id: u32) {
         if let Some(governed) = self.keyspaces.get_mut(&id) {
             governed.state = governed.state.after(Happens::Opens);
@@ -97,8 +97,8 @@ impl Control {
         }
     }
 
-    /// Tells every shard what is in force in a keyspace, unless it has been told. `None`: it is not written yet, and so at no
-    /// shard.
+    /// Publishes what is in force in a keyspace to every shard, unless that was published last. Returns `None` if it is
+    /// not written yet, and so unknown to the shards.
     pub(super) fn publish(&mut self, id: u32, lane: Lane) -> Option<Revision> {
         let change = self.current(id)?;
         let (revision, told) = self.published.publish(change, lane);
@@ -125,15 +125,15 @@ impl Control {
         })
     }
 
-    /// Has a work resumed when every shard acts by what is in force in a keyspace.
+    /// Resumes a work when every shard applies what is in force in a keyspace.
     pub(super) fn wait_until_acted(&mut self, work: WorkId, id: u32) {
         let revision = self.publish(id, Lane::Ordinary);
         let until = revision.map(|revision| (id, Until::Acted(revision)));
         self.published.wait(work, until);
     }
 
-    /// A shard has acknowledged a change: an unlock may be at every shard now.
-    pub(super) fn look_at_opening(&mut self, id: u32) {
+    /// Checks, after an acknowledgement, whether every shard has applied an unlock.
+    pub(super) fn check_opening(&mut self, id: u32) {
         let is_opening = self
             .keyspaces
             .get(&id)
@@ -143,10 +143,10 @@ impl Control {
         }
     }
 
-    /// Takes back the changes for a while that are due. To be called once a second.
+    /// Reverts expired overrides. Called once a second.
     ///
-    /// A disk that takes nothing does not keep them in force: their ends are on it already, so that what is in memory
-    /// only is what a restart would come to as well.
+    /// A failing disk does not prolong them: their expiries are already on it, so memory and a restart have the same
+    /// result.
     pub(super) fn revert_expired_overrides(&mut self) {
         let (ended, keyspaces) = self.in_force.revert_expired(self.now);
         if keyspaces.is_empty() {
@@ -161,8 +161,8 @@ impl Control {
         self.save();
     }
 
-    /// Answers what has waited for the disk for too long, and tries again what failed. To be called once a second.
-    pub(super) fn look_at_saves(&mut self) {
+    /// Answers changes that have waited too long for the disk, and retries failed writes. Called once a second.
+    pub(super) fn check_saves(&mut self) {
         self.in_force.handle_tick(self.now.instant);
         self.save();
         let snapshot = CatalogueFigures {
@@ -174,7 +174,7 @@ impl Control {
     }
 }
 
-/// How a change ended.
+/// Converts the outcome of a change.
 pub(super) fn settled(outcome: Settlement) -> Result<Settled, Refused> {
     outcome.map_err(|undone| match undone {
         Undone::Unwritten(why) => (
@@ -188,15 +188,15 @@ pub(super) fn settled(outcome: Settlement) -> Result<Settled, Refused> {
     })
 }
 
-/// The answer to a command whose change has been accepted.
+/// Returns the response to a command whose change was accepted.
 pub(super) fn acknowledge(settled: Settled, payload: Vec<u8>) -> Reply {
     match settled {
         Settled::Written => Ok(payload),
         Settled::Unwritten(why) => Err((
             Status::NotPersisted,
             format!(
-                "what this command takes away is in force on every shard, but {} could not be written: {why}; a restart \
-                 would undo it; the server keeps trying",
+                "the command is in force on every shard, but {} could not be written: {why}; a restart would \
+                 undo it; the server keeps trying",
                 catalogue::FILE
             ),
         )),

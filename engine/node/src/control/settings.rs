@@ -1,4 +1,4 @@
-//! Settings and grants at run time: changes for good and for a while.
+//! KEYSPACE_SET: permanent and temporary changes of settings and grants.
 
 use super::commands::Answering;
 use super::effect::{FirstSeal, KmsAnswer, KmsRequest};
@@ -11,7 +11,7 @@ use super::{Control, Refused};
 use crate::catalogue::{Edit, SettingsChange};
 use crate::policy::Principal;
 
-/// A change of settings that is being made.
+/// A change of settings in progress.
 pub(super) struct Set {
     id: u32,
     who: Principal,
@@ -21,16 +21,16 @@ pub(super) struct Set {
 }
 
 enum Stage {
-    /// The KMS is asked whether its section of the catalogue is what a server has written.
+    /// The KMS checks that its section of the catalogue was written by a server.
     Checking,
     Writing,
-    /// Shards are being told.
+    /// The change is being published to the shards.
     Acting(Settled),
 }
 
 impl Control {
-    /// Changes settings and grants. A change that only withdraws grants is kept without a seal, so that it waits for no
-    /// KMS.
+    /// Changes settings and grants. A change that only withdraws grants is written without a seal, so that it does not
+    /// wait for a KMS.
     pub(super) fn set(
         &mut self,
         answering: Answering,
@@ -63,7 +63,7 @@ impl Control {
         }
     }
 
-    /// The KMS whose section has to be checked before the change, if one has.
+    /// Returns the KMS whose section must be checked before the change, if any.
     fn kms_to_check(
         &self,
         id: u32,

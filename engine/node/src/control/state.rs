@@ -1,4 +1,4 @@
-//! The states of a keyspace, and every way from one to another.
+//! The states of a keyspace and their transitions.
 //!
 //! ```text
 //! CREATE ▶ Making ──written──▶ Open ◀───every shard acts── Opening
@@ -7,49 +7,50 @@
 //!          (gone)            Locking ──wiped everywhere──▶ Locked
 //! ```
 //!
-//! A lock is in force before it is written, and an unlock only when it is: the ways that loosen begin with a write. What
-//! became of the DEKs is kept beside this and goes on through a lock. What began before a lock is void: its epoch is older.
+//! A lock is in force before it is written, and an unlock only after: transitions that loosen begin with a write. Works
+//! on the DEKs are tracked separately and continue through a lock, but what began before a lock has an older epoch and is
+//! discarded.
 
 use crate::ids::Epoch;
 
-/// How a keyspace stands.
+/// The state of a keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is being written for the first time, and is at no shard.
+    /// It is being written for the first time, and no shard has it.
     Making,
-    /// It may be used.
+    /// It can be used.
     Open,
-    /// It is locked, and shards are wiping what they hold.
+    /// It is locked, and shards are wiping their keys.
     Locking {
-        /// Of the lock that they carry out.
+        /// The epoch of the lock.
         since: Epoch,
     },
-    /// It is locked, and nothing of it is left.
+    /// It is locked, and every shard has wiped it.
     Locked,
-    /// An unlock is written, and shards are being told.
+    /// An unlock is written, and is being published to the shards.
     Opening,
 }
 
-/// What happens to a keyspace's state.
+/// An event in the life of a keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happens {
-    /// It is written for the first time: open, or locked meanwhile.
+    /// It is written for the first time: open, or locked in the meantime.
     Written {
         /// The epoch, if it is locked.
         locked: Option<Epoch>,
     },
     /// It is locked.
     Locks(Epoch),
-    /// Nothing is left of it at any shard, under the lock of this epoch.
+    /// Every shard has wiped it, under the lock of this epoch.
     Wiped(Epoch),
     /// Its unlock is written.
     Opens,
-    /// Every shard acts by that.
+    /// Every shard applies the unlock.
     Opened,
 }
 
 impl State {
-    /// The state after something has happened. What comes too late, or cannot happen here, changes nothing.
+    /// Returns the state after an event. An event that is late, or cannot occur in this state, has no effect.
     #[must_use]
     pub fn after(self, happens: Happens) -> State {
         use Happens::{Locks, Opened, Opens, Wiped, Written};
@@ -65,17 +66,17 @@ impl State {
             (State::Locking { since }, Wiped(wiped)) if wiped >= since => State::Locked,
             (State::Locked | State::Open, Opens) => State::Opening,
             (State::Opening, Opened) => State::Open,
-            // It is told to shards with the rest when it is written.
+            // It is published to shards with the rest when it is written.
             (State::Making, Locks(_) | Wiped(_) | Opens | Opened) => State::Making,
             (State::Open, Written { .. } | Wiped(_) | Opened) => State::Open,
-            // A lock that comes while one is carried out joins it; an unlock waits until nothing is left.
+            // A lock that arrives while another is executed joins it; an unlock waits until everything is wiped.
             (State::Locking { since }, _) => State::Locking { since },
             (State::Locked, Written { .. } | Locks(_) | Wiped(_) | Opened) => State::Locked,
             (State::Opening, Written { .. } | Wiped(_) | Opens) => State::Opening,
         }
     }
 
-    /// In one word.
+    /// Returns the state as one word.
     pub const fn name(self) -> &'static str {
         match self {
             State::Making => "making",
@@ -96,7 +97,7 @@ mod tests {
 
     /// Every state × every event.
     #[test]
-    fn what_happens_leads_where_it_should() {
+    fn every_event_in_every_state_has_the_expected_result() {
         let states = [
             State::Making,
             State::Open,
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_write_leads_out_of_a_lock() {
+    fn only_a_write_ends_a_lock() {
         for locked in [State::Locking { since: NEW }, State::Locked] {
             for event in [
                 Happens::Written { locked: None },

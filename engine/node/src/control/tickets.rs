@@ -1,49 +1,50 @@
-//! The tickets of the node. All of them are issued here.
+//! The tickets of the node. Control issues all of them.
 //!
-//! A keyspace always has a current ticket, issued ahead: shards put it into NEEDS_UNLOCK. A grant of the DEK brings the
-//! next one, so a ticket is over when every shard has gone on to a later one. An unlock has a ticket of its own.
+//! A keyspace always has a current ticket, issued in advance: shards return it with NEEDS_UNLOCK. A grant of the DEK
+//! issues the next one, so a ticket is completed when every shard uses a later one. An unlock has a ticket of its own.
 //!
-//! A later unlock of a keyspace takes an earlier one's place. Holders of shares wait for one another instead, each with
-//! a ticket of their own: what one of them mistypes is told to that one, and the others wait on.
+//! A later unlock of a keyspace supersedes an earlier one. Holders of shares wait for one another instead, each with a
+//! ticket of their own: a wrong share is reported only to its holder, and the others continue to wait.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::policy::Principal;
 
-/// Tickets of a keyspace of which all is remembered: all 16 holders may mistype theirs once.
+/// Most unlocks of a keyspace of which all details are kept: each of 16 holders may mistype a share once.
 const TICKETS_MAX: usize = 32;
 
-/// Unlocks of which it is remembered how they ended, beyond these.
+/// Most unlocks of which only the outcome is kept, in addition.
 const ENDED_MAX: usize = 65_536;
 
-/// A ticket is a number that rises, one bit that says what it is for, and a check of so many bits under a key of this
-/// process, which tells a ticket from anything else. Below 2^53, so that JSON readers with floating-point numbers read it.
+/// A ticket is a rising number, one bit for its kind, and a check value of this many bits under a key of this process,
+/// which distinguishes a ticket from any other number. It is below 2^53, so that JSON parsers with floating-point numbers
+/// read it.
 const CHECK_BITS: u32 = 17;
 const NUMBER_BITS: u32 = 53 - 1 - CHECK_BITS;
 
-const OVERTAKEN: &str = "a later unlock has taken this one's place";
+const OVERTAKEN: &str = "superseded by a later unlock";
 
-/// How an unlock stands.
+/// The status of an unlock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnlockState {
-    /// Under way, after so many tries that the KMS did not answer.
+    /// In progress, after this many attempts that the KMS did not answer.
     Asking {
-        /// Tries so far.
+        /// Attempts so far.
         attempts: u32,
-        /// How the last one failed.
+        /// How the last attempt failed.
         last_error: Option<String>,
     },
-    /// The share was right, and more are needed.
+    /// The share was correct, and more are needed.
     MoreShares {
-        /// Shares so far.
+        /// Shares given so far.
         given: u8,
-        /// Shares that it takes.
+        /// Shares required.
         threshold: u8,
     },
-    /// Every shard has opened the keyspace, and is loading what was in use.
+    /// Every shard has opened the keyspace, and is reloading the keys that were in use.
     Opened,
-    /// All of that is loaded.
+    /// All of them are loaded.
     Done {
         /// Keys that were loaded again.
         keys_reloaded: u64,
@@ -52,19 +53,19 @@ pub enum UnlockState {
     Failed(String),
 }
 
-/// What a ticket stands for.
+/// What a ticket refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ticket {
-    /// A keyspace's DEK, which was not at hand.
+    /// A keyspace's DEK, which was not available.
     Need,
     /// An unlock.
     Unlock(UnlockState),
-    /// An unlock that ended long ago, well or not.
+    /// An unlock that ended long ago.
     Ended {
         /// Whether the keyspace was opened.
         opened: bool,
     },
-    /// Not one of this keyspace that was handed out since the start, or one that ended too long ago.
+    /// Not a ticket of this keyspace issued since the start, or one that ended too long ago.
     Unknown,
 }
 
@@ -76,7 +77,7 @@ enum Kind {
 
 struct Numbers {
     last: u64,
-    /// Drawn by the process: another one's tickets are unknown here.
+    /// Drawn by the process: tickets of another process are unknown here.
     key: u64,
 }
 
@@ -97,7 +98,7 @@ impl Numbers {
     }
 
     fn check(&self, keyspace: u32, stem: u64) -> u64 {
-        // SipHash, begun with the key.
+        // SipHash, started with the key.
         let mut hasher = DefaultHasher::new();
         (self.key, keyspace, stem).hash(&mut hasher);
         hasher.finish() & ((1 << CHECK_BITS) - 1)
@@ -107,26 +108,26 @@ impl Numbers {
 /// The tickets of all keyspaces.
 pub struct Tickets {
     numbers: Numbers,
-    /// What shards put into NEEDS_UNLOCK, by keyspace.
+    /// The tickets that shards return with NEEDS_UNLOCK, by keyspace.
     current: BTreeMap<u32, u64>,
     /// Oldest first; never empty.
     of_keyspace: BTreeMap<u32, VecDeque<Unlock>>,
-    /// Unlocks that ended, and whether the keyspace was opened; those of the lowest numbers go first.
+    /// Unlocks that ended, and whether the keyspace was opened. The lowest numbers are dropped first.
     ended: BTreeMap<u64, bool>,
 }
 
-/// By what an unlock is known.
+/// Identifies an unlock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct UnlockRequest {
     /// Its ticket.
     pub ticket: u64,
-    /// Who asked for it.
+    /// The principal that started it.
     pub who: Principal,
 }
 
 #[derive(Debug)]
 struct Unlock {
-    asked: Asked,
+    request: UnlockRequest,
     is_share: bool,
     state: UnlockState,
 }
@@ -143,14 +144,14 @@ impl Unlock {
         matches!(self.state, UnlockState::MoreShares { .. })
     }
 
-    /// A share that the KMS has not looked at yet.
+    /// Returns `true` for a share that the KMS has not checked yet.
     fn is_share_on_its_way(&self) -> bool {
         self.is_share && matches!(self.state, UnlockState::Asking { attempts: 0, .. })
     }
 }
 
 impl Tickets {
-    /// None yet. `key` is drawn at random by each process.
+    /// Creates an empty set of tickets. `key` is drawn at random by each process.
     pub fn new(key: u64) -> Tickets {
         Tickets {
             numbers: Numbers { last: 0, key },
@@ -160,20 +161,20 @@ impl Tickets {
         }
     }
 
-    /// The ticket that shards put into NEEDS_UNLOCK for a keyspace.
+    /// Returns the ticket that shards put into NEEDS_UNLOCK for a keyspace.
     pub fn current(&mut self, keyspace: u32) -> u64 {
         let issue = || self.numbers.issue(keyspace, Kind::Need);
         *self.current.entry(keyspace).or_insert_with(issue)
     }
 
-    /// The DEK is granted: the ticket that is to be used when it is gone again.
+    /// Issues the next ticket after a grant of the DEK, for when the DEK is needed again.
     pub fn next(&mut self, keyspace: u32) -> u64 {
         let ticket = self.numbers.issue(keyspace, Kind::Need);
         self.current.insert(keyspace, ticket);
         ticket
     }
 
-    /// A ticket for an unlock that begins. It takes the place of those under way, but for shares.
+    /// Issues a ticket for an unlock that begins. It supersedes unlocks in progress, except shares.
     pub fn start(&mut self, keyspace: u32, is_share: bool, who: Principal) -> u64 {
         let ticket = self.numbers.issue(keyspace, Kind::Unlock);
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
@@ -186,14 +187,14 @@ impl Tickets {
             let oldest = unlocks.iter().position(Unlock::is_over).unwrap_or(0);
             if let Some(unlock) = unlocks.remove(oldest) {
                 let opened = !matches!(unlock.state, UnlockState::Failed(_)) && unlock.is_over();
-                self.ended.insert(unlock.asked.ticket, opened);
+                self.ended.insert(unlock.request.ticket, opened);
             }
             if self.ended.len() > ENDED_MAX {
                 self.ended.pop_first();
             }
         }
         unlocks.push_back(Unlock {
-            asked: Asked { ticket, who },
+            request: UnlockRequest { ticket, who },
             is_share,
             state: UnlockState::Asking {
                 attempts: 0,
@@ -203,15 +204,15 @@ impl Tickets {
         ticket
     }
 
-    /// Notes how the unlock of `ticket` stands, unless it is over. Whether it was not. Who waits for more shares of the
-    /// same keyspace hears of every one, and of the end.
+    /// Records the status of the unlock of `ticket`. Returns `false` if it has already ended. Unlocks that wait for more
+    /// shares of the same keyspace get each number of shares, and the end.
     pub fn note(&mut self, keyspace: u32, ticket: u64, state: UnlockState) -> bool {
         let Some(unlocks) = self.of_keyspace.get_mut(&keyspace) else {
             return false;
         };
         let noted = unlocks
             .iter_mut()
-            .find(|unlock| unlock.asked.ticket == ticket && !unlock.is_over());
+            .find(|unlock| unlock.request.ticket == ticket && !unlock.is_over());
         let Some(unlock) = noted else { return false };
         unlock.state = state.clone();
         if matches!(state, UnlockState::Opened | UnlockState::MoreShares { .. }) {
@@ -222,7 +223,7 @@ impl Tickets {
         true
     }
 
-    /// Nobody's wait for more shares of this keyspace can end well any more; one that is on its way settles it.
+    /// Fails the unlocks of this keyspace that wait for more shares. An unlock whose share is in flight is not affected.
     pub fn fail_waiting(&mut self, keyspace: u32, why: &str) {
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
         if unlocks.iter().any(Unlock::is_share_on_its_way) {
@@ -233,47 +234,47 @@ impl Tickets {
         }
     }
 
-    /// Keyspaces for which somebody waits for more shares, each with one of those who do.
-    pub fn waiting(&self) -> Vec<(u32, Asked)> {
+    /// Returns the keyspaces with unlocks that wait for more shares, each with one of those unlocks.
+    pub fn waiting(&self) -> Vec<(u32, UnlockRequest)> {
         let of_keyspace = self.of_keyspace.iter();
         of_keyspace
             .filter_map(|(keyspace, unlocks)| {
                 let waiting = unlocks.iter().find(|unlock| unlock.awaits_shares())?;
-                Some((*keyspace, waiting.asked))
+                Some((*keyspace, waiting.request))
             })
             .collect()
     }
 
-    /// The keys of an opened keyspace are loaded, or will not be.
+    /// Records that the keys of an opened keyspace are loaded, or will not be.
     pub fn settle_opened(&mut self, keyspace: u32, ticket: u64, state: UnlockState) {
         let unlocks = self.of_keyspace.get_mut(&keyspace).into_iter().flatten();
         for unlock in unlocks {
-            if unlock.asked.ticket == ticket && unlock.state == UnlockState::Opened {
+            if unlock.request.ticket == ticket && unlock.state == UnlockState::Opened {
                 unlock.state = state.clone();
             }
         }
     }
 
-    /// Keyspaces that were opened and are loading keys, with the tickets.
+    /// Returns the keyspaces that were opened and are loading keys, with the tickets.
     pub fn opened(&self) -> Vec<(u32, u64)> {
         let of_keyspace = self.of_keyspace.iter();
         let opened = of_keyspace.flat_map(|(keyspace, unlocks)| {
             let opened = unlocks
                 .iter()
                 .filter(|unlock| unlock.state == UnlockState::Opened);
-            opened.map(|unlock| (*keyspace, unlock.asked.ticket))
+            opened.map(|unlock| (*keyspace, unlock.request.ticket))
         });
         opened.collect()
     }
 
-    /// What `ticket` stands for.
+    /// Returns what `ticket` refers to.
     pub fn of(&self, keyspace: u32, ticket: u64) -> Ticket {
         match self.numbers.kind_of(keyspace, ticket) {
             None => Ticket::Unknown,
             Some(Kind::Need) => Ticket::Need,
             Some(Kind::Unlock) => {
                 let mut unlocks = self.of_keyspace.get(&keyspace).into_iter().flatten();
-                match unlocks.find(|unlock| unlock.asked.ticket == ticket) {
+                match unlocks.find(|unlock| unlock.request.ticket == ticket) {
                     Some(unlock) => Ticket::Unlock(unlock.state.clone()),
                     None => match self.ended.get(&ticket) {
                         Some(opened) => Ticket::Ended { opened: *opened },
@@ -284,7 +285,7 @@ impl Tickets {
         }
     }
 
-    /// How the latest unlock of a keyspace stands, if there was one.
+    /// Returns the status of the latest unlock of a keyspace, if any.
     pub fn latest(&self, keyspace: u32) -> Option<&UnlockState> {
         let unlocks = self.of_keyspace.get(&keyspace)?;
         unlocks.back().map(|latest| &latest.state)
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_share_fails_one_ticket_and_the_last_one_opens_all() {
+    fn wrong_share_fails_one_ticket_and_the_last_share_opens_all() {
         let mut tickets = Tickets::new(42);
         let (first, second) = (
             tickets.start(PROD, true, ALICE),
@@ -335,10 +336,10 @@ mod tests {
             tickets.start(PROD, false, ALICE),
         );
         assert!(tickets.note(PROD, wrong, failed("mistyped")));
-        assert!(tickets.note(PROD, passphrase, failed("it wants shares")));
+        assert!(tickets.note(PROD, passphrase, failed("it needs shares")));
         assert_eq!(state(&tickets, wrong), Some(failed("mistyped")));
         assert_eq!(state(&tickets, first), Some(more(2)));
-        let waiting = Asked {
+        let waiting = UnlockRequest {
             ticket: first,
             who: ALICE,
         };
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_unlock_takes_the_place_of_one_that_is_no_share() {
+    fn later_unlock_supersedes_an_earlier_one_without_share() {
         let mut tickets = Tickets::new(42);
         let first = tickets.start(PROD, false, ALICE);
         assert_eq!(state(&tickets, first), Some(ASKING));
@@ -360,10 +361,10 @@ mod tests {
         assert_eq!(state(&tickets, first), Some(failed(OVERTAKEN)));
         assert!(
             !tickets.note(PROD, first, UnlockState::Opened),
-            "it is over"
+            "it has ended"
         );
         assert_eq!(tickets.latest(PROD), Some(&ASKING));
-        // A share that is being asked about for a second time has done its part.
+        // A share that is being checked for a second time has done its part.
         let share = tickets.start(PROD, true, ALICE);
         assert_eq!(state(&tickets, second), Some(failed(OVERTAKEN)));
         let asking = UnlockState::Asking {
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_in_vain_is_told_unless_a_share_is_on_its_way() {
+    fn waiting_tickets_fail_unless_a_share_is_in_flight() {
         let mut tickets = Tickets::new(42);
         let first = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, first, more(1)));
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn tickets_that_are_over_are_forgotten_first() {
+    fn ended_tickets_are_dropped_first() {
         let mut tickets = Tickets::new(42);
         let first = tickets.start(PROD, true, ALICE);
         assert!(tickets.note(PROD, first, more(1)));
@@ -402,9 +403,9 @@ mod tests {
         assert_eq!(tickets.ended.len(), TICKETS_MAX + 1);
     }
 
-    /// A ticket of no unlock was taken for one that a later unlock had overtaken, or told of the latest.
+    /// A ticket of no unlock was treated as superseded by a later unlock, or returned the status of the latest.
     #[test]
-    fn a_ticket_that_was_not_handed_out_is_unknown() {
+    fn unissued_ticket_is_unknown() {
         let mut tickets = Tickets::new(42);
         let need = tickets.current(PROD);
         assert_eq!(tickets.current(PROD), need);
@@ -424,7 +425,7 @@ mod tests {
             u64::from(PROD) << 32 | 1,
         ];
         let unknown = |ticket: &u64| tickets.of(PROD, *ticket) == Ticket::Unknown;
-        // One in 131,072 is taken for ours.
+        // One in 131,072 is taken for a valid ticket.
         assert!(others.iter().filter(|ticket| unknown(ticket)).count() >= others.len() - 1);
         assert_eq!(tickets.of(PROD + 1, unlock), Ticket::Unknown);
         assert_eq!(
@@ -435,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn how_an_unlock_ended_is_remembered_after_the_rest_is_forgotten() {
+    fn outcome_of_an_unlock_outlives_its_details() {
         let mut tickets = Tickets::new(42);
         let good = tickets.start(PROD, false, ALICE);
         assert!(tickets.note(PROD, good, UnlockState::Opened));

@@ -1,5 +1,5 @@
-//! What is wrong at the KMSes: the last failure of each keyspace, in the provider's words, and a log that says each thing
-//! once. An outage of one KMS with 200 keyspaces is one trouble, not 200, and not again at each try.
+//! Failures at the KMSes: the last failure of each keyspace, as the provider reports it, and log lines without
+//! repetition. An outage of one KMS with 200 keyspaces is one line, not 200, and not one per attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,17 +10,17 @@ use super::report::Report;
 use crate::figures::KmsTrouble;
 use crate::time::Moment;
 
-/// How often a trouble that goes on is logged, µs.
+/// Period of log lines while an outage lasts, in µs.
 const AGAIN_AFTER_US: u64 = 60_000_000;
 
-/// How long a trouble that is over is told of, µs.
+/// How long an outage that is over is reported, in µs.
 const TOLD_FOR_US: u64 = 15 * 60_000_000;
 
-/// The troubles of all KMSes, by the KMS's name. Those of a KMS are at most as many as its keyspaces.
+/// The failures of all KMSes, by name. A KMS has at most one per keyspace.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     of_kms: BTreeMap<String, OfKms>,
-    /// The latest of each KMS that is over, and when it ended.
+    /// The latest outage of each KMS that is over, and when it ended.
     past: BTreeMap<String, (KmsTrouble, Instant)>,
 }
 
@@ -31,15 +31,15 @@ struct OfKms {
     latest: KmsFailure,
     since: Instant,
     since_unix_ms: u64,
-    /// Causes that the log has named since then.
+    /// Causes logged since the outage began.
     logged: BTreeSet<&'static str>,
     log_next_at: Instant,
-    /// Failures since the log's last line.
+    /// Failures since the last log line.
     unlogged_count: u64,
 }
 
 impl Troubles {
-    /// A call for `keyspace` failed. Returns the log's line on it, if there is one.
+    /// Records a failed call for `keyspace`. Returns a log event, if one is due.
     pub(super) fn note_failure(
         &mut self,
         kms: &str,
@@ -80,7 +80,7 @@ impl Troubles {
         })
     }
 
-    /// A call for `keyspace` succeeded. Returns the log's line, if it was the last one that failed.
+    /// Records a successful call for `keyspace`. Returns a log event, if it was the last that failed.
     pub(super) fn note_success(
         &mut self,
         kms: &str,
@@ -102,7 +102,7 @@ impl Troubles {
         })
     }
 
-    /// The keyspace is gone from this KMS.
+    /// Discards the failure of a keyspace that has left this KMS.
     pub(super) fn forget(&mut self, kms: &str, keyspace: u32) {
         if let Some(of_kms) = self.of_kms.get_mut(kms) {
             of_kms.of_keyspaces.remove(&keyspace);
@@ -112,13 +112,13 @@ impl Troubles {
         }
     }
 
-    /// Keyspaces of the KMS whose last call failed.
+    /// Returns the keyspaces of the KMS whose last call failed.
     pub(super) fn keyspaces_of(&self, kms: &str) -> Vec<u32> {
         let of_kms = self.of_kms.get(kms);
         of_kms.map_or_else(Vec::new, |it| it.of_keyspaces.keys().copied().collect())
     }
 
-    /// What the exporter is told of one KMS: what is wrong, or was within the last quarter of an hour.
+    /// Returns the failure at a KMS for the exporter: the current one, or one of the last quarter of an hour.
     pub(super) fn snapshot(&self, kms: &str, now: Instant) -> Option<KmsTrouble> {
         if let Some(of_kms) = self.of_kms.get(kms) {
             return Some(of_kms.snapshot());
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trouble_lasts_until_every_keyspace_is_well() {
+    fn outage_lasts_until_every_keyspace_recovers() {
         let mut troubles = Troubles::default();
         assert!(troubles.snapshot("bao", at(5)).is_none());
         for keyspace in 1..=3 {
@@ -185,18 +185,18 @@ mod tests {
         troubles.forget("bao", 3);
         assert_eq!(troubles.keyspaces_of("bao"), [2]);
         troubles.note_success("bao", 2, at(7));
-        // It is told of for a while, as over.
+        // It is still reported for a time, as over.
         let over = troubles.snapshot("bao", at(8)).unwrap();
         assert!(over.is_over && over.of_keyspaces.is_empty());
         assert!(troubles.snapshot("bao", at(7 + 15 * 60)).is_none());
-        // The next outage begins anew.
+        // The next outage is a new one.
         troubles.note_failure("bao", 1, &sealed(), moment(9));
         let again = troubles.snapshot("bao", at(9)).unwrap();
         assert!(!again.is_over && again.since_unix_ms == 9_000);
     }
 
     #[test]
-    fn an_outage_of_many_keyspaces_is_a_line_a_cause_and_one_a_minute() {
+    fn outage_of_many_keyspaces_logs_one_line_per_cause_and_minute() {
         let mut troubles = Troubles::default();
         let mut lines = 0;
         for s in 0..120 {

@@ -1,4 +1,4 @@
-//! Unlocks of keyspaces: tickets, their progress, and unlocks that wait for the KMS.
+//! UNLOCK: tickets, progress, and unlocks that wait for the KMS.
 //!
 //! ```text
 //! UNLOCK ─▶ OpeningKms ─▶ Unwrapping ─proven▶ Wiping ─▶ Writing ─▶ OpeningShards ─▶ the lease
@@ -18,7 +18,7 @@ use super::publish::Until;
 use super::report::Report;
 use super::saver::settled;
 use super::state::State;
-use super::tickets::{Asked, UnlockState};
+use super::tickets::{UnlockRequest, UnlockState};
 use super::works::{Event, Work, WorkId};
 use super::{Control, Refused, Reply};
 use crate::catalogue::Edit;
@@ -26,26 +26,26 @@ use crate::ids::Epoch;
 use crate::messages::{Lane, Secret};
 use crate::policy::Principal;
 
-/// Unlocks of a keyspace under way: they outlive their commands. All 16 holders of shares may try four times.
+/// Most unlocks of a keyspace in progress; they outlive their commands. All 16 holders of shares may try four times.
 pub const UNLOCKS_MAX: usize = 64;
 
-/// How long a watching unlock waits at first before it asks again, and at most, µs.
+/// Shortest and longest pause before an unlock with retries calls the KMS again, in µs.
 const WATCH_US_MIN: u64 = 500_000;
 const WATCH_US_MAX: u64 = 10_000_000;
 
-/// An unlock under way.
+/// An unlock in progress.
 pub(super) struct Unlock {
     id: u32,
-    asked: Asked,
-    /// A lock since then makes it void.
+    request: UnlockRequest,
+    /// The epoch in which it began; a lock since then discards it.
     epoch: Epoch,
     watch: Option<Watch>,
-    /// Others who wait for the same KMS go on when it ends.
+    /// Unlocks that wait for the same KMS continue when it ends.
     is_first: bool,
     stage: Stage,
 }
 
-/// It is tried until the KMS answers.
+/// Retry state: it is repeated until the KMS answers.
 struct Watch {
     attempts: u32,
     wait_us: u64,
@@ -54,18 +54,18 @@ struct Watch {
 enum Stage {
     /// The KMS is given its secret.
     OpeningKms,
-    /// The DEKs are unwrapped, which proves that the KMS lets the keyspace be used.
+    /// The DEKs are unwrapped, which verifies that the KMS allows the keyspace to be used.
     Unwrapping,
-    /// It waits before it asks again.
+    /// It pauses before the next call.
     Resting,
     /// Shards are still wiping what a lock takes away.
     Wiping(Deks),
     Writing(Deks),
-    /// Shards are being told.
+    /// The change is being published to the shards.
     OpeningShards(Deks),
 }
 
-/// What a step leads to.
+/// The result of a step.
 enum Next {
     Waits(Stage),
     MoreShares { given: u8, threshold: u8 },
@@ -85,7 +85,7 @@ impl Unlock {
         }
     }
 
-    /// The keyspace that it is for.
+    /// Returns the keyspace that it unlocks.
     pub(super) fn keyspace(&self) -> u32 {
         self.id
     }
@@ -107,7 +107,7 @@ impl Control {
         let work = self.works.begin();
         let unlock = Unlock {
             id,
-            asked: Asked { ticket, who },
+            request: UnlockRequest { ticket, who },
             epoch: self.epoch_of(id),
             watch: watch.then_some(Watch {
                 attempts: 0,
@@ -129,8 +129,9 @@ impl Control {
     fn begin_to_unlock(&mut self, id: u32) -> Result<(), Refused> {
         if let Some(governed) = self.keyspaces.get_mut(&id) {
             if governed.unlocks >= UNLOCKS_MAX {
-                let text =
-                    format!("{UNLOCKS_MAX} unlocks of the keyspace are under way; wait for them");
+                let text = format!(
+                    "{UNLOCKS_MAX} unlocks of the keyspace are in progress; wait until they end"
+                );
                 return Err((Status::Overloaded, text));
             }
             governed.unlocks += 1;
@@ -142,13 +143,13 @@ impl Control {
         let kms = self.kms_of(id)?;
         self.demand_secret(id, &kms, secret.kind)?;
         match self.open_kms(work, &kms, Some(id), secret)? {
-            Opening::Asked => Ok(Stage::OpeningKms),
-            Opening::IsOpen => self.ask_to_unlock(work, id),
+            Opening::UnlockRequest => Ok(Stage::OpeningKms),
+            Opening::IsOpen => self.request_unlock_deks(work, id),
         }
     }
 
-    /// What an operator has locked is opened by whoever has the KMS's secret, if it has one, and not by the right to
-    /// unlock alone: also while the KMS is open.
+    /// Checks that the KMS's secret was given, if it has one, for a keyspace that an operator has locked: the right to
+    /// unlock alone does not suffice, even while the KMS is open.
     fn demand_secret(&self, id: u32, kms: &str, given: UnlockKind) -> Result<(), KmsFailure> {
         let need = self.kms.get(kms)?.need;
         let has_none = matches!(need, Need::Nothing | Need::Initialise);
@@ -164,8 +165,8 @@ impl Control {
         Err(KmsFailure::own(class, what, need.remedy()))
     }
 
-    /// Has the DEKs of a keyspace unwrapped that may be locked.
-    fn ask_to_unlock(&mut self, work: WorkId, id: u32) -> Result<Stage, KmsFailure> {
+    /// Requests an unwrap of the DEKs of a keyspace that may be locked.
+    fn request_unlock_deks(&mut self, work: WorkId, id: u32) -> Result<Stage, KmsFailure> {
         let (kms, request) = self.unwrap_request(id)?;
         self.call(work, &kms, request);
         Ok(Stage::Unwrapping)
@@ -179,7 +180,7 @@ impl Control {
                 Ok(Unlocked::MoreShares { given, threshold }) => {
                     Next::MoreShares { given, threshold }
                 }
-                Ok(Unlocked::Open) => waits(self.ask_to_unlock(work, id)),
+                Ok(Unlocked::Open) => waits(self.request_unlock_deks(work, id)),
                 Err(failure) => Next::Failed(failure),
             },
             (Stage::Unwrapping, Event::Kms(KmsAnswer::Unwrapped(unwrapped))) => match unwrapped {
@@ -187,7 +188,7 @@ impl Control {
                 Err(failure) => self.unwrap_failed(work, &mut unlock, failure),
             },
             (Stage::Resting, Event::Rested) => match self.epoch_of(id) == unlock.epoch {
-                true => waits(self.ask_to_unlock(work, id)),
+                true => waits(self.request_unlock_deks(work, id)),
                 false => Next::Failed(overtaken()),
             },
             (Stage::Wiping(deks), Event::Acknowledged) => self.write_unlock(work, &unlock, deks),
@@ -201,7 +202,7 @@ impl Control {
     }
 
     fn go_on(&mut self, work: WorkId, mut unlock: Unlock, next: Next) {
-        let (id, ticket) = (unlock.id, unlock.asked.ticket);
+        let (id, ticket) = (unlock.id, unlock.request.ticket);
         let state = match next {
             Next::Waits(stage) => {
                 unlock.stage = stage;
@@ -223,7 +224,7 @@ impl Control {
         }
         self.beside.tickets.note(id, ticket, state.clone());
         if let UnlockState::Failed(why) = &state {
-            self.end_vain_waits(id, why);
+            self.fail_pending_shares(id, why);
         }
         if unlock.is_first
             && !matches!(state, UnlockState::MoreShares { .. })
@@ -236,7 +237,7 @@ impl Control {
         }
     }
 
-    /// The KMS has proven that the keyspace may be used.
+    /// Continues after the KMS has verified that the keyspace may be used.
     fn deks_proven(&mut self, work: WorkId, unlock: &Unlock, deks: Deks) -> Next {
         let id = unlock.id;
         if self.epoch_of(id) != unlock.epoch {
@@ -255,14 +256,14 @@ impl Control {
         if self.epoch_of(id) != unlock.epoch {
             return Next::Failed(overtaken());
         }
-        // Its right may have been withdrawn since it was begun, and its command was answered with the ticket.
-        if let Err((_, why)) = self.check_right(id, unlock.asked.who, Grants::UNLOCK) {
+        // The right may have been withdrawn since it began; the command was already answered with the ticket.
+        if let Err((_, why)) = self.check_right(id, unlock.request.who, Grants::UNLOCK) {
             return Next::Failed(KmsFailure::of_catalogue(&why));
         }
         let edit = Edit::Lock {
             ids: vec![id],
             locked: false,
-            by: self.by(unlock.asked.who),
+            by: self.by(unlock.request.who),
         };
         match self.want(work, edit) {
             Ok(()) => Next::Waits(Stage::Writing(deks)),
@@ -284,13 +285,13 @@ impl Control {
         if self.epoch_of(id) != unlock.epoch {
             return Next::Failed(overtaken());
         }
-        // Where it was locked, the write has opened it.
+        // If it was locked, the write has opened it.
         let state = self.keyspaces.get(&id).map(|governed| governed.state);
         if state != Some(State::Opening) {
             self.open(id);
         }
         if let Some(governed) = self.keyspaces.get_mut(&id) {
-            governed.lease = Lease::AtHand;
+            governed.lease = Lease::Available;
         }
         self.wait_until_acted(work, id);
         Next::Waits(Stage::OpeningShards(deks))
@@ -302,25 +303,25 @@ impl Control {
             return Next::Failed(overtaken());
         }
         if let Some(governed) = self.keyspaces.get_mut(&id)
-            && governed.lease == Lease::AtHand
+            && governed.lease == Lease::Available
         {
             governed.lease = Lease::Idle;
         }
-        self.tell_lease(id, Ok(deks));
+        self.broadcast_lease(id, Ok(deks));
         self.report(Report::Unlocked {
             keyspace: id,
-            who: unlock.asked.who,
+            who: unlock.request.who,
         });
         Next::Opened
     }
 
-    /// Asks again later, if the unlock watches and the failure may pass.
+    /// Retries later, if the unlock has retries and the failure is transient.
     fn unwrap_failed(&mut self, work: WorkId, unlock: &mut Unlock, failure: KmsFailure) -> Next {
         let id = unlock.id;
         let Some(watch) = &mut unlock.watch else {
             return Next::Failed(failure);
         };
-        if !failure.class.may_pass() {
+        if !failure.class.is_transient() {
             return Next::Failed(failure);
         }
         watch.attempts += 1;
@@ -337,7 +338,7 @@ impl Control {
                 failure,
             });
         }
-        let ticket = unlock.asked.ticket;
+        let ticket = unlock.request.ticket;
         if self.epoch_of(id) != unlock.epoch || !self.beside.tickets.note(id, ticket, state) {
             return Next::Failed(overtaken());
         }
@@ -345,17 +346,17 @@ impl Control {
         Next::Waits(Stage::Resting)
     }
 
-    /// After a failed unlock: whoever waits for more shares waits on, unless it is in vain.
-    fn end_vain_waits(&mut self, id: u32, why: &str) {
+    /// Fails the unlocks that wait for more shares, after an unlock failed in a way that more shares cannot fix.
+    fn fail_pending_shares(&mut self, id: u32, why: &str) {
         let Ok(kms) = self.kms_of(id) else { return };
         let Ok(status) = self.kms.get(&kms) else {
             return;
         };
         if status.is_open {
-            // No share is missing: it is the keyspace that does not open.
+            // No share is missing: the keyspace itself cannot be opened.
             self.beside.tickets.fail_waiting(id, why);
         } else if status.need == (Need::Shares { given: 0 }) {
-            // They were as many as it takes, and wrong together: the KMS has wiped them all.
+            // Enough shares were given, and they were wrong together: the KMS has wiped all of them.
             for (waiting, _) in self.beside.tickets.waiting() {
                 if self.kms_of(waiting).is_ok_and(|other| other == kms) {
                     self.beside.tickets.fail_waiting(waiting, why);
@@ -364,13 +365,13 @@ impl Control {
         }
     }
 
-    /// Others who wait for more shares of a KMS that is open now wait no longer.
+    /// Ends other unlocks that wait for more shares of a KMS that is open now.
     pub(super) fn finish_unlocks_of(&mut self, kms: &str, except: u32) {
         let is_open = self.kms.get(kms).is_ok_and(|status| status.is_open);
         if !is_open {
             return;
         }
-        for (id, asked) in self.beside.tickets.waiting() {
+        for (id, request) in self.beside.tickets.waiting() {
             if id == except || self.kms_of(id).is_ok_and(|other| other != kms) {
                 continue;
             }
@@ -380,19 +381,19 @@ impl Control {
             let work = self.works.begin();
             let unlock = Unlock {
                 id,
-                asked,
+                request,
                 epoch: self.epoch_of(id),
                 watch: None,
                 is_first: false,
                 stage: Stage::Unwrapping,
             };
-            let next = waits(self.ask_to_unlock(work, id));
+            let next = waits(self.request_unlock_deks(work, id));
             self.go_on(work, unlock, next);
         }
     }
 
-    /// Keyspaces that failed while the KMS was locked or away are tried again now, and not after their back-offs; those
-    /// that a shard has given up need it. What an operator has locked stays locked.
+    /// Retries keyspaces that failed while the KMS was locked or unreachable, without waiting for their backoff. A shard
+    /// that has given up needs this. Keyspaces that an operator has locked stay locked.
     pub(super) fn open_failed_keyspaces_of(&mut self, kms: &str) {
         for id in self.troubles.keyspaces_of(kms) {
             let state = self.keyspaces.get(&id).map(|governed| governed.state);
@@ -423,7 +424,7 @@ fn waits(stage: Result<Stage, KmsFailure>) -> Next {
 fn overtaken() -> KmsFailure {
     KmsFailure::own(
         FailureClass::Locked,
-        "the keyspace was locked, or unlocked anew, meanwhile",
-        "run `keyway unlock` anew",
+        "the keyspace was locked or unlocked again in the meantime",
+        "run `keyway unlock` again",
     )
 }

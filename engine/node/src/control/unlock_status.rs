@@ -1,4 +1,4 @@
-//! UNLOCK_STATUS: what has become of a ticket, as the shards stand.
+//! UNLOCK_STATUS: the status of a ticket, from the progress of the shards.
 
 use keyway_protocol::Status;
 use serde_json::{Value, json};
@@ -11,31 +11,31 @@ use super::{Control, Refused, Reply};
 use crate::ids::Epoch;
 use crate::messages::{Lane, ToShard, UnlockProgress};
 
-/// Keyspaces whose shards are asked in one second whether an unlock has loaded its keys.
+/// Most keyspaces whose shards are asked per second whether an unlock has loaded its keys.
 const WATCHED_MAX: usize = 16;
 
-/// Shards that are asked how far a keyspace is unlocked.
+/// A request to the shards for the progress of an unlock.
 pub(super) struct Progress {
     id: u32,
     ticket: u64,
     epoch: Epoch,
     shards: Vec<UnlockProgress>,
-    /// Shards that have not answered.
+    /// Number of shards that have not answered.
     left: usize,
     purpose: Purpose,
 }
 
 enum Purpose {
-    /// A ticket from NEEDS_UNLOCK was asked for.
+    /// For a ticket from NEEDS_UNLOCK.
     Need(Answering),
-    /// An unlock's ticket was asked for.
+    /// For an unlock's ticket.
     Unlock(Answering),
-    /// An unlock is to be known to be done even if nobody asks before the next lock.
+    /// To record that an unlock has completed, even if no client asks before the next lock.
     Watch,
 }
 
 impl Control {
-    /// What has become of `ticket`, as JSON.
+    /// Returns the status of `ticket`, as JSON.
     pub(super) fn unlock_status(&mut self, answering: Answering, id: u32, ticket: u64) -> Begun {
         if let Err(error) = self.in_force.written().keyspace(id) {
             return Begun::Answered(answering, Err(error.into()));
@@ -43,39 +43,39 @@ impl Control {
         let document = match self.beside.tickets.of(id, ticket) {
             Ticket::Unknown => status(
                 "unknown",
-                "this ticket was not handed out for this keyspace since the server started, or ended too long ago",
+                "this ticket was not issued for this keyspace since the server started, or it ended too long ago",
             ),
             Ticket::Ended { opened: true } => status("done", "unlocked"),
             Ticket::Ended { opened: false } => {
-                status("failed", "the unlock failed or was overtaken")
+                status("failed", "the unlock failed or was superseded")
             }
             Ticket::Unlock(UnlockState::Opened) => {
-                self.ask_progress(id, ticket, Purpose::Unlock(answering));
+                self.request_progress(id, ticket, Purpose::Unlock(answering));
                 return Begun::Begun;
             }
             Ticket::Unlock(state) => of_unlock(&state),
             Ticket::Need => {
-                self.ask_progress(id, ticket, Purpose::Need(answering));
+                self.request_progress(id, ticket, Purpose::Need(answering));
                 return Begun::Begun;
             }
         };
         Begun::Answered(answering, Ok(document.to_string().into_bytes()))
     }
 
-    /// Looks whether the keys of opened keyspaces are loaded. To be called once a second.
-    pub(super) fn look_at_all_opened(&mut self) {
-        // Shards that are slow to answer are not asked again meanwhile.
+    /// Checks whether the keys of opened keyspaces are loaded. Called once a second.
+    pub(super) fn check_all_opened(&mut self) {
+        // Slow shards get no further request in the meantime.
         if self.beside.every_second.watched > 0 {
             return;
         }
         let opened = self.beside.tickets.opened();
         for (id, ticket) in opened.into_iter().take(WATCHED_MAX) {
             self.beside.every_second.watched += 1;
-            self.ask_progress(id, ticket, Purpose::Watch);
+            self.request_progress(id, ticket, Purpose::Watch);
         }
     }
 
-    fn ask_progress(&mut self, id: u32, ticket: u64, purpose: Purpose) {
+    fn request_progress(&mut self, id: u32, ticket: u64, purpose: Purpose) {
         let work = self.works.begin();
         let shards: Vec<u16> = self.published.running().collect();
         let progress = Progress {
@@ -92,7 +92,7 @@ impl Control {
                 question,
                 keyspace: id,
             };
-            self.tell(*shard, Lane::Ordinary, ask);
+            self.send_to(*shard, Lane::Ordinary, ask);
         }
         match shards.is_empty() {
             true => self.end_progress(progress),
@@ -158,8 +158,8 @@ impl Control {
         self.beside.tickets.settle_opened(id, ticket, state);
     }
 
-    /// A ticket from NEEDS_UNLOCK is over once every shard has gone on to a later one, under a lease, and has loaded
-    /// what was in use.
+    /// Returns the status of a ticket from NEEDS_UNLOCK. It is completed once every shard uses a later one, under a
+    /// lease, and has loaded the keys that were in use.
     fn of_need(&self, id: u32, ticket: u64, shards: &[UnlockProgress]) -> Reply {
         if !self.is_every_shard(shards) {
             return Err(stopping());
@@ -167,7 +167,7 @@ impl Control {
         if shards.iter().any(|shard| shard.ticket <= ticket) {
             return Ok(self.pending(id).to_string().into_bytes());
         }
-        // Where a shard needs the DEK again, with a later ticket, what this one stood for is over.
+        // If a shard needs the DEK again, with a later ticket, this one is completed.
         let is_open = shards.iter().all(|shard| shard.is_open);
         let is_loading = |shard: &UnlockProgress| shard.is_open && !shard.is_reloaded;
         let mut document = if shards.iter().any(is_loading) {
@@ -175,7 +175,7 @@ impl Control {
         } else if is_open {
             status("done", "unlocked")
         } else {
-            status("done", "it was unlocked, and needs another unlock since")
+            status("done", "it was unlocked, and now needs another unlock")
         };
         document["keys_reloaded"] = json!(keys_of(shards));
         Ok(document.to_string().into_bytes())
@@ -185,7 +185,7 @@ impl Control {
         shards.len() == usize::from(self.published.shards())
     }
 
-    /// Why a keyspace is not usable, and what is being done about it.
+    /// Returns why a keyspace is not usable, and what is being done about it.
     fn pending(&self, id: u32) -> Value {
         let is_locked = self.is_locked(id);
         match self.beside.tickets.latest(id) {

@@ -1,4 +1,4 @@
-//! What control has begun and not ended: each work is a small state machine that waits for one thing at a time.
+//! The works of control: each is a small state machine that waits for one thing at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use crate::ids::{CallId, QuestionId};
 use crate::messages::{ResealError, ResealPage, UnlockProgress};
 use crate::shard::hot::HotShare;
 
-/// Control's name for a work.
+/// Identifies a work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WorkId(pub u64);
 
@@ -46,7 +46,7 @@ pub(super) enum Work {
     Status(Answering),
 }
 
-/// What a work has waited for.
+/// What resumes a work.
 pub(super) enum Event {
     /// The KMS has answered.
     Kms(KmsAnswer),
@@ -56,13 +56,13 @@ pub(super) enum Event {
     Acknowledged,
     /// A shard has answered.
     Shard(ShardAnswer),
-    /// The exporter has.
+    /// The exporter has answered.
     Status(Option<String>),
-    /// It has rested for long enough.
+    /// Its pause is over.
     Rested,
 }
 
-/// A shard's answer to a question.
+/// The answer of a shard to a request.
 pub(super) enum ShardAnswer {
     Resealed(Result<ResealPage, ResealError>),
     Progress(UnlockProgress),
@@ -71,7 +71,7 @@ pub(super) enum ShardAnswer {
     Stopped,
 }
 
-/// Who waits for the answer of a KMS.
+/// The recipient of a KMS's answer.
 pub(super) enum Caller {
     Work(WorkId),
     /// The shards, for the lease of this keyspace.
@@ -91,28 +91,28 @@ pub(super) struct Works {
 }
 
 impl Works {
-    /// A name for a new work.
+    /// Returns the id of a new work.
     pub(super) fn begin(&mut self) -> WorkId {
         self.last += 1;
         WorkId(self.last)
     }
 
-    /// Lets a work wait.
+    /// Puts a work aside.
     pub(super) fn wait(&mut self, id: WorkId, work: Work) {
         self.waiting.insert(id, work);
     }
 
-    /// Takes a work that is to go on.
+    /// Removes a work in order to continue it.
     pub(super) fn take(&mut self, id: WorkId) -> Option<Work> {
         self.waiting.remove(&id)
     }
 
-    /// Looks at a work that waits.
+    /// Returns a work that waits.
     pub(super) fn get(&self, id: WorkId) -> Option<&Work> {
         self.waiting.get(&id)
     }
 
-    /// In which stage the latest unlock of a keyspace is that has not ended.
+    /// Returns the stage of the latest unlock of a keyspace that has not ended.
     pub(super) fn unlock_of(&self, id: u32) -> Option<&'static str> {
         let mut works = self.waiting.values().rev();
         works.find_map(|work| match work {
@@ -121,36 +121,36 @@ impl Works {
         })
     }
 
-    /// Works that wait.
+    /// Returns the number of works that wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// A name for a call.
+    /// Returns the id of a new call.
     pub(super) fn call(&mut self, caller: Caller) -> CallId {
         let call = self.last_call.count_up();
         self.calls.insert(call, caller);
         call
     }
 
-    /// Who waits for this call.
+    /// Returns the recipient of this call's answer.
     pub(super) fn called(&mut self, call: CallId) -> Option<Caller> {
         self.calls.remove(&call)
     }
 
-    /// A name for a question of this work to a shard.
+    /// Returns the id of a request of this work to a shard.
     pub(super) fn question(&mut self, work: WorkId, shard: u16) -> QuestionId {
         let question = self.last_question.count_up();
         self.questions.insert(question, (work, shard));
         question
     }
 
-    /// The work that asked, and the shard that was asked.
+    /// Returns the work and the shard of a request.
     pub(super) fn asked(&mut self, question: QuestionId) -> Option<(WorkId, u16)> {
         self.questions.remove(&question)
     }
 
-    /// What a shard was asked and has not answered: it has stopped.
+    /// Returns the works whose requests a stopped shard has not answered.
     pub(super) fn asked_of(&mut self, shard: u16) -> Vec<WorkId> {
         let asked = self.questions.values();
         let of_it = asked.filter(|(_, at)| *at == shard);
@@ -159,12 +159,12 @@ impl Works {
         of_it
     }
 
-    /// Has a work resumed at a time.
+    /// Resumes a work at a time.
     pub(super) fn rest(&mut self, work: WorkId, until: Instant) {
         self.resting.insert((until, work));
     }
 
-    /// A work that has rested for long enough.
+    /// Returns a work whose pause is over.
     pub(super) fn rested(&mut self, now: Instant) -> Option<WorkId> {
         let (until, work) = *self.resting.first()?;
         if until > now {
@@ -174,7 +174,7 @@ impl Works {
         Some(work)
     }
 
-    /// When the first of them has.
+    /// Returns when the first pause ends.
     pub(super) fn next_rested(&self) -> Option<Instant> {
         self.resting.first().map(|(until, _)| *until)
     }

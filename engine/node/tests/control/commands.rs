@@ -1,4 +1,4 @@
-//! What the table does not show: what comes between two steps of a command, deadlines, and commands that take too long.
+//! Tests what the table does not show: events between two steps of a command, deadlines, and commands that time out.
 
 use keyway_node::control::UNLOCKS_MAX;
 use keyway_node::messages::{Command, Request, ResealPage, Secret, ToControl};
@@ -14,14 +14,14 @@ fn page(floor: u32) -> ResealPage {
 }
 
 fn state(rig: &Rig) -> [&'static str; 4] {
-    rig.control.state_of(PROD).expect("there is one")
+    rig.control.state_of(PROD).expect("one exists")
 }
 
 fn lock(rig: &mut Rig) -> u64 {
     rig.command(OWNER, Command::Lock { keyspace: PROD })
 }
 
-/// What has become of the ticket that this command was answered with.
+/// Returns the status of the ticket that this command was answered with.
 fn unlock_status(rig: &mut Rig, unlock: u64) -> String {
     let (_, ticket) = rig.answers[&unlock][0].clone();
     let ticket = u64::from_le_bytes(ticket.try_into().expect("a ticket"));
@@ -39,14 +39,14 @@ fn create() -> Command {
     }
 }
 
-/// Ends what is under way at the shards and the disk.
+/// Completes everything in progress at the shards and the disk.
 fn settle(rig: &mut Rig) {
     while rig.end_write(true) | rig.act() | rig.wipe() | rig.confirm() {}
 }
 
-/// An unlock used to be carried out however long it had taken, even when a lock had come meanwhile and been acknowledged.
+/// An unlock was executed however long it had taken, even if a lock had arrived and been acknowledged in the meantime.
 #[test]
-fn a_lock_makes_an_unlock_void_in_each_of_its_stages() {
+fn lock_discards_an_unlock_in_each_of_its_stages() {
     type Reach = fn(&mut Rig);
     let stages: [(&str, Reach); 4] = [
         ("proving", |_| {}),
@@ -85,9 +85,9 @@ fn a_lock_makes_an_unlock_void_in_each_of_its_stages() {
     }
 }
 
-/// DEKs that a KMS had been asked for before a lock used to be handed out if an unlock came before the answer.
+/// DEKs requested from a KMS before a lock were distributed if an unlock arrived before the answer.
 #[test]
-fn deks_that_were_asked_for_before_a_lock_are_dropped_after_the_unlock() {
+fn deks_requested_before_a_lock_are_dropped_after_the_unlock() {
     let mut rig = Rig::new();
     rig.from(0, ToControl::Unwrap { keyspace: PROD });
     lock(&mut rig);
@@ -105,7 +105,7 @@ fn deks_that_were_asked_for_before_a_lock_are_dropped_after_the_unlock() {
 }
 
 #[test]
-fn an_unlock_waits_until_every_shard_has_wiped_and_a_lock_meanwhile_makes_it_void() {
+fn unlock_waits_until_every_shard_has_wiped_and_a_second_lock_discards_it() {
     for lock_again in [false, true] {
         let mut rig = Rig::new();
         lock(&mut rig);
@@ -124,9 +124,10 @@ fn an_unlock_waits_until_every_shard_has_wiped_and_a_lock_meanwhile_makes_it_voi
     }
 }
 
-/// Blobs were counted, and a DEK that had come back meanwhile was retired, although the count had not looked for it.
+/// Blobs were counted, and a DEK that had been revived in the meantime was retired, although the count had not covered
+/// it.
 #[test]
-fn a_count_during_which_a_dek_came_back_retires_nothing() {
+fn count_during_which_a_dek_is_revived_retires_nothing() {
     let mut rig = Rig::with_retired();
     rig.command(OWNER, Command::Rotate { keyspace: PROD });
     rig.answer_kms(true);
@@ -142,16 +143,16 @@ fn a_count_during_which_a_dek_came_back_retires_nothing() {
     rig.answer_kms(true);
     rig.out.clear();
     rig.pages(|floor| Ok(page(floor)));
-    assert_eq!(rig.out, ["Count on 0"], "the count begins anew");
+    assert_eq!(rig.out, ["Count on 0"], "the count starts again");
     rig.pages(|floor| Ok(page(floor)));
     rig.pages(|floor| Ok(page(floor)));
     settle(&mut rig);
-    let written = rig.control.written().keyspace(PROD).expect("there is one");
+    let written = rig.control.written().keyspace(PROD).expect("one exists");
     assert!(!written.has_older_deks());
 }
 
 #[test]
-fn a_command_that_takes_too_long_is_answered_once() {
+fn timed_out_command_is_answered_once() {
     let mut rig = Rig::new();
     let rotation = rig.command(OWNER, Command::Rotate { keyspace: PROD });
     rig.pass(599_000_000);
@@ -164,7 +165,7 @@ fn a_command_that_takes_too_long_is_answered_once() {
 }
 
 #[test]
-fn no_write_begins_after_the_deadline_however_late_the_kms_answers() {
+fn no_write_begins_after_the_deadline() {
     let mut rig = Rig::new();
     let request = |rig: &Rig, token| {
         ToControl::Request(Request {
@@ -180,7 +181,7 @@ fn no_write_begins_after_the_deadline_however_late_the_kms_answers() {
     rig.answer_kms(true);
     assert_eq!(rig.answers[&1_001][0].0, Status::DeadlineExceeded);
     assert!(rig.write.is_none());
-    // One whose deadline has passed when it is taken up does not begin; its shard has answered it.
+    // A command whose deadline has passed when it is dispatched does not begin; its shard has answered it.
     let second = request(&rig, 1_002);
     rig.pass(2_000_000);
     rig.from(0, second);
@@ -188,7 +189,7 @@ fn no_write_begins_after_the_deadline_however_late_the_kms_answers() {
 }
 
 #[test]
-fn a_shard_that_has_stopped_keeps_no_command_waiting() {
+fn stopped_shard_delays_no_command() {
     let mut rig = Rig::new();
     let locked = lock(&mut rig);
     rig.stop(1);
@@ -199,7 +200,7 @@ fn a_shard_that_has_stopped_keeps_no_command_waiting() {
 }
 
 #[test]
-fn three_holders_of_shares_open_a_keyspace_together_and_each_ticket_says_so() {
+fn three_share_holders_open_a_keyspace_and_each_ticket_shows_it() {
     let mut rig = Rig::new();
     lock(&mut rig);
     settle(&mut rig);
@@ -228,7 +229,7 @@ fn three_holders_of_shares_open_a_keyspace_together_and_each_ticket_says_so() {
 }
 
 #[test]
-fn the_last_share_opens_other_keyspaces_of_its_kms_that_wait_for_it() {
+fn last_share_opens_other_waiting_keyspaces_of_its_kms() {
     let mut rig = Rig::new();
     rig.command(OWNER, create());
     rig.answer_kms(true);
@@ -261,9 +262,9 @@ fn the_last_share_opens_other_keyspaces_of_its_kms_that_wait_for_it() {
     }
 }
 
-/// A keyspace that is being made is at no shard, so LOCK_ALL need not wait for it there; it comes to the shards locked.
+/// No shard has a keyspace that is being created, so LOCK_ALL need not wait for it there; the shards receive it locked.
 #[test]
-fn a_keyspace_that_is_locked_while_it_is_being_made_comes_to_the_shards_locked() {
+fn keyspace_locked_during_creation_reaches_the_shards_locked() {
     let mut rig = Rig::new();
     let created = rig.command(OWNER, create());
     rig.answer_kms(true);
@@ -284,9 +285,9 @@ fn a_keyspace_that_is_locked_while_it_is_being_made_comes_to_the_shards_locked()
     assert!(leases.eq(["lease locked"]), "{:?}", rig.out);
 }
 
-/// One whose making was undone used to take the whole of LOCK_ALL with it.
+/// A keyspace whose creation was undone used to undo LOCK_ALL with it.
 #[test]
-fn a_keyspace_that_could_not_be_made_does_not_undo_the_locks_of_others() {
+fn failed_creation_does_not_undo_the_locks_of_others() {
     let mut rig = Rig::new();
     let created = rig.command(OWNER, create());
     rig.answer_kms(true);
@@ -301,11 +302,11 @@ fn a_keyspace_that_could_not_be_made_does_not_undo_the_locks_of_others() {
         Status::Ok | Status::NotPersisted
     ));
     assert!(rig.control.state_of(2).is_none());
-    assert!(rig.disk.keyspace(PROD).expect("there is one").locked);
+    assert!(rig.disk.keyspace(PROD).expect("one exists").locked);
 }
 
 #[test]
-fn unlocks_and_questions_to_a_shard_that_does_not_answer_are_bounded() {
+fn unlocks_and_requests_to_an_unresponsive_shard_are_bounded() {
     let mut rig = Rig::new();
     for _ in 0..2 * UNLOCKS_MAX {
         rig.unlock(UnlockKind::Nothing, true);
@@ -324,5 +325,5 @@ fn unlocks_and_questions_to_a_shard_that_does_not_answer_are_bounded() {
     let (_, works) = rig.control.under_way();
     assert!(works <= 16, "{works}");
     rig.unlock(UnlockKind::Nothing, false);
-    assert_eq!(rig.calls.len(), 1, "there is room again");
+    assert_eq!(rig.calls.len(), 1, "a place is free again");
 }

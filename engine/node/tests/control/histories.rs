@@ -1,8 +1,9 @@
-//! Random histories: commands, answers of the KMS, of the disk and of the shards, well or not, in any order.
+//! Random histories: commands, and answers of the KMS, the disk and the shards, successful or not, in any order.
 //!
-//! What holds in all of them: a command is answered exactly once; revisions, epochs and floors at a shard never go back and
-//! no DEK is handed out for a locked keyspace (the rig asserts that at each step); what shards act by is never looser than
-//! what is written; at rest all shards act by what was written last; and the same history gives the same outputs.
+//! Properties of all of them: a command is answered exactly once; revisions, epochs and floors at a shard never decrease,
+//! and no DEK is sent for a locked keyspace (the rig asserts this at each step); the state in force at shards is never
+//! looser than what is written; when everything has completed, all shards apply what was written last; and the same
+//! history gives the same outputs.
 
 use keyway_node::catalogue::SettingsChange;
 use keyway_node::messages::{Command, ResealError, ResealPage, ToControl};
@@ -99,7 +100,7 @@ fn step(rig: &mut Rig, random: &mut Random) {
     }
 }
 
-/// Everything works, until nothing is left to do.
+/// Runs without faults until nothing is left to do.
 fn calm(rig: &mut Rig) {
     let page = |floor| {
         Ok(ResealPage {
@@ -142,9 +143,9 @@ fn run(seed: u64) -> (String, Rig) {
     (trace, rig)
 }
 
-/// What a shard acts by is locked if what is written is.
+/// Asserts that a keyspace which is locked as written is locked at the shards.
 fn check_tightness(rig: &Rig) {
-    let written = rig.disk.keyspace(PROD).expect("there is one");
+    let written = rig.disk.keyspace(PROD).expect("one exists");
     let is_told = rig.shards.iter().all(|shard| shard.acts.is_empty());
     if written.locked && is_told {
         for shard in &rig.shards {
@@ -154,7 +155,7 @@ fn check_tightness(rig: &Rig) {
 }
 
 #[test]
-fn a_command_is_answered_once_and_shards_come_to_what_is_written() {
+fn commands_are_answered_once_and_shards_converge_to_what_is_written() {
     for seed in 0..HISTORIES {
         let (_, mut rig) = run(seed);
         let asked = rig.command(OWNER, Command::History { keyspace: PROD });
@@ -163,15 +164,15 @@ fn a_command_is_answered_once_and_shards_come_to_what_is_written() {
             assert_eq!(answers, 1, "seed {seed}: answers to {token}");
         }
         assert_eq!(rig.control.under_way(), (0, 0), "seed {seed}");
-        let written = rig.control.written().keyspace(PROD).expect("there is one");
-        let on_disk = rig.disk.keyspace(PROD).expect("there is one");
+        let written = rig.control.written().keyspace(PROD).expect("one exists");
+        let on_disk = rig.disk.keyspace(PROD).expect("one exists");
         assert_eq!(written, on_disk, "seed {seed}");
         for shard in &rig.shards {
             assert_eq!(shard.is_locked, written.locked, "seed {seed}");
             assert_eq!(shard.floor, written.generation(), "seed {seed}");
         }
         assert!(!written.has_older_deks(), "seed {seed}: not retired");
-        let state = rig.control.state_of(PROD).expect("there is one");
+        let state = rig.control.state_of(PROD).expect("one exists");
         let expected = match written.locked {
             true => "locked",
             false => "open",
@@ -181,14 +182,14 @@ fn a_command_is_answered_once_and_shards_come_to_what_is_written() {
 }
 
 #[test]
-fn the_same_history_gives_the_same_outputs() {
+fn same_history_gives_the_same_outputs() {
     for seed in 0..20 {
         assert_eq!(run(seed).0, run(seed).0);
     }
 }
 
 #[test]
-fn a_principal_without_the_right_changes_nothing_however_late_it_is_withdrawn() {
+fn withdrawn_right_prevents_the_change_however_late_it_is_withdrawn() {
     let mut rig = Rig::new();
     let refused = rig.command(SIGNER, Command::Lock { keyspace: PROD });
     assert_eq!(rig.answers[&refused][0].0, Status::Forbidden);
@@ -200,7 +201,7 @@ fn a_principal_without_the_right_changes_nothing_however_late_it_is_withdrawn() 
     calm(&mut rig);
     let rotation = rig.command(SIGNER, Command::Rotate { keyspace: PROD });
     rig.command(OWNER, grant("none"));
-    // The KMS has made the DEK; it is not written any more.
+    // The KMS has generated the DEK, but it is no longer written.
     calm(&mut rig);
     assert_eq!(rig.answers[&rotation][0].0, Status::Forbidden);
     assert_eq!(rig.disk.keyspace(PROD).map(|it| it.generation()), Ok(1));

@@ -1,8 +1,8 @@
-//! Every state of a keyspace × every event, against a table that one can read: `life_cycle.txt`.
+//! Every state of a keyspace × every event, against a readable table: `life_cycle.txt`.
 //!
-//! Each section of the table is a state, each line an event, what comes out of it, and the state after it. Of what goes to
-//! every shard the first one's is told; `!` is the emergency lane. When the table and control differ, the test prints the
-//! table as control has it; change the file only after having read the line.
+//! Each section of the table is a state; each line has an event, its effects, and the state after it. For messages to
+//! every shard only the first is shown; `!` denotes the emergency lane. When the table and control differ, the test
+//! prints the actual table; change the file only after having read the line.
 
 use std::fmt::Write as _;
 
@@ -14,13 +14,13 @@ use crate::rig::{OTHER_KMS, OWNER, PROD, Rig};
 
 const TABLE: &str = include_str!("life_cycle.txt");
 
-/// How a rig is brought into a state.
+/// Builds a rig in a state.
 type Build = fn() -> Rig;
 
-/// The states. Whatever is under way belongs to the server's user.
+/// The states. Commands in progress belong to the server's user.
 const STATES: [(&str, Build); 27] = [
     ("open", Rig::new),
-    ("open, a lease asked for", || {
+    ("open, a lease requested", || {
         let mut rig = Rig::new();
         rig.from(1, ToControl::Unwrap { keyspace: PROD });
         rig
@@ -49,7 +49,7 @@ const STATES: [(&str, Build); 27] = [
     ("rotation: resealing", resealing),
     ("rotation: resting", || {
         let mut rig = resealing();
-        // What cannot be opened is left for a while.
+        // What cannot be opened is retried only after a pause.
         rig.pages(|floor| Ok(page(floor, 1, 1)));
         rig.pages(|floor| Ok(page(floor, 1, 1)));
         rig
@@ -61,7 +61,7 @@ const STATES: [(&str, Build); 27] = [
         rig.answer_kms(true);
         rig
     }),
-    ("a retired DEK being taken back", || {
+    ("a retired DEK being revived", || {
         let mut rig = Rig::with_retired();
         revive(&mut rig);
         rig
@@ -78,7 +78,7 @@ const STATES: [(&str, Build); 27] = [
         rig.pages(|floor| Ok(page(floor, 0, 0)));
         rig
     }),
-    ("destruction: taking back", || {
+    ("destruction: reviving", || {
         let mut rig = Rig::with_retired();
         rig.command(OWNER, Command::DestroyDeks { keyspace: PROD });
         rig.pages(|floor| Ok(page(floor, 1, 0)));
@@ -86,7 +86,7 @@ const STATES: [(&str, Build); 27] = [
         rig
     }),
     ("locking", locking),
-    ("locking, an unlock proven", || {
+    ("locking, an unlock verified", || {
         let mut rig = locking();
         rig.end_write(true);
         rig.unlock(UnlockKind::Passphrase, false);
@@ -108,13 +108,13 @@ const STATES: [(&str, Build); 27] = [
         rig.unlock(UnlockKind::Passphrase, false);
         rig
     }),
-    ("locked, DEKs being proven", || {
+    ("locked, DEKs being verified", || {
         let mut rig = locked();
         rig.unlock(UnlockKind::Passphrase, false);
         rig.answer_kms(true);
         rig
     }),
-    ("locked, an unlock watching", || {
+    ("locked, an unlock retrying", || {
         let mut rig = locked();
         rig.unlock(UnlockKind::Passphrase, true);
         rig.answer_kms(true);
@@ -129,7 +129,7 @@ const STATES: [(&str, Build); 27] = [
     }),
 ];
 
-/// Events, as they stand in the table. `false`: there is nothing that it could happen to.
+/// Applies an event of the table. Returns `false` if it cannot occur in this state.
 type Apply = fn(&mut Rig) -> bool;
 
 const EVENTS: [(&str, Apply); 22] = [
@@ -299,15 +299,15 @@ fn unlock_writing() -> Rig {
 }
 
 fn state(rig: &Rig) -> String {
-    rig.control.state_of(PROD).expect("there is one").join("/")
+    rig.control.state_of(PROD).expect("one exists").join("/")
 }
 
 #[test]
-fn what_every_event_does_in_every_state() {
+fn every_event_in_every_state_matches_the_table() {
     let comments = TABLE.lines().filter(|line| line.starts_with('#'));
     let mut table: String = comments.map(|line| format!("{line}\n")).collect();
     for (name, build) in STATES {
-        writeln!(table, "{name}: {}", state(&build())).expect("a string takes it");
+        writeln!(table, "{name}: {}", state(&build())).expect("writing to a string succeeds");
         for (event, apply) in EVENTS {
             let mut rig = build();
             rig.out.clear();
@@ -318,7 +318,8 @@ fn what_every_event_does_in_every_state() {
                 true => "-".to_owned(),
                 false => rig.out.join("; "),
             };
-            writeln!(table, "  {event:<22} {out} -> {}", state(&rig)).expect("a string takes it");
+            writeln!(table, "  {event:<22} {out} -> {}", state(&rig))
+                .expect("writing to a string succeeds");
         }
     }
     if table != TABLE {
@@ -327,6 +328,6 @@ fn what_every_event_does_in_every_state() {
                 eprintln!("line {}:\n  is      {is}\n  should  {should}", at + 1);
             }
         }
-        panic!("life_cycle.txt differs; as control has it:\n{table}");
+        panic!("life_cycle.txt differs; the actual table:\n{table}");
     }
 }

@@ -1,4 +1,4 @@
-//! Control through its interface: every state of a keyspace × every event against a table, and random histories.
+//! Tests of control through its interface: every state of a keyspace × every event against a table, and random histories.
 
 mod commands;
 mod histories;

@@ -1,4 +1,4 @@
-//! A control with two shards, a KMS and a disk that do what they are told, when they are told.
+//! A control with two shards, a KMS and a disk that the test drives step by step.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -25,7 +25,7 @@ pub const OTHER_KMS: &str = "aws";
 
 /// The server's user.
 pub const OWNER: Principal = Principal::Uid(500);
-/// Somebody who may sign, and nothing else.
+/// A user with the right to sign, and no other.
 pub const SIGNER: Principal = Principal::Uid(7);
 
 /// A shard as control sees it.
@@ -35,7 +35,7 @@ pub struct Shard {
     pub epoch: Epoch,
     pub floor: u32,
     pub is_locked: bool,
-    /// Acknowledgements that it has not given.
+    /// Acknowledgements that it has not sent.
     pub acts: VecDeque<(u32, Revision)>,
     pub wipes: VecDeque<(u32, Epoch)>,
     pub confirms: VecDeque<(u32, u32)>,
@@ -51,10 +51,10 @@ pub struct Rig {
     pub shards: Vec<Shard>,
     pub calls: VecDeque<(CallId, String, KmsRequest)>,
     pub write: Option<(WriteId, Catalogue)>,
-    /// The newest catalogue that was written.
+    /// The catalogue that was written last.
     pub disk: Catalogue,
     pub answers: BTreeMap<u64, Vec<(Status, Vec<u8>)>>,
-    /// What came out since it was last taken, in words.
+    /// Effects since they were last taken, as text.
     pub out: Vec<String>,
     last_token: u64,
 }
@@ -68,7 +68,7 @@ pub fn moment(us: u64) -> Moment {
 
 fn catalogue() -> Catalogue {
     let grants = [("allow:uid:7", "sign")];
-    let change = SettingsChange::parse(grants).expect("they are valid");
+    let change = SettingsChange::parse(grants).expect("the settings are valid");
     let new = NewKeyspace {
         name: "prod",
         change: &change,
@@ -86,7 +86,7 @@ impl Rig {
         Rig::with(catalogue())
     }
 
-    /// With DEK 1 retired, and DEK 2 in use.
+    /// Creates a rig with DEK 1 retired, and DEK 2 in use.
     pub fn with_retired() -> Rig {
         let by = ChangeAuthor::server(moment(0));
         let mut catalogue = catalogue();
@@ -97,7 +97,7 @@ impl Rig {
         let added = catalogue.add_dek(PROD, &dek, &by);
         added
             .and_then(|()| catalogue.retire_deks(PROD, &by))
-            .expect("there is one");
+            .expect("one exists");
         Rig::with(catalogue)
     }
 
@@ -159,7 +159,7 @@ impl Rig {
         }
     }
 
-    /// Sends a command through shard 0; its token.
+    /// Sends a command through shard 0. Returns its token.
     pub fn command(&mut self, who: Principal, command: Command) -> u64 {
         self.last_token += 1;
         let token = self.last_token;
@@ -202,7 +202,7 @@ impl Rig {
         self.drain();
     }
 
-    /// Answers the oldest call; `false` if there is none.
+    /// Answers the oldest call. Returns `false` if there is none.
     pub fn answer_kms(&mut self, is_well: bool) -> bool {
         let Some((call, _, request)) = self.calls.pop_front() else {
             return false;
@@ -223,7 +223,7 @@ impl Rig {
         true
     }
 
-    /// Answers the oldest call, an unlock of the KMS, with how many shares it has; it takes three.
+    /// Answers the oldest call, an unlock of the KMS, with the number of shares given; three are required.
     pub fn take_share(&mut self, given: u8) {
         let (call, _, request) = self.calls.pop_front().expect("a call");
         assert!(matches!(request, KmsRequest::Open { .. }));
@@ -278,7 +278,7 @@ impl Rig {
         }
     }
 
-    /// Ends the write under way; `false` if there is none.
+    /// Ends the write in progress. Returns `false` if there is none.
     pub fn end_write(&mut self, is_well: bool) -> bool {
         let Some((write, catalogue)) = self.write.take() else {
             return false;
@@ -295,7 +295,7 @@ impl Rig {
         true
     }
 
-    /// Has every shard acknowledge the changes that it has taken; `false` if there is none.
+    /// Acknowledges at every shard the changes that it has applied. Returns `false` if there are none.
     pub fn act(&mut self) -> bool {
         self.each_shard(|shard| {
             let (keyspace, revision) = shard.acts.pop_front()?;
@@ -303,7 +303,7 @@ impl Rig {
         })
     }
 
-    /// Has every shard say that it has wiped what is locked.
+    /// Reports at every shard that it has wiped what is locked.
     pub fn wipe(&mut self) -> bool {
         self.each_shard(|shard| {
             let (keyspace, epoch) = shard.wipes.pop_front()?;
@@ -311,7 +311,7 @@ impl Rig {
         })
     }
 
-    /// Has every shard confirm its seal floor.
+    /// Confirms the seal floor at every shard.
     pub fn confirm(&mut self) -> bool {
         self.each_shard(|shard| {
             let (keyspace, generation) = shard.confirms.pop_front()?;
@@ -322,7 +322,7 @@ impl Rig {
         })
     }
 
-    /// Answers every question about blobs.
+    /// Answers every request for blobs.
     pub fn pages(&mut self, page: impl Fn(u32) -> Result<ResealPage, ResealError>) -> bool {
         self.each_shard(|shard| {
             let (question, _) = shard.pages.pop_front()?;
@@ -331,7 +331,7 @@ impl Rig {
         })
     }
 
-    /// Answers every other question.
+    /// Answers every other request.
     pub fn tell(&mut self) -> bool {
         let progress = UnlockProgress {
             ticket: u64::MAX,
@@ -352,7 +352,7 @@ impl Rig {
 
     fn each_shard(&mut self, next: impl Fn(&mut Shard) -> Option<ToControl>) -> bool {
         let mut is_any = false;
-        // What an answer leads to is not answered as well.
+        // Requests that an answer causes are not answered here.
         let mut messages = Vec::new();
         for (index, shard) in (0..).zip(&mut self.shards) {
             while !shard.has_stopped
@@ -461,7 +461,7 @@ impl Rig {
 }
 
 impl Shard {
-    /// Revisions only rise, whatever the order in which changes come; a change is the whole state.
+    /// Asserts that revisions only rise, in whatever order changes arrive; a change carries the complete state.
     fn take(&mut self, change: &keyway_node::keyspace_change::KeyspaceChange) {
         self.acts.push_back((change.id, change.revision));
         if change.id != PROD {

@@ -1,4 +1,4 @@
-//! Whatever a request waits for, it has its answer when its deadline has passed.
+//! Whatever a request waits for, it is answered when its deadline has passed.
 
 use keyway_node::messages::ToControl;
 use keyway_node::shard::Errand;
@@ -22,7 +22,7 @@ fn generate(id: u64, key_id: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_wait_ends_at_its_deadline_within_a_tick() {
+fn every_wait_ends_within_a_tick_of_its_deadline() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let warm = rig.key("warm", 0);
@@ -69,7 +69,7 @@ fn every_wait_ends_at_its_deadline_within_a_tick() {
         assert_eq!(answer.status, Status::DeadlineExceeded, "{what}");
     }
     assert_eq!(late.len(), waits.len());
-    // What comes afterwards has no answer any more, and a write that was begun comes to its end.
+    // A later result is not answered again, and a write that was begun is completed.
     let puts = rig
         .kept
         .iter()

@@ -1,4 +1,4 @@
-//! A hit costs no allocation: of 100,000, from received bytes to bytes to send, none is allowed one.
+//! A hit allocates nothing: 100,000 hits, from received bytes to bytes to send, without one allocation.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -7,30 +7,30 @@ use keyway_protocol::Status;
 
 use super::rig::{OWNER, Rig, SIGNATURE, sign};
 
-/// Counts allocations of the present thread.
+/// Counts allocations of the current thread.
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is handed on to the system's allocator as it is; the count is a plain cell of the thread, whose
-// access allocates nothing.
+// SAFETY: every call is forwarded unchanged to the system's allocator; the count is a plain thread-local cell, whose
+// access does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, len: usize) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { System.realloc(ptr, layout, len) }
     }
 }
@@ -39,11 +39,11 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const HITS: u64 = 100_000;
-/// Hits that are under way at a time.
+/// Hits in flight at a time.
 const PIPELINED: u64 = 64;
 
 #[test]
-fn a_hit_allocates_nothing() {
+fn hits_do_not_allocate() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("hot", 0);
@@ -64,7 +64,7 @@ fn a_hit_allocates_nothing() {
         }
         sent
     };
-    // The key is loaded, and buffers find their sizes.
+    // Loads the key, and lets buffers grow to their size.
     rig.receive(at, &sign(1, &key, 0));
     rig.run();
     assert_eq!(rig.answers(at)[0].status, Status::Ok);
@@ -78,5 +78,5 @@ fn a_hit_allocates_nothing() {
     }
     let allocated = ALLOCATIONS.with(Cell::get) - before;
     assert_eq!(sent, answer_len * (HITS / PIPELINED * PIPELINED) as usize);
-    assert_eq!(allocated, 0, "allocations of {HITS} hits");
+    assert_eq!(allocated, 0, "allocations in {HITS} hits");
 }

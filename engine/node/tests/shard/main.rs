@@ -1,4 +1,4 @@
-//! A whole shard, from bytes to bytes, without sockets, keys and a clock.
+//! Tests of a complete shard, from bytes to bytes, without sockets, keys or a clock.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,16 +1,16 @@
-//! A handler that panics ends its own unit of work: the request is answered once, the others go on.
+//! A handler that panics ends its own unit of work only: the request is answered once, and others continue.
 
 use keyway_protocol::Status;
 
 use super::rig::{OWNER, Rig, SIGNATURE, sign};
 
 #[test]
-fn an_operation_that_panics_is_answered_internal_once_and_shows_nothing() {
+fn panicking_operation_is_answered_internal_once_without_details() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let (bad, good) = (rig.key("bad", 0), rig.key("good", 0));
     rig.world.panics_at.replace(bad.clone());
-    // Cold, as a waiter; then as a hit, between others.
+    // Cold, as a waiter; then as a hit, between other requests.
     rig.receive(at, &sign(1, &bad, 0));
     rig.run();
     let first = rig.answers(at);

@@ -1,4 +1,4 @@
-//! A shard over labels instead of keys, with a clock that work moves on.
+//! A shard over labels instead of keys, with a clock that advances with work.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,21 +23,21 @@ use keyway_protocol::{
 pub const KEYSPACE: u32 = 1;
 pub const OWNER: Principal = Principal::Uid(500);
 pub const STRANGER: Principal = Principal::Uid(1_000);
-/// What every signature is.
+/// The result of every signature.
 pub const SIGNATURE: &[u8] = b"signed";
 
-/// What a test sees of a shard's surroundings, and sets.
+/// The surroundings of a shard, which a test observes and controls.
 pub struct World {
     now_us: Cell<u64>,
-    /// How long an operation takes, µs.
+    /// Duration of an operation, in µs.
     pub operation_us: Cell<u64>,
-    /// Operations are slow ones.
+    /// Whether operations are slow ones.
     pub is_slow: Cell<bool>,
-    /// An operation with this key panics.
+    /// The key whose operations panic.
     pub panics_at: RefCell<Vec<u8>>,
-    /// The log takes a revocation, of every key.
+    /// Whether the log accepts revocations, of any key.
     pub revokes: Cell<bool>,
-    /// Operations that were begun.
+    /// Number of operations begun.
     pub operations: Cell<u64>,
 }
 
@@ -155,26 +155,26 @@ pub struct Answer {
     pub payload: Vec<u8>,
 }
 
-/// One of two shards, and what it asked for.
+/// One of two shards, and its outputs.
 pub struct Rig {
     pub world: Rc<World>,
     pub shard: Shard<Labels>,
     pub change: KeyspaceChange,
-    /// What control was told, but for DEKs that were asked for.
+    /// Messages to control, except requests for DEKs.
     pub told: Vec<ToControl>,
-    /// What the other shard was sent.
+    /// Messages to the other shard.
     pub sent: Vec<ToPeer>,
-    /// Errands that the test keeps.
+    /// Errands that the test completes itself.
     pub kept: Vec<(TaskId, Errand)>,
     pub keeps_errands: bool,
     pub reports: Vec<String>,
     received: Vec<u8>,
-    /// The last turn's effects have brought something.
+    /// The effects of the last turn have produced input.
     has_input: bool,
 }
 
 impl Rig {
-    /// A shard whose keyspace grants the stranger to sign, with a lease.
+    /// Creates a shard with a lease, whose keyspace grants the stranger the right to sign.
     pub fn new() -> Rig {
         let world = Rc::new(World {
             now_us: Cell::new(1_000_000),
@@ -235,7 +235,7 @@ impl Rig {
         }
     }
 
-    /// A connection that has said HELLO.
+    /// Opens a connection and completes HELLO.
     pub fn connect(&mut self, who: Principal) -> Handle<Connection> {
         let arrival = Arrival {
             who,
@@ -254,24 +254,24 @@ impl Rig {
         at
     }
 
-    /// Hands the shard bytes of a connection.
+    /// Passes bytes of a connection to the shard.
     pub fn receive(&mut self, at: Handle<Connection>, bytes: &[u8]) {
         let mut rest = bytes;
         while !rest.is_empty() {
             if self.shard.recv_space(at).is_empty() {
-                // A turn makes room for a whole frame.
+                // A turn frees space for a complete frame.
                 self.turn();
             }
             let space = self.shard.recv_space(at);
             let len = space.len().min(rest.len());
-            assert!(len > 0, "no room");
+            assert!(len > 0, "no space");
             space[..len].copy_from_slice(&rest[..len]);
             self.shard.handle_received(self.world.now(), at, len);
             rest = &rest[len..];
         }
     }
 
-    /// One turn, and what it asks for.
+    /// Takes one turn, and performs its effects.
     pub fn turn(&mut self) -> Turn {
         self.shard.handle_rested();
         let turn = self.shard.turn();
@@ -281,7 +281,7 @@ impl Rig {
         turn
     }
 
-    /// Turns until nothing is left to do.
+    /// Takes turns until nothing is left to do.
     pub fn run(&mut self) {
         for _ in 0..10_000 {
             self.has_input = false;
@@ -289,10 +289,10 @@ impl Rig {
                 return;
             }
         }
-        panic!("there is always more to do");
+        panic!("the shard never becomes idle");
     }
 
-    /// Time passes, a tick at a time.
+    /// Advances time by ticks.
     pub fn ticks(&mut self, count: usize) {
         for _ in 0..count {
             self.world.pass(1_000);
@@ -339,7 +339,7 @@ impl Rig {
         }
     }
 
-    /// What control changes of the keyspace.
+    /// Applies a change of control to the keyspace.
     pub fn publish(&mut self, change: impl FnOnce(&mut KeyspaceChange)) {
         self.change.revision.count_up();
         change(&mut self.change);
@@ -362,11 +362,11 @@ impl Rig {
             });
             rest = &rest[len..];
         }
-        assert!(rest.is_empty(), "half an answer was released");
+        assert!(rest.is_empty(), "a partial answer was released");
         answers
     }
 
-    /// A key id that this shard owns, or the other one.
+    /// Returns a key id that belongs to this shard, or to the other one.
     pub fn key(&self, name: &str, shard: u16) -> Vec<u8> {
         let router = Router::new([7; 16], 2).unwrap();
         let names = (0..).map(|n| format!("{name}-{n}").into_bytes());
@@ -375,7 +375,7 @@ impl Rig {
     }
 }
 
-/// What a sound log has.
+/// Returns the result of an errand on a sound log.
 pub fn done(errand: &Errand) -> Done {
     match errand {
         Errand::Read(_) => Done::Read(Ok(Found::Blob(Blob {
@@ -391,7 +391,7 @@ pub fn done(errand: &Errand) -> Done {
     }
 }
 
-/// A request frame.
+/// Builds a request frame.
 pub fn frame(
     id: u64,
     key_id: &[u8],
@@ -417,7 +417,7 @@ pub fn frame(
     bytes
 }
 
-/// A request to sign.
+/// Builds a SIGN request.
 pub fn sign(id: u64, key_id: &[u8], deadline_us: u32) -> Vec<u8> {
     let request = Request::Sign(Sign {
         scheme: Scheme::Default,

@@ -1,4 +1,4 @@
-//! A right that is withdrawn, and a key whose time ends, while a request is on its way.
+//! A right is withdrawn, or a key expires, while a request is in flight.
 
 use keyway_core::Instant;
 use keyway_node::messages::ToPeer;
@@ -12,7 +12,7 @@ fn withdraw(rig: &mut Rig) {
 }
 
 #[test]
-fn a_right_that_was_withdrawn_ends_every_wait_for_a_key() {
+fn withdrawn_right_ends_every_wait_for_a_key() {
     let mut rig = Rig::new();
     let at = rig.connect(STRANGER);
     let (cold, slow) = (rig.key("cold", 0), rig.key("slow", 0));
@@ -26,7 +26,7 @@ fn a_right_that_was_withdrawn_ends_every_wait_for_a_key() {
     let requests = [sign(2, &cold, 0), sign(3, &elsewhere, 0), sign(4, &slow, 0)];
     rig.receive(at, &requests.concat());
     rig.receive(at, &sign(5, &slow, 0));
-    // It takes the frames, and does one slow operation.
+    // The shard takes the frames, and performs one slow operation.
     rig.shard.turn();
     withdraw(&mut rig);
     rig.run();
@@ -64,7 +64,7 @@ fn a_right_that_was_withdrawn_ends_every_wait_for_a_key() {
 }
 
 #[test]
-fn a_result_that_was_made_when_the_keys_time_was_over_is_wiped() {
+fn result_computed_after_the_key_expired_is_wiped() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("key", 0);
@@ -82,7 +82,7 @@ fn a_result_that_was_made_when_the_keys_time_was_over_is_wiped() {
 }
 
 #[test]
-fn another_shards_result_does_not_leave_when_the_keys_time_is_over() {
+fn forwarded_result_is_withheld_after_the_key_expired() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("far", 1);

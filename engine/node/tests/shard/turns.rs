@@ -1,4 +1,4 @@
-//! A turn ends within its budget and one operation, whatever is queued, and what has to be quick overtakes the rest.
+//! A turn ends within its budget and one operation, however much is queued, and urgent work overtakes the rest.
 
 use keyway_node::messages::ToControl;
 use keyway_node::shard::{HELD_BYTES_MAX, TURN_US_MAX, Turn};
@@ -8,7 +8,7 @@ use keyway_protocol::{Octets, Opcode, Request, Settings, Status};
 use super::rig::{OWNER, Rig, STRANGER, frame, sign};
 
 #[test]
-fn a_turn_ends_within_its_budget_and_one_operation() {
+fn turn_ends_within_its_budget_and_one_operation() {
     let mut rig = Rig::new();
     let (at, other) = (rig.connect(OWNER), rig.connect(OWNER));
     let key = rig.key("key", 0);
@@ -28,7 +28,7 @@ fn a_turn_ends_within_its_budget_and_one_operation() {
         let took_us = rig.world.now().saturating_since(began);
         assert!(took_us <= TURN_US_MAX + 50, "{took_us}");
         if turns == 1 {
-            // The busy one has had its share, and the other one its own.
+            // The busy connection has had its share, and so has the other.
             assert_eq!(turn, Turn::More);
             assert_eq!(rig.answers(other).len(), 1);
             assert!(rig.answers(at).len() < 5);
@@ -41,7 +41,7 @@ fn a_turn_ends_within_its_budget_and_one_operation() {
 }
 
 #[test]
-fn one_slow_operation_is_done_between_two_polls() {
+fn one_slow_operation_runs_between_two_polls() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("key", 0);
@@ -52,7 +52,7 @@ fn one_slow_operation_is_done_between_two_polls() {
     rig.receive(at, &[sign(1, &key, 0), sign(2, &key, 0)].concat());
     assert_eq!(rig.turn(), Turn::More);
     for _ in 0..3 {
-        // Turns of other tasks, before I/O was polled.
+        // Turns of other tasks, before I/O is polled.
         rig.shard.turn();
     }
     assert_eq!(rig.answers(at).len(), 1);
@@ -61,7 +61,7 @@ fn one_slow_operation_is_done_between_two_polls() {
 }
 
 #[test]
-fn a_lock_overtakes_the_frames_before_it_and_all_else_that_waits() {
+fn lock_overtakes_earlier_frames_and_all_queued_work() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("key", 0);
@@ -78,7 +78,7 @@ fn a_lock_overtakes_the_frames_before_it_and_all_else_that_waits() {
         .iter()
         .filter(|told| matches!(told, ToControl::Request(_)));
     assert_eq!(commands.count(), 1);
-    // Control says so to all shards, and what is left of the frames finds the keyspace locked.
+    // Control publishes the lock to all shards, and the remaining frames find the keyspace locked.
     let answered = rig.answers(at).len();
     rig.publish(|change| {
         change.epoch.count_up();
@@ -100,12 +100,12 @@ fn a_lock_overtakes_the_frames_before_it_and_all_else_that_waits() {
 }
 
 #[test]
-fn a_withdrawal_needs_no_room_among_what_the_shard_keeps() {
+fn withdrawal_succeeds_when_the_job_store_is_full() {
     let mut rig = Rig::new();
     rig.publish(|change| change.guard.policy.grant("uid:1000", "mac,manage").unwrap());
     let key = rig.key("cold", 0);
     rig.keeps_errands = true;
-    // Large requests until one is refused, then small ones: what is left is less than one of those.
+    // Large requests until one is refused, then small ones: the remaining space is smaller than one of those.
     let mut kept_bytes = 0;
     for len in [MESSAGE_LEN_MAX, 0] {
         let message = vec![0; len];

@@ -1,4 +1,4 @@
-//! Writes to keys: what is checked right before the log is written to, and what control is told.
+//! Writes of keys: checks right before the log is written, and reports to control.
 
 use keyway_node::ids::QuestionId;
 use keyway_node::messages::{Lane, ResealWork, ToControl, ToShard};
@@ -11,7 +11,7 @@ use keyway_protocol::{
 
 use super::rig::{KEYSPACE, OWNER, Rig, STRANGER, done, frame, sign};
 
-/// The core asks for a newer DEK than a live lease has brought once in a second.
+/// The core requests a newer DEK than a live lease includes once per second.
 const DEK_AGAIN_TICKS: usize = 1_100;
 
 fn generate(id: u64, key_id: &[u8]) -> Vec<u8> {
@@ -44,7 +44,7 @@ fn confirmed(rig: &Rig) -> Vec<u32> {
 }
 
 #[test]
-fn a_floor_is_confirmed_when_nothing_older_is_on_its_way_and_nothing_older_begins() {
+fn floor_is_confirmed_when_no_write_under_an_older_dek_is_in_flight() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let (first, second) = (rig.key("new", 0), rig.key("newer", 0));
@@ -60,9 +60,9 @@ fn a_floor_is_confirmed_when_nothing_older_is_on_its_way_and_nothing_older_begin
     rig.run();
     assert!(
         confirmed(&rig).is_empty(),
-        "a blob under the older DEK is on its way"
+        "a blob under the older DEK is in flight"
     );
-    // The next one waits for the newer DEK, which the core asks for.
+    // The next write waits for the newer DEK, which the core requests.
     rig.receive(at, &generate(2, &second));
     rig.ticks(DEK_AGAIN_TICKS);
     rig.run();
@@ -77,7 +77,7 @@ fn a_floor_is_confirmed_when_nothing_older_is_on_its_way_and_nothing_older_begin
 }
 
 #[test]
-fn a_write_is_not_done_when_its_right_or_its_keyspace_has_gone_meanwhile() {
+fn write_is_refused_if_its_right_or_keyspace_was_lost_in_the_meantime() {
     for locks in [false, true] {
         let mut rig = Rig::new();
         rig.publish(|change| change.guard.policy.grant("uid:1000", "manage").unwrap());
@@ -108,7 +108,7 @@ fn a_write_is_not_done_when_its_right_or_its_keyspace_has_gone_meanwhile() {
 }
 
 #[test]
-fn a_revocation_holds_before_it_is_durable_and_when_it_cannot_be_written() {
+fn revocation_is_in_force_before_and_without_a_durable_write() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("key", 0);
@@ -136,7 +136,7 @@ fn a_revocation_holds_before_it_is_durable_and_when_it_cannot_be_written() {
 }
 
 #[test]
-fn a_page_is_resealed_one_blob_after_the_other_and_told_with_the_floor() {
+fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
     let mut rig = Rig::new();
     let at = rig.connect(OWNER);
     let key = rig.key("key", 0);
@@ -144,7 +144,7 @@ fn a_page_is_resealed_one_blob_after_the_other_and_told_with_the_floor() {
     rig.run();
     rig.publish(|change| change.seal_floor = 2);
     rig.run();
-    // A write brings the newer DEK.
+    // A write obtains the newer DEK.
     rig.receive(at, &generate(2, &rig.key("new", 0)));
     rig.ticks(DEK_AGAIN_TICKS);
     rig.run();
@@ -184,7 +184,7 @@ fn a_page_is_resealed_one_blob_after_the_other_and_told_with_the_floor() {
         assert!(matches!(put, Errand::Put(..)), "{put:?}");
         assert_eq!(rig.kept.len(), 0, "one at a time");
         let put = match conflicts {
-            // It was written meanwhile, under the newest DEK.
+            // It was written in the meantime, under the current DEK.
             true => Err(WriteError::Conflict("changed".to_owned())),
             false => Ok(1),
         };

@@ -148,7 +148,10 @@ fn a_keyspace_has_at_most_256_principals_and_its_row_fits() {
     }
     let refused = grant(7).unwrap_err();
     assert_eq!(refused.status(), Some(Status::BadRequest));
-    assert!(refused.to_string().contains("the most is 256"), "{refused}");
+    assert!(
+        refused.to_string().contains("256 is the maximum"),
+        "{refused}"
+    );
     let row = client
         .keyspace_list()
         .unwrap()

@@ -6,7 +6,7 @@ use crate::catalogue::{ChangeAuthor, OverrideDuration};
 
 const PROD: u32 = 1;
 
-/// So many seconds after the first moment.
+/// Returns the instant that many seconds after the first.
 fn at(seconds: u64) -> Instant {
     Instant::from_micros((50 + seconds) * 1_000_000)
 }
@@ -22,7 +22,7 @@ fn by() -> ChangeAuthor {
     ChangeAuthor::principal("uid:7".to_owned(), moment(0))
 }
 
-/// Keyspace 1 with a grant.
+/// Creates keyspace 1 with a grant.
 fn with_prod() -> InForce {
     let mut catalogue = Catalogue::default();
     let created = catalogue.make("prod", "allow:uid:1=sign,get", "local", b"wrapped", &by());
@@ -62,14 +62,14 @@ fn new_work() -> WorkId {
     WorkId(LAST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Accepts a change: what it tightened, and the work that learns how it ends.
+/// Accepts a change. Returns the keyspaces it tightened, and the work that receives the outcome.
 fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, WorkId) {
     let work = new_work();
     let tightened = in_force.want(at(seconds), work, edit).unwrap();
     (tightened, work)
 }
 
-/// How its change has ended, if it has.
+/// Returns the outcome of a change, if it has ended.
 fn ended(in_force: &InForce, work: WorkId) -> Option<Settlement> {
     let mut settled = in_force.settled.iter();
     let (_, outcome) = settled.find(|(settled, _)| *settled == work)?;
@@ -95,13 +95,13 @@ fn undone() -> Option<Settlement> {
 
 const WRITTEN: Option<Settlement> = Some(Ok(Settled::Written));
 
-/// What is on the disk after a restart.
+/// Returns what is on the disk after a restart.
 fn restart(file: &Catalogue) -> InForce {
     InForce::new(Catalogue::parse(&file.text()).unwrap())
 }
 
 #[test]
-fn what_takes_away_is_in_force_before_the_disk_is_asked_and_what_gives_after() {
+fn tightening_is_in_force_before_the_write_and_loosening_after_it() {
     let mut keyspaces = with_prod();
     let (tightened, locked) = want(&mut keyspaces, 0, lock(true));
     assert_eq!((tightened, ended(&keyspaces, locked)), (vec![PROD], None));
@@ -121,9 +121,9 @@ fn what_takes_away_is_in_force_before_the_disk_is_asked_and_what_gives_after() {
     assert_eq!(ended(&keyspaces, unlocked), WRITTEN);
 }
 
-/// A lock that could not be written was undone: signing went on.
+/// A lock that could not be written was undone: signing continued.
 #[test]
-fn a_failed_write_undoes_no_lock_and_no_withdrawal_and_is_tried_again() {
+fn failed_write_keeps_locks_and_withdrawals_and_is_retried() {
     let mut keyspaces = with_prod();
     let (_, locked) = want(&mut keyspaces, 0, lock(true));
     let (tightened, withdrawn) = want(&mut keyspaces, 0, set("allow:uid:1=sign"));
@@ -135,7 +135,7 @@ fn a_failed_write_undoes_no_lock_and_no_withdrawal_and_is_tried_again() {
     assert!(keyspaces.is_locked(PROD));
     assert_eq!(rights(&keyspaces).as_deref(), Some("sign"));
     assert_eq!((keyspaces.unwritten(), keyspaces.failures_total()), (2, 1));
-    assert!(keyspaces.next_write(at(0)).is_none(), "not at once");
+    assert!(keyspaces.next_write(at(0)).is_none(), "not immediately");
     let file = keyspaces.next_write(at(1)).unwrap();
     keyspaces.handle_saved(at(1), Ok(()));
     assert!(restart(&file).is_locked(PROD));
@@ -144,7 +144,7 @@ fn a_failed_write_undoes_no_lock_and_no_withdrawal_and_is_tried_again() {
 }
 
 #[test]
-fn a_failed_write_undoes_what_only_gives() {
+fn failed_write_undoes_changes_that_only_grant() {
     let mut keyspaces = with_prod();
     let (_, locked) = want(&mut keyspaces, 0, lock(true));
     let (_, granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
@@ -157,7 +157,7 @@ fn a_failed_write_undoes_what_only_gives() {
     let (_, unlocked) = want(&mut keyspaces, 0, lock(false));
     let _ = keyspaces
         .next_write(at(0))
-        .expect("a new change is tried at once");
+        .expect("a new change is written immediately");
     keyspaces.handle_saved(at(0), full());
     assert_eq!(ended(&keyspaces, unlocked), undone());
     assert!(keyspaces.is_locked(PROD));
@@ -168,9 +168,9 @@ fn a_failed_write_undoes_what_only_gives() {
     assert!(guard.locked && guard.policy.of("uid:2").is_none());
 }
 
-/// A change that gives one thing and takes another stays: what it gives waits for the disk.
+/// A change that grants one thing and takes another away stays: the grant waits for the disk.
 #[test]
-fn of_a_mixed_change_only_what_takes_away_is_in_force_until_it_is_written() {
+fn mixed_change_only_tightens_until_it_is_written() {
     let mut keyspaces = with_prod();
     let lines = "allow:uid:1=get,mac\nallow:uid:2=all\nhard_ttl_ms=1800000\nmax_in_flight=9";
     let (tightened, mixed) = want(&mut keyspaces, 0, set(lines));
@@ -191,7 +191,7 @@ fn of_a_mixed_change_only_what_takes_away_is_in_force_until_it_is_written() {
 }
 
 #[test]
-fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
+fn unresponsive_disk_is_waited_for_four_seconds_once() {
     let mut keyspaces = with_prod();
     let (_, granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
     let stuck = keyspaces.next_write(at(0)).unwrap();
@@ -219,11 +219,11 @@ fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
     assert_eq!(
         ended(&keyspaces, again),
         Some(Ok(Settled::Unwritten(why))),
-        "at once"
+        "immediately"
     );
     assert!(keyspaces.is_locked(PROD) && rights(&keyspaces).is_none());
 
-    // It answers after all. What it wrote was undone meanwhile: it is written again.
+    // The write completes after all. Its contents were undone in the meantime: the file is written again.
     assert!(
         restart(&stuck)
             .guard(PROD)
@@ -242,10 +242,11 @@ fn a_disk_that_does_not_answer_is_waited_for_four_seconds_once() {
     assert!(keyspaces.is_settled());
 }
 
-/// Found by the simulator: the write of something else opened the keyspace, since the lock and the unlock that both waited
-/// for the disk cancelled each other out; and when the unlock could not be written, the lock was answered as in force.
+/// Found by the simulator: the write of another change opened the keyspace, since the lock and the unlock that both
+/// waited for the disk cancelled each other out. When the unlock could not be written, the lock was still answered as in
+/// force.
 #[test]
-fn a_lock_stays_in_force_until_the_unlock_after_it_is_written() {
+fn lock_stays_in_force_until_the_following_unlock_is_written() {
     let mut keyspaces = with_prod();
     let (_, granted) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
     assert!(keyspaces.next_write(at(0)).is_some());
@@ -264,10 +265,10 @@ fn a_lock_stays_in_force_until_the_unlock_after_it_is_written() {
     assert!(keyspaces.is_locked(PROD));
 }
 
-/// Found by the simulator: the file of an unlock that was said to have failed was on the disk, the next LOCK was answered
-/// OK since the keyspace was locked as far as was known, and a restart found it open.
+/// Found by the simulator: the file of an unlock that was reported as failed was on the disk, the next LOCK was answered
+/// OK since the keyspace was locked in memory, and a restart found it open.
 #[test]
-fn a_lock_is_written_once_more_if_the_file_may_hold_an_unlock() {
+fn lock_is_written_again_if_the_file_may_hold_an_unlock() {
     let mut keyspaces = with_prod();
     want(&mut keyspaces, 0, lock(true));
     assert!(keyspaces.next_write(at(0)).is_some());
@@ -285,10 +286,10 @@ fn a_lock_is_written_once_more_if_the_file_may_hold_an_unlock() {
     assert!(keyspaces.is_settled());
 }
 
-/// Found by the simulator: a command that was given twice was answered OK with another one's write, after what it wanted
+/// Found by the simulator: a repeated command was answered OK because of another command's write, after its own change
 /// had been undone.
 #[test]
-fn a_command_that_is_repeated_is_not_answered_by_another_change() {
+fn repeated_command_is_not_answered_by_another_change() {
     let mut keyspaces = with_prod();
     let (_, first) = want(&mut keyspaces, 0, set("soft_ttl_ms=700000"));
     assert!(keyspaces.next_write(at(0)).is_some());
@@ -304,7 +305,7 @@ fn a_command_that_is_repeated_is_not_answered_by_another_change() {
 }
 
 #[test]
-fn the_same_command_again_learns_what_becomes_of_the_first() {
+fn repeated_command_shares_the_outcome_of_the_first() {
     let mut keyspaces = with_prod();
     let (_, first) = want(&mut keyspaces, 0, lock(true));
     let (tightened, second) = want(&mut keyspaces, 0, lock(true));
@@ -315,9 +316,9 @@ fn the_same_command_again_learns_what_becomes_of_the_first() {
         (ended(&keyspaces, first), ended(&keyspaces, second)),
         (unwritten(), unwritten())
     );
-    // It is worth another try at once, and that is what it waits for.
+    // The command is a reason to retry immediately, and waits for that write.
     let (_, third) = want(&mut keyspaces, 0, lock(true));
-    let _ = keyspaces.next_write(at(0)).expect("tried again at once");
+    let _ = keyspaces.next_write(at(0)).expect("retried immediately");
     assert_eq!(ended(&keyspaces, third), None);
     keyspaces.handle_saved(at(0), Ok(()));
     assert_eq!(ended(&keyspaces, third), WRITTEN);
@@ -331,11 +332,11 @@ fn the_same_command_again_learns_what_becomes_of_the_first() {
 }
 
 #[test]
-fn nothing_loosens_before_a_write_has_succeeded_since_a_failed_one_may_have_reached_the_disk() {
+fn nothing_loosens_after_a_failed_write_until_one_succeeds() {
     let mut keyspaces = with_prod();
     let (_, _locked) = want(&mut keyspaces, 0, lock(true));
     let _ = keyspaces.next_write(at(0)).unwrap();
-    // Reported as failed; the file was replaced all the same.
+    // Reported as failed, although the file was replaced.
     keyspaces.handle_saved(at(0), full());
     let (_, unlocked) = want(&mut keyspaces, 1, lock(false));
     assert!(keyspaces.is_locked(PROD));
@@ -346,7 +347,7 @@ fn nothing_loosens_before_a_write_has_succeeded_since_a_failed_one_may_have_reac
     assert_eq!(ended(&keyspaces, unlocked), WRITTEN);
 }
 
-/// A change was made on a copy from before a KMS call, and undid a lock that had come meanwhile.
+/// A change was made on a copy from before a KMS call, and undid a lock made in the meantime.
 #[test]
 fn changes_are_applied_to_the_current_state() {
     let mut keyspaces = with_prod();
@@ -365,7 +366,7 @@ fn changes_are_applied_to_the_current_state() {
 }
 
 #[test]
-fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
+fn id_is_never_reused_even_if_its_keyspace_was_not_written() {
     let mut keyspaces = with_prod();
     let id = keyspaces.reserve_id().unwrap();
     let (_, other) = want(&mut keyspaces, 0, create(id));
@@ -376,7 +377,7 @@ fn an_id_is_never_reserved_twice_even_when_its_keyspace_could_not_be_written() {
 }
 
 #[test]
-fn the_end_of_a_change_for_a_while_counts_as_written() {
+fn expiry_of_an_override_counts_as_written() {
     let mut keyspaces = with_prod();
     let lasts = Some(OverrideDuration::parse("10000").unwrap());
     let grant = Edit::Set {
@@ -397,11 +398,11 @@ fn the_end_of_a_change_for_a_while_counts_as_written() {
     let _ = keyspaces.next_write(at(10)).unwrap();
     keyspaces.handle_saved(at(10), full());
     assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
-    assert_eq!(keyspaces.unwritten(), 0, "a restart comes to it by itself");
+    assert_eq!(keyspaces.unwritten(), 0, "a restart does the same");
 }
 
 #[test]
-fn changes_that_wait_for_the_disk_are_bounded_and_a_lock_always_fits() {
+fn pending_changes_are_bounded_and_a_lock_always_fits() {
     let mut keyspaces = with_prod();
     let _ = keyspaces.next_write(at(0));
     for n in 0..PENDING_MAX {
@@ -415,9 +416,9 @@ fn changes_that_wait_for_the_disk_are_bounded_and_a_lock_always_fits() {
     assert_eq!(tightened, [PROD]);
 }
 
-/// A lock that came while a write hung was answered after 4 s of the next write: 8 s in all.
+/// A lock received while a write hung was answered after 4 s of the next write: 8 s in all.
 #[test]
-fn a_lock_is_answered_after_four_seconds_whichever_write_it_waits_for() {
+fn lock_is_answered_after_four_seconds_whichever_write_it_waits_for() {
     let mut keyspaces = with_prod();
     let (_, slow) = want(&mut keyspaces, 0, set("allow:uid:2=all"));
     let _ = keyspaces.next_write(at(0)).unwrap();
@@ -431,7 +432,7 @@ fn a_lock_is_answered_after_four_seconds_whichever_write_it_waits_for() {
     keyspaces.handle_tick(at(5));
     let why = "no answer for 4 s".to_owned();
     assert_eq!(ended(&keyspaces, locked), Some(Ok(Settled::Unwritten(why))));
-    // What only gives something would be undone; the disk may still take it.
+    // A change that only grants something would be undone; the disk may still accept it.
     assert_eq!(ended(&keyspaces, granted), None);
     keyspaces.handle_saved(at(6), Ok(()));
     assert_eq!(ended(&keyspaces, granted), WRITTEN);
