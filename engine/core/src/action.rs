@@ -1,4 +1,4 @@
-//! What goes in and out of a shard: names, requests, verdicts, actions.
+//! Inputs and outputs of a shard: names, requests, verdicts, actions.
 
 use crate::event::Event;
 use crate::flight::Flight;
@@ -7,19 +7,19 @@ use crate::slots::At;
 use crate::time::Instant;
 use alloc::rc::Rc;
 
-/// A keyspace. Ids start at 1 and are never used again.
+/// The id of a keyspace. Ids start at 1 and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyspaceId(pub u32);
 
 /// The id of a key within its keyspace. Cheap to clone; stays on its core.
 pub type KeyId = Rc<[u8]>;
 
-/// Names one request at this shard. The caller chooses it, and does not use it again before the
-/// request was answered or taken back.
+/// Identifies one request at this shard. The caller chooses it, and does not reuse it before the request was answered or
+/// withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
-/// Names one load. Never used again: a result under a name that is over is ignored.
+/// Identifies one load. Never reused: a result for a load that has ended is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlightId {
     pub(crate) generation: u64,
@@ -29,39 +29,39 @@ pub struct FlightId {
 /// An operation that needs a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// Comes back from [`Shard::poll_ready`](crate::Shard::poll_ready) if the request has to wait.
+    /// Returned by [`Shard::poll_ready`](crate::Shard::poll_ready) if the request has to wait.
     pub token: Token,
-    /// Which keyspace.
+    /// The keyspace.
     pub keyspace: KeyspaceId,
-    /// Which key in it.
+    /// The key id.
     pub key_id: &'a [u8],
-    /// After this the answer is of no use.
+    /// The time after which the answer is useless.
     pub deadline: Option<Instant>,
 }
 
 /// The immediate answer to a request.
 #[derive(Debug)]
 pub enum Verdict<'a, V> {
-    /// Here is the key.
+    /// The key may be used now.
     Serve(Grant<'a, V>),
-    /// The request waits. [`Shard::poll_ready`](crate::Shard::poll_ready) will name its token.
+    /// The request waits. [`Shard::poll_ready`](crate::Shard::poll_ready) will return its token.
     Wait,
-    /// The answer is no.
+    /// The request is refused.
     Refuse(Refusal),
 }
 
-/// A write that needs a keyspace's DEK, to seal what it writes.
+/// A write that needs a keyspace's DEK to seal its blob.
 #[derive(Clone, Copy, Debug)]
 pub struct DekRequest {
-    /// Comes back from [`Shard::poll_ready`](crate::Shard::poll_ready) if the write has to wait.
+    /// Returned by [`Shard::poll_ready`](crate::Shard::poll_ready) if the write has to wait.
     pub token: Token,
-    /// Which keyspace.
+    /// The keyspace.
     pub keyspace: KeyspaceId,
-    /// The oldest generation that will do. The newest that was asked for holds for all who wait.
+    /// The oldest acceptable generation. The highest one requested applies to all waiting writes.
     pub generation: u32,
-    /// How long the write waits, at most, µs.
+    /// Longest wait of the write, in µs.
     pub wait_us: u64,
-    /// After this the answer is of no use.
+    /// The time after which the answer is useless.
     pub deadline: Option<Instant>,
 }
 
@@ -69,11 +69,11 @@ pub struct DekRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum DekVerdict {
-    /// The DEK is at hand.
+    /// The DEK is available.
     Ready,
-    /// [`Shard::poll_ready`](crate::Shard::poll_ready) will name the token.
+    /// The write waits. [`Shard::poll_ready`](crate::Shard::poll_ready) will return its token.
     Wait,
-    /// The answer is no.
+    /// The write is refused.
     Refuse(Refusal),
 }
 
@@ -81,52 +81,52 @@ pub enum DekVerdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Admission {
-    /// [`Shard::poll_ready`](crate::Shard::poll_ready) will name the token.
+    /// The request waits. [`Shard::poll_ready`](crate::Shard::poll_ready) will return its token.
     Waiting,
-    /// The answer is no.
+    /// The request is refused.
     Refused(Refusal),
 }
 
-/// Why a request is not served. Hints are µs from now, never 0.
+/// Why a request is not served. Hints are in µs from now, and never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// There is no such key.
+    /// The key does not exist.
     NotFound,
     /// The stored blob cannot be used: corrupt, bound to another context, or past its `not_after`.
     Invalid,
     /// The key is revoked.
     Revoked,
-    /// Not now; a load is on its way.
+    /// Not served now; a load is in flight.
     Retry {
-        /// When to come back.
+        /// When to retry.
         after_us: u64,
     },
-    /// The keyspace's DEK is not at hand, and the request is not let to wait for it: locked, refused
-    /// by the KMS, or the KMS is away or takes too long.
+    /// The keyspace's DEK is not available, and the request may not wait for it: the keyspace is locked or refused by the
+    /// KMS, or the KMS is unreachable or too slow.
     NeedsUnlock {
-        /// Follows the unlock that will help: [`Shard::unlock_status`](crate::Shard::unlock_status).
-        /// If the KMS is only away, its return ends it, too.
+        /// Identifies the unlock that will help: [`Shard::unlock_status`](crate::Shard::unlock_status). If the KMS is
+        /// only unreachable, its recovery ends that unlock as well.
         ticket: u64,
     },
-    /// The request waited for the DEK, and the KMS did not answer or failed. Whoever comes next gets
-    /// NEEDS_UNLOCK, until the KMS is asked again.
+    /// The request waited for the DEK, and the KMS did not answer or failed. Later requests get NEEDS_UNLOCK until the
+    /// KMS is called again.
     Unavailable {
-        /// When to come back.
+        /// When to retry.
         after_us: u64,
     },
     /// A limit of this shard is reached.
     Overloaded {
-        /// When to come back.
+        /// When to retry.
         after_us: u64,
     },
     /// The request's deadline has passed.
     DeadlineExceeded,
-    /// There is no such keyspace.
+    /// The keyspace does not exist.
     NoKeyspace,
 }
 
 impl Refusal {
-    /// Whether it says how something stands for the moment, rather than what a key is.
+    /// Returns `true` if the refusal describes a temporary condition, not the key itself.
     pub(crate) fn is_passing(self) -> bool {
         matches!(
             self,
@@ -135,10 +135,10 @@ impl Refusal {
     }
 }
 
-/// How much a load hurries. The caller may order its reads by it.
+/// The urgency of a load, by which the caller may order its reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// Somebody waits for it.
+    /// A request waits for it.
     OnDemand,
     /// Little of the key's soft TTL is left.
     Urgent,
@@ -146,31 +146,31 @@ pub enum Urgency {
     Ahead,
 }
 
-/// An unlocked key, and what the authenticated blob says of it.
+/// An unlocked key, and the metadata of its authenticated blob.
 #[derive(Clone, Debug)]
 pub struct Loaded<V> {
-    /// The key. Dropped by the core when its time is over: its `Drop` wipes.
+    /// The key. The core drops it when it expires; its `Drop` wipes it.
     pub value: V,
-    /// Newest version of the key in it, from 1.
+    /// Its latest version, from 1.
     pub version: u32,
-    /// Plaintext bytes that `value` takes.
+    /// Size of `value` in bytes of plaintext.
     pub key_bytes: usize,
     /// End of the key's own validity.
     pub not_after: Option<Instant>,
-    /// Generation of the DEK that opened it.
+    /// Generation of the DEK that sealed it.
     pub dek_generation: u32,
 }
 
-/// Why a load brought no key.
+/// Why a load failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LoadError {
-    /// The store has no such blob.
+    /// The store does not have such a blob.
     NotFound,
-    /// The blob does not open.
+    /// The blob cannot be opened.
     Corrupt,
-    /// The store says that the key is revoked.
+    /// The key is revoked in the store.
     Revoked,
-    /// The DEK generation that sealed the blob is not at hand.
+    /// The DEK generation that sealed the blob is not available.
     DekMissing,
     /// The store failed.
     Store,
@@ -180,73 +180,73 @@ pub enum LoadError {
     Panicked,
 }
 
-/// What the KMS answered to an [`Action::Unwrap`], or on its own account.
+/// The answer of the KMS to an [`Action::Unwrap`], or an unsolicited one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEvent {
-    /// The DEK is at hand.
+    /// The DEK is available.
     Granted {
-        /// When the unwrap was sent to the KMS: the lease counts from there.
+        /// When the unwrap was sent to the KMS; the lease counts from this time.
         sent_at: Instant,
-        /// Newest DEK generation of the keyspace.
+        /// Latest DEK generation of the keyspace.
         generation: u32,
     },
     /// The KMS refuses.
     Denied,
-    /// The KMS says that its key is disabled.
+    /// The key is disabled at the KMS.
     Disabled,
-    /// The KMS itself waits to be unlocked: asking again does not help until somebody does that.
+    /// The KMS itself must be unlocked first; retries do not help until an operator does that.
     Locked,
     /// The KMS does not answer, or throttles.
     Unavailable {
-        /// The KMS's own hint, µs from now; 0: none.
+        /// The wait requested by the KMS, in µs from now; 0 if none.
         retry_after_us: u64,
     },
-    /// Anything else: misconfigured, a wrapped DEK that does not open.
+    /// Any other failure: misconfiguration, or a wrapped DEK that cannot be opened.
     Failed,
 }
 
-/// What one who waited gets.
+/// The result of a wait.
 #[derive(Debug)]
 pub enum Outcome<'a, V> {
-    /// A request: here is the key.
+    /// A request: the key may be used now.
     Serve(Grant<'a, V>),
-    /// A force-refresh is done: nothing older than the call is served from here on.
+    /// A force-refresh is complete: nothing older than the call is served afterwards.
     Refreshed {
-        /// Version that was loaded.
+        /// The version that was loaded.
         version: u32,
     },
-    /// A write: the DEK is at hand.
+    /// A write: the DEK is available.
     Dek,
-    /// The answer is no.
+    /// The request is refused.
     Refuse(Refusal),
 }
 
-/// What the caller has to do.
+/// What the caller must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Call [`Shard::begin_load`](crate::Shard::begin_load), read and open the key's blob, then call
     /// [`Shard::handle_loaded`](crate::Shard::handle_loaded).
     Load {
-        /// Goes back with the result.
+        /// Passed back with the result.
         flight: FlightId,
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
-        /// How much it hurries.
+        /// The urgency of the load.
         urgency: Urgency,
     },
-    /// Ask the KMS for the keyspace's DEK, then call
+    /// Request an unwrap of the keyspace's DEK from the KMS, then call
     /// [`Shard::handle_lease`](crate::Shard::handle_lease).
     Unwrap {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
     },
-    /// Wipe the keyspace's DEK, in all generations.
+    /// Wipe the keyspace's DEK in all generations.
     DropDek {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
     },
-    /// Something for the log.
+    /// An event for the log.
     Report(Event),
 }

@@ -1,19 +1,19 @@
-//! Full-jitter back-off between two bounds.
+//! Full-jitter backoff between two bounds.
 
 use crate::rng::Rng;
 use crate::time::Instant;
 
-/// Bounds of the back-off of one key's loads, µs.
+/// Bounds of the backoff of one key's loads, in µs.
 pub(crate) const LOAD_BACKOFF_US_MIN: u64 = 50_000;
 pub(crate) const LOAD_BACKOFF_US_MAX: u64 = 10_000_000;
-/// Bounds of the back-off of one keyspace's unwraps, µs.
+/// Bounds of the backoff of one keyspace's unwraps, in µs.
 pub(crate) const UNWRAP_BACKOFF_US_MIN: u64 = 100_000;
 pub(crate) const UNWRAP_BACKOFF_US_MAX: u64 = 10_000_000;
 
 const _: () = assert!(LOAD_BACKOFF_US_MIN < LOAD_BACKOFF_US_MAX);
 const _: () = assert!(UNWRAP_BACKOFF_US_MIN < UNWRAP_BACKOFF_US_MAX);
 
-/// Failures in a row, and the point before which nothing is tried again.
+/// Consecutive failures, and the time before which no attempt is made.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Backoff {
     attempts: u8,
@@ -21,9 +21,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Takes down one more failure. The delay is drawn evenly from `min_us` up to a ceiling that
-    /// doubles with each failure in a row and never passes `max_us`; a later time that was set
-    /// before stands.
+    /// Records a failure. The delay is drawn uniformly from `min_us` up to a ceiling that doubles with each consecutive
+    /// failure and never exceeds `max_us`. A later time set before remains in effect.
     pub(crate) fn failed(&mut self, now: Instant, rng: &mut Rng, min_us: u64, max_us: u64) {
         self.attempts = self.attempts.saturating_add(1);
         let doubled = min_us.saturating_mul(1 << self.attempts.min(40));
@@ -32,7 +31,7 @@ impl Backoff {
         self.retry_at = self.retry_at.max(retry_at);
     }
 
-    /// Waits at least until `at`.
+    /// Delays the next attempt at least until `at`.
     pub(crate) fn not_before(&mut self, at: Instant) {
         self.retry_at = self.retry_at.max(at);
     }
@@ -41,7 +40,7 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// Failures in a row so far.
+    /// Returns the number of consecutive failures.
     pub(crate) fn attempts(&self) -> u8 {
         self.attempts
     }
@@ -50,7 +49,7 @@ impl Backoff {
         self.retry_at
     }
 
-    /// µs until the next try, if one has to be waited for.
+    /// Returns the time until the next attempt in µs, if it is in the future.
     pub(crate) fn left_us(&self, now: Instant) -> Option<u64> {
         (self.retry_at > now).then(|| self.retry_at.saturating_since(now))
     }
@@ -69,14 +68,14 @@ mod tests {
         for attempt in 1..=100_u64 {
             let now = now.plus_us(attempt * 20_000_000);
             backoff.failed(now, &mut rng, 50_000, 10_000_000);
-            let delay_us = backoff.left_us(now).expect("a failure is waited out");
+            let delay_us = backoff.left_us(now).expect("a failure causes a delay");
             assert!((50_000..=10_000_000).contains(&delay_us));
             assert!(delay_us <= 50_000 << attempt.min(30));
             longest_us = longest_us.max(delay_us);
         }
         assert!(
             longest_us > 5_000_000,
-            "full jitter reaches far: {longest_us}"
+            "full jitter produces long delays: {longest_us}"
         );
         backoff.clear();
         assert_eq!(backoff.left_us(now), None);

@@ -1,9 +1,9 @@
-//! Figures: of one keyspace, and of the shard.
+//! Counters of one keyspace, and of the shard.
 
 use crate::action::Refusal;
 
-/// Figures of one keyspace at this shard. Those that end in `_total` only grow; the others are
-/// gauges. Requests add up at all times:
+/// Counters of one keyspace at this shard. Those that end in `_total` only grow; the others are gauges. The following
+/// sums hold at all times:
 ///
 /// ```text
 /// requests_total = hits_total + misses_total
@@ -15,78 +15,78 @@ use crate::action::Refusal;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Requests that came in.
+    /// Requests received.
     pub requests_total: u64,
-    /// Served from memory at once.
+    /// Requests served from memory immediately.
     pub hits_total: u64,
     /// Of these, younger than their soft TTL.
     pub hits_fresh_total: u64,
-    /// Of these, stale.
+    /// Of these, past their soft TTL.
     pub hits_stale_total: u64,
-    /// Not served at once.
+    /// Requests not served immediately.
     pub misses_total: u64,
-    /// Waited, then handed over with a key that had just been loaded.
+    /// Requests served after a wait with a key that had just been loaded.
     pub ready_fresh_total: u64,
-    /// Waited, then handed over with the stale key.
+    /// Requests served after a wait with the stale key.
     pub ready_stale_total: u64,
-    /// Refused, at once or after a wait.
+    /// Requests refused, immediately or after a wait.
     pub refused: Refusals,
-    /// Taken back while they waited.
+    /// Requests withdrawn while they waited.
     pub abandoned_total: u64,
 
-    /// Force-refreshes that came in.
+    /// Force-refreshes received.
     pub force_refresh_total: u64,
-    /// Done.
+    /// Force-refreshes completed.
     pub force_refreshed_total: u64,
-    /// Refused, at once or after a wait.
+    /// Force-refreshes refused, immediately or after a wait.
     pub force_refused_total: u64,
-    /// Taken back while they waited.
+    /// Force-refreshes withdrawn while they waited.
     pub force_abandoned_total: u64,
-    /// Force-refreshes that wait now.
+    /// Force-refreshes waiting now.
     pub force_waiters: u64,
 
     /// Writes that needed the DEK.
     pub dek_requests_total: u64,
-    /// Writes that wait for it now.
+    /// Writes waiting for it now.
     pub dek_waiters: u64,
 
-    /// Loads that came to an end, whichever.
+    /// Loads that ended, with any result.
     pub rehydrate_total: u64,
-    /// Of these, failed: everything but a key, "no such key" and "revoked".
+    /// Of these, failed: every result except a key, "not found" and "revoked".
     pub rehydrate_fail_total: u64,
-    /// Requests that wait now.
+    /// Requests waiting now.
     pub singleflight_waiters: u64,
-    /// Waits that used up their budget.
+    /// Waits that exhausted their budget.
     pub singleflight_wait_timeout_total: u64,
     /// Passes of the prefetcher.
     pub prefetch_scan_total: u64,
     /// Refreshes that the prefetcher started.
     pub prefetch_trigger_total: u64,
-    /// Keys that a pass found due and left for the next.
+    /// Keys that a pass found due and left for the next pass.
     pub prefetch_skipped_total: u64,
-    /// Loads that the prefetcher started of keys that were hot in an earlier run.
+    /// Loads that the prefetcher started for keys that were hot in a previous run.
     pub prefetch_warm_total: u64,
-    /// Live keys that made room for others.
+    /// Live keys evicted to free space for others.
     pub evicted_total: u64,
-    /// Live keys that reached the end of their time.
+    /// Live keys that expired.
     pub expired_total: u64,
-    /// Unwraps that were asked for.
+    /// Unwraps requested.
     pub unwraps_total: u64,
 
     /// Keys whose plaintext is in memory.
     pub resident_keys: u64,
-    /// Bytes of it.
+    /// Their size in bytes.
     pub resident_key_bytes: u64,
-    /// Loads that run or wait for a DEK.
+    /// Loads that are running or wait for a DEK.
     pub flights: u64,
-    /// Of these, those that the prefetcher, an unlock or a warm start started.
+    /// Of these, loads started by the prefetcher, an unlock or a warm start.
     pub prefetch_flights: u64,
-    /// Age of the oldest key that was served since [`crate::Shard::take_oldest_served_age`], µs.
+    /// Highest age of a key served since [`crate::Shard::take_oldest_served_age`], in µs.
     pub oldest_served_age_us: u64,
 }
 
 impl Counters {
-    /// Whether every request is accounted for.
+    /// Returns `true` if every request is accounted for.
     #[must_use]
     pub fn add_up(&self) -> bool {
         self.requests_total == self.hits_total + self.misses_total
@@ -127,7 +127,7 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// All of them.
+    /// Returns the sum of all reasons.
     #[must_use]
     pub const fn sum(&self) -> u64 {
         self.not_found
@@ -155,55 +155,55 @@ impl Refusals {
     }
 }
 
-/// Figures of one keyspace that depend on the time at which they are read.
+/// Values of one keyspace that depend on the time at which they are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gauges {
-    /// What is left of the DEK's lease, µs; 0: there is none.
+    /// Remaining time of the DEK's lease in µs; 0 if there is no lease.
     pub lease_left_us: u64,
-    /// Newest DEK generation under the lease; 0: there is none.
+    /// Latest DEK generation under the lease; 0 if there is no lease.
     pub dek_generation: u32,
     /// Locked by command.
     pub locked: bool,
     /// Refused by the KMS.
     pub denied: bool,
-    /// An unwrap is on its way.
+    /// An unwrap is in flight.
     pub unwrap_pending: bool,
-    /// Keys that wait for the prefetcher.
+    /// Keys waiting for the prefetcher.
     pub due_keys: usize,
-    /// Keys that are known INVALID.
+    /// Keys known to be INVALID.
     pub invalid_keys: usize,
-    /// Keys that will be loaded again once the DEK is at hand.
+    /// Keys that will be reloaded once the DEK is available.
     pub parked_keys: usize,
-    /// Keys that were hot in an earlier run, and that are queued or being loaded.
+    /// Keys that were hot in a previous run and are queued or being loaded.
     pub warming_keys: usize,
-    /// This shard's part of `max_in_flight`.
+    /// This shard's share of `max_in_flight`.
     pub max_in_flight_share: u32,
 }
 
-/// Figures of the whole shard.
+/// Values of the whole shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Requests and force-refreshes for keyspaces that do not exist.
     pub no_keyspace_total: u64,
-    /// Results of loads that were over already.
+    /// Results of loads that had already ended.
     pub late_results_total: u64,
     /// Keyspaces.
     pub keyspaces: usize,
-    /// Entries of every state.
+    /// Entries in any state.
     pub entries: usize,
-    /// Sum of the live keys' bytes.
+    /// Total size of the live keys in bytes.
     pub key_bytes: usize,
-    /// Keys remembered as missing.
+    /// Keys cached as missing.
     pub negatives: usize,
-    /// Keys remembered as revoked.
+    /// Keys cached as revoked.
     pub revoked: usize,
-    /// Loads that run or wait for a DEK.
+    /// Loads that are running or wait for a DEK.
     pub flights: usize,
-    /// Requests and force-refreshes that wait.
+    /// Requests and force-refreshes waiting now.
     pub waiters: usize,
     /// Timers that are armed.
     pub timers: usize,
-    /// Keyspaces whose keys are being wiped or looked at again after a change.
+    /// Keyspaces whose keys are being wiped or checked after a change.
     pub sweeping: usize,
 }
 
@@ -211,7 +211,7 @@ pub struct Totals {
 mod tests {
     use super::*;
 
-    /// One of each outcome, and what they add up to.
+    /// Returns counters with one request of each outcome, which balance.
     fn balanced() -> Counters {
         Counters {
             requests_total: 7,
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_that_is_not_accounted_for_shows() {
+    fn one_unaccounted_request_is_detected() {
         assert!(balanced().add_up());
         let missed: [fn(&mut Counters); 12] = [
             |c| c.requests_total += 1,
@@ -256,7 +256,7 @@ mod tests {
         for (at, miss) in missed.iter().enumerate() {
             let mut counters = balanced();
             miss(&mut counters);
-            assert!(!counters.add_up(), "number {at} goes unseen");
+            assert!(!counters.add_up(), "number {at} is not noticed");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a shard knows of one key.
+//! The state of one key in a shard.
 
 use crate::action::{KeyId, KeyspaceId, Loaded};
 use crate::backoff::Backoff;
@@ -10,17 +10,17 @@ use crate::slots::At;
 use crate::time::Instant;
 use crate::wheel::TimerId;
 
-/// The list that an entry is in by its state.
+/// The list for the entry's state.
 pub(crate) const HOME: u8 = 0;
 /// The prefetcher's queues.
 pub(crate) const DUE: u8 = 1;
 
 /// Used since its last refresh: the prefetcher refreshes only such keys.
 pub(crate) const USED: u8 = 1;
-/// Used since the hand of the CLOCK passed.
+/// Used since the CLOCK's hand passed.
 pub(crate) const REFERENCED: u8 = 2;
 
-/// Names the slot of an entry, whatever the type of the plaintext.
+/// Types the slot of an entry, independent of the type of the plaintext.
 #[derive(Debug)]
 pub(crate) enum Key {}
 
@@ -28,21 +28,20 @@ pub(crate) enum Key {}
 pub(crate) struct Entry<V> {
     pub(crate) hash: u64,
     pub(crate) keyspace: KeyspaceId,
-    /// Where the keyspace is kept.
+    /// The slot of the keyspace.
     pub(crate) keyspace_at: At<Keyspace>,
     pub(crate) key_id: KeyId,
     pub(crate) state: State<V>,
     /// [`USED`] and [`REFERENCED`]: with `uses`, all that serving a key writes to its entry.
     pub(crate) touched: u8,
-    /// Requests that found the key live, halved at each load: what was long ago counts for little.
+    /// Requests that found the key live, halved at each load so that old uses count little.
     pub(crate) uses: u32,
     /// The one flight of this key.
     pub(crate) flight: Option<At<Flight>>,
     pub(crate) backoff: Backoff,
-    /// Newest version that was loaded, or that an acknowledged write told of: older ones are not
-    /// accepted.
+    /// Highest version that was loaded, or that an acknowledged write reported; older ones are not accepted.
     pub(crate) version_floor: u32,
-    /// The entry's one timer, in the wheel of ages.
+    /// The entry's one timer, in the wheel `ages`.
     pub(crate) timer: Option<TimerId<At<Key>>>,
     pub(crate) home: Home,
     home_link: Link<Key>,
@@ -52,19 +51,19 @@ pub(crate) struct Entry<V> {
 
 #[derive(Debug)]
 pub(crate) enum State<V> {
-    /// Nothing: a load is on its way, or is waited for.
+    /// No result: a load is in flight, or pending.
     Empty,
-    /// The plaintext. Whether it may be used is for the expiry check to say.
+    /// The plaintext. The expiry check determines whether it may be used.
     Live(Live<V>),
-    /// The store had no such key.
+    /// The store did not have such a key.
     Negative { until: Instant },
-    /// The stored blob cannot be used, until it changes.
+    /// The stored blob cannot be used until it changes.
     Invalid { cause: InvalidCause, reread: Reread },
-    /// For ever.
+    /// Permanent.
     Revoked,
 }
 
-/// A blob that did not open is read once more.
+/// Whether a blob that could not be opened is read once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reread {
     Due,
@@ -77,36 +76,36 @@ pub(crate) struct Live<V> {
     pub(crate) version: u32,
     pub(crate) dek_generation: u32,
     pub(crate) key_bytes: usize,
-    /// When the load began: age is never under-reported.
+    /// When the load began, so that the age is never understated.
     pub(crate) loaded_at: Instant,
     pub(crate) not_after: Instant,
-    /// How much of the keyspace's jitter falls to this load, in 1/65536.
+    /// The fraction of the keyspace's jitter that applies to this load, in 1/65536.
     pub(crate) jitter: u16,
-    /// The keyspace's epoch at the load: another one means that the keyspace was purged since.
+    /// The keyspace's epoch at the load; a different one now means that the keyspace was purged since.
     pub(crate) epoch: u32,
-    /// The keyspace's settings for which the entry's timer was set.
+    /// The revision of the keyspace's settings for which the entry's timer was set.
     pub(crate) armed_for: u32,
 }
 
-/// Which list an entry is in by its state.
+/// The list of an entry's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
     None,
     /// Its keyspace's live keys.
     Resident,
-    /// Its keyspace's keys that are loaded again once the DEK is at hand.
+    /// Keys of its keyspace to reload once the DEK is available.
     Parked,
-    /// Its keyspace's keys that were hot in an earlier run, and that the next passes load.
+    /// Keys of its keyspace that were hot in a previous run, for the next passes to load.
     Warm,
     /// Its keyspace's INVALID keys.
     Invalid,
     /// The shard's negatives, oldest first.
     Negative,
-    /// The shard's revocation marks, oldest first.
+    /// The shard's revoked keys, oldest first.
     Revoked,
 }
 
-/// Which of the prefetcher's queues an entry is in.
+/// The prefetch queue of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
     None,
@@ -140,7 +139,7 @@ impl<V> Entry<V> {
         }
     }
 
-    /// Whether it is on a list of keys that are to be loaded without anybody asking.
+    /// Returns `true` if it is on a list of keys to load without a request.
     pub(crate) fn is_listed_to_load(&self) -> bool {
         matches!(self.home, Home::Parked | Home::Warm)
     }

@@ -1,4 +1,4 @@
-//! What a shard has to tell the log.
+//! Events for the log.
 
 use crate::action::{KeyId, KeyspaceId, LoadError};
 use crate::time::Instant;
@@ -6,96 +6,95 @@ use crate::time::Instant;
 /// Why a stored key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvalidCause {
-    /// The blob does not open.
+    /// The blob cannot be opened.
     Corrupt,
-    /// The key's own validity is over.
+    /// The key is past its `not_after`.
     NotAfterPassed,
 }
 
-/// One thing that happened. Limit their rate before writing them anywhere: a keyspace in trouble
-/// has as many as it has keys.
+/// An event. Limit the rate before logging it: a keyspace with a fault produces as many as it has keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The first waiter of a flight used up its budget. Once for each flight.
+    /// The first waiter of a flight exhausted its budget. Reported once per flight.
     WaitTimeout {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
-        /// Requests that waited for this key at that time.
+        /// Requests waiting for this key at that time.
         waiters: usize,
     },
-    /// A key went INVALID.
+    /// A key became INVALID.
     KeyInvalid {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
-        /// Why.
+        /// The cause.
         cause: InvalidCause,
     },
-    /// A key that was INVALID opened.
+    /// A key that was INVALID could be opened.
     KeyValid {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
     },
-    /// A load failed for a reason that may pass.
+    /// A load failed for a reason that may be transient.
     LoadFailed {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
-        /// Why.
+        /// The cause.
         error: LoadError,
-        /// Failures in a row.
+        /// Number of consecutive failures.
         attempts: u8,
     },
-    /// A load brought an older version than one that was seen before, and was dropped.
+    /// A load returned an older version than one seen before, and was dropped.
     VersionWentBack {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
         /// The version that was loaded.
         loaded: u32,
-        /// The oldest version that would have been accepted.
+        /// The oldest acceptable version.
         expected: u32,
     },
-    /// A live key made room for another.
+    /// A live key was evicted.
     Evicted {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Which key in it.
+        /// The key id.
         key_id: KeyId,
     },
     /// The KMS granted or renewed the DEK.
     LeaseGranted {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Newest DEK generation.
+        /// Latest DEK generation.
         generation: u32,
         /// End of the lease.
         ends_at: Instant,
     },
     /// The DEK's lease ended without renewal.
     LeaseEnded {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
     },
-    /// The KMS refused twice, or is itself locked: NEEDS_UNLOCK.
+    /// The KMS refused twice, or is itself locked: requests get NEEDS_UNLOCK.
     KeyspaceDenied {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// Follows the unlock.
+        /// Identifies the unlock.
         ticket: u64,
     },
     /// The KMS did not answer, or failed.
     KmsUnavailable {
-        /// Which keyspace.
+        /// The keyspace.
         keyspace: KeyspaceId,
-        /// When it is asked again, µs from now.
+        /// Time until the next call, in µs.
         after_us: u64,
     },
 }

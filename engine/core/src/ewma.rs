@@ -1,6 +1,6 @@
 //! A moving average of durations.
 
-/// Exponentially weighted: each sample counts one eighth. The first one sets it.
+/// Exponentially weighted: each sample counts one eighth. The first sample sets it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ewma(Option<u64>);
 
@@ -12,7 +12,7 @@ impl Ewma {
         });
     }
 
-    /// The average, or `None` before the first sample.
+    /// Returns the average, or `None` before the first sample.
     pub(crate) fn us(&self) -> Option<u64> {
         self.0
     }
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_sample_sets_it_and_later_ones_pull() {
+    fn first_sample_sets_the_average_and_later_ones_adjust_it() {
         let mut mean = Ewma::default();
         assert_eq!(mean.us(), None);
         mean.add_us(800);

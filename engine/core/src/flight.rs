@@ -1,8 +1,7 @@
-//! RefreshGroup: the flights of a shard, who waits for them, and who waits for a DEK.
+//! RefreshGroup: the flights of a shard, their waiters, and the waiters for DEKs.
 //!
-//! A key has at most one flight, and all that want the key join it. A load has a name of its own,
-//! the [`FlightId`]; when a flight has to load again, the name changes, and with it everything
-//! that is still on its way under the old one is void.
+//! A key has at most one flight, and every request for the key joins it. A load has an id of its own, the [`FlightId`].
+//! If a flight has to load again, the id changes, and everything still in flight under the old one is ignored.
 
 use crate::action::{FlightId, KeyId, KeyspaceId, Refusal, Token, Urgency};
 use crate::entry::Key;
@@ -15,7 +14,7 @@ use crate::wheel::TimerId;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use hashbrown::HashTable;
 
-/// The list of a flight that a waiter is in.
+/// The list of a flight that contains a waiter.
 pub(crate) const WAITING: u8 = 0;
 
 #[derive(Debug)]
@@ -25,31 +24,31 @@ pub(crate) struct Flight {
     pub(crate) generation: u64,
     pub(crate) origin: Origin,
     pub(crate) stage: Stage,
-    /// Ends the flight.
+    /// The time limit of the flight.
     pub(crate) timer: Option<TimerId<WaitTimer>>,
-    /// Those who take what the present load brings.
+    /// Waiters that get the result of the current load.
     pub(crate) waiters: List<Waiter, WAITING>,
-    /// Force-refreshes that came after the present load began: for them there will be another.
+    /// Force-refreshes received after the current load began; they need another load.
     pub(crate) next: List<Waiter, WAITING>,
-    /// A put was acknowledged since the present load began: whatever it brings is void.
+    /// A put was acknowledged since the current load began, so its result is discarded.
     pub(crate) overtaken: bool,
-    /// The DEK was asked for because the blob needed another generation.
+    /// The DEK was requested because the blob needed another generation.
     pub(crate) dek_asked: bool,
-    /// Waits that used up their budget were reported.
+    /// A wait that exhausted its budget was reported.
     pub(crate) timeout_reported: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// No load yet: the DEK is not at hand.
+    /// No load yet: the DEK is not available.
     AwaitingDek,
-    /// The caller was asked for a load, and has not begun to read.
+    /// The load was requested from the caller, which has not begun to read.
     Queued { queued_at: Instant },
     Loading {
         queued_at: Instant,
         started_at: Instant,
     },
-    /// Over, and no longer its entry's flight: it stays until all who waited for it have their answers.
+    /// Ended, and no longer its entry's flight: it remains until all its waiters have been answered.
     Over,
 }
 
@@ -58,11 +57,11 @@ pub(crate) enum Stage {
 pub(crate) enum Ending {
     /// The key is live.
     Landed { version: u32 },
-    /// It brought no key. What was live before may still be.
+    /// It returned no key. A key that was live before may still be.
     Failed(Refusal),
 }
 
-/// A flight that is over, with waiters that have yet to get their answers.
+/// A flight that has ended, with waiters that have not been answered.
 #[derive(Debug)]
 struct Ended {
     flight: At<Flight>,
@@ -71,33 +70,33 @@ struct Ended {
     ending: Ending,
 }
 
-/// A waiter whose wait is over.
+/// A waiter whose wait has ended.
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) waiter: Waiter,
-    /// The key that it waited for; `None`: it waited for a DEK.
+    /// The key that it waited for; `None` if it waited for a DEK.
     pub(crate) key: Option<(KeyspaceId, KeyId)>,
-    /// `None`: its time was over before its flight was, or it had none.
+    /// `None` if its wait ended before its flight, or if it had no flight.
     pub(crate) ending: Option<Ending>,
 }
 
 /// Why a flight was started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Somebody needs the key now.
+    /// A request needs the key now.
     Demand,
     /// The prefetcher.
     Prefetch(Urgency),
     /// An unlock.
     Reload,
-    /// The key was hot in an earlier run.
+    /// A warm start: the key was hot in a previous run.
     Warm,
-    /// A blob that did not open is read once more, or one that was replaced.
+    /// A second read of a blob that could not be opened, or a read of a blob that was replaced.
     Again,
 }
 
 impl Origin {
-    /// Whether the flight counts against `max_in_flight`.
+    /// Returns `true` if the flight counts against `max_in_flight`.
     pub(crate) fn is_background(self) -> bool {
         matches!(self, Self::Prefetch(_) | Self::Reload | Self::Warm)
     }
@@ -117,7 +116,7 @@ pub(crate) struct Waiter {
     pub(crate) token: Token,
     pub(crate) kind: WaiterKind,
     pub(crate) place: Place,
-    /// Of those that are late, which outlive their flight.
+    /// The key of a late waiter, which outlives its flight.
     late_for: Option<(KeyspaceId, KeyId)>,
     pub(crate) keyspace_at: At<Keyspace>,
     pub(crate) timer: TimerId<WaitTimer>,
@@ -125,16 +124,16 @@ pub(crate) struct Waiter {
     link: Link<Self>,
 }
 
-/// The list that a waiter is in.
+/// The list that contains a waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// This flight's `waiters`.
     Present(At<Flight>),
     /// This flight's `next`.
     Next(At<Flight>),
-    /// Those who wait for this keyspace's DEK.
+    /// The waiters for this keyspace's DEK.
     Dek(At<Keyspace>),
-    /// Its time is over: it waits for nothing but its answer.
+    /// Its wait has ended: it only has to be answered.
     Late,
 }
 
@@ -164,20 +163,20 @@ impl Linked<WAITING> for Waiter {
 pub(crate) struct RefreshGroup {
     pub(crate) flights: Slots<Flight>,
     pub(crate) waiters: Slots<Waiter>,
-    /// Waiters by token. Never walked.
+    /// Waiters by token. Never iterated.
     tokens: HashTable<At<Waiter>>,
     hasher: ahash::RandomState,
     generations: u64,
-    /// Flights that are over and whose waiters have yet to get their answers, oldest first. Each has its slot in
-    /// `flights`. No more than there are waiters when they ended.
+    /// Flights that have ended and whose waiters have not been answered, oldest first. Each keeps its slot in `flights`.
+    /// There are no more than there were waiters when they ended.
     ended: VecDeque<Ended>,
-    /// Waiters whose time was over before their flight was, oldest first.
+    /// Waiters whose wait ended before their flight, oldest first.
     late: List<Waiter, WAITING>,
-    /// Who waits for a keyspace's DEK. No list is empty.
+    /// Waiters for a keyspace's DEK. No list is empty.
     wanting: BTreeMap<At<Keyspace>, List<Waiter, WAITING>>,
-    /// Of these, the keyspaces of which the DEK has come, or will not.
+    /// Of these, the keyspaces whose DEK has arrived, or will not.
     answered: BTreeSet<At<Keyspace>>,
-    /// Flights that the prefetcher, an unlock or a warm start started.
+    /// Flights started by the prefetcher, an unlock or a warm start.
     pub(crate) background: usize,
 }
 
@@ -197,7 +196,7 @@ impl RefreshGroup {
         }
     }
 
-    /// A number that no load had before.
+    /// Returns a number that no load had before.
     pub(crate) fn next_generation(&mut self) -> u64 {
         self.generations += 1;
         self.generations
@@ -208,13 +207,13 @@ impl RefreshGroup {
         self.flights.insert(flight)
     }
 
-    /// Flights under way.
+    /// Returns the number of flights in progress.
     pub(crate) fn flying(&self) -> usize {
         self.flights.len() - self.ended.len()
     }
 
-    /// Ends a flight: those who wait for its present load get their answers from [`RefreshGroup::next_settled`], one at a
-    /// time. Takes no longer the more of them there are. The caller has taken `next` away.
+    /// Ends a flight: the waiters of its current load are returned by [`RefreshGroup::next_settled`], one at a time. The
+    /// cost does not depend on their number. The caller has already removed `next`.
     pub(crate) fn end(
         &mut self,
         at: At<Flight>,
@@ -237,7 +236,7 @@ impl RefreshGroup {
         });
     }
 
-    /// A waiter's time is over. Its flight goes on without it.
+    /// Marks a waiter as late when its wait ends. Its flight continues without it.
     pub(crate) fn is_late(&mut self, at: At<Waiter>, key: Option<(KeyspaceId, KeyId)>) {
         self.unlist(at);
         let waiter = &mut self.waiters[at];
@@ -246,17 +245,17 @@ impl RefreshGroup {
         self.late.push_back(&mut self.waiters, at);
     }
 
-    /// Whether there is anybody for [`RefreshGroup::next_settled`].
+    /// Returns `true` if [`RefreshGroup::next_settled`] has a waiter to return.
     pub(crate) fn has_settled(&self) -> bool {
         !self.late.is_empty() || !self.answered.is_empty() || !self.ended.is_empty()
     }
 
-    /// Waiters that are late.
+    /// Returns the number of late waiters.
     pub(crate) fn late(&self) -> usize {
         self.late.len()
     }
 
-    /// The next waiter that is to have its answer now.
+    /// Returns the next waiter to be answered now.
     pub(crate) fn next_settled(&mut self) -> Option<Settled> {
         if let Some(at) = self.late.pop_front(&mut self.waiters) {
             let mut waiter = self.forget(at);
@@ -276,7 +275,7 @@ impl RefreshGroup {
                 self.flights.remove(flight);
                 self.ended.pop_front();
             }
-            // Otherwise all who waited have left.
+            // Otherwise all its waiters have left.
             if let Some(at) = first {
                 return Some(Settled {
                     waiter: self.forget(at),
@@ -287,14 +286,14 @@ impl RefreshGroup {
         }
     }
 
-    /// The flight whose present load, which was begun, has this name.
+    /// Returns the flight whose current load has begun and has this id.
     pub(crate) fn find(&self, id: FlightId) -> Option<At<Flight>> {
         let flight = self.flights.used(id.at)?;
         let loading = matches!(flight.stage, Stage::Loading { .. });
         (flight.generation == id.generation && loading).then_some(id.at)
     }
 
-    /// The load of this name begins, if it is wanted still.
+    /// Begins the load with this id, if it is still needed.
     pub(crate) fn begin(&mut self, now: Instant, id: FlightId) -> bool {
         let flight = self.flights.used(id.at);
         let Some(Stage::Queued { queued_at }) = flight
@@ -310,7 +309,7 @@ impl RefreshGroup {
         true
     }
 
-    /// Adds a waiter: to those of a flight's present load, to those of its next, or to those who wait for a DEK.
+    /// Adds a waiter: to a flight's current load, to its next load, or to the waiters for a DEK.
     pub(crate) fn join(
         &mut self,
         place: Place,
@@ -322,9 +321,9 @@ impl RefreshGroup {
         let keyspace_at = match place {
             Place::Present(flight) | Place::Next(flight) => self.flights[flight].keyspace_at,
             Place::Dek(keyspace) => keyspace,
-            Place::Late => unreachable!("who joins has time"),
+            Place::Late => unreachable!("a waiter that joins has time left"),
         };
-        // The waiter's slot goes into the timer, and the timer into the waiter.
+        // The waiter's slot is stored in the timer, and the timer in the waiter.
         let timer = timer(self.waiters.vacant().at());
         let at = self.waiters.insert(Waiter {
             token,
@@ -356,7 +355,7 @@ impl RefreshGroup {
             .copied()
     }
 
-    /// Takes a waiter out. Its flight goes on.
+    /// Removes a waiter. Its flight continues.
     pub(crate) fn leave(&mut self, at: At<Waiter>) -> Waiter {
         self.unlist(at);
         self.forget(at)
@@ -374,7 +373,7 @@ impl RefreshGroup {
 
     fn unlist_wanting(&mut self, keyspace: At<Keyspace>, at: At<Waiter>) {
         let list = self.wanting.get_mut(&keyspace);
-        let list = list.expect("who waits for a DEK is listed");
+        let list = list.expect("a waiter for a DEK is listed");
         list.remove(&mut self.waiters, at);
         if list.is_empty() {
             self.wanting.remove(&keyspace);
@@ -382,34 +381,34 @@ impl RefreshGroup {
         }
     }
 
-    /// Whether anybody waits for a keyspace's DEK.
+    /// Returns `true` if there are waiters for a keyspace's DEK.
     pub(crate) fn is_dek_wanted(&self, keyspace: At<Keyspace>) -> bool {
         self.wanting.contains_key(&keyspace)
     }
 
-    /// A keyspace's DEK has come, or will not: who waits for it gets the answer from [`RefreshGroup::next_wanting`].
+    /// Marks a keyspace's DEK as arrived, or as not arriving: its waiters are returned by [`RefreshGroup::next_wanting`].
     pub(crate) fn answer_wanting(&mut self, keyspace: At<Keyspace>) {
         if self.is_dek_wanted(keyspace) {
             self.answered.insert(keyspace);
         }
     }
 
-    /// The first of the keyspaces whose DEK has come, or will not, and is waited for.
+    /// Returns the first keyspace whose DEK has arrived, or will not, and that has waiters.
     pub(crate) fn first_answered(&self) -> Option<At<Keyspace>> {
         self.answered.first().copied()
     }
 
-    /// Whether who waits for a keyspace's DEK is about to be told.
+    /// Returns `true` if the waiters for a keyspace's DEK are about to be answered.
     pub(crate) fn is_answered(&self, keyspace: At<Keyspace>) -> bool {
         self.answered.contains(&keyspace)
     }
 
-    /// Who waits for a keyspace's DEK goes on waiting.
+    /// Lets the waiters for a keyspace's DEK continue to wait.
     pub(crate) fn wait_on(&mut self, keyspace: At<Keyspace>) {
         self.answered.remove(&keyspace);
     }
 
-    /// The next who waited for a keyspace's DEK.
+    /// Returns the next waiter for a keyspace's DEK.
     pub(crate) fn next_wanting(&mut self, keyspace: At<Keyspace>) -> Option<Settled> {
         let at = self.wanting.get(&keyspace)?.front()?;
         Some(Settled {
@@ -419,14 +418,14 @@ impl RefreshGroup {
         })
     }
 
-    /// Who waits for DEKs, by keyspace.
+    /// Iterates over the waiters for DEKs, by keyspace.
     pub(crate) fn wanting(&self) -> impl Iterator<Item = (At<Keyspace>, At<Waiter>)> {
         let lists = self.wanting.iter();
         lists.flat_map(|(keyspace, list)| list.iter(&self.waiters).map(|at| (*keyspace, at)))
     }
 
-    /// Hands the waiters of a list over to the present load of a flight: as long a walk as there are force-refreshes that
-    /// came while a load was under way.
+    /// Moves the waiters of a list to the current load of a flight. The cost is linear in the number of force-refreshes
+    /// received while a load was in flight.
     pub(crate) fn adopt(&mut self, flight: At<Flight>, mut list: List<Waiter, WAITING>) {
         while let Some(at) = list.pop_front(&mut self.waiters) {
             self.waiters[at].place = Place::Present(flight);
@@ -445,7 +444,7 @@ impl RefreshGroup {
 }
 
 impl Flight {
-    /// A flight of this entry that has no load yet.
+    /// Creates a flight of this entry that has no load yet.
     pub(crate) fn new(entry: At<Key>, keyspace_at: At<Keyspace>, origin: Origin) -> Self {
         Self {
             entry,
@@ -462,8 +461,8 @@ impl Flight {
         }
     }
 
-    /// A warm start's, and nobody has come to wait for it: it costs others nothing, neither a call
-    /// to the KMS nor a key that is in memory.
+    /// Returns `true` for a flight of a warm start that no request waits for: it must not cost others anything, neither a
+    /// KMS call nor a key in memory.
     pub(crate) fn is_on_spec(&self) -> bool {
         self.origin == Origin::Warm && self.waiters.is_empty() && self.next.is_empty()
     }

@@ -1,31 +1,30 @@
-//! The expiry check: the one place that lends out a key.
+//! The expiry check: the only place that lends a key.
 
 use crate::entry::Live;
 use crate::keyspace::Terms;
 use crate::time::Instant;
 use core::fmt;
 
-/// Leave to use a key once, now. Only the expiry check makes one, so that whoever holds it knows
-/// that the check was made.
+/// The right to use a key once, now. Only the expiry check creates one, so a `Grant` proves that the check was made.
 pub struct Grant<'a, V> {
     /// The key.
     pub value: &'a V,
-    /// Its newest version.
+    /// Its latest version.
     pub version: u32,
     /// Past its soft TTL.
     pub stale: bool,
-    /// Time since the load began that brought it, µs.
+    /// Time since the load of this key began, in µs.
     pub age_us: u64,
-    /// `effective_hard`: at this time and after it no result may leave.
+    /// `effective_hard`: at this time and later no result may be released.
     pub expires_at: Instant,
     _checked: Checked,
 }
 
-/// Can be written down in this module only.
+/// Can be constructed in this module only.
 struct Checked;
 
 impl<'a, V> Grant<'a, V> {
-    /// `None` at or after `effective_hard`, or if the key outlived a purge of its keyspace.
+    /// Returns `None` at or after `effective_hard`, or if the key is older than a purge of its keyspace.
     #[inline]
     pub(crate) fn check(live: &'a Live<V>, terms: &Terms, now: Instant) -> Option<Self> {
         let expires_at = terms.effective_hard(live);
@@ -43,7 +42,7 @@ impl<'a, V> Grant<'a, V> {
     }
 }
 
-// By hand: the key must not be printed, and need not be printable.
+// Implemented by hand: the key must not be printed, and need not implement `Debug`.
 impl<V> fmt::Debug for Grant<'_, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")

@@ -1,4 +1,4 @@
-//! The hottest keys of a shard, by name only: what it writes down for its next start.
+//! The ids of a shard's hottest keys, which it saves for its next start.
 
 use crate::action::{KeyId, KeyspaceId};
 use alloc::collections::BinaryHeap;
@@ -7,28 +7,27 @@ use core::cmp::Reverse;
 
 /// The hottest keys, collected by [`Shard::survey`](crate::Shard::survey) in bounded steps.
 ///
-/// A key's heat is how many requests found it live, halved each time it was loaded: uses of the
-/// last soft TTL or so, as long as it is refreshed. So keys of one keyspace compare well; between
-/// keyspaces those with a longer soft TTL weigh more. Keys that were purged by a lock or the end
-/// of a lease while in use count, since they are to be loaded again; keys of no heat do not.
+/// A key's heat is the number of requests that found it live, halved each time it was loaded: the uses during about one
+/// soft TTL, while it is refreshed. So keys of one keyspace compare well; between keyspaces, those with a longer soft TTL
+/// weigh more. Keys that were purged by a lock or the end of a lease while in use count, since they will be reloaded;
+/// keys without heat do not.
 ///
-/// Each step costs the slots it looks at, and the logarithm of `keys_max` for each key entered. The
-/// shard goes on between steps: a key that was forgotten and loaded again meanwhile may be missed,
-/// or be there twice.
+/// Each step costs the slots it inspects, and the logarithm of `keys_max` for each key added. The shard continues to run
+/// between steps, so a key that was discarded and reloaded in the meantime may be missed, or appear twice.
 #[derive(Debug)]
 pub struct Hottest {
     keyspace: Option<KeyspaceId>,
     keys_max: usize,
-    /// The coldest on top.
+    /// Minimum on top.
     kept: BinaryHeap<Reverse<Heat>>,
     pub(crate) next_slot: u32,
 }
 
-/// More uses are hotter; of equal ones the first by name.
+/// More uses are hotter; ties are ordered by id.
 type Heat = (u32, Reverse<(KeyspaceId, KeyId)>);
 
 impl Hottest {
-    /// Collects at most `keys_max` keys, of all keyspaces.
+    /// Collects at most `keys_max` keys of all keyspaces.
     #[must_use]
     pub fn new(keys_max: usize) -> Self {
         Self {
@@ -48,7 +47,7 @@ impl Hottest {
         }
     }
 
-    /// What was collected, hottest first.
+    /// Returns the collected keys, hottest first.
     #[must_use]
     pub fn into_keys(self) -> Vec<(KeyspaceId, KeyId)> {
         let kept = self.kept.into_sorted_vec().into_iter();
@@ -67,7 +66,7 @@ impl Hottest {
         }
     }
 
-    /// Whether there is no place for a key of so many uses: most keys of a big shard end here.
+    /// Returns `true` if a key with this many uses would not be kept. Most keys of a large shard end here.
     fn is_colder_than_all(&self, uses: u32) -> bool {
         let coldest = self.kept.peek().map_or(0, |Reverse((uses, _))| *uses);
         self.kept.len() >= self.keys_max && uses < coldest
@@ -100,7 +99,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_hottest_come_first_and_the_unused_not_at_all() {
+    fn hottest_keys_come_first_and_unused_keys_are_excluded() {
         let keys = entered(Hottest::new(10), &KEYS);
         let expected = [
             (2, "nine"),
@@ -114,20 +113,20 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_kept_than_wanted_whatever_the_order() {
+    fn at_most_keys_max_are_kept_in_any_order() {
         for turn in 0..KEYS.len() {
             let mut keys = KEYS;
             keys.rotate_left(turn);
             let kept = entered(Hottest::new(3), &keys);
             let expected = [(2, "nine"), (1, "seven"), (1, "also five")];
             let expected = expected.map(|(keyspace, key)| (keyspace, key.as_bytes().to_vec()));
-            assert_eq!(kept, expected, "turned by {turn}");
+            assert_eq!(kept, expected, "rotated by {turn}");
         }
         assert!(entered(Hottest::new(0), &KEYS).is_empty());
     }
 
     #[test]
-    fn one_keyspace_can_be_looked_at_alone() {
+    fn one_keyspace_can_be_collected_alone() {
         let keys = entered(Hottest::of(TWO, 10), &KEYS);
         assert_eq!(keys, [(2, b"nine".to_vec()), (2, b"one".to_vec())]);
     }

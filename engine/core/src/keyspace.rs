@@ -1,4 +1,4 @@
-//! One keyspace at this shard: settings, lease, gate, lists of its keys, figures.
+//! One keyspace at this shard: settings, lease, gate, lists of its keys, counters.
 
 mod lease;
 mod terms;
@@ -23,15 +23,15 @@ use crate::wheel::TimerId;
 pub(crate) struct Keyspace {
     pub(crate) id: KeyspaceId,
     pub(crate) settings: Settings,
-    /// What the expiry check needs.
+    /// The input of the expiry check.
     pub(crate) terms: Terms,
     pub(crate) gate: Gate,
     pub(crate) lease: Lease,
     pub(crate) unlocks: Unlocks,
     pub(crate) counters: Counters,
-    /// Durations of loads that brought a key.
+    /// Durations of loads that returned a key.
     pub(crate) load_us: Ewma,
-    /// This shard's part of `max_in_flight`.
+    /// This shard's share of `max_in_flight`.
     pub(crate) share: u32,
 
     pub(crate) resident: List<Key, HOME>,
@@ -41,25 +41,25 @@ pub(crate) struct Keyspace {
     pub(crate) ahead: List<Key, DUE>,
     pub(crate) urgent: List<Key, DUE>,
 
-    /// How many of the INVALID keys an unlock has yet to read again.
+    /// How many of the INVALID keys an unlock still has to read again.
     pub(crate) invalid_to_reload: usize,
-    /// Flights that an unlock, or the return of the DEK, started.
+    /// Flights started by an unlock, or by the return of the DEK.
     pub(crate) reloads: u64,
-    /// Flights that a warm start started.
+    /// Flights started by a warm start.
     pub(crate) warm_flights: usize,
-    /// In the shard's queue of keyspaces to sweep.
+    /// Whether it is in the shard's queue of keyspaces to sweep.
     pub(crate) sweeping: bool,
-    /// What becomes of used keys that a sweep finds purged.
+    /// What a sweep does with used keys that were purged.
     pub(crate) purged: Purged,
-    /// Newest DEK generation that a write was to be sealed under.
+    /// Highest DEK generation under which a write had to be sealed.
     pub(crate) seal_generation: u32,
-    /// Requests, force-refreshes and writes by the time of the last grant.
+    /// Requests, force-refreshes and writes up to the last grant.
     pub(crate) demand_at_grant: u64,
     pub(crate) ask_timer: Option<TimerId<LeaseTimer>>,
     pub(crate) end_timer: Option<TimerId<LeaseTimer>>,
 }
 
-/// Whether the keyspace may be used at all.
+/// Whether the keyspace may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
@@ -69,12 +69,12 @@ pub(crate) enum Gate {
     Denied,
 }
 
-/// What becomes of the used keys of a purged keyspace.
+/// What happens to the used keys of a purged keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purged {
-    /// They are remembered, by name only, and loaded again when the DEK is at hand.
+    /// Their ids are kept, and they are reloaded when the DEK is available.
     Parked,
-    /// They are forgotten: nobody wanted them.
+    /// They are discarded, since no request used them.
     Forgotten,
 }
 
@@ -108,18 +108,18 @@ impl Keyspace {
         }
     }
 
-    /// Requests, force-refreshes and writes so far.
+    /// Returns the number of requests, force-refreshes and writes so far.
     pub(crate) fn demand(&self) -> u64 {
         let counters = &self.counters;
         counters.requests_total + counters.force_refresh_total + counters.dek_requests_total
     }
 
-    /// Whether anybody wanted a key, or the DEK itself, since it was last granted.
+    /// Returns `true` if a key, or the DEK itself, was requested since the last grant.
     pub(crate) fn is_wanted(&self) -> bool {
         self.demand() != self.demand_at_grant || self.unlocks.is_reloading()
     }
 
-    /// Takes down the age of a key that was served.
+    /// Records the age of a key that was served.
     #[inline]
     pub(crate) fn served(&mut self, age_us: u64) {
         let oldest = &mut self.counters.oldest_served_age_us;
@@ -130,7 +130,7 @@ impl Keyspace {
         now < self.terms.lease_end()
     }
 
-    /// Whether the DEK that writes are sealed under is at hand.
+    /// Returns `true` if the DEK that writes are sealed under is available.
     pub(crate) fn can_seal(&self, now: Instant) -> bool {
         self.has_lease(now) && self.lease.generation() >= self.seal_generation
     }

@@ -1,47 +1,45 @@
-//! What one shard may hold at most.
+//! The limits of one shard.
 
 use core::fmt;
 
 /// Named maxima of one shard. Every list, map and queue of the core is bounded by one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Which shard this is, `0..shard_count`. The first shards get the remainder of node-wide
-    /// figures.
+    /// The index of this shard, `0..shard_count`. The first shards get the remainder of node-wide limits.
     pub shard_index: u16,
-    /// How many shards the node has.
+    /// Number of shards of the node.
     pub shard_count: u16,
-    /// Entries of every state: live keys, flights, negatives, marks.
+    /// Most entries in any state: live keys, flights, missing and revoked keys.
     pub entries_max: usize,
-    /// Sum of [`Loaded::key_bytes`](crate::Loaded::key_bytes) of the live keys.
+    /// Largest sum of [`Loaded::key_bytes`](crate::Loaded::key_bytes) of the live keys.
     pub key_bytes_max: usize,
-    /// Loads that may run or wait for a DEK at a time.
+    /// Most loads that run or wait for a DEK at a time.
     pub flights_max: usize,
-    /// Of `flights_max`, what prefetching leaves alone.
+    /// How many of `flights_max` prefetching leaves unused.
     pub on_demand_reserve: usize,
-    /// Requests and force-refreshes that may wait at a time.
+    /// Most requests and force-refreshes that wait at a time.
     pub waiters_max: usize,
-    /// Keys remembered as missing.
+    /// Most keys cached as missing.
     pub negatives_max: usize,
-    /// Keys remembered as revoked. One that falls out is learned again from the store.
+    /// Most keys cached as revoked. A key that is dropped is read from the store again.
     pub revoked_max: usize,
-    /// Timers of waiters and flights that go off in one tick. The rest of those that are due go off in the next ticks,
-    /// so that a tick takes a bounded time however many waits end at once.
+    /// Most timers of waiters and flights that fire in one tick. Others that are due fire in the next ticks, so that a
+    /// tick takes a bounded time however many waits end together.
     pub timers_per_tick_max: usize,
-    /// Time limit of one flight, µs.
+    /// Time limit of one flight, in µs.
     pub flight_time_limit_us: u64,
-    /// By how much of it a DEK is renewed before half of its lease, parts per million: after
-    /// `(1 - renew_early_ppm / 10^6) / 2` of the lease, never later than half. A process draws it
-    /// at its start, the same for all its shards: processes that began together then have different
-    /// periods and drift apart, instead of calling the KMS together for ever.
+    /// How much earlier than half of its lease a DEK is renewed, in parts per million: after `(1 - renew_early_ppm /
+    /// 10^6) / 2` of the lease, never later than half. A process draws it at its start, the same for all its shards:
+    /// processes that started together then have different periods and drift apart, instead of calling the KMS together
+    /// indefinitely.
     pub renew_early_ppm: u32,
 }
 
-/// The largest [`Limits::renew_early_ppm`]: a renewal at two fifths of the lease, and a quarter
-/// more calls of the KMS.
+/// The largest [`Limits::renew_early_ppm`]: a renewal at two fifths of the lease, and a quarter more KMS calls.
 pub const RENEW_EARLY_PPM_MAX: u32 = 200_000;
 
-/// How often a lease that is in use is renewed while it lasts, with [`Limits::renew_early_ppm`]:
-/// 2.0 with none, 2.5 with the most.
+/// Returns how often a lease that is in use is renewed during its duration, with [`Limits::renew_early_ppm`]: 2.0 with 0,
+/// 2.5 with the maximum.
 #[must_use]
 pub fn renewals_per_lease(renew_early_ppm: u32) -> f64 {
     2.0 / (1.0 - f64::from(renew_early_ppm) / 1e6)
@@ -67,8 +65,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The share of a node-wide figure that falls to this shard: the quotient, and one more for
-    /// each of the first (figure mod shards) shards. The shares of all shards add up to it.
+    /// Returns this shard's share of a node-wide limit: the quotient, and one more for each of the first (limit mod
+    /// shards) shards. The shares of all shards add up to it.
     #[must_use]
     pub fn share_of(&self, node_wide: u32) -> u32 {
         let shards = u32::from(self.shard_count);
@@ -129,16 +127,16 @@ impl Limits {
     }
 }
 
-/// The limits contradict each other, or reason.
+/// The limits conflict with each other, or are out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitsError {
-    /// The rule that is broken.
+    /// The violated rule.
     pub rule: &'static str,
 }
 
 impl fmt::Display for LimitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the limits of a shard must keep the rule {}", self.rule)
+        write!(f, "the limits of a shard must satisfy {}", self.rule)
     }
 }
 
@@ -173,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earlier_renewals_come_the_more_of_them_there_are() {
+    fn earlier_renewals_are_more_frequent() {
         let renewals = |early_ppm| (renewals_per_lease(early_ppm) * 1e6).round() as u64;
         assert_eq!(
             [0, 100_000, RENEW_EARLY_PPM_MAX].map(renewals),
@@ -182,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_rule_is_named() {
+    fn violated_rule_is_named() {
         let limits = Limits {
             on_demand_reserve: 1_024,
             ..Limits::default()

@@ -1,4 +1,4 @@
-//! Doubly linked lists through the values of slots: O(1) to add and to take out, no allocation.
+//! Doubly linked lists through the values of slots: O(1) insertion and removal, no allocation.
 
 use crate::slots::{At, Slots};
 
@@ -9,9 +9,9 @@ pub(crate) struct Link<M> {
     next: Option<At<M>>,
 }
 
-/// A value that can be in a list. `WHICH` tells several memberships of one value apart.
+/// A value that can be in a list. `WHICH` distinguishes several memberships of one value.
 pub(crate) trait Linked<const WHICH: u8> {
-    /// What names the value's slot.
+    /// Identifies the value's slot.
     type Slot;
 
     fn link(&mut self) -> &mut Link<Self::Slot>;
@@ -29,8 +29,7 @@ impl<M> Link<M> {
     }
 }
 
-/// First and last of a list. Which values are members is the business of the caller: a value is
-/// in at most one list of each `WHICH`.
+/// First and last of a list. The caller tracks which values are members: a value is in at most one list of each `WHICH`.
 #[derive(Debug)]
 pub(crate) struct List<M, const WHICH: u8> {
     head: Option<At<M>>,
@@ -102,7 +101,7 @@ impl<M, const WHICH: u8> List<M, WHICH> {
         Some(at)
     }
 
-    /// The members, first to last.
+    /// Iterates over the members, first to last.
     pub(crate) fn iter<'a, T>(
         &self,
         slots: &'a Slots<T, M>,
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn members_keep_their_order_when_others_leave() {
+    fn members_keep_their_order_when_others_are_removed() {
         let mut slots: Slots<Node> = Slots::new();
         let mut list = List::<Node, 0>::default();
         let nodes: Vec<_> = (0..5).map(|_| slots.insert(Node(Link::LOOSE))).collect();

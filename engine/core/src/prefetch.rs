@@ -1,17 +1,16 @@
-//! Which keys are refreshed ahead of need, and how soon.
+//! Determines which keys are refreshed ahead of need, and how soon.
 
 use crate::backoff::Backoff;
 use crate::entry::Due;
 use crate::keyspace::Points;
 use crate::time::Instant;
 
-/// Time between two passes of the prefetcher, µs. Refreshes ahead of need start at passes only.
-/// Well below the shortest sensible refresh window, well above a load's duration, so that the
-/// slots of one pass are free again at the next.
+/// Time between two passes of the prefetcher, in µs. Refreshes ahead of need start in passes only. It is well below the
+/// shortest sensible refresh window and well above a load's duration, so that the slots of one pass are free again at the
+/// next.
 pub const SCAN_PERIOD_US: u64 = 10_000;
 
-/// What to do with a live key that has no flight: the queue it belongs into, and when to look at
-/// it again. Never later than `points.hard_at`.
+/// Returns the queue of a live key that has no flight, and when to check it again, never later than `points.hard_at`.
 pub(crate) fn plan(
     points: &Points,
     now: Instant,
@@ -32,7 +31,7 @@ pub(crate) fn plan(
     } else if now < points.soft_at && look_again_us > 0 {
         (Due::None, now.plus_us(look_again_us).min(points.soft_at))
     } else {
-        // Nobody used it: left to expire.
+        // Not used: left to expire.
         (Due::None, points.hard_at)
     };
     (due, look_at.min(points.hard_at))
@@ -59,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_used_key_goes_from_ahead_to_urgent() {
+    fn used_key_moves_from_ahead_to_urgent() {
         let idle = Backoff::default();
         assert_eq!(plan(&POINTS, at(10), true, &idle, 2), (Due::None, at(80)));
         assert_eq!(plan(&POINTS, at(80), true, &idle, 2), (Due::Ahead, at(95)));
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unused_key_is_looked_at_again_and_then_left_to_expire() {
+    fn unused_key_is_checked_again_and_then_left_to_expire() {
         let idle = Backoff::default();
         assert_eq!(plan(&POINTS, at(80), false, &idle, 2), (Due::None, at(82)));
         assert_eq!(plan(&POINTS, at(99), false, &idle, 2), (Due::None, at(100)));
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_backs_off_is_looked_at_when_it_may_be_tried_again() {
+    fn key_in_backoff_is_checked_when_the_backoff_ends() {
         let mut backoff = Backoff::default();
         backoff.failed(at(85), &mut Rng::new(1), 100, 1_000);
         assert_eq!(

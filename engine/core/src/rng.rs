@@ -1,6 +1,6 @@
-//! Small deterministic randomness for jitter and back-off. Not for secrets.
+//! Small deterministic randomness for jitter and backoff. Not for secrets.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): one addition and three mixes a number, any seed will do.
+/// SplitMix64 (Steele, Lea, Flood 2014): one addition and three mixes per number; any seed is suitable.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -21,8 +21,8 @@ impl Rng {
         (self.next_u64() >> 48) as u16
     }
 
-    /// A number in `0..=max`. The bias of the multiplication is below 2^-40 for every range that
-    /// is used here, and harmless for jitter.
+    /// Returns a number in `0..=max`. The bias of the multiplication is below 2^-40 for every range used here, and
+    /// harmless for jitter.
     pub(crate) const fn up_to(&mut self, max: u64) -> u64 {
         ((self.next_u64() as u128 * (max as u128 + 1)) >> 64) as u64
     }

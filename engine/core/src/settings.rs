@@ -1,4 +1,4 @@
-//! The settings of a keyspace: names, defaults, and the rules that tie them together.
+//! The settings of a keyspace: names, defaults, and the rules between them.
 
 mod rules;
 mod text;
@@ -7,43 +7,42 @@ pub use rules::SettingsError;
 
 use crate::time::US_PER_MS;
 
-/// What a request that finds a stale key does.
+/// What happens to a request that finds a stale key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnSoftExpiry {
-    /// Joins the flight and waits up to the wait budget; then it gets the stale value.
+    /// It joins the flight and waits up to the wait budget, and then gets the stale value.
     #[default]
     Wait,
-    /// Gets the stale value at once.
+    /// It gets the stale value immediately.
     ServeStale,
 }
 
-/// The settings of one keyspace. All of them act at once when they change.
+/// The settings of one keyspace. Changes take effect immediately.
 ///
-/// A change never brings a key more life than it was loaded with: a longer `hard_ttl_ms` holds
-/// for keys from their next load on, a longer `dek_lease_ms` from the next unwrap on; shorter ones
-/// hold for everything at once.
+/// A change never prolongs the life of a loaded key: a longer `hard_ttl_ms` applies to keys from their next load, a
+/// longer `dek_lease_ms` from the next unwrap. Shorter values apply immediately.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Age at which a key goes stale, ms.
     pub soft_ttl_ms: u64,
     /// Age at which a key is no longer used, ms.
     pub hard_ttl_ms: u64,
-    /// How long an unwrap at the KMS allows the use of the DEK, ms. Renewed at half, or
-    /// a little before: see [`Limits::renew_early_ppm`](crate::Limits::renew_early_ppm).
+    /// How long an unwrap by the KMS allows the use of the DEK, in ms. Renewed at half, or slightly earlier: see
+    /// [`Limits::renew_early_ppm`](crate::Limits::renew_early_ppm).
     pub dek_lease_ms: u64,
     /// How long before its soft expiry a key is refreshed, ms. `None`: a fifth of `soft_ttl_ms`.
     pub refresh_window_ms: Option<u64>,
-    /// With less than this part of its soft TTL left, in percent, a key's refresh is urgent.
+    /// The remaining part of a key's soft TTL below which its refresh is urgent, in percent.
     pub low_water_pct: u8,
-    /// Prefetch flights of the whole node; 0 switches the prefetcher off.
+    /// Most prefetch flights of the whole node; 0 disables the prefetcher.
     pub max_in_flight: u32,
-    /// How long a request waits for a flight, µs; 0: not at all.
+    /// How long a request waits for a flight, in µs; 0: it does not wait.
     pub sign_wait_budget_us: u64,
-    /// What a request that finds a stale key does.
+    /// What happens to a request that finds a stale key.
     pub on_soft_expiry: OnSoftExpiry,
-    /// By how much of itself a key's soft TTL is shortened at random, at most, in percent.
+    /// Largest random reduction of a key's soft TTL, in percent.
     pub jitter_pct: u8,
-    /// How long after its revocation a key can be deleted, ms. The core itself has no use for it.
+    /// How long after its revocation a key can be deleted, in ms. The core itself does not use it.
     pub delete_wait_ms: u64,
 }
 
@@ -65,10 +64,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The part of the soft TTL that the refresh window takes when it was not set, in percent.
+    /// The refresh window if it is not set, in percent of the soft TTL.
     pub const REFRESH_WINDOW_PCT: u64 = 20;
 
-    /// The refresh window in force, ms.
+    /// Returns the refresh window in effect, in ms.
     #[must_use]
     pub const fn refresh_window_ms(&self) -> u64 {
         match self.refresh_window_ms {
@@ -93,12 +92,12 @@ impl Settings {
         self.refresh_window_ms() * US_PER_MS
     }
 
-    /// How long before its soft expiry a key's refresh gets urgent, µs.
+    /// Returns how long before its soft expiry a key's refresh becomes urgent, in µs.
     pub(crate) const fn low_water_us(&self) -> u64 {
         self.soft_ttl_us() / 100 * self.low_water_pct as u64
     }
 
-    /// The most by which jitter shortens the soft TTL, µs.
+    /// Returns the largest reduction of the soft TTL by jitter, in µs.
     pub(crate) const fn jitter_us_max(&self) -> u64 {
         self.soft_ttl_us() / 100 * self.jitter_pct as u64
     }

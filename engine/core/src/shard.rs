@@ -1,4 +1,4 @@
-//! The state machine itself. Each file below is one group of inputs, or one thing they share.
+//! The state machine itself. Each file below contains one group of inputs, or one part that they share.
 
 mod audit;
 mod changes;
@@ -37,18 +37,17 @@ use crate::wheel::Wheel;
 use alloc::collections::{BTreeMap, VecDeque};
 use hashbrown::HashTable;
 
-/// Keyspaces that one shard takes.
+/// Most keyspaces of one shard.
 pub const KEYSPACES_MAX: usize = 65_536;
 
-/// One shard: its part of the keys, and all that happens to them. See the [crate's page](crate)
-/// for the order of calls.
+/// One shard: its part of the keys, and their state. See the [crate's page](crate) for the order of calls.
 #[derive(Debug)]
 pub struct Shard<V> {
     limits: Limits,
     rng: Rng,
     hasher: ahash::RandomState,
     entries: Slots<Entry<V>, Key>,
-    /// Entries by keyspace and key id. Never walked.
+    /// Entries by keyspace and key id. Never iterated.
     index: HashTable<At<Key>>,
     keyspaces: Table<Keyspace>,
     keyspaces_by_id: BTreeMap<KeyspaceId, At<Keyspace>>,
@@ -61,10 +60,10 @@ pub struct Shard<V> {
     ages: Wheel<At<Key>>,
     negatives: List<Key, HOME>,
     revoked: List<Key, HOME>,
-    /// Keyspaces whose resident keys have to be looked at, after a purge or a change of settings.
+    /// Keyspaces whose resident keys must be checked, after a purge or a change of settings.
     sweeping: VecDeque<At<Keyspace>>,
     actions: VecDeque<Action>,
-    /// The number of the slot where the CLOCK's hand stands.
+    /// The slot number at which the CLOCK's hand is.
     hand: u32,
     key_bytes: usize,
     scan_at: Instant,
@@ -80,21 +79,21 @@ pub(crate) enum WaitTimer {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LeaseTimer {
-    /// Time to think about asking the KMS.
+    /// The time to consider an unwrap request.
     Ask(At<Keyspace>),
     End(At<Keyspace>),
 }
 
-/// Ticks after which all entries of a shard were looked at. With a tick every 1 to 2 ms that is
-/// within the 100 ms that plaintext may outlive its time, as long as a step takes less than a
-/// tick: dropping a key costs 0.2 to 0.5 us here, plus what its own `Drop` does, so the promise
-/// holds up to some 100,000 live keys a shard. With more of them it takes longer in proportion.
+/// Ticks within which all entries of a shard are checked. With a tick every 1 to 2 ms that is within the 100 ms that
+/// plaintext may outlive its expiry, provided that a step takes less than a tick: dropping a key costs 0.2 to 0.5 µs
+/// here, plus its own `Drop`, so the promise holds up to some 100,000 live keys per shard. With more keys it takes longer
+/// in proportion.
 const STEPS: usize = 32;
-/// Entries that a tick looks at even in a small shard.
+/// Fewest entries checked per tick, even in a small shard.
 const STEP_MIN: usize = 2_048;
 
 impl<V> Shard<V> {
-    /// An empty shard. The same seed and the same inputs give the same outputs.
+    /// Creates an empty shard. The same seed and the same inputs give the same outputs.
     ///
     /// # Errors
     /// The limits contradict each other.
@@ -130,9 +129,9 @@ impl<V> Shard<V> {
         })
     }
 
-    /// Makes a keyspace, or changes its settings. Acts at once: what is looked at on use (soft and
-    /// hard TTL, wait budget, policy) holds from the next call on; timers of resident keys are set
-    /// again in the ticks that follow, a bounded number a tick, all of them within 32 ticks.
+    /// Creates a keyspace, or changes its settings. Takes effect immediately: what is checked on use (soft and hard TTL,
+    /// wait budget, policy) applies from the next call; timers of resident keys are reset in the ticks that follow, a
+    /// bounded number per tick, all of them within 32 ticks.
     ///
     /// # Errors
     /// The settings contradict each other, or there are [`KEYSPACES_MAX`] keyspaces. Nothing has
@@ -182,7 +181,7 @@ impl<V> Shard<V> {
         self.sweep_later(at);
     }
 
-    /// What the caller has to do next. Drain it after each input. What became of those who waited comes from
+    /// Returns the next action for the caller. Drain it after each input. The results of waits come from
     /// [`poll_ready`](Shard::poll_ready).
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -192,7 +191,7 @@ impl<V> Shard<V> {
         self.keyspaces_by_id.get(&keyspace).copied()
     }
 
-    /// Entries that one tick looks at, at most, for each kind of work.
+    /// Returns the most entries checked per tick, for each kind of work.
     fn step(&self) -> usize {
         (self.entries.high_water() as usize / STEPS + 1).max(STEP_MIN)
     }
@@ -201,7 +200,7 @@ impl<V> Shard<V> {
         self.actions.push_back(Action::Report(event));
     }
 
-    /// Whether a load that somebody needs may start now.
+    /// Returns `true` if a load that a request needs may start now.
     fn has_room_for_flight(&self) -> bool {
         self.group.flying() < self.limits.flights_max
     }

@@ -1,4 +1,4 @@
-//! Numbered slots that are used again: how everything in a shard refers to everything else.
+//! Numbered, reusable slots: how everything in a shard refers to everything else.
 //!
 //! ```text
 //! At<T>       which slot. An At<Flight> cannot index waiters: the compiler says no.
@@ -15,25 +15,25 @@ use core::marker::PhantomData;
 use core::num::NonZeroU32;
 use core::ops::{Index, IndexMut};
 
-/// The slot of a `T`. It says nothing of whether the slot is used: whoever keeps one gives it up together with the value,
-/// or keeps a [`Handle`].
+/// The slot of a `T`. It does not show whether the slot is in use: its owner drops it together with the value, or stores
+/// a [`Handle`].
 pub struct At<T> {
-    /// The number plus 1, so that an `Option` of it takes no more room.
+    /// The number plus 1, so that an `Option` of it takes no extra space.
     number_plus_1: NonZeroU32,
     of: PhantomData<fn() -> T>,
 }
 
-/// A slot of a `T`, and how often it had been used when this was made: finds the value as long as it is there, and never
-/// the next one in the same slot.
+/// A slot of a `T`, and how often it had been used when this was created: finds the value while it is there, and never a
+/// later one in the same slot.
 pub struct Handle<T> {
     at: At<T>,
     generation: u32,
 }
 
-/// Values under small numbers. Freed numbers are handed out again, the latest first, so that the order of numbers depends
-/// on the history only. Each reuse has a new generation; they repeat after 2^32 reuses of one slot.
+/// Values under small numbers. Freed numbers are reused, the latest first, so that the order of numbers depends on the
+/// history only. Each reuse has a new generation; generations repeat after 2^32 reuses of one slot.
 ///
-/// `M` is what an [`At`] names, where that is not the type of the values itself.
+/// `M` is the type that an [`At`] names, if it differs from the type of the values.
 #[derive(Debug)]
 pub struct Slots<T, M = T> {
     slots: Vec<Slot<T>>,
@@ -50,20 +50,20 @@ struct Slot<T> {
 #[derive(Debug)]
 enum Body<T> {
     Used(T),
-    /// The number of the next free slot plus 1; 0: there is none.
+    /// The number of the next free slot plus 1; 0 if there is none.
     Free {
         next_plus_1: u32,
     },
 }
 
-/// Values that are added and never taken away.
+/// Values that are added and never removed.
 #[derive(Debug)]
 pub struct Table<T> {
     values: Vec<T>,
 }
 
 impl<T> At<T> {
-    /// A number that some slot has: below 2^32 - 1.
+    /// Creates the slot of a valid number: below 2^32 - 1.
     #[inline]
     fn numbered(number: usize) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl<T> At<T> {
         }
     }
 
-    /// The place after the last of `count`.
+    /// Returns the place after the last of `count`.
     ///
     /// # Panics
     /// There are 2^32 - 1 places already.
@@ -88,19 +88,19 @@ impl<T> At<T> {
 }
 
 impl<T> Handle<T> {
-    /// The slot, whatever is in it by now.
+    /// Returns the slot, whatever it contains now.
     #[must_use]
     pub fn at(self) -> At<T> {
         self.at
     }
 
-    /// As one number, never 0.
+    /// Returns the handle as one number, never 0.
     #[must_use]
     pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.at.number_plus_1.get())
     }
 
-    /// What [`Handle::to_bits`] made into a number. `None`: it did not make this one.
+    /// Parses the number returned by [`Handle::to_bits`]. Returns `None` if it cannot be one.
     #[must_use]
     pub fn from_bits(bits: u64) -> Option<Self> {
         Some(Self {
@@ -120,7 +120,7 @@ impl<T, M> Default for Slots<T, M> {
 }
 
 impl<T, M> Slots<T, M> {
-    /// No slots.
+    /// Creates an empty set of slots.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -130,25 +130,25 @@ impl<T, M> Slots<T, M> {
         }
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no value.
+    /// Returns `true` if there is no value.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Slots that were ever used: their numbers are `0..high_water()`.
+    /// Returns the number of slots that were ever used: their numbers are `0..high_water()`.
     #[must_use]
     pub fn high_water(&self) -> u32 {
         self.slots.len() as u32
     }
 
-    /// Puts a value into a free slot.
+    /// Stores a value in a free slot.
     ///
     /// # Panics
     /// There are 2^32 - 1 values already.
@@ -174,7 +174,7 @@ impl<T, M> Slots<T, M> {
         at
     }
 
-    /// The handle of the value that is inserted next.
+    /// Returns the handle of the value that is inserted next.
     #[must_use]
     pub fn vacant(&self) -> Handle<M> {
         match self.free {
@@ -186,7 +186,7 @@ impl<T, M> Slots<T, M> {
         }
     }
 
-    /// Takes out the value of a slot that is used.
+    /// Removes the value of a slot that is in use.
     ///
     /// # Panics
     /// It is not.
@@ -203,7 +203,7 @@ impl<T, M> Slots<T, M> {
         value
     }
 
-    /// Names the present value of a slot.
+    /// Returns the handle of the current value of a slot.
     #[must_use]
     pub fn handle(&self, at: At<M>) -> Handle<M> {
         Handle {
@@ -212,7 +212,7 @@ impl<T, M> Slots<T, M> {
         }
     }
 
-    /// The slot that a handle names, if its value is still there.
+    /// Returns the slot that a handle names, if its value is still there.
     #[must_use]
     pub fn find(&self, handle: Handle<M>) -> Option<At<M>> {
         let slot = self.slots.get(handle.at.number())?;
@@ -220,27 +220,27 @@ impl<T, M> Slots<T, M> {
         is_there.then_some(handle.at)
     }
 
-    /// The value that a handle names, if it is still there.
+    /// Returns the value that a handle names, if it is still there.
     #[must_use]
     pub fn get(&self, handle: Handle<M>) -> Option<&T> {
         let at = self.find(handle)?;
         Some(&self[at])
     }
 
-    /// As [`Slots::get`], to change it.
+    /// Returns the value that a handle names for modification, if it is still there.
     #[must_use]
     pub fn get_mut(&mut self, handle: Handle<M>) -> Option<&mut T> {
         let at = self.find(handle)?;
         Some(&mut self[at])
     }
 
-    /// Takes out the value that a handle names, if it is still there.
+    /// Removes the value that a handle names, if it is still there.
     pub fn take(&mut self, handle: Handle<M>) -> Option<T> {
         let at = self.find(handle)?;
         Some(self.remove(at))
     }
 
-    /// The value of a slot, if the slot is used.
+    /// Returns the value of a slot, if the slot is in use.
     #[must_use]
     pub fn used(&self, at: At<M>) -> Option<&T> {
         match &self.slots.get(at.number())?.body {
@@ -249,7 +249,7 @@ impl<T, M> Slots<T, M> {
         }
     }
 
-    /// The slot of a number, with its value, if it is used: for walks that stop and go on.
+    /// Returns the slot of a number, with its value, if it is in use: for iterations that stop and continue.
     #[must_use]
     pub fn nth(&self, number: u32) -> Option<(At<M>, &T)> {
         match &self.slots.get(number as usize)?.body {
@@ -258,7 +258,7 @@ impl<T, M> Slots<T, M> {
         }
     }
 
-    /// All values with their slots, in the order of the slots' numbers.
+    /// Iterates over all values with their slots, in the order of the slots' numbers.
     pub fn iter(&self) -> impl Iterator<Item = (At<M>, &T)> {
         let numbered = self.slots.iter().enumerate();
         numbered.filter_map(|(number, slot)| match &slot.body {
@@ -297,19 +297,19 @@ impl<T> Default for Table<T> {
 }
 
 impl<T> Table<T> {
-    /// No values.
+    /// Creates an empty table.
     #[must_use]
     pub const fn new() -> Self {
         Self { values: Vec::new() }
     }
 
-    /// How many values there are.
+    /// Returns the number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether there is no value.
+    /// Returns `true` if there is no value.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
@@ -325,12 +325,12 @@ impl<T> Table<T> {
         at
     }
 
-    /// The places of all values that are there now. Does not borrow the table.
+    /// Iterates over the places of all current values. Does not borrow the table.
     pub fn places(&self) -> impl Iterator<Item = At<T>> + use<T> {
         (0..self.values.len()).map(At::numbered)
     }
 
-    /// All values with their places.
+    /// Iterates over all values with their places.
     pub fn iter(&self) -> impl Iterator<Item = (At<T>, &T)> {
         let numbered = self.values.iter().enumerate();
         numbered.map(|(number, value)| (At::numbered(number), value))
@@ -353,7 +353,7 @@ impl<T> IndexMut<At<T>> for Table<T> {
     }
 }
 
-// By hand, all of them: derived, they would ask the same of `T`, of which there is none in here.
+// Implemented by hand: derives would require the same of `T`, of which no value is stored here.
 
 impl<T> Clone for At<T> {
     fn clone(&self) -> Self {

@@ -1,9 +1,8 @@
 //! A hierarchical timing wheel (Varghese and Lauck 1987): 1 ms ticks, seven levels of 64 slots.
 //!
-//! A tick costs in proportion to what is due, not to what is armed: occupancy bitmaps find the
-//! next slot without looking at empty ones, and a timer moves down at most six times in its life.
-//! Cancelling takes the timer out at once; a [`TimerId`] names one use of its slot, so that cancelling
-//! what already fired does nothing.
+//! The cost of a tick is proportional to what is due, not to what is armed: occupancy bitmaps find the next slot without
+//! visiting empty ones, and a timer moves down at most six times in its life. Cancelling removes the timer immediately; a
+//! [`TimerId`] identifies one use of its slot, so cancelling a timer that has fired has no effect.
 
 use crate::list::{Link, Linked, List};
 use crate::slots::{At, Handle, Slots};
@@ -21,7 +20,7 @@ const IN_WHEEL: u8 = 0;
 /// A timer that was armed in a [`Wheel`] of the same type. It may have fired since.
 pub struct TimerId<T>(Handle<Node<T>>);
 
-/// Timers, each with an item that comes back when its time has come.
+/// Timers, each with an item that is returned when it fires.
 #[derive(Debug)]
 pub struct Wheel<T> {
     nodes: Slots<Node<T>>,
@@ -29,7 +28,7 @@ pub struct Wheel<T> {
     slots: Vec<List<Node<T>, IN_WHEEL>>,
     /// One bit for each slot that has timers.
     occupied: [u64; LEVELS],
-    /// Timers whose tick has come, in the order of firing.
+    /// Timers whose tick has been reached, in the order of firing.
     due: List<Node<T>, IN_WHEEL>,
     /// Every timer of this tick and before is in `due` or gone.
     tick: u64,
@@ -81,7 +80,7 @@ impl<T> Default for Wheel<T> {
 }
 
 impl<T> Wheel<T> {
-    /// A wheel without timers, at the origin of time.
+    /// Creates a wheel without timers, at the origin of time.
     #[must_use]
     pub fn new() -> Self {
         let mut slots = Vec::with_capacity(LEVELS * SLOTS);
@@ -95,20 +94,20 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// How many timers are armed.
+    /// Returns the number of armed timers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Whether no timer is armed.
+    /// Returns `true` if no timer is armed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// Arms a timer. It fires at the first tick at or after `at`, but not in the tick that is
-    /// being worked on: a handler that arms a timer in the past cannot keep the loop going.
+    /// Arms a timer. It fires at the first tick at or after `at`, but not in the tick that is being processed: a handler
+    /// that arms a timer in the past cannot keep the loop going.
     pub fn arm(&mut self, at: Instant, item: T) -> TimerId<T> {
         let tick = at
             .as_micros()
@@ -124,7 +123,7 @@ impl<T> Wheel<T> {
         TimerId(self.nodes.handle(node))
     }
 
-    /// Takes a timer out. Without effect on one that has fired.
+    /// Removes a timer. Has no effect on one that has fired.
     pub fn cancel(&mut self, id: TimerId<T>) {
         if let Some(node) = self.nodes.find(id.0) {
             self.take_out(node);
@@ -132,13 +131,13 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Whether a timer has yet to fire, and was not cancelled.
+    /// Returns `true` if a timer has not fired, and was not cancelled.
     #[must_use]
     pub fn is_armed(&self, id: TimerId<T>) -> bool {
         self.nodes.find(id.0).is_some()
     }
 
-    /// Brings the wheel to `now`: from here on [`Wheel::pop`] hands out what is due by then.
+    /// Advances the wheel to `now`: afterwards [`Wheel::pop`] returns what is due by then.
     pub fn advance(&mut self, now: Instant) {
         let target = (now.as_micros() / TICK_US).min(TICK_MAX - 1);
         while let Some((level, slot, starts)) = self.first_occupied() {
@@ -151,15 +150,14 @@ impl<T> Wheel<T> {
         self.tick = self.tick.max(target);
     }
 
-    /// The next timer that is due.
+    /// Returns the next timer that is due.
     pub fn pop(&mut self) -> Option<T> {
         let node = self.due.pop_front(&mut self.nodes)?;
         Some(self.nodes.remove(node).item)
     }
 
-    /// The occupied slot that comes first, and the tick at which it begins. Within a level, all
-    /// timers are ahead of the level's present slot and share the higher digits of `tick`: so the
-    /// lowest occupied level has the first slot.
+    /// Returns the first occupied slot, and the tick at which it begins. Within a level, all timers are ahead of the
+    /// level's current slot and share the higher digits of `tick`, so the lowest occupied level has the first slot.
     fn first_occupied(&self) -> Option<(usize, usize, u64)> {
         let level = self.occupied.iter().position(|bits| *bits != 0)?;
         let slot = self.occupied[level].trailing_zeros();
@@ -168,7 +166,7 @@ impl<T> Wheel<T> {
         Some((level, slot as usize, above | u64::from(slot) << shift))
     }
 
-    /// Moves the timers of a slot that begins at the present tick to where they belong now.
+    /// Moves the timers of a slot that begins at the current tick to their present levels.
     fn empty(&mut self, level: usize, slot: usize) {
         self.occupied[level] &= !(1 << slot);
         let mut list = core::mem::take(&mut self.slots[level * SLOTS + slot]);
@@ -184,7 +182,7 @@ impl<T> Wheel<T> {
             self.due.push_back(&mut self.nodes, node);
             return;
         }
-        // The highest digit in which the two differ names the level.
+        // The highest digit in which the two differ determines the level.
         let level = (63 - (tick ^ self.tick).leading_zeros()) / SLOT_BITS;
         let slot = (tick >> (SLOT_BITS * level)) as usize % SLOTS;
         self.nodes[node].place = Place::Slot {

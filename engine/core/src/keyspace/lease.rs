@@ -1,4 +1,4 @@
-//! The lease of a keyspace's DEK: when it ends, and when the KMS is asked again.
+//! The lease of a keyspace's DEK: when it ends, and when the KMS is called again.
 //!
 //! The end moves later only by [`Lease::granted`], which is called with a KMS success.
 
@@ -7,36 +7,36 @@ use crate::ewma::Ewma;
 use crate::rng::Rng;
 use crate::time::{Instant, TICK_US};
 
-/// Between two questions for a DEK that a live lease has not brought, µs.
+/// Pause between two requests for a DEK that the live lease does not include, in µs.
 const WANTED_AGAIN_US: u64 = 1_000_000;
-/// Between the first refusal and the second question, µs.
+/// Pause between the first refusal and the second request, in µs.
 const DENIED_AGAIN_US: u64 = 1_000_000;
-/// An unwrap that was not answered for so long is given up and counts as unavailable, µs. Longer
-/// than any time limit of a KMS client: it only guards against an answer that got lost.
+/// Time after which an unanswered unwrap is given up and counts as unavailable, in µs. Longer than any time limit of a
+/// KMS client, since it only guards against a lost answer.
 const UNWRAP_TIME_LIMIT_US: u64 = 120_000_000;
-/// The longest hint of a KMS that is followed, µs.
+/// Longest wait requested by a KMS that is honoured, in µs.
 const RETRY_AFTER_US_MAX: u64 = 60_000_000;
-/// Looks at whether to renew are this part of the lease apart, and nearer its end less.
+/// Renewal checks are this fraction of the lease apart, and less near its end.
 const LOOKS_PER_LEASE: u64 = 16;
-/// Parts in a whole that is counted in parts per million.
+/// Parts per million in a whole.
 const PPM: u64 = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Lease {
     held: Option<Held>,
     asking_since: Option<Instant>,
-    /// When the last question was asked.
+    /// When the last unwrap request was sent.
     asked_at: Instant,
     standing: Standing,
-    /// The first of the refusals in a row.
+    /// The first of the consecutive refusals.
     denied_at: Option<Instant>,
-    /// Bars questions until its time; an answer that grants clears it.
+    /// Blocks requests until its time; a grant clears it.
     backoff: Backoff,
-    /// How long unwraps took that were granted.
+    /// Durations of granted unwraps.
     unwrap_us: Ewma,
-    /// No renewal before this.
+    /// No renewal before this time.
     idle_until: Instant,
-    /// By how much of it a renewal comes before half of the lease.
+    /// How much earlier than half of the lease it is renewed, in ppm of that half.
     renew_early_ppm: u32,
 }
 
@@ -47,29 +47,29 @@ struct Held {
     generation: u32,
 }
 
-/// What the KMS answered last, as far as it decides what is done next.
+/// The last answer of the KMS, as far as it determines the next step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
-    /// It granted, failed, or was not asked yet: only the back-off tells these apart.
+    /// It granted, failed, or was not called yet: only the backoff distinguishes these.
     #[default]
     Open,
     Denied,
     Locked,
 }
 
-/// What a lease's timer finds.
+/// What a lease's timer must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
-    /// Ask the KMS.
+    /// Request an unwrap.
     Ask,
-    /// The question was not answered.
+    /// The request was not answered.
     Lost,
-    /// Nothing to do now.
+    /// Nothing.
     Rest,
 }
 
 impl Lease {
-    /// No lease yet. `renew_early_ppm`: as in [`Limits`](crate::Limits::renew_early_ppm).
+    /// Creates a state without lease. `renew_early_ppm`: as in [`Limits`](crate::Limits::renew_early_ppm).
     pub(crate) fn new(renew_early_ppm: u32) -> Self {
         Self {
             renew_early_ppm,
@@ -81,7 +81,7 @@ impl Lease {
         self.held.map_or(Instant::ZERO, |held| held.ends_at)
     }
 
-    /// Newest generation under the lease, 0 if there is none.
+    /// Returns the latest generation under the lease, or 0 if there is none.
     pub(crate) fn generation(&self) -> u32 {
         self.held.map_or(0, |held| held.generation)
     }
@@ -94,7 +94,7 @@ impl Lease {
         self.asking_since.is_some()
     }
 
-    /// The KMS said that it waits to be unlocked.
+    /// Records that the KMS must be unlocked.
     pub(crate) fn is_kms_locked(&self) -> bool {
         self.standing == Standing::Locked
     }
@@ -103,7 +103,7 @@ impl Lease {
         self.backoff.retry_at()
     }
 
-    /// Whether a question may be asked now: none is under way, and no back-off bars it.
+    /// Returns `true` if an unwrap may be requested now: none is in flight, and no backoff blocks it.
     pub(crate) fn may_ask(&self, now: Instant) -> bool {
         !self.is_asking() && self.backoff.left_us(now).is_none()
     }
@@ -113,25 +113,25 @@ impl Lease {
         self.asked_at = now;
     }
 
-    /// When the KMS may be asked for what a live lease has not brought.
+    /// Returns when the KMS may be asked for a DEK that a live lease does not include.
     fn again_at(&self) -> Instant {
         self.asked_at.plus_us(WANTED_AGAIN_US)
     }
 
-    /// Whether to ask now for somebody who waits for a DEK that is not at hand.
+    /// Returns `true` if an unwrap may be requested now for a waiter whose DEK is not available.
     pub(crate) fn may_ask_for_waiting(&self, now: Instant) -> bool {
         self.may_ask(now) && (self.held.is_none() || now >= self.again_at())
     }
 
-    /// Whether somebody with `budget_us` to spare can hope to see the DEK. Optimistic as long as
-    /// nothing is known of how long an unwrap takes.
+    /// Returns `true` if a request with a budget of `budget_us` may see the DEK in time. Optimistic while the duration of
+    /// an unwrap is unknown.
     pub(crate) fn fits(&self, now: Instant, budget_us: u64) -> bool {
         let barred = !self.is_asking() && self.backoff.left_us(now).is_some();
         !barred && self.expected_us(now) <= budget_us
     }
 
-    /// How much longer the unwrap is expected to take, µs: what is left of the usual time, or, once
-    /// that is over, as long again as it is overdue.
+    /// Returns how much longer the unwrap is expected to take, in µs: the rest of the usual time, or, once that has
+    /// passed, as long again as it is overdue.
     fn expected_us(&self, now: Instant) -> u64 {
         let spent_us = self
             .asking_since
@@ -139,13 +139,13 @@ impl Lease {
         self.unwrap_us.us().unwrap_or(0).abs_diff(spent_us)
     }
 
-    /// The question is over, however it ended.
+    /// Marks the request as answered.
     pub(crate) fn answered(&mut self) {
         self.asking_since = None;
     }
 
-    /// A KMS success. The lease counts from when the question was sent, and never gets shorter by
-    /// it. Returns false, and changes nothing, if it would have ended already.
+    /// Handles a KMS success. The lease counts from when the request was sent, and never gets shorter. Returns `false`,
+    /// without a change, if it would already have ended.
     pub(crate) fn granted(
         &mut self,
         now: Instant,
@@ -174,13 +174,13 @@ impl Lease {
         self.standing = Standing::Open;
         self.denied_at = None;
         self.backoff.clear();
-        // A grant that is old already must not lead to the next question at once.
+        // A grant that is old on arrival must not cause the next request immediately.
         self.idle_until = now.plus_us((lease_us / LOOKS_PER_LEASE).max(TICK_US));
         true
     }
 
-    /// A refusal. True if it is the second, at least a second after the first: one that comes sooner
-    /// says nothing new.
+    /// Handles a refusal. Returns `true` if it is the second, at least a second after the first; an earlier one gives no
+    /// new information.
     pub(crate) fn denied(&mut self, now: Instant) -> bool {
         self.answered();
         self.standing = Standing::Denied;
@@ -188,13 +188,13 @@ impl Lease {
         if first_at < now && now >= first_at.plus_us(DENIED_AGAIN_US) {
             return true;
         }
-        // It answers: no back-off from before stands against asking once more.
+        // The KMS answers, so no earlier backoff prevents another request.
         self.backoff.clear();
         self.backoff.not_before(first_at.plus_us(DENIED_AGAIN_US));
         false
     }
 
-    /// No answer, or a failure. Returns when to ask again.
+    /// Handles a missing answer, or a failure. Returns when to retry.
     pub(crate) fn unavailable(
         &mut self,
         now: Instant,
@@ -215,28 +215,28 @@ impl Lease {
         self.backoff.retry_at()
     }
 
-    /// The lease is over; a question that is under way stays so.
+    /// Ends the lease. A request in flight remains in flight.
     pub(crate) fn lost(&mut self) {
         self.held = None;
     }
 
-    /// Somebody unlocked the keyspace: whatever the KMS said before is out of date.
+    /// Clears refusals after an operator's unlock: earlier answers of the KMS no longer apply.
     pub(crate) fn pardoned(&mut self) {
         self.standing = Standing::Open;
         self.denied_at = None;
         self.backoff.clear();
     }
 
-    /// The lease may be shortened by a change of the setting, never prolonged.
+    /// Shortens the lease after a change of the setting. It is never prolonged.
     pub(crate) fn shorten(&mut self, lease_us: u64) {
         if let Some(held) = &mut self.held {
             held.ends_at = held.ends_at.min(held.sent_at.plus_us(lease_us));
-            // The next look was planned for the longer lease.
+            // The next check was planned for the longer lease.
             self.idle_until = self.idle_until.min(held.renew_at(self.renew_early_ppm));
         }
     }
 
-    /// When the timer should go off next. `awaited`: somebody waits for a DEK that is not at hand.
+    /// Returns when the timer must fire next. `awaited`: a request waits for a DEK that is not available.
     pub(crate) fn alarm_at(&self, now: Instant, awaited: bool) -> Option<Instant> {
         if let Some(since) = self.asking_since {
             return Some(since.plus_us(UNWRAP_TIME_LIMIT_US));
@@ -254,7 +254,7 @@ impl Lease {
         })
     }
 
-    /// The timer went off. `wanted`: somebody used the keyspace since the last grant.
+    /// Handles the timer. `wanted`: the keyspace was used since the last grant.
     pub(crate) fn alarm(&mut self, now: Instant, wanted: bool) -> Alarm {
         if let Some(since) = self.asking_since {
             let lost = now >= since.plus_us(UNWRAP_TIME_LIMIT_US);
@@ -264,7 +264,7 @@ impl Lease {
             return Alarm::Rest;
         }
         if self.standing == Standing::Denied {
-            // Whether the refusal stands is worth knowing even if nobody asks for a key.
+            // Confirm a refusal even if no request needs a key.
             return Alarm::Ask;
         }
         match self.held {
@@ -281,15 +281,15 @@ impl Lease {
 }
 
 impl Held {
-    /// Half of the lease, less `early_ppm` of that half: never later than half.
+    /// Returns half of the lease, less `early_ppm` of that half: never later than half.
     fn renew_at(&self, early_ppm: u32) -> Instant {
         let half_us = self.ends_at.saturating_since(self.sent_at) / 2;
         let early_us = half_us * u64::from(early_ppm) / PPM;
         self.sent_at.plus_us(half_us - early_us)
     }
 
-    /// When to look again at a lease that nobody uses: the nearer its end, the sooner, so that a
-    /// keyspace that comes into use shortly before is renewed and not purged under its users.
+    /// Returns the time of the next renewal check of an idle lease. Checks become more frequent towards its end, so that
+    /// a keyspace that comes into use shortly before is renewed and not purged while in use.
     fn next_look(self, now: Instant) -> Instant {
         let lease_us = self.ends_at.saturating_since(self.sent_at);
         let left_us = self.ends_at.saturating_since(now);
@@ -313,7 +313,7 @@ mod tests {
         held_renewed_early(0)
     }
 
-    /// From 10 s to 110 s.
+    /// Creates a lease from 10 s to 110 s.
     fn held_renewed_early(renew_early_ppm: u32) -> Lease {
         let mut lease = Lease::new(renew_early_ppm);
         lease.asked(s(10));
@@ -322,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_counts_from_when_the_question_was_sent() {
+    fn lease_counts_from_when_the_request_was_sent() {
         assert_eq!(held().ends_at(), s(110));
         assert_eq!(held().alarm_at(s(11), false), Some(s(60)));
     }
 
     #[test]
-    fn a_grant_never_shortens_and_one_that_is_over_does_nothing() {
+    fn grant_never_shortens_a_lease_and_an_expired_grant_is_ignored() {
         let mut lease = held();
         assert!(lease.granted(s(12), s(5), 1, 100 * S));
         assert_eq!(lease.ends_at(), s(110));
@@ -337,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_from_the_future_counts_from_now() {
+    fn grant_from_the_future_counts_from_now() {
         let mut lease = Lease::default();
         assert!(lease.granted(s(10), s(99), 1, 5 * S));
         assert_eq!(lease.ends_at(), s(15));
     }
 
     #[test]
-    fn failures_move_nothing() {
+    fn failures_do_not_change_the_lease() {
         let mut lease = held();
         let mut rng = Rng::new(1);
         lease.unavailable(s(60), &mut rng, 0, false);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_refusal_counts_a_second_after_the_first() {
+    fn second_refusal_counts_after_a_second() {
         let mut lease = held();
         assert!(!lease.denied(s(20)));
         assert!(!lease.denied(s(20).plus_us(1_000)), "an echo of the first");
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_lease_is_looked_at_again_and_renewed_when_used() {
+    fn idle_lease_is_checked_again_and_renewed_when_used() {
         let mut lease = held();
         assert_eq!(lease.alarm(s(60), false), Alarm::Rest);
         let next = lease.alarm_at(s(60), false).unwrap();
@@ -372,25 +372,25 @@ mod tests {
         assert_eq!(lease.alarm(next, true), Alarm::Ask);
     }
 
-    /// Looks were a sixteenth of the lease apart up to its end, found by the simulator: of a keyspace
-    /// that came into use in the last sixteenth, all keys were purged while they were in use.
+    /// Found by the simulator: renewal checks were a sixteenth of the lease apart up to its end, so all keys of a
+    /// keyspace that came into use in the last sixteenth were purged while in use.
     #[test]
-    fn an_idle_lease_that_comes_into_use_shortly_before_its_end_is_renewed() {
+    fn idle_lease_used_shortly_before_its_end_is_renewed() {
         let mut lease = held();
         let mut now = s(60);
         while now < s(110).minus_us(50_000) {
             assert_eq!(lease.alarm(now, false), Alarm::Rest);
-            let next = lease.alarm_at(now, false).expect("it is looked at again");
+            let next = lease.alarm_at(now, false).expect("it is checked again");
             assert!(next > now && next < s(110), "{next:?} after {now:?}");
             now = next;
         }
         assert_eq!(lease.alarm(now, true), Alarm::Ask);
     }
 
-    /// A lease that was shortened kept the next look that had been planned for the longer one,
-    /// found by the simulator: it ended, and took its keys along, before anybody thought of renewal.
+    /// Found by the simulator: a lease that was shortened kept the next check planned for the longer one. It ended, and
+    /// its keys with it, before a renewal was considered.
     #[test]
-    fn a_lease_that_is_shortened_is_renewed_at_half_its_new_time() {
+    fn shortened_lease_is_renewed_at_half_its_new_duration() {
         let mut lease = held();
         lease.shorten(4 * S);
         assert_eq!(lease.ends_at(), s(14));
@@ -399,11 +399,11 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_comes_earlier_than_half_by_exactly_its_figure() {
+    fn renewal_is_earlier_than_half_by_exactly_its_ppm() {
         for (early_ppm, early_us) in [(0, 0), (1, 50), (33_333, 1_666_650), (200_000, 10 * S)] {
             let mut lease = held_renewed_early(early_ppm);
             let renew_at = s(60).minus_us(early_us);
-            assert_eq!(lease.ends_at(), s(110), "the end is what it was");
+            assert_eq!(lease.ends_at(), s(110), "the end is unchanged");
             assert_eq!(
                 lease.alarm_at(s(11), false),
                 Some(renew_at),
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_is_never_later_than_half_and_never_within_two_fifths() {
+    fn renewal_is_between_two_fifths_and_half_of_the_lease() {
         for lease_us in [1, 3, 100_001, 100 * S, 31_536_000 * S] {
             for early_ppm in 0..=RENEW_EARLY_PPM_MAX {
                 let held = Held {
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_shortened_is_renewed_as_early_for_its_new_time() {
+    fn shortened_lease_is_renewed_early_for_its_new_duration() {
         let mut lease = held_renewed_early(100_000);
         lease.shorten(40 * S);
         assert_eq!(lease.ends_at(), s(50));
@@ -443,9 +443,9 @@ mod tests {
         assert_eq!(lease.alarm(s(28), true), Alarm::Ask);
     }
 
-    /// The look that was planned must not hide the renewal, which comes before half.
+    /// The planned check must not delay the renewal, which comes before half.
     #[test]
-    fn an_idle_lease_that_is_shortened_is_looked_at_in_time_for_its_early_renewal() {
+    fn shortened_idle_lease_is_checked_in_time_for_its_early_renewal() {
         let mut lease = held_renewed_early(200_000);
         lease.shorten(15 * S);
         assert_eq!(
@@ -455,9 +455,9 @@ mod tests {
         );
     }
 
-    /// Two processes that began together: each renewal takes them further apart.
+    /// Two processes started together: each renewal increases their distance.
     #[test]
-    fn leases_with_different_figures_drift_apart() {
+    fn leases_with_different_renew_early_ppm_drift_apart() {
         let renewals = |early_ppm| {
             let mut lease = Lease::new(early_ppm);
             let mut now = s(10);
@@ -465,7 +465,7 @@ mod tests {
             for _ in 0..5 {
                 lease.asked(now);
                 assert!(lease.granted(now, now, 1, 100 * S));
-                now = lease.alarm_at(now, false).expect("it is to be renewed");
+                now = lease.alarm_at(now, false).expect("it must be renewed");
                 assert_eq!(lease.alarm(now, true), Alarm::Ask);
                 at.push(now.saturating_since(s(10)));
             }
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_without_answer_is_given_up() {
+    fn unanswered_request_is_given_up() {
         let mut lease = Lease::default();
         lease.asked(s(1));
         let limit = lease.alarm_at(s(1), false).unwrap();
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_fits_until_unwraps_are_known_to_take_longer() {
+    fn waiting_is_allowed_until_unwraps_are_known_to_take_longer() {
         let mut lease = Lease::default();
         assert!(lease.fits(s(1), 3_000));
         lease.asked(s(1));
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kms_that_does_not_answer_bars_questions_for_a_while() {
+    fn unresponsive_kms_blocks_requests_temporarily() {
         let mut lease = Lease::default();
         let mut rng = Rng::new(1);
         lease.asked(s(1));

@@ -1,11 +1,11 @@
-//! What the expiry check needs to know of a keyspace: TTLs, lease end, epoch.
+//! The input of the expiry check of a keyspace: TTLs, lease end, epoch.
 
 use crate::entry::Live;
 use crate::settings::Settings;
 use crate::time::Instant;
 use alloc::vec::Vec;
 
-/// How many steps of a rising `hard_ttl_ms` are remembered apart.
+/// Most rises of `hard_ttl_ms` that are distinguished.
 const HARD_STEPS_MAX: usize = 8;
 
 #[derive(Debug)]
@@ -15,16 +15,16 @@ pub(crate) struct Terms {
     window_us: u64,
     low_water_us: u64,
     hard: HardTtl,
-    /// End of the DEK's lease; the origin of time if there is none.
+    /// End of the DEK's lease; the origin of time if there is no lease.
     lease_end: Instant,
-    /// Counts purges. Keys of an earlier epoch are dead, whatever the clock says.
+    /// Counts purges. Keys of an earlier epoch are dead, independent of time.
     epoch: u32,
-    /// Counts changes of the settings.
+    /// Counts changes of settings.
     revision: u32,
 }
 
-/// The points in a key's life at which something has to be done. `hard_at` leaves the lease out:
-/// its end is one event for the whole keyspace.
+/// The points in a key's life at which something must be done. `hard_at` excludes the lease, whose end is one event for
+/// the whole keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Points {
     pub(crate) due_at: Instant,
@@ -47,7 +47,7 @@ impl Terms {
         }
     }
 
-    /// Takes new settings over. The lease is for the caller to shorten.
+    /// Applies new settings. The caller shortens the lease.
     pub(crate) fn change(&mut self, now: Instant, settings: &Settings) {
         self.soft_us = settings.soft_ttl_us();
         self.jitter_us_max = settings.jitter_us_max();
@@ -61,7 +61,7 @@ impl Terms {
         self.lease_end
     }
 
-    /// Only [`super::Lease`] knows when the lease ends; this is its copy for the expiry check.
+    /// Copies the end of the lease, which [`super::Lease`] determines, for the expiry check.
     pub(crate) fn set_lease_end(&mut self, lease_end: Instant) {
         self.lease_end = lease_end;
     }
@@ -74,12 +74,12 @@ impl Terms {
         self.revision
     }
 
-    /// Every key that is live now is dead from here on.
+    /// Invalidates every key that is live now.
     pub(crate) fn purge(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
     }
 
-    /// min(loaded_at + hard TTL, lease end, not_after): from then on the key is not used.
+    /// Returns min(loaded_at + hard TTL, lease end, not_after): the key is not used from this time.
     #[inline]
     pub(crate) fn effective_hard<V>(&self, live: &Live<V>) -> Instant {
         if live.epoch != self.epoch {
@@ -88,7 +88,7 @@ impl Terms {
         self.own_hard(live).min(self.lease_end)
     }
 
-    /// When a key goes stale. Jitter shortens only.
+    /// Returns when a key becomes stale. Jitter only shortens.
     #[inline]
     pub(crate) fn soft_at<V>(&self, live: &Live<V>) -> Instant {
         let jitter_us = (self.jitter_us_max * u64::from(live.jitter)) >> 16;
@@ -106,8 +106,8 @@ impl Terms {
         }
     }
 
-    /// How long after the last look an unused key inside its refresh window is looked at again,
-    /// µs: eight looks a window, so that a key that comes into use late is seen in time.
+    /// Returns how long after the last check an unused key inside its refresh window is checked again, in µs: eight
+    /// checks per window, so that a key that comes into use late is noticed in time.
     pub(crate) fn look_again_us(&self) -> u64 {
         self.window_us / 8
     }
@@ -120,15 +120,15 @@ impl Terms {
     }
 }
 
-/// The hard TTL, such that a change never gives a loaded key more time than it had: what holds for
-/// a key is the lowest value that was in force since its load began.
+/// The hard TTL, such that a change never prolongs the life of a loaded key: the lowest value in force since its load
+/// began applies to a key.
 #[derive(Debug)]
 struct HardTtl {
     us: u64,
-    /// After when `us` is the lowest value: a load that began at that very time may have been
-    /// before the change.
+    /// The time after which `us` is the lowest value; a load that began at exactly this time may have been before the
+    /// change.
     since: Instant,
-    /// Lower values that hold for keys loaded before, oldest first: (after when, µs). Both rise.
+    /// Lower values that apply to keys loaded before, oldest first: (time, µs). Both rise.
     lower: Vec<(Instant, u64)>,
 }
 
@@ -163,7 +163,7 @@ impl HardTtl {
         if us > self.us {
             self.lower.push((self.since, self.us));
             if self.lower.len() > HARD_STEPS_MAX {
-                // The oldest two become one, with the lower value of the first.
+                // The two oldest are merged, with the lower value of the first.
                 self.lower.remove(1);
             }
             self.since = now;
@@ -183,7 +183,7 @@ mod tests {
         Instant::from_micros(us)
     }
 
-    /// The lowest value in force since `loaded_at`, from the full history.
+    /// Returns the lowest value in force since `loaded_at`, from the full history.
     fn naive(history: &[(u64, u64)], loaded_at: u64) -> u64 {
         let in_force = history
             .iter()
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_history_is_folded_without_giving_more_time() {
+    fn long_history_is_merged_without_prolonging_any_key() {
         let mut history = alloc::vec![(0, 10)];
         let mut hard = HardTtl::new(10);
         for step in 1..40 {

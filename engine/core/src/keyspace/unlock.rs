@@ -1,31 +1,31 @@
-//! Tickets: how somebody who was told NEEDS_UNLOCK follows what becomes of it.
+//! Tickets: identify the unlock that a request answered NEEDS_UNLOCK waits for.
 
 use alloc::collections::VecDeque;
 
-/// How many unlocks that are over can still be asked about.
+/// Most ended unlocks whose status is kept.
 const ENDED_MAX: usize = 16;
 
-/// How an unlock stands.
+/// The status of an unlock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnlockState {
-    /// The DEK is not at hand, or keys are still being loaded again.
+    /// The DEK is not available, or keys are still being reloaded.
     Pending,
-    /// The DEK is at hand and the keys are loaded.
+    /// The DEK is available and the keys are loaded.
     Done,
     /// The KMS refused.
     Failed,
 }
 
-/// What a ticket stands for.
+/// The status of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnlockStatus {
-    /// Names the unlock. Unique on this node as long as shard indices are.
+    /// Identifies the unlock. Unique on this node while shard indices are.
     pub ticket: u64,
-    /// How it stands.
+    /// The status.
     pub state: UnlockState,
-    /// Keys that were loaded again.
+    /// Keys that were reloaded.
     pub keys_reloaded: u64,
-    /// Keys that are yet to be loaded again.
+    /// Keys that remain to be reloaded.
     pub keys_left: u64,
 }
 
@@ -43,7 +43,7 @@ struct Episode {
 }
 
 impl Unlocks {
-    /// The ticket of the unlock that is under way or called for. `fresh` numbers a new one.
+    /// Returns the ticket of the unlock that is in progress or required. `fresh` numbers a new one.
     pub(crate) fn ticket(&mut self, fresh: impl FnOnce() -> u64) -> u64 {
         match &self.open {
             Some(episode) if !episode.reloading => episode.ticket,
@@ -60,7 +60,7 @@ impl Unlocks {
         }
     }
 
-    /// The DEK is at hand: what is left is to load keys again.
+    /// Records that the DEK is available: only keys remain to be reloaded.
     pub(crate) fn granted(&mut self) {
         if let Some(episode) = &mut self.open {
             episode.reloading = true;
@@ -97,7 +97,7 @@ impl Unlocks {
         });
     }
 
-    /// `keys_left` is what the keyspace has yet to load.
+    /// Returns the status of a ticket. `keys_left` is the number of keys that the keyspace still has to load.
     pub(crate) fn status(&self, ticket: u64, keys_left: u64) -> Option<UnlockStatus> {
         match &self.open {
             Some(episode) if episode.ticket == ticket => Some(UnlockStatus {
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_can_be_followed_to_its_end() {
+    fn ticket_shows_each_stage_until_its_end() {
         let mut unlocks = Unlocks::default();
         assert_eq!(unlocks.ticket(|| 7), 7);
         assert_eq!(unlocks.ticket(|| 8), 7, "one unlock, one ticket");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_latest_ended_unlocks_are_remembered() {
+    fn only_the_latest_ended_unlocks_are_kept() {
         let mut unlocks = Unlocks::default();
         for ticket in 0..40 {
             unlocks.ticket(|| ticket);

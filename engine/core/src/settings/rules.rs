@@ -1,26 +1,26 @@
-//! Which settings contradict each other.
+//! Rules between settings.
 
 use super::Settings;
 use alloc::string::{String, ToString};
 use core::fmt;
 
-/// 365 days: the longest time that may be set, ms.
+/// The longest duration that may be set, in ms: 365 days.
 const TTL_MS_MAX: u64 = 365 * 86_400_000;
-/// Shorter times would be dominated by the wheel's tick, ms.
+/// The shortest: less would be dominated by the wheel's tick, in ms.
 const TTL_MS_MIN: u64 = 10;
 const DEK_LEASE_MS_MIN: u64 = 100;
 const MAX_IN_FLIGHT_MAX: u32 = 65_536;
 const WAIT_BUDGET_US_MAX: u64 = 1_000_000;
 const JITTER_PCT_MAX: u8 = 50;
 
-/// A setting that was refused, with the rule that it breaks.
+/// A refused setting, with the rule that it violates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {
-    /// The setting, under its name in configuration and CLI.
+    /// The setting, by its name in configuration and CLI.
     pub name: &'static str,
-    /// Its value, as it was given.
+    /// The given value.
     pub value: String,
-    /// The rule that is broken.
+    /// The violated rule.
     pub rule: &'static str,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for SettingsError {
 impl core::error::Error for SettingsError {}
 
 impl Settings {
-    /// Checks the range of every setting, and that they do not contradict each other.
+    /// Checks the range of every setting, and that they do not conflict with each other.
     ///
     /// # Errors
     /// The first setting that breaks a rule.
@@ -83,7 +83,7 @@ impl Settings {
             return fail("jitter_pct", &self.jitter_pct, "jitter_pct <= 50");
         }
         let window_ms = self.refresh_window_ms();
-        // A key whose soft TTL jitter has shortened must not be due again as soon as it is loaded.
+        // A key whose soft TTL was shortened by jitter must not be due again as soon as it is loaded.
         let soft_ms_min = self.soft_ttl_ms * (100 - u64::from(self.jitter_pct)) / 100;
         if window_ms > 0 && window_ms >= soft_ms_min.max(1) {
             let rule = "refresh_window_ms < soft_ttl_ms * (100 - jitter_pct) / 100";

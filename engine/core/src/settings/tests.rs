@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 fn broken(settings: &Settings) -> &'static str {
     settings
         .validate()
-        .expect_err("these settings contradict each other")
+        .expect_err("these settings conflict")
         .name
 }
 
@@ -34,7 +34,7 @@ fn defaults_are_the_documented_ones_and_valid() {
 }
 
 #[test]
-fn the_refresh_window_follows_the_soft_ttl_until_it_is_set() {
+fn refresh_window_follows_the_soft_ttl_until_it_is_set() {
     let mut settings = Settings::default();
     settings.set("soft_ttl_ms", "1000").unwrap();
     assert_eq!(settings.refresh_window_ms(), 200);
@@ -46,7 +46,7 @@ fn the_refresh_window_follows_the_soft_ttl_until_it_is_set() {
 }
 
 #[test]
-fn the_runbooks_spellings_are_accepted() {
+fn runbook_aliases_are_accepted() {
     let mut settings = Settings::default();
     settings.set("signWaitBudget", "5000").unwrap();
     settings.set("LowWater", "7").unwrap();
@@ -57,7 +57,7 @@ fn the_runbooks_spellings_are_accepted() {
 }
 
 #[test]
-fn what_is_stored_makes_the_same_settings_again() {
+fn stored_values_restore_the_same_settings() {
     let mut settings = Settings {
         soft_ttl_ms: 5_000,
         ..Settings::default()
@@ -74,7 +74,7 @@ fn what_is_stored_makes_the_same_settings_again() {
 }
 
 #[test]
-fn unreadable_values_change_nothing() {
+fn invalid_values_change_nothing() {
     let mut settings = Settings::default();
     for (name, value) in [
         ("soft_ttl_ms", ""),
@@ -96,7 +96,7 @@ fn unreadable_values_change_nothing() {
 }
 
 #[test]
-fn contradictions_name_the_setting_and_the_rule() {
+fn conflicts_name_the_setting_and_the_rule() {
     let base = Settings::default;
     assert_eq!(
         broken(&Settings {
@@ -181,7 +181,7 @@ fn contradictions_name_the_setting_and_the_rule() {
 }
 
 #[test]
-fn a_window_of_nothing_is_allowed_with_a_low_water_of_nothing() {
+fn zero_refresh_window_is_allowed_with_zero_low_water() {
     let settings = Settings {
         refresh_window_ms: Some(0),
         low_water_pct: 0,
@@ -191,7 +191,7 @@ fn a_window_of_nothing_is_allowed_with_a_low_water_of_nothing() {
 }
 
 #[test]
-fn what_happens_on_soft_expiry_can_be_set_back() {
+fn on_soft_expiry_can_be_reset() {
     let mut settings = Settings::default();
     for (value, policy) in [
         ("serve_stale", OnSoftExpiry::ServeStale),

@@ -1,10 +1,10 @@
-//! Settings as text: names with their aliases, values in both directions.
+//! Settings as text: names with their aliases, parsing and formatting of values.
 
 use super::{OnSoftExpiry, Settings, SettingsError};
 use alloc::string::{String, ToString};
 use core::str::FromStr;
 
-/// What stands for "follows soft_ttl_ms" in place of a number.
+/// The value that means "follows soft_ttl_ms".
 const AUTO: &str = "auto";
 
 const NAMES: [&str; 10] = [
@@ -20,7 +20,7 @@ const NAMES: [&str; 10] = [
     "delete_wait_ms",
 ];
 
-/// Spellings that the runbook uses, and what they stand for.
+/// The aliases used by the runbook.
 const ALIASES: [(&str, &str); 4] = [
     ("signWaitBudget", "sign_wait_budget_us"),
     ("refreshWindow", "refresh_window_ms"),
@@ -29,7 +29,7 @@ const ALIASES: [(&str, &str); 4] = [
 ];
 
 impl OnSoftExpiry {
-    /// The value as it stands in configuration and CLI.
+    /// Returns the value as used in configuration and CLI.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl OnSoftExpiry {
 }
 
 impl Settings {
-    /// The canonical name of a setting, given that or an alias; `None` if there is none.
+    /// Returns the canonical name of a setting, given that or an alias, or `None` if there is none.
     #[must_use]
     pub fn canonical_name(name: &str) -> Option<&'static str> {
         let name = ALIASES
@@ -50,11 +50,11 @@ impl Settings {
         NAMES.into_iter().find(|known| *known == name)
     }
 
-    /// Sets one setting from text. Takes the names of the fields, and the runbook's aliases.
-    /// `refresh_window_ms` also takes `auto`: a fifth of `soft_ttl_ms`.
+    /// Sets one setting from text. Accepts the names of the fields, and the runbook's aliases. `refresh_window_ms` also
+    /// accepts `auto`: a fifth of `soft_ttl_ms`.
     ///
-    /// Only the value's own form is checked here, since two settings that depend on each other are
-    /// set one after the other: call [`Settings::validate`] when all are set.
+    /// Checks only the form of the value, since settings that depend on each other are set one after the other: call
+    /// [`Settings::validate`] when all are set.
     ///
     /// # Errors
     /// No such setting, or a value that cannot be read. The settings are unchanged then.
@@ -90,12 +90,12 @@ impl Settings {
         Ok(())
     }
 
-    /// Every setting with the value in force, for people.
+    /// Iterates over every setting with its value in effect, for display.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         NAMES.into_iter().map(|name| (name, self.text(name)))
     }
 
-    /// Every setting as it was set: what [`Settings::set`] takes to make the same settings again.
+    /// Iterates over every setting as it was set: [`Settings::set`] with these values restores the settings.
     pub fn iter_stored(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         self.iter().map(|(name, value)| match name {
             "refresh_window_ms" if self.refresh_window_ms.is_none() => (name, AUTO.to_string()),

@@ -1,4 +1,4 @@
-//! The shard's own books, checked against each other: for tests and the simulator.
+//! Consistency checks of the shard's own bookkeeping: for tests and the simulator.
 
 use super::Shard;
 use crate::entry::{Due, Entry, Home, Key, State};
@@ -6,7 +6,7 @@ use crate::flight::{Place, Stage};
 use crate::slots::At;
 use alloc::string::String;
 
-/// The books do not agree: a defect of this crate.
+/// An inconsistency: a defect of this crate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation(pub String);
 
@@ -19,8 +19,8 @@ macro_rules! ensure {
 }
 
 impl<V> Shard<V> {
-    /// Checks everything that must hold between two inputs. Looks at every entry, flight and
-    /// waiter: for tests and the simulator, not for the request path.
+    /// Checks every invariant that must hold between two inputs. Visits every entry, flight and waiter: for tests and the
+    /// simulator, not for the request path.
     ///
     /// # Errors
     /// The first thing that does not hold.
@@ -169,14 +169,14 @@ impl<V> Shard<V> {
         Ok(())
     }
 
-    /// Who waits for a DEK is told once it comes: it was asked for, or will be. Returns how many wait.
+    /// Checks that the waiters for a DEK will be answered: it was requested, or will be. Returns their number.
     fn audit_wanting(&self) -> Result<usize, Violation> {
         let mut waiters = 0;
         for (keyspace_at, waiter_at) in self.group.wanting() {
             let waiter = &self.group.waiters[waiter_at];
             ensure!(
                 waiter.place == Place::Dek(keyspace_at) && self.waits.is_armed(waiter.timer),
-                "waiter {waiter_at} waits for a DEK, and elsewhere or for ever"
+                "waiter {waiter_at} waits for a DEK, and also elsewhere or without a time limit"
             );
             let found = self.group.find_waiter(waiter.token);
             ensure!(found.is_some(), "waiter {waiter_at} is not found");
@@ -185,7 +185,7 @@ impl<V> Shard<V> {
             let will_be_asked = keyspace.lease.is_asking() || keyspace.ask_timer.is_some();
             ensure!(
                 is_answered || will_be_asked,
-                "waiter {waiter_at} waits for a DEK, and nobody asks for it"
+                "waiter {waiter_at} waits for a DEK that is not requested"
             );
             waiters += 1;
         }

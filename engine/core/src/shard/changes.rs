@@ -9,10 +9,10 @@ use crate::slots::At;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
-    /// A put was acknowledged, or is about to be: call it before anybody is told. Clears NEGATIVE,
-    /// INVALID and back-off. A live key of an older version is dropped: nothing older is served from here on. The key is
-    /// loaded again at once if that is possible. A load that has begun is void, and its flight loads again; one that has
-    /// yet to begin will bring what was put.
+    /// Handles a put that was acknowledged, or is about to be: call it before the acknowledgement. Clears NEGATIVE,
+    /// INVALID and backoff. A live key of an older version is dropped, so nothing older is served afterwards. The key is
+    /// reloaded immediately if possible. A load that has begun is discarded, and its flight loads again; one that has not
+    /// begun will return what was put.
     pub fn handle_stored(
         &mut self,
         now: Instant,
@@ -61,9 +61,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// A key's blob changed and its newest version did not: a version was revoked or trimmed. Call
-    /// it before anybody is told. What is unlocked of the blob before is not used from here on, and
-    /// its loads are void.
+    /// Handles a key whose blob changed although its latest version did not: a version was revoked or trimmed. Call it
+    /// before the acknowledgement. Plaintext of the previous blob is not used afterwards, and its loads are discarded.
     pub fn handle_rewritten(
         &mut self,
         now: Instant,
@@ -79,8 +78,8 @@ impl<V> Shard<V> {
         self.handle_stored(now, keyspace, key_id, version);
     }
 
-    /// A revoked key was deleted: its id may be used again, and the store says what it holds. Call
-    /// it before anybody is told.
+    /// Handles the deletion of a revoked key: its id may be reused, and the store has its state. Call it before the
+    /// acknowledgement.
     pub fn handle_deleted(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) {
         if let Some(at) = self.find(keyspace, key_id)
             && self.entries[at].is_revoked()
@@ -90,13 +89,13 @@ impl<V> Shard<V> {
         }
     }
 
-    /// A revocation was acknowledged, or is about to be: call it before anybody is told. The key
-    /// is not used from here on, whoever waits for it is refused, and its loads are void.
+    /// Handles a revocation that was acknowledged, or is about to be: call it before the acknowledgement. The key is not
+    /// used afterwards, its waiters are refused, and its loads are discarded.
     pub fn handle_revoked(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) {
         let Some(keyspace_at) = self.keyspace_at(keyspace) else {
             return;
         };
-        // Without room for a mark the store will say it.
+        // If no entry is free to cache the revocation, the store returns it.
         if let Some(at) = self.find_or_create(now, keyspace_at, key_id) {
             self.revoke(now, at);
         }

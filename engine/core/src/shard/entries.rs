@@ -1,4 +1,4 @@
-//! Entries: finding, making and forgetting them, their states, lists and timers.
+//! Entries: lookup, creation and removal, their states, lists and timers.
 
 use super::Shard;
 use crate::action::KeyspaceId;
@@ -11,9 +11,9 @@ use crate::slots::At;
 use crate::time::Instant;
 use core::hash::{BuildHasher, Hasher};
 
-/// How long a key that was missing is not looked for again, µs.
+/// How long a missing key is not looked up again, in µs.
 pub const NEGATIVE_US: u64 = 1_000_000;
-/// How long failures in a row are remembered after the back-off is over, µs.
+/// How long consecutive failures are counted after the backoff has ended, in µs.
 const BACKOFF_MEMORY_US: u64 = 10_000_000;
 
 impl<V> Shard<V> {
@@ -35,7 +35,7 @@ impl<V> Shard<V> {
         hasher.finish()
     }
 
-    /// The entry of a key, new and empty if need be. `None`: nothing can make room for it.
+    /// Returns the entry of a key, creating an empty one if necessary. Returns `None` if no entry can be freed for it.
     pub(super) fn find_or_create(
         &mut self,
         now: Instant,
@@ -71,14 +71,14 @@ impl<V> Shard<V> {
         &mut self.keyspaces[keyspace_at]
     }
 
-    /// Forgets what was known of a key.
+    /// Discards the state of a key.
     pub(super) fn become_empty(&mut self, at: At<Key>) {
         self.strip(at);
         self.set_timer(at, Instant::MAX);
     }
 
-    /// As [`Shard::become_empty`], leaving the timer alone: when it goes off, it finds that nothing
-    /// needs the entry. Plaintext is dropped here.
+    /// As [`Shard::become_empty`], but leaves the timer: when it fires, nothing needs the entry. Plaintext is dropped
+    /// here.
     pub(super) fn strip(&mut self, at: At<Key>) {
         self.rehome(at, Home::None);
         self.requeue(at, Due::None);
@@ -102,7 +102,7 @@ impl<V> Shard<V> {
         self.entries[at].state = State::Live(live);
     }
 
-    /// The oldest negative entry makes room if there are too many.
+    /// Marks a key as missing. Discards the oldest negative entry if there are too many.
     pub(super) fn become_negative(&mut self, now: Instant, at: At<Key>) {
         self.become_empty(at);
         self.rehome(at, Home::Negative);
@@ -120,7 +120,7 @@ impl<V> Shard<V> {
         self.entries[at].state = State::Invalid { cause, reread };
     }
 
-    /// The oldest mark is forgotten if there are too many.
+    /// Marks a key as revoked. Discards the oldest revoked entry if there are too many.
     pub(super) fn become_revoked(&mut self, at: At<Key>) {
         self.become_empty(at);
         self.rehome(at, Home::Revoked);
@@ -132,13 +132,13 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Removes the oldest negative entry that nothing else needs. False: there is none.
+    /// Removes the oldest negative entry that is not in use. Returns `false` if there is none.
     pub(super) fn forget_oldest_negative(&mut self) -> bool {
         let Some(oldest) = self.negatives.front() else {
             return false;
         };
         if self.entries[oldest].flight.is_some() {
-            // A force-refresh looks for it: its flight will settle the entry.
+            // A force-refresh is looking it up: its flight will determine the entry's state.
             self.become_empty(oldest);
             return false;
         }
@@ -146,13 +146,13 @@ impl<V> Shard<V> {
         true
     }
 
-    /// Drops the plaintext of a key whose time is over.
+    /// Drops the plaintext of a key that has expired.
     pub(super) fn expire(&mut self, at: At<Key>) {
         self.keyspace_of(at).counters.expired_total += 1;
         self.become_empty(at);
     }
 
-    /// Moves an entry to the end of the list that its state calls for.
+    /// Moves an entry to the end of the list for its state.
     pub(super) fn rehome(&mut self, at: At<Key>, home: Home) {
         let entry = &mut self.entries[at];
         let before = core::mem::replace(&mut entry.home, home);
@@ -186,8 +186,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Puts an entry into one of the prefetcher's queues, or takes it out. Its place in a queue
-    /// that it is in already stays.
+    /// Puts an entry into one of the prefetcher's queues, or removes it. If it is in that queue already, it keeps its
+    /// position.
     pub(super) fn requeue(&mut self, at: At<Key>, due: Due) {
         let entry = &mut self.entries[at];
         let before = core::mem::replace(&mut entry.due, due);
@@ -203,7 +203,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Sets the entry's timer; [`Instant::MAX`]: none.
+    /// Sets the entry's timer; [`Instant::MAX`] for none.
     pub(super) fn set_timer(&mut self, at: At<Key>, when: Instant) {
         if let Some(timer) = self.entries[at].timer.take() {
             self.ages.cancel(timer);
@@ -213,8 +213,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Queue and timer for what the entry is now. An entry that nothing needs is removed: call it
-    /// last, whenever state or flight have changed.
+    /// Updates the queue and timer for the entry's current state. An entry that is not needed is removed: call it last,
+    /// whenever state or flight have changed.
     pub(super) fn look_after(&mut self, now: Instant, at: At<Key>) {
         let entry = &self.entries[at];
         let flying = entry.flight.is_some();
@@ -242,7 +242,7 @@ impl<V> Shard<V> {
         self.set_timer(at, look_at);
     }
 
-    /// The entry's timer went off.
+    /// Handles the entry's timer.
     pub(super) fn handle_age(&mut self, now: Instant, at: At<Key>) {
         self.entries[at].timer = None;
         match &self.entries[at].state {

@@ -1,9 +1,9 @@
-//! Making room: CLOCK, with what is past its time first.
+//! Eviction: CLOCK, with expired keys first.
 //!
-//! One hand goes around the entries. A live key that was used since the hand passed is spared
-//! once; one that is past `effective_hard` is not. Entries with a flight and revocation marks stay.
-//! The hand spares at most [`SPARED_MAX`] keys in a row, so that a shard full of hot keys does not
-//! hold up the request that needs the room: it then takes the next key, used or not.
+//! One hand moves around the entries. A live key that was used since the hand passed is spared once; one that is past
+//! `effective_hard` is not. Entries with a flight and revoked entries stay. The hand spares at most [`SPARED_MAX`] keys
+//! in a row, so that a shard full of hot keys does not delay the request that needs the space: it then takes the next
+//! key, used or not.
 
 use super::Shard;
 use crate::entry::{Key, REFERENCED, State};
@@ -14,7 +14,7 @@ use crate::time::Instant;
 
 const SPARED_MAX: usize = 128;
 
-/// What is short.
+/// What is exhausted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Short {
     Entries,
@@ -22,14 +22,14 @@ enum Short {
 }
 
 impl<V> Shard<V> {
-    /// Removes one entry. False: nothing can be removed.
+    /// Removes one entry. Returns `false` if none can be removed.
     pub(super) fn evict_entry(&mut self, now: Instant) -> bool {
-        // A missing key costs a read to find missing again, any other one an unlock as well.
+        // A missing key costs one read to look up again; any other also costs an unlock.
         self.forget_oldest_negative() || self.evict(now, Short::Entries)
     }
 
-    /// Makes room for `bytes` of a key that takes the place of the one at `at`, if there is one.
-    /// False: there is not enough to evict. Keys with a flight, such as this one, stay.
+    /// Frees `bytes` for a key that replaces the one at `at`, if there is one. Returns `false` if not enough can be
+    /// evicted. Keys with a flight, such as this one, stay.
     pub(super) fn make_room(&mut self, now: Instant, at: At<Key>, bytes: usize) -> bool {
         if bytes > self.limits.key_bytes_max {
             return false;
@@ -42,7 +42,7 @@ impl<V> Shard<V> {
         true
     }
 
-    /// Whether `bytes` of a key fit in the place of the one at `at` as things are.
+    /// Returns `true` if `bytes` of a key fit now, where they replace those of the key at `at`.
     pub(super) fn has_room_for_key(&self, at: At<Key>, bytes: usize) -> bool {
         let replaced = self.entries[at].live().map_or(0, |live| live.key_bytes);
         self.key_bytes - replaced + bytes <= self.limits.key_bytes_max
@@ -51,7 +51,7 @@ impl<V> Shard<V> {
     fn evict(&mut self, now: Instant, short: Short) -> bool {
         let slots = self.entries.high_water();
         let mut spared = 0;
-        // Twice around: the first turn may do nothing but spare.
+        // Two rounds: the first may do nothing but spare keys.
         for _ in 0..u64::from(slots) * 2 {
             let number = self.hand % slots;
             self.hand = (number + 1) % slots;

@@ -1,4 +1,4 @@
-//! Figures for the outside.
+//! Counters and values for the caller.
 
 use super::Shard;
 use crate::action::{KeyId, KeyspaceId};
@@ -9,31 +9,31 @@ use crate::settings::Settings;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
-    /// The keyspaces, by id.
+    /// Returns the keyspaces, by id.
     pub fn keyspace_ids(&self) -> impl Iterator<Item = KeyspaceId> + '_ {
         self.keyspaces_by_id.keys().copied()
     }
 
-    /// The settings in force.
+    /// Returns the settings in effect.
     #[must_use]
     pub fn settings(&self, keyspace: KeyspaceId) -> Option<&Settings> {
         Some(&self.keyspaces[self.keyspace_at(keyspace)?].settings)
     }
 
-    /// What was counted for a keyspace.
+    /// Returns the counters of a keyspace.
     #[must_use]
     pub fn counters(&self, keyspace: KeyspaceId) -> Option<&Counters> {
         Some(&self.keyspaces[self.keyspace_at(keyspace)?].counters)
     }
 
-    /// The age of the oldest key that was served since the last call, µs; 0 if none was.
+    /// Returns the highest age of a key served since the last call, in µs; 0 if none was served.
     pub fn take_oldest_served_age(&mut self, keyspace: KeyspaceId) -> Option<u64> {
         let at = self.keyspace_at(keyspace)?;
         let oldest = &mut self.keyspaces[at].counters.oldest_served_age_us;
         Some(core::mem::take(oldest))
     }
 
-    /// How a keyspace stands now.
+    /// Returns the current values of a keyspace.
     #[must_use]
     pub fn gauges(&self, now: Instant, keyspace: KeyspaceId) -> Option<Gauges> {
         let keyspace = &self.keyspaces[self.keyspace_at(keyspace)?];
@@ -51,7 +51,7 @@ impl<V> Shard<V> {
         })
     }
 
-    /// Figures of the whole shard.
+    /// Returns the values of the whole shard.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals {
@@ -68,8 +68,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The keys of a keyspace whose plaintext is in memory, and whether each was used since its
-    /// last load; those loaded longest ago first. Walks all of them as it is drained.
+    /// Iterates over the keys of a keyspace whose plaintext is in memory, and whether each was used since its last load,
+    /// oldest load first. Visits all of them as it is drained.
     pub fn resident_keys(&self, keyspace: KeyspaceId) -> impl Iterator<Item = (&KeyId, bool)> {
         let at = self.keyspace_at(keyspace).into_iter();
         at.flat_map(|at| self.keyspaces[at].resident.iter(&self.entries))

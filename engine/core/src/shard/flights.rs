@@ -1,4 +1,4 @@
-//! RefreshGroup at work: the only way to load a key.
+//! RefreshGroup operations: the only way to load a key.
 
 use super::{Shard, WaitTimer};
 use crate::action::{Action, FlightId, Refusal};
@@ -10,7 +10,7 @@ use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
 impl<V> Shard<V> {
-    /// Starts the flight of a key that has none. The caller has seen that there is room.
+    /// Starts the flight of a key that has none. The caller has checked the capacity.
     pub(super) fn start_flight(&mut self, now: Instant, at: At<Key>, origin: Origin) -> At<Flight> {
         let entry = &mut self.entries[at];
         assert!(entry.flight.is_none(), "one flight per key");
@@ -36,7 +36,7 @@ impl<V> Shard<V> {
         flight
     }
 
-    /// Sends a load out, under a new name.
+    /// Requests a load, under a new id.
     pub(super) fn launch(&mut self, now: Instant, flight_at: At<Flight>) {
         let generation = self.group.next_generation();
         self.arm_flight(now, flight_at);
@@ -56,7 +56,7 @@ impl<V> Shard<V> {
         });
     }
 
-    /// The present load is over or void: the flight goes on with another one, for all who wait.
+    /// Loads again for all waiters, because the current load has ended or was discarded.
     pub(super) fn launch_again(&mut self, now: Instant, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
         let next = core::mem::take(&mut flight.next);
@@ -77,7 +77,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The time limit of the present stage of a flight.
+    /// Sets the time limit of the current stage of a flight.
     pub(super) fn arm_flight(&mut self, now: Instant, flight_at: At<Flight>) {
         if let Some(timer) = self.group.flights[flight_at].timer.take() {
             self.waits.cancel(timer);
@@ -87,8 +87,7 @@ impl<V> Shard<V> {
         self.group.flights[flight_at].timer = Some(timer);
     }
 
-    /// Ends a flight: all who wait for it get their answers from [`Shard::poll_ready`]. Force-refreshes
-    /// that need a later load get one.
+    /// Ends a flight: its waiters are answered by [`Shard::poll_ready`]. Force-refreshes that need a later load get one.
     pub(super) fn end_flight(&mut self, now: Instant, flight_at: At<Flight>, ending: Ending) {
         let flight = &mut self.group.flights[flight_at];
         let next = core::mem::take(&mut flight.next);
@@ -112,7 +111,7 @@ impl<V> Shard<V> {
         self.end_unlock_if_reloaded(keyspace_at);
     }
 
-    /// Starts the load that force-refreshes wait for who came during the one that just ended.
+    /// Starts the load for force-refreshes received during the one that just ended.
     fn start_next(&mut self, now: Instant, at: At<Key>, waiters: List<Waiter, WAITING>) {
         let keyspace_at = self.entries[at].keyspace_at;
         let allowed = if self.entries[at].is_revoked() {
@@ -126,7 +125,7 @@ impl<V> Shard<V> {
                 self.group.adopt(flight, waiters);
             }
             Err(refusal) => {
-                // A flight that never was, to hold those who wait until they have their answers.
+                // A flight without a load holds the waiters until they are answered.
                 let flight = self
                     .group
                     .insert(Flight::new(at, keyspace_at, Origin::Demand));
@@ -139,9 +138,9 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Whether somebody with `budget_us` to spare may wait for a load: the DEK is at hand, or can
-    /// be within the budget. Asks the KMS if that is called for. Who may not wait gets NEEDS_UNLOCK,
-    /// whatever keeps the DEK away: only a wait that the KMS let down ends with UNAVAILABLE.
+    /// Returns whether a request with a budget of `budget_us` may wait for a load: the DEK is available, or can be within
+    /// the budget. Requests an unwrap if necessary. A request that may not wait gets NEEDS_UNLOCK, whatever the reason;
+    /// only a wait that the KMS failed ends with UNAVAILABLE.
     pub(super) fn seek_dek(
         &mut self,
         now: Instant,
@@ -173,7 +172,7 @@ impl<V> Shard<V> {
         Refusal::NeedsUnlock { ticket }
     }
 
-    /// When a load that is under way can be hoped to be over, µs from now.
+    /// Returns when a load in flight is expected to end, in µs from now.
     pub(super) fn load_hint_us(&self, keyspace_at: At<Keyspace>) -> u64 {
         self.keyspaces[keyspace_at]
             .load_us

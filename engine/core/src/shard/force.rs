@@ -1,11 +1,10 @@
 //! ForceRefresh: a load that began after the call, whatever is in memory.
 //!
-//! There is one flight per key, here too. A force-refresh joins a load that has yet to begin to read. One that finds a load on its way which began
-//! before the call waits for the next one: the flight's result is taken over as ever (at that
-//! time nobody has been told that something newer is there), those who waited for it are served,
-//! and the next load starts at once. So no two loads of one key run at a time, a hung one holds
-//! the next up until its time limit at most, and whatever the older one brought is replaced before
-//! [`Action::Refreshed`](crate::Action::Refreshed) says so.
+//! There is also one flight per key here. A force-refresh joins a load that has not begun to read. One that finds a load
+//! in flight which began before the call waits for the next one: the flight's result is accepted as usual (no client has
+//! been told of newer data at that time), its waiters are served, and the next load starts immediately. So no two loads
+//! of one key run at a time, a hung load delays the next until its time limit at most, and the older result is replaced
+//! before [`Action::Refreshed`](crate::Action::Refreshed) reports the refresh.
 
 use super::Shard;
 use super::request::OVERLOADED_AFTER_US;
@@ -15,13 +14,12 @@ use crate::keyspace::{Gate, Keyspace};
 use crate::slots::At;
 use crate::time::Instant;
 
-/// Flights that a force-refresh may have to sit through: the one on its way, its own, and one
-/// more if a put overtakes it.
+/// Most flights that a force-refresh waits for: the one in flight, its own, and one more if a put supersedes it.
 const FLIGHTS_PER_FORCE: u64 = 3;
 
 impl<V> Shard<V> {
-    /// Loads a key anew, whether it is there or not. The value at hand goes on being served until
-    /// then. Waits for its own deadline, or for the time limit of three flights.
+    /// Loads a key again, whether it is in memory or not. The value in memory is served until then. Waits until its own
+    /// deadline, or for the time limit of three flights.
     pub fn handle_force_refresh(
         &mut self,
         now: Instant,

@@ -13,14 +13,14 @@ use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
 impl<V> Shard<V> {
-    /// The caller begins to read for an [`Action::Load`](crate::Action::Load): the key's age counts from here, and a
-    /// force-refresh that comes later needs another load. Returns `false` if the load is not wanted any more: it is not to
-    /// be done, and there is no result to report.
+    /// Begins the read for an [`Action::Load`](crate::Action::Load): the key's age counts from this time, and a
+    /// force-refresh received later needs another load. Returns `false` if the load is no longer needed: it must not be
+    /// done, and has no result to report.
     pub fn begin_load(&mut self, now: Instant, flight: FlightId) -> bool {
         self.group.begin(now, flight)
     }
 
-    /// A load that was begun came to its end. One whose flight is over is ignored, and its key dropped.
+    /// Handles the result of a load that was begun. If its flight has ended, it is ignored, and its key dropped.
     pub fn handle_loaded(
         &mut self,
         now: Instant,
@@ -58,7 +58,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// A flight's time limit has passed.
+    /// Handles the expiry of a flight's time limit.
     pub(super) fn handle_flight_limit(&mut self, now: Instant, flight_at: At<Flight>) {
         let keyspace_at = self.group.flights[flight_at].keyspace_at;
         self.keyspaces[keyspace_at].counters.rehydrate_total += 1;
@@ -77,7 +77,7 @@ impl<V> Shard<V> {
         let (at, keyspace_at, origin) = (flight.entry, flight.keyspace_at, flight.origin);
         let keyspace = &self.keyspaces[keyspace_at];
         if !keyspace.has_lease(now) {
-            // That the blob opens says nothing of what the KMS thinks by now.
+            // That the blob opens does not show whether the KMS would still grant the DEK.
             drop(loaded);
             return self.await_dek(now, flight_at);
         }
@@ -136,7 +136,7 @@ impl<V> Shard<V> {
         self.end_flight(now, flight_at, Ending::Landed { version });
     }
 
-    /// The blob cannot be used. The KMS has no part in this.
+    /// Marks the key as invalid, since its blob cannot be used. The KMS is not involved.
     fn invalidate(&mut self, now: Instant, flight_at: At<Flight>, cause: InvalidCause) {
         let flight = &self.group.flights[flight_at];
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
@@ -161,8 +161,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Reads the blob of an INVALID key once more, if that can be done now: the next request for
-    /// it tries otherwise. Never without a DEK, since that would ask the KMS.
+    /// Reads the blob of an INVALID key once more, if that is possible now; otherwise the next request for it tries.
+    /// Never without a DEK, since that would call the KMS.
     pub(super) fn read_again(&mut self, now: Instant, at: At<Key>) {
         let entry = &self.entries[at];
         if entry.flight.is_none()
@@ -174,8 +174,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The load cannot be used without a newer answer of the KMS: it asks, once, and all who wait
-    /// go on waiting.
+    /// Requests a newer answer of the KMS, once, without which the load cannot be used. All waiters continue to wait.
     fn await_dek(&mut self, now: Instant, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
         let (at, keyspace_at, on_spec) = (flight.entry, flight.keyspace_at, flight.is_on_spec());
@@ -198,7 +197,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// A failure that may pass: what is live goes on being served, and the next try waits.
+    /// Handles a failure that may be transient: what is live is still served, and the next attempt waits.
     pub(super) fn fail_load(&mut self, now: Instant, flight_at: At<Flight>, error: LoadError) {
         let flight = &self.group.flights[flight_at];
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);

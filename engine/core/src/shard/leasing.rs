@@ -1,4 +1,4 @@
-//! What the KMS says, and what an operator says: leases, refusals, lock and unlock.
+//! Answers of the KMS and commands of operators: leases, refusals, lock and unlock.
 
 use super::{LeaseTimer, Shard};
 use crate::action::{Action, KeyspaceId, LeaseEvent, Refusal};
@@ -10,13 +10,13 @@ use crate::time::Instant;
 use alloc::vec::Vec;
 
 impl<V> Shard<V> {
-    /// The KMS answered an [`Action::Unwrap`], or something was learned of the DEK without one.
+    /// Handles an answer of the KMS to an [`Action::Unwrap`], or an unsolicited one.
     pub fn handle_lease(&mut self, now: Instant, keyspace: KeyspaceId, event: LeaseEvent) {
         let Some(at) = self.keyspace_at(keyspace) else {
             return;
         };
         if self.keyspaces[at].gate != Gate::Open {
-            // The answer came too late: nothing is to be used until somebody unlocks.
+            // A late answer: nothing may be used until an operator unlocks.
             self.keyspaces[at].lease.answered();
             if matches!(event, LeaseEvent::Granted { .. }) {
                 self.actions.push_back(Action::DropDek { keyspace });
@@ -40,18 +40,17 @@ impl<V> Shard<V> {
         self.arm_alarm(now, at);
     }
 
-    /// Locks a keyspace by command: from here on nothing of it is used, and everybody gets
-    /// NEEDS_UNLOCK. Plaintext is dropped here as far as one step goes, and in the ticks that
-    /// follow.
+    /// Locks a keyspace by command: afterwards none of its keys is used, and every request gets NEEDS_UNLOCK. One step of
+    /// plaintext is dropped immediately, the rest in the ticks that follow.
     pub fn handle_lock(&mut self, now: Instant, keyspace: KeyspaceId) {
         if let Some(at) = self.keyspace_at(keyspace) {
             self.close_gate(now, at, Gate::Locked);
         }
     }
 
-    /// Unlocks a keyspace by command: asks the KMS at once, whatever it said before, unless a lease
-    /// is live, and loads what was in use, and what is INVALID, again under `max_in_flight`. Returns
-    /// the ticket that [`Shard::unlock_status`] takes, or `None` if there is no such keyspace.
+    /// Unlocks a keyspace by command: requests an unwrap immediately, whatever the KMS answered before, unless a lease is
+    /// live, and reloads keys that were in use, and INVALID keys, under `max_in_flight`. Returns the ticket that
+    /// [`Shard::unlock_status`] takes, or `None` if the keyspace does not exist.
     pub fn handle_unlock(&mut self, now: Instant, keyspace: KeyspaceId) -> Option<u64> {
         let at = self.keyspace_at(keyspace)?;
         let keyspace = &mut self.keyspaces[at];
@@ -69,7 +68,7 @@ impl<V> Shard<V> {
         Some(ticket)
     }
 
-    /// How an unlock stands. `None`: there is no such keyspace or ticket, or it ended long ago.
+    /// Returns the status of an unlock, or `None` if the keyspace or ticket does not exist, or it ended long ago.
     #[must_use]
     pub fn unlock_status(&self, keyspace: KeyspaceId, ticket: u64) -> Option<UnlockStatus> {
         let keyspace = &self.keyspaces[self.keyspace_at(keyspace)?];
@@ -79,7 +78,7 @@ impl<V> Shard<V> {
             .status(ticket, left as u64 + keyspace.reloads)
     }
 
-    /// Asks the KMS, unless a question is on its way or a back-off bars it.
+    /// Requests an unwrap, unless one is in flight or a backoff blocks it.
     pub(super) fn ask(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[at];
         if keyspace.gate == Gate::Open && keyspace.lease.may_ask(now) {
@@ -92,7 +91,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Time to think about asking the KMS.
+    /// Handles the lease's timer.
     pub(super) fn handle_alarm(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[at];
         keyspace.ask_timer = None;
@@ -113,7 +112,7 @@ impl<V> Shard<V> {
         self.arm_alarm(now, at);
     }
 
-    /// The lease ended without renewal. Flights go on: they will find out.
+    /// Ends the lease without renewal. Flights continue and notice it themselves.
     pub(super) fn lose_lease(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &self.keyspaces[at];
         let id = keyspace.id;
@@ -125,7 +124,7 @@ impl<V> Shard<V> {
         self.actions.push_back(Action::DropDek { keyspace: id });
     }
 
-    /// What was loaded under the lease is dead with it.
+    /// Purges what was loaded under the lease.
     fn end_lease(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &self.keyspaces[at];
         let id = keyspace.id;
@@ -152,7 +151,7 @@ impl<V> Shard<V> {
         keyspace.ask_timer = alarm_at.map(|when| self.leases.arm(when, LeaseTimer::Ask(at)));
     }
 
-    /// The end of the lease has moved: the expiry check and the timer follow.
+    /// Updates the expiry check and the timer after the end of the lease has moved.
     pub(super) fn follow_lease_end(&mut self, at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[at];
         let ends_at = keyspace.lease.ends_at();
@@ -165,8 +164,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Ends the unlock that is under way if there is nothing left to load, or nothing that would
-    /// load it: with `max_in_flight` at 0 the keys come back as they are asked for.
+    /// Ends the unlock in progress if nothing is left to load, or nothing would load it: with `max_in_flight` at 0, keys
+    /// are loaded when they are requested.
     pub(super) fn end_unlock_if_reloaded(&mut self, at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[at];
         let left = keyspace.parked.len() + keyspace.invalid_to_reload;
@@ -178,14 +177,14 @@ impl<V> Shard<V> {
 
     fn lease_granted(&mut self, now: Instant, at: At<Keyspace>, sent_at: Instant, generation: u32) {
         if self.keyspaces[at].lease.is_held() && !self.keyspaces[at].has_lease(now) {
-            // It ended, and the timer has yet to say so: what was loaded under it stays dead. The
-            // DEK at hand is the one that came with this grant, and stays.
+            // It ended before its timer fired: what was loaded under it stays dead. The DEK in memory came with this
+            // grant, and stays.
             self.end_lease(now, at);
         }
         let keyspace = &mut self.keyspaces[at];
         let lease_us = keyspace.settings.dek_lease_us();
         if !keyspace.lease.granted(now, sent_at, generation, lease_us) {
-            // The answer took longer than the lease lasts.
+            // The answer took longer than the lease.
             let id = keyspace.id;
             if !keyspace.lease.is_held() {
                 self.actions.push_back(Action::DropDek { keyspace: id });
@@ -279,8 +278,7 @@ impl<V> Shard<V> {
         self.arm_alarm(now, at);
     }
 
-    /// Nothing that is live now is used from here on; it is dropped within the next 32 ticks, a
-    /// first step of it right here.
+    /// Invalidates everything that is live. It is dropped within the next 32 ticks, a first step of it immediately.
     fn purge(&mut self, now: Instant, at: At<Keyspace>, purged: Purged) {
         let keyspace = &mut self.keyspaces[at];
         keyspace.lease.lost();
@@ -310,8 +308,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The same under a live lease: those flights need another generation of the DEK. Their keys
-    /// back off at least as long as the KMS is left alone.
+    /// As above, under a live lease: those flights need another generation of the DEK. Their keys back off at least until
+    /// the KMS may be called again.
     fn fail_awaiting_retry(&mut self, now: Instant, at: At<Keyspace>) {
         let retry_at = self.keyspaces[at].lease.retry_at();
         for flight in self.flights_of(at) {
@@ -324,8 +322,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The flights of a keyspace, in the order of their slots. A walk over all flights: leases
-    /// change rarely, and flights are bounded.
+    /// Returns the flights of a keyspace, in the order of their slots. Iterates over all flights: leases change rarely,
+    /// and flights are bounded.
     fn flights_of(&self, keyspace_at: At<Keyspace>) -> Vec<At<Flight>> {
         let flights = self.group.flights.iter();
         flights

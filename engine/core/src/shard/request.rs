@@ -1,4 +1,4 @@
-//! Requests: served from memory, or waiting, or refused.
+//! Requests: served from memory, waiting, or refused.
 
 use super::{Shard, WaitTimer};
 use crate::action::{Refusal, Request, Token, Verdict};
@@ -10,10 +10,10 @@ use crate::settings::OnSoftExpiry;
 use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
-/// With a stale key at hand, a wait ends this long before the request's deadline, µs: two ticks,
-/// so that the answer can still be made in time.
+/// How long before the request's deadline a wait ends if a stale key is available, in µs: two ticks, so that the answer
+/// is still in time.
 const DEADLINE_MARGIN_US: u64 = 2 * TICK_US;
-/// The hint that goes with OVERLOADED, µs.
+/// The hint returned with OVERLOADED, in µs.
 pub(super) const OVERLOADED_AFTER_US: u64 = 5_000;
 
 /// A verdict that does not borrow the key yet.
@@ -24,7 +24,7 @@ enum Decision {
 }
 
 impl<V> Shard<V> {
-    /// An operation needs a key. A fresh key costs one hash lookup: no allocation, no timer.
+    /// Handles an operation that needs a key. A fresh key costs one hash lookup: no allocation, no timer.
     #[inline]
     pub fn handle_request(&mut self, now: Instant, request: Request<'_>) -> Verdict<'_, V> {
         match self.decide(now, &request) {
@@ -102,7 +102,7 @@ impl<V> Shard<V> {
         Decision::Refuse(refusal)
     }
 
-    /// A stale key: wait for a newer one where the policy says so, as long as waiting can help.
+    /// Decides on a stale key: waits for a newer one if the policy requires it and waiting can help.
     fn decide_stale(
         &mut self,
         now: Instant,
@@ -132,8 +132,8 @@ impl<V> Shard<V> {
         Decision::Serve { at }
     }
 
-    /// The flight that refreshes a stale key, started if need be; `None` in back-off, or if there
-    /// is no room for one.
+    /// Returns the flight that refreshes a stale key, starting it if necessary, or `None` in backoff, or if there is no
+    /// capacity.
     fn refresh_stale(&mut self, now: Instant, at: At<Key>) -> Option<At<Flight>> {
         let entry = &self.entries[at];
         if entry.flight.is_some() {
@@ -143,7 +143,7 @@ impl<V> Shard<V> {
         may_start.then(|| self.start_flight(now, at, Origin::Demand))
     }
 
-    /// No key that could be served. Joins the flight that will bring it, or says why not.
+    /// Joins the flight that will load the key, or returns the refusal, since no key can be served.
     fn wait_for_key(
         &mut self,
         now: Instant,
@@ -188,7 +188,7 @@ impl<V> Shard<V> {
         Ok(())
     }
 
-    /// The answer, if it is known without a load.
+    /// Returns the answer, if it is known without a load.
     fn known_answer(
         &mut self,
         now: Instant,

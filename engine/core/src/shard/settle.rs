@@ -1,4 +1,4 @@
-//! The end of a wait: for those whose flight ended, whose time is up, or who left.
+//! The end of a wait: the flight ended, the wait timed out, or the caller left.
 
 use super::Shard;
 use crate::action::{Outcome, Refusal, Token};
@@ -10,12 +10,12 @@ use crate::keyspace::Gate;
 use crate::slots::At;
 use crate::time::{Instant, TICK_US};
 
-/// The hint for a key that went away between the end of a wait and its use, µs.
+/// The hint for a key that was lost between the end of a wait and its use, in µs.
 const GONE_AFTER_US: u64 = TICK_US;
 
 impl<V> Shard<V> {
-    /// The caller of a request or force-refresh is gone. The flight goes on without it. Without
-    /// effect on a token that does not wait.
+    /// Withdraws a request or force-refresh whose caller is gone. The flight continues without it. Has no effect on a
+    /// token that does not wait.
     pub fn handle_waiter_gone(&mut self, _now: Instant, token: Token) {
         let Some(waiter_at) = self.group.find_waiter(token) else {
             return;
@@ -36,7 +36,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// A waiter's timer went off: its budget is used up, or its deadline is (nearly) here.
+    /// Handles a waiter's timer: its budget is exhausted, or its deadline is (nearly) reached.
     pub(super) fn handle_waited(&mut self, now: Instant, waiter_at: At<Waiter>) {
         let flight_at = match self.group.waiters[waiter_at].place {
             Place::Present(flight) | Place::Next(flight) => flight,
@@ -44,7 +44,7 @@ impl<V> Shard<V> {
             Place::Late => unreachable!("its one timer has gone off before"),
         };
         if self.group.flights[flight_at].stage == Stage::Over {
-            // Its flight was over in time: it is about to have its answer.
+            // Its flight ended in time: it is about to be answered.
             return;
         }
         if let WaiterKind::Request { budget_ends_at } = self.group.waiters[waiter_at].kind
@@ -76,15 +76,15 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Whether [`poll_ready`](Shard::poll_ready) has anything to hand out.
+    /// Returns `true` if [`poll_ready`](Shard::poll_ready) has a result.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         self.group.has_settled()
     }
 
-    /// The next request or force-refresh whose wait is over, and what it gets. Everything is checked at `now`, so read the
-    /// clock for each: whoever is handed out last gets the key only if its time has not ended meanwhile. Handing out one at
-    /// a time also means that no input, a landing or a lock for one, takes longer the more wait for it.
+    /// Returns the next request or force-refresh whose wait has ended, and its result. Everything is checked at `now`, so
+    /// read the clock for each: even the last waiter gets the key only if it has not expired in the meantime. Returning
+    /// one at a time also means that no input, for example a load or a lock, takes longer the more requests wait for it.
     pub fn poll_ready(&mut self, now: Instant) -> Option<(Token, Outcome<'_, V>)> {
         let settled = match self.next_wanting(now) {
             Some(settled) => settled,
@@ -148,8 +148,8 @@ impl<V> Shard<V> {
         Outcome::Refuse(self.refusal_after_wait(now, at, overdue, settled))
     }
 
-    /// Why one who waited gets no key. How its flight ended is told only if it still holds: a put, a revocation, a lock or
-    /// an unlock may have come since.
+    /// Returns why a waiter gets no key. The flight's own result is returned only if it still applies: a put, a
+    /// revocation, a lock or an unlock may have happened since.
     fn refusal_after_wait(
         &mut self,
         now: Instant,

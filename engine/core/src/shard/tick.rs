@@ -1,4 +1,4 @@
-//! Time passing: timers, the prefetcher's passes, sweeps.
+//! The passage of time: timers, the prefetcher's passes, sweeps.
 
 use super::{LeaseTimer, Shard, WaitTimer};
 use crate::action::Urgency;
@@ -11,10 +11,10 @@ use crate::slots::At;
 use crate::time::Instant;
 
 impl<V> Shard<V> {
-    /// Does what is due. Call it every millisecond or two: waits end, and plaintext is dropped, as
-    /// promptly as this is called. Nothing that is past its time is used meanwhile, since every
-    /// use checks the time itself. A call takes a bounded time: where more waits end at once than
-    /// [`Limits::timers_per_tick_max`](crate::Limits::timers_per_tick_max), the rest end in the next calls.
+    /// Does what is due. Call it every millisecond or two: waits end, and plaintext is dropped, as promptly as this is
+    /// called. Expired keys are not used in the meantime, since every use checks the time itself. A call takes a bounded
+    /// time: if more waits end together than [`Limits::timers_per_tick_max`](crate::Limits::timers_per_tick_max), the
+    /// rest end in the next calls.
     pub fn handle_tick(&mut self, now: Instant) {
         self.leases.advance(now);
         while let Some(timer) = self.leases.pop() {
@@ -49,10 +49,9 @@ impl<V> Shard<V> {
         }
     }
 
-    /// One pass of the prefetcher over a keyspace: fills the free part of this shard's share of
-    /// `max_in_flight`, urgent keys first, then those that are due, then those that an unlock or
-    /// the return of the DEK is to bring back, then those of a warm start. What is due and left over
-    /// counts as skipped.
+    /// Makes one pass of the prefetcher over a keyspace: fills the free part of this shard's share of `max_in_flight`
+    /// with urgent keys first, then those that are due, then those to reload after an unlock or the return of the DEK,
+    /// then those of a warm start. Due keys that are left over count as skipped.
     fn scan(&mut self, now: Instant, keyspace_at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[keyspace_at];
         if keyspace.settings.max_in_flight == 0 {
@@ -103,7 +102,7 @@ impl<V> Shard<V> {
         warm.map(|at| (at, Origin::Warm))
     }
 
-    /// The INVALID keys take turns: the one that is read goes to the end of the list.
+    /// Returns the next INVALID key to read. They take turns: the key is moved to the end of the list.
     fn next_invalid_to_reload(&mut self, keyspace_at: At<Keyspace>) -> Option<At<Key>> {
         loop {
             let keyspace = &mut self.keyspaces[keyspace_at];
@@ -120,7 +119,7 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The keyspace's resident keys have to be looked at.
+    /// Queues the keyspace for a check of its resident keys.
     pub(super) fn sweep_later(&mut self, keyspace_at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[keyspace_at];
         if !keyspace.sweeping {
@@ -129,8 +128,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Looks at the resident keys of changed keyspaces, one step's worth. A list of residents is
-    /// in the order of loads and looks: those that have yet to be looked at come first.
+    /// Checks the resident keys of changed keyspaces, one step's worth. A list of residents is ordered by loads and
+    /// checks: unchecked keys come first.
     pub(super) fn sweep(&mut self, now: Instant) {
         let (mut looks, step) = (0, self.step());
         while let Some(keyspace_at) = self.sweeping.front().copied() {
@@ -149,8 +148,8 @@ impl<V> Shard<V> {
         }
     }
 
-    /// Drops a key that was purged, or sets the timer of one whose settings have changed. False:
-    /// neither, it is up to date.
+    /// Drops a key that was purged, or resets the timer of one whose settings have changed. Returns `false` if it is up
+    /// to date.
     fn look_at_resident(&mut self, now: Instant, at: At<Key>) -> bool {
         let entry = &mut self.entries[at];
         let keyspace = &self.keyspaces[entry.keyspace_at];
@@ -161,8 +160,8 @@ impl<V> Shard<V> {
             let park = keyspace.purged == Purged::Parked
                 && entry.touched & USED != 0
                 && entry.flight.is_none();
-            // No more than this: a lock of a big keyspace is a long walk, and its length is how
-            // long plaintext outlives the lock.
+            // Nothing more: a lock of a large keyspace visits many keys, and the duration determines how long plaintext
+            // outlives the lock.
             self.strip(at);
             if park {
                 self.rehome(at, Home::Parked);

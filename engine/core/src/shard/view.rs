@@ -1,4 +1,4 @@
-//! One key, looked at from outside: for status pages, tests and the simulator.
+//! The state of one key, for status pages, tests and the simulator.
 
 use super::Shard;
 use crate::action::KeyspaceId;
@@ -8,12 +8,12 @@ use crate::flight::Stage;
 use crate::keyspace::Gate;
 use crate::time::Instant;
 
-/// Where a key is in its life.
+/// The life-cycle state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lifecycle {
     /// Nothing is known.
     Absent,
-    /// Nothing is live, and a load is on its way.
+    /// Nothing is live, and a load is in flight.
     Loading,
     /// Nothing is live, and a load waits for the DEK.
     AwaitingDek,
@@ -21,7 +21,7 @@ pub enum Lifecycle {
     Fresh,
     /// Live, and due for a newer load.
     Stale,
-    /// Nothing is live, loads fail, and the next one waits.
+    /// Nothing is live, loads fail, and the next one is delayed.
     BackOff,
     /// Known to be missing.
     Negative,
@@ -31,16 +31,16 @@ pub enum Lifecycle {
     Revoked,
 }
 
-/// What a shard knows of one key.
+/// The state of one key in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// Where the key is in its life.
+    /// The life-cycle state.
     pub lifecycle: Lifecycle,
-    /// The keyspace does not serve it: locked by command, or refused by the KMS.
+    /// The keyspace is not served: locked by command, or refused by the KMS.
     pub needs_unlock: bool,
-    /// A flight of this key is under way.
+    /// A flight of this key is in progress.
     pub refreshing: bool,
-    /// Loads of this key fail, and the next one waits.
+    /// Loads of this key fail, and the next one is delayed.
     pub backing_off: bool,
     /// Used since its last load.
     pub used: bool,
@@ -50,16 +50,16 @@ pub struct View {
     pub version: u32,
     /// DEK generation that opened the live key, 0 if there is none.
     pub dek_generation: u32,
-    /// When the load began that brought the live key.
+    /// When the load of the live key began.
     pub loaded_at: Option<Instant>,
-    /// When the live key goes, or went, stale.
+    /// When the live key becomes, or became, stale.
     pub soft_at: Option<Instant>,
     /// `effective_hard` of the live key.
     pub expires_at: Option<Instant>,
 }
 
 impl<V> Shard<V> {
-    /// Looks at one key without touching it. `None`: there is no such keyspace.
+    /// Returns the state of one key without affecting it, or `None` if the keyspace does not exist.
     #[must_use]
     pub fn view(&self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) -> Option<View> {
         let keyspace_at = self.keyspace_at(keyspace)?;

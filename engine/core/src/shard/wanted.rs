@@ -1,7 +1,7 @@
-//! Writes that need a DEK: they ask for it here, and wait for it here.
+//! Writes that need a DEK: they request it and wait for it here.
 //!
-//! One question serves all who wait, requests and writes alike. An outage of the KMS does not end a write's wait: it is
-//! asked again after its back-off. Only the DEK, a lock, a denial or the write's own time does.
+//! One unwrap request serves all waiters, requests and writes alike. An outage of the KMS does not end a write's wait:
+//! the request is repeated after its backoff. Only the DEK, a lock, a denial or the write's own time limit ends it.
 
 use super::Shard;
 use super::request::OVERLOADED_AFTER_US;
@@ -11,12 +11,12 @@ use crate::keyspace::{Gate, Keyspace};
 use crate::slots::At;
 use crate::time::Instant;
 
-/// The hint for a write whose time was over before the DEK came, µs.
+/// The hint for a write that timed out before the DEK arrived, in µs.
 const NO_DEK_AFTER_US: u64 = 1_000_000;
 
 impl<V> Shard<V> {
-    /// A write needs the keyspace's DEK. Asks the KMS if it is not at hand. The write goes on at [`DekVerdict::Ready`], or
-    /// when [`poll_ready`](Shard::poll_ready) has brought its token with [`Outcome::Dek`].
+    /// Handles a write that needs the keyspace's DEK. Requests an unwrap if it is not available. The write continues at
+    /// [`DekVerdict::Ready`], or when [`poll_ready`](Shard::poll_ready) has returned its token with [`Outcome::Dek`].
     pub fn handle_wanted(&mut self, now: Instant, request: DekRequest) -> DekVerdict {
         let Some(at) = self.keyspace_at(request.keyspace) else {
             self.totals.no_keyspace_total += 1;
@@ -49,7 +49,7 @@ impl<V> Shard<V> {
         DekVerdict::Wait
     }
 
-    /// Asks the KMS for those who wait for a DEK that is not at hand, unless that has to wait itself.
+    /// Requests an unwrap for waiters whose DEK is not available, unless that has to be delayed.
     pub(super) fn ask_for_waiting(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &self.keyspaces[at];
         let is_missing = self.group.is_dek_wanted(at) && !keyspace.can_seal(now);
@@ -58,12 +58,12 @@ impl<V> Shard<V> {
         }
     }
 
-    /// The next who waited for a DEK that has come, or will not.
+    /// Returns the next waiter for a DEK that has arrived, or will not.
     pub(super) fn next_wanting(&mut self, now: Instant) -> Option<Settled> {
         while let Some(at) = self.group.first_answered() {
             let keyspace = &self.keyspaces[at];
             if keyspace.gate == Gate::Open && !keyspace.can_seal(now) {
-                // It came and went, or is of an older generation: the next tick sees whether to ask again.
+                // It expired again, or has an older generation: the next tick determines whether to repeat the request.
                 self.group.wait_on(at);
                 self.arm_alarm(now, at);
                 continue;

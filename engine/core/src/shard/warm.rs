@@ -1,4 +1,4 @@
-//! Warm start: which keys are hot, and loading those that were so in an earlier run.
+//! Warm start: which keys are hot, and loading those that were hot in a previous run.
 
 use super::Shard;
 use crate::action::KeyspaceId;
@@ -8,32 +8,30 @@ use crate::keyspace::{Gate, Keyspace};
 use crate::slots::At;
 use crate::time::Instant;
 
-/// Slots that one step of a survey looks at: 0.2 ms, if each of them misses the processor's caches and
-/// takes 0.1 us.
+/// Slots inspected by one step of a survey: 0.2 ms, if each of them misses the processor's caches and takes 0.1 µs.
 pub const SURVEY_STEP: u32 = 2_048;
 
-/// What becomes of a key that is said to have been hot: [`Shard::handle_hot`].
+/// The result of [`Shard::handle_hot`] for a key that was hot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Warming {
-    /// It is queued, and loaded by one of the next passes of the prefetcher.
+    /// It is queued, and one of the next passes of the prefetcher loads it.
     Queued,
-    /// There is nothing to do: something is known of the key already, or there is no such keyspace.
+    /// Nothing to do: the key's state is already known, or the keyspace does not exist.
     Needless,
-    /// Not now, and nothing was taken down: there is no live lease, this shard's share of
-    /// `max_in_flight` is used up (with a share of 0 it always is), or all entries are taken.
+    /// Not accepted now: there is no live lease, this shard's share of `max_in_flight` is exhausted (with a share of 0 it
+    /// always is), or all entries are in use.
     Later,
 }
 
 impl<V> Shard<V> {
-    /// A key was hot in an earlier run: loads it ahead of need if that costs nobody anything. It
-    /// needs a live lease and a free part of this shard's share of `max_in_flight`, waits for the
-    /// next pass of the prefetcher, and goes behind all that is due there. It never asks the KMS,
-    /// and no key that is in memory makes room for it; a load that fails is not tried again.
+    /// Loads a key that was hot in a previous run, provided that it costs other keys nothing. It needs a live lease and a
+    /// free part of this shard's share of `max_in_flight`, waits for the next pass of the prefetcher, and is queued after
+    /// all keys that are due. It never calls the KMS, and never evicts a key in memory; a load that fails is not retried.
     ///
-    /// The caller keeps what was answered [`Warming::Later`] and comes again, in its order; once in
-    /// [`SCAN_PERIOD_US`](crate::SCAN_PERIOD_US) is as often as it helps.
-    /// [`Gauges::warming_keys`](crate::Gauges::warming_keys) tells what is still on its way.
+    /// The caller keeps the keys for which the result was [`Warming::Later`] and calls again, in order; more often than
+    /// once per [`SCAN_PERIOD_US`](crate::SCAN_PERIOD_US) does not help.
+    /// [`Gauges::warming_keys`](crate::Gauges::warming_keys) is the number still pending.
     pub fn handle_hot(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) -> Warming {
         let Some(keyspace_at) = self.keyspace_at(keyspace) else {
             return Warming::Needless;
@@ -51,7 +49,7 @@ impl<V> Shard<V> {
         Warming::Queued
     }
 
-    /// Whether the next pass would come to one more key of a warm start.
+    /// Returns `true` if the next pass would reach one more key of a warm start.
     fn may_warm(&self, now: Instant, keyspace_at: At<Keyspace>) -> bool {
         let keyspace = &self.keyspaces[keyspace_at];
         let ahead_of_it = keyspace.due_keys()
@@ -64,8 +62,8 @@ impl<V> Shard<V> {
             && keyspace.counters.prefetch_flights + (ahead_of_it as u64) < u64::from(keyspace.share)
     }
 
-    /// Looks at the next [`SURVEY_STEP`] slots for keys that are hot, and enters them into
-    /// `hottest`. True: there are more to look at, now or in a later turn.
+    /// Inspects the next [`SURVEY_STEP`] slots for hot keys, and adds them to `hottest`. Returns `true` if more slots
+    /// remain, to inspect now or in a later turn.
     #[must_use]
     pub fn survey(&self, hottest: &mut Hottest) -> bool {
         let end = self.entries.high_water();

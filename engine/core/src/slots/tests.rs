@@ -1,9 +1,9 @@
-//! Slots and tables, and what names a place in them.
+//! Tests of slots and tables, and of the handles that name a place in them.
 
 use super::*;
 
 #[test]
-fn a_freed_slot_is_used_again_and_the_old_handle_does_not_find_the_new_value() {
+fn freed_slot_is_reused_and_the_old_handle_does_not_find_the_new_value() {
     let mut slots: Slots<char> = Slots::new();
     let one = slots.insert('a');
     let two = slots.insert('b');
@@ -19,7 +19,7 @@ fn a_freed_slot_is_used_again_and_the_old_handle_does_not_find_the_new_value() {
 }
 
 #[test]
-fn a_handle_takes_its_value_once() {
+fn handle_takes_its_value_once() {
     let mut slots: Slots<char> = Slots::new();
     let at = slots.insert('a');
     let handle = slots.handle(at);
@@ -31,7 +31,7 @@ fn a_handle_takes_its_value_once() {
 }
 
 #[test]
-fn the_vacant_handle_is_that_of_the_next_value() {
+fn vacant_handle_is_that_of_the_next_value() {
     let mut slots: Slots<u32> = Slots::new();
     for value in 0..4 {
         let vacant = slots.vacant();
@@ -52,7 +52,7 @@ fn the_vacant_handle_is_that_of_the_next_value() {
 }
 
 #[test]
-fn a_handle_survives_being_a_number() {
+fn handle_round_trips_through_a_number() {
     let mut slots: Slots<u32> = Slots::new();
     let at = slots.insert(7);
     slots.remove(at);
@@ -67,7 +67,7 @@ fn a_handle_survives_being_a_number() {
 }
 
 #[test]
-fn values_come_in_the_order_of_their_slots() {
+fn values_are_iterated_in_the_order_of_their_slots() {
     let mut slots: Slots<u32> = Slots::new();
     let places: Vec<At<u32>> = (0..5).map(|value| slots.insert(value)).collect();
     slots.remove(places[1]);
@@ -80,13 +80,13 @@ fn values_come_in_the_order_of_their_slots() {
 }
 
 #[test]
-fn an_option_of_a_place_takes_no_more_room() {
+fn option_of_a_place_takes_no_extra_space() {
     assert_eq!(size_of::<Option<At<u64>>>(), size_of::<u32>());
     assert_eq!(size_of::<Option<Handle<u64>>>(), size_of::<u64>());
 }
 
 #[test]
-fn a_table_keeps_its_order() {
+fn table_keeps_its_order() {
     let mut table = Table::new();
     assert!(table.is_empty());
     let places: Vec<At<char>> = "abc".chars().map(|value| table.push(value)).collect();

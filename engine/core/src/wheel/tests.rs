@@ -1,4 +1,4 @@
-//! The wheel against a list of timers that is searched from end to end.
+//! Tests of the wheel against a list of timers that is searched linearly.
 
 use super::*;
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ fn fires_at_its_tick_and_never_before() {
 }
 
 #[test]
-fn a_cancelled_timer_does_not_fire_and_a_stale_cancel_does_nothing() {
+fn cancelled_timer_does_not_fire_and_a_stale_cancel_has_no_effect() {
     let mut wheel = Wheel::new();
     let one = wheel.arm(ms(5), 1);
     wheel.cancel(one);
@@ -34,7 +34,7 @@ fn a_cancelled_timer_does_not_fire_and_a_stale_cancel_does_nothing() {
 }
 
 #[test]
-fn a_timer_armed_in_the_past_waits_for_the_next_tick() {
+fn timer_armed_in_the_past_fires_at_the_next_tick() {
     let mut wheel = Wheel::new();
     wheel.advance(ms(10));
     wheel.arm(ms(3), 1);
@@ -43,7 +43,7 @@ fn a_timer_armed_in_the_past_waits_for_the_next_tick() {
 }
 
 #[test]
-fn a_jump_over_years_fires_everything_once() {
+fn jump_over_years_fires_everything_once() {
     let mut wheel = Wheel::new();
     let year_ms = 365 * 86_400_000;
     for (item, at) in [1, 63, 64, 65, 4_095, 4_096, 1 << 20, year_ms]
@@ -59,7 +59,7 @@ fn a_jump_over_years_fires_everything_once() {
 }
 
 #[test]
-fn the_end_of_time_does_no_harm() {
+fn end_of_time_is_handled() {
     let mut wheel = Wheel::new();
     wheel.arm(Instant::MAX, 1);
     assert!(fired(&mut wheel, Instant::MAX).is_empty());
@@ -69,7 +69,7 @@ fn the_end_of_time_does_no_harm() {
 }
 
 #[test]
-fn many_timers_of_one_tick_fire_in_the_order_they_were_armed() {
+fn timers_of_one_tick_fire_in_the_order_they_were_armed() {
     let mut wheel = Wheel::new();
     for item in 0..1_000 {
         wheel.arm(ms(70), item);

@@ -1,9 +1,8 @@
-//! Random operations give the same answers through the shard and through a reference of a few
-//! dozen lines.
+//! Random operations have the same results with the shard and with a reference of a few dozen lines.
 //!
-//! One operation's loads end before the next begins, except where a change overtakes one. What
-//! overlaps more than that has no one right answer, and is the soak's. Prefetching is off: it
-//! moves loads to other times, which are the shard's own choice.
+//! The loads of one operation end before the next operation begins, except if a change supersedes one. With more overlap
+//! there is no single correct result; the soak test covers that. Prefetching is off, because it moves loads to times that
+//! the shard chooses.
 
 mod reference;
 mod world;
@@ -24,16 +23,16 @@ enum Operation {
     Request(u8),
     ForceRefresh(u8),
     Change(u8, Change),
-    /// A request, and a change before its load ends if it takes one.
+    /// A request, with a change before its load ends, if it has one.
     RequestAndChange(u8, Change),
-    /// A change, and a request before the load ends that the change may have caused.
+    /// A change, with a request before the load that the change may cause ends.
     ChangeAndRequest(u8, Change),
     Unlock,
-    /// So many ms, with ticks.
+    /// That many ms, with ticks.
     Pass(u64),
-    /// So many ms, and what comes next finds all timers late.
+    /// That many ms; the next operation finds all timers late.
     Sleep(u64),
-    /// From now on loads find this, and nobody tells the cache.
+    /// After this, loads find this state, and the cache is not notified.
     Damage(u8, Damage),
 }
 
@@ -50,7 +49,7 @@ const NEGATIVE_MS: u64 = keyway_core::NEGATIVE_US / 1_000;
 const WAIT_MS: u64 = 3;
 
 fn terms() -> impl Strategy<Value = Terms> {
-    // A load at once, one within the wait, one that outlasts it.
+    // An immediate load, one within the wait, one longer than the wait.
     let load = prop_oneof![Just(0), Just(1), Just(10)];
     (load, any::<bool>()).prop_map(|(load, serve_stale)| Terms {
         soft: SOFT_MS,
@@ -71,7 +70,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             1 => Just(Change::Lock),
         ]
     };
-    // The last ms before each boundary, the boundaries, and what lies between.
+    // The last ms before each boundary, the boundaries, and points between them.
     let ms = || {
         prop_oneof![
             Just(1),
@@ -107,7 +106,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    // A failing case is printed in its smallest form, which says all that it takes to replay it.
+    // A failing case is printed in its smallest form, which suffices to replay it.
     #![proptest_config(ProptestConfig {
         cases: 3_000,
         failure_persistence: None,
@@ -115,7 +114,7 @@ proptest! {
     })]
 
     #[test]
-    fn the_shard_answers_as_the_reference_does(
+    fn shard_agrees_with_the_reference(
         terms in terms(),
         operations in prop::collection::vec(operation(), 1..60),
     ) {
@@ -127,9 +126,9 @@ proptest! {
     }
 }
 
-/// The cases that the properties must not be without, each with its answer spelt out.
+/// The cases that the random operations must cover, each with its result spelt out.
 #[test]
-fn the_reference_says_what_the_documents_say() {
+fn reference_agrees_with_the_documents() {
     let terms = Terms {
         soft: SOFT_MS,
         hard: HARD_MS,

@@ -1,16 +1,16 @@
-//! What a key cache answers, in as few lines as it can be said: no flights, no timers, no lists.
+//! The behaviour of a key cache in as few lines as possible: no flights, no timers, no lists.
 //!
-//! The shard is held against it through its own calls here, and a live server over the wire in
-//! the server's tests, which include this file. Times are in ms.
+//! The shard is compared with it through its own calls here, and a live server over the wire in the server's tests, which
+//! include this file. Times are in ms.
 
 use std::collections::BTreeMap;
 
-/// What an operation on a key comes to.
+/// The result of an operation on a key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Answer {
-    /// Done, with this version of the key.
+    /// Successful, with this version of the key.
     Version(u32),
-    /// Done, with a version that is past its time, or of which a newer one is stored.
+    /// Successful, with a version that is stale, or of which a newer one is stored.
     Stale(u32),
     #[default]
     NotFound,
@@ -23,32 +23,32 @@ pub enum Answer {
 
 use Answer::{Conflict, Invalid, NeedsUnlock, NotFound, Retry, Revoked, Stale, Version};
 
-/// How long things last and take.
+/// Durations.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     pub soft: u64,
     pub hard: u64,
-    /// How long a missing key is not looked for again.
+    /// How long a missing key is not looked up again.
     pub negative: u64,
     pub load: u64,
     /// How long a request waits for a load.
     pub wait: u64,
-    /// A stale key is served at once, and not only when the wait is over.
+    /// A stale key is served immediately, and not only after the wait.
     pub serve_stale: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct Key {
-    /// The newest version ever stored; 0 for none.
+    /// The highest version ever stored; 0 for none.
     pub version: u32,
     /// What a load finds.
     pub stored: Answer,
     pub revoked: bool,
-    /// What the latest load brought, and since when that holds.
+    /// The result of the latest load, and since when it applies.
     known: Option<(Answer, u64)>,
 }
 
-/// One keyspace. The caller moves `now`, and lets loads end between two calls.
+/// One keyspace. The caller advances `now`, and lets loads end between two calls.
 #[derive(Clone, Debug)]
 pub struct Reference {
     pub terms: Terms,
@@ -115,7 +115,7 @@ impl Reference {
             _ => key.version += 1,
         }
         key.stored = Version(key.version);
-        // What is in use is loaded again at once, the rest when it is asked for.
+        // Keys in use are reloaded immediately, the others when they are requested.
         key.known = match key.known {
             Some((Version(_), since)) if now < since + hard => Some((key.stored, now)),
             _ => None,
@@ -123,7 +123,7 @@ impl Reference {
         key.stored
     }
 
-    /// For ever, and possible while locked: it needs no data key.
+    /// Permanent, and possible while locked: it needs no data key.
     pub fn revoke(&mut self, key: u8) -> Answer {
         let key = self.keys.entry(key).or_default();
         key.revoked = key.version > 0;
@@ -137,7 +137,7 @@ impl Reference {
     pub fn lock(&mut self) {
         self.locked = true;
         for key in self.keys.values_mut() {
-            // What was found missing or damaged is no secret, and stays known.
+            // That a key is missing or corrupt is not secret, and stays cached.
             key.known.take_if(|(known, _)| matches!(known, Version(_)));
         }
     }
@@ -154,7 +154,7 @@ impl Reference {
     fn load(&mut self, key: u8) -> Answer {
         let key = self.keys.entry(key).or_default();
         let since = match key.stored {
-            // A key's age counts from when its load began.
+            // A key's age counts from the beginning of its load.
             Version(_) => self.now,
             _ => self.now + self.terms.load,
         };

@@ -1,4 +1,4 @@
-//! The shard, a store and a KMS that always answer, and the reference beside them.
+//! The shard, a store and a KMS that always answer, and the reference next to them.
 
 use crate::reference::{Answer, Reference};
 use crate::{Change, Damage, Operation};
@@ -9,7 +9,7 @@ use keyway_core::{
 
 const KEYSPACE: KeyspaceId = KeyspaceId(1);
 const MS: u64 = 1_000;
-/// Longest time between two ticks, ms: a real one would make long times slow.
+/// Longest time between two ticks, in ms: real ticks would make long times slow.
 const TICK_MS_MAX: u64 = 250;
 
 struct Loading {
@@ -23,7 +23,7 @@ pub struct World {
     reference: Reference,
     loads: Vec<Loading>,
     tokens: u64,
-    /// The answers that came after a wait.
+    /// The results of waits.
     answers: Vec<(u64, Answer)>,
 }
 
@@ -33,7 +33,7 @@ impl World {
         let settings = Settings {
             soft_ttl_ms: terms.soft,
             hard_ttl_ms: terms.hard,
-            // No run lasts as long: the lease ends by a lock only.
+            // No run is that long: the lease ends by a lock only.
             dek_lease_ms: 30 * 86_400_000,
             refresh_window_ms: Some(0),
             low_water_pct: 0,
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// What the shard says, and what the reference does.
+    /// Returns the results of the shard and of the reference.
     pub fn carry_out(&mut self, operation: Operation) -> (Answer, Answer) {
         let answers = match operation {
             Operation::Request(key) => {
@@ -82,7 +82,7 @@ impl World {
                 (got, self.with_reference_of(expected, force))
             }
             Operation::Change(key, change) => {
-                // The store answers as the reference does: it is not what is tried here.
+                // The store answers like the reference: it is not under test here.
                 self.change(key, change);
                 self.settle();
                 (Answer::default(), Answer::default())
@@ -116,11 +116,11 @@ impl World {
                 (Answer::default(), Answer::default())
             }
         };
-        self.shard.audit().expect("the books agree");
+        self.shard.audit().expect("the audit passes");
         answers
     }
 
-    /// The reference acts at the time at which the shard was asked.
+    /// Advances the reference to the time at which the shard was called.
     fn with_reference_of(
         &mut self,
         mut then: Reference,
@@ -142,7 +142,7 @@ impl World {
         let put = matches!((change, changed), (Change::Put, Answer::Version(_)));
         let mut then = self.reference.clone();
         if put && loads {
-            // What was on its way is void, and is loaded once more when it has arrived.
+            // The load in flight is discarded, and repeated when it has arrived.
             then.now += terms.load;
             then.force_refresh(key);
         }
@@ -161,7 +161,7 @@ impl World {
         let reloads = !self.loads.is_empty();
         let mut then = self.reference.clone();
         let expected = if reloads && then.terms.load > then.terms.wait {
-            // The old version is not served any more, and the new one does not come in time.
+            // The old version is no longer served, and the new one does not arrive in time.
             Answer::Retry
         } else {
             then.request(key)
@@ -209,7 +209,7 @@ impl World {
         token.0
     }
 
-    /// Tells both, as a server does once the store has taken the change.
+    /// Applies a change to both, as a server does once the store has accepted it.
     fn change(&mut self, key: u8, change: Change) -> Answer {
         let now = self.now();
         let known = self.reference.keys.get(&key);
@@ -235,7 +235,7 @@ impl World {
         changed
     }
 
-    /// Lets everything that is on its way arrive.
+    /// Lets everything in flight arrive.
     fn settle(&mut self) {
         loop {
             let now = self.reference.now;
@@ -269,7 +269,7 @@ impl World {
         let until = self.reference.now + ms;
         while self.reference.now < until {
             self.tick(TICK_MS_MAX.min(until - self.reference.now));
-            assert!(self.loads.is_empty(), "nobody asked for a key");
+            assert!(self.loads.is_empty(), "no key was requested");
         }
     }
 
@@ -319,9 +319,9 @@ impl World {
         Some(self.answers.remove(at).1)
     }
 
-    /// The one answer that `token` must have got by now.
+    /// Returns the one result of `token`, which must have arrived.
     fn answer_to(&mut self, token: u64) -> Answer {
-        let answer = self.take_answer(token).expect("everybody is answered");
+        let answer = self.take_answer(token).expect("every request is answered");
         assert_eq!(self.answers, [], "and only once");
         answer
     }

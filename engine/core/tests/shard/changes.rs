@@ -1,4 +1,4 @@
-//! Puts, revocations, missing keys, blobs that do not open.
+//! Puts, revocations, missing keys, blobs that cannot be opened.
 
 use crate::rig::*;
 use keyway_core::{
@@ -11,7 +11,7 @@ const INVALID: Got = Got::Refused(Refusal::Invalid);
 const REVOKED: Got = Got::Refused(Refusal::Revoked);
 
 #[test]
-fn a_missing_key_is_remembered_for_a_second() {
+fn missing_key_is_cached_for_a_second() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.fail(LoadError::NotFound);
@@ -29,7 +29,7 @@ fn a_missing_key_is_remembered_for_a_second() {
 }
 
 #[test]
-fn a_put_is_seen_at_once() {
+fn put_takes_effect_immediately() {
     let mut rig = Rig::leased();
     rig.request("a");
     rig.fail(LoadError::NotFound);
@@ -40,7 +40,7 @@ fn a_put_is_seen_at_once() {
 }
 
 #[test]
-fn a_put_voids_the_load_that_is_on_its_way() {
+fn put_discards_the_load_in_flight() {
     for older in [
         Err(LoadError::NotFound),
         Err(LoadError::Corrupt),
@@ -55,7 +55,7 @@ fn a_put_voids_the_load_that_is_on_its_way() {
         rig.answer(&load, result);
         assert!(
             rig.is_waiting(1),
-            "{older:?} says nothing of what is stored now"
+            "{older:?} does not show what is stored now"
         );
         assert_eq!(rig.alive.get(), 0);
         rig.land(2);
@@ -65,7 +65,7 @@ fn a_put_voids_the_load_that_is_on_its_way() {
 }
 
 #[test]
-fn a_put_ends_back_off() {
+fn put_ends_backoff() {
     let mut rig = Rig::leased();
     rig.request("a");
     rig.fail(LoadError::Store);
@@ -74,7 +74,7 @@ fn a_put_ends_back_off() {
 }
 
 #[test]
-fn a_put_is_loaded_at_once_and_nothing_older_is_served_meanwhile() {
+fn put_is_loaded_immediately_and_nothing_older_is_served() {
     for policy in [OnSoftExpiry::Wait, OnSoftExpiry::ServeStale] {
         let mut rig = Rig::leased_with(Settings {
             on_soft_expiry: policy,
@@ -97,7 +97,7 @@ fn a_put_is_loaded_at_once_and_nothing_older_is_served_meanwhile() {
 }
 
 #[test]
-fn a_put_of_the_version_that_is_live_changes_nothing() {
+fn put_of_the_live_version_changes_nothing() {
     let mut rig = Rig::leased();
     rig.load("a", 2);
     rig.stored("a", 2);
@@ -107,7 +107,7 @@ fn a_put_of_the_version_that_is_live_changes_nothing() {
 }
 
 #[test]
-fn a_put_reaches_those_whose_older_key_has_landed_already() {
+fn put_reaches_waiters_whose_older_key_has_been_loaded() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.request_by(2, "a", None);
@@ -123,7 +123,7 @@ fn a_put_reaches_those_whose_older_key_has_landed_already() {
 }
 
 #[test]
-fn a_put_does_not_void_a_load_that_has_yet_to_begin() {
+fn put_does_not_discard_a_load_that_has_not_begun() {
     let mut rig = Rig::leased();
     rig.queues_loads = true;
     rig.request_by(1, "a", None);
@@ -136,7 +136,7 @@ fn a_put_does_not_void_a_load_that_has_yet_to_begin() {
 }
 
 #[test]
-fn a_load_that_is_not_wanted_any_more_does_not_begin() {
+fn load_that_is_no_longer_needed_does_not_begin() {
     let mut rig = Rig::leased();
     rig.queues_loads = true;
     rig.request("a");
@@ -149,7 +149,7 @@ fn a_load_that_is_not_wanted_any_more_does_not_begin() {
 }
 
 #[test]
-fn after_a_put_an_older_version_is_never_taken() {
+fn older_version_is_never_accepted_after_a_put() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.stored("a", 3);
@@ -179,13 +179,13 @@ fn negatives_are_bounded() {
     }
     assert_eq!(rig.shard.totals().negatives, 3);
     assert_eq!(rig.request("e"), NOT_FOUND);
-    assert_eq!(rig.request("a"), Got::Wait, "the oldest was forgotten");
+    assert_eq!(rig.request("a"), Got::Wait, "the oldest was discarded");
     rig.jump(2 * S);
     assert_eq!(rig.shard.totals().negatives, 0);
 }
 
 #[test]
-fn a_key_that_went_missing_is_no_longer_served() {
+fn key_that_went_missing_is_no_longer_served() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.force(1, "a");
@@ -195,7 +195,7 @@ fn a_key_that_went_missing_is_no_longer_served() {
 }
 
 #[test]
-fn a_blob_that_does_not_open_is_read_once_more_and_then_left() {
+fn unopenable_blob_is_read_once_more_and_then_left() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.jump(10 * S);
@@ -220,7 +220,7 @@ fn a_blob_that_does_not_open_is_read_once_more_and_then_left() {
         )
     });
     assert_eq!(reports.count(), 1, "once for the change of state");
-    assert_eq!(rig.unwraps, 0, "the KMS has no part in it");
+    assert_eq!(rig.unwraps, 0, "the KMS is not involved");
     assert_eq!(rig.counters().rehydrate_fail_total, 2);
     rig.stored("a", 2);
     assert_eq!(rig.request("a"), Got::Wait);
@@ -229,7 +229,7 @@ fn a_blob_that_does_not_open_is_read_once_more_and_then_left() {
 }
 
 #[test]
-fn a_blob_that_opens_the_second_time_is_served() {
+fn blob_that_opens_the_second_time_is_served() {
     let mut rig = Rig::leased();
     rig.request("a");
     rig.fail(LoadError::Corrupt);
@@ -243,13 +243,13 @@ fn a_blob_that_opens_the_second_time_is_served() {
 }
 
 #[test]
-fn a_second_reading_that_fails_is_made_up_for_when_somebody_asks() {
+fn failed_second_read_is_repeated_by_the_next_request() {
     let mut rig = Rig::leased();
     rig.request("a");
     rig.fail(LoadError::Corrupt);
     rig.fail(LoadError::Store);
     assert_eq!(rig.request("a"), INVALID);
-    assert!(rig.loads.is_empty(), "in back-off");
+    assert!(rig.loads.is_empty(), "in backoff");
     rig.sleep(S);
     assert_eq!(rig.request("a"), INVALID);
     rig.land(1);
@@ -257,7 +257,7 @@ fn a_second_reading_that_fails_is_made_up_for_when_somebody_asks() {
 }
 
 #[test]
-fn an_invalid_key_never_causes_a_question_to_the_kms() {
+fn invalid_key_never_causes_a_kms_call() {
     let mut rig = Rig::leased();
     rig.request("a");
     rig.fail(LoadError::Corrupt);
@@ -271,7 +271,7 @@ fn an_invalid_key_never_causes_a_question_to_the_kms() {
 }
 
 #[test]
-fn a_key_past_its_own_validity_is_invalid_until_it_changes() {
+fn key_past_not_after_is_invalid_until_it_changes() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     let load = rig.take_load();
@@ -286,7 +286,7 @@ fn a_key_past_its_own_validity_is_invalid_until_it_changes() {
 }
 
 #[test]
-fn a_revoked_key_is_refused_at_once_and_for_ever() {
+fn revoked_key_is_refused_immediately_and_permanently() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.jump(10 * S);
@@ -306,7 +306,7 @@ fn a_revoked_key_is_refused_at_once_and_for_ever() {
 }
 
 #[test]
-fn the_store_says_revoked_even_to_a_load_that_a_put_overtook() {
+fn revoked_result_counts_even_for_a_superseded_load() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.stored("a", 2);
@@ -316,7 +316,7 @@ fn the_store_says_revoked_even_to_a_load_that_a_put_overtook() {
 }
 
 #[test]
-fn marks_of_revocation_are_bounded_and_learned_again() {
+fn cached_revocations_are_bounded_and_reread() {
     let limits = Limits {
         revoked_max: 2,
         ..Limits::default()
@@ -336,7 +336,7 @@ fn marks_of_revocation_are_bounded_and_learned_again() {
 }
 
 #[test]
-fn changes_of_keys_and_keyspaces_that_nobody_knows_do_nothing() {
+fn changes_of_unknown_keys_and_keyspaces_have_no_effect() {
     let mut rig = Rig::new();
     rig.stored("a", 1);
     rig.shard.handle_revoked(rig.now, OTHER, b"a");
@@ -348,9 +348,9 @@ fn changes_of_keys_and_keyspaces_that_nobody_knows_do_nothing() {
     assert!(rig.shard.poll_action().is_none());
 }
 
-/// What was trimmed or revoked of a key is in memory until the next load, and was served so long.
+/// Trimmed or revoked versions of a key remained in memory until the next load, and were served until then.
 #[test]
-fn a_rewritten_key_is_loaded_anew_before_it_is_served_again() {
+fn rewritten_key_is_reloaded_before_it_is_served_again() {
     let mut rig = Rig::leased();
     rig.load("alice", 3);
     rig.shard.handle_rewritten(rig.now, PROD, b"alice", 3);
@@ -358,19 +358,19 @@ fn a_rewritten_key_is_loaded_anew_before_it_is_served_again() {
     assert_eq!(rig.request("alice"), Got::Wait);
     rig.land(3);
     assert!(matches!(rig.request("alice"), Got::Fresh(_)));
-    // A load that had begun before brings what was there before.
+    // A load that began before returns the previous state.
     rig.shard.handle_rewritten(rig.now, PROD, b"alice", 3);
     rig.drain();
     assert_eq!(rig.request("alice"), Got::Wait);
     rig.shard.handle_rewritten(rig.now, PROD, b"alice", 3);
     rig.land(3);
-    assert_eq!(rig.request("alice"), Got::Wait, "that load is void");
+    assert_eq!(rig.request("alice"), Got::Wait, "that load is discarded");
     rig.land(3);
     assert!(matches!(rig.request("alice"), Got::Fresh(_)));
 }
 
 #[test]
-fn a_deleted_key_is_no_longer_revoked() {
+fn deleted_key_is_no_longer_revoked() {
     let mut rig = Rig::leased();
     rig.load("alice", 3);
     rig.revoked("alice");

@@ -4,7 +4,7 @@ use crate::rig::*;
 use keyway_core::{Admission, KeyspaceId, LeaseEvent, Limits, LoadError, Refusal, Token};
 
 #[test]
-fn a_fresh_key_is_loaded_anew_while_it_is_served() {
+fn fresh_key_is_reloaded_while_it_is_served() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.force(1, "a");
@@ -19,7 +19,7 @@ fn a_fresh_key_is_loaded_anew_while_it_is_served() {
 }
 
 #[test]
-fn an_absent_key_is_loaded() {
+fn absent_key_is_loaded() {
     let mut rig = Rig::leased();
     rig.force(1, "a");
     rig.land(1);
@@ -42,7 +42,7 @@ fn it_does_not_join_a_load_that_began_before_it() {
     assert_eq!(
         rig.end_of(1),
         Ended::Fresh(1),
-        "who waited for the older load is served by it"
+        "the waiter of the older load is served by it"
     );
     assert!(rig.is_waiting(2));
     assert_eq!(rig.request("a"), Got::Fresh(1));
@@ -74,10 +74,10 @@ fn many_of_them_share_the_next_load() {
     assert_eq!(rig.counters().rehydrate_total, 2);
 }
 
-/// A hundred force-refreshes in one write cost two loads: the first started one, and all the others waited for the next,
-/// although nothing had been read for the first.
+/// A hundred force-refreshes in one write cost two loads: the first started one, and the others waited for the next,
+/// although the first had not begun to read.
 #[test]
-fn a_load_that_has_yet_to_begin_is_joined_by_all_who_come_until_then() {
+fn load_that_has_not_begun_is_joined_by_later_refreshes() {
     let mut rig = Rig::leased();
     rig.queues_loads = true;
     for token in 0..100 {
@@ -102,7 +102,7 @@ fn a_load_that_has_yet_to_begin_is_joined_by_all_who_come_until_then() {
 }
 
 #[test]
-fn a_load_that_waits_for_the_dek_has_not_begun_and_is_joined() {
+fn load_that_waits_for_the_dek_is_joined() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.force(2, "a");
@@ -116,7 +116,7 @@ fn a_load_that_waits_for_the_dek_has_not_begun_and_is_joined() {
 }
 
 #[test]
-fn when_the_older_load_fails_or_hangs_the_next_one_starts_all_the_same() {
+fn next_load_starts_if_the_older_one_fails_or_hangs() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.force(2, "a");
@@ -138,7 +138,7 @@ fn when_the_older_load_fails_or_hangs_the_next_one_starts_all_the_same() {
 }
 
 #[test]
-fn a_failure_is_told_and_the_old_value_goes_on_serving() {
+fn failure_is_reported_and_the_old_value_is_still_served() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.force(1, "a");
@@ -151,12 +151,12 @@ fn a_failure_is_told_and_the_old_value_goes_on_serving() {
     assert_eq!(
         rig.try_force(2, "a"),
         Admission::Waiting,
-        "back-off does not hold an operator up"
+        "a backoff does not delay an operator"
     );
 }
 
 #[test]
-fn what_is_known_to_be_missing_or_invalid_is_looked_for_again() {
+fn missing_or_invalid_key_is_looked_up_again() {
     let mut rig = Rig::leased();
     rig.request("a");
     rig.fail(LoadError::NotFound);
@@ -176,7 +176,7 @@ fn what_is_known_to_be_missing_or_invalid_is_looked_for_again() {
 }
 
 #[test]
-fn it_is_refused_where_no_load_can_help() {
+fn it_is_refused_if_no_load_can_help() {
     let mut rig = Rig::leased();
     rig.revoked("r");
     assert_eq!(rig.try_force(1, "r"), Admission::Refused(Refusal::Revoked));
@@ -200,7 +200,7 @@ fn it_is_refused_where_no_load_can_help() {
 }
 
 #[test]
-fn it_waits_for_the_dek_unless_the_kms_is_left_alone() {
+fn it_waits_for_the_dek_unless_the_kms_is_in_backoff() {
     let mut rig = Rig::new();
     rig.force(1, "a");
     assert_eq!(rig.unwraps, 1);
@@ -236,7 +236,7 @@ fn its_own_deadline_and_its_longest_wait_end_it() {
     }
     assert!(
         matches!(rig.end_of(2), Ended::Refused(Refusal::Retry { .. })),
-        "overtaken for ever"
+        "superseded indefinitely"
     );
 }
 

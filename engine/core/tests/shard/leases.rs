@@ -1,9 +1,9 @@
-//! DEK leases: when the KMS is asked, and what its answers do.
+//! DEK leases: when the KMS is called, and the effects of its answers.
 
 use crate::rig::*;
 use keyway_core::{Event, LeaseEvent, Lifecycle, LoadError, Refusal, Settings};
 
-/// Asks, and lets the KMS take its time, so that the next unwrap is expected to take as long.
+/// Completes one slow unwrap, so that the next is expected to take as long.
 fn with_slow_kms() -> Rig {
     let mut rig = Rig::new();
     rig.request("warm");
@@ -18,7 +18,7 @@ fn with_slow_kms() -> Rig {
 }
 
 #[test]
-fn the_first_request_asks_the_kms_once_and_waits() {
+fn first_request_calls_the_kms_once_and_waits() {
     let mut rig = Rig::new();
     assert_eq!(rig.request_by(1, "a", None), Got::Wait);
     assert_eq!(rig.request_by(2, "b", None), Got::Wait);
@@ -37,7 +37,7 @@ fn the_first_request_asks_the_kms_once_and_waits() {
 }
 
 #[test]
-fn a_wait_for_the_dek_ends_with_the_budget_and_the_flight_goes_on() {
+fn wait_for_the_dek_ends_with_the_budget_and_the_flight_continues() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.pass(4 * MS);
@@ -51,13 +51,13 @@ fn a_wait_for_the_dek_ends_with_the_budget_and_the_flight_goes_on() {
 }
 
 #[test]
-fn when_an_unwrap_cannot_fit_the_budget_nobody_waits() {
+fn no_request_waits_if_an_unwrap_exceeds_the_budget() {
     let mut rig = with_slow_kms();
     rig.jump(100 * S);
     let Got::Refused(Refusal::NeedsUnlock { ticket }) = rig.request("a") else {
         panic!("waits for an unwrap that takes too long")
     };
-    assert_eq!(rig.unwraps, 2, "asked all the same");
+    assert_eq!(rig.unwraps, 2, "requested anyway");
     assert_eq!(
         rig.request("b"),
         Got::Refused(Refusal::NeedsUnlock { ticket }),
@@ -71,7 +71,7 @@ fn when_an_unwrap_cannot_fit_the_budget_nobody_waits() {
 }
 
 #[test]
-fn a_lease_is_renewed_at_half_and_only_then_do_keys_live_longer() {
+fn lease_is_renewed_at_half_and_only_then_do_keys_live_longer() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 1_000_000,
         ..settings()
@@ -85,7 +85,7 @@ fn a_lease_is_renewed_at_half_and_only_then_do_keys_live_longer() {
     rig.jump(S);
     assert_eq!(rig.unwraps, 1);
     rig.jump(S);
-    assert_eq!(rig.unwraps, 1, "one question at a time");
+    assert_eq!(rig.unwraps, 1, "one request at a time");
     let loaded_at = rig.now;
     rig.sleep(S);
     rig.grant();
@@ -93,7 +93,7 @@ fn a_lease_is_renewed_at_half_and_only_then_do_keys_live_longer() {
 }
 
 #[test]
-fn a_renewal_moves_no_key_past_its_hard_ttl() {
+fn renewal_moves_no_key_past_its_hard_ttl() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     let hard = rig.now.plus_us(60 * S);
@@ -103,7 +103,7 @@ fn a_renewal_moves_no_key_past_its_hard_ttl() {
 }
 
 #[test]
-fn a_lease_counts_from_when_the_question_was_sent() {
+fn lease_counts_from_when_the_request_was_sent() {
     let mut rig = Rig::new();
     rig.request("a");
     let sent_at = rig.now;
@@ -119,7 +119,7 @@ fn a_lease_counts_from_when_the_question_was_sent() {
 }
 
 #[test]
-fn an_answer_older_than_the_lease_is_worth_nothing() {
+fn answer_older_than_the_lease_is_ignored() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     let sent_at = rig.now;
@@ -138,17 +138,17 @@ fn an_answer_older_than_the_lease_is_worth_nothing() {
 }
 
 #[test]
-fn an_idle_keyspace_is_not_renewed_until_somebody_uses_it() {
+fn idle_keyspace_is_not_renewed_until_it_is_used() {
     let mut rig = Rig::leased();
     rig.jump(60 * S);
     assert_eq!(rig.unwraps, 0);
     rig.load("a", 1);
     rig.jump(7 * S);
-    assert_eq!(rig.unwraps, 1, "the next look finds that it is wanted");
+    assert_eq!(rig.unwraps, 1, "the next check finds that it is in use");
 }
 
 #[test]
-fn whether_an_idle_keyspace_is_wanted_is_looked_at_every_sixteenth_of_the_lease() {
+fn idle_keyspace_is_checked_every_sixteenth_of_the_lease() {
     let mut rig = Rig::leased();
     rig.jump(60 * S);
     rig.load("a", 1);
@@ -159,7 +159,7 @@ fn whether_an_idle_keyspace_is_wanted_is_looked_at_every_sixteenth_of_the_lease(
 }
 
 #[test]
-fn the_newest_generation_under_the_lease_is_told() {
+fn latest_generation_under_the_lease_is_reported() {
     let mut rig = Rig::new();
     let generation = |rig: &Rig| rig.shard.gauges(rig.now, PROD).unwrap().dek_generation;
     assert_eq!(generation(&rig), 0, "no lease");
@@ -175,7 +175,7 @@ fn the_newest_generation_under_the_lease_is_told() {
 }
 
 #[test]
-fn at_the_end_of_the_lease_all_plaintext_goes_and_so_does_the_dek() {
+fn end_of_the_lease_drops_all_plaintext_and_the_dek() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 1_000_000,
         ..settings()
@@ -186,7 +186,7 @@ fn at_the_end_of_the_lease_all_plaintext_goes_and_so_does_the_dek() {
     assert_ne!(
         rig.request("a"),
         Got::Fresh(1),
-        "even before the timer had its turn"
+        "even before the timer fired"
     );
     assert_eq!(rig.alive.get(), 1);
     rig.tick();
@@ -200,7 +200,7 @@ fn at_the_end_of_the_lease_all_plaintext_goes_and_so_does_the_dek() {
 }
 
 #[test]
-fn at_the_end_of_a_lease_that_nobody_used_plaintext_goes_too() {
+fn end_of_an_unused_lease_drops_plaintext() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 1_000_000,
         max_in_flight: 0,
@@ -217,7 +217,7 @@ fn at_the_end_of_a_lease_that_nobody_used_plaintext_goes_too() {
 }
 
 #[test]
-fn a_lease_that_comes_back_does_not_bring_back_what_died_with_the_old_one() {
+fn new_lease_does_not_revive_keys_of_the_old_one() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 1_000_000,
         ..settings()
@@ -230,7 +230,7 @@ fn a_lease_that_comes_back_does_not_bring_back_what_died_with_the_old_one() {
 }
 
 #[test]
-fn a_refusal_is_asked_about_once_more_after_a_second() {
+fn refusal_is_confirmed_after_a_second() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.jump(50 * S);
@@ -254,11 +254,14 @@ fn a_refusal_is_asked_about_once_more_after_a_second() {
     }));
     rig.jump(100 * S);
     assert!(needs_unlock(rig.request("a2")));
-    assert_eq!(rig.unwraps, 2, "nobody is asked until somebody unlocks");
+    assert_eq!(
+        rig.unwraps, 2,
+        "the KMS is not called until an operator unlocks"
+    );
 }
 
 #[test]
-fn after_the_first_refusal_nobody_waits_for_the_second() {
+fn no_request_waits_for_the_second_refusal() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Denied);
@@ -268,13 +271,13 @@ fn after_the_first_refusal_nobody_waits_for_the_second() {
     ));
     assert!(needs_unlock(rig.request("a")));
     rig.jump(S);
-    assert_eq!(rig.unwraps, 2, "asked again although nobody waits");
+    assert_eq!(rig.unwraps, 2, "called again although no request waits");
     rig.grant();
     assert_eq!(rig.request("a"), Got::Wait);
 }
 
 #[test]
-fn a_success_between_two_refusals_starts_the_count_anew() {
+fn success_between_two_refusals_resets_the_count() {
     let mut rig = Rig::leased();
     rig.lease(LeaseEvent::Denied);
     rig.jump(S);
@@ -284,7 +287,7 @@ fn a_success_between_two_refusals_starts_the_count_anew() {
 }
 
 #[test]
-fn a_generation_that_is_not_at_hand_leads_to_a_question_not_to_invalid() {
+fn missing_generation_causes_an_unwrap_not_invalid() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.fail(LoadError::DekMissing);
@@ -303,7 +306,7 @@ fn a_generation_that_is_not_at_hand_leads_to_a_question_not_to_invalid() {
 }
 
 #[test]
-fn a_generation_that_the_kms_does_not_bring_either_is_a_failure() {
+fn generation_that_the_kms_does_not_return_is_a_failure() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.fail(LoadError::DekMissing);
@@ -318,7 +321,7 @@ fn a_generation_that_the_kms_does_not_bring_either_is_a_failure() {
 }
 
 #[test]
-fn a_flight_waits_for_another_generation_once_even_if_the_kms_is_being_asked_again() {
+fn flight_waits_for_another_generation_once_even_during_an_unwrap() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.fail(LoadError::DekMissing);
@@ -336,7 +339,7 @@ fn a_flight_waits_for_another_generation_once_even_if_the_kms_is_being_asked_aga
 }
 
 #[test]
-fn an_invalid_key_does_not_wait_for_another_generation() {
+fn invalid_key_does_not_wait_for_another_generation() {
     let mut rig = Rig::leased();
     rig.request("invalid");
     rig.fail(LoadError::Corrupt);
@@ -353,7 +356,7 @@ fn an_invalid_key_does_not_wait_for_another_generation() {
 }
 
 #[test]
-fn what_is_loaded_without_a_lease_is_not_used() {
+fn key_loaded_without_a_lease_is_not_used() {
     let mut rig = Rig::leased();
     rig.sleep(100 * S - MS);
     rig.request_by(1, "a", None);
@@ -370,7 +373,7 @@ fn what_is_loaded_without_a_lease_is_not_used() {
 }
 
 #[test]
-fn a_kms_that_is_itself_locked_means_needs_unlock_at_once() {
+fn locked_kms_means_needs_unlock_immediately() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Locked);
@@ -384,7 +387,7 @@ fn a_kms_that_is_itself_locked_means_needs_unlock_at_once() {
 }
 
 #[test]
-fn a_kms_that_gets_locked_during_a_lease_leaves_it_to_its_end() {
+fn lease_runs_to_its_end_when_the_kms_gets_locked() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.request("a");
@@ -398,7 +401,7 @@ fn a_kms_that_gets_locked_during_a_lease_leaves_it_to_its_end() {
 }
 
 #[test]
-fn a_grant_that_is_old_already_does_not_lead_to_a_storm_of_questions() {
+fn old_grant_does_not_cause_a_storm_of_requests() {
     let mut rig = Rig::new();
     rig.request("a");
     for _ in 0..1_000 {
@@ -414,14 +417,13 @@ fn a_grant_that_is_old_already_does_not_lead_to_a_storm_of_questions() {
         rig.pass(MS);
         assert!(rig.unwraps <= unwraps + 1);
     }
-    assert!(rig.unwraps <= 3, "{} questions in a second", rig.unwraps);
+    assert!(rig.unwraps <= 3, "{} requests in a second", rig.unwraps);
 }
 
-/// A grant that came after the lease had ended and before a tick saw it took the shard for denied if
-/// the KMS had been locked before, and threw away the DEK that came with the grant. Found by the
-/// simulator.
+/// Found by the simulator: if the KMS had been locked before, a grant that arrived after the lease had ended and before a
+/// tick was treated as denied, and the DEK that came with it was dropped.
 #[test]
-fn a_grant_that_finds_the_lease_over_opens_a_new_one() {
+fn grant_after_the_end_of_the_lease_starts_a_new_one() {
     let mut rig = Rig::leased_with(settings());
     rig.load("key", 1);
     rig.unlock();
@@ -432,7 +434,7 @@ fn a_grant_that_finds_the_lease_over_opens_a_new_one() {
         .gauges(rig.now, PROD)
         .expect("known")
         .lease_left_us;
-    // The clock has moved on, and no tick has come.
+    // The clock has advanced without a tick.
     rig.now = rig.now.plus_us(lease_left_us);
     rig.grant();
     let gauges = rig.shard.gauges(rig.now, PROD).expect("known");

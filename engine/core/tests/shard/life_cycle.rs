@@ -1,8 +1,7 @@
-//! Every state of a key x every event, against a table that one can read: `life_cycle.txt`.
+//! Every state of a key × every event, against a readable table: `life_cycle.txt`.
 //!
-//! Each section of the table is a state, each line an event, what comes out of it, and the state
-//! after it. When the table and the shard differ, the test prints the table as the shard has it;
-//! change the file only after having read the line.
+//! Each section of the table is a state; each line has an event, its outputs, and the state after it. When the table and
+//! the shard differ, the test prints the actual table; change the file only after having read the line.
 
 use crate::rig::*;
 use keyway_core::{Event, LeaseEvent, Lifecycle, LoadError, Refusal, Settings};
@@ -10,7 +9,7 @@ use std::fmt::Write;
 
 const TABLE: &str = include_str!("life_cycle.txt");
 const KEY: &str = "key";
-/// The token that waits in those states in which one can wait.
+/// The token that waits, in states in which one can wait.
 const WAITER: u64 = 1;
 /// The token of the event itself.
 const COMER: u64 = 2;
@@ -60,8 +59,7 @@ const STATES: [State; 18] = [
 
 type Apply = fn(&mut Rig) -> Option<String>;
 
-/// Events, as they stand in the table. Results of loads go to the load that is on its way, or to
-/// one that is long over.
+/// The events of the table. Results of loads are for the load in flight, or for one that ended long ago.
 const EVENTS: [(&str, Apply); 24] = [
     ("request", |rig| Some(got(rig.request_by(COMER, KEY, None)))),
     ("request, too late", |rig| {
@@ -175,7 +173,7 @@ fn result(rig: &mut Rig, result: Result<keyway_core::Loaded<Key>, LoadError>) ->
     None
 }
 
-/// A shard in which the key is in that state, and nothing is left over from getting there.
+/// Returns a shard in which the key is in that state, without pending outputs from getting there.
 fn rig_in(state: State) -> Rig {
     let mut rig = Rig::leased_with(Settings {
         max_in_flight: 0,
@@ -279,7 +277,7 @@ fn rig_in(state: State) -> Rig {
     rig
 }
 
-/// What came out besides the immediate answer.
+/// Returns the outputs other than the immediate answer.
 fn outcome(rig: &Rig, loads_before: &[Load]) -> Vec<String> {
     let mut outcome = Vec::new();
     for (token, ended) in &rig.ended {
@@ -350,11 +348,11 @@ fn describe(rig: &Rig) -> String {
 }
 
 #[test]
-fn every_state_and_every_event_give_what_the_table_says() {
+fn every_event_in_every_state_matches_the_table() {
     let mut table = String::new();
     for state in STATES {
         let rig = rig_in(state);
-        writeln!(table, "{state:?}: {}", describe(&rig)).expect("strings take everything");
+        writeln!(table, "{state:?}: {}", describe(&rig)).expect("writing to a string succeeds");
         for (name, apply) in EVENTS {
             let mut rig = rig_in(state);
             let loads_before = rig.loads.clone();
@@ -376,7 +374,7 @@ fn every_state_and_every_event_give_what_the_table_says() {
                 outcomes.join("; ")
             };
             writeln!(table, "  {name:<20} {outcome:<52} -> {}", describe(&rig))
-                .expect("strings take everything");
+                .expect("writing to a string succeeds");
         }
         table.push('\n');
     }
@@ -390,6 +388,6 @@ fn every_state_and_every_event_give_what_the_table_says() {
                 println!("line {}:\n  the table: {said}\n  the shard: {is}", line + 1);
             }
         }
-        panic!("the table says something else; the shard has:\n{table}");
+        panic!("the table differs; the actual table:\n{table}");
     }
 }

@@ -1,4 +1,4 @@
-//! The shard as its callers see it: inputs in, verdicts and actions out, time by hand.
+//! Tests of the shard through its interface: inputs in, verdicts and actions out, with manual time.
 
 mod changes;
 mod force_refresh;

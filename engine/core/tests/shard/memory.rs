@@ -1,4 +1,4 @@
-//! Memory limits: what makes room for what.
+//! Memory limits: which keys are evicted for which.
 
 use crate::rig::*;
 use keyway_core::{
@@ -29,7 +29,7 @@ fn evicted(rig: &Rig) -> Vec<String> {
 }
 
 #[test]
-fn the_least_valuable_key_makes_room_for_a_new_one() {
+fn least_valuable_key_is_evicted_first() {
     let mut rig = small(4, 1 << 20);
     for key in ["a", "b", "c", "d"] {
         rig.force(1, key);
@@ -46,7 +46,7 @@ fn the_least_valuable_key_makes_room_for_a_new_one() {
 }
 
 #[test]
-fn key_bytes_are_bounded_too() {
+fn key_bytes_are_bounded() {
     let mut rig = small(100, 350);
     for key in ["a", "b", "c", "d", "e"] {
         rig.load(key, 1);
@@ -56,7 +56,7 @@ fn key_bytes_are_bounded_too() {
 }
 
 #[test]
-fn a_refresh_needs_no_room_for_what_it_replaces() {
+fn refresh_reuses_the_space_of_the_key_it_replaces() {
     let mut rig = small(100, 200);
     rig.load("a", 1);
     rig.load("b", 1);
@@ -67,7 +67,7 @@ fn a_refresh_needs_no_room_for_what_it_replaces() {
 }
 
 #[test]
-fn what_holds_no_key_makes_room_too() {
+fn entries_without_a_key_are_evicted() {
     let mut rig = small(4, 1 << 20);
     for key in ["a", "b", "c", "d"] {
         rig.request(key);
@@ -75,11 +75,11 @@ fn what_holds_no_key_makes_room_too() {
         rig.fail(LoadError::Corrupt);
     }
     assert_eq!(rig.shard.totals().entries, 4);
-    assert_eq!(rig.request("e"), Got::Wait, "an INVALID key is forgotten");
+    assert_eq!(rig.request("e"), Got::Wait, "an INVALID key is discarded");
 }
 
 #[test]
-fn what_is_past_its_time_goes_before_what_is_not() {
+fn expired_keys_are_evicted_first() {
     let mut rig = small(4, 1 << 20);
     rig.load("old", 1);
     rig.sleep(30 * S);
@@ -94,7 +94,7 @@ fn what_is_past_its_time_goes_before_what_is_not() {
 }
 
 #[test]
-fn missing_keys_never_push_out_live_ones_beyond_their_bound() {
+fn missing_keys_never_evict_live_ones_beyond_their_bound() {
     let mut rig = small(4, 1 << 20);
     rig.load("a", 1);
     rig.load("b", 1);
@@ -107,7 +107,7 @@ fn missing_keys_never_push_out_live_ones_beyond_their_bound() {
 }
 
 #[test]
-fn keys_in_flight_and_revocation_marks_stay() {
+fn keys_in_flight_and_revoked_entries_stay() {
     let mut rig = small(4, 1 << 20);
     rig.revoked("r1");
     rig.revoked("r2");
@@ -128,7 +128,7 @@ fn keys_in_flight_and_revocation_marks_stay() {
 }
 
 #[test]
-fn a_key_that_is_too_big_for_the_shard_is_refused_and_dropped() {
+fn key_larger_than_the_shard_is_refused_and_dropped() {
     let mut rig = small(10, 50);
     rig.request_by(1, "a", None);
     rig.land(1);
@@ -140,7 +140,7 @@ fn a_key_that_is_too_big_for_the_shard_is_refused_and_dropped() {
 }
 
 #[test]
-fn a_shard_full_of_hot_keys_still_makes_room() {
+fn shard_full_of_hot_keys_still_evicts() {
     let mut rig = small(1_000, 1 << 20);
     for key in 0..1_000 {
         rig.load(&format!("key-{key}"), 1);
@@ -156,7 +156,7 @@ fn a_shard_full_of_hot_keys_still_makes_room() {
 }
 
 #[test]
-fn the_hand_spares_128_used_keys_in_a_row_and_takes_the_next() {
+fn hand_spares_128_used_keys_in_a_row_and_takes_the_next() {
     let mut rig = small(1_000, 1 << 20);
     for key in 0..1_000 {
         rig.load(&format!("key-{key}"), 1);
@@ -167,7 +167,7 @@ fn the_hand_spares_128_used_keys_in_a_row_and_takes_the_next() {
 }
 
 #[test]
-fn a_used_key_behind_many_flights_still_makes_room() {
+fn used_key_after_many_flights_is_still_evicted() {
     let mut rig = small(12, 1 << 20);
     for key in 0..6 {
         rig.load(&format!("flying-{key}"), 1);
@@ -183,7 +183,7 @@ fn a_used_key_behind_many_flights_still_makes_room() {
 }
 
 #[test]
-fn a_key_as_big_as_all_that_a_shard_may_hold_is_taken() {
+fn key_as_large_as_the_byte_limit_is_accepted() {
     let mut rig = small(10, 100);
     rig.load("a", 1);
     assert_eq!(rig.request("a"), Got::Fresh(1));
@@ -192,7 +192,7 @@ fn a_key_as_big_as_all_that_a_shard_may_hold_is_taken() {
 }
 
 #[test]
-fn when_bytes_are_short_what_holds_none_is_left_alone() {
+fn entries_without_bytes_are_spared_when_bytes_are_short() {
     let mut rig = small(100, 200);
     rig.request("missing");
     rig.fail(LoadError::NotFound);
@@ -225,9 +225,9 @@ fn residents_can_be_listed_with_their_use() {
     assert_eq!(rig.shard.resident_keys(OTHER).count(), 0);
 }
 
-/// On the bare shard: the rig looks through all keys after each step.
+/// On the bare shard, since the rig visits all keys after each step.
 #[test]
-fn a_big_shard_too_drops_everything_within_32_ticks_of_a_lock() {
+fn large_shard_drops_everything_within_32_ticks_of_a_lock() {
     const KEYS: u32 = 80_000;
     let mut now = Instant::from_micros(S);
     let mut shard = Shard::new(Limits::default(), 1).expect("the limits are valid");

@@ -1,9 +1,9 @@
-//! Outages of the KMS: who is told what, and when it is asked again.
+//! Outages of the KMS: what each request gets, and when the KMS is called again.
 
 use crate::rig::*;
 use keyway_core::{LeaseEvent, LoadError, Refusal, Settings, UnlockState};
 
-/// The hint that one got who waited for an unwrap that failed.
+/// Returns the hint of a request that waited for an unwrap that failed.
 fn unavailable_us(ended: Ended) -> u64 {
     match ended {
         Ended::Refused(Refusal::Unavailable { after_us }) => after_us,
@@ -19,7 +19,7 @@ fn ticket_of(got: Got) -> u64 {
 }
 
 #[test]
-fn a_keyspace_that_nobody_uses_is_left_alone_after_an_outage_too() {
+fn unused_keyspace_is_not_renewed_after_an_outage() {
     let mut rig = Rig::leased();
     rig.jump(60 * S);
     rig.lease(LeaseEvent::Unavailable {
@@ -27,16 +27,13 @@ fn a_keyspace_that_nobody_uses_is_left_alone_after_an_outage_too() {
     });
     rig.jump(40 * S);
     rig.jump(20 * S);
-    assert_eq!(
-        rig.unwraps, 0,
-        "no lease, no back-off, and nobody to ask for"
-    );
+    assert_eq!(rig.unwraps, 0, "no lease, no backoff, and no request");
     rig.request("a");
     assert_eq!(rig.unwraps, 1);
 }
 
 #[test]
-fn an_outage_early_in_the_lease_does_not_bring_the_renewal_forward() {
+fn outage_early_in_the_lease_does_not_advance_the_renewal() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.lease(LeaseEvent::Unavailable { retry_after_us: S });
@@ -48,7 +45,7 @@ fn an_outage_early_in_the_lease_does_not_bring_the_renewal_forward() {
 }
 
 #[test]
-fn used_keys_come_back_after_an_outage() {
+fn used_keys_are_reloaded_after_an_outage() {
     let mut rig = Rig::leased_with(Settings {
         max_in_flight: 0,
         ..settings()
@@ -73,7 +70,7 @@ fn used_keys_come_back_after_an_outage() {
 }
 
 #[test]
-fn who_waited_for_an_unwrap_that_failed_is_told_when_to_come_back() {
+fn waiter_of_a_failed_unwrap_gets_a_retry_hint() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
@@ -88,13 +85,17 @@ fn who_waited_for_an_unwrap_that_failed_is_told_when_to_come_back() {
     assert_eq!(rig.unwraps, 1);
     rig.jump(2 * MS);
     assert_eq!(rig.unwraps, 2, "asked again without waiting for a request");
-    assert_eq!(rig.request_by(2, "a", None), Got::Wait, "so one can hope");
+    assert_eq!(
+        rig.request_by(2, "a", None),
+        Got::Wait,
+        "so waiting may help"
+    );
     rig.lease(LeaseEvent::Unavailable { retry_after_us: 0 });
     unavailable_us(rig.end_of(2));
 }
 
 #[test]
-fn while_the_kms_is_left_alone_nobody_waits_and_all_get_one_ticket() {
+fn during_a_backoff_no_request_waits_and_all_get_one_ticket() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Unavailable {
@@ -109,7 +110,7 @@ fn while_the_kms_is_left_alone_nobody_waits_and_all_get_one_ticket() {
 }
 
 #[test]
-fn when_the_lease_ends_in_an_outage_callers_get_a_ticket_until_the_kms_is_back() {
+fn callers_get_a_ticket_when_the_lease_ends_in_an_outage() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 1_000_000,
         ..settings()
@@ -127,7 +128,7 @@ fn when_the_lease_ends_in_an_outage_callers_get_a_ticket_until_the_kms_is_back()
     let state = |rig: &Rig| rig.shard.unlock_status(PROD, ticket).unwrap().state;
     assert_eq!(state(&rig), UnlockState::Pending);
     rig.jump(10 * S);
-    assert_eq!(rig.unwraps, 2, "the KMS is asked without anybody's help");
+    assert_eq!(rig.unwraps, 2, "the KMS is called without a request");
     rig.grant();
     rig.jump(10 * MS);
     rig.land(1);
@@ -136,7 +137,7 @@ fn when_the_lease_ends_in_an_outage_callers_get_a_ticket_until_the_kms_is_back()
 }
 
 #[test]
-fn the_kms_own_hint_is_followed() {
+fn retry_hint_of_the_kms_is_honoured() {
     let mut rig = Rig::new();
     rig.request_by(1, "a", None);
     rig.lease(LeaseEvent::Unavailable {
@@ -146,7 +147,7 @@ fn the_kms_own_hint_is_followed() {
 }
 
 #[test]
-fn questions_that_fail_are_further_and_further_apart() {
+fn failing_requests_back_off_exponentially() {
     let mut rig = Rig::new();
     let mut longest = 0;
     for asked in 1..20 {
@@ -162,7 +163,7 @@ fn questions_that_fail_are_further_and_further_apart() {
 }
 
 #[test]
-fn an_outage_during_the_lease_disturbs_nobody() {
+fn outage_during_the_lease_has_no_effect_on_requests() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.jump(50 * S);
@@ -179,7 +180,7 @@ fn an_outage_during_the_lease_disturbs_nobody() {
 }
 
 #[test]
-fn a_missing_generation_during_an_outage_leaves_the_stale_key_served() {
+fn stale_key_is_served_when_a_generation_is_missing_in_an_outage() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(10 * S);
@@ -195,7 +196,7 @@ fn a_missing_generation_during_an_outage_leaves_the_stale_key_served() {
 }
 
 #[test]
-fn a_question_that_is_never_answered_is_given_up() {
+fn unanswered_request_is_given_up() {
     let mut rig = Rig::new();
     rig.request("a");
     rig.jump(119 * S);

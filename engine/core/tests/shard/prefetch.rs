@@ -1,9 +1,9 @@
-//! Refreshing ahead of need.
+//! Refreshes ahead of need.
 
 use crate::rig::*;
 use keyway_core::{Limits, LoadError, Settings, Urgency};
 
-/// A soft TTL of 10 s: the refresh window opens at 8 s, the last 5 % at 9.5 s.
+/// Start of the refresh window with a soft TTL of 10 s; the last 5 % begin at 9.5 s.
 const WINDOW_AT: u64 = 8 * S;
 const LOW_WATER_AT: u64 = 9_500 * MS;
 
@@ -17,7 +17,7 @@ fn used(keys: &[&str], settings: Settings) -> Rig {
 }
 
 #[test]
-fn a_used_key_is_refreshed_inside_the_window_and_never_goes_stale() {
+fn used_key_is_refreshed_inside_the_window_and_never_goes_stale() {
     let mut rig = used(&["a"], settings());
     rig.pass(WINDOW_AT - 10 * MS);
     assert!(rig.loads.is_empty());
@@ -30,7 +30,7 @@ fn a_used_key_is_refreshed_inside_the_window_and_never_goes_stale() {
 }
 
 #[test]
-fn a_key_that_nobody_used_is_left_to_expire_and_its_plaintext_dropped() {
+fn unused_key_expires_and_its_plaintext_is_dropped() {
     let mut rig = Rig::leased();
     rig.force(1, "a");
     rig.land(1);
@@ -53,7 +53,7 @@ fn used_means_used_since_the_last_refresh() {
 }
 
 #[test]
-fn a_key_that_comes_into_use_inside_the_window_is_refreshed_too() {
+fn key_that_comes_into_use_inside_the_window_is_refreshed() {
     let mut rig = Rig::leased();
     rig.force(1, "a");
     rig.land(1);
@@ -65,7 +65,7 @@ fn a_key_that_comes_into_use_inside_the_window_is_refreshed_too() {
 }
 
 #[test]
-fn an_unused_key_inside_the_window_is_looked_at_every_eighth_of_it() {
+fn unused_key_inside_the_window_is_checked_every_eighth_of_it() {
     let mut rig = Rig::leased();
     rig.force(1, "a");
     rig.land(1);
@@ -106,7 +106,7 @@ fn urgent_keys_go_first() {
 }
 
 #[test]
-fn what_exceeds_max_in_flight_is_skipped_and_comes_back() {
+fn keys_beyond_max_in_flight_are_skipped_and_retried() {
     let mut rig = used(
         &["a", "b", "c", "d", "e"],
         Settings {
@@ -131,7 +131,7 @@ fn what_exceeds_max_in_flight_is_skipped_and_comes_back() {
 }
 
 #[test]
-fn with_more_in_flight_none_is_left_out_from_the_next_scan_on() {
+fn raising_max_in_flight_ends_skipping_at_the_next_scan() {
     let mut rig = used(
         &["a", "b", "c", "d", "e"],
         Settings {
@@ -151,7 +151,7 @@ fn with_more_in_flight_none_is_left_out_from_the_next_scan_on() {
 }
 
 #[test]
-fn zero_switches_the_prefetcher_off_and_another_figure_on_again() {
+fn zero_disables_the_prefetcher_and_another_value_enables_it() {
     let mut rig = used(
         &["a"],
         Settings {
@@ -169,7 +169,7 @@ fn zero_switches_the_prefetcher_off_and_another_figure_on_again() {
 }
 
 #[test]
-fn the_share_of_a_shard_bounds_it() {
+fn prefetching_is_bounded_by_the_share_of_the_shard() {
     let limits = Limits {
         shard_index: 1,
         shard_count: 2,
@@ -196,7 +196,7 @@ fn the_share_of_a_shard_bounds_it() {
 }
 
 #[test]
-fn the_reserve_is_left_to_those_who_need_a_key_now() {
+fn reserve_is_left_to_requests() {
     let limits = Limits {
         flights_max: 5,
         on_demand_reserve: 2,
@@ -218,12 +218,12 @@ fn the_reserve_is_left_to_those_who_need_a_key_now() {
     assert_eq!(
         rig.loads.len(),
         4,
-        "requests took the room: nothing is prefetched"
+        "requests use the capacity: nothing is prefetched"
     );
 }
 
 #[test]
-fn a_request_joins_a_prefetch_flight_and_takes_its_result() {
+fn request_joins_a_prefetch_flight_and_gets_its_result() {
     let mut rig = used(&["a"], settings());
     rig.pass(WINDOW_AT + 10 * MS);
     rig.sleep(2 * S);
@@ -235,12 +235,12 @@ fn a_request_joins_a_prefetch_flight_and_takes_its_result() {
 }
 
 #[test]
-fn a_refresh_that_fails_is_tried_again_after_its_back_off() {
+fn failed_refresh_is_retried_after_its_backoff() {
     let mut rig = used(&["a"], settings());
     rig.pass(WINDOW_AT + 10 * MS);
     rig.fail(LoadError::Store);
     rig.pass(30 * MS);
-    assert!(rig.loads.is_empty(), "the shortest back-off is 50 ms");
+    assert!(rig.loads.is_empty(), "the shortest backoff is 50 ms");
     rig.pass(90 * MS);
     assert_eq!(rig.loads.len(), 1);
     rig.land(2);
@@ -288,7 +288,7 @@ fn jitter_spreads_refreshes_and_only_shortens() {
 }
 
 #[test]
-fn a_late_tick_scans_once() {
+fn late_tick_scans_once() {
     let mut rig = Rig::leased();
     rig.tick();
     let scans = rig.counters().prefetch_scan_total;

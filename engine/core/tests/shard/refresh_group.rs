@@ -1,4 +1,4 @@
-//! One flight per key, ended once, by its own name, within its time.
+//! One flight per key, ended once, by its own id, within its time limit.
 
 use crate::rig::*;
 use keyway_core::{Lifecycle, LoadError, Refusal, Settings, UnlockState};
@@ -53,7 +53,7 @@ fn ten_thousand_waiters_time_out_within_ten_ticks_with_the_stale_key() {
 }
 
 #[test]
-fn a_flight_that_takes_too_long_ends_for_everybody_and_its_result_is_ignored() {
+fn flight_that_times_out_ends_for_all_waiters_and_its_result_is_ignored() {
     let mut rig = Rig::leased_with(Settings {
         sign_wait_budget_us: 1_000_000,
         ..settings()
@@ -78,7 +78,7 @@ fn a_flight_that_takes_too_long_ends_for_everybody_and_its_result_is_ignored() {
 }
 
 #[test]
-fn a_name_that_is_over_does_not_touch_the_next_flight() {
+fn id_of_an_ended_load_does_not_affect_the_next_flight() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     let first = rig.take_load();
@@ -99,7 +99,7 @@ fn a_name_that_is_over_does_not_touch_the_next_flight() {
 }
 
 #[test]
-fn a_served_version_never_goes_down() {
+fn served_version_never_decreases() {
     let mut rig = Rig::leased();
     rig.load("a", 5);
     rig.sleep(10 * S);
@@ -111,7 +111,7 @@ fn a_served_version_never_goes_down() {
 }
 
 #[test]
-fn a_load_that_outlasts_the_hard_ttl_brings_nothing() {
+fn load_longer_than_the_hard_ttl_returns_nothing() {
     let mut rig = Rig::leased_with(Settings {
         soft_ttl_ms: 50,
         hard_ttl_ms: 100,

@@ -9,7 +9,7 @@ use keyway_core::{
 const BUDGET: u64 = 3 * MS;
 
 #[test]
-fn a_fresh_key_is_served_at_once_with_its_age() {
+fn fresh_key_is_served_immediately_with_its_age() {
     let mut rig = Rig::leased();
     rig.load("a", 7);
     rig.sleep(5 * S);
@@ -53,11 +53,11 @@ fn nothing_is_served_at_or_after_effective_hard() {
     assert_eq!(rig.request("a"), Got::Stale(1));
     rig.sleep(1);
     assert_eq!(rig.request("a"), Got::Wait);
-    assert_eq!(rig.alive.get(), 0, "found past its time, and dropped");
+    assert_eq!(rig.alive.get(), 0, "found expired, and dropped");
 }
 
 #[test]
-fn a_key_does_not_outlive_the_lease_nor_its_own_not_after() {
+fn key_does_not_outlive_the_lease_or_its_not_after() {
     let mut rig = Rig::leased_with(Settings {
         hard_ttl_ms: 500_000,
         ..settings()
@@ -81,7 +81,7 @@ fn a_key_does_not_outlive_the_lease_nor_its_own_not_after() {
 }
 
 #[test]
-fn an_absent_key_is_waited_for_and_served_when_it_lands() {
+fn request_waits_for_an_absent_key_and_is_served_when_it_is_loaded() {
     let mut rig = Rig::leased();
     assert_eq!(rig.request_by(1, "a", None), Got::Wait);
     assert_eq!(rig.loads[0].urgency, Urgency::OnDemand);
@@ -92,7 +92,7 @@ fn an_absent_key_is_waited_for_and_served_when_it_lands() {
 }
 
 #[test]
-fn an_absent_key_that_does_not_come_in_time_means_retry_and_the_flight_goes_on() {
+fn absent_key_that_is_not_loaded_in_time_means_retry() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.pass(BUDGET - MS);
@@ -109,7 +109,7 @@ fn an_absent_key_that_does_not_come_in_time_means_retry_and_the_flight_goes_on()
 }
 
 #[test]
-fn the_hint_of_retry_is_what_loads_take_and_a_tick_at_least() {
+fn retry_hint_is_the_load_duration_and_at_least_a_tick() {
     let mut rig = Rig::leased();
     let hint_of = |rig: &mut Rig, token, key| {
         rig.request_by(token, key, None);
@@ -119,7 +119,11 @@ fn the_hint_of_retry_is_what_loads_take_and_a_tick_at_least() {
             ended => panic!("not RETRY: {ended:?}"),
         }
     };
-    assert_eq!(hint_of(&mut rig, 1, "a"), TICK_US, "nothing is known yet");
+    assert_eq!(
+        hint_of(&mut rig, 1, "a"),
+        TICK_US,
+        "no duration is known yet"
+    );
     rig.sleep(36 * MS);
     rig.land(1);
     assert_eq!(hint_of(&mut rig, 2, "b"), 40 * MS);
@@ -145,7 +149,7 @@ fn no_wait_outlasts_its_budget_by_more_than_a_tick() {
 }
 
 #[test]
-fn a_stale_key_is_waited_for_and_then_served_stale() {
+fn request_waits_for_a_refresh_and_then_gets_the_stale_key() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(10 * S);
@@ -174,7 +178,7 @@ fn a_stale_key_is_waited_for_and_then_served_stale() {
 }
 
 #[test]
-fn a_stale_key_whose_refresh_comes_in_time_is_served_fresh() {
+fn stale_key_refreshed_in_time_is_served_fresh() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(10 * S);
@@ -186,7 +190,7 @@ fn a_stale_key_whose_refresh_comes_in_time_is_served_fresh() {
 }
 
 #[test]
-fn with_serve_stale_nobody_waits_and_one_flight_runs() {
+fn no_request_waits_with_serve_stale() {
     let mut rig = Rig::leased_with(Settings {
         on_soft_expiry: OnSoftExpiry::ServeStale,
         ..settings()
@@ -202,7 +206,7 @@ fn with_serve_stale_nobody_waits_and_one_flight_runs() {
 }
 
 #[test]
-fn a_wait_budget_of_nothing_serves_stale_at_once_or_says_retry() {
+fn zero_wait_budget_serves_stale_immediately_or_returns_retry() {
     let mut rig = Rig::leased_with(Settings {
         sign_wait_budget_us: 0,
         ..settings()
@@ -215,7 +219,7 @@ fn a_wait_budget_of_nothing_serves_stale_at_once_or_says_retry() {
 }
 
 #[test]
-fn a_deadline_that_has_passed_starts_nothing() {
+fn passed_deadline_starts_nothing() {
     let mut rig = Rig::leased();
     assert_eq!(
         rig.request_by(1, "a", Some(rig.now)),
@@ -232,7 +236,7 @@ fn a_deadline_that_has_passed_starts_nothing() {
 }
 
 #[test]
-fn a_deadline_before_the_budget_ends_the_wait() {
+fn deadline_before_the_budget_ends_the_wait() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", Some(rig.now.plus_us(2 * MS)));
     rig.pass(MS);
@@ -242,12 +246,12 @@ fn a_deadline_before_the_budget_ends_the_wait() {
     assert_eq!(
         rig.counters().singleflight_wait_timeout_total,
         0,
-        "the budget was not used up"
+        "the budget was not exhausted"
     );
 }
 
 #[test]
-fn with_a_stale_key_at_hand_a_short_deadline_is_met() {
+fn short_deadline_is_met_with_a_stale_key() {
     let mut rig = Rig::leased_with(Settings {
         sign_wait_budget_us: 50_000,
         ..settings()
@@ -269,7 +273,7 @@ fn with_a_stale_key_at_hand_a_short_deadline_is_met() {
 }
 
 #[test]
-fn a_result_that_lands_after_the_deadline_is_not_handed_over() {
+fn result_after_the_deadline_is_not_returned() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", Some(rig.now.plus_us(500)));
     rig.sleep(600);
@@ -278,7 +282,7 @@ fn a_result_that_lands_after_the_deadline_is_not_handed_over() {
 }
 
 #[test]
-fn a_waiter_that_leaves_changes_nothing_for_the_others() {
+fn cancelled_waiter_does_not_affect_others() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.request_by(2, "a", None);
@@ -295,7 +299,7 @@ fn a_waiter_that_leaves_changes_nothing_for_the_others() {
 }
 
 #[test]
-fn a_failing_loader_reaches_every_waiter_and_the_next_one_backs_off() {
+fn failed_load_reaches_every_waiter_and_the_next_backs_off() {
     for error in [LoadError::Store, LoadError::TimedOut, LoadError::Panicked] {
         let mut rig = Rig::leased();
         for token in 1..=3 {
@@ -310,7 +314,7 @@ fn a_failing_loader_reaches_every_waiter_and_the_next_one_backs_off() {
         }
         assert_eq!(rig.counters().rehydrate_fail_total, 1);
         let Got::Refused(Refusal::Retry { after_us }) = rig.request("a") else {
-            panic!("in back-off")
+            panic!("in backoff")
         };
         assert!((1..=10 * S).contains(&after_us));
         assert!(rig.loads.is_empty());
@@ -321,7 +325,7 @@ fn a_failing_loader_reaches_every_waiter_and_the_next_one_backs_off() {
 }
 
 #[test]
-fn a_failing_refresh_leaves_the_key_served_and_nobody_waits_in_back_off() {
+fn failed_refresh_keeps_the_key_and_no_request_waits_in_backoff() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(10 * S);
@@ -331,18 +335,18 @@ fn a_failing_refresh_leaves_the_key_served_and_nobody_waits_in_back_off() {
     assert_eq!(rig.request("a"), Got::Stale(1));
     assert!(rig.loads.is_empty());
     rig.sleep(50 * S);
-    assert_eq!(rig.request("a"), Got::Wait, "past hard, past back-off");
+    assert_eq!(rig.request("a"), Got::Wait, "past hard, past backoff");
 }
 
 #[test]
-fn back_off_grows_with_failures_in_a_row_and_is_forgotten_in_the_end() {
+fn backoff_grows_with_consecutive_failures_and_is_reset() {
     let mut rig = Rig::leased();
     let mut longest = 0;
     for _ in 0..20 {
         assert_eq!(rig.request("a"), Got::Wait);
         rig.fail(LoadError::Store);
         let Got::Refused(Refusal::Retry { after_us }) = rig.request("a") else {
-            panic!("in back-off")
+            panic!("in backoff")
         };
         assert!((50 * MS..=10 * S).contains(&after_us));
         longest = longest.max(after_us);
@@ -354,7 +358,7 @@ fn back_off_grows_with_failures_in_a_row_and_is_forgotten_in_the_end() {
 }
 
 #[test]
-fn an_unknown_keyspace_is_refused_and_counted() {
+fn unknown_keyspace_is_refused_and_counted() {
     let mut rig = Rig::leased();
     let request = Request {
         token: Token(1),
@@ -368,7 +372,7 @@ fn an_unknown_keyspace_is_refused_and_counted() {
 }
 
 #[test]
-fn the_same_key_id_in_two_keyspaces_is_two_keys() {
+fn same_key_id_in_two_keyspaces_is_two_keys() {
     let mut rig = Rig::leased();
     rig.shard
         .handle_keyspace(rig.now, OTHER, settings())
@@ -389,7 +393,7 @@ fn the_same_key_id_in_two_keyspaces_is_two_keys() {
 }
 
 #[test]
-fn too_many_waiters_are_overloaded_and_too_many_flights_too() {
+fn too_many_waiters_or_flights_are_overloaded() {
     let limits = Limits {
         waiters_max: 2,
         flights_max: 2,
@@ -411,7 +415,7 @@ fn too_many_waiters_are_overloaded_and_too_many_flights_too() {
 }
 
 #[test]
-fn without_room_to_wait_a_stale_key_is_served() {
+fn stale_key_is_served_if_no_waiter_can_be_added() {
     let limits = Limits {
         waiters_max: 1,
         flights_max: 1,
@@ -430,7 +434,7 @@ fn without_room_to_wait_a_stale_key_is_served() {
 }
 
 #[test]
-fn whoever_has_waited_is_checked_when_its_turn_comes_and_not_when_the_load_landed() {
+fn waiters_are_checked_when_they_are_returned_not_when_the_load_ends() {
     let mut rig = Rig::leased();
     let deadline = Some(rig.now.plus_us(2 * MS));
     rig.request_by(1, "a", None);
@@ -467,7 +471,7 @@ fn whoever_has_waited_is_checked_when_its_turn_comes_and_not_when_the_load_lande
 }
 
 #[test]
-fn a_lock_reaches_those_whose_key_has_landed_already() {
+fn lock_reaches_waiters_whose_key_has_been_loaded() {
     let mut rig = Rig::leased();
     rig.request_by(1, "a", None);
     rig.request_by(2, "a", None);
@@ -484,7 +488,7 @@ fn a_lock_reaches_those_whose_key_has_landed_already() {
 }
 
 #[test]
-fn who_waited_hears_what_became_of_the_key_since_its_load_landed() {
+fn waiter_gets_the_state_of_the_key_after_its_load() {
     for (error, refusal) in [
         (LoadError::NotFound, Refusal::NotFound),
         (LoadError::Corrupt, Refusal::Invalid),
@@ -508,7 +512,7 @@ fn who_waited_hears_what_became_of_the_key_since_its_load_landed() {
 }
 
 #[test]
-fn a_tick_ends_a_bounded_number_of_waits_and_the_next_ones_the_rest() {
+fn tick_ends_a_bounded_number_of_waits() {
     let limits = Limits {
         timers_per_tick_max: 10,
         ..Limits::default()
@@ -528,7 +532,7 @@ fn a_tick_ends_a_bounded_number_of_waits_and_the_next_ones_the_rest() {
 }
 
 #[test]
-fn a_lease_that_ends_comes_before_waits_that_end() {
+fn end_of_a_lease_is_handled_before_ends_of_waits() {
     let limits = Limits {
         timers_per_tick_max: 1,
         ..Limits::default()
@@ -551,7 +555,7 @@ fn a_lease_that_ends_comes_before_waits_that_end() {
 }
 
 #[test]
-fn the_oldest_served_age_is_the_maximum_since_it_was_taken() {
+fn oldest_served_age_is_the_maximum_since_it_was_taken() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(3 * S);
@@ -563,15 +567,15 @@ fn the_oldest_served_age_is_the_maximum_since_it_was_taken() {
 }
 
 #[test]
-fn a_view_tells_whether_a_key_was_used_since_its_load_and_whether_its_keyspace_is_open() {
+fn view_shows_use_since_the_load_and_whether_the_keyspace_is_open() {
     let mut rig = Rig::leased();
     rig.load("key", 1);
-    // Handing it to the request that waited is a use.
+    // Serving it to the request that waited is a use.
     assert!(rig.view("key").used && !rig.view("key").needs_unlock);
     rig.force(1, "key");
     rig.land(2);
-    assert!(!rig.view("key").used, "a load begins anew");
-    // Marks of the CLOCK are not uses.
+    assert!(!rig.view("key").used, "a load begins again");
+    // References of the CLOCK are not uses.
     rig.request("key");
     rig.force(2, "key");
     rig.land(3);

@@ -1,4 +1,4 @@
-//! A shard with a clock in hand, and everything it asked for kept for inspection.
+//! A shard with a manual clock, and a record of all its outputs.
 
 use keyway_core::{
     Action, Admission, Counters, DekRequest, DekVerdict, Event, FlightId, Instant, KeyspaceId,
@@ -13,7 +13,7 @@ pub const OTHER: KeyspaceId = KeyspaceId(2);
 pub const MS: u64 = 1_000;
 pub const S: u64 = 1_000_000;
 
-/// Stands for an unlocked key: tells how many of its kind are in memory.
+/// Stands for an unlocked key, and counts how many of its kind are in memory.
 #[derive(Debug)]
 pub struct Key {
     alive: Rc<Cell<usize>>,
@@ -34,7 +34,7 @@ impl Drop for Key {
     }
 }
 
-/// A load that the shard asked for.
+/// A load that the shard requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
     pub flight: FlightId,
@@ -42,7 +42,7 @@ pub struct Load {
     pub urgency: Urgency,
 }
 
-/// What a request got at once.
+/// The immediate answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Got {
     Fresh(u32),
@@ -51,10 +51,10 @@ pub enum Got {
     Refused(Refusal),
 }
 
-/// What a token got in the end.
+/// The final answer to a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Handed over: version.
+    /// Served after a wait: the version.
     Fresh(u32),
     Stale(u32),
     Refused(Refusal),
@@ -66,21 +66,21 @@ pub enum Ended {
 pub struct Rig {
     pub shard: Shard<Key>,
     pub now: Instant,
-    /// Keys in memory.
+    /// Number of keys in memory.
     pub alive: Rc<Cell<usize>>,
     pub loads: Vec<Load>,
-    /// A load that is over, for results that come too late.
+    /// A load that has ended, for late results.
     pub old_load: Option<Load>,
     pub unwraps: usize,
     pub dropped_deks: usize,
     pub ended: Vec<(u64, Ended)>,
     pub events: Vec<Event>,
-    /// Loads do not begin when they are asked for: the test begins them.
+    /// The test itself begins loads after they are requested.
     pub queues_loads: bool,
     tokens: u64,
 }
 
-/// No jitter, so that times can be told exactly: soft 10 s, hard 60 s, lease 100 s.
+/// Without jitter, so that times are exact: soft 10 s, hard 60 s, lease 100 s.
 pub fn settings() -> Settings {
     Settings {
         soft_ttl_ms: 10_000,
@@ -117,7 +117,7 @@ impl Rig {
         }
     }
 
-    /// With the DEK at hand.
+    /// Creates a rig with an available DEK.
     pub fn leased() -> Self {
         Self::leased_with(settings())
     }
@@ -140,7 +140,7 @@ impl Rig {
                     if !self.queues_loads {
                         assert!(
                             self.shard.begin_load(self.now, flight),
-                            "it was just asked for"
+                            "it was just requested"
                         );
                     }
                     let key = String::from_utf8(key_id.to_vec()).expect("test keys are text");
@@ -156,10 +156,10 @@ impl Rig {
             }
         }
         while self.take_ready() {}
-        self.shard.audit().expect("the books agree");
+        self.shard.audit().expect("the audit passes");
     }
 
-    /// Hands out the next one whose wait is over. Returns `false` if there is none.
+    /// Takes the next waiter whose wait has ended. Returns `false` if there is none.
     pub fn take_ready(&mut self) -> bool {
         let Some((token, outcome)) = self.shard.poll_ready(self.now) else {
             return false;
@@ -175,7 +175,7 @@ impl Rig {
         true
     }
 
-    /// A request by `token`.
+    /// Sends a request as `token`.
     pub fn request_by(&mut self, token: u64, key: &str, deadline: Option<Instant>) -> Got {
         let request = Request {
             token: Token(token),
@@ -193,13 +193,13 @@ impl Rig {
         got
     }
 
-    /// A request by a token that was not used before.
+    /// Sends a request with a new token.
     pub fn request(&mut self, key: &str) -> Got {
         self.tokens += 1;
         self.request_by(1_000_000 + self.tokens, key, None)
     }
 
-    /// A write by `token` that needs a DEK of this generation, and waits for 3 s.
+    /// Sends a write as `token` that needs a DEK of this generation, and waits for 3 s.
     pub fn want_dek(
         &mut self,
         token: u64,
@@ -227,7 +227,7 @@ impl Rig {
         admission
     }
 
-    /// A force-refresh that is let in.
+    /// Sends a force-refresh, which must be accepted.
     pub fn force(&mut self, token: u64, key: &str) {
         assert_eq!(self.try_force(token, key), Admission::Waiting);
     }
@@ -248,7 +248,7 @@ impl Rig {
         self.drain();
     }
 
-    /// The oldest load that was not answered yet.
+    /// Takes the oldest unanswered load.
     pub fn take_load(&mut self) -> Load {
         assert!(!self.loads.is_empty(), "nothing is being loaded");
         self.loads.remove(0)
@@ -260,7 +260,7 @@ impl Rig {
         self.answer(&load, Ok(loaded));
     }
 
-    /// A request, leaving verdict and actions to the caller.
+    /// Sends a request, leaving verdict and actions to the caller.
     pub fn shard_request(&mut self, token: u64, key: &str) {
         let key_id = key.as_bytes();
         let request = Request {
@@ -272,7 +272,7 @@ impl Rig {
         let _ = self.shard.handle_request(self.now, request);
     }
 
-    /// Answers all loads that come up with version 1, without looking at anything else.
+    /// Answers all pending loads with version 1, without any checks.
     pub fn land_now(&mut self) {
         while let Some(action) = self.shard.poll_action() {
             if let Action::Load { flight, .. } = action {
@@ -283,7 +283,7 @@ impl Rig {
         }
     }
 
-    /// As [`Rig::land`], leaving the actions, and those whose wait is over, to the caller.
+    /// As [`Rig::land`], leaving actions and ended waits to the caller.
     pub fn land_without_drain(&mut self, version: u32) {
         let load = self.take_load();
         let loaded = self.loaded(version);
@@ -309,7 +309,7 @@ impl Rig {
         self.ended.clear();
     }
 
-    /// Lets time pass, without a tick, until the key may be loaded again.
+    /// Advances time, without a tick, until the key may be loaded again.
     pub fn wait_out_backoff(&mut self, key: &str) {
         while self.view(key).backing_off {
             self.sleep(MS);
@@ -321,7 +321,7 @@ impl Rig {
         self.drain();
     }
 
-    /// The KMS grants, for a question sent now.
+    /// Grants the DEK for a request sent now.
     pub fn grant(&mut self) {
         self.grant_generation(1);
     }
@@ -339,7 +339,7 @@ impl Rig {
         self.drain();
     }
 
-    /// Lets time pass with a tick every millisecond.
+    /// Advances time with a tick every millisecond.
     pub fn pass(&mut self, us: u64) {
         let until = self.now.plus_us(us);
         while self.now < until {
@@ -349,13 +349,13 @@ impl Rig {
         self.drain();
     }
 
-    /// Lets time pass with one tick at its end.
+    /// Advances time with one tick at its end.
     pub fn jump(&mut self, us: u64) {
         self.now = self.now.plus_us(us);
         self.tick();
     }
 
-    /// Lets time pass without a tick: what a request sees before the timers had their turn.
+    /// Advances time without a tick: what a request sees before the timers fire.
     pub fn sleep(&mut self, us: u64) {
         self.now = self.now.plus_us(us);
     }
@@ -417,7 +417,7 @@ impl Rig {
         self.shard.counters(PROD).expect("the keyspace exists")
     }
 
-    /// What `token` got; it must have got exactly one answer.
+    /// Returns the result of `token`, which must have exactly one.
     pub fn end_of(&self, token: u64) -> Ended {
         let ends: Vec<_> = self.ended.iter().filter(|(of, _)| *of == token).collect();
         assert_eq!(ends.len(), 1, "answers to {token}: {ends:?}");
@@ -429,7 +429,7 @@ impl Rig {
     }
 }
 
-/// Refused with RETRY, whatever the hint.
+/// Returns `true` for a refusal with RETRY, whatever the hint.
 pub fn is_retry(got: Got) -> bool {
     matches!(got, Got::Refused(Refusal::Retry { after_us: 1.. }))
 }

@@ -4,7 +4,7 @@ use crate::rig::*;
 use keyway_core::{Limits, OnSoftExpiry, Settings, Shard};
 
 #[test]
-fn a_shorter_soft_ttl_acts_on_the_next_request() {
+fn shorter_soft_ttl_applies_to_the_next_request() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(5 * S);
@@ -19,7 +19,7 @@ fn a_shorter_soft_ttl_acts_on_the_next_request() {
 }
 
 #[test]
-fn a_shorter_soft_ttl_brings_the_refresh_forward() {
+fn shorter_soft_ttl_advances_the_refresh() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.request("a");
@@ -30,7 +30,7 @@ fn a_shorter_soft_ttl_brings_the_refresh_forward() {
 }
 
 #[test]
-fn a_shorter_hard_ttl_ends_keys_at_once_and_drops_them_within_ticks() {
+fn shorter_hard_ttl_expires_keys_immediately_and_drops_them_within_ticks() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.load("b", 1);
@@ -42,7 +42,7 @@ fn a_shorter_hard_ttl_ends_keys_at_once_and_drops_them_within_ticks() {
 }
 
 #[test]
-fn a_longer_hard_ttl_holds_from_the_next_load_on() {
+fn longer_hard_ttl_applies_from_the_next_load() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     let loaded_at = rig.now;
@@ -57,12 +57,12 @@ fn a_longer_hard_ttl_holds_from_the_next_load_on() {
     assert_eq!(
         rig.view("b").expires_at,
         Some(rig.now.plus_us(30 * S)),
-        "no way back up"
+        "it does not rise again"
     );
 }
 
 #[test]
-fn eight_rises_of_the_hard_ttl_are_told_apart_and_other_settings_do_not_touch_them() {
+fn eight_rises_of_the_hard_ttl_are_distinguished() {
     let mut rig = Rig::leased_with(Settings {
         dek_lease_ms: 1_000_000,
         ..settings()
@@ -84,7 +84,7 @@ fn eight_rises_of_the_hard_ttl_are_told_apart_and_other_settings_do_not_touch_th
 }
 
 #[test]
-fn a_shorter_lease_shortens_and_a_longer_one_waits_for_the_kms() {
+fn shorter_lease_applies_immediately_and_a_longer_one_at_the_next_unwrap() {
     let mut rig = Rig::leased();
     let left = |rig: &Rig| rig.shard.gauges(rig.now, PROD).unwrap().lease_left_us;
     rig.load("a", 1);
@@ -93,13 +93,13 @@ fn a_shorter_lease_shortens_and_a_longer_one_waits_for_the_kms() {
     rig.set(|settings| settings.dek_lease_ms = 900_000);
     assert_eq!(left(&rig), 50 * S);
     rig.jump(25 * S);
-    assert_eq!(rig.unwraps, 1, "renewed at half of what is left of it");
+    assert_eq!(rig.unwraps, 1, "renewed at half of the rest");
     rig.grant();
     assert_eq!(left(&rig), 900 * S);
 }
 
 #[test]
-fn leases_of_every_keyspace_are_renewed_as_early_as_the_limits_say() {
+fn leases_of_every_keyspace_are_renewed_as_early_as_the_limits_specify() {
     let limits = Limits {
         renew_early_ppm: 100_000,
         ..Limits::default()
@@ -117,7 +117,7 @@ fn leases_of_every_keyspace_are_renewed_as_early_as_the_limits_say() {
 }
 
 #[test]
-fn a_lease_that_the_change_ends_is_over() {
+fn change_that_ends_a_lease_takes_effect() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.sleep(20 * S);
@@ -127,7 +127,7 @@ fn a_lease_that_the_change_ends_is_over() {
 }
 
 #[test]
-fn a_change_of_many_keys_is_worked_off_in_bounded_steps() {
+fn change_of_many_keys_is_processed_in_bounded_steps() {
     let limits = Limits {
         entries_max: 20_000,
         negatives_max: 100,
@@ -149,7 +149,7 @@ fn a_change_of_many_keys_is_worked_off_in_bounded_steps() {
 }
 
 #[test]
-fn contradictory_settings_change_nothing() {
+fn conflicting_settings_change_nothing() {
     let mut rig = Rig::leased();
     let broken = Settings {
         hard_ttl_ms: 1,
@@ -166,7 +166,7 @@ fn contradictory_settings_change_nothing() {
 }
 
 #[test]
-fn contradictory_limits_make_no_shard() {
+fn conflicting_limits_are_refused() {
     let limits = Limits {
         shard_index: 3,
         shard_count: 3,
@@ -176,9 +176,9 @@ fn contradictory_limits_make_no_shard() {
 }
 
 #[test]
-fn limits_hold_up_to_their_edges_and_no_further() {
+fn limits_are_accepted_up_to_their_bounds() {
     type Change = fn(&mut Limits);
-    // Each rule, with limits that just keep it and limits that just break it.
+    // Each rule, with limits that just satisfy it and limits that just violate it.
     let edges: [(&str, Change, Change); 17] = [
         (
             "shard_count >= 1",
@@ -285,10 +285,10 @@ fn limits_hold_up_to_their_edges_and_no_further() {
 }
 
 #[test]
-fn settings_hold_up_to_their_edges_and_no_further() {
+fn settings_are_accepted_up_to_their_bounds() {
     const YEAR_MS: u64 = 365 * 86_400_000;
     type Change = fn(&mut Settings);
-    // Each setting, with a value at the edge of what is allowed and one just beyond.
+    // Each setting, with a value at the bound and one just beyond.
     let edges: [(&str, Change, Change); 11] = [
         ("soft_ttl_ms", |s| s.soft_ttl_ms = 10, |s| s.soft_ttl_ms = 9),
         (

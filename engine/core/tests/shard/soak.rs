@@ -1,5 +1,5 @@
-//! A long random run of two keyspaces against a store and a KMS that fail in every way, with the
-//! invariants checked after each step. A failing run prints the seed that replays it.
+//! A long random run of two keyspaces against a store and a KMS with all kinds of failures, with the invariants checked
+//! after each step. A failing run prints the seed that replays it.
 
 mod checks;
 mod world;
@@ -20,7 +20,7 @@ impl Drop for Seed {
 }
 
 #[test]
-fn the_invariants_hold_in_long_random_runs() {
+fn invariants_hold_in_long_random_runs() {
     for seed in 1..=24 {
         let _seed = Seed(seed);
         let mut world = World::new(seed);
@@ -29,7 +29,7 @@ fn the_invariants_hold_in_long_random_runs() {
         }
         assert!(
             world.served > 500,
-            "only {} were served: the run shows little",
+            "only {} were served: the run covers too little",
             world.served
         );
         world.recover();
@@ -37,7 +37,7 @@ fn the_invariants_hold_in_long_random_runs() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_run() {
+fn same_seed_gives_the_same_run() {
     let run = |seed| {
         let mut world = World::new(seed);
         for _ in 0..2_000 {

@@ -1,10 +1,10 @@
-//! Lock, unlock, tickets, and what comes back.
+//! Lock, unlock, tickets, and reloading.
 
 use crate::rig::*;
 use keyway_core::{LeaseEvent, Limits, LoadError, Refusal, Settings, UnlockState};
 
 #[test]
-fn lock_refuses_everybody_at_once_and_drops_everything() {
+fn lock_refuses_all_requests_immediately_and_drops_everything() {
     let mut rig = Rig::leased();
     rig.load("a", 1);
     rig.load("b", 1);
@@ -25,14 +25,14 @@ fn lock_refuses_everybody_at_once_and_drops_everything() {
         assert!(needs_unlock(rig.request(key)));
     }
     rig.land(1);
-    assert_eq!(rig.alive.get(), 0, "what was on its way is void");
+    assert_eq!(rig.alive.get(), 0, "what was in flight is discarded");
     rig.jump(1_000 * S);
-    assert_eq!(rig.unwraps, 0, "a locked keyspace asks nobody");
+    assert_eq!(rig.unwraps, 0, "a locked keyspace calls no KMS");
     assert!(rig.loads.is_empty());
 }
 
 #[test]
-fn an_answer_that_comes_after_the_lock_is_dropped() {
+fn answer_after_the_lock_is_dropped() {
     let mut rig = Rig::new();
     rig.request("a");
     rig.lock();
@@ -43,7 +43,7 @@ fn an_answer_that_comes_after_the_lock_is_dropped() {
 }
 
 #[test]
-fn a_lock_is_only_undone_by_unlock_and_its_ticket_can_be_followed() {
+fn only_unlock_ends_a_lock_and_its_ticket_shows_progress() {
     let mut rig = Rig::leased();
     for key in ["a", "b", "c"] {
         rig.load(key, 1);
@@ -55,7 +55,7 @@ fn a_lock_is_only_undone_by_unlock_and_its_ticket_can_be_followed() {
     };
     let status = |rig: &Rig| rig.shard.unlock_status(PROD, ticket).unwrap();
     assert_eq!(status(&rig).state, UnlockState::Pending);
-    assert_eq!(rig.unlock(), ticket, "the ticket that everybody was given");
+    assert_eq!(rig.unlock(), ticket, "the ticket that all requests got");
     assert_eq!(rig.unwraps, 1);
     rig.sleep(MS);
     rig.grant();
@@ -67,7 +67,7 @@ fn a_lock_is_only_undone_by_unlock_and_its_ticket_can_be_followed() {
     assert_eq!(
         rig.loads.len(),
         3,
-        "what was in use comes back without being asked for"
+        "keys in use are reloaded without a request"
     );
     rig.land(1);
     assert_eq!((status(&rig).keys_reloaded, status(&rig).keys_left), (1, 2));
@@ -78,7 +78,7 @@ fn a_lock_is_only_undone_by_unlock_and_its_ticket_can_be_followed() {
 }
 
 #[test]
-fn keys_come_back_under_max_in_flight() {
+fn keys_are_reloaded_under_max_in_flight() {
     let mut rig = Rig::leased_with(Settings {
         max_in_flight: 2,
         ..settings()
@@ -99,7 +99,7 @@ fn keys_come_back_under_max_in_flight() {
 }
 
 #[test]
-fn with_the_prefetcher_off_an_unlock_is_done_when_the_dek_is_there() {
+fn unlock_is_done_with_the_dek_if_the_prefetcher_is_off() {
     let mut rig = Rig::leased_with(Settings {
         max_in_flight: 0,
         ..settings()
@@ -117,7 +117,7 @@ fn with_the_prefetcher_off_an_unlock_is_done_when_the_dek_is_there() {
 }
 
 #[test]
-fn an_unlock_that_the_kms_refuses_has_failed() {
+fn unlock_refused_by_the_kms_has_failed() {
     let mut rig = Rig::leased();
     rig.lock();
     let ticket = rig.unlock();
@@ -136,7 +136,7 @@ fn an_unlock_that_the_kms_refuses_has_failed() {
 }
 
 #[test]
-fn an_unlock_while_keys_come_back_is_another_one_with_figures_of_its_own() {
+fn unlock_during_reloading_has_its_own_counts() {
     let mut rig = Rig::leased();
     for key in ["a", "b"] {
         rig.load(key, 1);
@@ -164,7 +164,7 @@ fn an_unlock_while_keys_come_back_is_another_one_with_figures_of_its_own() {
 }
 
 #[test]
-fn unlock_asks_at_once_whatever_the_kms_said_before() {
+fn unlock_calls_the_kms_immediately() {
     let mut rig = Rig::new();
     rig.request("a");
     rig.lease(LeaseEvent::Unavailable {
@@ -177,7 +177,7 @@ fn unlock_asks_at_once_whatever_the_kms_said_before() {
 }
 
 #[test]
-fn invalid_keys_are_read_again_by_an_unlock() {
+fn unlock_rereads_invalid_keys() {
     let mut rig = Rig::leased();
     for key in ["a", "b"] {
         rig.request(key);
@@ -188,7 +188,7 @@ fn invalid_keys_are_read_again_by_an_unlock() {
     assert_eq!(rig.shard.unlock_status(PROD, ticket).unwrap().keys_left, 2);
     assert_eq!(
         rig.unwraps, 0,
-        "the DEK is at hand: no KMS call for keys that do not open"
+        "the DEK is available: no KMS call for keys that cannot be opened"
     );
     rig.jump(10 * MS);
     assert_eq!(rig.loads.len(), 2);
@@ -201,7 +201,7 @@ fn invalid_keys_are_read_again_by_an_unlock() {
 }
 
 #[test]
-fn a_big_keyspace_is_dropped_within_thirty_two_ticks_and_not_used_meanwhile() {
+fn large_keyspace_is_dropped_within_thirty_two_ticks_and_not_used() {
     let limits = Limits {
         entries_max: 20_000,
         negatives_max: 100,

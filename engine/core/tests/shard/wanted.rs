@@ -1,4 +1,4 @@
-//! Writes that need the DEK: they ask for it through the core, once for all, and are told when it is there.
+//! Writes that need the DEK: they request it through the core, once for all, and are resumed when it is available.
 
 use crate::rig::*;
 use keyway_core::{DekVerdict, LeaseEvent, Limits, Refusal};
@@ -6,14 +6,14 @@ use keyway_core::{DekVerdict, LeaseEvent, Limits, Refusal};
 const UNAVAILABLE: LeaseEvent = LeaseEvent::Unavailable { retry_after_us: 0 };
 
 #[test]
-fn a_write_goes_on_at_once_under_a_live_lease() {
+fn write_continues_immediately_under_a_live_lease() {
     let mut rig = Rig::leased();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Ready);
     assert_eq!((rig.unwraps, rig.counters().dek_waiters), (0, 0));
 }
 
 #[test]
-fn writes_and_requests_share_one_question_and_all_are_told() {
+fn writes_and_requests_share_one_unwrap_and_all_are_resumed() {
     let mut rig = Rig::new();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Wait);
     assert_eq!(rig.want_dek(2, 0, None), DekVerdict::Wait);
@@ -25,24 +25,24 @@ fn writes_and_requests_share_one_question_and_all_are_told() {
 }
 
 #[test]
-fn a_write_sits_out_an_outage_and_asks_again_after_the_back_off() {
+fn write_waits_through_an_outage_and_retries_after_the_backoff() {
     let mut rig = Rig::new();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Wait);
     rig.lease(UNAVAILABLE);
     assert!(rig.is_waiting(1), "an outage is not the end");
     rig.pass(S);
-    assert_eq!(rig.unwraps, 2, "asked again, without anybody else");
+    assert_eq!(rig.unwraps, 2, "requested again, without another request");
     rig.grant();
     assert_eq!(rig.end_of(1), Ended::Dek);
 }
 
 #[test]
-fn a_write_that_comes_during_a_back_off_waits_for_the_next_question() {
+fn write_during_a_backoff_waits_for_the_next_request() {
     let mut rig = Rig::new();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Wait);
     rig.lease(UNAVAILABLE);
     assert_eq!(rig.want_dek(2, 1, None), DekVerdict::Wait);
-    assert_eq!(rig.unwraps, 1, "the back-off holds for writes too");
+    assert_eq!(rig.unwraps, 1, "the backoff applies to writes as well");
     rig.pass(S);
     assert_eq!(rig.unwraps, 2);
     rig.grant();
@@ -50,7 +50,7 @@ fn a_write_that_comes_during_a_back_off_waits_for_the_next_question() {
 }
 
 #[test]
-fn a_write_waits_no_longer_than_it_said_and_no_longer_than_its_deadline() {
+fn write_waits_no_longer_than_its_limit_and_its_deadline() {
     let mut rig = Rig::new();
     let deadline = rig.now.plus_us(500 * MS);
     assert_eq!(rig.want_dek(1, 1, Some(deadline)), DekVerdict::Wait);
@@ -70,7 +70,7 @@ fn a_write_waits_no_longer_than_it_said_and_no_longer_than_its_deadline() {
 }
 
 #[test]
-fn a_lock_and_a_denial_end_the_wait_at_once() {
+fn lock_and_denial_end_the_wait_immediately() {
     let mut rig = Rig::new();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Wait);
     rig.lock();
@@ -84,34 +84,31 @@ fn a_lock_and_a_denial_end_the_wait_at_once() {
     rig.unlock();
     assert_eq!(rig.want_dek(3, 1, None), DekVerdict::Wait);
     rig.lease(LeaseEvent::Denied);
-    assert!(rig.is_waiting(3), "the first refusal is asked about again");
+    assert!(rig.is_waiting(3), "the first refusal is confirmed");
     rig.pass(1_001 * MS);
     rig.lease(LeaseEvent::Denied);
     assert!(told(rig.end_of(3)));
 }
 
 #[test]
-fn a_write_that_needs_a_newer_generation_has_the_live_lease_renewed() {
+fn write_that_needs_a_newer_generation_renews_the_live_lease() {
     let mut rig = Rig::leased();
     assert_eq!(rig.want_dek(1, 2, None), DekVerdict::Wait);
     assert_eq!(rig.unwraps, 1);
     rig.grant();
-    assert!(
-        rig.is_waiting(1),
-        "generation 1 is at hand, and is not enough"
-    );
+    assert!(rig.is_waiting(1), "generation 1 is available, and too old");
     rig.pass(500 * MS);
-    assert_eq!(rig.unwraps, 1, "not asked again at once");
+    assert_eq!(rig.unwraps, 1, "not requested again immediately");
     rig.pass(600 * MS);
-    assert_eq!(rig.unwraps, 2, "asked again a second later");
+    assert_eq!(rig.unwraps, 2, "requested again a second later");
     rig.grant_generation(2);
     assert_eq!(rig.end_of(1), Ended::Dek);
     assert_eq!(rig.want_dek(2, 2, None), DekVerdict::Ready);
 }
 
-/// A floor that was raised holds for all: a write that asks for less would be sealed under an older DEK.
+/// A raised floor applies to all: a write that requires less would otherwise be sealed under an older DEK.
 #[test]
-fn the_newest_generation_that_was_asked_for_holds_for_all() {
+fn highest_requested_generation_applies_to_all() {
     let mut rig = Rig::leased();
     assert_eq!(rig.want_dek(1, 2, None), DekVerdict::Wait);
     assert_eq!(rig.want_dek(2, 1, None), DekVerdict::Wait);
@@ -120,7 +117,7 @@ fn the_newest_generation_that_was_asked_for_holds_for_all() {
 }
 
 #[test]
-fn a_lease_that_ends_before_the_write_is_handed_out_is_asked_for_again() {
+fn lease_that_ends_before_the_write_resumes_is_requested_again() {
     let mut rig = Rig::new();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Wait);
     let sent_at = rig.now;
@@ -130,7 +127,7 @@ fn a_lease_that_ends_before_the_write_is_handed_out_is_asked_for_again() {
     };
     rig.sleep(100 * S - 1);
     rig.shard.handle_lease(rig.now, PROD, granted);
-    // The write has waited for long enough, and its timer has yet to say so.
+    // The write has timed out, and its timer has not fired.
     rig.sleep(2);
     rig.drain();
     assert!(rig.is_waiting(1));
@@ -142,7 +139,7 @@ fn a_lease_that_ends_before_the_write_is_handed_out_is_asked_for_again() {
 }
 
 #[test]
-fn a_write_that_leaves_is_forgotten_and_the_question_stands() {
+fn cancelled_write_is_discarded_and_the_request_continues() {
     let mut rig = Rig::new();
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Wait);
     rig.gone(1);
@@ -155,7 +152,7 @@ fn a_write_that_leaves_is_forgotten_and_the_question_stands() {
 }
 
 #[test]
-fn writes_that_wait_count_among_the_waiters_of_the_shard() {
+fn waiting_writes_count_among_the_waiters_of_the_shard() {
     let limits = Limits {
         waiters_max: 1,
         ..Limits::default()
@@ -169,9 +166,9 @@ fn writes_that_wait_count_among_the_waiters_of_the_shard() {
     ));
 }
 
-/// Handing out one write at a time must not make an input take longer the more of them wait.
+/// Resuming one write at a time must keep the cost of an input independent of the number of waiting writes.
 #[test]
-fn writes_are_handed_out_one_at_a_time() {
+fn writes_are_resumed_one_at_a_time() {
     let mut rig = Rig::new();
     for token in 0..100 {
         assert_eq!(rig.want_dek(token, 1, None), DekVerdict::Wait);
@@ -186,21 +183,18 @@ fn writes_are_handed_out_one_at_a_time() {
             generation,
         },
     );
-    assert_eq!(rig.counters().dek_waiters, 100, "none is handed out yet");
+    assert_eq!(rig.counters().dek_waiters, 100, "none is returned yet");
     for left in (0..100).rev() {
         assert!(rig.take_ready());
         assert_eq!(rig.counters().dek_waiters, left);
     }
     let tokens: Vec<u64> = rig.ended.iter().map(|(token, _)| *token).collect();
-    assert!(
-        tokens.is_sorted(),
-        "those who came first go first: {tokens:?}"
-    );
+    assert!(tokens.is_sorted(), "first come, first served: {tokens:?}");
 }
 
 /// A keyspace that is only written to keeps its lease: a write is a use.
 #[test]
-fn a_write_under_a_live_lease_counts_as_use() {
+fn write_under_a_live_lease_counts_as_use() {
     let mut rig = Rig::leased();
     rig.pass(10 * S);
     assert_eq!(rig.want_dek(1, 1, None), DekVerdict::Ready);

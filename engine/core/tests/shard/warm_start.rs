@@ -1,4 +1,4 @@
-//! Warm start: which keys are hot, and loading those that were so in an earlier run.
+//! Warm start: which keys are hot, and loading those that were hot in a previous run.
 
 use crate::rig::*;
 use keyway_core::{
@@ -9,8 +9,8 @@ const PASS: u64 = 10 * MS;
 
 fn hot(rig: &mut Rig, key: &str) -> Warming {
     let warming = rig.shard.handle_hot(rig.now, PROD, key.as_bytes());
-    assert_eq!(rig.shard.poll_action(), None, "nothing happens at once");
-    rig.shard.audit().expect("the books agree");
+    assert_eq!(rig.shard.poll_action(), None, "nothing happens immediately");
+    rig.shard.audit().expect("the audit passes");
     warming
 }
 
@@ -31,7 +31,7 @@ fn with_share(share: u32) -> Rig {
 }
 
 #[test]
-fn hot_keys_of_an_earlier_run_are_loaded_by_the_next_pass_in_their_order() {
+fn hot_keys_of_a_previous_run_are_loaded_by_the_next_pass_in_order() {
     let mut rig = Rig::leased();
     for key in ["first", "second", "third"] {
         assert_eq!(hot(&mut rig, key), Warming::Queued);
@@ -58,7 +58,7 @@ fn hot_keys_of_an_earlier_run_are_loaded_by_the_next_pass_in_their_order() {
 }
 
 #[test]
-fn without_a_lease_nothing_is_taken_down_and_the_kms_is_not_asked() {
+fn without_a_lease_nothing_is_queued_and_the_kms_is_not_called() {
     let mut rig = Rig::new();
     assert_eq!(hot(&mut rig, "a"), Warming::Later);
     assert_eq!((rig.unwraps, rig.shard.totals().entries), (0, 0));
@@ -73,7 +73,7 @@ fn without_a_lease_nothing_is_taken_down_and_the_kms_is_not_asked() {
 }
 
 #[test]
-fn of_what_is_known_nothing_is_queued() {
+fn known_keys_are_not_queued() {
     let mut rig = Rig::leased();
     rig.load("live", 1);
     rig.request("missing");
@@ -93,7 +93,7 @@ fn of_what_is_known_nothing_is_queued() {
 }
 
 #[test]
-fn the_queue_and_what_flies_keep_to_the_share() {
+fn queue_and_flights_stay_within_the_share() {
     let mut rig = with_share(2);
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     assert_eq!(hot(&mut rig, "b"), Warming::Queued);
@@ -110,24 +110,24 @@ fn the_queue_and_what_flies_keep_to_the_share() {
 }
 
 #[test]
-fn what_is_due_goes_first() {
+fn due_keys_go_first() {
     let mut rig = with_share(2);
-    for key in ["due", "due too"] {
+    for key in ["due", "also due"] {
         rig.load(key, 1);
         rig.request(key);
     }
     rig.pass(8 * S - 5 * MS);
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     rig.pass(PASS);
-    assert_eq!(loading(&rig), ["due", "due too"]);
+    assert_eq!(loading(&rig), ["due", "also due"]);
     assert_eq!(hot(&mut rig, "b"), Warming::Later);
     rig.land(2);
     rig.pass(PASS);
-    assert_eq!(loading(&rig), ["due too", "a"]);
+    assert_eq!(loading(&rig), ["also due", "a"]);
 }
 
 #[test]
-fn keys_that_are_due_or_come_back_leave_no_room_to_queue_behind_them() {
+fn due_and_reloading_keys_leave_no_capacity_for_warm_keys() {
     let mut rig = with_share(1);
     rig.load("due", 1);
     rig.request("due");
@@ -143,7 +143,7 @@ fn keys_that_are_due_or_come_back_leave_no_room_to_queue_behind_them() {
     rig.lock();
     rig.unlock();
     rig.grant();
-    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is to come back");
+    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is to be reloaded");
     let mut rig = with_share(1);
     rig.request("invalid");
     rig.fail(LoadError::Corrupt);
@@ -153,7 +153,7 @@ fn keys_that_are_due_or_come_back_leave_no_room_to_queue_behind_them() {
 }
 
 #[test]
-fn the_reserve_and_the_entries_are_left_to_requests() {
+fn reserve_and_entries_are_left_to_requests() {
     let limits = Limits {
         flights_max: 3,
         on_demand_reserve: 2,
@@ -175,7 +175,7 @@ fn the_reserve_and_the_entries_are_left_to_requests() {
 }
 
 #[test]
-fn no_key_in_memory_makes_room_for_one_that_nobody_waits_for() {
+fn no_key_is_evicted_for_a_warm_key() {
     let limits = Limits {
         key_bytes_max: 200,
         ..Limits::default()
@@ -195,12 +195,12 @@ fn no_key_in_memory_makes_room_for_one_that_nobody_waits_for() {
     rig.jump(PASS);
     rig.request_by(7, "too much", None);
     rig.land(1);
-    assert_eq!(rig.end_of(7), Ended::Fresh(1), "now somebody waits");
+    assert_eq!(rig.end_of(7), Ended::Fresh(1), "now a request waits");
     assert_eq!(rig.counters().evicted_total, 1);
 }
 
 #[test]
-fn a_generation_that_is_not_at_hand_is_asked_for_only_if_somebody_waits() {
+fn missing_generation_is_requested_only_if_a_request_waits() {
     let mut rig = Rig::leased();
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     rig.jump(PASS);
@@ -208,7 +208,7 @@ fn a_generation_that_is_not_at_hand_is_asked_for_only_if_somebody_waits() {
     assert_eq!(
         (rig.unwraps, rig.lifecycle("a")),
         (0, Lifecycle::BackOff),
-        "nobody waits"
+        "no request waits"
     );
     assert_eq!(hot(&mut rig, "b"), Warming::Queued);
     rig.jump(PASS);
@@ -224,12 +224,12 @@ fn a_generation_that_is_not_at_hand_is_asked_for_only_if_somebody_waits() {
     assert_eq!(
         (rig.unwraps, rig.lifecycle("c")),
         (1, Lifecycle::AwaitingDek),
-        "it is being asked for anyway"
+        "it is being requested anyway"
     );
 }
 
 #[test]
-fn a_load_that_comes_back_after_the_lease_is_over_asks_nobody() {
+fn load_that_ends_after_the_lease_calls_no_kms() {
     for overtaken in [false, true] {
         let mut rig = Rig::leased();
         assert_eq!(hot(&mut rig, "a"), Warming::Queued);
@@ -246,7 +246,7 @@ fn a_load_that_comes_back_after_the_lease_is_over_asks_nobody() {
 }
 
 #[test]
-fn a_put_that_overtakes_the_load_under_a_live_lease_leads_to_the_next_one() {
+fn put_that_supersedes_a_warm_load_starts_the_next_one() {
     let mut rig = Rig::leased();
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     rig.jump(PASS);
@@ -257,7 +257,7 @@ fn a_put_that_overtakes_the_load_under_a_live_lease_leads_to_the_next_one() {
 }
 
 #[test]
-fn a_request_does_not_wait_for_the_pass() {
+fn request_does_not_wait_for_the_pass() {
     let mut rig = Rig::leased();
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     assert_eq!(rig.request_by(1, "a", None), Got::Wait);
@@ -268,7 +268,7 @@ fn a_request_does_not_wait_for_the_pass() {
 }
 
 #[test]
-fn a_load_that_fails_is_not_tried_again() {
+fn failed_load_is_not_retried() {
     let mut rig = Rig::leased();
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     rig.jump(PASS);
@@ -279,7 +279,7 @@ fn a_load_that_fails_is_not_tried_again() {
 }
 
 #[test]
-fn a_key_that_nobody_uses_then_is_left_to_expire() {
+fn unused_warm_key_is_left_to_expire() {
     let mut rig = Rig::leased();
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     rig.jump(PASS);
@@ -290,7 +290,7 @@ fn a_key_that_nobody_uses_then_is_left_to_expire() {
 }
 
 #[test]
-fn what_is_queued_when_the_lease_ends_is_loaded_under_the_next() {
+fn keys_queued_when_the_lease_ends_are_loaded_under_the_next() {
     let mut rig = Rig::leased();
     rig.sleep(100 * S - MS);
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
@@ -304,11 +304,14 @@ fn what_is_queued_when_the_lease_ends_is_loaded_under_the_next() {
 }
 
 #[test]
-fn an_unlock_does_not_wait_for_the_warm_start() {
+fn unlock_does_not_wait_for_the_warm_start() {
     let mut rig = Rig::leased();
     assert_eq!(hot(&mut rig, "a"), Warming::Queued);
     let ticket = rig.unlock();
-    let status = rig.shard.unlock_status(PROD, ticket).expect("it is known");
+    let status = rig
+        .shard
+        .unlock_status(PROD, ticket)
+        .expect("its state is known");
     assert_eq!(
         (status.state, status.keys_reloaded, status.keys_left),
         (UnlockState::Done, 0, 0)
@@ -325,7 +328,7 @@ fn hottest(rig: &Rig, mut hottest: Hottest) -> Vec<String> {
 }
 
 #[test]
-fn the_keys_that_were_found_live_most_often_are_the_hottest() {
+fn most_used_keys_are_the_hottest() {
     let mut rig = Rig::leased();
     for (key, uses) in [("warm", 3), ("cold", 0), ("hot", 9), ("tepid", 1)] {
         rig.load(key, 1);
@@ -342,7 +345,7 @@ fn the_keys_that_were_found_live_most_often_are_the_hottest() {
 }
 
 #[test]
-fn what_was_used_before_the_last_load_counts_half() {
+fn uses_before_the_last_load_count_half() {
     let mut rig = Rig::leased();
     for (key, uses) in [("before", 5), ("since", 3)] {
         rig.load(key, 1);
@@ -362,7 +365,7 @@ fn what_was_used_before_the_last_load_counts_half() {
 }
 
 #[test]
-fn keys_that_were_purged_while_in_use_are_hot_and_what_is_only_remembered_is_not() {
+fn keys_purged_while_in_use_are_hot_and_other_cached_states_are_not() {
     let mut rig = Rig::leased();
     for key in ["used", "invalid"] {
         rig.load(key, 1);
@@ -377,7 +380,7 @@ fn keys_that_were_purged_while_in_use_are_hot_and_what_is_only_remembered_is_not
 }
 
 #[test]
-fn a_survey_goes_in_bounded_steps_to_the_last_key() {
+fn survey_reaches_the_last_key_in_bounded_steps() {
     let mut rig = Rig::leased();
     let keys = 2 * SURVEY_STEP;
     for key in 0..keys {

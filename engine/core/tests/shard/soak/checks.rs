@@ -1,10 +1,10 @@
-//! What must hold: for what is served and refused, between steps, and once faults have stopped.
+//! Invariants: of what is served and refused, between steps, and after faults have stopped.
 
 use super::world::{KEYSPACES, MAX_IN_FLIGHT, Name, World, short_settings};
 use crate::rig::MS;
 use keyway_core::{Counters, Instant, Lifecycle, Refusal, Settings, TICK_US};
 
-/// Those figures that only grow.
+/// Returns the counters that only grow.
 fn totals(counters: &Counters) -> [u64; 19] {
     [
         counters.requests_total,
@@ -58,7 +58,7 @@ impl World {
         );
         assert_eq!(version, stored.version, "not what was stored last");
         let promised = self.promised.entry(name).or_default();
-        assert!(version >= promised.version, "the version went down");
+        assert!(version >= promised.version, "the version decreased");
         promised.version = version;
         assert!(
             loaded_at >= promised.refreshed_at,
@@ -86,7 +86,7 @@ impl World {
     }
 
     pub(super) fn check(&mut self) {
-        self.shard.audit().expect("the books agree");
+        self.shard.audit().expect("the audit passes");
         let mut resident = 0;
         for keyspace in KEYSPACES {
             let counters = self.shard.counters(keyspace).expect("known");
@@ -99,7 +99,7 @@ impl World {
             {
                 assert!(
                     is >= was,
-                    "a total went down: {before:?}, then {counters:?}"
+                    "a total decreased: {before:?}, then {counters:?}"
                 );
             }
             let gauges = self.shard.gauges(self.now, keyspace).expect("known");
@@ -109,7 +109,7 @@ impl World {
                 kms.dead_since = None;
                 continue;
             }
-            // Without a lease the plaintext has two ticks to go, of those that were given.
+            // Without a lease the plaintext must be dropped within two ticks.
             let since = *kms.dead_since.get_or_insert(self.now);
             assert!(
                 self.now < since.plus_us(2 * TICK_US),
@@ -120,7 +120,7 @@ impl World {
         assert_eq!(self.shard.totals().waiters, self.waiting.len(), "waiters");
     }
 
-    /// Faults stop: every good key that is asked for gets fresh.
+    /// Stops the faults: every good key that is requested must become fresh.
     pub(super) fn recover(&mut self) {
         self.store_fails = false;
         let names: Vec<Name> = self.store.keys().cloned().collect();
@@ -141,7 +141,7 @@ impl World {
             if stored.revoked || stored.corrupt {
                 continue;
             }
-            // A back-off is 10 s at most, and so is the time between two questions.
+            // A backoff lasts at most 10 s, and so does the pause between two unwrap requests.
             for _ in 0..25_000 {
                 if self.is_fresh(&name) {
                     break;
@@ -160,7 +160,7 @@ impl World {
     fn is_fresh(&self, name: &Name) -> bool {
         let view = self.shard.view(self.now, name.0, &name.1).expect("known");
         view.lifecycle == Lifecycle::Fresh
-            // Its blob may be known as invalid from before: then it takes a put or an unlock.
+            // Its blob may be cached as invalid: then it needs a put or an unlock.
             || view.lifecycle == Lifecycle::Invalid
     }
 }

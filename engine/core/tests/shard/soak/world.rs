@@ -1,4 +1,4 @@
-//! The world around the shard: who asks, a store and a KMS that fail, and time.
+//! The surroundings of the shard: clients, a store and a KMS that fail, and time.
 
 use crate::rig::{Key, MS, S};
 use keyway_core::{
@@ -14,7 +14,7 @@ pub(super) const KEYSPACES: [KeyspaceId; 2] = [KeyspaceId(1), KeyspaceId(7)];
 const KEYS: usize = 30;
 pub(super) const MAX_IN_FLIGHT: u32 = 4;
 
-/// Xorshift64*: has nothing in common with the generator of the crate.
+/// Xorshift64*: independent of the generator of the crate.
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -32,7 +32,7 @@ impl Dice {
 
 pub(super) type Name = (KeyspaceId, Vec<u8>);
 
-/// What the store holds of a key.
+/// The state of a key in the store.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Stored {
     pub(super) version: u32,
@@ -40,7 +40,7 @@ pub(super) struct Stored {
     pub(super) revoked: bool,
 }
 
-/// A load under way: what it will find was fixed when it began.
+/// A load in progress: its result was fixed when it began.
 struct Loading {
     flight: FlightId,
     found: Stored,
@@ -49,7 +49,7 @@ struct Loading {
 
 pub(super) struct Waiting {
     pub(super) name: Name,
-    /// A request: when its wait must be over. A force-refresh: none, and when it was called.
+    /// When the wait of a request must have ended; `None` for a force-refresh, with the time of its call.
     pub(super) until: Option<Instant>,
     pub(super) called_at: Instant,
     pub(super) force: bool,
@@ -68,7 +68,7 @@ pub(super) struct Kms {
     pub(super) dead_since: Option<Instant>,
 }
 
-/// What was promised of one key.
+/// The promises made for one key.
 #[derive(Default)]
 pub(super) struct Promised {
     pub(super) version: u32,
@@ -86,7 +86,7 @@ pub(super) struct World {
     loads: Vec<Loading>,
     pub(super) waiting: BTreeMap<u64, Waiting>,
     pub(super) promised: BTreeMap<Name, Promised>,
-    /// The figures of each keyspace at the last check.
+    /// The counters of each keyspace at the last check.
     pub(super) counted: BTreeMap<KeyspaceId, Counters>,
     pub(super) tokens: u64,
     pub(super) served: u64,
@@ -153,7 +153,7 @@ impl World {
         world
     }
 
-    /// A key, the low numbers more often; some of them are not in the store.
+    /// Returns a key, low numbers more often; some of them are not in the store.
     fn any_name(&mut self) -> Name {
         let keyspace = KEYSPACES[self.dice.below(2) as usize];
         let most = 1 + self.dice.below(KEYS as u64);
@@ -338,7 +338,7 @@ impl World {
         self.waiting.remove(&token);
     }
 
-    /// A second result for a load that may still be under way somewhere.
+    /// Sends a second result for a load that may still be in progress.
     fn answer_late(&mut self) {
         if let Some(loading) = self.loads.first()
             && self.dice.one_in(2)
@@ -359,7 +359,7 @@ impl World {
             let until = waiting.until.unwrap_or(Instant::MAX);
             assert!(
                 self.now < until.plus_us(TICK_US),
-                "{token} waits past its time"
+                "{token} still waits after its time limit"
             );
         }
     }
@@ -437,7 +437,7 @@ impl World {
                     assert!(self.shard.begin_load(self.now, flight));
                     let name = (keyspace, key_id.to_vec());
                     let found = self.store.get(&name).copied().unwrap_or_default();
-                    // Some outlast the time limit of a flight.
+                    // Some are longer than the time limit of a flight.
                     let scale = if self.dice.one_in(20) {
                         100 * MS
                     } else {
@@ -453,14 +453,14 @@ impl World {
                 Action::Unwrap { keyspace } => {
                     let took_us = self.dice.below(20 * MS);
                     let kms = self.kms.get_mut(&keyspace).expect("known");
-                    assert!(kms.asked_at.is_none(), "two questions at a time");
-                    assert!(!kms.locked, "asked for a locked keyspace");
+                    assert!(kms.asked_at.is_none(), "two requests at a time");
+                    assert!(!kms.locked, "an unwrap for a locked keyspace");
                     kms.asked_at = Some(self.now);
                     kms.answers_at = self.now.plus_us(took_us);
                 }
                 Action::DropDek { .. } => {}
                 Action::Report(Event::VersionWentBack { .. }) => {
-                    panic!("this store never goes back")
+                    panic!("versions in this store never decrease")
                 }
                 Action::Report(_) => {}
             }
@@ -476,12 +476,12 @@ impl World {
                     let waiting = self.answered(token.0);
                     assert!(waiting.force);
                     let promised = self.promised.entry(waiting.name).or_default();
-                    assert!(version >= promised.version, "the version went down");
+                    assert!(version >= promised.version, "the version decreased");
                     promised.refreshed_at = promised.refreshed_at.max(waiting.called_at);
                     continue;
                 }
                 Outcome::Refuse(refusal) => Err(refusal),
-                Outcome::Dek => unreachable!("no write asked for a DEK"),
+                Outcome::Dek => unreachable!("no write requested a DEK"),
             };
             let waiting = self.answered(token.0);
             match served {
