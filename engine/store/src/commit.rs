@@ -318,8 +318,17 @@ impl<'a, F: Files> Lead<'a, F> {
             .checked_add(1)
             .ok_or("the segment numbers are used up")?;
         let path = shared.options.dir.join(segment::file_name(number));
-        let file = shared.files.create(&path).await;
-        let file = file.map_err(|e| self.failed("creating", number, e))?;
+        let file = match shared.files.create(&path).await {
+            Ok(file) => file,
+            Err(error) => {
+                let is_ours = error.kind() != std::io::ErrorKind::AlreadyExists;
+                let why = self.failed("creating", number, error);
+                if is_ours {
+                    self.clear_if_there(number).await;
+                }
+                return Err(why);
+            }
+        };
         let started = start_segment(&shared.files, &shared.options, file, number, revision_floor);
         let segment = match started.await {
             Ok(segment) => segment,
@@ -342,6 +351,19 @@ impl<'a, F: Files> Lead<'a, F> {
             let _ = file.truncate(u64::from(len)).await;
         }
         Ok(())
+    }
+
+    /// Clears away a segment whose creation was reported as failed and has taken place. If there is none, that takes no
+    /// descriptor: they may be what there is none of, and revocations must not wait for one.
+    async fn clear_if_there(&self, number: u32) {
+        let shared = self.shared;
+        let path = shared.options.dir.join(segment::file_name(number));
+        let removed = shared.files.remove(&path).await;
+        if !removed.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            shared.state.borrow_mut().debris = Some(number);
+            // Otherwise it is cleared away before the next write.
+            let _ = self.clear_away(number).await;
+        }
     }
 
     /// A segment that could not be made must not be there at the next start: what is appended to

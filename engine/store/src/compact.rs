@@ -197,11 +197,12 @@ impl<F: Files> BlobLog<F> {
                 "segment {segment} is still in use"
             );
         }
-        shared
-            .files
-            .remove(&options.dir.join(segment::file_name(segment)))
-            .await
-            .map_err(io)?;
+        let path = options.dir.join(segment::file_name(segment));
+        match shared.files.remove(&path).await {
+            // An earlier step removed it, and was told that it had failed.
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io(source)),
+            _ => {}
+        }
         {
             let mut state = shared.state.borrow_mut();
             state.segments.remove(&segment);

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! The crate has no runtime and knows no disk but through the seam ([`Files`], [`File`]): the
-//! server puts io_uring below it, tests a disk that fails on command. [`DataDir`] and [`reshard`]
+//! server puts io_uring below it, tests and the simulator a disk that fails on command
+//! (`virtual_files`). [`DataDir`] and [`reshard`]
 //! run before the shards start, with the standard library's blocking calls.
 //!
 //! Call order: [`DataDir::open`], [`reshard`] if the shard count changed, then on each shard's
@@ -43,6 +44,8 @@ mod scan;
 mod seam;
 mod segment;
 mod std_files;
+#[cfg(feature = "virtual-files")]
+pub mod virtual_files;
 
 pub use compact::Compaction;
 pub use data_dir::DataDir;

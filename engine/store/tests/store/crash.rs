@@ -8,7 +8,7 @@ use crate::support::faulty::{Fault, FaultyFiles, Lie};
 use crate::support::model::{Model, check, live};
 use crate::support::{Random, open, small};
 use futures_lite::future::block_on;
-use keyway_store::{BlobLog, OpenError, PutError};
+use keyway_store::{BlobLog, Compaction, OpenError, PutError};
 
 const ROUNDS: usize = 40;
 
@@ -209,13 +209,13 @@ fn a_disk_that_is_full_from_any_step_on_loses_nothing_acknowledged() {
 
 #[test]
 fn a_failed_call_at_any_step_is_told_as_it_is_and_the_log_goes_on() {
-    for seed in 10..14 {
+    for (seed, fault) in (10..14).flat_map(|seed| [(seed, Fault::Error), (seed, Fault::Done)]) {
         for step in 0..steps_of(seed) {
-            println!("seed {seed}, step {step}");
+            println!("seed {seed}, step {step}, {fault:?}");
             let mut random = Random::new(seed * 1_000_003 + step);
             let model = RefCell::<Model>::default();
             let disk = FaultyFiles::default();
-            disk.fail_after(step, Fault::Error);
+            disk.fail_after(step, fault);
             block_on(async {
                 let Ok(log) = try_open(&disk).await else {
                     return;
@@ -224,7 +224,7 @@ fn a_failed_call_at_any_step_is_told_as_it_is_and_the_log_goes_on() {
                     Ok(()) => {}
                     // The next call works, so its outcome is always known.
                     Err(PutError::Failed(why) | PutError::NotPersisted(why)) => {
-                        assert!(why.contains("Error at step"), "{why}");
+                        assert!(why.contains("on purpose"), "{why}");
                         check(&model, &log).await;
                         live(&log, &model, &mut random.clone(), 3).await.unwrap();
                         log.retry_revocations().await.unwrap();
@@ -232,6 +232,9 @@ fn a_failed_call_at_any_step_is_told_as_it_is_and_the_log_goes_on() {
                         assert_eq!(log.stats().revocations_bytes, 0);
                     }
                     Err(error) => panic!("{error}"),
+                }
+                if disk.fault_is_over() {
+                    while log.compact_step(4096).await.unwrap() != Compaction::Idle {}
                 }
                 let _ = log.close().await;
                 // Reads go on.
