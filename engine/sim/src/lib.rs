@@ -23,6 +23,7 @@
 pub mod control;
 mod coverage;
 mod dice;
+pub mod disk;
 mod kms;
 mod oracle;
 mod plan;

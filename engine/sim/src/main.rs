@@ -2,6 +2,7 @@
 
 mod campaign;
 mod control_campaign;
+mod disk_campaign;
 mod picture;
 mod report;
 
@@ -60,6 +61,27 @@ enum Command {
     },
     /// Run histories of the node's control state machine; stops at the first that breaks a promise, and shrinks it
     Control {
+        /// How many
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Threads; by default one for each core
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Where to write the figures, as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Show this one history in words instead
+        #[arg(long)]
+        replay: Option<u64>,
+        /// The whole history, even if it fails
+        #[arg(long)]
+        whole: bool,
+    },
+    /// Run histories of the blob logs over a virtual disk; stops at the first that breaks a promise, and shrinks it
+    Disk {
         /// How many
         #[arg(long, default_value_t = 1_000)]
         seeds: u64,
@@ -139,6 +161,23 @@ fn main() -> ExitCode {
                 result.show() && written
             }
         },
+        Command::Disk {
+            seeds,
+            from,
+            jobs,
+            json,
+            replay,
+            whole,
+        } => match replay {
+            Some(seed) => disk_campaign::replay(seed, whole),
+            None => {
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                let jobs = jobs.unwrap_or(cores).max(1);
+                let result = disk_campaign::run(from..from.saturating_add(seeds), jobs);
+                let written = write(json.as_deref(), || result.json());
+                result.show() && written
+            }
+        },
         Command::Hashes {
             seeds,
             from,
@@ -147,7 +186,8 @@ fn main() -> ExitCode {
             for seed in from..from.saturating_add(seeds) {
                 let shards = keyway_sim::hash_of(seed, planted);
                 let control = keyway_sim::control::hash_of(seed);
-                println!("{seed} {shards:016x} {control:016x}");
+                let disk = keyway_sim::disk::history::hash_of(seed);
+                println!("{seed} {shards:016x} {control:016x} {disk:016x}");
             }
             true
         }

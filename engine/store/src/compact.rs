@@ -199,7 +199,7 @@ impl<F: Files> BlobLog<F> {
         }
         let path = options.dir.join(segment::file_name(segment));
         match shared.files.remove(&path).await {
-            // An earlier step removed it, and was told that it had failed.
+            // An earlier step removed it, and that was reported as failed.
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(io(source)),
             _ => {}
         }

@@ -61,7 +61,7 @@ pub enum Takes {
     Poll,
     /// This many µs of virtual time.
     Us(u64),
-    /// It never ends, unless the power is cut.
+    /// It does not end before [`super::VirtualFiles::release`], or before the power is cut.
     Forever,
 }
 
@@ -89,9 +89,10 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Those that have ended and were not polled since are past.
     pub fn next_at(&self) -> Option<u64> {
-        let (at, _) = *self.calls.first_key_value()?.0;
-        (at != u64::MAX).then_some(at)
+        let mut ahead = self.calls.range((self.now_us + 1, 0)..(u64::MAX, 0));
+        ahead.next().map(|((at, _), _)| *at)
     }
 
     /// Returns the wakers of the calls that have ended, in the order of their ends.
@@ -101,11 +102,21 @@ impl Pending {
         ended.filter_map(|(_, waker)| waker.take()).collect()
     }
 
+    /// Ends the calls that hang, and returns their wakers.
+    pub fn release(&mut self) -> Vec<Waker> {
+        let hanging = self.calls.split_off(&(u64::MAX, 0));
+        hanging.into_values().flatten().collect()
+    }
+
     /// Ends all calls: the power is cut.
     pub fn end_all(&mut self) {
         for waker in std::mem::take(&mut self.calls).into_values().flatten() {
             waker.wake();
         }
+    }
+
+    pub fn now_us(&self) -> u64 {
+        self.now_us
     }
 
     fn begin(&mut self, at_us: u64) -> (u64, u64) {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::calls::{Call, Fate, Fault, Pending};
-use super::inode::Inode;
+use super::inode::{Inode, Loss};
 
 /// A disk, or an implementation of the seam, that reports what it has not done. Nothing helps against one, and a test
 /// that does not notice it notices nothing.
@@ -204,20 +204,14 @@ impl Disk {
     }
 
     pub fn after_power_cut(&self, draw: &mut dyn FnMut(usize) -> usize) -> Self {
-        // Nothing of what was not synced, all of it, or any mixture.
-        let mode = draw(4);
-        let mut keep = |draw: &mut dyn FnMut(usize) -> usize| match mode {
-            0 => false,
-            1 => true,
-            _ => draw(2) == 0,
-        };
+        let mut loss = Loss::new(draw);
         let inodes = self.inodes.iter();
-        let inodes = inodes.map(|inode| inode.after_power_cut(draw, &mut keep));
+        let inodes = inodes.map(|inode| inode.after_power_cut(&mut loss));
         let inodes = inodes.collect();
         let mut names = self.durable_names.clone();
         let changed: BTreeSet<_> = names.keys().chain(self.names.keys()).cloned().collect();
         for name in changed {
-            if keep(draw) {
+            if loss.keeps() {
                 match self.names.get(&name) {
                     Some(inode) => names.insert(name, *inode),
                     None => names.remove(&name),

@@ -12,6 +12,32 @@ pub(super) struct Inode {
     changes_so_far: u64,
 }
 
+/// What a power cut leaves of what was not synced: nothing, all of it, or any mixture.
+pub(super) struct Loss<'a> {
+    draw: &'a mut dyn FnMut(usize) -> usize,
+    mode: usize,
+}
+
+impl<'a> Loss<'a> {
+    pub fn new(draw: &'a mut dyn FnMut(usize) -> usize) -> Self {
+        let mode = draw(4);
+        Self { draw, mode }
+    }
+
+    /// Decides about a sector or a name.
+    pub fn keeps(&mut self) -> bool {
+        match self.mode {
+            0 => false,
+            1 => true,
+            _ => self.below(2) == 0,
+        }
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.draw)(bound)
+    }
+}
+
 #[derive(Clone)]
 enum Change {
     Write(usize, Vec<u8>),
@@ -65,17 +91,13 @@ impl Inode {
         self.unsynced.clear();
     }
 
-    /// Returns the file as it is after a power cut; `keep` decides about each sector.
-    pub fn after_power_cut(
-        &self,
-        draw: &mut dyn FnMut(usize) -> usize,
-        keep: &mut dyn FnMut(&mut dyn FnMut(usize) -> usize) -> bool,
-    ) -> Self {
+    /// Returns the file as it is after a power cut.
+    pub fn after_power_cut(&self, loss: &mut Loss<'_>) -> Self {
         let mut image = self.durable.clone();
         for (_, change) in &self.unsynced {
             match change {
                 Change::Truncate(len) => {
-                    if keep(draw) {
+                    if loss.keeps() {
                         image.truncate(*len);
                     }
                 }
@@ -84,11 +106,11 @@ impl Inode {
                     while at < bytes.len() {
                         let start = offset + at;
                         let len = (SECTOR_LEN - start % SECTOR_LEN).min(bytes.len() - at);
-                        if keep(draw) {
+                        if loss.keeps() {
                             put(&mut image, start, &bytes[at..at + len]);
-                        } else if start >= image.len() && draw(4) == 0 {
+                        } else if start >= image.len() && loss.below(4) == 0 {
                             // A sector that the file has got and that was never written.
-                            let junk = vec![draw(256) as u8; len];
+                            let junk = vec![loss.below(256) as u8; len];
                             put(&mut image, start, &junk);
                         }
                         at += len;

@@ -52,6 +52,20 @@ impl VirtualFiles {
         }
     }
 
+    /// Returns the virtual time, in µs.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        self.0.borrow().pending.now_us()
+    }
+
+    /// Ends the calls that hang.
+    pub fn release(&self) {
+        let wakers = self.0.borrow_mut().pending.release();
+        for waker in wakers {
+            waker.wake();
+        }
+    }
+
     /// Fills the disk, or frees space on it. On a full disk a call fails if it makes a file longer or creates one.
     pub fn set_full(&self, is_full: bool) {
         self.0.borrow_mut().is_full = is_full;

@@ -1,0 +1,404 @@
+//! One shard's blob log, in virtual time.
+
+use super::executor::{Executor, finish};
+use super::mood::Decider;
+use keyway_node::port::{
+    Blob, Expect, Found, KeyState, Known, Name, Page, ReadError, Row, Write, WriteError,
+};
+use keyway_node::shard::{Done, Errand, OwnedName};
+use keyway_store::virtual_files::VirtualFiles;
+use keyway_store::{BlobLog, Compaction, LIST_ROWS_MAX, Lookup, PutError, Stats};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+type Log = BlobLog<VirtualFiles>;
+
+/// Uses that are reserved at a time.
+const USES: u64 = 1_000;
+/// After a put, the next step of a compaction is taken after this, µs.
+const COMPACTION_US: u64 = 50_000;
+/// Bytes of such a step.
+const COMPACTION_BYTES: usize = 2_000;
+/// What could not be written is tried again after this, µs.
+const RETRY_US: u64 = 500_000;
+/// The generation of a secret takes up to this, µs.
+const GENERATION_US: u64 = 20_000;
+
+/// A key of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Its keyspace.
+    pub keyspace: u32,
+    /// Its id in it.
+    pub key_id: Vec<u8>,
+    /// Its newest version.
+    pub version: u32,
+    /// Whether it can be used.
+    pub state: KeyState,
+    /// Its blob; empty unless it is live.
+    pub bytes: Vec<u8>,
+}
+
+/// The log of one shard in one process. `T` names an errand.
+pub struct SimLog<T> {
+    files: VirtualFiles,
+    decider: Rc<RefCell<Decider>>,
+    log: Log,
+    executor: Executor,
+    ended: Rc<Ended<T>>,
+    /// Errands that need no disk, with their ends.
+    timed: Vec<(u64, T, Done)>,
+    now_us: u64,
+    compact_at: Option<u64>,
+    retry_at: Option<u64>,
+}
+
+/// What has ended since the last look.
+struct Ended<T> {
+    errands: RefCell<Vec<(T, Done)>>,
+    landed: RefCell<Vec<Vec<u8>>>,
+    /// A write has ended: there may be something to compact, or to try again.
+    wrote: Cell<bool>,
+    is_compacting: Cell<bool>,
+    is_retrying: Cell<bool>,
+    /// Segments that compactions have removed.
+    removed: Cell<u64>,
+}
+
+impl<T: 'static> SimLog<T> {
+    pub(super) fn new(
+        files: VirtualFiles,
+        decider: Rc<RefCell<Decider>>,
+        log: Log,
+        now_us: u64,
+    ) -> Self {
+        Self {
+            files,
+            decider,
+            log,
+            executor: Executor::default(),
+            ended: Rc::new(Ended {
+                errands: RefCell::default(),
+                landed: RefCell::default(),
+                wrote: Cell::new(true),
+                is_compacting: Cell::default(),
+                is_retrying: Cell::default(),
+                removed: Cell::default(),
+            }),
+            timed: Vec::new(),
+            now_us,
+            compact_at: None,
+            retry_at: None,
+        }
+    }
+
+    /// Begins an errand at `now_us`.
+    pub fn begin(&mut self, now_us: u64, task: T, errand: Errand) {
+        self.pass(now_us);
+        if let Errand::Generate(_) = errand {
+            let at = self.now_us + 1 + GENERATION_US / 2;
+            let done = Done::Generated(Ok(vec![1].into()));
+            self.timed.push((at, task, done));
+            return;
+        }
+        let (log, ended) = (self.log.clone(), Rc::clone(&self.ended));
+        self.executor.spawn(async move {
+            let done = run(&log, errand, &ended).await;
+            ended.errands.borrow_mut().push((task, done));
+        });
+        self.executor.run();
+    }
+
+    /// Returns when there is something to take or to do next, µs.
+    #[must_use]
+    pub fn next_at(&self) -> Option<u64> {
+        if self.executor.is_woken() || !self.ended.errands.borrow().is_empty() {
+            return Some(self.now_us);
+        }
+        self.next_event()
+    }
+
+    fn next_event(&self) -> Option<u64> {
+        let timed = self.timed.iter().map(|(at, ..)| *at).min();
+        let ends = [self.files.next_at(), timed, self.compact_at, self.retry_at];
+        ends.into_iter().flatten().min()
+    }
+
+    /// Lets the time pass until `now_us`, and returns the errands that have ended, in their order.
+    pub fn take_done(&mut self, now_us: u64) -> Vec<(T, Done)> {
+        self.pass(now_us);
+        self.ended.errands.take()
+    }
+
+    fn pass(&mut self, now_us: u64) {
+        loop {
+            self.executor.run();
+            self.schedule_upkeep();
+            let Some(at) = self.next_event().filter(|at| *at <= now_us) else {
+                break;
+            };
+            self.now_us = self.now_us.max(at);
+            self.files.advance(self.now_us);
+            self.fire();
+        }
+        self.now_us = self.now_us.max(now_us);
+        self.files.advance(self.now_us);
+        self.executor.run();
+    }
+
+    fn fire(&mut self) {
+        while let Some(at) = self.timed.iter().position(|(at, ..)| *at <= self.now_us) {
+            let (_, task, done) = self.timed.remove(at);
+            self.ended.errands.borrow_mut().push((task, done));
+        }
+        let (log, ended) = (self.log.clone(), Rc::clone(&self.ended));
+        if self.compact_at.is_some_and(|at| at <= self.now_us) {
+            self.compact_at = None;
+            self.ended.is_compacting.set(true);
+            self.executor.spawn(async move {
+                let step = log.compact_step(COMPACTION_BYTES).await;
+                let is_removed = matches!(step, Ok(Compaction::Removed { .. }));
+                ended
+                    .removed
+                    .set(ended.removed.get() + u64::from(is_removed));
+                // Something may be left, or it failed.
+                ended
+                    .wrote
+                    .set(ended.wrote.get() || !matches!(step, Ok(Compaction::Idle)));
+                ended.is_compacting.set(false);
+            });
+        }
+        let (log, ended) = (self.log.clone(), Rc::clone(&self.ended));
+        if self.retry_at.is_some_and(|at| at <= self.now_us) {
+            self.retry_at = None;
+            self.ended.is_retrying.set(true);
+            self.executor.spawn(async move {
+                // Comes again while there is something to try.
+                let _ = log.retry_revocations().await;
+                ended.is_retrying.set(false);
+            });
+        }
+    }
+
+    /// Compactions follow writes; what is to be tried again is tried again.
+    fn schedule_upkeep(&mut self) {
+        if self.compact_at.is_none() && !self.ended.is_compacting.get() && self.ended.wrote.take() {
+            self.compact_at = Some(self.now_us + COMPACTION_US);
+        }
+        let stats = self.log.stats();
+        let is_failing = stats.poisoned || stats.revocations_bytes > 0;
+        if is_failing && self.retry_at.is_none() && !self.ended.is_retrying.get() {
+            self.retry_at = Some(self.now_us + RETRY_US);
+        }
+    }
+
+    /// Returns what the index has of a key.
+    #[must_use]
+    pub fn known(&self, name: Name<'_>) -> Option<Known> {
+        let known = self.log.version_of(name.keyspace, name.key_id)?;
+        Some(Known {
+            version: known.version,
+            revision: known.revision,
+            state: state_of(known.state),
+        })
+    }
+
+    /// Revokes a key, from now on.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub fn revoke(&self, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
+        let revoked = self.log.revoke(name.keyspace, name.key_id, unix_ms);
+        revoked.map(drop).map_err(of_put)
+    }
+
+    /// Takes the blobs that have been acknowledged since the last look.
+    pub fn take_landed(&mut self) -> Vec<Vec<u8>> {
+        self.ended.landed.take()
+    }
+
+    /// Returns how many errands and other tasks have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.executor.len() + self.timed.len()
+    }
+
+    /// Returns how many segments compactions have removed.
+    #[must_use]
+    pub fn compacted(&self) -> u64 {
+        self.ended.removed.get()
+    }
+
+    /// Returns the statistics of the log.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.log.stats()
+    }
+
+    /// Reads all keys that are not deleted, without any time passing.
+    ///
+    /// # Panics
+    /// The log cannot be read: that has no faults here.
+    #[must_use]
+    pub fn records(&self) -> Vec<LogRecord> {
+        self.without_time(async {
+            let (mut records, mut cursor) = (Vec::new(), Vec::new());
+            loop {
+                let page = self.log.list(&cursor, LIST_ROWS_MAX, None).await;
+                let page = page.expect("a read without faults");
+                records.extend(page.rows.into_iter().map(|row| LogRecord {
+                    keyspace: row.keyspace,
+                    key_id: row.key_id,
+                    version: row.version,
+                    state: state_of(row.state),
+                    bytes: row.blob,
+                }));
+                cursor = page.cursor;
+                if cursor.is_empty() {
+                    return records;
+                }
+            }
+        })
+    }
+
+    /// Returns the version and the count that were put last for a key, without any time passing.
+    ///
+    /// # Panics
+    /// The log cannot be read: that has no faults here.
+    #[must_use]
+    pub fn uses(&self, name: Name<'_>) -> Option<(u32, u64)> {
+        self.without_time(async {
+            let uses = self.log.uses(name.keyspace, name.key_id).await;
+            uses.expect("a read without faults")
+        })
+    }
+
+    fn without_time<O>(&self, future: impl Future<Output = O>) -> O {
+        let was = std::mem::replace(&mut self.decider.borrow_mut().is_instant, true);
+        let output = finish(future);
+        self.decider.borrow_mut().is_instant = was;
+        output
+    }
+}
+
+/// Does what a shard asked for: as the server's driver.
+async fn run<T>(log: &Log, errand: Errand, ended: &Ended<T>) -> Done {
+    match errand {
+        Errand::Read(name) => Done::Read(read(log, &name).await),
+        Errand::Put(name, write) => {
+            let bytes = match &write {
+                Write::Blob { sealed, .. } => Some(sealed.bytes.clone()),
+                Write::Revocation | Write::Deletion => None,
+            };
+            let put = put(log, &name, write).await;
+            if put.is_ok() {
+                ended.landed.borrow_mut().extend(bytes);
+            }
+            ended.wrote.set(true);
+            Done::Put(put)
+        }
+        Errand::RevokedAt(name) => {
+            let revoked_at = log.revoked_at(name.keyspace, &name.key_id).await;
+            Done::RevokedAt(revoked_at.map_err(|error| WriteError::Store(error.to_string())))
+        }
+        Errand::List {
+            keyspace,
+            cursor,
+            rows_max,
+        } => Done::Listed(list(log, keyspace, &cursor, rows_max).await),
+        Errand::Reserve(name, version) => {
+            let reserved = reserve(log, &name, version).await;
+            ended.wrote.set(true);
+            Done::Reserved(reserved)
+        }
+        Errand::Generate(_) => Done::Lost,
+    }
+}
+
+async fn read(log: &Log, name: &OwnedName) -> Result<Found, ReadError> {
+    match log.get(name.keyspace, &name.key_id).await {
+        Ok(Lookup::Blob(blob)) => Ok(Found::Blob(Blob {
+            version: blob.version,
+            revision: blob.revision,
+            bytes: blob.bytes().to_vec(),
+        })),
+        Ok(Lookup::Missing) => Ok(Found::Missing),
+        Ok(Lookup::Revoked { .. }) => Ok(Found::Revoked),
+        Err(error @ keyway_store::ReadError::Damaged { .. }) => {
+            Err(ReadError::Damaged(error.to_string()))
+        }
+        Err(error) => Err(ReadError::Io(error.to_string())),
+    }
+}
+
+async fn put(log: &Log, name: &OwnedName, write: Write) -> Result<u32, WriteError> {
+    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
+    let stored = match write {
+        Write::Blob { sealed, expect } => {
+            let expect = match expect {
+                Expect::Absent => keyway_store::Expect::Absent,
+                Expect::Revision(version, revision) => {
+                    keyway_store::Expect::Revision(version, revision)
+                }
+            };
+            log.put_blob(keyspace, key_id, sealed.version, sealed.bytes, expect)
+                .await
+        }
+        Write::Revocation => log.put_revoked(keyspace, key_id).await,
+        Write::Deletion => log.put_deleted(keyspace, key_id).await,
+    };
+    stored.map(|stored| stored.version).map_err(of_put)
+}
+
+async fn list(log: &Log, keyspace: u32, cursor: &[u8], rows_max: usize) -> Result<Page, String> {
+    let page = log.list(cursor, rows_max, Some(keyspace)).await;
+    let page = page.map_err(|error| error.to_string())?;
+    let rows = page.rows.into_iter().map(|row| Row {
+        key_id: row.key_id,
+        blob: Blob {
+            version: row.version,
+            revision: row.revision,
+            bytes: row.blob,
+        },
+        state: state_of(row.state),
+    });
+    Ok(Page {
+        rows: rows.collect(),
+        cursor: page.cursor,
+    })
+}
+
+async fn reserve(log: &Log, name: &OwnedName, version: u32) -> Result<(), WriteError> {
+    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
+    let written = log.uses(keyspace, key_id).await;
+    let written = written.map_err(|error| WriteError::Store(error.to_string()))?;
+    let count = match written {
+        Some((of, count)) if of == version => count.saturating_add(USES),
+        _ => USES,
+    };
+    let put = log.put_uses(keyspace, key_id, version, count).await;
+    put.map_err(of_put)
+}
+
+fn state_of(state: keyway_store::KeyState) -> KeyState {
+    match state {
+        keyway_store::KeyState::Live => KeyState::Live,
+        keyway_store::KeyState::Revoked => KeyState::Revoked,
+        keyway_store::KeyState::Deleted => KeyState::Deleted,
+        keyway_store::KeyState::Damaged => KeyState::Damaged,
+    }
+}
+
+fn of_put(error: PutError) -> WriteError {
+    match error {
+        PutError::Conflict { .. } | PutError::VersionBehind { .. } | PutError::NotRevoked => {
+            WriteError::Conflict(error.to_string())
+        }
+        PutError::NotFound => WriteError::NotFound,
+        PutError::Revoked => WriteError::Revoked,
+        PutError::Overloaded => WriteError::Overloaded(error.to_string()),
+        PutError::NotPersisted(_) => WriteError::NotPersisted(error.to_string()),
+        PutError::Unknown(_) => WriteError::Unknown(error.to_string()),
+        _ => WriteError::Store(error.to_string()),
+    }
+}
