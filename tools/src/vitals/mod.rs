@@ -37,7 +37,7 @@ pub struct Kms {
     pub provider: String,
     /// `unlocked`, `locked` or `uninitialised`.
     pub state: String,
-    /// `closed`, `open` or `probing`.
+    /// `closed`, `open` or `half-open`.
     pub breaker: String,
     /// Calls in progress.
     pub calls_in_flight: u64,
@@ -87,7 +87,7 @@ pub struct KmsCalls {
 pub struct Keyspace {
     /// Its name.
     pub name: String,
-    /// `idle`, `live`, `renewing`, `asking`, `denied` or `locked`.
+    /// `idle`, `live`, `renewing`, `acquiring`, `denied` or `locked`.
     pub state: String,
     /// Seconds left of its lease; 0 without one.
     pub dek_lease_left_s: f64,

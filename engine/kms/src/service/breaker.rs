@@ -11,7 +11,7 @@ pub enum BreakerState {
     /// Calls are refused.
     Open,
     /// One call is on its way to find out; others are refused.
-    Probing,
+    HalfOpen,
 }
 
 impl BreakerState {
@@ -20,7 +20,7 @@ impl BreakerState {
         match self {
             Self::Closed => "closed",
             Self::Open => "open",
-            Self::Probing => "probing",
+            Self::HalfOpen => "half-open",
         }
     }
 }
@@ -29,7 +29,7 @@ impl BreakerState {
 enum State {
     Closed { failure_count: u32 },
     Open { until: Duration, open_for: Duration },
-    Probing { open_for: Duration },
+    HalfOpen { open_for: Duration },
 }
 
 /// Permission for one call. Give it back with what became of the call.
@@ -74,7 +74,7 @@ impl Breaker {
             State::Open { until, .. } if now >= until => Ok(()),
             State::Open { until, .. } => Err(until - now),
             // The probe may end any moment; the shortest closed time is a fair guess.
-            State::Probing { .. } => Err(self.open_for_first),
+            State::HalfOpen { .. } => Err(self.open_for_first),
         }
     }
 
@@ -83,18 +83,18 @@ impl Breaker {
         self.check(now)?;
         match self.state {
             State::Open { open_for, .. } => {
-                self.state = State::Probing { open_for };
+                self.state = State::HalfOpen { open_for };
                 Ok(Pass { is_probe: true })
             }
-            State::Closed { .. } | State::Probing { .. } => Ok(Pass { is_probe: false }),
+            State::Closed { .. } | State::HalfOpen { .. } => Ok(Pass { is_probe: false }),
         }
     }
 
     /// The call of `pass` ended. Once the breaker is open, calls from before no longer count: only the probe decides.
     pub(super) fn leave(&mut self, now: Duration, pass: Pass, showed: Showed) {
         self.state = match (self.state, pass.is_probe, showed) {
-            (State::Probing { .. }, true, Showed::Alive) => State::Closed { failure_count: 0 },
-            (State::Probing { open_for }, true, Showed::Down) => {
+            (State::HalfOpen { .. }, true, Showed::Alive) => State::Closed { failure_count: 0 },
+            (State::HalfOpen { open_for }, true, Showed::Down) => {
                 let open_for = (open_for * 2).min(self.open_for_max);
                 State::Open {
                     until: now + open_for,
@@ -102,7 +102,7 @@ impl Breaker {
                 }
             }
             // The next caller probes.
-            (State::Probing { open_for }, true, Showed::Nothing) => State::Open {
+            (State::HalfOpen { open_for }, true, Showed::Nothing) => State::Open {
                 until: now,
                 open_for,
             },
@@ -136,7 +136,7 @@ impl Breaker {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
             State::Open { .. } => BreakerState::Open,
-            State::Probing { .. } => BreakerState::Probing,
+            State::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 }
@@ -217,7 +217,7 @@ mod tests {
                 .is_ok_and(|it| it.is_probe)
         );
         breaker.hurry(s(1));
-        assert_eq!(breaker.state(), BreakerState::Probing);
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(breaker.state(), BreakerState::Open);
         let probe = breaker.enter(s(1)).unwrap();
         breaker.leave(s(1), early, Showed::Down);
-        assert_eq!(breaker.state(), BreakerState::Probing);
+        assert_eq!(breaker.state(), BreakerState::HalfOpen);
         breaker.leave(s(1), probe, Showed::Alive);
         assert_eq!(breaker.state(), BreakerState::Closed);
     }

@@ -45,7 +45,7 @@ impl Latest {
                 if let Some(keyspace) = merged.get_mut(id)
                     && keyspace.state == LockState::Idle
                 {
-                    keyspace.state = LockState::Asking;
+                    keyspace.state = LockState::Acquiring;
                 }
             }
         }

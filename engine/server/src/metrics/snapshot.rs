@@ -19,10 +19,10 @@ pub enum LockState {
     Idle,
     /// A lease is held.
     Live,
-    /// A lease is held, and the KMS is being asked for the next one.
+    /// A lease is held, and an unwrap is in flight for the next one.
     Renewing,
-    /// No lease is held, and the KMS is being asked for one.
-    Asking,
+    /// No lease is held, and an unwrap is in flight.
+    Acquiring,
     /// The KMS refuses.
     Denied,
     /// Locked by an operator.
@@ -35,7 +35,7 @@ impl LockState {
         Self::Idle,
         Self::Live,
         Self::Renewing,
-        Self::Asking,
+        Self::Acquiring,
         Self::Denied,
         Self::Locked,
     ];
@@ -46,7 +46,7 @@ impl LockState {
             Self::Idle => "idle",
             Self::Live => "live",
             Self::Renewing => "renewing",
-            Self::Asking => "asking",
+            Self::Acquiring => "acquiring",
             Self::Denied => "denied",
             Self::Locked => "locked",
         }
@@ -243,7 +243,7 @@ pub struct KmsSnapshot {
     pub rate_tokens: u32,
     /// Retries that could be made at once.
     pub retry_tokens: u32,
-    /// `closed`, `open` or `probing`.
+    /// `closed`, `open` or `half-open`.
     pub breaker: &'static str,
     /// What its logins cost, in calls an hour.
     pub own_calls_per_hour: f64,

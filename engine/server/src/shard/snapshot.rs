@@ -139,7 +139,7 @@ fn lock_state(gauges: &Gauges) -> LockState {
         _ if gauges.denied => LockState::Denied,
         (true, false) => LockState::Live,
         (true, true) => LockState::Renewing,
-        (false, true) => LockState::Asking,
+        (false, true) => LockState::Acquiring,
         (false, false) => LockState::Idle,
     }
 }

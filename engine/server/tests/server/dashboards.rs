@@ -24,7 +24,7 @@ const OURS: [&str; 4] = ["keyway_", "rehydrate_", "singleflight_", "prefetch_"];
 /// Alerts that nothing gives a reason on a healthy server, however busy the machine is. Some of them may be pending for a
 /// moment: two scrapes within a second see the same figures, as if a shard stood still.
 const NOT_NOW: &str = "ALERTS{alertstate=\"firing\",alertname=~\"KeywayRehydrateFailures|KeywayKeyspaceDenied|KeywayStorePoisoned|KeywayPanic|\
-                       KeywayDown|KeywayAbsent|KeywayFiguresStale|KeywayKmsLocked|KeywayKmsBreakerOpen|KeywayKmsTrouble|\
+                       KeywayDown|KeywayAbsent|KeywayShardUnresponsive|KeywayKmsLocked|KeywayKmsBreakerOpen|KeywayKmsTrouble|\
                        KeywayNeedsUnlock\"}";
 
 fn docs() -> PathBuf {

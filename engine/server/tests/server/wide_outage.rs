@@ -77,7 +77,7 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
         let before = server.log().lines().count();
         bao.kill();
         wait_until("the end of all leases", WITHIN, || {
-            in_state(&server, "asking") == KEYSPACES
+            in_state(&server, "acquiring") == KEYSPACES
         });
         let troubles = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"connection_refused\"}";
         server.wait_for_metric(troubles, |keyspaces| keyspaces == KEYSPACES as f64);

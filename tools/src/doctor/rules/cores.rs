@@ -157,7 +157,7 @@ fn stale(change: Change<'_>, before: &Shard, now: &Shard) -> Option<Finding> {
     Some(
         finding(
             now,
-            "figures-stale",
+            "shard-unresponsive",
             Severity::Critical,
             "the shard is silent",
             evidence,

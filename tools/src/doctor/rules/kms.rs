@@ -67,7 +67,7 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
 }
 
 fn breaker(case: &Case, kms: &Kms) -> Option<Finding> {
-    if !matches!(kms.breaker.as_str(), "open" | "probing") {
+    if !matches!(kms.breaker.as_str(), "open" | "half-open") {
         return None;
     }
     let evidence = format!("its breaker is {}", kms.breaker);

@@ -115,7 +115,7 @@ impl KeyspaceWindow<'_> {
         match self.now.state.as_str() {
             "locked" => Some("an operator has locked the keyspace"),
             "denied" => Some("the KMS refuses the keyspace its data key"),
-            "asking" => Some("there is no data key: the KMS is being asked and has not answered"),
+            "acquiring" => Some("there is no data key: the KMS was called and has not answered"),
             _ => None,
         }
     }

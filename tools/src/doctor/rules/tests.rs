@@ -102,7 +102,7 @@ fn waiters_are_told_with_the_key_that_they_wait_for() {
     let stuck = Scene::healthy()
         .both(&at("flights"), json!(1))
         .both(&at("rehydrate_total"), json!(100))
-        .both(&at("state"), json!("asking"))
+        .both(&at("state"), json!("acquiring"))
         .both(&at("dek_lease_left_s"), json!(0));
     expect(
         stuck,
@@ -155,7 +155,7 @@ fn wait_timeouts_are_told_with_their_cause() {
     let queued = rising().now("/shards/0/load_queue_depth", json!(7));
     expect(queued, id, Warning, &["read_queued"]);
     let missing = rising()
-        .both(&at("state"), json!("asking"))
+        .both(&at("state"), json!("acquiring"))
         .both(&at("dek_lease_left_s"), json!(0));
     expect(missing, id, Warning, &["dek_missing"]);
     let over = Scene::healthy().both(&at("singleflight_wait_timeout_total"), json!(2));
@@ -286,8 +286,8 @@ fn a_closed_keyspace_is_told_with_who_closed_it() {
     expect(locked, "needs-unlock", Critical, &words);
     let quiet = Scene::healthy().both(&at("state"), json!("locked"));
     expect(quiet, "needs-unlock", Warning, &["its state is locked"]);
-    let asking = Scene::healthy().both(&at("state"), json!("asking"));
-    expect(asking, "needs-unlock", Warning, &["the KMS is being asked"]);
+    let acquiring = Scene::healthy().both(&at("state"), json!("acquiring"));
+    expect(acquiring, "needs-unlock", Warning, &["the KMS was called"]);
     let denied = Scene::healthy().both(&at("state"), json!("denied"));
     expect(
         denied,
@@ -399,7 +399,7 @@ fn a_core_in_trouble_is_told_with_its_shard() {
     let silent = shard(0, 1);
     expect(
         Scene::healthy().now("/shards/0", silent),
-        "figures-stale",
+        "shard-unresponsive",
         Critical,
         &["no turn in 5 s"],
     );

@@ -18,7 +18,7 @@ fn needs_unlock(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
     let refused = patient.rise(|it| it.answered("needs_unlock"));
     let all = patient.rise(Keyspace::answered_in_all);
     let state = patient.now.state.as_str();
-    let closed = state == "locked" || patient.stays("asking");
+    let closed = state == "locked" || patient.stays("acquiring");
     if refused == 0 && !closed {
         return None;
     }
@@ -51,7 +51,7 @@ fn needs_unlock(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
         .because(cause)
         .because_of(changed);
     let finding = match state {
-        "asking" => finding.next("keyway kms list").next(patient.unlock()),
+        "acquiring" => finding.next("keyway kms list").next(patient.unlock()),
         _ => finding.next(patient.unlock()),
     };
     Some(finding.next(patient.history()))

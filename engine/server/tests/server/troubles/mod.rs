@@ -220,7 +220,7 @@ fn wait_for_state(server: &Server) -> (String, String) {
     wait_until("the state", WITHIN, || {
         let (_, metrics) = server.http("/metrics");
         let holds = |series: &str| metrics.lines().any(|line| line == format!("{series} 1"));
-        let state = ["asking", "denied", "locked", "idle", "live", "renewing"]
+        let state = ["acquiring", "denied", "locked", "idle", "live", "renewing"]
             .into_iter()
             .find(|state| {
                 holds(&format!(
@@ -228,7 +228,7 @@ fn wait_for_state(server: &Server) -> (String, String) {
                 ))
             });
         let alerts = matrix::alerts(&metrics);
-        let is_over = matches!(state, Some("asking" | "denied" | "locked"));
+        let is_over = matches!(state, Some("acquiring" | "denied" | "locked"));
         if let Some(state) = state.filter(|_| is_over && !alerts.is_empty()) {
             seen = (
                 state.to_owned(),
