@@ -9,12 +9,12 @@
 //!
 //! A wrapped key is the ciphertext that AWS returned, with the ARN of its key: see `envelope.rs`.
 //!
-//! **Wiping.** Plaintext that the SDK hands out is moved into a [`SecretKey`] and wiped at once. What it passed through
-//! before (the bodies in the SDK and in hyper, the TLS records in rustls, base64 text) the SDK frees without wiping,
-//! and no setting changes that. keywayd's allocator wipes all memory that is freed, these buffers included; a program
-//! that uses this crate without such an allocator leaves traces of DEKs on its heap. The same goes for credentials.
+//! **Wiping.** Plaintext returned by the SDK is moved into a [`SecretKey`] and wiped immediately. The SDK frees
+//! intermediate copies (bodies in the SDK and in hyper, TLS records in rustls, base64 text) without wiping them, and no
+//! setting changes that. keywayd's allocator wipes all freed memory, including these buffers; a program that uses this
+//! crate without such an allocator leaves traces of DEKs on its heap. The same applies to credentials.
 //!
-//! **Global state.** The SDK installs no TLS provider for the process (it passes ring's along) and no log. A profile
+//! **Global state.** The SDK installs no process-wide TLS provider (it passes ring's explicitly) and no logger. A profile
 //! with `credential_process` makes tokio handle SIGCHLD.
 
 mod classify;
@@ -64,24 +64,24 @@ pub struct Aws {
 
 #[derive(Debug)]
 struct State {
-    /// `None`: locked.
+    /// `None` while locked.
     connection: Option<Arc<Connection>>,
-    /// The ARN of the first answer since the last unlock. Later answers must carry the same: an alias that is pointed
-    /// at another key would otherwise wrap new DEKs under one key while the stored ones need the other.
+    /// The ARN in the first answer since the last unlock. Later answers must have the same: an alias that now points at
+    /// another key would otherwise wrap new DEKs under one key while the stored ones need the other.
     arn: Option<String>,
-    /// Calls of `lock()` so far: what began before the latest one must not take effect after it.
+    /// Calls of `lock()` so far: an operation that began before the latest one must not take effect after it.
     lock_count: u64,
 }
 
-/// A call under way.
+/// A call in progress.
 struct Call {
     connection: Arc<Connection>,
     lock_count: u64,
 }
 
 impl Aws {
-    /// Checks the settings and asks nobody: the first call finds region, credentials and endpoint. The provider is
-    /// unlocked.
+    /// Checks the settings without a network call: the first call determines region, credentials and endpoint. The
+    /// provider is unlocked.
     ///
     /// # Errors
     /// [`Class::Misconfigured`] for settings that cannot work.
@@ -100,7 +100,7 @@ impl Aws {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is one assignment, so a panic elsewhere leaves it whole.
+        // Every change of the state is one assignment, so a panic elsewhere leaves it consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +118,7 @@ impl Aws {
         call.connection.client(settings, key, &self.fetches).await
     }
 
-    /// Takes an answer over: what failed is sorted, and what comes after a lock is dropped.
+    /// Processes an answer: classifies a failure, and drops an answer that arrives after a lock.
     fn finish<T, E>(
         &self,
         call: &Call,
@@ -150,14 +150,14 @@ impl Aws {
         })
     }
 
-    /// Checks that an answer is from the key that was asked.
+    /// Checks that an answer is from the requested key.
     fn check_key(&self, operation: &str, arn: Option<&str>) -> Result<String, KmsError> {
         let arn = arn.unwrap_or_default();
         if !self.key.can_be(arn) {
             return Err(KmsError::new(
                 Class::Misconfigured,
                 format!(
-                    "AWS KMS {operation} of key {} was answered by another key",
+                    "AWS KMS {operation} of key {} returned an answer from another key",
                     self.key.as_str()
                 ),
                 "check that endpoint_url is AWS KMS, and name the key by its ARN",
@@ -208,7 +208,7 @@ impl Aws {
             )
             .from_cause(Cause::KeyRemade));
         }
-        // The key that wrapped it, wherever an alias points now.
+        // The key that wrapped it, whatever an alias points at now.
         let mut request = self
             .client(&call)
             .await?
@@ -222,12 +222,12 @@ impl Aws {
         let plaintext = plaintext(NAME, answer.plaintext.take())?;
         match envelope.arn {
             Some(arn) if answer.key_id() == Some(arn) => {}
-            Some(_) => return Err(lacks(NAME, "the ARN of the key that was asked for")),
+            Some(_) => return Err(lacks(NAME, "the ARN of the requested key")),
             None => {
                 self.check_key(NAME, answer.key_id())?;
             }
         }
-        // AWS has authenticated it, so nobody but us, or somebody with our rights, can have put another length there.
+        // AWS has authenticated it, so only Keyway, or a client with the same rights, can have stored another length.
         secret_key(&plaintext)
             .ok_or_else(|| not_ours(context, format!("holds {} bytes", plaintext.len())))
     }
@@ -254,7 +254,7 @@ impl Aws {
 
     async fn describe_and_unlock(&self) -> Result<Unlocked, KmsError> {
         const NAME: &str = "DescribeKey";
-        // A new connection reads the credentials anew, which is what an operator who unlocks after a denial wants.
+        // A new connection rereads the credentials, which an operator who unlocks after a denial expects.
         let call = Call {
             connection: Arc::default(),
             lock_count: self.state().lock_count,
@@ -268,7 +268,7 @@ impl Aws {
         let key = answer.key_metadata.ok_or_else(|| lacks(NAME, "the key"))?;
         self.check_usable(&key)?;
         let arn = key.arn.filter(|arn| self.key.can_be(arn));
-        let arn = arn.ok_or_else(|| lacks(NAME, "the ARN of the key that was asked for"))?;
+        let arn = arn.ok_or_else(|| lacks(NAME, "the ARN of the requested key"))?;
         let mut state = self.state();
         if state.lock_count != call.lock_count {
             return Err(locked());
@@ -391,8 +391,8 @@ impl Provider for Aws {
     }
 }
 
-/// The context in words. AWS writes it to CloudTrail and lets policies ask for it, so it is readable; nothing in it is
-/// secret.
+/// Returns the encryption context as text. AWS writes it to CloudTrail and policies can refer to it, so it is readable;
+/// nothing in it is secret.
 fn encryption_context(context: &Context) -> [(&'static str, String); 4] {
     let purpose = match context.purpose {
         Purpose::DataKey => "data-key",
@@ -407,7 +407,7 @@ fn encryption_context(context: &Context) -> [(&'static str, String); 4] {
     ]
 }
 
-/// Takes plaintext out of an answer, into memory that is wiped.
+/// Moves plaintext from an answer into memory that is wiped.
 fn plaintext(operation: &str, blob: Option<Blob>) -> Result<Zeroizing<Vec<u8>>, KmsError> {
     let blob = blob.ok_or_else(|| lacks(operation, "the plaintext"))?;
     Ok(Zeroizing::new(blob.into_inner()))
@@ -443,7 +443,7 @@ fn lacks(operation: &str, what: &str) -> KmsError {
 fn not_ours(context: &Context, what: String) -> KmsError {
     KmsError::new(
         Class::Corrupt,
-        format!("the wrapped key of {context} {what}, and none of AWS KMS's does"),
+        format!("the wrapped key of {context} {what}, which AWS KMS never returns"),
         "check which KMS the keyspace uses; restore the wrapped key from a backup",
     )
 }

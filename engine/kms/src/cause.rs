@@ -1,9 +1,9 @@
-//! What a failure comes from, in one word: for metric labels, status documents and alerts.
+//! The cause of a failure, as one word: for metric labels, status documents and alerts.
 
 macro_rules! causes {
     ($($(#[$doc:meta])* $cause:ident = $name:literal,)*) => {
-        /// What a failed KMS call comes from, as far as the provider said. [`Class`](crate::Class) decides what is done;
-        /// this is for people.
+        /// The cause of a failed KMS call, as far as the provider reported it. [`Class`](crate::Class) determines what is
+        /// done; this is for operators.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Cause {
             $($(#[$doc])* $cause,)*
@@ -13,7 +13,7 @@ macro_rules! causes {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$cause,)*];
 
-            /// The cause in one lower-case word, for metric labels.
+            /// Returns the cause in one lower-case word, for metric labels.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$cause => $name,)*
@@ -26,21 +26,21 @@ macro_rules! causes {
 causes! {
     /// The KMS's policy does not allow it.
     Policy = "policy",
-    /// The key is switched off at the KMS, or will be deleted.
+    /// The key is disabled at the KMS, or will be deleted.
     KeyDisabled = "key_disabled",
     /// There is no such key.
     KeyMissing = "key_missing",
-    /// A key of the name exists and did not wrap this DEK.
+    /// A key of that name exists, but did not wrap this DEK.
     KeyRemade = "key_remade",
     /// The key version that wrapped the DEK may no longer decrypt.
     KeyVersionTooOld = "key_version_too_old",
     /// The key is of the wrong kind.
     KeyUnsuitable = "key_unsuitable",
-    /// There is no engine, or no such namespace, where the settings say.
+    /// There is no engine, or no namespace, at the configured path.
     MountMissing = "mount_missing",
     /// The KMS is sealed.
     Sealed = "sealed",
-    /// The node that answered does not serve.
+    /// The node that answered is on standby.
     Standby = "standby",
     /// The KMS's name has no address.
     NoSuchHost = "no_such_host",
@@ -50,51 +50,51 @@ causes! {
     ConnectionLost = "connection_lost",
     /// No answer in time.
     TimedOut = "timed_out",
-    /// The KMS says that it failed.
+    /// The KMS reported an internal failure.
     ServerError = "server_error",
-    /// Another program answered in the KMS's place.
+    /// Something other than the KMS answered.
     NotTheKms = "not_the_kms",
-    /// The certificate of the KMS has ended, or has not begun.
+    /// The certificate of the KMS has expired, or is not valid yet.
     ServerCertificateExpired = "server_certificate_expired",
     /// The certificate of the KMS is not trusted.
     ServerCertificateUntrusted = "server_certificate_untrusted",
-    /// The KMS does not take our client certificate.
+    /// The KMS rejects Keyway's client certificate.
     ClientCertificate = "client_certificate",
-    /// The KMS asks us to slow down.
+    /// The KMS limits the rate.
     Throttled = "throttled",
-    /// Our own budget leaves no room.
+    /// Keyway's own budget is exhausted.
     OverBudget = "over_budget",
-    /// The KMS refuses our login.
+    /// The KMS refuses Keyway's login.
     LoginRefused = "login_refused",
-    /// Our token has ended or was revoked.
+    /// Keyway's token has expired or was revoked.
     TokenEnded = "token_ended",
     /// There are no credentials.
     CredentialsMissing = "credentials_missing",
-    /// Our credentials have ended.
+    /// Keyway's credentials have expired.
     CredentialsExpired = "credentials_expired",
-    /// The KMS does not know our credentials.
+    /// The credentials are unknown to the KMS.
     CredentialsUnknown = "credentials_unknown",
     /// This machine's clock is wrong.
     Clock = "clock",
-    /// The provider waits for its secret.
+    /// The provider must be unlocked with its secret.
     Locked = "locked",
     /// The secret that was given is wrong.
     WrongSecret = "wrong_secret",
     /// The token's PIN is locked.
     PinLocked = "pin_locked",
-    /// The token is not there.
+    /// The token is missing.
     TokenAbsent = "token_absent",
     /// The token or its module fails.
     TokenFails = "token_fails",
     /// The module cannot be loaded.
     ModuleUnusable = "module_unusable",
-    /// A file that the settings name is missing, damaged, or open to others.
+    /// A file named in the settings is missing, corrupt, or accessible to others.
     File = "file",
-    /// A wrapped key is damaged, or belongs elsewhere.
+    /// A wrapped key is corrupt, or belongs elsewhere.
     RecordDamaged = "record_damaged",
     /// A setting is wrong.
     Settings = "settings",
-    /// It is not known.
+    /// The cause is unknown.
     Unknown = "unknown",
 }
 

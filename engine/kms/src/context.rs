@@ -8,7 +8,7 @@ pub const CONTEXT_BYTES: usize = 32;
 const MAGIC: [u8; 4] = *b"KWCX";
 const FORMAT: u8 = 1;
 
-/// Where the purpose stands in [`Context::to_bytes`].
+/// Offset of the purpose in [`Context::to_bytes`].
 pub(crate) const PURPOSE_AT: usize = 5;
 
 /// What the wrapped key is for. The number is part of what is authenticated and is never reused.
@@ -17,17 +17,17 @@ pub(crate) const PURPOSE_AT: usize = 5;
 pub enum Purpose {
     /// A keyspace's data key, which seals the keys' blobs.
     DataKey = 1,
-    /// The key that authenticates the catalogue of keyspaces; of no keyspace.
+    /// The key that authenticates the catalogue; it belongs to no keyspace.
     CatalogueKey = 2,
-    /// As [`Purpose::DataKey`], of a keyspace that stands in an authenticated catalogue: a catalogue that names such a
-    /// key and is not authenticated has been tampered with.
+    /// As [`Purpose::DataKey`], for a keyspace in an authenticated catalogue: if a catalogue contains such a key and is
+    /// not authenticated, it has been tampered with.
     SealedDataKey = 3,
 }
 
 /// The binding of a wrapped key. A KMS that wrapped a key under one context refuses to unwrap it under another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Context {
-    /// The cluster's identity, random, made when its data directory was.
+    /// The cluster's identity: random, generated with its data directory.
     pub cluster: [u8; 16],
     /// The keyspace's id.
     pub keyspace: u32,
@@ -38,8 +38,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// The canonical encoding, little-endian: magic `KWCX`, format u8 = 1, purpose u8, u16 zero, cluster, keyspace
-    /// u32, generation u32. One context has one encoding, and every encoding has the same length.
+    /// Returns the canonical encoding, little-endian: magic `KWCX`, format u8 = 1, purpose u8, u16 zero, cluster,
+    /// keyspace u32, generation u32. Each context has one encoding, and all have the same length.
     pub fn to_bytes(&self) -> [u8; CONTEXT_BYTES] {
         let mut bytes = [0; CONTEXT_BYTES];
         bytes[0..4].copy_from_slice(&MAGIC);

@@ -1,7 +1,7 @@
-//! What can go wrong at a KMS, sorted by what the caller should do about it.
+//! Failures of a KMS, classified by what the caller should do.
 //!
-//! Every provider maps its own errors to one [`Class`]; nothing above the provider looks at anything else. A
-//! message has two halves: what happened (with the value), and the remedy.
+//! Every provider maps its own errors to one [`Class`], and its callers use nothing else. A message has two parts: what
+//! happened (with the value), and the remedy.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,34 +11,34 @@ use crate::Cause;
 /// What a failure means to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The KMS, or the secret that guards it, refuses us: wrong passphrase, missing permission. Asking again changes
-    /// nothing until somebody acts.
+    /// The KMS, or the secret that guards it, refuses: wrong passphrase, missing permission. A retry does not help until
+    /// an operator acts.
     Denied,
-    /// The key exists at the KMS and is switched off there.
+    /// The key exists at the KMS and is disabled there.
     Disabled,
-    /// The KMS does not take what we log in with: a token, key pair, certificate or PIN that has ended, was replaced or
-    /// is not known there. It says nothing of our right to the key, so nothing is purged for it, and it is tried again.
+    /// The KMS rejects the login: a token, key pair, certificate or PIN that has expired, was replaced or is unknown.
+    /// This does not show that Keyway has lost its right to the key, so nothing is purged, and it is retried.
     Credential,
-    /// The provider has no access to its key yet: it wants [`unlock`](crate::Provider::unlock).
+    /// The provider has no access to its key yet: it needs [`unlock`](crate::Provider::unlock).
     Locked,
-    /// The KMS, or our own budget, asks us to slow down.
+    /// The KMS, or Keyway's own budget, limits the rate.
     Throttled {
-        /// The wait that was asked for, if one was named.
+        /// The requested wait, if any.
         retry_after: Option<Duration>,
     },
     /// No answer, or an answer that blames the KMS itself.
     Unavailable {
-        /// The wait that was asked for, if one was named.
+        /// The requested wait, if any.
         retry_after: Option<Duration>,
     },
-    /// The wrapped key or the KEK file is damaged, or bound to another context.
+    /// The wrapped key or the KEK file is corrupt, or bound to another context.
     Corrupt,
-    /// The set-up is wrong: a missing file, loose permissions, an impossible limit.
+    /// The configuration is invalid: a missing file, loose permissions, an impossible limit.
     Misconfigured,
 }
 
 impl Class {
-    /// Whether the same call can succeed a little later without anybody acting.
+    /// Returns `true` if the same call can succeed later without an operator's action.
     pub const fn is_retryable(self) -> bool {
         match self {
             Self::Throttled { .. } | Self::Unavailable { .. } => true,
@@ -51,7 +51,7 @@ impl Class {
         }
     }
 
-    /// The wait that was asked for before the next try.
+    /// Returns the requested wait before the next attempt.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::Throttled { retry_after } | Self::Unavailable { retry_after } => retry_after,
@@ -64,7 +64,7 @@ impl Class {
         }
     }
 
-    /// The class in one lower-case word, for logs and metric labels.
+    /// Returns the class in one lower-case word, for logs and metric labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Denied => "denied",
@@ -78,7 +78,7 @@ impl Class {
         }
     }
 
-    /// The cause of a failure whose provider named none.
+    /// Returns the cause of a failure whose provider named none.
     const fn usual_cause(self) -> Cause {
         match self {
             Self::Denied => Cause::Policy,
@@ -93,8 +93,7 @@ impl Class {
     }
 }
 
-/// A failed KMS call. It never carries secret bytes. It is cheap enough to clone for every caller that shared the
-/// call.
+/// A failed KMS call. It never contains secret bytes. Cloning it for every caller that shared the call is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KmsError {
     class: Class,
@@ -104,8 +103,8 @@ pub struct KmsError {
 }
 
 impl KmsError {
-    /// `what` says what happened and names the value; `remedy` says what to do. Both are sentences without a full
-    /// stop.
+    /// Creates an error. `what` describes what happened and names the value; `remedy` describes what to do. Both are
+    /// sentences without a full stop.
     pub fn new(class: Class, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             class,
@@ -115,34 +114,34 @@ impl KmsError {
         }
     }
 
-    /// The same failure, from `cause`.
+    /// Returns the same failure with `cause`.
     #[must_use]
     pub fn from_cause(self, cause: Cause) -> Self {
         Self { cause, ..self }
     }
 
-    /// The same failure, with another meaning to the caller.
+    /// Returns the same failure with another class.
     #[must_use]
     pub(crate) fn with_class(self, class: Class) -> Self {
         Self { class, ..self }
     }
 
-    /// What the failure comes from.
+    /// Returns the cause.
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// What the failure means to the caller.
+    /// Returns the class.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// What happened, with the value.
+    /// Returns what happened, with the value.
     pub fn what(&self) -> &str {
         &self.what
     }
 
-    /// What to do about it.
+    /// Returns the remedy.
     pub fn remedy(&self) -> &str {
         &self.remedy
     }

@@ -1,5 +1,5 @@
-//! Groups that nobody but this process uses, as Kubernetes makes them with `fsGroup`: a volume is given to a group of
-//! the pod's own, and everything in it to the group as well, at every mount.
+//! Groups that only this process belongs to, as Kubernetes creates them with `fsGroup`: a volume, and everything in it,
+//! is given to a group of the pod's own at every mount.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ pub(crate) fn is_ours_alone(gid: u32) -> bool {
     let groups = rustix::process::getgroups().unwrap_or_default();
     let is_ours = rustix::process::getegid().as_raw() == gid
         || groups.iter().any(|group| group.as_raw() == gid);
-    // Root needs no group to get at a file.
+    // Root needs no group for access to a file.
     is_ours
         && !our_uid.is_root()
         && !has_others(
@@ -25,7 +25,7 @@ fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Returns whether some account other than `our_uid` and root has the group, as its own or as one of several.
+/// Returns `true` if an account other than `our_uid` and root has the group, as its primary group or as one of several.
 fn has_others(gid: u32, our_uid: u32, passwd: &str, group: &str) -> bool {
     // name:password:uid:gid:…
     let accounts = passwd.lines().filter_map(|line| {

@@ -1,4 +1,4 @@
-//! Lower-case hexadecimal text, the one spelling that the KEK file knows.
+//! Lower-case hexadecimal text, the only form accepted in the KEK file.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::SecretKey;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// The lower-case hexadecimal spelling of `bytes`.
+/// Returns the lower-case hexadecimal spelling of `bytes`.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
@@ -20,7 +20,8 @@ pub(crate) fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// Decodes exactly `out.len()` bytes. `false`: another length, or not lower-case hexadecimal; `out` is then unspecified.
+/// Decodes exactly `out.len()` bytes. Returns `false` for another length, or if the text is not lower-case hexadecimal;
+/// `out` is then unspecified.
 fn decode(text: &str, out: &mut [u8]) -> bool {
     let text = text.as_bytes();
     if text.len() != out.len() * 2 {
@@ -43,7 +44,7 @@ fn digit(text: u8) -> Option<u8> {
     }
 }
 
-/// `N` public bytes, spelled in hexadecimal.
+/// `N` public bytes, in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hex<const N: usize>(pub(crate) [u8; N]);
 
@@ -61,8 +62,8 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
     }
 }
 
-/// A secret key, spelled in hexadecimal: the unprotected KEK of a development set-up. It is decoded straight into the
-/// secret, with no copy of the text.
+/// A secret key, in hexadecimal: the unprotected KEK of a development setup. It is decoded directly into the secret,
+/// without a copy of the text.
 #[derive(Debug)]
 pub(crate) struct HexSecret(pub(crate) SecretKey);
 

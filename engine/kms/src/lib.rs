@@ -1,4 +1,4 @@
-//! KMS providers and the seam they share.
+//! KMS providers and the trait that they implement.
 //!
 //! ```text
 //!              unwrap_dek, new_dek                     wrap, unwrap, unlock, lock
@@ -8,14 +8,14 @@
 //!                                     │ retries, breaker, counts
 //! ```
 //!
-//! - [`Provider`] is the seam: one trait, one file for each KMS. It makes one call and classifies its error.
-//! - [`Local`] is the embedded default: a KEK file under a passphrase, or under a secret in shares.
+//! - [`Provider`] is the trait, with one file for each KMS. It makes one call and classifies its error.
+//! - [`Local`] is the embedded default: a KEK file under a passphrase, or under a secret split into shares.
 //! - [`TransitProvider`] is the transit engine of Vault or OpenBao, [`Aws`] is AWS KMS, [`Pkcs11`] is a key on a token or HSM.
-//! - [`Service`] is the process-wide entrance. Everybody who needs a DEK asks it, and nobody asks a provider.
-//! - [`PassphraseSource`] reads a passphrase from where secrets may lie, and from nowhere else.
+//! - [`Service`] is the process-wide entry point. Everything that needs a DEK calls it, and only it calls a provider.
+//! - [`PassphraseSource`] reads a passphrase from the few places that are safe for secrets.
 //!
-//! The crate knows nothing of stores, sockets or shards. Its futures want a tokio runtime with time enabled; any
-//! flavour will do.
+//! The crate does not depend on stores, sockets or shards. Its futures need a tokio runtime of any flavour, with time
+//! enabled.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! The embedded default: a KEK file on this machine, under a passphrase or under a secret that exists only as shares.
 //!
 //! While it is unlocked, all KEK versions are in memory, in secrets that wipe themselves; the file is read again at each
-//! unlock and nothing else of it is kept. Argon2id and file writes run on the runtime's blocking threads, and one at a
-//! time: each takes 64 MiB and some tenths of a second.
+//! unlock, and nothing else of it is kept. Argon2id and file writes run on the runtime's blocking threads, one at a time:
+//! each takes 64 MiB and some tenths of a second.
 
 mod changes;
 mod kek_file;
@@ -41,16 +41,16 @@ use quorum::{Gathering, distinct, wipe_in_time};
 pub use seal::Argon2Params;
 use seal::WrapNames;
 
-/// How long a share waits for those that were given just before it.
+/// Longest wait of a share for those given just before it.
 const TURN_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How soon to try again when another unlock is running: about what one takes.
+/// Suggested wait if another unlock is running: about the duration of one.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Whether a KEK without protection will do.
+/// Whether an unprotected KEK is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DevKek {
-    /// `--dev`: it will.
+    /// `--dev`: it is accepted.
     Allow,
     /// It is refused.
     Refuse,
@@ -66,24 +66,24 @@ struct Shared {
     dev: DevKek,
     random: SystemRandom,
     state: Mutex<State>,
-    /// Held by whoever runs Argon2id or writes the file.
+    /// Held while running Argon2id or writing the file.
     slow_work: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// `None`: there was no KEK file yet when we looked.
+    /// `None` if there was no KEK file when it was last checked.
     file: Option<KnownFile>,
-    /// `None`: locked. Never there without `file`.
+    /// `None` while locked. Never `Some` without `file`.
     keks: Option<Keyring>,
     gathering: Gathering,
-    /// Whether a task is running that wipes the gathering in time.
+    /// Whether a task is running that wipes the shares in time.
     has_wiper: bool,
-    /// Calls of `lock()` so far: what began before the latest one must not unlock after it.
+    /// Calls of `lock()` so far: an unlock that began before the latest one must not take effect after it.
     lock_count: u64,
 }
 
-/// What is known of the file without a secret.
+/// The properties of the file that are readable without a secret.
 #[derive(Clone, Copy, Debug)]
 struct KnownFile {
     id: [u8; 16],
@@ -100,8 +100,8 @@ impl KnownFile {
 }
 
 impl Local {
-    /// Makes a KEK file under a passphrase, with one KEK from the operating system's random numbers, and opens it
-    /// unlocked. The directory must exist and be ours alone to write; a file that exists already is an error.
+    /// Creates a KEK file under a passphrase, with one random KEK, and opens it unlocked. The directory must exist and be
+    /// writable only by this user; it is an error if the file exists.
     pub async fn create(
         path: &Path,
         passphrase: Passphrase,
@@ -123,7 +123,7 @@ impl Local {
         .await
     }
 
-    /// Makes an unprotected KEK file, for `--dev`, and opens it unlocked. Blocks for a few file operations.
+    /// Creates an unprotected KEK file, for `--dev`, and opens it unlocked. Blocks for a few file operations.
     pub fn create_unprotected(path: &Path) -> Result<Self, KmsError> {
         let place = Place::open(path)?;
         let file = new_unprotected(&SystemRandom::new())?;
@@ -131,15 +131,15 @@ impl Local {
         Self::open(path, DevKek::Allow)
     }
 
-    /// Opens a KEK file: locked if a secret guards it, unlocked if it is unprotected. Loose permissions, a damaged
-    /// file and, unless `dev` allows it, an unprotected KEK are refused. Blocks for a few file operations.
+    /// Opens a KEK file: locked if a secret guards it, unlocked if it is unprotected. Loose permissions, a corrupt file
+    /// and, unless `dev` allows it, an unprotected KEK are refused. Blocks for a few file operations.
     pub fn open(path: &Path, dev: DevKek) -> Result<Self, KmsError> {
         Self::open_at(Place::open(path)?, dev)
     }
 
-    /// As [`Local::open`], but where there is no file it stands ready for [`Provider::initialise`]: it is locked, and
-    /// [`Provider::unlock_need`] says [`UnlockNeed::Initialise`]. A file that is put there meanwhile is taken up by the
-    /// next unlock.
+    /// As [`Local::open`], but if there is no file, the provider awaits [`Provider::initialise`]: it is locked, and
+    /// [`Provider::unlock_need`] returns [`UnlockNeed::Initialise`]. The next unlock uses a file that was created in the
+    /// meantime.
     pub fn open_or_uninitialised(path: &Path, dev: DevKek) -> Result<Self, KmsError> {
         let place = Place::open(path)?;
         if place.is_missing()? {
@@ -175,7 +175,8 @@ impl Local {
         }))
     }
 
-    /// Runs `work` on a blocking thread, alone. It goes on if the caller leaves; it gets the lock count from before.
+    /// Runs `work` alone on a blocking thread, and passes it the lock count from before. It continues if the caller
+    /// leaves.
     async fn slow<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Shared>, u64) -> Result<T, KmsError> + Send + 'static,
@@ -184,7 +185,7 @@ impl Local {
         self.slow_with(permit.map_err(|_| busy())?, work).await
     }
 
-    /// The same after those that are running: holders of shares come together, and none of them is turned away.
+    /// As above, after those that are running: several holders may give shares together, and none is refused.
     async fn slow_in_turn<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Arc<Shared>, u64) -> Result<T, KmsError> + Send + 'static,
@@ -215,11 +216,11 @@ impl Local {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is one assignment, so a panic elsewhere leaves it whole.
+        // Every change of the state is one assignment, so a panic elsewhere leaves it consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the file, which must be the one from the start, if there was one.
+    /// Reads the file, which must be the same as at the start, if there was one.
     fn read(&self) -> Result<KekFile, KmsError> {
         let known_id = self.state().file.map(|known| known.id);
         if known_id.is_none() && self.place.is_missing()? {
@@ -235,14 +236,14 @@ impl Shared {
                     hex::encode(&file.id.0),
                     hex::encode(&id)
                 ),
-                "put the file back, or restart",
+                "restore the file, or restart",
             ));
         }
         self.state().file = Some(KnownFile::of(&file));
         Ok(file)
     }
 
-    /// Takes over a newer keyring, if the provider is unlocked and was not locked since `lock_count`.
+    /// Stores a newer keyring, if the provider is unlocked and was not locked since `lock_count`.
     fn refresh(&self, keyring: Keyring, lock_count: u64) {
         let mut state = self.state();
         if state.keks.is_some() && state.lock_count == lock_count {
@@ -250,7 +251,7 @@ impl Shared {
         }
     }
 
-    /// Makes the file where there is none. If the KMS is locked meanwhile, the file is made and stays locked.
+    /// Creates the file if there is none. If the KMS is locked in the meantime, the file is created and stays locked.
     fn initialise(&self, lock_count: u64, how: Initialise) -> Result<Vec<Share>, KmsError> {
         let path = self.place.path().display();
         if !self.place.is_missing()? {
@@ -267,7 +268,7 @@ impl Shared {
                     "{path} is gone: KEK file {} was there at the start",
                     hex::encode(&known.id)
                 ),
-                "put the file back; to begin with a new one, restart first",
+                "restore the file; to begin with a new one, restart first",
             ));
         }
         let NewFile {
@@ -276,9 +277,9 @@ impl Shared {
             shares,
         } = new_file(&self.random, how, Argon2Params::default())?;
         self.place.create(&file.to_text()?).map_err(|error| {
-            // The file may be there even so, if only its directory could not be synced.
+            // The file may exist even so, if only its directory could not be synced.
             let remedy = format!(
-                "{}; if this try left a file, move it away: nobody has its secret",
+                "{}; if this attempt left a file, move it away: its secret is lost",
                 error.remedy()
             );
             match error.class() {
@@ -354,7 +355,7 @@ impl Shared {
                     hex::encode(&names.file_id),
                     hex::encode(&file_id)
                 ),
-                "put the KEK file back that belongs to this data",
+                "restore the KEK file that belongs to this data",
             ));
         }
         let kek = keyring.find(names.kek_version).ok_or_else(|| {
@@ -365,7 +366,7 @@ impl Shared {
                     names.kek_version,
                     keyring.newest().0
                 ),
-                "put the newest copy of the KEK file back",
+                "restore the newest copy of the KEK file",
             )
         })?;
         seal::unwrap_dek(kek, context, wrapped).ok_or_else(|| {
@@ -379,7 +380,7 @@ impl Shared {
 }
 
 impl State {
-    /// The file's id and its KEKs, if they are at hand.
+    /// Returns the file's id and its KEKs, if they are in memory.
     fn open(&self) -> Result<([u8; 16], &Keyring), KmsError> {
         match (&self.file, &self.keks) {
             (Some(file), Some(keyring)) => Ok((file.id, keyring)),
@@ -499,7 +500,7 @@ fn no_kek_yet(class: Class) -> KmsError {
     KmsError::new(
         class,
         "the local KMS has no KEK yet",
-        "make one: keyway kms init; or put the KEK file back that belongs to this data",
+        "make one: keyway kms init; or restore the KEK file that belongs to this data",
     )
 }
 
@@ -512,7 +513,7 @@ fn locked_meanwhile() -> KmsError {
 }
 
 fn now_unix_ms() -> u64 {
-    // A clock before 1970 is wrong in any case, and the figure is for people only.
+    // A clock before 1970 is wrong in any case, and the time is only informative.
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -526,7 +527,7 @@ async fn blocking<T: Send + 'static>(
         Err(KmsError::new(
             Class::Unavailable { retry_after: None },
             "the local KMS was interrupted: its thread panicked, or the process is shutting down",
-            "try again; report it if it comes back",
+            "try again; report it if it happens again",
         ))
     })
 }

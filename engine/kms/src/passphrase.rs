@@ -6,17 +6,19 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{Class, KmsError};
 
-/// Shortest passphrase that may be chosen, in bytes: the least that NIST SP 800-63B (3.1.1.2) lets a subscriber choose.
+/// Shortest passphrase that may be chosen, in bytes: the minimum of NIST SP 800-63B (3.1.1.2).
 pub const PASSPHRASE_BYTES_MIN: usize = 8;
-/// Longest passphrase, in bytes. Argon2id would take more; a longer one is a wrong file.
+/// Longest passphrase, in bytes. Argon2id accepts more, but a longer one is probably the wrong file.
 pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 
-/// A passphrase of at most `PASSPHRASE_BYTES_MAX` bytes on one line. It prints nothing and is wiped when dropped. The
-/// bytes are taken as they are: no trimming of spaces, no Unicode normalisation.
+/// A passphrase of at most `PASSPHRASE_BYTES_MAX` bytes on one line. Its `Debug` output is empty, and it is wiped when
+/// dropped. The bytes are used unchanged: spaces are not trimmed, and Unicode is not normalised.
 pub struct Passphrase(Zeroizing<Vec<u8>>);
 
 impl Passphrase {
-    /// Checks `bytes` and takes them. One trailing line end (`\n` or `\r\n`) is cut off. What is refused is wiped.
+    /// Checks `bytes` and takes them. One trailing line end (`
+    /// ` or `\r
+    /// `) is removed. Refused bytes are wiped.
     pub fn new(bytes: Vec<u8>) -> Result<Self, KmsError> {
         let mut bytes = Zeroizing::new(bytes);
         let line_len = match bytes.as_slice() {
@@ -49,8 +51,8 @@ impl Passphrase {
         Ok(Self(bytes))
     }
 
-    /// Whether it is long enough to be chosen. One that is given to unlock is not asked: a short one is wrong like any
-    /// other that is wrong.
+    /// Checks that it is long enough to be chosen. Unlocking does not check this: a short passphrase is wrong like any
+    /// other.
     pub fn check_choice(&self) -> Result<(), KmsError> {
         let len = self.0.len();
         if len < PASSPHRASE_BYTES_MIN {
@@ -63,7 +65,7 @@ impl Passphrase {
         Ok(())
     }
 
-    /// The bytes, for as long as the borrow lasts.
+    /// Returns the bytes for the duration of the borrow.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

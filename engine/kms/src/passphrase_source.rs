@@ -1,6 +1,6 @@
-//! Where a passphrase may come from: the terminal, an open descriptor, the service manager, or a private file.
+//! Sources of a passphrase: the terminal, an open descriptor, the service manager, or a private file.
 //!
-//! Never from argv and never from an environment variable: both can be read by others, and are inherited.
+//! Never argv or an environment variable: other processes can read both, and children inherit them.
 //! `$CREDENTIALS_DIRECTORY` only names a directory.
 
 use std::ffi::OsString;
@@ -20,12 +20,12 @@ const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// A passphrase and its line end.
 const READ_BYTES_MAX: usize = PASSPHRASE_BYTES_MAX + 2;
 
-/// What the passphrase is read for.
+/// The purpose for which the passphrase is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asking {
-    /// It must match one that exists: the terminal asks once.
+    /// It must match an existing one: the terminal prompts once.
     Existing,
-    /// It is being chosen: the terminal asks twice.
+    /// It is being chosen: the terminal prompts twice.
     New,
 }
 
@@ -34,19 +34,19 @@ pub enum Asking {
 pub enum PassphraseSource {
     /// The terminal, without echo.
     Prompt,
-    /// A pipe or file that we inherited, by its descriptor number. It is read to its end.
+    /// An inherited pipe or file, by its descriptor number. It is read to its end.
     Descriptor(u32),
     /// The file `keyway-passphrase` in the directory where the service manager puts this service's credentials.
     Credential {
         /// The directory.
         directory: PathBuf,
     },
-    /// A file that we own and nobody else may read.
+    /// A file that belongs to this user and that no other user may read.
     File(PathBuf),
 }
 
 impl PassphraseSource {
-    /// The service manager's credential directory, from `$CREDENTIALS_DIRECTORY`.
+    /// Returns the service manager's credential directory, from `$CREDENTIALS_DIRECTORY`.
     pub fn service_manager() -> Result<Self, KmsError> {
         Self::credential_in(std::env::var_os(CREDENTIALS_DIRECTORY))
     }
@@ -66,7 +66,7 @@ impl PassphraseSource {
         }
     }
 
-    /// Whether the service manager has a passphrase for this service: it may have other credentials alone.
+    /// Returns `true` if the service manager has a passphrase for this service; it may have only other credentials.
     pub fn has_service_manager() -> bool {
         Self::credential_is_there(std::env::var_os(CREDENTIALS_DIRECTORY))
     }
@@ -74,7 +74,7 @@ impl PassphraseSource {
     fn credential_is_there(directory: Option<OsString>) -> bool {
         directory.is_some_and(|directory| {
             let path = Path::new(&directory).join(CREDENTIAL_NAME);
-            // One that is there and cannot be read is an error when it is read.
+            // A credential that exists but cannot be read is an error when it is read.
             std::fs::symlink_metadata(path).is_ok()
         })
     }
@@ -98,8 +98,8 @@ fn take(mut bytes: Zeroizing<Vec<u8>>) -> Result<Passphrase, KmsError> {
     Passphrase::new(std::mem::take(&mut *bytes))
 }
 
-/// Opens the descriptor's entry in `/proc` instead of adopting its number: a number that is not ours to close stays
-/// untouched. The price is that a socket cannot be read, and that the pipe must belong to our user.
+/// Opens the descriptor's entry in `/proc` instead of adopting its number, which is not this function's to close. As a
+/// consequence, a socket cannot be read, and a pipe must belong to this user.
 fn read_descriptor(number: u32) -> Result<Passphrase, KmsError> {
     let path = PathBuf::from(format!("/proc/self/fd/{number}"));
     let file = File::open(&path).map_err(|error| {

@@ -9,12 +9,14 @@ use crate::{Class, KmsError};
 /// Longest PIN, in bytes: the limit of the tokens that have one (SoftHSM2, `MAX_PIN_LEN`).
 pub const PIN_BYTES_MAX: usize = 255;
 
-/// A PIN of `1..=PIN_BYTES_MAX` bytes of UTF-8 on one line. It prints nothing and is wiped when dropped. How short a
-/// PIN may be is the token's to say.
+/// A PIN of `1..=PIN_BYTES_MAX` bytes of UTF-8 on one line. Its `Debug` output is empty, and it is wiped when dropped.
+/// The token determines the minimum length.
 pub struct Pin(Zeroizing<String>);
 
 impl Pin {
-    /// Checks `bytes` and takes them. One trailing line end (`\n` or `\r\n`) is cut off. What is refused is wiped.
+    /// Checks `bytes` and takes them. One trailing line end (`
+    /// ` or `\r
+    /// `) is removed. Refused bytes are wiped.
     pub fn new(bytes: Vec<u8>) -> Result<Self, KmsError> {
         let mut bytes = Zeroizing::new(bytes);
         let line_len = match bytes.as_slice() {
@@ -48,7 +50,7 @@ impl Pin {
         }
     }
 
-    /// The PIN, for as long as the borrow lasts.
+    /// Returns the PIN for the duration of the borrow.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,13 +1,14 @@
-//! Files that nobody but us may read: who may touch them is checked before a byte is read, and they are written so
-//! that a crash leaves the old file or the new one.
+//! Private files: permissions are checked before a byte is read, and writes are atomic, so that a crash leaves the old
+//! file or the new one.
 //!
-//! The checks are made on the open descriptor, and the file is opened relative to the directory that was checked, so
-//! nobody can swap either in between. Only the last directory is looked at: whoever can rename the ones above it is
-//! trusted, as for every other file of the service.
+//! The checks use the open descriptor, and the file is opened relative to the checked directory, so neither can be
+//! swapped in between. Only the last directory is checked: users that can rename the ones above it are trusted, as for
+//! every other file of the service.
 //!
-//! A secret that Kubernetes mounts is a chain of symbolic links to a file of root's that a group of the pod's own may
-//! read. Links are followed through directories where nobody else may change them, and a group that only this process is
-//! in counts as ourselves: see [`crate::group`]. The volume's own directory is world-writable and sticky there.
+//! A secret mounted by Kubernetes is a chain of symbolic links to a file that belongs to root and that a group of the
+//! pod's own may read. Links are followed through directories that no other user may change, and a group that only this
+//! process is in counts as this user: see [`crate::group`]. The volume's own directory is world-writable and sticky
+//! there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -26,33 +27,34 @@ use crate::{Class, KmsError, group, hex};
 
 const ROOT_UID: u32 = 0;
 
-/// Links on the way to a file, as many as the kernel follows.
+/// Most links on the way to a file, as in the kernel.
 const LINKS_MAX: usize = 40;
 
-/// Who besides us may have a hand in the file.
+/// Which other users may have access to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
-    /// Ours alone: we own it, and the mode is 0600 or stricter. Or it is root's, and the group that may read it is ours
-    /// alone. Or it is on a volume that was given to such a group, which shows in the directory.
+    /// Only this user: the file belongs to it, and the mode is 0600 or stricter. Or it belongs to root, and the group
+    /// that may read it is this user's alone. Or it is on a volume that was given to such a group, which the directory
+    /// shows.
     Ours,
-    /// Placed by the service manager: owned by us or by root, and closed to the world. The group may read, because
-    /// systemd hands credentials over with an access control list, whose mask shows as the group's bits.
+    /// Placed by the service manager: it belongs to this user or to root, and others have no access. The group may read,
+    /// because systemd passes credentials with an access control list, whose mask appears as the group's bits.
     Credential,
 }
 
-/// What the checks look at.
+/// The input of the checks.
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     mode: u32,
     owner_uid: u32,
     our_uid: u32,
-    /// The group has nobody but us in it.
+    /// Only this user is in the group.
     is_group_ours: bool,
 }
 
 /// Set on the directories of a volume that was given to a group.
 const SET_GROUP_ID: u32 = 0o2000;
-/// What is in such a directory only its owner, the directory's and root may move or remove.
+/// Files in such a directory can be moved or removed only by their owner, the directory's owner and root.
 const STICKY: u32 = 0o1000;
 
 impl Facts {
@@ -106,7 +108,7 @@ fn check_file(
     Ok(())
 }
 
-/// Checks a directory; returns whether it is on a volume that was given to a group of ours.
+/// Checks a directory. Returns whether it is on a volume that was given to a group of this user's own.
 fn check_directory(path: &Path, facts: Facts) -> Result<bool, KmsError> {
     if facts.owner_uid != facts.our_uid && facts.owner_uid != ROOT_UID {
         return Err(wrong_owner(path, facts));
@@ -119,7 +121,7 @@ fn check_directory(path: &Path, facts: Facts) -> Result<bool, KmsError> {
     Ok(on_group_volume)
 }
 
-/// Checks that nobody but us and root can point the link at `path` elsewhere.
+/// Checks that only this user and root can change the link at `path`.
 fn check_link(path: &Path) -> Result<(), KmsError> {
     let directory = directory_of(path);
     let (_, facts) = directory_with_facts(&directory)?;
@@ -183,12 +185,12 @@ fn wrong_owner(path: &Path, facts: Facts) -> KmsError {
     )
 }
 
-/// The path as a shell takes it.
+/// Returns the path quoted for a shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
-/// The class tells a mistake in the set-up from a device that fails.
+/// Returns an error whose class distinguishes a configuration error from a failing device.
 pub(crate) fn io_error(what: &str, path: &Path, errno: Errno) -> KmsError {
     let what = format!("{what} {}: {}", path.display(), std::io::Error::from(errno));
     match errno {
@@ -227,8 +229,8 @@ pub(crate) fn read(
     read_checked(descriptor, path, rule, false, bytes_max)
 }
 
-/// Returns where the links at `path` lead. A directory that has one may be changed by nobody but us and root: another
-/// user could point it at a file of ours that is meant for something else.
+/// Returns the target of the links at `path`. Only this user and root may be able to change a directory that contains
+/// one: another user could redirect it to a file of this user with another purpose.
 fn follow(path: &Path) -> Result<PathBuf, KmsError> {
     let mut at = path.to_owned();
     for _ in 0..LINKS_MAX {
@@ -239,14 +241,14 @@ fn follow(path: &Path) -> Result<PathBuf, KmsError> {
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                 at = directory.join(target);
             }
-            // Not a link, or nothing at all, which shows when it is opened.
+            // Not a link, or missing, which shows when it is opened.
             Err(_) => return Ok(at),
         }
     }
     Err(io_error("cannot open", path, Errno::LOOP))
 }
 
-/// The directory that `path` is in.
+/// Returns the directory that `path` is in.
 fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent.to_owned(),
@@ -262,14 +264,15 @@ fn directory_with_facts(path: &Path) -> Result<(OwnedFd, Facts), KmsError> {
     Ok((directory, facts))
 }
 
-/// Opens and checks a directory; also returns whether it is on a volume that was given to a group of ours.
+/// Opens and checks a directory. Also returns whether it is on a volume that was given to a group of this user's own.
 fn open_directory(path: &Path) -> Result<(OwnedFd, bool), KmsError> {
     let (directory, facts) = directory_with_facts(path)?;
     let on_group_volume = check_directory(path, facts)?;
     Ok((directory, on_group_volume))
 }
 
-/// O_NONBLOCK: opening a pipe that nobody writes to must fail the check for a regular file, not hang.
+/// Returns the flags for reading. O_NONBLOCK: opening a pipe without a writer must fail the check for a regular file, not
+/// hang.
 fn read_flags() -> OFlags {
     OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK
 }
@@ -290,7 +293,7 @@ fn read_checked(
     read_bounded(File::from(descriptor), path, bytes_max)
 }
 
-/// Reads to the end into one allocation, so that no copies are left behind by growth.
+/// Reads to the end into one allocation, so that growth leaves no copies.
 pub(crate) fn read_bounded(
     source: impl Read,
     path: &Path,
@@ -318,7 +321,7 @@ pub(crate) fn read_bounded(
     Ok(bytes)
 }
 
-/// Where one private file lives: its name in a directory that was checked and is held open.
+/// The location of one private file: its name in a directory that was checked and is held open.
 #[derive(Debug)]
 pub(crate) struct Place {
     directory: OwnedFd,
@@ -353,7 +356,7 @@ impl Place {
         &self.path
     }
 
-    /// Whether there is nothing of that name. A link that leads nowhere is something.
+    /// Returns `true` if there is no file of that name. A dangling link counts as a file.
     pub(crate) fn is_missing(&self) -> Result<bool, KmsError> {
         match rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(false),
@@ -362,7 +365,7 @@ impl Place {
         }
     }
 
-    /// Checks who may touch the file, and reads it. It must be ours, and have at most `bytes_max` bytes.
+    /// Checks the permissions of the file, and reads it. It must belong to this user, and have at most `bytes_max` bytes.
     pub(crate) fn read(&self, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, KmsError> {
         let descriptor =
             rustix::fs::openat(&self.directory, &self.name, read_flags(), Mode::empty())
@@ -377,10 +380,10 @@ impl Place {
         )
     }
 
-    /// Makes the file, durably and whole. A file that is already there stays, and is an error.
+    /// Creates the file durably and atomically. It is an error if the file exists.
     pub(crate) fn create(&self, bytes: &[u8]) -> Result<(), KmsError> {
         self.write(bytes, |temporary| {
-            // A hard link, unlike a rename, never replaces what is there.
+            // A hard link, unlike a rename, never replaces an existing file.
             rustix::fs::linkat(
                 &self.directory,
                 temporary,
@@ -392,7 +395,7 @@ impl Place {
         })
     }
 
-    /// Replaces the file, durably: a crash leaves the old one or the new one.
+    /// Replaces the file durably: a crash leaves the old one or the new one.
     pub(crate) fn replace(&self, bytes: &[u8]) -> Result<(), KmsError> {
         self.write(bytes, |temporary| {
             rustix::fs::renameat(&self.directory, temporary, &self.directory, &self.name)
@@ -414,7 +417,7 @@ impl Place {
             .write_temporary(&temporary, bytes)
             .and_then(|()| publish(&temporary));
         if let Err(errno) = result {
-            // Best effort: what stays behind has mode 0600 and a name that nothing reads.
+            // Best effort: a leftover file has mode 0600 and a name that is never read.
             let _ = rustix::fs::unlinkat(&self.directory, &temporary, AtFlags::empty());
             if errno == Errno::EXIST {
                 return Err(KmsError::new(
@@ -434,7 +437,7 @@ impl Place {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         let descriptor = rustix::fs::openat(&self.directory, name, flags, mode)?;
-        // The mask of the process may have taken bits away from the mode asked for.
+        // The umask may have cleared bits of the requested mode.
         rustix::fs::fchmod(&descriptor, mode)?;
         let mut file = File::from(descriptor);
         file.write_all(bytes)

@@ -1,15 +1,15 @@
-//! How a wrapped DEK rests: around what the provider returned, what it is bound to and how to tell damage from a
-//! broken device.
+//! The stored record of a wrapped DEK: the provider's wrapped key, what it is bound to, and how to distinguish corruption
+//! from a failing device.
 //!
 //! ```text
 //! magic "KWRD" │ format u8 = 1 │ zero u8 × 3 │ context 32 │ commitment 32 │ checksum 32 │ the provider's bytes
 //! ```
 //!
-//! The context is [`Context::to_bytes`]. The commitment is HMAC-SHA-256 under the DEK over a label and the context: an
-//! answer of the KMS that is not the DEK is found out whatever the provider binds. The checksum is SHA-256 over all
-//! the rest: a damaged record costs no call. Neither the commitment nor the checksum is a secret.
+//! The context is [`Context::to_bytes`]. The commitment is HMAC-SHA-256 under the DEK over a label and the context, so an
+//! answer of the KMS that is not the DEK is detected, whatever the provider binds. The checksum is SHA-256 over all the
+//! rest: a corrupt record costs no call. Neither the commitment nor the checksum is a secret.
 //!
-//! Bytes without the magic are what a provider returned before there were records; they are taken as they are.
+//! Bytes without the magic are a provider's wrapped key from before records existed; they are used unchanged.
 
 use ring::digest::SHA256;
 use ring::hmac;
@@ -31,7 +31,7 @@ pub const RECORD_BYTES_MAX: usize = HEAD_BYTES + WRAPPED_BYTES_MAX;
 
 const COMMITMENT_LABEL: &[u8] = b"keyway dek record commitment v1";
 
-/// What a record says that its key is for. Whether it is so only the KMS can tell.
+/// Returns the purpose stated in a record. Only the KMS can verify it.
 pub(crate) fn purpose_of(bytes: &[u8]) -> Purpose {
     let known = [
         Purpose::DataKey,
@@ -48,13 +48,13 @@ pub(crate) fn purpose_of(bytes: &[u8]) -> Purpose {
         .unwrap_or(Purpose::DataKey)
 }
 
-/// Whether a wrapped DEK belongs into an authenticated catalogue: see [`Purpose::SealedDataKey`]. Whoever changes this in
-/// a record makes one that no KMS unwraps.
+/// Returns `true` if a wrapped DEK belongs in an authenticated catalogue: see [`Purpose::SealedDataKey`]. If this is
+/// changed in a record, no KMS unwraps it.
 pub fn is_sealed_data_key(record: &[u8]) -> bool {
     purpose_of(record) == Purpose::SealedDataKey
 }
 
-/// A record that is whole and bound to the context that was asked for.
+/// A record that is intact and bound to the requested context.
 #[derive(Debug)]
 pub(crate) struct Record<'a> {
     context: Context,
@@ -62,7 +62,7 @@ pub(crate) struct Record<'a> {
     wrapped: &'a [u8],
 }
 
-/// The record of `dek`, which the provider wrapped as `wrapped` under `context`.
+/// Builds the record of `dek`, which the provider wrapped as `wrapped` under `context`.
 pub(crate) fn seal(context: &Context, dek: &SecretKey, wrapped: &Wrapped) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + wrapped.0.len());
     bytes.extend(MAGIC);
@@ -75,9 +75,9 @@ pub(crate) fn seal(context: &Context, dek: &SecretKey, wrapped: &Wrapped) -> Vec
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record, before the KMS is asked.
+    /// Parses a record, before the KMS is called.
     ///
-    /// Errors: [`Class::Corrupt`] if it is damaged, of another format, or bound to another context.
+    /// Errors: [`Class::Corrupt`] if it is corrupt, of another format, or bound to another context.
     pub(crate) fn open(context: &Context, bytes: &'a [u8]) -> Result<Self, KmsError> {
         let corrupt = |what: &str| {
             Err(KmsError::new(
@@ -100,10 +100,10 @@ impl<'a> Record<'a> {
             });
         }
         let Some((head, wrapped)) = bytes.split_at_checked(HEAD_BYTES) else {
-            return corrupt("is cut off");
+            return corrupt("is truncated");
         };
         if checksum(&head[..CHECKSUM_AT], wrapped) != head[CHECKSUM_AT..] {
-            return corrupt("is damaged: its checksum is wrong");
+            return corrupt("is corrupt: its checksum is wrong");
         }
         if head[4..CONTEXT_AT] != [FORMAT, 0, 0, 0] {
             return corrupt(&format!(
@@ -123,12 +123,12 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// What the provider is to unwrap.
+    /// Returns the bytes that the provider must unwrap.
     pub(crate) fn wrapped(&self) -> &'a [u8] {
         self.wrapped
     }
 
-    /// Checks that what the KMS gave back is the DEK.
+    /// Checks that the KMS returned the DEK.
     pub(crate) fn check(&self, dek: &SecretKey, provider: &str) -> Result<(), KmsError> {
         let is_it = self.commitment.is_none_or(|expected| {
             expected.ct_eq(&commitment(&self.context, dek)).unwrap_u8() == 1
@@ -139,7 +139,7 @@ impl<'a> Record<'a> {
         Err(KmsError::new(
             Class::Corrupt,
             format!(
-                "the KMS {provider} gave another key than the DEK of {}",
+                "the KMS {provider} returned a key that is not the DEK of {}",
                 self.context
             ),
             "check that it is the KMS and the key under which the DEK was wrapped",
@@ -218,7 +218,7 @@ mod tests {
                 bad[at] ^= 1 << bit;
                 match Record::open(&CONTEXT, &bad) {
                     Err(error) => assert_eq!(error.class(), Class::Corrupt),
-                    // Without its magic it is what a provider returned, and the provider's to refuse.
+                    // Without the magic these are a provider's bytes, which the provider refuses.
                     Ok(bare) => assert!(at < 4 && bare.wrapped() == bad),
                 }
             }

@@ -1,4 +1,4 @@
-//! 32 secret bytes that print nothing and wipe themselves.
+//! 32 secret bytes with empty `Debug` output that wipe themselves.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ pub const SECRET_BYTES: usize = 32;
 /// without optimisation spreads them over several frames.
 const STACK_SCRUB_BYTES: usize = 16 * 1024;
 
-/// A DEK or a KEK. The bytes live in one heap allocation, so that moving the value leaves no copies behind; they are
-/// wiped when it is dropped. Share it as `Arc<SecretKey>`: the last holder wipes.
+/// A DEK or a KEK. The bytes are in one heap allocation, so that moving the value leaves no copies; they are wiped when
+/// it is dropped. Share it as `Arc<SecretKey>`: the last holder wipes.
 pub struct SecretKey(Box<[u8; SECRET_BYTES]>);
 
 impl SecretKey {
-    /// A secret whose bytes `fill` writes in place. If `fill` fails, what it wrote is wiped.
+    /// Creates a secret whose bytes `fill` writes in place. If `fill` fails, what it wrote is wiped.
     pub fn try_fill<E>(
         fill: impl FnOnce(&mut [u8; SECRET_BYTES]) -> Result<(), E>,
     ) -> Result<Self, E> {
@@ -37,12 +37,12 @@ impl SecretKey {
         secret
     }
 
-    /// A new secret from the operating system's random numbers.
+    /// Generates a secret from the operating system's random numbers.
     pub fn generate(random: &SystemRandom) -> Result<Self, KmsError> {
         Self::try_fill(|bytes| fill_random(random, bytes))
     }
 
-    /// The bytes, for as long as the borrow lasts.
+    /// Returns the bytes for the duration of the borrow.
     pub fn expose(&self) -> &[u8; SECRET_BYTES] {
         &self.0
     }
@@ -78,8 +78,8 @@ pub(crate) fn fill_random(random: &SystemRandom, bytes: &mut [u8]) -> Result<(),
     })
 }
 
-/// Overwrites the stack below the caller. `ring` wipes neither key schedules nor HMAC states; what it leaves of a KEK
-/// lies in frames that have returned, and this covers them.
+/// Overwrites the stack below the caller. `ring` wipes neither key schedules nor HMAC states; this covers the remains of
+/// a KEK in frames that have returned.
 #[inline(never)]
 pub(crate) fn scrub_stack() {
     let mut pad = [0_u8; STACK_SCRUB_BYTES];

@@ -1,7 +1,7 @@
-//! The process-wide entrance to the KMS: one call for many callers, within one budget.
+//! The process-wide entry point to the KMS: one call for many callers, within one budget.
 //!
 //! ```text
-//! unwrap_dek ────────▶ flights ─▶ caller: tries, back-off ─▶ gate: breaker, concurrency, rate ─▶ provider
+//! unwrap_dek ────────▶ flights ─▶ caller: retries, backoff ─▶ gate: breaker, concurrency, rate ─▶ provider
 //! new_dek, wrap_dek ────────────▶
 //! ```
 
@@ -48,24 +48,24 @@ use desk::{Desk, Shared, Visit};
 use flights::{Flight, UnwrapResult};
 use gate::CallLimiter;
 
-/// The counters' keyspace for what belongs to none.
+/// The keyspace in counters for calls that belong to none.
 const NO_KEYSPACE: u32 = 0;
 
-/// How often a provider's logins are looked after.
+/// Period of checks of a provider's logins.
 const TEND_PERIOD_MIN: Duration = Duration::from_millis(50);
 const TEND_PERIOD_MAX: Duration = Duration::from_secs(1);
 /// After failures the period doubles, up to half a minute.
 const TEND_DOUBLINGS_MAX: u32 = 5;
 
-/// How soon to try again when there is no room for another flight.
+/// Suggested wait if there are too many flights.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// A DEK from the KMS. All callers that shared the call hold the same secret; the last one to drop it wipes it.
+/// A DEK from the KMS. All callers that shared the call hold the same secret; it is wiped when the last drops it.
 #[derive(Clone, Debug)]
 pub struct UnwrappedDek {
     /// The secret.
     pub dek: Arc<SecretKey>,
-    /// When the call that succeeded was sent, in µs on the clock given to [`Service::new`]. A lease counts from here.
+    /// When the successful call was sent, in µs on the clock passed to [`Service::new`]. A lease counts from this time.
     pub sent_at_us: u64,
 }
 
@@ -74,28 +74,28 @@ pub struct UnwrappedDek {
 pub struct NewDek {
     /// The secret.
     pub dek: Arc<SecretKey>,
-    /// What to store: a record around what the provider returned.
+    /// The record to store, with the provider's wrapped key.
     pub record: Vec<u8>,
-    /// When the unwrap that proved it was sent, in µs on the clock given to [`Service::new`].
+    /// When the unwrap that verified it was sent, in µs on the clock passed to [`Service::new`].
     pub sent_at_us: u64,
 }
 
-/// How much of the budget is left, and what is going on.
+/// The remaining budget, and the calls in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gauges {
-    /// Calls at the KMS now.
+    /// Calls in flight.
     pub in_flight: u32,
-    /// Unwraps under way or waiting, each for any number of callers.
+    /// Unwraps in flight or waiting, each for any number of callers.
     pub unwraps: u32,
-    /// Calls that the rate would let go at once.
+    /// Calls that the rate would allow immediately.
     pub rate_tokens: u32,
-    /// Retries that could be made at once.
+    /// Retries that the budget would allow immediately.
     pub retry_tokens: u32,
-    /// The breaker.
+    /// The state of the circuit breaker.
     pub breaker: BreakerState,
 }
 
-/// The process's KMS. Cloning gives another handle to the same one. Its methods want a tokio runtime with time.
+/// The process's KMS. Cloning returns another handle to the same one. Its methods need a tokio runtime with time.
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
 
@@ -109,8 +109,8 @@ struct Inner {
 }
 
 impl Service {
-    /// `cluster` is the identity that every DEK is bound to. `clock` returns µs and never goes back; leases are counted
-    /// on it. A budget that contradicts itself is refused.
+    /// Creates a service. `cluster` is the identity to which every DEK is bound. `clock` returns µs and never decreases;
+    /// leases are measured on it. A budget with conflicting limits is refused.
     pub fn new(
         provider: Arc<dyn Provider>,
         cluster: [u8; 16],
@@ -128,8 +128,8 @@ impl Service {
         })))
     }
 
-    /// Unwraps a keyspace's DEK from its record. Callers who ask for the same DEK at the same time share one call; a
-    /// caller who leaves changes nothing for the others. A record that is damaged or another's costs no call.
+    /// Unwraps a keyspace's DEK from its record. Callers that request the same DEK concurrently share one call; a caller
+    /// that leaves does not affect the others. A record that is corrupt or belongs elsewhere costs no call.
     pub async fn unwrap_dek(
         &self,
         keyspace: u32,
@@ -194,8 +194,8 @@ impl Service {
         })
     }
 
-    /// Makes a DEK, at the KMS where it offers that and else from the operating system's random numbers, and has it
-    /// wrapped and proven as [`Service::wrap_dek`] does. It costs two calls.
+    /// Generates a DEK, at the KMS if it offers that and otherwise from the operating system's random numbers, and wraps
+    /// and verifies it as [`Service::wrap_dek`] does. It costs two calls.
     pub async fn new_dek(&self, keyspace: u32, generation: u32) -> Result<NewDek, KmsError> {
         let visit = self.0.desk.visit();
         let context = self.context(keyspace, generation);
@@ -216,9 +216,9 @@ impl Service {
         self.prove(visit, &context, &made.dek, &made.wrapped).await
     }
 
-    /// Wraps a DEK that there is already: one that moves here from another KMS. Then it unwraps what came back and
-    /// compares: a KMS that lets us wrap and not unwrap is found out now and not at the next start, and the lease begins
-    /// with a successful unwrap, as every lease does. It costs two calls.
+    /// Wraps an existing DEK, which moves here from another KMS. Then it unwraps the result and compares: a KMS that
+    /// allows wrapping but not unwrapping is detected now and not at the next start, and the lease begins with a
+    /// successful unwrap, as every lease does. It costs two calls.
     pub async fn wrap_dek(
         &self,
         keyspace: u32,
@@ -267,16 +267,16 @@ impl Service {
         KmsError::new(
             Class::Corrupt,
             format!(
-                "the KMS {} does not give back the key that it wrapped for {context}",
+                "the KMS {} does not return the key that it wrapped for {context}",
                 self.provider_name()
             ),
             "nothing was stored; check the KMS",
         )
     }
 
-    /// Makes the provider's own key where there is none yet. As [`Service::unlock`], it is made once and counted; it has
-    /// no time limit, since who gave up would lose the shares of a key that is made all the same. Returns the shares, if
-    /// the key's secret is kept in shares.
+    /// Creates the provider's own key if there is none. As with [`Service::unlock`], the call is made once and counted.
+    /// It has no time limit, because giving up would lose the shares of a key that is created anyway. Returns the shares,
+    /// if the key's secret is split.
     pub async fn initialise(&self, how: Initialise) -> Result<Vec<Share>, KmsError> {
         let result = self.0.provider.initialise(how).await;
         let outcome = result
@@ -287,8 +287,8 @@ impl Service {
         result
     }
 
-    /// Unlocks the provider. It is not retried, takes no part in the budget, and is counted for `keyspace`, if it was
-    /// for one.
+    /// Unlocks the provider. It is not retried, does not use the budget, and is counted for `keyspace`, if it was for
+    /// one.
     pub async fn unlock(
         &self,
         keyspace: Option<u32>,
@@ -317,19 +317,19 @@ impl Service {
         result
     }
 
-    /// Locks the provider at once. Unwraps under way end as [`Class::Locked`].
+    /// Locks the provider immediately. Unwraps in progress end with [`Class::Locked`].
     pub fn lock(&self) {
         self.0.desk.lock(|| self.0.provider.lock());
     }
 
-    /// Has the next calls made at once, whatever the breaker and the provider wait for after failures: an operator has
-    /// put something right, or wants to know.
+    /// Lets the next calls go immediately, without the waits of breaker and provider after failures: an operator has
+    /// fixed the cause, or wants to check.
     pub fn hurry(&self) {
         self.0.caller.hurry();
         self.0.provider.hurry();
     }
 
-    /// Looks after the provider's logins for as long as this KMS is in use, in a task of its own.
+    /// Maintains the provider's logins while this KMS is in use, in a task of its own.
     pub fn look_after_logins(&self) {
         let inner = Arc::downgrade(&self.0);
         tokio::spawn(async move {
@@ -354,51 +354,51 @@ impl Service {
         });
     }
 
-    /// Calls an hour that the provider makes for itself: logins and their renewals.
+    /// Returns the calls per hour that the provider makes on its own: logins and their renewals.
     pub fn own_calls_per_hour(&self) -> f64 {
         self.0.provider.own_calls_per_hour()
     }
 
-    /// The version of the KMS's key that wrapped this record's DEK, where keys have versions.
+    /// Returns the version of the KMS's key that wrapped this record's DEK, where keys have versions.
     pub fn key_version(&self, keyspace: u32, generation: u32, record: &[u8]) -> Option<u32> {
         let context = self.context(keyspace, generation);
         let record = Record::open(&context, record).ok()?;
         self.0.provider.key_version(record.wrapped())
     }
 
-    /// The newest version of the KMS's key that was seen.
+    /// Returns the newest version of the KMS's key that was seen.
     pub fn newest_key_version(&self) -> Option<u32> {
         self.0.provider.newest_key_version()
     }
 
-    /// Whether the provider can reach its key now.
+    /// Returns whether the provider can reach its key now.
     pub fn state(&self) -> ProviderState {
         self.0.provider.state()
     }
 
-    /// What [`Service::unlock`] wants.
+    /// Returns what [`Service::unlock`] wants.
     pub fn unlock_need(&self) -> UnlockNeed {
         self.0.provider.unlock_need()
     }
 
-    /// Whether the key-encryption key lies unprotected on this machine. To be logged at every start.
+    /// Returns `true` if the key-encryption key is unprotected on this machine. Must be logged at every start.
     pub fn is_unprotected(&self) -> bool {
         self.0.provider.is_unprotected()
     }
 
-    /// The provider's name.
+    /// Returns the provider's name.
     pub fn provider_name(&self) -> &'static str {
         self.0.provider.name()
     }
 
-    /// Calls so far, by operation and outcome.
+    /// Returns the calls so far, by operation and outcome.
     pub fn counters(&self) -> Counters {
         let mut sum = self.0.caller.counters().sum();
         sum.add_all(&self.0.provider.own_calls());
         sum
     }
 
-    /// Calls so far of each keyspace; those of none under 0.
+    /// Returns the calls so far of each keyspace; those of none are under 0.
     pub fn counters_by_keyspace(&self) -> BTreeMap<u32, Counters> {
         let mut calls = self.0.caller.counters().by_keyspace();
         let own_calls = self.0.provider.own_calls();
@@ -408,14 +408,14 @@ impl Service {
         calls
     }
 
-    /// The budget's headroom now.
+    /// Returns the remaining budget.
     pub fn gauges(&self) -> Gauges {
         self.0
             .caller
             .gauges(u32::try_from(self.0.desk.len()).unwrap_or(u32::MAX))
     }
 
-    /// What a key that is made now is bound to. What is made for no keyspace authenticates the catalogue.
+    /// Returns the context of a new key. A key for no keyspace authenticates the catalogue.
     fn context(&self, keyspace: u32, generation: u32) -> Context {
         Context {
             cluster: self.0.cluster,
@@ -428,7 +428,7 @@ impl Service {
         }
     }
 
-    /// What the key of a record must be bound to. DEKs may be older than authenticated catalogues.
+    /// Returns the context of the key in a record. DEKs may be older than authenticated catalogues.
     fn context_of(&self, keyspace: u32, generation: u32, record: &[u8]) -> Context {
         let mut context = self.context(keyspace, generation);
         if keyspace != NO_KEYSPACE && !is_sealed_data_key(record) {
@@ -456,7 +456,7 @@ fn generates_no_longer() -> KmsError {
 fn locked_meanwhile() -> KmsError {
     KmsError::new(
         Class::Locked,
-        "the KMS was locked meanwhile",
+        "the KMS was locked in the meantime",
         "unlock it: keyway unlock KEYSPACE",
     )
 }

@@ -6,15 +6,15 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::{Class, KmsError};
 
-/// Longest share, in bytes: 33 words of at most 8 letters, and room for careless spacing.
+/// Longest share, in bytes: 33 words of at most 8 letters, with slack for extra spaces.
 pub const SHARE_BYTES_MAX: usize = 512;
 
-/// A share's words. It prints nothing and is wiped when dropped. Whether the words are a share is seen when they are
-/// used.
+/// A share's words. Its `Debug` output is empty, and it is wiped when dropped. Whether the words form a share is checked
+/// when they are used.
 pub struct Share(Zeroizing<String>);
 
 impl Share {
-    /// Takes the words; they are ASCII. What is refused is wiped.
+    /// Takes the words, which are ASCII. Refused text is wiped.
     pub fn new(bytes: Vec<u8>) -> Result<Self, KmsError> {
         let bytes = Zeroizing::new(bytes);
         let refuse = |what: &str| {
@@ -34,7 +34,7 @@ impl Share {
         }
     }
 
-    /// The words, for as long as the borrow lasts.
+    /// Returns the words for the duration of the borrow.
     pub fn expose(&self) -> &str {
         &self.0
     }

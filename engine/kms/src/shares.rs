@@ -1,13 +1,13 @@
-//! A secret in shares: SLIP-39, "Shamir's Secret-Sharing for Mnemonic Codes" (SatoshiLabs), for a secret of 32 bytes,
-//! one group, no passphrase.
+//! Secret sharing with SLIP-39, "Shamir's Secret-Sharing for Mnemonic Codes" (SatoshiLabs), for a secret of 32 bytes, one
+//! group, no passphrase.
 //!
 //! ```text
 //! secret ─cipher─▶ block ─polynomial─▶ values ─mnemonic (checksum, words)─▶ shares
 //! ```
 //!
-//! Any tool that follows the standard recovers the secret from enough shares, with an empty passphrase. Sets that we
-//! make are extendable, as the standard wants of new ones, and have iteration exponent 0: the iterations slow down
-//! whoever guesses a passphrase, and there is none.
+//! Any tool that follows the standard recovers the secret from enough shares, with an empty passphrase. Keyway's sets are
+//! extendable, as the standard requires of new ones, and have iteration exponent 0: the iterations slow down guesses of a
+//! passphrase, and there is none.
 
 mod checksum;
 mod cipher;
@@ -34,13 +34,14 @@ use gf256::Point;
 /// Most shares of a secret.
 pub const SHARES_MAX: u8 = 16;
 
-/// The iteration exponent of the sets that we make: 10,000 iterations in all.
+/// The iteration exponent of Keyway's sets: 10,000 iterations in total.
 const ITERATION_EXPONENT: u8 = 0;
-/// The largest that we read: 640,000 iterations, some tenths of a second. Whoever asks for more wants to stall us.
+/// The largest exponent accepted: 640,000 iterations, some tenths of a second. A larger one is an attempt to stall the
+/// server.
 pub(crate) const ITERATION_EXPONENT_MAX: u8 = 6;
 const PASSPHRASE: &[u8] = b"";
 
-/// How many shares there are, and how many of them recover the secret.
+/// The number of shares, and how many of them recover the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quorum {
     threshold: u8,
@@ -48,8 +49,8 @@ pub struct Quorum {
 }
 
 impl Quorum {
-    /// `1 <= threshold <= count <= 16`; a threshold of 1 wants a count of 1, since the shares would be the same one.
-    /// Other figures are [`Class::Misconfigured`].
+    /// Creates a quorum. `1 <= threshold <= count <= 16`; a threshold of 1 requires a count of 1, since all shares would
+    /// be the same. Other values are [`Class::Misconfigured`].
     pub fn new(threshold: u8, count: u8) -> Result<Self, KmsError> {
         let refuse = |remedy| {
             Err(KmsError::new(
@@ -69,12 +70,12 @@ impl Quorum {
         Ok(Self { threshold, count })
     }
 
-    /// Shares that recover the secret.
+    /// Returns the number of shares that recover the secret.
     pub const fn threshold(self) -> u8 {
         self.threshold
     }
 
-    /// Shares that there are.
+    /// Returns the number of shares.
     pub const fn count(self) -> u8 {
         self.count
     }
@@ -87,13 +88,13 @@ pub fn split_secret(secret: &SecretKey, quorum: Quorum) -> Result<Vec<Share>, Km
     members.iter().map(Member::to_share).collect()
 }
 
-/// The secret from exactly as many shares as it takes, in any order. Errors, all [`Class::Denied`]: words that are no
-/// share, shares of different sets, one share twice, too few or too many, shares that do not belong together.
+/// Recovers the secret from exactly as many shares as required, in any order. Errors, all [`Class::Denied`]: words that
+/// are not a share, shares of different sets, a repeated share, too few or too many, shares that do not belong together.
 pub fn combine_shares(shares: &[Share]) -> Result<SecretKey, KmsError> {
     combine(&read_set(shares, None)?)
 }
 
-/// Reads different shares of one set: the one with these terms, or else the first share's.
+/// Parses different shares of one set: the one with these terms, or otherwise the first share's.
 pub(crate) fn read_set(shares: &[Share], terms: Option<Terms>) -> Result<Vec<Member>, KmsError> {
     let mut members: Vec<Member> = Vec::with_capacity(shares.len());
     for share in shares {
@@ -108,7 +109,7 @@ pub(crate) fn read_set(shares: &[Share], terms: Option<Terms>) -> Result<Vec<Mem
     Ok(members)
 }
 
-/// What all shares of a set have in common. None of it is secret.
+/// The common properties of all shares of a set. None of them is secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     /// 15 random bits.
@@ -119,16 +120,16 @@ pub(crate) struct Terms {
     pub(crate) threshold: u8,
 }
 
-/// One share, read. It prints no secret and wipes itself.
+/// One share, parsed. Its `Debug` output contains no secret, and it wipes itself.
 pub(crate) struct Member {
     pub(crate) terms: Terms,
-    /// `0..16`: where the polynomials have the value.
+    /// `0..16`: the argument at which the polynomials have the value.
     number: u8,
     value: Zeroizing<Vec<u8>>,
 }
 
 impl Member {
-    /// Reads a share of a 32-byte secret. [`Class::Denied`]: the words are not one.
+    /// Parses a share of a 32-byte secret. Returns [`Class::Denied`] if the words are not one.
     pub(crate) fn parse(share: &Share) -> Result<Self, KmsError> {
         let member = mnemonic::decode(share, SECRET_BYTES)?;
         let exponent = member.terms.iteration_exponent;
@@ -147,12 +148,12 @@ impl Member {
         mnemonic::encode(self)
     }
 
-    /// Its number, as people count: `1..=16`.
+    /// Returns its number as users count: `1..=16`.
     pub(crate) fn place(&self) -> u8 {
         self.number + 1
     }
 
-    /// Whether it is the same share.
+    /// Returns `true` if it is the same share.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.number == other.number && bool::from(self.value.ct_eq(&other.value))
     }
@@ -223,7 +224,7 @@ impl fmt::Debug for Member {
     }
 }
 
-/// A new set of shares of `secret`.
+/// Splits `secret` into a new set of shares.
 pub(crate) fn split(
     random: &SystemRandom,
     secret: &SecretKey,
@@ -251,18 +252,18 @@ pub(crate) fn split(
     Ok((terms, members))
 }
 
-/// The secret from exactly as many shares as it takes; they have passed [`Member::check_belongs`] and
+/// Recovers the secret from exactly as many shares as required; they have passed [`Member::check_belongs`] and
 /// [`Member::check_new`]. [`Class::Denied`]: too few, too many, or they do not belong together.
 pub(crate) fn combine(members: &[impl Borrow<Member>]) -> Result<SecretKey, KmsError> {
     let block = recover(members, PASSPHRASE)?;
     SecretKey::try_fill(|bytes| {
-        // `Member::parse` and `split` make values of this length and no other.
+        // `Member::parse` and `split` create only values of this length.
         bytes.copy_from_slice(&block);
         Ok(())
     })
 }
 
-/// Of any length and passphrase, as the standard's vectors have them.
+/// Recovers a secret of any length and passphrase, as in the standard's vectors.
 fn recover(
     members: &[impl Borrow<Member>],
     passphrase: &[u8],
@@ -272,7 +273,7 @@ fn recover(
         Some(member) => {
             return Err(refused(
                 format!(
-                    "{} shares were given, and the secret wants {}",
+                    "{} shares were given, and the secret needs {}",
                     members.len(),
                     member.terms.threshold
                 ),
@@ -299,7 +300,7 @@ fn recover(
     Ok(block)
 }
 
-/// A share that is refused is a wrong secret.
+/// Creates the error for a refused share, which counts as a wrong secret.
 fn refused(what: impl Into<String>, remedy: &str) -> KmsError {
     KmsError::new(Class::Denied, what, remedy).from_cause(Cause::WrongSecret)
 }

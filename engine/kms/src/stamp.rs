@@ -1,11 +1,9 @@
-//! Whether files are still the ones that were read: so that a certificate, a token or a PIN that is replaced on the disk
-//! is taken up without a restart.
+//! Detects changed files, so that a certificate, a token or a PIN that is replaced on the disk is used without a restart.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells one state of some files from another: identity, size and times of each, through symbolic links. A file that
-/// is missing has none.
+/// Distinguishes states of some files: identity, size and times of each, through symbolic links. A missing file has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stamp(Vec<Option<FileStamp>>);
 
@@ -19,7 +17,7 @@ struct FileStamp {
 }
 
 impl Stamp {
-    /// Blocks for one look at each file.
+    /// Reads the state of each file. Blocks.
     pub(crate) fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let stamp = |path: &Path| {
             let metadata = std::fs::metadata(path).ok()?;

@@ -1,4 +1,4 @@
-//! Tags that only whoever has a key can make.
+//! Authentication tags that only the holder of a key can create.
 
 use ring::hmac;
 use subtle::ConstantTimeEq;
@@ -8,12 +8,12 @@ use crate::SecretKey;
 /// Length of a tag.
 pub const TAG_BYTES: usize = 32;
 
-/// HMAC-SHA-256 over a label and parts, each with its length before it, so that no two lists of parts are alike.
+/// HMAC-SHA-256 over a label and parts, each preceded by its length, so that no two lists of parts are equal.
 #[derive(Clone, Debug)]
 pub struct Tag([u8; TAG_BYTES]);
 
 impl Tag {
-    /// The tag of `parts`. The label says what it is for: a tag for one thing is none for another.
+    /// Returns the tag of `parts`. The label states its purpose, so that a tag for one purpose is not valid for another.
     pub fn of(key: &SecretKey, label: &str, parts: &[&[u8]]) -> Self {
         let mut state = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
         for part in [label.as_bytes()].iter().chain(parts) {
@@ -26,7 +26,7 @@ impl Tag {
         Self(bytes)
     }
 
-    /// The bytes, which are no secret.
+    /// Returns the bytes, which are no secret.
     pub fn bytes(&self) -> &[u8; TAG_BYTES] {
         &self.0
     }

@@ -1,4 +1,5 @@
-//! A KEK whose secret is in shares, as its users meet it, and beside the reference implementation of SLIP-39.
+//! A KEK whose secret is split into shares, through its interface, and compared with the reference implementation of
+//! SLIP-39.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -92,7 +93,7 @@ async fn three_of_five_people_open_what_five_were_given() {
     let wrapped = wrap(&local).await;
     drop(local);
 
-    // The constructor that knows only files that are there reads it as well.
+    // The constructor that accepts only existing files reads it as well.
     let local = Local::open(&dir.kek(), DevKek::Refuse).unwrap();
     for (share, given) in [(&shares[3], 1), (&shares[0], 2)] {
         let threshold = 3;
@@ -160,7 +161,7 @@ async fn a_share_that_does_not_count_is_denied_and_the_others_are_kept() {
         assert_eq!(local.unlock_need(), need, "{error}");
     }
     assert_eq!(give(&local, &shares[2]).await.unwrap(), Unlocked::Open);
-    // Unlocking what is unlocked asks for the quorum again, and takes nothing away.
+    // Unlocking an unlocked KMS asks for the quorum again, and does not lock it.
     give(&local, &shares[0]).await.unwrap();
     assert_eq!(local.state(), ProviderState::Unlocked);
     assert_eq!(give(&local, &shares[2]).await.unwrap(), Unlocked::Open);
@@ -221,11 +222,11 @@ async fn a_file_that_is_there_is_never_overwritten() {
         assert!(error.what().contains("exists already"), "{error}");
         assert_eq!(fs::read(dir.kek()).unwrap(), before);
     }
-    // Who looked before there was a file takes it up at the unlock.
+    // A provider opened before there was a file uses it at the unlock.
     assert_eq!(late.unlock_need(), UnlockNeed::Initialise);
     give(&late, &shares[0]).await.unwrap();
     assert_eq!(give(&late, &shares[1]).await.unwrap(), Unlocked::Open);
-    // A file that went away is not replaced by another one either: its keys are in use.
+    // A file that was removed is not replaced by another one either: its keys are in use.
     fs::remove_file(dir.kek()).unwrap();
     let error = late.initialise(shares_of(3, 2)).await.unwrap_err();
     assert!(error.what().contains("is gone"), "{error}");
@@ -313,7 +314,7 @@ fn every_quorum_size_goes_through_words_and_back() {
                 continue;
             };
             let shares = split_secret(&secret, quorum).unwrap();
-            // Every second one from the end first: another order than they were made in.
+            // Every second one from the end first: not the order in which they were created.
             let mut order: Vec<usize> = (0..shares.len()).rev().step_by(2).collect();
             order.extend((0..shares.len()).filter(|i| (shares.len() - 1 - i) % 2 == 1));
             order.truncate(usize::from(threshold));
@@ -331,7 +332,7 @@ fn hex(secret: &SecretKey) -> String {
     digits.collect()
 }
 
-/// Runs `shamir` with these lines on its standard input, and returns what it prints.
+/// Runs `shamir` with these lines on its standard input, and returns its output.
 fn shamir(program: &Path, arguments: &[&str], lines: &str) -> String {
     let mut child = Command::new(program)
         .args(arguments)

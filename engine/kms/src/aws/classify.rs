@@ -1,7 +1,7 @@
-//! What AWS KMS, the SDK and the network say went wrong, as one of the seam's classes.
+//! Maps the errors of AWS KMS, the SDK and the network to a class.
 //!
-//! The codes are those of the KMS API reference and its page of common errors. A code that is not among them goes by
-//! the HTTP status.
+//! The codes are those of the KMS API reference and its page of common errors. A code that is not among them is
+//! classified by the HTTP status.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -18,11 +18,11 @@ use crate::{Cause, Class, KmsError};
 
 /// How far AWS lets a request's time be off its own.
 const SKEW_MAX: Duration = Duration::from_secs(5 * 60);
-/// Longest `Retry-After` that is taken at its word.
+/// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// Longest foreign text in a message.
+/// Longest external text in a message, in characters.
 const FOREIGN_CHARS_MAX: usize = 300;
-/// Deepest chain of sources that is looked through.
+/// Deepest chain of sources that is searched.
 const SOURCES_MAX: usize = 16;
 
 const UNAVAILABLE: Class = Class::Unavailable { retry_after: None };
@@ -30,28 +30,28 @@ const NOT_IN_TIME: &str = "no answer in time";
 const NETWORK_REMEDY: &str = "check the network to AWS KMS and to the source of credentials";
 const CLOCK_REMEDY: &str = "set the clock of this machine: AWS accepts 5 minutes of difference";
 
-/// What was asked when it failed.
+/// The request that failed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     /// The operation, as the API names it.
     pub operation: &'static str,
     /// The key, as the settings name it.
     pub key: &'a str,
-    /// The wall clock at the answer.
+    /// The wall-clock time of the answer.
     pub now: SystemTime,
 }
 
 /// A failed call.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// What the caller gets.
+    /// The error for the caller.
     pub error: KmsError,
-    /// Whether the credentials are to blame, so that they should be read anew: the SDK keeps those of a file for a
-    /// quarter of an hour, and an operator who has replaced them should not wait for that.
+    /// Whether the credentials are the cause and must be reread: the SDK caches those of a file for a quarter of an hour,
+    /// and an operator who has replaced them must not have to wait for that.
     pub blames_credentials: bool,
 }
 
-/// Sorts a failure of the SDK.
+/// Classifies an error of the SDK.
 pub(super) fn classify<E>(asked: Asked<'_>, error: &SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -69,7 +69,7 @@ where
         SdkError::ServiceError(context) => answered(asked, context.err(), context.raw()),
         SdkError::ResponseError(context) => {
             let status = context.raw().status().as_u16();
-            let what = format!("an answer with status {status} that is none of AWS KMS's");
+            let what = format!("an answer with status {status} that is not from AWS KMS");
             failed(
                 by_status(context.raw()),
                 Cause::NotTheKms,
@@ -81,7 +81,7 @@ where
         SdkError::DispatchFailure(context) if context.is_timeout() => {
             failed(UNAVAILABLE, Cause::TimedOut, NOT_IN_TIME.to_owned(), NETWORK_REMEDY)
         }
-        // Everything else happened before there was an answer: looking for credentials, the endpoint, the network.
+        // Every other error occurred before an answer: while determining credentials or the endpoint, or in the network.
         other => unasked(other).map_or_else(
             || {
                 failed(
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// A failure that this machine makes before it asks AWS KMS anything: class, what, remedy.
+/// Returns class, cause and remedy of a failure on this machine before a request was sent to AWS KMS.
 fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, Cause, String, &'static str)> {
     sources(error).find_map(|source| {
         if source.is::<InTheClear>() {
@@ -112,7 +112,7 @@ fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, Cause, String, &'sta
     })
 }
 
-/// What the network says, as far as its words tell.
+/// Returns the cause of a network error, as far as its text shows.
 fn network_cause(error: &(dyn Error + 'static)) -> Cause {
     let text = chain(error);
     let says = |words: &str| text.contains(words);
@@ -132,8 +132,8 @@ fn network_cause(error: &(dyn Error + 'static)) -> Cause {
 pub(super) fn no_credentials(error: &CredentialsError) -> (Class, Cause, String, &'static str) {
     let text = chain(error);
     match error {
-        // The last place to look is the machine's metadata service, and the SDK says the same thing of one that is not
-        // there as of one that is there and did not answer. The second passes, so it may not count as a decision.
+        // The SDK tries the machine's metadata service last, and reports a missing one like one that did not answer. The
+        // latter is transient, so it must not count as a decision.
         CredentialsError::CredentialsNotLoaded(_) => (
             UNAVAILABLE,
             Cause::CredentialsMissing,
@@ -146,8 +146,8 @@ pub(super) fn no_credentials(error: &CredentialsError) -> (Class, Cause, String,
             format!("the AWS configuration gives no credentials ({text})"),
             "check profile, credentials_file and the AWS configuration files",
         ),
-        // The source of credentials is itself a service that can refuse, such as STS for a role. The SDK keeps that
-        // answer behind several types, so the code is looked for in the text.
+        // The source of credentials is itself a service that can refuse, such as STS for a role. The SDK wraps that
+        // answer in several types, so the text is searched for the code.
         CredentialsError::ProviderError(_) if is_refusal(&text) => (
             Class::Credential,
             Cause::LoginRefused,
@@ -175,8 +175,8 @@ fn is_refusal(text: &str) -> bool {
     CODES.iter().any(|code| text.contains(code))
 }
 
-/// An error answer. Its message is shown where AWS explains a decision in it; elsewhere it can hold parts of the
-/// request, and signatures' messages do.
+/// Classifies an error answer. Its message is included only where AWS explains a decision in it; other messages can
+/// contain parts of the request, as those about signatures do.
 fn answered(
     asked: Asked<'_>,
     error: &impl ProvideErrorMetadata,
@@ -231,7 +231,7 @@ fn answered(
             cause = Some(Cause::CredentialsExpired);
             (Class::Credential, "renew the session's credentials")
         }
-        // A key whose store, or the external key manager behind it, is away has this code too: that is an outage.
+        // This code is also returned if the key's store, or the external key manager, is unreachable: that is an outage.
         "KMSInvalidStateException" if !names_a_decision(message) => {
             shows_message = true;
             cause = Some(Cause::ServerError);
@@ -304,7 +304,7 @@ fn answered(
         }
         _ => {
             let class = by_status(response);
-            // It may be about the credentials, and reading them anew costs little.
+            // It may concern the credentials, and rereading them is cheap.
             blames_credentials = matches!(response.status().as_u16(), 401 | 403);
             if code.is_empty() {
                 cause = Some(Cause::NotTheKms);
@@ -340,7 +340,7 @@ fn answered(
 fn by_status(response: &HttpResponse) -> Class {
     let retry_after = retry_after(response);
     match response.status().as_u16() {
-        // Without a code that we know it may be a proxy's, and is no decision of AWS KMS.
+        // Without a known code it may come from a proxy, and is not a decision of AWS KMS.
         401 | 403 => Class::Unavailable { retry_after },
         408 => Class::Unavailable { retry_after },
         429 => Class::Throttled { retry_after },
@@ -349,13 +349,13 @@ fn by_status(response: &HttpResponse) -> Class {
     }
 }
 
-/// `Retry-After` in seconds. Its other form, a date, is not used by AWS.
+/// Parses `Retry-After` in seconds. AWS does not use its other form, a date.
 fn retry_after(response: &HttpResponse) -> Option<Duration> {
     let seconds: u64 = response.headers().get("retry-after")?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// Whether the state that AWS names is one that somebody has put the key into: `ARN is pending deletion.`
+/// Returns `true` if the message names a state that an administrator has put the key into: `ARN is pending deletion.`
 fn names_a_decision(message: &str) -> bool {
     const STATES: [&str; 4] = [
         "is disabled",
@@ -366,12 +366,13 @@ fn names_a_decision(message: &str) -> bool {
     STATES.iter().any(|state| message.contains(state))
 }
 
-/// AWS says so in two sentences: "Signature expired: ..." and "Signature not yet current: ...".
+/// Returns `true` for the two messages of AWS about the clock: "Signature expired: ..." and "Signature not yet current:
+/// ...".
 fn blames_clock(message: &str) -> bool {
     message.starts_with("Signature expired") || message.starts_with("Signature not yet current")
 }
 
-/// Whether the answer's own date is too far from ours.
+/// Returns `true` if the date of the answer differs too much from this machine's.
 fn is_clock_off(response: &HttpResponse, now: SystemTime) -> bool {
     let theirs = response
         .headers()
@@ -390,7 +391,7 @@ fn is_request_id(id: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-/// An error and its sources, outermost first.
+/// Returns an error and its sources, outermost first.
 fn sources<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -403,12 +404,13 @@ fn sources<'a>(
     .take(SOURCES_MAX)
 }
 
-/// What an error and its sources say, outermost first. Their `Debug` would say more than is fit for a log.
+/// Returns the messages of an error and its sources, outermost first. Their `Debug` output would contain more than is
+/// suitable for a log.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for error in sources(error) {
         let said = error.to_string();
-        // Many errors repeat their source.
+        // Many errors repeat their source's message.
         if !text.ends_with(&said) {
             let colon = if text.is_empty() { "" } else { ": " };
             let _ = write!(text, "{colon}{said}");
@@ -417,7 +419,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     foreign(&text)
 }
 
-/// Text from elsewhere, on one line and not too long.
+/// Returns external text on one line, truncated.
 fn foreign(text: &str) -> String {
     text.chars()
         .map(|character| {

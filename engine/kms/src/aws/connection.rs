@@ -1,4 +1,4 @@
-//! The SDK's client, made at the first call, and what it may do.
+//! The SDK's client, created at the first call, and its restrictions.
 
 use std::future::Future;
 
@@ -29,15 +29,15 @@ use super::key_name::KeyName;
 use super::settings::{AwsSettings, check_endpoint, is_loopback};
 use crate::{Class, KmsError};
 
-/// One client with its credentials, from an unlock to the next lock. It is made by the first call, because the region
-/// may have to be asked for; calls that come meanwhile wait for it. Dropping it drops the cached credentials.
+/// One client with its credentials, from an unlock to the next lock. The first call creates it, because determining the
+/// region may need a request; concurrent calls wait for it. Dropping it drops the cached credentials.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     client: OnceCell<aws_sdk_kms::Client>,
 }
 
 impl Connection {
-    /// The client. What fails is tried again by the next call.
+    /// Returns the client. After a failure, the next call tries again.
     pub(super) async fn client(
         &self,
         settings: &AwsSettings,
@@ -50,10 +50,9 @@ impl Connection {
     }
 }
 
-/// Runs a future of the SDK without a log. At the level `trace` the SDK writes whole requests: a session's token, and
-/// the DEK that Encrypt is given. Two environment variables of its own (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`)
-/// repeat the body and add the answers. No level and no variable may be what writes a secret to disk. What went wrong
-/// is in the error.
+/// Runs a future of the SDK without logging. At level `trace` the SDK logs complete requests: a session's token, and the
+/// DEK in an Encrypt request. Two of its environment variables (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`) add the body
+/// and the answers. No level and no variable may write a secret to disk. The error contains the cause.
 pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
     future.with_subscriber(NoSubscriber::default())
 }
@@ -68,8 +67,8 @@ async fn make_client(
     let config = loaded.map_err(|_| {
         KmsError::new(
             Class::Unavailable { retry_after: None },
-            format!("the AWS configuration was not found out within {limit:?}"),
-            "set region; otherwise the machine's metadata are asked for it",
+            format!("the AWS configuration was not determined within {limit:?}"),
+            "set region; otherwise it is read from the machine's metadata service",
         )
     })??;
     let mut kms = aws_sdk_kms::config::Builder::from(&config).interceptor(EndpointGuard);
@@ -84,7 +83,7 @@ async fn load(settings: &AwsSettings, key: &KeyName) -> Result<SdkConfig, KmsErr
     let call_max = settings.call_time_max();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http.clone())
-        // The service above retries, with one budget for all; an SDK that retried as well would multiply the tries.
+        // The service retries, within one budget for all; retries in the SDK would multiply the attempts.
         .retry_config(RetryConfig::disabled())
         .timeout_config(
             TimeoutConfig::builder()
@@ -96,7 +95,7 @@ async fn load(settings: &AwsSettings, key: &KeyName) -> Result<SdkConfig, KmsErr
         )
         // Bodies are a few kilobytes, and the time limits above are stricter.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        // Sooner than the call's own limit, so that the error says what took so long.
+        // Earlier than the call's own limit, so that the error names what took so long.
         .identity_cache(
             IdentityCache::lazy()
                 .load_timeout(call_max.mul_f32(0.75))
@@ -127,7 +126,7 @@ async fn load(settings: &AwsSettings, key: &KeyName) -> Result<SdkConfig, KmsErr
         ));
     };
     if let Some(url) = base.endpoint_url() {
-        // It may have come from AWS_ENDPOINT_URL or a profile.
+        // It may come from AWS_ENDPOINT_URL or a profile.
         check_endpoint(url)?;
     }
     if !settings.names_credentials() {
@@ -161,8 +160,8 @@ fn profile_files(settings: &AwsSettings) -> Option<ProfileFiles> {
     Some(files)
 }
 
-/// hyper and rustls, with ring. HTTPS_PROXY is not looked at: the way to a KMS without a route to the internet is an
-/// endpoint in the own network.
+/// Creates an HTTP client of hyper and rustls, with ring. HTTPS_PROXY is ignored: the way to a KMS without a route to the
+/// internet is an endpoint in the local network.
 fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
     let roots = rustls_native_certs::load_native_certs().certs;
     let (usable, _) = rustls::RootCertStore::empty().add_parsable_certificates(roots);
@@ -177,7 +176,7 @@ fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
             "install the package ca-certificates, or set SSL_CERT_FILE",
         ));
     }
-    // A development build of the SDK panics where it is told to trust the machine's roots and there are none.
+    // A development build of the SDK panics if it uses the machine's trusted roots and there are none.
     let trusted = TrustStore::empty().with_native_roots(usable > 0);
     let tls = TlsContext::builder()
         .with_trust_store(trusted)
@@ -185,7 +184,7 @@ fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
         .map_err(|error| {
             KmsError::new(
                 Class::Misconfigured,
-                format!("TLS to AWS KMS cannot be set up: {error}"),
+                format!("cannot configure TLS for AWS KMS: {error}"),
                 "check the machine's trusted root certificates",
             )
         })?;
@@ -195,8 +194,8 @@ fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
         .build_https())
 }
 
-/// The last look before a request leaves. Endpoints also come from the environment and from profiles, in several forms;
-/// this is where all of them end up.
+/// The last check before a request is sent. Endpoints also come from the environment and from profiles, in several forms,
+/// all of which end here.
 #[derive(Debug)]
 struct EndpointGuard;
 
@@ -224,7 +223,7 @@ impl Intercept for EndpointGuard {
     }
 }
 
-/// The endpoint that the environment or a profile names is neither https nor loopback.
+/// The error for an endpoint in the environment or a profile that is neither https nor loopback.
 #[derive(Debug)]
 pub(super) struct InTheClear;
 
@@ -244,7 +243,7 @@ mod tests {
     use super::super::classify::{Asked, classify};
     use super::*;
 
-    /// 192.0.2.1 is no machine's address, and nobody is asked whether it is.
+    /// 192.0.2.1 belongs to no machine, and no request tests that.
     #[tokio::test]
     async fn the_guard_stops_a_request_in_the_clear_before_it_leaves() {
         let http = http_client(&AwsSettings {

@@ -1,11 +1,11 @@
-//! A wrapped key as it is stored: what AWS returned, with the ARN of the key that wrapped it.
+//! The stored form of a wrapped key: the ciphertext from AWS, with the ARN of the key that wrapped it.
 //!
 //! ```text
 //! "arn1" | u16 length, little-endian | ARN | ciphertext
 //! ```
 //!
-//! An alias can be pointed at another key; what the first key wrapped is still asked of the first key. Wrapped keys of
-//! before hold the ciphertext alone, and go by the name in the settings.
+//! An alias can be changed to another key; DEKs wrapped by the first key must still be unwrapped by it. Older wrapped
+//! keys consist of the ciphertext alone, and use the key name in the settings.
 
 use super::CIPHERTEXT_BYTES_MAX;
 use crate::{WRAPPED_BYTES_MAX, Wrapped};
@@ -23,13 +23,14 @@ const _: () = assert!(
 /// The parts of a wrapped key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Envelope<'a> {
-    /// `None`: it is of before.
+    /// `None` in the older form.
     pub(super) arn: Option<&'a str>,
     pub(super) ciphertext: &'a [u8],
 }
 
 impl<'a> Envelope<'a> {
-    /// `None`: it is none of ours. The ciphertext has `1..=CIPHERTEXT_BYTES_MAX` bytes.
+    /// Parses a wrapped key. Returns `None` if it was not created by Keyway. The ciphertext has
+    /// `1..=CIPHERTEXT_BYTES_MAX` bytes.
     pub(super) fn parse(wrapped: &'a [u8]) -> Option<Self> {
         let (arn, ciphertext) = match wrapped.strip_prefix(MAGIC) {
             None => (None, wrapped),
@@ -44,7 +45,7 @@ impl<'a> Envelope<'a> {
         fits.then_some(Self { arn, ciphertext })
     }
 
-    /// `None`: the ARN is too long, which none of AWS's is.
+    /// Builds a wrapped key. Returns `None` if the ARN is longer than any of AWS.
     pub(super) fn seal(arn: &str, ciphertext: &[u8]) -> Option<Wrapped> {
         if arn.len() > ARN_BYTES_MAX {
             return None;

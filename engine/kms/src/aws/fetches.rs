@@ -1,5 +1,5 @@
-//! Where credentials come from, counted: a session that STS, a container or an instance role gives is a call each time,
-//! at each end of its time, which the forecast of calls must not leave out.
+//! Counts fetches of credentials: a session from STS, a container or an instance role costs a call whenever it expires,
+//! which the forecast of calls must include.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -18,12 +18,12 @@ pub(super) struct Fetches(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     calls: Counters,
-    /// Of the latest credentials, from their fetch to their end, in s. 0: they have none.
+    /// Lifetime of the latest credentials from their fetch, in s; 0 if they do not expire.
     lifetime_s: u64,
 }
 
 impl Fetches {
-    /// The provider with its fetches counted here.
+    /// Returns the provider with its fetches counted here.
     pub(super) fn of(&self, source: SharedCredentialsProvider) -> SharedCredentialsProvider {
         SharedCredentialsProvider::new(Counted {
             source,
@@ -35,7 +35,7 @@ impl Fetches {
         self.state().calls
     }
 
-    /// Fetches in an hour: one for each lifetime of the credentials.
+    /// Returns the fetches per hour: one for each lifetime of the credentials.
     pub(super) fn per_hour(&self) -> f64 {
         match self.state().lifetime_s {
             0 => 0.0,
@@ -50,7 +50,7 @@ impl Fetches {
                 let left = credentials.expiry().map(|end| end.duration_since(now));
                 state.lifetime_s = match left {
                     Some(left) => left.map_or(1, |left| left.as_secs().max(1)),
-                    // Out of a file or the environment, which is no call.
+                    // From a file or the environment, which costs no call.
                     None => {
                         state.lifetime_s = 0;
                         return;
@@ -67,7 +67,7 @@ impl Fetches {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Only whole values are put there.
+        // Only complete values are stored there.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

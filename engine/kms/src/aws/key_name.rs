@@ -7,19 +7,19 @@ const KEY_ID_BYTES_MAX: usize = 2048;
 
 const FORMS: &str = "give a key's id, its ARN, alias/NAME, or an alias's ARN";
 
-/// A key's name, as the settings give it.
+/// A key's name, as given in the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyName {
-    /// An ARN of a key. Answers carry it word for word.
+    /// An ARN of a key. Answers contain it verbatim.
     KeyArn(String),
     /// A key id. Answers carry an ARN that ends in it.
     KeyId(String),
-    /// An alias or its ARN. What key that is, the first answer says.
+    /// An alias or its ARN. The first answer shows which key that is.
     Alias(String),
 }
 
 impl KeyName {
-    /// Reads a name. Whether there is such a key, only KMS knows.
+    /// Parses a name. Only KMS can tell whether the key exists.
     pub(super) fn parse(name: &str) -> Result<Self, KmsError> {
         let refused = || {
             KmsError::new(
@@ -48,20 +48,20 @@ impl KeyName {
         }
     }
 
-    /// The name, as it was given.
+    /// Returns the name, as it was given.
     pub(super) fn as_str(&self) -> &str {
         match self {
             Self::KeyArn(name) | Self::KeyId(name) | Self::Alias(name) => name,
         }
     }
 
-    /// The region, if the name holds one.
+    /// Returns the region, if the name holds one.
     pub(super) fn region(&self) -> Option<&str> {
         ArnParts::split(self.as_str()).map(|parts| parts.region)
     }
 
-    /// Whether an answer that names key `arn` can be from this key. An alias says nothing of the key's id; its ARN says
-    /// in which account and region the key is.
+    /// Returns `true` if an answer that names key `arn` can be from this key. An alias does not contain the key's id; its
+    /// ARN contains the key's account and region.
     pub(super) fn can_be(&self, arn: &str) -> bool {
         let Some(answered) = ArnParts::split(arn) else {
             return false;
@@ -79,7 +79,7 @@ impl KeyName {
     }
 }
 
-/// An id is a UUID, with `mrk-` and without hyphens for a key of several regions.
+/// Returns `true` if `id` is a key id: a UUID, with `mrk-` and without hyphens for a multi-Region key.
 fn is_key_id(id: &str) -> bool {
     let digits = id.strip_prefix("mrk-").unwrap_or(id);
     digits.len() >= 32

@@ -1,4 +1,4 @@
-//! What an operator says about a key at AWS KMS, checked once.
+//! The operator's settings for a key at AWS KMS, checked once.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,33 +14,33 @@ const TIME_MS_MAX: u64 = 60_000;
 /// Longest name of a region or profile.
 const NAME_BYTES_MAX: usize = 128;
 
-/// A key at AWS KMS and the way to it. Nothing in here is secret: credentials come from where AWS's own tools take
-/// them from.
+/// A key at AWS KMS and how to reach it. Nothing in it is secret: credentials come from the same sources as for AWS's own
+/// tools.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AwsSettings {
-    /// A symmetric encryption key: its id, its ARN, `alias/NAME`, or an alias's ARN. An ARN is best: it pins the
-    /// account, and an alias can be pointed at a key that did not wrap what is stored.
+    /// A symmetric encryption key: its id, its ARN, `alias/NAME`, or an alias's ARN. An ARN is best: it determines the
+    /// account, while an alias can be changed to a key that did not wrap what is stored.
     pub key_id: String,
-    /// The region. Default: the one in the ARN, else what `AWS_REGION`, the profile or the machine's metadata say.
+    /// The region. Default: the one in the ARN, otherwise `AWS_REGION`, the profile's, or the one in the machine's
+    /// metadata.
     #[serde(default)]
     pub region: Option<String>,
-    /// Where KMS is, as `https://HOST[:PORT]`; http is accepted for loopback alone. Default: the region's endpoint.
+    /// The endpoint of KMS, as `https://HOST[:PORT]`; http is accepted for loopback only. Default: the region's endpoint.
     #[serde(default)]
     pub endpoint_url: Option<String>,
-    /// The profile that gives credentials. If it or `credentials_file` is named, credentials come from that profile
-    /// and from nowhere else. Default: the SDK's chain of environment, profile, web identity, container, and the
-    /// machine's metadata.
+    /// The profile that provides credentials. If it or `credentials_file` is set, credentials come only from that
+    /// profile. Default: the SDK's chain of environment, profile, web identity, container, and the machine's metadata.
     #[serde(default)]
     pub profile: Option<String>,
-    /// A credentials file in place of `~/.aws/credentials`.
+    /// A credentials file instead of `~/.aws/credentials`.
     #[serde(default)]
     pub credentials_file: Option<PathBuf>,
     /// Time to connect, in ms. `1..=call_ms_max`.
     #[serde(default = "default_connect_ms_max")]
     pub connect_ms_max: u64,
-    /// Time of one call with all that it takes (credentials, connecting, the answer), in ms. `1..=60000`. Keep it below
-    /// [`Budget::call_ms_max`](crate::Budget::call_ms_max): then a time-out is told with the endpoint's name.
+    /// Time limit of one call including credentials, connecting and the answer, in ms. `1..=60000`. Keep it below
+    /// [`Budget::call_ms_max`](crate::Budget::call_ms_max), so that the error of a timeout names the endpoint.
     #[serde(default = "default_call_ms_max")]
     pub call_ms_max: u64,
 }
@@ -54,7 +54,7 @@ const fn default_call_ms_max() -> u64 {
 }
 
 impl AwsSettings {
-    /// Settings for `key_id` with all else as it is by default.
+    /// Creates settings for `key_id` with defaults for everything else.
     pub fn new(key_id: impl Into<String>) -> Self {
         Self {
             key_id: key_id.into(),
@@ -67,12 +67,12 @@ impl AwsSettings {
         }
     }
 
-    /// The region that needs no looking up: the one that was named, else the ARN's.
+    /// Returns the region if it is known without a request: the configured one, otherwise the ARN's.
     pub(super) fn known_region<'a>(&'a self, key: &'a KeyName) -> Option<&'a str> {
         self.region.as_deref().or(key.region())
     }
 
-    /// Whether credentials may come from the named profile alone.
+    /// Returns `true` if credentials may come from the named profile only.
     pub(super) fn names_credentials(&self) -> bool {
         self.profile.is_some() || self.credentials_file.is_some()
     }
@@ -87,7 +87,7 @@ impl AwsSettings {
         Duration::from_millis(self.connect_ms_max)
     }
 
-    /// Refuses what cannot work, and returns the parsed key name.
+    /// Refuses invalid settings, and returns the parsed key name.
     pub(super) fn check(&self) -> Result<KeyName, KmsError> {
         let key = KeyName::parse(&self.key_id)?;
         if let Some(region) = &self.region {
@@ -137,11 +137,11 @@ impl AwsSettings {
     }
 }
 
-/// Refuses an endpoint that a request with plaintext must not go to: anything but https, except on loopback. The URL
-/// may hold no user, path or query: they would end up in logs.
+/// Refuses an endpoint to which no request with plaintext may be sent: anything but https, except on loopback. The URL
+/// must not contain a user, path or query, which would end up in logs.
 pub(super) fn check_endpoint(url: &str) -> Result<(), KmsError> {
     const REMEDY: &str = "give https://HOST[:PORT]; http is for loopback addresses alone";
-    // The text itself is not shown until it is known to hold no password.
+    // The text is not shown until it is known to contain no password.
     let uri: Uri = url
         .parse()
         .map_err(|_| misconfigured("endpoint_url is no URL", REMEDY))?;
@@ -169,7 +169,7 @@ pub(super) fn check_endpoint(url: &str) -> Result<(), KmsError> {
     ))
 }
 
-/// Whether `host` is `localhost` or a loopback address. IPv6 addresses stand in brackets, as in URLs.
+/// Returns `true` if `host` is `localhost` or a loopback address. IPv6 addresses are in brackets, as in URLs.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost"

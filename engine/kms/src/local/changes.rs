@@ -1,4 +1,4 @@
-//! What changes a KEK file that is there: a new KEK version, another passphrase.
+//! Changes of an existing KEK file: a new KEK version, another passphrase.
 
 use super::kek_file::{KekFile, Keks, PlainKek};
 use super::keyring::{open_keks, protect, seal_kek, secret_wanted, shares_key, single_key};
@@ -10,15 +10,15 @@ use crate::shares::read_set;
 use crate::{Class, KmsError, Passphrase, SecretKey, Share};
 
 impl Local {
-    /// Adds a KEK version and returns it. New wraps use it at once; the older versions stay, for what they wrapped. A
-    /// file under a passphrase wants it, locked or not; one whose secret is in shares wants
+    /// Adds a KEK version and returns it. New wraps use it immediately; older versions remain for the keys they wrapped.
+    /// A file under a passphrase needs it, locked or not; one whose secret is split into shares needs
     /// [`Local::rotate_kek_with_shares`].
     pub async fn rotate_kek(&self, secret: UnlockSecret) -> Result<u32, KmsError> {
         self.rotate(move |file| single_key(file, &secret)).await
     }
 
-    /// As [`Local::rotate_kek`], for a file whose secret is in shares: exactly as many different ones as the threshold,
-    /// in one call, locked or not. Shares that were given to an unlock do not count here, and these do not count there.
+    /// As [`Local::rotate_kek`], for a file whose secret is split into shares: exactly as many different shares as the
+    /// threshold, in one call, locked or not. Shares given to an unlock do not count here, and these do not count there.
     pub async fn rotate_kek_with_shares(&self, shares: Vec<Share>) -> Result<u32, KmsError> {
         self.rotate(move |file| key_of_shares(file, &shares)).await
     }
@@ -50,7 +50,7 @@ impl Local {
             }
             let file = KekFile::new(file.id, file.keks);
             let text = file.to_text()?;
-            // Every version opens before the old file is given up.
+            // Every version is opened before the old file is replaced.
             let keyring = open_keks(file, key.as_ref())?;
             shared.place.replace(&text)?;
             shared.refresh(keyring, lock_count);
@@ -59,8 +59,8 @@ impl Local {
         .await
     }
 
-    /// Wraps every KEK version anew under `new`. What was wrapped under the KEKs stays as it is. An unprotected file
-    /// becomes a protected one; one whose secret is in shares is refused. Old copies of the file still open with the old
+    /// Wraps every KEK version again under `new`. Keys wrapped under the KEKs do not change. An unprotected file becomes
+    /// a protected one; one whose secret is split into shares is refused. Old copies of the file still open with the old
     /// passphrase.
     pub async fn change_passphrase(
         &self,

@@ -1,4 +1,4 @@
-//! The KEK file: JSON, format 1. `docs/OPERATING` tells operators what to back up; this is its every field.
+//! The KEK file: JSON, format 1. `docs/OPERATING` describes what to back up; this describes every field.
 //!
 //! ```json
 //! { "format": 1,
@@ -10,19 +10,19 @@
 //!   "checksum": "SHA-256 over all of the above in binary" }
 //! ```
 //!
-//! Byte strings are lower-case hexadecimal. A development file says `"unprotected": { "versions": [ { "version",
-//! "created_unix_ms", "key": "32 bytes" } ] }` instead. A file whose secret is kept in shares says
+//! Byte strings are lower-case hexadecimal. A development file has `"unprotected": { "versions": [ { "version",
+//! "created_unix_ms", "key": "32 bytes" } ] }` instead. A file whose secret is split into shares has
 //!
 //! ```json
 //! "shares": { "identifier": 12345, "count": 5, "threshold": 3, "iteration_exponent": 0, "commitment": "32 bytes",
 //!             "versions": [ as above ] }
 //! ```
 //!
-//! which tells the shares that belong to it from others, and nothing of what is in them. One secret guards all
-//! versions, so one file cannot mix the kinds: nobody can slip a KEK that they know into a protected file.
+//! which identifies the shares that belong to it, and reveals nothing of their contents. One secret guards all versions,
+//! and one file cannot mix the kinds, so an attacker cannot slip a KEK of their own into a protected file.
 //!
-//! The checksum finds accidents before anybody is asked for a secret. Intent is found by the AEAD: every field that
-//! leads to a KEK is its associated data or changes the derived key.
+//! The checksum detects accidents before a secret is requested. The AEAD detects tampering: every field that leads to a
+//! KEK is its associated data or changes the derived key.
 
 use ring::digest;
 use serde::{Deserialize, Serialize};
@@ -34,11 +34,11 @@ use crate::{Class, KmsError};
 
 use super::seal::{Argon2Params, NONCE_BYTES, SALT_BYTES, SEALED_KEK_BYTES};
 
-/// The only format there is.
+/// The only format.
 pub(super) const FORMAT: u32 = 1;
 /// Longest file that is read.
 pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
-/// Most KEK versions in a file. Yearly rotation fills it in two generations of operators.
+/// Most KEK versions in a file: enough for decades of yearly rotations.
 pub(super) const KEK_VERSIONS_MAX: usize = 64;
 /// Generous size of one version in the file, for the relation below.
 const VERSION_TEXT_BYTES_MAX: usize = 512;
@@ -68,7 +68,7 @@ pub(super) enum Keks {
     Unprotected(Unprotected),
 }
 
-/// What guards the KEKs of a file.
+/// What protects the KEKs of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Guard {
     Passphrase,
@@ -76,12 +76,12 @@ pub(super) enum Guard {
     Nothing,
 }
 
-/// KEKs sealed under a key that a secret becomes.
+/// KEKs sealed under a key derived from a secret.
 pub(super) trait Sealed {
     fn commitment(&self) -> &[u8; 32];
     fn versions(&self) -> &[SealedKek];
     fn versions_mut(&mut self) -> &mut Vec<SealedKek>;
-    /// The associated data of one sealed KEK.
+    /// Returns the associated data of one sealed KEK.
     fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8>;
 }
 
@@ -94,7 +94,7 @@ pub(super) struct Protected {
     pub(super) versions: Vec<SealedKek>,
 }
 
-/// The secret is in shares: of the set's `count` shares, any `threshold` recover it.
+/// The secret is split: any `threshold` of the set's `count` shares recover it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InShares {
@@ -130,7 +130,7 @@ pub(super) struct PlainKek {
 }
 
 impl KekFile {
-    /// A file with these KEKs. Their versions ascend from 1 or more, and there is at least one.
+    /// Creates a file with these KEKs. Their versions ascend from 1 or more, and there is at least one.
     pub(super) fn new(id: Hex<16>, keks: Keks) -> Self {
         let mut file = Self {
             format: FORMAT,
@@ -142,7 +142,7 @@ impl KekFile {
         file
     }
 
-    /// Parses and checks. Nothing of the text is ever quoted in an error.
+    /// Parses and checks. Errors never quote the text.
     pub(super) fn parse(text: &[u8]) -> Result<Self, KmsError> {
         let file: Self = serde_json::from_slice(text).map_err(|error| {
             corrupt(format!(
@@ -167,7 +167,7 @@ impl KekFile {
         let versions = file.versions();
         if versions.is_empty() || versions.len() > KEK_VERSIONS_MAX {
             return Err(corrupt(format!(
-                "it holds {} KEK versions, not 1 to {KEK_VERSIONS_MAX}",
+                "it has {} KEK versions, not 1 to {KEK_VERSIONS_MAX}",
                 versions.len()
             )));
         }
@@ -184,9 +184,9 @@ impl KekFile {
         Ok(file)
     }
 
-    /// The text of the file. It is a secret if the KEKs are unprotected.
+    /// Returns the text of the file. It is a secret if the KEKs are unprotected.
     pub(super) fn to_text(&self) -> Result<Zeroizing<Vec<u8>>, KmsError> {
-        // One allocation that is large enough, so that growth leaves no copies behind.
+        // One allocation that is large enough, so that growth leaves no copies.
         let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX));
         serde_json::to_writer_pretty(&mut *text, self).map_err(|error| {
             KmsError::new(
@@ -212,7 +212,7 @@ impl KekFile {
         }
     }
 
-    /// The version that the next KEK gets.
+    /// Returns the version of the next KEK.
     pub(super) fn next_version(&self) -> Result<u32, KmsError> {
         let versions = self.versions();
         if versions.len() >= KEK_VERSIONS_MAX {
@@ -228,7 +228,7 @@ impl KekFile {
             .ok_or_else(|| corrupt(format!("its newest KEK version is {newest}")))
     }
 
-    /// When each version was made, in the file's order.
+    /// Returns when each version was created, in the file's order.
     pub(super) fn created_unix_ms(&self) -> Vec<u64> {
         let of = |sealed: &[SealedKek]| sealed.iter().map(|kek| kek.created_unix_ms).collect();
         match &self.keks {
@@ -302,7 +302,7 @@ impl Sealed for Protected {
         &mut self.versions
     }
 
-    /// Little-endian: magic `KWKF`, format u32, file id, m_kib, t, p u32 each, salt, commitment, version u32,
+    /// Encodes, little-endian: magic `KWKF`, format u32, file id, m_kib, t, p u32 each, salt, commitment, version u32,
     /// created u64.
     fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(96);
@@ -321,7 +321,7 @@ impl Sealed for Protected {
 }
 
 impl InShares {
-    /// What the file's shares have in common.
+    /// Returns what the file's shares have in common.
     pub(super) fn terms(&self) -> Terms {
         Terms {
             identifier: self.identifier,
@@ -334,7 +334,7 @@ impl InShares {
     fn check(&self) -> Result<(), KmsError> {
         if Quorum::new(self.threshold, self.count).is_err() {
             return Err(corrupt(format!(
-                "it wants {} of {} shares",
+                "it needs {} of {} shares",
                 self.threshold, self.count
             )));
         }
@@ -367,8 +367,8 @@ impl Sealed for InShares {
         &mut self.versions
     }
 
-    /// Little-endian: magic `KWKS`, format u32, file id, identifier u16, count, threshold, iteration exponent u8 each,
-    /// commitment, version u32, created u64.
+    /// Encodes, little-endian: magic `KWKS`, format u32, file id, identifier u16, count, threshold, iteration exponent u8
+    /// each, commitment, version u32, created u64.
     fn binding(&self, id: &Hex<16>, version: u32, created_unix_ms: u64) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(73);
         bytes.extend_from_slice(&SHARES_BINDING_MAGIC);
@@ -383,11 +383,11 @@ impl Sealed for InShares {
     }
 }
 
-/// What is wrong with the file, so that the operator restores it.
+/// Creates the error for a corrupt file, with the remedy to restore it.
 pub(super) fn corrupt(how: String) -> KmsError {
     KmsError::new(
         Class::Corrupt,
-        format!("the KEK file is damaged: {how}"),
+        format!("the KEK file is corrupt: {how}"),
         "restore it from a backup; without it nothing that it wrapped can be opened",
     )
 }
@@ -445,7 +445,7 @@ mod tests {
                 let mut bad = text.to_vec();
                 bad[at] ^= 1 << bit;
                 if let Ok(file) = KekFile::parse(&bad) {
-                    // White space and nothing else may change unnoticed.
+                    // Only white space may change without being noticed.
                     assert_eq!(file.to_text().unwrap(), text, "byte {at} bit {bit}");
                 }
             }

@@ -1,4 +1,4 @@
-//! The KEKs themselves, between the file and the memory.
+//! The KEKs themselves, converted between file and memory.
 
 use std::borrow::Borrow;
 
@@ -35,8 +35,8 @@ impl Keyring {
     }
 }
 
-/// The key that one secret becomes, checked against the file's commitment; `None` for a file that needs none. A file
-/// that wants shares refuses: see [`shares_key`].
+/// Derives the file's key from one secret and checks it against the file's commitment; `None` for a file that needs none.
+/// A file that needs shares refuses: see [`shares_key`].
 pub(super) fn single_key(
     file: &KekFile,
     secret: &UnlockSecret,
@@ -60,7 +60,7 @@ pub(super) fn single_key(
         (Keks::Protected(_), other) => Err(KmsError::new(
             Class::Misconfigured,
             format!(
-                "the local KMS wants its passphrase and was given {}",
+                "the local KMS needs its passphrase and was given {}",
                 other.what()
             ),
             "unlock it with the passphrase",
@@ -76,7 +76,7 @@ pub(super) fn single_key(
         (Keks::Shares(shares), other) => Err(KmsError::new(
             Class::Misconfigured,
             format!(
-                "the local KMS wants {} of its {} shares and was given {}",
+                "the local KMS needs {} of its {} shares and was given {}",
                 shares.threshold,
                 shares.count,
                 other.what()
@@ -86,7 +86,8 @@ pub(super) fn single_key(
     }
 }
 
-/// The key that exactly `threshold` different shares of the file's set become, checked against its commitment.
+/// Derives the key from exactly `threshold` different shares of the file's set, and checks it against the file's
+/// commitment.
 pub(super) fn shares_key(
     shares: &InShares,
     members: &[impl Borrow<Member>],
@@ -143,8 +144,8 @@ fn open_sealed(
         .map(Keyring)
 }
 
-/// A file with these KEKs under a passphrase that was chosen for it, and a fresh salt. `created_unix_ms` has one entry
-/// for each KEK.
+/// Builds a file with these KEKs under a newly chosen passphrase, and a fresh salt. `created_unix_ms` has one entry for
+/// each KEK.
 pub(super) fn protect(
     random: &SystemRandom,
     id: Hex<16>,
@@ -167,7 +168,7 @@ pub(super) fn protect(
     Ok(KekFile::new(id, Keks::Protected(protected)))
 }
 
-/// A file with these KEKs under `secret`, which was split into shares with these terms.
+/// Builds a file with these KEKs under `secret`, which was split into shares with these terms.
 pub(super) fn protect_with_shares(
     random: &SystemRandom,
     id: Hex<16>,
@@ -204,7 +205,7 @@ fn seal_all(
     Ok(())
 }
 
-/// Adds one KEK. The nonce is random: one key seals at most 64 KEKs, so no two nonces meet.
+/// Adds one KEK. The nonce is random: one key seals at most 64 KEKs, so a collision is negligible.
 pub(super) fn seal_kek(
     random: &SystemRandom,
     key: &ProtectionKey,
@@ -227,13 +228,13 @@ pub(super) fn seal_kek(
     Ok(())
 }
 
-/// What the file wants, to whoever gave nothing.
+/// Returns the error that states which secret the file needs.
 pub(super) fn secret_wanted(keks: &Keks) -> KmsError {
     if let Keks::Shares(shares) = keks {
         return KmsError::new(
             Class::Locked,
             format!(
-                "the local KMS wants {} of its {} shares",
+                "the local KMS needs {} of its {} shares",
                 shares.threshold, shares.count
             ),
             "unlock it with the shares, one after the other",
@@ -241,7 +242,7 @@ pub(super) fn secret_wanted(keks: &Keks) -> KmsError {
     }
     KmsError::new(
         Class::Locked,
-        "the local KMS wants its passphrase",
+        "the local KMS needs its passphrase",
         "unlock it with the passphrase",
     )
 }

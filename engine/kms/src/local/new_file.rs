@@ -1,4 +1,4 @@
-//! How a KEK file begins: the first KEK, and the secret that guards it.
+//! Creation of a KEK file: the first KEK, and the secret that protects it.
 
 use ring::rand::SystemRandom;
 
@@ -11,14 +11,14 @@ use crate::provider::Initialise;
 use crate::shares::{self, Member, Quorum};
 use crate::{Class, KmsError, SecretKey, Share};
 
-/// A file that is not yet written, its KEK, and the shares of its secret, if there are any.
+/// A file that is not yet written, its KEK, and the shares of its secret, if any.
 pub(super) struct NewFile {
     pub(super) file: KekFile,
     pub(super) keyring: Keyring,
     pub(super) shares: Vec<Share>,
 }
 
-/// One KEK from the operating system's random numbers, guarded as `how` says.
+/// Creates one random KEK, protected as `how` specifies.
 pub(super) fn new_file(
     random: &SystemRandom,
     how: Initialise,
@@ -52,7 +52,7 @@ pub(super) fn new_file(
     })
 }
 
-/// A file without protection, for `--dev`.
+/// Creates a file without protection, for `--dev`.
 pub(super) fn new_unprotected(random: &SystemRandom) -> Result<KekFile, KmsError> {
     let plain = PlainKek {
         version: 1,
@@ -66,8 +66,8 @@ pub(super) fn new_unprotected(random: &SystemRandom) -> Result<KekFile, KmsError
     ))
 }
 
-/// Recovers the secret from the words themselves, in as many combinations as there are shares, so that each share takes
-/// part in some: a share that is handed out and does not fit would be found out when it is needed.
+/// Recovers the secret from the words themselves, in as many combinations as there are shares, so that each share is used
+/// in some: a faulty share would otherwise be noticed only when it is needed.
 fn prove(shares: &[Share], quorum: Quorum, secret: &SecretKey) -> Result<(), KmsError> {
     for first in 0..shares.len() {
         let some = shares
@@ -84,7 +84,7 @@ fn prove(shares: &[Share], quorum: Quorum, secret: &SecretKey) -> Result<(), Kms
                     quorum.threshold(),
                     first + 1
                 ),
-                "check the machine's memory and try again; report it if it comes back",
+                "check the machine's memory and try again; report it if it happens again",
             ));
         }
     }

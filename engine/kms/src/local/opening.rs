@@ -1,4 +1,4 @@
-//! Opening a file with shares that may not all belong to it.
+//! Opens a file with shares that may not all belong to it.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::shares::{Member, combine};
 use crate::{Cause, Class, KmsError, Share};
 
 impl Shared {
-    /// The file's key, if some choice of the shares opens it. Else those that open another file are wiped, the others
-    /// stay, and the error says what can be told.
+    /// Returns the file's key, if some choice of the shares opens it. Otherwise shares that open another file are wiped,
+    /// the others stay, and the error describes what can be determined.
     pub(super) fn open_with_shares(
         &self,
         shares: &InShares,
@@ -22,7 +22,7 @@ impl Shared {
     ) -> Result<ProtectionKey, KmsError> {
         let mut strangers = None;
         let opened = choose(members, shares.threshold, |chosen| {
-            // What a forged share leads to fails at the digest within the secret, by all odds.
+            // The result of a forged share almost certainly fails the digest within the secret.
             combine(chosen).ok()?;
             let key = shares_key(shares, chosen);
             if key.is_err() {
@@ -42,7 +42,7 @@ impl Shared {
                 tracing::warn!(
                     shares = numbers(&wrong),
                     opened_with = numbers(&chosen),
-                    "shares that were given do not belong to the KEK file: mistaken or forged"
+                    "some of the given shares do not belong to the KEK file: mistaken or forged"
                 );
             }
             return Ok(key);
@@ -62,8 +62,8 @@ impl Shared {
         Err(KmsError::new(
             Class::Denied,
             format!(
-                "shares {} do not open the KEK file together: at least one was changed or is of another set, and \
-                 which one cannot be told yet",
+                "shares {} do not open the KEK file together: at least one was changed or is of another set, \
+                 and which one cannot be determined yet",
                 numbers(members)
             ),
             "give another share: those given so far stay, and are tried with it",
@@ -71,7 +71,7 @@ impl Shared {
         .from_cause(Cause::WrongSecret))
     }
 
-    /// Takes one share more, and returns all of them.
+    /// Adds one share, and returns all of them.
     pub(super) fn gather(
         &self,
         lock_count: u64,

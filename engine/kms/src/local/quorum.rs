@@ -1,12 +1,12 @@
-//! Shares in memory until there are enough of them: they come one at a time, from different people.
+//! Shares in memory until there are enough of them: several people give one each.
 //!
-//! A share that cannot belong here is refused by itself and changes nothing. One that only might belong is kept: when as
-//! many as the threshold do not open the file together, none of them can be told from the others, so all stay, and each
-//! further share is tried with every choice of the ones before. So neither a mistake nor a forged share costs the
-//! holders their quorum.
+//! A share that cannot belong here is refused alone and changes nothing. One that might belong is kept: if as many shares
+//! as the threshold do not open the file together, it cannot be determined which is wrong, so all stay, and each further
+//! share is tried with every choice of the earlier ones. So neither a mistake nor a forged share costs the holders their
+//! quorum.
 //!
-//! Shares are wiped when the file opens; when the KMS is locked; when the KEK file is another one than before; and a
-//! quarter of an hour after the first one, so that an unlock that was broken off does not stay half done.
+//! Shares are wiped when the file opens, when the KMS is locked, when the KEK file has been replaced, and a quarter of an
+//! hour after the first one, so that an abandoned unlock does not remain half done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,26 +17,26 @@ use super::Shared;
 use crate::shares::{Member, SHARES_MAX, Terms};
 use crate::{Cause, Class, KmsError};
 
-/// How long given shares wait for the rest: time to fetch a colleague.
+/// How long given shares are kept: enough to fetch a colleague.
 pub(super) const SHARES_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// Shares that are kept at most: as many as a set can have. Of 16, the most choices that hold one given share are the
+/// Most shares that are kept: as many as a set can have. With 16, the most choices that contain one given share are the
 /// 6,435 with a threshold of 8 or 9: some tenths of a second.
 pub(super) const CANDIDATES_MAX: usize = SHARES_MAX as usize;
 
 /// Shares that were given and have not opened the file.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
-    /// Of one set, as far as their words say; two may have the same number.
+    /// Of one set, according to their words; two may have the same number.
     members: Vec<Arc<Member>>,
     terms: Option<Terms>,
-    /// When the first of them came; `None` while there is none.
+    /// When the first was given; `None` while there is none.
     since: Option<Instant>,
 }
 
 impl Gathering {
-    /// Takes a share of the set with these terms, and returns all of them, the new one last. A share of another set, one
-    /// that was given already, and one too many are refused and change nothing.
+    /// Adds a share of the set with these terms, and returns all of them, the new one last. A share of another set, a
+    /// repeated one, and one too many are refused and change nothing.
     pub(super) fn add(
         &mut self,
         member: Member,
@@ -72,7 +72,7 @@ impl Gathering {
         Ok(self.members.clone())
     }
 
-    /// Wipes these ones: they belong to another file.
+    /// Wipes shares that belong to another file.
     pub(super) fn remove(&mut self, strangers: &[Arc<Member>]) {
         self.members
             .retain(|member| !strangers.iter().any(|one| Arc::ptr_eq(one, member)));
@@ -81,18 +81,18 @@ impl Gathering {
         }
     }
 
-    /// Shares that may open the file together with one more at least: fewer than the threshold, whatever was given.
+    /// Returns the number of shares that may open the file together with at least one more: fewer than the threshold.
     pub(super) fn given(&mut self, now: Instant, threshold: u8) -> u8 {
         self.expire(now);
         distinct(&self.members).min(threshold.saturating_sub(1))
     }
 
-    /// When they will have waited for too long; `None`: there are none.
+    /// Returns when they expire, or `None` if there are none.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.since.map(|since| since + SHARES_WAIT)
     }
 
-    /// Wipes them if they have waited for too long.
+    /// Wipes them if they have expired.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.deadline().is_some_and(|deadline| now >= deadline) {
             self.clear();
@@ -105,7 +105,7 @@ impl Gathering {
     }
 }
 
-/// How many different numbers there are.
+/// Returns the number of different share numbers.
 pub(super) fn distinct(members: &[Arc<Member>]) -> u8 {
     let mut seen = [false; SHARES_MAX as usize];
     for member in members {
@@ -115,8 +115,8 @@ pub(super) fn distinct(members: &[Arc<Member>]) -> u8 {
     seen.iter().filter(|seen| **seen).count() as u8
 }
 
-/// Every choice of `threshold` shares with different numbers that holds the last of `members`, until `try_it` returns
-/// something.
+/// Tries every choice of `threshold` shares with different numbers that contains the last of `members`, until `try_it`
+/// returns a result.
 pub(super) fn choose<T>(
     members: &[Arc<Member>],
     threshold: u8,
@@ -152,7 +152,7 @@ fn extend<T>(
     None
 }
 
-/// Their numbers, as in `1, 3 and 5`.
+/// Returns their numbers, as in `1, 3 and 5`.
 pub(super) fn numbers(members: &[Arc<Member>]) -> String {
     let numbers: Vec<String> = members.iter().map(|it| it.place().to_string()).collect();
     match numbers.as_slice() {
@@ -162,14 +162,14 @@ pub(super) fn numbers(members: &[Arc<Member>]) -> String {
     }
 }
 
-/// Sees to it that waiting shares are wiped in time even if nobody asks again. One task does it, and it ends when no
-/// share is waiting.
+/// Ensures that waiting shares are wiped in time even without another call. One task does it, and ends when no share is
+/// waiting.
 pub(super) fn wipe_in_time(shared: &Arc<Shared>) {
     if std::mem::replace(&mut shared.state().has_wiper, true) {
         return;
     }
     let weak = Arc::downgrade(shared);
-    // A KMS that is gone has wiped its shares.
+    // A KMS that was dropped has wiped its shares.
     tokio::spawn(async move {
         while let Some(shared) = weak.upgrade() {
             let deadline = {
@@ -217,7 +217,7 @@ mod tests {
         let start = Instant::now();
         let mut gathering = Gathering::default();
         gathering.add(again(&members[0]), terms, start).unwrap();
-        // The second one gives the first one no more time.
+        // The second does not extend the time of the first.
         let later = start + SHARES_WAIT - Duration::from_nanos(1);
         gathering.add(again(&members[1]), terms, later).unwrap();
         assert_eq!(gathering.given(later, 3), 2);
@@ -247,14 +247,14 @@ mod tests {
             assert_eq!(gathering.given(later, 3), 1);
             assert_eq!(gathering.deadline(), Some(now + SHARES_WAIT));
         }
-        // Another file has another set: what was given for the first one counts no more.
+        // Another file has another set: shares given for the first one no longer count.
         gathering
             .add(again(&others[1]), other_terms, later)
             .unwrap();
         assert_eq!(gathering.given(later, 3), 1);
     }
 
-    /// Three forged shares, one of them with a number that a right one has, among four right ones.
+    /// Three forged shares, one with the number of a genuine one, among four genuine ones.
     #[test]
     fn forged_shares_in_any_order_do_not_keep_a_quorum_from_opening() {
         let (terms, right) = set(4, 5);

@@ -1,5 +1,5 @@
-//! The cryptography of the local KMS, as functions of their arguments: no files, no state, and random numbers come
-//! from the caller, so that known-answer tests reach all of it.
+//! The cryptography of the local KMS, as pure functions: no files, no state, and random numbers are arguments, so that
+//! known-answer tests cover all of it.
 //!
 //! ```text
 //! passphrase ─Argon2id(salt)─▶ master ─HKDF─▶ key, commitment      key: AES-256-GCM(nonce) over each KEK
@@ -7,9 +7,9 @@
 //! KEK ─HKDF(salt of this wrap, header, context)─▶ key, commitment   key: AES-256-GCM(nonce 0) over the DEK
 //! ```
 //!
-//! Each wrap derives a key of its own from 32 random bytes, where it could have used the KEK with a random 96-bit nonce.
-//! That nonce would bound a KEK to 2^32 wraps and would need counting; a derived key has no such bound, lets the nonce
-//! be zero, and gives the commitment that AES-GCM lacks in the same step. It costs 3 µs, twice an hour and keyspace.
+//! Each wrap derives its own key from 32 random bytes, instead of using the KEK with a random 96-bit nonce. Such nonces
+//! would limit a KEK to 2^32 wraps and require a count; a derived key has no such limit, allows a zero nonce, and
+//! provides the commitment that AES-GCM lacks in the same step. It costs 3 µs, twice per hour and keyspace.
 
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -33,7 +33,7 @@ const KEK_INFO: &[u8] = b"keyway local kek protection v1";
 const SHARES_INFO: &[u8] = b"keyway local kek shares v1";
 const WRAP_INFO: &[u8] = b"keyway local dek wrap v1";
 
-/// The cost of turning a passphrase into a key.
+/// The cost of deriving a key from a passphrase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Argon2Params {
@@ -41,21 +41,21 @@ pub struct Argon2Params {
     pub m_kib: u32,
     /// Passes over the memory: 1 to 64.
     pub t: u32,
-    /// Lanes: 1 to 16. They run one after the other here, and in parallel at whoever guesses.
+    /// Lanes: 1 to 16. They run sequentially here, and in parallel on an attacker's hardware.
     pub p: u32,
 }
 
 impl Argon2Params {
     /// Least memory, in KiB.
     pub const M_KIB_MIN: u32 = 64 * 1024;
-    /// Most memory, in KiB: a file that asks for more was tampered with.
+    /// Most memory, in KiB: a file that requires more was tampered with.
     pub const M_KIB_MAX: u32 = 4 * 1024 * 1024;
     /// Most passes.
     pub const T_MAX: u32 = 64;
     /// Most lanes.
     pub const P_MAX: u32 = 16;
 
-    /// Refuses what lies outside the limits.
+    /// Refuses values outside the limits.
     pub fn check(&self) -> Result<(), KmsError> {
         let refuse = |what: String| {
             let remedy = format!(
@@ -94,10 +94,10 @@ impl Default for Argon2Params {
     }
 }
 
-/// What a passphrase, or the secret of a set of shares, becomes.
+/// The keys derived from a passphrase, or from the secret of a set of shares.
 pub(super) struct ProtectionKey {
     key: SecretKey,
-    /// Tells a wrong secret from a damaged ciphertext.
+    /// Distinguishes a wrong secret from a corrupt ciphertext.
     pub(super) commitment: [u8; COMMITMENT_BYTES],
 }
 
@@ -117,7 +117,7 @@ pub(super) fn derive_from_passphrase(
             )
         })?;
     let block_count = argon2_params.block_count();
-    // The memory is wiped afterwards: its last blocks are as good as the key.
+    // The memory is wiped afterwards: its last blocks are equivalent to the key.
     let mut blocks = Vec::new();
     blocks.try_reserve_exact(block_count).map_err(|_| {
         KmsError::new(
@@ -145,7 +145,7 @@ pub(super) fn derive_from_passphrase(
     Ok(ProtectionKey { key, commitment })
 }
 
-/// The secret is 32 random bytes, made for one file: it wants neither a salt nor a slow function.
+/// Derives a key from 32 random bytes generated for one file, so neither a salt nor a slow function is needed.
 pub(super) fn derive_from_shared_secret(secret: &SecretKey) -> ProtectionKey {
     let (key, commitment) = derive(secret, &[], &[SHARES_INFO]);
     scrub_stack();
@@ -153,7 +153,7 @@ pub(super) fn derive_from_shared_secret(secret: &SecretKey) -> ProtectionKey {
 }
 
 impl ProtectionKey {
-    /// Whether this comes from the secret that the file was made with.
+    /// Returns `true` if this was derived from the secret with which the file was created.
     pub(super) fn is_committed(&self, commitment: &[u8; COMMITMENT_BYTES]) -> bool {
         self.commitment.ct_eq(commitment).into()
     }
@@ -169,7 +169,7 @@ impl ProtectionKey {
         sealed
     }
 
-    /// `None`: the ciphertext or what it is bound to was changed.
+    /// Returns `None` if the ciphertext or its associated data was changed.
     pub(super) fn open_kek(
         &self,
         sealed: &[u8; SEALED_KEK_BYTES],
@@ -182,21 +182,21 @@ impl ProtectionKey {
     }
 }
 
-/// A wrapped DEK, as it is stored: magic `KWDW`, format u8 = 1, suite u8 = 1, u16 zero, KEK version u32 (little-endian),
-/// KEK file id 16, salt 32, commitment 32, ciphertext 32, tag 16. All up to the ciphertext, and the context, are
-/// authenticated.
+/// Size of a wrapped DEK in its stored form: magic `KWDW`, format u8 = 1, suite u8 = 1, u16 zero, KEK version u32
+/// (little-endian), KEK file id 16, salt 32, commitment 32, ciphertext 32, tag 16. Everything before the ciphertext, and
+/// the context, is authenticated.
 pub(super) const WRAPPED_BYTES: usize = HEADER_BYTES + SEALED_KEK_BYTES;
 
 const MAGIC_AND_FORMAT: [u8; 8] = *b"KWDW\x01\x01\0\0";
 const WRAP_SALT_BYTES: usize = 32;
-/// Magic to file id: what the derivation of the wrap's key is bound to.
+/// Magic to file id: the input of the derivation of the wrap's key.
 const NAMES_BYTES: usize = 28;
 const COMMITMENT_AT: usize = NAMES_BYTES + WRAP_SALT_BYTES;
 const HEADER_BYTES: usize = COMMITMENT_AT + COMMITMENT_BYTES;
 
 const _: () = assert!(WRAPPED_BYTES == 140 && WRAPPED_BYTES <= crate::WRAPPED_BYTES_MAX);
 
-/// Which KEK a wrapped DEK names.
+/// The KEK that a wrapped DEK names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WrapNames {
     pub(super) kek_version: u32,
@@ -204,7 +204,7 @@ pub(super) struct WrapNames {
 }
 
 impl WrapNames {
-    /// `None`: these bytes were not made by [`wrap_dek`].
+    /// Returns `None` if these bytes were not created by [`wrap_dek`].
     pub(super) fn parse(wrapped: &[u8]) -> Option<Self> {
         if wrapped.len() != WRAPPED_BYTES || wrapped[..8] != MAGIC_AND_FORMAT {
             return None;
@@ -220,7 +220,7 @@ impl WrapNames {
     }
 }
 
-/// Wraps `dek`. `salt` must be fresh random bytes: the key of this wrap follows from it.
+/// Wraps `dek`. `salt` must be fresh random bytes: the key of this wrap is derived from it.
 pub(super) fn wrap_dek(
     kek: &SecretKey,
     names: WrapNames,
@@ -247,7 +247,8 @@ pub(super) fn wrap_dek(
     wrapped
 }
 
-/// `None`: changed, or bound to another context or KEK. `wrapped` must have passed [`WrapNames::parse`].
+/// Returns `None` if the wrapped DEK was changed, or is bound to another context or KEK. `wrapped` must have passed
+/// [`WrapNames::parse`].
 pub(super) fn unwrap_dek(kek: &SecretKey, context: &Context, wrapped: &[u8]) -> Option<SecretKey> {
     let (header, sealed) = wrapped.split_at_checked(HEADER_BYTES)?;
     let context = context.to_bytes();
@@ -275,7 +276,7 @@ fn wrap_binding(header: &[u8], context: &[u8; CONTEXT_BYTES]) -> Vec<u8> {
     [header, context].concat()
 }
 
-/// HKDF-SHA-256 to a key and a commitment to it.
+/// Derives a key and a commitment to it with HKDF-SHA-256.
 fn derive(secret: &SecretKey, salt: &[u8], info: &[&[u8]]) -> (SecretKey, [u8; COMMITMENT_BYTES]) {
     struct KeyAndCommitment;
     impl KeyType for KeyAndCommitment {

@@ -1,4 +1,4 @@
-//! The local KMS whose secret is in shares, where the tests need to look inside.
+//! Tests of the local KMS whose secret is split into shares, where they need access to internals.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -54,7 +54,7 @@ fn given(local: &Local) -> u8 {
     }
 }
 
-/// Shares in memory, counted without the wipe that every question brings.
+/// Returns whether shares are in memory, without the expiry that every other call triggers.
 fn held(local: &Local) -> bool {
     local.0.state().gathering.deadline().is_some()
 }
@@ -70,7 +70,7 @@ async fn a_lock_wipes_the_shares_that_wait() {
     local.lock();
     assert!(!held(&local));
     assert_eq!(given(&local), 0);
-    // A share that was on its way when the lock came is not kept.
+    // A share in flight when the lock arrives is not kept.
     let secret = UnlockSecret::Share(Share::new(shares[2].expose().into()).unwrap());
     let before = local.0.state().lock_count - 1;
     let error = local.0.unlock(before, &secret).unwrap_err();
@@ -91,7 +91,7 @@ async fn shares_that_wait_too_long_are_wiped_though_nobody_asks() {
     assert!(!held(&local));
     assert!(!local.0.state().has_wiper);
 
-    // The next ones are seen to as well.
+    // The next ones also expire.
     give(&local, &shares[2]).await.unwrap();
     assert!(local.0.state().has_wiper);
     tokio::time::sleep(SHARES_WAIT + Duration::from_secs(1)).await;
@@ -102,7 +102,7 @@ async fn shares_that_wait_too_long_are_wiped_though_nobody_asks() {
 async fn shares_that_fit_each_other_and_not_the_file_are_denied_and_wiped() {
     let dir = Dir::new();
     dir.initialised(2, 3).await;
-    // Another file's shares, with terms that happen to be the same: one in 2^15.
+    // Shares of another file whose terms happen to be the same: one in 2^15.
     let other_dir = Dir::new();
     let others = other_dir.initialised(2, 3).await;
     let Keks::Shares(other) = other_dir.parsed().keks else {
@@ -123,7 +123,7 @@ async fn shares_that_fit_each_other_and_not_the_file_are_denied_and_wiped() {
     assert!(!held(&local));
 }
 
-/// A share of another set whose words name this file's set: right in all but the value.
+/// Returns a share of another set whose words name this file's set: correct except for the value.
 fn forged(dir: &Dir, quorum: (u8, u8), number: usize) -> Share {
     let Keks::Shares(file) = dir.parsed().keks else {
         panic!("made with shares")
@@ -135,8 +135,8 @@ fn forged(dir: &Dir, quorum: (u8, u8), number: usize) -> Share {
     members[number].to_share().unwrap()
 }
 
-/// One forged share as the last one of three wiped the two right ones, so that who had one share kept the others from
-/// ever opening the file.
+/// One forged share as the last of three wiped the two genuine ones, so that the holder of one share could keep the
+/// others from ever opening the file.
 #[tokio::test]
 async fn a_share_that_does_not_fit_leaves_the_quorum_as_it_was() {
     let dir = Dir::new();
@@ -144,20 +144,20 @@ async fn a_share_that_does_not_fit_leaves_the_quorum_as_it_was() {
     let local = dir.open();
     give(&local, &shares[0]).await.unwrap();
     give(&local, &shares[1]).await.unwrap();
-    // One of a number that nobody has given, then one of the number of a right share.
+    // One with an unused number, then one with the number of a genuine share.
     for number in [2, 0] {
         let error = give(&local, &forged(&dir, (3, 5), number))
             .await
             .unwrap_err();
         assert_eq!(error.class(), Class::Denied);
-        assert!(error.what().contains("cannot be told"), "{error}");
+        assert!(error.what().contains("cannot be determined"), "{error}");
         assert_eq!((local.state(), given(&local)), (ProviderState::Locked, 2));
     }
     assert_eq!(give(&local, &shares[2]).await.unwrap(), Unlocked::Open);
     assert!(!held(&local));
 }
 
-/// The forged share comes first: the right one of its number is not refused for it.
+/// The forged share comes first: the genuine one with its number is not refused because of it.
 #[tokio::test]
 async fn a_share_that_does_not_fit_takes_no_right_shares_place() {
     let dir = Dir::new();
@@ -279,7 +279,7 @@ async fn a_lock_during_the_initialisation_leaves_a_locked_file() {
     assert_eq!(give(&local, &shares[1]).await.unwrap(), Unlocked::Open);
 }
 
-/// The fixtures were made by other implementations, `tests/data/make_shares_v1.py`.
+/// Other implementations created the fixtures: `tests/data/make_shares_v1.py`.
 #[tokio::test]
 async fn known_answers_of_a_file_in_shares() {
     let text = include_bytes!("../../tests/data/kek_shares_v1.json");

@@ -1,4 +1,4 @@
-//! The local KMS as its users meet it: on real files, through the seam.
+//! Tests of the local KMS through its interface, on real files.
 
 use std::fs;
 use std::future::Future;
@@ -11,7 +11,7 @@ use super::kek_file::Protected;
 use super::*;
 use crate::Purpose;
 
-/// The least that is allowed, for speed.
+/// The cheapest allowed parameters, for speed.
 const CHEAP: Argon2Params = Argon2Params {
     m_kib: Argon2Params::M_KIB_MIN,
     t: 1,
@@ -208,7 +208,7 @@ async fn changed_wrapped_keys_are_refused() {
             let mut bad = wrapped.0.clone();
             bad[at] ^= 1 << bit;
             let class = local.unwrap(&context(), &bad).await.unwrap_err().class();
-            // The KEK version and the file's id are named in the clear: there is no such KEK here.
+            // The KEK version and the file's id are in plaintext: there is no such KEK here.
             let expected = if (8..28).contains(&at) {
                 Class::Misconfigured
             } else {
@@ -248,7 +248,7 @@ async fn old_kek_versions_still_unwrap() {
     assert_eq!(WrapNames::parse(&second.0).unwrap().kek_version, 2);
     assert_unwraps(&local, &first).await;
 
-    // Rotating does not need, and does not cause, an unlock.
+    // Rotating neither needs nor causes an unlock.
     let local = dir.open();
     assert_eq!(local.rotate_kek(with_passphrase(RIGHT)).await.unwrap(), 3);
     assert_eq!(local.state(), ProviderState::Locked);
@@ -365,7 +365,7 @@ async fn argon2id_runs_beside_the_runtime_and_one_at_a_time() {
     let local = dir.open();
     let mut unlocking = pin!(local.unlock(with_passphrase(RIGHT)));
     let mut task = std::task::Context::from_waker(Waker::noop());
-    // The first poll hands the work over and returns.
+    // The first poll starts the work and returns.
     assert!(matches!(unlocking.as_mut().poll(&mut task), Poll::Pending));
     unlocking.await.unwrap();
 
@@ -476,7 +476,7 @@ async fn a_tampered_file_is_refused_even_with_its_checksum_mended() {
         );
         assert_eq!(local.state(), ProviderState::Locked);
     }
-    // Without mending, the accident is found before anybody is asked for a passphrase.
+    // The accident is detected before a passphrase is requested, unless the checksum is fixed.
     let mut file: serde_json::Value = serde_json::from_slice(&good).unwrap();
     file["keks"]["protected"]["versions"][0]["created_unix_ms"] = 1.into();
     dir.place(file.to_string().as_bytes());
@@ -529,7 +529,7 @@ async fn another_kek_file_is_named_as_the_fault() {
             .class(),
         Class::Misconfigured
     );
-    // The first one notices that its file was swapped, and writes nothing.
+    // The first notices that its file was replaced, and writes nothing.
     let error = local.rotate_kek(UnlockSecret::Nothing).await.unwrap_err();
     assert!(error.what().contains("another KEK file"), "{error}");
 }
@@ -546,7 +546,7 @@ async fn debug_prints_no_key() {
     assert!(printed.contains("redacted") && !printed.contains(key));
 }
 
-/// The fixture was made by another implementation, `tests/data/make_v1.py`.
+/// Another implementation created the fixture: `tests/data/make_v1.py`.
 #[tokio::test]
 async fn known_answers_of_format_1() {
     let text = include_bytes!("../../tests/data/kek_v1.json");

@@ -1,5 +1,5 @@
-//! Which PINs may be sent. A token counts wrong ones, and locks when there were too many: for good, unless its security
-//! officer is at hand. So the attempt that may be the last is never made without an operator's word.
+//! Determines which PINs may be sent. A token counts wrong ones, and locks after too many: permanently, unless its
+//! security officer is available. So an attempt that may be the last is never made without an operator's consent.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use super::classify::Tries;
 use crate::secret::fill_random;
 use crate::{Cause, Class, KmsError, Pin};
 
-/// Wrong PINs in a row after which the next one may be the last, at a token that counts and does not say how many are
+/// Consecutive wrong PINs after which the next may be the last, for a token that does not report how many attempts are
 /// left: the strictest tokens lock at the third.
 const REFUSED_MAX: u32 = 2;
 
-/// A PIN's fingerprint under a key of this process, so that two can be compared without keeping either.
+/// A PIN's fingerprint under a key of this process, so that two PINs can be compared without storing either.
 pub(super) struct Fingerprint(Zeroizing<[u8; 32]>);
 
 impl Fingerprint {
@@ -27,7 +27,7 @@ impl Fingerprint {
     }
 }
 
-/// What is known of the PINs that were refused since the last right one.
+/// The PINs refused since the last correct one, as far as they are known.
 pub(super) struct Attempts {
     key: hmac::Key,
     refused_count: u32,
@@ -52,7 +52,7 @@ impl Attempts {
         Fingerprint(bytes)
     }
 
-    /// Refuses a PIN that an operator gave, if it could be the last attempt.
+    /// Refuses a PIN from an operator if it could be the last attempt.
     pub(super) fn check_given(
         &self,
         info: &TokenInfo,
@@ -88,8 +88,8 @@ impl Attempts {
         .from_cause(Cause::WrongSecret))
     }
 
-    /// Refuses the PIN in a file, if the token may refuse it: a file answers each restart and each lost login, and would
-    /// use up the token's attempts without an operator. Another PIN than the refused one is sent once.
+    /// Refuses the PIN in a file if the token may refuse it: it would be sent at each restart and each lost login, and
+    /// would exhaust the token's attempts without an operator. Another PIN than the refused one is sent once.
     pub(super) fn check_file(
         &self,
         pin: &Pin,
@@ -104,7 +104,7 @@ impl Attempts {
             .map(|refused| refused.is_same(&self.fingerprint(pin)));
         match (tries, is_refused_one) {
             (Tries::Unknown, None | Some(false)) => return Ok(()),
-            // The file was replaced after the refusal that we know of.
+            // The file was replaced after the known refusal.
             (Tries::Fewer, Some(false)) if self.refused_count < REFUSED_MAX => return Ok(()),
             _ => {}
         }

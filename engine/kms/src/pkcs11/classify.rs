@@ -1,4 +1,4 @@
-//! What a module's return value means to the caller.
+//! Maps a module's return value to a class.
 
 use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
@@ -7,7 +7,7 @@ use cryptoki::slot::TokenInfo;
 use super::Pkcs11Settings;
 use crate::{Cause, Class, KmsError};
 
-/// Whether the session, or a handle found through it, is no longer good: a new session may be.
+/// Returns `true` if the session, or a handle obtained through it, is no longer valid; a new session may be.
 pub(super) fn is_session_lost(error: &Error) -> bool {
     match error {
         Error::Pkcs11(RvError::DeviceError, function) => !matches!(function, Function::Decrypt),
@@ -28,30 +28,30 @@ pub(super) fn is_session_lost(error: &Error) -> bool {
     }
 }
 
-/// Whether the module has forgotten the login.
+/// Returns `true` if the module no longer has the login.
 pub(super) fn is_not_logged_in(error: &Error) -> bool {
     matches!(error, Error::Pkcs11(RvError::UserNotLoggedIn, _))
 }
 
-/// What a failed decryption says about the sealed bytes.
+/// What a failed decryption shows about the sealed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// They are damaged, or sealed under another key or context.
+    /// They are corrupt, or sealed under another key or context.
     Bytes,
-    /// They or the device: SoftHSM2 has CKR_GENERAL_ERROR for a wrong tag, others have values of their own.
+    /// They or the device: SoftHSM2 returns CKR_GENERAL_ERROR for a wrong tag, others have specific values.
     BytesOrDevice,
-    /// Not they.
+    /// Another cause.
     Other,
 }
 
-/// Whom a failed decryption blames. Only the call that sees the bytes can blame them.
+/// Returns what a failed decryption shows. Only a call that processes the bytes can show that they are corrupt.
 pub(super) fn blame(error: &Error) -> Blame {
     let Error::Pkcs11(value, Function::Decrypt) = error else {
         return Blame::Other;
     };
     match value {
         RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange => Blame::Bytes,
-        // CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0, which the binding has no name for.
+        // CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0, for which the binding has no name.
         RvError::UnknownErrorCode(0x42) => Blame::Bytes,
         RvError::GeneralError
         | RvError::FunctionFailed
@@ -67,7 +67,7 @@ pub(super) fn blame(error: &Error) -> Blame {
     }
 }
 
-/// The error of any call but a login.
+/// Returns the error of any call but a login.
 pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
     let (token, key) = (&settings.token, &settings.key);
     let what = format!("token {token}: {}", name(error));
@@ -139,7 +139,7 @@ pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
     KmsError::new(class, what, remedy).from_cause(cause)
 }
 
-/// The error of a login. `info` is what the token says of itself after it, if it still answers.
+/// Returns the error of a login. `info` is the token's state after it, if it still answers.
 pub(super) fn describe_login(
     error: &Error,
     info: Option<&TokenInfo>,
@@ -162,7 +162,7 @@ pub(super) fn describe_login(
                         "be sure of the PIN before the next attempt, which needs --force; or let the security officer \
                          set a new one"
                     }
-                    _ => "unlock with the token's user PIN; a wrong one is never sent again by itself",
+                    _ => "unlock with the token's user PIN; a wrong one is never sent again automatically",
                 },
             )
             .from_cause(Cause::WrongSecret)
@@ -190,12 +190,12 @@ pub(super) fn describe_login(
     }
 }
 
-/// What a token tells about the tries that are left.
+/// What a token reports about the attempts left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tries {
-    /// It says nothing, or nothing bad.
+    /// Nothing, or no wrong PIN.
     Unknown,
-    /// A PIN was wrong since the last right one.
+    /// A PIN was wrong since the last correct one.
     Fewer,
     One,
     None,
@@ -214,7 +214,7 @@ impl Tries {
         }
     }
 
-    /// The second half of a sentence, or nothing.
+    /// Returns the second part of a sentence, or nothing.
     pub(super) fn in_words(self) -> &'static str {
         match self {
             Self::Unknown => "",
@@ -225,11 +225,11 @@ impl Tries {
     }
 }
 
-/// The call and its return value, as the standard spells them.
+/// Returns the call and its return value, as the standard spells them.
 pub(super) fn name(error: &Error) -> String {
     match error {
         Error::Pkcs11(value, function) => format!("C_{function:?} gave {}", ckr_name(*value)),
-        // The only slices that we convert are the answers of a decryption and an encryption.
+        // Only the answers of a decryption and an encryption are converted from slices.
         Error::TryFromSlice(_) => "an answer of another length than AES-GCM gives".to_owned(),
         other => other.to_string(),
     }
@@ -239,7 +239,7 @@ fn ckr_name(value: RvError) -> String {
     match value {
         RvError::VendorDefined(code) => format!("CKR_VENDOR_DEFINED {code:#x}"),
         RvError::UnknownErrorCode(code) => format!("return value {code:#x}"),
-        // The binding's names are the standard's in another case, and the standard's are what people look up.
+        // The binding's names are the standard's in another case, and users search for the standard's.
         named => {
             let mut text = "CKR".to_owned();
             for letter in format!("{named:?}").chars() {

@@ -22,7 +22,7 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
-    /// `None`: not of this provider, or of another version.
+    /// Returns `None` for bytes of another provider, or of another version.
     pub(super) fn parse(wrapped: &[u8]) -> Option<Self> {
         let (version, rest) = wrapped.split_first()?;
         let (iv, bytes) = rest.split_first_chunk::<IV_BYTES>()?;

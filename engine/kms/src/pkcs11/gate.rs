@@ -1,11 +1,11 @@
-//! Whether the token may be used, seen from any thread: what `lock()` shuts at once although the module may hang.
+//! Whether the token may be used, readable from any thread: `lock()` closes it immediately even if the module hangs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Shut at first.
+/// Closed initially.
 #[derive(Debug, Default)]
 pub(super) struct VisitGate {
-    /// Whether the worker can log in without an operator: there is a file with the PIN.
+    /// Whether the worker can log in without an operator: there is a PIN file.
     opens_itself: bool,
     state: Mutex<State>,
 }
@@ -13,14 +13,14 @@ pub(super) struct VisitGate {
 #[derive(Debug, Default)]
 struct State {
     is_open: bool,
-    /// Locked by `lock()`: only an unlock opens it.
+    /// Closed by `lock()`: only an unlock opens it.
     is_locked: bool,
-    /// Calls of `lock()` so far: what began before the latest one has no effect after it.
+    /// Calls of `lock()` so far: an operation that began before the latest one has no effect after it.
     lock_count: u64,
     is_file_pin_refused: bool,
 }
 
-/// When somebody came, counted in locks.
+/// The time of a call, counted in locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Visit(u64);
 
@@ -32,19 +32,19 @@ impl VisitGate {
         }
     }
 
-    /// Now, open or not.
+    /// Returns the current time, open or not.
     pub(super) fn visit(&self) -> Visit {
         Visit(self.state().lock_count)
     }
 
-    /// Now, if the token is open, or opens without an operator.
+    /// Returns the current time, if the token is open, or opens without an operator.
     pub(super) fn enter(&self) -> Option<Visit> {
         let state = self.state();
         let may_enter = state.is_open || (self.opens_itself && !state.is_locked);
         may_enter.then_some(Visit(state.lock_count))
     }
 
-    /// Whether a login from the PIN file is allowed for a caller who came at `visit`.
+    /// Returns `true` if a login from the PIN file is allowed for a call from `visit`.
     pub(super) fn may_open_itself(&self, visit: Visit) -> bool {
         let state = self.state();
         self.opens_itself && !state.is_locked && state.lock_count == visit.0
@@ -54,7 +54,7 @@ impl VisitGate {
         self.visit() != visit
     }
 
-    /// Opens, unless a lock came after `visit`. Returns whether it is open now.
+    /// Opens, unless it was locked after `visit`. Returns whether it is open now.
     pub(super) fn open(&self, visit: Visit) -> bool {
         let mut state = self.state();
         if state.lock_count == visit.0 {
@@ -64,7 +64,7 @@ impl VisitGate {
         state.is_open
     }
 
-    /// The login is gone, by no lock of ours.
+    /// Closes because the login was lost without a lock.
     pub(super) fn shut(&self) {
         self.state().is_open = false;
     }
@@ -76,7 +76,7 @@ impl VisitGate {
         state.lock_count += 1;
     }
 
-    /// Whether the token refused the PIN in the file.
+    /// Returns `true` if the token refused the PIN in the file.
     pub(super) fn is_file_pin_refused(&self) -> bool {
         self.state().is_file_pin_refused
     }
@@ -86,7 +86,7 @@ impl VisitGate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is whole before anything can panic.
+        // Every change is complete before anything can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,7 +121,7 @@ mod tests {
         let late = gate.visit();
         assert!(!gate.may_open_itself(late));
         assert!(gate.open(late));
-        // A login that is lost later comes back without an operator.
+        // A login that is lost later is restored without an operator.
         gate.shut();
         assert_eq!(gate.enter(), Some(late));
         assert!(gate.may_open_itself(late) && !gate.may_open_itself(early));

@@ -1,4 +1,4 @@
-//! Which token, which key, and how long to wait for them.
+//! The settings for the token, the key, and the time limits.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::{Class, KmsError};
 const LIMIT_MS: RangeInclusive<u64> = 1..=600_000;
 /// Longest label of a token, in bytes: PKCS#11's `CK_TOKEN_INFO.label`. A serial number has at most 16.
 const TOKEN_BYTES_MAX: usize = 32;
-/// Longest label of a key, in bytes. PKCS#11 has no limit; this is far above what people type.
+/// Longest label of a key, in bytes. PKCS#11 has no limit; this is far above typical labels.
 const KEY_BYTES_MAX: usize = 255;
 
 /// Settings of a `pkcs11` KMS.
@@ -20,18 +20,17 @@ const KEY_BYTES_MAX: usize = 255;
 pub struct Pkcs11Settings {
     /// The vendor's PKCS#11 module, a shared object, by its absolute path. It is loaded into this process.
     pub module: PathBuf,
-    /// The token's label, or its serial number where labels are not unique.
+    /// The token's label, or its serial number if labels are not unique.
     pub token: String,
     /// The label of the AES-256 key on the token. It must allow encryption and decryption.
     pub key: String,
-    /// A file with the user PIN, ours alone to read. Without it an operator gives the PIN at each unlock.
+    /// A file with the user PIN, readable only by this user. Without it an operator gives the PIN at each unlock.
     #[serde(default)]
     pub pin_file: Option<PathBuf>,
-    /// How long a wrap or an unwrap may take, its wait for other calls included, in milliseconds: `1..=600_000`.
+    /// Time limit of a wrap or an unwrap, including its wait for other calls, in milliseconds: `1..=600_000`.
     #[serde(default = "call_ms_max")]
     pub call_ms_max: u64,
-    /// How long an unlock may take, in milliseconds: `1..=600_000`. It may load the module and start the token's
-    /// firmware.
+    /// Time limit of an unlock, in milliseconds: `1..=600_000`. It may load the module and start the token's firmware.
     #[serde(default = "unlock_ms_max")]
     pub unlock_ms_max: u64,
 }
@@ -45,7 +44,7 @@ fn unlock_ms_max() -> u64 {
 }
 
 impl Pkcs11Settings {
-    /// Settings with the usual time limits and without a PIN file.
+    /// Creates settings with default time limits and without a PIN file.
     pub fn new(
         module: impl Into<PathBuf>,
         token: impl Into<String>,
@@ -65,14 +64,14 @@ impl Pkcs11Settings {
     pub(super) fn check(&self) -> Result<(), KmsError> {
         let refuse = |what, remedy: &str| Err(KmsError::new(Class::Misconfigured, what, remedy));
         let module = self.module.display();
-        // A bare name would be looked for along LD_LIBRARY_PATH.
+        // A relative name would be searched along LD_LIBRARY_PATH.
         if !self.module.is_absolute() {
             return refuse(
                 format!("the PKCS#11 module {module} is not an absolute path"),
                 "give the module's full path, from / on",
             );
         }
-        // A module that is missing now may come with a volume that is mounted later: the first use names it.
+        // A module that is missing now may be on a volume that is mounted later: the first use reports it.
         for (name, value, bytes_max) in [
             ("token", &self.token, TOKEN_BYTES_MAX),
             ("key", &self.key, KEY_BYTES_MAX),
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     fn settings() -> Pkcs11Settings {
-        // Any file will do: it is not loaded here.
+        // Any file suffices: it is not loaded here.
         Pkcs11Settings::new(std::env::current_exe().unwrap(), "token", "key")
     }
 

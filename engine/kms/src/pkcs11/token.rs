@@ -1,4 +1,4 @@
-//! Steps on the token: finding it and its key, sealing and opening. Each is one or a few calls of the module.
+//! Steps on the token: finding it and its key, sealing and opening. Each takes one or a few calls of the module.
 
 use cryptoki::context::Pkcs11 as Module;
 use cryptoki::error::Error;
@@ -17,10 +17,10 @@ use crate::{Cause, Class, KmsError, SECRET_BYTES, SecretKey};
 
 /// Length of the key-encryption key, in bytes: a DEK has as many.
 const KEK_BYTES: usize = 32;
-/// Keys of one label that are looked at: two are too many already.
+/// Most keys of one label that are read: two are already too many.
 const KEYS_SEEN_MAX: usize = 2;
 
-/// The slot of the token that the settings name, by serial number or by label.
+/// Returns the slot of the token that the settings name, by serial number or by label.
 pub(super) fn find(
     module: &Module,
     settings: &Pkcs11Settings,
@@ -33,7 +33,7 @@ pub(super) fn find(
     for slot in slots {
         match module.get_token_info(slot) {
             Ok(info) => tokens.push((slot, info)),
-            // It may have been another token that fails.
+            // The failing one may be another token.
             Err(error) => last_error = Some(error),
         }
     }
@@ -84,7 +84,8 @@ fn absent(settings: &Pkcs11Settings, error: Option<&Error>) -> KmsError {
     .from_cause(Cause::TokenAbsent)
 }
 
-/// The key that the settings name, if it may be used. The session must be logged in: a private key is hidden before.
+/// Returns the key named in the settings, if it may be used. The session must be logged in, since a private key is hidden
+/// before.
 pub(super) fn find_key(
     session: &Session,
     settings: &Pkcs11Settings,
@@ -135,7 +136,7 @@ fn check_key(
     let (key, token) = (&settings.key, &settings.token);
     for attribute in attributes {
         match attribute {
-            // A key that only encrypts would wrap what nobody can unwrap.
+            // A key that only encrypts would wrap DEKs that cannot be unwrapped.
             Attribute::Encrypt(false) | Attribute::Decrypt(false) => {
                 return Err(KmsError::new(
                     Class::Disabled,
@@ -150,7 +151,7 @@ fn check_key(
                     "use an AES-256 key, which has 32",
                 ));
             }
-            // Whoever reaches the module could use or read the key: the PIN would guard nothing.
+            // Any process with access to the module could use or read the key: the PIN would protect nothing.
             Attribute::Private(false) | Attribute::Sensitive(false) => {
                 return Err(KmsError::new(
                     Class::Misconfigured,
@@ -184,7 +185,7 @@ pub(super) fn seal(
     let mechanism = Mechanism::AesGcm(GcmParams::new(&mut iv, aad, Ulong::new(TAG_BITS.into()))?);
     let sealed = session.encrypt(&mechanism, key, plain)?;
     let bytes: [u8; SEALED_BYTES] = sealed.as_slice().try_into()?;
-    // Only now: a token that insists on an IV of its own writes it over ours.
+    // Only now, since a token that requires an IV of its own overwrites it.
     Ok(Sealed { iv, bytes })
 }
 

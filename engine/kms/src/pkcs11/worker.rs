@@ -39,7 +39,7 @@ pub(super) enum UnlockPin {
     InFile(PathBuf),
 }
 
-/// What the worker is asked to do. Secrets in a job that is not done, or whose answer nobody takes, wipe themselves.
+/// A job for the worker. Secrets in a job that is not done, or whose answer is not received, wipe themselves.
 pub(super) enum Job {
     Wrap {
         visit: Visit,
@@ -58,7 +58,7 @@ pub(super) enum Job {
         pin: UnlockPin,
         answer: ReplySender<Unlocked>,
     },
-    /// Look at the gate.
+    /// Check the gate.
     Wake,
 }
 
@@ -70,17 +70,17 @@ pub(super) struct Worker {
     login: Option<Login>,
 }
 
-/// We have logged in, and know of nothing that ended it.
+/// The login: no event that ended it is known.
 struct Login {
     module: Arc<Module>,
-    /// Since when.
+    /// When it was made.
     visit: Visit,
-    /// Of the PIN that opened it.
+    /// Fingerprint of the PIN that opened it.
     pin: Fingerprint,
     session: Session,
-    /// `None`: to be looked for.
+    /// `None` until it is found.
     key: Option<ObjectHandle>,
-    /// The session may be no longer good: the next call wants a new one.
+    /// The session may be invalid: the next call opens a new one.
     is_lost: bool,
 }
 
@@ -89,7 +89,7 @@ impl Login {
         let key = match self.key {
             Some(key) => key,
             None => {
-                // Until a key is found: the reason may lie with the session.
+                // Until a key is found, the session may be the reason.
                 self.is_lost = true;
                 let key = token::find_key(&self.session, settings)?;
                 self.is_lost = false;
@@ -103,9 +103,9 @@ impl Login {
 
 /// Why a call on the token failed.
 enum Failed {
-    /// By the token's word.
+    /// Reported by the token.
     Token(Error),
-    /// Before the call, or for good.
+    /// Before the call, or not worth a retry.
     Kms(KmsError),
 }
 
@@ -121,7 +121,7 @@ impl Worker {
         })
     }
 
-    /// Works until the last sender is gone.
+    /// Runs until the last sender is dropped.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
             self.obey_lock();
@@ -154,14 +154,14 @@ impl Worker {
         }
     }
 
-    /// Works for an answer, if somebody still waits for it.
+    /// Computes an answer, if the caller is still waiting for it.
     fn answer<T>(
         &mut self,
         answer: ReplySender<T>,
         work: impl FnOnce(&mut Self) -> Result<T, KmsError>,
     ) {
         if !answer.is_closed() {
-            // Who left meanwhile takes no answer, and it is dropped here.
+            // If the caller has left in the meantime, the answer is dropped here.
             let _ = answer.send(work(self));
         }
     }
@@ -177,7 +177,7 @@ impl Worker {
     fn log_out(&mut self) {
         self.gate.shut();
         if let Some(login) = self.login.take() {
-            // The session is closed in any case, and closing the last one ends the login too.
+            // The session is closed in any case, and closing the last one also ends the login.
             if let Err(error) = login.session.logout() {
                 tracing::warn!(token = self.settings.token, "{}", name(&error));
             }
@@ -226,11 +226,12 @@ impl Worker {
         }
     }
 
-    /// Whether the token still opens what it has just sealed under our key: then the fault was not its own.
+    /// Tests whether the token still opens bytes that it has just sealed under the key; if so, the fault was not the
+    /// token's.
     fn test_token(&mut self, visit: Visit) -> Result<(), KmsError> {
         let probe = SecretKey::generate(&self.random)?;
         let iv = self.draw_iv()?;
-        // No context's encoding is empty, so that a probe can never pass for a wrapped key.
+        // No context's encoding is empty, so a probe can never be mistaken for a wrapped key.
         let opened = self.with_key(visit, |session, key| {
             let sealed = token::seal(session, key, iv, &[], probe.expose())?;
             token::unseal(session, key, &sealed, &[])
@@ -262,7 +263,7 @@ impl Worker {
         Ok(iv)
     }
 
-    /// Makes a call with the key; once more in a new session, if this one turns out to be lost.
+    /// Makes a call with the key, and repeats it once in a new session if this one turns out to be lost.
     fn with_key<T>(
         &mut self,
         visit: Visit,
@@ -278,7 +279,7 @@ impl Worker {
                         login.key = None;
                         login.is_lost = true;
                         if is_not_logged_in(&error) {
-                            // Whatever the session says of itself.
+                            // Whatever the session reports about itself.
                             self.forget_login();
                         }
                         if !is_second {
@@ -292,8 +293,7 @@ impl Worker {
         }
     }
 
-    /// The login with a session and a key that are good as far as we know. A caller who came under another login,
-    /// before a lock, is refused.
+    /// Returns the login with a session and a key that are valid as far as known. A caller from before a lock is refused.
     fn ready(&mut self, visit: Visit) -> Result<(&mut Login, ObjectHandle), KmsError> {
         self.renew_session(visit)?;
         if self.login.is_none() && self.gate.may_open_itself(visit) {
@@ -313,13 +313,13 @@ impl Worker {
         login.find_key(settings).map(drop)
     }
 
-    /// Opens a new session, if the old one may be no longer good. Without its login, the provider is locked, or logs in
-    /// again from its PIN file.
+    /// Opens a new session, if the old one may be invalid. Without a login, the provider is locked, or logs in again from
+    /// its PIN file.
     fn renew_session(&mut self, visit: Visit) -> Result<(), KmsError> {
         let Some(login) = self.login.as_mut().filter(|login| login.is_lost) else {
             return Ok(());
         };
-        // It opens before the old one closes: a login lasts as long as there is a session.
+        // It opens before the old one is closed, since a login lasts while there is a session.
         match open_session(&login.module, &self.settings) {
             Ok((session, _)) => {
                 login.is_lost = !is_logged_in(&session);
@@ -329,7 +329,8 @@ impl Worker {
                 }
                 Ok(())
             }
-            // The token is gone and its login with it. A new login restarts the module, and finds a token that is back.
+            // The token was removed, and its login with it. A new login restarts the module, and finds a token that was
+            // put back.
             Err(error) if error.class() == BROKEN && self.gate.may_open_itself(visit) => {
                 self.forget_login();
                 Ok(())
@@ -338,13 +339,13 @@ impl Worker {
         }
     }
 
-    /// The login is gone, by no lock.
+    /// Discards a login that was lost without a lock.
     fn forget_login(&mut self) {
         self.gate.shut();
         self.login = None;
     }
 
-    /// Logs in with the PIN in the file, for no operator. What the token refuses is trouble with our credential, not a
+    /// Logs in with the PIN in the file, without an operator. A refusal by the token is a credential failure, not a
     /// denial.
     fn log_in_from_file(&mut self, visit: Visit) -> Result<(), KmsError> {
         let Some(path) = self.settings.pin_file.clone() else {
@@ -373,7 +374,7 @@ impl Worker {
                     self.compare(pin)?;
                     return self.check_key();
                 }
-                // Nothing was given that could be wrong.
+                // No secret was given that could be wrong.
                 UnlockPin::InFile(_) => return self.check_key(),
             }
         }
@@ -381,7 +382,7 @@ impl Worker {
         Ok(Unlocked::Open)
     }
 
-    /// Whether there is a login that the token still knows.
+    /// Returns `true` if the token still has the login.
     fn is_open(&mut self, visit: Visit) -> bool {
         self.renew_session(visit).is_ok()
             && self
@@ -390,14 +391,14 @@ impl Worker {
                 .is_some_and(|login| login.visit == visit && is_logged_in(&login.session))
     }
 
-    /// Whether an open token still has the key that the settings name.
+    /// Checks that an open token still has the key named in the settings.
     fn check_key(&self) -> Result<Unlocked, KmsError> {
         let login = self.login.as_ref().ok_or_else(|| locked(&self.settings))?;
         token::find_key(&login.session, &self.settings)?;
         Ok(Unlocked::Open)
     }
 
-    /// Compares a PIN with the one that opened the token, which then stays as it is, right or wrong.
+    /// Compares a PIN with the one that opened the token, whose state does not change.
     fn compare(&self, pin: &Pin) -> Result<(), KmsError> {
         let given = self.attempts.fingerprint(pin);
         let opened_by = self.login.as_ref().map(|login| &login.pin);
@@ -416,7 +417,7 @@ impl Worker {
         .from_cause(Cause::WrongSecret))
     }
 
-    /// Logs in, once. `check_wanted` is asked right before the PIN is sent.
+    /// Logs in, once. `check_wanted` is called immediately before the PIN is sent.
     fn find_module_and_log_in(
         &mut self,
         visit: Visit,
@@ -435,9 +436,9 @@ impl Worker {
             }
             UnlockPin::InFile(path) => (self.read_pin(&path, &info)?, true),
         };
-        // A module may have taken its time up to here. Past here the PIN is sent, whatever happens.
+        // Loading the module may have taken long. From here the PIN is sent.
         check_wanted(self)?;
-        // A token checks a PIN at a login alone, so ours goes first.
+        // A token checks a PIN only at a login, so the present login is ended first.
         self.log_out();
         if let Err(error) = log_in(&session, &pin) {
             let after = token::find(&module, &self.settings).ok();
@@ -479,7 +480,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A session at the token. If the token is not there, the module is restarted and asked again.
+    /// Opens a session at the token. If the token is missing, the module is restarted and searched again.
     fn find_token(&mut self, module: &Arc<Module>) -> Result<(Session, TokenInfo), KmsError> {
         let error = match open_session(module, &self.settings) {
             Err(error) if error.class() == BROKEN => error,
@@ -495,7 +496,8 @@ impl Worker {
         }
     }
 
-    /// Whoever has given up may try again with another PIN, so theirs is not sent: each would cost a try.
+    /// Checks that the caller is still waiting: a caller that has given up may retry with another PIN, and sending both
+    /// would cost an attempt.
     fn check_wanted(&self, visit: Visit, asker: &ReplySender<Unlocked>) -> Result<(), KmsError> {
         if self.gate.was_locked_since(visit) || asker.is_closed() {
             return Err(locked_meanwhile(&self.settings));
@@ -526,7 +528,7 @@ impl Worker {
         KmsError::new(
             Class::Corrupt,
             format!(
-                "the wrapped key of {context} is damaged, or belongs to another context or another key than {} of \
+                "the wrapped key of {context} is corrupt, or belongs to another context or another key than {} of \
                  token {} ({})",
                 self.settings.key,
                 self.settings.token,
@@ -557,7 +559,7 @@ fn is_logged_in(session: &Session) -> bool {
     })
 }
 
-/// Lets the token check the PIN, once. It checks none while this process is logged in, as another KMS of it may be.
+/// Lets the token check the PIN, once. It checks none while this process is logged in, possibly through another KMS.
 fn log_in(session: &Session, pin: &Pin) -> Result<(), Error> {
     if is_logged_in(session) {
         session.logout()?;

@@ -1,4 +1,4 @@
-//! Who may have a hand in a private file.
+//! Tests of the permissions of private files.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -95,7 +95,7 @@ fn permissions_table() {
     }
 }
 
-/// What Kubernetes mounts: a world-writable, sticky directory of root's, with links in it.
+/// A Kubernetes mount: a world-writable, sticky directory of root, with links in it.
 #[test]
 fn a_link_in_a_sticky_directory_counts_if_nobody_else_can_replace_it() {
     let directory = directory();
@@ -117,7 +117,7 @@ fn a_link_in_a_sticky_directory_counts_if_nobody_else_can_replace_it() {
         let pin = read(&link, Rule::Ours, 16);
         assert_eq!(pin.is_ok(), allowed, "{mode:o} {:?}", pin.err());
     }
-    // The volume is swapped for another one.
+    // The volume is replaced by another one.
     set_mode(directory.path(), 0o1777);
     let stamp = crate::stamp::Stamp::of([link.as_path()]);
     let next = directory.path().join("..2");
@@ -144,7 +144,7 @@ fn the_message_names_the_mode_and_the_command() {
     assert_eq!(error.class(), Class::Misconfigured);
     assert!(error.what().contains("0644"), "{error}");
     assert_eq!(error.remedy(), r"run: chmod 0600 '/srv/it'\''s/kek'");
-    // Docker and Podman mount what nobody can change there.
+    // Docker and Podman mount files that no user can change there.
     let error = check_file(Path::new("/run/secrets/kek"), facts, Rule::Ours, false).unwrap_err();
     assert!(error.remedy().starts_with("set mode 0400"), "{error}");
 }
@@ -219,7 +219,7 @@ fn links_are_followed_where_nobody_else_can_change_them() {
     assert!(read_it().unwrap_err().what().contains("0644"));
     std::os::unix::fs::symlink("round", dir.join("round")).unwrap();
     assert!(read(&dir.join("round"), Rule::Ours, 100).is_err());
-    // What the server writes itself is never a link.
+    // A file that the server writes is never a link.
     set_mode(&dir.join("..1/pin"), 0o600);
     assert!(Place::open(&dir.join("pin")).unwrap().read(100).is_err());
 }

@@ -1,21 +1,21 @@
-//! The circuit breaker: after some failures in a row nobody asks the KMS for a while, and then one caller does.
-//! Time is an argument.
+//! The circuit breaker: after several consecutive failures no call is sent for some time, and then one probe. Time is an
+//! argument.
 
 use std::time::Duration;
 
-/// What the breaker is doing, for metrics.
+/// The state of the breaker, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Calls go through.
+    /// Calls are sent.
     Closed,
     /// Calls are refused.
     Open,
-    /// One call is on its way to find out; others are refused.
+    /// One call is in flight as a probe; others are refused.
     HalfOpen,
 }
 
 impl BreakerState {
-    /// In one lower-case word, for status documents.
+    /// Returns the state as one lower-case word, for status documents.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -32,7 +32,7 @@ enum State {
     HalfOpen { open_for: Duration },
 }
 
-/// Permission for one call. Give it back with what became of the call.
+/// Permission for one call. Return it with the result of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pass {
     is_probe: bool,
@@ -41,11 +41,11 @@ pub(super) struct Pass {
 /// What a call showed about the KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Showed {
-    /// It answers: a refusal is an answer.
+    /// It answers; a refusal is an answer.
     Alive,
-    /// It does not.
+    /// It does not answer.
     Down,
-    /// Nothing: the call was given up before it ended.
+    /// Nothing: the call was abandoned.
     Nothing,
 }
 
@@ -67,18 +67,19 @@ impl Breaker {
         }
     }
 
-    /// `Err`: how long no call will go through, as far as is known.
+    /// Returns an error if calls are refused, with the expected duration.
     pub(super) fn check(&self, now: Duration) -> Result<(), Duration> {
         match self.state {
             State::Closed { .. } => Ok(()),
             State::Open { until, .. } if now >= until => Ok(()),
             State::Open { until, .. } => Err(until - now),
-            // The probe may end any moment; the shortest closed time is a fair guess.
+            // The probe may end at any moment; the shortest open period is a fair estimate.
             State::HalfOpen { .. } => Err(self.open_for_first),
         }
     }
 
-    /// A pass for one call, right before it is sent. In the half-open state it makes that call the probe.
+    /// Returns permission for one call, immediately before it is sent. In the open state, after its period, that call is
+    /// the probe.
     pub(super) fn enter(&mut self, now: Duration) -> Result<Pass, Duration> {
         self.check(now)?;
         match self.state {
@@ -90,7 +91,8 @@ impl Breaker {
         }
     }
 
-    /// The call of `pass` ended. Once the breaker is open, calls from before no longer count: only the probe decides.
+    /// Records the end of the call of `pass`. Once the breaker is open, earlier calls no longer count: only the probe
+    /// decides.
     pub(super) fn leave(&mut self, now: Duration, pass: Pass, showed: Showed) {
         self.state = match (self.state, pass.is_probe, showed) {
             (State::HalfOpen { .. }, true, Showed::Alive) => State::Closed { failure_count: 0 },
@@ -101,7 +103,7 @@ impl Breaker {
                     open_for,
                 }
             }
-            // The next caller probes.
+            // The next call is the probe.
             (State::HalfOpen { open_for }, true, Showed::Nothing) => State::Open {
                 until: now,
                 open_for,
@@ -122,7 +124,7 @@ impl Breaker {
         };
     }
 
-    /// The next call goes through as the probe: an operator wants to know.
+    /// Lets the next call be the probe, because an operator wants to check.
     pub(super) fn hurry(&mut self, now: Duration) {
         if let State::Open { open_for, .. } = self.state {
             self.state = State::Open {

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-/// Bounds the rate of calls: `burst` at once after a rest, then one each `interval`. Places are handed out in order:
-/// who reserves one waits for it.
+/// Limits the rate of calls: up to `burst` immediately after a pause, then one per `interval`. Places are assigned in
+/// order: a caller that reserves one waits for it.
 ///
-/// It starts with a single call: a burst is for a process that has been quiet, and one that has just started says
-/// nothing of that. A fleet that starts at once is then as gentle as its rates add up to.
+/// It starts with a single call: a burst is for a process that has been quiet, which cannot be known of one that has just
+/// started. A fleet that starts together is then limited to the sum of its rates.
 ///
-/// It is kept as the time at which the next place is free, in ns, on a scale where the first call is at `rest_ns`.
+/// Stored as the time at which the next place is free, in ns, on a scale where the first call is at `rest_ns`.
 #[derive(Debug)]
 pub(super) struct RateBucket {
     interval_ns: u64,
-    /// How far the next place can lie in the past: the burst, less the one call that goes now.
+    /// How far the next place can be in the past: the burst, less the one call that is made now.
     rest_ns: u64,
     next_ns: u64,
 }
@@ -28,7 +28,8 @@ impl RateBucket {
         }
     }
 
-    /// Takes the next place if it is at most `wait_max` away, and returns how far it is. `Err`: how far it would be.
+    /// Takes the next place if it is at most `wait_max` away, and returns the wait. `Err` contains the wait that would be
+    /// needed.
     pub(super) fn reserve(
         &mut self,
         now: Duration,
@@ -44,12 +45,12 @@ impl RateBucket {
         Ok(wait)
     }
 
-    /// Hands out no place before `until`, and no burst at it.
+    /// Assigns no place before `until`, and no burst at that time.
     pub(super) fn pause(&mut self, until: Duration) {
         self.next_ns = self.next_ns.max(self.scale(until));
     }
 
-    /// Calls that could go at once now.
+    /// Returns the number of calls that could be sent immediately.
     pub(super) fn available(&self, now: Duration) -> u32 {
         let now_ns = self.scale(now);
         let place_ns = self.next_ns.max(now_ns - self.rest_ns);
@@ -66,8 +67,8 @@ impl RateBucket {
 
 const MILLI: u64 = 1000;
 
-/// Bounds retries to a share of the successful calls: each retry takes a token, each success gives a part of one back.
-/// A KMS that is down is then asked little more often than one that works.
+/// Limits retries to a share of the successful calls: each retry takes a token, and each success returns a fraction of
+/// one. A KMS that is down is then called little more often than one that works.
 #[derive(Debug)]
 pub(super) struct RetryBucket {
     tokens_milli: u64,
@@ -85,7 +86,7 @@ impl RetryBucket {
         }
     }
 
-    /// Whether a retry may be made; it is then taken.
+    /// Takes a token for a retry. Returns `false` if there is none.
     pub(super) fn take(&mut self) -> bool {
         match self.tokens_milli.checked_sub(MILLI) {
             Some(left) => {
@@ -100,7 +101,7 @@ impl RetryBucket {
         self.tokens_milli = (self.tokens_milli + self.refund_milli).min(self.tokens_milli_max);
     }
 
-    /// Retries that could be made now.
+    /// Returns the number of retries that could be made now.
     pub(super) fn available(&self) -> u32 {
         u32::try_from(self.tokens_milli / MILLI).unwrap_or(u32::MAX)
     }

@@ -1,4 +1,4 @@
-//! The limits within which the whole process calls its KMS.
+//! The limits of the whole process's KMS calls.
 
 use std::time::Duration;
 
@@ -6,43 +6,43 @@ use serde::Deserialize;
 
 use crate::{Class, KmsError};
 
-/// Limits of a [`Service`](crate::Service), checked when it is made. The defaults suit a shared remote KMS: AWS KMS
-/// allows 5,500 or more symmetric calls a second and account, and one process among a hundred takes its part.
+/// Limits of a [`Service`](crate::Service), checked when it is created. The defaults suit a shared remote KMS: AWS KMS
+/// allows 5,500 or more symmetric calls per second and account, and one process among a hundred uses its share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
-    /// Calls a second, in the long run. At least 1.
+    /// Calls per second in the long run. At least 1.
     pub rate_per_s: u32,
-    /// Calls that may go at once after a rest. At least 1.
+    /// Calls that may be sent immediately after a pause. At least 1.
     pub burst: u32,
-    /// Calls under way at once. At least 1.
+    /// Most calls in flight. At least 1.
     pub concurrency_max: u32,
-    /// Unwraps of different keys that may wait or be under way; one more is refused as throttled. At least
+    /// Most unwraps of different keys that may wait or be in flight; further ones are refused as throttled. At least
     /// `concurrency_max`.
     pub waiting_max: u32,
-    /// One try at the KMS, in ms: after that it counts as unavailable.
+    /// Time limit of one attempt at the KMS, in ms; after that it counts as unavailable.
     pub call_ms_max: u64,
-    /// One operation with all its waiting and tries, in ms. At least `call_ms_max`.
+    /// Time limit of one operation with all waits and attempts, in ms. At least `call_ms_max`.
     pub total_ms_max: u64,
-    /// An unlock, in ms. It is never retried.
+    /// Time limit of an unlock, in ms. It is never retried.
     pub unlock_ms_max: u64,
-    /// Tries of one operation, the first included. At least 1.
+    /// Attempts per operation, including the first. At least 1.
     pub attempts_max: u32,
-    /// Upper end of the first back-off, in ms; it doubles with each try. The back-off itself is uniform from 0.
+    /// Upper bound of the first backoff, in ms; it doubles with each attempt. The backoff itself is uniform from 0.
     pub backoff_ms_min: u64,
-    /// Upper end of the longest back-off, in ms.
+    /// Upper bound of the longest backoff, in ms.
     pub backoff_ms_max: u64,
-    /// Longest pause of all calls that the KMS can ask for when it throttles, in ms.
+    /// Longest pause of all calls that the KMS can request when it throttles, in ms.
     pub throttle_ms_max: u64,
-    /// Retries that may be made at once, over all operations. 0 switches retries off.
+    /// Retries that may be made immediately, over all operations. 0 disables retries.
     pub retry_tokens_max: u32,
-    /// What a successful call gives back to the retries, in percent of one: the share of retries in the long run.
+    /// The fraction of a retry that a successful call returns, in percent: the share of retries in the long run.
     pub retry_refund_pct: u32,
-    /// Failures in a row that open the breaker. At least 1.
+    /// Consecutive failures that open the breaker. At least 1.
     pub breaker_failures: u32,
     /// How long the breaker stays open at first, in ms; it doubles with each failed probe. At least 1.
     pub breaker_open_ms: u64,
-    /// How long it stays open at most, in ms.
+    /// Longest time for which it stays open, in ms.
     pub breaker_open_ms_max: u64,
 }
 
@@ -70,8 +70,8 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// For a provider in this process, such as [`Local`](crate::Local): there is nobody to be gentle with, and a start
-    /// with a thousand keyspaces is over in milliseconds.
+    /// Returns limits for a provider in this process, such as [`Local`](crate::Local): no shared service must be spared,
+    /// and a start with a thousand keyspaces takes milliseconds.
     pub fn in_process() -> Self {
         Self {
             rate_per_s: 100_000,
@@ -81,13 +81,13 @@ impl Budget {
     }
 }
 
-/// Longest of all the times, in ms: a day. It keeps sums of times far from overflow.
+/// Longest of all durations, in ms: a day. It keeps sums of durations far from overflow.
 const TIME_MS_MAX: u64 = 86_400_000;
-/// Largest of all the counts: a million.
+/// Largest of all counts: a million.
 const COUNT_MAX: u32 = 1_000_000;
 
 impl Budget {
-    /// Refuses limits that contradict each other, and names the rule.
+    /// Refuses conflicting limits, and names the rule.
     pub fn check(&self) -> Result<(), KmsError> {
         let counts = [
             ("rate_per_s", self.rate_per_s),
@@ -166,7 +166,7 @@ impl Budget {
         Duration::from_millis(self.total_ms_max)
     }
 
-    /// The upper end of the back-off after `failed_count` failed tries, which is 1 or more.
+    /// Returns the upper bound of the backoff after `failed_count` failed attempts, which is 1 or more.
     pub(super) fn backoff_end(&self, failed_count: u32) -> Duration {
         let doublings = failed_count.saturating_sub(1).min(32);
         Duration::from_millis(
@@ -181,7 +181,7 @@ fn rule(holds: bool, broken: impl FnOnce() -> String) -> Result<(), KmsError> {
     if holds {
         return Ok(());
     }
-    let what = format!("the KMS call budget contradicts itself: {}", broken());
+    let what = format!("the limits of the KMS call budget conflict: {}", broken());
     Err(KmsError::new(
         Class::Misconfigured,
         what,

@@ -1,4 +1,4 @@
-//! One operation at the KMS, with all its tries.
+//! One operation at the KMS, with all its attempts.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,15 +25,15 @@ pub(super) struct Caller {
     counters: LiveCounters,
     clock: Clock,
     random: SystemRandom,
-    /// Why the KMS was last found to be down: whoever the breaker turns away is told.
+    /// The last failure that found the KMS down, for callers that the breaker refuses.
     last_down: Mutex<Option<KmsError>>,
 }
 
-/// A try that failed.
+/// A failed attempt.
 enum Failed {
-    /// At the KMS: another try may help.
+    /// At the KMS: a retry may help.
     Sent(KmsError),
-    /// On our side of the wire: the caller hears of it at once.
+    /// Before it was sent: the caller gets it immediately.
     Unsent(KmsError),
 }
 
@@ -55,7 +55,7 @@ impl Caller {
         }
     }
 
-    /// Makes the call, again if that can help, and returns with the time at which the successful try was sent.
+    /// Makes the call, with retries where they can help. Returns when the successful attempt was sent.
     pub(super) async fn call<'a, T>(
         &self,
         keyspace: u32,
@@ -89,7 +89,7 @@ impl Caller {
         self.counters.add(keyspace, operation, outcome);
     }
 
-    /// The next call is made at once.
+    /// Lets the next call go immediately.
     pub(super) fn hurry(&self) {
         self.gate.hurry();
     }
@@ -116,7 +116,7 @@ impl Caller {
         deadline: Instant,
         send: &impl Fn() -> ProviderFuture<'a, T>,
     ) -> Result<(T, u64), Failed> {
-        // What is known to be locked costs no call.
+        // A call to a locked KMS is not sent.
         if self.provider.state() == ProviderState::Locked {
             self.count(keyspace, operation, KmsOutcome::Locked);
             return Err(Failed::Unsent(locked(&*self.provider)));
@@ -181,7 +181,7 @@ impl Caller {
                     Class::Throttled {
                         retry_after: Some(retry_after),
                     },
-                    "the budget for KMS calls left no room in time",
+                    "the budget for KMS calls was exhausted until the time limit",
                     "wait, or raise the call budget's rate_per_s or concurrency_max",
                 )
                 .from_cause(Cause::OverBudget),
@@ -190,20 +190,21 @@ impl Caller {
     }
 
     fn last_down(&self) -> std::sync::MutexGuard<'_, Option<KmsError>> {
-        // Only whole values are put there.
+        // Only complete values are stored there.
         self.last_down
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Uniform from 0 to `end`: full jitter, so that clients who failed together do not return together.
+    /// Draws a duration uniformly from 0 to `end`: full jitter, so that clients that failed together do not retry
+    /// together.
     fn draw_up_to(&self, end: Duration) -> Duration {
         let mut bytes = [0; 8];
         if self.random.fill(&mut bytes).is_err() {
             return end;
         }
         let end_us = u64::try_from(end.as_micros()).unwrap_or(u64::MAX - 1);
-        // The bias of the remainder is below 2^-30 for every back-off that the budget allows.
+        // The bias of the remainder is below 2^-30 for every backoff that the budget allows.
         Duration::from_micros(u64::from_le_bytes(bytes) % (end_us + 1))
     }
 }
@@ -220,7 +221,7 @@ impl fmt::Debug for Caller {
 fn locked(provider: &dyn Provider) -> KmsError {
     let name = provider.name();
     let (what, remedy) = match provider.unlock_need() {
-        UnlockNeed::Initialise => ("has no key of its own yet", "make it: keyway kms init"),
+        UnlockNeed::Initialise => ("has no key of its own yet", "create it: keyway kms init"),
         _ => (
             "is locked",
             "unlock it: keyway unlock KEYSPACE, or keyway kms unlock",

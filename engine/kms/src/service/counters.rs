@@ -5,16 +5,16 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::{Class, KmsError};
 
-/// What was asked of the KMS.
+/// The operations of a KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KmsOperation {
     /// Wrapping a new DEK.
     Wrap,
     /// Unwrapping a DEK.
     Unwrap,
-    /// Letting the KMS make a DEK.
+    /// Generating a DEK at the KMS.
     Generate,
-    /// Making the provider's own key.
+    /// Creating the provider's own key.
     Initialise,
     /// Unlocking the provider.
     Unlock,
@@ -36,7 +36,7 @@ impl KmsOperation {
         Self::Renew,
     ];
 
-    /// In one lower-case word, for metric labels.
+    /// Returns the operation as one lower-case word, for metric labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Wrap => "wrap",
@@ -59,23 +59,23 @@ pub enum KmsOutcome {
     Denied,
     /// The key is disabled at the KMS.
     Disabled,
-    /// The KMS does not take what we log in with.
+    /// The KMS rejects the login.
     Credential,
-    /// The KMS said that we are too fast.
+    /// The KMS limits the rate.
     Throttled,
-    /// The KMS was not there, or failed.
+    /// The KMS was unreachable, or failed.
     Unavailable,
     /// It did not answer in time.
     TimedOut,
-    /// The wrapped key is damaged.
+    /// The wrapped key is corrupt.
     Corrupt,
-    /// The set-up is wrong.
+    /// The configuration is invalid.
     Misconfigured,
-    /// Not sent, or answered so: the provider is locked.
+    /// Not sent, or the answer: the provider is locked.
     Locked,
     /// Not sent: the breaker is open.
     BreakerOpen,
-    /// Not sent: no room within the budget in time.
+    /// Not sent: the budget was exhausted until the time limit.
     OverBudget,
 }
 
@@ -96,7 +96,7 @@ impl KmsOutcome {
         Self::OverBudget,
     ];
 
-    /// In one or two lower-case words, for metric labels.
+    /// Returns the outcome as one or two lower-case words, for metric labels.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -136,7 +136,7 @@ const fn cell(operation: KmsOperation, outcome: KmsOutcome) -> usize {
 
 const _: () = assert!(cell(KmsOperation::Renew, KmsOutcome::OverBudget) == CELLS - 1);
 
-/// The counts at one moment. They only ever grow.
+/// The counts at one moment. They only grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters([u64; CELLS]);
 
@@ -147,12 +147,12 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Calls of `operation` that ended so.
+    /// Returns the calls of `operation` with that outcome.
     pub fn count(&self, operation: KmsOperation, outcome: KmsOutcome) -> u64 {
         self.0[cell(operation, outcome)]
     }
 
-    /// Every operation with every outcome and its count, zeros included.
+    /// Iterates over every operation with every outcome and its count, including zeros.
     pub fn iter(&self) -> impl Iterator<Item = (KmsOperation, KmsOutcome, u64)> + '_ {
         KmsOperation::ALL.into_iter().flat_map(move |operation| {
             KmsOutcome::ALL
@@ -161,7 +161,7 @@ impl Counters {
         })
     }
 
-    /// Counts one call more.
+    /// Counts one call.
     pub(crate) fn add(&mut self, operation: KmsOperation, outcome: KmsOutcome) {
         self.0[cell(operation, outcome)] += 1;
     }
@@ -173,13 +173,13 @@ impl Counters {
     }
 }
 
-/// The counts of every keyspace, from any thread. What belongs to none is under keyspace 0, which no keyspace is.
+/// The counts of every keyspace, from any thread. Calls for no keyspace are under id 0, which no keyspace has.
 #[derive(Debug, Default)]
 pub(super) struct LiveCounters(Mutex<BTreeMap<u32, Counters>>);
 
 impl LiveCounters {
     pub(super) fn add(&self, keyspace: u32, operation: KmsOperation, outcome: KmsOutcome) {
-        // Held for one addition; a call at a KMS costs a thousand times as much.
+        // Held for one addition; a KMS call costs a thousand times as much.
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.entry(keyspace).or_default().0[cell(operation, outcome)] += 1;
     }

@@ -1,4 +1,4 @@
-//! What the service does with DEKs and their records.
+//! Tests of the service with DEKs and their records.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -12,7 +12,7 @@ async fn a_new_dek_is_proven_before_it_is_handed_out() {
     let bench = Bench::new([Step::Ok(ms(10)), Step::Ok(ms(10))], NOW, Budget::default());
     let made = bench.service.new_dek(7, 1).await.unwrap();
     assert_eq!(bench.provider.call_count(), 2);
-    // The proof waits for its place in the rate, 20 ms after the wrap.
+    // The verification waits for its place in the rate, 20 ms after the wrap.
     assert_eq!(made.sent_at_us, 20_000);
     let again = bench.service.unwrap_dek(7, 1, &made.record).await.unwrap();
     assert!(again.dek.is_same(&made.dek));

@@ -1,7 +1,7 @@
-//! Who asks for a DEK, and the lock that may come between: what callers share, and what a lock takes from them.
+//! Callers of an unwrap, and the lock that may come between: what callers share, and what a lock takes from them.
 //!
-//! Callers and locks meet here from any thread, so this file decides nothing by a runtime or a clock; the tests beside
-//! it run it under a scheduler that tries the orders out.
+//! Callers and locks meet here from any thread, so nothing in this file depends on a runtime or a clock; the tests next
+//! to it run it under a scheduler that explores the orders.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,23 +11,23 @@ use super::flights::{Flight, FlightKey, Flights, Joined, UnwrapResult};
 /// The flights, and how often the provider was locked.
 pub(super) struct Desk {
     flights: Arc<Flights>,
-    /// An answer from before the latest lock is not handed out after it.
+    /// An answer from before the latest lock is not returned after it.
     lock_count: AtomicU64,
 }
 
-/// When somebody came, counted in locks.
+/// The time of a call, counted in locks.
 #[derive(Clone, Copy)]
 pub(super) struct Visit(u64);
 
-/// How a shared call ended.
+/// The result of a shared call.
 pub(super) enum Shared {
-    /// With an answer.
+    /// An answer.
     Answered(UnwrapResult),
     /// The flight ended without one.
     Lost,
     /// A lock came between; there may have been an answer.
     LockedMeanwhile,
-    /// There is no room for another flight.
+    /// There are too many flights.
     Full,
 }
 
@@ -39,7 +39,7 @@ impl Desk {
         }
     }
 
-    /// Waits for the call that is under way for this DEK; if there is none, `fly` is to see to one.
+    /// Waits for the call in flight for this DEK; if there is none, `fly` must start one.
     pub(super) async fn share(
         &self,
         keyspace: u32,
@@ -72,10 +72,10 @@ impl Desk {
         answer.map_or(Shared::Lost, Shared::Answered)
     }
 
-    /// Locks: once this returns, nobody is handed what was unwrapped before.
+    /// Locks: after this returns, no caller gets a DEK that was unwrapped before.
     pub(super) fn lock(&self, lock_provider: impl FnOnce()) {
-        // In this order: whoever reads the new count finds the provider locked. The other way round, a caller who came
-        // in between would unwrap under the new count and take the DEK away after the lock.
+        // In this order: a caller that reads the new count finds the provider locked. In the other order, a caller in
+        // between would unwrap under the new count and get the DEK after the lock.
         lock_provider();
         self.lock_count.fetch_add(1, Ordering::SeqCst);
     }
@@ -88,7 +88,7 @@ impl Desk {
         self.visit().0 != visit.0
     }
 
-    /// Flights under way.
+    /// Returns the number of flights in progress.
     pub(super) fn len(&self) -> usize {
         self.flights.len()
     }

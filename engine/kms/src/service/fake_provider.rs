@@ -1,4 +1,4 @@
-//! A provider that does as it is told, behind the real seam.
+//! A scripted provider behind the real trait.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -12,12 +12,12 @@ use crate::provider::{
 };
 use crate::{Class, Context, KmsError, SecretKey};
 
-/// What one call does.
+/// The result of one call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     /// Answers after this time.
     Ok(Duration),
-    /// Fails at once.
+    /// Fails immediately.
     Fail(Class),
     /// Never answers.
     Hang,
@@ -51,7 +51,7 @@ impl FakeProvider {
         }
     }
 
-    /// When each call came.
+    /// Returns when each call arrived.
     pub(super) fn calls(&self) -> Vec<Instant> {
         self.calls.lock().unwrap().clone()
     }
@@ -60,7 +60,7 @@ impl FakeProvider {
         self.calls.lock().unwrap().len()
     }
 
-    /// The most calls that were under way at once.
+    /// Returns the highest number of concurrent calls.
     pub(super) fn under_way_max(&self) -> usize {
         self.under_way_max.load(Ordering::SeqCst)
     }
@@ -69,7 +69,7 @@ impl FakeProvider {
         *self.afterwards.lock().unwrap() = step;
     }
 
-    /// From now on it makes DEKs too.
+    /// Lets it also generate DEKs.
     pub(super) fn generate_too(&self) {
         self.generates.store(true, Ordering::SeqCst);
     }

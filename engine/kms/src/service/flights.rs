@@ -1,4 +1,4 @@
-//! Many callers, one call: who asks for a key that is being unwrapped waits for that call.
+//! Many callers, one call: a caller that requests a key which is being unwrapped waits for that call.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::UnwrappedDek;
 use crate::KmsError;
 
-/// What one flight is for. The record is part of it: callers who disagree about them must not share an answer.
-/// So is the number of locks before it: who comes after a lock must not share an answer from before.
+/// Identifies a flight. The record is part of it, so that callers with different records do not share an answer. So is
+/// the number of locks before it, so that a caller after a lock does not share an answer from before.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlightKey {
     pub(super) keyspace: u32,
@@ -23,7 +23,7 @@ pub(super) type UnwrapResult = Result<UnwrappedDek, KmsError>;
 /// Where a waiter gets the answer. An error at the receiver means that the flight ended without one.
 pub(super) type Receiver = watch::Receiver<Option<UnwrapResult>>;
 
-/// The flights under way, at most `flights_max`.
+/// The flights in progress, at most `flights_max`.
 #[derive(Debug)]
 pub(super) struct Flights {
     flights_max: usize,
@@ -33,17 +33,17 @@ pub(super) struct Flights {
 #[derive(Debug, Default)]
 struct Table {
     flights: HashMap<FlightKey, (u64, Receiver)>,
-    /// Names the next flight, so that the end of one never removes a later one.
+    /// Identifies the next flight, so that the end of one never removes a later one.
     next_id: u64,
 }
 
-/// How a caller came in.
+/// How a caller joined.
 pub(super) enum Joined {
-    /// Somebody's flight is under way.
+    /// Another caller's flight is in progress.
     Follower(Receiver),
-    /// The caller's own: it must see to it that the flight is flown.
+    /// The caller's own: it must ensure that the call is made.
     Leader(Flight, Receiver),
-    /// There is no room for another flight.
+    /// There are too many flights.
     Full,
 }
 
@@ -83,13 +83,13 @@ impl Flights {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Every change is one insertion or removal, so a panic elsewhere leaves the table whole.
+        // Every change is one insertion or removal, so a panic elsewhere leaves the table consistent.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One flight. However it ends, by an answer, a panic or the end of the runtime, it leaves the table first and then
-/// reaches every waiter, so that whoever asks after that starts another.
+/// One flight. However it ends, by an answer, a panic or the end of the runtime, it first leaves the table and then
+/// reaches every waiter, so that a later caller starts another.
 pub(super) struct Flight {
     flights: Arc<Flights>,
     key: FlightKey,

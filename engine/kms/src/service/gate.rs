@@ -1,4 +1,4 @@
-//! What every call passes before it is sent: breaker, concurrency, rate, and a pause that the KMS asked for.
+//! The checks of every call before it is sent: breaker, concurrency, rate, and a pause requested by the KMS.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::bucket::{RateBucket, RetryBucket};
 use super::budget::Budget;
 use crate::KmsError;
 
-/// How soon to try again when every call under way has lasted for the whole of our time.
+/// Suggested wait if every call in flight has used its whole time limit.
 const CROWDED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The gate. Its mutex is held for a few instructions at a time and never across an await.
+/// The limiter. Its mutex is held for a few instructions at a time and never across an await.
 #[derive(Debug)]
 pub(super) struct CallLimiter {
-    /// The zero of the times inside.
+    /// The origin of the times inside.
     start: OnceLock<Instant>,
     concurrency: Semaphore,
     concurrency_max: u32,
@@ -34,14 +34,14 @@ struct Limits {
     paused_until: Duration,
 }
 
-/// Why a call was not let through.
+/// Why a call was not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     BreakerOpen { retry_after: Duration },
     OverBudget { retry_after: Duration },
 }
 
-/// Leave to send one call now. Dropping it without [`Entry::leave`] says that the call was given up.
+/// Permission to send one call now. Dropping it without [`Entry::leave`] counts the call as abandoned.
 #[derive(Debug)]
 pub(super) struct Entry<'a> {
     gate: &'a CallLimiter,
@@ -50,7 +50,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl CallLimiter {
-    /// Refuses a budget that contradicts itself.
+    /// Refuses a budget with conflicting limits.
     pub(super) fn new(budget: &Budget) -> Result<Arc<Self>, KmsError> {
         budget.check()?;
         let limits = Limits {
@@ -74,7 +74,7 @@ impl CallLimiter {
 
     /// Waits for its turn, until `deadline` at the latest. Turns are in order of arrival.
     pub(super) async fn enter(&self, deadline: Instant) -> Result<Entry<'_>, Refused> {
-        // Who cannot get through now does not queue.
+        // A call that cannot be sent now does not queue.
         self.check_breaker()?;
         let permit = match tokio::time::timeout_at(deadline, self.concurrency.acquire()).await {
             Ok(permit) => permit.expect("the semaphore is never closed"),
@@ -84,7 +84,7 @@ impl CallLimiter {
                 });
             }
         };
-        // The breaker may have opened while we queued; then no place in the rate is spent.
+        // The breaker may have opened during the wait; then no place in the rate is consumed.
         self.check_breaker()?;
         let wait = {
             let now = self.now();
@@ -120,7 +120,7 @@ impl CallLimiter {
         }
     }
 
-    /// The KMS asked everybody to wait.
+    /// Pauses all calls, as the KMS requested.
     pub(super) fn pause(&self, pause: Duration) {
         let until = self.now() + pause.min(self.throttle_max);
         let mut limits = self.limits();
@@ -128,13 +128,13 @@ impl CallLimiter {
         limits.rate.pause(until);
     }
 
-    /// The next call is let through, whatever the breaker waits for.
+    /// Lets the next call go, whatever the breaker waits for.
     pub(super) fn hurry(&self) {
         let now = self.now();
         self.limits().breaker.hurry(now);
     }
 
-    /// Whether one more retry is within the budget; it is then spent.
+    /// Takes one retry from the budget. Returns `false` if there is none.
     pub(super) fn take_retry(&self) -> bool {
         self.limits().retries.take()
     }
@@ -169,13 +169,13 @@ impl CallLimiter {
     }
 
     fn limits(&self) -> MutexGuard<'_, Limits> {
-        // The parts only do arithmetic under the lock, so a poisoned lock guards whole values.
+        // The parts only do arithmetic under the lock, so a poisoned lock guards consistent values.
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entry<'_> {
-    /// The call ended and showed this about the KMS.
+    /// Records the end of the call, and what it showed about the KMS.
     pub(super) fn leave(mut self, showed: Showed, succeeded: bool) {
         self.report(showed);
         if succeeded {

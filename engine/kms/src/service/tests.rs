@@ -1,5 +1,5 @@
-//! The service over a scripted provider, in paused time: the runtime moves the clock on whenever all tasks wait, so
-//! hours pass in no time and every figure is exact.
+//! Tests of the service over a scripted provider, in paused time: the runtime advances the clock whenever all tasks wait,
+//! so hours pass instantly and every time is exact.
 
 use std::sync::Weak;
 
@@ -23,7 +23,7 @@ fn wrapped(keyspace: u32) -> [u8; 32] {
     bytes
 }
 
-/// A service, its provider, and the zero of its clock.
+/// A service, its provider, and the origin of its clock.
 pub(super) struct Bench {
     pub(super) service: Service,
     pub(super) provider: Arc<FakeProvider>,
@@ -61,7 +61,7 @@ impl Bench {
         self.service.counters().count(KmsOperation::Unwrap, outcome)
     }
 
-    /// When each call came, in ms from the start.
+    /// Returns when each call arrived, in ms from the start.
     fn call_times_ms(&self) -> Vec<u128> {
         self.provider
             .calls()
@@ -94,11 +94,11 @@ async fn a_thousand_callers_share_one_call_and_one_secret() {
     for answer in &answers {
         assert!(Arc::ptr_eq(&answer.as_ref().unwrap().dek, &first.dek));
     }
-    // Nobody but the callers holds it: with the last of them it is gone.
+    // Only the callers hold it: it is dropped with the last of them.
     let weak: Weak<SecretKey> = Arc::downgrade(&first.dek);
     drop(answers);
     assert!(weak.upgrade().is_none());
-    // And the next caller makes a call of its own.
+    // The next caller makes its own call.
     bench.unwrap(7).await.unwrap();
     assert_eq!(bench.provider.call_count(), 2);
 }
@@ -163,7 +163,7 @@ async fn a_thousand_cold_keyspaces_stay_within_rate_and_concurrency() {
     assert_eq!(bench.provider.call_count(), 1000);
     assert!(bench.provider.under_way_max() <= 8);
     for (index, at) in bench.call_times_ms().into_iter().enumerate() {
-        // 100 at once, then one each 20 ms.
+        // 100 immediately, then one per 20 ms.
         let earliest_ms = index.saturating_sub(99) * 20;
         assert!(
             at >= earliest_ms as u128,
@@ -242,7 +242,7 @@ async fn throttling_holds_everybody_for_as_long_as_was_asked() {
     assert!(others.join_all().await.iter().all(Result::is_ok));
     assert!(first.join_all().await.iter().all(Result::is_ok));
     let times_ms = bench.call_times_ms();
-    // No call before the time is up, and no burst at it.
+    // No call before the time has passed, and no burst then.
     assert!(times_ms[1..].iter().all(|&at| at >= 2_000), "{times_ms:?}");
     assert!(
         times_ms[1..].is_sorted_by(|earlier, later| later - earlier >= 20),
@@ -294,19 +294,19 @@ async fn the_breaker_opens_and_lets_one_probe_through() {
     }
     assert_eq!(bench.service.gauges().breaker, BreakerState::Open);
 
-    // Open: nobody asks, and everybody hears at once for how long.
+    // Open: no call is sent, and every caller immediately gets the remaining time.
     let retry_after = bench.class(9).await.retry_after().unwrap();
     assert_eq!(retry_after, ms(1_000));
     assert_eq!(bench.provider.call_count(), 5);
 
-    // Half open: of ten at once, one goes.
+    // Half-open: of ten concurrent calls, one is sent.
     tokio::time::sleep(ms(1_000)).await;
     let answers = bench.spawn_unwraps(10..20).join_all().await;
     assert_eq!(bench.provider.call_count(), 6);
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
     assert_eq!(bench.count(KmsOutcome::BreakerOpen), 1 + 9);
 
-    // The probe came back: closed.
+    // The probe succeeded: closed.
     assert_eq!(bench.service.gauges().breaker, BreakerState::Closed);
     assert!(
         bench
@@ -358,10 +358,10 @@ async fn a_call_without_an_answer_ends_at_its_limit() {
     );
     let answers = bench.spawn_unwraps(0..5).join_all().await;
     assert!(answers.iter().all(Result::is_err));
-    // The five leave in a row: there is no burst at the start.
+    // The five leave one after the other: there is no burst at the start.
     assert_eq!(bench.start.elapsed(), ms(5_080));
     assert_eq!(bench.count(KmsOutcome::TimedOut), 5);
-    // Silence is a failure to the breaker.
+    // No answer is a failure to the breaker.
     assert_eq!(bench.service.gauges().breaker, BreakerState::Open);
     assert_eq!(bench.service.gauges().in_flight, 0);
 }
@@ -403,8 +403,8 @@ async fn an_answer_from_before_a_lock_is_not_handed_out_after_it() {
     assert_eq!(answers[0].as_ref().unwrap_err().class(), Class::Locked);
 }
 
-/// A flight from before a lock used to stay in the table: who came after the lock joined it, found the count of locks
-/// as it was on arrival, and was handed the DEK by a KMS that was locked all the while.
+/// A flight from before a lock remained in the table: a caller after the lock joined it, read the unchanged number of
+/// locks, and got the DEK from a KMS that was locked the whole time.
 #[tokio::test(start_paused = true)]
 async fn who_comes_after_a_lock_shares_no_answer_from_before_it() {
     let bench = Bench::new([], Step::Ok(ms(20)), Budget::default());

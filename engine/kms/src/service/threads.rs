@@ -1,6 +1,6 @@
-//! Callers, flights and a lock in every order that a scheduler thinks of. `make threads` tries more of them.
+//! Callers, flights and a lock in every order that the scheduler explores. `make threads` explores more.
 //!
-//! A failure prints its schedule; `KEYWAY_REPLAY=<schedule> cargo test -p keyway-kms NAME` runs it again.
+//! A failure prints its schedule; `KEYWAY_REPLAY=<schedule> cargo test -p keyway-kms NAME` replays it.
 
 use std::panic::catch_unwind;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::{Class, KmsError, SecretKey};
 
 const CALLERS: usize = 4;
 
-/// Schedules that are tried of each kind, unless KEYWAY_SCHEDULES says otherwise.
+/// Schedules explored of each kind, unless KEYWAY_SCHEDULES is set.
 const SCHEDULES: usize = 1_000;
 
 fn explore(scenario: impl Fn() + Send + Sync + Clone + 'static) {
@@ -28,17 +28,17 @@ fn explore(scenario: impl Fn() + Send + Sync + Clone + 'static) {
     shuttle::check_pct(scenario, schedules, 3);
 }
 
-/// What is wrong on purpose.
+/// A planted flaw.
 #[derive(Clone, Copy, PartialEq)]
 enum Flaw {
     None,
-    /// The provider's lock returns before it holds.
+    /// The provider's lock returns before it takes effect.
     LateLock,
     /// A flight ends without an answer.
     LostAnswer,
 }
 
-/// A provider with a point between any two of its steps at which others may run.
+/// A provider with a scheduling point between any two of its steps.
 #[derive(Default)]
 struct World {
     is_locked: AtomicBool,
@@ -74,7 +74,7 @@ fn callers_and_a_lock(flaw: Flaw) {
                 let too_late = world.lock_returned.load(Ordering::SeqCst);
                 let flown = Arc::clone(&world);
                 let start = |flight| {
-                    // Where another thread may come between the reading of the count and the flight.
+                    // Another thread may run between the reading of the count and the flight.
                     thread::yield_now();
                     spawn(fly(flown, flight, flaw));
                 };

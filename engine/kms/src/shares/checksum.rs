@@ -1,4 +1,4 @@
-//! RS1024: the Reed-Solomon checksum over words that SLIP-39 ends each share with. It finds any three wrong words.
+//! RS1024: the Reed-Solomon checksum over words at the end of each SLIP-39 share. It detects any three wrong words.
 
 /// Words of the checksum.
 pub(super) const CHECKSUM_WORDS: usize = 3;
@@ -15,7 +15,7 @@ const GENERATOR: [u32; 10] = [
     0x03f3_f120,
 ];
 
-/// The checksum's words for the words before it.
+/// Returns the checksum's words for the words before it.
 pub(super) fn checksum(is_extendable: bool, words: &[u16]) -> [u16; CHECKSUM_WORDS] {
     let rest = remainder(
         is_extendable,
@@ -24,12 +24,12 @@ pub(super) fn checksum(is_extendable: bool, words: &[u16]) -> [u16; CHECKSUM_WOR
     [20, 10, 0].map(|shift| (rest >> shift & 0x3ff) as u16)
 }
 
-/// Whether the words end in their checksum.
+/// Returns `true` if the words end in their checksum.
 pub(super) fn is_right(is_extendable: bool, words: &[u16]) -> bool {
     remainder(is_extendable, words.iter().copied()) == 1
 }
 
-/// The words are secret: masks, and no branches.
+/// Computes the remainder. The words are secret: it uses masks, and no branches.
 fn remainder(is_extendable: bool, words: impl Iterator<Item = u16>) -> u32 {
     let customization: &[u8] = if is_extendable {
         b"shamir_extendable"

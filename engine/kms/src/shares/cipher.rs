@@ -1,7 +1,7 @@
 //! SLIP-39's encryption of the secret before it is split: a Feistel network of four rounds over PBKDF2-HMAC-SHA-256.
 //!
-//! With the empty passphrase it hides nothing. It is there because it is part of the standard: any tool that knows
-//! SLIP-39 recovers the same secret.
+//! With the empty passphrase it hides nothing. It is part of the standard, so that any tool that implements SLIP-39
+//! recovers the same secret.
 
 use std::num::NonZeroU32;
 
@@ -37,12 +37,12 @@ fn feistel(terms: Terms, passphrase: &[u8], block: &mut [u8], rounds: impl Itera
         }
         block.rotate_left(half);
     }
-    // The last round's halves stay as they were.
+    // The halves are not swapped in the last round.
     block.rotate_left(half);
     scrub_stack();
 }
 
-/// As many bytes as `right` has.
+/// Returns as many bytes as `right` has.
 #[inline(never)]
 fn round_function(terms: Terms, passphrase: &[u8], round: u8, right: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut password = Zeroizing::new(Vec::with_capacity(1 + passphrase.len()));

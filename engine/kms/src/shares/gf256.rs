@@ -1,14 +1,14 @@
 //! Arithmetic in GF(256) modulo x^8 + x^4 + x^3 + x + 1, as SLIP-39 and AES have it.
 //!
-//! Share values are secret, so there is neither a table indexed by a byte nor a branch on one: a product is eight
-//! masked additions.
+//! Share values are secret, so no table is indexed by a byte and no branch depends on one: a product is eight masked
+//! additions.
 
 use zeroize::Zeroizing;
 
-/// What x^8 is, without the x^8.
+/// The representation of x^8, without the x^8.
 const REDUCTION: u8 = 0x1b;
 
-/// A value of each polynomial at `x`: one byte for each byte of the shared secret.
+/// The value of each polynomial at `x`: one byte for each byte of the shared secret.
 pub(super) struct Point<'a> {
     /// Public: the share's number.
     pub(super) x: u8,
@@ -16,8 +16,8 @@ pub(super) struct Point<'a> {
     pub(super) y: &'a [u8],
 }
 
-/// The values at `x` of the polynomials of least degree through `points`, which have distinct `x`, none of them the
-/// one that is asked for, and `y` of one length. Takes the same time for all values of one length.
+/// Returns the values at `x` of the polynomials of least degree through `points`, which have distinct `x`, none equal to
+/// the argument, and `y` of one length. Takes the same time for all values of one length.
 pub(super) fn interpolate(points: &[Point<'_>], x: u8) -> Zeroizing<Vec<u8>> {
     let len = points.first().map_or(0, |point| point.y.len());
     let mut sum = Zeroizing::new(vec![0; len]);
@@ -43,12 +43,13 @@ fn mul(a: u8, b: u8) -> u8 {
     product
 }
 
-/// All ones if the lowest bit is set, or else zero. The black box keeps the compiler from making it a branch again.
+/// Returns all ones if the lowest bit is set, otherwise zero. The black box keeps the compiler from turning it into a
+/// branch.
 fn mask(bit: u8) -> u8 {
     std::hint::black_box(0_u8.wrapping_sub(bit & 1))
 }
 
-/// a^254, which is 1/a, and 0 for 0.
+/// Returns a^254, which is 1/a, and 0 for 0.
 fn inverse(a: u8) -> u8 {
     let mut power = a;
     let mut result = 1;
@@ -64,7 +65,7 @@ fn inverse(a: u8) -> u8 {
 mod tests {
     use super::*;
 
-    /// Schoolbook: the product of two polynomials, then the remainder.
+    /// Schoolbook multiplication: the product of two polynomials, then the remainder.
     fn slow_mul(a: u8, b: u8) -> u8 {
         let mut wide = 0_u16;
         for bit in 0..8 {

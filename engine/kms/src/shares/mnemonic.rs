@@ -26,7 +26,7 @@ pub(super) const fn word_count(secret_bytes: usize) -> usize {
     HEAD_WORDS + (secret_bytes * 8).div_ceil(WORD_BITS) + CHECKSUM_WORDS
 }
 
-/// The share's words. Errors: more than [`SHARE_BYTES_MAX`] bytes of them.
+/// Returns the share's words. Errors: they have more than [`SHARE_BYTES_MAX`] bytes.
 pub(super) fn encode(member: &Member) -> Result<Share, KmsError> {
     let terms = member.terms;
     let head = u64::from(terms.identifier & 0x7fff) << 25
@@ -38,7 +38,7 @@ pub(super) fn encode(member: &Member) -> Result<Share, KmsError> {
     let words_len = word_count(member.value.len());
     let mut words = Zeroizing::new(Vec::with_capacity(words_len));
     words.extend([30, 20, 10, 0].map(|shift| (head >> shift & 0x3ff) as u16));
-    // The zeros come first, so that the value ends with a word.
+    // The zeros come first, so that the value ends at a word boundary.
     let mut pending = 0_u32;
     let mut pending_bits = padding_bits(member.value.len());
     for byte in member.value.iter() {
@@ -63,15 +63,15 @@ pub(super) fn encode(member: &Member) -> Result<Share, KmsError> {
     Share::new(text)
 }
 
-/// The share that the words stand for: a share of a secret of `secret_bytes` bytes in one group. Errors name the place
-/// of what is wrong, and never a word.
+/// Decodes words into a share of a secret of `secret_bytes` bytes in one group. Errors name the position of the fault,
+/// and never a word.
 pub(super) fn decode(share: &Share, secret_bytes: usize) -> Result<Member, KmsError> {
     let text = share.expose();
     let words_len = word_count(secret_bytes);
     let given = text.split_ascii_whitespace().count();
     if given != words_len {
         return Err(refused(
-            format!("the share has {given} words, and one of ours has {words_len}"),
+            format!("the share has {given} words, and a share of Keyway has {words_len}"),
             "give all words of one share, and only those",
         ));
     }
@@ -112,8 +112,8 @@ fn parse(words: &[u16], secret_bytes: usize) -> Result<Member, KmsError> {
     if (group_index, group_threshold, group_count) != (0, 1, 1) {
         return Err(refused(
             format!(
-                "the share is of group {} of {group_count}, of which {group_threshold} are needed, \
-                 and ours have one group",
+                "the share is of group {} of {group_count}, of which {group_threshold} are needed, and shares of \
+                 Keyway have one group",
                 group_index + 1
             ),
             "give a share that keyway made",
@@ -129,7 +129,7 @@ fn parse(words: &[u16], secret_bytes: usize) -> Result<Member, KmsError> {
         pending = (pending << WORD_BITS | u32::from(*word)) & 0x3_ffff;
         pending_bits += WORD_BITS;
         if padding_left > 0 {
-            // The first word: it has all of the padding.
+            // The first word: it contains all of the padding.
             pending_bits -= padding_left;
             if pending >> pending_bits != 0 {
                 return Err(refused(
@@ -151,7 +151,7 @@ fn parse(words: &[u16], secret_bytes: usize) -> Result<Member, KmsError> {
     })
 }
 
-/// Zeros before a value of this many bytes: 2 for 16 bytes, 4 for 32.
+/// Returns the number of zero bits before a value of this many bytes: 2 for 16 bytes, 4 for 32.
 const fn padding_bits(secret_bytes: usize) -> usize {
     (WORD_BITS - secret_bytes * 8 % WORD_BITS) % WORD_BITS
 }
@@ -163,7 +163,7 @@ mod tests {
     use super::super::words::WORD_COUNT;
     use super::*;
 
-    /// Words from a linear congruence, so that a failure replays.
+    /// Returns words from a linear congruence, so that a failure can be replayed.
     fn words(seed: u64, count: usize) -> Vec<u16> {
         let mut state = seed;
         let mut next = || {

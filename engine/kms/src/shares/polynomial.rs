@@ -1,7 +1,7 @@
 //! Shamir's scheme with SLIP-39's digest: `SplitSecret` and `RecoverSecret` of the standard.
 //!
-//! The polynomials have the secret at 255 and a digest of it at 254; share `i` is their value at `i`. The digest tells
-//! shares that do not belong together; whoever holds one share too few is left with 2^224 possible secrets, not 2^256.
+//! The polynomials have the secret at 255 and a digest of it at 254; share `i` is their value at `i`. The digest detects
+//! shares that do not belong together; with one share too few, 2^224 secrets remain possible, not 2^256.
 
 use ring::hmac;
 use ring::rand::SystemRandom;
@@ -17,7 +17,7 @@ const SECRET_X: u8 = 255;
 const DIGEST_X: u8 = 254;
 const DIGEST_BYTES: usize = 4;
 
-/// The values of the shares 0 to `count - 1`, each as long as the secret, which has more than 4 bytes.
+/// Returns the values of the shares 0 to `count - 1`, each as long as the secret, which has more than 4 bytes.
 pub(super) fn split(
     random: &SystemRandom,
     quorum: Quorum,
@@ -62,8 +62,8 @@ pub(super) fn split(
     Ok(values)
 }
 
-/// The secret from exactly as many shares as the threshold, with distinct numbers below 16. `None`: they do not belong
-/// together.
+/// Recovers the secret from exactly as many shares as the threshold, with distinct numbers below 16. Returns `None` if
+/// they do not belong together.
 pub(super) fn recover(points: &[Point<'_>]) -> Option<Zeroizing<Vec<u8>>> {
     if let [only] = points {
         return Some(Zeroizing::new(only.y.to_vec()));
@@ -101,7 +101,7 @@ mod tests {
             .collect()
     }
 
-    /// All sets of `size` of the numbers below `count`.
+    /// Returns all sets of `size` of the numbers below `count`.
     fn subsets(count: u8, size: u8) -> impl Iterator<Item = Vec<u8>> {
         (0_u32..1 << count)
             .filter(move |bits| bits.count_ones() == u32::from(size))
@@ -118,7 +118,7 @@ mod tests {
                     continue;
                 };
                 let values = split(&random, quorum, &SECRET).unwrap();
-                // All subsets of small sets, some of each large one.
+                // All subsets of small sets, and some of each large one.
                 let step = if count <= 8 { 1 } else { 97 };
                 for members in subsets(count, threshold).step_by(step) {
                     let secret = recover(&points(&values, &members));

@@ -1,8 +1,8 @@
-//! The standard's vectors, and what is refused.
+//! Tests with the standard's vectors, and of refused input.
 //!
 //! `tests/data/slip39_vectors.json` is `vectors.json` of the standard's reference implementation,
 //! <https://github.com/trezor/python-shamir-mnemonic>, without the wallet keys: for each vector its title, the shares,
-//! and the secret in hexadecimal, or nothing if the shares are bad. The passphrase is `TREZOR`.
+//! and the secret in hexadecimal, or nothing if the shares are invalid. The passphrase is `TREZOR`.
 
 use super::*;
 use crate::hex;
@@ -53,7 +53,8 @@ fn the_standards_vectors_give_their_secret_or_their_error() {
     assert_eq!(recovered, 9);
 }
 
-/// Why a vector is refused; `None`: it is good. Groups are not for us, so all vectors that have them are refused.
+/// Returns why a vector is refused, or `None` if it is valid. Groups are not supported, so all vectors that have them are
+/// refused.
 fn reason(title: &str) -> Option<&'static str> {
     let table = [
         ("invalid checksum", "checksum is wrong"),
@@ -65,7 +66,7 @@ fn reason(title: &str) -> Option<&'static str> {
         ("invalid digest", "digest is wrong"),
         ("insufficient length", "19 words"),
         ("invalid master secret length", "21 words"),
-        ("group", "ours have one group"),
+        ("group", "shares of Keyway have one group"),
         ("5. Basic sharing", "1 shares were given"),
         ("24. Basic sharing", "1 shares were given"),
     ];
@@ -79,7 +80,7 @@ fn reason(title: &str) -> Option<&'static str> {
         .map(|(_, reason)| *reason)
 }
 
-/// Vector 45 is of our own form. Under the empty passphrase the reference implementation gives this secret.
+/// Vector 45 has Keyway's form. Under the empty passphrase the reference implementation recovers this secret.
 #[test]
 fn a_set_of_another_tool_recovers_to_its_secret() {
     let vectors: Vec<(String, Vec<String>, String)> =
@@ -144,7 +145,7 @@ fn errors_name_the_place_and_no_word() {
         (with(16, other), "checksum is wrong"),
         (
             share(&words[..32].join(" ")),
-            "32 words, and one of ours has 33",
+            "32 words, and a share of Keyway has 33",
         ),
         (with(0, "academic academic"), "34 words"),
     ];

@@ -1,7 +1,7 @@
 //! SLIP-39's list of 1024 English words, each of which stands for ten bits.
 //!
-//! Which word it is, is secret: both directions go through the whole list for each word and pick by masks. The list
-//! is the standard's, `slip-0039/wordlist.txt`.
+//! The words are secret: both directions go through the whole list for each word and select by masks. The list is the
+//! standard's, `slip-0039/wordlist.txt`.
 
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
@@ -10,12 +10,12 @@ pub(super) const WORD_COUNT: usize = 1024;
 /// Letters of the longest word.
 pub(super) const WORD_BYTES_MAX: usize = 8;
 
-/// A word as a number: its letters, the first one lowest, and zeros behind them.
+/// A word as a number: its letters, the first in the lowest byte, followed by zeros.
 type Packed = u64;
 
 static WORDS: [Packed; WORD_COUNT] = parse(include_bytes!("words.txt"));
 
-/// The number of `word`, in letters of either case. `None`: it is not in the list.
+/// Returns the number of `word`, in letters of either case, or `None` if it is not in the list.
 pub(super) fn index_of(word: &str) -> Option<u16> {
     if word.len() > WORD_BYTES_MAX || !word.bytes().all(|letter| letter.is_ascii_alphabetic()) {
         return None;
@@ -34,14 +34,14 @@ pub(super) fn index_of(word: &str) -> Option<u16> {
     bool::from(is_known).then_some(index)
 }
 
-/// Appends the word with this number, of which the lowest ten bits count. `text` has room for 8 bytes more.
+/// Appends the word with this number, of which the lowest ten bits count. `text` must have capacity for 8 more bytes.
 pub(super) fn push_word(text: &mut Vec<u8>, index: u16) {
     let index = index & (WORD_COUNT as u16 - 1);
     let mut packed: Packed = 0;
     for (candidate, known) in (0_u16..).zip(&WORDS) {
         packed.conditional_assign(known, candidate.ct_eq(&index));
     }
-    // How long the word is, everybody sees who sees the text.
+    // The length of the word is visible to everyone who sees the text.
     for _ in 0..WORD_BYTES_MAX {
         let letter = packed as u8;
         if letter != 0 {
@@ -51,7 +51,7 @@ pub(super) fn push_word(text: &mut Vec<u8>, index: u16) {
     }
 }
 
-/// Checks the list while the program is built: as many words as there should be, of lower-case letters, ascending.
+/// Checks the list at compile time: the right number of words, lower-case letters, ascending.
 const fn parse(text: &[u8]) -> [Packed; WORD_COUNT] {
     let mut words = [0; WORD_COUNT];
     let mut at = 0;

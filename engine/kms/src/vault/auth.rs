@@ -1,12 +1,12 @@
-//! Logging in, and keeping the token alive.
+//! Logins, and the renewal of tokens.
 //!
-//! One login or renewal runs at a time, and everybody who needs it waits for it. A token is renewed when half of its
-//! time is over, in use or not: [`Auth::tend`] sees to it, and so does a call that finds it due. While that runs, the
-//! others go on with the old one.
+//! One login or renewal runs at a time, and every call that needs it waits for it. A token is renewed when half of its
+//! duration has passed, in use or not: [`Auth::tend`] ensures that, and so does a call that finds it due. In the
+//! meantime, other calls use the old one.
 //!
-//! A login that the server refuses is made once, and not again by other calls until a back-off is over, the files with
-//! what we log in with change, or an operator asks: a server counts refused logins and locks a role out, other services
-//! that use it included.
+//! After a login was refused, other calls do not repeat it until a backoff has ended, the files with the credentials
+//! change, or an operator requests it: a server counts refused logins and locks a role out, including for other services
+//! that use it.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,42 +32,42 @@ use super::settings::VaultAuth;
 const RENEW: &str = "auth/token/renew-self";
 const LOOK_UP: &str = "auth/token/lookup-self";
 
-/// The way to a token, and the token.
+/// How to get a token, and the token.
 pub(super) struct Auth {
     method: VaultAuth,
     state: Mutex<State>,
-    /// Held by whoever logs in or renews.
+    /// Held while logging in or renewing.
     turn: tokio::sync::Mutex<()>,
 }
 
 struct State {
     session: Option<Session>,
     is_locked: bool,
-    /// Calls of `lock()` so far: what began before the latest one must not bring a token after it.
+    /// Calls of `lock()` so far: a login that began before the latest one must not store a token after it.
     lock_count: u64,
     serial: u64,
     refusals: Refusals,
     calls: Counters,
 }
 
-/// Why a session goes on as it was.
+/// Why a session was not renewed.
 struct Unrenewed {
     error: KmsError,
     /// Another renewal may succeed.
     can_renew: bool,
 }
 
-/// Who wants a login.
+/// What a login is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum For {
-    /// A call, or nobody: not before a back-off is over.
+    /// A call, or maintenance: not before a backoff has ended.
     Call,
     /// An operator.
     Operator,
 }
 
 impl Auth {
-    /// Reads the secret files, to refuse them early. A token file may be missing: an agent writes it when it has
+    /// Reads the secret files, to refuse invalid ones early. A token file may be missing: an agent writes it when it has
     /// reached the server.
     pub(super) fn open(method: VaultAuth) -> Result<Self, KmsError> {
         match &method {
@@ -111,7 +111,7 @@ impl Auth {
         state.session = None;
     }
 
-    /// A token to call with: the one we have, a renewed one, or that of a new login.
+    /// Returns a token to call with: the present one, a renewed one, or that of a new login.
     pub(super) async fn session(
         &self,
         client: &Client,
@@ -126,7 +126,7 @@ impl Auth {
             },
             None => self.turn.lock().await,
         };
-        // Somebody else may have brought a new one while we waited.
+        // Another call may have stored a new one during the wait.
         let lock_count = self.shared().lock_count;
         let fresh = match self.usable()? {
             None => self.log_in(client, target, For::Call).await?,
@@ -141,7 +141,7 @@ impl Auth {
         stored
     }
 
-    /// Renews the token if that is due, or brings the first one of a token file. Returns after how long to come again.
+    /// Renews the token if that is due, or reads the first one from a token file. Returns when to call it again.
     pub(super) async fn tend(
         &self,
         client: &Client,
@@ -158,13 +158,14 @@ impl Auth {
         match session {
             _ if is_locked => Ok(Duration::MAX),
             Some(session) if !session.is_due(Instant::now()) => Ok(due_in(&session)),
-            // A login of ours that has ended is made again by the next call.
+            // An expired login is repeated by the next call.
             None if !matches!(self.method, VaultAuth::Token { .. }) => Ok(Duration::MAX),
             _ => Ok(due_in(&self.session(client, target).await?)),
         }
     }
 
-    /// Whether the server still knows our token: a refusal is then our policy's, and else our token's.
+    /// Returns `true` if the server still has the token: then the policy refused the call, and otherwise the token is
+    /// invalid.
     pub(super) async fn is_token_known(
         &self,
         client: &Client,
@@ -174,7 +175,7 @@ impl Auth {
         let answer = client.get(LOOK_UP, Some(&session.token)).await?;
         match answer.status {
             StatusCode::OK => Ok(true),
-            // It may not ask about itself, or is not known: the server words the two differently.
+            // A token without the right to look itself up is refused in other words than an unknown one.
             StatusCode::FORBIDDEN if errors::is_vaults(&answer) => {
                 Ok(errors::is_policys_refusal(refusal))
             }
@@ -182,22 +183,22 @@ impl Auth {
         }
     }
 
-    /// Whether we are logged in.
+    /// Returns `true` if there is a login.
     pub(super) fn has_session(&self) -> bool {
         self.shared().session.is_some()
     }
 
-    /// The next login is made at once.
+    /// Lets the next login be made immediately.
     pub(super) fn hurry(&self) {
         self.shared().refusals.clear();
     }
 
-    /// Logins and renewals so far.
+    /// Returns the logins and renewals so far.
     pub(super) fn calls(&self) -> Counters {
         self.shared().calls
     }
 
-    /// Logins or renewals in an hour, one at each half of the token's time.
+    /// Returns the logins or renewals per hour, one at each half of the token's duration.
     pub(super) fn calls_per_hour(&self) -> f64 {
         let ttl = self
             .shared()
@@ -212,7 +213,8 @@ impl Auth {
         self.shared().calls.add(operation, outcome);
     }
 
-    /// A token in place of one that the server refused: that of a new login, unless somebody else brought it already.
+    /// Returns a token to replace one that the server refused: that of a new login, unless another call stored one
+    /// already.
     pub(super) async fn replace(
         &self,
         client: &Client,
@@ -233,11 +235,11 @@ impl Auth {
             let error = KmsError::new(
                 Class::Credential,
                 format!(
-                    "{} does not know the token in {}: it has ended or was revoked",
+                    "{} rejects the token in {}: it has expired or was revoked",
                     target.address,
                     token_file.display()
                 ),
-                "write a new token to the file; it is taken up at the next call",
+                "write a new token to the file; it is used at the next call",
             )
             .from_cause(Cause::TokenEnded);
             let mut state = self.shared();
@@ -250,7 +252,7 @@ impl Auth {
         self.store(session, lock_count)
     }
 
-    /// Logs in, locked or not. The token counts once the unlock is finished.
+    /// Logs in, locked or not. The token is used once the unlock is finished.
     pub(super) async fn begin_unlock(
         &self,
         client: &Client,
@@ -266,7 +268,7 @@ impl Auth {
         })
     }
 
-    /// The session, if there is one whose time is not over. An error if we are locked.
+    /// Returns the session, if there is one that has not expired. Returns an error if the provider is locked.
     fn usable(&self) -> Result<Option<Session>, KmsError> {
         let state = self.shared();
         if state.is_locked {
@@ -309,7 +311,7 @@ impl Auth {
                 }
             }
         }
-        // What the server refused to renew it refuses the next time, too.
+        // A token that the server refused to renew will be refused again.
         let logged_in = self.log_in(client, target, For::Call).await;
         logged_in.map_err(|error| Unrenewed {
             error,
@@ -338,7 +340,7 @@ impl Auth {
         logged_in
     }
 
-    /// Of the files with what we log in with.
+    /// Returns the state of the files with the credentials.
     fn stamp(&self) -> Stamp {
         match &self.method {
             VaultAuth::Token { token_file: path }
@@ -424,7 +426,7 @@ impl Unlocking<'_> {
         &self.session
     }
 
-    /// Takes effect, unless there was a lock since it began.
+    /// Takes effect, unless the provider was locked since it began.
     pub(super) fn finish(self) -> Result<(), KmsError> {
         let mut state = self.auth.shared();
         if state.lock_count != self.lock_count {
@@ -440,7 +442,7 @@ impl Unlocking<'_> {
     }
 }
 
-/// `None`: this token cannot be renewed, and a login is the way on.
+/// Renews a token. Returns `None` if this token cannot be renewed, so that a login is needed.
 async fn renew(client: &Client, session: &Session) -> Result<Option<Session>, KmsError> {
     let since = Instant::now();
     let answer = client
@@ -451,13 +453,14 @@ async fn renew(client: &Client, session: &Session) -> Result<Option<Session>, Km
     }
     let renewed = logged_in(&answer, since).filter(|_| answer.status == StatusCode::OK);
     Ok(renewed.map(|renewed| Session {
-        // A renewal that gives less than before has met the token's longest time.
+        // A renewal for less time than before has reached the token's maximum.
         can_renew: renewed.can_renew && renewed.ttl >= session.ttl,
         ..renewed
     }))
 }
 
-/// What the server says of a token's time. A token that may not ask is taken as one without an end.
+/// Returns the token's remaining time from the server. A token without the right to look itself up is treated as one that
+/// does not expire.
 async fn look_up(client: &Client, token: HeaderValue) -> Result<Session, KmsError> {
     let since = Instant::now();
     let answer = client.get(LOOK_UP, Some(&token)).await?;
@@ -472,7 +475,7 @@ async fn look_up(client: &Client, token: HeaderValue) -> Result<Session, KmsErro
                 looked_up.renewable,
             ))
         }
-        // Whether it may not ask, or is not known, the first call shows.
+        // Whether it lacks the right, or is unknown, the first call will show.
         StatusCode::FORBIDDEN if errors::is_vaults(&answer) => {
             Ok(Session::new(token, since, 0, false))
         }

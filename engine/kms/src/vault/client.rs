@@ -22,20 +22,20 @@ use super::tls;
 use crate::stamp::Stamp;
 use crate::{Cause, Class, KmsError};
 
-/// Longest answer, in bytes: a wrapped key of the longest length, many times over.
+/// Longest answer, in bytes: many times a wrapped key of the greatest length.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// How long a connection may lie unused. Shorter than the 5 minutes after which Vault's listener closes it.
+/// How long a connection may be idle. Shorter than the 5 minutes after which Vault's listener closes it.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
-/// An agent with `require_request_header` wants it.
+/// Required by an agent with `require_request_header`.
 const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 
-/// What came back.
+/// An answer.
 pub(super) struct VaultResponse {
     pub(super) status: StatusCode,
-    /// The wait that the server asked for.
+    /// The wait requested by the server.
     pub(super) retry_after: Option<Duration>,
     /// `0..=ANSWER_BYTES_MAX` bytes.
     pub(super) body: Zeroizing<Vec<u8>>,
@@ -43,7 +43,7 @@ pub(super) struct VaultResponse {
 
 type Connections = Pool<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// Speaks to one server.
+/// The client of one server.
 pub(super) struct Client {
     settings: VaultSettings,
     pool: Mutex<Pooled>,
@@ -57,12 +57,12 @@ pub(super) struct Client {
 struct Pooled {
     connections: Connections,
     stamp: Stamp,
-    /// Of files that could not be read, so that this is logged once.
+    /// The state of files that could not be read, so that this is logged once.
     unreadable: Option<Stamp>,
 }
 
 impl Client {
-    /// Reads the certificates. `settings` have been checked.
+    /// Reads the certificates. `settings` were checked before.
     pub(super) fn new(settings: &VaultSettings) -> Result<Self, KmsError> {
         let uri = settings.address()?;
         let namespace = settings.namespace.as_deref().map(HeaderValue::from_str);
@@ -90,7 +90,7 @@ impl Client {
         &self.address
     }
 
-    /// Closes the connections that are idle, and those in use once they are: their buffers hold tokens and keys.
+    /// Closes idle connections, and those in use when they become idle: their buffers contain tokens and keys.
     pub(super) fn drop_connections(&self) {
         let mut pool = self.pool();
         if let Ok(connections) = connections(&self.settings) {
@@ -98,8 +98,8 @@ impl Client {
         }
     }
 
-    /// The connections; new ones, under the new certificates, if a file has changed. While a file cannot be read, being
-    /// written for instance, the old certificates stay.
+    /// Returns the connections, or new ones under new certificates if a file has changed. While a file cannot be read,
+    /// for example because it is being written, the old certificates stay in use.
     fn connections(&self) -> Connections {
         let stamp = tls::stamp(&self.settings);
         let mut pool = self.pool();
@@ -132,7 +132,8 @@ impl Client {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `path`: of the API, without the leading `v1/`, in characters that need no escaping. Every status is an answer.
+    /// Sends a POST request. `path` is below the API's `v1/`, in characters that need no escaping. Every status counts as
+    /// an answer.
     pub(super) async fn post(
         &self,
         path: &str,
@@ -142,7 +143,7 @@ impl Client {
         self.send(Method::POST, path, token, body).await
     }
 
-    /// As [`Client::post`], without a body.
+    /// As [`Client::post`], with GET and without a body.
     pub(super) async fn get(
         &self,
         path: &str,
@@ -202,7 +203,7 @@ impl Client {
             })
     }
 
-    /// Reads the body into one allocation, so that no copies are left behind by growth.
+    /// Reads the body into one allocation, so that growth leaves no copies.
     async fn collect(&self, response: Response<Incoming>) -> Result<VaultResponse, KmsError> {
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(wait);
@@ -226,7 +227,7 @@ impl Client {
         })
     }
 
-    /// What it means that no answer came.
+    /// Classifies a missing answer.
     fn failure(&self, error: &(dyn Error + 'static)) -> KmsError {
         if let Some((class, cause, remedy)) = tls_error(error).and_then(trust) {
             let cause_text = root_cause(error);
@@ -242,14 +243,15 @@ impl Client {
     }
 }
 
-/// A wait in whole seconds. Vault names no dates.
+/// Parses a wait in whole seconds. Vault does not use dates.
 fn wait(value: &HeaderValue) -> Option<Duration> {
     Some(Duration::from_secs(
         value.to_str().ok()?.trim().parse().ok()?,
     ))
 }
 
-/// The TLS error at the root of `error`, if there is one. `io::Error` does not show what it wraps as its source.
+/// Returns the TLS error at the root of `error`, if there is one. `io::Error` does not expose the wrapped error as its
+/// source.
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
@@ -270,7 +272,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// What the network says.
+/// Returns the cause of a network error.
 fn network_cause(error: &(dyn Error + 'static)) -> Cause {
     let kinds = causes(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -286,7 +288,7 @@ fn network_cause(error: &(dyn Error + 'static)) -> Cause {
             _ => {}
         }
     }
-    // The connector says so by its words alone.
+    // The connector distinguishes it by its text only.
     let says = |words: &str| causes(error).any(|cause| cause.to_string().contains(words));
     if says("dns error") || says("failed to lookup address") {
         Cause::NoSuchHost
@@ -297,7 +299,7 @@ fn network_cause(error: &(dyn Error + 'static)) -> Cause {
     }
 }
 
-/// What it means if the two ends will not trust or understand each other until a setting, a file or a clock changes.
+/// Classifies a failed handshake that only a change of a setting, a file or a clock can fix.
 fn trust(error: &rustls::Error) -> Option<(Class, Cause, &'static str)> {
     use rustls::AlertDescription as Alert;
     use rustls::CertificateError as Bad;
@@ -348,7 +350,7 @@ fn trust(error: &rustls::Error) -> Option<(Class, Cause, &'static str)> {
     }
 }
 
-/// A pool of connections under the certificates that the files hold now.
+/// Creates a pool of connections with the current certificates.
 fn connections(settings: &VaultSettings) -> Result<Connections, KmsError> {
     let is_plain = settings.address()?.scheme_str() == Some("http");
     let mut tcp = HttpConnector::new();
@@ -364,7 +366,7 @@ fn connections(settings: &VaultSettings) -> Result<Connections, KmsError> {
     Ok(Pool::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_MAX)
-        // Bodies go from our buffer to the socket or to TLS, without a stay in hyper's.
+        // Bodies go from their buffer to the socket or to TLS, without a copy in hyper's.
         .http1_writev(true)
         .build(connector))
 }

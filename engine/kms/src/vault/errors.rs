@@ -1,8 +1,8 @@
-//! What a Vault or OpenBao server's refusals mean.
+//! Classifies the refusals of a Vault or OpenBao server.
 //!
-//! The API tells most refusals apart by their words only. The words below are OpenBao 2.7's, and Vault's, from whose
-//! code OpenBao comes. A refusal in other words is [`Class::Misconfigured`]: nothing is purged for it, and the words
-//! are shown.
+//! The API distinguishes most refusals by their text only. The texts below are those of OpenBao 2.7, and of Vault, from
+//! which OpenBao was forked. A refusal with another text is [`Class::Misconfigured`]: nothing is purged, and the text is
+//! shown.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::{Cause, Class, KmsError};
 use super::client::VaultResponse;
 use super::json;
 
-/// Longest text of the server's that is shown, in characters.
+/// Longest text of the server that is shown, in characters.
 const REASON_CHARS_MAX: usize = 200;
 
 /// A key in one of a server's transit engines.
@@ -30,18 +30,18 @@ impl fmt::Display for Target {
     }
 }
 
-/// What the transit engine is asked for.
+/// The operations of the transit engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TransitCall {
     Wrap,
     Unwrap,
     Generate,
-    /// A decrypt that must fail: it shows that the key is there.
+    /// A decrypt that must fail: it shows that the key exists.
     Check,
 }
 
 impl TransitCall {
-    /// Its place below the mount.
+    /// Returns its path below the mount.
     pub(super) const fn endpoint(self) -> &'static str {
         match self {
             Self::Wrap => "encrypt",
@@ -51,33 +51,33 @@ impl TransitCall {
     }
 }
 
-/// The key wants a context, and got none.
+/// Returns `true` if the key requires a context, and got none.
 pub(super) fn is_context_missed(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "missing 'context'")
 }
 
-/// The key opened nothing with what it was given.
+/// Returns `true` if the key could not open the ciphertext.
 pub(super) fn is_authentication_failed(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "message authentication failed")
 }
 
-/// The key version that the ciphertext names may no longer decrypt, or is gone.
+/// Returns `true` if the key version in the ciphertext may no longer decrypt, or was deleted.
 pub(super) fn is_too_old(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "disallowed by policy (too old)")
 }
 
-/// There is no such key.
+/// Returns `true` if the key does not exist.
 pub(super) fn is_key_missing(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "encryption key not found")
 }
 
-/// Whether it is an answer of Vault's own, and not of something between us and it: only that decides anything.
+/// Returns `true` if the answer is from Vault itself, and not from something in between: only that decides anything.
 pub(super) fn is_vaults(answer: &VaultResponse) -> bool {
     json::errors(&answer.body).is_some()
 }
 
-/// Whether a 403 is the policy's word about a token that the server knows. OpenBao and Vault word it as a list of errors,
-/// and say nothing but `permission denied` of a token that they do not know, or `invalid token` too.
+/// Returns `true` if a 403 is a decision of the policy about a valid token. OpenBao and Vault then return a list of
+/// errors; for an unknown token they return only `permission denied`, or `invalid token`.
 pub(super) fn is_policys_refusal(answer: &VaultResponse) -> bool {
     json::errors(&answer.body).is_some_and(|errors| {
         let is_list = |error: &str| error.contains("occurred:") && !error.contains("invalid token");
@@ -91,7 +91,7 @@ fn is_bad_request(answer: &VaultResponse, words: &str) -> bool {
             .is_some_and(|errors| errors.iter().any(|error| error.contains(words)))
 }
 
-/// What a transit engine's refusal means.
+/// Classifies a refusal of a transit engine.
 pub(super) fn refusal(target: &Target, operation: TransitCall, answer: &VaultResponse) -> KmsError {
     let Target {
         address,
@@ -109,8 +109,8 @@ pub(super) fn refusal(target: &Target, operation: TransitCall, answer: &VaultRes
         400 if is_authentication_failed(answer) || reason.contains("invalid ciphertext") => error(
             Class::Corrupt,
             Cause::KeyRemade,
-            "it did not wrap this key: if the transit key was made anew, restore the old one from a backup of the \
-             server; else restore keyspaces.json"
+            "it did not wrap this key: if the transit key was recreated, restore the old one from a backup of \
+             the server; otherwise restore keyspaces.json"
                 .into(),
         ),
         400 if is_too_old(answer) => error(
@@ -125,7 +125,7 @@ pub(super) fn refusal(target: &Target, operation: TransitCall, answer: &VaultRes
             Cause::KeyDisabled,
             format!("restore it: bao write -f {mount}/keys/{key}/soft-delete-restore"),
         ),
-        // It wrapped what we hold: so it was there.
+        // It wrapped the stored DEKs, so it existed.
         400 if is_key_missing(answer) && operation == TransitCall::Unwrap => error(
             Class::Disabled,
             Cause::KeyMissing,
@@ -155,7 +155,7 @@ pub(super) fn refusal(target: &Target, operation: TransitCall, answer: &VaultRes
     }
 }
 
-/// What a refused login means. `path`: of the API.
+/// Classifies a refused login. `path` is that of the API.
 pub(super) fn login_refusal(address: &str, path: &str, answer: &VaultResponse) -> KmsError {
     let reason = reason(answer);
     let what = format!("{address} refuses our login at {path}: {reason}");
@@ -166,7 +166,7 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &VaultResponse) -
             what,
             "renew what the setting auth names: the token, the secret id, or the certificate",
         ),
-        // It tells strangers nothing: not that a mount is missing, and not that a role is locked out.
+        // It reveals nothing to unauthenticated clients: neither that a mount is missing, nor that a role is locked out.
         403 => KmsError::new(
             Class::Credential,
             what,
@@ -183,13 +183,13 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &VaultResponse) -
     }
 }
 
-/// Refusals that mean the same everywhere.
+/// Classifies refusals that mean the same everywhere.
 fn common_refusal(address: &str, answer: &VaultResponse, reason: &str) -> KmsError {
     let status = answer.status.as_u16();
     let what = format!("{address} answers {status}: {reason}");
     let retry_after = answer.retry_after;
     match status {
-        // Go's own words on a TLS port: it is the setting that is wrong.
+        // Go's message on a TLS port: the setting is wrong.
         400 if answer.body.starts_with(b"Client sent an HTTP request to an HTTPS server") => {
             KmsError::new(
                 Class::Misconfigured,
@@ -197,7 +197,7 @@ fn common_refusal(address: &str, answer: &VaultResponse, reason: &str) -> KmsErr
                 "write https:// in the setting address",
             )
         }
-        // A middleman's word: another class than Vault's own.
+        // From a proxy: another class than Vault's own.
         300..=499 if !is_vaults(answer) && !matches!(status, 307 | 308 | 429 | 472 | 473) => {
             not_vault(address, &format!("status {status}"))
         }
@@ -212,7 +212,7 @@ fn common_refusal(address: &str, answer: &VaultResponse, reason: &str) -> KmsErr
             "unseal it: bao operator unseal",
         )
         .from_cause(Cause::Sealed),
-        // 408: slow. 412, 472, 473: a replica that is behind, or on standby. 3xx: a standby that names the active one.
+        // 408: slow. 412, 472, 473: a replica that lags, or is on standby. 3xx: a standby that names the active one.
         300..=399 | 408 | 412 | 472 | 473 | 500..=599 => KmsError::new(
             Class::Unavailable { retry_after },
             what,
@@ -234,7 +234,7 @@ fn common_refusal(address: &str, answer: &VaultResponse, reason: &str) -> KmsErr
     }
 }
 
-/// An answer that no Vault gives: of a proxy, a firewall or a portal. It decides nothing.
+/// Creates the error for an answer that is not from Vault, but from a proxy, a firewall or a portal. It decides nothing.
 pub(super) fn not_vault(address: &str, got: &str) -> KmsError {
     KmsError::new(
         Class::Unavailable { retry_after: None },
@@ -244,7 +244,7 @@ pub(super) fn not_vault(address: &str, got: &str) -> KmsError {
     .from_cause(Cause::NotTheKms)
 }
 
-/// The server's words, on one line and not too many. A body that is not Vault's is not repeated.
+/// Returns the server's text, on one line and truncated. A body that is not Vault's is not repeated.
 fn reason(answer: &VaultResponse) -> String {
     let Some(errors) = json::errors(&answer.body) else {
         return "no reason given".into();
@@ -288,7 +288,7 @@ mod tests {
 
     const UNAVAILABLE: Class = Class::Unavailable { retry_after: None };
 
-    /// What no test can make a real server say.
+    /// Answers that no test can make a real server give.
     #[test]
     fn statuses_of_replicas_and_middlemen() {
         let retry_after = Some(Duration::from_secs(3));
@@ -313,7 +313,7 @@ mod tests {
             ),
             (400, r#"{"errors":["something new"]}"#, Class::Misconfigured),
             (405, r#"{"errors":[]}"#, Class::Misconfigured),
-            // A proxy's, a firewall's, a portal's words decide nothing.
+            // Texts of a proxy, a firewall or a portal decide nothing.
             (200, "<html>", UNAVAILABLE),
             (302, "<html>", UNAVAILABLE),
             (401, "<html>", UNAVAILABLE),

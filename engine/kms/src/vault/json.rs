@@ -1,4 +1,4 @@
-//! Requests and answers as JSON, without a copy of a secret that is not wiped.
+//! Requests and answers as JSON, without unwiped copies of secrets.
 //!
 //! Answers are borrowed from the body. A text with an escape cannot be borrowed and is refused: base64 and tokens have
 //! none.
@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// An object of texts, in a buffer that is wiped when its last clone is dropped. Names and values are printable ASCII:
-/// the settings and the secret files are checked for it, and the rest is base64.
+/// Encodes an object of texts, in a buffer that is wiped when its last clone is dropped. Names and values are printable
+/// ASCII: the settings and the secret files are checked for it, and the rest is base64.
 pub(super) fn object(fields: &[(&str, &[u8])]) -> Bytes {
     let room = fields
         .iter()
@@ -55,7 +55,7 @@ pub(super) struct Plaintext<'a> {
 /// `data` of lookup-self.
 #[derive(Deserialize)]
 pub(super) struct LookedUp {
-    /// In s. 0: it never expires.
+    /// In s; 0 if it never expires.
     pub(super) ttl: u64,
     #[serde(default)]
     pub(super) renewable: bool,
@@ -65,12 +65,12 @@ pub(super) struct LookedUp {
 #[derive(Deserialize)]
 pub(super) struct LoggedIn<'a> {
     pub(super) client_token: &'a str,
-    /// In s. 0: it never expires.
+    /// In s; 0 if it never expires.
     pub(super) lease_duration: u64,
     pub(super) renewable: bool,
 }
 
-/// The answer's `data`. `None`: there is none of that shape.
+/// Returns the answer's `data`, or `None` if it has another shape.
 pub(super) fn data<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     #[derive(Deserialize)]
     struct Envelope<T> {
@@ -80,7 +80,7 @@ pub(super) fn data<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
     Some(envelope.data)
 }
 
-/// The answer's `auth`. `None`: there is none.
+/// Returns the answer's `auth`, or `None` if there is none.
 pub(super) fn auth(body: &[u8]) -> Option<LoggedIn<'_>> {
     #[derive(Deserialize)]
     struct Envelope<'a> {
@@ -91,7 +91,7 @@ pub(super) fn auth(body: &[u8]) -> Option<LoggedIn<'_>> {
     Some(envelope.auth)
 }
 
-/// The reasons of a refusal. `None`: it is not Vault's.
+/// Returns the reasons of a refusal, or `None` if it is not from Vault.
 pub(super) fn errors(body: &[u8]) -> Option<Vec<String>> {
     #[derive(Deserialize)]
     struct Envelope {

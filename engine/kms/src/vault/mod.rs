@@ -1,4 +1,4 @@
-//! The transit engine of HashiCorp Vault and OpenBao: the KEK never leaves the server, which wraps and unwraps for us.
+//! The transit engine of HashiCorp Vault and OpenBao: the KEK never leaves the server, which wraps and unwraps.
 //!
 //! ```text
 //!  Vault ─▶ Auth: one login for all, renewed at half of its life ─▶ Client ─▶ server
@@ -6,18 +6,17 @@
 //!    └── encrypt, decrypt, datakey ─────────────────────────────────┘
 //! ```
 //!
-//! **Binding.** The transit key must be *derived*: the server then derives the AES key from the KEK and the
-//! [`Context`], sent as `context`, so that another context fails there. All versions of Vault and OpenBao have that for
-//! encrypt, decrypt and datakey. A key that is not derived ignores a context without a word. So the first call after
-//! an open or an unlock also asks the server to decrypt *without* a context, which a derived key refuses. This needs no
-//! permission to read the key, and makes nothing.
+//! **Binding.** The transit key must be *derived*: the server then derives the AES key from the KEK and the [`Context`],
+//! sent as `context`, so that another context fails there. All versions of Vault and OpenBao support that for encrypt,
+//! decrypt and datakey. A key that is not derived silently ignores a context. So the first call after an open or an
+//! unlock also requests a decryption *without* a context, which a derived key refuses. This needs no permission to read
+//! the key, and creates nothing.
 //!
 //! **Permissions.** `update` on `MOUNT/encrypt/KEY`, `MOUNT/decrypt/KEY` and `MOUNT/datakey/plaintext/KEY`. Never
-//! `create` on encrypt: with it the server makes a key that is missing, and a deleted KEK would come back as another
-//! one.
+//! `create` on encrypt: with it the server creates a missing key, and a deleted KEK would be replaced by another.
 //!
-//! **Secrets in memory.** Tokens, request bodies and answers lie in buffers that are wiped. What hyper and rustls keep
-//! in theirs is not: the request's head with the token, and the answer, until the connection is used again.
+//! **Secrets in memory.** Tokens, request bodies and answers are in buffers that are wiped. The buffers of hyper and
+//! rustls are not: they contain the request's head with the token, and the answer, until the connection is used again.
 
 mod auth;
 mod client;
@@ -57,31 +56,31 @@ use json::{Ciphertext, Plaintext};
 use session::Session;
 pub use settings::{VaultAuth, VaultSettings};
 
-/// What starts a ciphertext, before its key version.
+/// The prefix of a ciphertext, before its key version.
 const CIPHERTEXT_PREFIX: &str = "vault:v";
-/// A ciphertext that no key made: 60 zero bytes, the length of a wrapped DEK.
+/// A ciphertext that no key created: 60 zero bytes, the length of a wrapped DEK.
 const NO_CIPHERTEXT: &str =
     "vault:v1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-/// How often the key's newest version is looked for.
+/// Period of checks for a newer version of the key.
 const VERSION_PERIOD: Duration = Duration::from_secs(3600);
 /// base64 of a secret.
 const SECRET_BASE64_BYTES: usize = SECRET_BYTES.div_ceil(3) * 4;
 
-/// A KEK in the transit engine of a Vault or OpenBao server. It is unlocked from the start; a lock wipes the token
-/// here, which lives on at the server until its time is over.
+/// A KEK in the transit engine of a Vault or OpenBao server. It is unlocked initially; a lock wipes the token here, which
+/// remains valid at the server until it expires.
 pub struct TransitProvider {
     client: Client,
     auth: Auth,
     target: Target,
     /// The key was seen to refuse a ciphertext without its context.
     is_bound: AtomicBool,
-    /// Of the key, as far as wrapped keys show; 0: none was seen.
+    /// Latest version of the key, as far as wrapped keys show; 0 if none was seen.
     newest_version: AtomicU32,
     version_looked_at: Mutex<Option<Instant>>,
 }
 
 impl TransitProvider {
-    /// Checks the settings and the files they name. It makes no call, so that it succeeds while the server is away.
+    /// Checks the settings and the files they name. It makes no call, so it succeeds while the server is unreachable.
     /// Blocks for a few file operations.
     ///
     /// # Errors
@@ -114,7 +113,7 @@ impl TransitProvider {
         ]);
         let answer = self.call(TransitCall::Wrap, body).await?;
         if answer.status == StatusCode::FORBIDDEN {
-            // Without `create`, a key that is missing is forbidden here. Decrypt says which it is.
+            // Without `create`, the answer for a missing key is that it is forbidden. Decrypt distinguishes the two.
             let check = self
                 .call(TransitCall::Check, without_context(NO_CIPHERTEXT))
                 .await?;
@@ -173,7 +172,7 @@ impl TransitProvider {
                 without_context(NO_CIPHERTEXT),
             )
             .await?;
-        // A key whose version 1 is retired refuses before it looks for the context; the first use will look.
+        // A key whose version 1 is retired refuses before it checks the context; the first use will check it.
         if errors::is_too_old(&answer) {
             self.is_bound.store(false, Ordering::Relaxed);
         } else {
@@ -183,8 +182,8 @@ impl TransitProvider {
         Ok(Unlocked::Open)
     }
 
-    /// Wraps something now and then, and throws it away: our policy lets us ask for the key's newest version in no other
-    /// way. Only while we are logged in all the same.
+    /// Wraps a value periodically, and discards it: the policy allows no other way to read the key's latest version. Only
+    /// while there is a login anyway.
     async fn look_for_newest_version(&self) {
         let is_due = {
             let mut looked_at = self
@@ -201,7 +200,7 @@ impl TransitProvider {
         if !is_due {
             return;
         }
-        // No keyspace has the number 0.
+        // No keyspace has id 0.
         let context = Context {
             cluster: [0; 16],
             keyspace: 0,
@@ -213,7 +212,7 @@ impl TransitProvider {
         }
     }
 
-    /// Sees to it, once, that the key does not open `ciphertext` without its context.
+    /// Verifies, once, that the key does not open `ciphertext` without its context.
     async fn prove_binding(&self, ciphertext: &str) -> Result<(), KmsError> {
         if self.is_bound.load(Ordering::Relaxed) {
             return Ok(());
@@ -247,8 +246,8 @@ impl TransitProvider {
         Err(errors::refusal(&self.target, operation, answer))
     }
 
-    /// Calls with our token. A call that is refused although the server knows the token is denied. A token that it does
-    /// not know is replaced once, and the call made again.
+    /// Calls with the token. A call that is refused although the token is valid is denied. An invalid token is replaced
+    /// once, and the call repeated.
     async fn call(&self, operation: TransitCall, body: Bytes) -> Result<VaultResponse, KmsError> {
         let session = self.auth.session(&self.client, &self.target).await?;
         let answer = self.send(operation, &session, body.clone()).await?;
@@ -349,7 +348,7 @@ impl Provider for TransitProvider {
         Some(Box::pin(self.generate_dek(context)))
     }
 
-    /// Logs in anew and sees that the key is there, may be used to decrypt, and is bound to contexts.
+    /// Logs in again, and verifies that the key exists, may be used to decrypt, and is bound to contexts.
     fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
         Box::pin(async move {
             match secret {
@@ -363,8 +362,8 @@ impl Provider for TransitProvider {
         })
     }
 
-    /// Wipes the token, and the connections whose buffers it went through. The server is not told: the token lives on
-    /// there until its time is over.
+    /// Wipes the token, and closes the connections whose buffers contained it. The server is not notified: the token
+    /// remains valid there until it expires.
     fn lock(&self) {
         self.auth.lock();
         self.client.drop_connections();
@@ -403,7 +402,7 @@ impl Provider for TransitProvider {
     }
 }
 
-/// The text of a transit ciphertext, `vault:vVERSION:BASE64`, if `bytes` are one.
+/// Returns the text of a transit ciphertext, `vault:vVERSION:BASE64`, if `bytes` are one.
 fn ciphertext(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (version, sealed) = text.strip_prefix(CIPHERTEXT_PREFIX)?.split_once(':')?;
@@ -414,7 +413,7 @@ fn ciphertext(bytes: &[u8]) -> Option<&str> {
         .then_some(text)
 }
 
-/// The key version in a ciphertext.
+/// Returns the key version in a ciphertext.
 fn version(ciphertext: &str) -> Option<u32> {
     let (version, _) = ciphertext
         .strip_prefix(CIPHERTEXT_PREFIX)?
@@ -438,7 +437,7 @@ fn encode_secret(dek: &SecretKey) -> Zeroizing<[u8; SECRET_BASE64_BYTES]> {
 }
 
 fn decode_secret(text: &str) -> Option<SecretKey> {
-    // The decoder wants room for whole groups of three bytes.
+    // The decoder needs space for whole groups of three bytes.
     let mut bytes = Zeroizing::new([0; SECRET_BASE64_BYTES / 4 * 3]);
     let len = STANDARD.decode_slice(text, bytes.as_mut_slice()).ok()?;
     let secret = <&[u8; SECRET_BYTES]>::try_from(&bytes[..len]).ok()?;

@@ -1,7 +1,7 @@
-//! Trust in the certificates of `ca_file`: as CAs, and as a server's own certificate that it signed itself.
+//! Trust in the certificates of `ca_file`: as CAs, and as a server's own self-signed certificate.
 //!
-//! webpki takes no certificate that may sign others as a server's, and most that sign themselves may (`openssl req -x509`
-//! makes such). An operator who names exactly that certificate trusts it. Its names and dates count all the same.
+//! webpki accepts no CA certificate as a server's, and most self-signed ones are (`openssl req -x509` creates such). An
+//! operator who names exactly that certificate trusts it. Its names and dates are still checked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::validity::Validity;
 
-/// A verifier that trusts what `roots` signed, and the certificates `named` themselves.
+/// Creates a verifier that trusts certificates signed by `roots`, and the certificates `named` themselves.
 pub(super) fn verifier(
     roots: RootCertStore,
     named: Vec<CertificateDer<'static>>,
@@ -38,7 +38,7 @@ impl fmt::Debug for Pinned {
 }
 
 impl Pinned {
-    /// Checks what the operator has not vouched for by naming the certificate: whose it is, and when it is good.
+    /// Checks the names and the dates, for which naming the certificate does not vouch.
     fn check_named(
         &self,
         certificate: &CertificateDer<'_>,

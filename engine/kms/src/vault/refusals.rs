@@ -6,14 +6,14 @@ use super::settings::VaultAuth;
 use crate::stamp::Stamp;
 use crate::{Class, KmsError};
 
-/// AppRole: OpenBao and Vault lock a role out for 15 minutes at the fifth refusal in which no 15 minutes pass between two.
-/// So few are made that two servers with one role stay below that.
+/// AppRole: OpenBao and Vault lock a role out for 15 minutes at the fifth refusal with less than 15 minutes between two.
+/// The waits are so long that two servers with one role stay below that.
 const APPROLE_WAITS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(16 * 60)];
-/// Tokens and certificates are not locked out: only the server's work counts.
+/// Tokens and certificates are not locked out, so only the server's load matters.
 const OTHER_WAIT_MIN: Duration = Duration::from_secs(1);
 const OTHER_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The refusals in a row. One login is refused for all calls.
+/// The consecutive refusals. One refused login counts for all calls.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     count: u32,
@@ -23,13 +23,13 @@ pub(super) struct Refusals {
 #[derive(Debug)]
 struct Refusal {
     error: KmsError,
-    /// Of the files that it was made with: others may do better.
+    /// State of the files with which it was made: others may succeed.
     stamp: Stamp,
     until: Instant,
 }
 
 impl Refusals {
-    /// Why no login may be made now with files of this stamp.
+    /// Returns why no login may be made now with files of this state.
     pub(super) fn bar(&self, stamp: &Stamp) -> Option<KmsError> {
         let latest = self.latest.as_ref()?;
         let left = latest.until.checked_duration_since(Instant::now())?;
@@ -45,7 +45,7 @@ impl Refusals {
         Some(error.from_cause(latest.error.cause()))
     }
 
-    /// Notes how a login failed. Only what the server decided bars the next one.
+    /// Records how a login failed. Only a decision of the server blocks the next one.
     pub(super) fn note(&mut self, error: &KmsError, stamp: Stamp, method: &VaultAuth) {
         if !matches!(error.class(), Class::Credential | Class::Misconfigured) {
             return;
@@ -73,7 +73,7 @@ impl Refusals {
         });
     }
 
-    /// A login has succeeded, or an operator wants one.
+    /// Clears the refusals, because a login has succeeded, or an operator requests one.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -1,4 +1,4 @@
-//! Tokens and secret ids, from their files into memory that is wiped.
+//! Reads tokens and secret ids from their files into memory that is wiped.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub(super) fn read_token(path: &Path) -> Result<HeaderValue, KmsError> {
     header(read_secret(path)?).ok_or_else(|| not_a_secret(path))
 }
 
-/// A header that is not printed, and wiped when its last clone is dropped.
+/// Creates a header that is not printed, and is wiped when its last clone is dropped.
 pub(super) fn header(token: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
     let bytes: Bytes = wiped(token);
     let mut header = HeaderValue::from_maybe_shared(bytes).ok()?;
@@ -25,7 +25,7 @@ pub(super) fn header(token: Zeroizing<Vec<u8>>) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// One line of printable ASCII. One trailing line end is cut off.
+/// Reads one line of printable ASCII. One trailing line end is removed.
 pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, KmsError> {
     let mut bytes = private_file::read(path, Rule::Credential, SECRET_FILE_BYTES_MAX)
         .map_err(|error| error.from_cause(Cause::File))?;

@@ -1,4 +1,4 @@
-//! A token and its time.
+//! A token and its duration.
 
 use std::time::{Duration, Instant};
 
@@ -6,27 +6,27 @@ use hyper::header::HeaderValue;
 
 use crate::KmsError;
 
-/// How long to use a token that could not be renewed, before the next try: at first, and at most. It doubles in between.
+/// Shortest and longest wait before the next attempt to renew a token that could not be renewed. It doubles in between.
 const RENEW_WAIT_MIN: Duration = Duration::from_secs(1);
 const RENEW_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Doublings after which the wait grows no more.
+/// Doublings after which the wait no longer grows.
 const RENEW_DOUBLINGS_MAX: u32 = 5;
 
-/// A token and its time.
+/// A token and its duration.
 #[derive(Clone)]
 pub(super) struct Session {
     /// Wiped when its last clone is dropped.
     pub(super) token: HeaderValue,
-    /// Counts logins and renewals: which of two is newer.
+    /// Counts logins and renewals, to determine which of two is newer.
     pub(super) serial: u64,
-    /// When what made it was sent.
+    /// When the request that created it was sent.
     pub(super) since: Instant,
-    /// None: it has no end that we know of.
+    /// `None` if it has no known end.
     pub(super) ttl: Option<Duration>,
-    /// When to renew it, or log in anew.
+    /// When to renew it, or log in again.
     pub(super) due: Option<Instant>,
     pub(super) can_renew: bool,
-    /// Renewals in a row that failed.
+    /// Consecutive failed renewals.
     pub(super) failed_count: u32,
 }
 
@@ -48,8 +48,8 @@ impl Session {
         &self.token
     }
 
-    /// The session after a renewal that failed. The old token still works: an outage, or a role that was removed, must not
-    /// make it useless before its time.
+    /// Returns the session after a renewal that failed. The old token still works: an outage, or a role that was removed,
+    /// must not end its use early.
     pub(super) fn kept(self, error: &KmsError, can_renew: bool) -> Self {
         let now = Instant::now();
         let ends = self.ttl.and_then(|ttl| self.since.checked_add(ttl));
@@ -63,7 +63,7 @@ impl Session {
         }
         let wait = RENEW_WAIT_MIN * (1 << self.failed_count.min(RENEW_DOUBLINGS_MAX));
         let wait = wait.min(RENEW_WAIT_MAX);
-        // Before the end there is another try.
+        // There is another attempt before the end.
         let wait = left
             .map_or(wait, |left| wait.min(left / 2))
             .max(RENEW_WAIT_MIN);

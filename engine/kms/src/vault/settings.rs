@@ -1,4 +1,4 @@
-//! The `vault` provider's settings, and what can be said about them without a network.
+//! The `vault` provider's settings, and the checks that need no network.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,8 +14,7 @@ const NAME_BYTES_MAX: usize = 256;
 /// Longest time limit, in ms.
 const LIMIT_MS_MAX: u64 = 60_000;
 
-/// Where a Vault or OpenBao server is, which of its transit keys is ours, and how to log in. It holds no secret: those
-/// lie in files.
+/// The Vault or OpenBao server, the transit key, and how to log in. It contains no secret: those are in files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VaultSettings {
@@ -26,10 +25,10 @@ pub struct VaultSettings {
     pub mount: String,
     /// The transit key's name. It must be a derived key.
     pub key: String,
-    /// The namespace of both the transit engine and the auth method. None: the root namespace.
+    /// The namespace of both the transit engine and the auth method. `None` for the root namespace.
     #[serde(default)]
     pub namespace: Option<String>,
-    /// The CAs that may sign the server's certificate, as PEM. None: those that the machine trusts.
+    /// The CAs that may sign the server's certificate, as PEM. `None` for those that the machine trusts.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
     /// How to log in.
@@ -37,32 +36,32 @@ pub struct VaultSettings {
     /// Time to connect, in ms. `1..=60_000`.
     #[serde(default = "connect_ms_max")]
     pub connect_ms_max: u64,
-    /// Time for one request with its answer, in ms; a call is one request, or a few if it must log in first. At least
-    /// `connect_ms_max`, and at most 60,000.
+    /// Time limit of one request with its answer, in ms; a call is one request, or several if it must log in first. At
+    /// least `connect_ms_max`, and at most 60,000.
     #[serde(default = "request_ms_max")]
     pub request_ms_max: u64,
 }
 
-/// How to log in. A file with a secret must belong to the service's user or to root, and be closed to all others; a
+/// How to log in. A file with a secret must belong to the service's user or to root, and be inaccessible to all others; a
 /// token or secret id is one line of printable ASCII.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase", deny_unknown_fields)]
 pub enum VaultAuth {
-    /// A token that somebody else gets. It is renewed if it can be; the file is read again when the token is refused
-    /// or at its end, so an agent may replace it. The file may be missing when the server starts.
+    /// A token obtained by another program. It is renewed if possible; the file is read again when the token is refused
+    /// or expires, so an agent may replace it. The file may be missing when the server starts.
     Token {
-        /// Holds the token.
+        /// The file with the token.
         token_file: PathBuf,
     },
-    /// AppRole. A server locks the role out for a while (OpenBao: 15 minutes) after some wrong secret ids (5), so write
-    /// a new one to the file before the old one ends.
+    /// AppRole. A server locks the role out temporarily (OpenBao: 15 minutes) after some wrong secret ids (5), so write a
+    /// new one to the file before the old one expires.
     Approle {
         /// Where the auth method is mounted.
         #[serde(default = "approle")]
         mount: String,
         /// The role's id, which is no secret.
         role_id: String,
-        /// Holds the secret id; read at each login.
+        /// The file with the secret id; read at each login.
         secret_id_file: PathBuf,
     },
     /// A TLS client certificate. The files are read at the start only.
@@ -70,7 +69,7 @@ pub enum VaultAuth {
         /// Where the auth method is mounted.
         #[serde(default = "cert")]
         mount: String,
-        /// The name of the certificate's role. None: the server tries all of them.
+        /// The name of the certificate's role. `None`: the server tries all of them.
         #[serde(default)]
         name: Option<String>,
         /// The certificate, and those that lead to its CA, as PEM.
@@ -92,7 +91,7 @@ fn cert() -> String {
     "cert".into()
 }
 
-/// A TCP and a TLS handshake within a continent, with room for one lost packet.
+/// A TCP and a TLS handshake within a continent, with slack for one lost packet.
 fn connect_ms_max() -> u64 {
     2_000
 }
@@ -103,7 +102,7 @@ fn request_ms_max() -> u64 {
 }
 
 impl VaultSettings {
-    /// Refuses what cannot work.
+    /// Refuses invalid settings.
     pub(super) fn check(&self) -> Result<(), KmsError> {
         let address = self.address()?;
         check_path("mount", &self.mount)?;
@@ -134,7 +133,7 @@ impl VaultSettings {
         Ok(())
     }
 
-    /// `address`, checked: a scheme, a host and perhaps a port.
+    /// Returns `address`, checked: a scheme, a host and optionally a port.
     pub(super) fn address(&self) -> Result<Uri, KmsError> {
         let shape = "give https://HOST:PORT";
         let what = |why: &str| format!("address = {:?} {why}", self.address);
@@ -149,7 +148,7 @@ impl VaultSettings {
             return Err(refuse(what("has no scheme or no host"), shape));
         };
         if authority.as_str().contains('@') {
-            // The value may hold a password: it is not repeated.
+            // The value may contain a password: it is not repeated.
             return Err(refuse("address has a user name in it".into(), shape));
         }
         if authority.host().is_empty() {
@@ -207,7 +206,7 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// A name that is one segment of a URL's path, and needs no escaping there.
+/// Checks a name that is one segment of a URL's path, and needs no escaping there.
 fn check_name(setting: &str, name: &str) -> Result<(), KmsError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let has_letters = name.bytes().any(|byte| byte != b'.');
@@ -220,7 +219,7 @@ fn check_name(setting: &str, name: &str) -> Result<(), KmsError> {
     ))
 }
 
-/// Names with `/` between them.
+/// Checks names separated by `/`.
 fn check_path(setting: &str, path: &str) -> Result<(), KmsError> {
     if path.len() > NAME_BYTES_MAX || path.split('/').any(|name| check_name("", name).is_err()) {
         return Err(refuse(
@@ -231,7 +230,7 @@ fn check_path(setting: &str, path: &str) -> Result<(), KmsError> {
     Ok(())
 }
 
-/// A text that goes into a request's body.
+/// Checks a text that goes into a request's body.
 fn check_text(setting: &str, text: &str) -> Result<(), KmsError> {
     if text.is_empty() || text.len() > NAME_BYTES_MAX || !text.bytes().all(|b| b.is_ascii_graphic())
     {

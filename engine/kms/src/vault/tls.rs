@@ -1,4 +1,4 @@
-//! The TLS settings of our connections, from the files that the settings name.
+//! The TLS settings of connections, from the files named in the settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{Cause, Class, KmsError};
 /// Longest PEM file, in bytes: a machine's whole list of CAs has some 250 KiB.
 const PEM_BYTES_MAX: usize = 1024 * 1024;
 
-/// Of the files that [`tls`] reads.
+/// Returns the state of the files that [`tls`] reads.
 pub(super) fn stamp(settings: &VaultSettings) -> Stamp {
     let client = match &settings.auth {
         VaultAuth::Cert {
@@ -29,7 +29,7 @@ pub(super) fn stamp(settings: &VaultSettings) -> Stamp {
     Stamp::of(settings.ca_file.as_deref().into_iter().chain(client))
 }
 
-/// Reads the files. `is_plain`: there is no TLS.
+/// Reads the files. `is_plain`: without TLS.
 pub(super) fn tls(settings: &VaultSettings, is_plain: bool) -> Result<ClientConfig, KmsError> {
     let ring = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |error: rustls::Error| {
@@ -43,7 +43,7 @@ pub(super) fn tls(settings: &VaultSettings, is_plain: bool) -> Result<ClientConf
         .with_safe_default_protocol_versions()
         .map_err(unusable)?;
     let config = match &settings.ca_file {
-        // Nothing is trusted where nothing is asked.
+        // No roots are needed without TLS.
         _ if is_plain => builder.with_root_certificates(RootCertStore::empty()),
         Some(path) => {
             let named = certificates(path)?;
@@ -101,7 +101,7 @@ fn native_roots() -> Result<RootCertStore, KmsError> {
     Ok(roots)
 }
 
-/// The certificates of a PEM file, at least one. They are public, so anybody may read the file.
+/// Returns the certificates of a PEM file, at least one. They are public, so every user may read the file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, KmsError> {
     let file = std::fs::File::open(path).map_err(|error| {
         KmsError::new(

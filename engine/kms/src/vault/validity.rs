@@ -1,4 +1,5 @@
-//! A certificate's dates, which webpki reads and does not show: the few bytes of DER that lead to them (RFC 5280, 4.1).
+//! A certificate's dates, which webpki parses and does not expose: the few bytes of DER that lead to them (RFC 5280,
+//! 4.1).
 
 /// Tags of DER.
 const SEQUENCE: u8 = 0x30;
@@ -8,7 +9,7 @@ const GENERALIZED_TIME: u8 = 0x18;
 
 const DAY_S: u64 = 86_400;
 
-/// When a certificate is good, both ends included.
+/// The validity period of a certificate, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validity {
     pub(super) not_before_unix_s: u64,
@@ -16,7 +17,7 @@ pub(super) struct Validity {
 }
 
 impl Validity {
-    /// `None`: it is no certificate. Times before 1970 count as 0.
+    /// Returns `None` if it is not a certificate. Times before 1970 count as 0.
     pub(super) fn of(certificate: &[u8]) -> Option<Self> {
         let (_, certificate, _) = element(certificate).filter(|it| it.0 == SEQUENCE)?;
         let (_, mut fields, _) = element(certificate).filter(|it| it.0 == SEQUENCE)?;
@@ -37,7 +38,7 @@ impl Validity {
     }
 }
 
-/// Tag, content, and what follows.
+/// Parses a tag and its content. Returns the rest as well.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, bytes) = bytes.split_first()?;
     let (&first, bytes) = bytes.split_first()?;
@@ -56,7 +57,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, content, rest))
 }
 
-/// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`, and what follows.
+/// Parses `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`. Returns the rest as well.
 fn time(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (tag, text, rest) = element(bytes)?;
     let digits = text.strip_suffix(b"Z")?;
@@ -90,7 +91,7 @@ fn time(bytes: &[u8]) -> Option<(u64, &[u8])> {
     fits.then_some((unix_s, rest))
 }
 
-/// Of the Gregorian calendar; 0 before 1970. After Howard Hinnant's `days_from_civil`.
+/// Returns the days since 1970 in the Gregorian calendar; 0 before. After Howard Hinnant's `days_from_civil`.
 fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     // The year begins in March, so that a leap day is its last.
     let year = if month <= 2 {

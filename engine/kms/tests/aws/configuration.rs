@@ -1,4 +1,4 @@
-//! Whose credentials, which key, which endpoint: what the operator says and gets wrong.
+//! Credentials, keys and endpoints: what the operator configures, and misconfigures.
 
 use keyway_kms::{Aws, AwsSettings, Class, Provider, UnlockSecret};
 
@@ -22,7 +22,7 @@ async fn credentials_that_are_wrong_unknown_or_without_rights_open_nothing() {
     let only_encrypts = site.moto.create_user("writer", &["kms:Encrypt"]);
     site.moto.check_requests();
 
-    // AWS names what it refuses by a code; moto leaves it out, and a 403 without a code decides nothing.
+    // AWS identifies what it refuses by a code; moto omits it, and a 403 without a code decides nothing.
     let class = UNAVAILABLE;
     for credentials in [wrong_secret, unknown, no_rights] {
         let aws = site.open_as(credentials);

@@ -1,4 +1,4 @@
-//! What a key does for whom: round trips, changed bytes, locking, aliases.
+//! Operations on keys: round trips, changed bytes, locking, aliases.
 
 use keyway_kms::{Class, Context, Provider, ProviderState, UnlockNeed, UnlockSecret, Unlocked};
 
@@ -58,7 +58,7 @@ async fn a_changed_ciphertext_never_opens() {
     for bad in [Vec::new(), vec![0; 6145]] {
         assert_class(aws.unwrap(&context(), &bad).await, Class::Corrupt);
     }
-    // Before the ciphertext stands the key's ARN. moto's format is its own: 36 bytes name the key, and a change there is
+    // The key's ARN precedes the ciphertext. moto's format is its own: 36 bytes name the key, and a change there names
     // another key, which AWS and moto refuse as one that this identity may not see.
     let ciphertext_at = 6 + site.key.arn.len();
     for place in ciphertext_at..wrapped.len() {
@@ -75,11 +75,11 @@ async fn a_changed_ciphertext_never_opens() {
         aws.unwrap(&context(), &wrapped[..wrapped.len() - 1]).await,
         Class::Corrupt,
     );
-    // Another key's ARN is refused before AWS is asked.
+    // Another key's ARN is refused without a call.
     let mut other = wrapped.clone();
     other[ciphertext_at - 1] ^= 1;
     assert_class(aws.unwrap(&context(), &other).await, Class::Misconfigured);
-    // The ciphertext alone is what was stored before.
+    // The ciphertext alone is the older stored form.
     let before = &wrapped[ciphertext_at..];
     assert!(
         aws.unwrap(&context(), before)
@@ -145,7 +145,7 @@ async fn an_unlock_or_a_call_that_a_lock_overtakes_has_no_effect() {
 #[tokio::test]
 async fn unlocking_shows_a_disabled_key_and_one_of_the_wrong_kind() {
     let Some(site) = Site::start() else { return };
-    // DescribeKey is the one answer of moto's that a disabled key changes.
+    // DescribeKey is the only answer of moto that a disabled key changes.
     let disabled = site.moto.create_key();
     site.moto.disable_key(&disabled);
     let aws = site.open(&disabled.arn);
@@ -179,7 +179,7 @@ async fn an_alias_that_is_pointed_elsewhere_is_refused_until_an_unlock_takes_it(
     aws.unlock(UnlockSecret::Nothing).await.unwrap();
     let newer = aws.wrap(&context(), &dek()).await.unwrap();
     aws.unwrap(&context(), &newer.0).await.unwrap();
-    // What the first key wrapped is asked of the first key all the same, also after a restart.
+    // DEKs wrapped by the first key are still unwrapped by it, also after a restart.
     for aws in [aws, site.open("alias/keyway")] {
         for wrapped in [&wrapped, &newer] {
             let opened = aws.unwrap(&context(), &wrapped.0).await.unwrap();

@@ -1,4 +1,4 @@
-//! No secret in a log.
+//! Logs contain no secret.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -15,8 +15,9 @@ use keyway_testkit::moto::REGION;
 
 use crate::site::{SECRET, Site, context, dek};
 
-/// Left alone, the SDK logs its requests at `trace`: the token of a session in the headers, and the DEK in the body of
-/// Encrypt. The test shows first that the log would hold both, and then that it does not when the provider asks.
+/// By default, the SDK logs its requests at `trace`: the token of a session in the headers, and the DEK in the body of
+/// Encrypt. The test first shows that the log would contain both, and then that it does not when the provider makes the
+/// calls.
 #[tokio::test]
 async fn no_log_level_and_no_debug_shows_a_secret() {
     const TOKEN: &str = "session-token-hunter2";
@@ -79,7 +80,7 @@ async fn encrypt_without_provider(site: &Site, token: &str) {
     request.send().await.unwrap();
 }
 
-/// Where a log goes that a test reads.
+/// A log that a test reads.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

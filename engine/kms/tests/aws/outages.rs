@@ -1,4 +1,4 @@
-//! Bad hours: what AWS answers in them, and what becomes of no answer.
+//! Outages: AWS's answers during them, and missing answers.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use keyway_testkit::process::free_port;
 
 use crate::site::{Site, UNAVAILABLE, assert_class, context, dek};
 
-/// The codes are AWS's own; microburst puts them into AWS's envelope, whether moto would say them or not.
+/// The codes are AWS's own; microburst puts them into AWS's envelope, whether moto would return them or not.
 #[tokio::test]
 async fn what_aws_answers_in_a_bad_hour_has_its_class() {
     let Some(site) = Site::start() else { return };
@@ -37,7 +37,7 @@ async fn what_aws_answers_in_a_bad_hour_has_its_class() {
         ("ExpiredTokenException", 400, Class::Credential),
         ("SignatureDoesNotMatch", 403, Class::Credential),
         ("DisabledException", 400, Class::Disabled),
-        // In these words it names no state that somebody has put the key into.
+        // This message does not name a state that an administrator has put the key into.
         ("KMSInvalidStateException", 400, UNAVAILABLE),
         ("IncorrectKeyException", 400, Class::Misconfigured),
         ("InvalidKeyUsageException", 400, Class::Misconfigured),
@@ -53,7 +53,7 @@ async fn what_aws_answers_in_a_bad_hour_has_its_class() {
         let before = proxy.fault_count();
         let error = assert_class(aws.unwrap(&context(), &wrapped.0).await, class);
         assert!(error.what().contains(code), "{error}");
-        // One fault for one call: the SDK does not retry by itself.
+        // One fault for one call: the SDK does not retry.
         assert_eq!(proxy.fault_count(), before + 1, "{code}");
         assert_class(aws.generate(&context()).unwrap().await, class);
         assert_class(aws.wrap(&context(), &dek()).await, class);
@@ -109,7 +109,7 @@ async fn a_slow_a_hung_and_a_dead_kms_are_outages() {
     let direct = Aws::open(hasty(site.moto.endpoint_url())).unwrap();
     let nobody = Aws::open(hasty(format!("http://127.0.0.1:{}", free_port()))).unwrap();
 
-    // microburst holds the call back far longer than the limit.
+    // microburst delays the call far beyond the limit.
     proxy.delay(600_000);
     let error = assert_class(
         through_proxy.unwrap(&context(), &wrapped.0).await,
@@ -117,7 +117,7 @@ async fn a_slow_a_hung_and_a_dead_kms_are_outages() {
     );
     assert!(error.what().contains("in time"), "{error}");
 
-    // moto is stopped: the kernel accepts the connection and nobody answers.
+    // moto is stopped: the kernel accepts the connection and no answer comes.
     site.moto.process().pause();
     let error = assert_class(direct.unwrap(&context(), &wrapped.0).await, UNAVAILABLE);
     assert!(error.what().contains("in time"), "{error}");
@@ -135,7 +135,7 @@ async fn a_slow_a_hung_and_a_dead_kms_are_outages() {
     assert_class(patient.unwrap(&context(), &wrapped.0).await, UNAVAILABLE);
 }
 
-/// keywayd calls its KMS from a runtime of one thread, through the service, which does all retrying.
+/// keywayd calls its KMS from a single-threaded runtime, through the service, which does all retrying.
 #[test]
 fn the_service_works_on_a_runtime_of_one_thread_and_retries_what_the_sdk_does_not() {
     let Some(site) = Site::start() else { return };

@@ -1,4 +1,4 @@
-//! A KMS on loopback with one key, and what the tests ask of it.
+//! A KMS on loopback with one key, and helpers for the tests.
 
 use std::path::PathBuf;
 
@@ -28,8 +28,8 @@ pub fn dek() -> SecretKey {
     SecretKey::take(&mut SECRET.clone())
 }
 
-/// A moto that believes every signature until it is told to check them, one key (`alias/keyway` too), and a user who
-/// may use it.
+/// A moto that accepts every signature until it is configured to check them, one key (also `alias/keyway`), and a user
+/// who may use it.
 pub struct Site {
     pub moto: Moto,
     pub key: MotoKey,
@@ -59,7 +59,7 @@ impl Site {
             region: Some(REGION.to_owned()),
             endpoint_url: Some(endpoint_url),
             credentials_file: Some(credentials),
-            // The machine may be building at the same time.
+            // The machine may be building concurrently.
             connect_ms_max: 30_000,
             call_ms_max: 30_000,
             ..AwsSettings::new(key_id)

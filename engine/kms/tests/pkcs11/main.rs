@@ -1,5 +1,5 @@
-//! The pkcs11 provider at a real token, SoftHSM2. Each test has a token and a process of its own: the module keeps one
-//! state for a process.
+//! Tests of the pkcs11 provider with a real token, SoftHSM2. Each test has a token and a process of its own: the module
+//! has one state per process.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,11 +26,11 @@ use keyway_testkit::softhsm::{SoftHsm, in_child};
 
 const KEY: &str = "kek";
 const WRONG_PIN: &str = "9999-wrong";
-/// How long a test waits for what is bound to happen.
+/// Longest wait of a test for an expected event.
 const PATIENCE: Duration = Duration::from_secs(300);
 const DOWN: Class = Class::Unavailable { retry_after: None };
 
-/// Runs the body of the test `name` in a process of its own, on a runtime, with a token that holds [`KEY`].
+/// Runs the body of the test `name` in a process of its own, on a runtime, with a token that has [`KEY`].
 fn at_token(name: &str, body: impl AsyncFnOnce(&SoftHsm)) {
     in_child(name, |hsm| {
         hsm.create_aes_key(KEY);
@@ -45,7 +45,7 @@ fn settings(hsm: &SoftHsm) -> Pkcs11Settings {
     Pkcs11Settings::new(hsm.module(), hsm.token_label(), KEY)
 }
 
-/// As [`settings`], with every call of the module written down.
+/// As [`settings`], with every call of the module logged.
 fn spied_on(hsm: &SoftHsm) -> Pkcs11Settings {
     Pkcs11Settings::new(hsm.spy(), hsm.token_label(), KEY)
 }
@@ -137,14 +137,14 @@ fn a_lock_logs_out_and_an_unlock_opens_again() {
         let kms = opened(hsm, spied_on(hsm)).await;
         let Wrapped(wrapped) = wrap(&kms, 5).await.unwrap();
         let (early, context) = (kms.unlock(pin(hsm.pin())), context(1));
-        // Not answered when it is first looked at: a worker that was quicker gets another one.
+        // Not answered at the first check: if the worker was quicker, it gets another one.
         let answered = loop {
             let mut call = kms.unwrap(&context, &wrapped);
             if is_pending(&mut call) {
                 break call;
             }
         };
-        // One is done after the other, so that the first has its answer now.
+        // Calls are made sequentially, so the first has its answer now.
         wrap(&kms, 5).await.unwrap();
         kms.lock();
         let kept_back = answered.await;
@@ -153,7 +153,7 @@ fn a_lock_logs_out_and_an_unlock_opens_again() {
         assert_refused(early.await, Class::Locked, "while it was being unlocked");
         let refused = kms.unwrap(&context, &wrapped).await;
         assert_refused(refused, Class::Locked, "keyway unlock");
-        // The worker has answered `early`, and obeys a lock before it answers anything.
+        // The worker has answered `early`, and applies a lock before it answers anything else.
         assert_eq!(hsm.calls("C_Logout"), 1);
         assert_eq!(hsm.calls("C_CloseSession"), 1);
         kms.unlock(pin(hsm.pin())).await.unwrap();
@@ -180,7 +180,7 @@ fn a_key_that_is_gone_is_said_to_be_and_one_in_its_place_is_found() {
         let older = kms.unwrap(&context(1), &wrapped).await;
         assert_refused(older, Class::Corrupt, "another key than kek");
         assert_eq!(hsm.calls("C_Login"), 1, "the login outlasts the key");
-        // A second key of the name makes it ambiguous for who looks for it.
+        // A second key of that name makes it ambiguous.
         hsm.create_aes_key(KEY);
         let refused = kms.unlock(pin(hsm.pin())).await;
         assert_refused(refused, Class::Misconfigured, "several AES keys");
@@ -227,7 +227,7 @@ fn a_key_that_is_switched_off_is_disabled_until_it_is_on() {
         let key = session.find_objects(&[label]).unwrap()[0];
         let set = |attribute| session.update_attributes(key, &[attribute]).unwrap();
 
-        // A tag that is wrong makes the provider test the token, which may not encrypt.
+        // A wrong tag makes the provider test the token, which may not encrypt.
         let mut tampered = wrapped.clone();
         tampered[60] ^= 1;
         set(Attribute::Encrypt(false));
@@ -243,7 +243,7 @@ fn a_key_that_is_switched_off_is_disabled_until_it_is_on() {
         let other = Pkcs11::open(settings(hsm)).unwrap();
         let refused = other.unlock(pin(hsm.pin())).await;
         assert_refused(refused, Class::Disabled, "may not both encrypt and decrypt");
-        // That unlock has taken the login away, and the handle of a private key with it.
+        // That unlock has ended the login, and with it the handle of a private key.
         assert_refused(wrap(&kms, 3).await, Class::Locked, "keyway unlock");
     });
 }
@@ -255,7 +255,7 @@ fn a_login_that_the_module_has_lost_wants_a_new_one() {
         async |hsm| {
             let kms = opened(hsm, settings(hsm)).await;
             let Wrapped(wrapped) = wrap(&kms, 4).await.unwrap();
-            // What a token that was taken out and put back leaves: session handles that mean nothing, and no login.
+            // The state after a token was removed and put back: invalid session handles, and no login.
             let module = Module::new(hsm.module()).unwrap();
             module.clone().finalize().unwrap();
             let locking = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
@@ -308,7 +308,7 @@ fn a_module_is_not_restarted_under_another_user() {
             assert_eq!(hsm.calls("C_Finalize"), 0);
             wrap(&kms, 0).await.unwrap();
             kms.lock();
-            // The lock has been obeyed once something after it is answered.
+            // The lock has been applied once something after it is answered.
             assert_refused(kms.unlock(pin(WRONG_PIN)).await, Class::Denied, "refuses");
             let refused = elsewhere.unlock(pin(hsm.pin())).await;
             assert_refused(refused, DOWN, "shows no token elsewhere");
@@ -364,7 +364,7 @@ fn a_file_that_is_no_module_is_refused_at_the_unlock() {
         assert_refused(refused, Class::Misconfigured, "PKCS#11 module");
         let mut no_file = settings(hsm);
         no_file.module = "/nowhere/module.so".into();
-        // It may be on a volume that is mounted later, so it keeps no server from starting.
+        // It may be on a volume that is mounted later, so it does not prevent a start.
         let kms = Pkcs11::open(no_file).unwrap();
         let refused = kms.unlock(pin(hsm.pin())).await;
         assert_refused(refused, Class::Misconfigured, "/nowhere");
@@ -397,7 +397,7 @@ fn many_callers_at_once_are_all_served() {
 #[test]
 fn a_module_that_hangs_holds_up_nobody() {
     at_token("a_module_that_hangs_holds_up_nobody", async |hsm| {
-        // The spy opens its log when it is loaded, and a pipe without a reader lets nobody open it.
+        // The spy opens its log when it is loaded, and opening a pipe without a reader blocks.
         let log = hsm.spy_log();
         let made = std::process::Command::new("mkfifo").arg(&log).status();
         assert!(made.unwrap().success());
@@ -406,7 +406,7 @@ fn a_module_that_hangs_holds_up_nobody() {
         let kms = Pkcs11::open(settings).unwrap();
         let late = kms.unlock(pin(WRONG_PIN)).await;
         assert_refused(late, DOWN, "no answer within 50 ms");
-        // The places of those who gave up stay taken until the worker comes to them.
+        // The places of callers that gave up stay occupied until the worker reaches them.
         let full = loop {
             match kms.unlock(pin(WRONG_PIN)).await {
                 Err(error) if error.class() == DOWN => {}
@@ -457,7 +457,7 @@ fn callers_who_leave_disturb_nobody() {
             let polled = leaving
                 .as_mut()
                 .poll(&mut TaskContext::from_waker(Waker::noop()));
-            // Now it is in the queue, or has been refused for want of room.
+            // Now it is in the queue, or was refused because the queue is full.
             drop((polled, leaving));
         }
         let began = Instant::now();

@@ -25,7 +25,7 @@ fn a_wrong_pin_is_denied_and_sent_once() {
         assert_eq!(hsm.calls("C_Login"), 1);
         assert_eq!(kms.state(), ProviderState::Locked);
         assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway unlock");
-        assert_eq!(hsm.calls("C_Login"), 1, "a call logs in by itself");
+        assert_eq!(hsm.calls("C_Login"), 1, "a call logs in automatically");
         kms.unlock(pin(hsm.pin())).await.unwrap();
         assert!(!hsm.is_pin_count_low());
         wrap(&kms, 0).await.unwrap();
@@ -39,18 +39,18 @@ fn unlocking_again_checks_the_pin_and_a_wrong_one_costs_nothing() {
     at_token(name, async |hsm| {
         let kms = opened(hsm, spied_on(hsm)).await;
         kms.unlock(pin(hsm.pin())).await.unwrap();
-        // A wrong PIN at an open token is no attempt there, and closes nothing.
+        // A wrong PIN at an open token is not an attempt there, and closes nothing.
         let refused = kms.unlock(pin(WRONG_PIN)).await;
         assert_refused(refused, Class::Denied, "stays open");
         assert_eq!(kms.state(), ProviderState::Unlocked);
         wrap(&kms, 0).await.unwrap();
         assert_eq!(hsm.calls("C_Login"), 1);
         assert!(!hsm.is_pin_count_low());
-        // The token checks what is forced.
+        // A forced PIN is checked by the token.
         let refused = kms.unlock(forced(WRONG_PIN)).await;
         assert_refused(refused, Class::Denied, "refuses");
         assert_eq!(kms.state(), ProviderState::Locked);
-        // Another provider on the token is no way around the check either.
+        // Another provider on the token does not bypass the check either.
         let other = Pkcs11::open(spied_on(hsm)).unwrap();
         kms.unlock(pin(hsm.pin())).await.unwrap();
         assert_refused(other.unlock(pin(WRONG_PIN)).await, Class::Denied, "refuses");
@@ -61,15 +61,15 @@ fn unlocking_again_checks_the_pin_and_a_wrong_one_costs_nothing() {
     });
 }
 
-/// A PIN was sent whatever the token said of the attempts that were left: an operator who mistyped it once more than
-/// the token allows had locked it for good.
+/// A PIN was sent whatever the token reported about the attempts left: an operator who mistyped it once more than the
+/// token allows had locked it permanently.
 #[test]
 fn the_last_attempt_is_made_only_by_force() {
     at_token(
         "pins::the_last_attempt_is_made_only_by_force",
         async |hsm| {
             let faulty = Pkcs11Settings::new(hsm.faulty(), hsm.token_label(), KEY);
-            // CKF_USER_PIN_FINAL_TRY. A right PIN is not sent either: nobody knows that it is right.
+            // CKF_USER_PIN_FINAL_TRY. A correct PIN is not sent either: it cannot be known to be correct.
             hsm.set_faults("flags 0x20000\n");
             let kms = Pkcs11::open(faulty.clone()).unwrap();
             for given in [pin(WRONG_PIN), pin(hsm.pin())] {
@@ -81,13 +81,14 @@ fn the_last_attempt_is_made_only_by_force() {
             wrap(&kms, 0).await.unwrap();
             kms.lock();
 
-            // CKF_USER_PIN_LOCKED: no force helps.
+            // CKF_USER_PIN_LOCKED: forcing does not help.
             hsm.set_faults("flags 0x40000\n");
             let refused = kms.unlock(pin(hsm.pin())).await;
             assert_refused(refused, Class::Denied, "security officer");
             hsm.set_faults("");
 
-            // The token counts, and does not say how many are left: two in a row are taken, and a third is not.
+            // The token counts, and does not report how many are left: two consecutive ones are accepted, and a third is
+            // not.
             for _ in 0..2 {
                 let refused = kms.unlock(pin(WRONG_PIN)).await;
                 assert_refused(refused, Class::Denied, "refuses the PIN");
@@ -104,7 +105,7 @@ fn the_last_attempt_is_made_only_by_force() {
     );
 }
 
-/// After a restart, and when a token came back, an operator had to run an unlock although the PIN was in a file.
+/// After a restart, and when a token was put back, an operator had to run an unlock although the PIN was in a file.
 #[test]
 fn a_pin_file_opens_the_token_without_an_operator() {
     at_token(
@@ -117,7 +118,7 @@ fn a_pin_file_opens_the_token_without_an_operator() {
             let Wrapped(wrapped) = wrap(&kms, 4).await.unwrap();
             assert_eq!(hsm.calls("C_Login"), 1);
 
-            // The token is taken out, and put back.
+            // The token is removed, and put back.
             let elsewhere = hsm.directory().join("elsewhere");
             fs::rename(hsm.tokens(), &elsewhere).unwrap();
             for _ in 0..2 {
@@ -128,7 +129,7 @@ fn a_pin_file_opens_the_token_without_an_operator() {
             let back = kms.unwrap(&context(1), &wrapped).await.unwrap();
             assert!(back.is_same(&dek(4)));
 
-            // A lock is an operator's, and so is what ends it.
+            // An operator locked it, and only an operator ends that.
             kms.lock();
             assert_eq!(kms.state(), ProviderState::Locked);
             assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway unlock");
@@ -138,7 +139,7 @@ fn a_pin_file_opens_the_token_without_an_operator() {
     );
 }
 
-/// CKR_USER_NOT_LOGGED_IN counted as a lock: keys were wiped at the end of their lease, and an operator had to come.
+/// CKR_USER_NOT_LOGGED_IN counted as a lock: keys were wiped at the end of their lease, and an operator had to act.
 #[test]
 fn a_login_that_the_module_denies_is_made_again_from_the_pin_file() {
     let name = "pins::a_login_that_the_module_denies_is_made_again_from_the_pin_file";
@@ -154,7 +155,7 @@ fn a_login_that_the_module_denies_is_made_again_from_the_pin_file() {
         assert_eq!(kms.state(), ProviderState::Unlocked);
         hsm.set_faults("");
         kms.unwrap(&context(1), &wrapped).await.unwrap();
-        // A PIN that is wrong now is sent once, and the right one as soon as it is in the file.
+        // A PIN that is wrong now is sent once, and the correct one as soon as it is in the file.
         write_pin_file(hsm, WRONG_PIN);
         hsm.set_faults("C_DecryptInit 0x101\n");
         let _ = kms.unwrap(&context(1), &wrapped).await;

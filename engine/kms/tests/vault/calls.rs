@@ -1,4 +1,4 @@
-//! What wrap, unwrap and generate do when all is well, and what they are bound to.
+//! Wrap, unwrap and generate without faults, and what they are bound to.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ async fn what_was_changed_or_is_no_ciphertext_is_corrupt() {
     for bytes in bad {
         assert_eq!(class(vault.unwrap(&CONTEXT, &bytes).await), Class::Corrupt);
     }
-    // Also when it is the first call, which looks at the binding too.
+    // Also when it is the first call, which also checks the binding.
     let vault = TransitProvider::open(settings(&server)).unwrap();
     assert_eq!(
         class(vault.unwrap(&CONTEXT, b"vault:v1:AAAA").await),
@@ -92,7 +92,7 @@ async fn what_was_changed_or_is_no_ciphertext_is_corrupt() {
     );
 }
 
-/// Such a key takes a context and ignores it: every keyspace's wrapped key would open under every other's context.
+/// Such a key accepts a context and ignores it: every keyspace's wrapped key would open under every other's context.
 #[tokio::test]
 async fn a_key_that_ignores_contexts_is_refused_by_every_call() {
     let Some(server) = server_or_skip(Mode::InMemory) else {

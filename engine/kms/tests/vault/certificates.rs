@@ -1,4 +1,4 @@
-//! Certificates that are replaced on the disk, and servers that sign their own.
+//! Certificates that are replaced on the disk, and self-signed servers.
 
 use keyway_kms::{Cause, Class, TransitProvider, VaultSettings};
 use keyway_testkit::openbao::{Mode, OpenBao};
@@ -13,7 +13,7 @@ fn trusting(server: &OpenBao) -> VaultSettings {
     }
 }
 
-/// `ca_file` was read at the start only: a new CA on the disk was never taken up.
+/// `ca_file` was read at the start only: a new CA on the disk was never used.
 #[tokio::test]
 async fn a_new_ca_in_the_file_is_taken_up() {
     let Some(mut server) = server_or_skip(Mode::Tls) else {
@@ -28,12 +28,12 @@ async fn a_new_ca_in_the_file_is_taken_up() {
     let vault = TransitProvider::open(settings).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     server.renew_certificates();
-    // The connection from before is found closed first.
+    // The previous connection is found closed first.
     let _closed = unwrap(&vault, &wrapped).await;
     let error = unwrap(&vault, &wrapped).await.unwrap_err();
     assert_eq!(error.class(), Class::Misconfigured, "{error}");
     assert_eq!(error.cause(), Cause::ServerCertificateUntrusted);
-    // A file that is half written changes nothing; the whole one does.
+    // A partially written file changes nothing; the complete one does.
     std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\n").unwrap();
     unwrap(&vault, &wrapped).await.unwrap_err();
     std::fs::copy(server.ca_file(), &ca).unwrap();
@@ -59,7 +59,7 @@ async fn a_new_client_certificate_is_taken_up() {
     let (cert, key) = (server.client_cert_file(), server.client_key_file());
     let vault = TransitProvider::open(with_cert(&server, Some("keyway"), cert, key)).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
-    // The role takes the next certificate only, and the token is gone: a login with the old one is refused.
+    // The role accepts the next certificate only, and the token is gone: a login with the old one is refused.
     role("second");
     for accessor in server.list("auth/token/accessors") {
         let body = json!({ "accessor": accessor });
@@ -78,8 +78,8 @@ async fn a_new_client_certificate_is_taken_up() {
     unwrap(&vault, &wrapped).await.unwrap();
 }
 
-/// What `openssl req -x509` makes is a CA, and webpki takes no CA as a server's certificate: `ca_file` could not name it,
-/// though the message said so.
+/// `openssl req -x509` creates a CA, and webpki accepts no CA as a server's certificate: `ca_file` could not name it,
+/// although the message suggested it.
 #[tokio::test]
 async fn a_server_that_signed_its_own_certificate_can_be_trusted() {
     let Some(mut server) = server_or_skip(Mode::Tls) else {

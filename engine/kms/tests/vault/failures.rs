@@ -1,4 +1,4 @@
-//! One test for each way in which the server refuses or is away, and the class that it must have.
+//! One test for each way in which the server refuses or is unreachable, and the class that it must have.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn a_key_that_is_deleted_or_switched_off_is_disabled() {
     let config = "transit/keys/dek/config";
     server.write(config, &json!({"min_decryption_version": 2}));
     assert_eq!(class(unwrap(&vault, &old).await), Class::Disabled);
-    // New keys are made with the new version, and the provider opens.
+    // New keys are wrapped with the new version, and the provider opens.
     round_trip(&vault).await;
     vault.unlock(UnlockSecret::Nothing).await.unwrap();
     round_trip(&vault).await;
@@ -78,7 +78,7 @@ async fn a_key_that_is_deleted_or_switched_off_is_disabled() {
     );
     assert!(
         server.list("transit/keys").is_empty(),
-        "no call made it anew"
+        "no call created it again"
     );
 }
 
@@ -237,13 +237,13 @@ async fn a_server_that_is_not_trusted_is_misconfigured() {
         let vault = TransitProvider::open(settings).unwrap();
         assert_eq!(class(wrap(&vault).await), Class::Misconfigured);
     }
-    // Either the machine trusts no CA, which the open says, or not this one.
+    // Either the machine trusts no CA, which the open reports, or not this one.
     let machine_cas = match TransitProvider::open(machine_cas) {
         Ok(vault) => wrap(&vault).await.map(|_| ()),
         Err(error) => Err(error),
     };
     assert_eq!(class(machine_cas), Class::Misconfigured);
-    // Nobody listens there, so it is no matter of trust.
+    // Nothing listens there, so trust is not involved.
     let vault = TransitProvider::open(other_name).unwrap();
     assert_eq!(class(wrap(&vault).await), UNAVAILABLE);
     let not_pem = VaultSettings {

@@ -79,7 +79,7 @@ async fn a_lock_wins_over_what_began_before_it() {
     assert!(tokio::time::timeout(a_while, &mut wrapping).await.is_err());
     vault.lock();
     server.resume();
-    // The wrap waits for its turn to log in, behind the unlock.
+    // The wrap waits for its turn to log in, after the unlock.
     let (unlocked, wrapped) = tokio::join!(unlocking, wrapping);
     assert_eq!(class(unlocked), Class::Locked);
     assert_eq!(class(wrapped), Class::Locked);

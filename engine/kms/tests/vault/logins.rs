@@ -1,4 +1,4 @@
-//! The auth methods, and what becomes of a token that ends, is refused, or is replaced.
+//! The auth methods, and tokens that expire, are refused, or are replaced.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::{
     with_cert, with_token, wrap,
 };
 
-/// What the server knows of the tokens with our policy.
+/// Returns the server's data about the tokens with this policy.
 fn our_tokens(server: &OpenBao) -> Vec<Value> {
     let accessors = server.list("auth/token/accessors").into_iter();
     let looked_up = accessors.map(|accessor| {
@@ -111,7 +111,7 @@ async fn a_token_is_renewed_at_half_of_its_time() {
     panic!("the machine needs minutes for two calls");
 }
 
-/// Returns false if the machine was too slow: the tokens' time was over before it was looked at.
+/// Returns `false` if the machine was too slow: the tokens expired before they were checked.
 async fn is_renewed_at_half(server: &OpenBao, ttl_s: u64) -> bool {
     let (began, ttl) = (Instant::now(), format!("{ttl_s}s"));
     let is_at = |percent: u64| began.elapsed() >= Duration::from_millis(ttl_s * 10 * percent);
@@ -140,7 +140,7 @@ async fn is_renewed_at_half(server: &OpenBao, ttl_s: u64) -> bool {
         return false;
     }
     assert!(!failed, "a token that had time left was refused");
-    assert_eq!(tokens.len(), 2, "nobody logged in again");
+    assert_eq!(tokens.len(), 2, "no call logged in again");
     assert!(
         tokens.iter().all(|token| token["last_renewal"].is_string()),
         "{tokens:?}"
@@ -156,7 +156,7 @@ async fn a_token_at_its_end_is_followed_by_a_login() {
     let short = json!({"token_ttl": "1s", "token_max_ttl": "2s"});
     let (role_id, secret_id) = server.approle("keyway", &[POLICY], &short);
     let vault = TransitProvider::open(with_approle(&server, &role_id, &secret_id)).unwrap();
-    // Past the first token's half, its end and its longest time, whichever the machine's speed meets.
+    // Past the first token's half, its end and its maximum, whichever the machine's speed reaches.
     for _ in 0..8 {
         round_trip(&vault).await;
         tokio::time::sleep(Duration::from_millis(600)).await;

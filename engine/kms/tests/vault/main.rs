@@ -30,7 +30,7 @@ const CONTEXT: Context = Context {
     purpose: Purpose::DataKey,
 };
 
-/// A server with a derived key, and a policy that allows no more than the provider needs.
+/// Starts a server with a derived key, and a policy that allows no more than the provider needs.
 fn server_or_skip(mode: Mode) -> Option<OpenBao> {
     let server = OpenBao::start_or_skip(mode)?;
     server.enable_transit("transit");
@@ -39,7 +39,7 @@ fn server_or_skip(mode: Mode) -> Option<OpenBao> {
     Some(server)
 }
 
-/// A private file of that text.
+/// Creates a private file with that text.
 fn secret_file(server: &OpenBao, name: &str, text: &str) -> PathBuf {
     let path = server.dir().join(name);
     fs::write(&path, text).unwrap();
@@ -47,13 +47,13 @@ fn secret_file(server: &OpenBao, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Settings that log in with a token of that text.
+/// Returns settings that log in with that token.
 fn with_token(server: &OpenBao, token: &str) -> VaultSettings {
     let token_file = secret_file(server, "token", token);
     with_auth(server, VaultAuth::Token { token_file })
 }
 
-/// Settings that log in with a token of our policy.
+/// Returns settings that log in with a token of the test's policy.
 fn settings(server: &OpenBao) -> VaultSettings {
     with_token(server, &server.token_for(&[POLICY], &json!({})))
 }
@@ -71,7 +71,7 @@ fn with_auth(server: &OpenBao, auth: VaultAuth) -> VaultSettings {
     }
 }
 
-/// Settings that log in by AppRole.
+/// Returns settings that log in by AppRole.
 fn with_approle(server: &OpenBao, role_id: &str, secret_id: &str) -> VaultSettings {
     let auth = VaultAuth::Approle {
         mount: "approle".into(),
@@ -106,13 +106,13 @@ async fn unwrap(vault: &TransitProvider, wrapped: &Wrapped) -> Result<SecretKey,
     vault.unwrap(&CONTEXT, &wrapped.0).await
 }
 
-/// Wraps and unwraps, and sees that the secret is the same.
+/// Wraps and unwraps, and checks that the secret is the same.
 async fn round_trip(vault: &TransitProvider) {
     let wrapped = wrap(vault).await.unwrap();
     assert!(unwrap(vault, &wrapped).await.unwrap().is_same(&dek()));
 }
 
-/// The class of a refusal; its text must be of use.
+/// Returns the class of a refusal, whose text must be useful.
 fn class<T: std::fmt::Debug>(result: Result<T, KmsError>) -> Class {
     let error = result.unwrap_err();
     assert!(!error.what().is_empty() && !error.remedy().is_empty());

@@ -1,5 +1,5 @@
 //! Refused logins: one for all callers, and the next one when something has changed. Before, each keyspace's call logged
-//! in again: eleven refusals in four seconds locked the role out, for its healthy users too.
+//! in again: eleven refusals in four seconds locked the role out, also for its healthy users.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
     wrap,
 };
 
-/// The same, by way of a proxy that counts.
+/// Returns the same settings through a proxy that counts.
 fn through(server: &OpenBao, settings: VaultSettings) -> (FaultProxy, VaultSettings) {
     let proxy = FaultProxy::start(format!("127.0.0.1:{}", server.port()).parse().unwrap());
     let address = format!("http://{}", proxy.address());
@@ -61,7 +61,7 @@ async fn a_refused_login_is_made_once_for_all_callers() {
         .count(KmsOperation::Login, KmsOutcome::Credential);
     assert_eq!(refused, 1);
 
-    // An operator's word, and another secret id in the file, are tried at once.
+    // An operator's request, and another secret id in the file, are tried immediately.
     vault.hurry();
     wrap(&vault).await.unwrap_err();
     assert_eq!(count(&proxy, "/login"), 2);
@@ -89,8 +89,8 @@ async fn a_policy_that_denies_costs_no_login() {
     assert_eq!(count(&proxy, "/login"), 1);
 }
 
-/// OpenBao says 403 of a token that it does not know and of a policy that does not allow the call. Only the second is a
-/// denial, also for a token that may not ask the server about itself.
+/// OpenBao returns 403 for an unknown token and for a policy that does not allow the call. Only the second is a denial,
+/// also for a token that may not look itself up.
 #[tokio::test]
 async fn a_token_that_has_ended_is_no_denial() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
@@ -111,14 +111,14 @@ async fn a_token_that_has_ended_is_no_denial() {
         let ended = unwrap(&vault, &wrapped).await.unwrap_err();
         assert_eq!(ended.class(), Class::Credential, "{options}: {ended}");
         assert_eq!(ended.cause(), Cause::TokenEnded);
-        // What is known is not asked again for each keyspace.
+        // What is known is not requested again for each keyspace.
         let calls = proxy.calls().len();
         unwrap(&vault, &wrapped).await.unwrap_err();
         assert_eq!(proxy.calls().len(), calls);
     }
 }
 
-/// A firewall's page with status 403 counted as the KMS's denial: all keys were wiped two tries later.
+/// A firewall's page with status 403 counted as the KMS's denial: all keys were wiped two attempts later.
 #[tokio::test]
 async fn a_page_of_a_middleman_decides_nothing() {
     let Some(server) = server_or_skip(Mode::InMemory) else {

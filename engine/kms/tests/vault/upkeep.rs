@@ -1,8 +1,8 @@
-//! Tokens that are looked after although no call is made. Before, a token was renewed by a call that found it due, so one
-//! with less time than half of a lease ended in the middle of the lease, and an idle server lost its token.
+//! Tokens are maintained even without calls. Before, a token was renewed by a call that found it due, so one with less
+//! time than half of a lease expired in the middle of the lease, and an idle server lost its token.
 //!
-//! A token can end because the machine was too busy to look after it. Each trial finds that out by itself, and is made
-//! again with tokens that live longer.
+//! A token can expire because the machine was too busy to maintain it. Each trial detects that, and is repeated with
+//! tokens that live longer.
 
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,21 @@ use serde_json::json;
 
 use super::{POLICY, round_trip, server_or_skip, with_approle, with_token};
 
-/// Lifetimes of tokens, in s, of one trial after the other.
+/// Lifetimes of tokens in successive trials, in s.
 const TTLS_S: [u64; 3] = [10, 60, 240];
 
 /// How long a trial may take.
 const WITHIN: Duration = Duration::from_secs(600);
 
-/// What a trial found.
+/// The result of a trial.
 #[derive(PartialEq)]
 enum Trial {
     Right,
-    /// The machine slept for so long that the token may have ended meanwhile.
+    /// The machine paused for so long that the token may have expired.
     TooSlow,
 }
 
-/// Makes the trial until the machine is fast enough for it.
+/// Repeats the trial until the machine is fast enough for it.
 async fn in_time(trial: impl AsyncFn(&OpenBao, u64) -> Trial) {
     for ttl_s in TTLS_S {
         let Some(server) = server_or_skip(Mode::InMemory) else {
@@ -40,7 +40,7 @@ async fn in_time(trial: impl AsyncFn(&OpenBao, u64) -> Trial) {
     panic!("the machine needs minutes for two calls");
 }
 
-/// Looks after the token as [`keyway_kms::Service::look_after_logins`] does, until `holds`. `since`: before it was made.
+/// Maintains the token as [`keyway_kms::Service::look_after_logins`] does, until `holds`. `since`: before it was created.
 async fn tend_until(
     vault: &TransitProvider,
     since: Instant,
@@ -76,7 +76,7 @@ async fn a_token_is_renewed_though_no_call_is_made() {
         let periodic = server.token_for(&[POLICY], &json!({"period": format!("{ttl_s}s")}));
         let token = TransitProvider::open(with_token(server, &periodic)).unwrap();
         assert_eq!(token.own_calls_per_hour(), 0.0);
-        // The second one is made after the token's first end.
+        // The second one is created after the first token's end.
         let tended = tend_until(&token, since, ttl_s, || renewals(&token) >= 2).await;
         if tended == Trial::TooSlow || logins(&token) > 1 {
             return Trial::TooSlow;
@@ -94,7 +94,7 @@ async fn a_login_is_renewed_once_a_call_has_made_it() {
         let role = json!({"token_ttl": format!("{ttl_s}s")});
         let (role_id, secret_id) = server.approle("keyway", &[POLICY], &role);
         let vault = TransitProvider::open(with_approle(server, &role_id, &secret_id)).unwrap();
-        // Nobody uses it, so it logs in nowhere.
+        // It is not in use, so it logs in nowhere.
         vault.tend().expect("it has a login").await.unwrap();
         assert_eq!(logins(&vault), 0);
         let since = Instant::now();
@@ -108,10 +108,10 @@ async fn a_login_is_renewed_once_a_call_has_made_it() {
     .await;
 }
 
-/// The fault: a renewal that fails, since the role is gone, was sent again each second until the token ended.
+/// A renewal that failed because the role was gone was sent again each second until the token expired.
 #[tokio::test]
 async fn a_renewal_that_fails_is_sent_again_under_a_back_off_and_the_old_token_serves_on() {
-    /// How long to watch, of the 30 s from half of the token's time to its end.
+    /// How long to observe, of the 30 s from half of the token's duration to its end.
     const WATCHED: Duration = Duration::from_secs(16);
     in_time(async |server: &OpenBao, ttl_s| {
         let ttl_s = ttl_s.max(60);

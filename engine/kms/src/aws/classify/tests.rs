@@ -72,8 +72,8 @@ fn every_documented_code_has_its_class() {
     }
 }
 
-/// The fault: keys in an external key store were wiped when the way to it failed, since AWS has one code for that and for
-/// a key that will be deleted.
+/// Keys in an external key store were wiped when the connection to it failed, since AWS has one code for that and for a
+/// key that will be deleted.
 #[test]
 fn a_key_store_that_is_away_is_no_decision_about_its_key() {
     let key = "arn:aws:kms:eu-central-1:123456789012:key/bc436485";
