@@ -1,6 +1,6 @@
-//! Bounds for strangers, and places kept for the operator. The faults: idle anonymous connections kept the owner out;
-//! with the descriptors used up LOCK could not even be asked for; 200 connections that did not read cost 300 MiB; and
-//! strangers without any right could have the control thread work for them.
+//! Limits for clients without rights, and places reserved for the operator. The faults: idle anonymous connections kept
+//! the owner out; with all descriptors in use LOCK could not even be sent; 200 connections that did not read cost 300
+//! MiB; and clients without any right could make the control thread work for them.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,16 +17,16 @@ use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, prod, wait_until};
 use crate::hostile::{Raw, frame, hello, ping, rss_bytes};
 
-/// Patience with a machine that builds at the same time.
+/// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
 const CONNECTIONS_MAX: usize = 8;
-/// Connections that ask and never read.
+/// Connections that send requests and never read.
 const UNREAD_CONNECTIONS: usize = 200;
-/// What all of them may cost: the bound of one principal, twice for growth, and 64 KiB of requests and of answers for
+/// Most memory for all of them: the bound of one principal, twice for growth, and 64 KiB of requests and of answers for
 /// each connection.
 const UNREAD_RSS_BYTES_MAX: u64 = 96 << 20;
 
-/// A production server with keyspace `prod`, whose settings also are `lines`.
+/// Returns a production server with keyspace `prod`, whose settings also are `lines`.
 fn production(dir: &tempfile::TempDir, flags: &[&str], allow: &[(&str, &str)]) -> Server {
     let pass = dir.path().join("pass");
     if !pass.exists() {
@@ -45,11 +45,11 @@ fn production(dir: &tempfile::TempDir, flags: &[&str], allow: &[(&str, &str)]) -
 }
 
 fn may_lock(server: &Server) {
-    // A call has a time limit of its own, too.
+    // A call also has its own time limit.
     wait_until("LOCK", WITHIN, || operator(server).lock(&prod()).is_ok());
 }
 
-/// A client on the Unix socket. One attempt has a time limit of its own, which a loaded machine may exceed.
+/// Returns a client on the Unix socket. One attempt has its own time limit, which a loaded machine may exceed.
 fn operator(server: &Server) -> Client {
     let address = format!("unix:{}", server.endpoints["unix"].as_str().unwrap());
     let mut client = None;
@@ -69,7 +69,7 @@ fn the_operator_gets_in_beside_as_many_strangers_as_there_can_be() {
     wait_until("the first connection's end", WITHIN, || {
         server.metric("keyway_shard_connections{shard=\"0\"}") == Some(0.0)
     });
-    // They have a right, so none of them has to make room.
+    // They have a right, so none of them is evicted.
     let mut strangers: Vec<Raw> = (0..CONNECTIONS_MAX)
         .map(|_| Raw::greeted(&server.address()))
         .collect();
@@ -88,7 +88,7 @@ fn those_without_rights_make_room_and_are_let_go_when_idle() {
     let mut strangers: Vec<Raw> = (0..CONNECTIONS_MAX)
         .map(|_| Raw::greeted(&server.address()))
         .collect();
-    // More operators than there are places kept for them.
+    // More operators than there are reserved places.
     let operators: Vec<_> = (0..CONNECTIONS_MAX + 4)
         .map(|_| operator(&server))
         .collect();
@@ -114,7 +114,7 @@ fn with_every_descriptor_taken_the_operator_gets_in_and_strangers_are_turned_awa
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
         .max()
         .unwrap();
-    // Every number below the limit is taken, but for some that were given back.
+    // Every number below the limit is in use, except for some that were released.
     let limit = Rlimit {
         current: Some(greatest + 1),
         maximum: before.maximum,
@@ -123,7 +123,7 @@ fn with_every_descriptor_taken_the_operator_gets_in_and_strangers_are_turned_awa
     let mut strangers = Vec::new();
     loop {
         let mut stranger = Raw::connect(&server.address());
-        // It may be closed already.
+        // It may already be closed.
         let _ = stranger.stream.write_all(&hello(1, 1));
         if stranger.answer().is_none() {
             break;
@@ -131,7 +131,7 @@ fn with_every_descriptor_taken_the_operator_gets_in_and_strangers_are_turned_awa
         strangers.push(stranger);
         assert!(strangers.len() < 1_000, "the limit does not hold");
     }
-    // Twice: an accept that had begun before goes by the old limit.
+    // Twice: an accept that had begun before uses the old limit.
     for _ in 0..2 {
         operator(&server).keyspace_list().unwrap();
     }
@@ -153,7 +153,7 @@ fn answers_that_nobody_reads_have_a_bound_for_the_whole_shard() {
             raw.stream
         })
         .collect();
-    // Rounds, until none takes anything in a whole round.
+    // Rounds, until none accepts anything in a whole round.
     let began = Instant::now();
     loop {
         let written: usize = unread
@@ -174,7 +174,7 @@ fn answers_that_nobody_reads_have_a_bound_for_the_whole_shard() {
         grown < UNREAD_RSS_BYTES_MAX,
         "the server has grown by {grown} bytes"
     );
-    // Others are served meanwhile, and one of the many that reads at last gets what it asked for.
+    // Others are served in the meantime, and one of the many that finally reads gets its answers.
     may_lock(&server);
     drop(unread);
     let mut raw = Raw::greeted(&server.address());
@@ -182,7 +182,7 @@ fn answers_that_nobody_reads_have_a_bound_for_the_whole_shard() {
 }
 
 #[test]
-fn who_has_no_grant_does_not_reach_the_control_thread() {
+fn client_without_grant_does_not_reach_the_control_thread() {
     let dir = tempfile::tempdir().unwrap();
     let server = production(&dir, &[], &[]);
     let series = "keyway_shard_control_requests_total{shard=\"0\"}";
@@ -213,7 +213,7 @@ fn who_has_no_grant_does_not_reach_the_control_thread() {
             Status::Forbidden
         );
     }
-    // The figure is a second old at most: wait for one that is newer than the requests.
+    // The metric is at most a second old: wait for one that is newer than the requests.
     let connected = Raw::greeted(&server.address());
     server.wait_for_metric("keyway_shard_connections{shard=\"0\"}", |count| {
         count >= 2.0
@@ -224,7 +224,7 @@ fn who_has_no_grant_does_not_reach_the_control_thread() {
     drop(connected);
 }
 
-/// Reads whatever comes until the end.
+/// Reads until the end of the stream.
 pub fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let mut chunk = [0; 4096];

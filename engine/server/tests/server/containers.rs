@@ -1,6 +1,6 @@
-//! The server in a container: what it may not have is named with a remedy and never a panic, sizes follow what there
-//! is, and process 1 hears signals from its first moment on. The faults: io_uring refused by seccomp made it panic;
-//! with little locked memory it ended with a kernel's error; 32 shards were killed for want of memory at their start;
+//! The server in a container: a missing permission causes a message with a remedy and never a panic, sizes adapt to the
+//! limits, and process 1 handles signals from its first moment. The faults: io_uring refused by seccomp made it panic;
+//! with little locked memory it ended with a kernel's error; 32 shards were killed for lack of memory at their start;
 //! SIGTERM during the start was lost; mounted secrets and volumes under `fsGroup` were refused.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
@@ -18,13 +18,13 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::common::{ended, has_program, prod, refused, wait_until};
 
-/// Patience with a machine that builds at the same time.
+/// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
-/// Nobody's account on a machine for tests.
+/// An unused account on a machine for tests.
 const USER: u32 = 12_345;
 const KEYWAYD: &str = env!("CARGO_BIN_EXE_keywayd");
 
-/// Root can make namespaces and be somebody else; others skip loudly what needs that.
+/// Returns `true` for root, which can create namespaces and change users; otherwise prints what is skipped.
 pub fn is_root(what: &str) -> bool {
     let is_root = geteuid().is_root() && has_program("unshare") && has_program("setpriv");
     if !is_root {
@@ -33,7 +33,7 @@ pub fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// `keywayd` on free ports over `data`, run by these words; no size is given.
+/// Returns a command that runs `keywayd` on free ports over `data` with these words as prefix; no size is given.
 fn keywayd(words: &[&str], data: &Path) -> Command {
     let mut words = words.iter().chain([&KEYWAYD]);
     let mut command = Command::new(words.next().unwrap());
@@ -47,7 +47,7 @@ fn keywayd(words: &[&str], data: &Path) -> Command {
     command
 }
 
-/// As a user without any capability.
+/// Returns the prefix for a user without any capability.
 fn as_user() -> [String; 7] {
     let (uid, gid) = (format!("--reuid={USER}"), format!("--regid={USER}"));
     let words = ["setpriv", &uid, &gid, "--clear-groups"];
@@ -64,14 +64,14 @@ fn as_user() -> [String; 7] {
     all.try_into().unwrap()
 }
 
-/// A directory that others may enter, which temporary ones are not.
+/// Creates a directory that other users may enter, unlike temporary ones.
 fn open_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     dir
 }
 
-/// The process that `parent` waits for, once there is one.
+/// Returns the child process of `parent`, once there is one.
 fn child_of(parent: &Child) -> Pid {
     let id = parent.id();
     let path = format!("/proc/{id}/task/{id}/children");
@@ -99,7 +99,7 @@ fn client(data: &Path) -> Client {
     Client::connect(endpoints["tcp"].as_str().unwrap()).unwrap()
 }
 
-/// Ends the server that `parent` waits for; what it logged.
+/// Ends the server that `parent` waits for. Returns its log.
 fn stop(mut parent: Child, pid: Pid) -> String {
     kill_process(pid, Signal::TERM).unwrap();
     let status = ended(&mut parent, WITHIN);
@@ -121,7 +121,7 @@ fn a_stop_during_the_start_ends_process_1() {
     let data = dir.path().join("data");
     let words = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
     let mut command = keywayd(&words, &data);
-    // It reads its passphrase to the end of the pipe, which does not come.
+    // It reads its passphrase to the end of the pipe, which never comes.
     let mut parent = command
         .args(["--passphrase-fd", "0"])
         .stdin(Stdio::piped())
@@ -135,8 +135,8 @@ fn a_stop_during_the_start_ends_process_1() {
     drop(held);
 }
 
-/// Control groups of version 1 or 2 with 256 MiB of memory and the time of one processor, as far as this machine lets
-/// the test make them.
+/// Control groups of version 1 or 2 with 256 MiB of memory and the time of one processor, as far as this machine allows
+/// the test to create them.
 struct ControlGroups(Vec<PathBuf>);
 
 impl ControlGroups {
@@ -178,7 +178,7 @@ impl ControlGroups {
         ControlGroups(made)
     }
 
-    /// Shell text that moves the shell into them.
+    /// Returns shell text that moves the shell into them.
     fn enter(&self) -> String {
         let one = |group: &PathBuf| format!("echo $$ > {}/cgroup.procs && ", group.display());
         self.0.iter().map(one).collect()
@@ -194,7 +194,7 @@ impl ControlGroups {
 impl Drop for ControlGroups {
     fn drop(&mut self) {
         for group in &self.0 {
-            // Those that are still in use are left behind, empty soon.
+            // Those that are still in use are left behind, and soon empty.
             let _ = std::fs::remove_dir(group);
         }
     }
@@ -332,7 +332,7 @@ fn io_uring_that_is_refused_is_named_with_a_remedy() {
     }
 }
 
-/// Has the kernel answer `errno` to the three system calls of io_uring, from here on and in every program that follows.
+/// Makes the kernel answer `errno` to the three system calls of io_uring, in this and every program that follows.
 fn refuse_io_uring(errno: i32) -> std::io::Result<()> {
     let code = |code: u32, k: u32, jt, jf| libc::sock_filter {
         code: code as u16,
@@ -383,7 +383,7 @@ fn a_full_disk_does_not_keep_the_server_from_starting() {
     let volume = dir.path().join("volume");
     std::fs::create_dir(&volume).unwrap();
     let data = volume.join("data");
-    // The first run makes the directory; before the second one the disk is filled.
+    // The first start creates the directory; before the second one the disk is filled.
     let script = format!(
         "mount --make-rprivate / && mount -t tmpfs -o size=2m,mode=700 tmpfs {volume} || exit 77; \
          \"$@\" & first=$!; until [ -e {data}/endpoints.json ]; do sleep 0.1; done; \
@@ -427,7 +427,7 @@ fn what_kubernetes_mounts_is_taken() {
         return;
     }
     let dir = open_dir();
-    // A secret: links to a file of root's that the pod's group may read.
+    // A secret: links to a file of root that the pod's group may read.
     let secret = dir.path().join("secret");
     std::fs::create_dir_all(secret.join("..1")).unwrap();
     let file = secret.join("..1/passphrase");
@@ -478,7 +478,7 @@ fn what_kubernetes_mounts_is_taken() {
     assert!(given.unwrap().success());
     serves();
 
-    // What the world may read is refused as before, and so is what another user owns.
+    // World-readable files are refused as before, and so are those of another user.
     std::fs::set_permissions(&file, Permissions::from_mode(0o444)).unwrap();
     let text = refused(pod());
     assert!(
@@ -490,7 +490,7 @@ fn what_kubernetes_mounts_is_taken() {
     let text = refused(pod());
     assert!(text.contains("belongs to user id"), "{text}");
     chown(&file, Some(0), Some(USER)).unwrap();
-    // A link that another user has made in the directory that all may write to.
+    // A link that another user has created in the world-writable directory.
     let link = secret.join("passphrase");
     std::os::unix::fs::lchown(&link, Some(USER + 1), None).unwrap();
     let text = refused(pod());

@@ -1,9 +1,9 @@
-//! kill -9 in the middle of a bulk import, and of starts that move the keys to another number of
-//! shards, again and again on one data directory: what was acknowledged is there after every
-//! restart, and what was not is there whole or not at all.
+//! kill -9 in the middle of a bulk import, and of starts that move the keys to another number of shards, repeatedly on
+//! one data directory: what was acknowledged is present after every restart, and what was not is present completely or
+//! not at all.
 //!
-//! `KEYWAY_CRASH_ROUNDS` sets the rounds (`make crash-loop` takes 100), `KEYWAY_CRASH_SEED` repeats
-//! a run's choices; the seed is printed.
+//! `KEYWAY_CRASH_ROUNDS` sets the rounds (`make crash-loop` runs 100), `KEYWAY_CRASH_SEED` repeats a run's choices; the
+//! seed is printed.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -20,21 +20,21 @@ use keyway_keys::ImportFormat;
 
 const ROUNDS_DEFAULT: u32 = 10;
 const SHARDS: u16 = 2;
-/// Calls under way at once.
+/// Calls in flight.
 const PIPELINE: usize = 64;
-/// Acknowledgements in a round before the kill: at most so many.
+/// Most acknowledgements in a round before the kill.
 const ACKNOWLEDGED_MAX: u64 = 500;
-/// Starts with another number of shards that are killed, before the one that is let through.
+/// Starts with another number of shards that are killed, before the one that completes.
 const BROKEN_STARTS: u32 = 3;
-/// Such a start is killed after at most so long: it is ready after some 50 ms.
+/// Longest time before such a start is killed: it is ready after some 50 ms.
 const START_US_MAX: u64 = 60_000;
 
-/// What the importer knows of a key; its index gives its id, its algorithm and its secrets.
+/// What the importer knows about a key; its index determines its id, its algorithm and its secrets.
 #[derive(Clone, Copy, Default)]
 struct Known {
-    /// The newest version acknowledged or seen after a restart; 0 for none.
+    /// The latest version acknowledged or seen after a restart; 0 for none.
     version_min: u32,
-    /// The newest version ever asked for.
+    /// The latest version ever requested.
     version_max: u32,
     revoked: bool,
     may_be_revoked: bool,
@@ -93,8 +93,8 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
             server.kill();
             importer.join().unwrap();
         });
-        // The log must be read whatever the number of shards that wrote it and that read it, and
-        // however often the move to another number was broken off.
+        // The log must be readable whatever the number of shards that wrote it and that read it, and however often the
+        // move to another number was interrupted.
         let moves = round % 2 == 0;
         let shards = if moves {
             1 + 2 * (random.below(2) as u16)
@@ -123,7 +123,7 @@ fn no_acknowledged_write_is_lost_and_none_is_half_there() {
     assert!(there > 0, "nothing was imported");
 }
 
-/// Generations of logs in the directory: more than one in the middle of a move.
+/// Returns the number of generations of logs in the directory: more than one in the middle of a move.
 fn generations(data: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(data).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
@@ -139,7 +139,7 @@ struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Imports, and now and then rotates or revokes, until the server is gone.
+    /// Imports, and sometimes rotates or revokes, until the server is gone.
     fn run(&self, keys: &mut Vec<Known>, random: &mut Random) {
         let mut under_way: VecDeque<(usize, Change, Pending<()>)> = VecDeque::new();
         let mut alive = true;
@@ -195,7 +195,7 @@ impl Import<'_> {
     }
 }
 
-/// Mostly a new key; else one with nothing under way.
+/// Returns mostly a new key; otherwise one with nothing in flight.
 fn choose(keys: &mut Vec<Known>, random: &mut Random) -> (usize, Change) {
     let dice = random.below(100);
     if dice < 25 && !keys.is_empty() {
@@ -227,7 +227,7 @@ fn acknowledge(known: &mut Known, change: Change, answer: &Answer<()>) {
     }
 }
 
-/// Uses every key ever asked for. What is seen now has to stay. How many writes were in doubt.
+/// Uses every key ever requested. What is seen now has to stay. Returns the number of writes in doubt.
 fn check(server: &Server, library: &Library, keys: &mut [Known]) -> usize {
     let client = server.client();
     let mut in_doubt = 0;
@@ -285,11 +285,11 @@ fn see(
         Err(error) => match error.status() {
             Some(Status::NotFound) => {
                 assert_eq!(known.version_min, 0, "{key}: acknowledged and lost");
-                // And it stays so: nobody asks for it again.
+                // It stays so, since it is not requested again.
                 known.version_max = 0;
             }
             Some(Status::Revoked) => {
-                assert!(known.may_be_revoked, "{key}: nobody has revoked it");
+                assert!(known.may_be_revoked, "{key}: it was never revoked");
                 known.revoked = true;
                 known.version_max = known.version_min;
             }
@@ -310,7 +310,7 @@ fn algorithm(index: usize) -> Algorithm {
     }
 }
 
-/// A key's secret, which is known without being remembered.
+/// Returns a key's secret, which is a function of its index and version.
 fn secret(index: usize, version: u32) -> [u8; 32] {
     let mut random = Random((index as u64) << 32 | u64::from(version));
     let mut bytes = [0; 32];

@@ -1,7 +1,7 @@
 //! Everything that was acknowledged can be used, listed, changed and locked, whatever the number of keyspaces and grants.
 //!
-//! STATUS used to fail from a hundred keyspaces on, and with it `keyway status`, `kms list`, `doctor` and `top`.
-//! KEYSPACE_LIST failed with 32 keyspaces of 70 grants each, and HELLO left keyspaces out without a word.
+//! STATUS used to fail with a hundred or more keyspaces, and with it `keyway status`, `kms list`, `doctor` and `top`.
+//! KEYSPACE_LIST failed with 32 keyspaces of 70 grants each, and HELLO silently omitted keyspaces.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -15,7 +15,7 @@ use crate::command_line::operator::Operator;
 use crate::common::set_up::SetUp as _;
 use crate::common::{Server, past_the_start, wait_until};
 
-/// More than HELLO can name; as many as `KEYWAY_CROWD` says, which `make crowd` sets.
+/// Returns the number of keyspaces, more than HELLO can list; `KEYWAY_CROWD` sets it, for `make crowd`.
 fn keyspaces() -> usize {
     let told = std::env::var("KEYWAY_CROWD").ok();
     let told = told.map(|text| text.parse().expect("KEYWAY_CROWD is a number"));
@@ -26,7 +26,7 @@ fn keyspaces() -> usize {
 const GRANTS: usize = 70;
 const GRANTING: usize = 40;
 
-/// Connections that make keyspaces at the same time.
+/// Connections that create keyspaces concurrently.
 const MAKERS: usize = 16;
 
 fn name(number: usize) -> KeyspaceName {
@@ -66,7 +66,7 @@ fn many_keyspaces_are_used_listed_changed_and_locked() {
             });
         }
     });
-    // Beyond what HELLO names, for a client that is new and for one that has been there all the time.
+    // Beyond the list of HELLO, for a new client and for one that has been connected all the time.
     let late = server.client();
     let listed = late.keyspace_list().unwrap();
     let last = listed
@@ -93,7 +93,7 @@ fn many_keyspaces_are_used_listed_changed_and_locked() {
         .unwrap();
     late.lock(&name(last)).unwrap();
     wait_until(
-        "the figures of all keyspaces",
+        "the metrics of all keyspaces",
         std::time::Duration::from_secs(60),
         || {
             let status = late.status().unwrap().value;
@@ -113,12 +113,12 @@ fn many_keyspaces_are_used_listed_changed_and_locked() {
     );
     let operator = Operator::new();
     for what in ["status", "kms list", "keyspace list", "top --once"] {
-        // Into a file: it is more than a pipe holds.
+        // Into a file: it is larger than a pipe's buffer.
         operator.done(&server, &format!("keyway {what} > said"));
         assert!(!operator.read("said").is_empty(), "{what}");
     }
     let doctor = operator.run(&server, "keyway doctor --duration 2s --json > found");
-    // 1 says that it has found something, which is its business.
+    // 1 means that it has findings, which are not under test.
     assert!(
         doctor.code <= 1 && !operator.read("found").is_empty(),
         "{}{}",

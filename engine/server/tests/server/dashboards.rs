@@ -1,4 +1,4 @@
-//! The dashboards, the alerts and the runbook's queries, asked of a real Prometheus that scrapes a live server.
+//! The dashboards, the alerts and the runbook's queries, evaluated by a real Prometheus that scrapes a live server.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -18,11 +18,11 @@ const RUNBOOK_QUERIES: [&str; 4] = [
     "histogram_quantile(0.95, sum(rate(rehydrate_latency_ms_bucket{keyspace=\"prod\"}[5m])) by (le))",
 ];
 
-/// What the names of the server's series begin with.
+/// Prefixes of the server's series.
 const OURS: [&str; 4] = ["keyway_", "rehydrate_", "singleflight_", "prefetch_"];
 
-/// Alerts that nothing gives a reason on a healthy server, however busy the machine is. Some of them may be pending for a
-/// moment: two scrapes within a second see the same figures, as if a shard stood still.
+/// Alerts that never fire on a healthy server, however busy the machine is. Some of them may be pending briefly: two
+/// scrapes within a second see the same values, as if a shard made no progress.
 const NOT_NOW: &str = "ALERTS{alertstate=\"firing\",alertname=~\"KeywayRehydrateFailures|KeywayKeyspaceDenied|KeywayStorePoisoned|KeywayPanic|\
                        KeywayDown|KeywayAbsent|KeywayShardUnresponsive|KeywayKmsLocked|KeywayKmsBreakerOpen|KeywayKmsTrouble|\
                        KeywayNeedsUnlock\"}";
@@ -35,7 +35,7 @@ pub(crate) fn alert_rules() -> String {
     std::fs::read_to_string(docs().join("alerts/keyway.rules.yml")).unwrap()
 }
 
-/// Every query of every dashboard, with what Grafana puts in for the variables: `prod`, and all instances.
+/// Returns every query of every dashboard, with Grafana's variables filled in: `prod`, and all instances.
 fn dashboard_queries() -> Vec<String> {
     let files = std::fs::read_dir(docs().join("dashboards")).unwrap();
     let paths = files.map(|entry| entry.unwrap().path());
@@ -57,7 +57,7 @@ fn dashboard_queries() -> Vec<String> {
     queries
 }
 
-/// The names of our series in a query.
+/// Returns the names of the server's series in a query.
 fn series_in(query: &str) -> Vec<&str> {
     query
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
@@ -65,7 +65,7 @@ fn series_in(query: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether an answer holds a figure, and figures only.
+/// Returns `true` if an answer has values, and numbers only.
 fn is_figure(answer: &[f64]) -> bool {
     !answer.is_empty() && answer.iter().all(|figure| figure.is_finite())
 }
@@ -128,7 +128,7 @@ fn every_panel_and_every_rule_finds_its_figures_on_a_live_server() {
     let target = server.endpoints["metrics"].as_str().unwrap();
     let prometheus = Prometheus::start(dir.path(), target, &alert_rules());
 
-    // Under load every query of every panel has an answer, also where all is well: 0, not nothing.
+    // Under load every query of every panel has a result, also if there is no problem: 0, not nothing.
     let mut left = queries;
     work_until(&client, &keys, || {
         let before = left.len();

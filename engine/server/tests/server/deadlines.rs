@@ -1,7 +1,7 @@
-//! Deadlines hold for every operation, those that change keys and keyspaces included.
+//! Deadlines apply to every operation, including those that change keys and keyspaces.
 //!
-//! They held for operations with a key only: KEY_GENERATE of an RSA key was answered when it was done, and done although
-//! its deadline had passed before the key was written.
+//! They applied only to operations with a key: KEY_GENERATE of an RSA key was answered when it was done, and done
+//! although its deadline had passed before the key was written.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -12,9 +12,9 @@ use crate::common::Server;
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
 
-/// Less than it takes to make an RSA key, on any machine.
+/// Less than it takes to generate an RSA key, on any machine.
 const DEADLINE_US: u32 = 1_000;
-/// Enough for a command to get to the KMS.
+/// Enough for a command to reach the KMS.
 const KMS_DEADLINE_US: u32 = 500_000;
 
 #[test]
@@ -42,7 +42,7 @@ fn a_key_that_is_not_made_by_its_deadline_is_not_made_later() {
         pipeline.queue(&generate, keyspace, key.as_bytes(), DEADLINE_US);
         pipeline.send();
         assert_eq!(pipeline.reply().status, Status::DeadlineExceeded);
-        // By the time that this one is there, the other would be as well.
+        // By the time that this one exists, the other would as well.
         let other = format!("other-{shard}");
         let reply = pipeline.ask(&generate, keyspace, other.as_bytes());
         assert_eq!(reply.status, Status::Ok);

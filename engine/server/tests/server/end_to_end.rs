@@ -1,4 +1,4 @@
-//! Every operation over the wire: the same answers at any shard count and by every path.
+//! Every operation over the wire: the same answers at any shard count and on every path.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ use keyway_protocol::{
 const MESSAGE: &[u8] = b"the message";
 const AAD: &[u8] = b"associated data";
 
-/// Keys of each quick algorithm, so that every shard of four owns some.
+/// Keys of each fast algorithm, so that every shard of four owns some.
 const KEYS_EACH: usize = 6;
 
 const EXPORTABLE: KeyOptions = KeyOptions {
@@ -52,7 +52,7 @@ fn is_rsa(algorithm: Algorithm) -> bool {
     )
 }
 
-/// Every key of a test and its algorithm.
+/// Returns every key of a test and its algorithm.
 fn keys() -> Vec<(KeyPath, Algorithm)> {
     let mut keys = Vec::new();
     for algorithm in ALGORITHMS {
@@ -74,7 +74,7 @@ fn generate_all(client: &Client) {
     }
 }
 
-/// What stays the same as long as the key does: by name, the bytes.
+/// Returns the answers that do not change while the key does not: by name, the bytes.
 fn lasting_answers(client: &Client) -> BTreeMap<String, Vec<u8>> {
     let mut answers = BTreeMap::new();
     for (key, algorithm) in keys() {
@@ -110,7 +110,7 @@ fn lasting_answers(client: &Client) -> BTreeMap<String, Vec<u8>> {
     answers
 }
 
-/// What differs each time but must be understood ever after: by key, signature or ciphertext.
+/// Returns answers that differ each time but must remain valid: by key, signature or ciphertext.
 fn fleeting_answers(client: &Client) -> Vec<(KeyPath, Vec<u8>)> {
     let mut answers = Vec::new();
     for (key, algorithm) in keys() {
@@ -179,12 +179,12 @@ fn every_key_outlives_changes_of_the_shard_count_with_the_same_answers() {
         let listed = client.key_list(&"prod".parse().unwrap()).unwrap();
         assert_eq!(listed.len(), keys().len());
         fleeting = fleeting_answers(&client);
-        // A crash must not matter: all that was acknowledged is on disk.
+        // A crash must not matter: everything acknowledged is on disk.
         server.kill();
     }
 }
 
-/// Secrets given from outside, and the answers a server of `shards` gives with them.
+/// Returns the answers of a server of `shards` with imported secrets.
 fn answers_of_imported_keys(shards: u16) -> Vec<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, shards);
@@ -241,7 +241,7 @@ fn servers_with_one_two_and_four_shards_give_the_same_answers() {
     assert_eq!(answers_of_imported_keys(4), one);
 }
 
-/// A connection that speaks in frames, to whom it likes.
+/// A connection for raw frames.
 struct Raw<S> {
     stream: S,
     inbox: Vec<u8>,
@@ -298,7 +298,7 @@ impl<S: Read + Write> Raw<S> {
         loop {
             self.stream.write_all(&bytes).unwrap();
             let answer = self.answer();
-            // The key is still on its way from the disk.
+            // The key is still being read from the disk.
             if answer.status != Status::Retry {
                 return answer;
             }

@@ -1,5 +1,5 @@
-//! The exporter and the log against the runbook, with the real promtool. What a real Prometheus makes of them is in
-//! `dashboards`.
+//! The exporter and the log compared with the runbook, with the real promtool. `dashboards` tests them with a real
+//! Prometheus.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -27,7 +27,7 @@ const RUNBOOK: [(&str, &str); 8] = [
     ("prefetch_skipped_total", "counter"),
 ];
 
-/// Keys live so short that the prefetcher always has something to do.
+/// Such a short life that the prefetcher always has work.
 pub(crate) const SHORT_LIVED: [(&str, &str); 3] = [
     ("soft_ttl_ms", "100"),
     ("hard_ttl_ms", "200"),
@@ -67,7 +67,7 @@ pub(crate) fn sign_all(client: &Client, keys: &[KeyPath]) {
     }
 }
 
-/// Uses the keys until `done`, which has a limit of its own where [`WITHIN`] is not long enough.
+/// Uses the keys until `done`, which has its own limit if [`WITHIN`] is not long enough.
 pub(crate) fn work_until(client: &Client, keys: &[KeyPath], mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
@@ -197,7 +197,7 @@ fn the_encryptions_of_an_aead_key_are_seen_against_their_limit() {
         client.encrypt(&key, b"", b"message").unwrap();
     }
     server.wait_for_metric(&ratio, |value| value == 16.0 / LIMIT);
-    // Its new version begins anew, and the old one encrypts no more.
+    // Its new version starts a new count, and the old one no longer encrypts.
     client.key_rotate(&key, None).unwrap();
     client.encrypt(&key, b"", b"message").unwrap();
     server.wait_for_metric(&ratio, |value| value == 1.0 / LIMIT);
@@ -218,7 +218,7 @@ fn each_load_counts_once_however_many_ask() {
         client.force_refresh(key).unwrap();
     }
     server.wait_for_metric(&total, |value| value == 20.0);
-    // A hundred that ask for one cold key at once share one load.
+    // A hundred concurrent requests for one cold key share one load.
     let cold: KeyPath = "prod/cold".parse().unwrap();
     client
         .key_generate(&cold, Algorithm::Ed25519, KeyOptions::default())
@@ -229,7 +229,7 @@ fn each_load_counts_once_however_many_ask() {
     server.wait_for_metric(&count, |value| value == 21.0);
     assert_eq!(server.metric(&of_prod("rehydrate_fail_total")), Some(0.0));
     assert_eq!(server.metric(&of_prod("keyway_resident_keys")), Some(11.0));
-    // An unknown key is an answer of the store, not a fault of the DEK or the KMS.
+    // A missing key is an answer of the store, not a fault of the DEK or the KMS.
     let signed = client.sign(
         &"prod/nobody".parse().unwrap(),
         Scheme::Default,
@@ -255,7 +255,7 @@ fn the_prefetchers_counters_move_as_they_mean() {
     let triggered = figure("prefetch_trigger_total");
     server.wait_for_metric(&of_prod("rehydrate_total"), |value| value >= triggered);
 
-    // One flight at a time for two hundred keys: most that are due are passed over.
+    // One flight at a time for two hundred keys: most that are due are skipped.
     client
         .set_keyspace(&prod(), &[("maxInFlight", "1")])
         .unwrap();
@@ -264,11 +264,11 @@ fn the_prefetchers_counters_move_as_they_mean() {
         figure("prefetch_skipped_total") > skipped
     });
 
-    // Off: no scan, no refresh, and every expiry is met by a request.
+    // Disabled: no scan, no refresh, and every expiry is handled by a request.
     client
         .set_keyspace(&prod(), &[("maxInFlight", "0")])
         .unwrap();
-    // Twice: the first snapshot since may have been on its way when the prefetcher was switched off.
+    // Twice: the first snapshot may have been in flight when the prefetcher was disabled.
     for _ in 0..2 {
         let loads = figure("rehydrate_total");
         work_until(&client, &keys, || figure("rehydrate_total") > loads + 400.0);
@@ -288,7 +288,7 @@ fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
     let server = Server::dev(&dir, 1);
     let client = server.client();
     let keys = generate(&client, 300);
-    // Loads of three hundred keys at once queue up; the last wait longer than 1 us for theirs.
+    // Loads of three hundred keys queue up; the last wait longer than 1 us for theirs.
     client.set_keyspace(&prod(), &SHORT_LIVED).unwrap();
     client
         .set_keyspace(&prod(), &[("maxInFlight", "0"), ("signWaitBudget", "1")])
@@ -302,7 +302,7 @@ fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
         line.contains("prod") && line.contains("key-") && line.contains("waiters"),
         "{line}"
     );
-    // The DEK is there: it can only be the reads.
+    // The DEK is available: the reads are the only possible cause.
     assert!(
         line.contains("cause=\"read_queued\"") || line.contains("cause=\"read_slow\""),
         "{line}"
@@ -310,7 +310,7 @@ fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
     server.wait_for_metric(&of_prod("singleflight_waiters"), |value| value == 0.0);
 }
 
-/// Every segment of the blob logs.
+/// Returns every segment of the blob logs.
 fn segments(data: &Path) -> Vec<std::path::PathBuf> {
     let entries = |dir: &Path| {
         std::fs::read_dir(dir)
@@ -335,7 +335,7 @@ fn segments(data: &Path) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// Turns one bit of the blob that lies behind `key_id` on the disk.
+/// Flips one bit of the blob after `key_id` on the disk.
 pub(crate) fn damage_blob(data: &Path, key_id: &str) {
     for segment in segments(data) {
         let mut bytes = std::fs::read(&segment).unwrap();
@@ -416,7 +416,7 @@ fn damage_done_while_the_server_is_down_is_found_and_spares_the_other_keys() {
     server.wait_for_metric(&of_prod("rehydrate_fail_total"), |value| value >= 1.0);
     assert_eq!(kms_calls(&server), calls);
     server.wait_for_log("key cache invalid");
-    // It is there all the same: nothing may take its place unseen, and it can be revoked.
+    // It still exists: nothing may replace it silently, and it can be revoked.
     let rotated = client.key_rotate(&damaged, None).unwrap_err();
     assert_eq!(rotated.status(), Some(Status::Invalid), "{rotated}");
     let made = client.key_generate(&damaged, Algorithm::Ed25519, KeyOptions::default());
@@ -427,7 +427,7 @@ fn damage_done_while_the_server_is_down_is_found_and_spares_the_other_keys() {
     assert_eq!(error.status(), Some(Status::Revoked), "{error}");
 }
 
-/// As OPERATING.md says, "To restore a damaged key".
+/// As in OPERATING.md, "To restore a damaged key".
 #[test]
 fn a_damaged_key_is_restored_by_importing_it_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -455,7 +455,7 @@ fn a_damaged_key_is_restored_by_importing_it_again() {
     assert_eq!(import(&client).unwrap().key_version, 1);
     assert_eq!(sign(&client).unwrap(), expected);
     server.wait_for_log("damaged key restored by an import");
-    // Only what is damaged is replaced.
+    // Only what is corrupt is replaced.
     let again = import(&client).unwrap_err();
     assert_eq!(again.status(), Some(Status::Conflict), "{again}");
     server.kill();

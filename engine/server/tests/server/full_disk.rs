@@ -1,4 +1,4 @@
-//! A file system without room, from first to last: what takes something away holds, and is written once there is room.
+//! A full file system: what takes something away is in force, and is written once there is free space.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -49,7 +49,7 @@ fn status<T: std::fmt::Debug>(answer: Result<T, Error>) -> Status {
     answer.unwrap_err().status().unwrap()
 }
 
-/// A server whose data directory is a small file system of its own.
+/// Starts a server whose data directory is a small file system of its own.
 fn start(kms: &HeldKms, dir: &Path) -> Server {
     let data = dir.join("data");
     std::fs::create_dir(&data).unwrap();
@@ -73,7 +73,7 @@ fn setup(kms: &HeldKms, dir: &Path) -> Setup {
     setup.flag("--unix").flag(dir.join("s").to_str().unwrap())
 }
 
-/// Takes all the room that there is.
+/// Uses all free space.
 fn fill(server: &Server) {
     let mut file = std::fs::File::create(server.data.join("fill")).unwrap();
     for len in [64 << 10, 4 << 10, 1] {
@@ -101,7 +101,8 @@ fn a_full_file_system_keeps_nothing_from_being_taken_away_and_is_written_to_once
     sign(&anyone, "b", "kept").unwrap();
     fill(&server);
 
-    // Of what only gives something, the log takes what it has reserved room for. Then it refuses, and nothing changes.
+    // Of writes that only grant something, the log accepts those for which it has reserved space. Then it refuses, and
+    // nothing changes.
     let unix = format!("unix:{}", server.endpoints["unix"].as_str().unwrap());
     let options = Options::new(unix.parse().unwrap()).deadline(Duration::from_millis(900));
     let impatient = Client::connect_with(options).unwrap();
@@ -137,7 +138,7 @@ fn a_full_file_system_keeps_nothing_from_being_taken_away_and_is_written_to_once
     server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
     owner.lock(&name("a")).unwrap();
     past_the_start(|| generate(&owner, "b", &refused.0)).unwrap();
-    // What is on the disk is what holds.
+    // What is on the disk is what is in force.
     let copy = dir.path().join("copy");
     let copied = Command::new("cp")
         .arg("-a")

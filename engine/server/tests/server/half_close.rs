@@ -1,4 +1,4 @@
-//! A client that closes its sending direction: what docs/PROTOCOL.md says of that, on a live server.
+//! A client that closes its sending direction, as described in docs/PROTOCOL.md, on a live server.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -11,10 +11,10 @@ use keyway_protocol::Opcode;
 use crate::common::{Server, past_the_start};
 use crate::hostile::{Raw, frame, good_keys, ping, sign};
 
-/// KEY_GENERATE's payload for an Ed25519 key that may do all and never ends.
+/// KEY_GENERATE's payload for an Ed25519 key with all uses and without end.
 const ED25519: [u8; 12] = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
-/// Ends the sending direction and reads to the end of the connection, which has to come: the answers until then.
+/// Ends the sending direction and reads to the end of the connection. Returns the answers until then.
 fn half_close(mut raw: Raw) -> Vec<(u64, Status, Vec<u8>)> {
     raw.stream.shutdown(Shutdown::Write).unwrap();
     std::iter::from_fn(|| raw.answer()).collect()
@@ -36,7 +36,7 @@ fn answers_before_the_end_are_whole_and_each_is_of_a_request() {
             assert!(missing.remove(&id), "{id} was not asked, or twice answered");
         }
     }
-    // Its places are given back, and others are served as before.
+    // Its resources are released, and others are served as before.
     server.wait_for_metric("keyway_shard_connections{shard=\"1\"}", |n| n <= 1.0);
     let mut raw = Raw::greeted(&server.address());
     assert_eq!(raw.ask(&ping(1, b"there?")).1, Status::Ok);
@@ -61,7 +61,7 @@ fn a_request_that_is_cut_short_is_none() {
     );
 }
 
-/// Whoever closes before the answer does not know what became of a write; but it was done as a whole or not at all.
+/// A client that closes before the answer cannot know the outcome of a write, which is complete or absent.
 #[test]
 fn a_write_before_the_end_is_done_or_not() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,5 @@
-//! Bad input of every kind: each gets a clear status or a closed connection, nothing panics, and
-//! nobody else is disturbed. `KEYWAY_HOSTILE_S` sets how long the noise lasts; `KEYWAY_HOSTILE_SEED`
-//! repeats it.
+//! Malformed input of every kind: each gets a clear status or a closed connection, nothing panics, and no other client is
+//! affected. `KEYWAY_HOSTILE_S` sets the duration of the random input; `KEYWAY_HOSTILE_SEED` repeats it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -19,19 +18,19 @@ use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFram
 const SHARDS: u16 = 2;
 const NOISY_CONNECTIONS: u64 = 4;
 const HOSTILE_S_DEFAULT: u64 = 10;
-/// Readers that ask and never listen.
+/// Readers that send requests and never read.
 const STALLED_READERS: usize = 8;
-/// What all of them together may cost the server: an outbox of 1 MiB and an answer beyond it
-/// each, twice for growth, and allowance for the rest of the process.
+/// Most memory of all of them together in the server: a send buffer of 1 MiB and an answer beyond it each, twice for
+/// growth, and allowance for the rest of the process.
 const RSS_GROWTH_BYTES_MAX: u64 = 64 << 20;
-/// What each asks for in all, if it is let.
+/// What each requests in total, if it can.
 const ASKED_BYTES_MAX: usize = 64 << 20;
-/// What a slow reader takes in all, always with more to come.
+/// What a slow reader reads in total, always with more to come.
 const SLOW_READ_BYTES: usize = 256 << 20;
 
 const _: () = assert!(SLOW_READ_BYTES as u64 > 2 * RSS_GROWTH_BYTES_MAX);
 
-/// A connection that can send anything.
+/// A connection that can send any bytes.
 pub struct Raw {
     pub stream: TcpStream,
     inbox: Vec<u8>,
@@ -61,8 +60,7 @@ impl Raw {
         self.stream.write_all(bytes).expect("the server takes it");
     }
 
-    /// The next answer; `None` once the connection is closed. Any bytes that are not an answer
-    /// fail the test.
+    /// Returns the next answer, or `None` once the connection is closed. Bytes that are not an answer fail the test.
     pub fn answer(&mut self) -> Option<Answer> {
         loop {
             if let Some(answer) = self.take() {
@@ -98,7 +96,7 @@ impl Raw {
         self.answer().expect("an answer")
     }
 
-    /// What is asked ends the connection, after an answer with `status`.
+    /// Asserts that the bytes end the connection, after an answer with `status`.
     fn loses(mut self, bytes: &[u8], status: Status) {
         assert_eq!(self.ask(bytes).1, status);
         assert_eq!(self.answer(), None);
@@ -150,7 +148,7 @@ fn path(text: &str) -> KeyPath {
     text.parse().unwrap()
 }
 
-/// Ed25519 keys, so many that every shard has some, and the signature each makes of `message`.
+/// Creates Ed25519 keys, so many that every shard has some, and returns the signature of `message` with each.
 pub(crate) fn good_keys(server: &Server) -> Vec<(KeyPath, Vec<u8>)> {
     let client = server.client();
     let keys = (0..8).map(|i| path(&format!("prod/good-{i}")));
@@ -185,7 +183,7 @@ pub fn rss_bytes(server: &Server) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// Every shard answers, and none of its handlers has panicked.
+/// Asserts that every shard answers, and none of its handlers has panicked.
 fn assert_unharmed(server: &Server) {
     for shard in 0..SHARDS {
         let mut raw = Raw::greeted(&server.shard_address(shard.into()));
@@ -252,8 +250,8 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
         let client = server.client();
         let noise_keyspace = "noise".parse().unwrap();
         while Instant::now() < ends && !good.is_finished() {
-            // Noise can lock the keyspace, and then hardly anything would happen any more. It can do
-            // so while this unlock is under way, which is refused then.
+            // Random input can lock the keyspace, and then little else would happen. It can do so while this unlock is in
+            // progress, which is then refused.
             let refused = client.unlock(&noise_keyspace, UnlockWith::Nothing).err();
             assert!(refused.is_none_or(|error| error.status().is_some()));
             std::thread::sleep(Duration::from_millis(20));
@@ -266,7 +264,7 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
     assert_unharmed(&server);
 }
 
-/// One connection's worth of noise: frames sent, answers received.
+/// Sends random input on one connection. Returns the number of frames sent and of answers received.
 fn make_noise(server: &Server, keyspace: u32, random: &mut Random) -> (u64, u64) {
     let address = match random.below(3) {
         0 => server.address(),
@@ -295,8 +293,8 @@ fn make_noise(server: &Server, keyspace: u32, random: &mut Random) -> (u64, u64)
     (sent, answered)
 }
 
-/// Something like a frame, or nothing like it. Never about a keyspace but `keyspace`: what the
-/// protocol allows to everybody is no fault.
+/// Returns something like a frame, or unlike any. Never about a keyspace other than `keyspace`: what the protocol allows
+/// every client is not a fault.
 fn noise(keyspace: u32, random: &mut Random) -> Vec<u8> {
     if random.below(20) == 0 {
         return random.bytes(200);
@@ -309,14 +307,14 @@ fn noise(keyspace: u32, random: &mut Random) -> Vec<u8> {
     let code = codes.iter().chain(&more).nth(at).copied().unwrap();
     let key = format!("key-{}", random.below(1_024));
     let mut payload = random.bytes(300);
-    // Half of them with small numbers, as most fields have.
+    // Half of them with small numbers, as in most fields.
     if random.below(2) == 0 {
         payload.iter_mut().for_each(|byte| *byte %= 4);
     }
     let mut bytes = match random.below(5) {
         0 => sign(random.next(), keyspace, key.as_bytes()),
         1 => frame(code, random.next(), keyspace, b"", &payload),
-        // Some of it has to succeed: what comes after then finds a key.
+        // Some of it has to succeed, so that later requests find a key.
         2 => {
             let algorithm = [1, 2, 16, 32][random.below(4) as usize];
             let new_key = [algorithm, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -360,7 +358,7 @@ fn every_wrong_request_has_its_answer() {
         Status::BadRequest,
     );
 
-    // After these it goes on.
+    // After these the connection stays open.
     let mut raw = Raw::greeted(&address);
     assert_eq!(raw.ask(&frame(0x77, 2, 0, b"", b"")).1, Status::Unsupported);
     assert_eq!(raw.ask(&sign(3, 77, good)).1, Status::NoKeyspace);
@@ -386,7 +384,7 @@ fn every_wrong_request_has_its_answer() {
     assert_eq!(raw.answer(), Some((11, Status::Ok, b"one".to_vec())));
     assert_eq!(raw.answer(), Some((11, Status::Ok, b"two".to_vec())));
 
-    // More than a connection may have under way: all are answered, in whatever order.
+    // More than a connection may have in flight: all are answered, in any order.
     let ids = 100..4_100_u64;
     let requests: Vec<u8> = ids.clone().flat_map(|id| sign(id, 1, good)).collect();
     let mut writer = raw.stream.try_clone().unwrap();
@@ -400,7 +398,7 @@ fn every_wrong_request_has_its_answer() {
         }
     });
 
-    // Half-closed: there may be answers, there is an end.
+    // Half-closed: there may be answers, and there is an end.
     let mut raw = Raw::greeted(&address);
     raw.send(&sign(1, 1, good));
     raw.stream.shutdown(Shutdown::Write).unwrap();
@@ -452,14 +450,14 @@ fn peers_that_stall_cost_little_and_are_let_go() {
             .unwrap();
         assert_eq!(answer.value, *signature);
     }
-    // What is left is the good client's, which the server does not cut off.
+    // The remaining connection is the good client's, which the server does not close.
     let open = "keyway_shard_connections{shard=\"0\"}";
     server.wait_for_metric(open, |count| count <= 1.0);
     drop((silent, half_header, half_frame, stalled));
     assert_unharmed(&server);
 }
 
-/// Always has more asked than it has read.
+/// Always has more requested than it has read.
 fn read_slowly(address: &str, request: &[u8]) {
     let mut raw = Raw::greeted(address);
     let mut writer = raw.stream.try_clone().unwrap();
@@ -490,7 +488,7 @@ fn beyond_the_limit_a_connection_is_refused_until_another_ends() {
     let began = Instant::now();
     loop {
         let mut raw = Raw::connect(&address);
-        // It may be closed already.
+        // It may already be closed.
         let _ = raw.stream.write_all(&hello(1, 1));
         if raw
             .answer()

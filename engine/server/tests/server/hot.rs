@@ -1,4 +1,4 @@
-//! `keyway hot`: the keys that are asked for most, waited for most and take longest to load, of all shards.
+//! `keyway hot`: the keys of all shards that are requested most, waited for most and take longest to load.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -14,7 +14,7 @@ use keyway_client::{
 
 const KEYS: usize = 200;
 
-/// What the window of the hot keys reaches back at least.
+/// The least span of the window of hot keys.
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn key(index: usize) -> KeyPath {
@@ -30,7 +30,7 @@ fn generate(client: &Client) {
     }
 }
 
-/// Asks for a key so many times, all at once.
+/// Requests a key that many times, concurrently.
 fn ask(client: &Client, key: &KeyPath, times: usize) {
     let pending: Vec<_> = (0..times)
         .map(|_| client.submit(Call::mac(key, b"message")))
@@ -40,7 +40,7 @@ fn ask(client: &Client, key: &KeyPath, times: usize) {
     }
 }
 
-/// How often a key is asked for: about as Zipf has it, and not in the order of the keys' names.
+/// Returns how often a key is requested: approximately by Zipf's law, and not in the order of the keys' names.
 fn times(index: usize) -> usize {
     600 / (1 + (index + 137) % KEYS)
 }
@@ -58,15 +58,15 @@ fn the_key_that_is_asked_for_most_is_named_first_with_its_count() {
     while !the_hottest_are_named() {}
 }
 
-/// Returns false if the machine was so slow that nothing can be said: a minute went by, so that the window may have left
-/// something out, or the client asked again for a key whose load outlasted the wait budget.
+/// Returns `false` if the machine was too slow for a result: a minute passed, so that the window may have left something
+/// out, or the client repeated a request whose load outlasted the wait budget.
 fn the_hottest_are_named() -> bool {
     let hottest = KEYS - 137;
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 3);
     let client = server.client();
     generate(&client);
-    // As good as nobody is told to ask again: that counts as one more request.
+    // Almost no client repeats a request, which would count as one more.
     let patient = [("sign_wait_budget_us", "1000000")];
     client.set_keyspace(&prod(), &patient).unwrap();
     assert_eq!(hot(&client, HotBy::Requests, 0).keys, []);
@@ -96,17 +96,17 @@ fn the_hottest_are_named() -> bool {
     let counts: Vec<u64> = found.keys.iter().map(|row| row.requests.count).collect();
     assert!(counts.is_sorted_by(|a, b| a >= b), "{counts:?}");
     assert!(found.unlisted_max <= counts[19], "{found:?}");
-    // They come from every shard, each from the one that its clients ask.
+    // They come from every shard, each from the one that its clients use.
     let mut shards: Vec<u16> = found.keys.iter().map(|row| row.shard).collect();
     shards.sort_unstable();
     shards.dedup();
     assert_eq!(shards, [0, 1, 2]);
-    // Each key was cold once: a load, and at least the request that began it waited for it.
+    // Each key was cold once: a load, and at least the request that started it waited for it.
     let all = hot(&client, HotBy::RehydrateTime, 0);
     assert_eq!(all.keys.len(), 128);
     assert!(all.keys.iter().all(|row| row.rehydrate_us.count > 0));
     assert!(all.totals.rehydrate_us > 0 && all.totals.waiters >= KEYS as u64);
-    // Keys that nobody has are not in memory, but who asks for them is seen all the same.
+    // Missing keys are not in memory, but requests for them are still counted.
     let nobody: KeyPath = "prod/nobody".parse().unwrap();
     for _ in 0..700 {
         let answer = client.sign(&nobody, Scheme::Default, Input::Message(b""));
@@ -120,13 +120,13 @@ fn the_hottest_are_named() -> bool {
     true
 }
 
-/// Whether any request for a MAC was answered RETRY.
+/// Returns `true` if any request for a MAC was answered RETRY.
 fn asked_again(server: &Server) -> bool {
     let outcome = |name| {
         let labels = format!("keyspace=\"prod\",operation=\"mac\",outcome=\"{name}\"");
         format!("keyway_requests_total{{{labels}}}")
     };
-    // The snapshot that has all of them.
+    // The snapshot that includes all of them.
     let asked = (0..KEYS).map(times).sum::<usize>() as f64;
     server.wait_for_metric(&outcome("ok"), |count| count == asked);
     server.metric(&outcome("retry")).unwrap_or(0.0) > 0.0
@@ -138,7 +138,7 @@ fn the_key_whose_loads_are_waited_for_is_first_by_waiters() {
     let server = Server::dev(&dir, 3);
     let client = server.client();
     generate(&client);
-    // Loaded again by whoever asks for it after 200 ms, and by nobody else.
+    // Loaded again by the first request after 200 ms, and never ahead.
     let settings = [
         ("soft_ttl_ms", "100"),
         ("hard_ttl_ms", "200"),
@@ -149,7 +149,7 @@ fn the_key_whose_loads_are_waited_for_is_first_by_waiters() {
     client.set_keyspace(&prod(), &settings).unwrap();
     let began = Instant::now();
     loop {
-        // Another key is asked for more often, by one after the other: few wait for it.
+        // Another key is requested more often, sequentially: few requests wait for it.
         (0..200).for_each(|_| ask(&client, &key(1), 1));
         std::thread::sleep(Duration::from_millis(250));
         ask(&client, &key(7), 100);
@@ -169,7 +169,7 @@ fn the_key_whose_loads_are_waited_for_is_first_by_waiters() {
 }
 
 #[test]
-fn who_may_not_list_a_keyspaces_keys_is_not_told_which_are_hot() {
+fn client_that_may_not_list_keys_does_not_see_hot_keys() {
     let dir = tempfile::tempdir().unwrap();
     let passphrase = dir.path().join("passphrase");
     std::fs::write(&passphrase, b"correct horse battery staple").unwrap();
@@ -201,7 +201,7 @@ fn who_may_not_list_a_keyspaces_keys_is_not_told_which_are_hot() {
     assert_eq!(hot(&anonymous, HotBy::Requests, 1).keys[0].key, "key-005");
     assert_eq!(hot(&owner, HotBy::Requests, 1).keys[0].key, "key-005");
 
-    // On the exporter's port, which asks nobody who they are, no key is named.
+    // On the exporter's port, which does not authenticate, no key is named.
     for path in ["/metrics", "/readyz", "/healthz", "/live.json", "/"] {
         assert!(!server.http(path).1.contains("key-005"), "{path}");
     }

@@ -1,7 +1,7 @@
-//! KEY_LIST shows every key, whatever is written meanwhile.
+//! KEY_LIST shows every key, whatever is written concurrently.
 //!
-//! Half of the listings of five keys under rotation lacked one: a key's record moved from behind
-//! the cursor to beyond the end of the log that the page had measured.
+//! Half of the listings of five keys under rotation omitted one: a key's record moved from behind the cursor to beyond
+//! the end of the log that the page had measured.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

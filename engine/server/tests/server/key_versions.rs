@@ -1,5 +1,5 @@
-//! Keyspaces that are wrapped under an older version of the KMS's key are counted, and a rewrap at the same KMS is what
-//! takes them out of the count, before `min_decryption_version` is raised.
+//! Keyspaces that are wrapped under an older version of the KMS's key are counted, and a rewrap at the same KMS removes
+//! them from the count, before `min_decryption_version` is raised.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -31,7 +31,7 @@ fn keyspaces_behind_the_newest_version_are_counted_until_they_are_rewrapped() {
         create(name);
     }
     bao.write("transit/keys/keyway/rotate", &json!({}));
-    // Its DEK shows the newest version.
+    // Its DEK shows the latest version.
     create("four");
     server.wait_for_metric(BEHIND, |count| count == 3.0);
     server.wait_for_log("keyspaces=3");
@@ -44,7 +44,7 @@ fn keyspaces_behind_the_newest_version_are_counted_until_they_are_rewrapped() {
         operator.done(&server, &rewrap);
     }
     server.wait_for_metric(BEHIND, |count| count == 0.0);
-    // What the count is for.
+    // The purpose of the count.
     let raised = json!({ "min_decryption_version": 2 });
     bao.write("transit/keys/keyway/config", &raised);
     drop(server);

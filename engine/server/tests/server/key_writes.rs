@@ -1,11 +1,11 @@
-//! Writes to keys on a disk that does not take them: what is refused has changed nothing, also
-//! after a restart; a revocation holds all the same, and says that it is not written yet.
+//! Writes of keys on a failing disk: a refused write has changed nothing, also after a restart; a revocation is in force
+//! anyway, and reports that it is not written yet.
 //!
-//! REVOKEs that were answered OVERLOADED took effect until the next restart, and then the keys
-//! worked again; after one failed write a shard took none until a restart, revocations included.
+//! REVOKEs that were answered OVERLOADED took effect until the next restart, and then the keys worked again; after one
+//! failed write a shard accepted none until a restart, including revocations.
 //!
-//! The disk fails here by a limit on the size of files, which is lowered and raised from outside. A server
-//! under such a limit (`ulimit -f`) used to be killed by SIGXFSZ at the first write beyond it.
+//! The disk fails here because of a limit on the size of files, which is lowered and raised from outside. A server under
+//! such a limit (`ulimit -f`) used to be killed by SIGXFSZ at the first write beyond it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -42,7 +42,7 @@ fn generate(client: &Client, key: &KeyPath) -> Result<u32, Error> {
     made.map(|answer| answer.key_version)
 }
 
-/// A client that returns a refusal with its hint, rather than trying again until the disk works.
+/// Returns a client that returns a refusal with its hint, instead of retrying until the disk works.
 pub fn impatient(server: &Server) -> Client {
     let options =
         Options::new(server.address().parse().unwrap()).deadline(Duration::from_millis(900));
@@ -53,7 +53,7 @@ fn refused_unchanged(write: impl FnMut() -> Result<(), Error>) {
     refused("nothing was changed", write);
 }
 
-/// Calls until the answer is that the disk does not take it, with this explanation.
+/// Repeats a call until the answer is that the disk refuses it, with this explanation.
 pub fn refused(explanation: &str, mut write: impl FnMut() -> Result<(), Error>) {
     loop {
         match write().unwrap_err() {
@@ -115,7 +115,7 @@ fn a_disk_that_takes_nothing_refuses_writes_unchanged_and_revocations_hold() {
         assert_eq!(sign(&client, &kept).unwrap(), if persists { 2 } else { 1 });
         match persists {
             true => assert_eq!(status(sign(&client, &gone)), Status::Revoked),
-            // As the answer had said.
+            // As the answer had announced.
             false => assert_eq!(sign(&client, &gone).unwrap(), 1),
         }
         assert_eq!(status(sign(&client, &new)), Status::NotFound);
@@ -123,12 +123,12 @@ fn a_disk_that_takes_nothing_refuses_writes_unchanged_and_revocations_hold() {
     }
 }
 
-/// The mark of a revocation that is not written yet must not be lost for want of room in memory.
+/// An unwritten revocation must not be lost because memory is full.
 #[test]
 fn revocations_that_are_not_written_hold_however_many_there_are() {
     const KEYS: usize = 300;
     let dir = tempfile::tempdir().unwrap();
-    // Room for 275 marks.
+    // Space for 275 revocations.
     let setup = Setup::new(&dir.path().join("data"))
         .shards(1)
         .flag("--keys-max")

@@ -1,5 +1,4 @@
-//! Keyspaces and the node they live on: settings, locks, principals, passphrases, refusals to
-//! start.
+//! Keyspaces and their node: settings, locks, principals, passphrases, refusals to start.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -54,7 +53,7 @@ fn setting(client: &Client, keyspace: &KeyspaceName, name: &str) -> String {
         .clone()
 }
 
-/// Waits for an unlock to end; what it says.
+/// Waits for an unlock to end. Returns its status.
 fn unlock(client: &Client, keyspace: &KeyspaceName, with: UnlockWith<'_>) -> (UnlockState, String) {
     let ticket = client.unlock(keyspace, with).unwrap().value;
     let mut ended = None;
@@ -75,7 +74,7 @@ fn settings_act_at_once_and_last_over_stops_and_crashes() {
     let client = server.client();
     let key = generate(&client, "prod/alice");
     while sign(&client, &key).unwrap().key_age_ms < 100 {}
-    // A shorter life holds for what is loaded already.
+    // A shorter life also applies to loaded keys.
     let shorter = [
         ("jitter_pct", "0"),
         ("soft_ttl_ms", "40"),
@@ -229,7 +228,7 @@ fn a_locked_keyspace_stays_locked_until_it_is_unlocked() {
     assert!(used.is_ok(), "the unlock lasts");
 }
 
-/// A production server's directory with a passphrase file, and its setup.
+/// Returns a production server's directory with a passphrase file, and its setup.
 fn production(dir: &Path) -> (Setup, PathBuf) {
     let file = dir.join("passphrase");
     write_private(&file, PASSPHRASE);
@@ -363,7 +362,7 @@ fn an_unprotected_kek_is_for_development_only() {
     server.stop();
     let text = Setup::new(&data).production().refused();
     assert!(text.contains("--dev"), "{text}");
-    // It says so at every start.
+    // It is logged at every start.
     std::fs::write(dir.path().join("data.log"), "").unwrap();
     Setup::new(&data).start().wait_for_log("UNPROTECTED");
 }
@@ -413,7 +412,7 @@ fn a_directory_or_port_in_use_is_refused_by_name() {
     );
 }
 
-/// Whoever closes a connection first keeps its port for a minute: at a stop that is the server.
+/// The side that closes a connection first occupies its port for a minute: at a stop that is the server.
 #[test]
 fn the_port_is_free_again_at_once_after_a_stop() {
     let dir = tempfile::tempdir().unwrap();
@@ -426,10 +425,10 @@ fn the_port_is_free_again_at_once_after_a_stop() {
             .arg(&data);
         Setup::new(&data).start_as(command)
     };
-    // Below the ports that the kernel hands out: no other test can take it between the stop and the start. The shard's
-    // own port is the next one.
+    // Below the ephemeral ports: no other test can take it between the stop and the start. The shard's own port is the
+    // next one.
     let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    // Another run of the tests on this machine looks from elsewhere on.
+    // A concurrent run of the tests on this machine starts its search elsewhere.
     let first = u16::try_from(std::process::id() % 5_000).unwrap();
     let mut ports = (0..5_000).map(|n| 20_000 + 2 * ((first + n) % 5_000));
     let port = ports.find(|port| is_free(*port) && is_free(port + 1));
@@ -481,8 +480,8 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
         .unwrap();
     assert!(owner.get(&secret, 0).is_ok() && owner.status().is_ok());
 
-    // Without a grant even the keyspace's name is unknown; by its id the answer is one and the
-    // same for keys that are there and keys that are not.
+    // Without a grant even the keyspace's name is unknown; by its id the answer is the same for existing and missing
+    // keys.
     assert!(server.client().keyspace_list().unwrap().is_empty());
     assert!(sign(&server.client(), &key).is_err());
     owner
@@ -554,7 +553,7 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
     owner
         .set_keyspace(&prod(), &[("allow:anonymous", "none")])
         .unwrap();
-    // Who knows the keyspace's id from elsewhere is told no more than that it may not.
+    // A client that knows the keyspace's id from elsewhere only sees that it has no right.
     let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
     let hello = Hello {
         version_min: VERSION,

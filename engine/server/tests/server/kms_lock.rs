@@ -1,5 +1,4 @@
-//! Locking a KMS, and everything: what it holds is wiped, its keyspaces give nothing out, and only its secret opens them
-//! again.
+//! Locking a KMS, and everything: its keys are wiped, its keyspaces are not served, and only its secret opens them again.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -43,7 +42,7 @@ fn generate(client: &Client, keyspace: &str) {
     past_the_start(|| mac(client, keyspace)).unwrap();
 }
 
-/// A server under a passphrase with keyspaces `a` and `b`, a key in each. `kms`: more of the KMS's table.
+/// Starts a server under a passphrase with keyspaces `a` and `b`, a key in each. `kms`: more of the KMS's table.
 fn start(dir: &Path, kms: &str) -> (Setup, Server, Client) {
     let passphrase = dir.join("passphrase");
     std::fs::write(&passphrase, PASSPHRASE).unwrap();
@@ -64,7 +63,7 @@ fn start(dir: &Path, kms: &str) -> (Setup, Server, Client) {
     (setup, server, client)
 }
 
-/// How an unlock ends.
+/// Returns the result of an unlock.
 fn unlock(client: &Client, keyspace: &str, with: UnlockWith<'_>) -> (UnlockState, String) {
     let keyspace = name(keyspace);
     let ticket = client.unlock(&keyspace, with).unwrap().value;
@@ -91,7 +90,7 @@ fn wait_for_state(client: &Client, kms: &str, state: &str) {
     });
 }
 
-/// There was no way to have a server forget its KEK but to stop it.
+/// The only way to make a server wipe its KEK was to stop it.
 #[test]
 fn a_locked_kms_takes_its_keyspaces_along_until_each_is_given_the_passphrase() {
     let dir = tempfile::tempdir().unwrap();
@@ -113,7 +112,7 @@ fn a_locked_kms_takes_its_keyspaces_along_until_each_is_given_the_passphrase() {
     let opened = unlock(&client, "a", UnlockWith::Passphrase(PASSPHRASE));
     assert_eq!(opened.0, UnlockState::Done, "{opened:?}");
     mac(&client, "a").unwrap();
-    // The KMS is open now, and the other keyspace stays what an operator has made it.
+    // The KMS is open now, and the other keyspace stays locked by the operator.
     assert!(mac(&client, "b").is_err());
     drop(client);
     server.kill();
@@ -128,9 +127,9 @@ fn a_locked_kms_takes_its_keyspaces_along_until_each_is_given_the_passphrase() {
     );
 }
 
-/// Whoever had the grant to unlock could take a lock off, since the KMS was still open.
+/// A principal with the right to unlock could end a lock, since the KMS was still open.
 #[test]
-fn a_locked_keyspace_wants_the_secret_although_its_kms_is_open() {
+fn locked_keyspace_needs_the_secret_although_its_kms_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let (_setup, _server, client) = start(dir.path(), "");
     client.lock(&name("a")).unwrap();
@@ -181,7 +180,7 @@ fn everything_can_be_locked_at_once() {
     let keyspaces = client.keyspace_list().unwrap();
     assert!(keyspaces.iter().all(|info| info.locked == Some(true)));
     wait_for_state(&client, "bao", "locked");
-    // This one has no secret to give: it logs in as its settings say.
+    // This one needs no secret: it logs in with its settings.
     for keyspace in names {
         let opened = unlock(&client, keyspace, UnlockWith::Nothing);
         assert_eq!(opened.0, UnlockState::Done, "{opened:?}");
@@ -205,7 +204,7 @@ fn only_the_servers_user_may_lock_a_kms_or_everything() {
     mac(&client, "a").unwrap();
 }
 
-/// It acts first and is written later, as every command that takes something away.
+/// It acts first and is written later, like every command that takes something away.
 #[test]
 fn a_kms_is_locked_although_nothing_can_be_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Operations without a server: what a server must give, when the secret is known.
+//! Computes the expected results of a server when the secret is known.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -15,7 +15,7 @@ pub struct Library {
 }
 
 impl Library {
-    /// One with an arena of its own.
+    /// Creates one with its own arena.
     pub fn new() -> Library {
         let options = ArenaOptions {
             capacity_bytes: 1 << 20,
@@ -26,7 +26,7 @@ impl Library {
         Library { vault, dek }
     }
 
-    /// The signature of an Ed25519 key, or the MAC of an HMAC key: both have one right answer.
+    /// Returns the signature of an Ed25519 key, or the MAC of an HMAC key: both have one correct result.
     pub fn sign_or_mac(
         &self,
         algorithm: Algorithm,
@@ -45,7 +45,7 @@ impl Library {
         out
     }
 
-    /// The public key that belongs to a private one, as DER.
+    /// Returns the public key that belongs to a private one, as DER.
     pub fn public_key(&self, algorithm: Algorithm, format: ImportFormat, secret: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let key = self.key(algorithm, format, secret);

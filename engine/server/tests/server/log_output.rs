@@ -1,5 +1,5 @@
-//! The log never ends, blocks or floods the server, and SIGHUP changes its level instead of killing. The faults: a pipe
-//! that nobody read held up every thread that logged; a hundred lines `accept failed` a second.
+//! The log never ends, blocks or floods the server, and SIGHUP changes its level instead of ending the server. The
+//! faults: a pipe that is never read blocked every thread that logged; a hundred lines `accept failed` per second.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -15,10 +15,10 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use crate::common::set_up::SetUp as _;
 use crate::common::{Setup, prod, wait_until};
 
-/// Patience with a machine that builds at the same time.
+/// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
 
-/// `command`, with its standard error redirected by the shell.
+/// Returns `command` with its standard error redirected by the shell.
 fn redirected(command: &Command, to: &str) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("exec \"$0\" \"$@\" {to}")]);
@@ -69,7 +69,7 @@ fn an_event_that_repeats_is_cut_and_counted() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(&dir.path().join("data")).shards(1);
     let server = setup.start();
-    // No number is left below the limit: while a connection waits to be accepted, each attempt fails, and is made again
+    // No descriptor is left below the limit: while a connection waits to be accepted, each attempt fails, and is repeated
     // after 10 ms.
     let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
     let before = prlimit(Some(pid), Resource::Nofile, none()).unwrap();
@@ -79,7 +79,7 @@ fn an_event_that_repeats_is_cut_and_counted() {
         server.log().contains("log lines held back")
     });
     prlimit(Some(pid), Resource::Nofile, before).unwrap();
-    // A second of the wall clock holds parts of two of the limit's.
+    // A second of the wall clock contains parts of two of the limiter's.
     let log = server.log();
     let seconds: Vec<&str> = log
         .lines()
@@ -94,7 +94,7 @@ fn an_event_that_repeats_is_cut_and_counted() {
     server.stop();
 }
 
-/// A limit below every descriptor that a server opens.
+/// Returns a limit below every descriptor that a server opens.
 fn none() -> Rlimit {
     Rlimit {
         current: Some(3),

@@ -1,5 +1,5 @@
-//! Files of the data directory that are gone, older than they were, or changed by somebody else: each is refused with
-//! what to do about it, and what the message says was done.
+//! Files of the data directory that are missing, outdated, or changed by another program: each is refused with a remedy,
+//! and the remedy is carried out.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -40,7 +40,7 @@ fn mac(client: &Client, path: &str) -> Vec<u8> {
         .value
 }
 
-/// A stopped development server that has one key.
+/// Returns a stopped development server that has one key.
 fn stopped(dir: &Path) -> (PathBuf, Setup) {
     let data = dir.join("data");
     let setup = Setup::new(&data).shards(2);
@@ -63,7 +63,7 @@ fn accepting(setup: &Setup, document: &Value) -> Setup {
     setup.clone().flag("--accept-catalogue").flag(&revision)
 }
 
-/// It was taken for a first start: the server started with no keyspaces, and gave their ids to new ones.
+/// This was treated as a first start: the server started without keyspaces, and assigned their ids to new ones.
 #[test]
 fn a_catalogue_that_is_gone_is_refused_and_works_again_once_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -77,7 +77,7 @@ fn a_catalogue_that_is_gone_is_refused_and_works_again_once_it_is_back() {
     mac(&setup.start().client(), "prod/alice");
 }
 
-/// So is one that is gone from a directory that an older server has used.
+/// The same for a directory that an older server has used.
 #[test]
 fn a_catalogue_that_is_gone_from_a_directory_without_marks_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ fn a_catalogue_without_its_manifest_is_refused() {
     assert!(said.contains("store.toml is missing"), "{said}");
 }
 
-/// With a passphrase at hand, a new KEK was made in its place, and everything answered that it was corrupt.
+/// If the passphrase was available, a new KEK was created, and every answer was that a record is corrupt.
 #[test]
 fn a_kek_that_is_gone_is_refused_while_keyspaces_need_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ fn a_kek_that_is_gone_is_refused_while_keyspaces_need_it() {
     import(&setup.start().unix_client(), "prod/alice");
 }
 
-/// The log of a shard that is gone was taken for that of a shard that had never had a key.
+/// A missing log was treated as that of a shard that had never had a key.
 #[test]
 fn a_log_that_is_gone_is_refused_until_it_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ fn an_older_catalogue_alone_is_refused_unless_the_operator_takes_it() {
     assert!(said.contains("an older file was put back"), "{said}");
     let accept = format!("--accept-catalogue {}", older["revision"]);
     assert!(said.contains(&accept), "{said}");
-    // One whose revision was raised is as good as any other that somebody has changed.
+    // One with a raised revision is treated like any other changed one.
     let mut raised = older.clone();
     raised["revision"] = newest["revision"].clone();
     write_catalogue(&data, &raised);
@@ -181,11 +181,11 @@ fn an_older_catalogue_alone_is_refused_unless_the_operator_takes_it() {
     let id = client.create_keyspace(&other, &[]).unwrap().value;
     assert!(id > used, "id {id} was used before");
     server.stop();
-    // The flag is of no meaning any more.
+    // The flag no longer has an effect.
     mac(&accepting.start().client(), "prod/alice");
 }
 
-/// Whoever could write the file could grant himself anything, and undo a lock.
+/// A user with write access to the file could grant themselves anything, and undo a lock.
 #[test]
 fn a_catalogue_that_somebody_else_has_changed_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -204,7 +204,7 @@ fn a_catalogue_that_somebody_else_has_changed_is_refused() {
         assert!(said.contains("cannot be trusted"), "{what}: {said}");
         assert!(said.contains("--accept-catalogue"), "{what}: {said}");
     }
-    // Nor does it help to take the marks away, too.
+    // Removing the marker files as well does not help.
     let manifest = fs::read_to_string(data.join("store.toml")).unwrap();
     let (without_marks, _) = manifest.split_once("[marks]").unwrap();
     fs::write(data.join("store.toml"), without_marks).unwrap();
@@ -263,7 +263,7 @@ fn what_cannot_be_checked_at_the_start_is_checked_before_a_dek_is_handed_out() {
     mac(&server.client(), "shop/alice");
 }
 
-/// A lock and a withdrawal need no key and no KMS, and last; what gives something waits for the KMS.
+/// A lock and a withdrawal need no key and no KMS, and last; what grants something waits for the KMS.
 #[test]
 fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -326,7 +326,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     mac(&server.client(), "shop/alice");
 }
 
-/// A directory that a server of format 3 has made, with one shard's log empty.
+/// Returns a directory created by a server of format 3, with one shard's log empty.
 fn format_3(dir: &Path) -> PathBuf {
     let data = dir.join("data");
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/server/fixtures/format-3");
@@ -350,7 +350,7 @@ fn a_directory_of_format_3_is_taken_over_and_sealed() {
     let locked: Vec<_> = keyspaces.iter().map(|info| info.locked).collect();
     assert_eq!(locked, [Some(false), Some(true)]);
     client.keyspace_rotate(&prod()).unwrap();
-    wait_until("sealing anew", WITHIN, || {
+    wait_until("resealing", WITHIN, || {
         client.keyspace_list().unwrap()[0].reseal.is_none()
     });
     server.stop();

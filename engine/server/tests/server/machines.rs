@@ -1,7 +1,7 @@
-//! Machines that lack something, and signals that they send. The faults: without /sys every shard panicked at its start;
-//! a data directory that cannot be written was refused with the kernel's words alone; too little address space was
-//! answered with the remedy for too little locked memory; SIGUSR1 of a log rotation ended the server; an image's
-//! SIGQUIT was lost or left a core dump.
+//! Machines with missing facilities, and their signals. The faults: without /sys every shard panicked at its start; an
+//! unwritable data directory was refused with the kernel's message alone; too little address space was answered with the
+//! remedy for too little locked memory; SIGUSR1 of a log rotation ended the server; an image's SIGQUIT was lost or left a
+//! core dump.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ use crate::containers::is_root;
 
 const WITHIN: std::time::Duration = crate::common::WITHIN;
 
-/// The command, run by a shell with mounts of its own after `script`.
+/// Returns the command, run by a shell with its own mounts after `script`.
 fn after(script: &str, command: &Command) -> Command {
     let script = format!("mount --make-rprivate / && {script} && exec \"$0\" \"$@\"");
     let mut shell = Command::new("unshare");
@@ -43,7 +43,7 @@ fn a_machine_without_sys_and_proc_is_served_on() {
     {
         let setup = Setup::new(&dir.path().join(format!("data-{at}")))
             .shards(2)
-            // Without /proc it is not known that root may lock all that it wants.
+            // Without /proc it is unknown that root may lock any amount of memory.
             .flag("--allow-unlocked-memory");
         let server = setup.start_as(after(script, &setup.command()));
         let client = server.client();
@@ -124,7 +124,7 @@ fn too_little_address_space_is_not_taken_for_too_little_locked_memory() {
     assert!(!text.contains("--allow-unlocked-memory"), "{text}");
 }
 
-/// The word behind `flag` in a message.
+/// Returns the word after `flag` in a message.
 fn named<'a>(text: &'a str, flag: &str) -> &'a str {
     let (_, rest) = text
         .split_once(flag)

@@ -1,4 +1,4 @@
-//! keywayd from outside: the real binary, the real client, foreign programs as a second opinion.
+//! keywayd from outside: the real binary, the real client, and external programs as a second opinion.
 
 mod bounds;
 mod command_line;

@@ -1,6 +1,5 @@
-//! The server's own memory, read from outside: a known secret is somewhere in it while its key is
-//! live, and nowhere 100 ms of run time after expiry, lock or revocation. Key memory is locked, left out
-//! of core dumps and wiped in forks.
+//! The server's memory, read from outside: a known secret is somewhere in it while its key is live, and nowhere 100 ms of
+//! run time after expiry, lock or revocation. Key memory is locked, excluded from core dumps and wiped in forks.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -20,9 +19,9 @@ use keyway_protocol::{Hello, Material, NewKey, Octets, Request, RequestFrame};
 use keyway_protocol::{KeyImport, ResponseFlags, ResponseFrame};
 
 const SHARDS: u16 = 2;
-/// How long after the event nothing may be left.
+/// How long after the event the secret may remain.
 const GONE_WITHIN: Duration = Duration::from_millis(100);
-/// Turns that a shard takes in that time at least, where it is let.
+/// Fewest turns of a shard in that time, if it gets processor time.
 const TURNS: u64 = 50;
 /// Long enough never to occur by chance, short enough to find a part of a secret.
 const NEEDLE_LEN: usize = 16;
@@ -62,7 +61,7 @@ impl Known {
         self.flipped.map(|byte| !byte)
     }
 
-    /// Whether either half of the secret stands at the start of `place`.
+    /// Returns `true` if either half of the secret is at the start of `place`.
     fn is_at(&self, place: &[u8]) -> bool {
         let equal = |half: &[u8]| {
             half.iter()
@@ -83,7 +82,7 @@ impl Known {
             .unwrap();
     }
 
-    /// Everything that brings the secret near the wire or a library.
+    /// Uses the secret in every operation that passes it near the wire or a library.
     fn work(&self, client: &Client) {
         let key = &self.key;
         client.get(key, 0).unwrap();
@@ -105,7 +104,7 @@ impl Known {
     }
 }
 
-/// How often each secret occurs in the server's memory. `None` if it may not be read.
+/// Returns how often each secret occurs in the server's memory, or `None` if it may not be read.
 fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
     let memory = match File::open(format!("/proc/{}/mem", server.pid())) {
         Ok(memory) => memory,
@@ -139,7 +138,7 @@ fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
         let end = u64::from_str_radix(end, 16).unwrap();
         while at < end {
             let len = CHUNK_LEN.min((end - at) as usize);
-            // Devices and the kernel's own pages cannot be read, and hold none of ours.
+            // Devices and the kernel's own pages cannot be read, and contain no secrets.
             if memory.read_exact_at(&mut buffer[..len], at).is_err() {
                 break;
             }
@@ -150,7 +149,7 @@ fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
                     }
                 }
             }
-            // The next chunk overlaps, so that nothing hides on a boundary.
+            // The next chunk overlaps, so that no secret hides on a boundary.
             at += if len < CHUNK_LEN {
                 len
             } else {
@@ -161,8 +160,8 @@ fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
     Some(counts)
 }
 
-/// Uses the keys until the secrets of the first two are found: ours may be on their way from one
-/// refresh to the next while one look lasts. Whether memory can be read at all.
+/// Uses the keys until the secrets of the first two are found: they may be between two refreshes during one scan. Returns
+/// `false` if memory cannot be read.
 fn is_found_while_live(server: &Server, client: &Client, known: &[Known]) -> bool {
     for _ in 0..5 {
         known.iter().for_each(|known| known.work(client));
@@ -176,7 +175,8 @@ fn is_found_while_live(server: &Server, client: &Client, known: &[Known]) -> boo
     panic!("live secrets were not found: the search finds nothing");
 }
 
-/// How often each shard's thread has gone to sleep. The threads that a shard starts have its name, and less to do.
+/// Returns how often each shard's thread has gone to sleep. The threads that a shard starts have its name, and less to
+/// do.
 fn sleeps(server: &Server) -> BTreeMap<String, u64> {
     let mut sleeps = BTreeMap::new();
     let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
@@ -195,8 +195,8 @@ fn sleeps(server: &Server) -> BTreeMap<String, u64> {
     sleeps
 }
 
-/// Nothing is left once every shard has had 100 ms to run since `event`. On a busy machine that is later than 100 ms: a
-/// shard sleeps once or twice in each tick of 2 ms, and that is what counts here.
+/// Asserts that nothing is left once every shard has had 100 ms to run since `event`. On a busy machine that is later
+/// than 100 ms: a shard sleeps once or twice in each tick of 2 ms, and those sleeps are counted here.
 fn assert_gone(server: &Server, known: &[Known], event: Instant, what: &str) {
     std::thread::sleep((event + GONE_WITHIN).saturating_duration_since(Instant::now()));
     let before = sleeps(server);
@@ -220,7 +220,7 @@ fn keys(keyspace: &str) -> Vec<Known> {
         .collect()
 }
 
-/// A server with a keyspace.
+/// Starts a server with a keyspace.
 fn setup(dir: &tempfile::TempDir, keyspace: &str, settings: &[(&str, &str)]) -> (Server, Client) {
     let server = Server::dev(dir, SHARDS);
     let client = server.client();
@@ -231,9 +231,9 @@ fn setup(dir: &tempfile::TempDir, keyspace: &str, settings: &[(&str, &str)]) -> 
 }
 
 #[test]
-fn an_expired_key_is_gone() {
+fn expired_key_is_wiped() {
     let dir = tempfile::tempdir().unwrap();
-    // Without refreshes ahead of need, a key that nobody uses expires.
+    // Without refreshes ahead of need, an unused key expires.
     let (server, client) = setup(&dir, "short", &[("max_in_flight", "0")]);
     let known = keys("short");
     known.iter().for_each(|known| known.import(&client));
@@ -248,7 +248,7 @@ fn an_expired_key_is_gone() {
 }
 
 #[test]
-fn a_locked_keyspace_is_gone() {
+fn locked_keyspace_is_wiped() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = setup(&dir, "locked", &[]);
     let known = keys("locked");
@@ -259,10 +259,10 @@ fn a_locked_keyspace_is_gone() {
     }
 }
 
-/// A real OpenBao no longer lets us use the transit key: within a lease nothing of the keyspace is left, and another
-/// KMS's keyspace is as it was.
+/// A real OpenBao no longer allows the use of the transit key: within a lease nothing of the keyspace is left, and a
+/// keyspace of another KMS is not affected.
 #[test]
-fn a_keyspace_that_its_kms_refuses_is_gone() {
+fn keyspace_refused_by_its_kms_is_wiped() {
     let dir = tempfile::tempdir().unwrap();
     let Some((bao, setup)) = stand(dir.path()) else {
         return;
@@ -297,7 +297,7 @@ fn a_keyspace_that_its_kms_refuses_is_gone() {
 }
 
 #[test]
-fn a_revoked_key_is_gone() {
+fn revoked_key_is_wiped() {
     let dir = tempfile::tempdir().unwrap();
     let (server, client) = setup(&dir, "revoked", &[]);
     let known = keys("revoked");
@@ -317,7 +317,7 @@ fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
     let keyspace = client.keyspace_list().unwrap().last().unwrap().id;
     let known = keys("imported");
     let (mut forwarded, mut streams) = (0, Vec::new());
-    // At one shard and at the other: each key is made once, and refused once.
+    // At one shard and at the other: each key is created once, and refused once.
     for shard in 0..usize::from(SHARDS) {
         let mut stream = TcpStream::connect(server.shard_address(shard)).unwrap();
         let hello = Hello {
@@ -349,7 +349,7 @@ fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
             assert_eq!(status, expected);
             forwarded += usize::from(flags.contains(ResponseFlags::FORWARDED));
         }
-        // The connections stay open: their buffers are looked at, too.
+        // The connections stay open: their buffers are also scanned.
         streams.push(stream);
     }
     assert_eq!(
@@ -357,7 +357,7 @@ fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
         known.len(),
         "each was sent to a wrong shard once"
     );
-    // Nothing in between: whatever else came by might wipe what the imports left.
+    // Nothing in between, since other work might overwrite what the imports left.
     client.lock(&"imported".parse().unwrap()).unwrap();
     assert_gone(&server, &known, Instant::now(), "import and lock");
     drop(streams);

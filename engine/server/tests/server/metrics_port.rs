@@ -1,4 +1,4 @@
-//! The metrics port is bounded and answers to its own names. The faults: 300 half-open HTTP requests used up the
+//! The metrics port is bounded and answers to its own names. The faults: 300 half-open HTTP requests exhausted the
 //! server's descriptors, so that LOCK failed; and a web page whose name was bound to this machine's address could read
 //! the live page's document.
 
@@ -11,10 +11,10 @@ use std::time::Duration;
 use crate::bounds::read_to_end;
 use crate::common::{Server, Setup};
 
-/// Patience with a machine that builds at the same time.
+/// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
 const HALF_OPEN: usize = 300;
-/// The port's connections, and those that open and close while the test looks.
+/// The port's connections, and those that open and close during the test.
 const DESCRIPTORS_MORE_MAX: usize = 48;
 
 fn descriptors(server: &Server) -> usize {
@@ -29,7 +29,7 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// What the port answers to these bytes: the whole text, to the connection's end.
+/// Returns the port's answer to these bytes: the complete text, to the connection's end.
 fn asked(server: &Server, request: &str) -> String {
     let mut stream = connect(server);
     stream.write_all(request.as_bytes()).unwrap();
@@ -45,7 +45,7 @@ fn half_open_requests_take_a_few_places_and_give_them_up() {
         .map(|_| {
             let mut stream = connect(&server);
             let head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: ";
-            // It may have been turned away already.
+            // It may already have been refused.
             let _ = stream.write_all(head);
             stream
         })

@@ -1,9 +1,9 @@
-//! Random operations give the same answers through a live server, over the wire, and through the
-//! reference that the shard itself is held against.
+//! Random operations have the same results with a live server, over the wire, and with the reference that the shard
+//! itself is compared with.
 //!
-//! Each operation goes one of two ways: to the shard that owns the key, or through shard 0, which
-//! forwards what is not its own. What has one right answer (a MAC, an Ed25519 signature, a public
-//! key, a secret) is compared with it, the rest is verified or opened again.
+//! Each operation takes one of two paths: to the shard that owns the key, or through shard 0, which forwards what it does
+//! not own. A result with one correct value (a MAC, an Ed25519 signature, a public key, a secret) is compared with it,
+//! the rest is verified or opened again.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -28,7 +28,7 @@ mod reference;
 
 const CASES: u32 = 250;
 const STEPS_MAX: usize = 80;
-/// Each try of a smaller case is a run against the server.
+/// Each attempt at a smaller case is a run against the server.
 const SHRINK_STEPS_MAX: u32 = 300;
 /// Keyspaces that a server has at most: each case has its own.
 const KEYSPACES_MAX: u32 = 1_024;
@@ -55,9 +55,9 @@ enum Operation {
     Rotate,
     RotateWith,
     Revoke,
-    /// Signs, makes a MAC or encrypts.
+    /// Signs, computes a MAC or encrypts.
     Use,
-    /// Verifies or opens what was made so many uses ago, or what is not quite that.
+    /// Verifies or opens the result of an earlier use, or a modified one.
     Check {
         uses_ago: usize,
         broken: bool,
@@ -142,8 +142,8 @@ fn a_live_server_answers_as_the_reference_does() {
     assert!(forwarded.get() > CASES, "the other way was hardly taken");
 }
 
-/// No time passes for the reference: the server's keys stay fresh for longer than this takes, and
-/// the client waits for their loads.
+/// No time passes for the reference: the server's keys stay fresh for longer than the test takes, and the client waits
+/// for their loads.
 const TERMS: Terms = Terms {
     soft: u64::MAX / 2,
     hard: u64::MAX / 2,
@@ -158,9 +158,9 @@ struct Case<'a> {
     library: &'a Library,
     keyspace: KeyspaceName,
     reference: Reference,
-    /// What was signed, tagged or encrypted, by key, with the version that did it.
+    /// What was signed, tagged or encrypted, by key, with the version used.
     made: BTreeMap<u8, Vec<(u32, Vec<u8>)>>,
-    /// Secrets by key and version, as `get` gave them.
+    /// Secrets by key and version, as returned by `get`.
     secrets: BTreeMap<(u8, u32), Vec<u8>>,
     serial: u8,
     forwarded: &'a Cell<u32>,
@@ -260,7 +260,7 @@ impl Case<'_> {
             let at = made.len().checked_sub(1 + uses_ago)?;
             Some(made[at].clone())
         });
-        // With nothing to check only a refusal can be expected.
+        // With nothing to check, a refusal is expected.
         let (version, value) = made.unwrap_or((0, vec![0; 64]));
         let message = if broken { b"pay 5 to eve" } else { MESSAGE };
         let path = self.path(key);
@@ -331,7 +331,7 @@ impl Case<'_> {
             .secrets
             .entry((key, version))
             .or_insert_with(|| value.clone());
-        // What was imported as raw bytes may come back wrapped.
+        // Keys imported as raw bytes may be returned wrapped.
         let same = value.windows(known.len()).any(|part| part == *known);
         assert!(same, "version {version} of key {key} has another secret");
         *known = value;
@@ -390,19 +390,19 @@ impl Case<'_> {
     }
 
     fn learn(&mut self, key: u8, stored: Answer, secret: &[u8]) {
-        // An Ed25519 key's secret is used as `get` gives it.
+        // An Ed25519 key's secret is used as returned by `get`.
         if let (Answer::Version(version), 1..) = (stored, key) {
             self.secrets.insert((key, version), secret.to_vec());
         }
     }
 
-    /// The same of something that was checked; `None` if it does not verify.
+    /// As above for something that was checked; `None` if it does not verify.
     fn verdict<T>(&self, result: &Result<keyway_client::Answer<T>, Error>) -> Option<Answer> {
         let status = result.as_ref().err().and_then(Error::status);
         (status != Some(Status::Mismatch)).then(|| self.answer(result))
     }
 
-    /// The server's answer in the reference's words.
+    /// Converts the server's answer to the reference's.
     fn answer<T>(&self, result: &Result<keyway_client::Answer<T>, Error>) -> Answer {
         let error = match result {
             Ok(answer) => {
@@ -431,12 +431,12 @@ fn algorithm(key: u8) -> Algorithm {
     ALGORITHMS[usize::from(key)]
 }
 
-/// Whether any 32 bytes are a secret of the key's kind.
+/// Returns `true` if any 32 bytes are a secret of the key's kind.
 fn has_raw_secrets(key: u8) -> bool {
     algorithm(key) != Algorithm::EcdsaP256
 }
 
-/// How `get` gives a key's secret.
+/// Returns the format in which `get` returns a key's secret.
 fn format_of(key: u8) -> ImportFormat {
     match algorithm(key) {
         Algorithm::Ed25519 | Algorithm::EcdsaP256 => ImportFormat::Pkcs8Der,
@@ -448,7 +448,7 @@ fn is_live(version: u32, newest: u32) -> bool {
     (1..=newest).contains(&version)
 }
 
-/// What asking for one version comes to; 0 is the newest.
+/// Returns the result of a request for one version; 0 is the latest.
 fn version_of(version: u32, newest: u32) -> Answer {
     match version {
         0 => Answer::Version(newest),

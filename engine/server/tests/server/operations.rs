@@ -1,4 +1,4 @@
-//! Operations with OpenSSL as a second opinion, what is refused and how, versions, ages, expiry.
+//! Operations with OpenSSL as a second opinion, refusals and their statuses, versions, ages, expiry.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -40,7 +40,7 @@ fn generate(client: &Client, key: &str, algorithm: Algorithm) -> KeyPath {
     key
 }
 
-/// Runs openssl in `dir`; its output, if it succeeds.
+/// Runs openssl in `dir`. Returns its output, if it succeeds.
 fn openssl(dir: &Path, words: &str) -> Vec<u8> {
     let output = Command::new("openssl")
         .args(words.split(' '))
@@ -56,7 +56,7 @@ struct Foreign {
     name: &'static str,
     genpkey: &'static str,
     algorithm: Algorithm,
-    /// Scheme, the words for openssl that make or check such a signature, and the hash.
+    /// Scheme, the openssl arguments that create or check such a signature, and the hash.
     schemes: &'static [(Scheme, &'static str, Option<&'static str>)],
 }
 
@@ -341,11 +341,11 @@ fn a_revoked_key_stays_revoked() {
     );
 }
 
-/// REVOKE stopped the key's use at once, before it looked whether there is such a key. Of one that
-/// was not there it said NOT_FOUND, and left a mark: from then on everybody was told REVOKED, and a
-/// key made under that name afterwards could not be used until the server started anew.
+/// REVOKE stopped the key's use immediately, before it checked whether the key exists. For a missing key it returned
+/// NOT_FOUND, and left a revocation: afterwards every client got REVOKED, and a key created under that name could not be
+/// used until the server was restarted.
 #[test]
-fn a_key_made_after_a_vain_revocation_can_be_used() {
+fn key_created_after_revoking_a_missing_key_can_be_used() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 2);
     let client = server.client();
@@ -382,7 +382,7 @@ fn the_newest_version_signs_and_older_ones_still_verify_and_decrypt() {
     assert_ne!(client.mac(&mac, MESSAGE).unwrap().value, tag);
     // A ninth version used to drop the first.
     for version in 2..=9 {
-        // The last comes from outside.
+        // The last is imported.
         let material = (version == 9).then_some((KeyFormat::Raw, &[9; 32][..]));
         assert_eq!(
             client.key_rotate(&signer, material).unwrap().key_version,
@@ -393,7 +393,7 @@ fn the_newest_version_signs_and_older_ones_still_verify_and_decrypt() {
         signatures.push(signed.value);
     }
     let check = |client: &Client| {
-        // Each of them is the first to be used on its shard, perhaps.
+        // Each of them may be the first to be used on its shard.
         for key in [&signer, &sealer, &mac] {
             past_the_start(|| client.force_refresh(key)).unwrap();
         }
@@ -433,7 +433,7 @@ fn a_request_whose_deadline_has_passed_is_not_carried_out() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 1);
     let client = server.client();
-    // Nobody has used it yet, so that it must be read first, which takes longer than 1 us.
+    // It has not been used yet, so it must be read first, which takes longer than 1 us.
     let key = generate(&client, "prod/cold", Algorithm::Ed25519);
     let mut stream = std::net::TcpStream::connect(server.shard_address(0)).unwrap();
     let hello = Hello {
@@ -456,7 +456,7 @@ fn a_request_whose_deadline_has_passed_is_not_carried_out() {
         "{}",
         String::from_utf8_lossy(&text)
     );
-    // The connection and the key are none the worse for it.
+    // The connection and the key are not affected.
     let (status, _) = ask(
         &mut stream,
         &request,
@@ -475,7 +475,7 @@ fn a_key_past_its_not_after_is_invalid() {
     let client = server.client();
     let key = path("prod/short-lived");
     let now = || SystemTime::UNIX_EPOCH.elapsed().unwrap();
-    // So long that the key is made in time: on a slow machine more than 2 s.
+    // Long enough for generating the key: on a slow machine more than 2 s.
     let not_after_unix_ms = [2_000, 20_000, 200_000].into_iter().find_map(|life_ms| {
         let not_after_unix_ms = u64::try_from(now().as_millis()).unwrap() + life_ms;
         let options = KeyOptions {
@@ -530,7 +530,7 @@ fn ages_grow_and_a_forced_refresh_starts_them_anew() {
     let age_ms = sign(&client, &key).unwrap().key_age_ms;
     assert!(
         u128::from(age_ms) <= began.elapsed().as_millis(),
-        "{age_ms} ms: not loaded anew"
+        "{age_ms} ms: not reloaded"
     );
     assert_eq!(
         refused(client.force_refresh(&path("prod/nobody"))),
@@ -566,8 +566,8 @@ fn a_stale_key_is_served_with_its_mark_where_that_is_wished() {
     let mut stale = 0;
     let mut fresh_after_stale = false;
     let mut waited_in_vain = 0;
-    // The age is taken after the operation, which may have begun before the soft TTL was over: how long ago at most, only
-    // the caller knows.
+    // The age is taken after the operation, which may have begun before the soft TTL ended; only the caller knows how
+    // long ago at most.
     let timed_sign = |key: &KeyPath| {
         let began = Instant::now();
         let answer = sign(&client, key).unwrap();
@@ -582,7 +582,7 @@ fn a_stale_key_is_served_with_its_mark_where_that_is_wished() {
         assert_eq!(answer.value, first.value);
         stale += u32::from(answer.stale);
         fresh_after_stale |= stale > 0 && !answer.stale;
-        // Where waiting is wished nothing stale is served, unless the load took longer than the wait budget.
+        // With the policy to wait nothing stale is served, unless the load took longer than the wait budget.
         waited_in_vain += u32::from(timed_sign(&waiting).stale);
     }
     let timeouts = "singleflight_wait_timeout_total{keyspace=\"waiting\"}";

@@ -1,4 +1,4 @@
-//! A real OpenBao that goes away and comes back, and what cold keys cost it.
+//! A real OpenBao that becomes unreachable and recovers, and the calls that cold keys cost it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -30,7 +30,7 @@ fn mac(client: &Client, key: &KeyPath) -> Result<(), Option<Status>> {
     made.map(drop).map_err(|error| error.status())
 }
 
-/// Four times as often as [`crate::common::wait_until`]: a look can be a request that must not be served any more.
+/// Four times as often as [`crate::common::wait_until`], since a check can be a request that must no longer be served.
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -39,7 +39,7 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// An OpenBao, and a set-up of a server whose KMS `bao` it is. The default stays local.
+/// Returns an OpenBao, and a setup of a server with it as KMS `bao`. The default stays local.
 pub fn stand(dir: &Path) -> Option<(OpenBao, Setup)> {
     let bao = OpenBao::start_or_skip(Mode::Durable)?;
     bao.enable_transit("transit");
@@ -97,8 +97,8 @@ fn keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it() {
     for _ in 0..USES {
         assert_eq!(mac(&client, &key(0)), Ok(()), "in the midst of the lease");
     }
-    // The lease counts from a call that was sent after `began` and before the KMS was gone. A second from now is within
-    // a lease of so long.
+    // The lease counts from a call that was sent after `began` and before the KMS was unreachable. A second from now is
+    // within a lease of that length.
     let lease_ms = u64::try_from(began.elapsed().as_millis()).unwrap() + 1_000;
     let lease = Duration::from_millis(lease_ms);
     let lease_ms = lease_ms.to_string();
@@ -118,14 +118,14 @@ fn keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it() {
     });
     let outlived = last_served_at.duration_since(gone_at);
     assert!(outlived <= lease, "{outlived:?} of {lease:?}");
-    // It ends no earlier, either.
+    // It does not end earlier, either.
     let ended_at = Instant::now();
     assert!(ended_at.duration_since(began) >= lease, "{lease:?}");
     for _ in 0..200 {
         assert_ne!(mac(&client, &key(0)), Ok(()), "served past the lease");
     }
 
-    // A watching unlock ends by itself when the KMS answers again.
+    // An unlock with retries ends automatically when the KMS answers again.
     let ticket = client.unlock_with_retry(&shop(), UnlockWith::Nothing);
     let ticket = ticket.unwrap().value;
     let failed_before = unwraps(&server, "unavailable");
@@ -173,7 +173,7 @@ fn a_hundred_thousand_requests_for_cold_keys_cost_one_unwrap() {
     let clients: Vec<_> = clients.collect();
     let served: usize = clients.into_iter().map(|one| one.join().unwrap()).sum();
     assert!(served > REQUESTS / 2, "only {served} were served");
-    // The exporter has the figure within a second.
+    // The exporter has the value within a second.
     wait_until("the count", || unwraps(&server, "ok") > 0.0);
     assert_eq!(unwraps(&server, "ok"), 1.0);
 }
@@ -193,7 +193,7 @@ fn a_wait_that_the_kms_outlasts_is_logged_with_the_key_and_its_cause() {
     drop(client);
     drop(server);
 
-    // Each start is cold: the first request waits for the DEK, and for no longer than a tick.
+    // Each start is cold: the first request waits for the DEK, and no longer than a tick beyond that.
     wait_until("a wait for the DEK that ran out", || {
         let server = setup.start();
         let _ = mac(&server.client(), &key(0));

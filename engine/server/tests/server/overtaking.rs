@@ -1,6 +1,6 @@
 //! A command that takes something away waits for nothing that its own connection sent before it.
 //!
-//! A LOCK behind requests that waited for their key was read only when those had been answered: at its limit of requests
+//! A LOCK after requests that waited for their key was read only when those had been answered: at its limit of requests
 //! in flight, or of unsent answers, a connection was not read at all.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
@@ -13,11 +13,11 @@ use crate::common::pipeline::Pipeline;
 use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, wait_until};
 
-/// Many more than may be under way on a connection.
+/// Many more than may be in flight on a connection.
 const HELD: usize = 3_000;
 
-/// Answers of this kind that nobody reads: more than a socket and a connection's share of unsent answers hold, and with
-/// the next few they are within what is read ahead.
+/// Unread answers of this kind: more than a socket and a connection's share of unsent answers can hold, and with the next
+/// few they are within what is read ahead.
 const UNREAD: usize = 30;
 const UNREAD_LEN: usize = 60 << 10;
 
@@ -54,7 +54,7 @@ fn a_lock_overtakes_what_its_connection_has_waiting() {
     let server = setup.start();
     let mut pipeline = Pipeline::unix(&server);
     let keyspace = pipeline.keyspace("prod");
-    // They wait for the KMS, and not by any budget of the keyspace.
+    // They wait for the KMS, not limited by a budget of the keyspace.
     for _ in 0..HELD {
         pipeline.queue(&Request::ForceRefresh, keyspace, b"key", 0);
     }

@@ -1,5 +1,5 @@
-//! The live page in a real browser: its figures are those of /metrics, it asks nobody else, it can be read on a phone,
-//! in the dark and by keyboard, and it names no key unless it is told to.
+//! The live page in a real browser: its values are those of /metrics, it contacts no other server, it is readable on a
+//! phone, in dark mode and by keyboard, and it names no key unless configured to.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, has_program, prod};
 use crate::figures::{SHORT_LIVED, generate, sign_all, work_until};
 
-/// Where pictures of the page are to be put, for the manual.
+/// Where to put screenshots of the page, for the manual.
 const PICTURES: &str = "KEYWAY_PAGE_PICTURES";
 
 /// Pixels from the page's top that a picture shows, at most.
@@ -27,7 +27,7 @@ const PICTURE_HEIGHT_MAX: u64 = 2_400;
 const CELLS: &str = "Object.fromEntries([...document.querySelectorAll('[data-series]')]
     .map((cell) => [cell.dataset.series, cell.textContent.replaceAll(',', '')]))";
 
-/// The least contrast between a text and what is behind it, of all texts on the page, by WCAG's formula.
+/// The least contrast between any text on the page and its background, by WCAG's formula.
 const CONTRAST: &str = "(() => {
     const rgba = (text) => text.match(/[\\d.]+/g).map(Number);
     const light = (c) => [0.2126, 0.7152, 0.0722].reduce((sum, part, at) => {
@@ -62,13 +62,13 @@ fn staging() -> KeyspaceName {
     "staging".parse().unwrap()
 }
 
-/// Opens the page and waits for figures that tell of settings, too.
+/// Opens the page and waits for values that include settings.
 fn open(browser: &mut Browser, server: &Server) {
     browser.open(&origin(server));
     browser.wait_for("document.querySelector('#settings td') !== null");
 }
 
-/// The series of /metrics by name.
+/// Returns the series of /metrics by name.
 fn metrics(server: &Server) -> BTreeMap<String, String> {
     let (_, text) = server.http("/metrics");
     let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -96,7 +96,7 @@ fn under_load<T>(server: &Server, watch: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // `watch` waits for several things, each with its limit: all of them together have none.
+            // `watch` waits for several conditions, each with its limit: all of them together have none.
             while !done.load(Ordering::Relaxed) {
                 sign_all(&client, &keys);
                 std::thread::sleep(Duration::from_millis(1));
@@ -127,7 +127,7 @@ fn the_pages_figures_are_those_of_metrics_and_come_from_nowhere_else() {
     browser.look(1280, 900, "light");
     under_load(&server, || {
         open(&mut browser, &server);
-        // A minute and more of history, where a picture is to be made.
+        // A minute and more of history, if a screenshot is to be made.
         let answers = if std::env::var_os(PICTURES).is_some() {
             75
         } else {
@@ -139,21 +139,21 @@ fn the_pages_figures_are_those_of_metrics_and_come_from_nowhere_else() {
         browser.wait_for("document.querySelectorAll('#hot-requests td').length > 0");
         for panel in ["waiters", "timeouts", "p95", "coverage", "prefetch"] {
             browser.wait_for(&format!(
-                "!document.querySelector('#panel-{panel} .now').textContent.includes('no figure')"
+                "!document.querySelector('#panel-{panel} .now').textContent.includes('no data')"
             ));
         }
         browser.wait_for("document.querySelectorAll('#panel-busy .heat').length >= 2");
         keep_picture(&mut browser, "light");
         browser.look(360, 780, "dark");
         browser.wait_for("innerWidth === 360");
-        // Panels take their new width with the next answer.
+        // Panels get their new width with the next answer.
         let answers = browser.evaluate("document.documentElement.dataset.answers");
         browser.wait_for(&format!(
             "document.documentElement.dataset.answers !== {answers}"
         ));
         keep_picture(&mut browser, "dark-phone");
     });
-    // The prefetcher counts its passes for as long as it is on.
+    // The prefetcher counts its passes while it is enabled.
     let client = server.client();
     for keyspace in [prod(), staging()] {
         client
@@ -243,7 +243,7 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
     }
     assert_ne!(grounds[0], grounds[1]);
 
-    // Everything that can be used is reached with the tab key, and panels can be read.
+    // Everything that can be used is reachable with the tab key, and panels can be read.
     let focused = "document.activeElement.id || document.activeElement.firstElementChild?.id || ''";
     let mut reached = Vec::new();
     for _ in 0..40 {
@@ -278,7 +278,7 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
         assert!(reached.iter().any(|here| here == id), "{id}: {reached:?}");
     }
 
-    // Another keyspace, and a setting for a while, with its end.
+    // Another keyspace, and a temporary override, with its expiry.
     client
         .set_keyspace_for(
             &prod(),
@@ -298,11 +298,11 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
         "/max_in_flight256to 64 at/.test(document.getElementById('settings').textContent)",
     );
     browser.wait_for(
-        "document.getElementById('notes').textContent.includes('max_in_flight is 256 for a while')",
+        "document.getElementById('notes').textContent.includes('max_in_flight is 256 temporarily')",
     );
 }
 
-/// The first hot key as the page shows it, once there is one; the note; and the document behind the page.
+/// Returns the first hot key as the page shows it, once there is one; the note; and the document of the page.
 fn hottest(dir: &std::path::Path, server: &Server) -> (String, String, String) {
     let client = server.client();
     let keys = generate(&client, 3);
@@ -319,7 +319,7 @@ fn hottest(dir: &std::path::Path, server: &Server) -> (String, String, String) {
 }
 
 #[test]
-fn keys_are_named_on_the_page_where_the_server_was_told_to_only() {
+fn page_names_keys_only_if_configured() {
     if !has_program("chromium") {
         return;
     }

@@ -1,7 +1,7 @@
 //! Panics, planted in a debug build: each request has one answer, and a core that has panicked is never used again.
 //!
-//! A panic in a handler left half an answer in the connection's buffer and another one behind it, and closed the
-//! connection. After a panic in the core the shard went on with whatever state that had left.
+//! A panic in a handler left a partial answer in the connection's buffer followed by another one, and closed the
+//! connection. After a panic in the core the shard continued with an inconsistent state.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -22,7 +22,7 @@ fn sign() -> Request<'static> {
     })
 }
 
-/// A server with two keys, of which the place `planted` panics at `bad`.
+/// Starts a server with two keys, of which the place `planted` panics at `bad`.
 fn server_with(planted: &str, setup: &Setup) -> Server {
     let mut command = setup.command();
     command.env("KEYWAY_PLANT", format!("{planted}:bad"));
@@ -81,14 +81,14 @@ fn a_core_that_panics_stops_the_server_in_good_order() {
     let keyspace = Pipeline::tcp(&server).keyspace("prod");
     let frame = Pipeline::encode(7, &sign(), keyspace, b"bad", 0);
     stream.write_all(&frame).unwrap();
-    // INTERNAL, if it leaves before the connection ends: never a signature.
+    // INTERNAL, if it is sent before the connection ends: never a signature.
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     if let Ok(Some((answer, taken))) = keyway_protocol::ResponseFrame::decode(&bytes) {
         assert_eq!((answer.status, taken), (Status::Internal, bytes.len()));
     }
     let data = server.data.clone();
-    assert!(!server.ends_by_itself().success());
+    assert!(!server.wait_for_exit().success());
     let log = std::fs::read_to_string(data.with_extension("log")).unwrap();
     assert!(log.contains("the core panicked"), "{log}");
     let server = setup.start();

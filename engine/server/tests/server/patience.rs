@@ -1,6 +1,6 @@
-//! A connection that keeps to the protocol is never closed for being slow because the server is. Two faults: the time
-//! for a frame's rest ran on while the server did not read (at its limit of requests in flight, or because bytes of
-//! later frames were always there), and it ran on while the server's process stood still.
+//! A connection that follows the protocol is never closed for being slow because the server is. Two faults: the time for
+//! a frame's rest continued while the server did not read (at its limit of requests in flight, or because bytes of later
+//! frames were always available), and while the server's process was suspended.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -16,9 +16,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::common::Server;
 use crate::hostile::{Raw, frame, ping};
 
-/// Longer than a connection may owe the rest of a frame.
+/// Longer than a connection may take for the rest of a frame.
 const BEYOND_THE_STALL_LIMIT: Duration = Duration::from_secs(14);
-/// Time for some looks at connections after the pause, well within what they may owe.
+/// Time for some checks of connections after the pause, well within that limit.
 const LOOKS: Duration = Duration::from_secs(3);
 /// More than a connection may have in flight: the server is always at its limit, and always has more to read.
 const IN_FLIGHT: u64 = 3_000;
@@ -50,7 +50,7 @@ fn a_client_that_always_has_more_to_ask_is_never_cut_off() {
     std::thread::scope(|scope| {
         let (answered, total) = (&answered, &total);
         scope.spawn(move || {
-            // What is sent always ends within a frame, whose rest comes with the next batch.
+            // The data sent always ends within a frame, whose rest comes with the next batch.
             let mut asked = 0;
             let mut rest = Vec::new();
             while Instant::now() < ends {
@@ -64,7 +64,7 @@ fn a_client_that_always_has_more_to_ask_is_never_cut_off() {
                 rest = next;
                 asked += 100;
             }
-            // Before the last bytes: until they are there, an answer is still to come.
+            // Before the last bytes: until they arrive, an answer is outstanding.
             total.store(asked, Ordering::Relaxed);
             writer.write_all(&rest).expect("the server takes it");
         });
@@ -104,7 +104,7 @@ fn a_pause_of_the_server_is_not_held_against_its_clients() {
     kill_process(pid, Signal::STOP).unwrap();
     std::thread::sleep(BEYOND_THE_STALL_LIMIT);
     kill_process(pid, Signal::CONT).unwrap();
-    // It looks for stalled connections once a second.
+    // It checks for stalled connections once a second.
     std::thread::sleep(LOOKS);
     for raw in &mut halves {
         raw.send(&request[50..]);

@@ -1,5 +1,5 @@
-//! What one principal may have of a shard, and what a shard keeps for clients that do not read. The limits hold for those
-//! who may not do everything; without them one greedy client took what all share.
+//! What one principal may use of a shard, and what a shard keeps for clients that do not read. The limits apply to
+//! principals without full rights; without them one greedy client took what all share.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -21,18 +21,18 @@ use crate::hostile::{Raw, hello, ping};
 const PARKED: &str = "keyway_shard_parked_requests{shard=\"0\"}";
 const UNSENT: &str = "keyway_shard_unsent_answer_bytes{shard=\"0\"}";
 
-/// As `--connections-max` says, and the three quarters of it that one principal may have.
+/// `--connections-max`, and the three quarters of it that one principal may have.
 const CONNECTIONS_MAX: usize = 64;
 const CONNECTIONS_OF_ONE: usize = 48;
 const IN_FLIGHT_OF_ONE: f64 = 32_768.0;
 const GENERATING_OF_ONE: usize = 2_048;
 const UNSENT_BYTES_MAX: f64 = (64 << 20) as f64;
-/// Answers that are on their way to it when the bound is passed.
+/// Answers in flight to it when the bound is exceeded.
 const UNSENT_SLACK_BYTES: f64 = (16 << 20) as f64;
-/// A machine that is too busy lets waits end by themselves; then once more.
+/// On a machine that is too busy waits time out; then the test is repeated.
 const TRIES_MAX: usize = 5;
 
-/// A server on which anybody may manage keys.
+/// Starts a server on which every client may manage keys.
 fn start(kms: &HeldKms, dir: &Path, flags: &[&str]) -> Server {
     let setup = kms.setup(dir).shards(1);
     let setup = flags.iter().fold(setup, |setup, flag| setup.flag(flag));
@@ -47,7 +47,7 @@ fn start(kms: &HeldKms, dir: &Path, flags: &[&str]) -> Server {
     server
 }
 
-/// The same, with nothing in memory and a KMS that does not answer.
+/// As above, with nothing in memory and a KMS that does not answer.
 fn start_cold(kms: &HeldKms, dir: &Path) -> Server {
     start(kms, dir, &[]).stop();
     let _ = std::fs::remove_file(dir.join("data/hot_keys.txt"));
@@ -70,7 +70,7 @@ fn one_principal_has_three_quarters_of_the_connections() {
     let mut strangers = Vec::new();
     loop {
         let mut stranger = Raw::connect(&server.address());
-        // It may be closed already.
+        // It may already be closed.
         let _ = stranger.stream.write_all(&hello(1, 1));
         if stranger.answer().is_none() {
             break;
@@ -94,7 +94,7 @@ fn one_principal_has_so_many_requests_in_flight() {
             }
             pipeline.send();
         }
-        // As many as there ever are, until the waits end by themselves.
+        // As many as possible, until the waits time out.
         let mut most = 0.0;
         for _ in 0..300 {
             let now = server.metric(PARKED).unwrap_or(0.0);
@@ -105,7 +105,7 @@ fn one_principal_has_so_many_requests_in_flight() {
             most = now;
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
-        // One that has none in flight is served all the same.
+        // A principal that has none in flight is still served.
         let mut another = Raw::greeted(&server.address());
         assert_eq!(another.ask(&ping(2, b"there?")).1, Status::Ok);
         kms.release();
@@ -113,7 +113,7 @@ fn one_principal_has_so_many_requests_in_flight() {
             return;
         }
     }
-    panic!("the machine is too busy: all waits ended by themselves in {TRIES_MAX} tries");
+    panic!("the machine is too busy: all waits timed out in {TRIES_MAX} attempts");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn one_principal_generates_so_many_keys_at_a_time_and_revokes_all_the_same() {
             return;
         }
     }
-    panic!("the machine is too busy: the waits ended by themselves in {TRIES_MAX} tries");
+    panic!("the machine is too busy: the waits timed out in {TRIES_MAX} attempts");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_shard_with_too_many_unsent_answers_closes_those_who_do_not_read_and_no_othe
     let unsent = || server.metric(UNSENT).unwrap_or(0.0);
     let is_enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // These read something now and then, so they stay.
+        // These read from time to time, so they stay.
         let mut readers = Vec::new();
         for _ in 0..8 {
             let mut pipeline = ask(100);
@@ -230,7 +230,7 @@ fn a_shard_with_too_many_unsent_answers_closes_those_who_do_not_read_and_no_othe
             readers.push(scope.spawn(move || {
                 while !is_enough.load(Ordering::SeqCst) {
                     assert_eq!(pipeline.reply().status, Status::Ok);
-                    // Something always waits to be read.
+                    // There is always data to be read.
                     pipeline.queue(&Request::KeyspaceList { after: 0 }, 0, b"", 0);
                     pipeline.send();
                     std::thread::sleep(std::time::Duration::from_secs(1));

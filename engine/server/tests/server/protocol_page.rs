@@ -1,4 +1,4 @@
-//! docs/PROTOCOL.md against the live server: the statuses of each operation, what works while a keyspace is locked,
+//! docs/PROTOCOL.md compared with the live server: the statuses of each operation, what works while a keyspace is locked,
 //! settings and grants. The requests are written from that page alone.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
@@ -31,7 +31,7 @@ fn page() -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// The rows below a line of the page: their cells.
+/// Returns the rows below a line of the page: their cells.
 fn rows(page: &str, head: &str) -> Vec<Vec<String>> {
     let (_, rest) = page
         .split_once(head)
@@ -49,7 +49,7 @@ fn rows(page: &str, head: &str) -> Vec<Vec<String>> {
     rows.map(cells).collect()
 }
 
-/// A table of operations, several of them in a row perhaps, and statuses.
+/// Parses a table of operations, possibly several in a row, and statuses.
 fn table(page: &str, head: &str) -> Table {
     let list = |cell: &str| -> Vec<String> {
         let words = cell.split(',').map(|word| word.trim().to_owned());
@@ -70,14 +70,14 @@ fn upper(name: &str) -> String {
     name.to_ascii_uppercase()
 }
 
-/// A payload that is right, and the key it is for.
+/// Returns a valid payload, and the key it is for.
 fn request(opcode: Opcode) -> (&'static str, Vec<u8>) {
     let zeros = |count| vec![0; count];
     match opcode {
         Opcode::Hello => ("", vec![1, 1, 0, 0, 0]),
         Opcode::Ping => ("", b"there?".to_vec()),
         Opcode::Sign => ("signer", [&[0; 4], &b"message"[..]].concat()),
-        // Of 64 bytes, which is no signature of it.
+        // Of 64 bytes, but not a signature of it.
         Opcode::Verify => (
             "signer",
             [&[0, 0, 64, 0, 0, 0, 0, 0][..], &[7; 64], b"message"].concat(),
@@ -110,7 +110,7 @@ fn request(opcode: Opcode) -> (&'static str, Vec<u8>) {
     }
 }
 
-/// A connection that asks, and keeps what it was answered.
+/// A connection that sends requests, and records the statuses.
 struct Asker {
     raw: Raw,
     seen: Table,
@@ -152,7 +152,7 @@ impl Asker {
         status
     }
 
-    /// Until the key's load is not waited for any more.
+    /// Repeats a request until the key's load is no longer waited for.
     fn ask_until_settled(
         &mut self,
         opcode: Opcode,
@@ -222,7 +222,7 @@ fn every_status_that_an_operation_gives_is_in_its_row() {
     let last = [Opcode::Lock, Opcode::Unlock];
     for opcode in Opcode::ALL.iter().filter(|opcode| !last.contains(opcode)) {
         let (key, payload) = request(*opcode);
-        // While locked: exactly what the other table says.
+        // While locked: exactly what the other table specifies.
         if let Some(row) = locked.get(&upper(opcode.name())) {
             let status = asker.ask_until_settled(*opcode, shut, key, &payload);
             assert_eq!(
@@ -236,7 +236,7 @@ fn every_status_that_an_operation_gives_is_in_its_row() {
         }
         asker.ask(*opcode, 1, key, &payload, 1);
         asker.ask(*opcode, 77, key, &payload, 0);
-        // A HELLO that is not understood ends the connection.
+        // A malformed HELLO ends the connection.
         if *opcode != Opcode::Hello {
             let too_long = [&payload[..], &[0xff; 70]].concat();
             asker.ask(*opcode, 1, key, &too_long, 0);
@@ -264,7 +264,7 @@ fn every_status_that_an_operation_gives_is_in_its_row() {
             "{operation} gives {seen:?}, and the page has {row:?}"
         );
     }
-    // The asking has reached far: most of what can be given without a failing KMS was.
+    // The requests have covered much: most statuses that need no failing KMS were returned.
     for status in [
         "NEEDS_UNLOCK",
         "NOT_FOUND",
@@ -332,7 +332,7 @@ fn settings_and_grants_are_those_of_the_page() {
             row[1].replace('`', ""),
             row[3].replace('`', ""),
         );
-        // What follows another setting is listed with the value in force.
+        // A setting that follows another one is listed with the value in effect.
         let is_default = default == "auto" || before[&name] == default;
         assert!(is_default, "{name}: {default}, and it is {}", before[&name]);
         let names = [name.as_str(), alias.as_str()];
@@ -358,11 +358,11 @@ fn settings_and_grants_are_those_of_the_page() {
 
 /// It was documented, and missing.
 #[test]
-fn status_tells_the_kms_of_each_keyspace() {
+fn status_shows_the_kms_of_each_keyspace() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 1);
     let client = server.client();
-    wait_until("the figures of the KMS", WITHIN, || {
+    wait_until("the metrics of the KMS", WITHIN, || {
         let status = client.status().unwrap().value;
         let document: serde_json::Value = serde_json::from_str(&status).unwrap();
         document["keyspaces"][0]["kms"] == "local"

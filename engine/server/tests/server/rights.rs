@@ -1,7 +1,7 @@
-//! A right is there when the work is done, and not only when the request arrived.
+//! A right must exist when the work is done, and not only when the request arrives.
 //!
-//! It was looked up when a request came in: what queued for its turn, or waited for a key, went on with a right that had
-//! been withdrawn. 954 signatures were made after a withdrawal had been acknowledged.
+//! It was checked when a request arrived: requests that queued, or waited for a key, continued with a right that had been
+//! withdrawn. 954 signatures were made after a withdrawal had been acknowledged.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -14,13 +14,13 @@ use crate::common::pipeline::Pipeline;
 use crate::common::set_up::SetUp as _;
 use crate::common::{Server, WITHIN, prod, wait_until};
 
-/// As many as may be under way on a connection, less some. So many RSA signatures take a second of a processor.
+/// Slightly fewer than may be in flight on a connection. This many RSA signatures take a second of a processor.
 const QUEUED: usize = 1_000;
 /// Signatures that were made before the withdrawal was in force and that reach the client after its answer.
 const IN_TRANSIT_MAX: usize = 100;
-/// Connections with as many commands each.
+/// Connections with that many commands each.
 const PIPELINES: usize = 4;
-/// A machine that is too busy lets waits end by themselves; then once more.
+/// On a machine that is too busy waits time out; then the test is repeated.
 const TRIES_MAX: usize = 5;
 
 fn sign_request() -> Request<'static> {
@@ -31,7 +31,7 @@ fn sign_request() -> Request<'static> {
     })
 }
 
-/// A server on which anybody may sign with one key.
+/// Starts a server on which every client may sign with one key.
 fn server_with(
     kms: &HeldKms,
     dir: &tempfile::TempDir,
@@ -57,7 +57,7 @@ fn grant(owner: &Client, rights: &str) {
     owner.set_keyspace(&prod(), &settings).unwrap();
 }
 
-/// Withdraws the right while slow operations queue, and counts what is made after that.
+/// Withdraws the right while slow operations queue, and counts the results after that.
 fn queued_signatures(pipeline: &mut Pipeline, server: &Server) {
     let keyspace = pipeline.keyspace("prod");
     let owner = server.unix_client();
@@ -67,7 +67,7 @@ fn queued_signatures(pipeline: &mut Pipeline, server: &Server) {
             pipeline.queue(&sign_request(), keyspace, b"key", 0);
         }
         pipeline.send();
-        // The queue is being worked off.
+        // The queue is being processed.
         let mut taken = 1;
         while pipeline.reply().status != Status::Ok {
             taken += 1;
@@ -85,7 +85,7 @@ fn queued_signatures(pipeline: &mut Pipeline, server: &Server) {
             made <= IN_TRANSIT_MAX,
             "{made} signatures were made after the right was withdrawn"
         );
-        // What queues is refused as fast as it can be: all of it may have been by the time of the answer.
+        // Queued requests are refused quickly: all of them may have been refused by the time of the answer.
         if refused_before || made < after.len() {
             return;
         }
@@ -143,10 +143,10 @@ fn a_request_that_waits_for_its_key_loses_its_right() {
             return;
         }
     }
-    panic!("the machine is too busy: all waits ended by themselves in {TRIES_MAX} tries");
+    panic!("the machine is too busy: all waits timed out in {TRIES_MAX} attempts");
 }
 
-/// Whether the newest change of the keyspace is that of the grants of `anonymous`.
+/// Returns `true` if the latest change of the keyspace is that of the grants of `anonymous`.
 fn is_withdrawal_newest(owner: &Client) -> bool {
     let changes = owner.keyspace_history(&prod()).unwrap().value.changes;
     changes[0].what == "allow:anonymous"

@@ -1,5 +1,5 @@
-//! Rotations of a DEK that lose nothing: the KMS goes away in the middle, two come at once, blobs come back from a
-//! backup, and retired DEKs are destroyed.
+//! Rotations of a DEK that lose nothing: the KMS becomes unreachable in the middle, two are concurrent, blobs are
+//! restored from a backup, and retired DEKs are destroyed.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -24,7 +24,7 @@ use crate::common::{Server, Setup, ask, past_the_start, prod, wait_until};
 const WITHIN: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An OpenBao behind a proxy, and a set-up of a server whose only KMS it is.
+/// Returns an OpenBao behind a proxy, and a setup of a server with it as its only KMS.
 pub fn stand(dir: &Path, shards: u16) -> Option<(OpenBao, FaultProxy, Setup)> {
     let bao = OpenBao::start_or_skip(Mode::Durable)?;
     bao.enable_transit("transit");
@@ -65,7 +65,7 @@ fn generate(client: &Client, key: &KeyPath) -> Result<(), Error> {
     client.call(call.deadline(DEADLINE)).map(drop)
 }
 
-/// What the server answers to one request, where the client would try again and again.
+/// Returns the server's answer to one request, which the client would otherwise retry.
 pub fn answer(server: &Server, request: &Request<'_>, keyspace: u32, key_id: &[u8]) -> Status {
     let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
     let hello = Hello {
@@ -86,9 +86,7 @@ fn info(client: &Client, name: &KeyspaceName) -> KeyspaceInfo {
 
 /// Waits until no blob is sealed under an older DEK.
 fn wait_for_reseal(client: &Client, name: &KeyspaceName) {
-    wait_until("sealing anew", WITHIN, || {
-        info(client, name).reseal.is_none()
-    });
+    wait_until("resealing", WITHIN, || info(client, name).reseal.is_none());
 }
 
 fn retired(client: &Client, name: &KeyspaceName) -> u64 {
@@ -96,7 +94,7 @@ fn retired(client: &Client, name: &KeyspaceName) -> u64 {
     retired.map_or(0, |retired| retired.count)
 }
 
-/// Uses a key, again and again until it works.
+/// Uses a key repeatedly until it works.
 fn wait_for_use(client: &Client, key: &KeyPath) {
     let what = format!("{key}: a use of an acknowledged key");
     wait_until(&what, WITHIN, || client.mac(key, b"message").is_ok());
@@ -107,9 +105,9 @@ fn lock_and_unlock(client: &Client, name: &KeyspaceName) {
     client.unlock(name, UnlockWith::Nothing).unwrap();
 }
 
-/// The KMS went away right after it had proven the new DEK: unwrapping it once more, for the shards, failed, so they
-/// went on sealing under the older one, which was retired under what they had just acknowledged. Half of the keys that
-/// were made in the meantime were lost at the next lock.
+/// The KMS became unreachable right after it had verified the new DEK: unwrapping it once more, for the shards, failed,
+/// so they continued to seal under the older one, which was retired although keys under it had just been acknowledged.
+/// Half of the keys created in the meantime were lost at the next lock.
 #[test]
 fn keys_made_while_the_kms_is_gone_right_after_it_proved_the_new_dek_can_be_opened() {
     const TRIALS: usize = 4;
@@ -123,7 +121,7 @@ fn keys_made_while_the_kms_is_gone_right_after_it_proved_the_new_dek_can_be_open
     for trial in 0..TRIALS {
         let shop = keyspace(&format!("shop-{trial}"));
         client.create_keyspace(&shop, &[]).unwrap();
-        // The rotation makes two calls: one that makes the DEK, and one that proves it.
+        // The rotation makes two calls: one that generates the DEK, and one that verifies it.
         proxy.set_after(2, Fault::Error);
         assert_eq!(client.keyspace_rotate(&shop).unwrap().value, 2);
         let made: Vec<_> = (0..KEYS)
@@ -146,7 +144,7 @@ fn keys_made_while_the_kms_is_gone_right_after_it_proved_the_new_dek_can_be_open
     }
 }
 
-/// Shards boot with what was written, not with what they hold: a write after a crash in the middle of a rotation is
+/// Shards start with what was written, not with what they held: a write after a crash in the middle of a rotation is
 /// sealed under the new DEK or not at all.
 #[test]
 fn after_a_crash_in_the_middle_of_a_rotation_nothing_is_sealed_under_the_older_dek() {
@@ -184,7 +182,7 @@ fn after_a_crash_in_the_middle_of_a_rotation_nothing_is_sealed_under_the_older_d
     wait_until("a write", WITHIN, || {
         match generate(&client, &key(&shop, KEYS)) {
             Ok(()) => true,
-            // An earlier try whose answer came too late.
+            // An earlier attempt whose answer arrived too late.
             Err(error) => error.status() == Some(Status::Conflict),
         }
     });
@@ -195,9 +193,9 @@ fn after_a_crash_in_the_middle_of_a_rotation_nothing_is_sealed_under_the_older_d
     }
 }
 
-/// The loser used to be told BAD_REQUEST, as if it had asked for something wrong.
+/// The second rotation got BAD_REQUEST, as if its request had been invalid.
 #[test]
-fn of_two_rotations_at_once_the_loser_is_told_that_there_was_another() {
+fn second_of_two_concurrent_rotations_gets_a_conflict() {
     let dir = tempfile::tempdir().unwrap();
     let Some((_bao, proxy, setup)) = stand(dir.path(), 1) else {
         return;
@@ -223,7 +221,7 @@ fn of_two_rotations_at_once_the_loser_is_told_that_there_was_another() {
     assert_eq!(info(&client, &shop).generation, Some(2));
 }
 
-/// A copy of the logs of a stopped server, to be put back.
+/// A copy of the logs of a stopped server, to be restored.
 struct Backup<'a> {
     data: &'a Path,
     kept: std::path::PathBuf,
@@ -269,8 +267,8 @@ fn has_logged(server: &Server, what: &str) -> bool {
     server.log().contains(what)
 }
 
-/// Retired DEKs were forgotten at once: a log that came back from a backup from before the rotation held nothing that
-/// could be opened.
+/// Retired DEKs were discarded immediately: no blob of a log restored from a backup from before the rotation could be
+/// opened.
 #[test]
 fn a_log_from_before_the_rotation_can_be_put_back_until_retired_deks_are_destroyed() {
     let dir = tempfile::tempdir().unwrap();
@@ -300,7 +298,7 @@ fn a_log_from_before_the_rotation_can_be_put_back_until_retired_deks_are_destroy
     server.stop();
     backup.put_back();
 
-    // Nobody has used the blob, but it is there: the DEK is not destroyed under it.
+    // The blob has not been used, but it exists: its DEK is not destroyed.
     let server = setup.start();
     let client = server.client();
     let error = client.keyspace_destroy_deks(&prod()).unwrap_err();

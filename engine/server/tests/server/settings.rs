@@ -1,5 +1,5 @@
-//! Settings at run time: who changed what and when, changes for a while, and what a starved prefetcher makes of more
-//! room.
+//! Settings at run time: the history of changes, temporary overrides, and the effect of a larger limit on a starved
+//! prefetcher.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -13,13 +13,13 @@ use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, S
 use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, prod, wait_until};
 
-/// Long enough that it does not end while a test looks.
+/// Long enough that it does not end during a test.
 const LONG: Duration = Duration::from_secs(3_600);
 
-/// The shortest that there is.
+/// The shortest possible.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Keys of which one refresh at a time is far too little.
+/// Keys for which one refresh at a time is far too little.
 const STARVED_KEYS: usize = 200;
 
 fn info(client: &Client) -> KeyspaceInfo {
@@ -32,7 +32,7 @@ fn setting(client: &Client, name: &str) -> String {
     info(client).settings[name].clone()
 }
 
-/// The history, oldest first: who, what, from, to, and whether it is for a while.
+/// Returns the history, oldest first: author, setting, old and new value, and whether it is temporary.
 fn history(client: &Client) -> Vec<String> {
     let history = client.keyspace_history(&prod()).unwrap().value;
     let of = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
@@ -43,7 +43,7 @@ fn history(client: &Client) -> Vec<String> {
             let lasts = match change.until_unix_ms {
                 Some(until_unix_ms) => {
                     assert!(until_unix_ms > change.unix_ms);
-                    " for a while"
+                    " temporarily"
                 }
                 None => "",
             };
@@ -60,7 +60,7 @@ fn me() -> String {
 }
 
 #[test]
-fn the_history_tells_who_changed_what_and_outlives_a_crash() {
+fn history_shows_author_and_change_and_survives_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(&dir.path().join("data")).shards(2);
     let server = setup.start();
@@ -81,7 +81,7 @@ fn the_history_tells_who_changed_what_and_outlives_a_crash() {
         "server created - -".to_owned(),
         "anonymous max_in_flight 64 7".to_owned(),
         "anonymous allow:uid:7 none sign".to_owned(),
-        format!("{me} refresh_window_ms auto 40000 for a while"),
+        format!("{me} refresh_window_ms auto 40000 temporarily"),
         format!("{me} locked false true"),
         "anonymous locked true false".to_owned(),
         format!("{me} generation 1 2"),
@@ -97,7 +97,7 @@ fn the_history_tells_who_changed_what_and_outlives_a_crash() {
 }
 
 #[test]
-fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
+fn override_takes_effect_immediately_is_listed_and_reverts() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 2);
     let client = server.client();
@@ -107,7 +107,7 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     let overrides = info(&client).overrides;
     assert_eq!(overrides["max_in_flight"].then, "64");
     assert_eq!(overrides["allow:uid:7"].then, "none");
-    // A second one, on top: its own time, and back to what was before the first.
+    // A second one, on top: its own expiry, and back to the value before the first.
     let shorter = [("max_in_flight", "512")];
     client.set_keyspace_for(&prod(), &shorter, SHORT).unwrap();
     wait_until("its end", WITHIN, || {
@@ -115,16 +115,16 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     });
     let left: Vec<String> = info(&client).overrides.into_keys().collect();
     assert_eq!(left, ["allow:uid:7"]);
-    // One for good ends one for a while.
+    // A permanent change cancels an override.
     let for_good = [("allow:uid:7", "sign,verify")];
     client.set_keyspace(&prod(), &for_good).unwrap();
     assert!(info(&client).overrides.is_empty());
     assert_eq!(
         history(&client)[1..],
         [
-            "anonymous max_in_flight 64 256 for a while",
-            "anonymous allow:uid:7 none sign for a while",
-            "anonymous max_in_flight 256 512 for a while",
+            "anonymous max_in_flight 64 256 temporarily",
+            "anonymous allow:uid:7 none sign temporarily",
+            "anonymous max_in_flight 256 512 temporarily",
             "expired max_in_flight 512 64",
             "anonymous allow:uid:7 sign sign,verify",
         ]
@@ -132,9 +132,9 @@ fn a_change_for_a_while_acts_at_once_is_listed_and_goes_back_by_itself() {
     server.wait_for_log("temporary override expired");
 }
 
-/// The shards act by what has gone back: a key that was too old for a while is served again.
+/// Shards apply a reverted setting: a key that was too old under the override is served again.
 #[test]
-fn what_has_gone_back_holds_on_the_shards() {
+fn shards_apply_reverted_settings() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 2);
     let client = server.client();
@@ -167,7 +167,7 @@ fn restart_with(dir: &Path, crash: bool) {
     } else {
         server.stop()
     }
-    // What ends meanwhile is over before the first request; the other goes on.
+    // Overrides that expire in the meantime are reverted before the first request; the other continues.
     std::thread::sleep(SHORT);
     let server = setup.start();
     let client = server.client();
@@ -179,7 +179,7 @@ fn restart_with(dir: &Path, crash: bool) {
     let lines = history(&client);
     assert_eq!(lines[lines.len() - 1], "expired low_water_pct 9 5");
 
-    // A restart in the midst of one that ends after it.
+    // A restart during one that ends after it.
     client
         .set_keyspace_for(&prod(), &[("max_in_flight", "300")], SHORT * 3)
         .unwrap();
@@ -198,16 +198,16 @@ fn restart_with(dir: &Path, crash: bool) {
 }
 
 #[test]
-fn a_change_for_a_while_ends_as_announced_over_a_stop() {
+fn override_expires_as_announced_across_a_stop() {
     restart_with(tempfile::tempdir().unwrap().path(), false);
 }
 
 #[test]
-fn a_change_for_a_while_ends_as_announced_over_a_crash() {
+fn override_expires_as_announced_across_a_crash() {
     restart_with(tempfile::tempdir().unwrap().path(), true);
 }
 
-/// The end was written down with the change. A restart would come to the same.
+/// The expiry was saved with the change. A restart would have the same result.
 #[test]
 fn an_end_needs_no_disk() {
     let dir = tempfile::tempdir().unwrap();
@@ -218,7 +218,7 @@ fn an_end_needs_no_disk() {
         let change = [("max_in_flight", "256")];
         client.set_keyspace_for(&prod(), &change, SHORT).unwrap();
         let text = std::fs::read(&file).unwrap();
-        // A folder in its place, which no file can be moved onto.
+        // A folder of that name, which no file can replace.
         std::fs::remove_file(&file).unwrap();
         if std::fs::create_dir(&file).is_err() {
             continue;
@@ -248,7 +248,7 @@ fn an_end_needs_no_disk() {
 }
 
 #[test]
-fn what_would_contradict_a_value_that_comes_back_is_refused_with_both_named() {
+fn change_that_conflicts_with_a_value_to_be_restored_is_refused_with_both_named() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 1);
     let client = server.client();
@@ -299,7 +299,7 @@ fn only_those_who_manage_a_keyspace_may_change_it_and_see_its_history() {
     let set = |client: &Client| client.set_keyspace_for(&prod(), &more, LONG).map(drop);
     let look = |client: &Client| client.keyspace_history(&prod()).map(drop);
     assert!(forbidden(set(&anonymous)) && forbidden(look(&anonymous)));
-    // The right itself can be given for a while.
+    // The right itself can be granted temporarily.
     let manages = [("allow:anonymous", "sign,manage")];
     owner.set_keyspace_for(&prod(), &manages, LONG).unwrap();
     set(&anonymous).unwrap();
@@ -314,9 +314,9 @@ fn only_those_who_manage_a_keyspace_may_change_it_and_see_its_history() {
         [
             format!("{me} created - -"),
             format!("{me} allow:anonymous none sign"),
-            format!("{me} allow:anonymous sign sign,manage for a while"),
-            "anonymous max_in_flight 64 65 for a while".to_owned(),
-            format!("{me} allow:anonymous sign,manage sign,manage for a while"),
+            format!("{me} allow:anonymous sign sign,manage temporarily"),
+            "anonymous max_in_flight 64 65 temporarily".to_owned(),
+            format!("{me} allow:anonymous sign,manage sign,manage temporarily"),
             "expired allow:anonymous sign,manage sign".to_owned(),
         ]
     );
@@ -342,7 +342,7 @@ fn generate(client: &Client, count: usize) -> Vec<KeyPath> {
     keys
 }
 
-/// Signs once with every key, all at the same time; how old the keys were, ms.
+/// Signs once with every key concurrently. Returns the ages of the keys in ms.
 fn sign_all(client: &Client, keys: &[KeyPath]) -> Vec<u32> {
     let message = Input::Message(b"the message");
     let sign = |key| client.submit(Call::sign(key, Scheme::Default, message));
@@ -351,7 +351,7 @@ fn sign_all(client: &Client, keys: &[KeyPath]) -> Vec<u32> {
     answers.map(|answer| answer.key_age_ms).collect()
 }
 
-/// What one snapshot of the shards says of the prefetcher.
+/// The prefetcher's counters in one snapshot of the shards.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Prefetcher {
     scans: f64,
@@ -373,7 +373,7 @@ fn prefetcher(server: &Server) -> Prefetcher {
     }
 }
 
-/// The snapshot after this one. There is one shard, so one push is all of it.
+/// Returns the snapshot after this one. There is one shard, so one push is complete.
 fn after(server: &Server, earlier: Prefetcher) -> Prefetcher {
     let mut now = earlier;
     wait_until("the next snapshot", WITHIN, || {
@@ -383,7 +383,7 @@ fn after(server: &Server, earlier: Prefetcher) -> Prefetcher {
     now
 }
 
-/// The runbook: under a burst `maxInFlight` is raised for a while, and `prefetch_skipped_total` is seen to rest.
+/// The runbook: under a burst `maxInFlight` is raised temporarily, and `prefetch_skipped_total` stops rising.
 #[test]
 fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_on() {
     let dir = tempfile::tempdir().unwrap();
@@ -420,15 +420,15 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
         let room = [("maxInFlight", "1024")];
         let operator = server.client();
         operator.set_keyspace_for(&prod(), &room, LONG).unwrap();
-        // It was acknowledged once the shard acted by it; the first snapshot since may have been on its way.
-        let mut figures = after(&server, prefetcher(&server));
-        figures = after(&server, figures);
-        let at_rest = figures.skipped;
+        // It was acknowledged once the shard applied it; the first snapshot since may have been in flight.
+        let mut last = after(&server, prefetcher(&server));
+        last = after(&server, last);
+        let at_rest = last.skipped;
         for _ in 0..3 {
-            let next = after(&server, figures);
-            assert_eq!(next.skipped, at_rest, "{next:?} after {figures:?}");
-            assert!(next.triggered > figures.triggered, "it goes on: {next:?}");
-            figures = next;
+            let next = after(&server, last);
+            assert_eq!(next.skipped, at_rest, "{next:?} after {last:?}");
+            assert!(next.triggered > last.triggered, "it goes on: {next:?}");
+            last = next;
         }
         ends.store(true, Ordering::Relaxed);
         load.join().unwrap();

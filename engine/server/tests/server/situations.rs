@@ -1,5 +1,5 @@
-//! The situations of docs/RUNBOOK.md, each brought about on a live server. The metric moves as the page says, the
-//! committed alert fires, and the log line is there.
+//! The situations of docs/RUNBOOK.md, each produced on a live server. The metric moves as described there, the committed
+//! alert fires, and the log line appears.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -20,7 +20,7 @@ use crate::common::{Server, Setup, WITHIN, has_program, past_the_start, prod, wa
 use crate::figures::{SHORT_LIVED, damage_blob};
 use crate::outages::stand;
 
-/// More than the 128 of `KeywayWaitersHigh`, at once.
+/// More than the 128 of `KeywayWaitersHigh`, concurrently.
 const CROWD: usize = 300;
 
 const MESSAGE: &[u8] = b"the message";
@@ -38,7 +38,7 @@ fn wait_for_line(server: &Server, parts: &[&str]) {
     });
 }
 
-/// Makes `count` keys, `key-0` and so on.
+/// Creates `count` keys, `key-0` and so on.
 fn generate(client: &Client, keyspace: &KeyspaceName, count: usize) -> Vec<KeyPath> {
     let path = |n| format!("{keyspace}/key-{n}").parse().unwrap();
     let keys: Vec<KeyPath> = (0..count).map(path).collect();
@@ -53,7 +53,7 @@ fn generate(client: &Client, keyspace: &KeyspaceName, count: usize) -> Vec<KeyPa
     keys
 }
 
-/// Waits until `keyway doctor` finds this in this keyspace, as more than a note on what is over.
+/// Waits until `keyway doctor` reports this for this keyspace, as more than a note on the past.
 fn doctor_names(server: &Server, id: &str, keyspace: &str) {
     let operator = Operator::new();
     wait_until(&format!("{id} in doctor's findings"), WITHIN, || {
@@ -66,7 +66,7 @@ fn doctor_names(server: &Server, id: &str, keyspace: &str) {
     });
 }
 
-/// Uses every key once, all at the same time, and takes what comes.
+/// Uses every key once, concurrently, and ignores the results.
 fn use_all(client: &Client, keys: &[KeyPath]) {
     let pending: Vec<_> = keys
         .iter()
@@ -77,7 +77,7 @@ fn use_all(client: &Client, keys: &[KeyPath]) {
     }
 }
 
-/// Uses the keys on and on, with a pause between the rounds, while `then` runs.
+/// Uses the keys continuously, with a pause between the rounds, while `then` runs.
 fn under_load(server: &Server, keys: &[KeyPath], pause: Duration, then: impl FnOnce()) {
     while_another(
         || {
@@ -91,7 +91,7 @@ fn under_load(server: &Server, keys: &[KeyPath], pause: Duration, then: impl FnO
     );
 }
 
-/// Repeats what `begin` makes on a thread of its own while `then` runs. If `then` fails, the thread ends all the same.
+/// Repeats what `begin` returns on a thread of its own while `then` runs. The thread ends even if `then` fails.
 fn while_another<R: FnMut()>(begin: impl FnOnce() -> R + Send, then: impl FnOnce()) {
     struct Ends<'a>(&'a AtomicBool);
     impl Drop for Ends<'_> {
@@ -117,11 +117,11 @@ fn figure(server: &Server, name: &str, keyspace: &str) -> f64 {
     server.metric(&series).unwrap_or(0.0)
 }
 
-/// A lease that is over when it is set, or nearly, and one that ends in no test.
+/// A lease that ends when it is set, or shortly after, and one that ends in no test.
 const ENDING: [(&str, &str); 1] = [("dek_lease_ms", "100")];
 const LASTING: [(&str, &str); 1] = [("dek_lease_ms", "3600000")];
 
-/// A keyspace at a real OpenBao, whose one key is asked for by a crowd all the time.
+/// A keyspace at a real OpenBao, whose one key many clients request all the time.
 struct Shop {
     bao: OpenBao,
     server: Server,
@@ -141,9 +141,9 @@ impl Shop {
         Some(Shop { bao, server, key })
     }
 
-    /// OpenBao hangs again and again while a crowd asks for the key: each time the lease ends, and requests wait for the
-    /// DEK. It hangs for `hang` and for twice that in turn: a request waits where the unwrap is expected within its
-    /// budget, and a hang that is longer than the ones before outlasts that. `then` runs meanwhile.
+    /// Makes OpenBao hang repeatedly while many clients request the key: each time the lease ends, and requests wait for
+    /// the DEK. It hangs for `hang` and for twice that in turn: a request waits if the unwrap is expected within its
+    /// budget, and a hang longer than the previous ones exceeds that. `then` runs concurrently.
     fn while_refreshes_hang(&self, hang: Duration, then: impl FnOnce()) {
         let crowd = vec![self.key.clone(); CROWD];
         let hold_up = || {
@@ -240,7 +240,7 @@ fn a_starved_prefetcher() {
         alerts.wait_for(&server, "KeywayPrefetchStarved", "prod");
         assert!(figure(&server, "prefetch_skipped_total", "prod") > 0.0);
         doctor_names(&server, "prefetch-starved", "prod");
-        // The page's way out, and what good looks like.
+        // The page's fix, and the healthy state.
         let room = [("maxInFlight", "1024")];
         let minutes = Duration::from_secs(900);
         client.set_keyspace_for(&prod(), &room, minutes).unwrap();
@@ -267,12 +267,12 @@ fn a_stopped_prefetcher() {
         alerts.wait_for(&server, "KeywayPrefetchStopped", "prod");
         let still = ["prefetch_scan_total", "prefetch_trigger_total"];
         let [after, triggered] = still.map(|name| figure(&server, name, "prod"));
-        // The first figure may be from a snapshot before the switch.
+        // The first value may be from a snapshot before the change.
         assert!(after - scans < 200.0, "{scans}, then {after}");
         let loads = figure(&server, "rehydrate_total", "prod");
-        assert!(loads > triggered, "requests load what nobody prefetches");
+        assert!(loads > triggered, "requests load what is not prefetched");
         doctor_names(&server, "prefetch-stopped", "prod");
-        // The page's way out, and what good looks like.
+        // The page's fix, and the healthy state.
         client
             .set_keyspace(&prod(), &[("maxInFlight", "64")])
             .unwrap();
@@ -357,13 +357,13 @@ fn a_lost_dek() {
         );
         let share = "NEEDS_UNLOCK_rate{keyspace=\"shop\"} > 0.005";
         alerts.wait_until(&server, share, true);
-        // The KMS's refusal is told by an alert of its own: it has a label more, the state.
+        // The KMS's refusal has an alert of its own, with an additional label: the state.
         alerts.wait_for(&server, "KeywayKeyspaceDenied", "shop");
         alerts.wait_for(&server, "KeywayNeedsUnlock", "shop");
         doctor_names(&server, "keyspace-denied", "shop");
         doctor_names(&server, "needs-unlock", "shop");
 
-        // The page's way out: what the policy allowed is given back, and somebody unlocks.
+        // The page's fix: the policy's right is restored, and an operator unlocks.
         bao.write_key_policy("keyway", "transit", "keyway");
         client.set_keyspace(&shop(), &LASTING).unwrap();
         client.unlock(&shop(), UnlockWith::Nothing).unwrap();

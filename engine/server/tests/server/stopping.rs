@@ -1,8 +1,8 @@
-//! What takes something away is in force whatever the disk does, and says so if it could not be written.
+//! A command that takes something away is in force whatever the disk does, and reports if it could not be written.
 //!
-//! A LOCK and the withdrawal of a grant used to fail when `keyspaces.json` could not be written, and signing went on.
-//! And the control thread itself waited for the disk: while one write stalled, no lease was renewed and nothing was
-//! locked. Writing fails here since a directory, and stalls since a pipe, is where the file is written first.
+//! A LOCK and the withdrawal of a grant used to fail if `keyspaces.json` could not be written, and signing continued. The
+//! control thread itself waited for the disk: while one write stalled, no lease was renewed and nothing was locked.
+//! Writes fail here because a directory, and stall because a pipe, has the name under which the file is written first.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ use keyway_client::{
 
 use crate::common::{Server, Setup, past_the_start, wait_until};
 
-/// How long the slowest thing may take on a busy machine.
+/// Longest duration of the slowest step on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
 
 const PASSPHRASE: &[u8] = b"correct horse battery";
@@ -48,7 +48,8 @@ fn info(client: &Client, keyspace: &str) -> KeyspaceInfo {
     all.into_iter().find(|info| info.name == keyspace).unwrap()
 }
 
-/// A server with a passphrase, so that only its own user may do everything; the anonymous may sign in `a` and `b`.
+/// Starts a server with a passphrase, so that only its own user has all rights; anonymous clients may sign in `a` and
+/// `b`.
 fn start(dir: &tempfile::TempDir) -> (Setup, Server) {
     let passphrase = dir.path().join("passphrase");
     std::fs::write(&passphrase, PASSPHRASE).unwrap();
@@ -72,12 +73,12 @@ fn start(dir: &tempfile::TempDir) -> (Setup, Server) {
     (setup, server)
 }
 
-/// Where `keyspaces.json` is written before it takes its place.
+/// Returns the path where `keyspaces.json` is written before it is renamed.
 fn temporary(server: &Server) -> PathBuf {
     server.data.join("keyspaces.json.tmp")
 }
 
-/// Lets every write fail until the directory is removed.
+/// Makes every write fail until the directory is removed.
 fn break_disk(server: &Server) {
     std::fs::create_dir(temporary(server)).unwrap();
 }
@@ -87,14 +88,14 @@ fn mend_disk(server: &Server) {
     server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
 }
 
-/// Lets every write stall until the pipe is read from.
+/// Makes every write stall until the pipe is read from.
 fn stall_disk(server: &Server) {
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, temporary(server), fifo, mode, 0).unwrap();
 }
 
-/// What stalls fails then, and the next write succeeds.
+/// Lets stalled writes fail, and the next write succeed.
 fn let_disk_go_on(server: &Server) {
     let pipe = temporary(server);
     let reader = std::fs::OpenOptions::new().read(true).open(&pipe).unwrap();
@@ -128,7 +129,7 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
     assert_eq!(status_of(&anyone, "a"), Some(Status::NeedsUnlock));
     assert_eq!(status_of(&owner, "a"), Some(Status::NeedsUnlock));
     not_persisted(owner.keyspace_set(&name("b"), &[("allow:anonymous", "none")]));
-    // A connection without rights does not stay, and a new one is not told that there is a `b`.
+    // A connection without rights is closed, and a new one does not see that `b` exists.
     let refused = status_of(&anyone, "b");
     assert!(
         matches!(refused, Some(Status::Forbidden | Status::NoKeyspace)),
@@ -142,7 +143,7 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
     let a = info(&owner, "a");
     assert!(a.locked == Some(true) && a.unwritten);
 
-    // What gives something is refused, and nothing has changed.
+    // A change that grants something is refused, and nothing has changed.
     let refused = owner.keyspace_set(&name("b"), &[("allow:anonymous", "mac")]);
     assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
     let refused = owner.keyspace_create(&name("c"), &[]);
@@ -165,12 +166,12 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
     let server = setup.start();
     let (owner, anyone) = (server.unix_client(), server.client());
     assert_eq!(status_of(&anyone, "a"), Some(Status::NeedsUnlock));
-    // Who has no right in it is not told that it is there.
+    // A client without rights in it does not see that it exists.
     assert_eq!(status_of(&anyone, "b"), Some(Status::NoKeyspace));
     let b = info(&owner, "b");
     assert_eq!(b.settings["hard_ttl_ms"], "2000000");
     assert_eq!(owner.keyspace_list().unwrap().len(), 2, "c was undone");
-    // And all of it can be undone by command.
+    // All of it can be undone by command.
     owner
         .unlock(&name("a"), UnlockWith::Passphrase(PASSPHRASE))
         .unwrap();
@@ -182,7 +183,7 @@ fn the_control_thread_goes_on_while_the_disk_stalls() {
     let dir = tempfile::tempdir().unwrap();
     let (_, server) = start(&dir);
     let (owner, anyone) = (server.unix_client(), server.client());
-    // Short against the stall, long against a busy machine's pauses.
+    // Short compared with the stall, long compared with a busy machine's pauses.
     owner
         .keyspace_set(&name("b"), &[("dek_lease_ms", "2000")])
         .unwrap();
@@ -195,7 +196,7 @@ fn the_control_thread_goes_on_while_the_disk_stalls() {
         };
         let grant = scope.spawn(grant);
         let locked = scope.spawn(|| server.unix_client().lock(&name("a")));
-        // It is in force though the disk does not answer, and that is long before it is answered.
+        // It is in force though the disk does not respond, long before it is answered.
         wait_until("the lock", WITHIN, || {
             status_of(&anyone, "a") == Some(Status::NeedsUnlock)
         });

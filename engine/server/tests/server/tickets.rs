@@ -1,7 +1,8 @@
-//! UNLOCK_STATUS tells the truth of every ticket that was handed out, and knows no other.
+//! UNLOCK_STATUS is correct for every issued ticket, and reports any other as unknown.
 //!
-//! Shards and the control thread used to number tickets each in their own way. A ticket from NEEDS_UNLOCK was told of
-//! the latest unlock, whatever it was, `done` came when the first shard had opened, and any number was answered.
+//! Shards and the control thread used to number tickets independently. A ticket from NEEDS_UNLOCK returned the status of
+//! the latest unlock, whatever that was, `done` was returned when the first shard had opened, and any number got an
+//! answer.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -15,7 +16,7 @@ use keyway_client::{
 
 use crate::common::{Server, past_the_start, prod, wait_until};
 
-/// How long the slowest thing may take on a busy machine.
+/// Longest duration of the slowest step on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
 
 /// Enough that each shard owns some.
@@ -31,7 +32,7 @@ fn sign(client: &Client, number: usize) -> Result<(), keyway_client::Error> {
     signed.map(|_| ())
 }
 
-/// The tickets with which all keys are refused.
+/// Returns the tickets with which all keys are refused.
 fn tickets(client: &Client) -> BTreeSet<u64> {
     let ticket = |number| sign(client, number).unwrap_err().ticket().unwrap();
     (0..KEYS).map(ticket).collect()
@@ -55,7 +56,7 @@ fn unlocked(client: &Client) -> u64 {
 }
 
 #[test]
-fn each_ticket_is_told_of_for_what_it_is_and_others_are_unknown() {
+fn each_ticket_has_its_own_status_and_others_are_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let setup = crate::common::Setup::new(&dir.path().join("data")).shards(3);
     let server: Server = setup.start();
@@ -78,7 +79,7 @@ fn each_ticket_is_told_of_for_what_it_is_and_others_are_unknown() {
     assert!(pending.message.contains("keyway unlock"), "{pending:?}");
 
     let unlock = unlocked(&client);
-    // Done means that every shard is open: there is no key that needs an unlock.
+    // Done means that every shard is open: no key needs an unlock.
     for number in 0..KEYS {
         sign(&client, number).unwrap();
     }

@@ -1,5 +1,5 @@
-//! `--unix` takes a path from nobody. The fault: whatever was at the path was deleted, be it a file or the socket of a
-//! server that was running.
+//! `--unix` never replaces another file. The fault: whatever was at the path was deleted, be it a file or the socket of a
+//! running server.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -17,7 +17,7 @@ fn a_path_that_answers_or_is_no_socket_is_refused() {
     let refused = at("second", &path).refused();
     assert!(refused.contains("another process listens on"), "{refused}");
     first.unix_client().keyspace_list().unwrap();
-    // Not the path that anyone uses, but that of the first server's shard.
+    // Not the main path, but that of the first server's shard.
     let refused = at("third", &dir.path().join("same.sock.0")).refused();
     assert!(refused.contains("another process listens on"), "{refused}");
     first.unix_client().keyspace_list().unwrap();
@@ -28,7 +28,7 @@ fn a_path_that_answers_or_is_no_socket_is_refused() {
     assert!(refused.contains("is not a socket"), "{refused}");
     assert_eq!(std::fs::read(&file).unwrap(), b"do not delete");
 
-    // A server that is gone has left its sockets, which the next one takes.
+    // A server that is gone has left its sockets, which the next one replaces.
     first.kill();
     assert!(path.exists());
     wait_until("the kernel", crate::common::WITHIN, || {

@@ -34,7 +34,7 @@ fn sign(client: &Client) -> Result<Vec<u8>, Option<Status>> {
         .map_err(|error| error.status())
 }
 
-/// A server without a KEK, a terminal or a passphrase, on which a KEK is made, and a keyspace with one key.
+/// Starts a server without a KEK, a terminal or a passphrase, creates a KEK, and a keyspace with one key.
 fn with_kek(setup: &Setup, custody: Custody<'_>) -> (Vec<Vec<u8>>, Vec<u8>) {
     let server = setup.start();
     let client = server.unix_client();
@@ -54,7 +54,7 @@ fn with_kek(setup: &Setup, custody: Custody<'_>) -> (Vec<Vec<u8>>, Vec<u8>) {
     (shares, signature)
 }
 
-/// Starts an unlock and waits until it has ended or wants more shares.
+/// Starts an unlock and waits until it has ended or needs more shares.
 fn unlock(client: &Client, with: UnlockWith<'_>) -> UnlockStatus {
     let ticket = client.unlock(&shop(), with).unwrap().value;
     let mut status = None;
@@ -111,7 +111,7 @@ fn with_three_of_five_shares() {
     let given = |share: &[u8]| unlock(&client, UnlockWith::Share(share));
     let first = given(&shares[4]);
     assert_eq!(first.shares.map(|s| (s.given, s.threshold)), Some((1, 3)));
-    // The same again, one word mistyped, and a passphrase: none of them counts, each says why.
+    // A repeated share, one with a mistyped word, and a passphrase: none of them counts, and each has its reason.
     let same = given(&shares[4]);
     assert_eq!(same.state, UnlockState::Failed, "{same:?}");
     let mut words: Vec<&[u8]> = shares[0].split(|byte| *byte == b' ').collect();
@@ -128,7 +128,7 @@ fn with_three_of_five_shares() {
     assert_eq!(sign(&client), Ok(signature));
     wait_for_refusals(&server, 2.0);
 
-    // Without a keyspace in hand, the holders give them to the KMS.
+    // Without a keyspace, the holders give them to the KMS.
     drop(server);
     let server = setup.start();
     let client = server.unix_client();

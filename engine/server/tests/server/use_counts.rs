@@ -1,7 +1,7 @@
-//! How often AEAD keys have encrypted outlives the process, however that ends.
+//! The number of encryptions of AEAD keys survives the process, however it ends.
 //!
-//! The counts lived in memory: each restart began anew with 2^32 encryptions, which is what random
-//! nonces allow in all.
+//! The counts were in memory: each restart began again with 2^32 encryptions, which is the total that random nonces
+//! allow.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -10,7 +10,7 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath};
 
 use crate::common::{Setup, past_the_start};
 
-/// Share of its encryptions that the most used key has made.
+/// The share of its encryptions that the most used key has made.
 const RATIO: &str = "keyway_aead_uses_ratio{keyspace=\"prod\"}";
 
 /// A block of encryptions that is reserved at a time, as such a share.
@@ -56,7 +56,7 @@ fn a_crash_costs_a_block_and_a_clean_stop_nothing_whatever_the_number_of_shards(
         assert!(server.metric(RATIO).unwrap() < 4.0 * BLOCK);
         server.stop();
     }
-    // A new version has all of its encryptions before it.
+    // A new version has all of its encryptions left.
     let server = setup(2).start();
     let client = server.client();
     past_the_start(|| client.key_rotate(&key(), None)).unwrap();
@@ -64,7 +64,7 @@ fn a_crash_costs_a_block_and_a_clean_stop_nothing_whatever_the_number_of_shards(
     server.wait_for_metric(RATIO, |ratio| 0.0 < ratio && ratio < BLOCK);
 }
 
-/// What cannot be counted is not encrypted; what was encrypted can be decrypted all the same.
+/// If the count cannot be saved, encryption is refused; decryption still works.
 #[test]
 fn a_count_that_cannot_be_written_down_stops_encrypting_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! A key's versions over the wire: they stay until they are trimmed, one can be revoked, and a key
-//! that was deleted goes on counting if it is made again.
+//! A key's versions over the wire: they stay until they are trimmed, one can be revoked, and a deleted key continues its
+//! version numbers if it is created again.
 //!
-//! The ninth rotation used to drop version 1 without a word: what it had encrypted could not be
-//! decrypted any more, and what it had signed did not verify.
+//! The ninth rotation used to drop version 1 silently: what it had encrypted could no longer be decrypted, and its
+//! signatures did not verify.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -89,7 +89,7 @@ fn sixty_four_rotations_lose_nothing_and_what_does_not_fit_is_refused_with_the_r
     assert_eq!(newest.0, Status::Conflict);
     assert!(newest.1.contains("keyway key trim"), "{}", newest.1);
     check(&client);
-    // The remedy works, and says so in the log.
+    // The remedy works, and is logged.
     let trimmed = client.key_trim(&key, 5).unwrap();
     assert_eq!(status(decrypt(&client, &key, &sealed[3])), Status::NotFound);
     assert_eq!(decrypt(&client, &key, &sealed[4]).unwrap(), b"version 5");
@@ -101,8 +101,8 @@ fn sixty_four_rotations_lose_nothing_and_what_does_not_fit_is_refused_with_the_r
     });
 }
 
-/// What is unlocked holds the versions that are taken away: it must not be used once the OK is out,
-/// on whichever way a request comes.
+/// Keys in memory contain the versions that are taken away: they must not be used once the OK is sent, on any path of a
+/// request.
 #[test]
 fn a_version_that_was_trimmed_or_revoked_is_gone_with_the_answer() {
     let dir = tempfile::tempdir().unwrap();
@@ -130,7 +130,7 @@ fn a_version_that_was_trimmed_or_revoked_is_gone_with_the_answer() {
         for sealed in [&sealed[1], &sealed[3], &sealed[4]] {
             decrypt(&other, &key, sealed).unwrap();
         }
-        // Revoking it again changes nothing, and a rotation does not bring it back.
+        // Revoking it again changes nothing, and a rotation does not restore it.
         client.key_revoke_version(&key, 3).unwrap();
         client.key_rotate(&key, None).unwrap();
         assert_eq!(status(decrypt(&other, &key, &sealed[2])), Status::Revoked);
@@ -193,7 +193,7 @@ fn a_key_is_deleted_after_it_was_revoked_and_its_versions_go_on() {
     assert_eq!(code, Status::Conflict);
     assert!(text.contains("delete_wait_ms"), "{text}");
     server.kill();
-    // The setting and the time of the revocation outlive a restart and a move.
+    // The setting and the time of the revocation survive a restart and a move.
     let server = Setup::new(&dir.path().join("data")).shards(1).start();
     let client = server.client();
     assert_eq!(status(client.key_delete(&key)), Status::Conflict);
@@ -210,7 +210,7 @@ fn a_key_is_deleted_after_it_was_revoked_and_its_versions_go_on() {
     let server = setup.start();
     let client = server.client();
     assert_eq!(client.key_list(&prod()).unwrap().len(), 0);
-    // Made again it begins with version 3, and what the old one signed is not its own.
+    // Created again it begins with version 3, and signatures of the old key are not valid for it.
     let options = KeyOptions::default();
     let made = client.key_generate(&key, Algorithm::Ed25519, options);
     assert_eq!(made.unwrap().key_version, 3);

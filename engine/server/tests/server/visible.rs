@@ -1,7 +1,7 @@
-//! Acknowledged means visible: whatever begins after the OK of a rotation gets the new version.
+//! Acknowledged means visible: every operation that begins after the OK of a rotation gets the new version.
 //!
-//! The version before was served until the load of the newer one had landed, for up to 200 ms, and an operation that named
-//! the version just returned was answered NOT_FOUND.
+//! The previous version was served until the newer one was loaded, for up to 200 ms, and an operation that named the
+//! version just returned was answered NOT_FOUND.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -14,7 +14,7 @@ use crate::common::{Server, prod};
 
 const ROTATIONS: u32 = 7;
 const KEYS: usize = 12;
-/// Requests right behind each rotation.
+/// Requests immediately after each rotation.
 const REQUESTS: usize = 100;
 
 #[test]

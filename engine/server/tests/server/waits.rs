@@ -1,7 +1,7 @@
 //! Tens of thousands of requests that wait for one load.
 //!
-//! They were all carried out in one turn, against one reading of the clock: keys with a hard TTL of 400 ms were used 5.6 s
-//! past it, `key_age_ms` said 0, and LOCK was answered when all of them had been served.
+//! They were all executed in one turn, against one reading of the clock: keys with a hard TTL of 400 ms were used 5.6 s
+//! past it, `key_age_ms` was 0, and LOCK was answered when all of them had been served.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -16,23 +16,23 @@ use crate::common::pipeline::{Pipeline, Reply};
 use crate::common::set_up::SetUp as _;
 use crate::common::{Server, prod};
 
-/// Fewer than one principal may have under way.
+/// Fewer than one principal may have in flight.
 const CONNECTIONS: usize = 25;
-/// On each connection: as many as may be under way, less some.
+/// On each connection: slightly fewer than may be in flight.
 const REQUESTS: usize = 1_000;
 const HARD_TTL_MS: u32 = 100;
 /// No processor verifies an Ed25519 signature in less.
 const VERIFY_US_MIN: u64 = 7;
-/// Keys that are loaded one after the other meanwhile, at most: one that was loaded later is younger.
+/// Most keys that are loaded sequentially in the meantime: one that was loaded later is younger.
 const LOADS_MAX: u64 = 20;
 /// All of them together take longer than the key may be used.
 const _: () = assert!(VERIFY_US_MIN * (CONNECTIONS * REQUESTS) as u64 > HARD_TTL_MS as u64 * 1_000);
-/// A machine that is too busy lets all waits end before the load can land; then once more.
+/// On a machine that is too busy all waits time out before the load ends; then the test is repeated.
 const TRIES_MAX: usize = 5;
 const REFRESHES: usize = 100;
 const MESSAGE: &[u8] = b"message";
 
-/// A server that has the key on disk and nothing in memory, and whose KMS holds its answers back.
+/// Starts a server with the key on disk and nothing in memory, whose KMS delays its answers.
 fn cold_server(kms: &HeldKms, dir: &Path, ttl: &[(&str, &str)]) -> (Server, Vec<u8>) {
     let setup = kms.setup(dir).shards(1);
     kms.release();
@@ -52,13 +52,13 @@ fn cold_server(kms: &HeldKms, dir: &Path, ttl: &[(&str, &str)]) -> (Server, Vec<
     let message = Input::Message(MESSAGE);
     let signature = owner.sign(&key, Scheme::Default, message).unwrap().value;
     server.stop();
-    // Nothing is to be loaded before it is asked for.
+    // Nothing is to be loaded before it is requested.
     let _ = std::fs::remove_file(dir.join("data/hot_keys.txt"));
     kms.hold();
     (setup.start(), signature)
 }
 
-/// Sends all requests, and returns when they wait for the DEK: a PING behind them has been answered.
+/// Sends all requests, and returns when they wait for the DEK: a PING after them has been answered.
 fn send_all(server: &Server, signature: &[u8]) -> Vec<Pipeline> {
     let verify = Request::Verify(Verify {
         scheme: Scheme::Default,
@@ -79,7 +79,7 @@ fn send_all(server: &Server, signature: &[u8]) -> Vec<Pipeline> {
         pipeline.send();
     }
     for pipeline in &mut pipelines {
-        // On a busy machine some waits are over by now.
+        // On a busy machine some waits have ended by now.
         while pipeline.reply().payload != b"all are taken" {
             pipeline.taken_early += 1;
         }
@@ -87,7 +87,7 @@ fn send_all(server: &Server, signature: &[u8]) -> Vec<Pipeline> {
     pipelines
 }
 
-/// The answers that are still to come.
+/// Returns the outstanding answers.
 fn replies(pipelines: Vec<Pipeline>) -> Vec<Reply> {
     let mut replies = Vec::new();
     for mut pipeline in pipelines {
@@ -187,7 +187,7 @@ fn a_hundred_force_refreshes_in_one_write_cause_one_load() {
     }
     let ping = pipeline.queue(&Request::Ping(Octets(b"")), 0, b"", 0);
     pipeline.send();
-    // None begins to read before the DEK is there, and behind the PING all are there.
+    // None begins to read before the DEK is available, and after the PING all have arrived.
     assert_eq!(pipeline.reply().request_id, ping);
     kms.wait_until_asked();
     kms.release();

@@ -1,4 +1,4 @@
-//! A restart begins with the keys that were hot before it, and says how far it is.
+//! A restart begins with the keys that were hot before it, and reports its progress.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -55,7 +55,7 @@ fn of(series: &str, keyspace: &str) -> String {
 }
 
 #[test]
-fn hot_keys_are_loaded_before_anybody_asks_and_a_locked_keyspace_is_not_waited_for() {
+fn hot_keys_are_loaded_ahead_without_waiting_for_a_locked_keyspace() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let server = Setup::new(&data).shards(2).start();
@@ -71,7 +71,7 @@ fn hot_keys_are_loaded_before_anybody_asks_and_a_locked_keyspace_is_not_waited_f
     client.lock(&keyspace("vault")).unwrap();
     server.stop();
 
-    // With another number of shards, most keys have another owner. Those of the locked keyspace stay named.
+    // With another number of shards, most keys have another owner. Those of the locked keyspace remain listed.
     for shards in [3, 1] {
         let server = Setup::new(&data).shards(shards).start();
         let ready = until_ready(&server);

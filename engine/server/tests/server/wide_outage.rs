@@ -1,5 +1,5 @@
-//! An outage of a KMS with 200 keyspaces is one trouble: tens of log lines, not thousands, and every keyspace, `kms list`
-//! and `keyspace create` name its cause. All come back without a command.
+//! An outage of a KMS with 200 keyspaces is one fault: tens of log lines, not thousands, and every keyspace, `kms list`
+//! and `keyspace create` name its cause. All recover without a command.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -14,9 +14,9 @@ use crate::common::{Server, WITHIN, wait_until};
 use crate::outages::stand;
 
 const KEYSPACES: usize = 200;
-/// The most that may be logged of an outage, and of its end.
+/// Most log lines of an outage, and of its end.
 const LINES_MAX: usize = 60;
-/// So long that 200 keyspaces are made and used in time, and renewed within the budget.
+/// Long enough that 200 keyspaces are created and used in time, and renewed within the budget.
 const LEASE_MS: &str = "30000";
 
 fn keyspace(index: usize) -> KeyspaceName {
@@ -27,7 +27,7 @@ fn key(index: usize) -> KeyPath {
     format!("shop-{index}/key").parse().unwrap()
 }
 
-/// How many keyspaces are in this state.
+/// Returns how many keyspaces are in this state.
 fn in_state(server: &Server, state: &str) -> usize {
     let (_, metrics) = server.http("/metrics");
     let wanted = format!(",state=\"{state}\"}} 1");
@@ -99,7 +99,7 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
             "{}",
             listed.out
         );
-        // The client tries for as long as it is told to.
+        // The client retries as long as it is configured to.
         let create = "command keyway --timeout 3s keyspace create another --kms bao";
         let created = operator.shell(&server, create);
         created.refused(4, &["cannot be reached", "check that the server runs"]);

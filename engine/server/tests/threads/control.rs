@@ -1,4 +1,4 @@
-//! DEKs on their way from the KMS to the shards, and locks and unlocks that race with them.
+//! DEKs in flight from the KMS to the shards, and locks and unlocks that race with them.
 
 use keyway_node::messages::{Command, Secret};
 use keyway_protocol::{Status, UnlockKind};
@@ -19,7 +19,7 @@ fn unlock() -> Command {
     }
 }
 
-/// Asks for an unlock; its ticket.
+/// Starts an unlock. Returns its ticket.
 fn start_unlock(node: &Node) -> u64 {
     let (status, payload) = node.ask(unlock());
     assert_eq!(status, Status::Ok);
@@ -43,19 +43,12 @@ fn wait_for_unlock(node: &Node, ticket: u64) -> String {
 }
 
 fn wait_for_deks(node: &Node) {
-    while node
-        .shared
-        .holders
-        .lock()
-        .expect("nobody panics with it")
-        .len()
-        < usize::from(SHARDS)
-    {
+    while node.shared.holders.lock().expect("not poisoned").len() < usize::from(SHARDS) {
         thread::yield_now();
     }
 }
 
-/// As before, and nothing can be written: the lock holds, and the unlock is refused.
+/// As above, and nothing can be written: the lock is in force, and the unlock is refused.
 fn a_lock_cannot_be_written() {
     let node = Node::start(Plan {
         disk_fails: true,
@@ -85,17 +78,12 @@ fn everyone_gets_the_dek(flaw: Flaw) {
     node.stop();
 }
 
-/// The shards are waiting for the DEK, and an unlock is under way, when a lock comes.
+/// A lock arrives while the shards are waiting for the DEK and an unlock is in progress.
 fn a_lock_comes_in_between(flaw: Flaw) {
     let node = Node::start(Plan { flaw, ..SOUND });
     let overtaken = start_unlock(&node);
     assert_eq!(node.ask(Command::Lock { keyspace: KEYSPACE }).0, Status::Ok);
-    let locked = node
-        .shared
-        .locked
-        .lock()
-        .expect("nobody panics with it")
-        .len();
+    let locked = node.shared.locked.lock().expect("not poisoned").len();
     assert_eq!(
         locked,
         usize::from(SHARDS),
@@ -118,7 +106,7 @@ fn a_lock_comes_in_between(flaw: Flaw) {
     node.stop();
 }
 
-/// Each shard has blobs on their way into its log when the keyspace gets a new DEK.
+/// Each shard has writes of blobs in flight when the keyspace gets a new DEK.
 fn a_rotation_comes_in_between(flaw: Flaw) {
     let node = Node::start(Plan { flaw, ..SOUND });
     wait_for_deks(&node);
@@ -136,21 +124,21 @@ fn every_shard_that_asks_gets_the_dek() {
     super::explore(|| everyone_gets_the_dek(Flaw::None));
 }
 
-/// An unlock used to be carried out however long it had taken, even when somebody had locked the
-/// keyspace meanwhile and been told that it was locked: the older command won.
+/// An unlock used to be executed however long it had taken, even if the keyspace had been locked in the meantime and the
+/// lock acknowledged: the older command won.
 #[test]
 fn an_acknowledged_lock_holds_until_a_later_unlock() {
     super::explore(|| a_lock_comes_in_between(Flaw::None));
 }
 
-/// A lock used to be written before it was carried out, and a disk that failed undid it.
+/// A lock used to be written before it was executed, and a disk failure undid it.
 #[test]
 fn a_lock_holds_though_it_cannot_be_written() {
     super::explore(a_lock_cannot_be_written);
 }
 
-/// ROTATE used to be answered, and blobs counted, when the DEKs had been sent: a shard that had not heard yet went on
-/// sealing under the older one.
+/// ROTATE used to be answered, and blobs counted, when the DEKs had been sent: a shard that had not received them yet
+/// continued to seal under the older one.
 #[test]
 fn once_a_rotation_is_answered_no_blob_under_the_older_dek_comes_into_a_log() {
     super::explore(|| a_rotation_comes_in_between(Flaw::None));
@@ -161,7 +149,7 @@ fn answers_and_locks_that_miss_a_shard_are_found() {
     super::finds("a DEK for one shard only", || {
         everyone_gets_the_dek(Flaw::OneShardOnly);
     });
-    super::finds("a lock that one shard never hears of", || {
+    super::finds("a lock that one shard never receives", || {
         a_lock_comes_in_between(Flaw::LosesLock);
     });
     super::finds("a floor that is confirmed too early", || {

@@ -11,13 +11,13 @@ use keyway_node::port::{
 };
 use keyway_node::shard::Use;
 
-/// Keys that are nothing, DEKs that are counted, blobs that are the number of their DEK.
+/// Dummy keys, DEKs that are counted, and blobs that consist of the number of their DEK.
 pub struct Labels {
     pub now: Rc<Cell<Instant>>,
     pub deks: Rc<Cell<usize>>,
 }
 
-/// A DEK that is held.
+/// A DEK in memory.
 pub struct Held {
     generation: u32,
     deks: Rc<Cell<usize>>,

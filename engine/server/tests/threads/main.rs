@@ -1,9 +1,8 @@
-//! The places where Keyway's threads meet, in every order of events that a scheduler thinks of.
+//! The places where Keyway's threads meet, in every order of events that the scheduler explores.
 //!
-//! What runs here is the code that serves, over channels and KMSs that can be made to fail. Each
-//! place has flaws planted on purpose, which the checker must find. A failure prints its schedule;
-//! `KEYWAY_REPLAY=<schedule> cargo test -p keyway-server --test threads NAME` runs it again.
-//! `make threads` tries more of them.
+//! The code under test is the production code, over channels and KMSs that can be made to fail. Each place has planted
+//! flaws, which the checker must find. A failure prints its schedule; `KEYWAY_REPLAY=<schedule> cargo test -p
+//! keyway-server --test threads NAME` replays it. `make threads` explores more of them.
 
 mod control;
 mod labels;
@@ -17,13 +16,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
-/// Schedules that are tried of each kind, unless KEYWAY_SCHEDULES says otherwise.
+/// Schedules explored of each kind, unless KEYWAY_SCHEDULES is set.
 const SCHEDULES: usize = 1_000;
 
-/// Steps after which somebody is taken to wait for ever. Sound schedules take a tenth of it.
+/// Steps after which a thread counts as waiting indefinitely. Sound schedules take a tenth of it.
 const STEPS_MAX: usize = 100_000;
 
-/// Unoptimised futures of commands need more than the 32 KiB that are the default.
+/// Unoptimised futures of commands need more than the default of 32 KiB.
 const STACK_BYTES: usize = 256 << 10;
 
 fn run(scheduler: impl Scheduler + 'static, scenario: impl Fn() + Send + Sync + 'static) {
@@ -33,7 +32,7 @@ fn run(scheduler: impl Scheduler + 'static, scenario: impl Fn() + Send + Sync + 
     Runner::new(scheduler, config).run(scenario);
 }
 
-/// Tries a scenario: at random, then with few changes of priority, which finds rare orders.
+/// Explores a scenario: at random, then with few changes of priority, which finds rare orders.
 fn explore(scenario: impl Fn() + Clone + Send + Sync + 'static) {
     if let Ok(schedule) = std::env::var("KEYWAY_REPLAY") {
         return shuttle::replay(scenario, &schedule);
@@ -46,7 +45,7 @@ fn explore(scenario: impl Fn() + Clone + Send + Sync + 'static) {
     run(PctScheduler::new(3, schedules), scenario);
 }
 
-/// Expects the checker to find what is planted in a scenario.
+/// Expects the checker to find the flaw planted in a scenario.
 fn finds(what: &str, scenario: impl Fn() + Send + Sync + 'static) {
     let found = catch_unwind(AssertUnwindSafe(|| {
         run(RandomScheduler::new(SCHEDULES), scenario);

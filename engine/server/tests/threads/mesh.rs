@@ -1,4 +1,4 @@
-//! Requests handed from shard to shard: each is answered once, or refused at once.
+//! Requests forwarded from shard to shard: each is answered once, or refused immediately.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,8 +11,8 @@ use keyway_node::shard::Forwarder;
 use shuttle::thread;
 
 const SHARDS: usize = 3;
-/// Requests that a shard has for each other shard in a turn, and the turns that bring some: more
-/// than a queue and its lane hold, so that some are refused.
+/// Requests of a shard to each other shard in a turn, and the turns that have some: more than a queue and its lane hold,
+/// so that some are refused.
 const BURST: usize = 700;
 const BURSTS: usize = 3;
 /// Batches that a lane holds.
@@ -21,11 +21,11 @@ const LANE_BATCHES_MAX: usize = 2;
 #[derive(Clone, Copy, PartialEq)]
 enum Flaw {
     None,
-    /// A batch goes missing.
+    /// Loses a batch.
     LosesBatch,
-    /// What comes back from a full lane lacks a message.
+    /// What a full lane returns lacks a message.
     KeepsMessage,
-    /// A batch arrives twice.
+    /// Delivers a batch twice.
     Repeats,
 }
 
@@ -67,16 +67,13 @@ struct Queue {
 impl Queue {
     fn receive(&self) -> Option<Vec<ToPeer>> {
         thread::yield_now();
-        self.batches
-            .lock()
-            .expect("nobody panics with it")
-            .pop_front()
+        self.batches.lock().expect("not poisoned").pop_front()
     }
 
-    /// Takes a batch, or gives it back if there is no room.
+    /// Accepts a batch, or returns it if the lane is full.
     fn send(&self, mut batch: Vec<ToPeer>) -> Option<Vec<ToPeer>> {
         thread::yield_now();
-        let mut batches = self.batches.lock().expect("nobody panics with it");
+        let mut batches = self.batches.lock().expect("not poisoned");
         if batches.len() >= LANE_BATCHES_MAX {
             if self.flaw == Flaw::KeepsMessage {
                 batch.pop();
@@ -114,7 +111,10 @@ fn shard(index: usize, queues: &[Vec<Arc<Queue>>], done: &AtomicUsize) -> usize 
                 match message {
                     ToPeer::Forward { token, frame, .. } => {
                         let number = usize::from_le_bytes(frame.try_into().expect("a number"));
-                        assert!(heard[peer] < Some(number), "heard twice, or out of order");
+                        assert!(
+                            heard[peer] < Some(number),
+                            "received twice, or out of order"
+                        );
                         heard[peer] = Some(number);
                         forwarder.reply(peer as u16, answer(token));
                     }

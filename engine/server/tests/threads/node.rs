@@ -49,32 +49,32 @@ const REQUESTS_MAX: usize = 4;
 const EVENTS_MAX: usize = 1;
 const EMERGENCIES_MAX: usize = 1;
 
-/// A call of the KMS takes up to this many steps of others.
+/// Most steps of other threads during a KMS call.
 const STEPS_OF_A_CALL: usize = 40;
 
-/// A blob is on its way into the log for up to this many turns.
+/// Most turns that a write of a blob is in flight.
 const STEPS_OF_A_SEAL: usize = 16;
 
-/// How far the clock goes in a turn. Back-off ends soon this way.
+/// Advance of the clock per turn. It makes backoffs end soon.
 const TURN_US: u64 = 50_000;
 
-/// What is wrong on purpose.
+/// The planted flaws.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Flaw {
     None,
-    /// What is meant for the second shard goes to the first.
+    /// Messages to the second shard go to the first.
     OneShardOnly,
-    /// The second shard never hears of a lock, which is acknowledged all the same.
+    /// The second shard never receives a lock, which is still acknowledged.
     LosesLock,
-    /// The shards look once whether they are to stop.
+    /// The shards check only once whether they must stop.
     ReadsFlagOnce,
-    /// The second shard does not say that it has stopped.
+    /// The second shard does not report that it has stopped.
     EndsSilently,
-    /// The second shard confirms a seal floor while a blob under an older DEK is on its way.
+    /// The second shard confirms a seal floor while a write under an older DEK is in flight.
     ConfirmsEarly,
 }
 
-/// How the node is made.
+/// The configuration of the node.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub flaw: Flaw,
@@ -171,7 +171,7 @@ impl StopFlag for Flag {
     }
 }
 
-/// What the scenario and the shards both see.
+/// State shared by the scenario and the shards.
 #[derive(Default)]
 pub struct Shared {
     pub answers: Mutex<BTreeMap<u64, (Status, Vec<u8>)>>,
@@ -179,13 +179,13 @@ pub struct Shared {
     pub holders: Mutex<BTreeSet<u16>>,
     /// Shards on which the keyspace is locked.
     pub locked: Mutex<BTreeSet<u16>>,
-    /// The newest DEK of which a rotation was answered.
+    /// The latest DEK whose rotation was answered.
     pub rotated_to: std::sync::atomic::AtomicU32,
-    /// A lock was acknowledged, and nobody has asked for an unlock since.
+    /// A lock was acknowledged, and no unlock was requested since.
     pub is_sealed: std::sync::atomic::AtomicBool,
 }
 
-/// A blob on its way into the log: the generation of its DEK, and how many turns it takes.
+/// A write of a blob in flight: the generation of its DEK, and how many turns it takes.
 struct OnItsWay {
     task: TaskId,
     generation: u32,
@@ -269,7 +269,7 @@ impl Shard {
         }
     }
 
-    /// A blob comes into the log, or begins its way there.
+    /// Completes a write of a blob, or begins one.
     fn seal(&mut self) {
         match &mut self.sealing {
             Some(sealing) if sealing.turns > 0 => sealing.turns -= 1,
@@ -321,7 +321,7 @@ impl Shard {
     }
 }
 
-/// Takes the answers to what the scenario has asked.
+/// Records the answers to the scenario's requests.
 fn keep_answer(shared: &Shared, message: ToShard) -> Option<ToShard> {
     let ToShard::Answer {
         token,
@@ -331,13 +331,13 @@ fn keep_answer(shared: &Shared, message: ToShard) -> Option<ToShard> {
     else {
         return Some(message);
     };
-    let mut answers = shared.answers.lock().expect("nobody panics with it");
+    let mut answers = shared.answers.lock().expect("not poisoned");
     let earlier = answers.insert(token, (status, payload.to_vec()));
     assert!(earlier.is_none(), "answered twice");
     None
 }
 
-/// Has the second shard do wrong.
+/// Makes the second shard misbehave.
 fn plant(flaw: Flaw, link: &ControlLink, message: ToShard) -> Option<ToShard> {
     let ToShard::Keyspace(change) = &message else {
         return Some(message);
@@ -364,7 +364,7 @@ fn plant(flaw: Flaw, link: &ControlLink, message: ToShard) -> Option<ToShard> {
 }
 
 fn note(shards: &Mutex<BTreeSet<u16>>, index: u16, is_one: bool) {
-    let mut shards = shards.lock().expect("nobody panics with it");
+    let mut shards = shards.lock().expect("not poisoned");
     match is_one {
         true => shards.insert(index),
         false => shards.remove(&index),
@@ -379,7 +379,7 @@ pub struct Node {
     ready: std::sync::mpsc::Receiver<Result<u16, String>>,
     threads: Vec<JoinHandle<()>>,
     next_token: Cell<u64>,
-    /// The main thread keeps one, too: that it closes must not be what ends the node.
+    /// The main thread also keeps one, so that closing it does not end the node.
     _stopped: mpsc::Sender<u16>,
 }
 
@@ -463,7 +463,7 @@ impl Node {
         }
     }
 
-    /// Sends an administrator's request; its name, under which the answer comes.
+    /// Sends an administrator's request. Returns its id, under which the answer arrives.
     pub fn send(&self, command: Command) -> u64 {
         let token = self.next_token.get();
         self.next_token.set(token + 1);
@@ -487,7 +487,7 @@ impl Node {
                 .shared
                 .answers
                 .lock()
-                .expect("nobody panics with it")
+                .expect("not poisoned")
                 .remove(&token)
             {
                 return answer;
@@ -496,7 +496,7 @@ impl Node {
         }
     }
 
-    /// Stops the node and waits until all of it has ended; what the shards said at the start.
+    /// Stops the node and waits until all of it has ended. Returns what the shards reported at the start.
     pub fn stop(self) -> Vec<Result<u16, String>> {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
@@ -534,7 +534,7 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
         now: Rc::clone(&now),
         deks: Rc::clone(&deks),
     };
-    // A shard of its own, to which nothing is forwarded.
+    // The only shard, to which nothing is forwarded.
     let router = Router::new([7; 16], 1).expect("there is one shard");
     let start = node::Start {
         site: node::Site {
@@ -575,7 +575,7 @@ async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Li
         client_name: "",
     });
     shard.ask(Opcode::Hello, b"", &hello);
-    // Has the DEK asked for.
+    // Requests the DEK.
     shard.keys = 1;
     shard.ask(Opcode::ForceRefresh, b"key-0", &Request::ForceRefresh);
     let flag = Flag {

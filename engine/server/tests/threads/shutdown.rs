@@ -1,4 +1,4 @@
-//! Stopping the node in whatever state it is: all of it ends, and nobody waits for ever.
+//! Stopping the node in any state: all of it ends, and no thread waits indefinitely.
 
 use keyway_node::messages::{Command, Secret};
 use keyway_protocol::UnlockKind;
@@ -49,10 +49,10 @@ fn a_node_stops_though_the_kms_never_answers() {
     });
 }
 
-/// A shard whose thread ended before it served, because the kernel gave it no ring, say, told
-/// nobody: the start waited for it for ever, as the main thread itself held the channel open.
+/// A shard whose thread ended before it served, for example because the kernel provided no ring, notified no thread: the
+/// start waited for it indefinitely, since the main thread itself held the channel open.
 #[test]
-fn a_shard_that_dies_early_is_heard_of_and_waited_for_no_more() {
+fn shard_that_ends_early_is_reported_and_no_longer_waited_for() {
     super::explore(|| {
         stop_in_the_middle(Plan {
             shard_dies: true,

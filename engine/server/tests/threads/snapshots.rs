@@ -1,4 +1,4 @@
-//! Snapshots on their way to the exporter: some are lost, but no counter ever goes backwards.
+//! Snapshots in flight to the exporter: some are lost, but no counter ever decreases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,9 @@ const INBOX_MAX: usize = 2;
 #[derive(Clone, Copy, PartialEq)]
 enum Flaw {
     None,
-    /// A snapshot is overtaken by later ones.
+    /// A snapshot arrives after later ones.
     Delays,
-    /// A shard begins to count anew.
+    /// A shard resets its counters.
     StartsAnew,
 }
 
@@ -36,7 +36,7 @@ fn snapshot(shard: u16, hits: u64) -> Snapshot {
     }))
 }
 
-/// The keyspace's hits on /metrics or in STATUS; 0 while nobody has told any.
+/// Returns the keyspace's hits on /metrics or in STATUS; 0 before the first snapshot.
 fn hits(document: &str) -> u64 {
     let document: serde_json::Value = serde_json::from_str(document).expect("STATUS is JSON");
     let keyspaces = document["keyspaces"].as_array().expect("a list");
@@ -45,7 +45,7 @@ fn hits(document: &str) -> u64 {
         .map_or(0, |k| k["hits"].as_u64().expect("a count"))
 }
 
-/// Holds the first snapshot back until five more have gone by.
+/// Delays the first snapshot until five more have passed.
 fn delay_first(mut from: mpsc::Receiver<Message>, to: mpsc::Sender<Message>) {
     let mut first = None;
     let mut snapshots = 0;
@@ -81,7 +81,7 @@ fn shards_and_a_scrape(flaw: Flaw) {
             let (to_exporter, all_seen) = (to_exporter.clone(), Arc::clone(&all_seen));
             thread::spawn(move || {
                 let mut hits = 0;
-                // The last figures are told again each second, as an idle shard does.
+                // The last values are sent again each second, as an idle shard does.
                 while !all_seen.load(Ordering::SeqCst) {
                     hits = (hits + 1).min(SNAPSHOTS);
                     if flaw == Flaw::StartsAnew && hits == SNAPSHOTS {
@@ -112,7 +112,7 @@ fn shards_and_a_scrape(flaw: Flaw) {
     for shard in shards {
         shard.join().expect("shards end");
     }
-    // The exporter ends with the last of those who tell it something.
+    // The exporter ends with the last of its senders.
     drop(to_exporter);
     exporter.join().expect("the exporter ends");
 }
@@ -127,7 +127,7 @@ fn counters_that_go_backwards_are_found() {
     super::finds("a snapshot that is overtaken", || {
         shards_and_a_scrape(Flaw::Delays)
     });
-    super::finds("a shard that counts anew", || {
+    super::finds("a shard that resets its counters", || {
         shards_and_a_scrape(Flaw::StartsAnew);
     });
 }

@@ -1,4 +1,4 @@
-// Drawing, with nothing but SVG: a line over time, bars, a heat map; and tables that change in place.
+// Drawing with plain SVG: a line over time, bars, a heat map; and tables that change in place.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 130, LEFT = 40, RIGHT = 8, TOP = 10, BOTTOM = 18;
@@ -26,7 +26,7 @@ export function short(value) {
 
 const clock = (t) => new Date(t * 1000).toLocaleTimeString("en-GB");
 
-// A panel: a figure that can have the focus, in which arrow keys and the pointer read single points.
+// A panel: a focusable chart, in which arrow keys and the pointer read single points.
 export class Panel {
   constructor(parent, id, title) {
     this.figure = parent.appendChild(document.createElement("figure"));
@@ -39,7 +39,7 @@ export class Panel {
     this.svg = this.figure.appendChild(shape("svg", { role: "img" }));
     this.said = this.figure.appendChild(document.createElement("output"));
     this.title = title;
-    this.at = null; // the time that is read, null: none
+    this.at = null; // the time that is read, or null
     this.points = [];
     this.figure.addEventListener("keydown", (event) => this.key(event));
     this.svg.addEventListener("pointermove", (event) => this.point(event));
@@ -78,7 +78,7 @@ export class Panel {
     if (this.redraw) this.redraw();
   }
 
-  // `state`: what the figure is now, in words; `bad`: whether it is beyond its threshold.
+  // `state`: the current value as text; `bad`: whether it exceeds its threshold.
   tell(state, bad) {
     setText(this.now, state);
     this.figure.classList.toggle("bad", bad);
@@ -178,7 +178,7 @@ function axes(width, y, top, span) {
 }
 
 // Fills a table in place, so that a selection in it lasts. `columns`: texts, a leading "#" for numbers. `rows`: lists
-// of texts or of {text, series, bad}; `series` is the figure's name on /metrics.
+// of texts or of {text, series, bad}; `series` is the value's name on /metrics.
 export function fill(table, caption, columns, rows) {
   if (!table.tHead) {
     if (caption) table.createCaption().textContent = caption;

@@ -1,22 +1,22 @@
-// The live page: asks for /live.json once a second, keeps five minutes, and shows them. It changes nothing.
+// The live page: fetches /live.json once a second, keeps five minutes, and shows them. It is read-only.
 
 import { Panel, fill, setText, short } from "./charts.js";
 
 const PERIOD_MS = 1000;
 const SPAN_S = 300;
-const RATE_S = 60; // rates are those of so many seconds
-const FOLLOWED_MAX = 64; // keyspaces whose past is kept, beside the chosen one
+const RATE_S = 60; // rates are averages over this many seconds
+const FOLLOWED_MAX = 64; // keyspaces whose past is kept, in addition to the chosen one
 const LIMITS = { waiters: 128, timeouts: 0.2, p95: 2 };
 const HEAT_COLUMNS = 60;
 const STATES = {
-  idle: "– idle: no lease, nobody asks",
+  idle: "– idle: no lease, not in use",
   live: "✓ live",
   renewing: "✓ renewing: a lease is held",
-  asking: "… asking the KMS: no lease",
+  acquiring: "… acquiring: no lease, the KMS was called",
   denied: "✕ denied by the KMS",
   locked: "■ locked by an operator",
 };
-const BAD_STATES = ["asking", "denied", "locked"];
+const BAD_STATES = ["acquiring", "denied", "locked"];
 
 const of = (id) => document.getElementById(id);
 const count = (value) => value.toLocaleString("en");
@@ -30,7 +30,7 @@ let answers = 0;
 
 const panels = {
   waiters: new Panel(of("panels"), "panel-waiters", "Waiters"),
-  timeouts: new Panel(of("panels"), "panel-timeouts", "Wait time-outs"),
+  timeouts: new Panel(of("panels"), "panel-timeouts", "Wait timeouts"),
   coverage: new Panel(of("panels"), "panel-coverage", "Prefetch coverage"),
   p95: new Panel(of("panels"), "panel-p95", "Rehydrate p95"),
   prefetch: new Panel(of("panels"), "panel-prefetch", "Prefetcher"),
@@ -57,7 +57,7 @@ function sample(figures) {
       unlocks: asked(k.requests, "needs_unlock"),
     }])),
     shards: new Map(figures.shards.map((s) => [s.shard, {
-      // When its figures were taken: they are up to a second older than the answer.
+      // When its values were taken: they are up to a second older than the answer.
       t: (figures.unix_ms - (s.silent_ms || 0)) / 1000,
       turn_ms: s.turn_ms.sum,
       queue: s.parked_requests + s.load_queue_depth + s.slow_queue_depth,
@@ -65,7 +65,7 @@ function sample(figures) {
   };
 }
 
-// The keyspace at two times, about `seconds` apart, the later being `past[at]`; null where there is but one.
+// Returns the keyspace at two times, about `seconds` apart, the later being `past[at]`, or null if there is only one.
 function pair(name, at, seconds) {
   const later = past[at];
   let first = at;
@@ -74,7 +74,7 @@ function pair(name, at, seconds) {
   return first < at && a && b ? { a, b, seconds: later.t - past[first].t } : null;
 }
 
-// As histogram_quantile has it: within a bucket, linear.
+// As histogram_quantile: linear within a bucket.
 function quantile(a, b, part) {
   const counts = b.buckets.map((value, at) => value - (a.buckets[at] || 0));
   const rank = part * counts.reduce((sum, value) => sum + value, 0);
@@ -110,7 +110,7 @@ function drawPanels() {
   const points = (...names) => series.map((one) => ({ t: one.t, values: names.map((name) => one[name]) }));
   const now = series[series.length - 1];
   const against = (value, limit, unit) => {
-    if (value === null) return "no figure yet";
+    if (value === null) return "no data yet";
     return `${short(value)}${unit}, ${value > limit ? "above" : "within"} ${limit}${unit}`;
   };
   const limited = (name, unit) => {
@@ -121,15 +121,15 @@ function drawPanels() {
   limited("waiters", "");
   limited("timeouts", "/s");
   limited("p95", " ms");
-  panels.coverage.tell(now.coverage === null ? "prefetcher off, or no figure yet" : `${short(now.coverage)} per scan`, false);
+  panels.coverage.tell(now.coverage === null ? "prefetcher off, or no data yet" : `${short(now.coverage)} per scan`, false);
   panels.coverage.lines(points("coverage"), [""], null, " per scan", SPAN_S);
   const skipping = now.skips > 0;
-  panels.prefetch.tell(now.skips === null ? "no figure yet"
+  panels.prefetch.tell(now.skips === null ? "no data yet"
     : `${short(now.triggers)}/s started, ${short(now.skips)}/s skipped`, skipping);
   panels.prefetch.lines(points("triggers", "skips"), ["started", "skipped"], null, "/s", SPAN_S);
 
   const most = [...latest.keyspaces].sort((a, b) => b.singleflight_waiters - a.singleflight_waiters).slice(0, 10);
-  panels.bars.tell(`${count(most.reduce((sum, k) => sum + k.singleflight_waiters, 0))} in all`, false);
+  panels.bars.tell(`${count(most.reduce((sum, k) => sum + k.singleflight_waiters, 0))} in total`, false);
   panels.bars.bars(most.map((k) => ({ name: k.name, value: k.singleflight_waiters,
     bad: k.singleflight_waiters > LIMITS.waiters })));
 }
@@ -137,7 +137,7 @@ function drawPanels() {
 // Busy share and queue depth of a shard in each of the heat map's columns.
 function columnsOf(shard) {
   const width = SPAN_S / HEAT_COLUMNS;
-  // Columns stand still while time goes by.
+  // Columns keep their place while time passes.
   const end = Math.ceil(past[past.length - 1].t / width) * width;
   return Array.from({ length: HEAT_COLUMNS }, (_, column) => {
     const until = end - (HEAT_COLUMNS - 1 - column) * width;
@@ -171,7 +171,7 @@ function drawCores() {
   setText(panels.queue.said, `requests parked, loads and slow operations waiting; full colour: ${count(deepest)}`);
   const figure = (s, field, name) => ({ text: count(s[field]), series: `${name}{shard="${s.shard}"}` });
   fill(of("shards"), "", ["Shard", "#Busy", "#Parked", "#Loads waiting", "#Slow lane", "#Connections", "#Forwards in",
-    "#Forwards out", "#Turn p99, ms", "#Locked memory", "Heard"], latest.shards.map((s, at) => [
+    "#Forwards out", "#Turn p99, ms", "#Locked memory", "Last update"], latest.shards.map((s, at) => [
     `${s.shard}${s.serving ? "" : ", not serving"}`,
     busyNow[at] ? percent(busyNow[at].busy) : "–",
     figure(s, "parked_requests", "keyway_shard_parked_requests"),
@@ -188,7 +188,7 @@ function drawCores() {
 
 function drawTables() {
   const figure = (k, field, name) => ({ text: count(k[field]), series: `${name || field}{keyspace="${k.name}"}` });
-  fill(of("figures"), "", ["Keyspace", "#Waiters", "#Wait time-outs", "#Rehydrated", "#Failed", "#Scans", "#Started",
+  fill(of("figures"), "", ["Keyspace", "#Waiters", "#Wait timeouts", "#Rehydrated", "#Failed", "#Scans", "#Started",
     "#Skipped", "#Hits", "#Misses"], latest.keyspaces.map((k) => [
     k.name,
     { ...figure(k, "singleflight_waiters"), bad: k.singleflight_waiters > LIMITS.waiters },
@@ -212,8 +212,8 @@ function drawTables() {
     figure(k, "flights", "keyway_flights"),
     `${count(k.oldest_served_age_ms / 1000)} s`,
   ]));
-  fill(of("kms"), "", ["KMS", "Provider", "State", "Breaker", "#Calls under way", "#Unwraps waiting", "#Calls at once",
-    "#Retries at once", "#Calls an hour, forecast"], latest.kms.map((one) => [
+  fill(of("kms"), "", ["KMS", "Provider", "State", "Breaker", "#Calls in flight", "#Unwraps waiting", "#Calls available",
+    "#Retries available", "#Calls per hour, forecast"], latest.kms.map((one) => [
     one.name, one.provider,
     { text: one.state, bad: one.state !== "unlocked" },
     { text: one.breaker, bad: one.breaker !== "closed" },
@@ -230,7 +230,7 @@ function drawTables() {
 
 function drawHot() {
   const keyspace = latest.keyspaces.find((k) => k.name === chosen);
-  let note = "Nothing known yet.";
+  let note = "No data yet.";
   for (const { by, age_ms, of: hot } of keyspace ? keyspace.hot : []) {
     const figure = ({ count: most, excess_max }) => (excess_max ? `${count(most - excess_max)} to ${count(most)}` : count(most));
     fill(of(`hot-${by}`), `By ${by}`, ["Key", "#Shard", "#Requests", "#Waiters", "#Loading, ms"], hot.keys.map((key, at) => [
@@ -239,19 +239,19 @@ function drawHot() {
     ]));
     const named = hot.keys.some((key) => "key" in key);
     note = `Of the last ${Math.round(hot.window_ms / 1000)} s${age_ms > 5000 ? `, ${Math.round(age_ms / 1000)} s ago` : ""}. `
-      + (named ? "" : `This port names no keys: “keyway hot ${chosen}” does, to those who may.`);
+      + (named ? "" : `This port does not name keys; use “keyway hot ${chosen}”.`);
   }
   setText(of("hot-note"), note);
 }
 
 function notes() {
   const found = [];
-  const told = []; // on purpose, but good to know
+  const intended = []; // set by an operator, and worth knowing
   const last = past.length - 1;
   for (const k of latest.keyspaces) {
     if (BAD_STATES.includes(k.state)) found.push(`${k.name}: ${STATES[k.state]}`);
     for (const setting of k.in_force ? k.in_force.settings : []) {
-      if (setting.until) told.push(`${k.name}: ${setting.name} is ${setting.value} for a while`);
+      if (setting.until) intended.push(`${k.name}: ${setting.name} is ${setting.value} temporarily`);
     }
     if (!past[last].keyspaces.has(k.name)) continue;
     const now = figuresAt(k.name, last);
@@ -275,9 +275,9 @@ function notes() {
     if (s.store_poisoned) found.push(`shard ${s.shard}: its blob log is closed for writing, restart`);
     if (s.panics_total) found.push(`shard ${s.shard} caught a panic: report it`);
   }
-  const text = [...(found.length ? found : ["No problems: all values are within their thresholds."]), ...told];
+  const text = [...(found.length ? found : ["No problems: all values are within their thresholds."]), ...intended];
   const list = of("notes");
-  // Only what is new is read out.
+  // Screen readers announce changes only.
   if (text.join("\n") === [...list.children].map((item) => item.textContent).join("\n")) return;
   list.replaceChildren(...text.map((line, at) => {
     const item = document.createElement("li");
@@ -300,7 +300,7 @@ function offerKeyspaces() {
   document.querySelectorAll(".chosen").forEach((place) => setText(place, chosen ?? "no keyspace"));
 }
 
-// Where less motion is wished for, curves move every fifth second only. Tables always show the latest.
+// If the user prefers reduced motion, curves move every fifth second only. Tables always show the latest.
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 function draw(all) {
@@ -317,7 +317,7 @@ function draw(all) {
 }
 
 function take(figures) {
-  // Another process counts anew.
+  // Another process has new counters.
   if (latest && latest.pid !== figures.pid) past = [];
   latest = figures;
   answers += 1;
@@ -336,7 +336,7 @@ async function look() {
     setText(connection, paused ? "paused" : "live, once a second");
     connection.classList.remove("lost");
   } catch (error) {
-    const since = latest ? `; figures of ${new Date(latest.unix_ms).toLocaleTimeString("en-GB")}` : "";
+    const since = latest ? `; data of ${new Date(latest.unix_ms).toLocaleTimeString("en-GB")}` : "";
     setText(connection, `no answer from the server${since}`);
     connection.classList.add("lost");
     console.info(error);
@@ -356,6 +356,6 @@ addEventListener("hashchange", () => {
 of("pause").addEventListener("click", () => {
   paused = !paused;
   of("pause").setAttribute("aria-pressed", `${paused}`);
-  setText(of("pause"), paused ? "Go on" : "Pause");
+  setText(of("pause"), paused ? "Resume" : "Pause");
 });
 look();

@@ -1,5 +1,6 @@
-//! `keyway` at keywayd: a production server is set up, restarted, and unlocked again with a passphrase, a PIN and
-//! three of five shares, each by the lines that an operator types. Wrong secrets are refused in words and counted.
+//! `keyway` with keywayd: a production server is configured, restarted, and unlocked again with a passphrase, a PIN and
+//! three of five shares, each by the commands that an operator types. Wrong secrets are refused with a message and
+//! counted.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -10,7 +11,7 @@ use keyway_testkit::softhsm::{self, SoftHsm};
 use crate::common::{Server, Setup, WITHIN, wait_until};
 use operator::Operator;
 
-/// A keyspace `prod` with a key, and a signature made with it in `sig`.
+/// Creates a keyspace `prod` with a key, and a signature made with it in `sig`.
 fn make_key(operator: &Operator, server: &Server) {
     operator.write("msg", "hello\n");
     let created = operator.done(server, "keyway keyspace create prod");
@@ -19,7 +20,7 @@ fn make_key(operator: &Operator, server: &Server) {
     operator.done(server, "keyway sign prod/alice --in msg --out sig");
 }
 
-/// The key is there and cannot be used: whoever tries is told what to do.
+/// Asserts that the key exists and cannot be used, and that the error contains the remedy.
 fn assert_needs_unlock(operator: &Operator, server: &Server) {
     let signature = operator.read("sig");
     for doing in [
@@ -42,7 +43,7 @@ fn assert_needs_unlock(operator: &Operator, server: &Server) {
     );
 }
 
-/// The same key as before the restart.
+/// Asserts that the key is the same as before the restart.
 fn assert_works(operator: &Operator, server: &Server) {
     let verified = operator.done(server, "keyway verify prod/alice --in msg --sig sig");
     assert_eq!(verified, "Verified OK (version 1)\n");
@@ -50,7 +51,7 @@ fn assert_works(operator: &Operator, server: &Server) {
     assert_eq!(operator.read("again"), operator.read("sig"));
 }
 
-/// What an unlock that has opened the keyspace says.
+/// Asserts that the output is that of an unlock that has opened the keyspace.
 fn assert_unlocked(said: &str) {
     let loaded = said.strip_prefix("prod: unlocked, ");
     let loaded = loaded.and_then(|rest| rest.strip_suffix(" loaded again\n"));
@@ -63,7 +64,7 @@ fn unlocks(kms: &str, keyspace: &str, outcome: &str) -> String {
     )
 }
 
-/// As many unlocks of `prod` were denied as that, in the metrics and in what `keyway status` shows.
+/// Asserts that this many unlocks of `prod` were denied, in the metrics and in the output of `keyway status`.
 fn assert_counted(operator: &Operator, server: &Server, kms: &str, count: u32) {
     let series = unlocks(kms, "prod", "denied");
     server.wait_for_metric(&series, |value| value >= f64::from(count));
@@ -90,7 +91,7 @@ fn a_passphrase_unlocks_after_a_restart() {
     let early = operator.run(&server, "keyway keyspace create prod");
     early.refused(
         1,
-        &["conflict: locked: the KMS local has no key of its own yet; make it: keyway kms init"],
+        &["conflict: locked: the KMS local has no key of its own yet; create it: keyway kms init"],
     );
     let short = operator.run(&server, "keyway kms init --passphrase-fd 3 3<short.txt");
     short.refused(
@@ -132,7 +133,7 @@ fn a_passphrase_unlocks_after_a_restart() {
 
 const TOKEN_KEY: &str = "keyway";
 
-/// The server with a token as its only KMS. Calls of the token's module are written down by a spy.
+/// Starts the server with a token as its only KMS. A spy logs the calls of the token's module.
 fn start_with_token(operator: &Operator, token: &SoftHsm) -> Server {
     let table = format!(
         "[kms.hsm]\nprovider = \"pkcs11\"\nmodule = {:?}\ntoken = {:?}\nkey = {TOKEN_KEY:?}\n",
@@ -176,7 +177,7 @@ fn a_pin_unlocks_after_a_restart() {
     let told = [
         "keyway: unlock prod: failed: denied: token keyway-test refuses the PIN",
         "it counts wrong PINs and may lock after a few",
-        "a wrong one is never sent again by itself",
+        "a wrong one is never sent again automatically",
     ];
     refused.refused(1, &told);
     assert_counted(&operator, &server, "hsm", 1);
@@ -195,8 +196,7 @@ fn a_pin_unlocks_after_a_restart() {
     operator.assert_kept(&server, &[token.pin().to_owned(), wrong.to_owned()]);
 }
 
-/// Each holder's share, as it stands in the file that `kms init` wrote, is put into a file of its own:
-/// `share-1.txt` to `share-5.txt`.
+/// Copies each holder's share from the file that `kms init` wrote into a file of its own: `share-1.txt` to `share-5.txt`.
 fn hand_out(operator: &Operator) -> Vec<String> {
     let written = String::from_utf8(operator.read("shares.txt")).unwrap();
     let mut shares = Vec::new();
@@ -209,7 +209,7 @@ fn hand_out(operator: &Operator) -> Vec<String> {
     shares
 }
 
-/// Two mistakes of somebody who copies a share: a word that is none, and two words that have changed places.
+/// Returns a share with each of two copying mistakes: a word that does not exist, and two words swapped.
 fn mistype(share: &str) -> (String, String) {
     let mut words: Vec<&str> = share.split(' ').collect();
     let misspelt = format!("{}q", words[5]);
@@ -256,8 +256,7 @@ fn three_of_five_shares_unlock_after_a_restart() {
     refused.refused(1, &["keyway: unlock prod: failed: ", told]);
     assert_counted(&operator, &server, "local", 1);
 
-    // Two holders wait for the third. What is wrong with a share is told to whoever gives it, and nobody who waits is
-    // any the worse for it.
+    // Two holders wait for the third. A faulty share is reported only to its holder, and does not affect those who wait.
     let mut holders = Vec::new();
     for (file, given) in [("share-5", 1.0), ("share-1", 2.0)] {
         holders.push(operator.start(&server, &give(file)));

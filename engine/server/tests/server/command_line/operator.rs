@@ -1,4 +1,4 @@
-//! Somebody at a shell, with the `keyway` of this workspace on the path and a directory for files.
+//! A user at a shell, with the `keyway` of this workspace on the path and a directory for files.
 
 use std::cell::RefCell;
 use std::io::Read;
@@ -14,20 +14,20 @@ use crate::common::{Server, Setup, WITHIN, ended};
 /// How long cargo may build: the machine may be busy with other builds.
 const BUILT_WITHIN: Duration = Duration::from_secs(1_800);
 
-/// What an operator has before them: files, and all that the commands have said so far.
+/// The operator's files, and all output of the commands so far.
 pub struct Operator {
     desk: TempDir,
     said: RefCell<String>,
 }
 
-/// A command that is under way; killed when dropped.
+/// A running command; killed when dropped.
 pub struct Running<'a> {
     operator: &'a Operator,
     line: String,
     child: Child,
 }
 
-/// What has become of a command.
+/// The result of a command.
 pub struct Ended {
     /// The line that was typed.
     pub line: String,
@@ -40,7 +40,7 @@ pub struct Ended {
 }
 
 impl Operator {
-    /// With an empty desk.
+    /// Creates an operator without files.
     pub fn new() -> Operator {
         Operator {
             desk: tempfile::tempdir().unwrap(),
@@ -48,7 +48,7 @@ impl Operator {
         }
     }
 
-    /// A production server whose data lies here. It logs all that it would ever log.
+    /// Returns a production server whose data is in this directory, with complete logging.
     pub fn setup(&self) -> Setup {
         Setup::new(&self.path("data"))
             .shards(2)
@@ -57,7 +57,7 @@ impl Operator {
             .flag("debug")
     }
 
-    /// Where the file of this name is.
+    /// Returns the path of the file.
     pub fn path(&self, name: &str) -> PathBuf {
         self.desk.path().join(name)
     }
@@ -72,16 +72,15 @@ impl Operator {
         std::fs::read(self.path(name)).unwrap()
     }
 
-    /// All that the commands have said so far.
+    /// Returns all output of the commands so far.
     pub fn said(&self) -> String {
         self.said.borrow().clone()
     }
 
-    /// Types a line of the shell that begins with `keyway`, as the documents write it: files by name, secrets on a
-    /// descriptor.
+    /// Starts a shell line that begins with `keyway`, as in the documents: files by name, secrets on a descriptor.
     pub fn start(&self, server: &Server, line: &str) -> Running<'_> {
-        // `exec`: the process to kill is keyway itself, not a shell around it. Answers may take as long as the test waits:
-        // the 10 s that are the default are a busy machine's undoing.
+        // `exec`: the process to kill is keyway itself, not a shell around it. Answers may take as long as the test
+        // waits, since the default of 10 s is too short for a busy machine.
         let patient = format!("keyway --timeout {}s ", WITHIN.as_secs());
         self.start_script(
             server,
@@ -89,7 +88,7 @@ impl Operator {
         )
     }
 
-    /// Runs lines of the shell, of which each must succeed, or fail if it begins with `!`.
+    /// Runs shell lines, each of which must succeed, or fail if it begins with `!`.
     pub fn shell(&self, server: &Server, script: &str) -> Ended {
         let patient = format!(
             "keyway() {{ command keyway --timeout {}s \"$@\"; }}",
@@ -97,7 +96,7 @@ impl Operator {
         );
         let mut lines = String::from("set -e\n");
         for line in script.lines().map(str::trim) {
-            // `set -e` passes over what is negated.
+            // `set -e` ignores negated commands.
             match line.strip_prefix("! ") {
                 Some(line) => {
                     lines.push_str(&format!("if {line}; then echo 'not refused'; exit 9; fi\n"))
@@ -131,18 +130,18 @@ impl Operator {
         }
     }
 
-    /// The same, and waits for its end.
+    /// As above, and waits for its end.
     pub fn run(&self, server: &Server, line: &str) -> Ended {
         self.start(server, line).end()
     }
 
-    /// A line that must succeed. What it writes to standard output.
+    /// Runs a line that must succeed. Returns its standard output.
     pub fn done(&self, server: &Server, line: &str) -> String {
         self.run(server, line).done()
     }
 
-    /// Whether none of these secrets was said by a command or logged by the server. Of several words, no two that stand
-    /// together may be there either: part of a share is a secret, too.
+    /// Asserts that no command printed, and the server did not log, any of these secrets. Of several words, no two
+    /// adjacent ones may appear either: part of a share is also a secret.
     pub fn assert_kept(&self, server: &Server, secrets: &[String]) {
         let log = server.log();
         assert!(log.contains(" INFO "), "nothing was logged: {log}");
@@ -150,15 +149,15 @@ impl Operator {
         for secret in secrets {
             let words: Vec<&str> = secret.split_whitespace().collect();
             for part in words.windows(words.len().clamp(1, 2)) {
-                // Which one is not said here either: whoever reads the failure has the test before them.
-                assert!(!heard.contains(&part.join(" ")), "a secret was told");
+                // The message does not quote the secret either: a reader of the failure has the test.
+                assert!(!heard.contains(&part.join(" ")), "a secret was printed");
             }
         }
     }
 }
 
 impl Running<'_> {
-    /// Whether it has not ended yet.
+    /// Returns `true` if it has not ended yet.
     pub fn is_waiting(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -193,13 +192,13 @@ impl Drop for Running<'_> {
 }
 
 impl Ended {
-    /// It must have succeeded. What it wrote to standard output.
+    /// Asserts that it succeeded. Returns its standard output.
     pub fn done(self) -> String {
         assert_eq!(self.code, 0, "{}: {}", self.line, self.err);
         self.out
     }
 
-    /// It must have ended with this code, a message that says all of these, and nothing on standard output.
+    /// Asserts that it ended with this code, a message with all of these parts, and no standard output.
     pub fn refused(&self, code: i32, told: &[&str]) {
         let Ended { line, out, err, .. } = self;
         assert_eq!((self.code, &**out), (code, ""), "{line}: {err}");
@@ -209,20 +208,20 @@ impl Ended {
     }
 }
 
-/// The pipe of a program that has ended. What these commands write fits in it.
+/// Reads the pipe of a program that has ended. The output of these commands fits into it.
 fn text(mut pipe: impl Read) -> String {
     let mut text = String::new();
     pipe.read_to_string(&mut text).unwrap();
     text
 }
 
-/// Where `keyway` is: built once for all tests.
+/// Returns the path of `keyway`, built once for all tests.
 ///
-/// Cargo tells a test where the programs of its own package are, and `keyway` is of another one. It cannot be a
-/// dev-dependency, since its package has no library; and one that lies beside keywayd may be older than its sources, as
-/// after `cargo test -p keyway-server`. So cargo is asked for it, the way it was asked for this test: same target
-/// directory, same profile, the same `Cargo.lock`. Whether it may use the network it knows from the environment. It
-/// answers with the program's path, which we could not know: a target triple is one more directory in it.
+/// Cargo passes a test the paths of the programs of its own package, and `keyway` belongs to another one. It cannot be a
+/// dev-dependency, since its package has no library; and a binary next to keywayd may be older than its sources, as after
+/// `cargo test -p keyway-server`. So cargo builds it in the same way as this test: same target directory, same profile,
+/// the same `Cargo.lock`. The environment determines whether it may use the network. Cargo returns the program's path,
+/// which depends on the target triple.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(build)
@@ -245,7 +244,7 @@ fn build() -> PathBuf {
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null())
-        // Files: nobody reads a pipe while we wait.
+        // Files, because the pipes are not read during the wait.
         .stdout(file(&answer))
         .stderr(file(&messages))
         .spawn()

@@ -1,8 +1,9 @@
-//! The committed alerts over the figures of a live server, in time that the test controls.
+//! Evaluates the committed alerts over the metrics of a live server, in time that the test controls.
 //!
-//! A Prometheus that scrapes by the clock has as many samples in a rule's window as the machine found time for, so a busy
-//! machine decides what fires. Here each look at the server counts as 30 s after the look before, however long it took,
-//! and the real promtool evaluates the rules as committed, with all their ranges and times, over the looks so far.
+//! A Prometheus that scrapes in real time has as many samples in a rule's window as the machine allowed, so a busy
+//! machine would determine which alerts fire. Here each scrape counts as 30 s after the previous one, however long it
+//! took, and the real promtool evaluates the committed rules, with all their ranges and durations, over the scrapes so
+//! far.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,21 +19,21 @@ use serde_json::json;
 
 use super::{Server, WITHIN, wait_until};
 
-/// Seconds of the rules' time between two looks: two samples in their shortest range, 1 minute.
+/// Seconds of the rules' time between two scrapes: two samples in their shortest range, 1 minute.
 const STEP_S: usize = 30;
 
-/// The rules of docs/alerts, and every look at a server so far.
+/// The rules of docs/alerts, and every scrape of a server so far.
 pub struct Alerts {
     dir: PathBuf,
     looks: usize,
-    /// By series: a value for each look, `_` where it was not there.
+    /// By series: a value for each scrape, `_` where it was missing.
     values: BTreeMap<String, Vec<String>>,
-    /// Turns of each shard at the last look, which tell one snapshot from the next.
+    /// Turns of each shard at the last scrape, which distinguish one snapshot from the next.
     turns: BTreeMap<String, f64>,
 }
 
 impl Alerts {
-    /// Takes the first look, so that a counter's first step is seen. Files lie in `dir`.
+    /// Takes the first scrape, so that a counter's first step is visible. Files are in `dir`.
     pub fn watch(dir: &Path, server: &Server) -> Alerts {
         let mut alerts = Alerts {
             dir: dir.to_owned(),
@@ -44,7 +45,7 @@ impl Alerts {
         alerts
     }
 
-    /// Looks again and again until an alert fires for a keyspace.
+    /// Scrapes until an alert fires for a keyspace.
     pub fn wait_for(&mut self, server: &Server, alert: &str, keyspace: &str) {
         let firing = format!(
             "ALERTS{{alertname=\"{alert}\",alertstate=\"firing\",keyspace=\"{keyspace}\"}}"
@@ -52,13 +53,13 @@ impl Alerts {
         self.wait_until(server, &firing, true);
     }
 
-    /// Looks again and again until an alert of a keyspace neither fires nor is pending.
+    /// Scrapes until an alert of a keyspace neither fires nor is pending.
     pub fn wait_for_end(&mut self, server: &Server, alert: &str, keyspace: &str) {
         let alert = format!("ALERTS{{alertname=\"{alert}\",keyspace=\"{keyspace}\"}}");
         self.wait_until(server, &alert, false);
     }
 
-    /// Looks again and again until a query finds something, or nothing.
+    /// Scrapes until a query returns a result, or none.
     pub fn wait_until(&mut self, server: &Server, query: &str, finds: bool) {
         let began = Instant::now();
         while {
@@ -73,10 +74,10 @@ impl Alerts {
         }
     }
 
-    /// One look, once every shard has told its figures since the last.
+    /// Takes one scrape, once every shard has pushed a snapshot since the last.
     fn look(&mut self, server: &Server) {
         let mut figures = BTreeMap::new();
-        wait_until("figures of every shard", WITHIN, || {
+        wait_until("a snapshot of every shard", WITHIN, || {
             figures = read(server);
             let turns = |(series, _): &(&String, &f64)| {
                 series.starts_with("keyway_shard_turn_seconds_count")
@@ -101,7 +102,7 @@ impl Alerts {
         self.looks += 1;
     }
 
-    /// Whether a query finds something at the last look.
+    /// Returns `true` if a query returns a result at the last scrape.
     fn finds(&self, query: &str) -> bool {
         let rules =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/alerts/keyway.rules.yml");
@@ -140,8 +141,8 @@ impl Alerts {
     }
 }
 
-/// The series of /metrics with the labels that a scrape adds. Buckets are left out: no alert of these tests asks for one,
-/// and they are most of it.
+/// Returns the series of /metrics with the labels that a scrape adds. Buckets are left out: no alert of these tests uses
+/// one, and they are most of the page.
 fn read(server: &Server) -> BTreeMap<String, f64> {
     let (_, text) = server.http("/metrics");
     let samples = text.lines().filter(|line| !line.starts_with('#'));

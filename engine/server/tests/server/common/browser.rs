@@ -1,4 +1,4 @@
-//! Debian's chromium without a window, told what to do over a pipe in its DevTools protocol.
+//! Debian's headless chromium, controlled over a pipe with its DevTools protocol.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,12 +27,12 @@ pub struct Browser {
     said: Receiver<Value>,
     session: Value,
     last_id: u64,
-    /// What the tab has told of itself: an event's name, and what it carries.
+    /// Events of the tab: name and parameters.
     pub events: Vec<(String, Value)>,
 }
 
 impl Browser {
-    /// Starts one that keeps its files below `dir`.
+    /// Starts a browser that stores its files below `dir`.
     pub fn start(dir: &Path) -> Browser {
         let mut child = Command::new("sh")
             .args(["-c", START])
@@ -75,7 +75,7 @@ impl Browser {
         browser
     }
 
-    /// Calls a method of the protocol and waits for its result.
+    /// Returns calls a method of the protocol and waits for its result.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
         self.last_id += 1;
         let mut message = json!({ "id": self.last_id, "method": method, "params": params });
@@ -98,7 +98,7 @@ impl Browser {
         }
     }
 
-    /// A window of that size, light or dark.
+    /// Sets the window's size and colour scheme, light or dark.
     pub fn look(&mut self, width: u32, height: u32, scheme: &str) {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.call("Emulation.setDeviceMetricsOverride", size);
@@ -110,13 +110,13 @@ impl Browser {
         );
     }
 
-    /// Goes to a page.
+    /// Opens a page.
     pub fn open(&mut self, url: &str) {
         let went = self.call("Page.navigate", json!({ "url": url }));
         assert!(went["errorText"].is_null(), "{url}: {went}");
     }
 
-    /// What an expression of JavaScript yields in the page; of a promise, what it comes to.
+    /// Evaluates a JavaScript expression in the page. Promises are awaited.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let how = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
         let mut result = self.call("Runtime.evaluate", how);
@@ -148,7 +148,7 @@ impl Browser {
         }
     }
 
-    /// A picture of the page, as PNG in base64: so many pixels from its top, at most.
+    /// Returns a screenshot of the page, as PNG in base64: at most that many pixels from its top.
     pub fn picture(&mut self, height_max: u64) -> String {
         let size = self.evaluate(
             "[document.documentElement.clientWidth, document.documentElement.scrollHeight]",

@@ -1,4 +1,4 @@
-//! A stand-in for a Vault server whose answers the test holds back, so that requests wait for as long as the test wants.
+//! A stand-in for a Vault server whose answers the test delays, so that requests wait as long as the test needs.
 
 use std::collections::HashMap;
 use std::fs::Permissions;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::Setup;
 
-/// The KMS. It keeps what it wrapped in memory, outlives the servers of a test and ends with it.
+/// The KMS. It keeps the wrapped keys in memory, outlives the servers of a test and ends with it.
 pub struct HeldKms {
     port: u16,
     state: Arc<State>,
@@ -27,12 +27,12 @@ struct State {
     wrapped: Mutex<HashMap<String, String>>,
     held: Mutex<bool>,
     released: Condvar,
-    /// Unwraps that are held back now.
+    /// Unwraps that are delayed now.
     waiting: AtomicUsize,
 }
 
 impl HeldKms {
-    /// Starts one on a port of its own.
+    /// Starts one on its own port.
     pub fn start() -> HeldKms {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -47,7 +47,7 @@ impl HeldKms {
         HeldKms { port, state }
     }
 
-    /// A production server whose only KMS this is, over a directory of its own in `dir`.
+    /// Returns a production server whose only KMS this is, with its own directory in `dir`.
     pub fn setup(&self, dir: &Path) -> Setup {
         let token = dir.join("token");
         std::fs::write(&token, b"s.token").unwrap();
@@ -65,19 +65,19 @@ impl HeldKms {
             .flag(config.to_str().unwrap())
     }
 
-    /// From now on no key is unwrapped until [`HeldKms::release`].
+    /// Delays unwraps until [`HeldKms::release`].
     pub fn hold(&self) {
         *self.state.held.lock().unwrap() = true;
     }
 
-    /// Waits until the server has asked for an unwrap that is held back.
+    /// Waits until the server has requested an unwrap that is delayed.
     pub fn wait_until_asked(&self) {
         super::wait_until("an unwrap", super::WITHIN, || {
             self.state.waiting.load(Ordering::SeqCst) > 0
         });
     }
 
-    /// Answers what was held back, and everything from now on.
+    /// Answers the delayed requests, and all later ones.
     pub fn release(&self) {
         *self.state.held.lock().unwrap() = false;
         self.state.released.notify_all();
@@ -144,7 +144,7 @@ impl State {
     }
 }
 
-/// The next request of a connection: its path and its body.
+/// Reads the next request of a connection: its path and its body.
 fn request(reader: &mut BufReader<TcpStream>) -> Option<(String, Value)> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;

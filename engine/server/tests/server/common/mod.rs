@@ -1,4 +1,4 @@
-//! A keywayd of the test's own: its ports, its data directory, stopped by process id.
+//! A keywayd for one test: its own ports and data directory, stopped by process id.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,8 +22,8 @@ use keyway_client::blocking::Client;
 use keyway_client::{KeyspaceName, Options};
 use keyway_protocol::{Octets, Request, RequestFrame, ResponseFrame, Status};
 
-/// How long anything may take before a test gives up. No test passes or fails by how fast the machine is: what it waits
-/// for is a condition, and this limit only turns a hang into a message. See docs/VERIFICATION.md, "A busy machine".
+/// Time limit for anything in a test. No test passes or fails by how fast the machine is: it waits for a condition, and
+/// this limit only turns a hang into a message. See docs/VERIFICATION.md, "A busy machine".
 pub const WITHIN: Duration = Duration::from_secs(300);
 
 /// A running server; killed when dropped.
@@ -31,22 +31,22 @@ pub struct Server {
     child: Child,
     /// Data directory.
     pub data: PathBuf,
-    /// Its addresses, as it wrote them.
+    /// Its addresses, from `endpoints.json`.
     pub endpoints: serde_json::Value,
 }
 
-/// How to start one.
+/// The configuration for starting one.
 #[derive(Clone, Debug)]
 pub struct Setup {
     data: PathBuf,
     flags: Vec<String>,
     dev: bool,
-    /// The data directory is to be looked at as the server sees it.
+    /// The data directory must be inspected as the server sees it.
     is_mounted: bool,
 }
 
 impl Setup {
-    /// A development server on free ports over `data`.
+    /// Configures a development server on free ports over `data`.
     pub fn new(data: &Path) -> Setup {
         Setup {
             data: data.to_owned(),
@@ -56,7 +56,7 @@ impl Setup {
         }
     }
 
-    /// So many shards.
+    /// Sets the number of shards.
     pub fn shards(self, shards: u16) -> Setup {
         self.flag("--shards").flag(&shards.to_string())
     }
@@ -67,19 +67,19 @@ impl Setup {
         self
     }
 
-    /// Over a file system that the server's process alone has mounted at `data`. The socket is to be elsewhere.
+    /// Uses a file system that only the server's process has mounted at `data`. The socket must be elsewhere.
     pub fn mounted(mut self) -> Setup {
         self.is_mounted = true;
         self
     }
 
-    /// One more word on the command line.
+    /// Adds a command-line argument.
     pub fn flag(mut self, word: &str) -> Setup {
         self.flags.push(word.to_owned());
         self
     }
 
-    /// The command, ready to be spawned.
+    /// Returns the command, ready to be spawned.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keywayd"));
         command
@@ -101,15 +101,15 @@ impl Setup {
         command
     }
 
-    /// Starts it and waits until it listens. Its log goes to `server.log` beside the data.
+    /// Starts it and waits until it listens. Its log goes to `server.log` next to the data.
     pub fn start(&self) -> Server {
         self.start_as(self.command())
     }
 
-    /// The same with a command of the caller's own making, which runs or becomes keywayd.
+    /// As above with a custom command, which runs or becomes keywayd.
     pub fn start_as(&self, mut command: Command) -> Server {
         let endpoints = self.data.join("endpoints.json");
-        // An older server's, killed without a chance to remove it.
+        // From an older server that was killed and could not remove it.
         let _ = std::fs::remove_file(&endpoints);
         let log = std::fs::OpenOptions::new()
             .create(true)
@@ -150,7 +150,7 @@ impl Setup {
         }
     }
 
-    /// Starts it, and kills it after `pause`, wherever it is by then.
+    /// Starts it, and kills it after `pause`, whatever it has reached.
     pub fn start_and_kill(&self, pause: Duration) {
         let mut command = self.command();
         let mut child = command
@@ -162,14 +162,14 @@ impl Setup {
         child.wait().expect("it was ours");
     }
 
-    /// Starts it, expects that it refuses, and returns what it says.
+    /// Starts it, expects a refusal, and returns the message.
     pub fn refused(&self) -> String {
         refused(self.command())
     }
 }
 
-/// Runs a command that should refuse to start, and returns what it says. One that starts after all fails the test
-/// instead of holding it up for ever.
+/// Runs a command that should refuse to start, and returns the message. A server that starts anyway fails the test
+/// instead of blocking it indefinitely.
 pub fn refused(mut command: Command) -> String {
     let child = command.stderr(Stdio::piped()).spawn();
     let mut child = child.expect("keywayd was built");
@@ -181,7 +181,7 @@ pub fn refused(mut command: Command) -> String {
     text
 }
 
-/// Waits for its end. What has not ended by then is killed: `None`.
+/// Waits for its end. If it has not ended by then it is killed, and `None` is returned.
 pub fn ended(child: &mut Child, within: Duration) -> Option<ExitStatus> {
     let began = Instant::now();
     loop {
@@ -198,7 +198,7 @@ pub fn ended(child: &mut Child, within: Duration) -> Option<ExitStatus> {
 }
 
 impl Server {
-    /// A development server with so many shards on a directory of its own.
+    /// Starts a development server with that many shards on its own directory.
     pub fn dev(dir: &tempfile::TempDir, shards: u16) -> Server {
         Setup::new(&dir.path().join("data")).shards(shards).start()
     }
@@ -208,7 +208,7 @@ impl Server {
         self.child.id()
     }
 
-    /// `host:port` for anyone.
+    /// Returns `host:port` for any client.
     pub fn address(&self) -> String {
         self.endpoints["tcp"]
             .as_str()
@@ -216,17 +216,17 @@ impl Server {
             .to_owned()
     }
 
-    /// `host:port` of one shard.
+    /// Returns `host:port` of one shard.
     pub fn shard_address(&self, shard: usize) -> String {
         format!("127.0.0.1:{}", self.endpoints["shard_ports"][shard])
     }
 
-    /// A client at the shared port.
+    /// Returns a client at the shared port.
     pub fn client(&self) -> Client {
         patient_client(&self.address())
     }
 
-    /// A client over the Unix socket.
+    /// Returns a client over the Unix socket.
     pub fn unix_client(&self) -> Client {
         let path = self.endpoints["unix"]
             .as_str()
@@ -256,7 +256,7 @@ impl Server {
         )
     }
 
-    /// The value of one series of /metrics, as `name{labels}`; `None` if it is not there.
+    /// Returns the value of one series of /metrics, as `name{labels}`, or `None` if it is missing.
     pub fn metric(&self, series: &str) -> Option<f64> {
         let (_, text) = self.http("/metrics");
         text.lines()
@@ -264,7 +264,7 @@ impl Server {
             .map(|value| value.parse().expect("a number"))
     }
 
-    /// Waits until `condition` holds of the series; panics with the last value otherwise.
+    /// Waits until `condition` is true for the series; panics with the last value otherwise.
     pub fn wait_for_metric(&self, series: &str, condition: impl Fn(f64) -> bool) {
         let began = Instant::now();
         loop {
@@ -281,12 +281,12 @@ impl Server {
         }
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.data)).unwrap_or_default()
     }
 
-    /// Waits until a line of its log contains `part`: the log is written beside the work. Returns the first such line.
+    /// Waits until a line of its log contains `part`, since logging is asynchronous. Returns the first such line.
     pub fn wait_for_log(&self, part: &str) -> String {
         let mut found = None;
         let what = format!("{part:?} in the log");
@@ -301,8 +301,8 @@ impl Server {
         found.expect("it was waited for")
     }
 
-    /// Waits until it has ended without being told to. Returns its exit status.
-    pub fn ends_by_itself(mut self) -> ExitStatus {
+    /// Waits until it has ended without a signal. Returns its exit status.
+    pub fn wait_for_exit(mut self) -> ExitStatus {
         let status = ended(&mut self.child, WITHIN);
         status.unwrap_or_else(|| panic!("keywayd goes on: {}", self.log()))
     }
@@ -326,7 +326,7 @@ impl Server {
     }
 }
 
-/// A client that gives up when the test does, not after the 5 s that are the default.
+/// Returns a client whose timeout is that of the test, not the default of 5 s.
 pub fn patient_client(address: &str) -> Client {
     let address = address.parse().expect("it is an address");
     let options = Options::new(address)
@@ -346,8 +346,7 @@ pub fn log_path(data: &Path) -> PathBuf {
     data.with_extension("log")
 }
 
-/// Whether a foreign program can be used: a missing one is an error in CI and a loud skip
-/// elsewhere.
+/// Returns `true` if an external program is available: a missing one is an error in CI and a visible skip elsewhere.
 pub fn has_program(name: &str) -> bool {
     let found = Command::new(name).arg("--version").output().is_ok()
         || Command::new(name).arg("version").output().is_ok();
@@ -361,8 +360,8 @@ pub fn has_program(name: &str) -> bool {
     found
 }
 
-/// Sends one request as a bare frame and waits for its answer: status and payload. The first on a
-/// connection must be HELLO.
+/// Sends one request as a raw frame and waits for its answer: status and payload. The first on a connection must be
+/// HELLO.
 pub fn ask(
     stream: &mut TcpStream,
     request: &Request<'_>,
@@ -395,11 +394,11 @@ pub fn ask(
     }
 }
 
-/// SplitMix64: a seed that is printed replays a run.
+/// SplitMix64: the printed seed replays a run.
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
@@ -408,12 +407,12 @@ impl Random {
         x ^ (x >> 31)
     }
 
-    /// A number in `0..bound`.
+    /// Returns a number in `0..bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    /// Fewer than `len_max` bytes.
+    /// Returns fewer than `len_max` bytes.
     pub fn bytes(&mut self, len_max: u64) -> Vec<u8> {
         (0..self.below(len_max))
             .map(|_| self.next() as u8)
@@ -421,12 +420,12 @@ impl Random {
     }
 }
 
-/// The keyspace that a development server makes.
+/// Returns the keyspace that a development server creates.
 pub fn prod() -> KeyspaceName {
     "prod".parse().expect("it is a keyspace's name")
 }
 
-/// Looks every 20 ms until `holds`; panics when it does not within `within`, which is [`WITHIN`] unless there is a reason.
+/// Checks every 20 ms until `holds`; panics if it does not within `within`, which is [`WITHIN`] unless there is a reason.
 pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -435,7 +434,7 @@ pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool)
     }
 }
 
-/// Calls until the keyspace's DEK is there: right after a start it may still be on its way, and the
+/// Repeats a call until the keyspace's DEK is available: immediately after a start it may still be in flight, and the
 /// answer is NEEDS_UNLOCK.
 pub fn past_the_start<T>(
     mut call: impl FnMut() -> Result<T, keyway_client::Error>,

@@ -1,4 +1,4 @@
-//! A connection on which many requests are under way at once, with their answers told apart by request id.
+//! A connection with many requests in flight, whose answers are matched by request id.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -13,14 +13,14 @@ use keyway_protocol::{
 
 use super::Server;
 
-/// Patience with a machine that builds at the same time.
+/// Time limit for a machine that builds concurrently.
 const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 
 /// A stream socket of either kind.
 pub trait Stream: Read + Write {
     /// Limits how long a read may take.
     fn limit_reads(&self);
-    /// Makes reads return at once, or wait again.
+    /// Makes reads non-blocking, or blocking again.
     fn wait_for_reads(&self, wait: bool);
 }
 
@@ -44,28 +44,28 @@ impl Stream for UnixStream {
     }
 }
 
-/// One answer, as far as these tests look at it.
+/// The parts of an answer that these tests use.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Whose answer.
+    /// The request's id.
     pub request_id: u64,
-    /// How it ended.
+    /// The status.
     pub status: Status,
     /// The version that was used.
     pub key_version: u32,
     /// The age of the key that was used.
     pub key_age_ms: u32,
-    /// Another shard gave it.
+    /// Another shard executed it.
     pub is_forwarded: bool,
     /// The answer.
     pub payload: Vec<u8>,
 }
 
-/// A greeted connection.
+/// A connection after HELLO.
 pub struct Pipeline {
     stream: Box<dyn Stream + Send>,
     inbox: Vec<u8>,
-    /// Bytes of `inbox` that were taken already.
+    /// Bytes of `inbox` already consumed.
     taken: usize,
     outbox: Vec<u8>,
     next_id: u64,
@@ -76,17 +76,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Over TCP, as `anonymous`.
+    /// Connects over TCP, as `anonymous`.
     pub fn tcp(server: &Server) -> Pipeline {
         Pipeline::over(TcpStream::connect(server.address()).unwrap())
     }
 
-    /// At a shard's own port.
+    /// Connects to a shard's own port.
     pub fn shard(server: &Server, shard: usize) -> Pipeline {
         Pipeline::over(TcpStream::connect(server.shard_address(shard)).unwrap())
     }
 
-    /// Over the Unix socket, as the server's user.
+    /// Connects over the Unix socket, as the server's user.
     pub fn unix(server: &Server) -> Pipeline {
         let path = server.endpoints["unix"].as_str().unwrap();
         Pipeline::over(UnixStream::connect(path).unwrap())
@@ -118,7 +118,7 @@ impl Pipeline {
         pipeline
     }
 
-    /// The id of a keyspace that the peer may use.
+    /// Returns the id of a keyspace that the peer may use.
     pub fn keyspace(&self, name: &str) -> u32 {
         self.keyspaces[name]
     }
@@ -138,7 +138,7 @@ impl Pipeline {
         request_id
     }
 
-    /// The bytes of a request.
+    /// Encodes a request.
     pub fn encode(
         request_id: u64,
         request: &Request<'_>,
@@ -161,7 +161,7 @@ impl Pipeline {
         bytes
     }
 
-    /// Sends what is queued, in one write.
+    /// Sends the queued requests in one write.
     pub fn send(&mut self) {
         let bytes = std::mem::take(&mut self.outbox);
         self.stream.write_all(&bytes).expect("the server takes it");
@@ -196,7 +196,7 @@ impl Pipeline {
         std::iter::from_fn(|| self.take()).collect()
     }
 
-    /// Sends one request again and again until its key is there.
+    /// Repeats one request until its key is loaded.
     pub fn ask_until_loaded(
         &mut self,
         request: &Request<'_>,
@@ -211,7 +211,7 @@ impl Pipeline {
         }
     }
 
-    /// Waits for the next answer, to whichever request.
+    /// Waits for the next answer, to any request.
     pub fn reply(&mut self) -> Reply {
         loop {
             if let Some(reply) = self.take() {
@@ -227,7 +227,7 @@ impl Pipeline {
         }
     }
 
-    /// Sends one request and waits for its answer. There must be no other under way.
+    /// Sends one request and waits for its answer. No other request may be in flight.
     pub fn ask(&mut self, request: &Request<'_>, keyspace_id: u32, key_id: &[u8]) -> Reply {
         let id = self.queue(request, keyspace_id, key_id, 0);
         self.send();

@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes a server of the test's own.
+//! A real Prometheus that scrapes a test's server.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use keyway_testkit::process::free_port;
 
-/// A Prometheus on a port of its own; ended by its id.
+/// A Prometheus on its own port, ended by its id.
 pub struct Prometheus {
     child: Child,
     address: String,
@@ -27,7 +27,7 @@ impl Drop for Prometheus {
 
 impl Prometheus {
     /// Starts one in `dir` that scrapes `target` under the job name `keyway` and evaluates `rules`, both every second: no
-    /// range of a query that is asked here is so short that it matters when a busy machine misses some. Its log is
+    /// range of a query used here is so short that it matters when a busy machine misses some. Its log is
     /// `prometheus.log` there.
     pub fn start(dir: &Path, target: &str, rules: &str) -> Prometheus {
         let address = format!("127.0.0.1:{}", free_port());
@@ -53,7 +53,7 @@ impl Prometheus {
         Prometheus { child, address }
     }
 
-    /// The figures that a query answers with, one for each series; none while it is not ready.
+    /// Returns the results of a query, one for each series; none while it is not ready.
     pub fn query(&self, query: &str) -> Vec<f64> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = self.get(&format!("query?query={encoded}"));
@@ -65,7 +65,7 @@ impl Prometheus {
         series.iter().map(|one| figure(&one["value"][1])).collect()
     }
 
-    /// All rules that it has loaded, as its API shows them: `name`, `query`, `health`, `lastError`.
+    /// Returns all loaded rules, as in its API: `name`, `query`, `health`, `lastError`.
     pub fn rules(&self) -> Vec<serde_json::Value> {
         let answer = self.get("rules");
         let groups = answer["data"]["groups"].as_array();
@@ -77,7 +77,7 @@ impl Prometheus {
             .collect()
     }
 
-    /// What the API answers; null while it is not ready.
+    /// Returns the answer of the API; null while it is not ready.
     fn get(&self, path: &str) -> serde_json::Value {
         let Ok(mut stream) = TcpStream::connect(&self.address) else {
             return serde_json::Value::Null;

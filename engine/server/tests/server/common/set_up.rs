@@ -1,4 +1,4 @@
-//! Keyspaces as tests set them up, on a disk of any speed.
+//! Creation of keyspaces for tests, on a disk of any speed.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use keyway_client::{Answer, Error, KeyspaceName, Status};
 
 use super::WITHIN;
 
-/// Commands that are repeated while the disk takes longer to write than the server waits. Any other answer is returned.
+/// Commands that are repeated if the disk takes longer to write than the server waits. Any other answer is returned.
 pub trait SetUp {
     /// KEYSPACE_CREATE.
     fn create_keyspace(
@@ -23,7 +23,7 @@ pub trait SetUp {
         settings: &[(&str, &str)],
     ) -> Result<Answer<()>, Error>;
 
-    /// KEYSPACE_SET for a time.
+    /// Temporary KEYSPACE_SET.
     fn set_keyspace_for(
         &self,
         name: &KeyspaceName,
@@ -69,7 +69,7 @@ fn past_the_disk<T>(mut call: impl FnMut() -> Result<T, Error>) -> Result<T, Err
     }
 }
 
-/// Either nothing has changed, or the same again is right.
+/// Returns `true` if nothing has changed, or repeating the command is correct.
 fn is_slow_disk(error: &Error) -> bool {
     matches!(
         error.status(),

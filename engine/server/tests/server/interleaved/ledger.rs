@@ -1,4 +1,4 @@
-//! What is known of a key, and whether the server's answers agree with it.
+//! The expected state of a key, and whether the server's answers agree with it.
 
 use std::collections::BTreeMap;
 
@@ -18,19 +18,19 @@ const VERSIONS_KEPT: u32 = 8;
 /// A key of one worker.
 pub struct Key {
     pub path: KeyPath,
-    /// The newest version that was acknowledged or seen; 0: none.
+    /// The latest version that was acknowledged or seen; 0 for none.
     pub version_min: u32,
-    /// The newest version that was asked for. More than `version_min`: its outcome is unknown.
+    /// The latest version that was requested. More than `version_min`: its outcome is unknown.
     pub version_max: u32,
     pub revoked: bool,
     pub may_be_revoked: bool,
-    /// By version, as it was first seen; imported ones are known beforehand.
+    /// By version, as it was first seen; those of imported keys are known in advance.
     public: BTreeMap<u32, Vec<u8>>,
     signatures: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Key {
-    /// One that is about to be made.
+    /// Creates the state of a key that is about to be created.
     pub fn new(path: KeyPath) -> Key {
         Key {
             path,
@@ -43,12 +43,12 @@ impl Key {
         }
     }
 
-    /// Whether the outcome of a write is unknown.
+    /// Returns `true` if the outcome of a write is unknown.
     pub fn is_in_doubt(&self) -> bool {
         self.version_min != self.version_max || self.may_be_revoked != self.revoked
     }
 
-    /// The secret of `version` is `secret`.
+    /// Records that the secret of `version` is `secret`.
     pub fn expect_secret(&mut self, library: &Library, version: u32, secret: &[u8]) {
         let (algorithm, format) = (Algorithm::Ed25519, ImportFormat::Raw);
         let public = library.public_key(algorithm, format, secret);
@@ -57,7 +57,7 @@ impl Key {
         self.signatures.insert(version, signature);
     }
 
-    /// The write that was in doubt was not done: nothing is known of its version.
+    /// Records that the write in doubt was not done: its version is unknown.
     pub fn forget_newest(&mut self) {
         self.version_max = self.version_min;
         self.public
@@ -70,7 +70,7 @@ impl Key {
         client.sign(&self.path, Scheme::Default, Input::Message(MESSAGE))
     }
 
-    /// A signature that the server has made.
+    /// Checks a signature of the server.
     pub fn see_signature(&mut self, answer: &Answer<Vec<u8>>) {
         let (path, version) = (&self.path, answer.key_version);
         assert!(!self.revoked, "{path}: used after its revocation");
@@ -90,7 +90,7 @@ impl Key {
         self.version_min = version;
     }
 
-    /// A public key that the server has given.
+    /// Checks a public key of the server.
     pub fn see_public(&mut self, version: u32, spki: &[u8]) {
         let known = self.public.entry(version).or_insert_with(|| spki.to_vec());
         assert_eq!(
@@ -100,7 +100,7 @@ impl Key {
         );
     }
 
-    /// Everything is well: the key is as it was acknowledged, all its versions are. Whoever made it has nothing under way.
+    /// Asserts that the key and all its versions are as acknowledged. Its worker has nothing in flight.
     fn check(&mut self, server: &Server, client: &Client) {
         let path = self.path.clone();
         let used = past_the_start(|| self.sign(client));
@@ -115,7 +115,7 @@ impl Key {
                 verified.unwrap_or_else(|error| panic!("{path}, version {version}: {error}"));
             }
             (_, Some(Status::Revoked)) => {
-                assert!(self.may_be_revoked, "{path}: nobody has revoked it");
+                assert!(self.may_be_revoked, "{path}: it was never revoked");
                 self.revoked = true;
                 return;
             }
@@ -135,7 +135,7 @@ impl Key {
     }
 }
 
-/// Checks the keys of all workers, and drops those that were never made. How many there are.
+/// Checks the keys of all workers, and drops those that were never created. Returns their number.
 pub fn check_all(world: &World, server: &Server, client: &Client) -> usize {
     let mut there = 0;
     for keys in &world.keys {
@@ -147,7 +147,7 @@ pub fn check_all(world: &World, server: &Server, client: &Client) -> usize {
     there
 }
 
-/// A secret to import.
+/// Returns a secret to import.
 pub fn secret(random: &mut Random) -> [u8; 32] {
     let mut bytes = [0; 32];
     for chunk in bytes.chunks_exact_mut(8) {

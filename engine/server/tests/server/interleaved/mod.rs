@@ -1,6 +1,7 @@
-//! Random operations from several clients, interleaved with rotations of DEKs, locks, unlocks, withdrawn grants, a KMS
-//! that fails in every way, and restarts (SIGTERM and kill -9) with other numbers of shards. What was acknowledged holds
-//! all along, and in the end every acknowledged key that nobody revoked opens, in its version, with its public key.
+//! Random operations of several clients, interleaved with rotations of DEKs, locks, unlocks, withdrawn grants, a KMS that
+//! fails in every way, and restarts (SIGTERM and kill -9) with other numbers of shards. What was acknowledged applies
+//! throughout, and in the end every acknowledged key that was not revoked can be opened, in its version, with its public
+//! key.
 //!
 //! ```text
 //!  workers ──TCP──▶ keywayd ──▶ the local KEK        keyspace `here`
@@ -8,12 +9,14 @@
 //!     └── faults, restarts ──────────┘
 //! ```
 //!
-//! `KEYWAY_INTERLEAVED_ROUNDS` sets the rounds, each with a server of its own (`make interleaved` takes 100), and
-//! `KEYWAY_INTERLEAVED_SEED` repeats a run's choices, which are printed; the order in which threads meet is the machine's.
+//! `KEYWAY_INTERLEAVED_ROUNDS` sets the rounds, each with its own server (`make interleaved` runs 100), and
+//! `KEYWAY_INTERLEAVED_SEED` repeats a run's choices, which are printed; the order in which threads meet is not
+//! repeatable.
 //!
-//! It was written against a server that lost keys: the KMS went away when a rotation had made and proved the new DEK, the
-//! shards went on sealing under the older one, and that was retired, since a count before had found no blob under it. Such
-//! a key is RETRY for ever after the next restart, and the check here waits for it in vain.
+//! It was written against a server that lost keys: the KMS became unreachable when a rotation had generated and verified
+//! the new DEK, the shards continued to seal under the older one, and that was retired, since an earlier count had found
+//! no blob under it. Such a key is permanently RETRY after the next restart, and the check here waits for it until its
+//! time limit.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -43,19 +46,19 @@ const WORKERS: usize = 3;
 const SHARDS: [u16; 3] = [1, 2, 4];
 const PASSPHRASE: &[u8] = b"correct horse battery";
 
-/// A call that meets a failing KMS is given up after so long, so that something else happens as well.
+/// Time limit of a call to a failing KMS, so that the run makes progress.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The keyspaces, by the KMS that wraps their DEKs: its name, and the keyspace's.
+/// The keyspaces by the KMS that wraps their DEKs: its name, and the keyspace's.
 const KEYSPACES: [(&str, &str); 2] = [("local", "here"), ("bao", "there")];
 
-/// What the operator's commands have to stop: each counter is odd while a stop has been acknowledged and nothing has
-/// been sent that ends it.
+/// What the operator's commands must stop: each counter is odd while a stop has been acknowledged and no command that
+/// ends it was sent.
 #[derive(Default)]
 struct Gate {
     locked: AtomicU64,
     withdrawn: AtomicU64,
-    /// From before the grant is withdrawn until after it has been given back.
+    /// From before the grant is withdrawn until after it has been granted again.
     may_be_withdrawn: AtomicBool,
 }
 
@@ -77,7 +80,7 @@ fn is_odd(count: u64) -> bool {
     count % 2 == 1
 }
 
-/// How often what was asked for was acknowledged.
+/// Counts of acknowledged operations.
 #[derive(Debug, Default)]
 struct Tally {
     uses: AtomicUsize,
@@ -91,13 +94,13 @@ fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// All that outlives a server.
+/// The state that outlives a server.
 struct World {
     seed: u64,
     setup: Setup,
     proxy: FaultProxy,
     gates: [Gate; 2],
-    /// The keys of each worker, who alone uses them, and the operator's.
+    /// The keys of each worker, used by it alone, and the operator's.
     keys: [Mutex<Vec<Key>>; WORKERS + 1],
     tally: Tally,
     /// The server is about to end: connections may break.
@@ -157,7 +160,7 @@ impl World {
         };
         let token_file = file("token", token.as_bytes());
         let passphrase_file = file("passphrase", PASSPHRASE);
-        // Short times, so that a failure is soon over. They are limits of a try, which is made again.
+        // Short durations, so that a failure ends soon. They limit an attempt, which is repeated.
         let config = format!(
             "default_kms = \"local\"\n[kms.local]\nprovider = \"local\"\n\
              [kms.bao]\nprovider = \"vault\"\naddress = \"http://{}\"\nkey = \"keyway\"\n\
@@ -191,7 +194,7 @@ impl World {
         }
     }
 
-    /// One server's time, from after the check to its end.
+    /// Runs one server, from after the check to its end.
     fn round(&self, server: Server, random: &mut Random, round: u64) {
         let address = server.address();
         let server = Mutex::new(Some(server));
@@ -213,7 +216,7 @@ impl World {
                     break;
                 }
                 operator.act();
-                // Work goes on for a while, or does not while all is stopped: no wait for any of it.
+                // Work continues for some time, or not while all is stopped: do not wait for any of it.
                 let pause = operator.random.below(250);
                 std::thread::sleep(Duration::from_millis(pause));
             }
@@ -228,8 +231,8 @@ impl World {
         });
     }
 
-    /// Everything works again: whatever was locked is locked still, and opens; every key is as it was acknowledged. How
-    /// many keys there are.
+    /// Ends all failures. Asserts that what was locked still is, and opens, and that every key is as acknowledged.
+    /// Returns the number of keys.
     fn heal_and_check(&self, server: &Server) -> usize {
         self.proxy.set(Fault::Pass);
         let client = server.unix_client();
@@ -248,7 +251,7 @@ impl World {
             gate.may_be_withdrawn.store(false, Ordering::SeqCst);
         }
         let keys = check_all(self, server, &client);
-        // Every blob under the newest DEK, and still all of them open.
+        // Every blob is under the current DEK, and all of them can still be opened.
         wait_until("the end of all rotations", WITHIN, || {
             let keyspaces = client.keyspace_list().unwrap();
             keyspaces.iter().all(|keyspace| keyspace.reseal.is_none())
@@ -257,7 +260,7 @@ impl World {
         keys
     }
 
-    /// A lock that was acknowledged holds after the restart: none of the keyspace's keys is used.
+    /// Asserts that an acknowledged lock is in force after the restart: none of the keyspace's keys can be used.
     fn assert_locked(&self, client: &Client, keyspace: &str) {
         for keys in &self.keys {
             for key in keys.lock().unwrap().iter() {
@@ -270,7 +273,7 @@ impl World {
     }
 }
 
-/// Starts an unlock and follows it to its end. `None` if it was refused.
+/// Starts an unlock and waits for its end. Returns `None` if it was refused.
 fn unlock(client: &Client, kms: &str, keyspace: &KeyspaceName) -> Option<UnlockState> {
     let with = match kms {
         "local" => UnlockWith::Passphrase(PASSPHRASE),
@@ -285,7 +288,7 @@ fn unlock(client: &Client, kms: &str, keyspace: &KeyspaceName) -> Option<UnlockS
     Some(state)
 }
 
-/// The one who stops, starts and breaks things.
+/// The operator, who stops, starts and breaks things.
 struct Operator<'a> {
     world: &'a World,
     client: Client,
@@ -345,7 +348,8 @@ impl Operator<'_> {
         }
     }
 
-    /// The KMS fails in the midst of the next rotation, which makes a DEK, proves it, and has it unwrapped for the shards.
+    /// Makes the KMS fail in the middle of the next rotation, which generates a DEK, verifies it, and unwraps it for the
+    /// shards.
     fn fail_amid_rotation(&mut self) {
         let requests = [1, 2, 2, 3][self.random.below(4) as usize];
         let fault = self.fault();
@@ -353,15 +357,15 @@ impl Operator<'_> {
         self.world.proxy.set_after(requests, fault);
     }
 
-    /// A keyspace that has no key yet is rotated while the KMS fails, and gets keys at once: nothing has to be sealed
-    /// again, so only what is written meanwhile keeps the older DEK in use.
+    /// Rotates an empty keyspace while the KMS fails, and immediately creates keys: nothing has to be resealed, so only
+    /// keys written in the meantime keep the older DEK in use.
     fn rotate_newborn(&mut self) {
         let mut keys = self.world.keys[WORKERS].lock().unwrap();
         let keyspace = format!("young-{}", self.random.next());
         let name: KeyspaceName = keyspace.parse().unwrap();
         self.world.proxy.set(Fault::Pass);
         let kms = [("kms", "bao")];
-        // The KMS was away a moment ago: then it may still be spared.
+        // The KMS was unreachable a moment ago, so a backoff may still apply.
         if self.client.create_keyspace(&name, &kms).is_err() {
             return;
         }
@@ -399,7 +403,7 @@ impl Operator<'_> {
         match client.keyspace_rotate(name) {
             Ok(_) => count(&self.world.tally.rotations),
             Err(error) => {
-                // Locked, rotating already, or its KMS fails.
+                // Locked, already rotating, or its KMS fails.
                 let status = error.status();
                 assert_ne!(status, Some(Status::Internal), "{error}");
                 let is_late = matches!(error, Error::Deadline { .. });

@@ -1,4 +1,4 @@
-//! A client that makes, uses, rotates and revokes keys of its own for as long as the server lives.
+//! A client that creates, uses, rotates and revokes its own keys while the server runs.
 
 use std::sync::atomic::Ordering;
 
@@ -10,11 +10,11 @@ use super::{DEADLINE, KEYSPACES, World, count, is_odd};
 use crate::common::Random;
 use crate::library::Library;
 
-/// Keys that one worker makes in a round, and in all, at most: a check goes over all of them.
+/// Most keys that one worker creates in a round, and in total: a check visits all of them.
 const KEYS_PER_ROUND_MAX: usize = 25;
 const KEYS_MAX: usize = 200;
 
-/// One key in so many may be revoked, so that most live through all that happens.
+/// One key in this many may be revoked, so that most survive all events.
 const MORTAL: usize = 8;
 
 pub struct Worker<'a> {
@@ -45,7 +45,7 @@ impl<'a> Worker<'a> {
             if keys.is_empty() || (dice < 15 && keys.len() < keys_max) {
                 let number = keys.len();
                 let made = self.make(number);
-                // One that was refused is not there.
+                // A refused key does not exist.
                 if made.version_max > 0 {
                     keys.push(made);
                 }
@@ -64,8 +64,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Carries out a call that needs the DEK. What comes back while the keyspace is locked, and was all along, is no
-    /// success.
+    /// Makes a call that needs the DEK. An answer while the keyspace was locked throughout must not be a success.
     fn call<T>(
         &self,
         key: &Key,
@@ -74,7 +73,7 @@ impl<'a> Worker<'a> {
         self.call_past(key, false, call)
     }
 
-    /// The same; a revocation needs no DEK, and is let past a lock, but not without a grant.
+    /// As above for a revocation, which needs no DEK, and is allowed during a lock, but not without a grant.
     fn call_past<T>(
         &self,
         key: &Key,
@@ -101,7 +100,7 @@ impl<'a> Worker<'a> {
                     assert!(may_be_forbidden, "{}: {error}", key.path);
                 }
                 Error::Refused(_) | Error::Deadline { .. } => {}
-                // A connection breaks where the server has ended, and nowhere else.
+                // A connection breaks only if the server has ended.
                 _ => assert!(self.world.ends.load(Ordering::SeqCst), "{error}"),
             }
         }
@@ -146,7 +145,7 @@ impl<'a> Worker<'a> {
         self.settle(key, rotated);
     }
 
-    /// A version was made, or was not, or nobody knows.
+    /// Records that a version was created, or was not, or that the outcome is unknown.
     fn settle(&self, key: &mut Key, written: Result<Answer<()>, Error>) {
         match written {
             Ok(answer) => {
@@ -193,7 +192,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// A key that was acknowledged is not said to be missing, revoked or damaged.
+/// Asserts that an acknowledged key is not reported as missing, revoked or corrupt.
 fn assert_present(key: &Key, error: &Error) {
     match error.status() {
         Some(Status::NotFound) => assert_eq!(key.version_min, 0, "{}: {error}", key.path),
@@ -202,7 +201,7 @@ fn assert_present(key: &Key, error: &Error) {
     }
 }
 
-/// The answers to what cannot be done now.
+/// Asserts that the error is one for operations that are not possible now.
 fn assert_transient(key: &Key, error: &Error) {
     let transient = [
         Status::Retry,
@@ -212,7 +211,7 @@ fn assert_transient(key: &Key, error: &Error) {
         Status::Forbidden,
         Status::NoKeyspace,
         Status::DeadlineExceeded,
-        // What the write takes is locked.
+        // A lock prevents the write.
         Status::Conflict,
     ];
     if let Some(status) = error.status() {

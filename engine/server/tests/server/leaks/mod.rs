@@ -1,4 +1,4 @@
-//! No message, log line, JSON document or panic text holds bytes of the keys that were imported, whole or damaged.
+//! No message, log line, JSON document or panic text contains bytes of the imported keys, intact or damaged.
 //!
 //! The fault: messages of parsers quoted what they had read: a label, a member's value, a line of a file.
 
@@ -10,8 +10,7 @@ use crate::command_line::operator::Operator;
 use crate::common::{Server, Setup};
 use search::{Secrets, base64};
 
-/// Keys as OpenSSL makes them: the name, the options, and how many bytes at the end of their PKCS#8 document are secret,
-/// after so many that are.
+/// Keys from OpenSSL: the name, the options, and the range of secret bytes at the end of their PKCS#8 document.
 const KEYS: [(&str, &str, std::ops::Range<usize>); 3] = [
     ("ed", "-algorithm ed25519", 16..48),
     (
@@ -19,7 +18,7 @@ const KEYS: [(&str, &str, std::ops::Range<usize>); 3] = [
         "-algorithm EC -pkeyopt ec_paramgen_curve:P-256",
         36..68,
     ),
-    // The exponent begins there, and the primes follow.
+    // The exponent begins there, followed by the primes.
     (
         "rsa",
         "-algorithm RSA -pkeyopt rsa_keygen_bits:2048",
@@ -27,7 +26,7 @@ const KEYS: [(&str, &str, std::ops::Range<usize>); 3] = [
     ),
 ];
 
-/// What becomes of a file on its way, by a line of the shell from `FILE` to `BAD`.
+/// The damage to a file, as a shell line from `FILE` to `BAD`.
 const DAMAGES: [&str; 12] = [
     "cat FILE > BAD",
     "head -c 100 FILE > BAD",
@@ -43,7 +42,7 @@ const DAMAGES: [&str; 12] = [
     "iconv -f UTF-8 -t UTF-16 FILE > BAD",
 ];
 
-/// Makes the keys in the operator's directory, and returns what is secret of them.
+/// Creates the keys in the operator's directory, and returns their secret parts.
 fn make(operator: &Operator, server: &Server) -> Secrets {
     let mut secrets = Secrets::default();
     for (name, options, secret) in KEYS {
@@ -74,7 +73,7 @@ fn look(operator: &Operator, server: &Server, secrets: &Secrets) {
 }
 
 #[test]
-fn no_part_of_an_imported_key_is_told() {
+fn no_part_of_an_imported_key_is_printed() {
     let operator = Operator::new();
     let setup = Setup::new(&operator.path("data")).shards(2);
     let server = setup.flag("--log-level").flag("debug").start();

@@ -1,16 +1,16 @@
-//! Parts of secrets in texts, whichever way they are written.
+//! Searches texts for parts of secrets, in any encoding.
 
 use std::collections::BTreeSet;
 
-/// Characters that make a part: fewer come about by chance.
+/// Length of a part: shorter ones occur by chance.
 const PART_LEN: usize = 12;
 
-/// The secrets, as parts of what may be written of them.
+/// The secrets, as parts of their possible encodings.
 #[derive(Default)]
 pub struct Secrets(BTreeSet<Vec<u8>>);
 
 impl Secrets {
-    /// One more, of 16 bytes at least.
+    /// Adds a secret of at least 16 bytes.
     pub fn add(&mut self, secret: &[u8]) {
         assert!(secret.len() >= 16);
         for written in writings(secret) {
@@ -18,7 +18,7 @@ impl Secrets {
         }
     }
 
-    /// Where a part of a secret stands in the text: what is before it. Never the part itself.
+    /// Returns the text before a part of a secret, if one occurs. Never the part itself.
     pub fn found_in(&self, text: &[u8]) -> Option<String> {
         // A part in base64 may be broken by the end of a line.
         let lines: Vec<u8> = text
@@ -36,13 +36,14 @@ impl Secrets {
     }
 }
 
-/// As bytes, as hexadecimal digits, in base64 from each of three places, and as Rust's `Debug` has bytes and numbers.
+/// Returns a secret as bytes, as hexadecimal digits, in base64 from each of three offsets, and as Rust's `Debug` prints
+/// bytes and numbers.
 fn writings(secret: &[u8]) -> Vec<Vec<u8>> {
     let lower: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut all = vec![secret.to_vec(), lower.to_uppercase().into_bytes()];
     all.push(lower.into_bytes());
     all.push(secret.escape_ascii().to_string().into_bytes());
-    // Whole bytes: the beginning of one may be the end of a longer number.
+    // Complete numbers only: the beginning of one may be the end of a longer one.
     all.push(format!("{secret:?}").into_bytes());
     for skipped in 0..3 {
         let text = base64(&secret[skipped..]);
@@ -52,7 +53,7 @@ fn writings(secret: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-/// Without padding, and without the last group unless it is whole.
+/// Encodes without padding, and without an incomplete last group.
 pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (groups, _) = bytes.as_chunks::<3>();

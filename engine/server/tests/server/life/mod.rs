@@ -1,5 +1,5 @@
-//! The life of a keyspace, the same at every KMS: made, used, over restarts, rotated and moved under load, denied,
-//! and open again.
+//! The life of a keyspace, the same at every KMS: created, used, restarted, rotated and moved under load, denied, and
+//! opened again.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -18,13 +18,13 @@ use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, past_the_start, wait_until};
 use stands::Stand;
 
-/// Keys of the keyspace: enough for several pages of a rotation's work.
+/// Number of keys: enough for several pages of resealing.
 const KEYS: usize = 150;
 
 /// A lease that ends in no test, however slow the machine is: no request of a load may fail.
 const LASTING: [(&str, &str); 1] = [("dek_lease_ms", "3600000")];
 
-/// A lease that is renewed, or refused, while the test looks on. Nothing that must be served runs under it.
+/// A lease that is renewed, or refused, during the test. Nothing that must be served runs under it.
 const SHORT: [(&str, &str); 1] = [("dek_lease_ms", "2000")];
 
 fn key(keyspace: &str, index: usize) -> KeyPath {
@@ -49,8 +49,8 @@ fn create(client: &Client, name: &str, kms: &str) {
     client.create_keyspace(&keyspace(name), &settings).unwrap();
 }
 
-/// Has the lease renewed twice at `kms` while the key is asked for, and then makes it last. What is answered in the
-/// meantime does not matter: a machine that is slow enough lets the lease end.
+/// Waits for two renewals of the lease at `kms` while the key is requested, and then makes it long. The answers in the
+/// meantime do not matter: on a slow enough machine the lease ends.
 fn renew(server: &Server, client: &Client, kms: &str) {
     let unwraps = || {
         let labels = format!("kms=\"{kms}\",keyspace=\"life\",operation=\"unwrap\"");
@@ -69,7 +69,7 @@ fn renew(server: &Server, client: &Client, kms: &str) {
     });
 }
 
-/// Signs with all keys in turn until it is told to stop.
+/// Signs with all keys in turn until it is stopped.
 struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -83,7 +83,7 @@ impl Load {
         let (stop_seen, counted) = (Arc::clone(&stop), Arc::clone(&done));
         let client = server.client();
         let keys: Vec<KeyPath> = (0..KEYS).map(|index| key(name, index)).collect();
-        // Whoever comes before the first lease is told to unlock.
+        // Requests before the first lease get NEEDS_UNLOCK.
         wait_until("the lease", WITHIN, || sign(&client, &keys[0]).is_ok());
         let thread = std::thread::spawn(move || {
             for key in keys.iter().cycle() {
@@ -98,7 +98,7 @@ impl Load {
         Load { stop, done, thread }
     }
 
-    /// Waits for some more requests, then stops. None of all has failed.
+    /// Waits for some more requests, then stops. Asserts that none has failed.
     fn end(self) {
         let so_far = self.done.load(Ordering::Relaxed);
         wait_until("the load", WITHIN, || {
@@ -142,7 +142,7 @@ fn live(stand: &mut dyn Stand) {
         .unwrap()
         .value;
 
-    // A restart forgets every secret, and the KMS gives them back.
+    // A restart loses every secret, and the KMS returns them.
     drop((client, server));
     let server = stand.start(&setup);
     let client = server.client();
@@ -184,7 +184,7 @@ fn live(stand: &mut dyn Stand) {
     }
     assert_eq!(sign(&client, &key("life", 0)).unwrap().value, first);
 
-    // Its KMS refuses: within a lease nothing of it is served, and others are untouched.
+    // Its KMS refuses: within a lease none of its keys is served, and other keyspaces are not affected.
     let load = Load::start(&server, "other");
     client.set_keyspace(&keyspace("life"), &SHORT).unwrap();
     stand.deny(&client);
@@ -197,7 +197,7 @@ fn live(stand: &mut dyn Stand) {
     });
     load.end();
 
-    // And it is right again once the KMS is.
+    // It recovers as soon as the KMS does.
     stand.allow(&client);
     client.set_keyspace(&keyspace("life"), &LASTING).unwrap();
     wait_until("the unlock", WITHIN, || {

@@ -1,4 +1,4 @@
-//! Where a keyspace lives: a KMS, how the server is told of it, and how it refuses.
+//! The KMSes of the tests: their configuration, and how they refuse.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use crate::common::{Server, Setup};
 
-/// A KMS that a keyspace lives at.
+/// A KMS that wraps a keyspace's DEKs.
 pub trait Stand {
-    /// Its table of the configuration.
+    /// Returns its table of the configuration.
     fn table(&self, name: &str) -> String;
 
     /// Starts the server.
@@ -22,22 +22,22 @@ pub trait Stand {
         setup.start()
     }
 
-    /// Opens it after a start, if it wants that.
+    /// Opens it after a start, if necessary.
     fn open(&mut self, _: &Client) {}
 
-    /// From now on it refuses.
+    /// Makes it refuse.
     fn deny(&mut self, client: &Client);
 
-    /// From now on it does not.
+    /// Ends the refusal.
     fn allow(&mut self, client: &Client);
 
-    /// What opens a keyspace that was refused.
+    /// Returns the secret that opens a keyspace that was refused.
     fn secret(&self) -> UnlockWith<'_> {
         UnlockWith::Nothing
     }
 }
 
-/// A KEK file. It knows nobody whom it could refuse: its refusal is an operator's lock.
+/// A KEK file. It has no access control, so its refusal is an operator's lock.
 pub struct LocalStand;
 
 impl LocalStand {
@@ -58,8 +58,8 @@ impl Stand for LocalStand {
     fn allow(&mut self, _: &Client) {}
 }
 
-/// moto, with microburst before it for what moto does not do. Signatures are made for microburst's address, so moto does
-/// not check them here; the provider's own tests have it check them.
+/// moto, with microburst in front for what moto does not support. Signatures are made for microburst's address, so moto
+/// does not check them here; in the provider's own tests it does.
 #[cfg(feature = "aws")]
 pub struct AwsStand {
     _moto: keyway_testkit::moto::Moto,
@@ -116,7 +116,7 @@ impl Stand for AwsStand {
     }
 }
 
-/// OpenBao, which refuses when the policy is gone that allowed us to use the key.
+/// OpenBao, which refuses when the policy that allows the use of the key is removed.
 pub struct BaoStand {
     bao: OpenBao,
     files: TempDir,
@@ -159,8 +159,8 @@ impl Stand for BaoStand {
     }
 }
 
-/// A SoftHSM2 token. After each start it wants its PIN, and a wrong one is refused; once it is open it knows nobody
-/// whom it could refuse, and the refusal is an operator's lock.
+/// A SoftHSM2 token. After each start it needs its PIN, and a wrong one is refused; once it is open it has no access
+/// control, and the refusal is an operator's lock.
 pub struct TokenStand {
     token: SoftHsm,
 }
@@ -207,7 +207,7 @@ impl Stand for TokenStand {
     fn allow(&mut self, _: &Client) {}
 
     fn secret(&self) -> UnlockWith<'_> {
-        // What an operator locked is opened with the KMS's secret only.
+        // A keyspace that an operator locked is opened with the KMS's secret only.
         UnlockWith::Pin(self.token.pin().as_bytes())
     }
 }

@@ -1,9 +1,8 @@
-//! Every remedy that a message names has been run.
+//! Every remedy in a message has been executed.
 //!
-//! The fault: of the remedies in messages some did not work, went round in a circle (a digest for
-//! Ed25519), or rewrote the user's own file (`ssh-keygen -p`). The list below is compared with the
-//! commands and flags that stand in the sources, so a new message needs a line here, and a line
-//! whose message is gone has to go.
+//! The fault: some remedies in messages did not work, were circular (a digest for Ed25519), or rewrote the user's own
+//! file (`ssh-keygen -p`). The list below is compared with the commands and flags in the sources, so a new message needs
+//! a line here, and a line whose message is gone must be removed.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -15,16 +14,16 @@ use crate::command_line::operator::Operator;
 use crate::common::Setup;
 use Proof::{Machine, Run, Start, Test};
 
-/// How it is known that a remedy works.
+/// How a remedy is verified.
 enum Proof {
-    /// This script has done it, at a server with the keyspace `prod`: see [`a_shell_walks_the_list`].
+    /// This script executes it, at a server with the keyspace `prod`: see [`a_shell_walks_the_list`].
     Run(&'static str),
     /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics`, `--data`, `--shards` and
-    /// `--arena-mib`, which the setup of all tests gives.
+    /// `--arena-mib`, which the setup of all tests adds.
     Start(&'static [&'static str]),
-    /// A test elsewhere runs it: the file, and words that stand there.
+    /// A test elsewhere executes it: the file, and words that it contains.
     Test(&'static str, &'static str),
-    /// It changes the machine, or its devices, and so is run by nobody here: why.
+    /// It changes the machine, or its devices, and so is not executed here: why.
     Machine(&'static str),
 }
 
@@ -33,27 +32,27 @@ const TOOLS_KMS: &str = "tools/tests/kms.rs";
 const COMMAND_LINE: &str = "engine/server/tests/server/command_line/mod.rs";
 
 /// One `sed` command for all the places that PEM is copied into.
-const MENDED: &str = r#"
+const REPAIRED: &str = r#"
     escaped=$(awk '{printf "%s\\n", $0}' p256.pem)
-    mends() {
+    repairs() {
         ! keyway key import "prod/$1" --file FILE
         sed -E -e 's/.*-----BEGIN/-----BEGIN/' -e 's/(-----END [A-Z ]*-----).*/\1/' -e 's/\\r//g' -e 's/\\n/\n/g' \
             -e 's/(-----BEGIN [A-Z ]*-----) *([^\n])/\1\n\2/' -e 's/([^\n]) *(-----END )/\1\n\2/' FILE > NEW
         keyway key import "prod/$1" --file NEW
         openssl pkey -in NEW -noout
     }
-    tr '\n' ' ' < p256.pem > FILE; mends pem-line
-    echo "\"$(cat p256.pem)\"" > FILE; mends pem-quoted
-    printf '"%s"' "$escaped" > FILE; mends pem-text
-    printf 'KEY="%s"\n' "$escaped" > FILE; mends pem-variable
-    printf '{"type":"account","key_id":"a-----b","private_key":"%s","mail":"a-b"}' "$escaped" > FILE; mends pem-json"#;
+    tr '\n' ' ' < p256.pem > FILE; repairs pem-line
+    echo "\"$(cat p256.pem)\"" > FILE; repairs pem-quoted
+    printf '"%s"' "$escaped" > FILE; repairs pem-text
+    printf 'KEY="%s"\n' "$escaped" > FILE; repairs pem-variable
+    printf '{"type":"account","key_id":"a-----b","private_key":"%s","mail":"a-b"}' "$escaped" > FILE; repairs pem-json"#;
 
-/// Where there is no journal, or nothing of the service in it, the command ends with 1.
+/// If there is no journal, or it has no lines of the service, the command ends with 1.
 const JOURNAL: &str = "
     command -v journalctl > /dev/null || exit 0
     journalctl -u keywayd --since -15min -g 'not unwrapped' || test $? = 1";
 
-/// The remedies. `FILE`, `NEW` and the like stand in the scripts as they stand in the messages.
+/// The remedies. `FILE`, `NEW` and the like appear in the scripts as they do in the messages.
 #[rustfmt::skip]
 const REMEDIES: &[(&str, Proof)] = &[
     ("--accept-catalogue", Test("engine/server/tests/server/lost_files.rs", "flag(\"--accept-catalogue\")")),
@@ -242,7 +241,7 @@ const REMEDIES: &[(&str, Proof)] = &[
         sed 's/\\\\r//g; s/\\\\n/\\n/g' FILE > NEW
         keyway key import \"prod/sed-${#end}\" --file NEW
         done")),
-    ("sed -E -e 's/.*-----BEGIN/-----BEGIN/' -e 's/(-----END [A-Z ]*-----).*/\\1/' -e 's/\\\\r//g' -e 's/\\\\n/\\n/g' -e 's/(-----BEGIN [A-Z ]*-----) *([^\\n])/\\1\\n\\2/' -e 's/([^\\n]) *(-----END )/\\1\\n\\2/' FILE > NEW", Run(MENDED)),
+    ("sed -E -e 's/.*-----BEGIN/-----BEGIN/' -e 's/(-----END [A-Z ]*-----).*/\\1/' -e 's/\\\\r//g' -e 's/\\\\n/\\n/g' -e 's/(-----BEGIN [A-Z ]*-----) *([^\\n])/\\1\\n\\2/' -e 's/([^\\n]) *(-----END )/\\1\\n\\2/' FILE > NEW", Run(REPAIRED)),
     ("ssh-keygen -p -f COPY", Run("ssh-keygen -q -t ed25519 -N secret -f FILE; cp FILE before
         ! keyway key import prod/ssh --file FILE
         cp FILE COPY; ssh-keygen -q -p -P secret -N '' -f COPY
@@ -266,7 +265,7 @@ fn every_remedy_in_the_sources_is_in_the_list_and_none_else() {
     let new: Vec<_> = found.difference(&listed).collect();
     assert!(
         new.is_empty(),
-        "named by a message, run by nobody: {new:#?}"
+        "named by a message, and never executed: {new:#?}"
     );
     let gone: Vec<_> = listed.difference(&found).collect();
     assert!(
@@ -276,7 +275,7 @@ fn every_remedy_in_the_sources_is_in_the_list_and_none_else() {
 }
 
 #[test]
-fn what_other_tests_run_is_there() {
+fn tests_of_remedies_elsewhere_exist() {
     for (remedy, proof) in REMEDIES {
         match proof {
             Test(path, words) => {
@@ -289,9 +288,9 @@ fn what_other_tests_run_is_there() {
     }
 }
 
-/// Doctor names the lines to look for in the service's log.
+/// Doctor names log lines to search for.
 #[test]
-fn what_doctor_looks_for_in_the_log_is_logged() {
+fn lines_that_doctor_searches_for_are_logged() {
     let words = sources::log_lines(&root().join("tools/src/doctor"));
     assert!(words.len() > 4, "{words:?}");
     let logged = all_text(&root().join("engine/server/src")).to_lowercase();
@@ -352,7 +351,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A file's text, or that of all files in a folder.
+/// Returns a file's text, or that of all files in a folder.
 fn all_text(path: &Path) -> String {
     if !path.is_dir() {
         return std::fs::read_to_string(path).unwrap();

@@ -1,4 +1,4 @@
-//! Remedies as they stand in the sources: commands and flags in texts for people.
+//! Extracts remedies from the sources: commands and flags in texts for users.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ const PROGRAMS: [&str; 20] = [
     "ulimit",
 ];
 
-/// What makes `keyway` a command and not the product's name.
+/// Words after `keyway` that make it a command and not the product's name.
 const SUBCOMMANDS: [&str; 20] = [
     "keyspace",
     "key",
@@ -63,14 +63,14 @@ const SUBCOMMANDS: [&str; 20] = [
     "--version",
 ];
 
-/// Every command and every flag that a message names, with `{}` for what is filled in.
+/// Returns every command and every flag that a message names, with `{}` for placeholders.
 pub fn remedies(root: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for folder in FOLDERS {
         for path in files(&root.join(folder)) {
             let text = std::fs::read_to_string(&path).unwrap();
             for literal in literals(&text) {
-                // A word alone is a name, an argument or a key, not a message.
+                // A single word is a name, an argument or a key, not a message.
                 if literal.contains(' ') {
                     commands(&literal, &mut found);
                     flags(&literal, &mut found);
@@ -81,7 +81,7 @@ pub fn remedies(root: &Path) -> BTreeSet<String> {
     found
 }
 
-/// The words that doctor has its reader look for in the log.
+/// Returns the words that doctor tells its reader to search for in the log.
 pub fn log_lines(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in files(folder) {
@@ -107,7 +107,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// The string literals of a source file, tests left out, with lines that are continued joined.
+/// Returns the string literals of a source file, without tests, with continued lines joined.
 fn literals(source: &str) -> Vec<String> {
     let end = source.find("#[cfg(test)]\nmod tests {");
     let mut rest = &source[..end.unwrap_or(source.len())];
@@ -135,7 +135,7 @@ fn literals(source: &str) -> Vec<String> {
     all
 }
 
-/// A raw literal that the text begins with, and what is behind it.
+/// Parses a raw literal at the start of the text. Returns it and the rest.
 fn raw(text: &str) -> Option<(String, &str)> {
     let hashes = text[1..].bytes().take_while(|byte| *byte == b'#').count();
     let body = text.strip_prefix('r')?[hashes..].strip_prefix('"')?;
@@ -144,7 +144,7 @@ fn raw(text: &str) -> Option<(String, &str)> {
     Some((literal.to_owned(), behind))
 }
 
-/// The literal up to its quotation mark, and what is behind it.
+/// Parses the literal up to its quotation mark. Returns it and the rest.
 fn cooked(text: &str) -> (String, &str) {
     let mut literal = String::new();
     let mut chars = text.char_indices();
@@ -181,7 +181,7 @@ fn commands(literal: &str, found: &mut BTreeSet<String>) {
             let is_command = match program {
                 "keyway" => SUBCOMMANDS.contains(&first),
                 "keywayd" => first.starts_with("--") && !literal[..at].ends_with("-u "),
-                // Parts of English, too.
+                // Also used as parts of English.
                 "sed" => first.starts_with(['\'', '-']),
                 "head" | "docker" | "ulimit" | "mv" => first.starts_with('-'),
                 "vault" => first == "write",
@@ -194,7 +194,7 @@ fn commands(literal: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Up to the first sign that ends a command in a sentence, outside of single quotes.
+/// Returns the length up to the first character that ends a command in a sentence, outside of single quotes.
 fn command_len(arguments: &str) -> usize {
     let mut is_quoted = false;
     let end = arguments.find(|char| {
@@ -226,7 +226,7 @@ fn is_part(char: char) -> bool {
     is_word(char) || char == '-' || char == '/' || char == '.'
 }
 
-/// `{name}` and `{name:?}` as `{}`.
+/// Replaces `{name}` and `{name:?}` by `{}`.
 fn filled(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! AWS KMS: moto, and microburst before it for what moto does not do.
+//! AWS KMS: moto, with microburst in front for what moto does not support.
 
 use keyway_testkit::microburst::Microburst;
 use keyway_testkit::moto::{Moto, REGION};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::dashboards::alert_rules;
 
-/// Alerts that are about a KMS and hold as soon as one series has a value.
+/// Alerts about a KMS whose condition is true as soon as one series has a value.
 const ALERTS: [&str; 4] = [
     "KeywayKeyspaceDenied",
     "KeywayKmsBreakerOpen",
@@ -14,7 +14,7 @@ const ALERTS: [&str; 4] = [
     "KeywayKmsTrouble",
 ];
 
-/// What was seen of one trouble.
+/// The observations of one fault.
 pub struct Row {
     pub trouble: &'static str,
     pub callers: String,
@@ -25,8 +25,8 @@ pub struct Row {
     pub recovery: String,
 }
 
-/// The committed alerts whose condition holds in these metrics, breaker alerts left out: whether it opens before the lease
-/// ends is a matter of how long leases are.
+/// Returns the committed alerts whose condition is true in these metrics, except breaker alerts: whether the breaker
+/// opens before the lease ends depends on the length of leases.
 pub fn alerts(metrics: &str) -> BTreeSet<&'static str> {
     let rules = alert_rules();
     let holds = |alert: &&str| {
@@ -96,7 +96,7 @@ pub fn check(provider: &str, rows: &[Row]) {
     }
     assert_eq!(
         committed, table,
-        "docs/KMS.md says otherwise; to write it anew: KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server \
+        "docs/KMS.md differs; to rewrite it: KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server \
          troubles -- --test-threads 1"
     );
 }

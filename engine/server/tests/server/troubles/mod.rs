@@ -1,7 +1,7 @@
-//! What goes wrong at a KMS, and what is seen of it: each trouble at the real component, on a live server. What is
-//! observed is the matrix in docs/KMS.md, and must be the one that is committed there.
+//! Faults of a KMS and their observable effects: each fault at the real component, on a live server. The observations are
+//! the matrix in docs/KMS.md, and must equal the committed one.
 //!
-//! `KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server troubles -- --test-threads 1` writes it anew.
+//! `KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server troubles -- --test-threads 1` rewrites it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -25,10 +25,10 @@ use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, wait_until};
 use matrix::Row;
 
-/// How long anything may take on a busy machine.
+/// Time limit on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
 
-/// Short, so that its end is soon; half of it is time for a renewal.
+/// Short, so that it ends soon; half of it suffices for a renewal.
 const LEASE_MS: &str = "8000";
 
 fn shop() -> KeyspaceName {
@@ -47,16 +47,16 @@ fn mac(client: &Client) -> Result<(), Option<Status>> {
 /// A server with the KMS `main`, and a keyspace that uses it.
 struct Shop {
     server: Server,
-    /// Which part of the matrix.
+    /// The part of the matrix.
     matrix: &'static str,
     rows: Vec<Row>,
 }
 
-/// How a trouble ends.
-enum Mended {
-    /// Without anybody at the server.
-    ByItself,
-    /// By this command at the server, once the KMS is well.
+/// How a fault ends.
+enum Recovery {
+    /// Without an action at the server.
+    Automatic,
+    /// By this command at the server, once the KMS has recovered.
     Unlocked,
 }
 
@@ -66,7 +66,7 @@ impl Shop {
         Shop::open_within(&[], matrix, dir, table, env)
     }
 
-    /// The server is run by the command `within`.
+    /// Returns the server is run by the command `within`.
     fn open_within(
         within: &[&str],
         matrix: &'static str,
@@ -108,8 +108,8 @@ impl Shop {
         }
     }
 
-    /// Brings a trouble about with `begin`, notes all that is seen of it, ends it with `end`, and notes how callers are
-    /// served again.
+    /// Causes a fault with `begin`, records all observations, ends it with `end`, and records how callers are served
+    /// again.
     fn suffer(&mut self, trouble: &'static str, begin: impl FnOnce(), end: impl FnOnce()) {
         let server = &self.server;
         let client = server.client();
@@ -127,7 +127,7 @@ impl Shop {
             let (state, alerts) = wait_for_state(server);
             let finding = wait_for_finding(server);
             let log = since(server);
-            // What ended the service: the lease's own end, or a denial before it.
+            // The cause of the end of service: the lease's own end, or a denial before it.
             let was_denied = log.contains("the KMS denied the keyspace: purged");
             let callers = match was_denied {
                 true => "wiped at the second refusal, then NEEDS_UNLOCK",
@@ -138,10 +138,10 @@ impl Shop {
             }
             end();
             let mended = match was_denied {
-                false => Mended::ByItself,
+                false => Recovery::Automatic,
                 true => {
                     unlock(&client, trouble);
-                    Mended::Unlocked
+                    Recovery::Unlocked
                 }
             };
             wait_until(&format!("{trouble}: service again"), WITHIN, || {
@@ -158,19 +158,19 @@ impl Shop {
             line,
             finding,
             recovery: match mended {
-                Mended::ByItself => "automatically".to_owned(),
-                Mended::Unlocked => "`keyway unlock`".to_owned(),
+                Recovery::Automatic => "automatically".to_owned(),
+                Recovery::Unlocked => "`keyway unlock`".to_owned(),
             },
         });
     }
 
-    /// Compares with what is committed, or writes it.
+    /// Compares with the committed matrix, or writes it.
     fn close(self) {
         matrix::check(self.matrix, &self.rows);
     }
 }
 
-/// Uses the key all the time, as callers would: a keyspace that nobody uses is not renewed.
+/// Uses the key continuously, as clients would: an unused keyspace is not renewed.
 fn under_load<T>(server: &Server, then: impl FnOnce() -> T) -> T {
     struct Ends<'a>(&'a AtomicBool);
     impl Drop for Ends<'_> {
@@ -193,7 +193,7 @@ fn under_load<T>(server: &Server, then: impl FnOnce() -> T) -> T {
     })
 }
 
-/// The log's first line on a failed unwrap: its class and cause.
+/// Returns the log's first line about a failed unwrap: its class and cause.
 fn wait_for_line(server: &Server, from: usize) -> String {
     let mut found = String::new();
     wait_until("the log line", WITHIN, || {
@@ -214,7 +214,7 @@ fn wait_for_line(server: &Server, from: usize) -> String {
     found
 }
 
-/// The keyspace's state as STATUS names it once the service has ended, and the committed alerts that will fire for it.
+/// Returns the keyspace's state in STATUS once the service has ended, and the committed alerts that will fire for it.
 fn wait_for_state(server: &Server) -> (String, String) {
     let mut seen = (String::new(), String::new());
     wait_until("the state", WITHIN, || {
@@ -241,7 +241,7 @@ fn wait_for_state(server: &Server) -> (String, String) {
     seen
 }
 
-/// What doctor finds of the KMS, or of a keyspace that it denies.
+/// Returns what doctor reports about the KMS, or about a keyspace that it denies.
 fn wait_for_finding(server: &Server) -> String {
     let operator = Operator::new();
     let mut found = BTreeSet::new();
@@ -260,7 +260,7 @@ fn wait_for_finding(server: &Server) -> String {
             .collect();
         !found.is_empty()
     });
-    // The worst one: a denied keyspace says more than its KMS.
+    // The most severe one: a denied keyspace is more specific than its KMS.
     found
         .iter()
         .find(|id| *id == "keyspace-denied")

@@ -1,4 +1,4 @@
-//! A token with a PIN file: SoftHSM2, and a module before it that fails on demand.
+//! A token with a PIN file: SoftHSM2, and a module in front that fails on demand.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,4 +1,4 @@
-//! OpenBao: what it says, what stands before it, and what we log in with.
+//! OpenBao: its answers, programs in front of it, and the credentials for it.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -194,7 +194,7 @@ fn at_openbao_with_tls_and_a_login() {
     shop.close();
 }
 
-/// With a list of hosts and without name servers of its own, which takes root.
+/// Runs with a list of hosts and without name servers, which needs root.
 #[test]
 fn at_openbao_by_its_name() {
     if !is_root("a list of hosts") {
@@ -229,7 +229,7 @@ fn at_openbao_by_its_name() {
         "its name has no address",
         || {
             std::fs::write(&hosts, "127.0.0.1 elsewhere\n").unwrap();
-            // Connections that stand need no name.
+            // Established connections need no name.
             proxy.set(Fault::Down);
         },
         || {
