@@ -4,7 +4,7 @@
 //! operators ─▶ shards (modelled) ══ two lanes ══▶ Control (the real keyway-node) ──▶ KMS: slow, refusing, locked
 //! clients   ─▶   │               ◀══ two lanes ══      │                         ──▶ disk: slow, failing, half done
 //!                ▼                                     ▼
-//!              oracle: invariants 21, 25 to 31, 34, 35 and 40, after every step
+//!              oracle: invariants 21, 25 to 31, 34, 35, 37 and 40, after every step
 //! ```
 //!
 //! A history is a list of steps out of a seed, as in [`crate::plan`]; what depends on control's own doings is drawn where it
@@ -21,6 +21,7 @@ mod process;
 mod shards;
 mod steps;
 mod tell;
+mod visible;
 
 use crate::dice::Dice;
 use crate::oracle::{Checked, Violation};
@@ -174,6 +175,10 @@ enum Event {
     MustBeLocked {
         keyspace: u32,
         lock: u64,
+    },
+    /// Every shard must act by a withdrawal by now.
+    MustBeWithdrawn {
+        token: u64,
     },
     /// An emergency command must have its answer by now.
     MustBeAnswered {

@@ -225,6 +225,7 @@ impl World<'_> {
                 seal,
             } => self.landed(shard, keyspace, seal),
             Event::MustBeLocked { keyspace, lock } => self.check_locked(keyspace, lock),
+            Event::MustBeWithdrawn { token } => self.check_withdrawn(token),
             Event::MustBeAnswered { token } => self.check_answered(token),
         }
     }

@@ -14,7 +14,7 @@ use keyway_protocol::{Grants, Status, UnlockKind, decode_generation, decode_tick
 use zeroize::Zeroizing;
 
 /// What tightens is in force on every shard within this, µs: 150 ms, and what a shard's thread may have been kept from.
-const IN_FORCE_WITHIN_US: u64 = 150_000;
+pub(super) const IN_FORCE_WITHIN_US: u64 = 150_000;
 /// An emergency command is answered within this, µs: 4 s of it are for a disk that hangs, and it is looked at once a second.
 const ANSWERED_WITHIN_US: u64 = 5_500_000;
 
@@ -238,6 +238,9 @@ impl World<'_> {
         }
         if let Asks::Withdraw { keyspace, who } = asks {
             self.books.of(keyspace).last_grant.insert(who, number);
+            let token = request.token;
+            let at = self.now + IN_FORCE_WITHIN_US;
+            self.schedule(at, Event::MustBeWithdrawn { token });
         }
     }
 
@@ -299,7 +302,7 @@ impl World<'_> {
         let is_in_force = matches!(status, Status::Ok | Status::NotPersisted);
         match asked.asks {
             Asks::Lock { .. } | Asks::LockAll if is_in_force => {
-                for keyspace in asked.locks {
+                for keyspace in asked.locks.clone() {
                     self.lock_answered(keyspace, asked.number, status)?;
                 }
             }
@@ -365,7 +368,10 @@ impl World<'_> {
             }
             _ => {}
         }
-        Ok(())
+        match status {
+            Status::Ok => self.check_visible(&asked),
+            _ => Ok(()),
+        }
     }
 
     fn lock_answered(&mut self, keyspace: u32, number: u64, status: Status) -> Checked {

@@ -37,6 +37,7 @@ pub struct SimDisk {
     /// How many directories of logs there have been: one more with each other number of shards.
     generation: u32,
     shard_count: u16,
+    damage: Vec<String>,
 }
 
 impl SimDisk {
@@ -50,6 +51,7 @@ impl SimDisk {
             mood: DiskMood::default(),
             generation: 0,
             shard_count: 0,
+            damage: Vec::new(),
         };
         disk.mount(VirtualFiles::default());
         disk
@@ -99,16 +101,27 @@ impl SimDisk {
             }
         }
         self.files.advance(now_us);
-        let open = |options| {
+        self.damage.clear();
+        let mut logs = Vec::new();
+        for options in self.options() {
+            let shard = options.shard_index;
             let opened = BlobLog::open(self.files.clone(), options, |_| {});
             let (log, recovery) = finish(opened).expect("the log opens");
-            assert_eq!(recovery.damage_count, 0, "{:?}", recovery.damage);
-            SimLog::new(self.files.clone(), Rc::clone(&self.decider), log, now_us)
-        };
-        let logs = self.options().into_iter().map(open).collect();
+            let damage = recovery.damage.iter();
+            self.damage
+                .extend(damage.map(|damage| format!("log {shard}: {damage:?}")));
+            let (files, decider) = (self.files.clone(), Rc::clone(&self.decider));
+            logs.push(SimLog::new(files, decider, log, now_us));
+        }
         self.files.set_full(self.mood.is_full);
         self.decider.borrow_mut().is_instant = false;
         logs
+    }
+
+    /// Returns the damage that the last start found. A disk without bad sectors has none, whatever was lost with the power.
+    #[must_use]
+    pub fn damage(&self) -> &[String] {
+        &self.damage
     }
 
     fn remove_generation(&self, generation: u32) {

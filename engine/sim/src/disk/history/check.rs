@@ -20,6 +20,8 @@ impl World {
         self.disk.crash(logs, is_power_cut);
         self.books.end_process();
         self.logs = self.disk.start(self.now_us, shards, route(shards));
+        let damage = self.disk.damage();
+        ensure!(16, damage.is_empty(), "a start finds {damage:?}");
         self.check_all(true)
     }
 
