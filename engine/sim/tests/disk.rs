@@ -3,7 +3,7 @@
 use keyway_sim::disk::history::{hash_of, run_lying, run_seed, trace_of};
 use keyway_store::virtual_files::Lie;
 
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 600;
 
 #[test]
 fn logs_keep_their_promises_in_every_history() {
