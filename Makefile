@@ -111,7 +111,7 @@ deb: deps-deb ## Build the Debian package, install it in an empty tree and try i
 	scripts/check-package "$(TARGET)/keyway.deb"
 
 .PHONY: fuzz
-fuzz: deps-fuzz ## Fuzz each decoder, the envelope and the log's recovery; stops at a finding (TIME_S=60 each)
+fuzz: deps-fuzz ## Fuzz each decoder, the envelope, the log's recovery, a shard and control; stops at a finding (TIME_S=60 each)
 	TIME_S=$(TIME_S) scripts/fuzz
 
 .PHONY: mutants

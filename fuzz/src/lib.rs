@@ -18,11 +18,15 @@
 //! - [`envelope`]: nothing but a blob that was sealed opens.
 //! - [`recovery`]: a damaged blob log keeps every whole record before the damage, and makes none
 //!   up.
+//! - [`connection`]: a whole shard of the node answers every request once, whatever bytes, errands, control and peers do.
+//! - [`control`]: the control state machine answers every command once, whatever comes in whatever order.
 //!
 //! This crate brings its own global allocator ([`memory`]), with which the properties bound what
 //! a decoder allocates.
 
 pub mod client;
+pub mod connection;
+pub mod control;
 pub mod envelope;
 pub mod header;
 pub mod hello;
@@ -36,7 +40,7 @@ pub mod stream;
 pub type Check = fn(&[u8]);
 
 /// Every target: its name, which is its folder's in `fuzz/corpus` too, and its property.
-pub const TARGETS: [(&str, Check); 7] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("header", header::check),
     ("stream", stream::check),
     ("hello", hello::check),
@@ -44,4 +48,6 @@ pub const TARGETS: [(&str, Check); 7] = [
     ("client", client::check),
     ("envelope", envelope::check),
     ("recovery", recovery::check),
+    ("connection", connection::check),
+    ("control", control::check),
 ];

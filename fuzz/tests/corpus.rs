@@ -57,6 +57,16 @@ fn a_damaged_log_keeps_every_whole_record_before_the_damage() {
 }
 
 #[test]
+fn a_shard_answers_each_request_once_whatever_comes() {
+    run("connection", 2_000);
+}
+
+#[test]
+fn control_answers_each_command_once_whatever_comes() {
+    run("control", 3_000);
+}
+
+#[test]
 fn every_target_has_a_corpus_and_every_corpus_a_target() {
     let mut folders: Vec<String> = std::fs::read_dir(corpus())
         .unwrap()

@@ -61,6 +61,8 @@ impl Control {
         for id in &touched {
             self.follow_written(*id);
         }
+        // A temporary override can have expired before it was written: then it never comes into force.
+        self.revert_expired_overrides();
         // Works first, since they may have something to send before: a DEK comes before the floor that needs it.
         self.run();
         // A change that was answered before it was written has no work left that publishes its other half.

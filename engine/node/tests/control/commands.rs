@@ -1,8 +1,10 @@
 //! Tests what the table does not show: events between two steps of a command, deadlines, and commands that time out.
 
+use keyway_node::catalogue::SettingsChange;
 use keyway_node::control::UNLOCKS_MAX;
 use keyway_node::messages::{Command, Request, ResealPage, Secret, ToControl};
-use keyway_protocol::{Status, UnlockKind};
+use keyway_node::policy::Principal;
+use keyway_protocol::{Grants, Status, UnlockKind};
 
 use crate::rig::{OWNER, PROD, Rig};
 
@@ -326,4 +328,21 @@ fn unlocks_and_requests_to_an_unresponsive_shard_are_bounded() {
     assert!(works <= 16, "{works}");
     rig.unlock(UnlockKind::Nothing, false);
     assert_eq!(rig.calls.len(), 1, "a place is free again");
+}
+
+/// A temporary grant that the disk was slow to take used to come into force after it had expired, for up to a second.
+#[test]
+fn an_override_that_expires_before_it_is_written_never_comes_into_force() {
+    let mut rig = Rig::new();
+    let lines = [("allow:uid:8", "sign"), ("for_ms", "1000")];
+    let change = SettingsChange::parse(lines).expect("it is valid");
+    let keyspace = PROD;
+    rig.command(OWNER, Command::Set { keyspace, change });
+    rig.pass(2_500_000);
+    rig.end_write(true);
+    let rights = || {
+        let written = rig.control.written().keyspace(PROD);
+        written.map(|keyspace| keyspace.policy.rights(Principal::Uid(8)))
+    };
+    assert_eq!(rights(), Ok(Grants::NONE));
 }

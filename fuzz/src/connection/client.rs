@@ -1,0 +1,116 @@
+//! What a client has sent and what it was answered: each request once, and nothing else.
+
+use std::collections::BTreeMap;
+
+use keyway_core::slots::Handle;
+use keyway_node::connection::Connection;
+use keyway_node::policy::Principal;
+use keyway_protocol::limits::FRAME_LEN_MAX;
+use keyway_protocol::{RequestFrame, ResponseFrame};
+
+use super::port::SIGNED;
+
+/// One connection, seen from the other end.
+pub(super) struct Client {
+    pub(super) at: Handle<Connection>,
+    pub(super) who: Principal,
+    /// Bytes that are to be sent, and those of a frame that is not complete.
+    pub(super) outgoing: Vec<u8>,
+    partial: Vec<u8>,
+    /// Answers that are not complete.
+    incoming: Vec<u8>,
+    /// Requests that were sent and not answered, by id.
+    unanswered: BTreeMap<u64, usize>,
+    /// The stream is lost after this; it is said once.
+    is_lost: bool,
+    /// It has sent what a result looks like, which PING gives back.
+    has_sent_result: bool,
+    pub(super) is_closed: bool,
+    pub(super) last_id: u64,
+}
+
+impl Client {
+    pub(super) fn new(at: Handle<Connection>, who: Principal) -> Self {
+        Self {
+            at,
+            who,
+            outgoing: Vec::new(),
+            partial: Vec::new(),
+            incoming: Vec::new(),
+            unanswered: BTreeMap::new(),
+            is_lost: false,
+            has_sent_result: false,
+            is_closed: false,
+            last_id: 0,
+        }
+    }
+
+    /// The shard was given these bytes.
+    pub(super) fn note_sent(&mut self, bytes: &[u8]) {
+        if self.is_lost {
+            return;
+        }
+        self.partial.extend_from_slice(bytes);
+        let mut at = 0;
+        loop {
+            match RequestFrame::decode(&self.partial[at..]) {
+                Ok(Some((frame, len))) => {
+                    *self.unanswered.entry(frame.request_id).or_default() += 1;
+                    self.has_sent_result |= has_result(&frame.payload);
+                    at += len;
+                }
+                Ok(None) => break,
+                Err(_) => {
+                    let id = RequestFrame::request_id_at(&self.partial[at..]).unwrap_or(0);
+                    *self.unanswered.entry(id).or_default() += 1;
+                    self.is_lost = true;
+                    break;
+                }
+            }
+        }
+        self.partial.drain(..at);
+    }
+
+    /// The shard has sent these bytes. `may_use`: the principal has had a right to keys at some time.
+    pub(super) fn note_received(&mut self, bytes: &[u8], may_use: bool) {
+        self.incoming.extend_from_slice(bytes);
+        let mut at = 0;
+        while let Some((frame, len)) =
+            ResponseFrame::decode(&self.incoming[at..]).expect("the server's bytes are frames")
+        {
+            assert!(len <= FRAME_LEN_MAX);
+            let count = self.unanswered.get_mut(&frame.request_id);
+            let count = count.filter(|count| **count > 0);
+            assert!(
+                count.is_some(),
+                "an answer to request {}, which waits for none",
+                frame.request_id
+            );
+            if let Some(count) = count {
+                *count -= 1;
+            }
+            assert!(
+                may_use || self.has_sent_result || !has_result(&frame.payload),
+                "{} has no right, and has the result of a key",
+                self.who
+            );
+            at += len;
+        }
+        self.incoming.drain(..at);
+    }
+
+    /// How many requests have no answer.
+    pub(super) fn unanswered(&self) -> usize {
+        self.unanswered.values().sum()
+    }
+
+    /// The ids of requests without an answer.
+    pub(super) fn unanswered_ids(&self) -> Vec<u64> {
+        let waiting = self.unanswered.iter().filter(|(_, count)| **count > 0);
+        waiting.map(|(id, _)| *id).collect()
+    }
+}
+
+fn has_result(payload: &[u8]) -> bool {
+    payload.windows(SIGNED.len()).any(|part| part == SIGNED)
+}
