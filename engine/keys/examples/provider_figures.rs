@@ -13,39 +13,25 @@ use ring::signature::KeyPair as _;
 use std::hint::black_box;
 use std::time::Duration;
 
+#[path = "../../../testkit/machine.rs"]
+mod machine;
+
 const BATCHES: usize = 40;
 const BATCH_MIN: Duration = Duration::from_millis(3);
 const MESSAGE: [u8; 64] = [0x5a; 64];
 
 fn main() {
-    machine();
+    println!("{}", machine::description());
+    println!(
+        "ring 0.17.14, aws-lc-rs 1.19.0, message of {} bytes\n",
+        MESSAGE.len()
+    );
     println!("{:<44} {:>10} {:>10}", "us per call", "ring", "aws-lc");
     ed25519();
     ecdsa();
     rsa();
     symmetric();
     keyway();
-}
-
-fn machine() {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(name));
-        let value = line.and_then(|line| line.split_once(": "));
-        value.map_or("unknown", |(_, value)| value).to_owned()
-    };
-    println!(
-        "cpu: {} (family {}, model {}), {} cores, {}",
-        field("model name"),
-        field("cpu family"),
-        field("model\t"),
-        std::thread::available_parallelism().map_or(0, usize::from),
-        std::env::consts::ARCH,
-    );
-    println!(
-        "ring 0.17.14, aws-lc-rs 1.19.0, message of {} bytes\n",
-        MESSAGE.len()
-    );
 }
 
 /// CPU time that this thread has used.

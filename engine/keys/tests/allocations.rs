@@ -7,32 +7,9 @@ use keyway_keys::{
     Algorithm, Arena, ArenaOptions, Context, Input, NewKey, OpError, ProviderChoice, Scheme,
     UnlockedKey, Vault,
 };
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: all calls go to `System` as they are; the counter has a constant initial value and no
-// destructor, so touching it does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
-
-#[global_allocator]
-static GLOBAL: Counting = Counting;
+#[path = "../../../testkit/counting_allocator.rs"]
+mod counting_allocator;
 
 #[test]
 fn hot_operations_allocate_nothing() {
@@ -74,8 +51,8 @@ fn hot_operations_allocate_nothing() {
             .unwrap();
         let key = vault.open(&dek, context, 1, &blob).unwrap();
         let mut out = Vec::with_capacity(4096);
-        let before = ALLOCATIONS.get();
+        let before = counting_allocator::allocations();
         operate(&key, &mut out).unwrap();
-        assert_eq!(ALLOCATIONS.get() - before, 0, "{algorithm}");
+        assert_eq!(counting_allocator::allocations() - before, 0, "{algorithm}");
     }
 }

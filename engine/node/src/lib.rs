@@ -31,3 +31,6 @@ pub mod policy;
 pub mod port;
 pub mod shard;
 pub mod time;
+
+#[cfg(test)]
+mod splitmix;

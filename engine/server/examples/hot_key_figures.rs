@@ -15,6 +15,9 @@ use keyway_node::shard::hot::{PLACES_MAX, SpaceSaving, Tally};
 use keyway_protocol::HotBy;
 use keyway_protocol::limits::HOT_KEYS_MAX;
 
+#[path = "../../../testkit/machine.rs"]
+mod machine;
+
 const BATCHES: usize = 50;
 /// Calls in a batch.
 const CALLS: usize = 100_000;
@@ -26,7 +29,7 @@ const KEYSPACES: u32 = 10;
 const NOW: Moment = Moment::from_micros(1);
 
 fn main() {
-    machine();
+    println!("{}", machine::description());
     for (traffic, keys) in [
         ("one key", 1),
         ("200 keys", 200),
@@ -88,21 +91,4 @@ fn at_random(count: u64) -> Vec<Vec<u8>> {
     (0..CALLS)
         .map(|_| format!("tenants/key-{:08}", next() % count).into_bytes())
         .collect()
-}
-
-fn machine() {
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(name));
-        let value = line.and_then(|line| line.split_once(": "));
-        value.map_or("unknown", |(_, value)| value).to_owned()
-    };
-    println!(
-        "cpu: {} (family {}, model {}), {} cores, {}",
-        field("model name"),
-        field("cpu family"),
-        field("model\t"),
-        std::thread::available_parallelism().map_or(0, usize::from),
-        std::env::consts::ARCH,
-    );
 }

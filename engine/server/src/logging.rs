@@ -5,20 +5,21 @@
 mod repeats;
 mod writer;
 
-use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use keyway_core::Instant;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{Config, ConfigError, LogFormat, Options};
 use writer::Queue;
 
-/// Lines of one kind that are written in a second; the rest are counted.
-pub const LINES_PER_SECOND_MAX: u32 = 10;
+/// Lines of one event that are written in a second, or in a minute for [`PER_MINUTE`] events; the rest are counted.
+const LINES_MAX: u32 = 10;
+
+/// The name of events whose lines are limited per minute: those of each keyspace in an outage of their KMS.
+pub const PER_MINUTE: &str = "per minute";
 
 /// How long the process's end waits for its last lines to be written.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -119,67 +120,4 @@ pub fn last_words(text: &str) {
         queue.offer(format!("keywayd: {text}\n").into_bytes());
     }
     flush();
-}
-
-/// Lets at most [`LINES_PER_SECOND_MAX`] lines through in each window of time and counts the others.
-#[derive(Debug)]
-pub struct LineLimit {
-    window_us: u64,
-    window_start_us: Cell<u64>,
-    written: Cell<u32>,
-    suppressed: Cell<u64>,
-}
-
-impl Default for LineLimit {
-    /// Windows of a second.
-    fn default() -> Self {
-        Self::new(1_000_000)
-    }
-}
-
-impl LineLimit {
-    /// Windows of a minute: for what happens to each keyspace in an outage of their KMS.
-    pub fn per_minute() -> Self {
-        Self::new(60_000_000)
-    }
-
-    fn new(window_us: u64) -> Self {
-        Self {
-            window_us,
-            window_start_us: Cell::new(0),
-            written: Cell::new(0),
-            suppressed: Cell::new(0),
-        }
-    }
-
-    /// Whether to write a line now: `Some(n)` when yes, where `n` lines were held back since the
-    /// last one written.
-    pub fn admit(&self, now: Instant) -> Option<u64> {
-        let now_us = now.as_micros();
-        if now_us.saturating_sub(self.window_start_us.get()) >= self.window_us {
-            self.window_start_us.set(now_us);
-            self.written.set(0);
-        }
-        if self.written.get() >= LINES_PER_SECOND_MAX {
-            self.suppressed.set(self.suppressed.get() + 1);
-            return None;
-        }
-        self.written.set(self.written.get() + 1);
-        Some(self.suppressed.take())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_cut_and_the_next_second_says_how_much_was_held_back() {
-        let limit = LineLimit::default();
-        let first = Instant::from_micros(5_000_000);
-        let admitted = (0..100).filter(|_| limit.admit(first).is_some()).count();
-        assert_eq!(admitted, LINES_PER_SECOND_MAX as usize);
-        let held_back = 100 - u64::from(LINES_PER_SECOND_MAX);
-        assert_eq!(limit.admit(first.plus_us(1_000_000)), Some(held_back));
-    }
 }

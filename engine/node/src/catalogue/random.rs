@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use keyway_core::Instant;
 
 use super::*;
+use crate::splitmix::Random;
 
 /// The settings to change and their values: few, so that values often conflict.
 const VALUES: [(&str, [&str; 4]); 6] = [
@@ -19,21 +20,8 @@ const VALUES: [(&str, [&str; 4]); 6] = [
 const HISTORIES: u64 = 100;
 const STEPS: u64 = 60;
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % bound
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
+fn any_of<T: Copy>(random: &mut Random, choices: &[T]) -> T {
+    choices[random.below(choices.len() as u64) as usize]
 }
 
 #[derive(Clone, Default)]
@@ -105,12 +93,12 @@ fn run(seed: u64, steady: bool, tally: &mut Tally) {
     for _ in 0..STEPS {
         match random.below(8) {
             0..5 => {
-                let end = (random.below(2) == 0).then(|| random.of(&[5, 10, 20, 40]));
+                let end = (random.below(2) == 0).then(|| any_of(&mut random, &[5, 10, 20, 40]));
                 let mut changed = model.clone();
                 let mut lines = String::new();
                 for _ in 0..=random.below(2) {
-                    let (name, values) = random.of(&VALUES);
-                    let value = random.of(&values);
+                    let (name, values) = any_of(&mut random, &VALUES);
+                    let value = any_of(&mut random, &values);
                     lines += &format!("{name}={value}\n");
                     changed.set(name, value, end.map(|end| now + end));
                 }

@@ -9,23 +9,11 @@ use keyway_node::catalogue::SettingsChange;
 use keyway_node::messages::{Command, ResealError, ResealPage, ToControl};
 use keyway_protocol::{Status, UnlockKind};
 
+use crate::random::Random;
 use crate::rig::{OTHER_KMS, OWNER, PROD, Rig, SIGNER};
 
 const HISTORIES: u64 = 400;
 const STEPS: u64 = 120;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % bound
-    }
-}
 
 fn command(random: &mut Random) -> Command {
     let keyspace = PROD;

@@ -4,3 +4,6 @@ mod commands;
 mod histories;
 mod life_cycle;
 mod rig;
+
+#[path = "../../src/splitmix.rs"]
+mod random;

@@ -2,33 +2,16 @@
 
 use keyway_node::messages::ToControl;
 use keyway_node::shard::Errand;
-use keyway_protocol::{
-    Algorithm, KeyGenerate, KeyList, NewKey, Octets, Opcode, Request, Status, Usage,
-};
+use keyway_protocol::{KeyList, Octets, Opcode, Request, Status};
 
-use super::rig::{OWNER, Rig, done, frame, sign};
+use super::rig::{OWNER, Rig, done, frame, generate, sign};
 
 const DEADLINE_US: u32 = 5_000;
-
-fn generate(id: u64, key_id: &[u8]) -> Vec<u8> {
-    let new_key = NewKey {
-        algorithm: Some(Algorithm::Ed25519),
-        exportable: false,
-        usage: Usage::NONE,
-        not_after_unix_ms: 0,
-    };
-    let request = Request::KeyGenerate(KeyGenerate { new_key });
-    frame(id, key_id, DEADLINE_US, Opcode::KeyGenerate, &request)
-}
 
 #[test]
 fn every_wait_ends_within_a_tick_of_its_deadline() {
     let mut rig = Rig::new();
-    let at = rig.connect(OWNER);
-    let warm = rig.key("warm", 0);
-    rig.receive(at, &sign(9, &warm, 0));
-    rig.run();
-    rig.answers(at);
+    let (at, warm) = rig.connect_and_sign(OWNER, "warm");
     rig.keeps_errands = true;
     let (cold, made, elsewhere) = (rig.key("cold", 0), rig.key("new", 0), rig.key("far", 1));
     let list = Request::KeyList(KeyList {
@@ -38,7 +21,7 @@ fn every_wait_ends_within_a_tick_of_its_deadline() {
     });
     let waits = [
         ("a load", sign(1, &cold, DEADLINE_US)),
-        ("a write", generate(2, &made)),
+        ("a write", generate(2, &made, DEADLINE_US)),
         ("another shard", sign(3, &elsewhere, DEADLINE_US)),
         (
             "control",

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+#[path = "../../../../testkit/counting_allocator.rs"]
+mod counting_allocator;
 mod deadlines;
 mod hits;
 mod panics;

@@ -2,7 +2,7 @@
 
 use keyway_protocol::Status;
 
-use super::rig::{OWNER, Rig, SIGNATURE, sign};
+use super::rig::{OWNER, Rig, SIGNATURE, sign, statuses};
 
 #[test]
 fn panicking_operation_is_answered_internal_once_without_details() {
@@ -20,12 +20,8 @@ fn panicking_operation_is_answered_internal_once_without_details() {
     rig.run();
     let mut answers = rig.answers(at);
     answers.sort_by_key(|answer| answer.id);
-    let statuses: Vec<_> = answers
-        .iter()
-        .map(|answer| (answer.id, answer.status))
-        .collect();
     assert_eq!(
-        statuses,
+        statuses(&answers),
         [(2, Status::Ok), (3, Status::Internal), (4, Status::Ok)]
     );
     let shown = answers[1].payload.windows(SIGNATURE.len());

@@ -16,8 +16,8 @@ use keyway_node::port::{
 };
 use keyway_node::shard::{Arrival, Done, Effect, Errand, Shard, Site, Start, TaskId, Turn, Use};
 use keyway_protocol::{
-    Hello, InputKind, Octets, Opcode, Request, RequestFrame, ResponseFrame, Router, Scheme, Sign,
-    Status,
+    Algorithm, Hello, InputKind, KeyGenerate, NewKey, Octets, Opcode, Request, RequestFrame,
+    ResponseFrame, Router, Scheme, Sign, Status, Usage,
 };
 
 pub const KEYSPACE: u32 = 1;
@@ -254,6 +254,15 @@ impl Rig {
         at
     }
 
+    /// Opens a connection and signs once with a key of this shard, which is in memory afterwards. Returns the key's id.
+    pub fn connect_and_sign(&mut self, who: Principal, key: &str) -> (Handle<Connection>, Vec<u8>) {
+        let (at, key) = (self.connect(who), self.key(key, 0));
+        self.receive(at, &sign(1, &key, 0));
+        self.run();
+        assert_eq!(statuses(&self.answers(at)), [(1, Status::Ok)]);
+        (at, key)
+    }
+
     /// Passes bytes of a connection to the shard.
     pub fn receive(&mut self, at: Handle<Connection>, bytes: &[u8]) {
         let mut rest = bytes;
@@ -425,4 +434,26 @@ pub fn sign(id: u64, key_id: &[u8], deadline_us: u32) -> Vec<u8> {
         input: Octets(b"message"),
     });
     frame(id, key_id, deadline_us, Opcode::Sign, &request)
+}
+
+/// Builds a KEY_GENERATE request.
+pub fn generate(id: u64, key_id: &[u8], deadline_us: u32) -> Vec<u8> {
+    let new_key = NewKey {
+        algorithm: Some(Algorithm::Ed25519),
+        exportable: false,
+        usage: Usage::NONE,
+        not_after_unix_ms: 0,
+    };
+    let request = Request::KeyGenerate(KeyGenerate { new_key });
+    frame(id, key_id, deadline_us, Opcode::KeyGenerate, &request)
+}
+
+/// Returns the request ids and statuses of answers, by request id.
+pub fn statuses(answers: &[Answer]) -> Vec<(u64, Status)> {
+    let mut statuses: Vec<_> = answers
+        .iter()
+        .map(|answer| (answer.id, answer.status))
+        .collect();
+    statuses.sort_by_key(|(id, _)| *id);
+    statuses
 }

@@ -5,7 +5,7 @@ use keyway_node::messages::ToPeer;
 use keyway_node::policy::Policy;
 use keyway_protocol::Status;
 
-use super::rig::{KEYSPACE, OWNER, Rig, SIGNATURE, STRANGER, sign};
+use super::rig::{KEYSPACE, OWNER, Rig, SIGNATURE, STRANGER, sign, statuses};
 
 fn withdraw(rig: &mut Rig) {
     rig.publish(|change| change.guard.policy = Policy::default());
@@ -14,11 +14,8 @@ fn withdraw(rig: &mut Rig) {
 #[test]
 fn withdrawn_right_ends_every_wait_for_a_key() {
     let mut rig = Rig::new();
-    let at = rig.connect(STRANGER);
-    let (cold, slow) = (rig.key("cold", 0), rig.key("slow", 0));
-    rig.receive(at, &sign(1, &slow, 0));
-    rig.run();
-    assert_eq!(rig.answers(at)[0].status, Status::Ok);
+    let (at, slow) = rig.connect_and_sign(STRANGER, "slow");
+    let cold = rig.key("cold", 0);
     let before = rig.world.operations.get();
     rig.world.is_slow.set(true);
     rig.keeps_errands = true;
@@ -47,12 +44,7 @@ fn withdrawn_right_ends_every_wait_for_a_key() {
         rig.shard.handle_peer(1, vec![reply]);
     }
     rig.run();
-    let mut answers = rig.answers(at);
-    answers.sort_by_key(|answer| answer.id);
-    let statuses: Vec<_> = answers
-        .iter()
-        .map(|answer| (answer.id, answer.status))
-        .collect();
+    let statuses = statuses(&rig.answers(at));
     let expected = [
         (2, Status::Forbidden),
         (3, Status::Forbidden),
@@ -66,11 +58,7 @@ fn withdrawn_right_ends_every_wait_for_a_key() {
 #[test]
 fn result_computed_after_the_key_expired_is_wiped() {
     let mut rig = Rig::new();
-    let at = rig.connect(OWNER);
-    let key = rig.key("key", 0);
-    rig.receive(at, &sign(1, &key, 0));
-    rig.run();
-    assert_eq!(rig.answers(at)[0].status, Status::Ok);
+    let (at, key) = rig.connect_and_sign(OWNER, "key");
     // Longer than any lease.
     rig.world.operation_us.set(100_000_000_000);
     rig.receive(at, &sign(2, &key, 0));

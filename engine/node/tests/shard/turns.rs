@@ -10,11 +10,8 @@ use super::rig::{OWNER, Rig, STRANGER, frame, sign};
 #[test]
 fn turn_ends_within_its_budget_and_one_operation() {
     let mut rig = Rig::new();
-    let (at, other) = (rig.connect(OWNER), rig.connect(OWNER));
-    let key = rig.key("key", 0);
-    rig.receive(at, &sign(0, &key, 0));
-    rig.run();
-    rig.answers(at);
+    let (at, key) = rig.connect_and_sign(OWNER, "key");
+    let other = rig.connect(OWNER);
     rig.world.operation_us.set(50);
     for id in 0..100 {
         rig.receive(at, &sign(id, &key, 0));
@@ -43,11 +40,7 @@ fn turn_ends_within_its_budget_and_one_operation() {
 #[test]
 fn one_slow_operation_runs_between_two_polls() {
     let mut rig = Rig::new();
-    let at = rig.connect(OWNER);
-    let key = rig.key("key", 0);
-    rig.receive(at, &sign(0, &key, 0));
-    rig.run();
-    rig.answers(at);
+    let (at, key) = rig.connect_and_sign(OWNER, "key");
     rig.world.is_slow.set(true);
     rig.receive(at, &[sign(1, &key, 0), sign(2, &key, 0)].concat());
     assert_eq!(rig.turn(), Turn::More);
@@ -63,11 +56,7 @@ fn one_slow_operation_runs_between_two_polls() {
 #[test]
 fn lock_overtakes_earlier_frames_and_all_queued_work() {
     let mut rig = Rig::new();
-    let at = rig.connect(OWNER);
-    let key = rig.key("key", 0);
-    rig.receive(at, &sign(0, &key, 0));
-    rig.run();
-    rig.answers(at);
+    let (at, key) = rig.connect_and_sign(OWNER, "key");
     rig.world.operation_us.set(50);
     let mut bytes: Vec<u8> = (1..100).flat_map(|id| sign(id, &key, 0)).collect();
     bytes.extend(frame(100, b"", 0, Opcode::Lock, &Request::Lock));

@@ -5,25 +5,12 @@ use keyway_node::messages::{Lane, ResealWork, ToControl, ToShard};
 use keyway_node::policy::Policy;
 use keyway_node::port::{Blob, KeyState, Page, Row, Write, WriteError};
 use keyway_node::shard::{Done, Errand};
-use keyway_protocol::{
-    Algorithm, KeyGenerate, KeyRevoke, KeyRotate, NewKey, Opcode, Request, Status, Usage,
-};
+use keyway_protocol::{KeyRevoke, KeyRotate, Opcode, Request, Status};
 
-use super::rig::{KEYSPACE, OWNER, Rig, STRANGER, done, frame, sign};
+use super::rig::{KEYSPACE, OWNER, Rig, STRANGER, done, frame, generate, sign, statuses};
 
 /// The core requests a newer DEK than a live lease includes once per second.
 const DEK_AGAIN_TICKS: usize = 1_100;
-
-fn generate(id: u64, key_id: &[u8]) -> Vec<u8> {
-    let new_key = NewKey {
-        algorithm: Some(Algorithm::Ed25519),
-        exportable: false,
-        usage: Usage::NONE,
-        not_after_unix_ms: 0,
-    };
-    let request = Request::KeyGenerate(KeyGenerate { new_key });
-    frame(id, key_id, 0, Opcode::KeyGenerate, &request)
-}
 
 fn revoke(id: u64, key_id: &[u8]) -> Vec<u8> {
     let request = Request::KeyRevoke(KeyRevoke { key_version: 0 });
@@ -49,7 +36,7 @@ fn floor_is_confirmed_when_no_write_under_an_older_dek_is_in_flight() {
     let at = rig.connect(OWNER);
     let (first, second) = (rig.key("new", 0), rig.key("newer", 0));
     rig.keeps_errands = true;
-    rig.receive(at, &generate(1, &first));
+    rig.receive(at, &generate(1, &first, 0));
     rig.run();
     let [(task, Errand::Put(_, Write::Blob { sealed, .. }))] = &rig.kept[..] else {
         panic!("{:?}", rig.kept);
@@ -63,7 +50,7 @@ fn floor_is_confirmed_when_no_write_under_an_older_dek_is_in_flight() {
         "a blob under the older DEK is in flight"
     );
     // The next write waits for the newer DEK, which the core requests.
-    rig.receive(at, &generate(2, &second));
+    rig.receive(at, &generate(2, &second, 0));
     rig.ticks(DEK_AGAIN_TICKS);
     rig.run();
     rig.kept.retain(|(kept, _)| *kept != task);
@@ -110,11 +97,7 @@ fn write_is_refused_if_its_right_or_keyspace_was_lost_in_the_meantime() {
 #[test]
 fn revocation_is_in_force_before_and_without_a_durable_write() {
     let mut rig = Rig::new();
-    let at = rig.connect(OWNER);
-    let key = rig.key("key", 0);
-    rig.receive(at, &sign(1, &key, 0));
-    rig.run();
-    assert_eq!(rig.answers(at)[0].status, Status::Ok);
+    let (at, key) = rig.connect_and_sign(OWNER, "key");
     rig.keeps_errands = true;
     rig.world.revokes.set(true);
     rig.receive(at, &revoke(2, &key));
@@ -129,23 +112,20 @@ fn revocation_is_in_force_before_and_without_a_durable_write() {
     rig.shard.handle_done(task, Done::Put(Err(failed)));
     rig.receive(at, &sign(4, &key, 0));
     rig.run();
-    let mut answers = rig.answers(at);
-    answers.sort_by_key(|answer| answer.id);
-    let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
-    assert_eq!(statuses, [Status::NotPersisted, Status::Revoked]);
+    assert_eq!(
+        statuses(&rig.answers(at)),
+        [(2, Status::NotPersisted), (4, Status::Revoked)]
+    );
 }
 
 #[test]
 fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
     let mut rig = Rig::new();
-    let at = rig.connect(OWNER);
-    let key = rig.key("key", 0);
-    rig.receive(at, &sign(1, &key, 0));
-    rig.run();
+    let (at, _) = rig.connect_and_sign(OWNER, "key");
     rig.publish(|change| change.seal_floor = 2);
     rig.run();
     // A write obtains the newer DEK.
-    rig.receive(at, &generate(2, &rig.key("new", 0)));
+    rig.receive(at, &generate(2, &rig.key("new", 0), 0));
     rig.ticks(DEK_AGAIN_TICKS);
     rig.run();
     rig.keeps_errands = true;

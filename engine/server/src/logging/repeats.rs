@@ -1,4 +1,5 @@
-//! Ten lines a second at most of each event, for the whole process: the others are counted, and the count is logged.
+//! Limits each event to ten lines per second or minute, for the whole process. The others are counted, and the count is
+//! logged.
 //!
 //! An event is a place in the source. Places are kept in a table of fixed size that is filled once and read without a
 //! lock, since shards log.
@@ -10,7 +11,7 @@ use std::time::Instant;
 use tracing::{Event, Level, Metadata};
 use tracing_subscriber::layer::{Context, Filter};
 
-use super::LINES_PER_SECOND_MAX;
+use super::{LINES_MAX, PER_MINUTE};
 
 /// Most events that are distinguished; further ones are not limited. The source has some hundred.
 const EVENTS_MAX: usize = 1_024;
@@ -22,7 +23,7 @@ static EVENTS: [Slot; EVENTS_MAX] = [const { Slot::new() }; EVENTS_MAX];
 
 struct Slot {
     event: OnceLock<&'static Metadata<'static>>,
-    second: AtomicU64,
+    window: AtomicU64,
     written: AtomicU32,
     held_back: AtomicU64,
 }
@@ -31,18 +32,18 @@ impl Slot {
     const fn new() -> Slot {
         Slot {
             event: OnceLock::new(),
-            second: AtomicU64::new(0),
+            window: AtomicU64::new(0),
             written: AtomicU32::new(0),
             held_back: AtomicU64::new(0),
         }
     }
 
-    /// Returns whether one more line may be written in this second. Threads that race at its start may write some more.
-    fn admit(&self, second: u64) -> bool {
-        if self.second.swap(second, Ordering::Relaxed) != second {
+    /// Returns whether one more line may be written in this window. Threads that race at its start may write some more.
+    fn admit(&self, window: u64) -> bool {
+        if self.window.swap(window, Ordering::Relaxed) != window {
             self.written.store(0, Ordering::Relaxed);
         }
-        let is_within = self.written.fetch_add(1, Ordering::Relaxed) < LINES_PER_SECOND_MAX;
+        let is_within = self.written.fetch_add(1, Ordering::Relaxed) < LINES_MAX;
         if !is_within {
             self.held_back.fetch_add(1, Ordering::Relaxed);
         }
@@ -60,8 +61,9 @@ impl<S> Filter<S> for Limit {
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         let event = event.metadata();
-        // Who asks for `debug` asks for all of it.
-        *event.level() > Level::INFO || slot_of(event).is_none_or(|slot| slot.admit(second()))
+        // `debug` and `trace` are not limited.
+        *event.level() > Level::INFO
+            || slot_of(event).is_none_or(|slot| slot.admit(window_of(event)))
     }
 }
 
@@ -89,11 +91,13 @@ fn slot_of(event: &'static Metadata<'static>) -> Option<&'static Slot> {
         })
 }
 
-/// Seconds since the process first logged.
-fn second() -> u64 {
+/// Returns the number of the current window of an event, counted from when the process first logged.
+fn window_of(event: &Metadata<'_>) -> u64 {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
-    // Not 0, which stands for a slot that was never used.
-    BEGAN.get_or_init(Instant::now).elapsed().as_secs() + 1
+    let seconds = BEGAN.get_or_init(Instant::now).elapsed().as_secs();
+    let window_s = if event.name() == PER_MINUTE { 60 } else { 1 };
+    // Never 0, which is the window of a slot that was never used.
+    seconds / window_s + 1
 }
 
 #[cfg(test)]
@@ -101,10 +105,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_cut_and_counted() {
+    fn flood_is_limited_and_counted() {
         let slot = Slot::new();
         let written = (0..100).filter(|_| slot.admit(1)).count();
-        assert_eq!(written, LINES_PER_SECOND_MAX as usize);
+        assert_eq!(written, LINES_MAX as usize);
         assert_eq!(slot.held_back.load(Ordering::Relaxed), 90);
         assert!(slot.admit(2));
     }

@@ -6,17 +6,7 @@ use keyway_node::policy::Principal;
 use keyway_node::shard::{KeyChange, Report};
 
 use super::Driver;
-use crate::clock;
-use crate::logging::LineLimit;
-
-thread_local! {
-    static WAIT_TIMEOUTS: LineLimit = LineLimit::default();
-    static INVALID_KEYS: LineLimit = LineLimit::default();
-    static FAILED_LOADS: LineLimit = LineLimit::default();
-    static LEASES_GRANTED: LineLimit = LineLimit::per_minute();
-    static LEASES_ENDED: LineLimit = LineLimit::per_minute();
-    static DENIED: LineLimit = LineLimit::default();
-}
+use crate::logging::PER_MINUTE;
 
 impl Driver {
     pub(super) fn write_log(&self, report: &Report) {
@@ -113,45 +103,31 @@ impl Driver {
     }
 
     fn write_core(&self, event: &Event, cause: &str) {
-        let (shard, now) = (self.index, clock::now());
+        let shard = self.index;
         match event {
             Event::WaitTimeout {
                 keyspace,
                 key_id,
                 waiters,
-            } => {
-                if let Some(suppressed) = WAIT_TIMEOUTS.with(|limit| limit.admit(now)) {
-                    tracing::warn!(
-                        shard, keyspace = self.name(*keyspace), key = %show(key_id), cause, waiters,
-                        suppressed, "refresh wait timeout"
-                    );
-                }
-            }
+            } => tracing::warn!(
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), cause, waiters, "refresh wait timeout"
+            ),
             Event::KeyInvalid {
                 keyspace,
                 key_id,
                 cause: why,
-            } => {
-                if let Some(suppressed) = INVALID_KEYS.with(|limit| limit.admit(now)) {
-                    tracing::error!(
-                        shard, keyspace = self.name(*keyspace), key = %show(key_id), cause = ?why,
-                        dek = cause, suppressed, "key cache invalid"
-                    );
-                }
-            }
+            } => tracing::error!(
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), cause = ?why, dek = cause,
+                "key cache invalid"
+            ),
             Event::LoadFailed {
                 keyspace,
                 key_id,
                 error,
                 attempts,
-            } => {
-                if let Some(suppressed) = FAILED_LOADS.with(|limit| limit.admit(now)) {
-                    tracing::warn!(
-                        shard, keyspace = self.name(*keyspace), key = %show(key_id), ?error, attempts,
-                        suppressed, "rehydrate failed"
-                    );
-                }
-            }
+            } => tracing::warn!(
+                shard, keyspace = self.name(*keyspace), key = %show(key_id), ?error, attempts, "rehydrate failed"
+            ),
             Event::VersionWentBack {
                 keyspace,
                 key_id,
@@ -171,29 +147,22 @@ impl Driver {
                 generation,
                 ..
             } => {
-                if let Some(suppressed) = LEASES_GRANTED.with(|limit| limit.admit(now)) {
-                    let keyspace = self.name(*keyspace);
-                    tracing::info!(shard, keyspace, generation, suppressed, "DEK lease granted");
-                }
+                let keyspace = self.name(*keyspace);
+                tracing::info!(name: PER_MINUTE, shard, keyspace, generation, "DEK lease granted");
             }
             Event::LeaseEnded { keyspace } => {
-                if let Some(suppressed) = LEASES_ENDED.with(|limit| limit.admit(now)) {
-                    let keyspace = self.name(*keyspace);
-                    tracing::warn!(shard, keyspace, suppressed, "DEK lease ended");
-                }
+                let keyspace = self.name(*keyspace);
+                tracing::warn!(name: PER_MINUTE, shard, keyspace, "DEK lease ended");
             }
             Event::KeyspaceDenied { keyspace, .. } => {
-                if let Some(suppressed) = DENIED.with(|limit| limit.admit(now)) {
-                    let ticket = self.shard.borrow().ticket_of(keyspace.0);
-                    let keyspace = self.name(*keyspace);
-                    tracing::error!(
-                        shard,
-                        keyspace,
-                        ticket,
-                        suppressed,
-                        "the KMS denied the keyspace: purged"
-                    );
-                }
+                let ticket = self.shard.borrow().ticket_of(keyspace.0);
+                let keyspace = self.name(*keyspace);
+                tracing::error!(
+                    shard,
+                    keyspace,
+                    ticket,
+                    "the KMS denied the keyspace: purged"
+                );
             }
             // The control thread logs the cause, once for all shards and keyspaces.
             Event::KmsUnavailable { keyspace, after_us } => tracing::debug!(

@@ -132,19 +132,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-
-    /// SplitMix64.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut x = self.0;
-            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            x ^ (x >> 31)
-        }
-    }
+    use crate::splitmix::Random;
 
     fn estimate(sketch: &SpaceSaving, key: &[u8]) -> Estimate {
         let held = sketch.held(key);
@@ -195,7 +183,7 @@ mod tests {
             for capacity in [1, 2, 7, 64] {
                 let mut of = |keys: u64, weight_max: u64| {
                     let stream: Vec<_> = (0..2_000)
-                        .map(|_| (random.next() % keys, 1 + random.next() % weight_max))
+                        .map(|_| (random.below(keys), 1 + random.below(weight_max)))
                         .collect();
                     stream.into_iter()
                 };
