@@ -63,7 +63,7 @@ pub(super) fn write(report: Report) {
             failure,
         } => tracing::warn!(
             kms, keyspace, cause = failure.cause, error = %failure,
-            "the DEKs were not unwrapped"
+            "unwrap failed"
         ),
         Report::KmsStillFails {
             kms,
@@ -72,13 +72,11 @@ pub(super) fn write(report: Report) {
             failure,
         } => tracing::warn!(
             kms, keyspaces, failures, cause = failure.cause, error = %failure,
-            "the DEKs are still not unwrapped"
+            "unwrap failed; the outage continues"
         ),
-        Report::KmsWorks { kms, lasted_s } => tracing::info!(
-            kms,
-            lasted_s,
-            "the DEKs of all its keyspaces are unwrapped again"
-        ),
+        Report::KmsWorks { kms, lasted_s } => {
+            tracing::info!(kms, lasted_s, "unwraps succeed again")
+        }
         Report::Rotated {
             keyspace,
             generation,

@@ -169,7 +169,7 @@ impl Driver {
                 shard,
                 keyspace = self.name(*keyspace),
                 after_us,
-                "unwrap failed; it is retried later"
+                "unwrap will be retried"
             ),
             Event::Evicted { keyspace, key_id } => tracing::debug!(
                 shard, keyspace = self.name(*keyspace), key = %show(key_id), "evicted: memory full"

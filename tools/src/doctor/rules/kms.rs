@@ -41,7 +41,7 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
         let past = finding(kms, "kms-breaker-open", Severity::Note, symptom, evidence);
         return Some(
             past.because(trouble.what.clone())
-                .next(log_line("not unwrapped")),
+                .next(log_line("unwrap failed")),
         );
     }
     let evidence = format!(
@@ -62,7 +62,7 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
         .because(trouble.remedy.clone())
         .because_of(first_to_end(case, kms))
         .next("keyway kms list")
-        .next(log_line("not unwrapped")),
+        .next(log_line("unwrap failed")),
     )
 }
 

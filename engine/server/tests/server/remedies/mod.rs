@@ -50,7 +50,7 @@ const REPAIRED: &str = r#"
 /// If there is no journal, or it has no lines of the service, the command ends with 1.
 const JOURNAL: &str = "
     command -v journalctl > /dev/null || exit 0
-    journalctl -u keywayd --since -15min -g 'not unwrapped' || test $? = 1";
+    journalctl -u keywayd --since -15min -g 'unwrap failed' || test $? = 1";
 
 /// The remedies. `FILE`, `NEW` and the like appear in the scripts as they do in the messages.
 #[rustfmt::skip]

@@ -65,7 +65,7 @@ pub fn alerts(metrics: &str) -> BTreeSet<&'static str> {
 /// Compares with the committed part; with `KEYWAY_WRITE_MATRIX` in the environment it writes it.
 pub fn check(provider: &str, rows: &[Row]) {
     let mut table = String::from(
-        "| trouble | what callers see | state | alert | log line \"not unwrapped\" | doctor | recovers |\n\
+        "| trouble | what callers see | state | alert | log line \"unwrap failed\" | doctor | recovers |\n\
          |---|---|---|---|---|---|---|\n",
     );
     for row in rows {

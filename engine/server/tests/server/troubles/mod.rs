@@ -200,7 +200,7 @@ fn wait_for_line(server: &Server, from: usize) -> String {
         let log = server.log();
         let line = log[from..]
             .lines()
-            .find(|line| line.contains("not unwrapped"));
+            .find(|line| line.contains("unwrap failed"));
         let Some(line) = line else { return false };
         let part = |after: &str, until: &[char]| {
             let rest = line.split_once(after).map_or("", |(_, rest)| rest);
