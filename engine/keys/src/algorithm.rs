@@ -69,13 +69,6 @@ impl Algorithm {
         self as u8
     }
 
-    /// The algorithm of that name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|algorithm| algorithm.name() == name)
-    }
-
     /// The name on the command line and in listings.
     pub fn name(self) -> &'static str {
         match self {
@@ -223,13 +216,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_names_lead_back_to_the_algorithm() {
+    fn numbers_identify_the_algorithm() {
         for algorithm in Algorithm::ALL {
             assert_eq!(Algorithm::from_id(algorithm.id()), Some(algorithm));
-            assert_eq!(Algorithm::from_name(algorithm.name()), Some(algorithm));
         }
         assert_eq!(Algorithm::from_id(0), None);
-        assert_eq!(Algorithm::from_name("rsa-1024"), None);
     }
 
     #[test]

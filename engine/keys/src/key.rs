@@ -64,7 +64,7 @@ pub struct VersionInfo {
 /// What can be done with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the method of the same name")]
-pub enum Operation {
+pub enum KeyOperation {
     Sign,
     Verify,
     Mac,
@@ -164,19 +164,19 @@ impl UnlockedKey {
         if version == 0 && self.payload.versions().len() > FAST_VERSIONS_MAX {
             return Cost::Slow;
         }
-        self.cost(Operation::Verify, is_digest)
+        self.cost(KeyOperation::Verify, is_digest)
     }
 
     /// How long `operation` takes; `is_digest` tells whether its input is a caller-made digest.
-    pub fn cost(&self, operation: Operation, is_digest: bool) -> Cost {
+    pub fn cost(&self, operation: KeyOperation, is_digest: bool) -> Cost {
         let algorithm = self.metadata.algorithm;
         match (operation, algorithm.family()) {
-            (Operation::Sign, Family::Rsa) => Cost::Slow,
-            (Operation::Sign | Operation::Verify, _) if algorithm == Algorithm::EcdsaP384 => {
+            (KeyOperation::Sign, Family::Rsa) => Cost::Slow,
+            (KeyOperation::Sign | KeyOperation::Verify, _) if algorithm == Algorithm::EcdsaP384 => {
                 Cost::Slow
             }
             // ring takes 80 us for a message; AWS-LC parses the key again for a digest.
-            (Operation::Verify, Family::Rsa) if is_digest && algorithm == Algorithm::Rsa4096 => {
+            (KeyOperation::Verify, Family::Rsa) if is_digest && algorithm == Algorithm::Rsa4096 => {
                 Cost::Slow
             }
             _ => Cost::Fast,

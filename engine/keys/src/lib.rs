@@ -47,7 +47,9 @@ pub use envelope::{BLOB_LEN_MAX, Context, KEY_ID_LEN_MAX, Metadata, VERSIONS_MAX
 pub use error::{KeyError, OpError, OpenError};
 pub use found::Found;
 pub use import::{IMPORT_LEN_MAX, ImportFormat};
-pub use key::{Cost, DERIVE_LEN_MAX, Operation, UnlockedKey, VersionInfo, verify_with_public_key};
+pub use key::{
+    Cost, DERIVE_LEN_MAX, KeyOperation, UnlockedKey, VersionInfo, verify_with_public_key,
+};
 pub use providers::ProviderChoice;
 pub use scheme::{Input, Scheme};
 pub use uses::{

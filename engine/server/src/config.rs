@@ -250,7 +250,9 @@ impl Config {
     pub fn resolve(options: Options, machine: &Machine) -> Result<Config, ConfigError> {
         let log_level = options.log_level();
         let data = options.data.unwrap_or_else(|| PathBuf::from("data"));
-        let listen = options.listen.unwrap_or(loopback(7420));
+        let listen = options
+            .listen
+            .unwrap_or(loopback(keyway_protocol::PORT_DEFAULT));
         let metrics = options.metrics.unwrap_or(loopback(9420));
         for (flag, address) in [("listen", listen), ("metrics", metrics)] {
             if !address.ip().is_loopback() && !options.listen_beyond_loopback_without_tls {

@@ -39,7 +39,6 @@ pub struct DataDir {
     path: PathBuf,
     manifest: Manifest,
     marks: Mutex<Marks>,
-    created: bool,
     /// Locked; the system unlocks it however the process ends.
     _lock: fs::File,
 }
@@ -56,16 +55,13 @@ impl DataDir {
         enter(path)?;
         let lock = take_lock(path)?;
         let manifest_path = path.join(MANIFEST_NAME);
-        let ((manifest, marks), created) = match fs::read_to_string(&manifest_path) {
-            Ok(text) => {
-                let read = Manifest::from_text(&text).map_err(|why| DirError::Manifest {
-                    path: manifest_path,
-                    why,
-                })?;
-                (read, false)
-            }
+        let (manifest, marks) = match fs::read_to_string(&manifest_path) {
+            Ok(text) => Manifest::from_text(&text).map_err(|why| DirError::Manifest {
+                path: manifest_path,
+                why,
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                ((create(path, shard_count)?, Marks::default()), true)
+                (create(path, shard_count)?, Marks::default())
             }
             Err(source) => return Err(failed("reading", &manifest_path)(source)),
         };
@@ -73,7 +69,6 @@ impl DataDir {
             path: path.to_owned(),
             manifest,
             marks: Mutex::new(marks),
-            created,
             _lock: lock,
         };
         dir.remove_leftovers()?;
@@ -172,11 +167,6 @@ impl DataDir {
     /// What the directory is.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
-    }
-
-    /// Whether this call of `open` made it.
-    pub fn was_created(&self) -> bool {
-        self.created
     }
 
     /// Options to open a shard's log with, with a fresh random index seed.

@@ -2,8 +2,8 @@
 
 use crate::common::{ALICE, Fixture, NEW, NOW, output, rsa_pkcs8};
 use keyway_keys::{
-    Algorithm, Context, Cost, ENCRYPTIONS_MAX, ImportFormat, Input, KeyError, KeyUsage, NewKey,
-    OpError, Operation, ProviderChoice, Reserving, Scheme, UnlockedKey, UseLedger,
+    Algorithm, Context, Cost, ENCRYPTIONS_MAX, ImportFormat, Input, KeyError, KeyOperation,
+    KeyUsage, NewKey, OpError, ProviderChoice, Reserving, Scheme, UnlockedKey, UseLedger,
 };
 
 const MESSAGE: &[u8] = b"a message of no importance";
@@ -555,13 +555,13 @@ fn keys_need_a_proper_name() {
 fn costly_operations_are_named() {
     let fixture = Fixture::new();
     for (algorithm, operation, cost) in [
-        (Algorithm::Ed25519, Operation::Sign, Cost::Fast),
-        (Algorithm::EcdsaP256, Operation::Sign, Cost::Fast),
-        (Algorithm::EcdsaP384, Operation::Sign, Cost::Slow),
-        (Algorithm::Rsa2048, Operation::Sign, Cost::Slow),
-        (Algorithm::Rsa2048, Operation::Verify, Cost::Fast),
-        (Algorithm::Rsa2048, Operation::PublicKey, Cost::Fast),
-        (Algorithm::HmacSha512, Operation::Mac, Cost::Fast),
+        (Algorithm::Ed25519, KeyOperation::Sign, Cost::Fast),
+        (Algorithm::EcdsaP256, KeyOperation::Sign, Cost::Fast),
+        (Algorithm::EcdsaP384, KeyOperation::Sign, Cost::Slow),
+        (Algorithm::Rsa2048, KeyOperation::Sign, Cost::Slow),
+        (Algorithm::Rsa2048, KeyOperation::Verify, Cost::Fast),
+        (Algorithm::Rsa2048, KeyOperation::PublicKey, Cost::Fast),
+        (Algorithm::HmacSha512, KeyOperation::Mac, Cost::Fast),
     ] {
         assert_eq!(fixture.key(algorithm).cost(operation, false), cost);
     }

@@ -17,7 +17,7 @@ use crate::connection::Connections;
 use crate::messages::{ToControl, ToPeer};
 
 /// The head of an answer, or of a refusal with its explanation.
-pub(crate) type Answer = Result<ResponseHead, (ResponseHead, Cow<'static, str>)>;
+pub(crate) type ResponseResult = Result<ResponseHead, (ResponseHead, Cow<'static, str>)>;
 
 /// What leaves a shard.
 pub(crate) struct Outputs {
@@ -83,7 +83,7 @@ impl Outputs {
     pub(crate) fn answer(
         &mut self,
         responder: Responder,
-        write: impl FnOnce(&mut Vec<u8>) -> Answer,
+        write: impl FnOnce(&mut Vec<u8>) -> ResponseResult,
     ) {
         self.answer_until(Instant::MAX, responder, write);
     }
@@ -94,7 +94,7 @@ impl Outputs {
         &mut self,
         good_until: Instant,
         mut responder: Responder,
-        write: impl FnOnce(&mut Vec<u8>) -> Answer,
+        write: impl FnOnce(&mut Vec<u8>) -> ResponseResult,
     ) {
         match responder.discharge() {
             None => {}
@@ -171,7 +171,7 @@ struct Written {
 fn write_answer(
     request_id: u64,
     out: &mut Vec<u8>,
-    write: impl FnOnce(&mut Vec<u8>) -> Answer,
+    write: impl FnOnce(&mut Vec<u8>) -> ResponseResult,
 ) -> Written {
     let mut writer = ResponseWriter::begin(out, request_id);
     // A panic leaves half an answer behind: it is taken back, and the request gets a whole one.

@@ -8,7 +8,7 @@ use super::Shard;
 use super::effect::{Errand, OwnedName};
 use super::governed::Keyspaces;
 use super::job::{Job, Jobs, Stage};
-use super::outputs::{Answer, Outputs};
+use super::outputs::{Outputs, ResponseResult};
 use super::permit::Allowed;
 use super::refusal::overloaded;
 use super::responder::Responder;
@@ -229,7 +229,7 @@ impl<P: Port> Hands<'_, P> {
 }
 
 /// Returns the answer that replaces a result that was computed too late.
-pub(super) fn expired_meanwhile() -> Answer {
+pub(super) fn expired_meanwhile() -> ResponseResult {
     let head = ResponseHead {
         after_us: 1_000,
         ..ResponseHead::status(Status::Retry)

@@ -44,7 +44,7 @@ impl Port for Keys {
         let cost = match operation.request {
             Request::Sign(sign) => {
                 let is_digest = sign.kind == InputKind::Digest;
-                key.cost(keyway_keys::Operation::Sign, is_digest)
+                key.cost(keyway_keys::KeyOperation::Sign, is_digest)
             }
             Request::Verify(verify) => {
                 key.verify_cost(verify.key_version, verify.kind == InputKind::Digest)

@@ -260,14 +260,13 @@ impl Corpus<'_> {
         let oid = element(0x06, &elements(&algorithm)[0].1);
         let bare = der::pkcs8(&oid, &sec1);
         self.take_as(name("PKCS#8 without parameters"), key, bare);
-        let named = Algorithm::from_name(if len == 32 {
-            "ecdsa-p256"
-        } else {
-            "ecdsa-p384"
-        });
+        let named = match len {
+            32 => Algorithm::EcdsaP256,
+            _ => Algorithm::EcdsaP384,
+        };
         let nothing = with(scalar, &[]);
         self.take_as(name("a scalar only"), key, pem("EC PRIVATE KEY", &nothing));
-        self.files.last_mut().unwrap().wanted = Wanted::TakenAs(named.unwrap());
+        self.files.last_mut().unwrap().wanted = Wanted::TakenAs(named);
         self.exclude(
             &name("a scalar only, and no algorithm named"),
             pem("EC PRIVATE KEY", &nothing),
