@@ -1,4 +1,4 @@
-//! Many seeds on many threads, with progress.
+//! Runs many seeds on many threads, with progress.
 
 use keyway_sim::{Coverage, Violation, run_seed};
 use std::ops::Range;
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// What many histories came to.
+/// The totals of many histories.
 #[derive(Debug, Default)]
 pub struct Campaign {
-    /// Histories that were run.
+    /// Number of histories.
     pub seeds: u64,
-    /// Virtual time of all of them, µs.
+    /// Virtual time of all of them, in µs.
     pub virtual_us: u64,
-    /// Real time, s.
+    /// Real time, in s.
     pub wall_s: f64,
     /// Inputs to shards.
     pub inputs: u64,
-    /// Operations carried out with a key.
+    /// Operations executed with a key.
     pub served: u64,
     /// Loads started.
     pub loads: u64,
-    /// Pairs of state and input.
+    /// Pairs of state and input reached.
     pub coverage: Coverage,
     /// The lowest seed that broke a promise.
     pub failed: Option<(u64, Violation)>,

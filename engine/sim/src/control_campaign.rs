@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// So many histories have to reach every pair of state and input that has no reason not to be.
+/// This many histories must reach every pair of state and input that is not listed as impossible.
 const SEEDS_THAT_REACH_ALL: u64 = 20_000;
 
-/// What many histories came to.
+/// The totals of many histories.
 #[derive(Debug, Default)]
 pub struct ControlCampaign {
     seeds: u64,
@@ -63,7 +63,7 @@ fn work(next: &AtomicU64, last: &AtomicU64, sum: &Mutex<ControlCampaign>) {
 }
 
 impl ControlCampaign {
-    /// The figures for a program.
+    /// Returns the totals as JSON.
     pub fn json(&self) -> String {
         let (reached, pairs) = self.coverage.pairs();
         let violation = self.failed.as_ref().map(|(seed, violation)| {
@@ -89,7 +89,7 @@ impl ControlCampaign {
         format!("{figures:#}\n")
     }
 
-    /// The figures in lines. True: nothing was broken.
+    /// Prints the totals as text. Returns `true` if no promise was broken.
     pub fn show(&self) -> bool {
         println!(
             "{} histories of control in {:.1} s, {:.0} a second; {:.0} s of virtual time",
@@ -130,7 +130,7 @@ impl ControlCampaign {
     }
 }
 
-/// Shows one history. True: it breaks nothing.
+/// Prints one history. Returns `true` if it breaks nothing.
 pub fn replay(seed: u64, whole: bool) -> bool {
     let (lines, violation) = trace_of(seed, whole);
     for line in lines {

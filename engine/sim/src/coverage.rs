@@ -1,4 +1,4 @@
-//! Which inputs met a key in which states.
+//! Which inputs occurred in which states of a key.
 
 mod impossible;
 
@@ -22,7 +22,7 @@ macro_rules! named {
 }
 
 named! {
-    /// A state of a key: its place in its life, and what stands in the way.
+    /// A state of a key: its life-cycle state, and what prevents its use.
     KeyState, STATES:
     Absent, Loading, AwaitingDek, Fresh, FreshRefreshing, FreshBackOff, Stale, StaleRefreshing,
     StaleBackOff, BackOff, Negative, NegativeRefreshing, Invalid, InvalidRefreshing, Revoked,
@@ -30,7 +30,7 @@ named! {
 }
 
 named! {
-    /// What happens to a key.
+    /// An input that affects a key.
     Input, INPUTS:
     Request, RequestInAHurry, RequestOverdue, Force, DekWanted, WaiterGone, Stored, Revoked, Hot, Loaded,
     LoadedOlder, NotFound, Corrupt, StoreRevoked, DekMissing, StoreFailed, TimedOut, Panicked,
@@ -39,7 +39,7 @@ named! {
 
 const PAIRS: usize = KeyState::ALL.len() * Input::ALL.len();
 
-/// How often each input met each state.
+/// How often each input occurred in each state.
 #[derive(Clone, Debug)]
 pub struct Coverage {
     counts: Vec<u64>,
@@ -58,38 +58,38 @@ impl Coverage {
         self.counts[state as usize * Input::ALL.len() + input as usize] += 1;
     }
 
-    /// How often the input met the state.
+    /// Returns how often the input occurred in the state.
     #[must_use]
     pub fn count(&self, state: KeyState, input: Input) -> u64 {
         self.counts[state as usize * Input::ALL.len() + input as usize]
     }
 
-    /// Adds what another run reached.
+    /// Adds the counts of another run.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.counts.iter_mut().zip(&other.counts) {
             *sum += more;
         }
     }
 
-    /// Pairs that were reached.
+    /// Returns the number of pairs that were reached.
     #[must_use]
     pub fn reached_pairs(&self) -> usize {
         self.counts.iter().filter(|count| **count > 0).count()
     }
 
-    /// All pairs.
+    /// Returns the number of all pairs.
     #[must_use]
     pub const fn pairs() -> usize {
         PAIRS
     }
 
-    /// Pairs that were not reached, and are not known to be impossible.
+    /// Returns the pairs that were not reached, and are not listed as impossible.
     #[must_use]
     pub fn missing(&self) -> Vec<(KeyState, Input)> {
         self.pairs_where(|state, input, count| count == 0 && impossible(state, input).is_none())
     }
 
-    /// Pairs that were reached, and are said to be impossible.
+    /// Returns the pairs that were reached although they are listed as impossible.
     #[must_use]
     pub fn contradicted(&self) -> Vec<(KeyState, Input)> {
         self.pairs_where(|state, input, count| count > 0 && impossible(state, input).is_some())
@@ -108,7 +108,7 @@ impl Coverage {
     }
 }
 
-/// Why an input cannot meet a state.
+/// Returns why an input cannot occur in a state.
 #[must_use]
 pub fn impossible(state: KeyState, input: Input) -> Option<&'static str> {
     IMPOSSIBLE

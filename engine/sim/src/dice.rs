@@ -1,23 +1,22 @@
-//! Randomness that is the same on every machine, and stays the same when the history around it is
-//! shortened.
+//! Randomness that is the same on every machine, and stays the same when the history around it is shortened.
 
-/// Xorshift64*: has nothing in common with the generator of the core.
+/// Xorshift64*: independent of the generator of the core.
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn new(seed: u64) -> Self {
-        // A seed of few bits must not give a first draw of few bits, nor may the state be 0.
+        // A seed with few bits must not cause a first draw with few bits, and the state must not be 0.
         Self(mix(seed) | 1)
     }
 
-    /// A stream of its own for one thing that happens: it depends on nothing that was drawn before,
-    /// so that leaving out a step of a history does not change what the other steps bring.
+    /// Returns a separate stream for one event: it does not depend on earlier draws, so that leaving out a step of a
+    /// history does not change the other steps.
     pub(crate) fn of(seed: u64, what: u64, which: u64, turn: u64) -> Self {
         Self::new(mix(mix(mix(seed ^ what) ^ which) ^ turn))
     }
 
-    /// `0..below`, which is not 0.
+    /// Returns a number in `0..below`, which is not 0.
     pub(crate) fn below(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -25,7 +24,7 @@ impl Dice {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % below
     }
 
-    /// `from..=to`.
+    /// Returns a number in `from..=to`.
     pub(crate) fn range(&mut self, from: u64, to: u64) -> u64 {
         from + self.below(to - from + 1)
     }
@@ -38,14 +37,14 @@ impl Dice {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// `0..below`, the low ones more often.
+    /// Returns a number in `0..below`, low ones more often.
     pub(crate) fn skewed(&mut self, below: u64) -> u64 {
         let most = 1 + self.below(below);
         self.below(most)
     }
 }
 
-/// The finisher of SplitMix64 (Steele, Lea, Flood 2014).
+/// Returns the finisher of SplitMix64 (Steele, Lea, Flood 2014).
 fn mix(x: u64) -> u64 {
     let mut x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// What many histories came to.
+/// The totals of many histories.
 #[derive(Debug, Default)]
 pub struct DiskCampaign {
     seeds: u64,
@@ -60,7 +60,7 @@ fn work(next: &AtomicU64, last: &AtomicU64, sum: &Mutex<DiskCampaign>) {
 }
 
 impl DiskCampaign {
-    /// The figures for a program.
+    /// Returns the totals as JSON.
     pub fn json(&self) -> String {
         let violation = self.failed.as_ref().map(|(seed, violation)| {
             json!({
@@ -83,7 +83,7 @@ impl DiskCampaign {
         format!("{figures:#}\n")
     }
 
-    /// Prints the figures in lines. Returns `true` if nothing was broken.
+    /// Prints the totals as text. Returns `true` if no promise was broken.
     pub fn show(&self) -> bool {
         println!(
             "{} histories of the blob logs in {:.1} s, {:.0} a second; {:.0} s of virtual time",
@@ -107,7 +107,7 @@ impl DiskCampaign {
     }
 }
 
-/// Shows one history. Returns `true` if it breaks nothing.
+/// Prints one history. Returns `true` if it breaks nothing.
 pub fn replay(seed: u64, whole: bool) -> bool {
     let (lines, violation) = trace_of(seed, whole);
     for line in lines {

@@ -5,10 +5,10 @@ use crate::plan::Mood;
 use keyway_core::{Instant, LeaseEvent, Settings};
 use std::collections::BTreeMap;
 
-/// After so long a client of the KMS gives a call up, µs.
+/// Time after which a client of the KMS abandons a call, in µs.
 const CALL_TIME_LIMIT_US: u64 = 10_000_000;
 
-/// A DEK as a shard holds it: up to this generation, and whether it opens anything.
+/// A DEK in a shard: its generations up to this one, and whether it opens anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dek {
     pub(crate) generation: u32,
@@ -19,11 +19,11 @@ pub(crate) struct Dek {
 pub(crate) struct Kms {
     pub(crate) mood: Mood,
     pub(crate) takes_us: u64,
-    /// Its answers come as if they had been asked for so much earlier.
+    /// How much earlier than now its answers count as requested, in µs.
     pub(crate) late_us: u64,
 }
 
-/// A call that is under way.
+/// A call in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) number: u64,
@@ -31,8 +31,7 @@ pub(crate) struct Call {
     pub(crate) waiting: Vec<u16>,
 }
 
-/// What the control thread knows: the catalogue, which outlives the process, and calls, which do
-/// not.
+/// The state of the control thread: the catalogue, which survives the process, and calls, which do not.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     pub(crate) settings: BTreeMap<u8, Settings>,
@@ -42,7 +41,7 @@ pub(crate) struct Control {
     pub(crate) call_count: u64,
 }
 
-/// What a call will have brought.
+/// The result of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcome {
     pub(crate) after_us: u64,
@@ -65,7 +64,7 @@ impl Kms {
     }
 }
 
-/// What a shard is told.
+/// Returns the event that a shard receives.
 pub(crate) fn said(mood: Mood, sent_at: u64, generation: u32) -> (LeaseEvent, Option<Dek>) {
     let granted = LeaseEvent::Granted {
         sent_at: Instant::from_micros(sent_at),

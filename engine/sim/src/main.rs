@@ -11,9 +11,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// From here on histories have everything in them.
+/// Histories from this seed include everything.
 const NEWEST_FROM: u64 = 1_000_000;
-/// So many histories reach every pair of state and input that can meet.
+/// This many histories reach every possible pair of state and input.
 const SEEDS_THAT_REACH_ALL: u64 = 100_000;
 
 /// Keyway's shards in virtual time, with faults, and checkers for every promise.
@@ -37,25 +37,25 @@ enum Command {
         /// Threads; by default one for each core
         #[arg(long)]
         jobs: Option<usize>,
-        /// Where to write the figures, as JSON
+        /// Where to write the results, as JSON
         #[arg(long)]
         json: Option<PathBuf>,
         /// Fail unless every pair of state and input was reached, or is known to be impossible; with
         /// 100,000 seeds and more that is demanded anyway
         #[arg(long)]
         coverage: bool,
-        /// Where to draw which inputs met which states, as SVG
+        /// Where to draw which inputs occurred in which states, as SVG
         #[arg(long)]
         svg: Option<PathBuf>,
         /// Do not shrink a failing history
         #[arg(long)]
         no_shrink: bool,
     },
-    /// Show the history of one seed in words; of a failing one the shortest that still fails
+    /// Show the history of one seed as text; of a failing one the shortest that still fails
     Replay {
         /// The seed that a failing run printed
         seed: u64,
-        /// The whole history, even if it fails
+        /// The complete history, even if it fails
         #[arg(long)]
         whole: bool,
     },
@@ -70,13 +70,13 @@ enum Command {
         /// Threads; by default one for each core
         #[arg(long)]
         jobs: Option<usize>,
-        /// Where to write the figures, as JSON
+        /// Where to write the results, as JSON
         #[arg(long)]
         json: Option<PathBuf>,
-        /// Show this one history in words instead
+        /// Show this one history as text instead
         #[arg(long)]
         replay: Option<u64>,
-        /// The whole history, even if it fails
+        /// The complete history, even if it fails
         #[arg(long)]
         whole: bool,
     },
@@ -91,17 +91,17 @@ enum Command {
         /// Threads; by default one for each core
         #[arg(long)]
         jobs: Option<usize>,
-        /// Where to write the figures, as JSON
+        /// Where to write the results, as JSON
         #[arg(long)]
         json: Option<PathBuf>,
-        /// Show this one history in words instead
+        /// Show this one history as text instead
         #[arg(long)]
         replay: Option<u64>,
-        /// The whole history, even if it fails
+        /// The complete history, even if it fails
         #[arg(long)]
         whole: bool,
     },
-    /// Print a hash of each history: two runs, in two processes, have to print the same
+    /// Print a hash of each history: two runs, in two processes, must print the same
     Hashes {
         /// How many
         #[arg(long, default_value_t = 200)]
@@ -115,16 +115,16 @@ enum Command {
     },
     /// Run the seeds that have failed before
     Regressions {
-        /// One seed a line, with what it once broke
+        /// One seed per line, with what it once broke
         #[arg(default_value = "engine/sim/regressions.txt")]
         file: PathBuf,
     },
-    /// The pairs of state and input that cannot meet, and why
+    /// List the pairs of state and input that cannot occur, with the reasons
     Impossible,
 }
 
 fn main() -> ExitCode {
-    // A failed assertion of the core is a finding, and is told as one.
+    // A failed assertion of the core is a finding, and is reported as one.
     std::panic::set_hook(Box::new(|_| {}));
     let passed = match Args::parse().command {
         Command::Run {

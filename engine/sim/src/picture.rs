@@ -1,4 +1,4 @@
-//! The pairs of state and input as a picture: the darker, the more often they met.
+//! Draws the pairs of state and input: the darker, the more often they occurred.
 
 use keyway_sim::{Coverage, Input, KeyState, impossible};
 use std::fmt::Write;
@@ -9,7 +9,7 @@ const TOP: usize = 130;
 /// A count of 10 to this power is drawn in the darkest shade.
 const DECADES: f64 = 8.0;
 
-/// An SVG: a row for each state, a column for each input. Hatched: cannot meet. Red: was not reached.
+/// Returns an SVG: a row for each state, a column for each input. Hatched: impossible. Red: not reached.
 pub fn svg(coverage: &Coverage, seeds: u64) -> String {
     let (rows, columns) = (KeyState::ALL.len(), Input::ALL.len());
     let (width, height) = (LEFT + columns * CELL + 20, TOP + rows * CELL + 50);

@@ -1,9 +1,8 @@
-//! What a seed stands for: the shape of a node, and a list of things that happen to it.
+//! The plan of a seed: the shape of a node, and a list of events.
 //!
-//! All that is planned is in the list, with its parameters; what depends on the node's own doings
-//! (how long a load takes, what fails) is drawn where it happens, from a stream of its own. So any
-//! part of the list can be left out, and the rest stays what it was: that is how a failing history
-//! is shrunk.
+//! Everything planned is in the list, with its parameters; what depends on the node's own behaviour (how long a load
+//! takes, what fails) is drawn where it happens, from a stream of its own. So any part of the list can be left out
+//! without changing the rest, which is how a failing history is shrunk.
 
 mod draw;
 
@@ -12,33 +11,32 @@ pub(crate) use draw::plan;
 use keyway_core::{Limits, OnSoftExpiry, Settings};
 use std::fmt;
 
-/// From this seed on writes ask for their DEK through the core. The seeds before keep the histories that they had
-/// without.
+/// From this seed, writes request their DEK through the core. Earlier seeds keep their histories without it.
 pub(crate) const WRITES_WAIT_FROM_SEED: u64 = 200_000;
 
-/// A node, and what happens to it.
+/// A node, and its events.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) shape: Shape,
     pub(crate) steps: Vec<Planned>,
-    /// Plants a source of nondeterminism, to test those who look for one.
+    /// Plants a source of nondeterminism, to test the detection.
     pub(crate) is_nondeterministic: bool,
 }
 
 impl Plan {
-    /// Whether handing out a key takes time, loads queue before they begin, and a tick fires few timers. In every second
-    /// history: the others are those of before there was such a thing.
+    /// Returns `true` if passing a key on takes time, loads queue before they begin, and a tick fires few timers. In
+    /// every second history: the others are from before this existed.
     pub(crate) fn takes_time(&self) -> bool {
         self.seed % 2 == 1
     }
 
-    /// Whether writes ask for their DEK through the core, and wait for it.
+    /// Returns `true` if writes request their DEK through the core, and wait for it.
     pub(crate) fn writes_wait(&self) -> bool {
         self.seed >= WRITES_WAIT_FROM_SEED
     }
 
-    /// Timers of waiters and flights that a tick fires, at most.
+    /// Returns the most timers of waiters and flights that a tick fires.
     pub(crate) fn timers_per_tick(&self) -> usize {
         match self.seed % 8 {
             1 => 1,
@@ -51,7 +49,7 @@ impl Plan {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Planned {
-    /// Its place in the whole list: what it draws depends on it.
+    /// Its position in the complete list, on which its draws depend.
     pub(crate) number: u64,
     /// µs after the step before.
     pub(crate) after_us: u64,
@@ -63,14 +61,14 @@ pub(crate) struct Shape {
     pub(crate) shards: u16,
     pub(crate) keyspaces: u8,
     pub(crate) keys: u8,
-    /// Of the keys, those that are in the store from the start.
+    /// Number of keys that are in the store initially.
     pub(crate) stored: u8,
     pub(crate) limits: Limits,
     pub(crate) settings: Settings,
     pub(crate) tick_us: u64,
-    /// Requests under way between two shards, at most.
+    /// Most requests in flight between two shards.
     pub(crate) mesh_max: usize,
-    /// Requests under way on one connection, at most.
+    /// Most requests in flight on one connection.
     pub(crate) connection_max: usize,
 }
 
@@ -81,20 +79,20 @@ pub(crate) struct Name {
     pub(crate) key: u8,
 }
 
-// Short, for histories that a person reads.
+// Short, for readable histories.
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "key {}/{}", self.keyspace, self.key)
     }
 }
 
-/// Who asks, and where.
+/// The client and its connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Caller {
     pub(crate) connection: u8,
     /// The shard that the connection is on.
     pub(crate) via: u16,
-    /// Whether the policy lets it.
+    /// Whether the policy allows it.
     pub(crate) allowed: bool,
 }
 
@@ -109,7 +107,7 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// What the KMS does.
+/// The behaviour of the KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     Good,
@@ -120,13 +118,13 @@ pub(crate) enum Mood {
     Fails,
     /// The answer is a grant, with a DEK that opens nothing.
     WrongKey,
-    /// The answer never comes.
+    /// The answer is lost.
     Loses,
-    /// The answer comes twice.
+    /// The answer arrives twice.
     Repeats,
 }
 
-/// How the store answers loads. One in so many loads; 0: none.
+/// How the store answers loads: one in this many loads; 0 for none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct StoreMood {
     pub(crate) fails_one_in: u64,
@@ -161,18 +159,18 @@ pub(crate) enum Step {
         by: Caller,
         name: Name,
     },
-    /// One of the requests under way is taken back.
+    /// Withdraws one of the requests in flight.
     Leave {
         which: u8,
     },
     Disconnect {
         connection: u8,
     },
-    /// The stored blob no longer opens.
+    /// Makes the stored blob unopenable.
     Corrupt {
         name: Name,
     },
-    /// The stored blob is gone.
+    /// Removes the stored blob.
     Lose {
         name: Name,
     },
@@ -186,13 +184,13 @@ pub(crate) enum Step {
         mood: Mood,
         takes_us: u64,
     },
-    /// The KMS says something without having been asked.
+    /// Sends an unsolicited event of the KMS.
     KmsSays {
         keyspace: u8,
         shard: u16,
         mood: Mood,
     },
-    /// The KMS's answers so far are worth less than a lease: they come as if sent so long ago.
+    /// Makes the KMS's answers older: they count as sent this much earlier.
     KmsLate {
         us: u64,
     },
@@ -206,24 +204,24 @@ pub(crate) enum Step {
     Hot {
         name: Name,
     },
-    /// New blobs are sealed under a new generation of the DEK.
+    /// Seals new blobs under a new generation of the DEK.
     RotateDek {
         keyspace: u8,
     },
-    /// The clock jumps, and nothing ran meanwhile.
+    /// Advances the clock while nothing runs.
     Suspend {
         us: u64,
     },
-    /// A shard's thread does not run.
+    /// Suspends a shard's thread.
     Stall {
         shard: u16,
         us: u64,
     },
-    /// The process dies, and starts again.
+    /// Ends the process, and starts it again.
     Crash,
 }
 
-/// The settings of a node on which everything goes well, after a history.
+/// Returns the settings of a node without faults, after a history.
 pub(crate) fn calm_settings() -> Settings {
     Settings {
         soft_ttl_ms: 400,

@@ -1,4 +1,4 @@
-//! What a person reads at the end, and what a program does.
+//! The results of a campaign, as text and as JSON.
 
 use crate::campaign::Campaign;
 use keyway_sim::{
@@ -6,7 +6,7 @@ use keyway_sim::{
 };
 use serde_json::json;
 
-/// The figures in lines.
+/// Prints the totals as text.
 pub fn summary(campaign: &Campaign) {
     let virtual_s = campaign.virtual_us as f64 / 1e6;
     println!(
@@ -30,7 +30,7 @@ pub fn summary(campaign: &Campaign) {
     );
 }
 
-/// Whether every pair was reached or is known to be impossible; says which are not.
+/// Prints the pairs that were not reached and are not listed as impossible. Returns `true` if there are none.
 pub fn coverage(coverage: &Coverage) -> bool {
     for (state, input) in coverage.missing() {
         println!("not reached: {input:?} in state {state:?}");
@@ -44,7 +44,7 @@ pub fn coverage(coverage: &Coverage) -> bool {
     coverage.missing().is_empty() && coverage.contradicted().is_empty()
 }
 
-/// A failing seed: what it broke, the short history, and how to see it again.
+/// Prints a failing seed: the broken promise, the short history, and how to replay it.
 pub fn failure(seed: u64, violation: &Violation, shrunk: Option<&Shrunk>) {
     let title = INVARIANTS[usize::from(violation.invariant)];
     if let Some(shrunk) = shrunk {
@@ -65,10 +65,10 @@ pub fn failure(seed: u64, violation: &Violation, shrunk: Option<&Shrunk>) {
         violation.invariant, violation.what
     );
     println!("see it again: make sim-replay SEED={seed}");
-    println!("once it is mended, add the seed to engine/sim/regressions.txt");
+    println!("once it is fixed, add the seed to engine/sim/regressions.txt");
 }
 
-/// Shows one history. True: it breaks nothing.
+/// Prints one history. Returns `true` if it breaks nothing.
 pub fn replay(seed: u64, whole: bool) -> bool {
     if !whole && let Some(shrunk) = shrink(seed) {
         failure(seed, &shrunk.violation, Some(&shrunk));
@@ -90,7 +90,7 @@ pub fn replay(seed: u64, whole: bool) -> bool {
     }
 }
 
-/// The figures for a program.
+/// Returns the totals as JSON.
 pub fn json(campaign: &Campaign, shrunk: Option<&Shrunk>) -> String {
     let violation = campaign.failed.as_ref().map(|(seed, violation)| {
         json!({
@@ -115,7 +115,7 @@ pub fn json(campaign: &Campaign, shrunk: Option<&Shrunk>) -> String {
     format!("{figures:#}\n")
 }
 
-/// The table of what cannot happen.
+/// Prints the table of impossible pairs.
 pub fn impossible() {
     for (states, inputs, reason) in IMPOSSIBLE {
         println!("{inputs:?}\n  in {states:?}:\n  {reason}");

@@ -1,4 +1,4 @@
-//! One history, from its seed to its verdict.
+//! Runs one history, from its seed to its verdict.
 
 use crate::coverage::Coverage;
 use crate::oracle::Violation;
@@ -7,22 +7,22 @@ use crate::trace::Trace;
 use crate::world::World;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How a history ended.
+/// The result of a history.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What it broke, if anything.
+    /// The broken promise, if any.
     pub violation: Option<Violation>,
-    /// Virtual time, µs.
+    /// Virtual time, in µs.
     pub virtual_us: u64,
     /// Inputs to shards.
     pub inputs: u64,
-    /// Operations that were carried out with a key.
+    /// Operations executed with a key.
     pub served: u64,
-    /// Loads that were started.
+    /// Loads started.
     pub loads: u64,
     /// Which inputs met which states.
     pub coverage: Coverage,
-    /// The hash of the history in words, if it was asked for.
+    /// The hash of the history as text, if it was requested.
     pub trace_hash: u64,
 }
 
@@ -32,15 +32,15 @@ pub fn run_seed(seed: u64) -> Outcome {
     run_plan(&plan::plan(seed), Trace::default()).0
 }
 
-/// The history of a seed in words, and what it broke.
+/// Returns the history of a seed as text, and the broken promise.
 #[must_use]
 pub fn trace_of(seed: u64) -> (Vec<String>, Option<Violation>) {
     let (outcome, lines) = run_plan(&plan::plan(seed), Trace::on());
     (lines, outcome.violation)
 }
 
-/// A hash of the history of a seed in words: the same in every run, in every process. `is_planted`: one delay in it comes
-/// from a random source, and whoever compares two runs has to notice.
+/// Returns a hash of the history of a seed as text: the same in every run, in every process. `is_planted`: one delay in
+/// it comes from a random source, which a comparison of two runs must detect.
 #[must_use]
 pub fn hash_of(seed: u64, is_planted: bool) -> u64 {
     let mut plan = plan::plan(seed);
@@ -48,7 +48,7 @@ pub fn hash_of(seed: u64, is_planted: bool) -> u64 {
     run_plan(&plan, Trace::hashed()).0.trace_hash
 }
 
-/// Runs a plan. An assertion of the core that fails is a violation as any other.
+/// Runs a plan. A failed assertion of the core is a violation like any other.
 pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (Outcome, Vec<String>) {
     let mut world = World::new(plan, trace);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));

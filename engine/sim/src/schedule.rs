@@ -1,13 +1,13 @@
-//! What will happen at which time, in one order that a seed decides.
+//! Future events in an order that a seed determines.
 
 use std::cmp::Ordering;
 
-/// An event and its time. A heap of them gives the earliest first, and of those the one that was put in first.
+/// An event and its time. A heap of them returns the earliest first, and of equal times the one that was added first.
 #[derive(Debug)]
 pub(crate) struct Scheduled<E> {
     pub(crate) at: u64,
     pub(crate) sequence: u64,
-    /// Which start of the process it belongs to.
+    /// The start of the process to which it belongs.
     pub(crate) incarnation: u64,
     pub(crate) event: E,
 }

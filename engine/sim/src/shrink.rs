@@ -1,27 +1,27 @@
-//! A failing history, made short: steps are left out as long as the same invariant breaks.
+//! Shrinks a failing history: steps are left out while the same invariant breaks.
 
 use crate::oracle::Violation;
 use crate::plan::{self, Plan};
 use crate::run::run_plan;
 use crate::trace::Trace;
 
-/// Runs that shrinking may take, at most.
+/// Most runs used for shrinking.
 const RUNS_MAX: usize = 3_000;
 
-/// A short history that breaks what the long one broke.
+/// A short history that breaks the same promise as the long one.
 #[derive(Debug)]
 pub struct Shrunk {
-    /// Steps of the seed's own plan.
+    /// Number of steps of the seed's own plan.
     pub steps_before: usize,
-    /// Steps that are left.
+    /// Number of remaining steps.
     pub steps: usize,
-    /// What breaks.
+    /// The broken promise.
     pub violation: Violation,
-    /// The short history in words.
+    /// The short history as text.
     pub trace: Vec<String>,
 }
 
-/// Shrinks the history of a seed. `None` if it breaks nothing.
+/// Shrinks the history of a seed. Returns `None` if it breaks nothing.
 #[must_use]
 pub fn shrink(seed: u64) -> Option<Shrunk> {
     let whole = plan::plan(seed);
@@ -58,7 +58,7 @@ pub fn shrink(seed: u64) -> Option<Shrunk> {
     })
 }
 
-/// The plan without some steps; the time that they took stays.
+/// Returns the plan without some steps; their time remains.
 fn without(plan: &Plan, at: usize, count: usize) -> Plan {
     let mut shorter = plan.clone();
     let end = (at + count).min(plan.steps.len());

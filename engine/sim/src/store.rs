@@ -1,12 +1,11 @@
-//! A blob store that fails: what is durable, what was written and not yet synced, and the moods of
-//! its reads.
+//! A blob store that fails: what is durable, what was written and not yet synced, and the behaviour of its reads.
 
 use crate::dice::Dice;
 use crate::plan::{Name, StoreMood};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-/// A stored key, as far as the core can tell the difference.
+/// A stored key, as far as the core can distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blob {
     pub(crate) version: u32,
@@ -41,7 +40,7 @@ impl Store {
         self.durable.keys().copied().collect()
     }
 
-    /// What the key will be once all that was written is durable.
+    /// Returns the state of the key once everything written is durable.
     pub(crate) fn newest(&self, shard: u16, name: Name) -> Option<Blob> {
         let pending = self.pending.get(&shard);
         let newest = pending.and_then(|writes| writes.iter().rev().find(|w| w.name == name));
@@ -52,7 +51,7 @@ impl Store {
         self.pending.entry(shard).or_default().push_back(write);
     }
 
-    /// The sync that this request waited for is done: with it all that was written before.
+    /// Completes the sync that this request waited for, and with it everything written before.
     pub(crate) fn sync(&mut self, shard: u16, request: u64) -> Vec<Write> {
         let Some(pending) = self.pending.get_mut(&shard) else {
             return Vec::new();
@@ -77,7 +76,7 @@ impl Store {
         }
     }
 
-    /// The blob is gone, unless it says that the key is revoked.
+    /// Removes the blob, unless it records that the key is revoked.
     pub(crate) fn lose(&mut self, name: Name) -> bool {
         let lost = self.durable(name).is_some_and(|blob| !blob.revoked);
         if lost {
@@ -86,8 +85,8 @@ impl Store {
         lost
     }
 
-    /// The process died: of what was not synced some first part is there, whole, and the torn rest
-    /// is cut off.
+    /// Handles the death of the process: of what was not synced, a prefix of complete records remains, and the torn rest
+    /// is truncated.
     pub(crate) fn crash(&mut self, dice: &mut Dice) {
         for (_, mut pending) in std::mem::take(&mut self.pending) {
             let kept = dice.below(pending.len() as u64 + 1) as usize;
@@ -98,7 +97,7 @@ impl Store {
     }
 }
 
-/// What becomes of one load.
+/// The outcome of one load.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Fate {
     pub(crate) takes_us: u64,
@@ -108,7 +107,7 @@ pub(crate) struct Fate {
     pub(crate) loses_dek: bool,
     pub(crate) stale: bool,
     pub(crate) repeats: bool,
-    /// The blob is read when the load begins, and not when it ends.
+    /// The blob is read when the load begins, not when it ends.
     pub(crate) reads_first: bool,
 }
 

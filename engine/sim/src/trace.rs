@@ -1,6 +1,6 @@
-//! A history as text, for people, or as a hash of that text, for comparing two runs.
+//! A history as text, or as a hash of that text, for comparing two runs.
 
-/// Collects lines, or hashes them, or does neither.
+/// Collects lines, hashes them, or does neither.
 #[derive(Debug, Default)]
 pub(crate) enum Trace {
     #[default]
@@ -42,7 +42,7 @@ impl Trace {
         }
     }
 
-    /// The hash so far, 0 if nothing is hashed.
+    /// Returns the hash so far, 0 if nothing is hashed.
     pub(crate) fn hash(&self) -> u64 {
         match self {
             Self::Hash(hash) => *hash,

@@ -30,7 +30,7 @@ fn a_history_is_what_its_seed_says() {
     assert_ne!(hash_of(1), hash_of(2));
 }
 
-/// A log that leaves out a sync is as one on a disk that says "done" and has not done it.
+/// A log that omits a sync behaves like one on a disk that reports a sync without having done it.
 #[test]
 fn a_disk_that_lies_is_noticed() {
     for lie in [Lie::NothingSynced, Lie::AllButTheLastWrite, Lie::NoNames] {

@@ -1,5 +1,5 @@
-//! The short version of `make sim`: a few hundred histories, those that failed before, and that a
-//! history is what its seed says. `KEYWAY_SIM_SEEDS` and `KEYWAY_SIM_FROM` run others.
+//! The short version of `make sim`: a few hundred histories, those that failed before, and a check that a seed determines
+//! its history. `KEYWAY_SIM_SEEDS` and `KEYWAY_SIM_FROM` run others.
 
 use keyway_sim::{Coverage, IMPOSSIBLE, Input, KeyState, impossible, run_seed, trace_of};
 
@@ -10,7 +10,7 @@ fn number(name: &str, default: u64) -> u64 {
     value.map_or(default, |value| value.parse().expect("a number"))
 }
 
-/// Runs a history, and tells how to see it again if it breaks something.
+/// Runs a history, and prints how to replay it if it breaks something.
 fn must_hold(seed: u64) -> keyway_sim::Outcome {
     let outcome = run_seed(seed);
     if let Some(violation) = &outcome.violation {
@@ -39,9 +39,9 @@ fn the_invariants_hold_in_every_history() {
     assert_eq!(coverage.contradicted(), [], "said to be impossible");
 }
 
-/// Those that found a fault of the control state machine: a change that waited behind a write that hung; a lock and an
-/// unlock that cancelled each other out; a LOCK over a file that could hold an unlock; a command answered with another's
-/// write; a destroyed DEK that was handed out.
+/// Seeds that found a fault of the control state machine: a change that waited after a write that hung; a lock and an
+/// unlock that cancelled each other out; a LOCK over a file that could contain an unlock; a command answered because of
+/// another's write; a destroyed DEK that was distributed.
 const CONTROL_FOUND: [u64; 9] = [26, 54, 58, 544, 558, 2957, 10529, 11621, 11703];
 
 #[test]

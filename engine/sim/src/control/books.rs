@@ -1,5 +1,5 @@
-//! What was promised: commands and their answers, locks, rights, tickets, rotations. Kept apart from control, which is never
-//! asked what to expect.
+//! The oracle's records of promises: commands and their answers, locks, rights, tickets, rotations. Independent of
+//! control, which is never queried for what to expect.
 
 use super::plan::Asks;
 use crate::oracle::{Checked, ensure};
@@ -13,28 +13,28 @@ pub(super) struct Books {
     begun: u64,
     pub(super) requests: BTreeMap<u64, Asked>,
     pub(super) keyspaces: BTreeMap<u32, Book>,
-    /// Newest generation that a ROTATE was answered with.
+    /// Highest generation that a ROTATE returned.
     pub(super) rotated: BTreeMap<u32, u32>,
-    /// Calls under way, and which keyspace each is for.
+    /// Calls in flight, and the keyspace of each.
     pub(super) calls: BTreeMap<CallId, Option<u32>>,
-    /// What shards were asked, and of which keyspace.
+    /// Requests to shards, and the keyspace of each.
     pub(super) questions: BTreeMap<QuestionId, u32>,
-    /// Unwraps under way, by keyspace.
+    /// Unwraps in flight, by keyspace.
     unwraps: BTreeMap<u32, usize>,
     told: BTreeMap<(u32, Revision), KeyspaceChange>,
     pub(super) tickets: Tickets,
-    /// What UNLOCK_STATUS was answered, by token.
+    /// The answers to UNLOCK_STATUS, by token.
     pub(super) states: BTreeMap<u64, String>,
 }
 
-/// Tickets of the process that runs.
+/// Tickets of the running process.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
-    /// Those that NEEDS_UNLOCK carried, in the order in which they were first given.
+    /// Tickets in NEEDS_UNLOCK, in the order of their first use.
     pub(super) given: Vec<(u32, u64)>,
-    /// Those that UNLOCK was answered with.
+    /// Tickets returned by UNLOCK.
     pub(super) of_unlocks: Vec<(u32, u64)>,
-    /// Those of NEEDS_UNLOCK of which it was said that they are done.
+    /// Tickets of NEEDS_UNLOCK that were reported as done.
     pub(super) done: BTreeSet<u64>,
 }
 
@@ -43,10 +43,10 @@ pub(super) struct Asked {
     pub(super) asks: Asks,
     pub(super) ticket: Option<u64>,
     pub(super) deadline: Option<u64>,
-    /// Its place in the order of commands; 0: control has not begun it.
+    /// Its place in the order of commands; 0 if control has not begun it.
     pub(super) number: u64,
     pub(super) is_answered: bool,
-    /// What it locks.
+    /// The keyspaces that it locks.
     pub(super) locks: Vec<u32>,
 }
 
@@ -55,32 +55,32 @@ pub(super) struct Asked {
 pub(super) struct Book {
     pub(super) last_lock: u64,
     pub(super) last_unlock: u64,
-    /// A lock was answered OK or "in force", and no unlock was begun since the lock was.
+    /// A lock was answered OK or "in force", and no unlock was begun since.
     pub(super) is_sealed: bool,
-    /// The same, and it is written.
+    /// As above, and it is written.
     pub(super) is_lock_written: bool,
-    /// When each principal's grant was changed last.
+    /// When each principal's grant was last changed.
     pub(super) last_grant: BTreeMap<u32, u64>,
     /// Principals whose withdrawal was answered, and whether it is written.
     pub(super) withdrawn: BTreeMap<u32, bool>,
-    /// Settings by name, as far as it is known what was set last.
+    /// Settings by name, as far as the last value is known.
     pub(super) settings: BTreeMap<&'static str, Setting>,
 }
 
 /// A setting.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Setting {
-    /// The newest command that was answered OK or "in force", and its value.
+    /// The latest command that was answered OK or "in force", and its value.
     pub(super) set: Option<(u64, u64)>,
-    /// The newest command of which it is not known what became of it.
+    /// The latest command with an unknown outcome.
     pub(super) unknown: u64,
-    /// The newest command that could not be written. It has changed nothing; but a disk that took it and said that it did
-    /// not shows it after a restart.
+    /// The latest command that could not be written. It has changed nothing; but if the disk wrote it and reported a
+    /// failure, a restart reveals it.
     pub(super) failed: u64,
 }
 
 impl Book {
-    /// The process has died.
+    /// Handles the death of the process.
     pub(super) fn forget_process(&mut self, is_locked: bool) {
         self.is_sealed &= is_locked;
         self.is_lock_written &= is_locked;
@@ -120,7 +120,7 @@ impl Books {
         self.unwraps.get(&keyspace).is_some_and(|count| *count > 0)
     }
 
-    /// One revision is one change.
+    /// Checks that one revision is one change.
     pub(super) fn check_revision(&mut self, change: &KeyspaceChange) -> Checked {
         let key = (change.id, change.revision);
         let told = self.told.entry(key).or_insert_with(|| change.clone());
@@ -134,7 +134,7 @@ impl Books {
         Ok(())
     }
 
-    /// NEEDS_UNLOCK carried this ticket.
+    /// Records a ticket in NEEDS_UNLOCK.
     pub(super) fn give(&mut self, keyspace: u32, ticket: u64) -> Checked {
         ensure!(
             30,
@@ -156,7 +156,7 @@ impl Books {
         Ok(())
     }
 
-    /// The process has died.
+    /// Handles the death of the process.
     pub(super) fn forget_process(&mut self) {
         let requests = std::mem::take(&mut self.requests);
         for asked in requests.into_values().filter(|asked| !asked.is_answered) {
@@ -169,7 +169,7 @@ impl Books {
         self.tickets = Tickets::default();
     }
 
-    /// What becomes of a command is not known, and will not be.
+    /// Records that the outcome of a command is unknown, and will remain so.
     pub(super) fn note_unknown(&mut self, asked: &Asked) {
         let (keyspace, name) = match asked.asks {
             Asks::Set { keyspace, .. } => (keyspace, BUDGET),
@@ -182,6 +182,6 @@ impl Books {
     }
 }
 
-/// The settings that are set.
+/// The settings that commands change.
 pub(super) const BUDGET: &str = "sign_wait_budget_us";
 pub(super) const SOFT_TTL: &str = "soft_ttl_ms";

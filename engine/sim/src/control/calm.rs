@@ -1,4 +1,4 @@
-//! After every input, and at the end of a history: faults stop, and everything comes to rest.
+//! Checks after every input, and at the end of a history, when faults stop and everything must complete.
 
 use super::World;
 use super::books::{BUDGET, SOFT_TTL};
@@ -7,13 +7,14 @@ use crate::oracle::{Checked, ensure};
 use keyway_node::keyspace_change::Guard;
 
 const S: u64 = 1_000_000;
-/// What is under way comes to its end: a call to a KMS takes 18 s at most, a write 14 s, and either is tried again within 10 s.
+/// Time within which everything in flight ends: a KMS call takes at most 18 s, a write 14 s, and either is retried within
+/// 10 s.
 const SETTLES_US: u64 = 60 * S;
-/// A rotation looks again after a minute at blobs that it could not open.
+/// A rotation checks again after a minute blobs that it could not open.
 const ROTATES_US: u64 = 150 * S;
 
 impl World<'_> {
-    /// What must hold after every input.
+    /// Checks the invariants after every input.
     pub(super) fn check(&mut self, _input: &'static str) -> Checked {
         let (commands, works) = self.control.under_way();
         let most = keyway_node::control::COMMANDS_MAX;
@@ -37,7 +38,7 @@ impl World<'_> {
     }
 
     pub(super) fn cover_all(&mut self, input: &'static str) {
-        // Also those that are not written yet.
+        // Including those that are not written yet.
         let ids: Vec<u32> = self.control.keyspaces().collect();
         for id in ids {
             if let Some(of) = self.control.state_of(id) {
@@ -90,7 +91,7 @@ impl World<'_> {
         ensure!(
             21,
             commands + works == 0 && !self.control.is_writing(),
-            "at rest {commands} commands and {works} works are under way"
+            "at rest {commands} commands and {works} works are in progress"
         );
         ensure!(
             21,
@@ -149,7 +150,7 @@ impl World<'_> {
         self.check_blobs()
     }
 
-    /// Every ticket has ended.
+    /// Checks that every ticket has ended.
     fn check_tickets(&mut self) -> Checked {
         // The keyspaces are in use: every shard has a lease, and with it a later ticket.
         for shard in 0..self.plan.shards {

@@ -1,4 +1,4 @@
-//! Which inputs met a keyspace in which states.
+//! Which inputs occurred in which states of a keyspace.
 
 use super::impossible;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// States of a keyspace.
 pub(super) const STATES: [&str; 5] = ["making", "open", "locking", "locked", "opening"];
 
-/// Inputs that a keyspace is affected by.
+/// Inputs that affect a keyspace.
 pub(super) const INPUTS: [&str; 24] = [
     "LOCK",
     "LOCK_ALL",
@@ -34,7 +34,7 @@ pub(super) const INPUTS: [&str; 24] = [
     "tick",
 ];
 
-/// How often each input met each state, and each stage of what is done to DEKs, blobs and locks.
+/// How often each input occurred in each state, and in each stage of work on DEKs, blobs and locks.
 #[derive(Clone, Debug, Default)]
 pub struct ControlCoverage {
     states: BTreeMap<(&'static str, &'static str), u64>,
@@ -52,7 +52,7 @@ impl ControlCoverage {
         }
     }
 
-    /// Adds what another run reached.
+    /// Adds the counts of another run.
     pub fn add(&mut self, other: &Self) {
         for (key, count) in &other.states {
             *self.states.entry(*key).or_default() += count;
@@ -62,20 +62,20 @@ impl ControlCoverage {
         }
     }
 
-    /// Pairs of state and input that were reached, and how many there are.
+    /// Returns the number of pairs of state and input that were reached, and of all pairs.
     #[must_use]
     pub fn pairs(&self) -> (usize, usize) {
         let reached = self.pairs_where(|count| count > 0).len();
         (reached, STATES.len() * INPUTS.len())
     }
 
-    /// Pairs of stage and input that were reached.
+    /// Returns the number of pairs of stage and input that were reached.
     #[must_use]
     pub fn stage_pairs(&self) -> usize {
         self.stages.len()
     }
 
-    /// Pairs of state and input that were not reached, and are not known to be impossible.
+    /// Returns the pairs of state and input that were not reached, and are not listed as impossible.
     #[must_use]
     pub fn missing(&self) -> Vec<(&'static str, &'static str)> {
         let mut pairs = self.pairs_where(|count| count == 0);
@@ -83,7 +83,7 @@ impl ControlCoverage {
         pairs
     }
 
-    /// Pairs that were reached, and are said to be impossible; and why they are.
+    /// Returns the pairs that were reached although they are listed as impossible, with the reason.
     #[must_use]
     pub fn contradicted(&self) -> Vec<(&'static str, &'static str, &'static str)> {
         let reached = self.pairs_where(|count| count > 0).into_iter();

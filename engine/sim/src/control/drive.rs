@@ -1,4 +1,4 @@
-//! Inputs to control, and its effects carried out.
+//! Passes inputs to control, and executes its effects.
 
 use super::kms::{NAMES, dek_of};
 use super::plan::DiskMood;
@@ -54,7 +54,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A keyspace of which the KMS has to be asked now, if its DEK is asked for.
+    /// Returns the keyspace if a request for its DEK must now cause a KMS call.
     fn may_ask_for_lease(&self, keyspace: u32) -> Option<u32> {
         let is_known = self.control.written().keyspace(keyspace).is_ok();
         let [state, .., unlock] = self.control.state_of(keyspace)?;
@@ -87,7 +87,7 @@ impl World<'_> {
         self.effects(input)
     }
 
-    /// The disk has the new file. Whether control hears of it is another matter.
+    /// Handles that the disk has the new file, whether or not control is notified.
     pub(super) fn replaced(&mut self, write: WriteId) -> Checked {
         if let Some((under_way, catalogue)) = self.disk.writing.take() {
             if under_way == write {
@@ -117,7 +117,7 @@ impl World<'_> {
         self.effects(input)
     }
 
-    /// Carries out what control wants done.
+    /// Executes the effects of control.
     pub(super) fn effects(&mut self, input: &'static str) -> Checked {
         while let Some(effect) = self.control.poll_effect() {
             match effect {
@@ -140,7 +140,7 @@ impl World<'_> {
                 ControlEffect::Kms { call, kms, request } => self.call(call, &kms, request),
                 ControlEffect::LockKms { kms } => {
                     if let Some(number) = NAMES.iter().position(|name| *name == kms) {
-                        // Without a secret there is nothing to forget.
+                        // Without a secret there is nothing to wipe.
                         self.kms[number].is_open &= number == 0;
                     }
                 }
@@ -186,7 +186,7 @@ impl World<'_> {
         ensure!(
             36,
             self.disk.writing.is_none(),
-            "write {} begins while another is under way",
+            "write {} begins while another is in progress",
             write.0
         );
         self.trace
@@ -220,7 +220,7 @@ impl World<'_> {
         self.schedule(at, event);
     }
 
-    /// What control tells shards is no looser than what is durable, and is what the durable catalogue has.
+    /// Checks that what control publishes is no looser than what is durable, and has the values of the durable catalogue.
     fn check_told(&mut self, message: &ToShard) -> Checked {
         match message {
             ToShard::Keyspace(change) => self.check_change(change),
@@ -248,7 +248,7 @@ impl World<'_> {
             guard
                 .as_ref()
                 .is_some_and(|it| !it.is_tighter_than(&change.guard)),
-            "keyspace {id}: shards are told {:?}, and keyspaces.json has {guard:?}",
+            "keyspace {id}: shards receive {:?}, and keyspaces.json has {guard:?}",
             change.guard
         );
         let newest = durable.map_or(0, keyway_node::catalogue::Keyspace::generation);
@@ -276,7 +276,7 @@ impl World<'_> {
         })
     }
 
-    /// A message in a word, and the keyspace that it is about.
+    /// Returns a message as one word, and its keyspace.
     fn input_of(&mut self, message: &ToControl) -> (&'static str, Option<u32>) {
         match message {
             ToControl::Request(request) => (

@@ -1,12 +1,12 @@
-//! Pairs of a keyspace's state and an input that cannot meet, with the reason. A run that reaches one of them fails, and so
-//! does a long one that misses a pair that is not here.
+//! Pairs of a keyspace's state and an input that cannot occur, with the reason. A run that reaches one of them fails, as
+//! does a long one that misses a pair that is not listed.
 
-/// States, inputs, why none of the inputs meets any of the states.
+/// States, inputs, and why none of the inputs can occur in any of the states.
 pub(super) const IMPOSSIBLE: &[(&[&str], &[&str], &str)] = &[
     (
         &["making"],
         &["unwrap", "acted", "wiped", "confirmed"],
-        "no shard knows the keyspace before it is written, and so none sends anything about it",
+        "no shard has the keyspace before it is written, and so none sends anything about it",
     ),
     (
         &["making"],
@@ -26,7 +26,7 @@ pub(super) const IMPOSSIBLE: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-/// Returns why an input cannot meet a state.
+/// Returns why an input cannot occur in a state.
 pub(super) fn why(state: &str, input: &str) -> Option<&'static str> {
     IMPOSSIBLE
         .iter()

@@ -13,9 +13,11 @@ use keyway_node::policy::Principal;
 use keyway_protocol::{Grants, Status, UnlockKind, decode_generation, decode_ticket};
 use zeroize::Zeroizing;
 
-/// What tightens is in force on every shard within this, µs: 150 ms, and what a shard's thread may have been kept from.
+/// Time within which a tightening is in force on every shard, in µs: 150 ms, and the time for which a shard's thread did
+/// not run.
 pub(super) const IN_FORCE_WITHIN_US: u64 = 150_000;
-/// An emergency command is answered within this, µs: 4 s of it are for a disk that hangs, and it is looked at once a second.
+/// Time within which an emergency command is answered, in µs: 4 s of it are for a disk that hangs, which is checked once
+/// a second.
 const ANSWERED_WITHIN_US: u64 = 5_500_000;
 
 impl World<'_> {
@@ -74,7 +76,7 @@ impl World<'_> {
         }
     }
 
-    /// An administrator's command comes in at a shard.
+    /// Receives an administrator's command at a shard.
     pub(super) fn ask(&mut self, shard: u16, asks: Asks, deadline_us: Option<u64>) -> u64 {
         self.tokens += 1;
         let token = self.tokens;
@@ -171,7 +173,7 @@ impl World<'_> {
         (command, None)
     }
 
-    /// Asks what has become of a ticket.
+    /// Requests the status of a ticket.
     pub(super) fn ask_status(&mut self, keyspace: u32, ticket: u64) -> u64 {
         self.tokens += 1;
         let token = self.tokens;
@@ -194,7 +196,7 @@ impl World<'_> {
         token
     }
 
-    /// Control is about to begin a command: what it must do is known from here on.
+    /// Records that control is about to begin a command: its effects are known afterwards.
     pub(super) fn note_begun(&mut self, message: &ToControl) {
         let ToControl::Request(request) = message else {
             return;
@@ -244,7 +246,7 @@ impl World<'_> {
         }
     }
 
-    /// The keyspaces that a command locks for certain.
+    /// Returns the keyspaces that a command certainly locks.
     fn locked_by(&self, asks: Asks) -> Vec<u32> {
         let written = self.control.written().iter().map(|(id, _)| id);
         match asks {
@@ -282,10 +284,14 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The answer to a command has reached its shard.
+    /// Handles the answer to a command at its shard.
     pub(super) fn answered(&mut self, token: u64, status: Status, payload: &[u8]) -> Checked {
         let Some(asked) = self.books.requests.get_mut(&token) else {
-            ensure!(31, false, "an answer to nobody: {token}, {status:?}");
+            ensure!(
+                31,
+                false,
+                "an answer without a request: {token}, {status:?}"
+            );
             return Ok(());
         };
         ensure!(
@@ -307,7 +313,7 @@ impl World<'_> {
                 }
             }
             Asks::Grant { keyspace, who } => {
-                // A withdrawal that overlaps may come before it.
+                // A concurrent withdrawal may come before it.
                 let withdrawal = Asks::Withdraw { keyspace, who };
                 let mut others = self.books.requests.values();
                 if others.any(|other| !other.is_answered && other.asks == withdrawal) {
@@ -315,7 +321,7 @@ impl World<'_> {
                 }
             }
             Asks::Withdraw { keyspace, who } if is_in_force => {
-                // One that overlaps may come after it.
+                // A concurrent command may come after it.
                 let grant = Asks::Grant { keyspace, who };
                 let mut others = self.books.requests.values();
                 if others.any(|other| !other.is_answered && other.asks == grant) {
@@ -405,7 +411,7 @@ impl World<'_> {
             (Asks::SoftTtl { keyspace: of, .. }, SOFT_TTL) => *of == keyspace,
             _ => false,
         };
-        // Commands that overlap are made in either order.
+        // Concurrent commands are applied in either order.
         let others = self.books.requests.values();
         let others = others.filter(|other| !other.is_answered && is_same(&other.asks));
         let overlapping = others.map(|other| other.number.max(asked.number)).max();
@@ -429,7 +435,7 @@ impl World<'_> {
         }
     }
 
-    /// A client uses a key at a shard.
+    /// Uses a key at a shard.
     fn use_key(&mut self, shard: u16, keyspace: u32, who: u32) -> Checked {
         let site = &self.shards[usize::from(shard)];
         let Some(known) = site.keyspaces.get(&keyspace) else {
@@ -464,7 +470,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A key is written: sealed here, and in the log a while later.
+    /// Writes a key: it is sealed here, and in the log some time later.
     fn write(&mut self, shard: u16, keyspace: u32, takes_us: u64) -> Checked {
         let (now, seal) = (self.now, self.seals);
         let site = &mut self.shards[usize::from(shard)];
@@ -495,7 +501,7 @@ impl World<'_> {
     }
 }
 
-/// The state in an answer to UNLOCK_STATUS.
+/// Returns the state in an answer to UNLOCK_STATUS.
 pub(super) fn state_of(payload: &[u8]) -> String {
     let document: serde_json::Value = serde_json::from_slice(payload).unwrap_or_default();
     document["state"].as_str().unwrap_or_default().to_owned()

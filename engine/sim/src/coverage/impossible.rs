@@ -1,10 +1,10 @@
-//! Pairs of state and input that cannot meet, with the reason. A run that reaches one of them, or
-//! misses one that is not here, fails.
+//! Pairs of state and input that cannot occur, with the reason. A run that reaches one of them, or misses one that is not
+//! listed, fails.
 
 use super::{Input, KeyState};
 
-/// What a load that counts may bring. A result that comes to a key without such a load is a
-/// [`Input::LateResult`], and that one meets every state.
+/// The results of a load that counts. A result for a key without such a load is a [`Input::LateResult`], which occurs in
+/// every state.
 const RESULTS: &[Input] = &[
     Input::Loaded,
     Input::LoadedOlder,
@@ -33,12 +33,12 @@ const AT_REST: &[KeyState] = &[
     KeyState::Denied,
 ];
 
-/// States, inputs, why none of the inputs meets any of the states.
+/// States, inputs, and why none of the inputs can occur in any of the states.
 pub const IMPOSSIBLE: &[(&[KeyState], &[Input], &str)] = &[
     (
         AT_REST,
         RESULTS,
-        "there is no flight, and so no result of one: what comes all the same is a late result",
+        "there is no flight, and so no result of one: what arrives anyway is a late result",
     ),
     (
         AT_REST,
@@ -48,7 +48,7 @@ pub const IMPOSSIBLE: &[(&[KeyState], &[Input], &str)] = &[
     (
         &[KeyState::AwaitingDek],
         RESULTS,
-        "the flight has no load on its way yet, or its load has just ended",
+        "the flight has no load in flight yet, or its load has just ended",
     ),
     (
         &[
@@ -58,7 +58,7 @@ pub const IMPOSSIBLE: &[(&[KeyState], &[Input], &str)] = &[
             KeyState::NegativeRefreshing,
         ],
         &[Input::StoreRevoked],
-        "a revocation is told to the shard before the store has it, and that ends the flight",
+        "the shard is notified of a revocation before the store has it, and that ends the flight",
     ),
     (
         &[KeyState::InvalidRefreshing],

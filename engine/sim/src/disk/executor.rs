@@ -77,7 +77,7 @@ impl Executor {
                 continue;
             };
             polls += 1;
-            assert!(polls < POLLS_MAX, "the tasks wake each other for ever");
+            assert!(polls < POLLS_MAX, "the tasks wake each other indefinitely");
             let mut context = Context::from_waker(&task.waker);
             if task.future.as_mut().poll(&mut context).is_ready() {
                 self.tasks.remove(&id);

@@ -1,11 +1,11 @@
-//! The keys that are in memory: a value that tells when it is dropped.
+//! The keys in memory: a value that reports when it is dropped.
 
 use crate::plan::Name;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// What the simulated loads bring: no key bytes, but a mark that is rubbed out when it is dropped.
+/// The result of simulated loads: no key bytes, but a flag that is cleared when the value is dropped.
 #[derive(Debug)]
 pub(crate) struct SimKey {
     pub(crate) load: u64,
@@ -20,11 +20,11 @@ pub(crate) struct Alive {
     pub(crate) version: u32,
     pub(crate) started_at: u64,
     pub(crate) started_step: u64,
-    /// The step in which it was handed to the core.
+    /// The step in which it was passed to the core.
     pub(crate) committed_step: u64,
     pub(crate) not_after: u64,
     pub(crate) key_bytes: usize,
-    /// Ticks of its shard since its time was over.
+    /// Ticks of its shard since it expired.
     pub(crate) ticks_dead: u32,
 }
 

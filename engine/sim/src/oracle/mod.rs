@@ -1,5 +1,5 @@
-//! What must hold, kept in books of its own: the oracle sees what goes into a shard and what comes
-//! out, and never asks the shard what to expect.
+//! The oracle: it observes the inputs and outputs of a shard, keeps its own model, and never queries the shard for what
+//! to expect.
 
 mod keys;
 mod serving;
@@ -18,14 +18,14 @@ use std::rc::Rc;
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Its number in the design; 0 for the core's own books and assertions, 22 for an answer that
-    /// is not the one in the design's table.
+    /// Its number in the design; 0 for the core's own audit and assertions, 22 for an answer that differs from the
+    /// design's table.
     pub invariant: u8,
     /// What happened.
     pub what: String,
 }
 
-/// The promises, by number.
+/// The invariants, by number.
 pub const INVARIANTS: [&str; 41] = [
     "the core's own books agree, and its assertions hold",
     "nothing is used at or after effective_hard",
@@ -33,7 +33,7 @@ pub const INVARIANTS: [&str; 41] = [
     "plaintext is gone soon after its time",
     "one flight per key and shard, one unwrap per keyspace and process",
     "flights end within their time limit, once, by their own generation",
-    "nobody waits past budget or deadline",
+    "no request waits past budget or deadline",
     "a waiter that leaves changes no flight",
     "the end of a load, and a DEK that comes, reach every waiter",
     "older generations never commit, versions never go down",
@@ -82,28 +82,28 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-/// What was promised of one key, by whichever process.
+/// The promises made for one key, by any process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Promised {
-    /// Newest version that anybody was served.
+    /// Highest version that was served.
     pub(crate) served_version: u32,
-    /// Newest version whose put was acknowledged; 0: none, or the blob was lost since.
+    /// Highest version whose put was acknowledged; 0 if none was, or the blob was lost since.
     pub(crate) put_version: u32,
-    /// Newest version that the shard was told of, whatever became of it since.
+    /// Highest version that the shard was notified of, whatever happened to it since.
     pub(crate) told_version: u32,
-    /// The step of that acknowledgement: loads that began before are void.
+    /// The step of that acknowledgement: loads that began before are discarded.
     pub(crate) put_step: u64,
     pub(crate) revoked: bool,
-    /// No load that began before this step may be served: the one that the call itself started may.
+    /// No load that began before this step may be served, except the one that the call itself started.
     pub(crate) refreshed_step: u64,
 }
 
-/// The books.
+/// The oracle's model.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     pub(crate) ledger: Rc<Ledger>,
     pub(crate) promised: BTreeMap<Name, Promised>,
-    /// By shard and keyspace, of the process that runs now.
+    /// By shard and keyspace, of the running process.
     pub(crate) terms: BTreeMap<(u16, u8), Terms>,
 }
 
@@ -115,6 +115,6 @@ impl Oracle {
     pub(crate) fn terms(&mut self, shard: u16, keyspace: u8) -> &mut Terms {
         self.terms
             .get_mut(&(shard, keyspace))
-            .expect("every shard knows every keyspace")
+            .expect("every shard has every keyspace")
     }
 }

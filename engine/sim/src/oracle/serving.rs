@@ -1,4 +1,4 @@
-//! What is served: the heart of the matter.
+//! Checks of served keys, the most important ones.
 
 use super::{Checked, Gate, Oracle, ensure};
 use crate::plan::Name;
@@ -29,7 +29,7 @@ impl Seen {
 }
 
 impl Oracle {
-    /// A shard lent out a key.
+    /// Checks a key that a shard lent.
     pub(crate) fn check_served(
         &mut self,
         now: u64,

@@ -1,4 +1,4 @@
-//! The sim's own count of requests and their outcomes, held against the shard's counters.
+//! The simulator's own count of requests and their outcomes, compared with the shard's counters.
 
 use super::{Checked, ensure};
 use keyway_core::{Counters, Refusal, Refusals};
@@ -20,7 +20,7 @@ pub(crate) struct Tally {
     pub(crate) dek_requests: u64,
     pub(crate) dek_waiting: u64,
     pub(crate) unwraps: u64,
-    /// Waits of which it is certain that they used up their budget.
+    /// Waits that certainly exhausted their budget.
     pub(crate) timeouts_min: u64,
 }
 
@@ -41,7 +41,7 @@ impl Tally {
         *count += 1;
     }
 
-    /// Every request is counted, and under the outcome that it had.
+    /// Checks that every request is counted, under the right outcome.
     pub(crate) fn check(&mut self, counters: &Counters) -> Checked {
         for (what, counted, seen) in [
             ("requests", counters.requests_total, self.requests),

@@ -1,11 +1,10 @@
-//! How long the keys of a keyspace may live at a shard: settings, lease and gate, from what the
-//! shard was told.
+//! How long the keys of a keyspace may live at a shard: settings, lease and gate, from the shard's inputs.
 
 use super::Alive;
 use keyway_core::{LeaseEvent, Settings};
 
 const MS: u64 = 1_000;
-/// Between two refusals that count as two, µs.
+/// Shortest time between two refusals that count as two, in µs.
 const REFUSALS_APART_US: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +19,19 @@ pub(crate) struct Terms {
     pub(crate) settings: Settings,
     pub(crate) gate: Gate,
     pub(crate) lease_sent: u64,
-    /// 0: there is none.
+    /// 0 if there is none.
     pub(crate) lease_end: u64,
-    /// Newest DEK generation under the lease, 0 without one.
+    /// Latest DEK generation under the lease, 0 without one.
     pub(crate) generation: u32,
-    /// Every hard TTL that was ever in force: (since, µs).
+    /// Every hard TTL that was ever in effect: (since, µs).
     hard: Vec<(u64, u64)>,
-    /// Keys that were committed up to this step are dead.
+    /// Keys committed up to this step are dead.
     purged_step: u64,
     first_refusal: Option<u64>,
-    /// The KMS said last that it waits to be unlocked.
+    /// The last answer of the KMS was that it must be unlocked.
     pub(crate) kms_locked: bool,
     pub(crate) asking_since: Option<u64>,
-    /// A ticket that was handed out by the last unlock.
+    /// The ticket returned by the last unlock.
     pub(crate) ticket: Option<u64>,
 }
 
@@ -54,8 +53,8 @@ impl Terms {
         }
     }
 
-    /// The first point at which the key is not used: an upper bound, since the core may fold a long
-    /// history of settings.
+    /// Returns the time from which the key is not used: an upper bound, since the core may merge a long history of
+    /// settings.
     pub(crate) fn hard_of(&self, alive: &Alive) -> u64 {
         if self.gate != Gate::Open || alive.committed_step <= self.purged_step {
             return 0;
@@ -68,7 +67,7 @@ impl Terms {
         own.min(self.lease_end)
     }
 
-    /// Time has passed: a lease that is over takes all that it carried with it.
+    /// Advances time: a lease that ends invalidates everything loaded under it.
     pub(crate) fn pass(&mut self, now: u64, step: u64) {
         if self.lease_end != 0 && self.lease_end <= now {
             self.purge(step);
@@ -105,7 +104,7 @@ impl Terms {
         self.kms_locked = false;
     }
 
-    /// What the KMS said. True: the keyspace must be denied from here on.
+    /// Handles an answer of the KMS. Returns `true` if the keyspace must be denied afterwards.
     pub(crate) fn told(&mut self, now: u64, event: LeaseEvent) -> bool {
         self.asking_since = None;
         if self.gate != Gate::Open {

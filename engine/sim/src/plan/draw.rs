@@ -1,5 +1,5 @@
-//! A plan out of a seed. Each seed leaves some kinds of steps out and has others more often (swarm
-//! testing), so that every fault is seen both alone and among the others.
+//! Draws a plan from a seed. Each seed leaves some kinds of steps out and has others more often (swarm testing), so that
+//! every fault occurs both alone and among others.
 
 use super::{Caller, Mood, Name, Plan, Planned, Shape, Step, StoreMood};
 use crate::dice::Dice;
@@ -11,10 +11,10 @@ const CONNECTIONS: u64 = 5;
 const STEPS_MIN: u64 = 60;
 const STEPS_MAX: u64 = 360;
 
-/// How often a kind of step comes, before a seed has its way with it, and how one is drawn.
+/// How often a kind of step occurs before a seed changes that, and how one is drawn.
 type Weighted = (u64, fn(&mut Drawing) -> Step);
 
-/// The kinds of steps. Requests, the first, come in every history.
+/// The kinds of steps. Requests, the first, occur in every history.
 const KINDS: [Weighted; 20] = [
     (120, Drawing::request),
     (10, Drawing::force),
@@ -149,12 +149,12 @@ struct Drawing {
     scale: u64,
     weights: [u64; KINDS.len()],
     gap_us: u64,
-    /// A key that everybody wants for a while.
+    /// A key that is temporarily requested most.
     focus: Option<Name>,
 }
 
 impl Drawing {
-    /// Most histories begin with a node that works.
+    /// Returns the first steps: most histories begin with a working node.
     fn opening(&mut self) -> Vec<Planned> {
         let takes_us = self.dice.pick(&[200, 2_000, 20_000]);
         let load_us = self.dice.pick(&[50, 500, 3_000]);
@@ -180,7 +180,7 @@ impl Drawing {
             .into()
     }
 
-    /// A key is made and revoked at once, while others look for it.
+    /// Creates and immediately revokes a key while other clients request it.
     fn made_and_revoked(&mut self, name: Name) -> [Planned; 3] {
         let (by, count) = (self.caller(), 1);
         let steps = [
@@ -407,7 +407,7 @@ impl Drawing {
         }
     }
 
-    /// Now and then one that the store does not have: a force-refresh looks for it all the same.
+    /// Returns a key, sometimes one that the store does not have: a force-refresh looks it up anyway.
     fn name_to_force(&mut self) -> Name {
         let (stored, keys) = (u64::from(self.shape.stored), u64::from(self.shape.keys));
         let mut name = self.name();

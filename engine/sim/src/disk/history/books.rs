@@ -21,7 +21,7 @@ struct Attempt {
 pub(super) struct Told {
     /// The greatest version that was acknowledged or seen; 0: none.
     pub(super) floor: u32,
-    /// The version as of which the key is revoked, in this process or, if that was acknowledged, for good.
+    /// The version as of which the key is revoked, in this process or, if that was acknowledged, permanently.
     revoked_in_force: Option<u32>,
     revoked_durably: Option<u32>,
     /// When the revocation in force was made, ms.
@@ -142,7 +142,7 @@ impl Books {
             .map(|head| u64::from_le_bytes(*head));
         let attempt = number.and_then(|number| self.attempts.get(number as usize));
         let Some((attempt, number)) = attempt.zip(number) else {
-            return Err(violation(16, format!("{name}: a blob that nobody put")));
+            return Err(violation(16, format!("{name}: a blob that was never put")));
         };
         let is_whole =
             (HEAD_LEN..bytes.len()).all(|at| bytes[at] == (at as u64 * 31 + number) as u8);
@@ -192,7 +192,7 @@ impl Books {
         ensure!(
             16,
             self.told(key).revoke_tried,
-            "{}: it is read as revoked, and nobody revoked it",
+            "{}: it is read as revoked, and was never revoked",
             name_of(key)
         );
         Ok(())

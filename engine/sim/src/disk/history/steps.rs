@@ -1,4 +1,4 @@
-//! The steps of a history of the logs, and what becomes of their errands.
+//! The steps of a history of the logs, and the outcomes of their errands.
 
 use super::books::{Key, name_of, violation};
 use super::plan::{KEYS, What};
@@ -104,7 +104,7 @@ impl World {
         let was = self.logs[shard].known(name(&key));
         if self.logs[shard].revoke(name(&key), unix_ms).is_ok() {
             if was.is_none_or(|was| was.state != KeyState::Revoked) {
-                // Not known yet: a put is on its way, and revoked with it.
+                // Not known yet: a put is in flight, and revoked with it.
                 let known = self.logs[shard].known(name(&key));
                 let version = known.map_or(0, |known| known.version);
                 self.books.revoke(&key, version, unix_ms);
