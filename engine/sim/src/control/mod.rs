@@ -186,10 +186,10 @@ enum Event {
     },
 }
 
-/// `keyspaces.json`, and the write that is under way.
+/// `keyspaces.json`, and the write in progress.
 struct Disk {
     durable: Catalogue,
-    /// What it replaced, as long as control has not heard of that.
+    /// The contents that it replaced, until control has been notified.
     before: Option<Catalogue>,
     writing: Option<(WriteId, Catalogue)>,
     mood: DiskMood,

@@ -111,7 +111,7 @@ pub(crate) enum Step {
         keyspace: u32,
         who: u32,
     },
-    /// A key is written, and on its way into the log for a while.
+    /// A key is written, and its write is in flight for some time.
     Write {
         shard: u16,
         keyspace: u32,
@@ -136,7 +136,7 @@ pub(crate) enum Step {
         shard: u16,
         us: u64,
     },
-    /// Pages of a shard's log cannot be worked through for a while.
+    /// Pages of a shard's log cannot be resealed temporarily.
     Pages {
         shard: u16,
         fail: bool,

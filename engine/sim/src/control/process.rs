@@ -115,7 +115,7 @@ impl World<'_> {
         {
             self.disk.durable = catalogue;
         }
-        // Of what was on its way into the logs some got there.
+        // Some of the writes in flight have reached the logs.
         for shard in 0..self.shards.len() {
             let known = std::mem::take(&mut self.shards[shard].keyspaces);
             let seals = known

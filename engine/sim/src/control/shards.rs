@@ -1,5 +1,5 @@
-//! Shards as control sees them: what they act by, what they hold, what they have on its way into their logs. Control's
-//! contract with them is in `keyway_node::messages`.
+//! Shards as control sees them: the state that they apply, the DEKs and keys they hold, and their writes in flight.
+//! Control's contract with them is in `keyway_node::messages`.
 
 use keyway_node::ids::Epoch;
 use keyway_node::keyspace_change::KeyspaceChange;
@@ -74,7 +74,7 @@ impl Known {
         self.lease_end = 0;
     }
 
-    /// The floor that can be confirmed now: nothing older is on its way.
+    /// Returns the floor that can be confirmed now: no older write is in flight.
     pub(super) fn take_confirmed(&mut self) -> Option<u32> {
         let floor = self.confirming?;
         let is_older = |dek: &Dek| dek.generation < floor;

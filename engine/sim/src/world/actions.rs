@@ -1,4 +1,4 @@
-//! What a shard wants done, after each input.
+//! Executes the actions of a shard after each input.
 
 use super::{World, keyspace_of, name_of};
 use crate::dice::Dice;

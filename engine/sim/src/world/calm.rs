@@ -9,7 +9,7 @@ use keyway_core::{Hottest, Lifecycle, UnlockState};
 const MS: u64 = 1_000;
 /// Request numbers of the calm, above those of all planned steps.
 const CALM: u64 = 1 << 40;
-/// A back-off is 10 s at most, and so is the time between two questions to the KMS.
+/// A backoff lasts at most 10 s, and so does the pause between two unwrap requests.
 const RECOVERS_WITHIN_US: u64 = 30_000 * MS;
 const ASK_EVERY_US: u64 = 25 * MS;
 /// How long hot keys are used, and how often. Several soft TTLs, so that each is refreshed.
@@ -19,7 +19,7 @@ const STEADY_EVERY_US: u64 = 12 * MS;
 const SETTLED_US: u64 = 500 * MS;
 /// What is left of the oldest lease when leases are made short: some round trips to the KMS.
 const SHORT_LEASE_MS: u64 = 400;
-/// How long the KMS is away while somebody writes. Its hint is longer than that.
+/// How long the KMS is unreachable during a write. Its hint is longer than that.
 const OUTAGE_US: u64 = 300 * MS;
 /// How long a write of the calm waits.
 pub(super) const WRITE_WAIT_US: u64 = 3_000 * MS;
@@ -31,7 +31,7 @@ impl World<'_> {
     pub(super) fn calm_down(&mut self) -> Checked {
         self.trace.note(self.now, || "the faults stop".into());
         self.mend();
-        // What is under way comes to its end: calls to the KMS take longest.
+        // Everything in flight ends within this; KMS calls take longest.
         self.advance(11_000 * MS)?;
         for keyspace in 0..self.plan.shape.keyspaces {
             let settings = calm_settings();
@@ -69,8 +69,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// No lease is left and the KMS is away for a moment. A write that comes meanwhile is done once it is back, though
-    /// nobody else asks for anything.
+    /// No lease is left and the KMS is briefly unreachable. A write in the meantime is done once the KMS recovers,
+    /// without any other request.
     fn writes_sit_out_an_outage(&mut self) -> Checked {
         self.kms.mood = Mood::Unavailable;
         let shape = &self.plan.shape;
@@ -152,7 +152,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Leases are made short, and none of them ends by it: nobody is to notice.
+    /// Leases are made short, and none of them may end because of it.
     fn shorten_leases(&mut self) -> Checked {
         let terms = self.oracle.terms.values();
         let leased = terms.filter(|terms| terms.lease_end > self.now);
@@ -278,13 +278,13 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Keys that nobody uses are left to expire, and their plaintext is gone.
+    /// Unused keys are left to expire, and their plaintext is gone.
     fn check_forgotten(&mut self) -> Checked {
         let alive = self.oracle.ledger.alive.borrow();
         ensure!(
             3,
             alive.is_empty(),
-            "keys that nobody used for {FORGET_US} us: {:?}",
+            "keys that were not used for {FORGET_US} us: {:?}",
             alive.values()
         );
         for site in &self.sites {

@@ -8,7 +8,7 @@ use keyway_core::{Refusal, Settings, TICK_US, View};
 
 /// Ticks after which plaintext whose time is over must be gone: of the 50 that 100 ms may hold.
 const TICKS_DEAD_MAX: u32 = 3;
-/// For coverage a tick counts as something that happens to every key once in so many steps.
+/// For coverage, a tick counts as an input to every key once per this many steps.
 const TICKS_COVERED_ONE_IN: u64 = 8;
 
 /// What a tick is compared with.
@@ -54,7 +54,7 @@ impl World<'_> {
     pub(super) fn look(&self, shard: u16, name: Name) -> View {
         let core = &self.sites[usize::from(shard)].core;
         let view = core.view(self.instant(), keyspace_id(name.keyspace), &key_id(name));
-        view.expect("every shard knows every keyspace")
+        view.expect("every shard has every keyspace")
     }
 
     pub(super) fn cover(&mut self, shard: u16, input: Input, name: Name) {
@@ -151,7 +151,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// An answer that came at once: nobody can have waited for the KMS.
+    /// An immediate answer: the request cannot have waited for the KMS.
     pub(super) fn check_refused_at_once(
         &mut self,
         shard: u16,
@@ -207,7 +207,7 @@ impl World<'_> {
                 ensure!(
                     22,
                     blob.is_some_and(|blob| blob.revoked),
-                    "{name:?}: REVOKED, and nobody revoked it"
+                    "{name:?}: REVOKED, and was never revoked"
                 );
             }
             Refusal::Invalid | Refusal::DeadlineExceeded => {}
@@ -304,7 +304,7 @@ impl World<'_> {
                 ensure!(
                     6,
                     asked.ticks_overdue <= overdue_max,
-                    "#{id}: waits at {now}, its time was over at {until}"
+                    "#{id}: waits at {now}, its time limit was {until}"
                 );
             }
         }
@@ -326,7 +326,7 @@ impl World<'_> {
             ensure!(
                 5,
                 loading.ticks_overdue <= overdue_max,
-                "{name:?}: its flight began at {} and is under way at {now}",
+                "{name:?}: its flight began at {} and is in progress at {now}",
                 loading.queued_at
             );
         }
@@ -366,7 +366,7 @@ impl World<'_> {
         node_wide / shards + u32::from(u32::from(shard) < node_wide % shards)
     }
 
-    /// A flight that waits for a DEK has a time limit, too.
+    /// A flight that waits for a DEK also has a time limit.
     fn check_awaiting(&mut self, shard: u16, now: u64) -> Checked {
         let limit_us = self.plan.shape.limits.flight_time_limit_us;
         let site = &self.sites[usize::from(shard)];

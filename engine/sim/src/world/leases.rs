@@ -1,4 +1,4 @@
-//! The control thread and what shards hear of it: DEKs, locks, settings.
+//! The control thread and its messages to shards: DEKs, locks, settings.
 
 use super::{Event, Place, World, keyspace_id};
 use crate::coverage::Input;
@@ -31,7 +31,7 @@ impl World<'_> {
         }
     }
 
-    /// A shard wants a DEK: it joins the call that is under way.
+    /// A shard requests a DEK: it joins the call in flight.
     pub(super) fn unwrap(&mut self, shard: u16, keyspace: u8) -> Checked {
         let now = self.now;
         self.tally(shard, keyspace).unwraps += 1;
@@ -137,7 +137,7 @@ impl World<'_> {
         self.begin(shard);
         self.cover_all(shard, Input::of_lease(event));
         self.trace
-            .note(self.now, || format!("  shard {shard} hears {event:?}"));
+            .note(self.now, || format!("  shard {shard} receives {event:?}"));
         if let Some(dek) = dek {
             let deks = &mut self.sites[usize::from(shard)].deks;
             let newest = deks.get(&keyspace).map_or(0, |known| known.generation);

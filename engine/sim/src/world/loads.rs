@@ -12,7 +12,7 @@ const LOAD: u64 = 5;
 const SIZE: u64 = 6;
 
 impl World<'_> {
-    /// The core wants a key.
+    /// The core requests a key.
     pub(super) fn load(
         &mut self,
         shard: u16,
@@ -31,7 +31,7 @@ impl World<'_> {
             ensure!(
                 4,
                 false,
-                "{name:?}: a second flight, while the one of {} us is under way",
+                "{name:?}: a second flight, while the one of {} us is in progress",
                 other.started_at
             );
         }
@@ -62,7 +62,7 @@ impl World<'_> {
         self.read(shard, number)
     }
 
-    /// A load that has queued for a while begins.
+    /// A load that has queued for some time begins.
     pub(super) fn begins(&mut self, shard: u16, number: u64) -> Checked {
         self.begin(shard);
         self.read(shard, number)
@@ -331,8 +331,8 @@ impl World<'_> {
         if blob.corrupt || !dek.right {
             return Err(LoadError::Corrupt);
         }
-        // A store that goes back is found out as long as the key's newest version is in memory:
-        // after that it is the store's own promise.
+        // A store that returns older data is detected while the key's latest version is in memory; after that it is the
+        // store's own promise.
         let known = self.look(loading.shard, name).version == blob.version;
         let version = blob.version - u32::from(fate.stale && known && blob.version > 1);
         let key_bytes =

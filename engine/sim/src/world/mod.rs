@@ -95,7 +95,7 @@ enum Kind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// On its way to the shard that owns the key.
+    /// In flight to the shard that owns the key.
     Travelling,
     /// In a flight. A request: until when, and when its budget ends.
     Waiting {
@@ -104,7 +104,7 @@ enum Stage {
     },
     Slow,
     Writing,
-    /// On its way back.
+    /// In flight on the way back.
     Answered,
 }
 
@@ -130,7 +130,7 @@ impl Asked {
     }
 }
 
-/// A load under way.
+/// A load in progress.
 #[derive(Clone, Debug)]
 struct Loading {
     shard: u16,

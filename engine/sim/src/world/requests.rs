@@ -1,4 +1,4 @@
-//! Requests on their way: connection, authorisation, mesh, shard, and back.
+//! Requests in flight: connection, authorisation, mesh, shard, and back.
 
 use super::{Asked, Event, Kind, Place, Stage, World, key_id, keyspace_id};
 use crate::coverage::Input;
@@ -245,7 +245,7 @@ impl World<'_> {
             self.store
                 .newest(shard, asked.name)
                 .is_none_or(|blob| seen.version <= blob.version),
-            "{:?}: nobody stored version {}",
+            "{:?}: version {} was never stored",
             asked.name,
             seen.version
         );
@@ -398,7 +398,11 @@ impl World<'_> {
     /// The one answer to a request, at the shard that owns the key.
     pub(super) fn answer(&mut self, shard: u16, id: u64) -> Checked {
         let Some(asked) = self.requests.get_mut(&id) else {
-            ensure!(18, false, "#{id}: a second answer, or one to nobody");
+            ensure!(
+                18,
+                false,
+                "#{id}: a second answer, or one without a request"
+            );
             return Ok(());
         };
         ensure!(
@@ -431,7 +435,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A client has gone, and its request waits, or is somewhere on its way.
+    /// A client has left, and its request waits, or is in flight.
     pub(super) fn gone(&mut self, shard: u16, id: u64) -> Checked {
         let Some(asked) = self.requests.get(&id).cloned() else {
             return Ok(());

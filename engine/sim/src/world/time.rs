@@ -10,7 +10,7 @@ use keyway_core::Instant;
 const IDLE_TICKS: u32 = 12;
 /// A shard with nothing to do ticks so many times in a soft TTL.
 const IDLE_TICKS_PER_SOFT_TTL: u64 = 48;
-/// After so many of these the time between two doubles, up to so many times.
+/// The number of ticks after which the time between two doubles, and the most doublings.
 const IDLE_TICKS_BEFORE_DOUBLING: u32 = 16;
 const IDLE_DOUBLINGS_MAX: u32 = 6;
 

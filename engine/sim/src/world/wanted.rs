@@ -17,7 +17,7 @@ impl World<'_> {
         self.begin(shard);
         self.cover(shard, Input::DekWanted, name);
         let mut dice = Dice::of(self.plan.seed, WANT, id, 0);
-        // Since a rotation nothing is sealed under an older generation; the shard may not have heard of it yet.
+        // After a rotation nothing is sealed under an older generation; the shard may not have been notified yet.
         let generation = match dice.one_in(3) {
             true => 1,
             false => self.control.generation[&name.keyspace],
@@ -89,7 +89,7 @@ impl World<'_> {
         ensure!(
             22,
             self.can_seal(shard, asked.name.keyspace),
-            "#{id}: is to be sealed under a DEK that is not at hand"
+            "#{id}: is to be sealed under a DEK that is not available"
         );
         self.put(shard, id, asked, not_after_us)
     }
@@ -119,7 +119,7 @@ impl World<'_> {
         ensure!(
             22,
             fits,
-            "{name:?}: a write got {refusal:?}, {gate:?}, its DEK at hand: {can_seal}"
+            "{name:?}: a write got {refusal:?}, {gate:?}, its DEK available: {can_seal}"
         );
         Ok(())
     }

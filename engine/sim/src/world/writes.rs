@@ -30,7 +30,7 @@ impl World<'_> {
             return self.answer(shard, id);
         };
         let blob = Blob {
-            // A key that was lost comes back under a number that nobody has seen.
+            // A key that was lost is created again under an unused version number.
             version: newest
                 .map_or(0, |blob| blob.version)
                 .max(self.oracle.promised(name).told_version)
@@ -55,7 +55,7 @@ impl World<'_> {
             ..newest
         };
         self.write(shard, id, name, blob);
-        // From here on no operation begins; that it is for ever is told once it is durable.
+        // No operation begins after this; that the revocation is permanent is acknowledged once it is durable.
         self.tell_revoked(shard, name)
     }
 
