@@ -107,14 +107,16 @@ fn header_is_canonical(blob: &[u8]) {
         created_unix_ms,
         not_before_unix_ms,
         not_after_unix_ms,
+        versions,
     }) = peek(blob)
     else {
         return;
     };
     let key_id_len = blob[21];
-    // Both versions of the format have this header.
+    // All formats have these fields; the third has the versions behind them.
     let format = blob[4];
-    assert!(matches!(format, 1 | 2), "format {format} is none");
+    assert!(matches!(format, 1..=3), "format {format} is none");
+    assert_eq!(format == 3, versions.is_some());
     let mut again = [&b"KWYB"[..], &[format, 1]].concat();
     again.extend_from_slice(&u16::from(exportable).to_le_bytes());
     // The keyspace is no metadata: any but 0 is accepted as it stands.
@@ -129,6 +131,18 @@ fn header_is_canonical(blob: &[u8]) {
     again.extend_from_slice(&not_after_unix_ms.to_le_bytes());
     assert_eq!(again, blob[..FIELDS_LEN], "the header has another encoding");
     let payload_len = u32::from_le_bytes([blob[112], blob[113], blob[114], blob[115]]);
-    let len = 116 + usize::from(key_id_len) + payload_len as usize + 16;
+    let versions_len = versions.map_or(0, |versions| {
+        let again = [
+            &versions.oldest.to_le_bytes()[..],
+            &versions.revoked.to_le_bytes(),
+        ];
+        assert_eq!(
+            again.concat(),
+            blob[116..136],
+            "the versions have another encoding"
+        );
+        20
+    });
+    let len = 116 + versions_len + usize::from(key_id_len) + payload_len as usize + 16;
     assert_eq!(len, blob.len(), "the lengths of the header disagree");
 }

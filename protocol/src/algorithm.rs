@@ -110,6 +110,8 @@ wire_enum! {
         Active = 0, "active";
         /// Revoked permanently.
         Revoked = 1, "revoked";
+        /// What the store has of it cannot be read: to be imported again, or revoked and deleted.
+        Damaged = 2, "damaged";
     }
 }
 

@@ -56,9 +56,9 @@ pub use octets::Octets;
 pub use opcode::{Opcode, Scope};
 pub use payload::{
     Custody, Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyListAnswer,
-    KeyRevoke, KeyRotate, KeyRow, KeyRows, KeyTrim, KeyspaceCreate, KeyspaceEntry, KeyspaceHot,
-    KmsInit, KmsShares, KmsUnlock, Material, NewKey, Request, Sealed, ServerHello, Settings,
-    SettingsIter, Sign, Unlock, Verify, decode_deks_destroyed, decode_generation,
+    KeyRevoke, KeyRotate, KeyRow, KeyRows, KeyTrim, KeyVersions, KeyspaceCreate, KeyspaceEntry,
+    KeyspaceHot, KmsInit, KmsShares, KmsUnlock, Material, NewKey, Request, Sealed, ServerHello,
+    Settings, SettingsIter, Sign, Unlock, Verify, decode_deks_destroyed, decode_generation,
     decode_keyspace_id, decode_ticket, encode_deks_destroyed, encode_generation,
     encode_keyspace_id, encode_ticket,
 };

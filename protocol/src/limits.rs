@@ -82,7 +82,7 @@ pub(crate) const SERVER_HELLO_FIXED_LEN: usize = 28 + 2;
 pub(crate) const HOT_KEY_LEN_MAX: usize = 512;
 
 /// The fixed part of a row of KEY_LIST, in bytes.
-pub(crate) const KEY_ROW_FIXED_LEN: usize = 1 + 4 + 1 + 1;
+pub(crate) const KEY_ROW_FIXED_LEN: usize = 1 + 4 + 1 + 1 + 4 + 16;
 
 const _: () = {
     assert!(4 + MESSAGE_LEN_MAX <= PAYLOAD_LEN_MAX, "SIGN fits");

@@ -289,12 +289,20 @@ def read_key_page(r):
         algorithm = r.number("row_algorithm", 1)
         demand(algorithm in ALGORITHMS or algorithm == 0, "algorithm")
         state = r.number("row_state", 1)
-        demand(state in (0, 1), "key_state")
+        demand(state in (0, 1, 2), "key_state")
+        oldest = r.number("row_oldest", 4)
+        revoked = r.bytes("row_revoked", 16)
+        demand(oldest <= version, "row_oldest")
+        # Bit i is the version i below the newest, which is not among them.
+        allowed = (1 << (version - oldest + 1)) - 2 if oldest else 0
+        demand(int.from_bytes(revoked, "little") & ~allowed == 0, "row_revoked")
         fields += [
             ("key_id", key_id),
             ("row_version", version),
             ("row_algorithm", algorithm),
             ("row_state", state),
+            ("row_oldest", oldest),
+            ("row_revoked", revoked),
         ]
     return fields
 
@@ -617,6 +625,7 @@ SIZES = {
     "row_version": 4,
     "row_algorithm": 1,
     "row_state": 1,
+    "row_oldest": 4,
     "new_keyspace_id": 4,
     "generation": 4,
     "deks_destroyed": 4,

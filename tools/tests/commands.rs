@@ -93,11 +93,15 @@ allow:uid:1000  sign,verify
             (
                 "key list prod",
                 "\
-KEY    VERSION  ALGORITHM  STATE
-alice        1  ed25519    active
-bob          2  -          revoked
-zoe         12  ed25519    active
-3 keys
+KEY    VERSION  ALGORITHM  STATE    OLDEST  REVOKED
+alice        1  ed25519    active        1  -
+bob          2  -          revoked       -  -
+torn         3  -          damaged       -  -
+zoe         12  ed25519    active        6  7, 9
+4 keys
+1 key damaged: the server's store cannot read what it has of them. Import them again from your copy: \
+`keyway key import KEYSPACE/KEY --file FILE`; without a copy, give them up: \
+`keyway key revoke KEYSPACE/KEY`, then `keyway key delete KEYSPACE/KEY`
 ",
             ),
             (
@@ -215,9 +219,14 @@ fn documents_for_scripts() {
             (
                 "key list prod --json",
                 "{\"keys\":[\
-                 {\"algorithm\":\"ed25519\",\"key\":\"alice\",\"state\":\"active\",\"version\":1},\
-                 {\"algorithm\":null,\"key\":\"bob\",\"state\":\"revoked\",\"version\":2},\
-                 {\"algorithm\":\"ed25519\",\"key\":\"zoe\",\"state\":\"active\",\"version\":12}],\
+                 {\"algorithm\":\"ed25519\",\"key\":\"alice\",\"oldest_version\":1,\"revoked_versions\":[],\
+                 \"state\":\"active\",\"version\":1},\
+                 {\"algorithm\":null,\"key\":\"bob\",\"oldest_version\":null,\"revoked_versions\":null,\
+                 \"state\":\"revoked\",\"version\":2},\
+                 {\"algorithm\":null,\"key\":\"torn\",\"oldest_version\":null,\"revoked_versions\":null,\
+                 \"state\":\"damaged\",\"version\":3},\
+                 {\"algorithm\":\"ed25519\",\"key\":\"zoe\",\"oldest_version\":6,\"revoked_versions\":[7,9],\
+                 \"state\":\"active\",\"version\":12}],\
                  \"keyspace\":\"prod\"}\n",
             ),
             (

@@ -21,7 +21,7 @@ use crate::error::OpenError;
 pub const KEY_ID_LEN_MAX: usize = 128;
 
 /// Greatest length of a blob, in bytes.
-pub const BLOB_LEN_MAX: usize = header::FIXED_LEN + KEY_ID_LEN_MAX + PAYLOAD_LEN_MAX + TAG_LEN;
+pub const BLOB_LEN_MAX: usize = header::FIXED_LEN_MAX + KEY_ID_LEN_MAX + PAYLOAD_LEN_MAX + TAG_LEN;
 
 /// Which key a blob is for. The blob is bound to both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,47 @@ pub struct Metadata {
     pub not_before_unix_ms: u64,
     /// End of validity, Unix time in milliseconds; 0 is none.
     pub not_after_unix_ms: u64,
+    /// Which versions there are. `None`: the blob was written before headers told.
+    pub versions: Option<VersionsKept>,
+}
+
+/// The versions that a key still has: from the oldest to the newest, without a gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionsKept {
+    /// The oldest, from 1. What is below was trimmed, or is of a key that was deleted.
+    pub oldest: u32,
+    /// Those that were revoked one by one: bit `i` is set if the version `i` below the newest is revoked.
+    pub revoked: u128,
+}
+
+impl VersionsKept {
+    /// Of `versions`, newest first: the number of each, and whether it is revoked.
+    pub(crate) fn of(versions: impl IntoIterator<Item = (u32, bool)>) -> Self {
+        let mut newest = None;
+        let mut kept = Self {
+            oldest: 0,
+            revoked: 0,
+        };
+        for (version, is_revoked) in versions {
+            let newest = *newest.get_or_insert(version);
+            kept.oldest = version;
+            kept.revoked |= u128::from(is_revoked)
+                .checked_shl(newest - version)
+                .unwrap_or(0);
+        }
+        kept
+    }
+
+    fn broken_rule(self, newest: u32) -> Option<&'static str> {
+        if !(1..=newest).contains(&self.oldest) {
+            return Some("the oldest version is not one of 1 to the newest");
+        }
+        let older = newest - self.oldest;
+        let beyond = u128::MAX.checked_shl(older + 1).unwrap_or(0);
+        // The newest never is.
+        let is_outside = self.revoked & (beyond | 1) != 0;
+        is_outside.then_some("a version is revoked that is the newest, or not there")
+    }
 }
 
 impl Metadata {
@@ -65,7 +106,8 @@ impl Metadata {
         } else if self.not_after_unix_ms != 0 && self.not_after_unix_ms <= self.not_before_unix_ms {
             Some("not_after is not later than not_before")
         } else {
-            None
+            self.versions
+                .and_then(|versions| versions.broken_rule(self.version))
         }
     }
 }

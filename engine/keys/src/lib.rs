@@ -43,7 +43,9 @@ pub use arena::{
     Arena, ArenaBox, ArenaBytes, ArenaError, ArenaOptions, ArenaUsage, SLOT_BYTES_MAX,
 };
 pub use dek::{DEK_LEN, Dek};
-pub use envelope::{BLOB_LEN_MAX, Context, KEY_ID_LEN_MAX, Metadata, VERSIONS_MAX, peek};
+pub use envelope::{
+    BLOB_LEN_MAX, Context, KEY_ID_LEN_MAX, Metadata, VERSIONS_MAX, VersionsKept, peek,
+};
 pub use error::{KeyError, OpError, OpenError};
 pub use found::Found;
 pub use import::{IMPORT_LEN_MAX, ImportFormat};

@@ -3,7 +3,9 @@
 use crate::algorithm::{Algorithm, KeyUsage};
 use crate::arena::{Arena, ArenaBytes, ArenaError};
 use crate::dek::{DEK_LEN, Dek};
-use crate::envelope::{self, Context, Entry, Format, Header, Metadata, Payload, SALT_LEN};
+use crate::envelope::{
+    self, Context, Entry, Format, Header, Metadata, Payload, SALT_LEN, VersionsKept,
+};
 use crate::error::{KeyError, OpenError};
 use crate::import::{ImportFormat, Importer, Material};
 use crate::key::UnlockedKey;
@@ -288,6 +290,11 @@ impl Vault {
         {
             return Err(OpenError::Payload("its newest version is not the header's"));
         }
+        let kept = payload.versions().iter();
+        let kept = VersionsKept::of(kept.map(|at| (at.version, at.is_revoked())));
+        if metadata.versions.is_some_and(|told| told != kept) {
+            return Err(OpenError::Payload("its versions are not the header's"));
+        }
         Ok((metadata, payload))
     }
 
@@ -342,11 +349,17 @@ impl Vault {
             .fill(&mut salt)
             .map_err(|_| KeyError::Internal("no randomness"))?;
         let payload = envelope::write_payload(&self.arena, entries)?;
+        let versions = entries.iter();
+        let versions = versions.map(|entry| (entry.version, entry.material.is_empty()));
+        let versions = VersionsKept::of(versions);
         let header = Header {
-            format: Format::Two,
+            format: Format::Three,
             keyspace: context.keyspace,
             key_id: context.key_id,
-            metadata,
+            metadata: Metadata {
+                versions: Some(versions),
+                ..metadata
+            },
             salt,
             commitment: [0; 32],
             payload_len: payload.len() - envelope::TAG_LEN,
@@ -369,6 +382,7 @@ impl NewKey {
             created_unix_ms: self.now_unix_ms,
             not_before_unix_ms: self.not_before_unix_ms,
             not_after_unix_ms: self.not_after_unix_ms,
+            versions: None,
         };
         if let Some(rule) = metadata.broken_rule() {
             return Err(KeyError::Metadata(rule));

@@ -3,7 +3,7 @@
 //! Dispatch is static: the server's port is keys in locked memory, the simulator's is labels.
 
 use keyway_core::{Instant, Loaded};
-use keyway_protocol::{Algorithm, Material, NewKey, Request, RequestFrame, Status};
+use keyway_protocol::{Algorithm, KeyVersions, Material, NewKey, Request, RequestFrame, Status};
 use zeroize::Zeroizing;
 
 use crate::messages::DekBytes;
@@ -213,6 +213,8 @@ pub struct BlobHead {
     pub dek_generation: u32,
     /// Code of the key's algorithm.
     pub algorithm: u8,
+    /// The versions that the key has, if the blob's format tells them.
+    pub versions: Option<KeyVersions>,
 }
 
 impl BlobHead {

@@ -340,6 +340,7 @@ impl Call<KeyPage> {
                 key_version: row.key_version,
                 algorithm: row.algorithm,
                 state: row.state,
+                versions: row.versions,
             });
             Ok(KeyPage {
                 keys: keys.collect(),

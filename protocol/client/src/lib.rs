@@ -73,8 +73,8 @@ pub mod blocking;
 pub mod tokio;
 
 pub use keyway_protocol::{
-    Algorithm, HotBy, KeyFormat, KeyId, KeyPath, KeyState, KeyspaceName, KmsName, ProtocolError,
-    Scheme, Status, Usage,
+    Algorithm, HotBy, KeyFormat, KeyId, KeyPath, KeyState, KeyVersions, KeyspaceName, KmsName,
+    ProtocolError, Scheme, Status, Usage,
 };
 
 pub use address::Address;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyway_protocol::{Algorithm, KeyId, KeyState};
+use keyway_protocol::{Algorithm, KeyId, KeyState, KeyVersions};
 use serde::{Deserialize, Serialize};
 
 /// A key in a list.
@@ -16,6 +16,9 @@ pub struct ListedKey {
     pub algorithm: Option<Algorithm>,
     /// Whether it can be used.
     pub state: KeyState,
+    /// The versions that it has, and which of them are revoked; `None` where nothing tells them: the key is revoked or
+    /// damaged, or has not been written since an older server wrote it.
+    pub versions: Option<KeyVersions>,
 }
 
 /// Some of the keys of one shard.

@@ -357,30 +357,94 @@ pub struct KeyRow<'a> {
     pub algorithm: Option<Algorithm>,
     /// Whether it can be used.
     pub state: KeyState,
+    /// The versions that it has; `None` where nothing tells them.
+    pub versions: Option<KeyVersions>,
+}
+
+/// The versions of a key: from the oldest to the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyVersions {
+    /// The oldest, from 1. What is below was trimmed, or is of a key that was deleted.
+    pub oldest: u32,
+    /// Those that were revoked one by one: bit `i` is set if the version `i` below the newest is.
+    pub revoked: u128,
+}
+
+impl KeyVersions {
+    /// The revoked versions of a key whose newest version is `newest`, in ascending order.
+    pub fn revoked_of(self, newest: u32) -> impl Iterator<Item = u32> {
+        let below = (0..u128::BITS).rev();
+        let below = below.filter(move |below| self.revoked >> below & 1 == 1);
+        below.filter_map(move |below| newest.checked_sub(below))
+    }
+
+    /// Returns whether these can be the versions of a key whose newest version is `newest`.
+    #[must_use]
+    pub fn are_of(self, newest: u32) -> bool {
+        self.check(newest).is_ok()
+    }
+
+    fn read(reader: &mut Reader<'_>, newest: u32) -> Result<Option<Self>, ProtocolError> {
+        let oldest = reader.u32("row_oldest")?;
+        let revoked = u128::from_le_bytes(reader.array("row_revoked")?);
+        if oldest == 0 {
+            return none_of(revoked).map(|()| None);
+        }
+        let versions = Self { oldest, revoked };
+        versions.check(newest)?;
+        Ok(Some(versions))
+    }
+
+    fn check(self, newest: u32) -> Result<(), ProtocolError> {
+        let (oldest, max) = (u64::from(self.oldest), u64::from(newest));
+        in_range("row_oldest", oldest, 1, max)?;
+        let beyond = u128::MAX.checked_shl((newest - self.oldest).saturating_add(1));
+        // The newest version is never revoked alone.
+        none_of(self.revoked & (beyond.unwrap_or(0) | 1))
+    }
+}
+
+/// Refuses bits of versions that cannot be revoked.
+fn none_of(bits: u128) -> Result<(), ProtocolError> {
+    match bits {
+        0 => Ok(()),
+        _ => Err(ProtocolError::NotZero {
+            field: "row_revoked",
+            value: (bits | bits >> 64) as u64,
+        }),
+    }
 }
 
 impl<'a> KeyRow<'a> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, ProtocolError> {
         let len = usize::from(reader.u8("id_len")?);
         let key_id = check_key_id(reader.bytes("key_id", len)?)?;
+        let key_version = reader.u32("row_version")?;
         Ok(Self {
             key_id,
-            key_version: reader.u32("row_version")?,
+            key_version,
             algorithm: match reader.u8("row_algorithm")? {
                 0 => None,
                 code => Some(Algorithm::try_from(code)?),
             },
             state: KeyState::try_from(reader.u8("row_state")?)?,
+            versions: KeyVersions::read(reader, key_version)?,
         })
     }
 
     fn append(&self, out: &mut Vec<u8>) -> Result<(), ProtocolError> {
         check_key_id(self.key_id.as_bytes())?;
+        if let Some(versions) = self.versions {
+            versions.check(self.key_version)?;
+        }
         out.push(self.key_id.len() as u8);
         out.extend_from_slice(self.key_id.as_bytes());
         out.extend_from_slice(&self.key_version.to_le_bytes());
         out.push(self.algorithm.map_or(0, Algorithm::code));
         out.push(self.state.code());
+        let (oldest, revoked) = self.versions.map_or((0, 0), |v| (v.oldest, v.revoked));
+        out.extend_from_slice(&oldest.to_le_bytes());
+        out.extend_from_slice(&revoked.to_le_bytes());
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ pub use hello::{Hello, KeyspaceEntry, ServerHello};
 pub use hot::KeyspaceHot;
 pub use key::{
     KeyGenerate, KeyImport, KeyList, KeyListAnswer, KeyRevoke, KeyRotate, KeyRow, KeyRows, KeyTrim,
-    Material, NewKey,
+    KeyVersions, Material, NewKey,
 };
 pub use keyspace::{KeyspaceCreate, Settings, SettingsIter};
 pub use kms::{Custody, KmsInit, KmsShares, KmsUnlock, Unlock};

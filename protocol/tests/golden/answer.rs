@@ -1,10 +1,11 @@
 //! Answers to and from the fields of vectors.
 
 use keyway_protocol::{
-    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, KeyspaceName, KmsShares, Octets,
-    Opcode, ProtocolError, ResponseFlags, ResponseFrame, ResponseHead, ResponseWriter, Sealed,
-    ServerHello, ShardMap, Status, decode_deks_destroyed, decode_generation, decode_keyspace_id,
-    decode_ticket, encode_deks_destroyed, encode_generation, encode_keyspace_id, encode_ticket,
+    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyVersions, KeyspaceEntry, KeyspaceName,
+    KmsShares, Octets, Opcode, ProtocolError, ResponseFlags, ResponseFrame, ResponseHead,
+    ResponseWriter, Sealed, ServerHello, ShardMap, Status, decode_deks_destroyed,
+    decode_generation, decode_keyspace_id, decode_ticket, encode_deks_destroyed, encode_generation,
+    encode_keyspace_id, encode_ticket,
 };
 
 use crate::fields::{Fields, Take};
@@ -103,7 +104,12 @@ fn with_page(fields: Fields, page: &KeyListAnswer<'_>) -> Fields {
             .with_bytes("key_id", row.key_id.as_bytes())
             .with_int("row_version", row.key_version)
             .with_int("row_algorithm", row.algorithm.map_or(0, Algorithm::code))
-            .with_int("row_state", row.state.code());
+            .with_int("row_state", row.state.code())
+            .with_int("row_oldest", row.versions.map_or(0, |v| v.oldest))
+            .with_bytes(
+                "row_revoked",
+                &row.versions.map_or(0, |v| v.revoked).to_le_bytes(),
+            );
     }
     fields
 }
@@ -210,15 +216,23 @@ fn encode_page(fields: &mut Take, out: &mut Vec<u8>) {
                 code => Some(Algorithm::try_from(code).unwrap()),
             },
             KeyState::try_from(fields.int("row_state") as u8).unwrap(),
+            match (fields.int("row_oldest") as u32, fields.array("row_revoked")) {
+                (0, _) => None,
+                (oldest, revoked) => Some(KeyVersions {
+                    oldest,
+                    revoked: u128::from_le_bytes(revoked),
+                }),
+            },
         ));
     }
     let rows = rows
         .iter()
-        .map(|(key_id, key_version, algorithm, state)| KeyRow {
+        .map(|(key_id, key_version, algorithm, state, versions)| KeyRow {
             key_id,
             key_version: *key_version,
             algorithm: *algorithm,
             state: *state,
+            versions: *versions,
         });
     KeyListAnswer::encode(&cursor, rows, out).unwrap();
 }

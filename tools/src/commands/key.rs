@@ -1,6 +1,6 @@
 //! `key …`, `public` and `refresh`.
 
-use keyway_client::{Answer, KeyFormat, KeyOptions, KeyPath, KeyspaceName, ListedKey};
+use keyway_client::{Answer, KeyFormat, KeyOptions, KeyPath, KeyState, KeyspaceName, ListedKey};
 use keyway_protocol::limits::MATERIAL_LEN_MAX;
 use serde_json::json;
 
@@ -143,9 +143,27 @@ fn list(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failur
             "version": key.key_version,
             "algorithm": key.algorithm.map(|algorithm| algorithm.name()),
             "state": key.state.name(),
+            "oldest_version": key.versions.map(|versions| versions.oldest),
+            "revoked_versions": key.versions.map(|versions| {
+                versions.revoked_of(key.key_version).collect::<Vec<_>>()
+            }),
         })).collect::<Vec<_>>(),
     });
-    output.say(&document, &table(&keys))
+    output.say(&document, &format!("{}{}", table(&keys), remedy(&keys)))
+}
+
+/// What to do about the keys that cannot be read.
+fn remedy(keys: &[ListedKey]) -> String {
+    let damaged = keys.iter().filter(|key| key.state == KeyState::Damaged);
+    match damaged.count() as u64 {
+        0 => String::new(),
+        count => format!(
+            "{} damaged: the server's store cannot read what it has of them. Import them again from your copy: \
+             `keyway key import KEYSPACE/KEY --file FILE`; without a copy, give them up: \
+             `keyway key revoke KEYSPACE/KEY`, then `keyway key delete KEYSPACE/KEY`\n",
+            text::count(count, "key")
+        ),
+    }
 }
 
 fn table(keys: &[ListedKey]) -> String {
@@ -157,6 +175,8 @@ fn table(keys: &[ListedKey]) -> String {
         ("VERSION", Align::Right),
         ("ALGORITHM", Align::Left),
         ("STATE", Align::Left),
+        ("OLDEST", Align::Right),
+        ("REVOKED", Align::Left),
     ]);
     for key in keys {
         table.row([
@@ -166,10 +186,24 @@ fn table(keys: &[ListedKey]) -> String {
                 .map_or("-", |algorithm| algorithm.name())
                 .to_owned(),
             key.state.to_string(),
+            key.versions
+                .map_or("-".to_owned(), |versions| versions.oldest.to_string()),
+            revoked(key),
         ]);
     }
     let count = text::count(keys.len() as u64, "key");
     format!("{}{count}\n", table.render())
+}
+
+/// The versions that were revoked one by one.
+fn revoked(key: &ListedKey) -> String {
+    let versions = key.versions.into_iter();
+    let revoked = versions.flat_map(|versions| versions.revoked_of(key.key_version));
+    let revoked: Vec<_> = revoked.map(|version| version.to_string()).collect();
+    match revoked.is_empty() {
+        true => "-".to_owned(),
+        false => revoked.join(", "),
+    }
 }
 
 fn made(output: Output, key: &KeyPath, answer: &Answer<()>, done: &str) -> Result<(), Failure> {

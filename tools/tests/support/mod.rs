@@ -12,10 +12,10 @@ mod kms;
 
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use keyway_protocol::{
-    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyspaceEntry, Octets, Request, RequestFrame,
-    ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap, Status, Unlock,
-    UnlockKind, VERSION, encode_deks_destroyed, encode_generation, encode_keyspace_id,
-    encode_ticket,
+    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyVersions, KeyspaceEntry, Octets, Request,
+    RequestFrame, ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap,
+    Status, Unlock, UnlockKind, VERSION, encode_deks_destroyed, encode_generation,
+    encode_keyspace_id, encode_ticket,
 };
 
 /// What the server has been told, and how it is to behave.
@@ -278,13 +278,18 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
                 key_version,
                 algorithm: (state == KeyState::Active).then_some(Algorithm::Ed25519),
                 state,
+                versions: (state == KeyState::Active).then_some(KeyVersions {
+                    oldest: key_version.div_ceil(2),
+                    revoked: u128::from(key_version > 5) * 0b10_1000,
+                }),
             };
+            let torn = (list.shard == 1).then(|| row("torn", 3, KeyState::Damaged));
             let (cursor, row): (&[u8], _) = match (list.shard, &*list.cursor) {
                 (0, b"") => (b"more", row("zoe", 12, KeyState::Active)),
                 (0, _) => (b"", row("alice", 1, KeyState::Active)),
                 _ => (b"", row("bob", 2, KeyState::Revoked)),
             };
-            KeyListAnswer::encode(cursor, [row], out).unwrap();
+            KeyListAnswer::encode(cursor, [row].into_iter().chain(torn), out).unwrap();
             ResponseHead::OK
         }
         Request::Lock => ResponseHead::OK,

@@ -1,6 +1,6 @@
 //! The header's fields and their one canonical form.
 
-use super::{Metadata, PAYLOAD_LEN_MAX, TAG_LEN, key_id_is_valid};
+use super::{Metadata, PAYLOAD_LEN_MAX, TAG_LEN, VersionsKept, key_id_is_valid};
 use crate::algorithm::{Algorithm, KeyUsage};
 use crate::error::OpenError;
 
@@ -8,8 +8,12 @@ use crate::error::OpenError;
 pub(crate) const SALT_LEN: usize = 32;
 /// Length of the key commitment, in bytes.
 pub(crate) const COMMITMENT_LEN: usize = 32;
-/// Length of everything before the key id, in bytes.
-pub(crate) const FIXED_LEN: usize = 116;
+/// Length of the fields that every format has, in bytes.
+const COMMON_LEN: usize = 116;
+/// Length of what format 3 has behind them, in bytes.
+const VERSIONS_LEN: usize = 4 + 16;
+/// Greatest length of everything before the key id, in bytes.
+pub(crate) const FIXED_LEN_MAX: usize = COMMON_LEN + VERSIONS_LEN;
 
 const MAGIC: [u8; 4] = *b"KWYB";
 /// AES-256-GCM under a key from HKDF-SHA-256, with a commitment from the same.
@@ -24,6 +28,8 @@ pub(crate) enum Format {
     One = 1,
     /// A version without material is revoked.
     Two = 2,
+    /// The header tells which versions there are.
+    Three = 3,
 }
 
 /// A parsed header.
@@ -54,7 +60,7 @@ impl<'a> Header<'a> {
     pub(crate) fn parse(blob: &'a [u8]) -> Result<(Self, Parts<'a>), OpenError> {
         use OpenError::Malformed;
         let short = Malformed("it ends within the header");
-        let Some((fixed, rest)) = blob.split_first_chunk::<FIXED_LEN>() else {
+        let Some((fixed, mut rest)) = blob.split_first_chunk::<COMMON_LEN>() else {
             return Err(short);
         };
         let mut fields = Fields(fixed);
@@ -64,7 +70,8 @@ impl<'a> Header<'a> {
         let format = match fields.u8() {
             1 => Format::One,
             2 => Format::Two,
-            _ => return Err(Malformed("its format version is not 1 or 2")),
+            3 => Format::Three,
+            _ => return Err(Malformed("its format version is not 1 to 3")),
         };
         if fields.u8() != SUITE_AES256GCM_HKDF_SHA256 {
             return Err(Malformed("its suite is not 1"));
@@ -81,7 +88,7 @@ impl<'a> Header<'a> {
         let key_id_len = usize::from(fields.u8());
         let usage =
             KeyUsage::from_bits(fields.u16()).ok_or(Malformed("it has unknown usage bits"))?;
-        let metadata = Metadata {
+        let mut metadata = Metadata {
             version,
             dek_generation,
             algorithm,
@@ -90,10 +97,22 @@ impl<'a> Header<'a> {
             created_unix_ms: fields.u64(),
             not_before_unix_ms: fields.u64(),
             not_after_unix_ms: fields.u64(),
+            versions: None,
         };
         let salt = fields.bytes();
         let commitment = fields.bytes();
         let payload_len = fields.u32() as usize;
+        if format == Format::Three {
+            let Some((versions, behind)) = rest.split_first_chunk::<VERSIONS_LEN>() else {
+                return Err(short);
+            };
+            let mut fields = Fields(versions);
+            metadata.versions = Some(VersionsKept {
+                oldest: fields.u32(),
+                revoked: u128::from_le_bytes(fields.bytes()),
+            });
+            rest = behind;
+        }
         if keyspace == 0 {
             return Err(Malformed("keyspaces begin at 1"));
         }
@@ -123,7 +142,7 @@ impl<'a> Header<'a> {
             payload_len,
         };
         let parts = Parts {
-            header: &blob[..FIXED_LEN + key_id_len],
+            header: &blob[..blob.len() - sealed.len()],
             sealed,
         };
         Ok((header, parts))
@@ -156,7 +175,14 @@ impl<'a> Header<'a> {
         out.extend_from_slice(&self.salt);
         out.extend_from_slice(&self.commitment);
         out.extend_from_slice(&payload_len.to_le_bytes());
-        assert_eq!(out.len() - start, FIXED_LEN, "the header has a fixed part");
+        assert_eq!(out.len() - start, COMMON_LEN, "the header has a fixed part");
+        if self.format == Format::Three {
+            let versions = metadata
+                .versions
+                .expect("whoever writes format 3 knows the versions");
+            out.extend_from_slice(&versions.oldest.to_le_bytes());
+            out.extend_from_slice(&versions.revoked.to_le_bytes());
+        }
         out.extend_from_slice(self.key_id);
     }
 }
@@ -169,7 +195,7 @@ impl Fields<'_> {
         let (field, rest) = self
             .0
             .split_first_chunk()
-            .expect("the fields add up to FIXED_LEN, which was checked to be there");
+            .expect("the fields add up to the length that was checked to be there");
         self.0 = rest;
         *field
     }
@@ -197,7 +223,7 @@ mod tests {
 
     fn header() -> Header<'static> {
         Header {
-            format: Format::Two,
+            format: Format::Three,
             keyspace: 0x0102_0304,
             key_id: b"alice",
             metadata: Metadata {
@@ -209,6 +235,10 @@ mod tests {
                 created_unix_ms: 7,
                 not_before_unix_ms: 8,
                 not_after_unix_ms: 9,
+                versions: Some(VersionsKept {
+                    oldest: 2,
+                    revoked: 0b110,
+                }),
             },
             salt: [0xaa; SALT_LEN],
             commitment: [0xbb; COMMITMENT_LEN],
@@ -226,9 +256,9 @@ mod tests {
     #[test]
     fn the_documented_offsets_hold() {
         let blob = blob(&header());
-        let fields: [(usize, &[u8]); 16] = [
+        let fields: [(usize, &[u8]); 18] = [
             (0, b"KWYB"),
-            (4, &[2]),
+            (4, &[3]),
             (5, &[1]),
             (6, &[1, 0]),
             (8, &[4, 3, 2, 1]),
@@ -243,6 +273,8 @@ mod tests {
             (48, &[0xaa; 32]),
             (80, &[0xbb; 32]),
             (112, &[3, 0, 0, 0]),
+            (116, &[2, 0, 0, 0]),
+            (120, &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         ];
         for (offset, field) in fields {
             assert_eq!(
@@ -251,16 +283,20 @@ mod tests {
                 "offset {offset}"
             );
         }
-        assert_eq!(&blob[116..121], b"alice");
-        assert_eq!(blob.len(), 121 + 3 + TAG_LEN);
+        assert_eq!(&blob[136..141], b"alice");
+        assert_eq!(blob.len(), 141 + 3 + TAG_LEN);
     }
 
     #[test]
     fn a_header_reads_back_as_written() {
-        let blob = blob(&header());
-        let (read, parts) = Header::parse(&blob).unwrap();
-        assert_eq!(read, header());
-        assert_eq!(parts.header.len() + parts.sealed.len(), blob.len());
+        let mut older = header();
+        (older.format, older.metadata.versions) = (Format::Two, None);
+        for header in [header(), older] {
+            let blob = blob(&header);
+            let (read, parts) = Header::parse(&blob).unwrap();
+            assert_eq!(read, header);
+            assert_eq!(parts.header.len() + parts.sealed.len(), blob.len());
+        }
     }
 
     #[test]
@@ -275,9 +311,10 @@ mod tests {
 
     #[test]
     fn other_forms_are_refused() {
-        let refused: [(usize, u8); 15] = [
+        let refused: [(usize, u8); 18] = [
             (0, b'k'),
-            (4, 3),
+            (4, 4),
+            (4, 2), // whose header is shorter
             (5, 2),
             (6, 3),  // unknown flag
             (7, 1),  // unknown flag
@@ -290,7 +327,9 @@ mod tests {
             (22, 72),  // unknown usage bit
             (40, 8),   // not_after == not_before
             (114, 9),  // payload too long
-            (116, 32), // a space in the key id
+            (116, 0),  // the oldest version is 0
+            (116, 6),  // newer than the newest
+            (136, 32), // a space in the key id
         ];
         for (offset, value) in refused {
             let mut blob = blob(&header());

@@ -102,7 +102,7 @@ impl Payload {
     ) -> Result<Self, &'static str> {
         let (versions_max, wrong_count) = match format {
             Format::One => (VERSIONS_MAX_1, "it does not hold 1 to 8 versions"),
-            Format::Two => (VERSIONS_MAX, "it does not hold 1 to 128 versions"),
+            Format::Two | Format::Three => (VERSIONS_MAX, "it does not hold 1 to 128 versions"),
         };
         let Some((head, mut rest)) = bytes.split_first_chunk::<HEAD_LEN>() else {
             return Err("it ends within its head");
@@ -128,7 +128,7 @@ impl Payload {
                 return Err("its versions do not go down to 1 or more");
             }
             newer = Some(version);
-            let is_revoked = format == Format::Two && index > 0 && len == 0;
+            let is_revoked = format != Format::One && index > 0 && len == 0;
             if !is_revoked && !len_is_valid(algorithm, len) {
                 return Err("a version's length does not fit the algorithm");
             }

@@ -91,8 +91,8 @@ fn parts_of_two_blobs_do_not_make_a_third() {
         fixture.seal(Algorithm::Aes256Gcm),
     );
     assert_eq!(one.len(), two.len());
-    // The header's fields end at 48, 80, 112 and 116; the key id at 121.
-    for cut in [48, 80, 112, 121, one.len() - 16] {
+    // The header's fields end at 48, 80, 112, 116, 120 and 136; the key id at 141.
+    for cut in [48, 80, 112, 116, 120, 141, one.len() - 16] {
         let mixed = [&one[..cut], &two[cut..]].concat();
         if mixed != one && mixed != two {
             assert!(fixture.open(&mixed).is_err(), "cut at {cut}");
@@ -143,8 +143,8 @@ fn sealing_the_same_key_twice_gives_unrelated_bytes() {
     let seal = || fixture.seal_raw(Algorithm::HmacSha256, &[7; 64]);
     let (one, two) = (seal(), seal());
     let equal = one[48..].iter().zip(&two[48..]).filter(|(a, b)| a == b);
-    // Payload length, key id and chance.
-    assert!(equal.count() < 20);
+    // Payload length, versions, key id and chance.
+    assert!(equal.count() < 40);
 }
 
 #[test]
@@ -217,6 +217,7 @@ fn a_blob_of_format_1_still_opens() {
             created_unix_ms: NOW + 1,
             not_before_unix_ms: 0,
             not_after_unix_ms: 0,
+            versions: None,
         }
     );
     assert_eq!(output(|out| key.export(1, out)).unwrap(), [7; 32]);
@@ -234,6 +235,17 @@ fn a_blob_of_format_2_still_opens() {
     let revoked = output(|out| key.export(2, out));
     assert_eq!(revoked, Err(OpError::VersionRevoked));
     assert_eq!(output(|out| key.export(3, out)).unwrap(), [9; 16]);
+}
+
+/// Format 3 tells in its header which versions there are.
+#[test]
+fn a_blob_of_format_3_still_opens() {
+    let blob = unhex(include_str!("format-3.blob.hex"));
+    let versions = peek(&blob).unwrap().versions.unwrap();
+    assert_eq!((versions.oldest, versions.revoked), (1, 0b10));
+    let key = Fixture::new().open(&blob).unwrap();
+    let numbers = key.versions().map(|info| (info.version, info.revoked));
+    assert!(numbers.eq([(3, false), (2, true), (1, false)]));
 }
 
 /// A blob of format 1, read as docs/ENVELOPE.md describes it, without this crate.

@@ -62,7 +62,7 @@ impl Place {
         blob[8..12].copy_from_slice(&self.keyspace.to_le_bytes());
         blob[12..16].copy_from_slice(&self.version.to_le_bytes());
         blob[16..20].copy_from_slice(&self.dek_generation.to_le_bytes());
-        blob[116..121].copy_from_slice(self.key_id.as_bytes());
+        blob[136..141].copy_from_slice(self.key_id.as_bytes());
     }
 }
 
@@ -110,8 +110,8 @@ fn a_blob_opens_at_its_own_place_only() {
 /// Two blobs of one name, and every way to take each part from either.
 #[test]
 fn no_mixture_of_two_blobs_opens() {
-    // Metadata, salt, commitment, payload length and key id, ciphertext, tag.
-    const ENDS: [usize; 4] = [48, 80, 112, 121];
+    // Metadata, salt, commitment, payload length with versions and key id, ciphertext, tag.
+    const ENDS: [usize; 4] = [48, 80, 112, 141];
     let fixture = Fixture::new();
     for algorithm in [Algorithm::EcdsaP256, Algorithm::HkdfSha256] {
         let blobs = [fixture.seal(algorithm), fixture.seal(algorithm)];
@@ -281,7 +281,7 @@ fn a_ciphertext_for_two_keys_opens_under_the_committed_one_only() {
     let ours = Bare::of(0x11, salt);
     let theirs = Bare::of(0x22, salt);
     let their_dek = fixture.vault.dek(1, &mut [0x22; 32]).unwrap();
-    let (header, sealed) = blob.split_at(121);
+    let (header, sealed) = blob.split_at(141);
     assert_eq!(header[80..112], ours.1);
     let ciphertext = &sealed[..sealed.len() - 16];
     assert_eq!(ciphertext.len() % 16, 0);

@@ -467,10 +467,15 @@ fn a_rotation_keeps_what_the_key_is_and_takes_the_new_dek() {
     let after = keyway_keys::peek(&rotated).unwrap();
     assert_eq!(after.dek_generation, 2);
     assert_eq!((after.version, after.created_unix_ms), (2, NOW + 5));
+    let versions = keyway_keys::VersionsKept {
+        oldest: 1,
+        revoked: 0,
+    };
     let expected = keyway_keys::Metadata {
         version: 2,
         dek_generation: 2,
         created_unix_ms: NOW + 5,
+        versions: Some(versions),
         ..before
     };
     assert_eq!(after, expected);

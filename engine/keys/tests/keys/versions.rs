@@ -195,6 +195,42 @@ fn a_key_may_begin_at_a_later_version() {
     assert!(matches!(older, Err(OpenError::OlderVersion { .. })));
 }
 
+/// What a listing shows of a key without its DEK.
+#[test]
+fn the_header_tells_the_versions_that_are_left_and_those_that_are_revoked() {
+    let fixture = Fixture::new();
+    let (dek, vault) = (&fixture.dek, &fixture.vault);
+    let kept = |blob: &[u8]| keyway_keys::peek(blob).unwrap().versions.unwrap();
+    let mut blob = rotated(&fixture, Algorithm::Aes256Gcm, 5);
+    assert_eq!((kept(&blob).oldest, kept(&blob).revoked), (1, 0));
+    for (version, revoked) in [(4, 0b10), (1, 0b1_0010)] {
+        let next = vault.seal_version_revoked(dek, ALICE, &blob, dek, version);
+        blob = next.unwrap().unwrap();
+        assert_eq!((kept(&blob).oldest, kept(&blob).revoked), (1, revoked));
+    }
+    let trimmed = vault.seal_trimmed(dek, ALICE, &blob, dek, 2);
+    blob = trimmed.unwrap().unwrap();
+    assert_eq!((kept(&blob).oldest, kept(&blob).revoked), (2, 0b10));
+    blob = fixture.rotate(&blob, None).0;
+    assert_eq!((kept(&blob).oldest, kept(&blob).revoked), (2, 0b100));
+    blob = vault.reseal(dek, ALICE, &blob, dek).unwrap();
+    assert_eq!((kept(&blob).oldest, kept(&blob).revoked), (2, 0b100));
+}
+
+#[test]
+fn a_key_of_as_many_versions_as_fit_tells_each_of_them() {
+    let fixture = Fixture::new();
+    let (dek, vault) = (&fixture.dek, &fixture.vault);
+    let mut blob = rotated(&fixture, Algorithm::Ed25519, VERSIONS_MAX as u32);
+    let kept = |blob: &[u8]| keyway_keys::peek(blob).unwrap().versions.unwrap();
+    blob = vault
+        .seal_version_revoked(dek, ALICE, &blob, dek, 1)
+        .unwrap()
+        .unwrap();
+    assert_eq!((kept(&blob).oldest, kept(&blob).revoked), (1, 1 << 127));
+    fixture.open(&blob).unwrap();
+}
+
 /// A key with very many versions takes neighbouring spans of the arena; without room for them the
 /// error is one that passes.
 #[test]

@@ -65,8 +65,13 @@ impl<P: Port> Shard<P> {
                     algorithm: head.and_then(|head| head.protocol_algorithm()),
                     state: match row.state {
                         KeyState::Revoked => RowState::Revoked,
-                        _ => RowState::Active,
+                        KeyState::Live if head.is_some() => RowState::Active,
+                        // The log leaves out what was deleted.
+                        _ => RowState::Damaged,
                     },
+                    versions: head
+                        .and_then(|head| head.versions)
+                        .filter(|versions| versions.are_of(row.blob.version)),
                 })
             });
             match KeyListAnswer::encode(&page.cursor, rows, payload) {

@@ -124,6 +124,7 @@ impl Port for Labels {
         Ok(BlobHead {
             dek_generation: 1,
             algorithm: 1,
+            versions: None,
         })
     }
 

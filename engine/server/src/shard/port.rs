@@ -13,7 +13,7 @@ use keyway_node::port::{
     Port, Seal, Sealed, Secret, WriteError,
 };
 use keyway_node::shard::Use;
-use keyway_protocol::{InputKind, Material, NewKey, Request, Status};
+use keyway_protocol::{InputKind, KeyVersions, Material, NewKey, Request, Status};
 use keyway_store::{BlobLog, PutError};
 
 use crate::clock;
@@ -165,6 +165,10 @@ impl Port for Keys {
         Ok(BlobHead {
             dek_generation: metadata.dek_generation,
             algorithm: metadata.algorithm.id(),
+            versions: metadata.versions.map(|kept| KeyVersions {
+                oldest: kept.oldest,
+                revoked: kept.revoked,
+            }),
         })
     }
 

@@ -286,6 +286,7 @@ pub fn lists_are_gathered_from_all_shards_and_pages<F: Face>() {
                 key_version: 1,
                 algorithm: Some(Algorithm::Ed25519),
                 state: KeyState::Active,
+                versions: None,
             };
             let next: &[u8] = if page == 0 { b"next" } else { b"" };
             let mut out = Vec::new();
