@@ -158,7 +158,7 @@ impl Failure {
         Self::Told(Told {
             exit: exit_of(*status),
             message,
-            remedy: match names_its_remedy(explanation) {
+            remedy: match names_its_remedy(*status, explanation) {
                 true => None,
                 false => remedy(*status, keyspace, *after),
             },
@@ -292,9 +292,12 @@ fn meaning(status: Status) -> &'static str {
     }
 }
 
-/// Whether a server's explanation is a KMS's refusal, which says itself what to do: `denied: …; give our token's policy …`.
-/// A remedy for keys or keyspaces would lead astray.
-fn names_its_remedy(explanation: &str) -> bool {
+/// Whether a server's explanation says itself what to do, as a KMS's refusal does (`denied: …; give our token's policy …`) and
+/// whatever forbids: the policy names the right, a key its usage. Another remedy would lead astray.
+fn names_its_remedy(status: Status, explanation: &str) -> bool {
+    if status == Status::Forbidden && !explanation.is_empty() {
+        return true;
+    }
     const CLASSES: [&str; 8] = [
         "denied",
         "disabled",
@@ -309,8 +312,8 @@ fn names_its_remedy(explanation: &str) -> bool {
     class.is_some_and(|class| CLASSES.contains(&class)) && explanation.contains("; ")
 }
 
+/// What to do, where the server's explanation does not say it.
 fn remedy(status: Status, keyspace: Option<&str>, after: Option<Duration>) -> Option<String> {
-    // Without a keyspace it was no policy that forbade it, and the server says what did.
     if status == Status::Forbidden && keyspace.is_none() {
         return None;
     }
@@ -423,6 +426,17 @@ mod tests {
             &self::refusal(Status::Forbidden),
         );
         assert!(text(&forbidden).contains("keyway keyspace list prod"));
+    }
+
+    /// Administration that the policy forbids was answered with the usage of keys.
+    #[test]
+    fn what_forbids_says_what_allows() {
+        let refusal = Refusal {
+            explanation: "the keyspace's policy does not give you the right `unlock`".into(),
+            ..refusal(Status::Forbidden)
+        };
+        let told = text(&Failure::refusal("lock prod", Some("prod"), &refusal));
+        assert!(told.ends_with("the right `unlock`"), "{told}");
     }
 
     #[test]

@@ -216,14 +216,24 @@ impl CompiledPolicy {
     }
 }
 
-/// The message, with the remedy, to a principal that has none of these grants.
+/// The message, with the remedy, to a principal that has none of these grants: it names the first of them.
 pub fn explain(needed: Grants) -> &'static str {
-    if needed.intersects(Grants::MANAGE | Grants::UNLOCK) {
-        "the keyspace's policy does not let you administer it; its owner can with \
-         `keyway keyspace set KEYSPACE allow:PRINCIPAL=manage`"
-    } else {
-        "the keyspace's policy does not let you do this; its owner can with \
-         `keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT`"
+    macro_rules! explained {
+        ($($grant:ident $name:literal),+ $(,)?) => {
+            match needed {
+                $(needed if needed.intersects(Grants::$grant) => concat!(
+                    "the keyspace's policy does not give you the right `", $name, "`, which this needs. Over TCP everybody is \
+                     `anonymous`, over the Unix socket the server's user and root have all rights. They, and whoever has \
+                     `manage`, can give it: `keyway keyspace set KEYSPACE allow:PRINCIPAL=", $name, "`, with the other \
+                     rights that the principal is to have"
+                ),)+
+                _ => "the keyspace's policy does not let you do this",
+            }
+        };
+    }
+    explained! {
+        SIGN "sign", VERIFY "verify", MAC "mac", ENCRYPT "encrypt", DECRYPT "decrypt", DERIVE "derive", GET "get",
+        MANAGE "manage", UNLOCK "unlock",
     }
 }
 
@@ -243,6 +253,17 @@ mod tests {
         assert!(policy.rights(&OWNER, Principal::Uid(1000)).is_empty());
         assert_eq!(policy.rights(&OWNER, Principal::Uid(500)), Grants::ALL);
         assert_eq!(policy.rights(&OWNER, Principal::Uid(0)), Grants::ALL);
+    }
+
+    #[test]
+    fn each_right_that_is_missing_is_named() {
+        for name in [
+            "sign", "verify", "mac", "encrypt", "decrypt", "derive", "get", "manage", "unlock",
+        ] {
+            let grant = name.parse().unwrap();
+            let remedy = format!("allow:PRINCIPAL={name}`");
+            assert!(explain(grant).contains(&remedy), "{}", explain(grant));
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! A flag overrides the file, the file overrides the default. Values are checked here, once; past
 //! [`Config::resolve`] nothing is out of range.
 
+mod address;
 mod fit;
 mod kms;
+mod quote;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -53,10 +55,12 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// TCP address of all shards; shard i listens i + 1 ports above it [default: 127.0.0.1:7420].
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address::parse)]
+    #[serde(deserialize_with = "address::deserialize")]
     pub listen: Option<SocketAddr>,
     /// Address of the live page, /metrics, /healthz and /readyz [default: 127.0.0.1:9420].
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address::parse)]
+    #[serde(deserialize_with = "address::deserialize")]
     pub metrics: Option<SocketAddr>,
     /// Accept this host name on the metrics port, in addition to localhost and IP addresses; may be repeated.
     #[arg(long, value_name = "NAME")]
@@ -364,8 +368,9 @@ fn read_file(path: &Path) -> Result<Options, ConfigError> {
     })?;
     toml::from_str(&text).map_err(|error| {
         ConfigError(format!(
-            "the configuration {} is not valid: {error}",
-            path.display()
+            "the configuration {} is not valid: {}",
+            path.display(),
+            quote::about(&error, &text)
         ))
     })
 }

@@ -1,7 +1,9 @@
 //! Signals, from the first moment of the process: a stop while the server is still starting ends it as well.
 //!
 //! As process 1 of a container there is no default action: a signal without a handler is lost. SIGQUIT is what some images
-//! name as their stop signal. SIGUSR1 and SIGUSR2, which programs that rotate logs send, would end the process otherwise.
+//! name as their stop signal. All others end the process unless they are handled, and what sends them, a program that rotates
+//! logs or a stray timer, does not mean to: they are ignored. Signals of faults (SIGSEGV, SIGABRT and the like) keep their
+//! default action.
 
 use std::io;
 use std::sync::Arc;
@@ -69,9 +71,21 @@ struct Signals {
     /// Never looked at. That it is handled keeps a write beyond `ulimit -f` from ending the process: the write fails with
     /// EFBIG, as it does with ENOSPC on a full disk.
     _file_size: Signal,
-    user_1: Signal,
-    user_2: Signal,
+    ignored: Vec<(String, Signal)>,
 }
+
+/// Signals that end a process by default and mean nothing here, beside the real-time ones.
+const IGNORED: [(libc::c_int, &str); 9] = [
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGUSR2, "SIGUSR2"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGVTALRM, "SIGVTALRM"),
+    (libc::SIGPROF, "SIGPROF"),
+    (libc::SIGIO, "SIGIO"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGSTKFLT, "SIGSTKFLT"),
+    (libc::SIGXCPU, "SIGXCPU"),
+];
 
 impl Signals {
     fn register() -> io::Result<Signals> {
@@ -81,26 +95,30 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             hang_up: signal(SignalKind::hangup())?,
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
-            user_1: signal(SignalKind::user_defined1())?,
-            user_2: signal(SignalKind::user_defined2())?,
+            ignored: Self::register_ignored()?,
         })
+    }
+
+    fn register_ignored() -> io::Result<Vec<(String, Signal)>> {
+        let named = IGNORED.map(|(number, name)| (number, name.to_owned()));
+        let first = libc::SIGRTMIN();
+        let real_time = first..=libc::SIGRTMAX();
+        let real_time = real_time.map(|number| (number, format!("SIGRTMIN+{}", number - first)));
+        let all = named.into_iter().chain(real_time);
+        all.map(|(number, name)| Ok((name, signal(SignalKind::from_raw(number))?)))
+            .collect()
     }
 
     async fn act_on(mut self, stop: &Stop) {
         let terminal = Terminal::now();
+        for (name, signal) in self.ignored.drain(..) {
+            tokio::spawn(ignore(name, signal));
+        }
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
                 _ = self.quit.recv() => {}
-                _ = self.user_1.recv() => {
-                    ignored("SIGUSR1");
-                    continue;
-                }
-                _ = self.user_2.recv() => {
-                    ignored("SIGUSR2");
-                    continue;
-                }
                 _ = self.hang_up.recv() => {
                     logging::reload_level();
                     continue;
@@ -112,8 +130,12 @@ impl Signals {
     }
 }
 
-fn ignored(signal: &str) {
-    tracing::info!("{signal} means nothing here and is ignored; SIGHUP reads the log level again");
+async fn ignore(name: String, mut signal: Signal) {
+    while signal.recv().await.is_some() {
+        tracing::info!(
+            "{name} means nothing here and is ignored; SIGHUP reads the log level again"
+        );
+    }
 }
 
 /// The terminal as it was before a prompt switched its echo off.

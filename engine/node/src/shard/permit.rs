@@ -98,7 +98,8 @@ impl Keyspaces {
                 if !is_anybodys && !self.owner.may_everything(who) {
                     return Err((
                         Status::Forbidden,
-                        "only the server's user and root may do this",
+                        "only the server's user and root may do this, over the Unix socket: run it as one of them with \
+                         --addr unix:PATH",
                     ));
                 }
                 (None, Revision::default())

@@ -9,7 +9,7 @@ use keyway_kms::Budget;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ConfigError;
+use super::{ConfigError, quote};
 
 /// The KMS that there is when the file names none.
 const LOCAL: &str = "local";
@@ -125,7 +125,12 @@ fn read(name: &str, mut table: toml::Table) -> Result<KmsConfig, ConfigError> {
         Some(toml::Value::Boolean(value)) => value,
         Some(other) => {
             return Err(ConfigError(format!(
-                "[kms.{name}] has unlock_without_secret = {other}; write true or false"
+                "[kms.{name}] has an unlock_without_secret that is {} {}; write true or false",
+                match other.type_str().starts_with(['a', 'i']) {
+                    true => "an",
+                    false => "a",
+                },
+                other.type_str()
             )));
         }
     };
@@ -182,7 +187,10 @@ fn read(name: &str, mut table: toml::Table) -> Result<KmsConfig, ConfigError> {
 fn settings<T: DeserializeOwned>(name: &str, table: toml::Table) -> Result<T, ConfigError> {
     toml::Value::Table(table)
         .try_into()
-        .map_err(|error| ConfigError(format!("[kms.{name}] is not valid: {error}")))
+        .map_err(|error: toml::de::Error| {
+            let told = quote::without_values(error.message());
+            ConfigError(format!("[kms.{name}] is not valid: {told}"))
+        })
 }
 
 #[cfg(test)]

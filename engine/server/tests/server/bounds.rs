@@ -26,8 +26,12 @@ const UNREAD_CONNECTIONS: usize = 200;
 /// each connection.
 const UNREAD_RSS_BYTES_MAX: u64 = 96 << 20;
 
-/// Returns a production server with keyspace `prod`, whose settings also are `lines`.
-fn production(dir: &tempfile::TempDir, flags: &[&str], allow: &[(&str, &str)]) -> Server {
+/// A production server with keyspace `prod`, whose settings also are `lines`.
+pub(crate) fn production(
+    dir: &tempfile::TempDir,
+    flags: &[&str],
+    allow: &[(&str, &str)],
+) -> Server {
     let pass = dir.path().join("pass");
     if !pass.exists() {
         std::fs::write(&pass, "correct horse battery staple").unwrap();
@@ -49,8 +53,8 @@ fn may_lock(server: &Server) {
     wait_until("LOCK", WITHIN, || operator(server).lock(&prod()).is_ok());
 }
 
-/// Returns a client on the Unix socket. One attempt has its own time limit, which a loaded machine may exceed.
-fn operator(server: &Server) -> Client {
+/// A client on the Unix socket. One attempt has a time limit of its own, which a loaded machine may exceed.
+pub(crate) fn operator(server: &Server) -> Client {
     let address = format!("unix:{}", server.endpoints["unix"].as_str().unwrap());
     let mut client = None;
     wait_until("the operator's connection", WITHIN, || {

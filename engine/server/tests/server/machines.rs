@@ -1,7 +1,7 @@
-//! Machines with missing facilities, and their signals. The faults: without /sys every shard panicked at its start; an
-//! unwritable data directory was refused with the kernel's message alone; too little address space was answered with the
-//! remedy for too little locked memory; SIGUSR1 of a log rotation ended the server; an image's SIGQUIT was lost or left a
-//! core dump.
+//! Machines that lack something, and signals that they send. The faults: without /sys every shard panicked at its start;
+//! a data directory that cannot be written was refused with the kernel's words alone; too little address space was
+//! answered with the remedy for too little locked memory; SIGUSR1 of a log rotation ended the server, and so did a stray
+//! SIGALRM; an image's SIGQUIT was lost or left a core dump.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -121,7 +121,18 @@ fn too_little_address_space_is_not_taken_for_too_little_locked_memory() {
         .args(&arguments[sized + 2..]);
     let text = refused(shell);
     assert!(text.contains("a smaller --arena-mib"), "{text}");
+    assert!(text.contains("ulimit -v"), "{text}");
     assert!(!text.contains("--allow-unlocked-memory"), "{text}");
+    // Both remedies.
+    for (limit, arena_mib) in [("ulimit -v 500000", "1"), ("ulimit -v unlimited", "512")] {
+        let mut shell = Command::new("sh");
+        let script =
+            format!("ulimit -S -v 500000; {limit} && exec \"$0\" \"$@\" --arena-mib {arena_mib}");
+        shell.args(["-c", &script]);
+        shell.arg(command.get_program()).args(&arguments[..sized]);
+        shell.args(&arguments[sized + 2..]).stdin(Stdio::null());
+        setup.start_as(shell).stop();
+    }
 }
 
 /// Returns the word after `flag` in a message.
@@ -165,6 +176,9 @@ fn the_numbers_that_messages_name_are_enough() {
     let fits = named(&text, "lower it to --arena-mib ");
     serves(run("ulimit -l 8192", fits, &[]));
     serves(run("ulimit -l 8192", "64", &["--allow-unlocked-memory"]));
+    // What `docker run --ulimit memlock=-1` and `--ulimit nofile=…` set.
+    serves(run("ulimit -l unlimited", "64", &[]));
+    serves(run(&format!("ulimit -S -n {needed}"), "1", &[]));
 }
 
 #[test]
@@ -178,20 +192,48 @@ fn signals_of_other_programs_end_nothing_and_sigquit_ends_in_order() {
     let said = || std::fs::read_to_string(log_path(&data)).unwrap();
     wait_until("the server", WITHIN, || said().contains("is listening"));
     let pid = Pid::from_child(&child);
-    for (signal, name) in [
-        (Signal::USR1, "SIGUSR1"),
-        (Signal::USR2, "SIGUSR2"),
-        (Signal::HUP, "SIGHUP"),
-        (Signal::PIPE, "SIGPIPE"),
-    ] {
-        kill_process(pid, signal).unwrap();
-        if signal != Signal::PIPE {
-            wait_until(name, WITHIN, || {
-                assert_eq!(child.try_wait().unwrap(), None, "{name} ended it");
-                said().contains(name)
-            });
+    let silent = ["CHLD", "CONT", "PIPE", "URG", "WINCH", "XFSZ"];
+    let logged = [
+        "USR1", "USR2", "HUP", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "RTMIN",
+        "RTMIN+7", "RTMAX-1", "RTMAX",
+    ];
+    for name in silent.into_iter().chain(logged) {
+        let mut kill = Command::new("bash");
+        let script = format!("kill -s {name} {}", child.id());
+        let sent = kill.args(["-c", &script]).status().unwrap();
+        assert!(sent.success(), "{name}");
+        if silent.contains(&name) {
+            continue;
         }
+        // The last two are counted from below.
+        let said_as = match name {
+            "RTMIN" => "SIGRTMIN+0 ",
+            "RTMAX-1" => "SIGRTMIN+29 ",
+            "RTMAX" => "SIGRTMIN+30 ",
+            name => &format!("SIG{name} "),
+        };
+        wait_until(name, WITHIN, || {
+            assert_eq!(child.try_wait().unwrap(), None, "{name} ended it");
+            said().contains(said_as)
+        });
     }
+    // What is sent as fast as it can be costs ten lines a second.
+    let before = said().lines().count();
+    let flood = format!("for i in $(seq 3000); do kill -s ALRM {}; done", child.id());
+    assert!(
+        Command::new("bash")
+            .args(["-c", &flood])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(
+        child.try_wait().unwrap(),
+        None,
+        "a flood of signals ended it"
+    );
+    let grown = said().lines().count() - before;
+    assert!(grown < 300, "{grown} lines");
     let endpoints = std::fs::read_to_string(data.join("endpoints.json")).unwrap();
     let endpoints: serde_json::Value = serde_json::from_str(&endpoints).unwrap();
     let address = endpoints["tcp"].as_str().unwrap();

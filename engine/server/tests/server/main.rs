@@ -3,6 +3,7 @@
 mod bounds;
 mod command_line;
 mod common;
+mod configuration;
 mod containers;
 mod crash;
 mod crowds;
@@ -10,6 +11,7 @@ mod dashboards;
 mod deadlines;
 mod end_to_end;
 mod figures;
+mod forbidden;
 mod full_disk;
 mod half_close;
 mod hostile;

@@ -79,6 +79,7 @@ const REMEDIES: &[(&str, Proof)] = &[
         keyway key import prod/hex --alg hmac-sha256 --file FILE --encoding hex
         keyway key import prod/text --alg hmac-sha256 --file FILE --encoding raw")),
     ("--for", Run("keyway keyspace set prod max_in_flight=65 --for 15m")),
+    ("--file", Run("openssl genpkey -algorithm ed25519 -out FILE; keyway key import prod/file --file FILE")),
     ("--force", Run("keyway derive prod/master --len 32 --force > derived")),
     ("--format", Run("printf '{\"kty\":\"oct\",\"k\":\"AAECAwQFBgcICQoLDA0ODw\"}' > FILE
         ! keyway key import prod/jwk --alg hmac-sha256 --file FILE --format raw
@@ -107,7 +108,8 @@ const REMEDIES: &[(&str, Proof)] = &[
         ! keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig
         keyway sign prod/p256 --scheme ecdsa-sha512 --digest --in DIGEST --out sig
         openssl dgst -sha512 -verify p256.pub -signature sig big")),
-    ("--security-opt", Machine("an argument of the container's runtime")),
+    // The runtime installs the profile as a seccomp filter, as that test does.
+    ("--security-opt", Test("engine/server/tests/server/containers.rs", "a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough")),
     ("--sensitive", Test("testkit/src/softhsm.rs", "--sensitive")),
     ("--shards", Start(&[])),
     ("--share", Test(COMMAND_LINE, "--share-fd 3")),
@@ -119,7 +121,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--threshold", Test(COMMAND_LINE, "--threshold 3")),
     ("--ticket", Test(TOOLS, "--ticket")),
     ("--timeout", Test(TOOLS, "a_server_that_says_nothing_is_told_as_that")),
-    ("--ulimit", Machine("an argument of the container's runtime")),
+    // The runtime sets the limits with setrlimit, as a shell does.
+    ("--ulimit", Test("engine/server/tests/server/machines.rs", "--ulimit memlock=-1")),
     ("--unix", Test("engine/server/tests/server/unix_paths.rs", "\"--unix\"")),
     ("--version", Run("keyway --version")),
     ("--wait", Run("keyway lock prod; keyway unlock prod --wait")),
@@ -171,6 +174,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway hot {} --by waiters", Run("keyway hot prod --by waiters")),
     ("keyway key import", Run("openssl genpkey -algorithm ed25519 -out FILE
         keyway key import prod/imported --file FILE")),
+    ("keyway key delete KEYSPACE/KEY", Test("engine/server/tests/server/key_listing.rs", "keyway key delete prod/lost-for-good")),
+    ("keyway key import KEYSPACE/KEY --file FILE", Test("engine/server/tests/server/key_listing.rs", "keyway key import prod/kept-elsewhere --file kept.pem")),
     ("keyway key list {}", Run("keyway key list prod")),
     ("keyway key revoke KEYSPACE/KEY", Run("keyway key generate prod/revoked --alg ed25519
         keyway key revoke prod/revoked")),
@@ -190,8 +195,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway keyspace rewrap KEYSPACE --kms {}", Run("keyway keyspace rewrap prod --kms local")),
     ("keyway keyspace rewrap KEYSPACE --kms {} before it stops decrypting with those", Run("keyway keyspace rewrap prod --kms local")),
     ("keyway keyspace rotate {}", Run("keyway keyspace rotate prod --wait")),
-    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=RIGHT", Run("keyway keyspace set prod allow:uid:1=sign")),
-    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=manage", Run("keyway keyspace set prod allow:uid:1=manage")),
+    // Followed by the right that is missing: that test gives each.
+    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=", Test("engine/server/tests/server/forbidden.rs", "keyway keyspace set KEYSPACE allow:PRINCIPAL=")),
     ("keyway keyspace set {} {}", Run("keyway keyspace set prod sign_wait_budget_us=4000")),
     ("keyway keyspace set {} …", Run("keyway keyspace set prod soft_ttl_ms=600000")),
     ("keyway kms init", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
@@ -234,7 +239,11 @@ const REMEDIES: &[(&str, Proof)] = &[
         ! keyway key import prod/enc --file FILE
         openssl pkcs8 -topk8 -nocrypt -in FILE -out NEW -passin pass:x
         keyway key import prod/enc --file NEW")),
-    ("puttygen FILE -O private-openssh -o NEW", Machine("the program of another project, which not every machine has")),
+    ("puttygen FILE -O private-openssh -o NEW", Run("ssh-keygen -q -t ed25519 -N '' -f putty
+        puttygen putty -O private --new-passphrase /dev/null -o FILE
+        ! keyway key import prod/putty --file FILE
+        puttygen FILE -O private-openssh -o NEW
+        keyway key import prod/putty --file NEW")),
     ("sed 's/\\\\r//g; s/\\\\n/\\n/g' FILE > NEW", Run("for end in '\\\\n' '\\\\r\\\\n'
         do awk -v end=\"$end\" '{printf \"%s%s\", $0, end}' key.pem > FILE
         ! keyway key import prod/sed --file FILE
@@ -249,7 +258,7 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("ulimit -l", Test("engine/server/tests/server/containers.rs", "ulimit -l 8192")),
     ("ulimit -n", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
     ("ulimit -n {}", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
-    ("ulimit -v", Test("engine/server/tests/server/machines.rs", "ulimit -v")),
+    ("ulimit -v", Test("engine/server/tests/server/machines.rs", "ulimit -v unlimited")),
     ("sysctl kernel.io_uring_disabled=0", Run("if test \"$(id -u)\" = 0 && test \"$(cat /proc/sys/kernel/io_uring_disabled)\" = 0
         then sysctl kernel.io_uring_disabled=0
         fi")),
