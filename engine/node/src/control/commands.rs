@@ -8,6 +8,7 @@ use std::rc::Rc;
 use keyway_core::Instant;
 use keyway_protocol::Grants;
 
+use crate::connection::CONTROL_RESERVED;
 use crate::messages::Lane;
 use crate::policy::Principal;
 
@@ -44,6 +45,8 @@ pub(super) struct Asker {
     pub lane: Lane,
     pub who: Principal,
     pub needed: Needed,
+    /// Whether it is the server's user or root on the Unix socket.
+    pub is_operator: bool,
     /// No write begins at this time or later.
     pub deadline: Option<Instant>,
 }
@@ -66,19 +69,24 @@ pub(super) struct Commands {
     /// Each with the time at which it began.
     waiting: BTreeMap<CommandId, (Instant, Asker)>,
     by_time: BTreeSet<(Instant, CommandId)>,
+    /// Those of the operator among them.
+    operators: usize,
     orphans: Rc<RefCell<Vec<CommandId>>>,
 }
 
 impl Commands {
-    /// Registers a command. Returns `None` if there are too many.
+    /// Registers a command. Returns `None` if there are too many. The operator has places however many commands others have
+    /// under way.
     pub(super) fn begin(&mut self, now: Instant, asker: Asker) -> Option<Answering> {
         let places = match asker.lane {
             Lane::Emergency => 2 * COMMANDS_MAX,
             Lane::Ordinary => COMMANDS_MAX,
         };
-        if self.waiting.len() >= places {
+        let has_reserve = asker.is_operator && self.operators < CONTROL_RESERVED;
+        if self.waiting.len() >= places && !has_reserve {
             return None;
         }
+        self.operators += usize::from(asker.is_operator);
         self.last += 1;
         let id = self.last;
         self.waiting.insert(id, (now, asker));
@@ -132,6 +140,7 @@ impl Commands {
     fn remove(&mut self, id: CommandId) -> Option<Asker> {
         let (began_at, asker) = self.waiting.remove(&id)?;
         self.by_time.remove(&(began_at, id));
+        self.operators -= usize::from(asker.is_operator);
         Some(asker)
     }
 }
@@ -151,6 +160,7 @@ mod tests {
             lane,
             who: Principal::Anonymous,
             needed: Needed::Nothing,
+            is_operator: false,
             deadline: None,
         }
     }
@@ -185,5 +195,33 @@ mod tests {
         let held: Vec<_> = std::iter::from_fn(|| begin(Lane::Ordinary)).collect();
         assert_eq!(held.len(), COMMANDS_MAX);
         assert!(begin(Lane::Emergency).is_some());
+    }
+
+    /// Emergencies of others take the ordinary places, too.
+    #[test]
+    fn the_operator_has_places_of_its_own_whatever_others_have_under_way() {
+        let mut commands = Commands::default();
+        let begin = |commands: &mut Commands, lane, is_operator| {
+            let asker = asker(0, lane);
+            commands.begin(
+                at(0),
+                Asker {
+                    is_operator,
+                    ..asker
+                },
+            )
+        };
+        let others = || begin(&mut commands, Lane::Emergency, false);
+        let held: Vec<_> = std::iter::from_fn(others).collect();
+        assert_eq!(held.len(), 2 * COMMANDS_MAX);
+        for lane in [Lane::Ordinary, Lane::Emergency] {
+            let operator = || begin(&mut commands, lane, true);
+            let more: Vec<_> = std::iter::from_fn(operator).collect();
+            assert_eq!(more.len(), CONTROL_RESERVED);
+            for answering in more {
+                commands.end(answering);
+            }
+        }
+        drop(held);
     }
 }

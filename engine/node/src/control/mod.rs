@@ -82,7 +82,7 @@ pub use effect::{ControlEffect, ControlFigures, FirstSeal, KmsAnswer, KmsRequest
 pub use kms::{Deks, FailureClass, KmsFailure, KmsSet, KmsStatus, Need, NewDek};
 pub use report::Report;
 pub use state::State;
-pub use unlock::UNLOCKS_MAX;
+pub use unlock::{UNLOCKS_MAX, UNLOCKS_RESERVED};
 
 /// Why a command is refused.
 type Refused = (Status, String);

@@ -30,6 +30,7 @@ impl Control {
             lane: request.command.lane(),
             who: request.who,
             needed: needed_for(&request.command),
+            is_operator: self.owner.is_operator(request.who),
             deadline: request.deadline,
         };
         let Some(answering) = self.commands.begin(now, asker) else {

@@ -29,6 +29,9 @@ use crate::policy::Principal;
 /// Most unlocks of a keyspace in progress; they outlive their commands. All 16 holders of shares may try four times.
 pub const UNLOCKS_MAX: usize = 64;
 
+/// As many more are kept for the server's user and root on the Unix socket: others may wait for a KMS as long as they like.
+pub const UNLOCKS_RESERVED: usize = 8;
+
 /// Shortest and longest pause before an unlock with retries calls the KMS again, in µs.
 const WATCH_US_MIN: u64 = 500_000;
 const WATCH_US_MAX: u64 = 10_000_000;
@@ -101,7 +104,7 @@ impl Control {
         watch: bool,
     ) -> Reply {
         self.in_force.written().keyspace(id)?;
-        self.begin_to_unlock(id)?;
+        self.begin_to_unlock(id, who)?;
         let is_share = secret.kind == UnlockKind::Share;
         let ticket = self.beside.tickets.start(id, is_share, who);
         let work = self.works.begin();
@@ -126,9 +129,13 @@ impl Control {
         Ok(payload)
     }
 
-    fn begin_to_unlock(&mut self, id: u32) -> Result<(), Refused> {
+    fn begin_to_unlock(&mut self, id: u32, who: Principal) -> Result<(), Refused> {
+        let reserved = match self.owner.is_operator(who) {
+            true => UNLOCKS_RESERVED,
+            false => 0,
+        };
         if let Some(governed) = self.keyspaces.get_mut(&id) {
-            if governed.unlocks >= UNLOCKS_MAX {
+            if governed.unlocks >= UNLOCKS_MAX + reserved {
                 let text = format!(
                     "{UNLOCKS_MAX} unlocks of the keyspace are in progress; wait until they end"
                 );
@@ -375,7 +382,7 @@ impl Control {
             if id == except || self.kms_of(id).is_ok_and(|other| other != kms) {
                 continue;
             }
-            if self.begin_to_unlock(id).is_err() {
+            if self.begin_to_unlock(id, request.who).is_err() {
                 continue;
             }
             let work = self.works.begin();

@@ -76,10 +76,11 @@ impl<P: Port> Shard<P> {
         let lane = command.lane();
         let is_operator = self.governed.owner.is_operator(who);
         let reserved = |places| if is_operator { 0 } else { places };
-        let waiting = reserved(WAITING_RESERVED);
-        let has_place = match lane {
-            Lane::Emergency => self.jobs.has_room_for_emergency(waiting),
-            Lane::Ordinary => self.jobs.has_room_beside(waiting),
+        let has_place = match (lane, is_operator) {
+            (Lane::Emergency, _) => self.jobs.has_room_for_emergency(reserved(WAITING_RESERVED)),
+            // Emergencies of others may have taken the ordinary places.
+            (Lane::Ordinary, true) => self.jobs.has_room_for_emergency(WAITING_RESERVED / 2),
+            (Lane::Ordinary, false) => self.jobs.has_room_beside(WAITING_RESERVED),
         };
         let room = self.upkeep.control_room.of(lane);
         if !has_place || *room <= reserved(CONTROL_RESERVED) {

@@ -20,10 +20,14 @@ fn requests() -> Vec<(Opcode, &'static [u8], Vec<u8>)> {
     let key: &[u8] = b"key";
     vec![
         (Opcode::Sign, key, b"\0\0\0\0m".to_vec()),
-        (Opcode::Verify, key, [&[0; 6][..], &[1, 0], b"sm"].concat()),
+        (Opcode::Verify, key, b"\0\0\x01\0\0\0\0\0sm".to_vec()),
         (Opcode::Mac, key, b"\0\0\0\0m".to_vec()),
         (Opcode::Encrypt, key, [&[0; 4][..], b"text"].concat()),
-        (Opcode::Decrypt, key, vec![0; 40]),
+        (
+            Opcode::Decrypt,
+            key,
+            [&[0, 0, 0, 0, 1, 0, 0, 0][..], &[0; 32]].concat(),
+        ),
         (Opcode::Derive, key, vec![32, 0, 0, 0]),
         (Opcode::Get, key, vec![0; 4]),
         (Opcode::PublicKey, key, vec![0; 4]),
@@ -85,7 +89,7 @@ fn what_no_right_allows_sends_to_the_unix_socket() {
         (Opcode::Status, b""),
         (Opcode::KeyspaceCreate, b"other\n"),
         (Opcode::LockAll, b""),
-        (Opcode::KmsLock, b"\x05local"),
+        (Opcode::KmsLock, b"local"),
     ];
     for (opcode, payload) in requests {
         let (_, status, text) = stranger.ask(&frame(opcode.code(), 1, 0, b"", payload));

@@ -40,6 +40,7 @@ mod patience;
 mod principals;
 mod protocol_page;
 mod remedies;
+mod reserved_places;
 mod rights;
 mod rotation;
 mod settings;

@@ -88,15 +88,15 @@ fn mend_disk(server: &Server) {
     server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
 }
 
-/// Makes every write stall until the pipe is read from.
-fn stall_disk(server: &Server) {
+/// Lets every write stall until the pipe is read from.
+pub(crate) fn stall_disk(server: &Server) {
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, temporary(server), fifo, mode, 0).unwrap();
 }
 
-/// Lets stalled writes fail, and the next write succeed.
-fn let_disk_go_on(server: &Server) {
+/// What stalls fails then, and the next write succeeds.
+pub(crate) fn let_disk_go_on(server: &Server) {
     let pipe = temporary(server);
     let reader = std::fs::OpenOptions::new().read(true).open(&pipe).unwrap();
     std::fs::remove_file(&pipe).unwrap();

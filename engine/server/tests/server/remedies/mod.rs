@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::command_line::operator::Operator;
 use crate::common::Setup;
-use Proof::{Machine, Run, Start, Test};
+use Proof::{Run, Start, Test};
 
 /// How a remedy is verified.
 enum Proof {
@@ -23,8 +23,6 @@ enum Proof {
     Start(&'static [&'static str]),
     /// A test elsewhere executes it: the file, and words that it contains.
     Test(&'static str, &'static str),
-    /// It changes the machine, or its devices, and so is not executed here: why.
-    Machine(&'static str),
 }
 
 const TOOLS: &str = "tools/tests/commands.rs";
@@ -291,7 +289,6 @@ fn tests_of_remedies_elsewhere_exist() {
                 let text = all_text(&root().join(path));
                 assert!(text.contains(words), "{remedy}: {words:?} is not in {path}");
             }
-            Machine(why) => assert!(why.contains(' '), "{remedy}: why?"),
             Run(_) | Start(_) => {}
         }
     }
