@@ -366,7 +366,7 @@ fn io_uring_that_is_refused_is_named_with_a_remedy() {
     for errno in [libc::EPERM, libc::ENOSYS] {
         let dir = tempfile::tempdir().unwrap();
         let mut command = keywayd(&[], &dir.path().join("data"));
-        refuse(&mut command.arg("--dev"), &IO_URING, errno);
+        refuse(command.arg("--dev"), &IO_URING, errno);
         let text = refused(command);
         assert!(!text.contains("panicked"), "{text}");
         assert!(
@@ -382,7 +382,7 @@ fn a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let mut command = keywayd(&[], &data);
-    refuse(&mut command.arg("--dev"), &REFUSED_BY_DOCKER, libc::EPERM);
+    refuse(command.arg("--dev"), &REFUSED_BY_DOCKER, libc::EPERM);
     let server = command.spawn().unwrap();
     let key = "prod/a".parse().unwrap();
     let options = KeyOptions::default();

@@ -57,7 +57,9 @@ fn a_listing_under_rotation_lacks_no_key() {
 }
 
 /// As `keyway key list` shows it: name, newest version, state, oldest version, revoked versions.
-fn rows(server: &Server) -> Vec<(String, u32, KeyState, Option<u32>, Vec<u32>)> {
+type Row = (String, u32, KeyState, Option<u32>, Vec<u32>);
+
+fn rows(server: &Server) -> Vec<Row> {
     let keys = server.client().key_list(&prod()).unwrap();
     let rows = keys.into_iter().map(|key| {
         let revoked = key.versions.into_iter();
@@ -87,7 +89,9 @@ fn a_listing_shows_trimmed_and_revoked_versions_also_while_locked_and_after_a_re
         client
             .key_generate(&key, Algorithm::Aes256Gcm, options)
             .unwrap();
-        (0..rotations).for_each(|_| drop(client.key_rotate(&key, None).unwrap()));
+        for _ in 0..rotations {
+            client.key_rotate(&key, None).unwrap();
+        }
     }
     let (aead, gone) = ("prod/aead".parse().unwrap(), "prod/gone".parse().unwrap());
     client.key_revoke_version(&aead, 5).unwrap();
