@@ -222,9 +222,9 @@ pub fn explain(needed: Grants) -> &'static str {
         ($($grant:ident $name:literal),+ $(,)?) => {
             match needed {
                 $(needed if needed.intersects(Grants::$grant) => concat!(
-                    "the keyspace's policy does not give you the right `", $name, "`, which this needs. Over TCP everybody is \
-                     `anonymous`, over the Unix socket the server's user and root have all rights. They, and whoever has \
-                     `manage`, can give it: `keyway keyspace set KEYSPACE allow:PRINCIPAL=", $name, "`, with the other \
+                    "the keyspace's policy does not give you the right `", $name, "`, which this needs. Over TCP every client is \
+                     `anonymous`; over the Unix socket the server's user and root have all rights. They, and users with the \
+                     right `manage`, can give it: `keyway keyspace set KEYSPACE allow:PRINCIPAL=", $name, "`, with the other \
                      rights that the principal is to have"
                 ),)+
                 _ => "the keyspace's policy does not let you do this",

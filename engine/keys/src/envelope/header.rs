@@ -179,7 +179,7 @@ impl<'a> Header<'a> {
         if self.format == Format::Three {
             let versions = metadata
                 .versions
-                .expect("whoever writes format 3 knows the versions");
+                .expect("format 3 is written with its versions");
             out.extend_from_slice(&versions.oldest.to_le_bytes());
             out.extend_from_slice(&versions.revoked.to_le_bytes());
         }

@@ -75,8 +75,8 @@ pub(super) struct Commands {
 }
 
 impl Commands {
-    /// Registers a command. Returns `None` if there are too many. The operator has places however many commands others have
-    /// under way.
+    /// Registers a command. Returns `None` if there are too many. The operator has places of its own, however many commands
+    /// of others are in progress.
     pub(super) fn begin(&mut self, now: Instant, asker: Asker) -> Option<Answering> {
         let places = match asker.lane {
             Lane::Emergency => 2 * COMMANDS_MAX,
@@ -197,9 +197,9 @@ mod tests {
         assert!(begin(Lane::Emergency).is_some());
     }
 
-    /// Emergencies of others take the ordinary places, too.
+    /// Emergencies of others take the ordinary places as well.
     #[test]
-    fn the_operator_has_places_of_its_own_whatever_others_have_under_way() {
+    fn the_operator_has_capacity_however_many_commands_of_others_are_in_progress() {
         let mut commands = Commands::default();
         let begin = |commands: &mut Commands, lane, is_operator| {
             let asker = asker(0, lane);

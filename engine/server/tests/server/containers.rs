@@ -7,7 +7,6 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -33,8 +32,8 @@ pub fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// Returns a command that runs `keywayd` on free ports over `data` with these words as prefix; no size is given.
-fn keywayd(words: &[&str], data: &Path) -> Command {
+/// `keywayd` on free ports over `data`, run by these words; no size is given.
+pub fn keywayd(words: &[&str], data: &Path) -> Command {
     let mut words = words.iter().chain([&KEYWAYD]);
     let mut command = Command::new(words.next().unwrap());
     command
@@ -92,15 +91,15 @@ fn is_ready(data: &Path) -> bool {
     serde_json::from_str::<serde_json::Value>(&text).is_ok()
 }
 
-fn client(data: &Path) -> Client {
+pub fn client(data: &Path) -> Client {
     wait_until("a server in a container", WITHIN, || is_ready(data));
     let text = std::fs::read_to_string(data.join("endpoints.json")).unwrap();
     let endpoints: serde_json::Value = serde_json::from_str(&text).unwrap();
     Client::connect(endpoints["tcp"].as_str().unwrap()).unwrap()
 }
 
-/// Ends the server that `parent` waits for. Returns its log.
-fn stop(mut parent: Child, pid: Pid) -> String {
+/// Ends the server that `parent` waits for; what it logged.
+pub fn stop(mut parent: Child, pid: Pid) -> String {
     kill_process(pid, Signal::TERM).unwrap();
     let status = ended(&mut parent, WITHIN);
     let output = parent.wait_with_output().unwrap();
@@ -313,124 +312,6 @@ fn what_a_container_does_not_allow_is_named_with_a_remedy() {
         &["--connections-max", "4096"],
         &["--connections-max 4096", "--connections-max 96"],
     );
-}
-
-const IO_URING: [libc::c_long; 3] = [
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-];
-
-/// What docker's default seccomp profile refuses on x86-64 beside io_uring, as its documentation lists it.
-const REFUSED_BY_DOCKER: [libc::c_long; 36] = [
-    libc::SYS_acct,
-    libc::SYS_add_key,
-    libc::SYS_bpf,
-    libc::SYS_clock_adjtime,
-    libc::SYS_clock_settime,
-    libc::SYS_delete_module,
-    libc::SYS_finit_module,
-    libc::SYS_get_mempolicy,
-    libc::SYS_init_module,
-    libc::SYS_ioperm,
-    libc::SYS_iopl,
-    libc::SYS_kcmp,
-    libc::SYS_kexec_file_load,
-    libc::SYS_kexec_load,
-    libc::SYS_keyctl,
-    libc::SYS_lookup_dcookie,
-    libc::SYS_mbind,
-    libc::SYS_mount,
-    libc::SYS_move_pages,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_perf_event_open,
-    libc::SYS_personality,
-    libc::SYS_pivot_root,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_ptrace,
-    libc::SYS_quotactl,
-    libc::SYS_reboot,
-    libc::SYS_request_key,
-    libc::SYS_set_mempolicy,
-    libc::SYS_setns,
-    libc::SYS_settimeofday,
-    libc::SYS_umount2,
-    libc::SYS_unshare,
-    libc::SYS_userfaultfd,
-    libc::SYS_ustat,
-];
-
-#[test]
-fn io_uring_that_is_refused_is_named_with_a_remedy() {
-    for errno in [libc::EPERM, libc::ENOSYS] {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = keywayd(&[], &dir.path().join("data"));
-        refuse(command.arg("--dev"), &IO_URING, errno);
-        let text = refused(command);
-        assert!(!text.contains("panicked"), "{text}");
-        assert!(
-            text.contains("io_uring is refused") && text.contains("seccomp"),
-            "{text}"
-        );
-    }
-}
-
-/// The profile that the remedy describes: the calls that it names are allowed, and what docker refuses is refused.
-#[test]
-fn a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    let mut command = keywayd(&[], &data);
-    refuse(command.arg("--dev"), &REFUSED_BY_DOCKER, libc::EPERM);
-    let server = command.spawn().unwrap();
-    let key = "prod/a".parse().unwrap();
-    let options = KeyOptions::default();
-    let made = client(&data).key_generate(&key, Algorithm::Ed25519, options);
-    made.unwrap();
-    let pid = Pid::from_child(&server);
-    stop(server, pid);
-}
-
-/// Has the kernel answer `errno` to these system calls, in the program of the command and those that follow.
-fn refuse(command: &mut Command, calls: &[libc::c_long], errno: i32) {
-    let code = |code: u32, k: u32, jt, jf| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    // The number of the system call first; a match jumps to the end.
-    let mut filter = vec![code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
-    for (at, call) in calls.iter().enumerate() {
-        let to_the_end = (calls.len() - at) as u8;
-        let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-        filter.push(code(equal, u32::try_from(*call).unwrap(), to_the_end, 0));
-    }
-    let answer = |answer| code(libc::BPF_RET | libc::BPF_K, answer, 0, 0);
-    filter.push(answer(libc::SECCOMP_RET_ALLOW));
-    filter.push(answer(libc::SECCOMP_RET_ERRNO | errno as u32));
-    let install = move || {
-        let program = libc::sock_fprog {
-            len: filter.len() as u16,
-            filter: filter.as_mut_ptr(),
-        };
-        // SAFETY: the calls read `program`, which lives until they return.
-        let is_set = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                && libc::prctl(
-                    libc::PR_SET_SECCOMP,
-                    libc::SECCOMP_MODE_FILTER,
-                    &raw const program,
-                ) == 0
-        };
-        match is_set {
-            true => Ok(()),
-            false => Err(std::io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: only system calls are made between fork and exec.
-    unsafe { command.pre_exec(install) };
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod remedies;
 mod reserved_places;
 mod rights;
 mod rotation;
+mod seccomp;
 mod settings;
 mod situations;
 mod stopping;

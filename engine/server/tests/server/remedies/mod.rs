@@ -107,7 +107,7 @@ const REMEDIES: &[(&str, Proof)] = &[
         keyway sign prod/p256 --scheme ecdsa-sha512 --digest --in DIGEST --out sig
         openssl dgst -sha512 -verify p256.pub -signature sig big")),
     // The runtime installs the profile as a seccomp filter, as that test does.
-    ("--security-opt", Test("engine/server/tests/server/containers.rs", "a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough")),
+    ("--security-opt", Test("engine/server/tests/server/seccomp.rs", "a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough")),
     ("--sensitive", Test("testkit/src/softhsm.rs", "--sensitive")),
     ("--shards", Start(&[])),
     ("--share", Test(COMMAND_LINE, "--share-fd 3")),
