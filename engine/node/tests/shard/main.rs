@@ -10,4 +10,5 @@ mod panics;
 mod rig;
 mod rights;
 mod turns;
+mod unsent;
 mod writes;

@@ -177,6 +177,11 @@ pub struct Rig {
 impl Rig {
     /// Creates a shard with a lease, whose keyspace grants the stranger the right to sign.
     pub fn new() -> Rig {
+        Rig::with_connections(64)
+    }
+
+    /// As [`Rig::new`], with room for that many connections.
+    pub fn with_connections(connections_max: usize) -> Rig {
         let world = Rc::new(World {
             now_us: Cell::new(1_000_000),
             operation_us: Cell::new(0),
@@ -217,7 +222,7 @@ impl Rig {
                 dev: false,
                 uid: 500,
             },
-            connections_max: 64,
+            connections_max,
             hot_keys: Vec::new(),
         };
         let mut shard = Shard::new(start, Labels(Rc::clone(&world))).unwrap();

@@ -74,8 +74,6 @@ fn queued_signatures(pipeline: &mut Pipeline, server: &Server) {
         }
         grant(&owner, "none");
         let arrived = pipeline.take_arrived();
-        let is_refused = |status| status == Status::Forbidden;
-        let refused_before = arrived.iter().any(|reply| is_refused(reply.status));
         taken += arrived.len();
         let after: Vec<Status> = (taken..QUEUED).map(|_| pipeline.reply().status).collect();
         let count = |status| after.iter().filter(|is| **is == status).count();
@@ -85,8 +83,21 @@ fn queued_signatures(pipeline: &mut Pipeline, server: &Server) {
             made <= IN_TRANSIT_MAX,
             "{made} signatures were made after the right was withdrawn"
         );
-        // Queued requests are refused quickly: all of them may have been refused by the time of the answer.
-        if refused_before || made < after.len() {
+        // They are answered in turn. The right can be gone before the withdrawal is answered, so those that had arrived by
+        // then count as well: none is signed after the first refusal.
+        let all: Vec<Status> = arrived
+            .iter()
+            .map(|reply| reply.status)
+            .chain(after)
+            .collect();
+        let refused = all.iter().position(|status| *status == Status::Forbidden);
+        if let Some(first) = refused {
+            let made = all[first..].iter().filter(|status| **status == Status::Ok);
+            assert_eq!(
+                made.count(),
+                0,
+                "signed after a refusal for want of the right"
+            );
             return;
         }
     }
