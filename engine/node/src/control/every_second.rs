@@ -53,6 +53,9 @@ impl Control {
         self.revert_expired_overrides();
         self.check_saves();
         self.check_all_opened();
+        for report in self.troubles.ended(self.now.instant) {
+            self.report(report);
+        }
         if self.beside.every_second.are_deks_due(self.now.instant) {
             self.destroy_due_deks();
         }

@@ -1,5 +1,6 @@
 //! Failures at the KMSes: the last failure of each keyspace, as the provider reports it, and log lines without
-//! repetition. An outage of one KMS with 200 keyspaces is one line, not 200, and not one per attempt.
+//! repetition. An outage of one KMS with 200 keyspaces is one line, not 200, and not one per attempt. A KMS that fails
+//! again and again has one outage with interruptions, and not two lines for each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +11,7 @@ use super::report::Report;
 use crate::figures::KmsTrouble;
 use crate::time::Moment;
 
-/// Period of log lines while an outage lasts, in µs.
+/// Period of log lines while an outage lasts, in µs. An outage that begins within this time after another continues it.
 const AGAIN_AFTER_US: u64 = 60_000_000;
 
 /// How long an outage that is over is reported, in µs.
@@ -20,8 +21,30 @@ const TOLD_FOR_US: u64 = 15 * 60_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
     of_kms: BTreeMap<String, OfKms>,
-    /// The latest outage of each KMS that is over, and when it ended.
-    past: BTreeMap<String, (KmsTrouble, Instant)>,
+    /// The latest outage of each KMS that is over.
+    past: BTreeMap<String, Past>,
+}
+
+#[derive(Debug)]
+struct Past {
+    trouble: KmsTrouble,
+    ended: Instant,
+    lines: Lines,
+    /// Its end is logged once the KMS has worked for a while.
+    is_end_due: bool,
+}
+
+/// What has been logged of an outage with its interruptions.
+#[derive(Clone, Debug)]
+struct Lines {
+    since: Instant,
+    /// Causes logged since the outage began.
+    logged: BTreeSet<&'static str>,
+    next_at: Instant,
+    /// Failures since the last log line.
+    unlogged_count: u64,
+    /// How often it was over for a short time.
+    interruptions: u32,
 }
 
 #[derive(Debug)]
@@ -29,13 +52,8 @@ struct OfKms {
     /// The cause of each keyspace whose last call failed.
     of_keyspaces: BTreeMap<u32, &'static str>,
     latest: KmsFailure,
-    since: Instant,
     since_unix_ms: u64,
-    /// Causes logged since the outage began.
-    logged: BTreeSet<&'static str>,
-    log_next_at: Instant,
-    /// Failures since the last log line.
-    unlogged_count: u64,
+    lines: Lines,
 }
 
 impl Troubles {
@@ -47,35 +65,34 @@ impl Troubles {
         failure: &KmsFailure,
         now: Moment,
     ) -> Option<Report> {
+        let past = &mut self.past;
         let of_kms = self.of_kms.entry(kms.to_owned()).or_insert_with(|| OfKms {
             of_keyspaces: BTreeMap::new(),
             latest: failure.clone(),
-            since: now.instant,
             since_unix_ms: now.unix_ms,
-            logged: BTreeSet::new(),
-            log_next_at: now.instant,
-            unlogged_count: 0,
+            lines: Lines::of_outage(past.get_mut(kms), now.instant),
         });
         of_kms.of_keyspaces.insert(keyspace, failure.cause);
         of_kms.latest = failure.clone();
         let (kms, failure) = (kms.to_owned(), failure.clone());
-        if of_kms.logged.insert(failure.cause) {
-            of_kms.log_next_at = now.instant.plus_us(AGAIN_AFTER_US);
+        let lines = &mut of_kms.lines;
+        if lines.logged.insert(failure.cause) {
+            lines.next_at = now.instant.plus_us(AGAIN_AFTER_US);
             return Some(Report::KmsFails {
                 kms,
                 keyspace,
                 failure,
             });
         }
-        of_kms.unlogged_count += 1;
-        if now.instant < of_kms.log_next_at {
+        lines.unlogged_count += 1;
+        if now.instant < lines.next_at {
             return None;
         }
-        of_kms.log_next_at = now.instant.plus_us(AGAIN_AFTER_US);
+        lines.next_at = now.instant.plus_us(AGAIN_AFTER_US);
         Some(Report::KmsStillFails {
             kms,
             keyspaces: of_kms.of_keyspaces.len(),
-            failures: std::mem::take(&mut of_kms.unlogged_count),
+            failures: std::mem::take(&mut lines.unlogged_count),
             failure,
         })
     }
@@ -91,15 +108,31 @@ impl Troubles {
         if of_kms.of_keyspaces.remove(&keyspace).is_none() || !of_kms.of_keyspaces.is_empty() {
             return None;
         }
-        let mut over = of_kms.snapshot();
-        over.is_over = true;
-        let lasted_s = now.saturating_since(of_kms.since) / 1_000_000;
+        let mut trouble = of_kms.snapshot();
+        trouble.is_over = true;
+        let lines = of_kms.lines.clone();
         self.of_kms.remove(kms);
-        self.past.insert(kms.to_owned(), (over, now));
-        Some(Report::KmsWorks {
-            kms: kms.to_owned(),
-            lasted_s,
-        })
+        let past = Past {
+            trouble,
+            ended: now,
+            is_end_due: lines.interruptions > 0,
+            lines,
+        };
+        let report = (!past.is_end_due).then(|| past.report(kms));
+        self.past.insert(kms.to_owned(), past);
+        report
+    }
+
+    /// Returns the ends of outages with interruptions, of KMSes that have worked for a while.
+    pub(super) fn ended(&mut self, now: Instant) -> Vec<Report> {
+        let past = self.past.iter_mut();
+        let ended = past.filter(|(_, past)| past.is_end_due && !past.continues(now));
+        ended
+            .map(|(kms, past)| {
+                past.is_end_due = false;
+                past.report(kms)
+            })
+            .collect()
     }
 
     /// Discards the failure of a keyspace that has left this KMS.
@@ -123,8 +156,45 @@ impl Troubles {
         if let Some(of_kms) = self.of_kms.get(kms) {
             return Some(of_kms.snapshot());
         }
-        let (over, ended) = self.past.get(kms)?;
-        (now < ended.plus_us(TOLD_FOR_US)).then(|| over.clone())
+        let past = self.past.get(kms)?;
+        (now < past.ended.plus_us(TOLD_FOR_US)).then(|| past.trouble.clone())
+    }
+}
+
+impl Past {
+    /// Whether an outage that begins now is the same, interrupted.
+    fn continues(&self, now: Instant) -> bool {
+        now < self.ended.plus_us(AGAIN_AFTER_US)
+    }
+
+    fn report(&self, kms: &str) -> Report {
+        Report::KmsWorks {
+            kms: kms.to_owned(),
+            lasted_s: self.ended.saturating_since(self.lines.since) / 1_000_000,
+        }
+    }
+}
+
+impl Lines {
+    /// Those of an outage that begins now, after that one.
+    fn of_outage(past: Option<&mut Past>, now: Instant) -> Lines {
+        if let Some(past) = past.filter(|past| past.continues(now)) {
+            past.is_end_due = false;
+            let mut lines = past.lines.clone();
+            if lines.interruptions == 0 {
+                // The log says that it works.
+                lines.logged.clear();
+            }
+            lines.interruptions += 1;
+            return lines;
+        }
+        Lines {
+            since: now,
+            logged: BTreeSet::new(),
+            next_at: now,
+            unlogged_count: 0,
+            interruptions: 0,
+        }
     }
 }
 
@@ -193,6 +263,30 @@ mod tests {
         troubles.note_failure("bao", 1, &sealed(), moment(9));
         let again = troubles.snapshot("bao", at(9)).unwrap();
         assert!(!again.is_over && again.since_unix_ms == 9_000);
+    }
+
+    /// It logged two lines each time.
+    #[test]
+    fn kms_that_fails_every_other_second_has_one_outage() {
+        let mut troubles = Troubles::default();
+        let mut lines = Vec::new();
+        for s in (0..600).step_by(2) {
+            lines.extend(troubles.note_failure("bao", 1, &sealed(), moment(s)));
+            lines.extend(troubles.note_success("bao", 1, at(s + 1)));
+            lines.extend(troubles.ended(at(s + 1)));
+        }
+        // It fails, works, fails; and goes on failing, once a minute.
+        assert_eq!(lines.len(), 3 + 9, "{lines:?}");
+        assert!(matches!(lines[1], Report::KmsWorks { .. }));
+        assert!(matches!(lines[11], Report::KmsStillFails { .. }));
+        assert!(troubles.ended(at(658)).is_empty());
+        let over = troubles.ended(at(659));
+        let [Report::KmsWorks { lasted_s: 599, .. }] = over[..] else {
+            panic!("{over:?}");
+        };
+        assert!(troubles.ended(at(660)).is_empty(), "once");
+        let next = troubles.note_failure("bao", 1, &sealed(), moment(700));
+        assert!(matches!(next, Some(Report::KmsFails { .. })));
     }
 
     #[test]
