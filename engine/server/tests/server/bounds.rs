@@ -26,7 +26,7 @@ const UNREAD_CONNECTIONS: usize = 200;
 /// each connection.
 const UNREAD_RSS_BYTES_MAX: u64 = 96 << 20;
 
-/// A production server with keyspace `prod`, whose settings also are `lines`.
+/// Returns a production server with keyspace `prod`, whose settings also are `lines`.
 pub(crate) fn production(
     dir: &tempfile::TempDir,
     flags: &[&str],
@@ -53,7 +53,7 @@ fn may_lock(server: &Server) {
     wait_until("LOCK", WITHIN, || operator(server).lock(&prod()).is_ok());
 }
 
-/// A client on the Unix socket. One attempt has a time limit of its own, which a loaded machine may exceed.
+/// Returns a client on the Unix socket. One attempt has its own time limit, which a loaded machine may exceed.
 pub(crate) fn operator(server: &Server) -> Client {
     let address = format!("unix:{}", server.endpoints["unix"].as_str().unwrap());
     let mut client = None;
@@ -217,9 +217,9 @@ fn client_without_grant_does_not_reach_the_control_thread() {
             Status::Forbidden
         );
     }
-    // The figure is a second old at most: wait for one that is newer than the requests.
+    // The metric is at most a second old: wait for one that is newer than the requests.
     let mut connected = Raw::greeted(&server.address());
-    wait_until("the figure", WITHIN, || {
+    wait_until("the metric", WITHIN, || {
         // Strangers that ask for nothing are closed.
         for stranger in [&mut stranger, &mut connected] {
             stranger.ask(&ping(9, b""));

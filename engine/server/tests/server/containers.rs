@@ -32,7 +32,7 @@ pub fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// `keywayd` on free ports over `data`, run by these words; no size is given.
+/// Returns a command that runs `keywayd` on free ports over `data` with these words as prefix; no size is given.
 pub fn keywayd(words: &[&str], data: &Path) -> Command {
     let mut words = words.iter().chain([&KEYWAYD]);
     let mut command = Command::new(words.next().unwrap());
@@ -98,7 +98,7 @@ pub fn client(data: &Path) -> Client {
     Client::connect(endpoints["tcp"].as_str().unwrap()).unwrap()
 }
 
-/// Ends the server that `parent` waits for; what it logged.
+/// Ends the server that `parent` waits for. Returns its log.
 pub fn stop(mut parent: Child, pid: Pid) -> String {
     kill_process(pid, Signal::TERM).unwrap();
     let status = ended(&mut parent, WITHIN);

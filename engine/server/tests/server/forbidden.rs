@@ -1,4 +1,4 @@
-//! A refusal for want of a right names the right, and giving it helps.
+//! A refusal because a right is missing names it, and giving it helps.
 //!
 //! Whoever was not allowed to lock was sent to the right `manage`, which does not allow it, and the command line spoke of
 //! the key's usage.

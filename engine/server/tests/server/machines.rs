@@ -1,7 +1,7 @@
-//! Machines that lack something, and signals that they send. The faults: without /sys every shard panicked at its start;
-//! a data directory that cannot be written was refused with the kernel's words alone; too little address space was
-//! answered with the remedy for too little locked memory; SIGUSR1 of a log rotation ended the server, and so did a stray
-//! SIGALRM; an image's SIGQUIT was lost or left a core dump.
+//! Machines with missing facilities, and their signals. The faults: without /sys every shard panicked at its start; an
+//! unwritable data directory was refused with the kernel's message alone; too little address space was answered with the
+//! remedy for too little locked memory; SIGUSR1 of a log rotation ended the server, and so did a stray SIGALRM; an image's
+//! SIGQUIT was lost or left a core dump.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 

@@ -1,6 +1,6 @@
 //! Places that are kept for the server's user and root, in control's queue and among the unlocks of a keyspace.
 //!
-//! Others could have as many commands under way as control takes: STATUS and UNLOCK of the server's user were answered
+//! Others could have as many commands in progress as control takes: STATUS and UNLOCK of the server's user were answered
 //! OVERLOADED with the rest, and 64 unlocks that waited for a KMS kept its own out.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
@@ -15,7 +15,7 @@ use crate::common::prod;
 use crate::common::set_up::SetUp as _;
 use crate::stopping::{let_disk_go_on, stall_disk};
 
-/// Commands that each connection has under way: as many as it may.
+/// Commands in flight on each connection: as many as it may.
 const IN_FLIGHT: usize = 1_024;
 /// One more than fill control for ordinary commands; these have as many places again.
 const PIPELINES: usize = COMMANDS_MAX / IN_FLIGHT + 1;

@@ -88,7 +88,7 @@ fn a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough() {
     stop(server, pid);
 }
 
-/// Has the kernel answer `errno` to these system calls, in the program of the command and those that follow.
+/// Makes the kernel answer `errno` to these system calls, in the command's program and every one that follows.
 fn refuse(command: &mut Command, calls: &[libc::c_long], errno: i32) {
     let code = |code: u32, k: u32, jt, jf| libc::sock_filter {
         code: code as u16,
