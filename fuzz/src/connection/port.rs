@@ -144,6 +144,7 @@ impl Port for Labels {
             Some(algorithm) => Ok(BlobHead {
                 dek_generation: 1 + u32::from(self.0.mood.get() % 2),
                 algorithm: *algorithm,
+                versions: None,
             }),
         }
     }

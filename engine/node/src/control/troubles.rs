@@ -30,7 +30,7 @@ struct Past {
     trouble: KmsTrouble,
     ended: Instant,
     lines: Lines,
-    /// Its end is logged once the KMS has worked for a while.
+    /// Its end is logged once the KMS has worked for a minute.
     is_end_due: bool,
 }
 
@@ -123,7 +123,7 @@ impl Troubles {
         report
     }
 
-    /// Returns the ends of outages with interruptions, of KMSes that have worked for a while.
+    /// Returns the ends of outages with interruptions, of KMSes that have worked for a minute.
     pub(super) fn ended(&mut self, now: Instant) -> Vec<Report> {
         let past = self.past.iter_mut();
         let ended = past.filter(|(_, past)| past.is_end_due && !past.continues(now));

@@ -1,5 +1,6 @@
 //! Tests what the table does not show: events between two steps of a command, deadlines, and commands that time out.
 
+use keyway_node::catalogue::SettingsChange;
 use keyway_node::control::{UNLOCKS_MAX, UNLOCKS_RESERVED};
 use keyway_node::messages::{Command, Request, ResealPage, Secret, ToControl};
 use keyway_node::policy::Principal;

@@ -1,6 +1,6 @@
 //! A refusal because a right is missing names it, and giving it helps.
 //!
-//! Whoever was not allowed to lock was sent to the right `manage`, which does not allow it, and the command line spoke of
+//! A user who was not allowed to lock was sent to the right `manage`, which does not allow it, and the command line spoke of
 //! the key's usage.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
