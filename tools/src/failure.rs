@@ -147,7 +147,7 @@ impl Failure {
         let message = if explanation.is_empty() {
             format!("{doing}: {}", meaning(*status))
         } else {
-            // On one line: a line of the server's own could pass for one of ours.
+            // On one line: a line of the server's own could be mistaken for one of the client's.
             let explanation = printable::line(explanation);
             format!("{doing}: {}: {explanation}", label(*status))
         };
@@ -333,7 +333,7 @@ fn remedy(status: Status, keyspace: Option<&str>, after: Option<Duration>) -> Op
             _ => "try again later".into(),
         },
         Status::NotPersisted => {
-            "see to the disk of the data directory, then run the command again until it succeeds"
+            "repair the disk of the data directory, then run the command again until it succeeds"
                 .into()
         }
         Status::DeadlineExceeded => "try again, or give it longer with --timeout".into(),

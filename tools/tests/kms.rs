@@ -99,7 +99,7 @@ fn retry_is_requested_and_reported() {
     assert!(text.contains("the server keeps trying until the KMS answers"));
     assert_eq!(server.state.lock().unwrap().watched, 1);
     let text = done(&server, "unlock prod --ticket 42", b"");
-    assert_eq!(text, "prod: pending: asking the KMS, 4 attempts\n");
+    assert_eq!(text, "prod: pending: calling the KMS, 4 attempts\n");
 }
 
 #[test]

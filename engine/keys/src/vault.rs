@@ -398,7 +398,7 @@ impl NewKey {
 }
 
 /// A new RSA private key, PKCS#8 DER, to be imported by a shard's vault. Needs no vault and may run
-/// on any thread; takes 30 to 100 ms for 2048 bits, 0.2 to 1 s for 4096, now and then more.
+/// on any thread; takes 30 to 100 ms for 2048 bits, 0.2 to 1 s for 4096, occasionally more.
 pub fn generate_rsa_pkcs8(algorithm: Algorithm) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let size = match algorithm {
         Algorithm::Rsa2048 => KeySize::Rsa2048,

@@ -367,7 +367,7 @@ pub struct ResealPage {
     pub unreadable: u64,
 }
 
-/// Why a page could not be worked through.
+/// Why a page could not be resealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResealError {
     /// A DEK that is needed is not in memory.

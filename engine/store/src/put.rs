@@ -40,7 +40,7 @@ pub struct Revocation {
     receipt: Option<Rc<Receipt>>,
 }
 
-/// Why a put is refused, and what must come to its end before it may be said: a refusal must not
+/// Why a put is refused, and what must complete before the refusal is returned: a refusal must not
 /// show a pending put that may still fail. Afterwards the put is looked at again.
 type Refusal = (PutError, Option<Rc<Receipt>>);
 
@@ -334,7 +334,7 @@ impl<F: Files> BlobLog<F> {
         Ok(state.stage_new(hash, put))
     }
 
-    /// `None`: the put that was in the way has come to its end, look again.
+    /// `None`: the put that was in the way has completed, check again.
     async fn settle(&self, admitted: Admitted) -> Option<Result<Stored, PutError>> {
         match admitted {
             Ok((stored, receipt)) => Some(self.durable(&receipt).await.map(|()| stored)),

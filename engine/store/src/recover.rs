@@ -398,7 +398,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
     }
 }
 
-/// Calls back now and then.
+/// Calls back periodically.
 struct Reporter<P> {
     callback: P,
     progress: Progress,

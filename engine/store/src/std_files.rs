@@ -37,7 +37,7 @@ impl Files for StdFiles {
     async fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(dir)? {
-            // A name that is not UTF-8 is none of ours.
+            // A name that is not UTF-8 is not one of the log's.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }

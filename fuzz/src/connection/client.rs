@@ -23,7 +23,7 @@ pub(super) struct Client {
     unanswered: BTreeMap<u64, usize>,
     /// The stream is lost after this; it is said once.
     is_lost: bool,
-    /// It has sent what a result looks like, which PING gives back.
+    /// It has sent what a result looks like, which PING returns.
     has_sent_result: bool,
     pub(super) is_closed: bool,
     pub(super) last_id: u64,

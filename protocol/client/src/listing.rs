@@ -227,7 +227,7 @@ pub enum UnlockState {
     Unknown,
 }
 
-/// How a KMS stands after it was given something to unlock it.
+/// The status of a KMS after an unlock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KmsOpening {
     /// Its name.

@@ -11,7 +11,7 @@ use crate::printable;
 /// How often the server is asked.
 const POLL_PERIOD: Duration = Duration::from_millis(200);
 
-/// How it stands.
+/// The status.
 pub enum Step<T> {
     /// Not over yet; in words, which may be none.
     Pending(String),

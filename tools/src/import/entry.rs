@@ -216,7 +216,7 @@ fn names<T: fmt::Display>(all: &[T]) -> String {
 /// What is wrong with a line, without quoting values from it, since one of them is a key.
 fn without_content(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    // Its name is one of ours.
+    // Its name is a member that is supported.
     if text.starts_with("missing field") {
         return text;
     }

@@ -64,8 +64,8 @@ pub fn shares_status(state: &State) -> String {
 
 pub fn pending(state: &State) -> String {
     match state.watched {
-        0 => r#"{"state":"pending","message":"asking the KMS","keys_reloaded":0}"#.into(),
-        _ => r#"{"state":"pending","message":"asking the KMS","attempts":4}"#.into(),
+        0 => r#"{"state":"pending","message":"calling the KMS","keys_reloaded":0}"#.into(),
+        _ => r#"{"state":"pending","message":"calling the KMS","attempts":4}"#.into(),
     }
 }
 

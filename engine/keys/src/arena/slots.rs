@@ -154,7 +154,7 @@ impl Slots {
         self.bytes_taken -= slot.len;
     }
 
-    /// Gives back a slot that `take` returned. Panics if it is not taken: that would be two owners
+    /// Frees a slot that `take` returned. Panics if it is not taken: that would be two owners
     /// of one key's memory.
     pub(crate) fn give_back(&mut self, slot: Slot) {
         if slot.len > SPAN_BYTES {

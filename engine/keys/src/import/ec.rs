@@ -111,7 +111,7 @@ impl<'a> SpelledOut<'a> {
         fields.read_unsigned()?;
         let mut field = fields.enter(der::SEQUENCE)?;
         field.read(der::OID)?;
-        // Fields of characteristic 2 have a SEQUENCE here: no curve of ours.
+        // Fields of characteristic 2 have a SEQUENCE here: not a supported curve.
         let prime = match field.tag() {
             Some(der::INTEGER) => field.read_unsigned()?,
             _ => &[],

@@ -76,7 +76,7 @@ impl Outbound {
         self.count();
     }
 
-    /// Gives back the memory of a burst that has been sent.
+    /// Frees the memory of a burst that has been sent.
     pub(crate) fn shrink_if_idle(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > IDLE_CAPACITY_MAX {
             self.bytes = Vec::new();

@@ -212,7 +212,7 @@ fn keys_of(shards: &[UnlockProgress]) -> u64 {
 
 fn of_unlock(state: &UnlockState) -> Value {
     match state {
-        UnlockState::Asking { attempts: 0, .. } => status("pending", "asking the KMS"),
+        UnlockState::Asking { attempts: 0, .. } => status("pending", "calling the KMS"),
         UnlockState::Asking {
             attempts,
             last_error,

@@ -233,7 +233,7 @@ pub struct KeyspaceFigures {
     pub name: String,
     /// What the core has counted.
     pub counters: Counters,
-    /// How it stands with its DEK.
+    /// The state of its DEK.
     pub gauges: Gauges,
     /// Highest number of waiters since the start.
     pub waiters_max: u64,

@@ -130,7 +130,7 @@ impl<D> Shelf<D> {
         *self.under_way.entry(under).or_default() += 1;
     }
 
-    /// Notes that it has come to its end there.
+    /// Records that it has ended there.
     pub(crate) fn end(&mut self, under: SealUnder) {
         if let Some(count) = self.under_way.get_mut(&under) {
             *count -= 1;

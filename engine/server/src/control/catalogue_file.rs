@@ -219,7 +219,7 @@ impl CatalogueFile {
         Ok((text, marks))
     }
 
-    /// Makes sure that the keyspaces of a KMS are what a server has written. Asks the KMS once in a process.
+    /// Makes sure that the keyspaces of a KMS are what a server has written. Calls the KMS once per process.
     ///
     /// Errors: they are not; the KMS does not answer.
     pub async fn check<K: Kms>(

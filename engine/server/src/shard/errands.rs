@@ -68,7 +68,7 @@ impl Driver {
         }
     }
 
-    /// Gives back what is reserved and not used, of all keys: for a clean stop.
+    /// Releases the unused reservations of all keys: for a clean stop.
     ///
     /// Errors: it stays counted as used.
     pub(super) async fn give_back_uses(&self) -> Result<(), PutError> {

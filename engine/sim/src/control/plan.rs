@@ -340,7 +340,7 @@ impl Drawing {
         self.dice.below(u64::from(self.shards)) as u16
     }
 
-    /// Now and then one that is made later, or never.
+    /// Returns a keyspace, occasionally one that is created later, or never.
     fn keyspace(&mut self) -> u32 {
         let most = u64::from(self.keyspaces) + u64::from(self.dice.one_in(12));
         self.dice.below(most) as u32 + 1

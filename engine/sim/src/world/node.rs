@@ -134,7 +134,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What a shard writes down now and then for the next start.
+    /// What a shard periodically saves for the next start.
     fn keys_in_use(&self) -> Vec<Name> {
         let alive = self.oracle.ledger.alive.borrow();
         let mut names: Vec<Name> = alive.values().map(|alive| alive.name).collect();

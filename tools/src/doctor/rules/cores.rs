@@ -115,7 +115,7 @@ fn saturated(case: &Case, before: &Shard, now: &Shard, all: &[(u16, f64)]) -> Op
             .because(words)
             .next(format!("keyway hot {keyspace}")),
         None if now.slow_queue_depth > SLOW_QUEUE_MAX => {
-            finding.because("RSA operations come faster than they can be worked off")
+            finding.because("RSA operations arrive faster than they can be processed")
         }
         None => finding.because("more requests than a core can do: add shards or machines"),
     };
