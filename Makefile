@@ -43,7 +43,7 @@ test-busy: deps-test ## `make test` RUNS=5 times beside SPIN=2 processes that sp
 	RUNS=$${RUNS:-5} SPIN=$${SPIN:-2} scripts/test-busy $(MAKE) --no-print-directory test
 
 .PHONY: ci
-ci: deps fmt-check check-imports check-docs check-alerts check-bugs lint deny test sim-same sim-bugs-some ## Everything that CI checks
+ci: deps fmt-check check-imports check-docs check-alerts check-bugs lint deny test hit-path sim-same sim-bugs-some ## Everything that CI checks
 
 .PHONY: metrics-page
 metrics-page: deps-build ## Write the tables of docs/METRICS.md from the code
@@ -113,6 +113,10 @@ deb: deps-deb ## Build the Debian package, install it in an empty tree and try i
 .PHONY: fuzz
 fuzz: deps-fuzz ## Fuzz each decoder, the envelope, the log's recovery, a shard and control; stops at a finding (TIME_S=60 each)
 	TIME_S=$(TIME_S) scripts/fuzz
+
+.PHONY: hit-path
+hit-path: deps-hit-path ## Count the instructions of a hit; fails when there are 2 % more than engine/node/hit_path.txt says
+	scripts/hit-path
 
 .PHONY: mutants
 mutants: deps-mutants ## Change the core in 1200 ways; a change that no test notices wants a reason (MUTANTS="-f lease.rs")
@@ -184,6 +188,10 @@ deps-deb:
 .PHONY: deps-fuzz
 deps-fuzz:
 	@scripts/deps build fuzz
+
+.PHONY: deps-hit-path
+deps-hit-path:
+	@scripts/deps build hit-path
 
 .PHONY: deps-mutants
 deps-mutants:
