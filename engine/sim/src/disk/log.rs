@@ -1,20 +1,18 @@
 //! One shard's blob log, in virtual time.
 
+use super::errands::{of_put, run, state_of};
 use super::executor::{Executor, finish};
 use super::mood::Decider;
-use keyway_node::port::{
-    Blob, Expect, Found, KeyState, Known, Name, Page, ReadError, Row, Write, WriteError,
-};
-use keyway_node::shard::{Done, Errand, OwnedName};
+use keyway_node::port::{KeyState, Known, Name, Sealed, Write, WriteError};
+use keyway_node::shard::{Done, Errand};
 use keyway_store::virtual_files::VirtualFiles;
-use keyway_store::{BlobLog, Compaction, LIST_ROWS_MAX, Lookup, PutError, Stats};
+use keyway_store::{BlobLog, Compaction, LIST_ROWS_MAX, Stats};
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 type Log = BlobLog<VirtualFiles>;
 
-/// Uses that are reserved at a time.
-const USES: u64 = 1_000;
 /// After a put, the next step of a compaction is taken after this, µs.
 const COMPACTION_US: u64 = 50_000;
 /// Bytes of such a step.
@@ -37,7 +35,12 @@ pub struct LogRecord {
     pub state: KeyState,
     /// Its blob; empty unless it is live.
     pub bytes: Vec<u8>,
+    /// The put of the blob was never acknowledged.
+    pub is_unacknowledged: bool,
 }
+
+/// All blobs whose puts were acknowledged, in whichever process.
+pub(super) type Acknowledged = Rc<RefCell<BTreeSet<Vec<u8>>>>;
 
 /// The log of one shard in one process. `T` names an errand.
 pub struct SimLog<T> {
@@ -54,11 +57,15 @@ pub struct SimLog<T> {
 }
 
 /// What has ended since the last look.
-struct Ended<T> {
+pub(super) struct Ended<T> {
     errands: RefCell<Vec<(T, Done)>>,
     landed: RefCell<Vec<Vec<u8>>>,
+    acknowledged: Acknowledged,
+    /// Blobs of puts that have not ended, by number.
+    puts: RefCell<BTreeMap<u64, Vec<u8>>>,
+    puts_so_far: Cell<u64>,
     /// A write has ended: there may be something to compact, or to try again.
-    wrote: Cell<bool>,
+    pub(super) wrote: Cell<bool>,
     is_compacting: Cell<bool>,
     is_retrying: Cell<bool>,
     /// Segments that compactions have removed.
@@ -70,6 +77,7 @@ impl<T: 'static> SimLog<T> {
         files: VirtualFiles,
         decider: Rc<RefCell<Decider>>,
         log: Log,
+        acknowledged: Acknowledged,
         now_us: u64,
     ) -> Self {
         Self {
@@ -80,6 +88,9 @@ impl<T: 'static> SimLog<T> {
             ended: Rc::new(Ended {
                 errands: RefCell::default(),
                 landed: RefCell::default(),
+                acknowledged,
+                puts: RefCell::default(),
+                puts_so_far: Cell::default(),
                 wrote: Cell::new(true),
                 is_compacting: Cell::default(),
                 is_retrying: Cell::default(),
@@ -217,6 +228,27 @@ impl<T: 'static> SimLog<T> {
         self.ended.landed.take()
     }
 
+    /// Returns the blobs of puts that have not ended.
+    #[must_use]
+    pub fn in_flight_puts(&self) -> Vec<Vec<u8>> {
+        self.ended.puts.borrow().values().cloned().collect()
+    }
+
+    /// Puts a new key, without any time passing.
+    ///
+    /// # Panics
+    /// The key is there.
+    pub fn put_now(&self, name: Name<'_>, sealed: Sealed) {
+        let acknowledged = sealed.bytes.clone();
+        let absent = keyway_store::Expect::Absent;
+        let (keyspace, key_id) = (name.keyspace, name.key_id);
+        let put = self
+            .log
+            .put_blob(keyspace, key_id, sealed.version, sealed.bytes, absent);
+        self.without_time(put).expect("the key is new");
+        self.ended.acknowledged.borrow_mut().insert(acknowledged);
+    }
+
     /// Returns how many errands and other tasks have not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -251,6 +283,7 @@ impl<T: 'static> SimLog<T> {
                     key_id: row.key_id,
                     version: row.version,
                     state: state_of(row.state),
+                    is_unacknowledged: !self.ended.acknowledged.borrow().contains(&row.blob),
                     bytes: row.blob,
                 }));
                 cursor = page.cursor;
@@ -281,124 +314,22 @@ impl<T: 'static> SimLog<T> {
     }
 }
 
-/// Does what a shard asked for: as the server's driver.
-async fn run<T>(log: &Log, errand: Errand, ended: &Ended<T>) -> Done {
-    match errand {
-        Errand::Read(name) => Done::Read(read(log, &name).await),
-        Errand::Put(name, write) => {
-            let bytes = match &write {
-                Write::Blob { sealed, .. } => Some(sealed.bytes.clone()),
-                Write::Revocation | Write::Deletion => None,
-            };
-            let put = put(log, &name, write).await;
-            if put.is_ok() {
-                ended.landed.borrow_mut().extend(bytes);
-            }
-            ended.wrote.set(true);
-            Done::Put(put)
+impl<T> Ended<T> {
+    pub(super) fn begin_put(&self, write: &Write) -> u64 {
+        let number = self.puts_so_far.get();
+        self.puts_so_far.set(number + 1);
+        if let Write::Blob { sealed, .. } = write {
+            self.puts.borrow_mut().insert(number, sealed.bytes.clone());
         }
-        Errand::RevokedAt(name) => {
-            let revoked_at = log.revoked_at(name.keyspace, &name.key_id).await;
-            Done::RevokedAt(revoked_at.map_err(|error| WriteError::Store(error.to_string())))
-        }
-        Errand::List {
-            keyspace,
-            cursor,
-            rows_max,
-        } => Done::Listed(list(log, keyspace, &cursor, rows_max).await),
-        Errand::Reserve(name, version) => {
-            let reserved = reserve(log, &name, version).await;
-            ended.wrote.set(true);
-            Done::Reserved(reserved)
-        }
-        Errand::Generate(_) => Done::Lost,
+        number
     }
-}
 
-async fn read(log: &Log, name: &OwnedName) -> Result<Found, ReadError> {
-    match log.get(name.keyspace, &name.key_id).await {
-        Ok(Lookup::Blob(blob)) => Ok(Found::Blob(Blob {
-            version: blob.version,
-            revision: blob.revision,
-            bytes: blob.bytes().to_vec(),
-        })),
-        Ok(Lookup::Missing) => Ok(Found::Missing),
-        Ok(Lookup::Revoked { .. }) => Ok(Found::Revoked),
-        Err(error @ keyway_store::ReadError::Damaged { .. }) => {
-            Err(ReadError::Damaged(error.to_string()))
+    pub(super) fn end_put(&self, number: u64, is_acknowledged: bool) {
+        let bytes = self.puts.borrow_mut().remove(&number);
+        if let Some(bytes) = bytes.filter(|_| is_acknowledged) {
+            self.acknowledged.borrow_mut().insert(bytes.clone());
+            self.landed.borrow_mut().push(bytes);
         }
-        Err(error) => Err(ReadError::Io(error.to_string())),
-    }
-}
-
-async fn put(log: &Log, name: &OwnedName, write: Write) -> Result<u32, WriteError> {
-    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
-    let stored = match write {
-        Write::Blob { sealed, expect } => {
-            let expect = match expect {
-                Expect::Absent => keyway_store::Expect::Absent,
-                Expect::Revision(version, revision) => {
-                    keyway_store::Expect::Revision(version, revision)
-                }
-            };
-            log.put_blob(keyspace, key_id, sealed.version, sealed.bytes, expect)
-                .await
-        }
-        Write::Revocation => log.put_revoked(keyspace, key_id).await,
-        Write::Deletion => log.put_deleted(keyspace, key_id).await,
-    };
-    stored.map(|stored| stored.version).map_err(of_put)
-}
-
-async fn list(log: &Log, keyspace: u32, cursor: &[u8], rows_max: usize) -> Result<Page, String> {
-    let page = log.list(cursor, rows_max, Some(keyspace)).await;
-    let page = page.map_err(|error| error.to_string())?;
-    let rows = page.rows.into_iter().map(|row| Row {
-        key_id: row.key_id,
-        blob: Blob {
-            version: row.version,
-            revision: row.revision,
-            bytes: row.blob,
-        },
-        state: state_of(row.state),
-    });
-    Ok(Page {
-        rows: rows.collect(),
-        cursor: page.cursor,
-    })
-}
-
-async fn reserve(log: &Log, name: &OwnedName, version: u32) -> Result<(), WriteError> {
-    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
-    let written = log.uses(keyspace, key_id).await;
-    let written = written.map_err(|error| WriteError::Store(error.to_string()))?;
-    let count = match written {
-        Some((of, count)) if of == version => count.saturating_add(USES),
-        _ => USES,
-    };
-    let put = log.put_uses(keyspace, key_id, version, count).await;
-    put.map_err(of_put)
-}
-
-fn state_of(state: keyway_store::KeyState) -> KeyState {
-    match state {
-        keyway_store::KeyState::Live => KeyState::Live,
-        keyway_store::KeyState::Revoked => KeyState::Revoked,
-        keyway_store::KeyState::Deleted => KeyState::Deleted,
-        keyway_store::KeyState::Damaged => KeyState::Damaged,
-    }
-}
-
-fn of_put(error: PutError) -> WriteError {
-    match error {
-        PutError::Conflict { .. } | PutError::VersionBehind { .. } | PutError::NotRevoked => {
-            WriteError::Conflict(error.to_string())
-        }
-        PutError::NotFound => WriteError::NotFound,
-        PutError::Revoked => WriteError::Revoked,
-        PutError::Overloaded => WriteError::Overloaded(error.to_string()),
-        PutError::NotPersisted(_) => WriteError::NotPersisted(error.to_string()),
-        PutError::Unknown(_) => WriteError::Unknown(error.to_string()),
-        _ => WriteError::Store(error.to_string()),
+        self.wrote.set(true);
     }
 }

@@ -9,6 +9,7 @@
 //! A [`SimDisk`] outlives the processes of a node, a [`SimLog`] dies with its own. [`history`] runs them alone, with an
 //! oracle of their own.
 
+mod errands;
 mod executor;
 pub mod history;
 mod log;
@@ -18,6 +19,7 @@ use crate::dice::Dice;
 use executor::finish;
 use keyway_store::virtual_files::{Lie, VirtualFiles};
 use keyway_store::{BlobLog, Files, LogOptions, move_keys};
+use log::Acknowledged;
 pub use log::{LogRecord, SimLog};
 use mood::Decider;
 pub use mood::DiskMood;
@@ -38,6 +40,7 @@ pub struct SimDisk {
     generation: u32,
     shard_count: u16,
     damage: Vec<String>,
+    acknowledged: Acknowledged,
 }
 
 impl SimDisk {
@@ -52,6 +55,7 @@ impl SimDisk {
             generation: 0,
             shard_count: 0,
             damage: Vec::new(),
+            acknowledged: Acknowledged::default(),
         };
         disk.mount(VirtualFiles::default());
         disk
@@ -111,7 +115,8 @@ impl SimDisk {
             self.damage
                 .extend(damage.map(|damage| format!("log {shard}: {damage:?}")));
             let (files, decider) = (self.files.clone(), Rc::clone(&self.decider));
-            logs.push(SimLog::new(files, decider, log, now_us));
+            let acknowledged = Rc::clone(&self.acknowledged);
+            logs.push(SimLog::new(files, decider, log, acknowledged, now_us));
         }
         self.files.set_full(self.mood.is_full);
         self.decider.borrow_mut().is_instant = false;
