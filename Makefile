@@ -87,6 +87,7 @@ sim: deps-build ## Simulate SEEDS=1000 histories of a whole node and check every
 	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- run --seeds $${SEEDS:-1000} $(if $(FROM),--from $(FROM))
 	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- control --seeds $${SEEDS:-1000}
 	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- disk --seeds $${SEEDS:-1000}
+	cargo run $(LOCKED) --quiet --profile sim -p keyway-sim -- node --seeds $${SEEDS:-1000}
 
 .PHONY: sim-same
 sim-same: deps-build ## SEEDS=200 histories twice, in two processes: each has to be the same, byte for byte

@@ -25,6 +25,7 @@ mod coverage;
 mod dice;
 pub mod disk;
 mod kms;
+pub mod node;
 mod oracle;
 mod plan;
 mod run;

@@ -3,6 +3,7 @@
 mod campaign;
 mod control_campaign;
 mod disk_campaign;
+mod node_campaign;
 mod picture;
 mod report;
 
@@ -101,6 +102,27 @@ enum Command {
         #[arg(long)]
         whole: bool,
     },
+    /// Run histories of the whole node, bytes to bytes; stops at the first that breaks a promise, and shrinks it
+    Node {
+        /// How many
+        #[arg(long, default_value_t = 1_000)]
+        seeds: u64,
+        /// The first one
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// Threads; by default one for each core
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Where to write the metrics, as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Show this one history in words instead
+        #[arg(long)]
+        replay: Option<u64>,
+        /// The whole history, even if it fails
+        #[arg(long)]
+        whole: bool,
+    },
     /// Print a hash of each history: two runs, in two processes, must print the same
     Hashes {
         /// How many
@@ -178,6 +200,23 @@ fn main() -> ExitCode {
                 result.show() && written
             }
         },
+        Command::Node {
+            seeds,
+            from,
+            jobs,
+            json,
+            replay,
+            whole,
+        } => match replay {
+            Some(seed) => node_campaign::replay(seed, whole),
+            None => {
+                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+                let jobs = jobs.unwrap_or(cores).max(1);
+                let result = node_campaign::run(from..from.saturating_add(seeds), jobs);
+                let written = write(json.as_deref(), || result.json());
+                result.show() && written
+            }
+        },
         Command::Hashes {
             seeds,
             from,
@@ -187,7 +226,8 @@ fn main() -> ExitCode {
                 let shards = keyway_sim::hash_of(seed, planted);
                 let control = keyway_sim::control::hash_of(seed);
                 let disk = keyway_sim::disk::history::hash_of(seed);
-                println!("{seed} {shards:016x} {control:016x} {disk:016x}");
+                let node = keyway_sim::node::hash_of(seed);
+                println!("{seed} {shards:016x} {control:016x} {disk:016x} {node:016x}");
             }
             true
         }

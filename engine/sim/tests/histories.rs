@@ -56,6 +56,19 @@ fn control_keeps_its_promises_in_every_history() {
     }
 }
 
+/// Those that found a fault of the node: a rotation that never ended under a short lease; a deadline that counted from
+/// later bytes of its connection.
+const NODE_FOUND: [u64; 4] = [273, 518, 624, 882];
+
+#[test]
+fn the_whole_node_keeps_its_promises_in_every_history() {
+    let seeds = number("KEYWAY_SIM_SEEDS", SEEDS_DEFAULT) / 5;
+    for seed in (0..seeds).chain(NODE_FOUND) {
+        let outcome = keyway_sim::node::run_seed(seed);
+        assert_eq!(outcome.violation, None, "keyway-sim node --replay {seed}");
+    }
+}
+
 #[test]
 fn seeds_that_failed_before_hold() {
     let text = include_str!("../regressions.txt");

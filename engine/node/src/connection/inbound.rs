@@ -12,9 +12,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use keyway_core::Instant;
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{Opcode, ProtocolError, RequestFrame};
 use zeroize::Zeroize;
+
+use super::arrivals::Arrivals;
 
 /// Bytes that one read takes at most.
 const READ_LEN_MAX: usize = 64 << 10;
@@ -41,6 +44,7 @@ pub(crate) struct Inbound {
     taken: usize,
     looked_to: usize,
     filled: usize,
+    arrivals: Arrivals,
     /// No whole frame is left to take, or to look at, until more bytes come.
     is_drained: bool,
     is_looked_through: bool,
@@ -56,6 +60,7 @@ impl Inbound {
             taken: 0,
             looked_to: 0,
             filled: 0,
+            arrivals: Arrivals::default(),
             is_drained: true,
             is_looked_through: true,
             read_ahead_bytes,
@@ -75,8 +80,9 @@ impl Inbound {
     }
 
     /// Takes in the first `count` bytes of [`Inbound::space`].
-    pub fn received(&mut self, count: usize) {
+    pub fn received(&mut self, now: Instant, count: usize) {
         self.filled = self.bytes.len().min(self.filled + count);
+        self.arrivals.note(self.filled, now);
         self.is_drained = false;
         self.is_looked_through = false;
     }
@@ -101,27 +107,31 @@ impl Inbound {
         &self.bytes[self.taken..self.filled]
     }
 
-    /// Hands the next frame, if it is all there, to `take`. Returns whether there was one.
+    /// Hands the next frame, if it is all there, to `take`, with when it arrived. Returns whether there was one.
     ///
     /// Errors: the stream is lost.
     pub fn take_next(
         &mut self,
-        take: impl FnOnce(&RequestFrame<'_>),
+        take: impl FnOnce(&RequestFrame<'_>, Instant),
     ) -> Result<bool, ProtocolError> {
         let Some((frame, len)) = RequestFrame::decode(self.rest())? else {
             self.is_drained = true;
             return Ok(false);
         };
-        take(&frame);
+        take(&frame, self.arrivals.of(self.taken + len));
         self.bytes[self.taken..self.taken + len].zeroize();
         self.taken += len;
+        self.arrivals.take(self.taken);
         self.looked_to = self.looked_to.max(self.taken);
         Ok(true)
     }
 
     /// Hands emergencies among the frames that have not been looked at to `take`, as long as it takes them. The others stay
     /// in their order. Returns how many were taken.
-    pub fn take_emergencies(&mut self, mut take: impl FnMut(&RequestFrame<'_>) -> bool) -> usize {
+    pub fn take_emergencies(
+        &mut self,
+        mut take: impl FnMut(&RequestFrame<'_>, Instant) -> bool,
+    ) -> usize {
         let (mut from, mut to, mut count) = (self.looked_to, self.looked_to, 0);
         self.is_looked_through = true;
         // What is malformed is found when its turn has come; nothing behind it is looked at.
@@ -131,8 +141,9 @@ impl Inbound {
                     self.bytes.copy_within(from..from + len, to);
                 }
                 to += len;
-            } else if take(&frame) {
+            } else if take(&frame, self.arrivals.of(to + len)) {
                 count += 1;
+                self.arrivals.cut(to, len);
             } else {
                 self.is_looked_through = false;
                 break;
@@ -158,6 +169,7 @@ impl Inbound {
             self.bytes.copy_within(self.taken..self.filled, 0);
             self.bytes[left.max(self.taken)..self.filled].zeroize();
             self.looked_to -= self.taken;
+            self.arrivals.cut(0, self.taken);
             (self.taken, self.filled) = (0, left);
         }
         if self.filled == len && len < READ_AHEAD_MAX {
@@ -248,13 +260,13 @@ mod tests {
     fn receive(inbox: &mut Inbound, bytes: &[u8]) {
         for chunk in bytes.chunks(READ_LEN_MAX) {
             inbox.space()[..chunk.len()].copy_from_slice(chunk);
-            inbox.received(chunk.len());
+            inbox.received(Instant::ZERO, chunk.len());
         }
     }
 
     fn emergencies(inbox: &mut Inbound, count_max: usize) -> Vec<u64> {
         let mut ids = Vec::new();
-        inbox.take_emergencies(|frame| {
+        inbox.take_emergencies(|frame, _| {
             let takes = ids.len() < count_max;
             ids.extend(takes.then_some(frame.request_id));
             takes
@@ -264,7 +276,7 @@ mod tests {
 
     fn others(inbox: &mut Inbound) -> Vec<u64> {
         let mut ids = Vec::new();
-        while inbox.take_next(|frame| ids.push(frame.request_id)).unwrap() {}
+        while inbox.take_next(|frame, _| ids.push(frame.request_id)).unwrap() {}
         ids
     }
 

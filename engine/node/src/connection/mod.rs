@@ -9,6 +9,7 @@
 //! come first, and have places of their own.
 
 pub mod accounts;
+mod arrivals;
 mod inbound;
 mod outbound;
 pub mod patience;
@@ -65,8 +66,6 @@ pub struct Connection {
     pub(crate) phase: Phase,
     /// `None` while its frames are being taken.
     pub(crate) inbound: Option<Inbound>,
-    /// When it was last read.
-    pub(crate) received_at: Instant,
     pub(crate) outbound: Outbound,
     in_flight: usize,
     /// Its requests that wait at the shard, so that only those are looked for when it ends. At most
@@ -90,7 +89,6 @@ impl Connection {
         Connection {
             phase: Phase::Greeting,
             inbound: Some(inbound),
-            received_at: now,
             outbound: Outbound::new(Rc::clone(&account)),
             account,
             _place: place,

@@ -144,6 +144,9 @@ impl Control {
             };
             self.send_to(shard, Lane::Ordinary, lease);
         }
+        if let LeaseEvent::Granted { .. } = event {
+            self.resume_resealing(id);
+        }
     }
 
     fn note_trouble(&mut self, id: u32, answer: &Result<Deks, KmsFailure>, is_locked: bool) {

@@ -75,6 +75,17 @@ pub(super) struct Pass {
     wait_us: u64,
     found: u64,
     unreadable: u64,
+    missing_dek: MissingDek,
+}
+
+/// What a pass does about a DEK that a shard did not have. A lease can be over before the pass has rested, so it goes on as
+/// soon as the DEK is handed out, once in each rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum MissingDek {
+    #[default]
+    Rests,
+    Awaited,
+    HandedOut,
 }
 
 /// The result of a step of a pass.
@@ -277,6 +288,23 @@ impl Control {
         }
     }
 
+    /// The DEKs of a keyspace are on their way to every shard: a pass that waits for them goes on behind them.
+    pub(super) fn resume_resealing(&mut self, id: u32) {
+        let resealing = self.keyspaces.get(&id).and_then(|it| it.resealing);
+        let Some((work, Work::Reseal(mut reseal))) =
+            resealing.and_then(|work| Some((work, self.works.take(work)?)))
+        else {
+            return;
+        };
+        if let Stage::Counting(pass) | Stage::Resealing(pass) = &mut reseal.stage
+            && pass.missing_dek == MissingDek::Awaited
+        {
+            pass.missing_dek = MissingDek::HandedOut;
+            self.works.hurry(work);
+        }
+        self.works.wait(work, Work::Reseal(reseal));
+    }
+
     /// Begins a pass over every shard's blobs that are not under this DEK.
     pub(super) fn begin_pass(
         &mut self,
@@ -293,6 +321,7 @@ impl Control {
             wait_us: RETRY_US_MIN,
             found: 0,
             unreadable: 0,
+            missing_dek: MissingDek::default(),
         };
         self.request_page(work, &pass);
         pass
@@ -326,6 +355,11 @@ impl Control {
                     let text = "the shard does not seal under the current DEK yet; this is a bug";
                     ResealError::Other(text.to_owned())
                 });
+                pass.missing_dek = match pass.missing_dek {
+                    MissingDek::HandedOut => MissingDek::Rests,
+                    _ if error == ResealError::DekMissing => MissingDek::Awaited,
+                    _ => MissingDek::Rests,
+                };
                 self.page_failed(&pass, error);
                 let until = self.now.instant.plus_us(pass.wait_us);
                 pass.wait_us = (pass.wait_us * 2).min(RETRY_US_MAX);
@@ -346,6 +380,7 @@ impl Control {
         pass.found += page.found;
         pass.unreadable += page.unreadable;
         pass.wait_us = RETRY_US_MIN;
+        pass.missing_dek = MissingDek::default();
         if page.cursor.is_empty() {
             pass.shard += 1;
         }

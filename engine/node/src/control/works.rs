@@ -164,6 +164,15 @@ impl Works {
         self.resting.insert((until, work));
     }
 
+    /// Resumes a paused work now.
+    pub(super) fn hurry(&mut self, work: WorkId) {
+        let found = self.resting.iter().find(|(_, of)| *of == work).copied();
+        if let Some(rest) = found {
+            self.resting.remove(&rest);
+            self.rest(work, Instant::ZERO);
+        }
+    }
+
     /// Returns a work whose pause is over.
     pub(super) fn rested(&mut self, now: Instant) -> Option<WorkId> {
         let (until, work) = *self.resting.first()?;

@@ -83,9 +83,8 @@ impl<P: Port> Shard<P> {
     /// Takes in the first `len` bytes of [`Shard::recv_space`]. Deadlines count from `now`.
     pub fn handle_received(&mut self, now: Instant, at: Handle<Connection>, len: usize) {
         if let Some(connection) = self.out.connections.get_mut(at) {
-            connection.received_at = now;
             if let Some(inbound) = &mut connection.inbound {
-                inbound.received(len);
+                inbound.received(now, len);
             }
             self.out.connections.note_received(at);
         }
@@ -153,7 +152,6 @@ impl<P: Port> Shard<P> {
         let Some(connection) = self.out.connections.get_mut(at) else {
             return;
         };
-        let received_at = connection.received_at;
         // The frames lie in it while the shard works on them.
         let Some(mut inbound) = connection.inbound.take() else {
             return;
@@ -163,7 +161,7 @@ impl<P: Port> Shard<P> {
             if inbound.may_have_emergency() && self.may_take_emergency(at) {
                 // One at least, so that each turn gets on.
                 let mut may_more = true;
-                inbound.take_emergencies(|frame| {
+                inbound.take_emergencies(|frame, received_at| {
                     let may = may_more && self.may_take_emergency(at);
                     if may {
                         self.unit(|shard| shard.take_frame(scope, at, frame, received_at));
@@ -173,7 +171,7 @@ impl<P: Port> Shard<P> {
                     may
                 });
             } else if inbound.may_have_frame() && self.may_take(at) {
-                let taken = inbound.take_next(|frame| {
+                let taken = inbound.take_next(|frame, received_at| {
                     self.unit(|shard| shard.take_frame(scope, at, frame, received_at));
                 });
                 match taken {

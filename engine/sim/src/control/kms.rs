@@ -1,7 +1,6 @@
 //! Two KMSes that are slow, away, refuse or are locked. A record says which DEK it wraps, and for which KMS.
 
 use super::plan::KmsMood;
-use super::shards::Dek;
 use keyway_core::Instant;
 use keyway_node::catalogue::WrappedDek;
 use keyway_node::control::{
@@ -11,19 +10,27 @@ use keyway_node::messages::{DekBytes, DekCopies};
 use zeroize::Zeroizing;
 
 /// By number; the second one needs a passphrase.
-pub(super) const NAMES: [&str; 2] = ["first", "second"];
+pub(crate) const NAMES: [&str; 2] = ["first", "second"];
+
+/// A DEK, by what tells it from every other: two that were made for one generation are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Dek {
+    pub(crate) keyspace: u32,
+    pub(crate) generation: u32,
+    pub(crate) made: u64,
+}
 
 #[derive(Debug)]
-pub(super) struct SimKms {
-    pub(super) mood: KmsMood,
-    pub(super) takes_us: u64,
-    pub(super) is_open: bool,
+pub(crate) struct SimKms {
+    pub(crate) mood: KmsMood,
+    pub(crate) takes_us: u64,
+    pub(crate) is_open: bool,
     is_checked: bool,
     number: usize,
 }
 
 impl SimKms {
-    pub(super) fn new(number: usize) -> Self {
+    pub(crate) fn new(number: usize) -> Self {
         Self {
             mood: KmsMood::Good,
             takes_us: 1_000,
@@ -33,7 +40,7 @@ impl SimKms {
         }
     }
 
-    pub(super) fn status(&self) -> KmsStatus {
+    pub(crate) fn status(&self) -> KmsStatus {
         KmsStatus {
             is_open: self.is_open,
             need: match self.number {
@@ -45,12 +52,12 @@ impl SimKms {
     }
 
     /// A new process: it has its secret still, and has checked nothing.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.is_checked = false;
     }
 
     /// What it answers. `made` numbers a new DEK.
-    pub(super) fn answer(&mut self, request: KmsRequest, sent_at: u64, made: u64) -> KmsAnswer {
+    pub(crate) fn answer(&mut self, request: KmsRequest, sent_at: u64, made: u64) -> KmsAnswer {
         let failing = request.failing();
         let class = match self.mood {
             KmsMood::Denies => Some(FailureClass::Denied),
@@ -141,12 +148,12 @@ fn failure(class: FailureClass) -> KmsFailure {
 }
 
 /// What a KMS makes of a DEK.
-pub(super) fn record(kms: usize, dek: Dek) -> Vec<u8> {
+pub(crate) fn record(kms: usize, dek: Dek) -> Vec<u8> {
     format!("{kms} {} {} {}", dek.keyspace, dek.generation, dek.made).into_bytes()
 }
 
 /// Which DEK a record wraps, and for which KMS.
-pub(super) fn read(record: &[u8]) -> Option<(usize, Dek)> {
+pub(crate) fn read(record: &[u8]) -> Option<(usize, Dek)> {
     let text = std::str::from_utf8(record).ok()?;
     let mut numbers = text.split(' ').map(|number| number.parse::<u64>().ok());
     let mut next = || numbers.next().flatten();
@@ -168,7 +175,7 @@ fn bytes(dek: Dek) -> Box<DekBytes> {
 }
 
 /// The DEK that these bytes are.
-pub(super) fn dek_of(dek: &DekBytes) -> Dek {
+pub(crate) fn dek_of(dek: &DekBytes) -> Dek {
     let mut keyspace = [0; 4];
     keyspace.copy_from_slice(&dek.bytes[..4]);
     let mut made = [0; 8];

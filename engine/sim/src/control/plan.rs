@@ -7,7 +7,7 @@ const S: u64 = 1_000_000;
 const STEPS_MIN: u64 = 40;
 const STEPS_MAX: u64 = 220;
 /// Principals that are granted rights and lose them.
-pub(super) const PRINCIPALS: u32 = 3;
+pub(crate) const PRINCIPALS: u32 = 3;
 
 /// One history.
 #[derive(Clone, Debug)]

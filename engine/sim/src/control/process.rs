@@ -1,8 +1,8 @@
 //! The process: it starts, and it dies.
 
-use super::kms::{NAMES, SimKms, record};
+use super::kms::{Dek, NAMES, SimKms, record};
 use super::plan::{ControlPlan, PRINCIPALS};
-use super::shards::{Dek, Known, SimShard};
+use super::shards::{Known, SimShard};
 use super::{Event, World};
 use crate::oracle::{Checked, Violation, ensure};
 use crate::schedule::Scheduled;

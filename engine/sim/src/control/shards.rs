@@ -1,6 +1,7 @@
 //! Shards as control sees them: the state that they apply, the DEKs and keys they hold, and their writes in flight.
 //! Control's contract with them is in `keyway_node::messages`.
 
+use super::kms::Dek;
 use keyway_node::ids::Epoch;
 use keyway_node::keyspace_change::KeyspaceChange;
 use keyway_node::messages::{ResealError, ResealPage, ResealWork, UnlockProgress};
@@ -8,14 +9,6 @@ use std::collections::BTreeMap;
 
 /// Blobs that one page looks at.
 const PAGE_ROWS: usize = 3;
-
-/// A DEK, by what tells it from every other: two that were made for one generation are two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Dek {
-    pub(super) keyspace: u32,
-    pub(super) generation: u32,
-    pub(super) made: u64,
-}
 
 /// One shard.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Shards: what they make of control's messages, and what they say to it.
 
-use super::kms::dek_of;
-use super::shards::{Dek, Known};
+use super::kms::{Dek, dek_of};
+use super::shards::Known;
 use super::{Event, World};
 use crate::oracle::{Checked, ensure};
 use keyway_core::LeaseEvent;

@@ -1,0 +1,88 @@
+//! When the bytes of a connection arrived. A deadline counts from the arrival of its frame's last byte, however long the
+//! frame waits for its turn, and whatever arrives after it.
+
+use std::collections::VecDeque;
+
+use keyway_core::Instant;
+
+/// Reads that are told apart. Bytes that arrive while so many wait count as having arrived with the newest of them.
+const MARKS_MAX: usize = 64;
+
+/// What arrived up to a place in the buffer, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    end: usize,
+    at: Instant,
+}
+
+/// Arrivals of what has not been taken.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals(VecDeque<Mark>);
+
+impl Arrivals {
+    /// Notes that bytes up to `end` have arrived.
+    pub fn note(&mut self, end: usize, at: Instant) {
+        let is_full = self.0.len() >= MARKS_MAX;
+        if self.0.back().is_some_and(|last| last.at == at || is_full) {
+            self.0.pop_back();
+        }
+        self.0.push_back(Mark { end, at });
+    }
+
+    /// Returns when the byte before `end` arrived.
+    pub fn of(&self, end: usize) -> Instant {
+        let mark = self.0.iter().find(|mark| mark.end >= end);
+        mark.or(self.0.back()).map_or(Instant::ZERO, |mark| mark.at)
+    }
+
+    /// Forgets what was taken.
+    pub fn take(&mut self, taken: usize) {
+        while self.0.front().is_some_and(|mark| mark.end <= taken) {
+            self.0.pop_front();
+        }
+    }
+
+    /// Takes `len` bytes out of the middle.
+    pub fn cut(&mut self, from: usize, len: usize) {
+        for mark in &mut self.0 {
+            if mark.end > from {
+                mark.end = from.max(mark.end.saturating_sub(len));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(us: u64) -> Instant {
+        Instant::from_micros(us)
+    }
+
+    #[test]
+    fn a_frame_arrived_with_its_last_byte_also_when_others_are_taken_before_it() {
+        let mut arrivals = Arrivals::default();
+        arrivals.note(10, at(1));
+        arrivals.note(30, at(2));
+        arrivals.note(40, at(3));
+        assert_eq!([5, 10, 11, 30, 40].map(|end| arrivals.of(end)), [1, 1, 2, 2, 3].map(at));
+        // A frame of 15 bytes from 12 on.
+        arrivals.cut(12, 15);
+        assert_eq!([10, 15, 16, 25].map(|end| arrivals.of(end)), [1, 2, 3, 3].map(at));
+        arrivals.take(15);
+        arrivals.cut(0, 15);
+        assert_eq!(arrivals.0, [Mark { end: 10, at: at(3) }]);
+    }
+
+    #[test]
+    fn no_more_reads_are_told_apart_than_the_maximum() {
+        let mut arrivals = Arrivals::default();
+        for number in 1..=MARKS_MAX as u64 + 5 {
+            arrivals.note(number as usize, at(number));
+        }
+        assert_eq!(arrivals.0.len(), MARKS_MAX);
+        assert_eq!(arrivals.of(1), at(1));
+        assert_eq!(arrivals.of(MARKS_MAX + 5), at(MARKS_MAX as u64 + 5));
+    }
+}

@@ -1,0 +1,342 @@
+//! Answers: what passes a shard's release mark, and what reaches a client.
+
+use super::World;
+use super::books::{Asked, Listing, Revoked, Taken};
+use super::plan::{Asks, Key};
+use super::sockets::Answer;
+use crate::oracle::{Checked, ensure};
+use keyway_protocol::{KeyListAnswer, Status, decode_generation, decode_ticket};
+
+impl World<'_> {
+    /// An answer has passed the release mark of a client's shard.
+    pub(super) fn released(&mut self, number: u16, client: usize, answer: &Answer) -> Checked {
+        let site = &self.sites[usize::from(number)];
+        let (turn_began_at, now) = (site.turn_began_at, site.clock.now());
+        self.trace.note(now, || {
+            format!("  #{} is answered: {:?} {}", answer.request, answer.status, answer.version)
+        });
+        let asked = self.books.requests.get_mut(&answer.request);
+        let Some(asked) = asked.filter(|asked| asked.client == client) else {
+            ensure!(31, false, "client {client}: an answer to nobody: {answer:?}");
+            return Ok(());
+        };
+        ensure!(
+            31,
+            asked.released_at.replace(now).is_none(),
+            "#{}: a second answer, {:?}",
+            answer.request,
+            answer.status
+        );
+        let asked = asked.clone();
+        self.outcome.answers += 1;
+        let Some(asks) = asked.asks else {
+            ensure!(22, answer.status == Status::Ok, "HELLO is answered {:?}", answer.status);
+            return Ok(());
+        };
+        self.outcome.coverage.reached(asks.opcode(), answer.status);
+        self.check_status(answer, &asked, asks)?;
+        if answer.status == Status::Ok && matches!(asks, Asks::Sign(_) | Asks::PublicKey(_)) {
+            self.check_result(answer, turn_began_at)?;
+        }
+        if answer.status == Status::NeedsUnlock {
+            self.give_ticket(answer, &asked, asks)?;
+        }
+        Ok(())
+    }
+
+    /// The result of an operation leaves in time.
+    fn check_result(&mut self, answer: &Answer, turn_began_at: u64) -> Checked {
+        let number = answer.payload.first_chunk().map_or(0, |it| u64::from_le_bytes(*it));
+        let found = self.books.uses.get(&number).copied();
+        let Some((used, end)) = found.filter(|(used, _)| used.request == answer.request) else {
+            ensure!(31, false, "#{}: the result is not its own", answer.request);
+            return Ok(());
+        };
+        ensure!(
+            23,
+            used.ended_at < end && turn_began_at < end,
+            "#{}: the key's time is over at {end}, the result was there at {}, and leaves in a turn that began at {turn_began_at}",
+            answer.request,
+            used.ended_at
+        );
+        ensure!(
+            22,
+            used.version == answer.version,
+            "#{}: version {} was used, and the answer says {}",
+            answer.request,
+            used.version,
+            answer.version
+        );
+        Ok(())
+    }
+
+    /// The answer is one that the request can have.
+    fn check_status(&self, answer: &Answer, asked: &Asked, asks: Asks) -> Checked {
+        let status = answer.status;
+        let key = asks.key().and_then(|key| self.books.keys.get(&key));
+        let is_certain = key.is_some_and(|key| key.is_certain() && key.least(asked.sent_at) > 0);
+        let (invariant, is_possible) = match status {
+            Status::Ok => {
+                let is_made_twice = is_certain && matches!(asks, Asks::Generate(_));
+                (37, !is_made_twice)
+            }
+            Status::NotFound => (37, asks.key().is_some() && !is_certain),
+            Status::Revoked => (38, key.is_some_and(|key| key.revokes_sent > 0)),
+            Status::Conflict => {
+                let may_be_there = key.is_none_or(|key| key.generates_sent > 1);
+                (38, !matches!(asks, Asks::Generate(_)) || may_be_there)
+            }
+            Status::Forbidden => (22, self.may_be_forbidden(asked, asks)),
+            Status::NoKeyspace => (22, self.may_be_missing(asks)),
+            Status::DeadlineExceeded => (32, asked.deadline.is_some()),
+            Status::NotPersisted => (22, self.takes_away(asks)),
+            Status::Internal => (31, self.may_fail(asks)),
+            // A rotation or a creation at a KMS that is configured wrong.
+            Status::Invalid | Status::BadRequest | Status::Unsupported | Status::Mismatch => {
+                (22, asks.key().is_none() && status != Status::Mismatch)
+            }
+            Status::Retry | Status::NeedsUnlock | Status::Unavailable | Status::Overloaded => {
+                (22, true)
+            }
+        };
+        let text = String::from_utf8_lossy(&answer.payload);
+        if !is_possible {
+            return Err(crate::oracle::Violation {
+                invariant,
+                what: format!("#{}: {asks:?} is answered {status:?}: {text}", answer.request),
+            });
+        }
+        Ok(())
+    }
+
+    fn may_be_forbidden(&self, asked: &Asked, asks: Asks) -> bool {
+        // The KMS can deny what is asked of it.
+        if self.may_ask_kms(asks) {
+            return true;
+        }
+        let Some(who) = asked.user else { return false };
+        let is_granted = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_));
+        let book = asks.keyspace().and_then(|keyspace| self.books.keyspaces.get(&keyspace));
+        let is_first = asks.keyspace().is_some_and(|it| it <= self.plan.keyspaces);
+        !is_granted || !is_first || book.is_some_and(|book| book.may_be_withdrawn.contains(&who))
+    }
+
+    fn may_ask_kms(&self, asks: Asks) -> bool {
+        matches!(
+            asks,
+            Asks::RotateDek(_)
+                | Asks::Create(_)
+                | Asks::Grant { .. }
+                | Asks::Set { .. }
+                | Asks::Unlock { .. }
+                | Asks::UnlockKms(_)
+        )
+    }
+
+    fn may_be_missing(&self, asks: Asks) -> bool {
+        match asks.keyspace() {
+            Some(keyspace) => keyspace > self.plan.keyspaces,
+            None => false,
+        }
+    }
+
+    fn takes_away(&self, asks: Asks) -> bool {
+        matches!(
+            asks,
+            Asks::Lock(_)
+                | Asks::LockAll
+                | Asks::LockKms(_)
+                | Asks::Revoke(_)
+                | Asks::Withdraw { .. }
+                | Asks::Set { .. }
+                // To whom it was granted already.
+                | Asks::Grant { .. }
+        )
+    }
+
+    /// The server may say that it has failed.
+    fn may_fail(&self, asks: Asks) -> bool {
+        let is_write = matches!(asks.key(), Some(_) if !matches!(asks, Asks::Sign(_) | Asks::PublicKey(_)));
+        is_write || asks.key().is_none() || self.books.was_panic_planted()
+    }
+
+    /// An answer has reached its client.
+    pub(super) fn answered(&mut self, client: usize, answer: &Answer) -> Checked {
+        let now = self.now;
+        let Some(asked) = self.books.close(answer.request, answer.status, now) else {
+            ensure!(31, false, "client {client}: an answer to nobody: {answer:?}");
+            return Ok(());
+        };
+        let Some(asks) = asked.asks else { return Ok(()) };
+        if let Some(key) = asks.key() {
+            self.key_answered(key, answer, &asked, asks)?;
+        }
+        let is_in_force = matches!(answer.status, Status::Ok | Status::NotPersisted);
+        let taken = Taken {
+            at: now,
+            is_written: answer.status == Status::Ok,
+        };
+        match asks {
+            Asks::Lock(keyspace) if is_in_force => self.lock_answered(keyspace, &asked, taken),
+            Asks::LockAll if is_in_force => {
+                let first = 1..=self.plan.keyspaces;
+                first.into_iter().try_for_each(|id| self.lock_answered(id, &asked, taken))
+            }
+            Asks::LockKms(kms) if is_in_force => {
+                let wrapped = (1..=self.plan.keyspaces).filter(|id| (*id as usize - 1) % 2 == kms);
+                wrapped.into_iter().try_for_each(|id| self.lock_answered(id, &asked, taken))
+            }
+            Asks::Withdraw { keyspace, who } if is_in_force => {
+                let grant = Some(Asks::Grant { keyspace, who });
+                if !self.may_overlap(&asked, |other| other.asks == grant) {
+                    self.books.of(keyspace).withdrawn.insert(who, taken);
+                }
+                Ok(())
+            }
+            Asks::Set { keyspace, name, value } => {
+                self.set_answered((keyspace, name), value, &asked, answer.status);
+                Ok(())
+            }
+            Asks::RotateDek(keyspace) if answer.status == Status::Ok => {
+                let generation = decode_generation(&answer.payload).unwrap_or(0);
+                let rotated = &mut self.books.of(keyspace).rotated;
+                if rotated.is_none_or(|(newest, _)| newest < generation) {
+                    *rotated = Some((generation, now));
+                }
+                self.check_rotated(keyspace, generation)
+            }
+            Asks::Unlock { keyspace, .. } if answer.status == Status::Ok => {
+                self.unlock_answered(keyspace, decode_ticket(&answer.payload).unwrap_or(0))
+            }
+            Asks::UnlockStatus { keyspace, ticket } if answer.status == Status::Ok => {
+                self.status_answered(keyspace, ticket, answer);
+                Ok(())
+            }
+            Asks::List { listing, .. } => self.page_answered(listing, answer),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether another request may have taken effect after this one.
+    pub(super) fn may_overlap(&self, asked: &Asked, is_other: impl Fn(&Asked) -> bool) -> bool {
+        let mut others = self.books.requests.values();
+        others.any(|other| is_other(other) && other.may_act_after(asked.sent_at))
+    }
+
+    fn lock_answered(&mut self, keyspace: u32, asked: &Asked, taken: Taken) -> Checked {
+        let is_unlock = |other: &Asked| {
+            matches!(other.asks, Some(Asks::Unlock { keyspace: of, .. }) if of == keyspace)
+        };
+        if self.may_overlap(asked, is_unlock) {
+            return Ok(());
+        }
+        self.books.of(keyspace).locked = Some(taken);
+        for shard in 0..self.sites.len() as u16 {
+            let left = self.shared.memory.count(shard, keyspace);
+            ensure!(
+                25,
+                left == 0,
+                "keyspace {keyspace}: its lock was answered, and shard {shard} has {left} keys and DEKs in memory"
+            );
+        }
+        Ok(())
+    }
+
+    fn key_answered(&mut self, key: Key, answer: &Answer, asked: &Asked, asks: Asks) -> Checked {
+        let now = self.now;
+        let is_generate = |other: &Asked| other.asks == Some(Asks::Generate(key));
+        let may_be_made = self.may_overlap(asked, is_generate);
+        let book = self.books.keys.entry(key).or_default();
+        let most = book.most();
+        book.note_answered(asks, answer.status);
+        let least = book.least(asked.sent_at);
+        match answer.status {
+            Status::Ok => {}
+            Status::NotPersisted if matches!(asks, Asks::Revoke(_)) => {}
+            _ => return Ok(()),
+        }
+        match asks {
+            Asks::Revoke(_) => {
+                let through = if may_be_made { least } else { u32::MAX };
+                let is_written = answer.status == Status::Ok;
+                book.revoked = Some(Revoked {
+                    at: now,
+                    through,
+                    is_written,
+                });
+            }
+            Asks::Delete(_) => {}
+            _ => {
+                let version = answer.version;
+                let from = least + u32::from(asks.makes_version());
+                ensure!(
+                    37,
+                    version >= from,
+                    "{key:?}: {asks:?} of version {version}, and version {least} was acknowledged before it was sent"
+                );
+                ensure!(
+                    38,
+                    version <= most,
+                    "{key:?}: {asks:?} of version {version}, and no more than {most} were made"
+                );
+                book.learn(now, version);
+            }
+        }
+        Ok(())
+    }
+
+    fn page_answered(&mut self, number: u64, answer: &Answer) -> Checked {
+        if answer.status != Status::Ok {
+            self.books.listings.remove(&number);
+            return Ok(());
+        }
+        let page = KeyListAnswer::decode(&answer.payload);
+        let Some(listing) = self.books.listings.get_mut(&number) else {
+            return Ok(());
+        };
+        let Ok(page) = page else {
+            ensure!(33, false, "a page of keys cannot be read: {page:?}");
+            return Ok(());
+        };
+        let rows = page.rows.map(|row| row.key_id.as_bytes().to_vec());
+        listing.seen.extend(rows);
+        listing.cursor = page.cursor.to_vec();
+        if !listing.cursor.is_empty() {
+            let (client, keyspace, shard) = (listing.client, listing.keyspace, listing.shard);
+            // As long as it is connected; otherwise the listing ends here.
+            if self.sockets[client].is_open {
+                self.ask(client, Asks::List { keyspace, shard, listing: number }, 0);
+            }
+            return Ok(());
+        }
+        let Some(listing) = self.books.listings.remove(&number) else {
+            return Ok(());
+        };
+        self.check_listing(&listing)
+    }
+
+    fn check_listing(&self, listing: &Listing) -> Checked {
+        let mut once = listing.seen.clone();
+        once.sort();
+        once.dedup();
+        ensure!(
+            33,
+            once.len() == listing.seen.len(),
+            "keyspace {}: a listing shows a key twice: {:?}",
+            listing.keyspace,
+            listing.seen
+        );
+        for key in &listing.expected {
+            let book = self.books.keys.get(key);
+            let is_deleted = book.is_none_or(|book| book.deletes_sent > 0);
+            ensure!(
+                39,
+                is_deleted || once.contains(&key.id()),
+                "{key:?} was there before the listing began at {}, which does not show it: {:?}",
+                listing.began_at,
+                listing.seen
+            );
+        }
+        Ok(())
+    }
+}

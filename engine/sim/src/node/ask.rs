@@ -1,0 +1,213 @@
+//! What clients ask for, as bytes.
+
+use super::World;
+use super::books::Asked;
+use super::label::{FAST, SLOW};
+use super::plan::{Asks, Key};
+use super::process::uid_of;
+use crate::control::kms::NAMES;
+use keyway_protocol::{
+    Algorithm, Hello, InputKind, KeyGenerate, KeyList, KeyRevoke, KeyRotate, KeyspaceCreate,
+    KmsUnlock, NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Settings, Sign, Unlock,
+    UnlockKind, Usage,
+};
+
+/// An emergency command is answered within this, µs: 4 s of it are for a disk that hangs.
+const ANSWERED_WITHIN_US: u64 = 6_000_000;
+
+impl Key {
+    pub(super) fn id(self) -> Vec<u8> {
+        format!("key-{}", self.number).into_bytes()
+    }
+
+    /// One key in four is slow to make and to use.
+    pub(super) fn algorithm(self) -> u8 {
+        if self.number % 4 == 3 { SLOW } else { FAST }
+    }
+}
+
+impl Asks {
+    pub(super) fn opcode(self) -> Opcode {
+        match self {
+            Asks::Sign(_) => Opcode::Sign,
+            Asks::PublicKey(_) => Opcode::PublicKey,
+            Asks::Generate(_) => Opcode::KeyGenerate,
+            Asks::Rotate(_) => Opcode::KeyRotate,
+            Asks::Revoke(_) => Opcode::KeyRevoke,
+            Asks::Delete(_) => Opcode::KeyDelete,
+            Asks::Refresh(_) => Opcode::ForceRefresh,
+            Asks::List { .. } => Opcode::KeyList,
+            Asks::Lock(_) => Opcode::Lock,
+            Asks::LockAll => Opcode::LockAll,
+            Asks::LockKms(_) => Opcode::KmsLock,
+            Asks::Unlock { .. } => Opcode::Unlock,
+            Asks::UnlockKms(_) => Opcode::KmsUnlock,
+            Asks::Set { .. } | Asks::Grant { .. } | Asks::Withdraw { .. } => Opcode::KeyspaceSet,
+            Asks::RotateDek(_) => Opcode::KeyspaceRotate,
+            Asks::Create(_) => Opcode::KeyspaceCreate,
+            Asks::UnlockStatus { .. } => Opcode::UnlockStatus,
+            Asks::Keyspaces => Opcode::KeyspaceList,
+        }
+    }
+
+    /// The key that is asked for.
+    pub(super) fn key(self) -> Option<Key> {
+        match self {
+            Asks::Sign(key)
+            | Asks::PublicKey(key)
+            | Asks::Generate(key)
+            | Asks::Rotate(key)
+            | Asks::Revoke(key)
+            | Asks::Delete(key)
+            | Asks::Refresh(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    pub(super) fn keyspace(self) -> Option<u32> {
+        match self {
+            Asks::List { keyspace, .. }
+            | Asks::Lock(keyspace)
+            | Asks::Unlock { keyspace, .. }
+            | Asks::Set { keyspace, .. }
+            | Asks::Grant { keyspace, .. }
+            | Asks::Withdraw { keyspace, .. }
+            | Asks::RotateDek(keyspace)
+            | Asks::UnlockStatus { keyspace, .. } => Some(keyspace),
+            _ => self.key().map(|key| key.keyspace),
+        }
+    }
+
+    /// Whether it changes the newest version of its key.
+    pub(super) fn makes_version(self) -> bool {
+        matches!(self, Asks::Generate(_) | Asks::Rotate(_))
+    }
+}
+
+impl World<'_> {
+    /// A client asks for something. Returns the request's id.
+    pub(super) fn ask(&mut self, client: usize, asks: Asks, deadline_us: u32) -> u64 {
+        self.connect(client);
+        let user = self.plan.clients[client].user;
+        let request = self.books.ask(Asked::new(client, user, asks, deadline_us, self.now));
+        if matches!(asks, Asks::Lock(_) | Asks::LockAll | Asks::Revoke(_)) {
+            let at = self.now + ANSWERED_WITHIN_US;
+            self.schedule(at, super::Event::MustBeAnswered(request));
+        }
+        self.trace.note(self.now, || format!("client {client} asks #{request}: {asks:?}"));
+        let bytes = self.encode(request, asks, deadline_us);
+        self.send_frame(client, request, bytes);
+        request
+    }
+
+    pub(super) fn say_hello(&mut self, client: usize) {
+        let hello = Request::Hello(Hello {
+            version_min: 1,
+            version_max: 1,
+            client_name: "",
+        });
+        let request = self.books.ask_hello(client, self.now);
+        let bytes = frame(request, Opcode::Hello, (0, b""), 0, &hello);
+        self.send_frame(client, request, bytes);
+    }
+
+    fn encode(&self, request: u64, asks: Asks, deadline_us: u32) -> Vec<u8> {
+        let key_id = asks.key().map(Key::id).unwrap_or_default();
+        let at = (asks.keyspace().unwrap_or(0), key_id.as_slice());
+        let write = |what: &Request<'_>| frame(request, asks.opcode(), at, deadline_us, what);
+        let set = |text: String| write(&Request::KeyspaceSet(settings(&text)));
+        match asks {
+            Asks::Sign(_) => write(&Request::Sign(Sign {
+                scheme: Scheme::Default,
+                kind: InputKind::Message,
+                input: Octets(b"message"),
+            })),
+            Asks::PublicKey(_) => write(&Request::PublicKey { key_version: 0 }),
+            Asks::Generate(key) => write(&Request::KeyGenerate(KeyGenerate {
+                new_key: NewKey {
+                    algorithm: Algorithm::try_from(key.algorithm()).ok(),
+                    exportable: false,
+                    usage: Usage::NONE,
+                    not_after_unix_ms: 0,
+                },
+            })),
+            Asks::Rotate(_) => write(&Request::KeyRotate(KeyRotate { material: None })),
+            Asks::Revoke(_) => write(&Request::KeyRevoke(KeyRevoke { key_version: 0 })),
+            Asks::Delete(_) => write(&Request::KeyDelete),
+            Asks::Refresh(_) => write(&Request::ForceRefresh),
+            Asks::List { shard, listing, .. } => {
+                let cursor = self.books.cursor_of(listing);
+                write(&Request::KeyList(KeyList {
+                    shard,
+                    limit: 3,
+                    cursor: Octets(&cursor),
+                }))
+            }
+            Asks::Lock(_) => write(&Request::Lock),
+            Asks::LockAll => write(&Request::LockAll),
+            Asks::LockKms(kms) => write(&Request::KmsLock { kms: NAMES[kms] }),
+            Asks::Unlock { watch, secret, .. } => write(&Request::Unlock(Unlock {
+                kind: kind_of(secret),
+                watch,
+                force: false,
+                secret: Octets(secret_of(secret)),
+            })),
+            Asks::UnlockKms(kms) => write(&Request::KmsUnlock(KmsUnlock {
+                kind: kind_of(true),
+                force: false,
+                kms: NAMES[kms],
+                secret: Octets(secret_of(true)),
+            })),
+            Asks::Set { name, value, .. } => set(format!("{name}={value}\n")),
+            Asks::Grant { who, .. } => set(format!("allow:uid:{}=sign\n", uid_of(Some(who)))),
+            Asks::Withdraw { who, .. } => set(format!("allow:uid:{}=none\n", uid_of(Some(who)))),
+            Asks::RotateDek(_) => write(&Request::KeyspaceRotate),
+            Asks::Create(kms) => {
+                let (name, kms) = (format!("made-{request}"), format!("kms={}\n", NAMES[kms]));
+                write(&Request::KeyspaceCreate(KeyspaceCreate {
+                    name: &name,
+                    settings: settings(&kms),
+                }))
+            }
+            Asks::UnlockStatus { ticket, .. } => write(&Request::UnlockStatus { ticket }),
+            Asks::Keyspaces => write(&Request::KeyspaceList { after: 0 }),
+        }
+    }
+}
+
+fn settings(lines: &str) -> Settings<'_> {
+    Settings::new(lines).expect("the lines are settings")
+}
+
+fn kind_of(secret: bool) -> UnlockKind {
+    match secret {
+        true => UnlockKind::Passphrase,
+        false => UnlockKind::Nothing,
+    }
+}
+
+fn secret_of(secret: bool) -> &'static [u8] {
+    if secret { b"secret" } else { b"" }
+}
+
+fn frame(
+    request: u64,
+    opcode: Opcode,
+    (keyspace_id, key_id): (u32, &[u8]),
+    deadline_us: u32,
+    what: &Request<'_>,
+) -> Vec<u8> {
+    let mut payload = Vec::new();
+    what.encode_payload(&mut payload).expect("it is short");
+    let frame = RequestFrame {
+        code: opcode.code(),
+        request_id: request,
+        keyspace_id,
+        deadline_us,
+        key_id: Octets(key_id),
+        payload: Octets(&payload),
+    };
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes).expect("it is short");
+    bytes
+}

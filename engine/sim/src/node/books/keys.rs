@@ -1,0 +1,95 @@
+//! What was promised of one key, by whichever process.
+
+use super::super::plan::Asks;
+use keyway_protocol::Status;
+
+/// A key.
+#[derive(Debug, Default)]
+pub(crate) struct KeyBook {
+    /// Versions that were acknowledged or served, each with when: both rise.
+    known: Vec<(u64, u32)>,
+    /// Writes that make a version and have no answer, or of which it is not known whether they were done.
+    maybe: u32,
+    /// What was made by requests without an answer.
+    open: u32,
+    pub(crate) generates_sent: u32,
+    pub(crate) revokes_sent: u32,
+    pub(crate) deletes_sent: u32,
+    pub(crate) revoked: Option<Revoked>,
+}
+
+/// A revocation that was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Revoked {
+    pub(crate) at: u64,
+    /// Versions up to this one are gone.
+    pub(crate) through: u32,
+    pub(crate) is_written: bool,
+}
+
+impl KeyBook {
+    /// The newest version that was known at that time, 0 if none was.
+    pub(crate) fn least(&self, at: u64) -> u32 {
+        let known = self.known.iter().rev().find(|(since, _)| *since < at);
+        known.map_or(0, |(_, version)| *version)
+    }
+
+    pub(crate) fn newest(&self) -> u32 {
+        self.known.last().map_or(0, |(_, version)| *version)
+    }
+
+    /// The newest version that there can be.
+    pub(crate) fn most(&self) -> u32 {
+        self.newest() + self.maybe + self.open
+    }
+
+    pub(crate) fn learn(&mut self, at: u64, version: u32) {
+        if version > self.newest() {
+            self.known.push((at, version));
+        }
+    }
+
+    /// Whether the key is there and nothing was begun that takes it away.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.newest() > 0 && self.revokes_sent == 0
+    }
+
+    pub(crate) fn note_sent(&mut self, asks: Asks) {
+        match asks {
+            Asks::Generate(_) => {
+                self.generates_sent += 1;
+                // What is made after this is another key.
+                let newest = self.newest();
+                if let Some(revoked) = &mut self.revoked {
+                    revoked.through = revoked.through.min(newest);
+                }
+            }
+            Asks::Revoke(_) => self.revokes_sent += 1,
+            Asks::Delete(_) => self.deletes_sent += 1,
+            _ => {}
+        }
+        self.open += u32::from(asks.makes_version());
+    }
+
+    pub(crate) fn note_unknown(&mut self, asks: Asks) {
+        if asks.makes_version() {
+            self.open -= 1;
+            self.maybe += 1;
+        }
+    }
+
+    /// A write that makes a version has its answer.
+    pub(crate) fn note_answered(&mut self, asks: Asks, status: Status) {
+        if !asks.makes_version() {
+            return;
+        }
+        self.open -= 1;
+        // Of these it is not said whether it was done.
+        let is_unknown = matches!(status, Status::Internal | Status::DeadlineExceeded);
+        self.maybe += u32::from(is_unknown);
+    }
+
+    pub(crate) fn forget_process(&mut self) {
+        self.revoked = self.revoked.filter(|revoked| revoked.is_written);
+    }
+}

@@ -1,0 +1,182 @@
+//! The end of a history: faults stop, and everything comes to rest.
+
+use super::World;
+use super::log::LogMood;
+use super::plan::{Asks, Key};
+use crate::control::plan::{DiskMood, KmsMood};
+use crate::oracle::{Checked, ensure};
+use keyway_core::TICK_US;
+use keyway_node::keyspace_change::Guard;
+use keyway_protocol::Status;
+
+const S: u64 = 1_000_000;
+/// What is under way comes to its end: a call to a KMS takes 18 s at most, a write 14 s, and either is tried again within 10 s.
+const SETTLES_US: u64 = 60 * S;
+/// A rotation looks again after a minute at blobs that it could not open.
+const ROTATES_US: u64 = 150 * S;
+/// A key that can be had is had within so many tries.
+const TRIES_MAX: usize = 12;
+/// The operator's connection.
+const OPERATOR: usize = 0;
+
+impl World<'_> {
+    pub(super) fn calm_down(&mut self) -> Checked {
+        self.trace.note(self.now, || "the faults stop".into());
+        self.is_calm = true;
+        for kms in &mut self.kms {
+            (kms.mood, kms.takes_us) = (KmsMood::Good, 500);
+        }
+        (self.disk.mood, self.disk.takes_us) = (DiskMood::Good, 500);
+        for shard in 0..self.logs.len() {
+            self.logs[shard].borrow_mut().set_mood(LogMood::Good, 100);
+            self.schedule(self.now + 1, super::Event::RetryLog(shard as u16));
+        }
+        for site in &mut self.sites {
+            site.clock.calm_down();
+        }
+        for socket in &mut self.sockets {
+            socket.unread_until = 0;
+        }
+        self.advance(SETTLES_US)?;
+        if self.logs.iter().any(|log| log.borrow().is_broken()) {
+            // Only a restart mends a log that has failed.
+            let shards = self.logs.len() as u16;
+            self.crash(u64::MAX, shards)?;
+            self.advance(SETTLES_US)?;
+        }
+        for kms in 0..self.kms.len() {
+            self.ask(OPERATOR, Asks::UnlockKms(kms), 0);
+        }
+        self.advance(S)?;
+        let all: Vec<u32> = self.control.written().iter().map(|(id, _)| id).collect();
+        for keyspace in &all {
+            let unlock = Asks::Unlock {
+                keyspace: *keyspace,
+                watch: false,
+                secret: true,
+            };
+            self.ask(OPERATOR, unlock, 0);
+        }
+        self.advance(ROTATES_US)?;
+        self.check_rest(&all)?;
+        self.check_keys()?;
+        self.check_tickets()
+    }
+
+    fn check_rest(&mut self, all: &[u32]) -> Checked {
+        let waits = self.books.open().next();
+        ensure!(31, waits.is_none(), "no answer at rest: {waits:?}");
+        let (commands, works) = self.control.under_way();
+        ensure!(
+            21,
+            commands + works == 0 && !self.control.is_writing(),
+            "at rest {commands} commands and {works} works are under way"
+        );
+        ensure!(
+            21,
+            self.control.unwritten() == 0,
+            "at rest {} changes are not written",
+            self.control.unwritten()
+        );
+        for (number, site) in self.sites.iter_mut().enumerate() {
+            let waiting = site.shard.figures().waiting;
+            ensure!(
+                21,
+                (waiting.jobs, waiting.loads, waiting.slow) == (0, 0, 0),
+                "shard {number}: at rest there are {waiting:?}"
+            );
+        }
+        for id in all {
+            self.check_keyspace(*id)?;
+        }
+        self.check_blobs()
+    }
+
+    fn check_keyspace(&self, id: u32) -> Checked {
+        let Ok(keyspace) = self.disk.durable.keyspace(id) else {
+            ensure!(34, false, "keyspace {id} is gone from keyspaces.json");
+            return Ok(());
+        };
+        let guard = Guard::of(keyspace).ok();
+        ensure!(21, !keyspace.locked, "keyspace {id}: an unlock does not open it");
+        ensure!(
+            21,
+            !keyspace.has_older_deks(),
+            "keyspace {id}: its rotation does not end"
+        );
+        for (number, site) in self.sites.iter().enumerate() {
+            let change = site.terms.get(&id).map(|terms| &terms.acted);
+            ensure!(
+                34,
+                change.map(|change| &change.guard) == guard.as_ref(),
+                "keyspace {id}: at rest shard {number} acts by {change:?}, and {guard:?} is written"
+            );
+            let floor = change.map_or(0, |change| change.seal_floor);
+            ensure!(
+                29,
+                floor == keyspace.generation(),
+                "keyspace {id}: at rest shard {number} seals under {floor}"
+            );
+        }
+        let settings = self.books.keyspaces.get(&id).map(|book| &book.settings);
+        for (name, setting) in settings.into_iter().flatten() {
+            let is = guard.as_ref().map(|guard| match *name {
+                "hard_ttl_ms" => guard.settings.hard_ttl_ms,
+                "soft_ttl_ms" => guard.settings.soft_ttl_ms,
+                "dek_lease_ms" => guard.settings.dek_lease_ms,
+                _ => guard.settings.sign_wait_budget_us,
+            });
+            ensure!(
+                34,
+                setting.value.is_none() || setting.value == is,
+                "keyspace {id}: {name} was set to {:?}, and is {is:?}",
+                setting.value
+            );
+        }
+        Ok(())
+    }
+
+    /// Every key that is promised can be used.
+    fn check_keys(&mut self) -> Checked {
+        let keys = self.books.keys.iter();
+        let certain = keys.filter(|(_, book)| book.is_certain() && book.newest() > 0);
+        let certain: Vec<Key> = certain.map(|(key, _)| *key).collect();
+        for key in certain {
+            let mut status = None;
+            for _ in 0..TRIES_MAX {
+                let request = self.ask(OPERATOR, Asks::Sign(key), 0);
+                self.advance(50 * TICK_US)?;
+                let asked = self.books.requests.get(&request);
+                status = asked.and_then(|asked| asked.answered).map(|(status, _)| status);
+                if status == Some(Status::Ok) {
+                    break;
+                }
+            }
+            ensure!(
+                21,
+                status == Some(Status::Ok),
+                "{key:?} is there, and at rest it is answered {status:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Every ticket has ended.
+    fn check_tickets(&mut self) -> Checked {
+        let tickets = &self.books.tickets;
+        let all = tickets.given.iter().chain(&tickets.of_unlocks);
+        let all: Vec<(u32, u64)> = all.copied().collect();
+        for (keyspace, ticket) in all {
+            let request = self.ask(OPERATOR, Asks::UnlockStatus { keyspace, ticket }, 0);
+            self.advance(S)?;
+            let state = self.books.tickets.states.get(&request);
+            let state = state.cloned().unwrap_or_default();
+            ensure!(
+                30,
+                matches!(state.as_str(), "done" | "failed" | "unknown" | "open"),
+                "keyspace {keyspace}: at rest ticket {ticket} is {state:?}"
+            );
+        }
+        Ok(())
+    }
+}

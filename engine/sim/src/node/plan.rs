@@ -1,0 +1,152 @@
+//! What a seed stands for: shards, keyspaces, clients, and a list of things that they do and that happen to them.
+
+mod draw;
+
+pub(super) use draw::plan;
+
+use super::log::LogMood;
+use crate::control::plan::{DiskMood, KmsMood};
+
+/// Principals beside the operator, who are granted rights and lose them.
+pub(super) const USERS: u32 = 2;
+/// Keys of a keyspace.
+pub(super) const KEYS: u8 = 4;
+
+/// One history.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) shards: u16,
+    pub(super) keyspaces: u32,
+    pub(super) clients: Vec<Client>,
+    /// Settings of the keyspaces at the start.
+    pub(super) settings: Vec<(&'static str, u64)>,
+    /// In one of so many operations the processor is lost; 0: never.
+    pub(super) lost_one_in: u64,
+    pub(super) steps: Vec<Planned>,
+}
+
+/// Who is at the other end of a connection, and at which shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    /// `None`: the operator.
+    pub(super) user: Option<u32>,
+    pub(super) shard: u16,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Planned {
+    pub(super) number: u64,
+    pub(super) after_us: u64,
+    pub(super) step: Step,
+}
+
+/// A key: its keyspace, and its number in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) keyspace: u32,
+    pub(super) number: u8,
+}
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asks {
+    Sign(Key),
+    PublicKey(Key),
+    Generate(Key),
+    Rotate(Key),
+    Revoke(Key),
+    Delete(Key),
+    Refresh(Key),
+    /// A page of a shard's keys.
+    List {
+        keyspace: u32,
+        shard: u16,
+        listing: u64,
+    },
+    Lock(u32),
+    LockAll,
+    LockKms(usize),
+    Unlock {
+        keyspace: u32,
+        watch: bool,
+        secret: bool,
+    },
+    UnlockKms(usize),
+    Set {
+        keyspace: u32,
+        name: &'static str,
+        value: u64,
+    },
+    Grant {
+        keyspace: u32,
+        who: u32,
+    },
+    Withdraw {
+        keyspace: u32,
+        who: u32,
+    },
+    RotateDek(u32),
+    Create(usize),
+    UnlockStatus {
+        keyspace: u32,
+        ticket: u64,
+    },
+    Keyspaces,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    Ask {
+        client: usize,
+        asks: Asks,
+        deadline_us: u32,
+        count: u64,
+    },
+    /// Asks after one of the tickets that were given, the newest ones first.
+    AskTicket {
+        client: usize,
+        keyspace: u32,
+        which: usize,
+    },
+    /// An operation panics, half done.
+    Panic {
+        client: usize,
+        key: Key,
+    },
+    /// A client's connection is gone.
+    Reset {
+        client: usize,
+    },
+    /// A client does not read.
+    Unread {
+        client: usize,
+        us: u64,
+    },
+    Kms {
+        kms: usize,
+        mood: KmsMood,
+        takes_us: u64,
+    },
+    Disk {
+        mood: DiskMood,
+        takes_us: u64,
+    },
+    Log {
+        shard: u16,
+        mood: LogMood,
+        takes_us: u64,
+    },
+    /// A shard's thread does not run.
+    Busy {
+        shard: u16,
+        us: u64,
+    },
+    /// The machine sleeps, and its clock goes on.
+    Sleep {
+        us: u64,
+    },
+    Crash {
+        shards: u16,
+    },
+}
