@@ -66,10 +66,16 @@ mod tests {
         arrivals.note(10, at(1));
         arrivals.note(30, at(2));
         arrivals.note(40, at(3));
-        assert_eq!([5, 10, 11, 30, 40].map(|end| arrivals.of(end)), [1, 1, 2, 2, 3].map(at));
+        assert_eq!(
+            [5, 10, 11, 30, 40].map(|end| arrivals.of(end)),
+            [1, 1, 2, 2, 3].map(at)
+        );
         // A frame of 15 bytes from 12 on.
         arrivals.cut(12, 15);
-        assert_eq!([10, 15, 16, 25].map(|end| arrivals.of(end)), [1, 2, 3, 3].map(at));
+        assert_eq!(
+            [10, 15, 16, 25].map(|end| arrivals.of(end)),
+            [1, 2, 3, 3].map(at)
+        );
         arrivals.take(15);
         arrivals.cut(0, 15);
         assert_eq!(arrivals.0, [Mark { end: 10, at: at(3) }]);

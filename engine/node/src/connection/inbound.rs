@@ -276,7 +276,10 @@ mod tests {
 
     fn others(inbox: &mut Inbound) -> Vec<u64> {
         let mut ids = Vec::new();
-        while inbox.take_next(|frame, _| ids.push(frame.request_id)).unwrap() {}
+        while inbox
+            .take_next(|frame, _| ids.push(frame.request_id))
+            .unwrap()
+        {}
         ids
     }
 

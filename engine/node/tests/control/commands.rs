@@ -2,7 +2,7 @@
 
 use keyway_node::catalogue::SettingsChange;
 use keyway_node::control::{UNLOCKS_MAX, UNLOCKS_RESERVED};
-use keyway_node::messages::{Command, Request, ResealPage, Secret, ToControl};
+use keyway_node::messages::{Command, Request, ResealError, ResealPage, Secret, ToControl};
 use keyway_node::policy::Principal;
 use keyway_protocol::{Grants, Status, UnlockKind};
 
@@ -347,4 +347,31 @@ fn an_override_that_expires_before_it_is_written_never_comes_into_force() {
         written.map(|keyspace| keyspace.policy.rights(Principal::Uid(8)))
     };
     assert_eq!(rights(), Ok(Grants::NONE));
+}
+
+/// In an idle keyspace whose lease was shorter than the pause between attempts, a rotation never ended: at each attempt the
+/// DEK that the previous one had brought was gone again.
+#[test]
+fn resealing_that_lacks_a_dek_resumes_when_the_dek_is_handed_out() {
+    let mut rig = Rig::new();
+    rig.command(OWNER, Command::Rotate { keyspace: PROD });
+    rig.answer_kms(true);
+    settle(&mut rig);
+    let found = |floor| ResealPage {
+        found: 1,
+        ..page(floor)
+    };
+    // The count, one shard after the other.
+    while state(&rig)[2] == "counting" {
+        assert!(rig.pages(|floor| Ok(found(floor))));
+    }
+    let fails = |rig: &mut Rig| rig.pages(|_| Err(ResealError::DekMissing));
+    assert!(fails(&mut rig) && !fails(&mut rig));
+    assert!(rig.answer_kms(true), "the DEK is unwrapped");
+    rig.pass(0);
+    assert!(fails(&mut rig), "the page is requested after the lease");
+    // Once in each pause: a shard that can never take the DEK does not call the KMS without end.
+    assert!(rig.answer_kms(true));
+    rig.pass(0);
+    assert!(!fails(&mut rig));
 }

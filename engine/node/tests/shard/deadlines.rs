@@ -1,7 +1,7 @@
 //! Whatever a request waits for, it is answered when its deadline has passed.
 
 use keyway_node::messages::ToControl;
-use keyway_node::shard::Errand;
+use keyway_node::shard::{Errand, TURN_US_MAX};
 use keyway_protocol::{KeyList, Octets, Opcode, Request, Status};
 
 use super::rig::{OWNER, Rig, done, frame, generate, sign};
@@ -69,4 +69,28 @@ fn every_wait_ends_within_a_tick_of_its_deadline() {
         .iter()
         .filter(|told| matches!(told, ToControl::Request(_)));
     assert_eq!(asked.count(), 1);
+}
+
+/// The deadline of a request that waited for its turn counted from the last bytes that its connection had received.
+#[test]
+fn what_arrives_after_a_request_does_not_prolong_its_deadline() {
+    let mut rig = Rig::new();
+    let (at, warm) = rig.connect_and_sign(OWNER, "warm");
+    rig.world.operation_us.set(2 * TURN_US_MAX);
+    rig.receive(at, &sign(1, &warm, 0));
+    rig.receive(at, &sign(2, &warm, DEADLINE_US));
+    rig.turn();
+    rig.world.pass(u64::from(DEADLINE_US));
+    rig.receive(at, &sign(3, &warm, DEADLINE_US));
+    rig.run();
+    let answers = rig.answers(at).into_iter();
+    let answers: Vec<_> = answers.map(|answer| (answer.id, answer.status)).collect();
+    assert_eq!(
+        answers,
+        [
+            (1, Status::Ok),
+            (2, Status::DeadlineExceeded),
+            (3, Status::Ok)
+        ]
+    );
 }

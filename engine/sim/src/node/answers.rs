@@ -13,11 +13,18 @@ impl World<'_> {
         let site = &self.sites[usize::from(number)];
         let (turn_began_at, now) = (site.turn_began_at, site.clock.now());
         self.trace.note(now, || {
-            format!("  #{} is answered: {:?} {}", answer.request, answer.status, answer.version)
+            format!(
+                "  #{} is answered: {:?} {}",
+                answer.request, answer.status, answer.version
+            )
         });
         let asked = self.books.requests.get_mut(&answer.request);
         let Some(asked) = asked.filter(|asked| asked.client == client) else {
-            ensure!(31, false, "client {client}: an answer to nobody: {answer:?}");
+            ensure!(
+                31,
+                false,
+                "client {client}: an answer to nobody: {answer:?}"
+            );
             return Ok(());
         };
         ensure!(
@@ -30,7 +37,12 @@ impl World<'_> {
         let asked = asked.clone();
         self.outcome.answers += 1;
         let Some(asks) = asked.asks else {
-            ensure!(22, answer.status == Status::Ok, "HELLO is answered {:?}", answer.status);
+            ensure!(
+                22,
+                answer.status == Status::Ok,
+                "HELLO is answered {:?}",
+                answer.status
+            );
             return Ok(());
         };
         self.outcome.coverage.reached(asks.opcode(), answer.status);
@@ -46,7 +58,10 @@ impl World<'_> {
 
     /// The result of an operation leaves in time.
     fn check_result(&mut self, answer: &Answer, turn_began_at: u64) -> Checked {
-        let number = answer.payload.first_chunk().map_or(0, |it| u64::from_le_bytes(*it));
+        let number = answer
+            .payload
+            .first_chunk()
+            .map_or(0, |it| u64::from_le_bytes(*it));
         let found = self.books.uses.get(&number).copied();
         let Some((used, end)) = found.filter(|(used, _)| used.request == answer.request) else {
             ensure!(31, false, "#{}: the result is not its own", answer.request);
@@ -103,7 +118,10 @@ impl World<'_> {
         if !is_possible {
             return Err(crate::oracle::Violation {
                 invariant,
-                what: format!("#{}: {asks:?} is answered {status:?}: {text}", answer.request),
+                what: format!(
+                    "#{}: {asks:?} is answered {status:?}: {text}",
+                    answer.request
+                ),
             });
         }
         Ok(())
@@ -116,7 +134,9 @@ impl World<'_> {
         }
         let Some(who) = asked.user else { return false };
         let is_granted = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_));
-        let book = asks.keyspace().and_then(|keyspace| self.books.keyspaces.get(&keyspace));
+        let book = asks
+            .keyspace()
+            .and_then(|keyspace| self.books.keyspaces.get(&keyspace));
         let is_first = asks.keyspace().is_some_and(|it| it <= self.plan.keyspaces);
         !is_granted || !is_first || book.is_some_and(|book| book.may_be_withdrawn.contains(&who))
     }
@@ -156,18 +176,24 @@ impl World<'_> {
 
     /// The server may say that it has failed.
     fn may_fail(&self, asks: Asks) -> bool {
-        let is_write = matches!(asks.key(), Some(_) if !matches!(asks, Asks::Sign(_) | Asks::PublicKey(_)));
-        is_write || asks.key().is_none() || self.books.was_panic_planted()
+        let is_use = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_));
+        !is_use || self.books.was_panic_planted()
     }
 
     /// An answer has reached its client.
     pub(super) fn answered(&mut self, client: usize, answer: &Answer) -> Checked {
         let now = self.now;
         let Some(asked) = self.books.close(answer.request, answer.status, now) else {
-            ensure!(31, false, "client {client}: an answer to nobody: {answer:?}");
+            ensure!(
+                31,
+                false,
+                "client {client}: an answer to nobody: {answer:?}"
+            );
             return Ok(());
         };
-        let Some(asks) = asked.asks else { return Ok(()) };
+        let Some(asks) = asked.asks else {
+            return Ok(());
+        };
         if let Some(key) = asks.key() {
             self.key_answered(key, answer, &asked, asks)?;
         }
@@ -180,11 +206,15 @@ impl World<'_> {
             Asks::Lock(keyspace) if is_in_force => self.lock_answered(keyspace, &asked, taken),
             Asks::LockAll if is_in_force => {
                 let first = 1..=self.plan.keyspaces;
-                first.into_iter().try_for_each(|id| self.lock_answered(id, &asked, taken))
+                first
+                    .into_iter()
+                    .try_for_each(|id| self.lock_answered(id, &asked, taken))
             }
             Asks::LockKms(kms) if is_in_force => {
                 let wrapped = (1..=self.plan.keyspaces).filter(|id| (*id as usize - 1) % 2 == kms);
-                wrapped.into_iter().try_for_each(|id| self.lock_answered(id, &asked, taken))
+                wrapped
+                    .into_iter()
+                    .try_for_each(|id| self.lock_answered(id, &asked, taken))
             }
             Asks::Withdraw { keyspace, who } if is_in_force => {
                 let grant = Some(Asks::Grant { keyspace, who });
@@ -193,7 +223,11 @@ impl World<'_> {
                 }
                 Ok(())
             }
-            Asks::Set { keyspace, name, value } => {
+            Asks::Set {
+                keyspace,
+                name,
+                value,
+            } => {
                 self.set_answered((keyspace, name), value, &asked, answer.status);
                 Ok(())
             }
@@ -224,9 +258,7 @@ impl World<'_> {
     }
 
     fn lock_answered(&mut self, keyspace: u32, asked: &Asked, taken: Taken) -> Checked {
-        let is_unlock = |other: &Asked| {
-            matches!(other.asks, Some(Asks::Unlock { keyspace: of, .. }) if of == keyspace)
-        };
+        let is_unlock = |other: &Asked| matches!(other.asks, Some(Asks::Unlock { keyspace: of, .. }) if of == keyspace);
         if self.may_overlap(asked, is_unlock) {
             return Ok(());
         }
@@ -305,7 +337,15 @@ impl World<'_> {
             let (client, keyspace, shard) = (listing.client, listing.keyspace, listing.shard);
             // As long as it is connected; otherwise the listing ends here.
             if self.sockets[client].is_open {
-                self.ask(client, Asks::List { keyspace, shard, listing: number }, 0);
+                self.ask(
+                    client,
+                    Asks::List {
+                        keyspace,
+                        shard,
+                        listing: number,
+                    },
+                    0,
+                );
             }
             return Ok(());
         }

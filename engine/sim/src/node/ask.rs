@@ -89,12 +89,16 @@ impl World<'_> {
     pub(super) fn ask(&mut self, client: usize, asks: Asks, deadline_us: u32) -> u64 {
         self.connect(client);
         let user = self.plan.clients[client].user;
-        let request = self.books.ask(Asked::new(client, user, asks, deadline_us, self.now));
+        let request = self
+            .books
+            .ask(Asked::new(client, user, asks, deadline_us, self.now));
         if matches!(asks, Asks::Lock(_) | Asks::LockAll | Asks::Revoke(_)) {
             let at = self.now + ANSWERED_WITHIN_US;
             self.schedule(at, super::Event::MustBeAnswered(request));
         }
-        self.trace.note(self.now, || format!("client {client} asks #{request}: {asks:?}"));
+        self.trace.note(self.now, || {
+            format!("client {client} asks #{request}: {asks:?}")
+        });
         let bytes = self.encode(request, asks, deadline_us);
         self.send_frame(client, request, bytes);
         request

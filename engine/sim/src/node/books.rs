@@ -86,7 +86,13 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(client: usize, user: Option<u32>, asks: Asks, deadline_us: u32, now: u64) -> Self {
+    pub(super) fn new(
+        client: usize,
+        user: Option<u32>,
+        asks: Asks,
+        deadline_us: u32,
+        now: u64,
+    ) -> Self {
         Self {
             client,
             user,
@@ -160,7 +166,10 @@ impl Books {
         {
             let deadline = now + u64::from(asked.deadline_us);
             asked.deadline = Some(deadline);
-            self.deadlines.entry(shard).or_default().insert((deadline, request));
+            self.deadlines
+                .entry(shard)
+                .or_default()
+                .insert((deadline, request));
         }
     }
 

@@ -98,7 +98,11 @@ impl World<'_> {
             return Ok(());
         };
         let guard = Guard::of(keyspace).ok();
-        ensure!(21, !keyspace.locked, "keyspace {id}: an unlock does not open it");
+        ensure!(
+            21,
+            !keyspace.locked,
+            "keyspace {id}: an unlock does not open it"
+        );
         ensure!(
             21,
             !keyspace.has_older_deks(),
@@ -147,7 +151,9 @@ impl World<'_> {
                 let request = self.ask(OPERATOR, Asks::Sign(key), 0);
                 self.advance(50 * TICK_US)?;
                 let asked = self.books.requests.get(&request);
-                status = asked.and_then(|asked| asked.answered).map(|(status, _)| status);
+                status = asked
+                    .and_then(|asked| asked.answered)
+                    .map(|(status, _)| status);
                 if status == Some(Status::Ok) {
                     break;
                 }

@@ -28,7 +28,9 @@ impl World<'_> {
 
     pub(super) fn hear_shard(&mut self, from: u16, message: ToControl) -> Checked {
         self.statuses();
-        self.trace.note(self.now, || format!("control: {} of shard {from}", word(&message)));
+        self.trace.note(self.now, || {
+            format!("control: {} of shard {from}", word(&message))
+        });
         self.note_begun(&message);
         let calls = self.made;
         let may_ask = match message {
@@ -62,7 +64,9 @@ impl World<'_> {
         {
             *count -= 1;
         }
-        self.trace.note(self.now, || format!("control: KMS call {} is answered", call.0));
+        self.trace.note(self.now, || {
+            format!("control: KMS call {} is answered", call.0)
+        });
         self.control.handle_kms(self.moment(), call, answer);
         self.control_effects()
     }
@@ -73,7 +77,8 @@ impl World<'_> {
             if under_way == write {
                 let before = std::mem::replace(&mut self.disk.durable, catalogue);
                 self.disk.before = Some(before);
-                self.trace.note(self.now, || format!("write {} is durable", write.0));
+                self.trace
+                    .note(self.now, || format!("write {} is durable", write.0));
             } else {
                 self.disk.writing = Some((under_way, catalogue));
             }
@@ -84,7 +89,9 @@ impl World<'_> {
     pub(super) fn saved(&mut self, write: WriteId, result: Result<(), String>) -> Checked {
         (self.disk.writing, self.disk.before) = (None, None);
         self.statuses();
-        self.trace.note(self.now, || format!("control: write {}: {result:?}", write.0));
+        self.trace.note(self.now, || {
+            format!("control: write {}: {result:?}", write.0)
+        });
         self.control.handle_saved(self.moment(), write, result);
         self.control_effects()
     }
@@ -148,7 +155,9 @@ impl World<'_> {
         let takes_us = self.kms[number].takes_us;
         let takes_us = takes_us / 2 + self.dice(KMS, call.0).below(takes_us);
         let answer = self.kms[number].answer(request, self.now, self.made);
-        self.trace.note(self.now, || format!("  KMS call {} for {keyspace:?}", call.0));
+        self.trace.note(self.now, || {
+            format!("  KMS call {} for {keyspace:?}", call.0)
+        });
         self.schedule(self.now + takes_us, Event::KmsAnswers { call, answer });
     }
 
@@ -159,7 +168,8 @@ impl World<'_> {
             "write {} begins while another is under way",
             write.0
         );
-        self.trace.note(self.now, || format!("  write {} begins", write.0));
+        self.trace
+            .note(self.now, || format!("  write {} begins", write.0));
         let mut dice = self.dice(DISK, write.0);
         let takes_us = self.disk.takes_us / 2 + dice.below(self.disk.takes_us);
         let ends_at = self.now + takes_us;

@@ -190,8 +190,9 @@ impl SimLog {
                 let is_there = found.filter(|found| found.state == KeyState::Live);
                 let is_expected = match expect {
                     Expect::Absent => is_there.is_none(),
-                    Expect::Revision(version, revision) => is_there
-                        .is_some_and(|found| (found.version, found.revision) == (version, revision)),
+                    Expect::Revision(version, revision) => is_there.is_some_and(|found| {
+                        (found.version, found.revision) == (version, revision)
+                    }),
                 };
                 if is_revoked {
                     return What::Refused(WriteError::Revoked);
@@ -239,9 +240,10 @@ impl SimLog {
     pub(super) fn take_done(&mut self, now: u64) -> Vec<(TaskId, Done)> {
         let mut done = Vec::new();
         while let Some(next) = self.next_at().filter(|at| *at <= now) {
-            let at = self.under_way.iter().position(|it| {
-                it.at == next && !matches!(it.what, What::Queued(..))
-            });
+            let at = self
+                .under_way
+                .iter()
+                .position(|it| it.at == next && !matches!(it.what, What::Queued(..)));
             let Some(at) = at else { break };
             let UnderWay { task, what, .. } = self.under_way.remove(at);
             let freed = match &what {
@@ -259,12 +261,15 @@ impl SimLog {
     /// The next puts to a key that waited for another one, up to the first that is let in.
     fn admit_queued(&mut self, now: u64, name: &KeyName) {
         loop {
-            let at = self.under_way.iter().position(
-                |it| matches!(&it.what, What::Queued(of, _) if of == name),
-            );
+            let at = self
+                .under_way
+                .iter()
+                .position(|it| matches!(&it.what, What::Queued(of, _) if of == name));
             let Some(at) = at else { return };
             let UnderWay { task, what, .. } = self.under_way.remove(at);
-            let What::Queued(name, write) = what else { return };
+            let What::Queued(name, write) = what else {
+                return;
+            };
             let what = self.admit(name, write);
             let waits_on = matches!(what, What::Put(..) | What::Queued(..));
             let at = now + 1 + self.takes_us / 2;
@@ -369,7 +374,10 @@ impl SimLog {
                 continue;
             }
             if page.rows.len() == rows_max {
-                page.cursor = page.rows.last().map_or(Vec::new(), |row| row.key_id.clone());
+                page.cursor = page
+                    .rows
+                    .last()
+                    .map_or(Vec::new(), |row| row.key_id.clone());
                 break;
             }
             page.rows.push(Row {

@@ -99,7 +99,10 @@ impl SimPort {
         let before = self.clock.work(is_slow);
         if before.worked_us >= TURN_US_MAX {
             let us = before.worked_us;
-            self.broken(24, format!("{what} is begun in a turn that has worked {us} us"));
+            self.broken(
+                24,
+                format!("{what} is begun in a turn that has worked {us} us"),
+            );
         }
         if is_slow && before.slow > 0 {
             self.broken(24, format!("{what}: a second slow operation in one turn"));
@@ -147,11 +150,7 @@ impl Port for SimPort {
         out.extend_from_slice(&used.number.to_le_bytes());
         self.note(Seen::Used(used));
         // Half of a result may be written by then.
-        assert_ne!(
-            self.shared.panics_at.get(),
-            used.request,
-            "a planted panic"
-        );
+        assert_ne!(self.shared.panics_at.get(), used.request, "a planted panic");
         Ok(key.label.version)
     }
 

@@ -3,8 +3,8 @@
 use super::books::Books;
 use super::clock::Clock;
 use super::coverage::NodeCoverage;
-use super::log::{KeyName, Record, SimLog};
 use super::label::Label;
+use super::log::{KeyName, Record, SimLog};
 use super::plan::{KEYS, Key, Plan, USERS};
 use super::port::{Shared, SimPort};
 use super::site::Site;
@@ -17,7 +17,7 @@ use crate::dice::Dice;
 use crate::oracle::{Checked, Violation, ensure};
 use crate::trace::Trace;
 use keyway_core::Limits;
-use keyway_node::catalogue::{By, Catalogue, NewKeyspace, SettingsChange};
+use keyway_node::catalogue::{Catalogue, ChangeAuthor, NewKeyspace, SettingsChange};
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{Control, KmsSet, Settings};
 use keyway_node::keyspace_change::KeyspaceChange;
@@ -58,7 +58,9 @@ fn first_catalogue(plan: &Plan, now: Moment) -> Catalogue {
         let settings = plan.settings.iter();
         let settings = settings.map(|(name, value)| ((*name).to_owned(), value.to_string()));
         let lines: Vec<_> = grants.chain(settings).collect();
-        let lines = lines.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let lines = lines
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         let change = SettingsChange::parse(lines).expect("grants and settings are valid");
         let new = NewKeyspace {
             name: &format!("keyspace-{number}"),
@@ -66,7 +68,7 @@ fn first_catalogue(plan: &Plan, now: Moment) -> Catalogue {
             kms: NAMES[kms],
             record: &record(kms, dek),
         };
-        let made = catalogue.create(new, &By::server(now));
+        let made = catalogue.create(new, &ChangeAuthor::server(now));
         made.expect("the keyspace is new");
     }
     catalogue
@@ -167,7 +169,8 @@ impl<'a> World<'a> {
                 };
                 let log = &self.logs[usize::from(self.owner_of(key))];
                 let name = (keyspace, key.id().into_boxed_slice());
-                log.borrow_mut().add_record(name, Record::first(label.seal(&key.id())));
+                log.borrow_mut()
+                    .add_record(name, Record::first(label.seal(&key.id())));
                 let book = self.books.keys.entry(key).or_default();
                 book.generates_sent = 1;
                 book.learn(0, 1);
@@ -207,7 +210,11 @@ impl<'a> World<'a> {
 
     fn start_shard(&self, number: u16, shards: u16, changes: &[KeyspaceChange]) -> Site {
         let dice = self.dice(CLOCK, u64::from(number));
-        let lost_one_in = if self.is_calm { 0 } else { self.plan.lost_one_in };
+        let lost_one_in = if self.is_calm {
+            0
+        } else {
+            self.plan.lost_one_in
+        };
         let clock = Rc::new(Clock::new(self.now, dice, lost_one_in));
         let port = SimPort {
             shard: number,
@@ -254,7 +261,9 @@ impl<'a> World<'a> {
 
     /// The process dies, and starts again with so many shards.
     pub(super) fn crash(&mut self, number: u64, shards: u16) -> Checked {
-        self.trace.note(self.now, || format!("the process dies, and starts with {shards} shards"));
+        self.trace.note(self.now, || {
+            format!("the process dies, and starts with {shards} shards")
+        });
         let mut dice = self.dice(CRASH, number);
         if let Some((_, catalogue)) = self.disk.writing.take()
             && dice.one_in(2)
@@ -298,10 +307,14 @@ impl<'a> World<'a> {
             let seed = self.plan.seed ^ (self.incarnation << 32);
             SimLog::new(Dice::of(seed, LOG, u64::from(number), 0))
         };
-        self.logs = (0..shards).map(|number| Rc::new(RefCell::new(log(number)))).collect();
+        self.logs = (0..shards)
+            .map(|number| Rc::new(RefCell::new(log(number))))
+            .collect();
         for (name, record) in records {
             let owner = router.shard_of(name.0, &name.1);
-            self.logs[usize::from(owner)].borrow_mut().add_record(name, record);
+            self.logs[usize::from(owner)]
+                .borrow_mut()
+                .add_record(name, record);
         }
     }
 

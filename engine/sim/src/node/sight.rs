@@ -38,11 +38,19 @@ impl World<'_> {
         let keyspace = used.keyspace;
         let loaded = self.books.loads.get(&used.load).copied();
         let Some((_, opened)) = loaded.filter(|(shard, _)| *shard == number) else {
-            ensure!(0, false, "shard {number}: #{} used a key that it has not loaded", used.request);
+            ensure!(
+                0,
+                false,
+                "shard {number}: #{} used a key that it has not loaded",
+                used.request
+            );
             return Ok(());
         };
         let site = &self.sites[usize::from(number)];
-        let end = site.terms.get(&keyspace).map_or(0, |terms| terms.end_of(&opened));
+        let end = site
+            .terms
+            .get(&keyspace)
+            .map_or(0, |terms| terms.end_of(&opened));
         self.trace.note(used.began_at, || {
             format!(
                 "  shard {number}: #{} uses version {} of load {}, which ends at {end}, until {}",
@@ -141,7 +149,11 @@ impl World<'_> {
         if ended_at > began_at + LOST_US {
             self.books.trouble_at = self.books.trouble_at.max(ended_at);
         }
-        ensure!(0, !site.shard.is_broken(), "shard {number}: its core is broken");
+        ensure!(
+            0,
+            !site.shard.is_broken(),
+            "shard {number}: its core is broken"
+        );
         let ticked_until = site.ticked.until;
         let Some(deadlines) = self.books.deadlines.get_mut(&number) else {
             return Ok(());
@@ -164,17 +176,23 @@ impl World<'_> {
     /// What a shard asks its log for is in time.
     pub(super) fn check_errand(&mut self, number: u16, errand: &Errand) -> Checked {
         let began_at = self.sites[usize::from(number)].turn_began_at;
-        self.trace.note(began_at, || format!("  shard {number}: {errand:?}"));
+        self.trace
+            .note(began_at, || format!("  shard {number}: {errand:?}"));
         let Errand::Put(name, write) = errand else {
             return Ok(());
         };
-        if let Write::Blob { sealed, expect: Expect::Revision(version, _) } = write
+        if let Write::Blob {
+            sealed,
+            expect: Expect::Revision(version, _),
+        } = write
             && *version == sealed.version
         {
             // It is sealed anew, which no client has asked for.
             return Ok(());
         }
-        let Some(key) = key_of(name) else { return Ok(()) };
+        let Some(key) = key_of(name) else {
+            return Ok(());
+        };
         let is_it = |asks: Asks| {
             asks.key() == Some(key)
                 && match write {
@@ -226,7 +244,8 @@ impl World<'_> {
                     continue;
                 };
                 // One that was not acknowledged may be under a retired DEK, which is brought back when it is needed.
-                let opens = self.opens(label.dek) || (record.is_ghost && self.is_durable(label.dek));
+                let opens =
+                    self.opens(label.dek) || (record.is_ghost && self.is_durable(label.dek));
                 ensure!(
                     28,
                     log.state_of(name, record) != keyway_node::port::KeyState::Live || opens,

@@ -81,7 +81,11 @@ impl Ticked {
 }
 
 impl Site {
-    pub(super) fn new(shard: Shard<SimPort>, clock: Rc<Clock>, terms: BTreeMap<u32, Terms>) -> Self {
+    pub(super) fn new(
+        shard: Shard<SimPort>,
+        clock: Rc<Clock>,
+        terms: BTreeMap<u32, Terms>,
+    ) -> Self {
         Self {
             shard,
             clock,
@@ -158,7 +162,11 @@ impl World<'_> {
     fn go_on(&mut self, number: u16, turn: Turn, had_input: bool) {
         let has_bytes = self.has_bytes(number);
         let is_waited_for = self.books.is_waiting();
-        let most = if self.is_calm { CALM_REST_US_MAX } else { REST_US_MAX };
+        let most = if self.is_calm {
+            CALM_REST_US_MAX
+        } else {
+            REST_US_MAX
+        };
         let site = &mut self.sites[usize::from(number)];
         let ended_at = site.clock.now();
         site.busy_until = ended_at;
@@ -228,7 +236,10 @@ impl World<'_> {
             let Some(effect) = effect else { break };
             match effect {
                 Effect::Send(handle) => {
-                    let client = self.sites[usize::from(number)].handles.get(&handle).copied();
+                    let client = self.sites[usize::from(number)]
+                        .handles
+                        .get(&handle)
+                        .copied();
                     if let Some(client) = client {
                         self.look_at_answers(number, client)?;
                         self.send(number, client);
@@ -237,7 +248,9 @@ impl World<'_> {
                 Effect::Close(handle) => self.close_by_server(number, handle),
                 Effect::Do(task, errand) => {
                     self.check_errand(number, &errand)?;
-                    self.logs[usize::from(number)].borrow_mut().begin(at, task, errand);
+                    self.logs[usize::from(number)]
+                        .borrow_mut()
+                        .begin(at, task, errand);
                     self.watch_log(number);
                 }
                 Effect::Tell(lane, message) => self.tell(number, at, lane, message)?,
@@ -310,9 +323,12 @@ impl World<'_> {
     }
 
     pub(super) fn log_goes_on(&mut self, shard: u16) -> Checked {
-        let done = self.logs[usize::from(shard)].borrow_mut().take_done(self.now);
+        let done = self.logs[usize::from(shard)]
+            .borrow_mut()
+            .take_done(self.now);
         for (task, done) in done {
-            self.trace.note(self.now, || format!("  log {shard}: {}", done_text(&done)));
+            self.trace
+                .note(self.now, || format!("  log {shard}: {}", done_text(&done)));
             self.arrive(shard, Input::Done(task, done));
         }
         self.watch_log(shard);
@@ -320,7 +336,8 @@ impl World<'_> {
     }
 
     fn look_at_report(&mut self, number: u16, report: &Report) -> Checked {
-        self.trace.note(self.now, || format!("  log of shard {number}: {report:?}"));
+        self.trace
+            .note(self.now, || format!("  log of shard {number}: {report:?}"));
         match report {
             Report::CorePanicked => ensure!(0, false, "shard {number}: the core panicked"),
             Report::HandlerPanicked => ensure!(

@@ -151,7 +151,9 @@ impl World<'_> {
             descriptors_left: DESCRIPTORS,
         };
         let (now, site) = (self.now, &mut self.sites[usize::from(number)]);
-        let accepted = site.shard.handle_accepted(Instant::from_micros(now), arrival);
+        let accepted = site
+            .shard
+            .handle_accepted(Instant::from_micros(now), arrival);
         let Ok(handle) = accepted else {
             return self.send_down(client, connection, None);
         };
@@ -214,7 +216,8 @@ impl World<'_> {
             for (to, from) in space.iter_mut().zip(end.kernel.drain(..len)) {
                 *to = from;
             }
-            site.shard.handle_received(Instant::from_micros(now), end.handle, len);
+            site.shard
+                .handle_received(Instant::from_micros(now), end.handle, len);
             end.read_len += len as u64;
             while let Some(next) = socket.ends.front().copied()
                 && (next.connection, next.at) <= (end.connection, end.read_len)
@@ -230,7 +233,10 @@ impl World<'_> {
     /// Whether a shard could read a socket.
     pub(super) fn has_bytes(&mut self, number: u16) -> bool {
         let site = &mut self.sites[usize::from(number)];
-        let ends = self.sockets.iter().filter_map(|socket| socket.server.as_ref());
+        let ends = self
+            .sockets
+            .iter()
+            .filter_map(|socket| socket.server.as_ref());
         let mut ends = ends.filter(|end| end.shard == number && !end.kernel.is_empty());
         ends.any(|end| !site.shard.recv_space(end.handle).is_empty())
     }
@@ -284,7 +290,13 @@ impl World<'_> {
         };
         if let Some(at) = writable_at {
             let input = Input::Writable(client);
-            self.schedule(at, Event::ToShard { shard: number, input });
+            self.schedule(
+                at,
+                Event::ToShard {
+                    shard: number,
+                    input,
+                },
+            );
             return;
         }
         self.close_if_over(number, client);
@@ -303,7 +315,10 @@ impl World<'_> {
 
     /// The shard wants a socket closed.
     pub(super) fn close_by_server(&mut self, number: u16, handle: Handle<Connection>) {
-        let client = self.sites[usize::from(number)].handles.get(&handle).copied();
+        let client = self.sites[usize::from(number)]
+            .handles
+            .get(&handle)
+            .copied();
         if let Some(client) = client {
             self.close_if_over(number, client);
         }
@@ -311,7 +326,9 @@ impl World<'_> {
 
     fn send_down(&mut self, client: usize, connection: u64, bytes: Option<Vec<u8>>) {
         let mut dice = self.dice(WIRE, 1 << 40);
-        let from = self.now.max(self.sites[usize::from(self.shard_of(client))].clock.now());
+        let from = self
+            .now
+            .max(self.sites[usize::from(self.shard_of(client))].clock.now());
         let socket = &mut self.sockets[client];
         let at = (from + dice.range(5, 300)).max(socket.down_free_at);
         socket.down_free_at = at;

@@ -7,7 +7,8 @@ use crate::oracle::Checked;
 
 impl World<'_> {
     pub(super) fn carry_out(&mut self, number: u64, step: Step) -> Checked {
-        self.trace.note(self.now, || format!("step {number}: {step:?}"));
+        self.trace
+            .note(self.now, || format!("step {number}: {step:?}"));
         match step {
             Step::Ask {
                 client,

@@ -85,7 +85,12 @@ impl Terms {
         }
         self.acted = change.clone();
         // What has been told since may be in force already.
-        let hard_us = change.guard.settings.hard_ttl_ms.max(self.told.guard.settings.hard_ttl_ms) * MS;
+        let hard_us = change
+            .guard
+            .settings
+            .hard_ttl_ms
+            .max(self.told.guard.settings.hard_ttl_ms)
+            * MS;
         if hard_us < self.hard_us() {
             self.hard.push((now, hard_us));
         }
@@ -121,7 +126,10 @@ impl Terms {
         if self.locked_at.is_some() || opened.opened_at <= self.dead_until {
             return 0;
         }
-        let in_force = self.hard.iter().rposition(|(since, _)| *since < opened.began_at);
+        let in_force = self
+            .hard
+            .iter()
+            .rposition(|(since, _)| *since < opened.began_at);
         let since = self.hard.get(in_force.unwrap_or(0)..).unwrap_or_default();
         let lowest = since.iter().map(|(_, us)| *us).min().unwrap_or(0);
         let own = opened.began_at.saturating_add(lowest).min(opened.not_after);

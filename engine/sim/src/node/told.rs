@@ -39,7 +39,9 @@ impl World<'_> {
         let guard = durable.and_then(|keyspace| Guard::of(keyspace).ok());
         ensure!(
             35,
-            guard.as_ref().is_some_and(|it| !it.is_tighter_than(&change.guard)),
+            guard
+                .as_ref()
+                .is_some_and(|it| !it.is_tighter_than(&change.guard)),
             "keyspace {id}: shards are told {:?}, and keyspaces.json has {guard:?}",
             change.guard
         );
@@ -68,7 +70,10 @@ impl World<'_> {
             return;
         };
         let now = self.now;
-        if request.deadline.is_some_and(|deadline| deadline.as_micros() <= now) {
+        if request
+            .deadline
+            .is_some_and(|deadline| deadline.as_micros() <= now)
+        {
             return;
         }
         let locked = match &request.command {
@@ -123,9 +128,8 @@ impl World<'_> {
             ToControl::Wiped { keyspace, epoch } => {
                 let site = &self.sites[usize::from(number)];
                 let terms = site.terms.get(keyspace);
-                let is_locked = terms.is_some_and(|terms| {
-                    terms.told.guard.locked && terms.told.epoch == *epoch
-                });
+                let is_locked = terms
+                    .is_some_and(|terms| terms.told.guard.locked && terms.told.epoch == *epoch);
                 let left = self.shared.memory.count(number, *keyspace);
                 ensure!(
                     25,
@@ -155,7 +159,12 @@ impl World<'_> {
     pub(super) fn give_ticket(&mut self, answer: &Answer, asked: &Asked, asks: Asks) -> Checked {
         let keyspace = asks.keyspace().unwrap_or(0);
         let ticket = decode_ticket(&answer.payload);
-        ensure!(33, ticket.is_ok(), "#{}: NEEDS_UNLOCK without a ticket", answer.request);
+        ensure!(
+            33,
+            ticket.is_ok(),
+            "#{}: NEEDS_UNLOCK without a ticket",
+            answer.request
+        );
         let ticket = ticket.unwrap_or(0);
         let tickets = &mut self.books.tickets;
         let done_at = tickets.done.get(&ticket).copied();
@@ -192,7 +201,8 @@ impl World<'_> {
     pub(super) fn status_answered(&mut self, keyspace: u32, ticket: u64, answer: &Answer) {
         let state = state_of(&answer.payload);
         let now = self.now;
-        self.trace.note(now, || format!("  ticket {ticket} is {state}"));
+        self.trace
+            .note(now, || format!("  ticket {ticket} is {state}"));
         let tickets = &mut self.books.tickets;
         if state == "done" && tickets.given.contains(&(keyspace, ticket)) {
             tickets.done.entry(ticket).or_insert(now);
@@ -219,7 +229,11 @@ impl World<'_> {
         status: Status,
     ) {
         let is_same = |other: &Asked| match other.asks {
-            Some(Asks::Set { keyspace: of, name: other, .. }) => of == keyspace && other == name,
+            Some(Asks::Set {
+                keyspace: of,
+                name: other,
+                ..
+            }) => of == keyspace && other == name,
             _ => false,
         };
         let is_alone = {

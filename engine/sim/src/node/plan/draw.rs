@@ -135,8 +135,14 @@ fn settings(dice: &mut Dice) -> Vec<(&'static str, u64)> {
     vec![
         ("hard_ttl_ms", hard_ttl_ms),
         ("soft_ttl_ms", hard_ttl_ms / dice.pick(&[1, 2, 4])),
-        ("dek_lease_ms", dice.pick(&[3_000, 10_000, 30_000, 3_600_000])),
-        ("sign_wait_budget_us", dice.pick(&[0, 3_000, 50_000, 400_000])),
+        (
+            "dek_lease_ms",
+            dice.pick(&[3_000, 10_000, 30_000, 3_600_000]),
+        ),
+        (
+            "sign_wait_budget_us",
+            dice.pick(&[0, 3_000, 50_000, 400_000]),
+        ),
         ("delete_wait_ms", 0),
     ]
 }
