@@ -60,7 +60,7 @@ fn work(next: &AtomicU64, last: &AtomicU64, sum: &Mutex<NodeCampaign>) {
 }
 
 impl NodeCampaign {
-    /// The figures for a program.
+    /// The results for a program.
     pub fn json(&self) -> String {
         let violation = self.failed.as_ref().map(|(seed, violation)| {
             json!({
@@ -83,7 +83,7 @@ impl NodeCampaign {
         format!("{figures:#}\n")
     }
 
-    /// The figures in lines. True: nothing was broken.
+    /// The results as lines. True: nothing was broken.
     pub fn show(&self) -> bool {
         println!(
             "{} histories of the node in {:.1} s, {:.0} a second; {:.0} s of virtual time",

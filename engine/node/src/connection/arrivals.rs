@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use keyway_core::Instant;
 
-/// Reads that are told apart. Bytes that arrive while so many wait count as having arrived with the newest of them.
+/// Reads whose times are kept apart. Beyond them, bytes count as having arrived with the newest read.
 const MARKS_MAX: usize = 64;
 
 /// What arrived up to a place in the buffer, and when.
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_reads_are_told_apart_than_the_maximum() {
+    fn no_more_reads_are_kept_apart_than_the_maximum() {
         let mut arrivals = Arrivals::default();
         for number in 1..=MARKS_MAX as u64 + 5 {
             arrivals.note(number as usize, at(number));

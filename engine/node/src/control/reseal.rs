@@ -288,7 +288,7 @@ impl Control {
         }
     }
 
-    /// The DEKs of a keyspace are on their way to every shard: a pass that waits for them goes on behind them.
+    /// Resumes a pass that waits for the keyspace's DEKs. They were sent to every shard before this, and arrive first.
     pub(super) fn resume_resealing(&mut self, id: u32) {
         let resealing = self.keyspaces.get(&id).and_then(|it| it.resealing);
         let Some((work, Work::Reseal(mut reseal))) =

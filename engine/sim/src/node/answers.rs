@@ -23,7 +23,7 @@ impl World<'_> {
             ensure!(
                 31,
                 false,
-                "client {client}: an answer to nobody: {answer:?}"
+                "client {client}: an answer that no request waits for: {answer:?}"
             );
             return Ok(());
         };
@@ -187,7 +187,7 @@ impl World<'_> {
             ensure!(
                 31,
                 false,
-                "client {client}: an answer to nobody: {answer:?}"
+                "client {client}: an answer that no request waits for: {answer:?}"
             );
             return Ok(());
         };

@@ -47,9 +47,9 @@ pub(super) struct Books {
 /// What control does, as the world around it sees it.
 #[derive(Default)]
 pub(super) struct OfControl {
-    /// Calls under way, and which keyspace each is for.
+    /// Calls in progress, and which keyspace each is for.
     pub(super) calls: BTreeMap<CallId, Option<u32>>,
-    /// Unwraps under way, by keyspace.
+    /// Unwraps in progress, by keyspace.
     pub(super) unwraps: BTreeMap<u32, usize>,
     pub(super) told: BTreeMap<(u32, Revision), KeyspaceChange>,
 }
@@ -173,7 +173,7 @@ impl Books {
         }
     }
 
-    /// A request has its answer. `None`: it is nobody's, or has had it.
+    /// A request has its answer. `None`: it does not exist, or had its answer.
     pub(super) fn close(&mut self, request: u64, status: Status, now: u64) -> Option<Asked> {
         if !self.open.remove(&request) {
             return None;
@@ -193,7 +193,7 @@ impl Books {
         self.open.iter().map(|id| (*id, &self.requests[id]))
     }
 
-    /// A client's connection is gone, and what becomes of its requests is not known.
+    /// A client's connection is gone, and the outcome of its requests is unknown.
     pub(super) fn lose(&mut self, client: usize) {
         let open = std::mem::take(&mut self.open);
         let (gone, open) = open
@@ -256,7 +256,7 @@ impl Books {
         was_planted
     }
 
-    /// A request is on its way: what it may give counts from here.
+    /// A request was sent: what it may loosen counts from here.
     fn note_sent(&mut self, asked: &Asked) {
         let Some(asks) = asked.asks else { return };
         match asks {

@@ -10,7 +10,7 @@ use keyway_node::keyspace_change::Guard;
 use keyway_protocol::Status;
 
 const S: u64 = 1_000_000;
-/// What is under way comes to its end: a call to a KMS takes 18 s at most, a write 14 s, and either is tried again within 10 s.
+/// What is in progress ends: a call to a KMS takes 18 s at most, a write 14 s, and either is tried again within 10 s.
 const SETTLES_US: u64 = 60 * S;
 /// A rotation looks again after a minute at blobs that it could not open.
 const ROTATES_US: u64 = 150 * S;
@@ -39,7 +39,7 @@ impl World<'_> {
         }
         self.advance(SETTLES_US)?;
         if self.logs.iter().any(|log| log.borrow().is_broken()) {
-            // Only a restart mends a log that has failed.
+            // Only a restart fixes a log that has failed.
             let shards = self.logs.len() as u16;
             self.crash(u64::MAX, shards)?;
             self.advance(SETTLES_US)?;
@@ -70,7 +70,7 @@ impl World<'_> {
         ensure!(
             21,
             commands + works == 0 && !self.control.is_writing(),
-            "at rest {commands} commands and {works} works are under way"
+            "at rest {commands} commands and {works} works are in progress"
         );
         ensure!(
             21,

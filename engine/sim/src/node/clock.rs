@@ -8,9 +8,9 @@ use std::cell::{Cell, RefCell};
 const READING_US_MAX: u64 = 2;
 const FAST_US: (u64, u64) = (1, 120);
 const SLOW_US: (u64, u64) = (200, 5_000);
-/// The processor was another's for so long, µs.
+/// How long the processor may be taken away, µs.
 const LOST_US: u64 = 300_000;
-/// The machine slept for so long, µs.
+/// How long the machine may sleep, µs.
 const SLEPT_US: u64 = 7_000_000;
 
 /// One thread's clock, which counts on while the machine sleeps.
@@ -18,7 +18,7 @@ const SLEPT_US: u64 = 7_000_000;
 pub(super) struct Clock {
     now: Cell<u64>,
     dice: RefCell<Dice>,
-    /// In one of so many operations the processor is lost; 0: never.
+    /// One in this number of operations loses the processor; 0: none.
     lost_one_in: Cell<u64>,
     turn: Cell<Turn>,
 }

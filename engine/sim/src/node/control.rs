@@ -71,7 +71,7 @@ impl World<'_> {
         self.control_effects()
     }
 
-    /// The disk has the new file. Whether control hears of it is another matter.
+    /// The disk has the new file. Whether control receives a success is another matter.
     pub(super) fn replaced(&mut self, write: WriteId) -> Checked {
         if let Some((under_way, catalogue)) = self.disk.writing.take() {
             if under_way == write {
@@ -165,7 +165,7 @@ impl World<'_> {
         ensure!(
             36,
             self.disk.writing.is_none(),
-            "write {} begins while another is under way",
+            "write {} begins while another is in progress",
             write.0
         );
         self.trace

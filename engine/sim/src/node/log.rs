@@ -124,7 +124,7 @@ impl SimLog {
         std::mem::take(&mut self.landed)
     }
 
-    /// The DEK's generation of a blob on its way that is older than this one.
+    /// The DEK's generation of a blob in flight that is older than this one.
     pub(super) fn pending_under_older(&self, keyspace: u32, generation: u32) -> Option<u32> {
         let pending = self.under_way.iter().filter_map(|it| match &it.what {
             What::Put(_, record) => Label::read(&record.bytes),
@@ -165,7 +165,7 @@ impl SimLog {
         self.under_way.push(UnderWay { at, task, what });
     }
 
-    /// Checks a put against what is there and what is on its way.
+    /// Checks a put against what is there and what is in flight.
     fn admit(&mut self, name: KeyName, write: Write) -> What {
         if let Write::Revocation = write {
             return What::Revoke(name);
@@ -420,7 +420,7 @@ impl SimLog {
         }
     }
 
-    /// The process dies: of what was on its way some is there.
+    /// The process dies: some of what was in flight is there.
     pub(super) fn crash(&mut self) {
         for UnderWay { what, .. } in std::mem::take(&mut self.under_way) {
             match what {
@@ -452,7 +452,7 @@ impl SimLog {
         self.is_broken = false;
     }
 
-    /// The records of a log that is divided anew.
+    /// The records of a log that is divided again.
     pub(super) fn take_records(&mut self) -> Vec<(KeyName, Record)> {
         std::mem::take(&mut self.records).into_iter().collect()
     }

@@ -195,10 +195,10 @@ enum Event {
     MustBeAnswered(u64),
 }
 
-/// `keyspaces.json`, and the write that is under way.
+/// `keyspaces.json`, and the write in progress.
 struct Disk {
     durable: Catalogue,
-    /// What it replaced, as long as control has not heard of that.
+    /// What it replaced, until control has received the result.
     before: Option<Catalogue>,
     writing: Option<(WriteId, Catalogue)>,
     mood: DiskMood,

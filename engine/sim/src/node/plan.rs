@@ -21,7 +21,7 @@ pub(super) struct Plan {
     pub(super) clients: Vec<Client>,
     /// Settings of the keyspaces at the start.
     pub(super) settings: Vec<(&'static str, u64)>,
-    /// In one of so many operations the processor is lost; 0: never.
+    /// One in this number of operations loses the processor; 0: none.
     pub(super) lost_one_in: u64,
     pub(super) steps: Vec<Planned>,
 }

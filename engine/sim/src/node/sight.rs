@@ -85,7 +85,7 @@ impl World<'_> {
     fn check_rights(&mut self, number: u16, used: &Used) -> Checked {
         let at = used.began_at;
         let Some(asked) = self.books.requests.get(&used.request) else {
-            ensure!(31, false, "#{}: nobody has asked for it", used.request);
+            ensure!(31, false, "#{}: no client has asked for it", used.request);
             return Ok(());
         };
         let (asks, user, deadline) = (asked.asks, asked.user, asked.deadline);
@@ -187,7 +187,7 @@ impl World<'_> {
         } = write
             && *version == sealed.version
         {
-            // It is sealed anew, which no client has asked for.
+            // It is resealed, which no client has asked for.
             return Ok(());
         }
         let Some(key) = key_of(name) else {

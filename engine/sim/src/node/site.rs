@@ -50,7 +50,7 @@ pub(super) struct Site {
     pub(super) shard: Shard<SimPort>,
     pub(super) clock: Rc<Clock>,
     pub(super) terms: BTreeMap<u32, Terms>,
-    /// Changes that it was told and has not acknowledged.
+    /// The client at the other end of each connection.
     pub(super) handles: BTreeMap<Handle<Connection>, usize>,
     inputs: VecDeque<Input>,
     /// Its thread is not free before that.

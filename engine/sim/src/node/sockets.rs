@@ -313,7 +313,7 @@ impl World<'_> {
         }
     }
 
-    /// The shard wants a socket closed.
+    /// Closes a socket that the shard has given up.
     pub(super) fn close_by_server(&mut self, number: u16, handle: Handle<Connection>) {
         let client = self.sites[usize::from(number)]
             .handles
@@ -355,7 +355,7 @@ impl World<'_> {
             socket.is_open = false;
             self.books.lose(client);
             let who = self.plan.clients[client].user;
-            // Who has no right at all has to go when nothing was asked for a while.
+            // Who has no right at all has to go when it has asked for nothing for some seconds.
             ensure!(
                 31,
                 who.is_some_and(|who| self.books.may_be_rightless(who)),

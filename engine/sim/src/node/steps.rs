@@ -105,7 +105,7 @@ impl World<'_> {
         super::process::router(self.logs.len() as u16).shard_of(key.keyspace, &key.id())
     }
 
-    /// A thread does not run for a while, or none of them while the machine sleeps.
+    /// One thread does not run, or none while the machine sleeps.
     fn hold_up(&mut self, shard: Option<u16>, us: u64) {
         let until = self.now + us;
         for (number, site) in self.sites.iter_mut().enumerate() {

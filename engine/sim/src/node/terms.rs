@@ -1,4 +1,4 @@
-//! How long keys may be used at a shard, from what the shard was told: an upper bound, since the books do not know when
+//! How long keys may be used at a shard, from what the shard has received: an upper bound, since the books do not know when
 //! within its turns a shard takes an order. What loosens counts from when it reaches the shard, what tightens from when
 //! the shard says that it acts by it.
 
@@ -23,7 +23,7 @@ pub(super) struct Terms {
     pub(super) lease_end: u64,
     /// Loads that ended by then are dead.
     dead_until: u64,
-    /// What is locked is not used from here on.
+    /// What is locked is not used after this.
     locked_at: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! What control and shards tell each other, as the world between them sees it, and tickets.
+//! Messages between control and shards, as the world between them sees them, and tickets.
 
 use super::World;
 use super::books::Asked;
@@ -42,7 +42,7 @@ impl World<'_> {
             guard
                 .as_ref()
                 .is_some_and(|it| !it.is_tighter_than(&change.guard)),
-            "keyspace {id}: shards are told {:?}, and keyspaces.json has {guard:?}",
+            "keyspace {id}: shards receive {:?}, and keyspaces.json has {guard:?}",
             change.guard
         );
         let newest = durable.map_or(0, keyway_node::catalogue::Keyspace::generation);
@@ -64,7 +64,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A command begins at control: what it must do is known from here on.
+    /// A command begins at control: what it must do is known after this.
     pub(super) fn note_begun(&mut self, message: &ToControl) {
         let ToControl::Request(request) = message else {
             return;
@@ -147,7 +147,7 @@ impl World<'_> {
                 ensure!(
                     28,
                     older.is_none(),
-                    "shard {number}: floor {generation} of keyspace {keyspace} is confirmed while {older:?} is on its way"
+                    "shard {number}: floor {generation} of keyspace {keyspace} is confirmed while {older:?} is in flight"
                 );
                 Ok(())
             }
