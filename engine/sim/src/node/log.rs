@@ -229,14 +229,14 @@ impl SimLog {
         }
     }
 
-    /// When the next thing comes to its end.
+    /// When the next thing ends.
     pub(super) fn next_at(&self) -> Option<u64> {
         let ends = self.under_way.iter();
         let ends = ends.filter(|it| !matches!(it.what, What::Queued(..)));
         ends.map(|it| it.at).min()
     }
 
-    /// Takes what has come to its end.
+    /// Takes what has ended.
     pub(super) fn take_done(&mut self, now: u64) -> Vec<(TaskId, Done)> {
         let mut done = Vec::new();
         while let Some(next) = self.next_at().filter(|at| *at <= now) {

@@ -254,6 +254,7 @@ impl Port for SimPort {
         Ok(BlobHead {
             dek_generation: label.dek.generation,
             algorithm: label.algorithm,
+            versions: None,
         })
     }
 

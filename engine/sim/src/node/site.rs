@@ -147,7 +147,7 @@ impl World<'_> {
         ensure!(
             24,
             self.outcome.turns < TURNS_MAX,
-            "the history does not come to an end"
+            "the history does not end"
         );
         let ended_at = self.sites[usize::from(number)].clock.now();
         self.shard_effects(number, ended_at)?;

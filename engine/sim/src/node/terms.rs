@@ -1,4 +1,4 @@
-//! How long keys may be used at a shard, from what the shard has received: an upper bound, since the books do not know when
+//! How long keys may be used at a shard, from what the shard has received: an upper bound, since it is not visible when
 //! within its turns a shard takes an order. What loosens counts from when it reaches the shard, what tightens from when
 //! the shard says that it acts by it.
 

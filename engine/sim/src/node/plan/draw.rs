@@ -276,7 +276,7 @@ impl Drawing {
         self.dice.below(u64::from(self.shards)) as u16
     }
 
-    /// Now and then one that is made later, or never.
+    /// Occasionally one that is made later, or never.
     fn keyspace(&mut self) -> u32 {
         let most = u64::from(self.keyspaces) + u64::from(self.dice.one_in(16));
         self.dice.below(most) as u32 + 1
