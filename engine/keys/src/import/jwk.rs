@@ -4,7 +4,7 @@
 //! straight into the arena.
 
 use super::rsa::RsaParts;
-use super::{Importer, Material, damaged, inconsistent};
+use super::{Importer, Material, inconsistent};
 use crate::algorithm::Algorithm;
 use crate::arena::ArenaBytes;
 use crate::der::without_zeros;
@@ -13,15 +13,16 @@ use crate::found::Found;
 use crate::material::{P256, P384};
 use crate::pem;
 use base64::Engine as _;
-use base64::alphabet::URL_SAFE;
+use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
 /// base64url; padding is not allowed there, but seen.
-const BASE64URL: GeneralPurpose = GeneralPurpose::new(
-    &URL_SAFE,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, ANY_PADDING);
+/// Not allowed either, but seen: `+` and `/` mean nothing in base64url, so a text with one of them is of this alphabet.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&STANDARD, ANY_PADDING);
+const ANY_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 
 /// The members that say what the key is. All others are passed over.
 #[derive(Deserialize)]
@@ -203,9 +204,16 @@ impl Importer<'_> {
             return Ok(None);
         };
         let mut bytes = ArenaBytes::zeroed(self.arena, base64::decoded_len_estimate(text.len()))?;
-        let len = BASE64URL
-            .decode_slice(text, &mut bytes)
-            .map_err(|_| damaged("JWK"))?;
+        let alphabet = match text.contains(['+', '/']) {
+            true => BASE64,
+            false => BASE64URL,
+        };
+        let len = alphabet.decode_slice(text, &mut bytes).map_err(|_| {
+            KeyError::import(
+                "a JWK with a member that is not base64url",
+                "write its members as unbroken base64url (A-Z, a-z, 0-9, - and _), or give the key as PEM",
+            )
+        })?;
         bytes.truncate(len);
         Ok(Some(bytes))
     }

@@ -11,6 +11,7 @@ mod dashboards;
 mod deadlines;
 mod end_to_end;
 mod figures;
+mod flapping;
 mod forbidden;
 mod full_disk;
 mod half_close;
