@@ -102,7 +102,7 @@ pub use grant::Grant;
 pub use hottest::Hottest;
 pub use keyspace::{UnlockState, UnlockStatus};
 pub use limits::{Limits, LimitsError, RENEW_EARLY_PPM_MAX, renewals_per_lease};
-pub use prefetch::SCAN_PERIOD_US;
+pub use prefetch::{SCAN_PERIOD_US, SCANNED_MAX};
 pub use settings::{OnSoftExpiry, Settings, SettingsError};
 pub use shard::{
     KEYSPACES_MAX, Lifecycle, NEGATIVE_US, SURVEY_STEP, Shard, View, Violation, Warming,

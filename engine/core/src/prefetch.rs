@@ -10,6 +10,18 @@ use crate::time::Instant;
 /// next.
 pub const SCAN_PERIOD_US: u64 = 10_000;
 
+/// Keyspaces of one pass, at most; more of them take turns. So a pass and what an idle shard costs have a bound: 10,000
+/// keyspaces have their turn every 0.1 s.
+pub const SCANNED_MAX: usize = 1_024;
+
+/// The next pass of the prefetcher.
+pub(crate) struct NextPass {
+    /// Not before then.
+    pub(crate) at: Instant,
+    /// Number of the keyspace at which it begins.
+    pub(crate) from: usize,
+}
+
 /// Returns the queue of a live key that has no flight, and when to check it again, never later than `points.hard_at`.
 pub(crate) fn plan(
     points: &Points,

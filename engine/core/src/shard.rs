@@ -29,6 +29,7 @@ use crate::flight::{Flight, RefreshGroup, Waiter};
 use crate::keyspace::{Keyspace, Lease};
 use crate::limits::{Limits, LimitsError};
 use crate::list::List;
+use crate::prefetch::NextPass;
 use crate::rng::Rng;
 use crate::settings::{Settings, SettingsError};
 use crate::slots::{At, Slots, Table};
@@ -66,7 +67,7 @@ pub struct Shard<V> {
     /// The slot number at which the CLOCK's hand is.
     hand: u32,
     key_bytes: usize,
-    scan_at: Instant,
+    next_pass: NextPass,
     tickets: u64,
     totals: Totals,
 }
@@ -123,7 +124,10 @@ impl<V> Shard<V> {
             actions: VecDeque::new(),
             hand: 0,
             key_bytes: 0,
-            scan_at: Instant::ZERO,
+            next_pass: NextPass {
+                at: Instant::ZERO,
+                from: 0,
+            },
             tickets: 0,
             totals: Totals::default(),
         })

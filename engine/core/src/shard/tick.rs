@@ -6,7 +6,7 @@ use crate::entry::{Home, Key, State, USED};
 use crate::flight::Origin;
 use crate::grant::Grant;
 use crate::keyspace::{Gate, Keyspace, Purged};
-use crate::prefetch::SCAN_PERIOD_US;
+use crate::prefetch::{SCAN_PERIOD_US, SCANNED_MAX};
 use crate::slots::At;
 use crate::time::Instant;
 
@@ -41,11 +41,22 @@ impl<V> Shard<V> {
             self.handle_age(now, entry);
         }
         self.sweep(now);
-        if now >= self.scan_at {
-            self.scan_at = now.plus_us(SCAN_PERIOD_US);
-            for keyspace in self.keyspaces.places() {
-                self.scan(now, keyspace);
-            }
+        if now >= self.next_pass.at {
+            self.next_pass.at = now.plus_us(SCAN_PERIOD_US);
+            self.scan_next(now);
+        }
+    }
+
+    /// Makes one pass over the keyspaces whose turn it is: all, if they are not too many.
+    fn scan_next(&mut self, now: Instant) {
+        let places = self.keyspaces.places();
+        let from = self.next_pass.from;
+        self.next_pass.from += SCANNED_MAX;
+        if self.next_pass.from >= self.keyspaces.len() {
+            self.next_pass.from = 0;
+        }
+        for keyspace in places.skip(from).take(SCANNED_MAX) {
+            self.scan(now, keyspace);
         }
     }
 

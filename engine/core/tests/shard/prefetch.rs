@@ -1,7 +1,7 @@
 //! Refreshes ahead of need.
 
 use crate::rig::*;
-use keyway_core::{Limits, LoadError, Settings, Urgency};
+use keyway_core::{KeyspaceId, Limits, LoadError, SCAN_PERIOD_US, SCANNED_MAX, Settings, Urgency};
 
 /// Start of the refresh window with a soft TTL of 10 s; the last 5 % begin at 9.5 s.
 const WINDOW_AT: u64 = 8 * S;
@@ -294,4 +294,32 @@ fn late_tick_scans_once() {
     let scans = rig.counters().prefetch_scan_total;
     rig.jump(5 * S);
     assert_eq!(rig.counters().prefetch_scan_total, scans + 1);
+}
+
+/// A pass over ten thousand keyspaces took a hundred times a second as long as a turn may.
+#[test]
+fn many_keyspaces_take_turns_in_the_passes() {
+    let mut rig = Rig::leased();
+    let others = 2..=2 * SCANNED_MAX as u32 + 100;
+    for id in others.clone() {
+        let added = rig
+            .shard
+            .handle_keyspace(rig.now, KeyspaceId(id), settings());
+        added.unwrap();
+    }
+    let scans = |rig: &Rig| -> Vec<u64> {
+        let ids = others.clone().map(KeyspaceId);
+        let counters = ids.map(|id| rig.shard.counters(id).unwrap().prefetch_scan_total);
+        counters.collect()
+    };
+    let before: u64 = scans(&rig).iter().sum();
+    let mut most = 0;
+    for _ in 0..6 {
+        let before: u64 = scans(&rig).iter().sum();
+        rig.jump(SCAN_PERIOD_US);
+        most = most.max(scans(&rig).iter().sum::<u64>() - before);
+    }
+    assert_eq!(most, SCANNED_MAX as u64);
+    // Six passes are two rounds.
+    assert!(scans(&rig).iter().all(|scans| *scans == 2), "{before}");
 }

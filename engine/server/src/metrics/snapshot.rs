@@ -91,7 +91,7 @@ figures! {
         [Counter "singleflight_wait_timeout_total"] ["singleflight_wait_timeout_total"]
         "Waits that used up sign_wait_budget_us.";
     prefetch_scan_total: u64 = sum [Counter "prefetch_scan_total"] ["prefetch_scan_total"]
-        "Passes of the prefetcher: one every 10 ms on each shard while it is enabled.";
+        "Passes of the prefetcher: one every 10 ms on each shard while it is enabled; beyond 1,024 keyspaces they take turns.";
     prefetch_trigger_total: u64 = sum [Counter "prefetch_trigger_total"] ["prefetch_trigger_total"]
         "Refreshes that the prefetcher started.";
     prefetch_warm_total: u64 = sum [Counter "keyway_prefetch_warm_total"] ["prefetch_warm_total"]

@@ -12,7 +12,7 @@ use crate::common::{WITHIN, prod, wait_until};
 use crate::rotation::stand;
 
 const ROUNDS: u64 = 8;
-/// A call is attempted twice: of so many attempts in a row, one call failed.
+/// A call is attempted twice: after that many failed attempts in a row, a call has failed.
 const ATTEMPTS: usize = 4;
 
 /// Returns the number of answers given so far under this fault.
