@@ -15,6 +15,7 @@ pub const SCAN_PERIOD_US: u64 = 10_000;
 pub const SCANNED_MAX: usize = 1_024;
 
 /// The next pass of the prefetcher.
+#[derive(Debug)]
 pub(crate) struct NextPass {
     /// Not before then.
     pub(crate) at: Instant,
