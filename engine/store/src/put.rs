@@ -166,8 +166,11 @@ impl<F: Files> BlobLog<F> {
     pub async fn put_deleted(&self, keyspace: u32, key_id: &[u8]) -> Result<Stored, PutError> {
         loop {
             let admitted = self.admit_deleted(keyspace, key_id);
-            if let Some(outcome) = self.settle(admitted).await {
-                return outcome;
+            match self.settle(admitted).await {
+                // That is the revocation, which is not written yet: of the deletion nothing is in force.
+                Some(Err(PutError::NotPersisted(why))) => return Err(PutError::Failed(why)),
+                Some(outcome) => return outcome,
+                None => {}
             }
         }
     }

@@ -27,10 +27,7 @@ impl World<'_> {
             (kms.mood, kms.takes_us) = (KmsMood::Good, 500);
         }
         (self.disk.mood, self.disk.takes_us) = (DiskMood::Good, 500);
-        for shard in 0..self.logs.len() {
-            self.logs[shard].borrow_mut().set_mood(LogMood::Good, 100);
-            self.schedule(self.now + 1, super::Event::RetryLog(shard as u16));
-        }
+        self.set_log_mood(LogMood::Good, 100);
         for site in &mut self.sites {
             site.clock.calm_down();
         }
@@ -38,12 +35,6 @@ impl World<'_> {
             socket.unread_until = 0;
         }
         self.advance(SETTLES_US)?;
-        if self.logs.iter().any(|log| log.borrow().is_broken()) {
-            // Only a restart fixes a log that has failed.
-            let shards = self.logs.len() as u16;
-            self.crash(u64::MAX, shards)?;
-            self.advance(SETTLES_US)?;
-        }
         for kms in 0..self.kms.len() {
             self.ask(OPERATOR, Asks::UnlockKms(kms), 0);
         }

@@ -33,6 +33,7 @@ mod told;
 use crate::control::kms::SimKms;
 use crate::control::plan::DiskMood;
 use crate::dice::Dice;
+use crate::disk::SimDisk;
 use crate::oracle::{Checked, Violation};
 use crate::schedule::Scheduled;
 use crate::trace::Trace;
@@ -43,15 +44,13 @@ use keyway_node::control::{Control, KmsAnswer};
 use keyway_node::ids::{CallId, WriteId};
 use keyway_node::messages::{Lane, ToControl};
 use keyway_node::time::Moment;
-use log::SimLog;
+use log::ShardLog;
 use plan::Plan;
 use port::Shared;
 use site::{Input, Site};
 use sockets::Socket;
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 
 pub use coverage::NodeCoverage;
 
@@ -167,8 +166,6 @@ enum Event {
     },
     /// A shard's log has come to the end of something.
     Log(u16),
-    /// A shard's log tries again what it could not write.
-    RetryLog(u16),
     KmsAnswers {
         call: CallId,
         answer: KmsAnswer,
@@ -217,8 +214,11 @@ struct World<'a> {
     control: Control,
     made: u64,
     sites: Vec<Site>,
-    /// By shard; they outlive the process.
-    logs: Vec<Rc<RefCell<SimLog>>>,
+    /// By shard. What is on the platter outlives the process.
+    logs: Vec<ShardLog>,
+    platter: SimDisk,
+    /// When each log is looked at next.
+    log_watches: Vec<Option<u64>>,
     kms: [SimKms; 2],
     disk: Disk,
     sockets: Vec<Socket>,
@@ -293,13 +293,6 @@ impl<'a> World<'a> {
             }
             Event::ToControl { from, message } => self.hear_shard(from, message),
             Event::Log(shard) => self.log_goes_on(shard),
-            Event::RetryLog(shard) => {
-                let at = self.logs[usize::from(shard)].borrow_mut().retry(self.now);
-                if let Some(at) = at {
-                    self.schedule(at, Event::RetryLog(shard));
-                }
-                Ok(())
-            }
             Event::KmsAnswers { call, answer } => self.hear_kms(call, answer),
             Event::Replaced(write) => self.replaced(write),
             Event::Saved { write, result } => self.saved(write, result),

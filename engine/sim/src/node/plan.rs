@@ -133,7 +133,6 @@ pub(super) enum Step {
         takes_us: u64,
     },
     Log {
-        shard: u16,
         mood: LogMood,
         takes_us: u64,
     },

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::label::{FAST, InMemory, Label, Memory, SLOW, SimDek, SimKey};
-use super::log::SimLog;
+use super::log::ShardLog;
 use super::{UNIX_MS, instant_of_unix_ms};
 use crate::control::kms::{Dek, dek_of};
 use crate::oracle::Violation;
@@ -80,7 +80,7 @@ pub(super) struct Shared {
 pub(super) struct SimPort {
     pub(super) shard: u16,
     pub(super) clock: Rc<Clock>,
-    pub(super) log: Rc<RefCell<SimLog>>,
+    pub(super) log: ShardLog,
     pub(super) shared: Shared,
     pub(super) seen: RefCell<Vec<Seen>>,
 }
@@ -269,7 +269,7 @@ impl Port for SimPort {
         self.log.borrow().known(name)
     }
 
-    fn revoke(&self, name: Name<'_>, _: u64) -> Result<(), WriteError> {
-        self.log.borrow_mut().revoke(name)
+    fn revoke(&self, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
+        self.log.borrow().revoke(name, unix_ms)
     }
 }

@@ -4,7 +4,7 @@ use super::books::Books;
 use super::clock::Clock;
 use super::coverage::NodeCoverage;
 use super::label::Label;
-use super::log::{KeyName, Record, SimLog};
+use super::log::{LogMood, ShardLog};
 use super::plan::{KEYS, Key, Plan, USERS};
 use super::port::{Shared, SimPort};
 use super::site::Site;
@@ -14,6 +14,7 @@ use super::{Disk, NodeOutcome, World, moment};
 use crate::control::kms::{Dek, NAMES, SimKms, record};
 use crate::control::plan::DiskMood;
 use crate::dice::Dice;
+use crate::disk::SimDisk;
 use crate::oracle::{Checked, Violation, ensure};
 use crate::trace::Trace;
 use keyway_core::Limits;
@@ -22,6 +23,7 @@ use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{Control, KmsSet, Settings};
 use keyway_node::keyspace_change::KeyspaceChange;
 use keyway_node::policy::{Owner, Principal};
+use keyway_node::port::{Name, Sealed};
 use keyway_node::shard::{Shard, Site as Place, Start};
 use keyway_node::time::Moment;
 use keyway_protocol::{Grants, Router};
@@ -109,13 +111,22 @@ pub(super) fn router(shards: u16) -> Router {
     Router::new([7; 16], shards).expect("there are shards")
 }
 
+/// The logs of a process that starts; those of another number of shards are moved first.
+fn start_logs(platter: &mut SimDisk, now: u64, shards: u16) -> Vec<ShardLog> {
+    let router = router(shards);
+    let route = |keyspace, key_id: &[u8]| usize::from(router.shard_of(keyspace, key_id));
+    let logs = platter.start(now, shards, route).into_iter();
+    logs.map(|log| Rc::new(RefCell::new(log))).collect()
+}
+
 impl<'a> World<'a> {
     pub(super) fn new(plan: &'a Plan, trace: Trace) -> Self {
         let now = 1_000_000;
         let durable = first_catalogue(plan, moment(now));
         let kms = [SimKms::new(0), SimKms::new(1)];
         let control = control(plan.seed, plan.shards, moment(now), durable.clone(), &kms);
-        let log = |number| SimLog::new(Dice::of(plan.seed, LOG, number, 0));
+        let mut platter = SimDisk::new(plan.seed ^ LOG);
+        platter.set_mood(LogMood::Good.disk(100));
         let mut world = Self {
             plan,
             now,
@@ -126,9 +137,9 @@ impl<'a> World<'a> {
             control,
             made: 1_000,
             sites: Vec::new(),
-            logs: (0..u64::from(plan.shards))
-                .map(|number| Rc::new(RefCell::new(log(number))))
-                .collect(),
+            logs: start_logs(&mut platter, now, plan.shards),
+            platter,
+            log_watches: vec![None; usize::from(plan.shards)],
             kms,
             disk: Disk {
                 durable,
@@ -168,9 +179,16 @@ impl<'a> World<'a> {
                     not_after: 0,
                 };
                 let log = &self.logs[usize::from(self.owner_of(key))];
-                let name = (keyspace, key.id().into_boxed_slice());
-                log.borrow_mut()
-                    .add_record(name, Record::first(label.seal(&key.id())));
+                let key_id = key.id();
+                let name = Name {
+                    keyspace,
+                    key_id: &key_id,
+                };
+                let sealed = Sealed {
+                    version: 1,
+                    bytes: label.seal(&key_id),
+                };
+                log.borrow().put_now(name, sealed);
                 let book = self.books.keys.entry(key).or_default();
                 book.generates_sent = 1;
                 book.learn(0, 1);
@@ -278,44 +296,19 @@ impl<'a> World<'a> {
         for socket in &mut self.sockets {
             *socket = socket.gone();
         }
-        for log in &self.logs {
-            log.borrow_mut().crash();
-        }
+        let logs = self.logs.drain(..).filter_map(Rc::into_inner);
+        let logs: Vec<_> = logs.map(RefCell::into_inner).collect();
+        self.platter.crash(logs, !dice.one_in(3));
         for kms in &mut self.kms {
             kms.restart();
         }
-        self.divide_logs(shards);
+        self.logs = start_logs(&mut self.platter, self.now, shards);
+        self.log_watches = vec![None; usize::from(shards)];
         self.books.forget_process(self.now);
         self.check_blobs()?;
         self.check_restart()?;
         self.now += dice.range(1_000, 2_000_000);
         self.boot()
-    }
-
-    /// Records move to the logs of the shards that own their keys now.
-    fn divide_logs(&mut self, shards: u16) {
-        if self.logs.len() == usize::from(shards) {
-            return;
-        }
-        let records: Vec<(KeyName, Record)> = self
-            .logs
-            .iter()
-            .flat_map(|log| log.borrow_mut().take_records())
-            .collect();
-        let router = router(shards);
-        let log = |number: u16| {
-            let seed = self.plan.seed ^ (self.incarnation << 32);
-            SimLog::new(Dice::of(seed, LOG, u64::from(number), 0))
-        };
-        self.logs = (0..shards)
-            .map(|number| Rc::new(RefCell::new(log(number))))
-            .collect();
-        for (name, record) in records {
-            let owner = router.shard_of(name.0, &name.1);
-            self.logs[usize::from(owner)]
-                .borrow_mut()
-                .add_record(name, record);
-        }
     }
 
     /// What was answered OK is written.

@@ -239,16 +239,17 @@ impl World<'_> {
     pub(super) fn check_blobs(&self) -> Checked {
         for (shard, log) in self.logs.iter().enumerate() {
             let log = log.borrow();
-            for (name, record) in log.records() {
+            for record in log.records() {
                 let Some((label, _)) = Label::read(&record.bytes) else {
                     continue;
                 };
+                let name = (record.keyspace, &record.key_id);
                 // One that was not acknowledged may be under a retired DEK, which is brought back when it is needed.
-                let opens =
-                    self.opens(label.dek) || (record.is_ghost && self.is_durable(label.dek));
+                let opens = self.opens(label.dek)
+                    || (record.is_unacknowledged && self.is_durable(label.dek));
                 ensure!(
                     28,
-                    log.state_of(name, record) != keyway_node::port::KeyState::Live || opens,
+                    record.state != keyway_node::port::KeyState::Live || opens,
                     "shard {shard} has a blob of {name:?} under {:?}, which is not among the DEKs in keyspaces.json",
                     label.dek
                 );

@@ -314,14 +314,6 @@ impl World<'_> {
         }
     }
 
-    /// Looks when the shard's log comes to the end of something.
-    pub(super) fn watch_log(&mut self, shard: u16) {
-        let next_at = self.logs[usize::from(shard)].borrow().next_at();
-        if let Some(at) = next_at {
-            self.schedule(at.max(self.now), Event::Log(shard));
-        }
-    }
-
     pub(super) fn log_goes_on(&mut self, shard: u16) -> Checked {
         let done = self.logs[usize::from(shard)]
             .borrow_mut()
@@ -331,6 +323,7 @@ impl World<'_> {
                 .note(self.now, || format!("  log {shard}: {}", done_text(&done)));
             self.arrive(shard, Input::Done(task, done));
         }
+        self.log_watches[usize::from(shard)] = None;
         self.watch_log(shard);
         self.look_at_log(shard)
     }

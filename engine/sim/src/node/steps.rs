@@ -49,17 +49,7 @@ impl World<'_> {
             Step::Disk { mood, takes_us } => {
                 (self.disk.mood, self.disk.takes_us) = (mood, takes_us);
             }
-            Step::Log {
-                shard,
-                mood,
-                takes_us,
-            } => {
-                let at = self.now + takes_us;
-                if let Some(log) = self.logs.get(usize::from(shard)) {
-                    log.borrow_mut().set_mood(mood, takes_us);
-                    self.schedule(at, super::Event::RetryLog(shard));
-                }
-            }
+            Step::Log { mood, takes_us } => self.set_log_mood(mood, takes_us),
             Step::Busy { shard, us } => self.hold_up(Some(shard), us),
             Step::Sleep { us } => self.hold_up(None, us),
             Step::Crash { shards } => return self.crash(number, shards),

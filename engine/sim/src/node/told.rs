@@ -143,7 +143,7 @@ impl World<'_> {
                 generation,
             } => {
                 let log = self.logs[usize::from(number)].borrow();
-                let older = log.pending_under_older(*keyspace, *generation);
+                let older = super::log::pending_under_older(&log, *keyspace, *generation);
                 ensure!(
                     28,
                     older.is_none(),

@@ -39,6 +39,26 @@ fn a_revocation_holds_for_readers_before_it_is_durable() {
     });
 }
 
+/// It was answered with the revocation's outcome, "in force and not written", and nothing of the deletion is in force.
+#[test]
+fn a_deletion_that_waits_for_an_unwritten_revocation_has_changed_nothing() {
+    block_on(async {
+        let (disk, log) = fresh().await;
+        create(&log, b"a", b"blob").await;
+        disk.fail_after(1, Fault::Error);
+        let mut revoked = Box::pin(log.put_revoked(1, b"a"));
+        assert!(poll_once(revoked.as_mut()).await.is_none());
+        let deleted = log.put_deleted(1, b"a");
+        let (revoked, deleted) = futures_lite::future::zip(revoked, deleted).await;
+        assert!(
+            matches!(revoked, Err(PutError::NotPersisted(_))),
+            "{revoked:?}"
+        );
+        assert!(matches!(deleted, Err(PutError::Failed(_))), "{deleted:?}");
+        assert!(is_revoked(&log, b"a").await);
+    });
+}
+
 #[test]
 fn a_full_queue_does_not_stop_a_revocation() {
     block_on(async {

@@ -230,7 +230,6 @@ impl Drawing {
             _ => LogMood::ReadsFail,
         };
         Step::Log {
-            shard: self.shard(),
             mood,
             takes_us: self.dice.pick(&[10, 200, 3 * MS, 40 * MS, 600 * MS]),
         }
