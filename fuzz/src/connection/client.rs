@@ -21,8 +21,10 @@ pub(super) struct Client {
     incoming: Vec<u8>,
     /// Requests that were sent and not answered, by id.
     unanswered: BTreeMap<u64, usize>,
-    /// The stream is lost after this; it is said once.
+    /// The stream is lost: what comes after its last whole frame is no frame.
     is_lost: bool,
+    /// The server has said so.
+    has_end: bool,
     /// It has sent what a result looks like, which PING returns.
     has_sent_result: bool,
     pub(super) is_closed: bool,
@@ -39,6 +41,7 @@ impl Client {
             incoming: Vec::new(),
             unanswered: BTreeMap::new(),
             is_lost: false,
+            has_end: false,
             has_sent_result: false,
             is_closed: false,
             last_id: 0,
@@ -47,10 +50,10 @@ impl Client {
 
     /// The shard was given these bytes.
     pub(super) fn note_sent(&mut self, bytes: &[u8]) {
+        self.partial.extend_from_slice(bytes);
         if self.is_lost {
             return;
         }
-        self.partial.extend_from_slice(bytes);
         let mut at = 0;
         loop {
             match RequestFrame::decode(&self.partial[at..]) {
@@ -61,8 +64,6 @@ impl Client {
                 }
                 Ok(None) => break,
                 Err(_) => {
-                    let id = RequestFrame::request_id_at(&self.partial[at..]).unwrap_or(0);
-                    *self.unanswered.entry(id).or_default() += 1;
                     self.is_lost = true;
                     break;
                 }
@@ -73,21 +74,21 @@ impl Client {
 
     /// The shard has sent these bytes. `may_use`: the principal has had a right to keys at some time.
     pub(super) fn note_received(&mut self, bytes: &[u8], may_use: bool) {
-        self.incoming.extend_from_slice(bytes);
+        let mut incoming = std::mem::take(&mut self.incoming);
+        incoming.extend_from_slice(bytes);
         let mut at = 0;
         while let Some((frame, len)) =
-            ResponseFrame::decode(&self.incoming[at..]).expect("the server's bytes are frames")
+            ResponseFrame::decode(&incoming[at..]).expect("the server's bytes are frames")
         {
             assert!(len <= FRAME_LEN_MAX);
             let count = self.unanswered.get_mut(&frame.request_id);
-            let count = count.filter(|count| **count > 0);
-            assert!(
-                count.is_some(),
-                "an answer to request {}, which waits for none",
-                frame.request_id
-            );
-            if let Some(count) = count {
-                *count -= 1;
+            match count.filter(|count| **count > 0) {
+                Some(count) => *count -= 1,
+                None => assert!(
+                    self.takes_end(frame.request_id),
+                    "an answer to request {}, which waits for none",
+                    frame.request_id
+                ),
             }
             assert!(
                 may_use || self.has_sent_result || !has_result(&frame.payload),
@@ -96,7 +97,17 @@ impl Client {
             );
             at += len;
         }
-        self.incoming.drain(..at);
+        incoming.drain(..at);
+        self.incoming = incoming;
+    }
+
+    /// Whether an answer with this id says that the stream is lost: it has the id of the bytes that are no frame, as far as
+    /// they had come, and comes once.
+    fn takes_end(&mut self, id: u64) -> bool {
+        let is_id = id == 0 || RequestFrame::request_id_at(&self.partial) == Some(id);
+        let is_end = self.is_lost && !self.has_end && is_id;
+        self.has_end |= is_end;
+        is_end
     }
 
     /// How many requests have no answer.
