@@ -163,6 +163,7 @@ impl<P: Port> Shard<P> {
         for change in keyspaces {
             self.take_change(change);
         }
+        self.shelf.confirm_none();
     }
 
     /// Returns whether the core has panicked: the shard answers nothing any more and must be stopped.

@@ -63,6 +63,21 @@ fn floor_is_confirmed_when_no_write_under_an_older_dek_is_in_flight() {
     assert_eq!(confirmed(&rig), [2]);
 }
 
+/// A grant could overtake the creation of its keyspace and the first rotation in flight to a shard. The shard never confirmed the
+/// floor, and the rotation never ended.
+#[test]
+fn floor_of_a_new_keyspace_that_was_rotated_already_is_confirmed() {
+    let mut rig = Rig::new();
+    rig.run();
+    assert!(confirmed(&rig).is_empty(), "the floors of the start");
+    rig.publish(|change| {
+        change.id = KEYSPACE + 1;
+        change.seal_floor = 2;
+    });
+    rig.run();
+    assert_eq!(confirmed(&rig), [2]);
+}
+
 #[test]
 fn write_is_refused_if_its_right_or_keyspace_was_lost_in_the_meantime() {
     for locks in [false, true] {
