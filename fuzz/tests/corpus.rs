@@ -63,7 +63,7 @@ fn a_shard_answers_each_request_once_whatever_comes() {
 
 #[test]
 fn control_answers_each_command_once_whatever_comes() {
-    run("control", 3_000);
+    run("control", 1_500);
 }
 
 #[test]

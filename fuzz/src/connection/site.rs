@@ -434,7 +434,7 @@ impl Site {
             }
             8..12 => {
                 // Control's lane is full: the request comes back, and is refused.
-                let (Some((lane, token)), false) = (self.commands.pop_back(), how == 11) else {
+                let Some((lane, token)) = self.commands.pop_back() else {
                     return;
                 };
                 let request = keyway_node::messages::Request {
