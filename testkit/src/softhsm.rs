@@ -81,10 +81,12 @@ pub fn in_child(name: &str, body: impl FnOnce(&SoftHsm)) {
         .env(CHILD_DIRECTORY, &hsm.directory)
         .output()
         .unwrap();
-    assert!(output.status.success(), "in the child: {}", text(&output));
+    // The file is what counts: while the process exits, the module's own exit handlers now and then crash beside the
+    // threads that still use it.
     assert!(
         hsm.directory.join(DONE).exists(),
-        "no test is called {name}: {}",
+        "the child's test failed, or there is none named {name} ({}): {}",
+        output.status,
         text(&output)
     );
 }

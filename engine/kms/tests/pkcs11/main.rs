@@ -235,7 +235,7 @@ fn a_key_that_is_switched_off_is_disabled_until_it_is_on() {
         assert_refused(refused, Class::Disabled, "C_EncryptInit");
         set(Attribute::Encrypt(true));
         let refused = kms.unwrap(&context(1), &tampered).await;
-        assert_refused(refused, Class::Corrupt, "damaged");
+        assert_refused(refused, Class::Corrupt, "is corrupt");
 
         set(Attribute::Decrypt(false));
         let refused = kms.unwrap(&context(1), &wrapped).await;
