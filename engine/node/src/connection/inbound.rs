@@ -82,7 +82,7 @@ impl Inbound {
     /// Takes in the first `count` bytes of [`Inbound::space`].
     pub fn received(&mut self, now: Instant, count: usize) {
         self.filled = self.bytes.len().min(self.filled + count);
-        self.arrivals.note(self.filled, now);
+        self.arrivals.note(self.taken, self.filled, now);
         self.is_drained = false;
         self.is_looked_through = false;
     }
