@@ -81,7 +81,7 @@ pub fn in_child(name: &str, body: impl FnOnce(&SoftHsm)) {
         .env(CHILD_DIRECTORY, &hsm.directory)
         .output()
         .unwrap();
-    // The file is what counts: while the process exits, the module's own exit handlers now and then crash beside the
+    // The file is what counts: while the process exits, the module's own exit handlers occasionally crash beside the
     // threads that still use it.
     assert!(
         hsm.directory.join(DONE).exists(),
