@@ -28,6 +28,9 @@ use crate::port::{
 /// How long a write waits for the keyspace's DEK, µs.
 const DEK_WAIT_US: u64 = 3_000_000;
 
+/// How long the answer to a revocation waits for the log, µs. Control gives its own writes as long.
+const REVOCATION_WRITE_US_MAX: u64 = 4_000_000;
+
 /// A write that was begun.
 pub(crate) struct KeyWrite {
     step: Step,
@@ -55,9 +58,16 @@ enum Step {
         under: Option<SealUnder>,
         restores: bool,
     },
+    /// The log, for a revocation that is in force.
+    Revoking,
 }
 
 impl KeyWrite {
+    /// Returns whether what it asked for is in force, although the log may not have written it.
+    pub(crate) fn is_in_force(&self) -> bool {
+        matches!(self.step, Step::Revoking)
+    }
+
     /// Returns whether it waits for the DEK, and nothing has been begun.
     pub(crate) fn awaits_dek(&self) -> bool {
         matches!(self.step, Step::AwaitingDek)
@@ -252,13 +262,16 @@ impl<P: Port> Shard<P> {
         let Stage::Writing(write) = &mut job.stage else {
             return;
         };
-        let step = std::mem::replace(&mut write.step, Step::Going);
-        if let Step::Putting { under, restores } = step {
-            // First of all: nothing that fails may keep a rotation from its end.
-            if let Some(under) = under {
-                self.shelf.end(under);
+        match std::mem::replace(&mut write.step, Step::Going) {
+            Step::Putting { under, restores } => {
+                // First of all: nothing that fails may keep a rotation from its end.
+                if let Some(under) = under {
+                    self.shelf.end(under);
+                }
+                return self.finish_put(job, done, restores);
             }
-            return self.finish_put(job, done, restores);
+            Step::Revoking => return self.finish_put(job, done, false),
+            _ => {}
         }
         self.step(job, |shard, job| {
             let next = match done {
@@ -399,7 +412,7 @@ impl<P: Port> Shard<P> {
     }
 
     /// Revokes a key permanently. The log has accepted it before the core acts by it, so it can no longer be refused; and
-    /// the core acts by it before it is durable.
+    /// the core acts by it before it is durable. The answer waits for the log, but not for a disk that hangs.
     fn revoke(&mut self, job: &mut Job, name: OwnedName) -> Stepped {
         let port = &self.timed.port;
         port.revoke(
@@ -410,7 +423,12 @@ impl<P: Port> Shard<P> {
             port.unix_ms(),
         )?;
         self.learn_key(job, false);
-        Ok(put(name, Write::Revocation, None, false))
+        let until = self.timed.now().plus_us(REVOCATION_WRITE_US_MAX);
+        job.deadline = Some(job.deadline.map_or(until, |own| own.min(until)));
+        Ok(Next::Errand(
+            Step::Revoking,
+            Errand::Put(name, Write::Revocation),
+        ))
     }
 
     /// Deletes a key that was revoked long enough ago.

@@ -2,9 +2,9 @@
 
 use keyway_node::messages::ToControl;
 use keyway_node::shard::{Errand, TURN_US_MAX};
-use keyway_protocol::{KeyList, Octets, Opcode, Request, Status};
+use keyway_protocol::{KeyList, KeyRevoke, Octets, Opcode, Request, Status};
 
-use super::rig::{OWNER, Rig, done, frame, generate, sign};
+use super::rig::{OWNER, Rig, done, frame, generate, sign, statuses};
 
 const DEADLINE_US: u32 = 5_000;
 
@@ -93,4 +93,30 @@ fn what_arrives_after_a_request_does_not_prolong_its_deadline() {
             (3, Status::Ok)
         ]
     );
+}
+
+/// A revocation is in force at once; its answer waited for as long as the disk hung.
+#[test]
+fn a_revocation_that_the_disk_holds_up_is_answered_as_in_force_but_not_written() {
+    for (deadline_us, silent_ticks, more_ticks) in [(DEADLINE_US, 4, 2), (0, 3_800, 300)] {
+        let mut rig = Rig::new();
+        let (at, warm) = rig.connect_and_sign(OWNER, "warm");
+        rig.keeps_errands = true;
+        let revoke = Request::KeyRevoke(KeyRevoke { key_version: 0 });
+        rig.receive(
+            at,
+            &frame(1, &warm, deadline_us, Opcode::KeyRevoke, &revoke),
+        );
+        rig.run();
+        rig.ticks(silent_ticks);
+        assert_eq!(rig.answers(at), [], "before its time");
+        rig.ticks(more_ticks);
+        assert_eq!(statuses(&rig.answers(at)), [(1, Status::NotPersisted)]);
+        for (task, errand) in std::mem::take(&mut rig.kept) {
+            rig.shard.handle_done(task, done(&errand));
+        }
+        rig.run();
+        assert_eq!(rig.answers(at), [], "it has its answer");
+        assert_eq!(rig.shard.figures().waiting.jobs, 0);
+    }
 }

@@ -92,8 +92,7 @@ impl World<'_> {
         let request = self
             .books
             .ask(Asked::new(client, user, asks, deadline_us, self.now));
-        // A revocation is in force at once, and its answer waits for the log, however long a call of the disk hangs.
-        if matches!(asks, Asks::Lock(_) | Asks::LockAll) {
+        if matches!(asks, Asks::Lock(_) | Asks::LockAll | Asks::Revoke(_)) {
             let at = self.now + ANSWERED_WITHIN_US;
             self.schedule(at, super::Event::MustBeAnswered(request));
         }
