@@ -15,6 +15,9 @@ TIME_S ?= 60
 # Many times what the tests take on two idle cores: a test that hangs is named, and holds nobody up for longer.
 TESTS_TIME_LIMIT ?= 90m
 
+# Most tests wait most of their time, for leases, restarts and time-outs: more of them at a time than there are cores.
+export RUST_TEST_THREADS ?= 4
+
 # CI builds from the committed Cargo.lock or not at all.
 LOCKED := $(if $(CI),--locked)
 
