@@ -176,18 +176,9 @@ fn at_openbao_with_tls_and_a_login() {
         "the secret id is wrong; later another is in its file",
         || {
             secret(&secret_id, "3c2d5f2a-wrong");
-            let bao = bao.borrow();
-            for accessor in bao.list("auth/token/accessors") {
-                let body = json!({ "accessor": accessor });
-                let token = bao.write("auth/token/lookup-accessor", &body);
-                if token["data"]["policies"]
-                    .as_array()
-                    .unwrap()
-                    .contains(&json!(POLICY))
-                {
-                    bao.write("auth/token/revoke-accessor", &body);
-                }
-            }
+            // The tokens of its logins.
+            let logins = "sys/leases/revoke-prefix/auth/approle/login";
+            bao.borrow().write(logins, &json!({ "sync": true }));
         },
         || secret(&secret_id, &bao.borrow().secret_id("keyway")),
     );
