@@ -24,6 +24,7 @@ pub mod control;
 mod coverage;
 mod dice;
 pub mod disk;
+mod history;
 mod kms;
 pub mod node;
 mod oracle;

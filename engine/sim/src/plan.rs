@@ -8,6 +8,7 @@ mod draw;
 
 pub(crate) use draw::plan;
 
+use crate::history::{Planned, Steps};
 use keyway_core::{Limits, OnSoftExpiry, Settings};
 use std::fmt;
 
@@ -19,7 +20,7 @@ pub(crate) const WRITES_WAIT_FROM_SEED: u64 = 200_000;
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) shape: Shape,
-    pub(crate) steps: Vec<Planned>,
+    pub(crate) steps: Vec<Planned<Step>>,
     /// Plants a source of nondeterminism, to test the detection.
     pub(crate) is_nondeterministic: bool,
 }
@@ -47,13 +48,12 @@ impl Plan {
     }
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Planned {
-    /// Its position in the complete list, on which its draws depend.
-    pub(crate) number: u64,
-    /// µs after the step before.
-    pub(crate) after_us: u64,
-    pub(crate) step: Step,
+impl Steps for Plan {
+    type Step = Step;
+
+    fn steps(&mut self) -> &mut Vec<Planned<Step>> {
+        &mut self.steps
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,11 +1,11 @@
 //! Runs one history, from its seed to its verdict.
 
 use crate::coverage::Coverage;
+use crate::history::verdict_of;
 use crate::oracle::Violation;
 use crate::plan::{self, Plan};
 use crate::trace::Trace;
 use crate::world::World;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The result of a history.
 #[derive(Debug, Default)]
@@ -51,20 +51,7 @@ pub fn hash_of(seed: u64, is_planted: bool) -> u64 {
 /// Runs a plan. A failed assertion of the core is a violation like any other.
 pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (Outcome, Vec<String>) {
     let mut world = World::new(plan, trace);
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let violation = match ended {
-        Ok(checked) => checked.err(),
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Some(Violation {
-                invariant: 0,
-                what: format!("panicked: {}", text.unwrap_or_default()),
-            })
-        }
-    };
+    let violation = verdict_of(|| world.run());
     let trace_hash = world.trace.hash();
     let lines = world.trace.take();
     let figures = world.figures;

@@ -24,6 +24,7 @@ mod tell;
 mod visible;
 
 use crate::dice::Dice;
+use crate::history;
 use crate::oracle::{Checked, Violation};
 use crate::schedule::Scheduled;
 use crate::trace::Trace;
@@ -38,7 +39,6 @@ use kms::{Dek, SimKms};
 use plan::{ControlPlan, DiskMood};
 use shards::SimShard;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use coverage::ControlCoverage;
 
@@ -74,58 +74,19 @@ pub fn hash_of(seed: u64) -> u64 {
     run_plan(&plan::plan(seed), Trace::hashed()).2
 }
 
-/// The history of a seed in words, and what it broke; one that breaks something is made as short as it goes first.
+/// Returns the history of a seed as text, and what it broke. One that breaks something is shortened first, unless the
+/// `whole` history is wanted.
 #[must_use]
 pub fn trace_of(seed: u64, whole: bool) -> (Vec<String>, Option<Violation>) {
-    let mut plan = plan::plan(seed);
-    if !whole && let Some(broken) = run_plan(&plan, Trace::default()).0.violation {
-        plan = shorten(plan, broken.invariant);
-    }
-    let (outcome, lines, _) = run_plan(&plan, Trace::on());
-    (lines, outcome.violation)
-}
-
-/// Leaves out steps as long as the same invariant breaks.
-fn shorten(mut best: ControlPlan, invariant: u8) -> ControlPlan {
-    let mut chunk = best.steps.len().div_ceil(2);
-    loop {
-        let (mut at, mut is_shorter) = (0, false);
-        while at < best.steps.len() {
-            let mut candidate = best.clone();
-            let end = (at + chunk).min(best.steps.len());
-            let gone: u64 = candidate.steps.drain(at..end).map(|it| it.after_us).sum();
-            if let Some(next) = candidate.steps.get_mut(at) {
-                next.after_us += gone;
-            }
-            let violation = run_plan(&candidate, Trace::default()).0.violation;
-            if violation.is_some_and(|other| other.invariant == invariant) {
-                best = candidate;
-                is_shorter = true;
-            } else {
-                at += chunk;
-            }
-        }
-        if chunk == 1 && !is_shorter {
-            return best;
-        }
-        chunk = (chunk / 2).max(1);
-    }
+    history::trace_of(plan::plan(seed), whole, |plan, trace| {
+        let (outcome, lines, _) = run_plan(plan, trace);
+        (outcome.violation, lines)
+    })
 }
 
 fn run_plan(plan: &ControlPlan, trace: Trace) -> (ControlOutcome, Vec<String>, u64) {
     let mut world = World::new(plan, trace);
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let violation = match ended {
-        Ok(checked) => checked.err(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Some(Violation {
-                invariant: 0,
-                what: format!("panicked: {}", text.unwrap_or_default()),
-            })
-        }
-    };
+    let violation = history::verdict_of(|| world.run());
     let hash = world.trace.hash();
     let lines = world.trace.take();
     let outcome = ControlOutcome {

@@ -1,6 +1,7 @@
 //! What a seed stands for: shards, keyspaces, two KMSes, a disk, and a list of things that happen to them.
 
 use crate::dice::Dice;
+use crate::history::{Planned, Steps};
 
 const MS: u64 = 1_000;
 const S: u64 = 1_000_000;
@@ -15,14 +16,15 @@ pub(crate) struct ControlPlan {
     pub(crate) seed: u64,
     pub(crate) shards: u16,
     pub(crate) keyspaces: u32,
-    pub(crate) steps: Vec<Planned>,
+    pub(crate) steps: Vec<Planned<Step>>,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Planned {
-    pub(crate) number: u64,
-    pub(crate) after_us: u64,
-    pub(crate) step: Step,
+impl Steps for ControlPlan {
+    type Step = Step;
+
+    fn steps(&mut self) -> &mut Vec<Planned<Step>> {
+        &mut self.steps
+    }
 }
 
 /// What an administrator asks for. Keyspaces are numbered from 1; some numbers may not exist.

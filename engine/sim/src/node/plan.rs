@@ -6,6 +6,7 @@ pub(super) use draw::plan;
 
 use super::log::LogMood;
 use crate::control::plan::{DiskMood, KmsMood};
+use crate::history::{Planned, Steps};
 
 /// Principals beside the operator, who are granted rights and lose them.
 pub(super) const USERS: u32 = 2;
@@ -23,7 +24,15 @@ pub(super) struct Plan {
     pub(super) settings: Vec<(&'static str, u64)>,
     /// One in this number of operations loses the processor; 0: none.
     pub(super) lost_one_in: u64,
-    pub(super) steps: Vec<Planned>,
+    pub(super) steps: Vec<Planned<Step>>,
+}
+
+impl Steps for Plan {
+    type Step = Step;
+
+    fn steps(&mut self) -> &mut Vec<Planned<Step>> {
+        &mut self.steps
+    }
 }
 
 /// Who is at the other end of a connection, and at which shard.
@@ -32,13 +41,6 @@ pub(super) struct Client {
     /// `None`: the operator.
     pub(super) user: Option<u32>,
     pub(super) shard: u16,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Planned {
-    pub(super) number: u64,
-    pub(super) after_us: u64,
-    pub(super) step: Step,
 }
 
 /// A key: its keyspace, and its number in it.

@@ -1,8 +1,9 @@
 //! Draws a plan from a seed. Each seed leaves some kinds of steps out and has others more often (swarm testing), so that
 //! every fault occurs both alone and among others.
 
-use super::{Caller, Mood, Name, Plan, Planned, Shape, Step, StoreMood};
+use super::{Caller, Mood, Name, Plan, Shape, Step, StoreMood};
 use crate::dice::Dice;
+use crate::history::Planned;
 use keyway_core::{Limits, OnSoftExpiry, Settings};
 
 const MS: u64 = 1_000;
@@ -53,7 +54,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         focus: None,
     };
     let count = drawing.dice.range(STEPS_MIN, STEPS_MAX);
-    let mut steps: Vec<Planned> = drawing.opening();
+    let mut steps: Vec<Planned<Step>> = drawing.opening();
     while (steps.len() as u64) < count {
         if drawing.dice.one_in(30) {
             drawing.change_tempo();
@@ -155,7 +156,7 @@ struct Drawing {
 
 impl Drawing {
     /// Returns the first steps: most histories begin with a working node.
-    fn opening(&mut self) -> Vec<Planned> {
+    fn opening(&mut self) -> Vec<Planned<Step>> {
         let takes_us = self.dice.pick(&[200, 2_000, 20_000]);
         let load_us = self.dice.pick(&[50, 500, 3_000]);
         let steps = [
@@ -181,7 +182,7 @@ impl Drawing {
     }
 
     /// Creates and immediately revokes a key while other clients request it.
-    fn made_and_revoked(&mut self, name: Name) -> [Planned; 3] {
+    fn made_and_revoked(&mut self, name: Name) -> [Planned<Step>; 3] {
         let (by, count) = (self.caller(), 1);
         let steps = [
             Step::Request {

@@ -11,13 +11,13 @@ mod plan;
 mod steps;
 
 use super::{DiskMood, SimDisk, SimLog};
+use crate::history;
 use crate::oracle::{Checked, Violation};
 use crate::trace::Trace;
 use books::{Books, Key, Told};
 use keyway_store::virtual_files::Lie;
 use plan::Plan;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How a history of the logs ended.
 #[derive(Debug, Default)]
@@ -54,42 +54,14 @@ pub fn hash_of(seed: u64) -> u64 {
     run_plan(&plan::plan(seed), Trace::hashed(), None).2
 }
 
-/// The history of a seed in words, and what it broke; one that breaks something is made as short as it goes first.
+/// Returns the history of a seed as text, and what it broke. One that breaks something is shortened first, unless the
+/// `whole` history is wanted.
 #[must_use]
 pub fn trace_of(seed: u64, whole: bool) -> (Vec<String>, Option<Violation>) {
-    let mut plan = plan::plan(seed);
-    if !whole && let Some(broken) = run_plan(&plan, Trace::default(), None).0.violation {
-        plan = shorten(plan, broken.invariant);
-    }
-    let (outcome, lines, _) = run_plan(&plan, Trace::on(), None);
-    (lines, outcome.violation)
-}
-
-/// Leaves out steps as long as the same invariant breaks.
-fn shorten(mut best: Plan, invariant: u8) -> Plan {
-    let mut chunk = best.steps.len().div_ceil(2);
-    loop {
-        let (mut at, mut is_shorter) = (0, false);
-        while at < best.steps.len() {
-            let mut candidate = best.clone();
-            let end = (at + chunk).min(best.steps.len());
-            let gone: u64 = candidate.steps.drain(at..end).map(|it| it.after_us).sum();
-            if let Some(next) = candidate.steps.get_mut(at) {
-                next.after_us += gone;
-            }
-            let violation = run_plan(&candidate, Trace::default(), None).0.violation;
-            if violation.is_some_and(|other| other.invariant == invariant) {
-                best = candidate;
-                is_shorter = true;
-            } else {
-                at += chunk;
-            }
-        }
-        if chunk == 1 && !is_shorter {
-            return best;
-        }
-        chunk = (chunk / 2).max(1);
-    }
+    history::trace_of(plan::plan(seed), whole, |plan, trace| {
+        let (outcome, lines, _) = run_plan(plan, trace, None);
+        (outcome.violation, lines)
+    })
 }
 
 fn run_plan(plan: &Plan, trace: Trace, lie: Option<Lie>) -> (DiskOutcome, Vec<String>, u64) {
@@ -97,18 +69,7 @@ fn run_plan(plan: &Plan, trace: Trace, lie: Option<Lie>) -> (DiskOutcome, Vec<St
     if let Some(lie) = lie {
         world.disk.lie(lie);
     }
-    let ended = catch_unwind(AssertUnwindSafe(|| world.run(plan)));
-    let violation = match ended {
-        Ok(checked) => checked.err(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Some(Violation {
-                invariant: 0,
-                what: format!("panicked: {}", text.unwrap_or_default()),
-            })
-        }
-    };
+    let violation = history::verdict_of(|| world.run(plan));
     let (hash, lines) = (world.trace.hash(), world.trace.take());
     let outcome = DiskOutcome {
         violation,
@@ -176,12 +137,13 @@ impl World {
         self.logs = self
             .disk
             .start(self.now_us, plan.shards, route(plan.shards));
-        for (at, step) in plan.steps.iter().enumerate() {
-            self.pass(step.after_us)?;
+        for planned in &plan.steps {
+            self.pass(planned.after_us)?;
             let now_us = self.now_us;
-            self.trace
-                .note(now_us, || format!("step {at}: {:?}", step.what));
-            self.step(step.what)?;
+            self.trace.note(now_us, || {
+                format!("step {}: {:?}", planned.number, planned.step)
+            });
+            self.step(planned.step)?;
         }
         self.come_to_rest()
     }

@@ -2,6 +2,7 @@
 
 use super::super::DiskMood;
 use crate::dice::Dice;
+use crate::history::{Planned, Steps};
 
 /// Keys of a history, spread over two keyspaces.
 pub(super) const KEYS: u64 = 14;
@@ -11,13 +12,15 @@ pub(super) const SHARDS_MAX: u64 = 3;
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) shards: u16,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Planned<What>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
-    pub(super) after_us: u64,
-    pub(super) what: What,
+impl Steps for Plan {
+    type Step = What;
+
+    fn steps(&mut self) -> &mut Vec<Planned<What>> {
+        &mut self.steps
+    }
 }
 
 /// Keys are numbers below [`KEYS`].
@@ -40,9 +43,10 @@ pub(super) fn plan(seed: u64) -> Plan {
     let pause_us = dice.pick(&[50, 500, 20_000]);
     let faults_in = dice.pick(&[8, 25, 200]);
     let count = dice.range(40, 160);
-    let steps = (0..count).map(|_| Step {
+    let steps = (0..count).map(|number| Planned {
+        number,
         after_us: dice.skewed(pause_us),
-        what: what(&mut dice, faults_in),
+        step: what(&mut dice, faults_in),
     });
     let steps = steps.collect();
     Plan {

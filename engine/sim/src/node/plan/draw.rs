@@ -1,8 +1,9 @@
 //! Drawing a history from its seed.
 
-use super::{Asks, Client, KEYS, Key, Plan, Planned, Step, USERS};
+use super::{Asks, Client, KEYS, Key, Plan, Step, USERS};
 use crate::control::plan::{DiskMood, KmsMood};
 use crate::dice::Dice;
+use crate::history::Planned;
 use crate::node::log::LogMood;
 
 const MS: u64 = 1_000;
