@@ -1,4 +1,4 @@
-//! Keyway's shards in virtual time.
+//! Keyway in virtual time: the shards' cores, the control state machine, the blob logs, and the whole node.
 //!
 //! ```text
 //!  seed ──▶ plan: shape of a node, list of steps
@@ -8,14 +8,15 @@
 //!             mesh ─▶ Shard 1 …                      ─▶ control thread ─▶ KMS: slow, lost, denying
 //!             │
 //!             ▼  every input, every action
-//!           oracle: the 21 invariants of the design, after every step, from books of its own
+//!           oracle: the invariants, after every step, from books of its own
 //! ```
 //!
-//! One seed gives one history, byte for byte. The shards are the code that serves; everything
-//! around them is modelled here: mesh, store, KMS, control thread, clients, clock. What that leaves
-//! to other tests is listed in `docs/VERIFICATION.md`.
+//! One seed gives one history, byte for byte. The picture is the oldest world's, in which the cores are the code that
+//! serves and everything around them is modelled. [`control`] runs the state machine that serves over modelled shards,
+//! [`disk`] the blob logs that serve over a virtual disk, and [`node`] shards, connections, control and logs together,
+//! with clients that speak bytes. What that leaves to other tests is listed in `docs/VERIFICATION.md`.
 //!
-//! [`run_seed`] runs one history and tells what it broke, [`shrink`](shrink::shrink) makes a
+//! `run_seed` of each world runs one history and returns what it broke; [`shrink`](shrink::shrink) and `trace_of` make a
 //! failing one short enough to read.
 
 #![forbid(unsafe_code)]

@@ -1,13 +1,21 @@
 //! `keyway-sim`: runs histories until one breaks a promise, and shows it.
 
 mod campaign;
-mod control_campaign;
-mod disk_campaign;
-mod node_campaign;
+mod control_totals;
+mod core_totals;
+mod disk_totals;
+mod node_totals;
 mod picture;
+mod replayable;
 mod report;
 
+use campaign::Campaign;
 use clap::{Parser, Subcommand};
+use control_totals::ControlTotals;
+use core_totals::CoreTotals;
+use disk_totals::DiskTotals;
+use node_totals::NodeTotals;
+use replayable::Histories;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,68 +69,11 @@ enum Command {
         whole: bool,
     },
     /// Run histories of the node's control state machine; stops at the first that breaks a promise, and shrinks it
-    Control {
-        /// How many
-        #[arg(long, default_value_t = 1_000)]
-        seeds: u64,
-        /// The first one
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// Threads; by default one for each core
-        #[arg(long)]
-        jobs: Option<usize>,
-        /// Where to write the results, as JSON
-        #[arg(long)]
-        json: Option<PathBuf>,
-        /// Show this one history as text instead
-        #[arg(long)]
-        replay: Option<u64>,
-        /// The complete history, even if it fails
-        #[arg(long)]
-        whole: bool,
-    },
+    Control(Histories),
     /// Run histories of the blob logs over a virtual disk; stops at the first that breaks a promise, and shrinks it
-    Disk {
-        /// How many
-        #[arg(long, default_value_t = 1_000)]
-        seeds: u64,
-        /// The first one
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// Threads; by default one for each core
-        #[arg(long)]
-        jobs: Option<usize>,
-        /// Where to write the results, as JSON
-        #[arg(long)]
-        json: Option<PathBuf>,
-        /// Show this one history as text instead
-        #[arg(long)]
-        replay: Option<u64>,
-        /// The complete history, even if it fails
-        #[arg(long)]
-        whole: bool,
-    },
+    Disk(Histories),
     /// Run histories of the whole node, bytes to bytes; stops at the first that breaks a promise, and shrinks it
-    Node {
-        /// How many
-        #[arg(long, default_value_t = 1_000)]
-        seeds: u64,
-        /// The first one
-        #[arg(long, default_value_t = 0)]
-        from: u64,
-        /// Threads; by default one for each core
-        #[arg(long)]
-        jobs: Option<usize>,
-        /// Where to write the metrics, as JSON
-        #[arg(long)]
-        json: Option<PathBuf>,
-        /// Show this one history in words instead
-        #[arg(long)]
-        replay: Option<u64>,
-        /// The whole history, even if it fails
-        #[arg(long)]
-        whole: bool,
-    },
+    Node(Histories),
     /// Print a hash of each history: two runs, in two processes, must print the same
     Hashes {
         /// How many
@@ -166,57 +117,9 @@ fn main() -> ExitCode {
             !no_shrink,
         ),
         Command::Replay { seed, whole } => report::replay(seed, whole),
-        Command::Control {
-            seeds,
-            from,
-            jobs,
-            json,
-            replay,
-            whole,
-        } => match replay {
-            Some(seed) => control_campaign::replay(seed, whole),
-            None => {
-                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                let jobs = jobs.unwrap_or(cores).max(1);
-                let result = control_campaign::run(from..from.saturating_add(seeds), jobs);
-                let written = write(json.as_deref(), || result.json());
-                result.show() && written
-            }
-        },
-        Command::Disk {
-            seeds,
-            from,
-            jobs,
-            json,
-            replay,
-            whole,
-        } => match replay {
-            Some(seed) => disk_campaign::replay(seed, whole),
-            None => {
-                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                let jobs = jobs.unwrap_or(cores).max(1);
-                let result = disk_campaign::run(from..from.saturating_add(seeds), jobs);
-                let written = write(json.as_deref(), || result.json());
-                result.show() && written
-            }
-        },
-        Command::Node {
-            seeds,
-            from,
-            jobs,
-            json,
-            replay,
-            whole,
-        } => match replay {
-            Some(seed) => node_campaign::replay(seed, whole),
-            None => {
-                let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-                let jobs = jobs.unwrap_or(cores).max(1);
-                let result = node_campaign::run(from..from.saturating_add(seeds), jobs);
-                let written = write(json.as_deref(), || result.json());
-                result.show() && written
-            }
-        },
+        Command::Control(histories) => histories.run::<ControlTotals>(),
+        Command::Disk(histories) => histories.run::<DiskTotals>(),
+        Command::Node(histories) => histories.run::<NodeTotals>(),
         Command::Hashes {
             seeds,
             from,
@@ -253,33 +156,20 @@ fn run(
     shrink: bool,
 ) -> bool {
     let demand_all = demand_all || seeds.end - seeds.start >= SEEDS_THAT_REACH_ALL;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let result = campaign::run(seeds, jobs.unwrap_or(cores).max(1));
+    let result = Campaign::<CoreTotals>::run(seeds, jobs);
     let shrunk = match (&result.failed, shrink) {
         (Some((seed, _)), true) => keyway_sim::shrink(*seed),
         _ => None,
     };
-    let written = write(json, || report::json(&result, shrunk.as_ref()))
-        && write(svg, || picture::svg(&result.coverage, result.seeds));
+    let written = report::write(json, || report::json(&result, shrunk.as_ref()))
+        && report::write(svg, || picture::svg(&result.totals.coverage, result.seeds));
     report::summary(&result);
     if let Some((seed, violation)) = &result.failed {
         report::failure(*seed, violation, shrunk.as_ref());
         return false;
     }
-    let complete = report::coverage(&result.coverage);
+    let complete = report::coverage(&result.totals.coverage);
     written && (complete || !demand_all)
-}
-
-/// Writes a file, if one is wanted. False: it cannot be written, and why was said.
-fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> bool {
-    let Some(path) = path else {
-        return true;
-    };
-    let written = std::fs::write(path, text());
-    if let Err(error) = &written {
-        eprintln!("keyway-sim: cannot write {}: {error}", path.display());
-    }
-    written.is_ok()
 }
 
 fn regressions(file: &Path) -> bool {

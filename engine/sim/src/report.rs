@@ -1,26 +1,22 @@
 //! The results of a campaign, as text and as JSON.
 
 use crate::campaign::Campaign;
+use crate::core_totals::CoreTotals;
 use keyway_sim::{
     Coverage, IMPOSSIBLE, INVARIANTS, Shrunk, Violation, impossible as why, shrink, trace_of,
 };
 use serde_json::json;
+use std::path::Path;
 
 /// Prints the totals as text.
-pub fn summary(campaign: &Campaign) {
-    let virtual_s = campaign.virtual_us as f64 / 1e6;
-    println!(
-        "{} seeds in {:.1} s, {:.0} a second; {virtual_s:.0} s of virtual time, {:.0} x real time",
-        campaign.seeds,
-        campaign.wall_s,
-        campaign.seeds as f64 / campaign.wall_s,
-        virtual_s / campaign.wall_s,
-    );
+pub fn summary(campaign: &Campaign<CoreTotals>) {
+    campaign.summary("seeds");
+    let totals = &campaign.totals;
     println!(
         "{} inputs, {} operations with a key, {} loads",
-        campaign.inputs, campaign.served, campaign.loads
+        totals.inputs, totals.served, totals.loads
     );
-    let coverage = &campaign.coverage;
+    let coverage = &totals.coverage;
     println!(
         "{} of {} pairs of state and input reached, {} more are impossible, {} are missing",
         coverage.reached_pairs(),
@@ -44,9 +40,17 @@ pub fn coverage(coverage: &Coverage) -> bool {
     coverage.missing().is_empty() && coverage.contradicted().is_empty()
 }
 
+/// Prints what a seed breaks.
+pub fn broken(seed: u64, violation: &Violation) {
+    let title = INVARIANTS[usize::from(violation.invariant)];
+    println!(
+        "\nseed {seed} breaks invariant {} ({title}):\n  {}",
+        violation.invariant, violation.what
+    );
+}
+
 /// Prints a failing seed: the broken promise, the short history, and how to replay it.
 pub fn failure(seed: u64, violation: &Violation, shrunk: Option<&Shrunk>) {
-    let title = INVARIANTS[usize::from(violation.invariant)];
     if let Some(shrunk) = shrunk {
         println!(
             "\nthe history of seed {seed}, {} of its {} steps:\n",
@@ -60,10 +64,7 @@ pub fn failure(seed: u64, violation: &Violation, shrunk: Option<&Shrunk>) {
             shrunk.violation.invariant, shrunk.violation.what
         );
     }
-    println!(
-        "\nseed {seed} breaks invariant {} ({title}):\n  {}",
-        violation.invariant, violation.what
-    );
+    broken(seed, violation);
     println!("see it again: make sim-replay SEED={seed}");
     println!("once it is fixed, add the seed to engine/sim/regressions.txt");
 }
@@ -91,28 +92,28 @@ pub fn replay(seed: u64, whole: bool) -> bool {
 }
 
 /// Returns the totals as JSON.
-pub fn json(campaign: &Campaign, shrunk: Option<&Shrunk>) -> String {
-    let violation = campaign.failed.as_ref().map(|(seed, violation)| {
-        json!({
-            "seed": seed,
-            "invariant": violation.invariant,
-            "title": INVARIANTS[usize::from(violation.invariant)],
-            "what": violation.what,
-            "steps": shrunk.map(|shrunk| shrunk.steps),
-        })
-    });
+pub fn json(campaign: &Campaign<CoreTotals>, shrunk: Option<&Shrunk>) -> String {
+    let totals = &campaign.totals;
     let figures = json!({
-        "seeds": campaign.seeds,
-        "virtual_s": campaign.virtual_us as f64 / 1e6,
-        "wall_s": campaign.wall_s,
-        "inputs": campaign.inputs,
-        "served": campaign.served,
-        "loads": campaign.loads,
-        "pairs_reached": campaign.coverage.reached_pairs(),
-        "pairs_missing": campaign.coverage.missing().len(),
-        "violation": violation,
+        "inputs": totals.inputs,
+        "served": totals.served,
+        "loads": totals.loads,
+        "pairs_reached": totals.coverage.reached_pairs(),
+        "pairs_missing": totals.coverage.missing().len(),
     });
-    format!("{figures:#}\n")
+    campaign.json(figures, shrunk.map(|shrunk| shrunk.steps))
+}
+
+/// Writes a file, if one is wanted. Returns `false` if that fails, and prints why.
+pub fn write(path: Option<&Path>, text: impl FnOnce() -> String) -> bool {
+    let Some(path) = path else {
+        return true;
+    };
+    let written = std::fs::write(path, text());
+    if let Err(error) = &written {
+        eprintln!("keyway-sim: cannot write {}: {error}", path.display());
+    }
+    written.is_ok()
 }
 
 /// Prints the table of impossible pairs.

@@ -1,0 +1,74 @@
+//! The totals of histories of the whole node.
+
+use crate::campaign::{Ran, Totals};
+use crate::replayable::Replayable;
+use keyway_sim::Violation;
+use keyway_sim::node::{self, NodeCoverage};
+use serde_json::{Value, json};
+
+/// What is counted of them.
+#[derive(Debug, Default)]
+pub struct NodeTotals {
+    turns: u64,
+    answers: u64,
+    served: u64,
+    coverage: NodeCoverage,
+}
+
+impl Totals for NodeTotals {
+    fn run(seed: u64) -> Ran<Self> {
+        let outcome = node::run_seed(seed);
+        Ran {
+            virtual_us: outcome.virtual_us,
+            violation: outcome.violation,
+            totals: Self {
+                turns: outcome.turns,
+                answers: outcome.answers,
+                served: outcome.served,
+                coverage: outcome.coverage,
+            },
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.turns += other.turns;
+        self.answers += other.answers;
+        self.served += other.served;
+        self.coverage.add(&other.coverage);
+    }
+}
+
+impl Replayable for NodeTotals {
+    const COMMAND: &'static str = "node";
+    const NAME: &'static str = "histories of the node";
+
+    fn trace_of(seed: u64, whole: bool) -> (Vec<String>, Option<Violation>) {
+        node::trace_of(seed, whole)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "turns": self.turns,
+            "answers": self.answers,
+            "served": self.served,
+            "pairs_reached": self.coverage.pairs(),
+        })
+    }
+
+    fn show(&self, _: u64) -> bool {
+        println!(
+            "{} turns, {} answers, {} uses of keys",
+            self.turns, self.answers, self.served
+        );
+        println!("{} pairs of operation and answer:", self.coverage.pairs());
+        let mut last = None;
+        for (opcode, status, count) in self.coverage.rows() {
+            if last.replace(opcode) != Some(opcode) {
+                print!("\n  {:16}", opcode.name());
+            }
+            print!(" {}:{count}", status.name());
+        }
+        println!();
+        true
+    }
+}
