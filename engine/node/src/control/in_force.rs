@@ -21,12 +21,9 @@ use keyway_core::Instant;
 use super::works::WorkId;
 use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit, Keyspace};
 use crate::keyspace_change::Guard;
+use crate::limits::WRITE_US_MAX;
 use crate::policy::Policy;
 use crate::time::Moment;
-
-/// How long a change waits for the disk before it is answered. Checked once a second, so that the answer arrives within
-/// the default timeout of clients, 5 s.
-pub(super) const WRITE_US_MAX: u64 = 4_000_000;
 
 /// Shortest and longest pause before a failed write is retried.
 const RETRY_US_MIN: u64 = 1_000_000;

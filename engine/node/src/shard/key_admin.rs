@@ -20,6 +20,7 @@ use super::shelf::SealUnder;
 use super::tasks::Task;
 use super::use_key::Asked;
 use crate::connection::{HELD_BYTES_RESERVED, Place};
+use crate::limits::WRITE_US_MAX;
 use crate::port::{
     Blob, Expect, Found, Generated, KeyState, Known, Making, Name, Port, ReadError, Seal, Secret,
     Write, WriteError,
@@ -27,9 +28,6 @@ use crate::port::{
 
 /// How long a write waits for the keyspace's DEK, µs.
 const DEK_WAIT_US: u64 = 3_000_000;
-
-/// How long the answer to a revocation waits for the log, µs. Control gives its own writes as long.
-const REVOCATION_WRITE_US_MAX: u64 = 4_000_000;
 
 /// A write that was begun.
 pub(crate) struct KeyWrite {
@@ -423,7 +421,7 @@ impl<P: Port> Shard<P> {
             port.unix_ms(),
         )?;
         self.learn_key(job, false);
-        let until = self.timed.now().plus_us(REVOCATION_WRITE_US_MAX);
+        let until = self.timed.now().plus_us(WRITE_US_MAX);
         job.deadline = Some(job.deadline.map_or(until, |own| own.min(until)));
         Ok(Next::Errand(
             Step::Revoking,

@@ -190,21 +190,21 @@ impl<P: Port> Shard<P> {
         let Some(job) = self.jobs.get(at) else {
             return;
         };
-        let is_writing = matches!(job.stage, Stage::Writing(_));
-        let (status, why) = match &job.stage {
-            Stage::Writing(write) if write.is_in_force() => (
+        let is_in_force = matches!(&job.stage, Stage::Writing(write) if write.is_in_force());
+        let responder = match &job.stage {
+            Stage::Writing(_) => self.jobs.take_responder(&mut self.out.connections, at),
+            _ => self.take_job(at).and_then(|job| job.responder),
+        };
+        let (status, why) = match is_in_force {
+            true => (
                 Status::NotPersisted,
                 "the revocation is in force and is not written yet, so that a restart would undo it; the server keeps trying: \
                  check the disk",
             ),
-            _ => (
+            false => (
                 Status::DeadlineExceeded,
                 "the deadline passed before there was an answer; a write may have been done",
             ),
-        };
-        let responder = match is_writing {
-            true => self.jobs.take_responder(&mut self.out.connections, at),
-            false => self.take_job(at).and_then(|job| job.responder),
         };
         if let Some(responder) = responder {
             self.out.refuse(responder, status, why.into());

@@ -34,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<SocketAddr, String> {
             "an IPv6 address stands in brackets: [{host}]:{port}"
         )),
         _ => Err(format!(
-            "names are not looked up, but for localhost: {example} (getent hosts NAME shows those of a name)"
+            "names are not looked up, except localhost: {example} (getent hosts NAME shows those of a name)"
         )),
     }
 }
