@@ -1,4 +1,4 @@
-//! Runs many seeds on many threads, with progress, and shows what came of them.
+//! Runs many seeds on many threads, with progress, and shows the outcome.
 
 use keyway_sim::{INVARIANTS, Violation};
 use serde_json::{Value, json};

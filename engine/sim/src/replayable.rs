@@ -20,7 +20,7 @@ pub trait Replayable: Totals {
     /// Returns the totals as JSON.
     fn json(&self) -> Value;
 
-    /// Prints the totals of so many histories as text. Returns `true` if they reached all that they must.
+    /// Prints the totals of `seeds` histories as text. Returns `true` if they reached all that they must.
     fn show(&self, seeds: u64) -> bool;
 }
 
