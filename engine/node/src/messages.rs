@@ -343,6 +343,13 @@ pub struct UnlockProgress {
     pub keys_reloaded: u64,
 }
 
+impl UnlockProgress {
+    /// Returns whether the shard is still loading keys that were in use.
+    pub fn is_loading(&self) -> bool {
+        self.is_open && !self.is_reloaded
+    }
+}
+
 /// What a page's blobs are looked at for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResealWork {

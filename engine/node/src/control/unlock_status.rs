@@ -145,10 +145,10 @@ impl Control {
     }
 
     fn settle_opened(&mut self, (id, ticket): (u32, u64), epoch: Epoch, shards: &[UnlockProgress]) {
-        let is_done = |shard: &UnlockProgress| shard.is_open && shard.is_reloaded;
+        // A shard whose lease has ended since loads nothing more.
         let state = if self.is_locked(id) || self.epoch_of(id) != epoch {
             UnlockState::Failed("locked again before its keys were loaded".to_owned())
-        } else if self.is_every_shard(shards) && shards.iter().all(is_done) {
+        } else if self.is_every_shard(shards) && !shards.iter().any(UnlockProgress::is_loading) {
             UnlockState::Done {
                 keys_reloaded: keys_of(shards),
             }
@@ -169,8 +169,7 @@ impl Control {
         }
         // If a shard needs the DEK again, with a later ticket, this one is completed.
         let is_open = shards.iter().all(|shard| shard.is_open);
-        let is_loading = |shard: &UnlockProgress| shard.is_open && !shard.is_reloaded;
-        let mut document = if shards.iter().any(is_loading) {
+        let mut document = if shards.iter().any(UnlockProgress::is_loading) {
             status("pending", "loading the keys that were in use")
         } else if is_open {
             status("done", "unlocked")

@@ -230,6 +230,23 @@ fn three_share_holders_open_a_keyspace_and_each_ticket_shows_it() {
     }
 }
 
+/// A lease that ended before the keys were looked at left the ticket pending until the next lock.
+#[test]
+fn unlock_ends_even_if_the_lease_ends_before_its_keys_are_loaded() {
+    let mut rig = Rig::new();
+    lock(&mut rig);
+    settle(&mut rig);
+    let unlock = rig.unlock(UnlockKind::Passphrase, true);
+    rig.answer_kms(true);
+    for _ in 0..3 {
+        settle(&mut rig);
+        rig.answer_kms(true);
+    }
+    rig.is_lease_over = true;
+    let status = unlock_status(&mut rig, unlock);
+    assert!(status.contains("done"), "{status}");
+}
+
 #[test]
 fn last_share_opens_other_waiting_keyspaces_of_its_kms() {
     let mut rig = Rig::new();

@@ -56,6 +56,8 @@ pub struct Rig {
     pub answers: BTreeMap<u64, Vec<(Status, Vec<u8>)>>,
     /// Effects since they were last taken, as text.
     pub out: Vec<String>,
+    /// The leases of all shards have ended.
+    pub is_lease_over: bool,
     last_token: u64,
 }
 
@@ -139,6 +141,7 @@ impl Rig {
             disk: catalogue,
             answers: BTreeMap::new(),
             out: Vec::new(),
+            is_lease_over: false,
             last_token: 0,
         };
         rig.control.handle_start(now);
@@ -335,8 +338,8 @@ impl Rig {
     pub fn tell(&mut self) -> bool {
         let progress = UnlockProgress {
             ticket: u64::MAX,
-            is_open: true,
-            is_reloaded: true,
+            is_open: !self.is_lease_over,
+            is_reloaded: !self.is_lease_over,
             keys_reloaded: 0,
         };
         let told = self.each_shard(|shard| {
