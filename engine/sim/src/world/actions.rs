@@ -102,6 +102,9 @@ impl World<'_> {
                     self.void_flight(name);
                 }
             }
+            Event::KmsUnavailable { keyspace, .. } => {
+                self.awaiting_may_end(keyspace_of(*keyspace));
+            }
             Event::KeyspaceDenied { keyspace, .. } => {
                 let keyspace = keyspace_of(*keyspace);
                 let step = self.step;

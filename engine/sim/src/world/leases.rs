@@ -5,7 +5,7 @@ use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::kms::{Call, Dek, said};
 use crate::oracle::{Checked, Gate, ensure};
-use crate::plan::Mood;
+use crate::plan::{Mood, Name};
 use keyway_core::{LeaseEvent, Settings};
 use std::hash::{BuildHasher, RandomState};
 
@@ -168,6 +168,14 @@ impl World<'_> {
     fn flights_may_end(&mut self, keyspace: u8) {
         self.awaiting.retain(|name, _| name.keyspace != keyspace);
         self.dek_missed.retain(|name, _| name.keyspace != keyspace);
+    }
+
+    /// An outage ends the flights that wait for a DEK without a line of their own in the log. Those that load go on.
+    pub(super) fn awaiting_may_end(&mut self, keyspace: u8) {
+        let loads = &self.current;
+        let goes_on = |name: &Name| name.keyspace != keyspace || loads.contains_key(name);
+        self.awaiting.retain(|name, _| goes_on(name));
+        self.dek_missed.retain(|name, _| goes_on(name));
     }
 
     pub(super) fn gate(&mut self, shard: u16, keyspace: u8, lock: bool) -> Checked {
