@@ -44,7 +44,13 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     /// How long to wait for each answer: 500ms, 10s, 2m.
-    #[arg(long, global = true, default_value = "10s", value_parser = text::duration)]
+    #[arg(
+        long,
+        global = true,
+        env = "KEYWAY_TIMEOUT",
+        default_value = "10s",
+        value_parser = text::duration
+    )]
     pub timeout: Duration,
     /// What to do.
     #[command(subcommand)]

@@ -147,7 +147,7 @@ impl Control {
             record: made.record.clone(),
             by: self.by(create.who),
         };
-        self.want(work, edit)?;
+        self.want_for(&create.answering, work, edit)?;
         self.keyspaces.insert(id, Governed::new(State::Making));
         Ok(Stage::Writing(id, made.into()))
     }

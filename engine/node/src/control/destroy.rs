@@ -102,12 +102,13 @@ impl Control {
                 }
                 Passed::Over { .. } if self.is_locked(id) => Err(refuse_locked()),
                 Passed::Over { found, .. } => {
-                    match self.want_revived(work, id, destroy.retired.clone()) {
+                    let revival = self.revival(id, destroy.retired.clone());
+                    match self.want_for(&destroy.answering, work, revival) {
                         Ok(()) => {
                             destroy.stage = Stage::Reviving(found);
                             return self.works.wait(work, Work::Destroy(destroy));
                         }
-                        Err(why) => Err((Status::Conflict, why)),
+                        Err((_, why)) => Err((Status::Conflict, why)),
                     }
                 }
             },
@@ -141,7 +142,7 @@ impl Control {
     ) -> Result<(), Refused> {
         self.may_begin(answering)?;
         let by = self.by(who);
-        self.want(work, Edit::DestroyRetired { id, by })
+        self.want_for(answering, work, Edit::DestroyRetired { id, by })
     }
 
     /// Handles blobs found under retired DEKs: they are resealed first.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! want ─▶ pending ──next_write──▶ disk ──handle_saved──▶ written
-//!           │                       │ fails, or takes WRITE_US_MAX
+//!           │                       │ fails, or outlasts the patience of the command
 //!           │                       ▼
 //!           │          takes nothing away: undone, refused
 //!           │          takes something away: stays pending, is tried again, answered `Unwritten`
@@ -21,7 +21,6 @@ use keyway_core::Instant;
 use super::works::WorkId;
 use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit, Keyspace};
 use crate::keyspace_change::Guard;
-use crate::limits::WRITE_US_MAX;
 use crate::policy::Policy;
 use crate::time::Moment;
 
@@ -61,7 +60,34 @@ struct Pending {
     number: u64,
     edit: Edit,
     takes_away: bool,
-    waiting: Vec<(Instant, WorkId)>,
+    waiting: Vec<Waiting>,
+}
+
+impl Pending {
+    /// Returns how long the first work whose time is over has waited, µs.
+    fn overdue_us(&self, now: Instant) -> Option<u64> {
+        let mut waited = self
+            .waiting
+            .iter()
+            .map(|work| (work, now.saturating_since(work.since)));
+        let overdue = waited.find(|(work, waited_us)| waited_us >= &work.patience_us);
+        overdue.map(|(_, waited_us)| waited_us)
+    }
+
+    /// Returns the shortest patience of the works that wait, µs.
+    fn patience_us(&self) -> u64 {
+        let patience = self.waiting.iter().map(|work| work.patience_us);
+        patience.min().unwrap_or(u64::MAX)
+    }
+}
+
+/// A work that waits until a change is written.
+#[derive(Clone, Copy)]
+struct Waiting {
+    work: WorkId,
+    since: Instant,
+    /// How long it waits for the disk.
+    patience_us: u64,
 }
 
 struct Writing {
@@ -201,8 +227,9 @@ impl InForce {
         Some(id)
     }
 
-    /// Accepts a change. `work` receives its outcome by [`InForce::poll_settled`]. What it takes away is in force when
-    /// this returns. Returns the keyspaces in which something was taken away.
+    /// Accepts a change. `work` receives its outcome by [`InForce::poll_settled`], at the latest once the disk has not
+    /// responded for `patience_us`. What it takes away is in force when this returns. Returns the keyspaces in which
+    /// something was taken away.
     ///
     /// Errors: the change cannot be applied; the state is unchanged.
     pub(super) fn want(
@@ -210,6 +237,7 @@ impl InForce {
         now: Instant,
         work: WorkId,
         edit: Edit,
+        patience_us: u64,
     ) -> Result<Vec<u32>, CatalogueError> {
         let before = self.wanted.clone_of(edit.keyspaces());
         self.wanted.apply(&edit)?;
@@ -221,7 +249,12 @@ impl InForce {
                 return Err(error);
             }
         };
-        if !effect.changes && self.join(now, work, &edit) {
+        let waiting = Waiting {
+            work,
+            since: now,
+            patience_us,
+        };
+        if !effect.changes && self.join(waiting, &edit) {
             // It changed nothing but keyspaces, so nothing else has to be restored.
             return Ok(effect.tightened);
         }
@@ -231,10 +264,11 @@ impl InForce {
             number: self.last_number,
             takes_away: effect.takes_away || (!effect.changes && self.is_in_force(&edit)),
             edit,
-            waiting: vec![(now, work)],
+            waiting: vec![waiting],
         });
-        if let Some(why) = self.stall(now) {
-            self.give_up(&why, |change, last| change.number == last);
+        let last = self.last_number;
+        if let Some(why) = self.stall(now, patience_us) {
+            self.give_up(|change| (change.number == last).then(|| why.clone()));
         }
         Ok(effect.tightened)
     }
@@ -247,9 +281,9 @@ impl InForce {
     /// Joins a pending change that already has the same effect, so that the command shares its outcome. Returns `false`
     /// if the command must be a change of its own: the file may differ from what was written last, or several pending
     /// changes qualify, some of which may be undone.
-    fn join(&mut self, now: Instant, work: WorkId, edit: &Edit) -> bool {
+    fn join(&mut self, waiting: Waiting, edit: &Edit) -> bool {
         if !self.disk_differs && self.is_written(edit) {
-            self.settled.push_back((work, Ok(Settled::Written)));
+            self.settled.push_back((waiting.work, Ok(Settled::Written)));
             return true;
         }
         // What is in force already is answered in time, and so never waits for a change that only grants something.
@@ -261,9 +295,9 @@ impl InForce {
         });
         match (touching.next(), touching.next()) {
             (Some(change), None) if change.takes_away || !is_in_force => {
-                change.waiting.push((now, work));
+                change.waiting.push(waiting);
                 if let Some(failing) = &mut self.failures.now {
-                    failing.retry_at = now;
+                    failing.retry_at = waiting.since;
                 }
             }
             _ => return false,
@@ -386,7 +420,7 @@ impl InForce {
                 self.failures.total += 1;
                 self.disk_differs = true;
                 self.fail(now, &why);
-                self.give_up(&why, |change, _| change.number <= writing.through);
+                self.give_up(|change| (change.number <= writing.through).then(|| why.clone()));
                 Vec::new()
             }
         }
@@ -394,27 +428,29 @@ impl InForce {
 
     /// Answers changes that have waited too long for the disk. Called once a second.
     ///
-    /// A change that takes something away is answered after [`WRITE_US_MAX`], whichever write it waits for, since it is
+    /// A change that takes something away is answered when its patience ends, whichever write it waits for, since it is
     /// in force. A change that only grants something would be undone by the answer, so it continues to wait while writes
     /// make progress.
     pub(super) fn handle_tick(&mut self, now: Instant) {
-        let is_late = |change: &Pending| {
-            let mut waiting = change.waiting.iter();
-            waiting.any(|(asked_at, _)| now.saturating_since(*asked_at) >= WRITE_US_MAX)
-        };
-        match self.stall(now) {
-            Some(why) => self.give_up(&why, |change, _| is_late(change)),
-            None => {
-                let why = format!("no answer for {} s", WRITE_US_MAX / 1_000_000);
-                self.give_up(&why, |change, _| change.takes_away && is_late(change));
-            }
+        let late: BTreeMap<u64, String> = self
+            .pending
+            .iter()
+            .filter_map(|change| {
+                let overdue_us = change.overdue_us(now)?;
+                let stall = self.stall(now, change.patience_us());
+                let why = stall.or_else(|| change.takes_away.then(|| no_answer(overdue_us)));
+                Some((change.number, why?))
+            })
+            .collect();
+        if !late.is_empty() {
+            self.give_up(|change| late.get(&change.number).cloned());
         }
     }
 
-    /// Returns why the disk is considered unresponsive, if the write in progress takes too long.
-    fn stall(&self, now: Instant) -> Option<String> {
+    /// Returns why the disk is considered unresponsive, if the write in progress takes longer than `patience_us`.
+    fn stall(&self, now: Instant, patience_us: u64) -> Option<String> {
         let took_us = now.saturating_since(self.writing.as_ref()?.began_at);
-        (took_us >= WRITE_US_MAX).then(|| format!("no answer for {} s", took_us / 1_000_000))
+        (took_us >= patience_us).then(|| no_answer(took_us))
     }
 
     fn fail(&mut self, now: Instant, why: &str) {
@@ -455,21 +491,23 @@ impl InForce {
         touched.into_iter().collect()
     }
 
-    /// Answers changes that could not be written. Those that take nothing away are undone.
-    fn give_up(&mut self, why: &str, is_meant: impl Fn(&Pending, u64) -> bool) {
-        let last = self.last_number;
+    /// Answers the changes that could not be written, for the reason that `why` returns. Those that take nothing away are
+    /// undone.
+    fn give_up(&mut self, why: impl Fn(&Pending) -> Option<String>) {
         let mut kept = VecDeque::with_capacity(self.pending.len());
         let mut is_any_undone = false;
         for mut change in std::mem::take(&mut self.pending) {
-            if !is_meant(&change, last) {
-                kept.push_back(change);
-            } else if change.takes_away {
-                let waiting = std::mem::take(&mut change.waiting);
-                self.settle(waiting, &Ok(Settled::Unwritten(why.to_owned())));
-                kept.push_back(change);
-            } else {
-                self.settle(change.waiting, &Err(Undone::Unwritten(why.to_owned())));
-                is_any_undone = true;
+            match why(&change) {
+                None => kept.push_back(change),
+                Some(why) if change.takes_away => {
+                    let waiting = std::mem::take(&mut change.waiting);
+                    self.settle(waiting, &Ok(Settled::Unwritten(why)));
+                    kept.push_back(change);
+                }
+                Some(why) => {
+                    self.settle(change.waiting, &Err(Undone::Unwritten(why)));
+                    is_any_undone = true;
+                }
             }
         }
         self.pending = kept;
@@ -479,8 +517,8 @@ impl InForce {
         }
     }
 
-    fn settle(&mut self, waiting: Vec<(Instant, WorkId)>, outcome: &Settlement) {
-        let works = waiting.into_iter().map(|(_, work)| work);
+    fn settle(&mut self, waiting: Vec<Waiting>, outcome: &Settlement) {
+        let works = waiting.into_iter().map(|waiting| waiting.work);
         self.settled
             .extend(works.map(|work| (work, outcome.clone())));
     }
@@ -537,6 +575,10 @@ impl InForce {
         }
         self.guards = guards;
     }
+}
+
+fn no_answer(for_us: u64) -> String {
+    format!("no answer for {} s", for_us / 1_000_000)
 }
 
 fn guard_of(catalogue: &Catalogue, id: u32) -> Option<Guard> {

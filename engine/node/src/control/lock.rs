@@ -63,7 +63,9 @@ impl Control {
             locked: true,
             by: self.by(who),
         };
-        self.in_force.want(self.now.instant, work, edit)?;
+        let patience_us = self.write_us(answering);
+        self.in_force
+            .want(self.now.instant, work, edit, patience_us)?;
         let wiping: Vec<_> = ids.iter().filter_map(|id| self.wipe(*id)).collect();
         let wiping = wiping
             .into_iter()

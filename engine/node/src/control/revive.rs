@@ -35,13 +35,13 @@ impl Control {
             return self.report_missing(id, generation);
         }
         let work = self.works.begin();
-        match self.want_revived(work, id, vec![generation]) {
+        match self.want(work, self.revival(id, vec![generation])) {
             Ok(()) => {
                 self.change_deks(id, work);
                 let revive = Revive { id, generation };
                 self.works.wait(work, Work::Revive(revive));
             }
-            Err(why) => self.report(Report::ReviveFailed {
+            Err((_, why)) => self.report(Report::ReviveFailed {
                 keyspace: id,
                 generation,
                 why,
@@ -49,18 +49,12 @@ impl Control {
         }
     }
 
-    pub(super) fn want_revived(
-        &mut self,
-        work: WorkId,
-        id: u32,
-        generations: Vec<u32>,
-    ) -> Result<(), String> {
-        let edit = Edit::Revive {
+    pub(super) fn revival(&self, id: u32, generations: Vec<u32>) -> Edit {
+        Edit::Revive {
             id,
             generations,
             by: ChangeAuthor::server(self.now),
-        };
-        self.want(work, edit).map_err(|(_, why)| why)
+        }
     }
 
     pub(super) fn step_revive(&mut self, work: WorkId, revive: Revive, event: Event) {

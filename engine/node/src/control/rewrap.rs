@@ -144,7 +144,7 @@ impl Control {
             deks,
             by: self.by(rewrap.who),
         };
-        self.want(work, edit)
+        self.want_for(&rewrap.answering, work, edit)
     }
 
     fn moved(&mut self, id: u32, (from, to): (&str, &str), who: Principal, deks: Deks) {

@@ -210,7 +210,7 @@ impl Control {
             dek,
             by: self.by(rotate.who),
         };
-        self.want(work, edit)?;
+        self.want_for(&rotate.answering, work, edit)?;
         Ok(Stage::Writing(made.into()))
     }
 

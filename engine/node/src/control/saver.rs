@@ -2,6 +2,7 @@
 
 use keyway_protocol::Status;
 
+use super::commands::Answering;
 use super::effect::{ControlEffect, ControlFigures};
 use super::in_force::{Settled, Settlement, Undone};
 use super::publish::Until;
@@ -13,6 +14,7 @@ use crate::catalogue::{self, Edit};
 use crate::figures::CatalogueFigures;
 use crate::ids::{Revision, WriteId};
 use crate::keyspace_change::KeyspaceChange;
+use crate::limits::{BACKGROUND_WRITE_US, write_us};
 use crate::messages::Lane;
 
 /// The write in progress.
@@ -22,12 +24,36 @@ pub(super) struct Writes {
 }
 
 impl Control {
-    /// Makes a change; the work receives its outcome. What it takes away is in force when this returns, and is published
-    /// to every shard before the disk is involved. For a command, call [`Control::may_begin`] immediately before.
+    /// Makes the change of a command; the work receives its outcome while the client still waits. What it takes away is
+    /// in force when this returns, and is published to every shard before the disk is involved. Call
+    /// [`Control::may_begin`] immediately before.
     ///
     /// Errors: the change is refused, and nothing has changed.
+    pub(super) fn want_for(
+        &mut self,
+        answering: &Answering,
+        work: WorkId,
+        edit: Edit,
+    ) -> Result<(), Refused> {
+        let patience_us = self.write_us(answering);
+        self.want_within(work, edit, patience_us)
+    }
+
+    /// Makes a change that no client waits for, as [`Control::want_for`] does.
     pub(super) fn want(&mut self, work: WorkId, edit: Edit) -> Result<(), Refused> {
-        let tightened = self.in_force.want(self.now.instant, work, edit)?;
+        self.want_within(work, edit, BACKGROUND_WRITE_US)
+    }
+
+    /// Returns how long the answer to a command waits for the disk, µs.
+    pub(super) fn write_us(&self, answering: &Answering) -> u64 {
+        let asker = self.commands.asker(answering);
+        write_us(self.now.instant, asker.and_then(|asker| asker.deadline))
+    }
+
+    fn want_within(&mut self, work: WorkId, edit: Edit, patience_us: u64) -> Result<(), Refused> {
+        let tightened = self
+            .in_force
+            .want(self.now.instant, work, edit, patience_us)?;
         for id in tightened {
             self.publish(id, Lane::Emergency);
         }

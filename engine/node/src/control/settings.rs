@@ -90,7 +90,7 @@ impl Control {
     ) -> Result<Stage, Refused> {
         self.may_begin(answering)?;
         let by = self.by(who);
-        self.want(work, Edit::Set { id, change, by })?;
+        self.want_for(answering, work, Edit::Set { id, change, by })?;
         Ok(Stage::Writing)
     }
 

@@ -20,7 +20,7 @@ use super::shelf::SealUnder;
 use super::tasks::Task;
 use super::use_key::Asked;
 use crate::connection::{HELD_BYTES_RESERVED, Place};
-use crate::limits::WRITE_US_MAX;
+use crate::limits::write_us;
 use crate::port::{
     Blob, Expect, Found, Generated, KeyState, Known, Making, Name, Port, ReadError, Seal, Secret,
     Write, WriteError,
@@ -421,7 +421,8 @@ impl<P: Port> Shard<P> {
             port.unix_ms(),
         )?;
         self.learn_key(job, false);
-        let until = self.timed.now().plus_us(WRITE_US_MAX);
+        let now = self.timed.now();
+        let until = now.plus_us(write_us(now, job.deadline));
         job.deadline = Some(job.deadline.map_or(until, |own| own.min(until)));
         Ok(Next::Errand(
             Step::Revoking,

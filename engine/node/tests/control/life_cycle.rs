@@ -132,7 +132,7 @@ const STATES: [(&str, Build); 27] = [
 /// Applies an event of the table. Returns `false` if it cannot occur in this state.
 type Apply = fn(&mut Rig) -> bool;
 
-const EVENTS: [(&str, Apply); 22] = [
+const EVENTS: [(&str, Apply); 23] = [
     ("LOCK", |rig| command(rig, Command::Lock { keyspace: PROD })),
     ("UNLOCK", |rig| {
         rig.unlock(UnlockKind::Passphrase, false);
@@ -189,6 +189,10 @@ const EVENTS: [(&str, Apply); 22] = [
     }),
     ("5 s pass", |rig| {
         rig.pass(5_000_000);
+        true
+    }),
+    ("60 s pass", |rig| {
+        rig.pass(60_000_000);
         true
     }),
     ("a shard stops", |rig| {

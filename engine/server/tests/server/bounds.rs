@@ -13,7 +13,6 @@ use keyway_client::blocking::Client;
 use keyway_protocol::Opcode;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, prod, wait_until};
 use crate::hostile::{Raw, frame, hello, ping, rss_bytes};
 
@@ -44,7 +43,7 @@ pub(crate) fn production(
         .iter()
         .fold(setup, |setup, flag| setup.flag(flag))
         .start();
-    operator(&server).create_keyspace(&prod(), allow).unwrap();
+    operator(&server).keyspace_create(&prod(), allow).unwrap();
     server
 }
 

@@ -15,7 +15,7 @@ use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Input, KeyOptions, Scheme};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use crate::common::{ended, has_program, prod, refused, wait_until};
+use crate::common::{ended, has_program, patient_client, prod, refused, wait_until};
 
 /// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
@@ -95,7 +95,7 @@ pub fn client(data: &Path) -> Client {
     wait_until("a server in a container", WITHIN, || is_ready(data));
     let text = std::fs::read_to_string(data.join("endpoints.json")).unwrap();
     let endpoints: serde_json::Value = serde_json::from_str(&text).unwrap();
-    Client::connect(endpoints["tcp"].as_str().unwrap()).unwrap()
+    patient_client(endpoints["tcp"].as_str().unwrap())
 }
 
 /// Ends the server that `parent` waits for. Returns its log.
@@ -353,7 +353,7 @@ fn a_full_disk_does_not_keep_the_server_from_starting() {
         "{}",
         said()
     );
-    let client = Client::connect(&format!("unix:{}", socket.display())).unwrap();
+    let client = patient_client(&format!("unix:{}", socket.display()));
     client.lock(&prod()).err();
     client.keyspace_list().unwrap();
     let pid = Pid::from_child(&parent);

@@ -12,7 +12,6 @@ use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, KeyspaceName, Scheme,
 use keyway_protocol::limits::KEYSPACE_COUNT_MAX;
 
 use crate::command_line::operator::Operator;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, past_the_start, wait_until};
 
 /// Returns the number of keyspaces, more than HELLO can list; `KEYWAY_CROWD` sets it, for `make crowd`.
@@ -42,7 +41,7 @@ fn make(client: &Client, number: usize) {
             .collect(),
         false => Vec::new(),
     };
-    client.create_keyspace(&name(number), &grants).unwrap();
+    client.keyspace_create(&name(number), &grants).unwrap();
 }
 
 fn sign(client: &Client, number: usize) {
@@ -89,7 +88,7 @@ fn many_keyspaces_are_used_listed_changed_and_locked() {
     assert_eq!(granted, GRANTING);
 
     early
-        .set_keyspace(&name(last), &[("max_in_flight", "7")])
+        .keyspace_set(&name(last), &[("max_in_flight", "7")])
         .unwrap();
     late.lock(&name(last)).unwrap();
     wait_until(
@@ -133,9 +132,9 @@ fn a_keyspace_has_at_most_256_principals_and_its_row_fits() {
     let server = Server::dev(&dir, 1);
     let client = server.client();
     let crowd = name(0);
-    client.create_keyspace(&crowd, &[]).unwrap();
+    client.keyspace_create(&crowd, &[]).unwrap();
     let all = keyway_protocol::Grants::ALL.to_string();
-    let grant = |uid: u32| client.set_keyspace(&crowd, &[(&format!("allow:uid:{uid}"), &all)]);
+    let grant = |uid: u32| client.keyspace_set(&crowd, &[(&format!("allow:uid:{uid}"), &all)]);
     let first = u32::MAX - 255;
     for chunk in (first..=u32::MAX).collect::<Vec<_>>().chunks(64) {
         let names: Vec<String> = chunk.iter().map(|uid| format!("allow:uid:{uid}")).collect();
@@ -144,7 +143,7 @@ fn a_keyspace_has_at_most_256_principals_and_its_row_fits() {
             .map(|name| (name.as_str(), all.as_str()))
             .collect();
         let hour = std::time::Duration::from_secs(3_600);
-        client.set_keyspace_for(&crowd, &lines, hour).unwrap();
+        client.keyspace_set_for(&crowd, &lines, hour).unwrap();
     }
     let refused = grant(7).unwrap_err();
     assert_eq!(refused.status(), Some(Status::BadRequest));
@@ -160,6 +159,6 @@ fn a_keyspace_has_at_most_256_principals_and_its_row_fits() {
     let row = row.unwrap();
     assert_eq!((row.allow.len(), row.overrides.len()), (256, 256));
     let none = ("allow:uid:4294967295", "none");
-    client.set_keyspace(&crowd, &[none]).unwrap();
+    client.keyspace_set(&crowd, &[none]).unwrap();
     grant(7).unwrap();
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::common::prometheus::Prometheus;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Setup, has_program, prod};
 use crate::figures::{SHORT_LIVED, generate, work_until};
 
@@ -79,9 +78,9 @@ fn a_real_prometheus_answers_the_runbooks_queries() {
     let server = Setup::new(&dir.path().join("data")).shards(2).start();
     let client = server.client();
     client
-        .create_keyspace(&"staging".parse().unwrap(), &[])
+        .keyspace_create(&"staging".parse().unwrap(), &[])
         .unwrap();
-    client.set_keyspace(&prod(), &SHORT_LIVED).unwrap();
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
     let keys = generate(&client, 20);
     let target = server.endpoints["metrics"].as_str().unwrap();
     let prometheus = Prometheus::start(dir.path(), target, "");
@@ -123,7 +122,7 @@ fn every_panel_and_every_rule_finds_its_figures_on_a_live_server() {
     let dir = tempfile::tempdir().unwrap();
     let server = Setup::new(&dir.path().join("data")).shards(2).start();
     let client = server.client();
-    client.set_keyspace(&prod(), &SHORT_LIVED).unwrap();
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
     let keys = generate(&client, 20);
     let target = server.endpoints["metrics"].as_str().unwrap();
     let prometheus = Prometheus::start(dir.path(), target, &alert_rules());

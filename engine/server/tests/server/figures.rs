@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, has_program, past_the_start, prod};
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Call, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status};
@@ -121,7 +120,7 @@ fn the_runbooks_series_are_there_with_the_keyspace_as_their_only_label() {
     let server = Server::dev(&dir, 2);
     let client = server.client();
     client
-        .create_keyspace(&"staging".parse().unwrap(), &[])
+        .keyspace_create(&"staging".parse().unwrap(), &[])
         .unwrap();
     sign_all(&client, &generate(&client, 4));
     server.wait_for_metric(&of_prod("rehydrate_total"), |value| value == 4.0);
@@ -248,7 +247,7 @@ fn the_prefetchers_counters_move_as_they_mean() {
     let client = server.client();
     let keys = generate(&client, 200);
     let figure = |name: &str| server.metric(&of_prod(name)).unwrap_or(0.0);
-    client.set_keyspace(&prod(), &SHORT_LIVED).unwrap();
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
     work_until(&client, &keys, || figure("prefetch_trigger_total") > 200.0);
     assert!(figure("prefetch_scan_total") > 0.0);
     // Every refresh that was started is a load, or is about to be.
@@ -257,7 +256,7 @@ fn the_prefetchers_counters_move_as_they_mean() {
 
     // One flight at a time for two hundred keys: most that are due are skipped.
     client
-        .set_keyspace(&prod(), &[("maxInFlight", "1")])
+        .keyspace_set(&prod(), &[("maxInFlight", "1")])
         .unwrap();
     let skipped = figure("prefetch_skipped_total");
     work_until(&client, &keys, || {
@@ -266,7 +265,7 @@ fn the_prefetchers_counters_move_as_they_mean() {
 
     // Disabled: no scan, no refresh, and every expiry is handled by a request.
     client
-        .set_keyspace(&prod(), &[("maxInFlight", "0")])
+        .keyspace_set(&prod(), &[("maxInFlight", "0")])
         .unwrap();
     // Twice: the first snapshot may have been in flight when the prefetcher was disabled.
     for _ in 0..2 {
@@ -289,9 +288,9 @@ fn a_wait_that_uses_up_its_budget_is_counted_and_logged() {
     let client = server.client();
     let keys = generate(&client, 300);
     // Loads of three hundred keys queue up; the last wait longer than 1 us for theirs.
-    client.set_keyspace(&prod(), &SHORT_LIVED).unwrap();
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
     client
-        .set_keyspace(&prod(), &[("maxInFlight", "0"), ("signWaitBudget", "1")])
+        .keyspace_set(&prod(), &[("maxInFlight", "0"), ("signWaitBudget", "1")])
         .unwrap();
     let timeouts = of_prod("singleflight_wait_timeout_total");
     work_until(&client, &keys, || {

@@ -7,7 +7,6 @@ use std::time::Instant;
 use keyway_client::{Algorithm, KeyOptions, KeyPath};
 use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{WITHIN, prod, wait_until};
 use crate::rotation::stand;
 
@@ -31,7 +30,7 @@ fn a_kms_that_flaps_is_one_outage_in_the_log() {
     let server = setup.start();
     let client = server.client();
     client
-        .set_keyspace(&prod(), &[("dek_lease_ms", "1000")])
+        .keyspace_set(&prod(), &[("dek_lease_ms", "1000")])
         .unwrap();
     let key: KeyPath = "prod/key".parse().unwrap();
     wait_until("a key", WITHIN, || {

@@ -10,7 +10,6 @@ use keyway_protocol::Opcode;
 
 use crate::bounds::{operator, production};
 use crate::common::prod;
-use crate::common::set_up::SetUp as _;
 use crate::hostile::{Raw, frame};
 
 /// Operations on a keyspace or a key, with payloads that are well-formed.
@@ -69,13 +68,13 @@ fn the_right_that_a_refusal_names_is_the_one_that_is_needed() {
             .unwrap_or_else(|| panic!("{opcode:?}: {text}"));
         assert!(text.contains("`anonymous`"), "{text}");
         owner
-            .set_keyspace(&prod(), &[("allow:anonymous", right)])
+            .keyspace_set(&prod(), &[("allow:anonymous", right)])
             .unwrap();
         let (status, text) = ask(2);
         assert_ne!(status, Status::Forbidden, "{opcode:?} with {right}: {text}");
         assert_ne!(status, Status::BadRequest, "{opcode:?}: {text}");
         owner
-            .set_keyspace(&prod(), &[("allow:anonymous", "none")])
+            .keyspace_set(&prod(), &[("allow:anonymous", "none")])
             .unwrap();
     }
 }
@@ -100,7 +99,7 @@ fn what_no_right_allows_sends_to_the_unix_socket() {
     let owner = operator(&server);
     owner.status().unwrap();
     owner
-        .create_keyspace(&"other".parse().unwrap(), &[])
+        .keyspace_create(&"other".parse().unwrap(), &[])
         .unwrap();
     owner.lock_all().unwrap();
 }

@@ -9,7 +9,6 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Random, Server, Setup, WITHIN};
 use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status, UnlockWith};
 use keyway_protocol::limits::FRAME_LEN_MAX;
@@ -218,7 +217,7 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
     let keys = good_keys(&server);
     let noise = server
         .client()
-        .create_keyspace(&"noise".parse().unwrap(), &[])
+        .keyspace_create(&"noise".parse().unwrap(), &[])
         .unwrap()
         .value;
     let before = threads(&server);

@@ -5,7 +5,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, prod};
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -68,7 +67,7 @@ fn the_hottest_are_named() -> bool {
     generate(&client);
     // Almost no client repeats a request, which would count as one more.
     let patient = [("sign_wait_budget_us", "1000000")];
-    client.set_keyspace(&prod(), &patient).unwrap();
+    client.keyspace_set(&prod(), &patient).unwrap();
     assert_eq!(hot(&client, HotBy::Requests, 0).keys, []);
     let began = Instant::now();
     for index in 0..KEYS {
@@ -146,7 +145,7 @@ fn the_key_whose_loads_are_waited_for_is_first_by_waiters() {
         ("max_in_flight", "0"),
         ("sign_wait_budget_us", "1000000"),
     ];
-    client.set_keyspace(&prod(), &settings).unwrap();
+    client.keyspace_set(&prod(), &settings).unwrap();
     let began = Instant::now();
     loop {
         // Another key is requested more often, sequentially: few requests wait for it.
@@ -182,12 +181,12 @@ fn client_that_may_not_list_keys_does_not_see_hot_keys() {
         .start();
     let owner = server.unix_client();
     owner
-        .create_keyspace(&prod(), &[("allow:anonymous", "all")])
+        .keyspace_create(&prod(), &[("allow:anonymous", "all")])
         .unwrap();
     let every_right_but_manage = "sign,verify,mac,encrypt,decrypt,derive,get,unlock";
     let grant = |rights| {
         owner
-            .set_keyspace(&prod(), &[("allow:anonymous", rights)])
+            .keyspace_set(&prod(), &[("allow:anonymous", rights)])
             .unwrap()
     };
     generate(&owner);

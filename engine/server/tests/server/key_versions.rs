@@ -7,7 +7,6 @@ use keyway_client::KeyspaceName;
 use serde_json::json;
 
 use crate::command_line::operator::Operator;
-use crate::common::set_up::SetUp as _;
 use crate::common::{WITHIN, wait_until};
 use crate::outages::stand;
 
@@ -24,7 +23,7 @@ fn keyspaces_behind_the_newest_version_are_counted_until_they_are_rewrapped() {
     let create = |name: &str| {
         let name: KeyspaceName = name.parse().unwrap();
         wait_until("a keyspace", WITHIN, || {
-            client.create_keyspace(&name, &[("kms", "bao")]).is_ok()
+            client.keyspace_create(&name, &[("kms", "bao")]).is_ok()
         });
     };
     for name in ["one", "two", "three"] {

@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, ask, past_the_start, prod, refused, wait_until};
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -80,20 +79,20 @@ fn settings_act_at_once_and_last_over_stops_and_crashes() {
         ("soft_ttl_ms", "40"),
         ("hard_ttl_ms", "50"),
     ];
-    client.set_keyspace(&prod(), &shorter).unwrap();
+    client.keyspace_set(&prod(), &shorter).unwrap();
     for _ in 0..20 {
         let age_ms = sign(&client, &key).unwrap().key_age_ms;
         assert!(age_ms <= 50, "{age_ms} ms");
     }
     client
-        .set_keyspace(&prod(), &[("maxInFlight", "7"), ("signWaitBudget", "9000")])
+        .keyspace_set(&prod(), &[("maxInFlight", "7"), ("signWaitBudget", "9000")])
         .unwrap();
     client
-        .set_keyspace(&prod(), &[("refreshWindow", "30"), ("LowWater", "3")])
+        .keyspace_set(&prod(), &[("refreshWindow", "30"), ("LowWater", "3")])
         .unwrap();
     let team = "team.two-b_c".parse().unwrap();
     client
-        .create_keyspace(&team, &[("max_in_flight", "0")])
+        .keyspace_create(&team, &[("max_in_flight", "0")])
         .unwrap();
     let check = |client: &Client| {
         let expected = [
@@ -119,7 +118,7 @@ fn settings_act_at_once_and_last_over_stops_and_crashes() {
     let server = setup.start();
     check(&server.client());
     assert_eq!(
-        status(server.client().create_keyspace(&team, &[])),
+        status(server.client().keyspace_create(&team, &[])),
         Status::Conflict
     );
 }
@@ -149,16 +148,16 @@ fn contradictory_settings_are_refused_with_the_rule_and_change_nothing() {
         (&[("colour", "red")], "`colour` is not a setting"),
     ];
     for (settings, rule) in cases {
-        let error = client.set_keyspace(&prod(), settings).unwrap_err();
+        let error = client.keyspace_set(&prod(), settings).unwrap_err();
         assert_eq!(error.status(), Some(Status::BadRequest), "{settings:?}");
         assert!(error.to_string().contains(rule), "{error}");
         let error = client
-            .create_keyspace(&"new".parse().unwrap(), settings)
+            .keyspace_create(&"new".parse().unwrap(), settings)
             .unwrap_err();
         assert!(error.to_string().contains(rule), "{error}");
     }
     let grant = client
-        .set_keyspace(&prod(), &[("allow:bob", "sign")])
+        .keyspace_set(&prod(), &[("allow:bob", "sign")])
         .unwrap_err();
     assert!(
         grant.to_string().contains("`bob` is not a principal"),
@@ -177,7 +176,7 @@ fn a_locked_keyspace_stays_locked_until_it_is_unlocked() {
         .map(|n| generate(&client, &format!("prod/key-{n}")))
         .collect();
     client
-        .create_keyspace(&"other".parse().unwrap(), &[])
+        .keyspace_create(&"other".parse().unwrap(), &[])
         .unwrap();
     let other = generate(&client, "other/key");
     let signatures: Vec<_> = keys
@@ -260,7 +259,7 @@ fn a_passphrase_opens_the_kek_and_only_the_right_one() {
         client.keyspace_list().unwrap().is_empty(),
         "only --dev makes a keyspace"
     );
-    client.create_keyspace(&prod(), &[]).unwrap();
+    client.keyspace_create(&prod(), &[]).unwrap();
     let key = generate(&client, "prod/alice");
     let signature = sign(&client, &key).unwrap().value;
     server.stop();
@@ -324,7 +323,7 @@ fn a_server_without_its_passphrase_starts_locked_and_opens_over_the_unix_socket(
     let (setup, _) = production(dir.path());
     let server = setup.start();
     let client = server.unix_client();
-    client.create_keyspace(&prod(), &[]).unwrap();
+    client.keyspace_create(&prod(), &[]).unwrap();
     let key = generate(&client, "prod/alice");
     let signature = sign(&client, &key).unwrap().value;
     server.kill();
@@ -373,7 +372,7 @@ fn without_a_kek_and_a_passphrase_the_server_starts_and_says_what_it_needs() {
     let server = Setup::new(&dir.path().join("data")).production().start();
     server.wait_for_log("keyway kms init");
     let name = "shop".parse().unwrap();
-    let refused = server.unix_client().create_keyspace(&name, &[]);
+    let refused = server.unix_client().keyspace_create(&name, &[]);
     let text = refused.unwrap_err().to_string();
     assert!(text.contains("keyway kms init"), "{text}");
 }
@@ -465,9 +464,9 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
     let (setup, _) = production(dir.path());
     let server = setup.start();
     let owner = server.unix_client();
-    owner.create_keyspace(&prod(), &[]).unwrap();
+    owner.keyspace_create(&prod(), &[]).unwrap();
     owner
-        .create_keyspace(&"hidden".parse().unwrap(), &[])
+        .keyspace_create(&"hidden".parse().unwrap(), &[])
         .unwrap();
     let key = generate(&owner, "prod/alice");
     let secret = path("prod/secret");
@@ -485,7 +484,7 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
     assert!(server.client().keyspace_list().unwrap().is_empty());
     assert!(sign(&server.client(), &key).is_err());
     owner
-        .set_keyspace(&prod(), &[("allow:anonymous", "verify")])
+        .keyspace_set(&prod(), &[("allow:anonymous", "verify")])
         .unwrap();
     let anonymous = server.client();
     let present = sign(&anonymous, &key).unwrap_err();
@@ -494,7 +493,7 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
     assert_eq!(present.to_string(), missing.to_string());
 
     owner
-        .set_keyspace(&prod(), &[("allow:anonymous", "sign")])
+        .keyspace_set(&prod(), &[("allow:anonymous", "sign")])
         .unwrap();
     let check = |anonymous: &Client| {
         let signed = past_the_start(|| sign(anonymous, &key)).unwrap().value;
@@ -525,9 +524,9 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
         let unlock = anonymous.kms_unlock(&local, UnlockWith::Share(b"share"));
         assert_eq!(status(unlock), Status::Forbidden);
         assert_eq!(status(anonymous.status()), Status::Forbidden);
-        let set = anonymous.set_keyspace(&prod(), &[("allow:anonymous", "all")]);
+        let set = anonymous.keyspace_set(&prod(), &[("allow:anonymous", "all")]);
         assert_eq!(status(set), Status::Forbidden);
-        let create = anonymous.create_keyspace(&"mine".parse().unwrap(), &[]);
+        let create = anonymous.keyspace_create(&"mine".parse().unwrap(), &[]);
         assert_eq!(status(create), Status::Forbidden);
         let import = anonymous.key_import(
             &path("prod/mine"),
@@ -551,7 +550,7 @@ fn in_production_a_principal_has_what_it_was_granted_and_nothing_else() {
     check(&server.client());
     let owner = server.unix_client();
     owner
-        .set_keyspace(&prod(), &[("allow:anonymous", "none")])
+        .keyspace_set(&prod(), &[("allow:anonymous", "none")])
         .unwrap();
     // A client that knows the keyspace's id from elsewhere only sees that it has no right.
     let mut stream = std::net::TcpStream::connect(server.address()).unwrap();

@@ -12,7 +12,6 @@ use std::time::Duration;
 use keyway_client::{Algorithm, KeyOptions};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Setup, prod, wait_until};
 
 /// Time limit for a machine that builds concurrently.
@@ -57,7 +56,7 @@ fn a_log_that_nobody_takes_holds_up_nothing() {
                 .unwrap();
             let ttl = format!("{}", 600_000 - i);
             client
-                .set_keyspace(&prod(), &[("soft_ttl_ms", &ttl)])
+                .keyspace_set(&prod(), &[("soft_ttl_ms", &ttl)])
                 .unwrap();
         }
         server.stop();

@@ -16,7 +16,6 @@ use keyway_protocol::{Octets, Request, Settings};
 use keyway_testkit::fault_proxy::Fault;
 use serde_json::{Value, json};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, past_the_start, prod, refused, wait_until};
 use crate::rotation::{answer, stand};
 
@@ -110,7 +109,7 @@ fn a_kek_that_is_gone_is_refused_while_keyspaces_need_it() {
         .flag("--passphrase-file")
         .flag(passphrase.to_str().unwrap());
     let server = setup.start();
-    server.unix_client().create_keyspace(&prod(), &[]).unwrap();
+    server.unix_client().keyspace_create(&prod(), &[]).unwrap();
     server.stop();
     let (file, away) = (data.join("kek.json"), dir.path().join("away"));
     fs::rename(&file, &away).unwrap();
@@ -156,7 +155,7 @@ fn an_older_catalogue_alone_is_refused_unless_the_operator_takes_it() {
     let client = server.client();
     client.lock(&prod()).unwrap();
     let made_since: KeyspaceName = "since".parse().unwrap();
-    let used = client.create_keyspace(&made_since, &[]).unwrap().value;
+    let used = client.keyspace_create(&made_since, &[]).unwrap().value;
     server.stop();
     let newest = catalogue(&data);
 
@@ -178,7 +177,7 @@ fn an_older_catalogue_alone_is_refused_unless_the_operator_takes_it() {
     let client = server.client();
     mac(&client, "prod/alice");
     let other: KeyspaceName = "other".parse().unwrap();
-    let id = client.create_keyspace(&other, &[]).unwrap().value;
+    let id = client.keyspace_create(&other, &[]).unwrap().value;
     assert!(id > used, "id {id} was used before");
     server.stop();
     // The flag no longer has an effect.
@@ -231,7 +230,7 @@ fn what_cannot_be_checked_at_the_start_is_checked_before_a_dek_is_handed_out() {
     let shop: KeyspaceName = "shop".parse().unwrap();
     let server = setup.start();
     let client = server.client();
-    client.create_keyspace(&shop, &[]).unwrap();
+    client.keyspace_create(&shop, &[]).unwrap();
     import(&client, "shop/alice");
     client.lock(&shop).unwrap();
     drop(client);
@@ -273,7 +272,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     let shop: KeyspaceName = "shop".parse().unwrap();
     let grants = [("allow:uid:7", "sign,mac"), ("allow:uid:8", "mac")];
     let server = setup.start();
-    server.client().create_keyspace(&shop, &grants).unwrap();
+    server.client().keyspace_create(&shop, &grants).unwrap();
     import(&server.client(), "shop/alice");
     server.stop();
 
@@ -281,7 +280,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     let server = setup.start();
     let client = server.client();
     client
-        .set_keyspace(&shop, &[("allow:uid:7", "mac")])
+        .keyspace_set(&shop, &[("allow:uid:7", "mac")])
         .unwrap();
     client.lock(&shop).unwrap();
     let given = Request::KeyspaceSet(Settings::new("allow:uid:9=mac\n").unwrap());
@@ -317,7 +316,7 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     });
     holds(&server, false);
     client
-        .set_keyspace(&shop, &[("soft_ttl_ms", "1000")])
+        .keyspace_set(&shop, &[("soft_ttl_ms", "1000")])
         .unwrap();
     drop(client);
     server.kill();

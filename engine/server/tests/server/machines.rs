@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use keyway_client::{Algorithm, KeyOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Setup, ended, log_path, prod, refused, wait_until};
+use crate::common::{Setup, ended, log_path, patient_client, prod, refused, wait_until};
 use crate::containers::is_root;
 
 const WITHIN: std::time::Duration = crate::common::WITHIN;
@@ -241,7 +241,7 @@ fn signals_of_other_programs_end_nothing_and_sigquit_ends_in_order() {
     let endpoints = std::fs::read_to_string(data.join("endpoints.json")).unwrap();
     let endpoints: serde_json::Value = serde_json::from_str(&endpoints).unwrap();
     let address = endpoints["tcp"].as_str().unwrap();
-    let client = keyway_client::blocking::Client::connect(address).unwrap();
+    let client = patient_client(address);
     client.key_list(&prod()).unwrap();
     kill_process(pid, Signal::QUIT).unwrap();
     let status = ended(&mut child, WITHIN);

@@ -10,7 +10,6 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, WITHIN, wait_until};
 use crate::outages::stand;
 use keyway_client::blocking::Client;
@@ -225,7 +224,7 @@ fn setup(dir: &tempfile::TempDir, keyspace: &str, settings: &[(&str, &str)]) -> 
     let server = Server::dev(dir, SHARDS);
     let client = server.client();
     client
-        .create_keyspace(&keyspace.parse().unwrap(), settings)
+        .keyspace_create(&keyspace.parse().unwrap(), settings)
         .unwrap();
     (server, client)
 }
@@ -240,7 +239,7 @@ fn expired_key_is_wiped() {
     if is_found_while_live(&server, &client, &known) {
         let shorter = [("soft_ttl_ms", "2000"), ("hard_ttl_ms", "3000")];
         client
-            .set_keyspace(&"short".parse().unwrap(), &shorter)
+            .keyspace_set(&"short".parse().unwrap(), &shorter)
             .unwrap();
         let expired = Instant::now() + Duration::from_millis(3_000);
         assert_gone(&server, &known, expired, "expiry");
@@ -270,7 +269,7 @@ fn keyspace_refused_by_its_kms_is_wiped() {
     let server = setup.start();
     let client = server.client();
     client
-        .create_keyspace(&"refused".parse().unwrap(), &[("kms", "bao")])
+        .keyspace_create(&"refused".parse().unwrap(), &[("kms", "bao")])
         .unwrap();
     let (known, others) = (keys("refused"), keys("prod"));
     for known in known.iter().chain(&others) {
@@ -281,7 +280,7 @@ fn keyspace_refused_by_its_kms_is_wiped() {
     }
     let shorter = [("dek_lease_ms", "2000")];
     client
-        .set_keyspace(&"refused".parse().unwrap(), &shorter)
+        .keyspace_set(&"refused".parse().unwrap(), &shorter)
         .unwrap();
     bao.remove_policy("keyway");
     let message = Input::Message(b"message");

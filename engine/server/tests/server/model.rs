@@ -10,7 +10,6 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, patient_client};
 use crate::library::Library;
 use keyway_client::blocking::Client;
@@ -120,7 +119,7 @@ fn a_live_server_answers_as_the_reference_does() {
         cases.set(cases.get() + 1);
         let keyspace = format!("model-{}", cases.get());
         let keyspace: KeyspaceName = keyspace.parse().unwrap();
-        to_the_owner.create_keyspace(&keyspace, &[]).unwrap();
+        to_the_owner.keyspace_create(&keyspace, &[]).unwrap();
         let mut case = Case {
             clients: [&to_the_owner, &forwarding],
             library: &library,

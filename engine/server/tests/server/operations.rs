@@ -6,7 +6,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, ask, has_program, past_the_start};
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -555,10 +554,10 @@ fn a_stale_key_is_served_with_its_mark_where_that_is_wished() {
     };
     let serving = "serving".parse().unwrap();
     client
-        .create_keyspace(&serving, &settings("serve_stale"))
+        .keyspace_create(&serving, &settings("serve_stale"))
         .unwrap();
     client
-        .create_keyspace(&"waiting".parse().unwrap(), &settings("wait"))
+        .keyspace_create(&"waiting".parse().unwrap(), &settings("wait"))
         .unwrap();
     let serving = generate(&client, "serving/key", Algorithm::Ed25519);
     let waiting = generate(&client, "waiting/key", Algorithm::Ed25519);

@@ -14,7 +14,6 @@ use keyway_client::{
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN};
 
 fn shop() -> KeyspaceName {
@@ -63,7 +62,7 @@ pub fn stand(dir: &Path) -> Option<(OpenBao, Setup)> {
 }
 
 fn create(client: &Client, keys: usize) {
-    client.create_keyspace(&shop(), &[("kms", "bao")]).unwrap();
+    client.keyspace_create(&shop(), &[("kms", "bao")]).unwrap();
     for index in 0..keys {
         let options = KeyOptions::default();
         let made = client.key_generate(&key(index), Algorithm::HmacSha256, options);
@@ -103,7 +102,7 @@ fn keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it() {
     let lease = Duration::from_millis(lease_ms);
     let lease_ms = lease_ms.to_string();
     let shorter = [("dek_lease_ms", lease_ms.as_str())];
-    client.set_keyspace(&shop(), &shorter).unwrap();
+    client.keyspace_set(&shop(), &shorter).unwrap();
     let mut last_served_at = gone_at;
     wait_until("the end of the lease", || {
         let asked_at = Instant::now();
@@ -188,7 +187,7 @@ fn a_wait_that_the_kms_outlasts_is_logged_with_the_key_and_its_cause() {
     let client = server.client();
     create(&client, 1);
     client
-        .set_keyspace(&shop(), &[("sign_wait_budget_us", "1")])
+        .keyspace_set(&shop(), &[("sign_wait_budget_us", "1")])
         .unwrap();
     drop(client);
     drop(server);

@@ -9,8 +9,7 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName};
 use keyway_protocol::{InputKind, KeyRevoke, Octets, Request, Scheme, Settings, Sign, Status};
 
 use crate::common::held_kms::HeldKms;
-use crate::common::pipeline::Pipeline;
-use crate::common::set_up::SetUp as _;
+use crate::common::pipeline::{PATIENT_US, Pipeline};
 use crate::common::{Server, Setup, WITHIN, wait_until};
 
 /// Many more than may be in flight on a connection.
@@ -35,7 +34,7 @@ fn start(setup: &Setup, keyspaces: &[&str]) -> Server {
     for keyspace in keyspaces {
         let name: KeyspaceName = keyspace.parse().unwrap();
         let settings = [("allow:anonymous", "sign")];
-        owner.create_keyspace(&name, &settings).unwrap();
+        owner.keyspace_create(&name, &settings).unwrap();
         let key: KeyPath = format!("{keyspace}/key").parse().unwrap();
         owner
             .key_generate(&key, Algorithm::Ed25519, KeyOptions::default())
@@ -58,7 +57,7 @@ fn a_lock_overtakes_what_its_connection_has_waiting() {
     for _ in 0..HELD {
         pipeline.queue(&Request::ForceRefresh, keyspace, b"key", 0);
     }
-    let lock = pipeline.queue(&Request::Lock, keyspace, b"", 0);
+    let lock = pipeline.queue(&Request::Lock, keyspace, b"", PATIENT_US);
     pipeline.send();
     for _ in 0..=HELD {
         let reply = pipeline.reply();
@@ -90,7 +89,7 @@ fn what_takes_away_overtakes_answers_that_its_connection_does_not_read() {
         for _ in 0..UNREAD {
             deaf.queue(&Request::Ping(Octets(&text)), 0, b"", 0);
         }
-        let id = deaf.queue(&command, keyspace, key, 0);
+        let id = deaf.queue(&command, keyspace, key, PATIENT_US);
         std::thread::scope(|scope| {
             let sending = scope.spawn(move || {
                 deaf.send();

@@ -13,7 +13,6 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName};
 use serde_json::json;
 
 use crate::common::browser::Browser;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, has_program, prod};
 use crate::figures::{SHORT_LIVED, generate, sign_all, work_until};
 
@@ -81,9 +80,9 @@ fn metrics(server: &Server) -> BTreeMap<String, String> {
 /// Works with keys of both keyspaces while `watch` runs.
 fn under_load<T>(server: &Server, watch: impl FnOnce() -> T) -> T {
     let client = server.client();
-    client.create_keyspace(&staging(), &[]).unwrap();
+    client.keyspace_create(&staging(), &[]).unwrap();
     for keyspace in [prod(), staging()] {
-        client.set_keyspace(&keyspace, &SHORT_LIVED).unwrap();
+        client.keyspace_set(&keyspace, &SHORT_LIVED).unwrap();
     }
     let mut keys = generate(&client, 20);
     let more = (0..10).map(|n| format!("staging/key-{n}").parse::<KeyPath>().unwrap());
@@ -157,7 +156,7 @@ fn the_pages_figures_are_those_of_metrics_and_come_from_nowhere_else() {
     let client = server.client();
     for keyspace in [prod(), staging()] {
         client
-            .set_keyspace(&keyspace, &[("max_in_flight", "0")])
+            .keyspace_set(&keyspace, &[("max_in_flight", "0")])
             .unwrap();
     }
     let began = Instant::now();
@@ -221,7 +220,7 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
     let server = Server::dev(&dir, 3);
     let client = server.client();
     let long = "a-keyspace-whose-name-is-as-long-as-people-make-them-in-the-end";
-    client.create_keyspace(&long.parse().unwrap(), &[]).unwrap();
+    client.keyspace_create(&long.parse().unwrap(), &[]).unwrap();
     client.lock(&long.parse().unwrap()).unwrap();
     let mut browser = Browser::start(dir.path());
     open(&mut browser, &server);
@@ -280,7 +279,7 @@ fn it_fits_a_phone_is_legible_light_and_dark_and_works_by_keyboard() {
 
     // Another keyspace, and a temporary override, with its expiry.
     client
-        .set_keyspace_for(
+        .keyspace_set_for(
             &prod(),
             &[("max_in_flight", "256")],
             Duration::from_secs(900),

@@ -14,7 +14,6 @@ use keyway_protocol::{
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, prod, wait_until};
 use crate::hostile::{Raw, hello, ping};
 
@@ -39,7 +38,7 @@ fn start(kms: &HeldKms, dir: &Path, flags: &[&str]) -> Server {
     let server = setup.start();
     let owner = server.unix_client();
     let grants = [("allow:anonymous", "manage")];
-    owner.create_keyspace(&prod(), &grants).unwrap();
+    owner.keyspace_create(&prod(), &grants).unwrap();
     let key: KeyPath = "prod/key".parse().unwrap();
     owner
         .key_generate(&key, Algorithm::Ed25519, KeyOptions::default())
@@ -208,7 +207,7 @@ fn a_shard_with_too_many_unsent_answers_closes_those_who_do_not_read_and_no_othe
         .collect();
     for number in 0..10 {
         let name = format!("crowd-{number}").parse().unwrap();
-        owner.create_keyspace(&name, &grants).unwrap();
+        owner.keyspace_create(&name, &grants).unwrap();
     }
     let list = Request::KeyspaceList { after: 0 };
     let ask = |count: usize| {

@@ -10,7 +10,6 @@ use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, KeyOptions, KeyPath};
 use keyway_protocol::{Grants, Octets, Opcode, RequestFrame, Scope, Status};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, prod, wait_until};
 use crate::hostile::Raw;
 
@@ -212,7 +211,7 @@ fn every_status_that_an_operation_gives_is_in_its_row() {
     let server = Server::dev(&dir, 2);
     let client = server.client();
     let shut = client
-        .create_keyspace(&"shut".parse().unwrap(), &[])
+        .keyspace_create(&"shut".parse().unwrap(), &[])
         .unwrap()
         .value;
     make_keys(&client);
@@ -293,9 +292,9 @@ fn without_a_grant_the_answer_is_forbidden_whatever_is_there() {
         .flag(passphrase.to_str().unwrap());
     let server = setup.start();
     let owner = server.unix_client();
-    owner.create_keyspace(&prod(), &[]).unwrap();
+    owner.keyspace_create(&prod(), &[]).unwrap();
     owner
-        .create_keyspace(&"shut".parse().unwrap(), &[])
+        .keyspace_create(&"shut".parse().unwrap(), &[])
         .unwrap();
     make_keys(&owner);
     let mut asker = Asker::at(&server);
@@ -338,7 +337,7 @@ fn settings_and_grants_are_those_of_the_page() {
         let names = [name.as_str(), alias.as_str()];
         for name in names.into_iter().filter(|name| !name.is_empty()) {
             client
-                .set_keyspace(&prod(), &[(name, default.as_str())])
+                .keyspace_set(&prod(), &[(name, default.as_str())])
                 .unwrap();
         }
     }

@@ -12,7 +12,6 @@ use keyway_protocol::{Octets, Request, Settings, Unlock, UnlockKind};
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
 use crate::common::prod;
-use crate::common::set_up::SetUp as _;
 use crate::stopping::{let_disk_go_on, stall_disk};
 
 /// Commands in flight on each connection: as many as it may.
@@ -39,14 +38,14 @@ fn the_operator_gets_through_when_others_have_all_places_at_control() {
     let server = kms.setup(dir.path()).shards(1).start();
     let grants = [("allow:anonymous", "manage,unlock")];
     let owner = server.unix_client();
-    owner.create_keyspace(&prod(), &grants).unwrap();
+    owner.keyspace_create(&prod(), &grants).unwrap();
     let mut pipelines: Vec<Pipeline> = (0..PIPELINES).map(|_| Pipeline::tcp(&server)).collect();
     let (mut stranger, mut operator) = (Pipeline::tcp(&server), Pipeline::unix(&server));
     let keyspace = operator.keyspace("prod");
     let history = Request::KeyspaceHistory;
     for _ in 0..TRIES_MAX {
         owner
-            .set_keyspace(&prod(), &[("allow:uid:4242", "sign")])
+            .keyspace_set(&prod(), &[("allow:uid:4242", "sign")])
             .unwrap();
         stall_disk(&server);
         // They all withdraw the same, and so wait for the same write.
@@ -75,7 +74,7 @@ fn the_operator_gets_through_when_others_have_all_places_at_control() {
             statuses.push(operator.ask(&request, at, b"").status);
         }
         let is_full = is_full && stranger.ask(&history, keyspace, b"").status == Status::Overloaded;
-        statuses.push(operator.ask(&Request::Lock, keyspace, b"").status);
+        statuses.push(operator.ask_within(&Request::Lock, keyspace, b"", 0).status);
         let [others @ .., locked] = &statuses[..] else {
             unreachable!("there are four");
         };
@@ -104,7 +103,7 @@ fn the_operator_can_unlock_when_others_have_all_unlocks_of_a_keyspace_under_way(
     let server = kms.setup(dir.path()).shards(1).start();
     let grants = [("allow:anonymous", "unlock")];
     let owner = server.unix_client();
-    owner.create_keyspace(&prod(), &grants).unwrap();
+    owner.keyspace_create(&prod(), &grants).unwrap();
     owner.lock(&prod()).unwrap();
     kms.hold();
     let (mut stranger, mut operator) = (Pipeline::tcp(&server), Pipeline::unix(&server));

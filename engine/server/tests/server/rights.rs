@@ -10,8 +10,7 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, Scheme, Status, UnlockState}
 use keyway_protocol::{InputKind, Octets, Request, Settings, Sign, Unlock, UnlockKind};
 
 use crate::common::held_kms::HeldKms;
-use crate::common::pipeline::Pipeline;
-use crate::common::set_up::SetUp as _;
+use crate::common::pipeline::{PATIENT_US, Pipeline};
 use crate::common::{Server, WITHIN, prod, wait_until};
 
 /// Slightly fewer than may be in flight on a connection. This many RSA signatures take a second of a processor.
@@ -44,7 +43,7 @@ fn server_with(
         ("allow:anonymous", "sign"),
         ("sign_wait_budget_us", "1000000"),
     ];
-    owner.create_keyspace(&prod(), &settings).unwrap();
+    owner.keyspace_create(&prod(), &settings).unwrap();
     let key: KeyPath = "prod/key".parse().unwrap();
     owner
         .key_generate(&key, algorithm, KeyOptions::default())
@@ -54,7 +53,7 @@ fn server_with(
 
 fn grant(owner: &Client, rights: &str) {
     let settings = [("allow:anonymous", rights)];
-    owner.set_keyspace(&prod(), &settings).unwrap();
+    owner.keyspace_set(&prod(), &settings).unwrap();
 }
 
 /// Withdraws the right while slow operations queue, and counts the results after that.
@@ -172,7 +171,7 @@ fn a_command_that_queues_at_control_loses_its_right() {
             for number in 1..=QUEUED {
                 let line = format!("max_in_flight={number}\n");
                 let set = Request::KeyspaceSet(Settings::new(&line).unwrap());
-                pipeline.queue(&set, keyspace, b"", 0);
+                pipeline.queue(&set, keyspace, b"", PATIENT_US);
             }
         }
         // They are answered together, once they are written: there is no first answer to wait for.
@@ -205,7 +204,7 @@ fn a_command_that_waits_for_the_kms_loses_its_right() {
     let mut pipeline = Pipeline::tcp(&server);
     let keyspace = pipeline.keyspace("prod");
     kms.hold();
-    pipeline.queue(&Request::KeyspaceRotate, keyspace, b"", 0);
+    pipeline.queue(&Request::KeyspaceRotate, keyspace, b"", PATIENT_US);
     pipeline.send();
     kms.wait_until_asked();
     grant(&owner, "none");

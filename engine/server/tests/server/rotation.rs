@@ -18,7 +18,6 @@ use serde_json::json;
 
 use keyway_protocol::{Hello, KeyGenerate, NewKey, Octets, Request, Usage, VERSION};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, ask, past_the_start, prod, wait_until};
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -120,7 +119,7 @@ fn keys_made_while_the_kms_is_gone_right_after_it_proved_the_new_dek_can_be_open
     let client = server.client();
     for trial in 0..TRIALS {
         let shop = keyspace(&format!("shop-{trial}"));
-        client.create_keyspace(&shop, &[]).unwrap();
+        client.keyspace_create(&shop, &[]).unwrap();
         // The rotation makes two calls: one that generates the DEK, and one that verifies it.
         proxy.set_after(2, Fault::Error);
         assert_eq!(client.keyspace_rotate(&shop).unwrap().value, 2);
@@ -156,7 +155,7 @@ fn after_a_crash_in_the_middle_of_a_rotation_nothing_is_sealed_under_the_older_d
     let server = setup.start();
     let client = server.client();
     let shop = keyspace("shop");
-    client.create_keyspace(&shop, &[]).unwrap();
+    client.keyspace_create(&shop, &[]).unwrap();
     for index in 0..KEYS {
         generate(&client, &key(&shop, index)).unwrap();
     }
@@ -203,7 +202,7 @@ fn second_of_two_concurrent_rotations_gets_a_conflict() {
     let server = setup.start();
     let client = server.client();
     let shop = keyspace("shop");
-    client.create_keyspace(&shop, &[]).unwrap();
+    client.keyspace_create(&shop, &[]).unwrap();
     proxy.set(Fault::Delay(Duration::from_millis(300)));
     let calls = [(); 3].map(|()| {
         let call = Call::keyspace_rotate(&shop).deadline(DEADLINE);

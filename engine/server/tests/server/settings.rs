@@ -10,7 +10,6 @@ use std::time::Duration;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, Scheme, Status};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, prod, wait_until};
 
 /// Long enough that it does not end during a test.
@@ -65,16 +64,16 @@ fn history_shows_author_and_change_and_survives_a_crash() {
     let setup = Setup::new(&dir.path().join("data")).shards(2);
     let server = setup.start();
     let (tcp, unix) = (server.client(), server.unix_client());
-    tcp.set_keyspace(&prod(), &[("maxInFlight", "7"), ("allow:uid:7", "sign")])
+    tcp.keyspace_set(&prod(), &[("maxInFlight", "7"), ("allow:uid:7", "sign")])
         .unwrap();
-    unix.set_keyspace_for(&prod(), &[("refreshWindow", "40000")], LONG)
+    unix.keyspace_set_for(&prod(), &[("refreshWindow", "40000")], LONG)
         .unwrap();
     unix.lock(&prod()).unwrap();
     tcp.unlock(&prod(), keyway_client::UnlockWith::Nothing)
         .unwrap();
     wait_until("the unlock", WITHIN, || info(&tcp).locked == Some(false));
     assert_eq!(unix.keyspace_rotate(&prod()).unwrap().value, 2);
-    let refused = tcp.set_keyspace(&prod(), &[("max_in_flight", "8"), ("jitter_pct", "90")]);
+    let refused = tcp.keyspace_set(&prod(), &[("max_in_flight", "8"), ("jitter_pct", "90")]);
     assert!(refused.is_err());
     let me = me();
     let expected = [
@@ -102,14 +101,14 @@ fn override_takes_effect_immediately_is_listed_and_reverts() {
     let server = Server::dev(&dir, 2);
     let client = server.client();
     let longer = [("max_in_flight", "256"), ("allow:uid:7", "sign")];
-    client.set_keyspace_for(&prod(), &longer, LONG).unwrap();
+    client.keyspace_set_for(&prod(), &longer, LONG).unwrap();
     assert_eq!(setting(&client, "max_in_flight"), "256");
     let overrides = info(&client).overrides;
     assert_eq!(overrides["max_in_flight"].then, "64");
     assert_eq!(overrides["allow:uid:7"].then, "none");
     // A second one, on top: its own expiry, and back to the value before the first.
     let shorter = [("max_in_flight", "512")];
-    client.set_keyspace_for(&prod(), &shorter, SHORT).unwrap();
+    client.keyspace_set_for(&prod(), &shorter, SHORT).unwrap();
     wait_until("its end", WITHIN, || {
         setting(&client, "max_in_flight") == "64"
     });
@@ -117,7 +116,7 @@ fn override_takes_effect_immediately_is_listed_and_reverts() {
     assert_eq!(left, ["allow:uid:7"]);
     // A permanent change cancels an override.
     let for_good = [("allow:uid:7", "sign,verify")];
-    client.set_keyspace(&prod(), &for_good).unwrap();
+    client.keyspace_set(&prod(), &for_good).unwrap();
     assert!(info(&client).overrides.is_empty());
     assert_eq!(
         history(&client)[1..],
@@ -144,7 +143,7 @@ fn shards_apply_reverted_settings() {
         ("hard_ttl_ms", "30"),
         ("jitter_pct", "0"),
     ];
-    client.set_keyspace_for(&prod(), &lives, SHORT).unwrap();
+    client.keyspace_set_for(&prod(), &lives, SHORT).unwrap();
     wait_until("keys to grow old again", WITHIN, || {
         sign_all(&client, &keys).into_iter().max() > Some(200)
     });
@@ -156,10 +155,10 @@ fn restart_with(dir: &Path, crash: bool) {
     let server = setup.start();
     let client = server.client();
     client
-        .set_keyspace_for(&prod(), &[("max_in_flight", "256")], LONG)
+        .keyspace_set_for(&prod(), &[("max_in_flight", "256")], LONG)
         .unwrap();
     client
-        .set_keyspace_for(&prod(), &[("low_water_pct", "9")], SHORT)
+        .keyspace_set_for(&prod(), &[("low_water_pct", "9")], SHORT)
         .unwrap();
     let until = info(&client).overrides;
     if crash {
@@ -181,7 +180,7 @@ fn restart_with(dir: &Path, crash: bool) {
 
     // A restart during one that ends after it.
     client
-        .set_keyspace_for(&prod(), &[("max_in_flight", "300")], SHORT * 3)
+        .keyspace_set_for(&prod(), &[("max_in_flight", "300")], SHORT * 3)
         .unwrap();
     if crash {
         server.kill()
@@ -216,7 +215,7 @@ fn an_end_needs_no_disk() {
     let file = server.data.join("keyspaces.json");
     loop {
         let change = [("max_in_flight", "256")];
-        client.set_keyspace_for(&prod(), &change, SHORT).unwrap();
+        client.keyspace_set_for(&prod(), &change, SHORT).unwrap();
         let text = std::fs::read(&file).unwrap();
         // A folder of that name, which no file can replace.
         std::fs::remove_file(&file).unwrap();
@@ -230,7 +229,7 @@ fn an_end_needs_no_disk() {
         std::fs::remove_dir(&file).unwrap();
         std::fs::write(&file, text).unwrap();
     }
-    let refused = client.set_keyspace(&prod(), &[("low_water_pct", "6")]);
+    let refused = client.keyspace_set(&prod(), &[("low_water_pct", "6")]);
     assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
     wait_until("its end", WITHIN, || {
         setting(&client, "max_in_flight") == "64"
@@ -238,7 +237,7 @@ fn an_end_needs_no_disk() {
     server.wait_for_log("keyspaces.json could not be written");
     std::fs::remove_dir(&file).unwrap();
     client
-        .set_keyspace(&prod(), &[("low_water_pct", "6")])
+        .keyspace_set(&prod(), &[("low_water_pct", "6")])
         .unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(
@@ -253,11 +252,11 @@ fn change_that_conflicts_with_a_value_to_be_restored_is_refused_with_both_named(
     let server = Server::dev(&dir, 1);
     let client = server.client();
     client
-        .set_keyspace_for(&prod(), &[("soft_ttl_ms", "30000")], LONG)
+        .keyspace_set_for(&prod(), &[("soft_ttl_ms", "30000")], LONG)
         .unwrap();
     let before = client.keyspace_list().unwrap();
     let too_short = [("hard_ttl_ms", "100000")];
-    let error = client.set_keyspace(&prod(), &too_short).unwrap_err();
+    let error = client.keyspace_set(&prod(), &too_short).unwrap_err();
     assert_eq!(error.status(), Some(Status::BadRequest));
     for part in [
         "hard_ttl_ms=100000",
@@ -267,13 +266,13 @@ fn change_that_conflicts_with_a_value_to_be_restored_is_refused_with_both_named(
         assert!(error.to_string().contains(part), "{error}");
     }
     for bad in [Duration::from_millis(999), Duration::from_secs(31 * 86_400)] {
-        let error = client.set_keyspace_for(&prod(), &too_short, bad);
+        let error = client.keyspace_set_for(&prod(), &too_short, bad);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("1 s to 30 days"), "{error}");
     }
     assert_eq!(client.keyspace_list().unwrap(), before);
     let both = [("soft_ttl_ms", "30000"), ("hard_ttl_ms", "100000")];
-    client.set_keyspace(&prod(), &both).unwrap();
+    client.keyspace_set(&prod(), &both).unwrap();
     assert!(info(&client).overrides.is_empty());
 }
 
@@ -290,20 +289,20 @@ fn only_those_who_manage_a_keyspace_may_change_it_and_see_its_history() {
     let server = setup.start();
     let owner = server.unix_client();
     let grant = [("allow:anonymous", "sign")];
-    owner.create_keyspace(&prod(), &grant).unwrap();
+    owner.keyspace_create(&prod(), &grant).unwrap();
     let anonymous = server.client();
     let more = [("max_in_flight", "65")];
     let forbidden = |result: Result<(), keyway_client::Error>| {
         result.is_err_and(|error| error.status() == Some(Status::Forbidden))
     };
-    let set = |client: &Client| client.set_keyspace_for(&prod(), &more, LONG).map(drop);
+    let set = |client: &Client| client.keyspace_set_for(&prod(), &more, LONG).map(drop);
     let look = |client: &Client| client.keyspace_history(&prod()).map(drop);
     assert!(forbidden(set(&anonymous)) && forbidden(look(&anonymous)));
     // The right itself can be granted temporarily.
     let manages = [("allow:anonymous", "sign,manage")];
-    owner.set_keyspace_for(&prod(), &manages, LONG).unwrap();
+    owner.keyspace_set_for(&prod(), &manages, LONG).unwrap();
     set(&anonymous).unwrap();
-    owner.set_keyspace_for(&prod(), &manages, SHORT).unwrap();
+    owner.keyspace_set_for(&prod(), &manages, SHORT).unwrap();
     wait_until("the end of the right", WITHIN, || {
         forbidden(look(&anonymous))
     });
@@ -396,7 +395,7 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
         ("jitter_pct", "0"),
         ("maxInFlight", "1"),
     ];
-    client.set_keyspace(&prod(), &starved).unwrap();
+    client.keyspace_set(&prod(), &starved).unwrap();
     let ends = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
@@ -419,7 +418,7 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
 
         let room = [("maxInFlight", "1024")];
         let operator = server.client();
-        operator.set_keyspace_for(&prod(), &room, LONG).unwrap();
+        operator.keyspace_set_for(&prod(), &room, LONG).unwrap();
         // It was acknowledged once the shard applied it; the first snapshot since may have been in flight.
         let mut last = after(&server, prefetcher(&server));
         last = after(&server, last);

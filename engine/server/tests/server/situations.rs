@@ -15,7 +15,6 @@ use keyway_testkit::openbao::OpenBao;
 
 use crate::command_line::operator::Operator;
 use crate::common::alerts::Alerts;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, has_program, past_the_start, prod, wait_until};
 use crate::figures::{SHORT_LIVED, damage_blob};
 use crate::outages::stand;
@@ -133,11 +132,11 @@ impl Shop {
         let (bao, setup) = stand(dir)?;
         let server = setup.start();
         let client = server.client();
-        client.create_keyspace(&shop(), &[("kms", "bao")]).unwrap();
+        client.keyspace_create(&shop(), &[("kms", "bao")]).unwrap();
         let key = generate(&client, &shop(), 1).remove(0);
         past_the_start(|| client.mac(&key, MESSAGE)).unwrap();
         let patient = [("sign_wait_budget_us", wait_budget_us)];
-        client.set_keyspace(&shop(), &patient).unwrap();
+        client.keyspace_set(&shop(), &patient).unwrap();
         Some(Shop { bao, server, key })
     }
 
@@ -151,9 +150,9 @@ impl Shop {
             let mut hangs = [hang, 2 * hang].into_iter().cycle();
             move || {
                 self.bao.pause();
-                client.set_keyspace(&shop(), &ENDING).unwrap();
+                client.keyspace_set(&shop(), &ENDING).unwrap();
                 std::thread::sleep(hangs.next().unwrap());
-                client.set_keyspace(&shop(), &LASTING).unwrap();
+                client.keyspace_set(&shop(), &LASTING).unwrap();
                 self.bao.resume();
                 wait_until("the next lease", WITHIN, || {
                     client.mac(&self.key, MESSAGE).is_ok()
@@ -234,7 +233,7 @@ fn a_starved_prefetcher() {
         ("jitter_pct", "0"),
         ("maxInFlight", "1"),
     ];
-    client.set_keyspace(&prod(), &starved).unwrap();
+    client.keyspace_set(&prod(), &starved).unwrap();
     let mut alerts = Alerts::watch(dir.path(), &server);
     under_load(&server, &keys, Duration::ZERO, || {
         alerts.wait_for(&server, "KeywayPrefetchStarved", "prod");
@@ -243,7 +242,7 @@ fn a_starved_prefetcher() {
         // The page's fix, and the healthy state.
         let room = [("maxInFlight", "1024")];
         let minutes = Duration::from_secs(900);
-        client.set_keyspace_for(&prod(), &room, minutes).unwrap();
+        client.keyspace_set_for(&prod(), &room, minutes).unwrap();
         alerts.wait_for_end(&server, "KeywayPrefetchStarved", "prod");
     });
 }
@@ -257,9 +256,9 @@ fn a_stopped_prefetcher() {
     let server = Server::dev(&dir, 1);
     let client = server.client();
     let keys = generate(&client, &prod(), 20);
-    client.set_keyspace(&prod(), &SHORT_LIVED).unwrap();
+    client.keyspace_set(&prod(), &SHORT_LIVED).unwrap();
     client
-        .set_keyspace(&prod(), &[("maxInFlight", "0")])
+        .keyspace_set(&prod(), &[("maxInFlight", "0")])
         .unwrap();
     let mut alerts = Alerts::watch(dir.path(), &server);
     under_load(&server, &keys, Duration::from_millis(20), || {
@@ -274,7 +273,7 @@ fn a_stopped_prefetcher() {
         doctor_names(&server, "prefetch-stopped", "prod");
         // The page's fix, and the healthy state.
         client
-            .set_keyspace(&prod(), &[("maxInFlight", "64")])
+            .keyspace_set(&prod(), &[("maxInFlight", "64")])
             .unwrap();
         alerts.wait_for_end(&server, "KeywayPrefetchStopped", "prod");
         wait_until("the prefetcher", WITHIN, || {
@@ -340,7 +339,7 @@ fn a_lost_dek() {
     };
     let server = setup.start();
     let client = server.client();
-    client.create_keyspace(&shop(), &[("kms", "bao")]).unwrap();
+    client.keyspace_create(&shop(), &[("kms", "bao")]).unwrap();
     let keys = generate(&client, &shop(), 5);
     let mut alerts = Alerts::watch(dir.path(), &server);
     under_load(&server, &keys, Duration::from_millis(20), || {
@@ -348,7 +347,7 @@ fn a_lost_dek() {
             figure(&server, "keyway_resident_keys", "shop") > 0.0
         });
         bao.remove_policy("keyway");
-        client.set_keyspace(&shop(), &ENDING).unwrap();
+        client.keyspace_set(&shop(), &ENDING).unwrap();
         let denied = "keyway_keyspace_state{keyspace=\"shop\",state=\"denied\"}";
         server.wait_for_metric(denied, |value| value == 1.0);
         wait_for_line(
@@ -365,7 +364,7 @@ fn a_lost_dek() {
 
         // The page's fix: the policy's right is restored, and an operator unlocks.
         bao.write_key_policy("keyway", "transit", "keyway");
-        client.set_keyspace(&shop(), &LASTING).unwrap();
+        client.keyspace_set(&shop(), &LASTING).unwrap();
         client.unlock(&shop(), UnlockWith::Nothing).unwrap();
         past_the_start(|| client.mac(&keys[0], MESSAGE)).unwrap();
         alerts.wait_for_end(&server, "KeywayKeyspaceDenied", "shop");

@@ -14,7 +14,9 @@ use keyway_client::{
     Algorithm, CallEffect, Error, Input, KeyOptions, KeyPath, KeyspaceInfo, KeyspaceName, Scheme,
     Status, UnlockState, UnlockWith,
 };
+use keyway_protocol::{Request, Settings};
 
+use crate::common::pipeline::Pipeline;
 use crate::common::{Server, Setup, past_the_start, wait_until};
 
 /// Longest duration of the slowest step on a busy machine.
@@ -190,12 +192,14 @@ fn the_control_thread_goes_on_while_the_disk_stalls() {
     sign(&owner, "b").unwrap();
     stall_disk(&server);
     std::thread::scope(|scope| {
-        let grant = || {
-            let client = server.unix_client();
-            client.keyspace_set(&name("b"), &[("allow:uid:4242", "sign")])
+        // Without deadlines, the server waits for the disk for 4 s.
+        let ask = |keyspace, request| {
+            let mut pipeline = Pipeline::unix(&server);
+            pipeline.ask_within(&request, pipeline.keyspace(keyspace), b"", 0)
         };
-        let grant = scope.spawn(grant);
-        let locked = scope.spawn(|| server.unix_client().lock(&name("a")));
+        let grant = Settings::new("allow:uid:4242=sign\n").unwrap();
+        let grant = scope.spawn(move || ask("b", Request::KeyspaceSet(grant)));
+        let locked = scope.spawn(move || ask("a", Request::Lock));
         // It is in force though the disk does not respond, long before it is answered.
         wait_until("the lock", WITHIN, || {
             status_of(&anyone, "a") == Some(Status::NeedsUnlock)
@@ -206,9 +210,10 @@ fn the_control_thread_goes_on_while_the_disk_stalls() {
             let _ = sign(&owner, "b");
             server.metric(renewals).unwrap_or(0.0) >= before + 3.0
         });
-        let refused = grant.join().unwrap().unwrap_err();
-        assert_eq!(refused.status(), Some(Status::Internal), "{refused}");
-        let text = not_persisted(locked.join().unwrap());
+        assert_eq!(grant.join().unwrap().status, Status::Internal);
+        let locked = locked.join().unwrap();
+        assert_eq!(locked.status, Status::NotPersisted);
+        let text = String::from_utf8(locked.payload).unwrap();
         assert!(text.contains("no answer for"), "{text}");
     });
     let_disk_go_on(&server);

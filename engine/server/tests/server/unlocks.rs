@@ -10,7 +10,6 @@ use keyway_client::{
 };
 use keyway_protocol::KmsName;
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, wait_until};
 
 const PASSPHRASE: &[u8] = b"correct horse battery";
@@ -38,14 +37,14 @@ fn sign(client: &Client) -> Result<Vec<u8>, Option<Status>> {
 fn with_kek(setup: &Setup, custody: Custody<'_>) -> (Vec<Vec<u8>>, Vec<u8>) {
     let server = setup.start();
     let client = server.unix_client();
-    let refused = client.create_keyspace(&shop(), &[]).unwrap_err();
+    let refused = client.keyspace_create(&shop(), &[]).unwrap_err();
     assert!(refused.to_string().contains("kms init"), "{refused}");
     let shares = client.kms_init(&local(), custody).unwrap().value;
     let shares = shares.into_iter().map(keyway_client::Secret::into_vec);
     let shares = shares.collect();
     let again = client.kms_init(&local(), custody).unwrap_err();
     assert!(again.to_string().contains("exists"), "{again}");
-    client.create_keyspace(&shop(), &[]).unwrap();
+    client.keyspace_create(&shop(), &[]).unwrap();
     let options = KeyOptions::default();
     client
         .key_generate(&key(), Algorithm::Ed25519, options)

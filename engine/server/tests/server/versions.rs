@@ -13,7 +13,6 @@ use keyway_client::{
     Algorithm, Error, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Secret, Status,
 };
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, past_the_start, prod, wait_until};
 
 const MESSAGE: Input<'_> = Input::Message(b"pay 5 to bob");
@@ -187,7 +186,7 @@ fn a_key_is_deleted_after_it_was_revoked_and_its_versions_go_on() {
     assert!(text.contains("revoke it first"), "{text}");
     client.key_revoke(&key).unwrap();
     client
-        .set_keyspace(&prod(), &[("delete_wait_ms", "3600000")])
+        .keyspace_set(&prod(), &[("delete_wait_ms", "3600000")])
         .unwrap();
     let (code, text) = refused(client.key_delete(&key));
     assert_eq!(code, Status::Conflict);
@@ -198,7 +197,7 @@ fn a_key_is_deleted_after_it_was_revoked_and_its_versions_go_on() {
     let client = server.client();
     assert_eq!(status(client.key_delete(&key)), Status::Conflict);
     client
-        .set_keyspace(&prod(), &[("delete_wait_ms", "0")])
+        .keyspace_set(&prod(), &[("delete_wait_ms", "0")])
         .unwrap();
     assert_eq!(client.key_delete(&key).unwrap().key_version, 2);
     assert_eq!(client.key_list(&prod()).unwrap().len(), 0);

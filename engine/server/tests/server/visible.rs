@@ -9,7 +9,6 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, Status};
 use keyway_protocol::{InputKind, KeyRotate, Octets, Request, Scheme, Sign};
 
 use crate::common::pipeline::Pipeline;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, prod};
 
 const ROTATIONS: u32 = 7;
@@ -24,7 +23,7 @@ fn nothing_older_is_served_after_a_rotation_was_acknowledged() {
     let client = server.client();
     // The policy under which an older version is most easily served.
     let policy = [("on_soft_expiry", "serve_stale")];
-    client.set_keyspace(&prod(), &policy).unwrap();
+    client.keyspace_set(&prod(), &policy).unwrap();
     let mut pipelines = [Pipeline::shard(&server, 0), Pipeline::shard(&server, 1)];
     let keyspace = pipelines[0].keyspace("prod");
     let sign = Request::Sign(Sign {

@@ -13,7 +13,6 @@ use keyway_protocol::{Octets, Request, Verify};
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::{Pipeline, Reply};
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, prod};
 
 /// Fewer than one principal may have in flight.
@@ -44,7 +43,7 @@ fn cold_server(kms: &HeldKms, dir: &Path, ttl: &[(&str, &str)]) -> (Server, Vec<
         ("max_in_flight", "0"),
     ];
     settings.extend_from_slice(ttl);
-    owner.create_keyspace(&prod(), &settings).unwrap();
+    owner.keyspace_create(&prod(), &settings).unwrap();
     let key = "prod/key".parse().unwrap();
     owner
         .key_generate(&key, Algorithm::Ed25519, KeyOptions::default())

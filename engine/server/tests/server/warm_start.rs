@@ -5,7 +5,6 @@
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, UnlockState, UnlockWith};
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, past_the_start, wait_until};
 
 /// Keys of each keyspace, the first half of them in use.
@@ -61,7 +60,7 @@ fn hot_keys_are_loaded_ahead_without_waiting_for_a_locked_keyspace() {
     let server = Setup::new(&data).shards(2).start();
     assert_eq!(until_ready(&server)["warm_start_keys"], 0);
     let client = server.client();
-    client.create_keyspace(&keyspace("vault"), &[]).unwrap();
+    client.keyspace_create(&keyspace("vault"), &[]).unwrap();
     for keyspace in ["prod", "vault"] {
         generate(&client, &keys(keyspace));
         // Twice: the first use loads a key, the second finds it.

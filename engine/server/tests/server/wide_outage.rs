@@ -9,7 +9,6 @@ use std::time::Duration;
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, Status};
 
 use crate::command_line::operator::Operator;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, WITHIN, wait_until};
 use crate::outages::stand;
 
@@ -58,7 +57,7 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
     for index in 0..KEYSPACES {
         let settings = [("kms", "bao"), ("dek_lease_ms", LEASE_MS)];
         wait_until("a keyspace", WITHIN, || {
-            client.create_keyspace(&keyspace(index), &settings).is_ok()
+            client.keyspace_create(&keyspace(index), &settings).is_ok()
         });
         let options = KeyOptions::default();
         wait_until("a key", WITHIN, || {

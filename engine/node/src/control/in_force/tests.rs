@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::catalogue::testing::change;
 use crate::catalogue::{ChangeAuthor, OverrideDuration};
+use crate::limits::{WRITE_US_MIN, write_us};
 
 const PROD: u32 = 1;
 
@@ -65,7 +66,9 @@ fn new_work() -> WorkId {
 /// Accepts a change. Returns the keyspaces it tightened, and the work that receives the outcome.
 fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, WorkId) {
     let work = new_work();
-    let tightened = in_force.want(at(seconds), work, edit).unwrap();
+    let tightened = in_force
+        .want(at(seconds), work, edit, WRITE_US_MIN)
+        .unwrap();
     (tightened, work)
 }
 
@@ -407,16 +410,49 @@ fn pending_changes_are_bounded_and_a_lock_always_fits() {
     let _ = keyspaces.next_write(at(0));
     for n in 0..PENDING_MAX {
         let grant = set(&format!("max_in_flight={n}"));
-        let fits = keyspaces.want(at(0), new_work(), grant);
+        let fits = keyspaces.want(at(0), new_work(), grant, WRITE_US_MIN);
         assert!(fits.is_ok());
     }
-    let refused = keyspaces.want(at(0), new_work(), set("max_in_flight=60000"));
+    let refused = keyspaces.want(at(0), new_work(), set("max_in_flight=60000"), WRITE_US_MIN);
     assert!(matches!(refused, Err(CatalogueError::Busy(_))));
     let (tightened, _) = want(&mut keyspaces, 0, lock(true));
     assert_eq!(tightened, [PROD]);
 }
 
 /// A lock received while a write hung was answered after 4 s of the next write: 8 s in all.
+/// A disk that was busy for five seconds had every change refused, however long its client would have waited.
+#[test]
+fn change_waits_for_the_disk_as_long_as_its_client_does() {
+    let mut keyspaces = with_prod();
+    let _ = want(&mut keyspaces, 0, set("allow:uid:2=all"));
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    let patient = [set("allow:uid:3=all"), lock(true)].map(|edit| {
+        let (work, patience_us) = (new_work(), write_us(at(5), Some(at(30))));
+        let wanted = keyspaces.want(at(5), work, edit, patience_us);
+        assert!(wanted.is_ok());
+        work
+    });
+    keyspaces.handle_tick(at(24));
+    assert_eq!(patient.map(|work| ended(&keyspaces, work)), [None, None]);
+    keyspaces.handle_tick(at(25));
+    let why = "no answer for 25 s".to_owned();
+    let undone = Err(Undone::Unwritten(why.clone()));
+    assert_eq!(
+        patient.map(|work| ended(&keyspaces, work)),
+        [Some(undone), Some(Ok(Settled::Unwritten(why)))]
+    );
+    assert!(keyspaces.is_locked(PROD));
+}
+
+#[test]
+fn answers_wait_for_the_disk_for_four_seconds_or_most_of_the_deadline() {
+    let waits = |deadline: Option<u64>| write_us(at(0), deadline.map(at));
+    assert_eq!(waits(None), 4_000_000);
+    assert_eq!(waits(Some(1)), 4_000_000, "the shard answers before");
+    assert_eq!(waits(Some(5)), 4_000_000);
+    assert_eq!(waits(Some(300)), 240_000_000);
+}
+
 #[test]
 fn lock_is_answered_after_four_seconds_whichever_write_it_waits_for() {
     let mut keyspaces = with_prod();

@@ -118,6 +118,8 @@ impl Operator {
             .current_dir(self.desk.path())
             .env("PATH", std::env::join_paths(paths).unwrap())
             .env("KEYWAY_ADDR", format!("unix:{unix}"))
+            // As long as the tests' other clients wait.
+            .env("KEYWAY_TIMEOUT", "5m")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

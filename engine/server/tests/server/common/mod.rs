@@ -10,7 +10,6 @@ pub mod browser;
 pub mod held_kms;
 pub mod pipeline;
 pub mod prometheus;
-pub mod set_up;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -13,8 +13,12 @@ use keyway_protocol::{
 
 use super::Server;
 
-/// Time limit for a machine that builds concurrently.
-const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// The deadline of requests to a server on a machine that builds concurrently, µs. Without one the server waits 4 s for
+/// the disk.
+pub const PATIENT_US: u32 = 240_000_000;
+
+/// Time limit for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(300);
 
 /// A stream socket of either kind.
 pub trait Stream: Read + Write {
@@ -229,7 +233,18 @@ impl Pipeline {
 
     /// Sends one request and waits for its answer. No other request may be in flight.
     pub fn ask(&mut self, request: &Request<'_>, keyspace_id: u32, key_id: &[u8]) -> Reply {
-        let id = self.queue(request, keyspace_id, key_id, 0);
+        self.ask_within(request, keyspace_id, key_id, PATIENT_US)
+    }
+
+    /// As [`Pipeline::ask`], with a deadline; 0 for none.
+    pub fn ask_within(
+        &mut self,
+        request: &Request<'_>,
+        keyspace_id: u32,
+        key_id: &[u8],
+        deadline_us: u32,
+    ) -> Reply {
+        let id = self.queue(request, keyspace_id, key_id, deadline_us);
         self.send();
         let reply = self.reply();
         assert_eq!(reply.request_id, id);

@@ -35,7 +35,6 @@ use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Random, Server, Setup, WITHIN, patient_client, wait_until};
 use ledger::{Key, check_all};
 use worker::Worker;
@@ -189,7 +188,7 @@ impl World {
             let settings = [("kms", kms), ("allow:anonymous", "all")];
             server
                 .unix_client()
-                .create_keyspace(&keyspace.parse().unwrap(), &settings)
+                .keyspace_create(&keyspace.parse().unwrap(), &settings)
                 .unwrap();
         }
     }
@@ -247,7 +246,7 @@ impl World {
             });
             turn(&gate.withdrawn, false);
             let settings = [("allow:anonymous", "all"), ("dek_lease_ms", "3600000")];
-            client.set_keyspace(&name, &settings).unwrap();
+            client.keyspace_set(&name, &settings).unwrap();
             gate.may_be_withdrawn.store(false, Ordering::SeqCst);
         }
         let keys = check_all(self, server, &client);
@@ -329,21 +328,21 @@ impl Operator<'_> {
                 let none = [("allow:anonymous", "none")];
                 gate.may_be_withdrawn.store(true, Ordering::SeqCst);
                 self.client
-                    .set_keyspace(&name, &none)
+                    .keyspace_set(&name, &none)
                     .expect("so does this");
                 turn(&gate.withdrawn, true);
             }
             90..95 => {
                 turn(&gate.withdrawn, false);
                 let all = [("allow:anonymous", "all")];
-                self.client.set_keyspace(&name, &all).unwrap();
+                self.client.keyspace_set(&name, &all).unwrap();
                 gate.may_be_withdrawn.store(false, Ordering::SeqCst);
             }
             _ => {
                 let leases = ["500", "3600000"];
                 let lease = leases[self.random.below(2) as usize];
                 let lease = [("dek_lease_ms", lease)];
-                self.client.set_keyspace(&name, &lease).unwrap();
+                self.client.keyspace_set(&name, &lease).unwrap();
             }
         }
     }
@@ -366,7 +365,7 @@ impl Operator<'_> {
         self.world.proxy.set(Fault::Pass);
         let kms = [("kms", "bao")];
         // The KMS was unreachable a moment ago, so a backoff may still apply.
-        if self.client.create_keyspace(&name, &kms).is_err() {
+        if self.client.keyspace_create(&name, &kms).is_err() {
             return;
         }
         self.fail_amid_rotation();

@@ -14,7 +14,6 @@ use keyway_client::{
     Status, UnlockState,
 };
 
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, WITHIN, past_the_start, wait_until};
 use stands::Stand;
 
@@ -46,7 +45,7 @@ fn info(client: &Client, name: &str) -> KeyspaceInfo {
 
 fn create(client: &Client, name: &str, kms: &str) {
     let settings = [("kms", kms)];
-    client.create_keyspace(&keyspace(name), &settings).unwrap();
+    client.keyspace_create(&keyspace(name), &settings).unwrap();
 }
 
 /// Waits for two renewals of the lease at `kms` while the key is requested, and then makes it long. The answers in the
@@ -58,12 +57,12 @@ fn renew(server: &Server, client: &Client, kms: &str) {
         server.metric(&series).unwrap_or(0.0)
     };
     let before = unwraps();
-    client.set_keyspace(&keyspace("life"), &SHORT).unwrap();
+    client.keyspace_set(&keyspace("life"), &SHORT).unwrap();
     wait_until("renewals at the new KMS", WITHIN, || {
         let _ = sign(client, &key("life", 0));
         unwraps() >= before + 2.0
     });
-    client.set_keyspace(&keyspace("life"), &LASTING).unwrap();
+    client.keyspace_set(&keyspace("life"), &LASTING).unwrap();
     wait_until("the key after the renewals", WITHIN, || {
         sign(client, &key("life", 0)).is_ok()
     });
@@ -186,7 +185,7 @@ fn live(stand: &mut dyn Stand) {
 
     // Its KMS refuses: within a lease none of its keys is served, and other keyspaces are not affected.
     let load = Load::start(&server, "other");
-    client.set_keyspace(&keyspace("life"), &SHORT).unwrap();
+    client.keyspace_set(&keyspace("life"), &SHORT).unwrap();
     stand.deny(&client);
     wait_until("the refusal", WITHIN, || {
         let refused = sign(&client, &key("life", 0)).err();
@@ -199,7 +198,7 @@ fn live(stand: &mut dyn Stand) {
 
     // It recovers as soon as the KMS does.
     stand.allow(&client);
-    client.set_keyspace(&keyspace("life"), &LASTING).unwrap();
+    client.keyspace_set(&keyspace("life"), &LASTING).unwrap();
     wait_until("the unlock", WITHIN, || {
         let ticket = client
             .unlock(&keyspace("life"), stand.secret())

@@ -21,7 +21,6 @@ use keyway_client::{
 };
 
 use crate::command_line::operator::Operator;
-use crate::common::set_up::SetUp as _;
 use crate::common::{Server, Setup, wait_until};
 use matrix::Row;
 
@@ -97,7 +96,7 @@ impl Shop {
         let client = server.client();
         let settings = [("kms", "main"), ("dek_lease_ms", LEASE_MS)];
         wait_until("the keyspace", WITHIN, || {
-            client.create_keyspace(&shop(), &settings).is_ok()
+            client.keyspace_create(&shop(), &settings).is_ok()
         });
         let made = client.key_generate(&key(), Algorithm::HmacSha256, KeyOptions::default());
         made.unwrap();
