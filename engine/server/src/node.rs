@@ -22,7 +22,7 @@ use crate::machine::Machine;
 use crate::metrics::page::Viewers;
 use crate::metrics::{exporter, http};
 use crate::runtime::{executor, mesh};
-use crate::shard::{Start, serve};
+use crate::shard::{Common, Start, serve};
 use crate::signals::Stop;
 use crate::startup;
 use crate::unix_path;
@@ -119,31 +119,33 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         control::names_of(&kms, Some(&catalogue_file)),
         HotKeys::new(hot_keys.clone()),
     );
-    let at_start = control.keyspaces_at_start().map_err(|e| e.to_string())?;
     let config = Arc::new(config);
-    let mut to_shards = Vec::new();
     let renew_early_ppm = draw_renew_early_ppm()?;
+    let common = Common {
+        config: Arc::clone(&config),
+        routing_seed: manifest.routing_seed,
+        renew_early_ppm,
+        shared: ports.shared,
+        ports: ports.own.clone(),
+        owner,
+        keyspaces: control.keyspaces_at_start().map_err(|e| e.to_string())?,
+        control: to_control.clone(),
+        exporter: to_exporter.clone(),
+        stop: Arc::clone(&stop),
+        failed: Arc::clone(&failed),
+    };
+    let mut to_shards = Vec::new();
     for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
         let (to_shard, events) = lanes(EMERGENCIES_MAX, TO_SHARD_MAX);
         to_shards.push(to_shard);
         let start = Start {
             index,
-            config: Arc::clone(&config),
-            routing_seed: manifest.routing_seed,
+            common: common.clone(),
             core_seed: random_seed()?,
-            renew_early_ppm,
             log: data.log_options(index).map_err(|error| error.to_string())?,
-            shared: ports.shared,
-            ports: ports.own.clone(),
-            owner,
             seat,
-            keyspaces: at_start.clone(),
             hot_keys: hot_keys[usize::from(index)].clone(),
-            control: to_control.clone(),
             events,
-            exporter: to_exporter.clone(),
-            stop: Arc::clone(&stop),
-            failed: Arc::clone(&failed),
         };
         let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
         let core = cores[usize::from(index) % cores.len()];
@@ -151,7 +153,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             .map_err(|error| format!("shard {index} did not start: {error}"))?;
     }
     // What only shards hold ends with the last of them.
-    drop((ready, stopped));
+    drop((ready, stopped, common));
     for _ in 0..config.shards {
         started
             .recv()

@@ -1,7 +1,7 @@
 //! Changes of an existing KEK file: a new KEK version, another passphrase.
 
 use super::kek_file::{KekFile, Keks, PlainKek};
-use super::keyring::{open_keks, protect, seal_kek, secret_wanted, shares_key, single_key};
+use super::keyring::{Dated, open_keks, protect, seal_kek, secret_wanted, shares_key, single_key};
 use super::seal::{Argon2Params, ProtectionKey};
 use super::{KnownFile, Local, now_unix_ms};
 use crate::hex::HexSecret;
@@ -31,19 +31,24 @@ impl Local {
             let mut file = shared.read()?;
             let version = file.next_version()?;
             let kek = SecretKey::generate(&shared.random)?;
-            let created = now_unix_ms();
+            let created_unix_ms = now_unix_ms();
+            let dated = Dated {
+                version,
+                created_unix_ms,
+                kek: &kek,
+            };
             let (random, id) = (&shared.random, file.id);
             let key = key_of(&file)?;
             match (&mut file.keks, &key) {
                 (Keks::Protected(protected), Some(key)) => {
-                    seal_kek(random, key, protected, &id, version, created, &kek)?;
+                    seal_kek(random, key, protected, &id, dated)?;
                 }
                 (Keks::Shares(shares), Some(key)) => {
-                    seal_kek(random, key, shares, &id, version, created, &kek)?;
+                    seal_kek(random, key, shares, &id, dated)?;
                 }
                 (Keks::Unprotected(unprotected), _) => unprotected.versions.push(PlainKek {
                     version,
-                    created_unix_ms: created,
+                    created_unix_ms,
                     key: HexSecret(kek),
                 }),
                 (sealed, None) => return Err(secret_wanted(sealed)),
@@ -81,7 +86,7 @@ impl Local {
             }
             let key = single_key(&file, &current)?;
             let keyring = open_keks(file, key.as_ref())?;
-            let file = protect(&shared.random, id, &created, &keyring, &new, argon2id)?;
+            let file = protect(&shared.random, id, keyring.dated(&created), &new, argon2id)?;
             shared.place.replace(&file.to_text()?)?;
             shared.state().file = Some(KnownFile::of(&file));
             shared.refresh(keyring, lock_count);

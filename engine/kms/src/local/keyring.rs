@@ -27,6 +27,19 @@ impl Keyring {
         (*version, kek)
     }
 
+    /// Returns the KEKs, each with the time of its creation.
+    pub(super) fn dated<'a>(
+        &'a self,
+        created_unix_ms: &'a [u64],
+    ) -> impl Iterator<Item = Dated<'a>> {
+        let keks = self.0.iter().zip(created_unix_ms);
+        keks.map(|((version, kek), created_unix_ms)| Dated {
+            version: *version,
+            created_unix_ms: *created_unix_ms,
+            kek,
+        })
+    }
+
     pub(super) fn find(&self, version: u32) -> Option<&SecretKey> {
         self.0
             .iter()
@@ -144,13 +157,18 @@ fn open_sealed(
         .map(Keyring)
 }
 
-/// Builds a file with these KEKs under a newly chosen passphrase, and a fresh salt. `created_unix_ms` has one entry for
-/// each KEK.
-pub(super) fn protect(
+/// A KEK as it is sealed.
+pub(super) struct Dated<'a> {
+    pub(super) version: u32,
+    pub(super) created_unix_ms: u64,
+    pub(super) kek: &'a SecretKey,
+}
+
+/// Builds a file with these KEKs under a newly chosen passphrase, and a fresh salt.
+pub(super) fn protect<'a>(
     random: &SystemRandom,
     id: Hex<16>,
-    created_unix_ms: &[u64],
-    keyring: &Keyring,
+    keks: impl Iterator<Item = Dated<'a>>,
     passphrase: &Passphrase,
     argon2id: Argon2Params,
 ) -> Result<KekFile, KmsError> {
@@ -164,16 +182,17 @@ pub(super) fn protect(
         commitment: Hex(key.commitment),
         versions: Vec::new(),
     };
-    seal_all(random, &key, &mut protected, &id, created_unix_ms, keyring)?;
+    for kek in keks {
+        seal_kek(random, &key, &mut protected, &id, kek)?;
+    }
     Ok(KekFile::new(id, Keks::Protected(protected)))
 }
 
 /// Builds a file with these KEKs under `secret`, which was split into shares with these terms.
-pub(super) fn protect_with_shares(
+pub(super) fn protect_with_shares<'a>(
     random: &SystemRandom,
     id: Hex<16>,
-    created_unix_ms: &[u64],
-    keyring: &Keyring,
+    keks: impl Iterator<Item = Dated<'a>>,
     secret: &SecretKey,
     terms: Terms,
     quorum: Quorum,
@@ -187,22 +206,10 @@ pub(super) fn protect_with_shares(
         commitment: Hex(key.commitment),
         versions: Vec::new(),
     };
-    seal_all(random, &key, &mut shares, &id, created_unix_ms, keyring)?;
-    Ok(KekFile::new(id, Keks::Shares(shares)))
-}
-
-fn seal_all(
-    random: &SystemRandom,
-    key: &ProtectionKey,
-    sealed: &mut impl Sealed,
-    id: &Hex<16>,
-    created_unix_ms: &[u64],
-    keyring: &Keyring,
-) -> Result<(), KmsError> {
-    for ((version, kek), created_unix_ms) in keyring.0.iter().zip(created_unix_ms) {
-        seal_kek(random, key, sealed, id, *version, *created_unix_ms, kek)?;
+    for kek in keks {
+        seal_kek(random, &key, &mut shares, &id, kek)?;
     }
-    Ok(())
+    Ok(KekFile::new(id, Keks::Shares(shares)))
 }
 
 /// Adds one KEK. The nonce is random: one key seals at most 64 KEKs, so a collision is negligible.
@@ -211,10 +218,13 @@ pub(super) fn seal_kek(
     key: &ProtectionKey,
     sealed: &mut impl Sealed,
     id: &Hex<16>,
-    version: u32,
-    created_unix_ms: u64,
-    kek: &SecretKey,
+    dated: Dated<'_>,
 ) -> Result<(), KmsError> {
+    let Dated {
+        version,
+        created_unix_ms,
+        kek,
+    } = dated;
     let mut nonce = [0; NONCE_BYTES];
     fill_random(random, &mut nonce)?;
     let binding = sealed.binding(id, version, created_unix_ms);

@@ -27,9 +27,10 @@ pub(super) fn new_file(
     let keyring = Keyring(vec![(1, SecretKey::generate(random)?)]);
     let id = random_id(random)?;
     let created = [now_unix_ms()];
+    let keks = keyring.dated(&created);
     let (file, shares) = match how {
         Initialise::Passphrase(passphrase) => {
-            let file = protect(random, id, &created, &keyring, &passphrase, argon2id)?;
+            let file = protect(random, id, keks, &passphrase, argon2id)?;
             (file, Vec::new())
         }
         Initialise::Shares { count, threshold } => {
@@ -41,7 +42,7 @@ pub(super) fn new_file(
                 .map(Member::to_share)
                 .collect::<Result<_, _>>()?;
             prove(&shares, quorum, &secret)?;
-            let file = protect_with_shares(random, id, &created, &keyring, &secret, terms, quorum)?;
+            let file = protect_with_shares(random, id, keks, &secret, terms, quorum)?;
             (file, shares)
         }
     };

@@ -8,7 +8,7 @@ use keyway_kms::{
 };
 use keyway_node::control::{FailureClass, KmsFailure, Need};
 
-use crate::metrics::snapshot::{KmsCalls, KmsSnapshot};
+use crate::metrics::snapshot::{BudgetSnapshot, KmsCalls, KmsSnapshot};
 
 /// A KMS as the control thread needs it; [`Service`] is one.
 pub trait Kms {
@@ -148,11 +148,13 @@ impl Kms for Service {
             provider: self.provider_name(),
             state: state_word(Service::state(self), Service::unlock_need(self)),
             calls: calls.collect(),
-            calls_in_flight: gauges.in_flight,
-            unwraps: gauges.unwraps,
-            rate_tokens: gauges.rate_tokens,
-            retry_tokens: gauges.retry_tokens,
-            breaker: gauges.breaker.name(),
+            budget: BudgetSnapshot {
+                calls_in_flight: gauges.in_flight,
+                unwraps: gauges.unwraps,
+                rate_tokens: gauges.rate_tokens,
+                retry_tokens: gauges.retry_tokens,
+                breaker: gauges.breaker.name(),
+            },
             own_calls_per_hour: self.own_calls_per_hour(),
             lease_calls_per_hour: BTreeMap::new(),
             trouble: None,

@@ -50,7 +50,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         kind: Kind::Gauge,
         labels: &[],
         help: "Calls to the KMS in progress.",
-        export: |kms, _, emit| emit(&[], Sample::Number(kms.calls_in_flight.into())),
+        export: |kms, _, emit| emit(&[], Sample::Number(kms.budget.calls_in_flight.into())),
         status: Some("calls_in_flight"),
     },
     KmsMetric {
@@ -58,7 +58,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         kind: Kind::Gauge,
         labels: &[],
         help: "Data keys that are being unwrapped or wait for it.",
-        export: |kms, _, emit| emit(&[], Sample::Number(kms.unwraps.into())),
+        export: |kms, _, emit| emit(&[], Sample::Number(kms.budget.unwraps.into())),
         status: Some("unwraps_waiting"),
     },
     KmsMetric {
@@ -66,7 +66,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         kind: Kind::Gauge,
         labels: &[],
         help: "Calls that the budget's rate would allow immediately.",
-        export: |kms, _, emit| emit(&[], Sample::Number(kms.rate_tokens.into())),
+        export: |kms, _, emit| emit(&[], Sample::Number(kms.budget.rate_tokens.into())),
         status: Some("rate_tokens"),
     },
     KmsMetric {
@@ -74,7 +74,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         kind: Kind::Gauge,
         labels: &[],
         help: "Retries that the budget would allow immediately.",
-        export: |kms, _, emit| emit(&[], Sample::Number(kms.retry_tokens.into())),
+        export: |kms, _, emit| emit(&[], Sample::Number(kms.budget.retry_tokens.into())),
         status: Some("retry_tokens"),
     },
     KmsMetric {
@@ -82,7 +82,7 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         kind: Kind::Gauge,
         labels: &[],
         help: "1 while the circuit breaker is open or half-open.",
-        export: |kms, _, emit| emit_flag(kms.breaker != "closed", emit),
+        export: |kms, _, emit| emit_flag(kms.budget.breaker != "closed", emit),
         status: None,
     },
     KmsMetric {
@@ -176,7 +176,7 @@ pub fn row(kms: &KmsSnapshot, live: &BTreeSet<u32>) -> serde_json::Map<String, V
     add("name", kms.name.as_str().into());
     add("provider", kms.provider.into());
     add("state", kms.state.into());
-    add("breaker", kms.breaker.into());
+    add("breaker", kms.budget.breaker.into());
     let nothing = Keyspaces {
         names: BTreeMap::new(),
         live: BTreeSet::new(),

@@ -235,16 +235,8 @@ pub struct KmsSnapshot {
     pub state: &'static str,
     /// Calls so far, by rising keyspace.
     pub calls: Vec<KmsCalls>,
-    /// Calls in progress.
-    pub calls_in_flight: u32,
-    /// Unwraps in progress or waiting.
-    pub unwraps: u32,
-    /// Calls that the rate would let go at once.
-    pub rate_tokens: u32,
-    /// Retries that could be made at once.
-    pub retry_tokens: u32,
-    /// `closed`, `open` or `half-open`.
-    pub breaker: &'static str,
+    /// How much of its budget is in use.
+    pub budget: BudgetSnapshot,
     /// What its logins cost, in calls an hour.
     pub own_calls_per_hour: f64,
     /// What the lease of each of its keyspaces costs while it is in use, in calls an hour.
@@ -253,6 +245,21 @@ pub struct KmsSnapshot {
     pub trouble: Option<KmsTrouble>,
     /// Versions of its key, where keys have versions.
     pub key_versions: Option<KeyVersions>,
+}
+
+/// How much of a KMS's budget is in use.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BudgetSnapshot {
+    /// Calls in progress.
+    pub calls_in_flight: u32,
+    /// Unwraps in progress or waiting.
+    pub unwraps: u32,
+    /// Calls that the rate would allow immediately.
+    pub rate_tokens: u32,
+    /// Retries that could be made immediately.
+    pub retry_tokens: u32,
+    /// `closed`, `open` or `half-open`.
+    pub breaker: &'static str,
 }
 
 /// Versions of a KMS's key.

@@ -38,7 +38,7 @@ use crate::runtime::mesh::{Mesh, Sent};
 use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
 
-pub use serve::{Start, serve};
+pub use serve::{Common, Start, serve};
 
 use port::Keys;
 use snapshot::Measured;

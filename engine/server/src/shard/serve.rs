@@ -55,32 +55,39 @@ const COMPACTION_RETRY: Duration = Duration::from_secs(60);
 pub struct Start {
     /// Shard index.
     pub index: u16,
+    /// What is the same for all shards.
+    pub common: Common,
+    /// Seed of the core's randomness.
+    pub core_seed: u64,
+    /// Where the blob log is.
+    pub log: LogOptions,
+    /// Its place in the mesh.
+    pub seat: Seat<ToPeer>,
+    /// The keys of this shard that were hot in the last run, hottest first.
+    pub hot_keys: Vec<HotKey>,
+    /// From the control thread.
+    pub events: LaneEnds<ToShard>,
+}
+
+/// What is the same for all shards of a node.
+#[derive(Clone)]
+pub struct Common {
     /// The server's settings.
     pub config: Arc<Config>,
     /// Routing seed.
     pub routing_seed: [u8; 16],
-    /// Seed of the core's randomness.
-    pub core_seed: u64,
-    /// How early leases are renewed, the same for all shards: [`keyway_core::Limits`].
+    /// How early leases are renewed: [`keyway_core::Limits`].
     pub renew_early_ppm: u32,
-    /// Where the blob log is.
-    pub log: LogOptions,
     /// Address for anyone.
     pub shared: SocketAddr,
     /// Each shard's own port.
     pub ports: Vec<u16>,
     /// The rights that hold everywhere.
     pub owner: Owner,
-    /// Its place in the mesh.
-    pub seat: Seat<ToPeer>,
     /// Keyspaces at start.
     pub keyspaces: Vec<KeyspaceChange>,
-    /// The keys of this shard that were hot in the last run, hottest first.
-    pub hot_keys: Vec<HotKey>,
     /// To the control thread.
     pub control: Lanes<FromShard>,
-    /// From the control thread.
-    pub events: LaneEnds<ToShard>,
     /// To the exporter.
     pub exporter: mpsc::Sender<exporter::Message>,
     /// Set once, to stop.
@@ -92,8 +99,8 @@ pub struct Start {
 /// Runs a shard until `stop` is set. `lifeline` reports when it listens, or why not, and when its log is closed.
 pub async fn serve(start: Start, mut lifeline: Lifeline) {
     let failure = Failure {
-        stop: Arc::clone(&start.stop),
-        failed: Arc::clone(&start.failed),
+        stop: Arc::clone(&start.common.stop),
+        failed: Arc::clone(&start.common.failed),
     };
     match run(start, &mut lifeline).await {
         Ok(()) => failure.did_not_happen(),
@@ -129,13 +136,8 @@ impl Drop for Failure {
 }
 
 async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
-    let Start {
-        index,
-        config,
-        stop,
-        events,
-        ..
-    } = start;
+    let Start { index, common, .. } = start;
+    let config = common.config;
     tasks::keep_awake();
     let arena = Arena::new(ArenaOptions {
         capacity_bytes: config.arena_bytes,
@@ -152,11 +154,11 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         CryptoProvider::Default => ProviderChoice::Default,
         CryptoProvider::Ring => ProviderChoice::RingOnly,
     };
-    let log = recover(index, start.log, &start.exporter).await?;
+    let log = recover(index, start.log, &common.exporter).await?;
     let (mesh, inboxes) = start.seat.connect().await;
     let count = config.shards;
-    let early = start.renew_early_ppm;
-    let router = Router::new(start.routing_seed, count).map_err(|error| error.to_string())?;
+    let early = common.renew_early_ppm;
+    let router = Router::new(common.routing_seed, count).map_err(|error| error.to_string())?;
     let log = Rc::new(log);
     let uses = UseLedger::new();
     let keys = Keys {
@@ -169,30 +171,30 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         site: Site {
             index,
             router,
-            ports: start.ports.clone(),
+            ports: common.ports.clone(),
         },
         limits: shard::limits((index, count), early, keys_max, arena_bytes),
         seed: start.core_seed,
-        owner: start.owner,
+        owner: common.owner,
         connections_max: config.connections_max,
         hot_keys: start.hot_keys,
     };
     let mut shard = Shard::new(decides, keys).map_err(|error| error.to_string())?;
-    shard.boot(&start.keyspaces);
+    shard.boot(&common.keyspaces);
     let driver = Rc::new(Driver {
         index,
         shard: RefCell::new(shard),
         log,
         uses,
         mesh,
-        link: ControlLink::new(index, start.control, events),
+        link: ControlLink::new(index, common.control, start.events),
         sockets: Sockets::default(),
         measured: RefCell::new(Measured::default()),
         more: Wakeup::default(),
-        exporter: start.exporter,
+        exporter: common.exporter,
         descriptors_max: config.descriptors_max,
         stop: Stopping {
-            flag: stop,
+            flag: common.stop,
             is_stopping: Cell::new(false),
         },
     });
@@ -202,7 +204,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
     tasks::spawn(Rc::clone(&driver).run_on());
     tasks::spawn(Rc::clone(&driver).compact());
     tasks::spawn(Rc::clone(&driver).retry_revocations());
-    driver.listen(start.shared, &start.ports, &config)?;
+    driver.listen(common.shared, &common.ports, &config)?;
     lifeline.ready();
     let stop = Arc::clone(&driver.stop.flag);
     until_stopped(&*stop, |ticks| driver.tick(ticks), || tasks::sleep(TICK)).await;
