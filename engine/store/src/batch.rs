@@ -160,8 +160,8 @@ impl<L> State<L> {
             .get_mut(&batch.segment)
             .expect("the active segment is never removed")
             .len = len;
-        self.commits += u64::from(!batch.records.is_empty());
-        self.committed_records += batch.records.len() as u64;
+        self.committed.batches += u64::from(!batch.records.is_empty());
+        self.committed.records += batch.records.len() as u64;
         self.give_back_bytes(&batch);
         for Taken {
             at,
@@ -184,12 +184,12 @@ impl<L> State<L> {
             self.forget_pending(staged.hash, &receipt);
             receipt.settle();
         }
-        self.failing = None;
+        self.disk.failing = None;
     }
 
     /// Records that nothing of a batch was made durable. Revocations return to their queue, in their order.
     pub fn fail_batch(&mut self, batch: Batch, error: &PutError) {
-        self.failing = Some(error.to_string().into());
+        self.disk.failing = Some(error.to_string().into());
         self.give_back_bytes(&batch);
         match batch.lane {
             Lane::Ordinary => {

@@ -71,10 +71,10 @@ impl<F: Files> BlobLog<F> {
     pub async fn retry_revocations(&self) -> Result<(), PutError> {
         let receipt = {
             let mut state = self.shared.state.borrow_mut();
-            if state.revocations.is_empty() && state.failing.is_none() {
+            if state.revocations.is_empty() && state.disk.failing.is_none() {
                 return Ok(());
             }
-            state.probing |= state.failing.is_some();
+            state.disk.probing |= state.disk.failing.is_some();
             state.newest_revocation()
         };
         match receipt {
@@ -82,7 +82,7 @@ impl<F: Files> BlobLog<F> {
             None => {
                 let receipt = Receipt::new();
                 receipt.add();
-                self.shared.state.borrow_mut().probe = Some(Rc::clone(&receipt));
+                self.shared.state.borrow_mut().disk.probe = Some(Rc::clone(&receipt));
                 self.durable(&receipt).await
             }
         }
@@ -133,11 +133,11 @@ impl<F: Files> Drop for Lead<'_, F> {
         state.leading = false;
         if let Some(batch) = self.batch.take() {
             let why = "the future that wrote was dropped";
-            state.is_broken = true;
+            state.disk.is_broken = true;
             state.fail_batch(batch, &PutError::Unknown(why.into()));
         }
-        if let Some(probe) = state.probe.take() {
-            match state.failing.clone() {
+        if let Some(probe) = state.disk.probe.take() {
+            match state.disk.failing.clone() {
                 None => probe.settle(),
                 Some(why) => probe.fail(&PutError::Failed(why)),
             }
@@ -183,7 +183,7 @@ impl<'a, F: Files> Lead<'a, F> {
             Ok(()) => self.finish(),
             Err(why) => {
                 // Cut back, it is certain that nothing of it is there.
-                self.shared.state.borrow_mut().is_broken = true;
+                self.shared.state.borrow_mut().disk.is_broken = true;
                 let why = Rc::from(why);
                 let error = match self.repair().await {
                     Ok(()) => PutError::Failed(Rc::clone(&why)),
@@ -250,13 +250,13 @@ impl<'a, F: Files> Lead<'a, F> {
     /// after truncating and syncing, nothing does. What was durable before is not touched.
     async fn repair(&self) -> Result<(), String> {
         let shared = self.shared;
-        let debris = shared.state.borrow().debris;
+        let debris = shared.state.borrow().disk.debris;
         if let Some(number) = debris {
             self.clear_away(number).await?;
         }
         let (number, file, len) = {
             let state = shared.state.borrow();
-            if !state.is_broken {
+            if !state.disk.is_broken {
                 return Ok(());
             }
             let number = state.active();
@@ -271,7 +271,7 @@ impl<'a, F: Files> Lead<'a, F> {
             .map_err(|e| self.failed("syncing", number, e))?;
         {
             let mut state = shared.state.borrow_mut();
-            state.is_broken = false;
+            state.disk.is_broken = false;
             // Cutting gave the reserved room back.
             if let Some(segment) = state.segments.get_mut(&number) {
                 segment.reserved_to = 0;
@@ -291,7 +291,7 @@ impl<'a, F: Files> Lead<'a, F> {
             let len = state.segments[&state.active()].len as usize;
             let first = state.queue.next_len();
             let is_full = len > HEADER_LEN && first > 0 && len + first > segment_bytes;
-            (is_full, std::mem::take(&mut state.probing))
+            (is_full, std::mem::take(&mut state.disk.probing))
         };
         if is_full {
             self.roll().await?;
@@ -303,7 +303,7 @@ impl<'a, F: Files> Lead<'a, F> {
                 (segment.file.clone(), segment.len)
             };
             self.reserve(&file, u64::from(len)).await?;
-            shared.state.borrow_mut().failing = None;
+            shared.state.borrow_mut().disk.failing = None;
         }
         Ok(())
     }
@@ -334,7 +334,7 @@ impl<'a, F: Files> Lead<'a, F> {
             Ok(segment) => segment,
             Err(error) => {
                 let why = self.failed("creating", number, error);
-                shared.state.borrow_mut().debris = Some(number);
+                shared.state.borrow_mut().disk.debris = Some(number);
                 // Otherwise it is cleared away before the next write.
                 let _ = self.clear_away(number).await;
                 return Err(why);
@@ -360,7 +360,7 @@ impl<'a, F: Files> Lead<'a, F> {
         let path = shared.options.dir.join(segment::file_name(number));
         let removed = shared.files.remove(&path).await;
         if !removed.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            shared.state.borrow_mut().debris = Some(number);
+            shared.state.borrow_mut().disk.debris = Some(number);
             // Otherwise it is cleared away before the next write.
             let _ = self.clear_away(number).await;
         }
@@ -382,7 +382,7 @@ impl<'a, F: Files> Lead<'a, F> {
             .sync_dir(&shared.options.dir)
             .await
             .map_err(|e| self.failed("removing", number, e))?;
-        shared.state.borrow_mut().debris = None;
+        shared.state.borrow_mut().disk.debris = None;
         Ok(())
     }
 
@@ -391,7 +391,7 @@ impl<'a, F: Files> Lead<'a, F> {
         let (number, reserved_to) = {
             let state = self.shared.state.borrow();
             let number = state.active();
-            if state.cannot_reserve {
+            if state.disk.cannot_reserve {
                 return Ok(());
             }
             (number, state.segments[&number].reserved_to)
@@ -415,7 +415,7 @@ impl<'a, F: Files> Lead<'a, F> {
                 Ok(())
             }
             Err(error) if is_unsupported(&error) => {
-                state.cannot_reserve = true;
+                state.disk.cannot_reserve = true;
                 Ok(())
             }
             Err(error) => Err(self.failed("reserving room in", number, error)),

@@ -128,7 +128,7 @@ impl<F: Files> BlobLog<F> {
         if at_end {
             return self.remove_segment(segment, len).await;
         }
-        self.shared.state.borrow_mut().victim = Some(Victim { segment, position });
+        self.shared.state.borrow_mut().compaction.victim = Some(Victim { segment, position });
         let scanned_bytes = u64::from(position - start);
         Ok(Compaction::Progress {
             segment,
@@ -143,10 +143,10 @@ impl<F: Files> BlobLog<F> {
             Health::Closed => return Err(PutError::Closed),
             Health::Writable => {}
         }
-        if state.compacting {
+        if state.compaction.is_running {
             return Ok(None);
         }
-        if state.victim.is_none() {
+        if state.compaction.victim.is_none() {
             let active = state.active();
             let dead_pct = u64::from(self.shared.options.compact_dead_pct);
             let worst = state
@@ -158,15 +158,15 @@ impl<F: Files> BlobLog<F> {
                     segment.dead_bytes() * 100 >= records_bytes * dead_pct
                 })
                 .max_by_key(|(number, segment)| (segment.dead_bytes(), u32::MAX - **number));
-            state.victim = worst.map(|(number, _)| Victim {
+            state.compaction.victim = worst.map(|(number, _)| Victim {
                 segment: *number,
                 position: HEADER_LEN as u32,
             });
         }
-        let Some(victim) = state.victim else {
+        let Some(victim) = state.compaction.victim else {
             return Ok(None);
         };
-        state.compacting = true;
+        state.compaction.is_running = true;
         Ok(Some((Running(self.shared.clone()), victim)))
     }
 
@@ -178,7 +178,7 @@ impl<F: Files> BlobLog<F> {
             let hash = state.index.hash(keyspace, key_id);
             state.table(kind).mark_damaged(hash, segment, offset);
         }
-        state.victim = None;
+        state.compaction.victim = None;
         if let Some(kept) = state.segments.get_mut(&segment) {
             kept.damaged = true;
         }
@@ -206,7 +206,7 @@ impl<F: Files> BlobLog<F> {
         {
             let mut state = shared.state.borrow_mut();
             state.segments.remove(&segment);
-            state.victim = None;
+            state.compaction.victim = None;
         }
         shared.files.sync_dir(&options.dir).await.map_err(io)?;
         Ok(Compaction::Removed {
@@ -221,6 +221,6 @@ struct Running<F: Files>(Rc<Shared<F>>);
 
 impl<F: Files> Drop for Running<F> {
     fn drop(&mut self) {
-        self.0.state.borrow_mut().compacting = false;
+        self.0.state.borrow_mut().compaction.is_running = false;
     }
 }

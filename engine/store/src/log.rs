@@ -140,6 +140,14 @@ pub(crate) struct State<L> {
     pub pending: BTreeMap<KeyHash, Pending>,
     /// A put is writing for all.
     pub leading: bool,
+    pub disk: DiskState,
+    pub compaction: Compaction,
+    pub committed: Committed,
+}
+
+/// What is known of the disk, from the writes that failed.
+#[derive(Default)]
+pub(crate) struct DiskState {
     /// Why the last write failed, until one succeeds.
     pub failing: Option<Rc<str>>,
     /// What the disk holds behind the last good sync is not known: to be cut off first.
@@ -152,10 +160,20 @@ pub(crate) struct State<L> {
     pub probe: Option<Rc<Receipt>>,
     /// The file system reserves no room.
     pub cannot_reserve: bool,
-    pub compacting: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Compaction {
+    pub is_running: bool,
+    /// The segment that is being emptied, and how far.
     pub victim: Option<Victim>,
-    pub commits: u64,
-    pub committed_records: u64,
+}
+
+/// What was made durable since the start.
+#[derive(Default)]
+pub(crate) struct Committed {
+    pub batches: u64,
+    pub records: u64,
 }
 
 /// A segment file.
@@ -431,9 +449,9 @@ impl<F: Files> BlobLog<F> {
             index_bytes: state.index.memory_bytes(),
             damaged_records: state.index.damaged(),
             pending_bytes: state.queue.bytes,
-            commits: state.commits,
-            committed_records: state.committed_records,
-            poisoned: state.failing.is_some(),
+            commits: state.committed.batches,
+            committed_records: state.committed.records,
+            poisoned: state.disk.failing.is_some(),
             revocations_bytes: state.revocations.bytes,
         }
     }

@@ -11,7 +11,9 @@ use crate::commit::create_segment;
 use crate::error::OpenError;
 use crate::index::{Entry, Index, KeyState};
 use crate::limits::DAMAGE_NAMED_MAX;
-use crate::log::{BlobLog, Health, LogOptions, Segment, Shared, State};
+use crate::log::{
+    BlobLog, Committed, Compaction, DiskState, Health, LogOptions, Segment, Shared, State,
+};
 use crate::notify::Notify;
 use crate::record::Head;
 use crate::scan::{Item, Scanner};
@@ -94,16 +96,9 @@ impl<F: Files> BlobLog<F> {
                 revocations: Queue::default(),
                 pending: BTreeMap::new(),
                 leading: false,
-                failing: None,
-                is_broken: false,
-                debris: None,
-                probing: false,
-                probe: None,
-                cannot_reserve: false,
-                compacting: false,
-                victim: None,
-                commits: 0,
-                committed_records: 0,
+                disk: DiskState::default(),
+                compaction: Compaction::default(),
+                committed: Committed::default(),
             },
             recovery: Recovery::default(),
             reporter: Reporter {
