@@ -4,7 +4,7 @@ mod impossible;
 
 pub use impossible::IMPOSSIBLE;
 
-use crate::oracle::Gate;
+use crate::oracle::ExpectedGate;
 use keyway_core::{LeaseEvent, Lifecycle, LoadError, View};
 
 macro_rules! named {
@@ -118,12 +118,12 @@ pub fn impossible(state: KeyState, input: Input) -> Option<&'static str> {
 }
 
 impl KeyState {
-    pub(crate) fn of(view: &View, gate: Gate, leased: bool) -> Self {
+    pub(crate) fn of(view: &View, gate: ExpectedGate, leased: bool) -> Self {
         match gate {
             _ if view.lifecycle == Lifecycle::Revoked => return Self::Revoked,
-            Gate::Locked => return Self::Locked,
-            Gate::Denied => return Self::Denied,
-            Gate::Open => {}
+            ExpectedGate::Locked => return Self::Locked,
+            ExpectedGate::Denied => return Self::Denied,
+            ExpectedGate::Open => {}
         }
         match (view.lifecycle, view.refreshing, view.backing_off) {
             (Lifecycle::Absent | Lifecycle::BackOff, ..) if !leased => Self::NoLease,

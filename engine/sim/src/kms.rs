@@ -43,18 +43,18 @@ pub(crate) struct Control {
 
 /// The result of a call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct CallOutcome {
     pub(crate) after_us: u64,
     pub(crate) mood: Mood,
 }
 
 impl Kms {
-    pub(crate) fn outcome(&self, dice: &mut Dice) -> Outcome {
+    pub(crate) fn outcome(&self, dice: &mut Dice) -> CallOutcome {
         let after_us = match self.mood {
             Mood::Loses => CALL_TIME_LIMIT_US,
             _ => self.takes_us / 2 + dice.below(self.takes_us.max(2)),
         };
-        Outcome {
+        CallOutcome {
             after_us: after_us.min(CALL_TIME_LIMIT_US),
             mood: match self.mood {
                 _ if after_us >= CALL_TIME_LIMIT_US => Mood::Loses,

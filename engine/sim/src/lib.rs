@@ -39,5 +39,5 @@ mod world;
 
 pub use coverage::{Coverage, IMPOSSIBLE, Input, KeyState, impossible};
 pub use oracle::{INVARIANTS, Violation};
-pub use run::{Outcome, hash_of, run_seed, trace_of};
+pub use run::{RunResult, hash_of, run_seed, trace_of};
 pub use shrink::{Shrunk, shrink};

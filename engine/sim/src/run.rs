@@ -9,7 +9,7 @@ use crate::world::World;
 
 /// The result of a history.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct RunResult {
     /// The broken promise, if any.
     pub violation: Option<Violation>,
     /// Virtual time, in µs.
@@ -28,7 +28,7 @@ pub struct Outcome {
 
 /// Runs the history of a seed.
 #[must_use]
-pub fn run_seed(seed: u64) -> Outcome {
+pub fn run_seed(seed: u64) -> RunResult {
     run_plan(&plan::plan(seed), Trace::default()).0
 }
 
@@ -49,13 +49,13 @@ pub fn hash_of(seed: u64, is_planted: bool) -> u64 {
 }
 
 /// Runs a plan. A failed assertion of the core is a violation like any other.
-pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (Outcome, Vec<String>) {
+pub(crate) fn run_plan(plan: &Plan, trace: Trace) -> (RunResult, Vec<String>) {
     let mut world = World::new(plan, trace);
     let violation = verdict_of(|| world.run());
     let trace_hash = world.trace.hash();
     let lines = world.trace.take();
     let figures = world.figures;
-    let outcome = Outcome {
+    let outcome = RunResult {
         violation,
         virtual_us: figures.virtual_us,
         inputs: figures.inputs,

@@ -11,7 +11,7 @@ fn number(name: &str, default: u64) -> u64 {
 }
 
 /// Runs a history, and prints how to replay it if it breaks something.
-fn must_hold(seed: u64) -> keyway_sim::Outcome {
+fn must_hold(seed: u64) -> keyway_sim::RunResult {
     let outcome = run_seed(seed);
     if let Some(violation) = &outcome.violation {
         panic!(

@@ -3,13 +3,18 @@
 use super::World;
 use super::books::{Asked, Listing, Revoked, Taken};
 use super::plan::{Asks, Key};
-use super::sockets::Answer;
+use super::sockets::ReceivedAnswer;
 use crate::oracle::{Checked, ensure};
 use keyway_protocol::{KeyListAnswer, Status, decode_generation, decode_ticket};
 
 impl World<'_> {
     /// An answer has passed the release mark of a client's shard.
-    pub(super) fn released(&mut self, number: u16, client: usize, answer: &Answer) -> Checked {
+    pub(super) fn released(
+        &mut self,
+        number: u16,
+        client: usize,
+        answer: &ReceivedAnswer,
+    ) -> Checked {
         let site = &self.sites[usize::from(number)];
         let (turn_began_at, now) = (site.turn_began_at, site.clock.now());
         self.trace.note(now, || {
@@ -57,7 +62,7 @@ impl World<'_> {
     }
 
     /// The result of an operation leaves in time.
-    fn check_result(&mut self, answer: &Answer, turn_began_at: u64) -> Checked {
+    fn check_result(&mut self, answer: &ReceivedAnswer, turn_began_at: u64) -> Checked {
         let number = answer
             .payload
             .first_chunk()
@@ -86,7 +91,7 @@ impl World<'_> {
     }
 
     /// The answer is one that the request can have.
-    fn check_status(&self, answer: &Answer, asked: &Asked, asks: Asks) -> Checked {
+    fn check_status(&self, answer: &ReceivedAnswer, asked: &Asked, asks: Asks) -> Checked {
         let status = answer.status;
         let key = asks.key().and_then(|key| self.books.keys.get(&key));
         let is_certain = key.is_some_and(|key| key.is_certain() && key.least(asked.sent_at) > 0);
@@ -181,7 +186,7 @@ impl World<'_> {
     }
 
     /// An answer has reached its client.
-    pub(super) fn answered(&mut self, client: usize, answer: &Answer) -> Checked {
+    pub(super) fn answered(&mut self, client: usize, answer: &ReceivedAnswer) -> Checked {
         let now = self.now;
         let Some(asked) = self.books.close(answer.request, answer.status, now) else {
             ensure!(
@@ -274,7 +279,13 @@ impl World<'_> {
         Ok(())
     }
 
-    fn key_answered(&mut self, key: Key, answer: &Answer, asked: &Asked, asks: Asks) -> Checked {
+    fn key_answered(
+        &mut self,
+        key: Key,
+        answer: &ReceivedAnswer,
+        asked: &Asked,
+        asks: Asks,
+    ) -> Checked {
         let now = self.now;
         let is_generate = |other: &Asked| other.asks == Some(Asks::Generate(key));
         let may_be_made = self.may_overlap(asked, is_generate);
@@ -317,7 +328,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn page_answered(&mut self, number: u64, answer: &Answer) -> Checked {
+    fn page_answered(&mut self, number: u64, answer: &ReceivedAnswer) -> Checked {
         if answer.status != Status::Ok {
             self.books.listings.remove(&number);
             return Ok(());

@@ -56,7 +56,7 @@ pub(super) struct ServerEnd {
 
 /// An answer as it lies in a connection's bytes.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(super) struct ReceivedAnswer {
     pub(super) request: u64,
     pub(super) status: Status,
     pub(super) version: u32,
@@ -375,11 +375,11 @@ impl World<'_> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Checked<Option<(Answer, usize)>> {
+fn decode(bytes: &[u8]) -> Checked<Option<(ReceivedAnswer, usize)>> {
     let decoded = ResponseFrame::decode(bytes);
     ensure!(33, decoded.is_ok(), "an answer is no frame: {decoded:?}");
     Ok(decoded.ok().flatten().map(|(frame, len)| {
-        let answer = Answer {
+        let answer = ReceivedAnswer {
             request: frame.request_id,
             status: frame.status,
             version: frame.key_version,

@@ -3,7 +3,7 @@
 use super::World;
 use super::books::Asked;
 use super::plan::Asks;
-use super::sockets::Answer;
+use super::sockets::ReceivedAnswer;
 use crate::control::kms::dek_of;
 use crate::oracle::{Checked, ensure};
 use keyway_node::keyspace_change::{Guard, KeyspaceChange};
@@ -156,7 +156,12 @@ impl World<'_> {
     }
 
     /// NEEDS_UNLOCK carried a ticket.
-    pub(super) fn give_ticket(&mut self, answer: &Answer, asked: &Asked, asks: Asks) -> Checked {
+    pub(super) fn give_ticket(
+        &mut self,
+        answer: &ReceivedAnswer,
+        asked: &Asked,
+        asks: Asks,
+    ) -> Checked {
         let keyspace = asks.keyspace().unwrap_or(0);
         let ticket = decode_ticket(&answer.payload);
         ensure!(
@@ -198,7 +203,7 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(super) fn status_answered(&mut self, keyspace: u32, ticket: u64, answer: &Answer) {
+    pub(super) fn status_answered(&mut self, keyspace: u32, ticket: u64, answer: &ReceivedAnswer) {
         let state = state_of(&answer.payload);
         let now = self.now;
         self.trace

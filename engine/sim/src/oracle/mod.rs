@@ -9,7 +9,7 @@ mod terms;
 pub(crate) use keys::{Alive, Ledger, SimKey};
 pub(crate) use serving::Seen;
 pub(crate) use tally::Tally;
-pub(crate) use terms::{Gate, Terms};
+pub(crate) use terms::{ExpectedGate, Terms};
 
 use crate::plan::Name;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Checks of served keys, the most important ones.
 
-use super::{Checked, Gate, Oracle, ensure};
+use super::{Checked, ExpectedGate, Oracle, ensure};
 use crate::plan::Name;
 use keyway_core::Grant;
 
@@ -56,7 +56,7 @@ impl Oracle {
         let settings = terms.settings.clone();
         ensure!(
             1,
-            terms.gate == Gate::Open,
+            terms.gate == ExpectedGate::Open,
             "{name:?}: served while {:?}",
             terms.gate
         );

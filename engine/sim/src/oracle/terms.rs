@@ -8,7 +8,7 @@ const MS: u64 = 1_000;
 const REFUSALS_APART_US: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gate {
+pub(crate) enum ExpectedGate {
     Open,
     Locked,
     Denied,
@@ -17,7 +17,7 @@ pub(crate) enum Gate {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) settings: Settings,
-    pub(crate) gate: Gate,
+    pub(crate) gate: ExpectedGate,
     pub(crate) lease_sent: u64,
     /// 0 if there is none.
     pub(crate) lease_end: u64,
@@ -40,7 +40,7 @@ impl Terms {
         let hard = vec![(0, settings.hard_ttl_ms * MS)];
         Self {
             settings,
-            gate: Gate::Open,
+            gate: ExpectedGate::Open,
             lease_sent: 0,
             lease_end: 0,
             generation: 0,
@@ -56,7 +56,7 @@ impl Terms {
     /// Returns the time from which the key is not used: an upper bound, since the core may merge a long history of
     /// settings.
     pub(crate) fn hard_of(&self, alive: &Alive) -> u64 {
-        if self.gate != Gate::Open || alive.committed_step <= self.purged_step {
+        if self.gate != ExpectedGate::Open || alive.committed_step <= self.purged_step {
             return 0;
         }
         let loaded_at = alive.started_at;
@@ -93,13 +93,13 @@ impl Terms {
         self.pass(now, step);
     }
 
-    pub(crate) fn close(&mut self, gate: Gate, step: u64) {
+    pub(crate) fn close(&mut self, gate: ExpectedGate, step: u64) {
         self.gate = gate;
         self.purge(step);
     }
 
     pub(crate) fn open(&mut self) {
-        self.gate = Gate::Open;
+        self.gate = ExpectedGate::Open;
         self.first_refusal = None;
         self.kms_locked = false;
     }
@@ -107,7 +107,7 @@ impl Terms {
     /// Handles an answer of the KMS. Returns `true` if the keyspace must be denied afterwards.
     pub(crate) fn told(&mut self, now: u64, event: LeaseEvent) -> bool {
         self.asking_since = None;
-        if self.gate != Gate::Open {
+        if self.gate != ExpectedGate::Open {
             return false;
         }
         match event {

@@ -2,7 +2,7 @@
 
 use super::{World, keyspace_of, name_of};
 use crate::dice::Dice;
-use crate::oracle::{Checked, Gate, Seen, ensure};
+use crate::oracle::{Checked, ExpectedGate, Seen, ensure};
 use crate::plan::Name;
 use keyway_core::{Action, Event, LoadError, Outcome, Urgency};
 
@@ -109,13 +109,13 @@ impl World<'_> {
                 let keyspace = keyspace_of(*keyspace);
                 let step = self.step;
                 let terms = self.oracle.terms(shard, keyspace);
-                if terms.gate == Gate::Open {
+                if terms.gate == ExpectedGate::Open {
                     ensure!(
                         22,
                         terms.kms_locked && terms.lease_end == 0,
                         "keyspace {keyspace} was denied, and the KMS did not refuse it twice"
                     );
-                    terms.close(Gate::Denied, step);
+                    terms.close(ExpectedGate::Denied, step);
                     self.void_flights(shard, keyspace);
                 }
             }

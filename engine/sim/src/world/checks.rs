@@ -2,7 +2,7 @@
 
 use super::{Stage, World, key_id, keyspace_id};
 use crate::coverage::{Input, KeyState};
-use crate::oracle::{Checked, Gate, Tally, Violation, ensure};
+use crate::oracle::{Checked, ExpectedGate, Tally, Violation, ensure};
 use crate::plan::Name;
 use keyway_core::{Refusal, Settings, TICK_US, View};
 
@@ -108,7 +108,10 @@ impl World<'_> {
                 "keyspace {keyspace}: shard {shard} takes {} of max_in_flight, its share is {share}",
                 gauges.max_in_flight_share
             );
-            let (locked, denied) = (terms.gate == Gate::Locked, terms.gate == Gate::Denied);
+            let (locked, denied) = (
+                terms.gate == ExpectedGate::Locked,
+                terms.gate == ExpectedGate::Denied,
+            );
             ensure!(
                 22,
                 gauges.locked == locked && gauges.denied == denied,
@@ -177,7 +180,7 @@ impl World<'_> {
         );
         ensure!(
             22,
-            !(wants_dek && leased && gate == Gate::Open),
+            !(wants_dek && leased && gate == ExpectedGate::Open),
             "{name:?}: {refusal:?} under a live lease"
         );
         let promised = *self.oracle.promised(name);
@@ -219,7 +222,7 @@ impl World<'_> {
         let closed = matches!(refusal, Refusal::Retry { .. } | Refusal::Unavailable { .. });
         ensure!(
             22,
-            gate == Gate::Open || !closed,
+            gate == ExpectedGate::Open || !closed,
             "{name:?}: {refusal:?} while {gate:?}"
         );
         Ok(())

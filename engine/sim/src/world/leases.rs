@@ -4,7 +4,7 @@ use super::{Event, Place, World, keyspace_id};
 use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::kms::{Call, Dek, said};
-use crate::oracle::{Checked, Gate, ensure};
+use crate::oracle::{Checked, ExpectedGate, ensure};
 use crate::plan::{Mood, Name};
 use keyway_core::{LeaseEvent, Settings};
 use std::hash::{BuildHasher, RandomState};
@@ -45,7 +45,7 @@ impl World<'_> {
         );
         ensure!(
             22,
-            terms.gate == Gate::Open,
+            terms.gate == ExpectedGate::Open,
             "keyspace {keyspace}: an unwrap while {:?}",
             terms.gate
         );
@@ -155,7 +155,7 @@ impl World<'_> {
         }
         let terms = self.oracle.terms(shard, keyspace);
         if must_be_denied {
-            terms.close(Gate::Denied, step);
+            terms.close(ExpectedGate::Denied, step);
             self.void_flights(shard, keyspace);
         }
         let now = self.instant();
@@ -189,7 +189,9 @@ impl World<'_> {
         let (now, step) = (self.instant(), self.step);
         let (id, site) = (keyspace_id(keyspace), usize::from(shard));
         if lock {
-            self.oracle.terms(shard, keyspace).close(Gate::Locked, step);
+            self.oracle
+                .terms(shard, keyspace)
+                .close(ExpectedGate::Locked, step);
             self.void_flights(shard, keyspace);
             self.sites[site].core.handle_lock(now, id);
             self.sites[site].deks.remove(&keyspace);

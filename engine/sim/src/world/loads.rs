@@ -3,7 +3,7 @@
 use super::{Event, Kind, Loading, Place, Stage, World, key_id, keyspace_id, name_of, number_of};
 use crate::coverage::Input;
 use crate::dice::Dice;
-use crate::oracle::{Alive, Checked, Gate, SimKey, ensure};
+use crate::oracle::{Alive, Checked, ExpectedGate, SimKey, ensure};
 use crate::plan::Name;
 use keyway_core::Warming;
 use keyway_core::{FlightId, Instant, KeyId, KeyspaceId, Lifecycle, LoadError, Loaded, Urgency};
@@ -361,7 +361,7 @@ impl World<'_> {
         self.begin(shard);
         self.cover(shard, Input::Hot, name);
         let terms = self.oracle.terms(shard, name.keyspace);
-        let leased = terms.gate == Gate::Open && terms.lease_end > self.now;
+        let leased = terms.gate == ExpectedGate::Open && terms.lease_end > self.now;
         let node_wide = terms.settings.max_in_flight;
         let share = self.share_of(shard, node_wide);
         let (now, id) = (self.instant(), keyspace_id(name.keyspace));

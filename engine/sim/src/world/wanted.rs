@@ -4,7 +4,7 @@ use super::calm::WRITE_WAIT_US;
 use super::{Asked, Kind, Stage, World, keyspace_id};
 use crate::coverage::Input;
 use crate::dice::Dice;
-use crate::oracle::{Checked, Gate, ensure};
+use crate::oracle::{Checked, ExpectedGate, ensure};
 use crate::plan::Name;
 use keyway_core::{DekRequest, DekVerdict, Instant, Refusal, Token};
 
@@ -98,7 +98,7 @@ impl World<'_> {
     fn can_seal(&mut self, shard: u16, keyspace: u8) -> bool {
         let now = self.now;
         let terms = self.oracle.terms(shard, keyspace);
-        let leased = terms.gate == Gate::Open && terms.lease_end > now;
+        let leased = terms.gate == ExpectedGate::Open && terms.lease_end > now;
         let generation = terms.generation;
         let site = &self.sites[usize::from(shard)];
         let wanted = site.seal_generations.get(&keyspace).copied().unwrap_or(0);
@@ -110,9 +110,11 @@ impl World<'_> {
         let can_seal = self.can_seal(shard, name.keyspace);
         let gate = self.oracle.terms(shard, name.keyspace).gate;
         let fits = match refusal {
-            Refusal::NeedsUnlock { .. } => gate != Gate::Open,
-            Refusal::Unavailable { after_us } => after_us > 0 && gate == Gate::Open && !can_seal,
-            Refusal::Overloaded { after_us } => after_us > 0 && gate == Gate::Open,
+            Refusal::NeedsUnlock { .. } => gate != ExpectedGate::Open,
+            Refusal::Unavailable { after_us } => {
+                after_us > 0 && gate == ExpectedGate::Open && !can_seal
+            }
+            Refusal::Overloaded { after_us } => after_us > 0 && gate == ExpectedGate::Open,
             Refusal::DeadlineExceeded => true,
             _ => false,
         };
@@ -130,7 +132,7 @@ impl World<'_> {
             return Ok(());
         }
         for keyspace in 0..self.plan.shape.keyspaces {
-            let may_wait = self.oracle.terms(shard, keyspace).gate == Gate::Open
+            let may_wait = self.oracle.terms(shard, keyspace).gate == ExpectedGate::Open
                 && !self.can_seal(shard, keyspace);
             let waits = self.requests.iter().find(|(_, asked)| {
                 asked.owner == shard

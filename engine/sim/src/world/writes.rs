@@ -3,7 +3,7 @@
 use super::{Asked, Event, Place, Stage, World, key_id, keyspace_id};
 use crate::coverage::Input;
 use crate::dice::Dice;
-use crate::oracle::{Checked, Gate};
+use crate::oracle::{Checked, ExpectedGate};
 use crate::plan::Name;
 use crate::store::{Blob, Write};
 
@@ -26,7 +26,8 @@ impl World<'_> {
         let newest = self.store.newest(shard, name);
         let revoked = newest.is_some_and(|blob| blob.revoked);
         // Sealing takes a DEK, and one that the KMS's binding vouches for.
-        let Some(dek) = dek.filter(|dek| dek.right && gate == Gate::Open && !revoked) else {
+        let Some(dek) = dek.filter(|dek| dek.right && gate == ExpectedGate::Open && !revoked)
+        else {
             return self.answer(shard, id);
         };
         let blob = Blob {
