@@ -42,7 +42,7 @@ use crate::secret::SECRET_BYTES;
 use crate::{Cause, Class, Context, Counters, KmsError, Purpose, SecretKey};
 
 use classify::{Asked, classify};
-use connection::{Connection, muted};
+use connection::{Connection, without_sdk_logging};
 use envelope::Envelope;
 use fetches::Fetches;
 use key_name::KeyName;
@@ -187,7 +187,7 @@ impl Aws {
             request = request.encryption_context(name, value);
         }
         let request = request.plaintext(Blob::new(dek.expose().as_slice()));
-        let answer = self.finish(&call, NAME, muted(request.send()).await)?;
+        let answer = self.finish(&call, NAME, without_sdk_logging(request.send()).await)?;
         let arn = self.check_key(NAME, answer.key_id())?;
         wrapped(NAME, &arn, answer.ciphertext_blob)
     }
@@ -218,7 +218,7 @@ impl Aws {
             request = request.encryption_context(name, value);
         }
         let request = request.ciphertext_blob(Blob::new(envelope.ciphertext));
-        let mut answer = self.finish(&call, NAME, muted(request.send()).await)?;
+        let mut answer = self.finish(&call, NAME, without_sdk_logging(request.send()).await)?;
         let plaintext = plaintext(NAME, answer.plaintext.take())?;
         match envelope.arn {
             Some(arn) if answer.key_id() == Some(arn) => {}
@@ -244,7 +244,7 @@ impl Aws {
         for (name, value) in encryption_context(context) {
             request = request.encryption_context(name, value);
         }
-        let mut answer = self.finish(&call, NAME, muted(request.send()).await)?;
+        let mut answer = self.finish(&call, NAME, without_sdk_logging(request.send()).await)?;
         let plaintext = plaintext(NAME, answer.plaintext.take())?;
         let arn = self.check_key(NAME, answer.key_id())?;
         let dek = secret_key(&plaintext).ok_or_else(|| lacks(NAME, "a key of 32 bytes"))?;
@@ -264,7 +264,7 @@ impl Aws {
             .await?
             .describe_key()
             .key_id(self.key.as_str());
-        let answer = self.finish(&call, NAME, muted(request.send()).await)?;
+        let answer = self.finish(&call, NAME, without_sdk_logging(request.send()).await)?;
         let key = answer.key_metadata.ok_or_else(|| lacks(NAME, "the key"))?;
         self.check_usable(&key)?;
         let arn = key.arn.filter(|arn| self.key.can_be(arn));

@@ -37,7 +37,7 @@ use crate::{Class, Context, KmsError, Passphrase, SecretKey, Share};
 use kek_file::{FILE_BYTES_MAX, Guard, KekFile, Keks};
 use keyring::{Keyring, open_keks, single_key};
 use new_file::{NewFile, new_file, new_unprotected};
-use quorum::{Gathering, distinct, wipe_in_time};
+use quorum::{ShareQuorum, distinct, spawn_quorum_expiry};
 pub use seal::Argon2Params;
 use seal::WrapNames;
 
@@ -76,7 +76,7 @@ struct State {
     file: Option<KnownFile>,
     /// `None` while locked. Never `Some` without `file`.
     keks: Option<Keyring>,
-    gathering: Gathering,
+    gathering: ShareQuorum,
     /// Whether a task is running that wipes the shares in time.
     has_wiper: bool,
     /// Calls of `lock()` so far: an unlock that began before the latest one must not take effect after it.
@@ -162,7 +162,7 @@ impl Local {
         let state = State {
             file,
             keks,
-            gathering: Gathering::default(),
+            gathering: ShareQuorum::default(),
             has_wiper: false,
             lock_count: 0,
         };
@@ -446,7 +446,7 @@ impl Provider for Local {
         let work = move |shared: &Arc<Shared>, lock_count| {
             let unlocked = shared.unlock(lock_count, &secret);
             if is_share && shared.state().gathering.deadline().is_some() {
-                wipe_in_time(shared);
+                spawn_quorum_expiry(shared);
             }
             unlocked
         };

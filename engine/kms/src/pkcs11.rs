@@ -37,7 +37,7 @@ use crate::provider::{
 };
 use crate::{Class, Context, KmsError, SecretKey};
 
-use gate::{Visit, VisitGate};
+use gate::{LockEpoch, LockGate};
 pub use settings::Pkcs11Settings;
 use worker::{Job, ReplySender, UnlockPin, Worker};
 
@@ -55,7 +55,7 @@ pub struct Pkcs11(Arc<Shared>);
 
 struct Shared {
     settings: Pkcs11Settings,
-    gate: Arc<VisitGate>,
+    gate: Arc<LockGate>,
     queue: SyncSender<Job>,
 }
 
@@ -64,7 +64,7 @@ impl Pkcs11 {
     /// a missing one does not prevent a start.
     pub fn open(settings: Pkcs11Settings) -> Result<Self, KmsError> {
         settings.check()?;
-        let gate = Arc::new(VisitGate::new(settings.pin_file.is_some()));
+        let gate = Arc::new(LockGate::new(settings.pin_file.is_some()));
         let (queue, jobs) = sync_channel(QUEUE_LEN_MAX);
         let worker = Worker::new(settings.clone(), Arc::clone(&gate))?;
         std::thread::Builder::new()
@@ -121,13 +121,13 @@ impl Shared {
     /// returned after it.
     async fn ask_open<T>(
         &self,
-        job: impl FnOnce(Visit, ReplySender<T>) -> Job,
+        job: impl FnOnce(LockEpoch, ReplySender<T>) -> Job,
     ) -> Result<T, KmsError> {
-        let visit = self.gate.enter().ok_or_else(|| locked(&self.settings))?;
+        let epoch = self.gate.enter().ok_or_else(|| locked(&self.settings))?;
         let result = self
-            .ask(self.settings.call_ms_max, |answer| job(visit, answer))
+            .ask(self.settings.call_ms_max, |answer| job(epoch, answer))
             .await;
-        if self.gate.was_locked_since(visit) {
+        if self.gate.was_locked_since(epoch) {
             return Err(locked(&self.settings));
         }
         result
@@ -184,8 +184,8 @@ impl Provider for Pkcs11 {
     }
 
     fn wrap<'a>(&'a self, context: &'a Context, dek: &'a SecretKey) -> ProviderFuture<'a, Wrapped> {
-        Box::pin(self.0.ask_open(move |visit, answer| Job::Wrap {
-            visit,
+        Box::pin(self.0.ask_open(move |epoch, answer| Job::Wrap {
+            epoch,
             context: *context,
             dek: copy(dek),
             answer,
@@ -210,8 +210,8 @@ impl Provider for Pkcs11 {
                 )
             })?;
             self.0
-                .ask_open(move |visit, answer| Job::Unwrap {
-                    visit,
+                .ask_open(move |epoch, answer| Job::Unwrap {
+                    epoch,
                     context: *context,
                     sealed,
                     answer,
@@ -224,12 +224,12 @@ impl Provider for Pkcs11 {
     /// that opened it, and a wrong one changes nothing and costs no attempt. [`UnlockSecret::ForcedPin`] logs out first
     /// and lets the token check it.
     fn unlock(&self, secret: UnlockSecret) -> ProviderFuture<'_, Unlocked> {
-        let visit = self.0.gate.visit();
+        let epoch = self.0.gate.epoch();
         Box::pin(async move {
             let pin = self.0.pin_of(secret)?;
             self.0
                 .ask(self.0.settings.unlock_ms_max, |answer| Job::Unlock {
-                    visit,
+                    epoch,
                     pin,
                     answer,
                 })

@@ -10,9 +10,9 @@ mod bucket;
 mod budget;
 mod caller;
 mod counters;
-mod desk;
 mod flights;
 mod gate;
+mod unwrap_group;
 
 #[cfg(test)]
 mod dek_tests;
@@ -42,11 +42,11 @@ use crate::{Class, Context, KmsError, Purpose, SecretKey, Share};
 
 pub use breaker::BreakerState;
 pub use budget::Budget;
-use caller::Caller;
+use caller::RetryingCaller;
 pub use counters::{Counters, KmsOperation, KmsOutcome};
-use desk::{Desk, Shared, Visit};
 use flights::{Flight, UnwrapResult};
 use gate::CallLimiter;
+use unwrap_group::{LockEpoch, Shared, UnwrapGroup};
 
 /// The keyspace in counters for calls that belong to none.
 const NO_KEYSPACE: u32 = 0;
@@ -102,8 +102,8 @@ pub struct Service(Arc<Inner>);
 struct Inner {
     provider: Arc<dyn Provider>,
     cluster: [u8; 16],
-    caller: Caller,
-    desk: Desk,
+    caller: RetryingCaller,
+    unwrap_group: UnwrapGroup,
     random: SystemRandom,
     unlock_time_limit: Duration,
 }
@@ -119,10 +119,10 @@ impl Service {
     ) -> Result<Self, KmsError> {
         let gate = CallLimiter::new(&budget)?;
         Ok(Self(Arc::new(Inner {
-            caller: Caller::new(provider.clone(), budget, gate, Box::new(clock)),
+            caller: RetryingCaller::new(provider.clone(), budget, gate, Box::new(clock)),
             provider,
             cluster,
-            desk: Desk::new(budget.waiting_max as usize),
+            unwrap_group: UnwrapGroup::new(budget.waiting_max as usize),
             random: SystemRandom::new(),
             unlock_time_limit: Duration::from_millis(budget.unlock_ms_max),
         })))
@@ -144,9 +144,14 @@ impl Service {
             },
         )?;
         let fly = |flight| {
-            tokio::spawn(self.clone().fly(flight));
+            tokio::spawn(self.clone().start_call(flight));
         };
-        match self.0.desk.share(keyspace, generation, record, fly).await {
+        match self
+            .0
+            .unwrap_group
+            .join_or_start(keyspace, generation, record, fly)
+            .await
+        {
             Shared::Answered(answer) => answer,
             Shared::LockedMeanwhile => Err(locked_meanwhile()),
             Shared::Lost => Err(KmsError::new(
@@ -168,7 +173,7 @@ impl Service {
         }
     }
 
-    async fn fly(self, flight: Flight) {
+    async fn start_call(self, flight: Flight) {
         let key = flight.key().clone();
         let answer = self
             .unwrap_alone(key.keyspace, key.generation, &key.record)
@@ -197,7 +202,7 @@ impl Service {
     /// Generates a DEK, at the KMS if it offers that and otherwise from the operating system's random numbers, and wraps
     /// and verifies it as [`Service::wrap_dek`] does. It costs two calls.
     pub async fn new_dek(&self, keyspace: u32, generation: u32) -> Result<NewDek, KmsError> {
-        let visit = self.0.desk.visit();
+        let epoch = self.0.unwrap_group.epoch();
         let context = self.context(keyspace, generation);
         let provider = &self.0.provider;
         if provider.generate(&context).is_none() {
@@ -213,7 +218,7 @@ impl Service {
             .caller
             .call(keyspace, KmsOperation::Generate, generate)
             .await?;
-        self.prove(visit, &context, &made.dek, &made.wrapped).await
+        self.prove(epoch, &context, &made.dek, &made.wrapped).await
     }
 
     /// Wraps an existing DEK, which moves here from another KMS. Then it unwraps the result and compares: a KMS that
@@ -225,7 +230,7 @@ impl Service {
         generation: u32,
         dek: &SecretKey,
     ) -> Result<NewDek, KmsError> {
-        let visit = self.0.desk.visit();
+        let epoch = self.0.unwrap_group.epoch();
         let context = self.context(keyspace, generation);
         let provider = &self.0.provider;
         let (wrapped, _) = self
@@ -235,12 +240,12 @@ impl Service {
                 provider.wrap(&context, dek)
             })
             .await?;
-        self.prove(visit, &context, dek, &wrapped).await
+        self.prove(epoch, &context, dek, &wrapped).await
     }
 
     async fn prove(
         &self,
-        visit: Visit,
+        epoch: LockEpoch,
         context: &Context,
         dek: &SecretKey,
         wrapped: &Wrapped,
@@ -255,7 +260,7 @@ impl Service {
         if !proof.dek.is_same(dek) {
             return Err(self.not_given_back(context));
         }
-        self.check_not_locked_since(visit)?;
+        self.check_not_locked_since(epoch)?;
         Ok(NewDek {
             dek: proof.dek,
             record,
@@ -319,7 +324,7 @@ impl Service {
 
     /// Locks the provider immediately. Unwraps in progress end with [`Class::Locked`].
     pub fn lock(&self) {
-        self.0.desk.lock(|| self.0.provider.lock());
+        self.0.unwrap_group.lock(|| self.0.provider.lock());
     }
 
     /// Lets the next calls go immediately, without the waits of breaker and provider after failures: an operator has
@@ -412,7 +417,7 @@ impl Service {
     pub fn gauges(&self) -> Gauges {
         self.0
             .caller
-            .gauges(u32::try_from(self.0.desk.len()).unwrap_or(u32::MAX))
+            .gauges(u32::try_from(self.0.unwrap_group.len()).unwrap_or(u32::MAX))
     }
 
     /// Returns the context of a new key. A key for no keyspace authenticates the catalogue.
@@ -437,8 +442,8 @@ impl Service {
         context
     }
 
-    fn check_not_locked_since(&self, visit: Visit) -> Result<(), KmsError> {
-        match self.0.desk.was_locked_since(visit) {
+    fn check_not_locked_since(&self, epoch: LockEpoch) -> Result<(), KmsError> {
+        match self.0.unwrap_group.was_locked_since(epoch) {
             true => Err(locked_meanwhile()),
             false => Ok(()),
         }

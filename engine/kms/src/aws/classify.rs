@@ -13,7 +13,7 @@ use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::RequestId;
 use aws_sdk_kms::primitives::{DateTime, DateTimeFormat};
 
-use super::connection::InTheClear;
+use super::connection::PlaintextEndpoint;
 use crate::{Cause, Class, KmsError};
 
 /// How far AWS lets a request's time be off its own.
@@ -82,7 +82,7 @@ where
             failed(UNAVAILABLE, Cause::TimedOut, NOT_IN_TIME.to_owned(), NETWORK_REMEDY)
         }
         // Every other error occurred before an answer: while determining credentials or the endpoint, or in the network.
-        other => unasked(other).map_or_else(
+        other => classify_unsent(other).map_or_else(
             || {
                 failed(
                     UNAVAILABLE,
@@ -97,10 +97,10 @@ where
 }
 
 /// Returns class, cause and remedy of a failure on this machine before a request was sent to AWS KMS.
-fn unasked(error: &(dyn Error + 'static)) -> Option<(Class, Cause, String, &'static str)> {
+fn classify_unsent(error: &(dyn Error + 'static)) -> Option<(Class, Cause, String, &'static str)> {
     sources(error).find_map(|source| {
-        if source.is::<InTheClear>() {
-            let what = InTheClear.to_string();
+        if source.is::<PlaintextEndpoint>() {
+            let what = PlaintextEndpoint.to_string();
             return Some((
                 Class::Misconfigured,
                 Cause::Settings,
@@ -316,7 +316,7 @@ fn answered(
         }
     };
     let mut what = format!("AWS KMS {} of key {}: ", asked.operation, asked.key);
-    match foreign(code) {
+    match sanitize_external(code) {
         code if code.is_empty() => what.push_str("an error without a code"),
         code => what.push_str(&code),
     }
@@ -325,7 +325,7 @@ fn answered(
         let _ = write!(what, ", request {id}");
     }
     if shows_message && !message.is_empty() {
-        let _ = write!(what, " ({})", foreign(message));
+        let _ = write!(what, " ({})", sanitize_external(message));
     }
     let error = KmsError::new(class, what, remedy);
     Failure {
@@ -416,11 +416,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
             let _ = write!(text, "{colon}{said}");
         }
     }
-    foreign(&text)
+    sanitize_external(&text)
 }
 
 /// Returns external text on one line, truncated.
-fn foreign(text: &str) -> String {
+fn sanitize_external(text: &str) -> String {
     text.chars()
         .map(|character| {
             if character.is_control() {

@@ -45,7 +45,7 @@ impl Connection {
         fetches: &Fetches,
     ) -> Result<&aws_sdk_kms::Client, KmsError> {
         self.client
-            .get_or_try_init(|| muted(make_client(settings, key, fetches)))
+            .get_or_try_init(|| without_sdk_logging(make_client(settings, key, fetches)))
             .await
     }
 }
@@ -53,7 +53,7 @@ impl Connection {
 /// Runs a future of the SDK without logging. At level `trace` the SDK logs complete requests: a session's token, and the
 /// DEK in an Encrypt request. Two of its environment variables (`LOG_SIGNABLE_BODY`, `LOG_SENSITIVE_BODIES`) add the body
 /// and the answers. No level and no variable may write a secret to disk. The error contains the cause.
-pub(super) fn muted<F: Future>(future: F) -> impl Future<Output = F::Output> {
+pub(super) fn without_sdk_logging<F: Future>(future: F) -> impl Future<Output = F::Output> {
     future.with_subscriber(NoSubscriber::default())
 }
 
@@ -219,21 +219,21 @@ impl Intercept for EndpointGuard {
         if is_safe {
             return Ok(());
         }
-        Err(BoxError::from(InTheClear))
+        Err(BoxError::from(PlaintextEndpoint))
     }
 }
 
 /// The error for an endpoint in the environment or a profile that is neither https nor loopback.
 #[derive(Debug)]
-pub(super) struct InTheClear;
+pub(super) struct PlaintextEndpoint;
 
-impl std::fmt::Display for InTheClear {
+impl std::fmt::Display for PlaintextEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("the endpoint is neither https nor on loopback")
     }
 }
 
-impl std::error::Error for InTheClear {}
+impl std::error::Error for PlaintextEndpoint {}
 
 #[cfg(test)]
 mod tests {
@@ -269,6 +269,9 @@ mod tests {
         };
         let error = classify(asked, &error).error;
         assert_eq!(error.class(), Class::Misconfigured, "{error}");
-        assert!(error.what().contains(&InTheClear.to_string()), "{error}");
+        assert!(
+            error.what().contains(&PlaintextEndpoint.to_string()),
+            "{error}"
+        );
     }
 }

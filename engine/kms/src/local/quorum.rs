@@ -18,7 +18,7 @@ use crate::shares::{Member, SHARES_MAX, Terms};
 use crate::{Cause, Class, KmsError};
 
 /// How long given shares are kept: enough to fetch a colleague.
-pub(super) const SHARES_WAIT: Duration = Duration::from_secs(15 * 60);
+pub(super) const QUORUM_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Most shares that are kept: as many as a set can have. With 16, the most choices that contain one given share are the
 /// 6,435 with a threshold of 8 or 9: some tenths of a second.
@@ -26,7 +26,7 @@ pub(super) const CANDIDATES_MAX: usize = SHARES_MAX as usize;
 
 /// Shares that were given and have not opened the file.
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
+pub(super) struct ShareQuorum {
     /// Of one set, according to their words; two may have the same number.
     members: Vec<Arc<Member>>,
     terms: Option<Terms>,
@@ -34,7 +34,7 @@ pub(super) struct Gathering {
     since: Option<Instant>,
 }
 
-impl Gathering {
+impl ShareQuorum {
     /// Adds a share of the set with these terms, and returns all of them, the new one last. A share of another set, a
     /// repeated one, and one too many are refused and change nothing.
     pub(super) fn add(
@@ -89,7 +89,7 @@ impl Gathering {
 
     /// Returns when they expire, or `None` if there are none.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + SHARES_WAIT)
+        self.since.map(|since| since + QUORUM_TIMEOUT)
     }
 
     /// Wipes them if they have expired.
@@ -164,7 +164,7 @@ pub(super) fn numbers(members: &[Arc<Member>]) -> String {
 
 /// Ensures that waiting shares are wiped in time even without another call. One task does it, and ends when no share is
 /// waiting.
-pub(super) fn wipe_in_time(shared: &Arc<Shared>) {
+pub(super) fn spawn_quorum_expiry(shared: &Arc<Shared>) {
     if std::mem::replace(&mut shared.state().has_wiper, true) {
         return;
     }
@@ -215,17 +215,17 @@ mod tests {
     fn shares_are_wiped_a_quarter_of_an_hour_after_the_first() {
         let (terms, members) = set(3, 5);
         let start = Instant::now();
-        let mut gathering = Gathering::default();
+        let mut gathering = ShareQuorum::default();
         gathering.add(again(&members[0]), terms, start).unwrap();
         // The second does not extend the time of the first.
-        let later = start + SHARES_WAIT - Duration::from_nanos(1);
+        let later = start + QUORUM_TIMEOUT - Duration::from_nanos(1);
         gathering.add(again(&members[1]), terms, later).unwrap();
         assert_eq!(gathering.given(later, 3), 2);
-        let end = start + SHARES_WAIT;
+        let end = start + QUORUM_TIMEOUT;
         gathering.add(again(&members[2]), terms, end).unwrap();
         assert_eq!(gathering.given(end, 3), 1);
-        assert_eq!(gathering.deadline(), Some(end + SHARES_WAIT));
-        assert_eq!(gathering.given(end + SHARES_WAIT, 3), 0);
+        assert_eq!(gathering.deadline(), Some(end + QUORUM_TIMEOUT));
+        assert_eq!(gathering.given(end + QUORUM_TIMEOUT, 3), 0);
     }
 
     #[test]
@@ -238,14 +238,14 @@ mod tests {
             }
         };
         let now = Instant::now();
-        let mut gathering = Gathering::default();
+        let mut gathering = ShareQuorum::default();
         gathering.add(again(&members[0]), terms, now).unwrap();
         let later = now + Duration::from_secs(60);
         for (bad, reason) in [(&members[0], "given already"), (&others[1], "another set")] {
             let error = gathering.add(again(bad), terms, later).unwrap_err();
             assert!(error.what().contains(reason), "{error}");
             assert_eq!(gathering.given(later, 3), 1);
-            assert_eq!(gathering.deadline(), Some(now + SHARES_WAIT));
+            assert_eq!(gathering.deadline(), Some(now + QUORUM_TIMEOUT));
         }
         // Another file has another set: shares given for the first one no longer count.
         gathering
@@ -264,7 +264,7 @@ mod tests {
         }
         let all: Vec<&Member> = right[..4].iter().chain(&forged[1..4]).collect();
         for turn in 0..all.len() {
-            let mut gathering = Gathering::default();
+            let mut gathering = ShareQuorum::default();
             let mut opened = None;
             for i in 0..all.len() {
                 let member = again(all[(i * 3 + turn) % all.len()]);
@@ -283,7 +283,7 @@ mod tests {
     fn there_is_a_bound_for_shares_that_open_nothing() {
         let now = Instant::now();
         let (terms, _) = set(3, 3);
-        let mut gathering = Gathering::default();
+        let mut gathering = ShareQuorum::default();
         for given in 0..=CANDIDATES_MAX {
             let mut member = set(3, 3).1.swap_remove(0);
             member.terms = terms;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::kek_file::InShares;
-use super::quorum::SHARES_WAIT;
+use super::quorum::QUORUM_TIMEOUT;
 use super::*;
 
 struct Dir(tempfile::TempDir);
@@ -84,7 +84,7 @@ async fn shares_that_wait_too_long_are_wiped_though_nobody_asks() {
     let shares = dir.initialised(3, 3).await;
     let local = dir.open();
     give(&local, &shares[0]).await.unwrap();
-    tokio::time::advance(SHARES_WAIT - Duration::from_secs(1)).await;
+    tokio::time::advance(QUORUM_TIMEOUT - Duration::from_secs(1)).await;
     give(&local, &shares[1]).await.unwrap();
     assert!(held(&local));
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -94,7 +94,7 @@ async fn shares_that_wait_too_long_are_wiped_though_nobody_asks() {
     // The next ones also expire.
     give(&local, &shares[2]).await.unwrap();
     assert!(local.0.state().has_wiper);
-    tokio::time::sleep(SHARES_WAIT + Duration::from_secs(1)).await;
+    tokio::time::sleep(QUORUM_TIMEOUT + Duration::from_secs(1)).await;
     assert!(!held(&local));
 }
 

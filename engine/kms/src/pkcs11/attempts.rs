@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::Pkcs11Settings;
-use super::classify::Tries;
+use super::classify::PinAttempts;
 use crate::secret::fill_random;
 use crate::{Cause, Class, KmsError, Pin};
 
@@ -59,9 +59,9 @@ impl Attempts {
         settings: &Pkcs11Settings,
     ) -> Result<(), KmsError> {
         let token = &settings.token;
-        let why = match Tries::of(info) {
-            Tries::Unknown => return Ok(()),
-            Tries::None => {
+        let why = match PinAttempts::of(info) {
+            PinAttempts::Unknown => return Ok(()),
+            PinAttempts::None => {
                 return Err(KmsError::new(
                     Class::Denied,
                     format!("the user PIN of token {token} is locked: too many were wrong"),
@@ -69,9 +69,9 @@ impl Attempts {
                 )
                 .from_cause(Cause::PinLocked));
             }
-            Tries::One => "a wrong PIN now locks it (CKF_USER_PIN_FINAL_TRY)".to_owned(),
-            Tries::Fewer if (1..REFUSED_MAX).contains(&self.refused_count) => return Ok(()),
-            Tries::Fewer => format!(
+            PinAttempts::One => "a wrong PIN now locks it (CKF_USER_PIN_FINAL_TRY)".to_owned(),
+            PinAttempts::Fewer if (1..REFUSED_MAX).contains(&self.refused_count) => return Ok(()),
+            PinAttempts::Fewer => format!(
                 "it has refused a PIN {} and does not say how many attempts are left \
                  (CKF_USER_PIN_COUNT_LOW)",
                 match self.refused_count {
@@ -97,15 +97,15 @@ impl Attempts {
         info: &TokenInfo,
         settings: &Pkcs11Settings,
     ) -> Result<(), KmsError> {
-        let tries = Tries::of(info);
+        let tries = PinAttempts::of(info);
         let is_refused_one = self
             .refused_from_file
             .as_ref()
             .map(|refused| refused.is_same(&self.fingerprint(pin)));
         match (tries, is_refused_one) {
-            (Tries::Unknown, None | Some(false)) => return Ok(()),
+            (PinAttempts::Unknown, None | Some(false)) => return Ok(()),
             // The file was replaced after the known refusal.
-            (Tries::Fewer, Some(false)) if self.refused_count < REFUSED_MAX => return Ok(()),
+            (PinAttempts::Fewer, Some(false)) if self.refused_count < REFUSED_MAX => return Ok(()),
             _ => {}
         }
         Err(KmsError::new(

@@ -35,7 +35,7 @@ pub(super) fn is_not_logged_in(error: &Error) -> bool {
 
 /// What a failed decryption shows about the sealed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Blame {
+pub(super) enum DecryptFault {
     /// They are corrupt, or sealed under another key or context.
     Bytes,
     /// They or the device: SoftHSM2 returns CKR_GENERAL_ERROR for a wrong tag, others have specific values.
@@ -45,14 +45,14 @@ pub(super) enum Blame {
 }
 
 /// Returns what a failed decryption shows. Only a call that processes the bytes can show that they are corrupt.
-pub(super) fn blame(error: &Error) -> Blame {
+pub(super) fn blame(error: &Error) -> DecryptFault {
     let Error::Pkcs11(value, Function::Decrypt) = error else {
-        return Blame::Other;
+        return DecryptFault::Other;
     };
     match value {
-        RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange => Blame::Bytes,
+        RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange => DecryptFault::Bytes,
         // CKR_AEAD_DECRYPT_FAILED of PKCS#11 3.0, for which the binding has no name.
-        RvError::UnknownErrorCode(0x42) => Blame::Bytes,
+        RvError::UnknownErrorCode(0x42) => DecryptFault::Bytes,
         RvError::GeneralError
         | RvError::FunctionFailed
         | RvError::DeviceError
@@ -62,8 +62,8 @@ pub(super) fn blame(error: &Error) -> Blame {
         | RvError::MechanismParamInvalid
         | RvError::ArgumentsBad
         | RvError::VendorDefined(_)
-        | RvError::UnknownErrorCode(_) => Blame::BytesOrDevice,
-        _ => Blame::Other,
+        | RvError::UnknownErrorCode(_) => DecryptFault::BytesOrDevice,
+        _ => DecryptFault::Other,
     }
 }
 
@@ -149,16 +149,16 @@ pub(super) fn describe_login(
     let Error::Pkcs11(value, _) = error else {
         return describe(error, settings);
     };
-    let tries = info.map_or(Tries::Unknown, Tries::of);
+    let tries = info.map_or(PinAttempts::Unknown, PinAttempts::of);
     match value {
         RvError::PinIncorrect | RvError::PinInvalid | RvError::PinLenRange
-            if tries != Tries::None =>
+            if tries != PinAttempts::None =>
         {
             KmsError::new(
                 Class::Denied,
                 format!("token {token} refuses the PIN{}", tries.in_words()),
                 match tries {
-                    Tries::One => {
+                    PinAttempts::One => {
                         "be sure of the PIN before the next attempt, which needs --force; or let the security officer \
                          set a new one"
                     }
@@ -192,7 +192,7 @@ pub(super) fn describe_login(
 
 /// What a token reports about the attempts left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tries {
+pub(super) enum PinAttempts {
     /// Nothing, or no wrong PIN.
     Unknown,
     /// A PIN was wrong since the last correct one.
@@ -201,7 +201,7 @@ pub(super) enum Tries {
     None,
 }
 
-impl Tries {
+impl PinAttempts {
     pub(super) fn of(info: &TokenInfo) -> Self {
         if info.user_pin_locked() {
             Self::None
@@ -317,16 +317,19 @@ mod tests {
     #[test]
     fn only_the_decryption_itself_blames_the_bytes() {
         let decrypt = |value| blame(&Error::Pkcs11(value, Function::Decrypt));
-        assert_eq!(decrypt(RvError::EncryptedDataInvalid), Blame::Bytes);
-        assert_eq!(decrypt(RvError::UnknownErrorCode(0x42)), Blame::Bytes);
+        assert_eq!(decrypt(RvError::EncryptedDataInvalid), DecryptFault::Bytes);
+        assert_eq!(
+            decrypt(RvError::UnknownErrorCode(0x42)),
+            DecryptFault::Bytes
+        );
         assert_eq!(
             decrypt(RvError::UnknownErrorCode(0x43)),
-            Blame::BytesOrDevice
+            DecryptFault::BytesOrDevice
         );
-        assert_eq!(decrypt(RvError::GeneralError), Blame::BytesOrDevice);
-        assert_eq!(decrypt(RvError::DeviceRemoved), Blame::Other);
+        assert_eq!(decrypt(RvError::GeneralError), DecryptFault::BytesOrDevice);
+        assert_eq!(decrypt(RvError::DeviceRemoved), DecryptFault::Other);
         let init = Error::Pkcs11(RvError::GeneralError, Function::DecryptInit);
-        assert_eq!(blame(&init), Blame::Other);
+        assert_eq!(blame(&init), DecryptFault::Other);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Closed initially.
 #[derive(Debug, Default)]
-pub(super) struct VisitGate {
+pub(super) struct LockGate {
     /// Whether the worker can log in without an operator: there is a PIN file.
     opens_itself: bool,
     state: Mutex<State>,
@@ -22,9 +22,9 @@ struct State {
 
 /// The time of a call, counted in locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Visit(u64);
+pub(super) struct LockEpoch(u64);
 
-impl VisitGate {
+impl LockGate {
     pub(super) fn new(opens_itself: bool) -> Self {
         Self {
             opens_itself,
@@ -33,31 +33,31 @@ impl VisitGate {
     }
 
     /// Returns the current time, open or not.
-    pub(super) fn visit(&self) -> Visit {
-        Visit(self.state().lock_count)
+    pub(super) fn epoch(&self) -> LockEpoch {
+        LockEpoch(self.state().lock_count)
     }
 
     /// Returns the current time, if the token is open, or opens without an operator.
-    pub(super) fn enter(&self) -> Option<Visit> {
+    pub(super) fn enter(&self) -> Option<LockEpoch> {
         let state = self.state();
         let may_enter = state.is_open || (self.opens_itself && !state.is_locked);
-        may_enter.then_some(Visit(state.lock_count))
+        may_enter.then_some(LockEpoch(state.lock_count))
     }
 
-    /// Returns `true` if a login from the PIN file is allowed for a call from `visit`.
-    pub(super) fn may_open_itself(&self, visit: Visit) -> bool {
+    /// Returns `true` if a login from the PIN file is allowed for a call from `epoch`.
+    pub(super) fn may_open_itself(&self, epoch: LockEpoch) -> bool {
         let state = self.state();
-        self.opens_itself && !state.is_locked && state.lock_count == visit.0
+        self.opens_itself && !state.is_locked && state.lock_count == epoch.0
     }
 
-    pub(super) fn was_locked_since(&self, visit: Visit) -> bool {
-        self.visit() != visit
+    pub(super) fn was_locked_since(&self, epoch: LockEpoch) -> bool {
+        self.epoch() != epoch
     }
 
-    /// Opens, unless it was locked after `visit`. Returns whether it is open now.
-    pub(super) fn open(&self, visit: Visit) -> bool {
+    /// Opens, unless it was locked after `epoch`. Returns whether it is open now.
+    pub(super) fn open(&self, epoch: LockEpoch) -> bool {
         let mut state = self.state();
-        if state.lock_count == visit.0 {
+        if state.lock_count == epoch.0 {
             state.is_open = true;
             state.is_locked = false;
         }
@@ -97,13 +97,13 @@ mod tests {
 
     #[test]
     fn an_unlock_from_before_a_lock_does_not_open() {
-        let gate = VisitGate::default();
+        let gate = LockGate::default();
         assert!(gate.enter().is_none());
-        let early = gate.visit();
+        let early = gate.epoch();
         gate.lock();
         assert!(!gate.open(early));
         assert!(gate.was_locked_since(early));
-        let late = gate.visit();
+        let late = gate.epoch();
         assert!(gate.open(late));
         assert_eq!(gate.enter(), Some(late));
         gate.shut();
@@ -113,12 +113,12 @@ mod tests {
 
     #[test]
     fn a_gate_that_opens_itself_stays_shut_after_a_lock() {
-        let gate = VisitGate::new(true);
+        let gate = LockGate::new(true);
         let early = gate.enter().unwrap();
         assert!(gate.may_open_itself(early));
         gate.lock();
         assert!(gate.enter().is_none());
-        let late = gate.visit();
+        let late = gate.epoch();
         assert!(!gate.may_open_itself(late));
         assert!(gate.open(late));
         // A login that is lost later is restored without an operator.

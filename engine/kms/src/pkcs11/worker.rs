@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 
 use super::attempts::{Attempts, Fingerprint};
 use super::classify::{
-    Blame, blame, describe, describe_login, is_not_logged_in, is_session_lost, name,
+    DecryptFault, blame, describe, describe_login, is_not_logged_in, is_session_lost, name,
 };
 use super::format::{IV_BYTES, Sealed};
-use super::gate::{Visit, VisitGate};
+use super::gate::{LockEpoch, LockGate};
 use super::{Pkcs11Settings, locked, module, token};
 use crate::pin::PIN_BYTES_MAX;
 use crate::private_file::{self, Rule};
@@ -42,19 +42,19 @@ pub(super) enum UnlockPin {
 /// A job for the worker. Secrets in a job that is not done, or whose answer is not received, wipe themselves.
 pub(super) enum Job {
     Wrap {
-        visit: Visit,
+        epoch: LockEpoch,
         context: Context,
         dek: SecretKey,
         answer: ReplySender<Wrapped>,
     },
     Unwrap {
-        visit: Visit,
+        epoch: LockEpoch,
         context: Context,
         sealed: Sealed,
         answer: ReplySender<SecretKey>,
     },
     Unlock {
-        visit: Visit,
+        epoch: LockEpoch,
         pin: UnlockPin,
         answer: ReplySender<Unlocked>,
     },
@@ -64,7 +64,7 @@ pub(super) enum Job {
 
 pub(super) struct Worker {
     settings: Pkcs11Settings,
-    gate: Arc<VisitGate>,
+    gate: Arc<LockGate>,
     random: SystemRandom,
     attempts: Attempts,
     login: Option<Login>,
@@ -74,7 +74,7 @@ pub(super) struct Worker {
 struct Login {
     module: Arc<Module>,
     /// When it was made.
-    visit: Visit,
+    epoch: LockEpoch,
     /// Fingerprint of the PIN that opened it.
     pin: Fingerprint,
     session: Session,
@@ -110,7 +110,7 @@ enum Failed {
 }
 
 impl Worker {
-    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<VisitGate>) -> Result<Self, KmsError> {
+    pub(super) fn new(settings: Pkcs11Settings, gate: Arc<LockGate>) -> Result<Self, KmsError> {
         let random = SystemRandom::new();
         Ok(Self {
             settings,
@@ -124,10 +124,10 @@ impl Worker {
     /// Runs until the last sender is dropped.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
-            self.obey_lock();
+            self.apply_pending_lock();
             self.work(job);
             // A lock during the job found the worker awake.
-            self.obey_lock();
+            self.apply_pending_lock();
         }
         self.log_out();
     }
@@ -135,19 +135,19 @@ impl Worker {
     fn work(&mut self, job: Job) {
         match job {
             Job::Wrap {
-                visit,
+                epoch,
                 context,
                 dek,
                 answer,
-            } => self.answer(answer, |worker| worker.wrap(visit, &context, &dek)),
+            } => self.answer(answer, |worker| worker.wrap(epoch, &context, &dek)),
             Job::Unwrap {
-                visit,
+                epoch,
                 context,
                 sealed,
                 answer,
-            } => self.answer(answer, |worker| worker.unwrap(visit, &context, &sealed)),
-            Job::Unlock { visit, pin, answer } => {
-                let result = self.unlock(visit, pin, &answer);
+            } => self.answer(answer, |worker| worker.unwrap(epoch, &context, &sealed)),
+            Job::Unlock { epoch, pin, answer } => {
+                let result = self.unlock(epoch, pin, &answer);
                 let _ = answer.send(result);
             }
             Job::Wake => {}
@@ -166,9 +166,9 @@ impl Worker {
         }
     }
 
-    fn obey_lock(&mut self) {
+    fn apply_pending_lock(&mut self) {
         if let Some(login) = &self.login
-            && self.gate.was_locked_since(login.visit)
+            && self.gate.was_locked_since(login.epoch)
         {
             self.log_out();
         }
@@ -186,13 +186,13 @@ impl Worker {
 
     fn wrap(
         &mut self,
-        visit: Visit,
+        epoch: LockEpoch,
         context: &Context,
         dek: &SecretKey,
     ) -> Result<Wrapped, KmsError> {
         let iv = self.draw_iv()?;
         let aad = context.to_bytes();
-        let sealed = self.with_key(visit, |session, key| {
+        let sealed = self.with_key(epoch, |session, key| {
             token::seal(session, key, iv, &aad, dek.expose())
         });
         match sealed {
@@ -203,12 +203,12 @@ impl Worker {
 
     fn unwrap(
         &mut self,
-        visit: Visit,
+        epoch: LockEpoch,
         context: &Context,
         sealed: &Sealed,
     ) -> Result<SecretKey, KmsError> {
         let aad = context.to_bytes();
-        let opened = self.with_key(visit, |session, key| {
+        let opened = self.with_key(epoch, |session, key| {
             token::unseal(session, key, sealed, &aad)
         });
         let error = match opened {
@@ -217,22 +217,22 @@ impl Worker {
             Err(failed) => return Err(self.describe(failed)),
         };
         match blame(&error) {
-            Blame::Bytes => Err(self.corrupt(context, &error)),
-            Blame::BytesOrDevice => {
-                self.test_token(visit)?;
+            DecryptFault::Bytes => Err(self.corrupt(context, &error)),
+            DecryptFault::BytesOrDevice => {
+                self.test_token(epoch)?;
                 Err(self.corrupt(context, &error))
             }
-            Blame::Other => Err(describe(&error, &self.settings)),
+            DecryptFault::Other => Err(describe(&error, &self.settings)),
         }
     }
 
     /// Tests whether the token still opens bytes that it has just sealed under the key; if so, the fault was not the
     /// token's.
-    fn test_token(&mut self, visit: Visit) -> Result<(), KmsError> {
+    fn test_token(&mut self, epoch: LockEpoch) -> Result<(), KmsError> {
         let probe = SecretKey::generate(&self.random)?;
         let iv = self.draw_iv()?;
         // No context's encoding is empty, so a probe can never be mistaken for a wrapped key.
-        let opened = self.with_key(visit, |session, key| {
+        let opened = self.with_key(epoch, |session, key| {
             let sealed = token::seal(session, key, iv, &[], probe.expose())?;
             token::unseal(session, key, &sealed, &[])
         });
@@ -266,12 +266,12 @@ impl Worker {
     /// Makes a call with the key, and repeats it once in a new session if this one turns out to be lost.
     fn with_key<T>(
         &mut self,
-        visit: Visit,
+        epoch: LockEpoch,
         call: impl Fn(&Session, ObjectHandle) -> Result<T, Error>,
     ) -> Result<T, Failed> {
         let mut is_second = false;
         loop {
-            let (login, key) = self.ready(visit).map_err(Failed::Kms)?;
+            let (login, key) = self.ready(epoch).map_err(Failed::Kms)?;
             match call(&login.session, key) {
                 Ok(value) => return Ok(value),
                 Err(error) => {
@@ -294,13 +294,13 @@ impl Worker {
     }
 
     /// Returns the login with a session and a key that are valid as far as known. A caller from before a lock is refused.
-    fn ready(&mut self, visit: Visit) -> Result<(&mut Login, ObjectHandle), KmsError> {
-        self.renew_session(visit)?;
-        if self.login.is_none() && self.gate.may_open_itself(visit) {
-            self.log_in_from_file(visit)?;
+    fn ready(&mut self, epoch: LockEpoch) -> Result<(&mut Login, ObjectHandle), KmsError> {
+        self.renew_session(epoch)?;
+        if self.login.is_none() && self.gate.may_open_itself(epoch) {
+            self.log_in_from_file(epoch)?;
         }
         let settings = &self.settings;
-        let is_callers = |login: &&mut Login| login.visit == visit;
+        let is_callers = |login: &&mut Login| login.epoch == epoch;
         let login = self.login.as_mut().filter(is_callers);
         let login = login.ok_or_else(|| locked(settings))?;
         let key = login.find_key(settings)?;
@@ -315,7 +315,7 @@ impl Worker {
 
     /// Opens a new session, if the old one may be invalid. Without a login, the provider is locked, or logs in again from
     /// its PIN file.
-    fn renew_session(&mut self, visit: Visit) -> Result<(), KmsError> {
+    fn renew_session(&mut self, epoch: LockEpoch) -> Result<(), KmsError> {
         let Some(login) = self.login.as_mut().filter(|login| login.is_lost) else {
             return Ok(());
         };
@@ -331,7 +331,7 @@ impl Worker {
             }
             // The token was removed, and its login with it. A new login restarts the module, and finds a token that was
             // put back.
-            Err(error) if error.class() == BROKEN && self.gate.may_open_itself(visit) => {
+            Err(error) if error.class() == BROKEN && self.gate.may_open_itself(epoch) => {
                 self.forget_login();
                 Ok(())
             }
@@ -347,11 +347,11 @@ impl Worker {
 
     /// Logs in with the PIN in the file, without an operator. A refusal by the token is a credential failure, not a
     /// denial.
-    fn log_in_from_file(&mut self, visit: Visit) -> Result<(), KmsError> {
+    fn log_in_from_file(&mut self, epoch: LockEpoch) -> Result<(), KmsError> {
         let Some(path) = self.settings.pin_file.clone() else {
             return Ok(());
         };
-        let logged_in = self.find_module_and_log_in(visit, UnlockPin::InFile(path), |_| Ok(()));
+        let logged_in = self.find_module_and_log_in(epoch, UnlockPin::InFile(path), |_| Ok(()));
         logged_in.map_err(|error| match error.class() {
             Class::Denied => error.with_class(Class::Credential),
             _ => error,
@@ -360,12 +360,12 @@ impl Worker {
 
     fn unlock(
         &mut self,
-        visit: Visit,
+        epoch: LockEpoch,
         pin: UnlockPin,
         asker: &ReplySender<Unlocked>,
     ) -> Result<Unlocked, KmsError> {
-        self.check_wanted(visit, asker)?;
-        if self.is_open(visit) {
+        self.check_not_abandoned(epoch, asker)?;
+        if self.is_open(epoch) {
             match &pin {
                 UnlockPin::Given {
                     is_forced: true, ..
@@ -378,17 +378,19 @@ impl Worker {
                 UnlockPin::InFile(_) => return self.check_key(),
             }
         }
-        self.find_module_and_log_in(visit, pin, |worker| worker.check_wanted(visit, asker))?;
+        self.find_module_and_log_in(epoch, pin, |worker| {
+            worker.check_not_abandoned(epoch, asker)
+        })?;
         Ok(Unlocked::Open)
     }
 
     /// Returns `true` if the token still has the login.
-    fn is_open(&mut self, visit: Visit) -> bool {
-        self.renew_session(visit).is_ok()
+    fn is_open(&mut self, epoch: LockEpoch) -> bool {
+        self.renew_session(epoch).is_ok()
             && self
                 .login
                 .as_ref()
-                .is_some_and(|login| login.visit == visit && is_logged_in(&login.session))
+                .is_some_and(|login| login.epoch == epoch && is_logged_in(&login.session))
     }
 
     /// Checks that an open token still has the key named in the settings.
@@ -417,12 +419,12 @@ impl Worker {
         .from_cause(Cause::WrongSecret))
     }
 
-    /// Logs in, once. `check_wanted` is called immediately before the PIN is sent.
+    /// Logs in, once. `check_not_abandoned` is called immediately before the PIN is sent.
     fn find_module_and_log_in(
         &mut self,
-        visit: Visit,
+        epoch: LockEpoch,
         pin: UnlockPin,
-        check_wanted: impl Fn(&Self) -> Result<(), KmsError>,
+        check_not_abandoned: impl Fn(&Self) -> Result<(), KmsError>,
     ) -> Result<(), KmsError> {
         let module = module::load(&self.settings.module)
             .map_err(|error| describe(&error, &self.settings))?;
@@ -437,7 +439,7 @@ impl Worker {
             UnlockPin::InFile(path) => (self.read_pin(&path, &info)?, true),
         };
         // Loading the module may have taken long. From here the PIN is sent.
-        check_wanted(self)?;
+        check_not_abandoned(self)?;
         // A token checks a PIN only at a login, so the present login is ended first.
         self.log_out();
         if let Err(error) = log_in(&session, &pin) {
@@ -456,7 +458,7 @@ impl Worker {
         self.attempts.note_accepted();
         self.login = Some(Login {
             module,
-            visit,
+            epoch,
             pin: self.attempts.fingerprint(&pin),
             session,
             key: None,
@@ -467,7 +469,7 @@ impl Worker {
             self.log_out();
             return Err(error);
         }
-        if !self.gate.open(visit) {
+        if !self.gate.open(epoch) {
             self.log_out();
             return Err(locked_meanwhile(&self.settings));
         }
@@ -498,8 +500,12 @@ impl Worker {
 
     /// Checks that the caller is still waiting: a caller that has given up may retry with another PIN, and sending both
     /// would cost an attempt.
-    fn check_wanted(&self, visit: Visit, asker: &ReplySender<Unlocked>) -> Result<(), KmsError> {
-        if self.gate.was_locked_since(visit) || asker.is_closed() {
+    fn check_not_abandoned(
+        &self,
+        epoch: LockEpoch,
+        asker: &ReplySender<Unlocked>,
+    ) -> Result<(), KmsError> {
+        if self.gate.was_locked_since(epoch) || asker.is_closed() {
             return Err(locked_meanwhile(&self.settings));
         }
         Ok(())

@@ -34,13 +34,13 @@ enum State {
 
 /// Permission for one call. Return it with the result of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pass {
+pub(super) struct Permit {
     is_probe: bool,
 }
 
 /// What a call showed about the KMS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Showed {
+pub(super) enum CallResult {
     /// It answers; a refusal is an answer.
     Alive,
     /// It does not answer.
@@ -80,23 +80,23 @@ impl Breaker {
 
     /// Returns permission for one call, immediately before it is sent. In the open state, after its period, that call is
     /// the probe.
-    pub(super) fn enter(&mut self, now: Duration) -> Result<Pass, Duration> {
+    pub(super) fn enter(&mut self, now: Duration) -> Result<Permit, Duration> {
         self.check(now)?;
         match self.state {
             State::Open { open_for, .. } => {
                 self.state = State::HalfOpen { open_for };
-                Ok(Pass { is_probe: true })
+                Ok(Permit { is_probe: true })
             }
-            State::Closed { .. } | State::HalfOpen { .. } => Ok(Pass { is_probe: false }),
+            State::Closed { .. } | State::HalfOpen { .. } => Ok(Permit { is_probe: false }),
         }
     }
 
     /// Records the end of the call of `pass`. Once the breaker is open, earlier calls no longer count: only the probe
     /// decides.
-    pub(super) fn leave(&mut self, now: Duration, pass: Pass, showed: Showed) {
+    pub(super) fn record(&mut self, now: Duration, pass: Permit, showed: CallResult) {
         self.state = match (self.state, pass.is_probe, showed) {
-            (State::HalfOpen { .. }, true, Showed::Alive) => State::Closed { failure_count: 0 },
-            (State::HalfOpen { open_for }, true, Showed::Down) => {
+            (State::HalfOpen { .. }, true, CallResult::Alive) => State::Closed { failure_count: 0 },
+            (State::HalfOpen { open_for }, true, CallResult::Down) => {
                 let open_for = (open_for * 2).min(self.open_for_max);
                 State::Open {
                     until: now + open_for,
@@ -104,12 +104,12 @@ impl Breaker {
                 }
             }
             // The next call is the probe.
-            (State::HalfOpen { open_for }, true, Showed::Nothing) => State::Open {
+            (State::HalfOpen { open_for }, true, CallResult::Nothing) => State::Open {
                 until: now,
                 open_for,
             },
-            (State::Closed { .. }, _, Showed::Alive) => State::Closed { failure_count: 0 },
-            (State::Closed { failure_count }, _, Showed::Down)
+            (State::Closed { .. }, _, CallResult::Alive) => State::Closed { failure_count: 0 },
+            (State::Closed { failure_count }, _, CallResult::Down)
                 if failure_count + 1 >= self.failures_max =>
             {
                 State::Open {
@@ -117,7 +117,7 @@ impl Breaker {
                     open_for: self.open_for_first,
                 }
             }
-            (State::Closed { failure_count }, _, Showed::Down) => State::Closed {
+            (State::Closed { failure_count }, _, CallResult::Down) => State::Closed {
                 failure_count: failure_count + 1,
             },
             (state, _, _) => state,
@@ -155,7 +155,7 @@ mod tests {
         let mut breaker = Breaker::new(2, s(1), s(3));
         for _ in 0..2 {
             let pass = breaker.enter(s(0)).unwrap();
-            breaker.leave(s(0), pass, Showed::Down);
+            breaker.record(s(0), pass, CallResult::Down);
         }
         assert_eq!(breaker.state(), BreakerState::Open);
         breaker
@@ -164,13 +164,18 @@ mod tests {
     #[test]
     fn an_answer_between_failures_keeps_it_closed() {
         let mut breaker = Breaker::new(2, s(1), s(3));
-        for showed in [Showed::Down, Showed::Alive, Showed::Down, Showed::Nothing] {
+        for showed in [
+            CallResult::Down,
+            CallResult::Alive,
+            CallResult::Down,
+            CallResult::Nothing,
+        ] {
             let pass = breaker.enter(s(0)).unwrap();
-            breaker.leave(s(0), pass, showed);
+            breaker.record(s(0), pass, showed);
             assert_eq!(breaker.state(), BreakerState::Closed);
         }
         let pass = breaker.enter(s(0)).unwrap();
-        breaker.leave(s(0), pass, Showed::Down);
+        breaker.record(s(0), pass, CallResult::Down);
         assert_eq!(breaker.state(), BreakerState::Open);
     }
 
@@ -184,7 +189,7 @@ mod tests {
         let probe = breaker.enter(s(1)).unwrap();
         assert!(probe.is_probe);
         assert_eq!(breaker.enter(s(1)), Err(s(1)));
-        breaker.leave(s(2), probe, Showed::Alive);
+        breaker.record(s(2), probe, CallResult::Alive);
         assert_eq!(breaker.state(), BreakerState::Closed);
         assert!(!breaker.enter(s(2)).unwrap().is_probe);
     }
@@ -195,7 +200,7 @@ mod tests {
         let mut now = s(1);
         for open_for in [s(2), s(3), s(3)] {
             let probe = breaker.enter(now).unwrap();
-            breaker.leave(now, probe, Showed::Down);
+            breaker.record(now, probe, CallResult::Down);
             assert_eq!(breaker.check(now), Err(open_for));
             now += open_for;
         }
@@ -205,7 +210,7 @@ mod tests {
     fn an_abandoned_probe_leaves_room_for_the_next() {
         let mut breaker = open_at_zero();
         let probe = breaker.enter(s(1)).unwrap();
-        breaker.leave(s(1), probe, Showed::Nothing);
+        breaker.record(s(1), probe, CallResult::Nothing);
         assert!(breaker.enter(s(1)).unwrap().is_probe);
     }
 
@@ -227,13 +232,13 @@ mod tests {
         let mut breaker = Breaker::new(1, s(1), s(3));
         let early = breaker.enter(s(0)).unwrap();
         let failed = breaker.enter(s(0)).unwrap();
-        breaker.leave(s(0), failed, Showed::Down);
-        breaker.leave(s(0), early, Showed::Alive);
+        breaker.record(s(0), failed, CallResult::Down);
+        breaker.record(s(0), early, CallResult::Alive);
         assert_eq!(breaker.state(), BreakerState::Open);
         let probe = breaker.enter(s(1)).unwrap();
-        breaker.leave(s(1), early, Showed::Down);
+        breaker.record(s(1), early, CallResult::Down);
         assert_eq!(breaker.state(), BreakerState::HalfOpen);
-        breaker.leave(s(1), probe, Showed::Alive);
+        breaker.record(s(1), probe, CallResult::Alive);
         assert_eq!(breaker.state(), BreakerState::Closed);
     }
 }

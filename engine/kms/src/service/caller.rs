@@ -8,7 +8,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::Instant;
 
 use super::Gauges;
-use super::breaker::Showed;
+use super::breaker::CallResult;
 use super::budget::Budget;
 use super::counters::{KmsOperation, KmsOutcome, LiveCounters};
 use super::gate::{CallLimiter, Refused};
@@ -18,7 +18,7 @@ use crate::{Cause, Class, KmsError};
 type Clock = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Makes calls within the budget and counts them.
-pub(super) struct Caller {
+pub(super) struct RetryingCaller {
     provider: Arc<dyn Provider>,
     budget: Budget,
     gate: Arc<CallLimiter>,
@@ -30,14 +30,14 @@ pub(super) struct Caller {
 }
 
 /// A failed attempt.
-enum Failed {
+enum AttemptError {
     /// At the KMS: a retry may help.
     Sent(KmsError),
     /// Before it was sent: the caller gets it immediately.
     Unsent(KmsError),
 }
 
-impl Caller {
+impl RetryingCaller {
     pub(super) fn new(
         provider: Arc<dyn Provider>,
         budget: Budget,
@@ -67,8 +67,8 @@ impl Caller {
         loop {
             let error = match self.try_once(keyspace, operation, deadline, &send).await {
                 Ok(success) => return Ok(success),
-                Err(Failed::Unsent(error)) => return Err(error),
-                Err(Failed::Sent(error)) => error,
+                Err(AttemptError::Unsent(error)) => return Err(error),
+                Err(AttemptError::Sent(error)) => error,
             };
             failed_count += 1;
             if !error.is_retryable() || failed_count >= self.budget.attempts_max {
@@ -115,16 +115,16 @@ impl Caller {
         operation: KmsOperation,
         deadline: Instant,
         send: &impl Fn() -> ProviderFuture<'a, T>,
-    ) -> Result<(T, u64), Failed> {
+    ) -> Result<(T, u64), AttemptError> {
         // A call to a locked KMS is not sent.
         if self.provider.state() == ProviderState::Locked {
             self.count(keyspace, operation, KmsOutcome::Locked);
-            return Err(Failed::Unsent(locked(&*self.provider)));
+            return Err(AttemptError::Unsent(locked(&*self.provider)));
         }
         let entry = self.gate.enter(deadline).await.map_err(|refused| {
             let (outcome, error) = self.describe(refused);
             self.count(keyspace, operation, outcome);
-            Failed::Unsent(error)
+            AttemptError::Unsent(error)
         })?;
         let sent_at_us = (self.clock)();
         let (outcome, result) =
@@ -147,12 +147,12 @@ impl Caller {
         let showed = match (outcome, &result) {
             (KmsOutcome::Unavailable | KmsOutcome::TimedOut, Err(error)) => {
                 *self.last_down() = Some(error.clone());
-                Showed::Down
+                CallResult::Down
             }
-            _ => Showed::Alive,
+            _ => CallResult::Alive,
         };
-        entry.leave(showed, outcome == KmsOutcome::Ok);
-        result.map_err(Failed::Sent)
+        entry.record(showed, outcome == KmsOutcome::Ok);
+        result.map_err(AttemptError::Sent)
     }
 
     fn describe(&self, refused: Refused) -> (KmsOutcome, KmsError) {
@@ -209,7 +209,7 @@ impl Caller {
     }
 }
 
-impl fmt::Debug for Caller {
+impl fmt::Debug for RetryingCaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")
             .field("budget", &self.budget)

@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, BreakerState, Pass, Showed};
+use super::breaker::{Breaker, BreakerState, CallResult, Permit};
 use super::bucket::{RateBucket, RetryBucket};
 use super::budget::Budget;
 use crate::KmsError;
 
 /// Suggested wait if every call in flight has used its whole time limit.
-const CROWDED_RETRY_AFTER: Duration = Duration::from_secs(1);
+const SATURATED_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The limiter. Its mutex is held for a few instructions at a time and never across an await.
 #[derive(Debug)]
@@ -41,11 +41,11 @@ pub(super) enum Refused {
     OverBudget { retry_after: Duration },
 }
 
-/// Permission to send one call now. Dropping it without [`Entry::leave`] counts the call as abandoned.
+/// Permission to send one call now. Dropping it without [`CallPermit::record`] counts the call as abandoned.
 #[derive(Debug)]
-pub(super) struct Entry<'a> {
+pub(super) struct CallPermit<'a> {
     gate: &'a CallLimiter,
-    pass: Option<Pass>,
+    pass: Option<Permit>,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -73,14 +73,14 @@ impl CallLimiter {
     }
 
     /// Waits for its turn, until `deadline` at the latest. Turns are in order of arrival.
-    pub(super) async fn enter(&self, deadline: Instant) -> Result<Entry<'_>, Refused> {
+    pub(super) async fn enter(&self, deadline: Instant) -> Result<CallPermit<'_>, Refused> {
         // A call that cannot be sent now does not queue.
         self.check_breaker()?;
         let permit = match tokio::time::timeout_at(deadline, self.concurrency.acquire()).await {
             Ok(permit) => permit.expect("the semaphore is never closed"),
             Err(_) => {
                 return Err(Refused::OverBudget {
-                    retry_after: CROWDED_RETRY_AFTER,
+                    retry_after: SATURATED_RETRY_AFTER,
                 });
             }
         };
@@ -104,7 +104,7 @@ impl CallLimiter {
                         let entered = limits.breaker.enter(now);
                         let pass =
                             entered.map_err(|retry_after| Refused::BreakerOpen { retry_after })?;
-                        return Ok(Entry {
+                        return Ok(CallPermit {
                             gate: self,
                             pass: Some(pass),
                             _permit: permit,
@@ -174,25 +174,25 @@ impl CallLimiter {
     }
 }
 
-impl Entry<'_> {
+impl CallPermit<'_> {
     /// Records the end of the call, and what it showed about the KMS.
-    pub(super) fn leave(mut self, showed: Showed, succeeded: bool) {
+    pub(super) fn record(mut self, showed: CallResult, succeeded: bool) {
         self.report(showed);
         if succeeded {
             self.gate.limits().retries.refund();
         }
     }
 
-    fn report(&mut self, showed: Showed) {
+    fn report(&mut self, showed: CallResult) {
         if let Some(pass) = self.pass.take() {
             let now = self.gate.now();
-            self.gate.limits().breaker.leave(now, pass, showed);
+            self.gate.limits().breaker.record(now, pass, showed);
         }
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for CallPermit<'_> {
     fn drop(&mut self) {
-        self.report(Showed::Nothing);
+        self.report(CallResult::Nothing);
     }
 }

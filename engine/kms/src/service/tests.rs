@@ -470,7 +470,7 @@ async fn more_keyspaces_than_may_wait_are_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_finds_no_room_in_time_is_told_so() {
+async fn call_times_out_when_the_limiter_is_full() {
     let budget = Budget {
         concurrency_max: 1,
         total_ms_max: 5_000,

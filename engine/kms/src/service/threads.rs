@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use shuttle::future::{block_on, spawn};
 use shuttle::thread;
 
-use super::desk::{Desk, Shared};
+use super::unwrap_group::{Shared, UnwrapGroup};
 use super::{Flight, UnwrappedDek};
 use crate::{Class, KmsError, SecretKey};
 
@@ -42,12 +42,12 @@ enum Flaw {
 #[derive(Default)]
 struct World {
     is_locked: AtomicBool,
-    /// The call of `Desk::lock` has returned.
+    /// The call of `UnwrapGroup::lock` has returned.
     lock_returned: AtomicBool,
     calls: AtomicUsize,
 }
 
-async fn fly(world: Arc<World>, flight: Flight, flaw: Flaw) {
+async fn start_call(world: Arc<World>, flight: Flight, flaw: Flaw) {
     world.calls.fetch_add(1, Ordering::SeqCst);
     thread::yield_now();
     let answer = match world.is_locked.load(Ordering::SeqCst) {
@@ -65,10 +65,10 @@ async fn fly(world: Arc<World>, flight: Flight, flaw: Flaw) {
 
 fn callers_and_a_lock(flaw: Flaw) {
     let world = Arc::new(World::default());
-    let desk = Arc::new(Desk::new(CALLERS));
+    let unwrap_group = Arc::new(UnwrapGroup::new(CALLERS));
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
-            let (world, desk) = (Arc::clone(&world), Arc::clone(&desk));
+            let (world, unwrap_group) = (Arc::clone(&world), Arc::clone(&unwrap_group));
             spawn(async move {
                 thread::yield_now();
                 let too_late = world.lock_returned.load(Ordering::SeqCst);
@@ -76,9 +76,9 @@ fn callers_and_a_lock(flaw: Flaw) {
                 let start = |flight| {
                     // Another thread may run between the reading of the count and the flight.
                     thread::yield_now();
-                    spawn(fly(flown, flight, flaw));
+                    spawn(start_call(flown, flight, flaw));
                 };
-                let shared = desk.share(1, 1, b"wrapped", start).await;
+                let shared = unwrap_group.join_or_start(1, 1, b"wrapped", start).await;
                 match shared {
                     Shared::Answered(Ok(_)) => {
                         assert!(!too_late, "a DEK for who came after the lock");
@@ -94,9 +94,9 @@ fn callers_and_a_lock(flaw: Flaw) {
         })
         .collect();
     let locker = {
-        let (world, desk) = (Arc::clone(&world), Arc::clone(&desk));
+        let (world, unwrap_group) = (Arc::clone(&world), Arc::clone(&unwrap_group));
         thread::spawn(move || {
-            desk.lock(|| {
+            unwrap_group.lock(|| {
                 thread::yield_now();
                 if flaw != Flaw::LateLock {
                     world.is_locked.store(true, Ordering::SeqCst);
@@ -112,7 +112,7 @@ fn callers_and_a_lock(flaw: Flaw) {
         block_on(caller).expect("callers end");
     }
     locker.join().expect("the lock returns");
-    assert_eq!(desk.len(), 0, "flights left behind");
+    assert_eq!(unwrap_group.len(), 0, "flights left behind");
     assert!(world.calls.load(Ordering::SeqCst) <= CALLERS);
 }
 

@@ -52,7 +52,7 @@ impl TransitCall {
 }
 
 /// Returns `true` if the key requires a context, and got none.
-pub(super) fn is_context_missed(answer: &VaultResponse) -> bool {
+pub(super) fn is_missing_context(answer: &VaultResponse) -> bool {
     is_bad_request(answer, "missing 'context'")
 }
 

@@ -227,7 +227,7 @@ impl TransitProvider {
         operation: TransitCall,
         answer: &VaultResponse,
     ) -> Result<(), KmsError> {
-        if errors::is_context_missed(answer) {
+        if errors::is_missing_context(answer) {
             self.is_bound.store(true, Ordering::Relaxed);
             return Ok(());
         }

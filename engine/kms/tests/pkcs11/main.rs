@@ -447,7 +447,7 @@ fn a_module_that_hangs_holds_up_nobody() {
 }
 
 #[test]
-fn callers_who_leave_disturb_nobody() {
+fn cancelled_callers_do_not_affect_others() {
     at_token("callers_who_leave_disturb_nobody", async |hsm| {
         let kms = opened(hsm, settings(hsm)).await;
         let Wrapped(wrapped) = wrap(&kms, 6).await.unwrap();

@@ -228,7 +228,7 @@ fn credentials_that_are_not_found_are_no_decision_and_a_bad_configuration_is_one
 
 #[test]
 fn an_endpoint_in_the_clear_and_a_late_answer_are_told_apart() {
-    let clear = SdkError::<DecryptError, _>::construction_failure(InTheClear);
+    let clear = SdkError::<DecryptError, _>::construction_failure(PlaintextEndpoint);
     assert_eq!(
         classify(asked(), &clear).error.class(),
         Class::Misconfigured

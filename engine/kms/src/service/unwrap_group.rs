@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::flights::{Flight, FlightKey, Flights, Joined, UnwrapResult};
 
 /// The flights, and how often the provider was locked.
-pub(super) struct Desk {
+pub(super) struct UnwrapGroup {
     flights: Arc<Flights>,
     /// An answer from before the latest lock is not returned after it.
     lock_count: AtomicU64,
@@ -17,7 +17,7 @@ pub(super) struct Desk {
 
 /// The time of a call, counted in locks.
 #[derive(Clone, Copy)]
-pub(super) struct Visit(u64);
+pub(super) struct LockEpoch(u64);
 
 /// The result of a shared call.
 pub(super) enum Shared {
@@ -31,7 +31,7 @@ pub(super) enum Shared {
     Full,
 }
 
-impl Desk {
+impl UnwrapGroup {
     pub(super) fn new(flights_max: usize) -> Self {
         Self {
             flights: Flights::new(flights_max),
@@ -39,25 +39,25 @@ impl Desk {
         }
     }
 
-    /// Waits for the call in flight for this DEK; if there is none, `fly` must start one.
-    pub(super) async fn share(
+    /// Waits for the call in flight for this DEK; if there is none, `start_call` must start one.
+    pub(super) async fn join_or_start(
         &self,
         keyspace: u32,
         generation: u32,
         record: &[u8],
-        fly: impl FnOnce(Flight),
+        start_call: impl FnOnce(Flight),
     ) -> Shared {
-        let visit = self.visit();
+        let epoch = self.epoch();
         let key = FlightKey {
             keyspace,
             generation,
             record: record.into(),
-            lock_count: visit.0,
+            lock_count: epoch.0,
         };
         let mut receiver = match self.flights.join(key) {
             Joined::Follower(receiver) => receiver,
             Joined::Leader(flight, receiver) => {
-                fly(flight);
+                start_call(flight);
                 receiver
             }
             Joined::Full => return Shared::Full,
@@ -66,7 +66,7 @@ impl Desk {
             Ok(answer) => answer.clone(),
             Err(_) => None,
         };
-        if self.was_locked_since(visit) {
+        if self.was_locked_since(epoch) {
             return Shared::LockedMeanwhile;
         }
         answer.map_or(Shared::Lost, Shared::Answered)
@@ -80,12 +80,12 @@ impl Desk {
         self.lock_count.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(super) fn visit(&self) -> Visit {
-        Visit(self.lock_count.load(Ordering::SeqCst))
+    pub(super) fn epoch(&self) -> LockEpoch {
+        LockEpoch(self.lock_count.load(Ordering::SeqCst))
     }
 
-    pub(super) fn was_locked_since(&self, visit: Visit) -> bool {
-        self.visit().0 != visit.0
+    pub(super) fn was_locked_since(&self, epoch: LockEpoch) -> bool {
+        self.epoch().0 != epoch.0
     }
 
     /// Returns the number of flights in progress.
