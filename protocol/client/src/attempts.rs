@@ -6,7 +6,7 @@ use keyway_protocol::{Scope, Status};
 
 use crate::Error;
 use crate::answer::Reply;
-use crate::call::Outline;
+use crate::call::CallSpec;
 use crate::error::{CallEffect, Refusal};
 use crate::jitter::Jitter;
 
@@ -18,13 +18,13 @@ const JITTER_MAX: Duration = Duration::from_millis(100);
 
 /// How a call that was sent ended.
 #[derive(Clone, Debug)]
-pub(crate) enum Delivery {
+pub(crate) enum SendOutcome {
     /// With an answer.
     Replied(Reply),
     /// The connection broke.
     Lost(String),
     /// The connection was closed, since its bytes made no sense.
-    Garbled(String),
+    Malformed(String),
 }
 
 /// What to do next.
@@ -35,7 +35,7 @@ pub(crate) enum Next {
     /// Send it again, not before this.
     Again(Instant),
     /// Send HELLO again, then the call.
-    HelloAgain,
+    RefreshHello,
 }
 
 /// One call in progress.
@@ -50,7 +50,7 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
-    pub(crate) fn new(call: &Outline, deadline: Instant) -> Self {
+    pub(crate) fn new(call: &CallSpec, deadline: Instant) -> Self {
         Self {
             deadline,
             is_write: call.opcode.is_write(),
@@ -72,18 +72,18 @@ impl Attempts {
         (left_us > 0).then_some(left_us)
     }
 
-    pub(crate) fn handle(&mut self, now: Instant, delivery: Delivery, jitter: &Jitter) -> Next {
+    pub(crate) fn handle(&mut self, now: Instant, delivery: SendOutcome, jitter: &Jitter) -> Next {
         match delivery {
-            Delivery::Replied(reply) => self.handle_reply(now, reply, jitter),
-            Delivery::Lost(cause) if self.is_write => Next::Finish(Err(Error::Disconnected {
+            SendOutcome::Replied(reply) => self.handle_reply(now, reply, jitter),
+            SendOutcome::Lost(cause) if self.is_write => Next::Finish(Err(Error::Disconnected {
                 outcome: CallEffect::Unknown,
                 cause,
             })),
-            Delivery::Lost(cause) => {
+            SendOutcome::Lost(cause) => {
                 self.last = Some(cause);
                 Next::Again(now + self.jitter(Duration::ZERO, jitter))
             }
-            Delivery::Garbled(cause) => Next::Finish(Err(Error::Answer {
+            SendOutcome::Malformed(cause) => Next::Finish(Err(Error::Answer {
                 outcome: CallEffect::of_write(self.is_write),
                 cause,
             })),
@@ -95,7 +95,7 @@ impl Attempts {
             Status::Ok => Next::Finish(Ok(reply)),
             Status::NoKeyspace if self.has_keyspace && !self.asked_hello => {
                 self.asked_hello = true;
-                Next::HelloAgain
+                Next::RefreshHello
             }
             // The server says with these that it has done nothing, so writes go again too.
             Status::Retry | Status::Overloaded | Status::Unavailable => {
@@ -117,7 +117,7 @@ impl Attempts {
     }
 
     /// The map names no such keyspace.
-    pub(crate) fn handle_unknown_keyspace(&mut self, call: &Outline) -> Next {
+    pub(crate) fn handle_unknown_keyspace(&mut self, call: &CallSpec) -> Next {
         if self.asked_hello {
             return Next::Finish(Err(Error::Refused(Refusal {
                 status: Status::NoKeyspace,
@@ -132,7 +132,7 @@ impl Attempts {
             })));
         }
         self.asked_hello = true;
-        Next::HelloAgain
+        Next::RefreshHello
     }
 
     /// The connection has no room for another request.
@@ -170,15 +170,15 @@ mod tests {
     }
 
     fn read(now: Instant) -> Attempts {
-        Attempts::new(&Call::public_key(&key(), 0).outline, now + SECOND)
+        Attempts::new(&Call::public_key(&key(), 0).spec, now + SECOND)
     }
 
     fn write(now: Instant) -> Attempts {
-        Attempts::new(&Call::key_revoke(&key()).outline, now + SECOND)
+        Attempts::new(&Call::key_revoke(&key()).spec, now + SECOND)
     }
 
-    fn replied(status: Status, after: Duration) -> Delivery {
-        Delivery::Replied(Reply {
+    fn replied(status: Status, after: Duration) -> SendOutcome {
+        SendOutcome::Replied(Reply {
             status,
             flags: ResponseFlags::NONE,
             key_version: 0,
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_read_is_sent_again_when_its_connection_breaks_and_a_write_is_not() {
         let (now, jitter) = (Instant::now(), Jitter::new());
-        let lost = Delivery::Lost("reset".to_owned());
+        let lost = SendOutcome::Lost("reset".to_owned());
         assert!(matches!(
             read(now).handle(now, lost.clone(), &jitter),
             Next::Again(_)
@@ -237,11 +237,11 @@ mod tests {
         let no_keyspace = replied(Status::NoKeyspace, Duration::ZERO);
         assert!(matches!(
             attempts.handle(now, no_keyspace.clone(), &jitter),
-            Next::HelloAgain
+            Next::RefreshHello
         ));
         let refused = error(attempts.handle(now, no_keyspace, &jitter));
         assert_eq!(refused.status(), Some(Status::NoKeyspace));
-        let unknown = error(attempts.handle_unknown_keyspace(&Call::public_key(&key(), 0).outline));
+        let unknown = error(attempts.handle_unknown_keyspace(&Call::public_key(&key(), 0).spec));
         assert_eq!(unknown.status(), Some(Status::NoKeyspace));
     }
 
@@ -271,7 +271,7 @@ mod tests {
                 Next::Finish(Ok(_)) => assert_eq!(status, Status::Ok),
                 Next::Finish(Err(error)) => assert_eq!(error.status(), Some(status)),
                 Next::Again(_) => assert!(status.has_hint()),
-                Next::HelloAgain => assert_eq!(status, Status::NoKeyspace),
+                Next::RefreshHello => assert_eq!(status, Status::NoKeyspace),
             }
         }
     }

@@ -15,8 +15,8 @@ use keyway_protocol::{
 use serde::de::DeserializeOwned;
 
 use crate::answer::Reply;
+use crate::connection_table::{ConnectionTable, Target};
 use crate::exchange::Outgoing;
-use crate::hub::{Hub, Target};
 use crate::{
     Answer, CallEffect, Error, HotKeys, KeyPage, KeyspaceHistory, KeyspacePage, ListedKey, Secret,
     StatusPage,
@@ -29,13 +29,13 @@ pub use kms::{Custody, UnlockWith};
 /// An error in it is reported when it is sent.
 #[derive(Clone)]
 pub struct Call<T> {
-    pub(crate) outline: Outline,
+    pub(crate) spec: CallSpec,
     read: fn(&Reply) -> Result<T, String>,
 }
 
 /// A call without its type.
 #[derive(Clone)]
-pub(crate) struct Outline {
+pub(crate) struct CallSpec {
     pub(crate) opcode: Opcode,
     pub(crate) keyspace: Option<KeyspaceName>,
     pub(crate) key_id: Option<KeyId>,
@@ -69,7 +69,7 @@ impl<T> Call<T> {
     /// Sets how long this call may take in total, instead of the client's own deadline.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.outline.deadline = Some(deadline);
+        self.spec.deadline = Some(deadline);
         self
     }
 
@@ -77,7 +77,7 @@ impl<T> Call<T> {
         match (self.read)(reply) {
             Ok(value) => Ok(reply.with_value(value)),
             Err(cause) => Err(Error::Answer {
-                outcome: CallEffect::of_write(self.outline.opcode.is_write()),
+                outcome: CallEffect::of_write(self.spec.opcode.is_write()),
                 cause,
             }),
         }
@@ -88,7 +88,7 @@ impl<T> Call<T> {
         let encoded = request.encode_payload(&mut payload);
         let payload = Secret::new(payload);
         Self {
-            outline: Outline {
+            spec: CallSpec {
                 opcode: request.opcode(),
                 keyspace: None,
                 key_id: None,
@@ -106,13 +106,13 @@ impl<T> Call<T> {
         read: fn(&Reply) -> Result<T, String>,
     ) -> Self {
         let mut call = Self::to_server(request, read);
-        call.outline.keyspace = Some(keyspace.clone());
+        call.spec.keyspace = Some(keyspace.clone());
         call
     }
 
     fn to_key(key: &KeyPath, request: &Request<'_>, read: fn(&Reply) -> Result<T, String>) -> Self {
         let mut call = Self::to_keyspace(&key.keyspace, request, read);
-        call.outline.key_id = Some(key.key_id.clone());
+        call.spec.key_id = Some(key.key_id.clone());
         call
     }
 }
@@ -176,8 +176,8 @@ impl Call<Secret> {
             }
             Err(error) => {
                 let mut call = Self::to_key(key, &Request::Get { key_version: 0 }, secret);
-                call.outline.opcode = Opcode::Decrypt;
-                call.outline.payload = Err(error);
+                call.spec.opcode = Opcode::Decrypt;
+                call.spec.payload = Err(error);
                 call
             }
         }
@@ -296,7 +296,7 @@ impl Call<()> {
             Err(error) => {
                 let none = Request::KeyspaceSet(Settings::NONE);
                 let mut call = Self::to_keyspace(keyspace, &none, nothing);
-                call.outline.payload = Err(error);
+                call.spec.payload = Err(error);
                 call
             }
         }
@@ -317,7 +317,7 @@ impl Call<u32> {
             decode_keyspace_id(&reply.payload).map_err(|error| error.to_string())
         });
         if let Err(error) = settings {
-            call.outline.payload = Err(error);
+            call.spec.payload = Err(error);
         }
         call
     }
@@ -347,7 +347,7 @@ impl Call<KeyPage> {
                 cursor: answer.cursor.to_vec(),
             })
         });
-        call.outline.shard = Some(shard);
+        call.spec.shard = Some(shard);
         call
     }
 }
@@ -407,11 +407,11 @@ impl Call<ServerHello> {
     }
 }
 
-impl Outline {
-    /// The id of the keyspace it names, or 0; `None` if the hub does not know the keyspace.
-    pub(crate) fn keyspace_id<C: Clone>(&self, hub: &Hub<C>) -> Option<u32> {
+impl CallSpec {
+    /// The id of the keyspace it names, or 0; `None` if the table does not know the keyspace.
+    pub(crate) fn keyspace_id<C: Clone>(&self, table: &ConnectionTable<C>) -> Option<u32> {
         match &self.keyspace {
-            Some(name) => hub.keyspace_id(name),
+            Some(name) => table.keyspace_id(name),
             None => Some(0),
         }
     }
@@ -467,11 +467,11 @@ impl KeyOptions {
 
 impl<T> fmt::Debug for Call<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.outline.fmt(f)
+        self.spec.fmt(f)
     }
 }
 
-impl fmt::Debug for Outline {
+impl fmt::Debug for CallSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.opcode)?;
         match (&self.keyspace, &self.key_id) {
@@ -543,17 +543,17 @@ mod tests {
     fn calls_beyond_a_limit_carry_what_is_wrong() {
         let too_long = vec![0; 65_537];
         for payload in [
-            Call::mac(&key(), &too_long).outline.payload,
-            Call::encrypt(&key(), b"a", &too_long[1..]).outline.payload,
-            Call::derive(&key(), b"", b"", 0).outline.payload,
-            Call::decrypt(&key(), b"", b"too short").outline.payload,
+            Call::mac(&key(), &too_long).spec.payload,
+            Call::encrypt(&key(), b"a", &too_long[1..]).spec.payload,
+            Call::derive(&key(), b"", b"", 0).spec.payload,
+            Call::decrypt(&key(), b"", b"too short").spec.payload,
             Call::keyspace_set(&key().keyspace, &[("a b", "")])
-                .outline
+                .spec
                 .payload,
             Call::keyspace_create(&key().keyspace, &[("a", "1\n2")])
-                .outline
+                .spec
                 .payload,
-            Call::hello(&"n".repeat(65)).outline.payload,
+            Call::hello(&"n".repeat(65)).spec.payload,
         ] {
             assert!(payload.is_err());
         }

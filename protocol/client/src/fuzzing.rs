@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use keyway_protocol::{Algorithm, HotBy, KeyPath, KmsName, Scheme, ServerHello};
 
 use crate::answer::Reply;
-use crate::attempts::{Attempts, Delivery, Next};
+use crate::attempts::{Attempts, Next, SendOutcome};
 use crate::buffer::ReadBuffer;
 use crate::call::Call;
+use crate::connection_table::{ConnectionTable, Target};
 use crate::exchange::Exchange;
-use crate::hub::{Hub, Target};
 use crate::jitter::Jitter;
 use crate::{Custody, Input, KeyOptions, UnlockWith};
 
@@ -126,14 +126,14 @@ impl Reading {
     }
 
     fn send_then<T: 'static>(&mut self, call: Call<T>, then: fn(T)) {
-        let outline = call.outline.clone();
-        let payload = outline.payload.as_ref();
+        let spec = call.spec.clone();
+        let payload = spec.payload.as_ref();
         let payload = payload.expect("the calls above are within their limits");
-        let outgoing = outline.outgoing(1, 1_000, payload);
+        let outgoing = spec.outgoing(1, 1_000, payload);
         let reader: Reader = Box::new(move |reply| {
             let now = Instant::now();
-            let mut attempts = Attempts::new(&call.outline, now + Duration::from_secs(1));
-            match attempts.handle(now, Delivery::Replied(reply), &Jitter::new()) {
+            let mut attempts = Attempts::new(&call.spec, now + Duration::from_secs(1));
+            match attempts.handle(now, SendOutcome::Replied(reply), &Jitter::new()) {
                 Next::Finish(Ok(reply)) => match call.read(&reply) {
                     Ok(answer) => {
                         then(answer.value);
@@ -142,7 +142,7 @@ impl Reading {
                     Err(error) => error.to_string().is_empty(),
                 },
                 Next::Finish(Err(error)) => error.to_string().is_empty(),
-                Next::Again(_) | Next::HelloAgain => false,
+                Next::Again(_) | Next::RefreshHello => false,
             }
         });
         let sent = self.exchange.send(&outgoing, reader);
@@ -150,16 +150,16 @@ impl Reading {
     }
 }
 
-/// A HELLO that was understood makes a hub that knows where to send every call.
+/// A HELLO that was understood makes a table that knows where to send every call.
 fn learn(hello: ServerHello) {
     let shard_count = hello.map.router.shard_count();
     let address = "127.0.0.1:7420".parse().expect("it is an address");
-    let mut hub = Hub::new(address, hello.clone(), ());
-    assert_eq!(hub.shard_count(), shard_count);
+    let mut table = ConnectionTable::new(address, hello.clone(), ());
+    assert_eq!(table.shard_count(), shard_count);
     let now = Instant::now();
     for key_id in [&b"alice"[..], b"bob", b"carol"] {
         let keyspace_id = 1;
-        let _ = hub.route(
+        let _ = table.route(
             now,
             Target::Key {
                 keyspace_id,
@@ -167,7 +167,7 @@ fn learn(hello: ServerHello) {
             },
         );
     }
-    let _ = hub.route(now, Target::Shard(u16::MAX));
-    let unwanted = hub.learn(hello);
+    let _ = table.route(now, Target::Shard(u16::MAX));
+    let unwanted = table.learn(hello);
     assert!(unwanted.is_empty(), "the same map keeps its connections");
 }

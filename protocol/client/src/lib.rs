@@ -10,7 +10,7 @@
 //!  threads, std sockets   tasks, tokio sockets
 //! ```
 //!
-//! `Call`, `Attempts`, `Hub` and `Exchange` do no I/O and read no clock, so both flavours behave
+//! `Call`, `Attempts`, `ConnectionTable` and `Exchange` do no I/O and read no clock, so both flavours behave
 //! alike and can be tested without sockets.
 //!
 //! - **Pipelining**: any number of calls (up to [`IN_FLIGHT_MAX`] per connection) share a
@@ -55,11 +55,11 @@ mod answer;
 mod attempts;
 mod buffer;
 mod call;
+mod connection_table;
 mod error;
 mod exchange;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod hub;
 mod jitter;
 mod listing;
 mod methods;

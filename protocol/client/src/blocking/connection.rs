@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use keyway_protocol::ServerHello;
 
 use super::socket::Socket;
-use crate::attempts::Delivery;
+use crate::attempts::SendOutcome;
 use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::exchange::{Exchange, Full, Outgoing};
 use crate::{Address, Call};
@@ -41,7 +41,7 @@ pub(super) enum NotSent {
 /// Where one request's outcome is left for who waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Completion {
-    delivery: Mutex<Option<Delivery>>,
+    delivery: Mutex<Option<SendOutcome>>,
     delivered: Condvar,
 }
 
@@ -66,7 +66,7 @@ impl Connection {
                 is_open: true,
             }),
         });
-        let payload = hello.outline.payload.as_ref().map_err(|e| e.to_string())?;
+        let payload = hello.spec.payload.as_ref().map_err(|e| e.to_string())?;
         let completion = Arc::default();
         connection
             .send(&Outgoing::hello(payload), Arc::clone(&completion))
@@ -78,7 +78,7 @@ impl Connection {
             connection
                 .read_once(&mut buffer)
                 .map_err(|cause| format!("no HELLO from {address}: {cause}"))?;
-            if let Some(Delivery::Replied(reply)) = completion.take() {
+            if let Some(SendOutcome::Replied(reply)) = completion.take() {
                 let hello = reply
                     .ok()
                     .and_then(|reply| hello.read(&reply).map_err(|error| error.to_string()))
@@ -155,8 +155,8 @@ impl Connection {
         buffer.filled(read);
         loop {
             let received = self.state().exchange.receive(buffer);
-            match received.map_err(ReadError::Garbled)? {
-                Some((completion, reply)) => completion.deliver(Delivery::Replied(reply)),
+            match received.map_err(ReadError::Malformed)? {
+                Some((completion, reply)) => completion.deliver(SendOutcome::Replied(reply)),
                 None => return Ok(()),
             }
         }
@@ -171,14 +171,14 @@ impl Connection {
 #[derive(Debug)]
 enum ReadError {
     Io(io::Error),
-    Garbled(String),
+    Malformed(String),
 }
 
 impl ReadError {
-    fn into_delivery(self) -> Delivery {
+    fn into_delivery(self) -> SendOutcome {
         match self {
-            Self::Io(error) => Delivery::Lost(format!("the connection broke: {error}")),
-            Self::Garbled(cause) => Delivery::Garbled(cause),
+            Self::Io(error) => SendOutcome::Lost(format!("the connection broke: {error}")),
+            Self::Malformed(cause) => SendOutcome::Malformed(cause),
         }
     }
 }
@@ -187,14 +187,14 @@ impl std::fmt::Display for ReadError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
-            Self::Garbled(cause) => f.write_str(cause),
+            Self::Malformed(cause) => f.write_str(cause),
         }
     }
 }
 
 impl Completion {
     /// Waits for the outcome, until `deadline`.
-    pub(super) fn wait_until(&self, deadline: Instant) -> Option<Delivery> {
+    pub(super) fn wait_until(&self, deadline: Instant) -> Option<SendOutcome> {
         let mut delivery = self.lock();
         loop {
             if delivery.is_some() {
@@ -206,16 +206,16 @@ impl Completion {
         }
     }
 
-    fn take(&self) -> Option<Delivery> {
+    fn take(&self) -> Option<SendOutcome> {
         self.lock().take()
     }
 
-    fn deliver(&self, delivery: Delivery) {
+    fn deliver(&self, delivery: SendOutcome) {
         *self.lock() = Some(delivery);
         self.delivered.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Delivery>> {
+    fn lock(&self) -> MutexGuard<'_, Option<SendOutcome>> {
         self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -58,24 +58,24 @@ impl Client {
     /// Writing to a server that has stopped reading can hold a caller for up to a second beyond
     /// its deadline; then the connection is given up.
     pub fn submit<T>(&self, call: Call<T>) -> Pending<T> {
-        let deadline = call.outline.deadline.unwrap_or(self.deadline);
+        let deadline = call.spec.deadline.unwrap_or(self.deadline);
         Pending::submit(self.pool.clone(), call, Instant::now() + deadline)
     }
 
     /// How many shards the server has, from its last HELLO.
     #[must_use]
     pub fn shard_count(&self) -> u16 {
-        self.pool.hub().shard_count()
+        self.pool.table().shard_count()
     }
 
     /// Whether the server runs in development mode.
     #[must_use]
     pub fn is_dev(&self) -> bool {
-        self.pool.hub().is_dev()
+        self.pool.table().is_dev()
     }
 
     fn learn_keyspace(&self, name: &KeyspaceName, id: u32) {
-        self.pool.hub().learn_keyspace(name.clone(), id);
+        self.pool.table().learn_keyspace(name.clone(), id);
     }
 }
 

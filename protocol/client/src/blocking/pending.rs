@@ -10,7 +10,7 @@ use super::connection::Completion;
 use super::pool::Pool;
 use crate::answer::Reply;
 use crate::attempts::{Attempts, Next};
-use crate::call::Outline;
+use crate::call::CallSpec;
 use crate::{Answer, Call, Error};
 
 /// A call in flight. Dropping it abandons the answer, not the work.
@@ -25,8 +25,8 @@ pub struct Pending<T> {
 
 impl<T> Pending<T> {
     pub(super) fn submit(pool: Arc<Pool>, call: Call<T>, deadline: Instant) -> Self {
-        let mut attempts = Attempts::new(&call.outline, deadline);
-        let sent = pool.send(&call.outline, &mut attempts);
+        let mut attempts = Attempts::new(&call.spec, deadline);
+        let sent = pool.send(&call.spec, &mut attempts);
         Self {
             pool,
             call,
@@ -37,19 +37,14 @@ impl<T> Pending<T> {
 
     /// Waits for the answer, sending again where that can help, until the deadline.
     pub fn wait(mut self) -> Result<Answer<T>, Error> {
-        let reply = finish(
-            &self.pool,
-            &self.call.outline,
-            &mut self.attempts,
-            self.sent,
-        )?;
+        let reply = finish(&self.pool, &self.call.spec, &mut self.attempts, self.sent)?;
         self.call.read(&reply)
     }
 }
 
 fn finish(
     pool: &Arc<Pool>,
-    call: &Outline,
+    call: &CallSpec,
     attempts: &mut Attempts,
     mut sent: Result<Arc<Completion>, Next>,
 ) -> Result<Reply, Error> {
@@ -67,7 +62,7 @@ fn finish(
                 let until = at.min(attempts.deadline());
                 thread::sleep(until.saturating_duration_since(Instant::now()));
             }
-            Next::HelloAgain => hello_again(pool, call.keyspace.as_ref(), attempts.deadline())?,
+            Next::RefreshHello => hello_again(pool, call.keyspace.as_ref(), attempts.deadline())?,
         }
         sent = pool.send(call, attempts);
     }
@@ -84,10 +79,10 @@ fn hello_again(
     let mut after = answer.value.keyspaces.last().map_or(0, |last| last.id);
     let mut more = answer.value.more;
     pool.learn(answer.value);
-    while more && wanted.is_some_and(|name| pool.hub().keyspace_id(name).is_none()) {
+    while more && wanted.is_some_and(|name| pool.table().keyspace_id(name).is_none()) {
         let call = Call::keyspace_list_page(after);
         let page = Pending::submit(Arc::clone(pool), call, deadline).wait()?;
-        pool.hub().learn_listed(&page.value.keyspaces);
+        pool.table().learn_listed(&page.value.keyspaces);
         let last = page.value.keyspaces.last().map_or(after, |last| last.id);
         more = page.value.more && last > after;
         after = last;

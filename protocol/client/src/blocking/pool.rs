@@ -9,14 +9,14 @@ use keyway_protocol::ServerHello;
 use super::connection::{Completion, Connection, NotSent};
 use crate::attempts::{Attempts, Next};
 use crate::buffer::ReadBuffer;
-use crate::call::Outline;
-use crate::hub::{Attempt, Hub, Route};
+use crate::call::CallSpec;
+use crate::connection_table::{Attempt, ConnectionTable, Route};
 use crate::jitter::Jitter;
 use crate::{Call, CallEffect, Error, Options};
 
 #[derive(Debug)]
 pub(super) struct Pool {
-    hub: Mutex<Hub<Arc<Connection>>>,
+    table: Mutex<ConnectionTable<Arc<Connection>>>,
     /// A connection came up or went down.
     changed: Condvar,
     jitter: Jitter,
@@ -27,7 +27,7 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn connect(options: Options) -> Result<Arc<Self>, Error> {
         let hello = Call::hello(&options.client_name);
-        if let Err(error) = &hello.outline.payload {
+        if let Err(error) = &hello.spec.payload {
             return Err(Error::Call(*error));
         }
         let deadline = Instant::now() + options.connect_timeout;
@@ -39,7 +39,7 @@ impl Pool {
             Connection::establish(&options.address, &hello, deadline).map_err(refused)?;
         let first = Attempt::first(options.address.clone());
         let pool = Arc::new(Self {
-            hub: Mutex::new(Hub::new(
+            table: Mutex::new(ConnectionTable::new(
                 options.address.clone(),
                 server,
                 Arc::clone(&connection),
@@ -59,9 +59,9 @@ impl Pool {
         Ok(pool)
     }
 
-    pub(super) fn hub(&self) -> MutexGuard<'_, Hub<Arc<Connection>>> {
-        // Nothing panics while it holds this, so a poisoned lock guards a sound hub.
-        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn table(&self) -> MutexGuard<'_, ConnectionTable<Arc<Connection>>> {
+        // Nothing panics while it holds this, so a poisoned lock guards a sound table.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn jitter(&self) -> &Jitter {
@@ -74,7 +74,7 @@ impl Pool {
 
     /// Takes over what a HELLO on a connection in use says.
     pub(super) fn learn(&self, hello: ServerHello) {
-        let unwanted = self.hub().learn(hello);
+        let unwanted = self.table().learn(hello);
         for connection in unwanted {
             connection.close();
         }
@@ -84,47 +84,48 @@ impl Pool {
     /// Sends a call, connecting if need be. `Err` says what to do instead of waiting for it.
     pub(super) fn send(
         self: &Arc<Self>,
-        call: &Outline,
+        call: &CallSpec,
         attempts: &mut Attempts,
     ) -> Result<Arc<Completion>, Next> {
         let payload = match &call.payload {
             Ok(payload) => payload,
             Err(error) => return Err(Next::Finish(Err(Error::Call(*error)))),
         };
-        let mut hub = self.hub();
+        let mut table = self.table();
         loop {
             let now = Instant::now();
             let Some(deadline_us) = attempts.deadline_us(now) else {
-                return Err(Next::Finish(Err(attempts.timed_out(false, hub.cause()))));
+                return Err(Next::Finish(Err(attempts.timed_out(false, table.cause()))));
             };
-            let Some(keyspace_id) = call.keyspace_id(&hub) else {
+            let Some(keyspace_id) = call.keyspace_id(&table) else {
                 return Err(attempts.handle_unknown_keyspace(call));
             };
-            match hub.route(now, call.target(keyspace_id)) {
+            match table.route(now, call.target(keyspace_id)) {
                 Route::Use(connection) => {
-                    drop(hub);
+                    drop(table);
                     let completion = Arc::default();
                     let outgoing = call.outgoing(keyspace_id, deadline_us, payload);
                     match connection.send(&outgoing, Arc::clone(&completion)) {
                         Ok(()) => return Ok(completion),
                         Err(NotSent::Full) => return Err(attempts.handle_full(now, &self.jitter)),
                         Err(NotSent::Closed) => {
-                            hub = self.hub();
-                            hub.found_closed(now, &self.jitter, |it| Arc::ptr_eq(it, &connection));
+                            table = self.table();
+                            table
+                                .found_closed(now, &self.jitter, |it| Arc::ptr_eq(it, &connection));
                         }
                     }
                 }
                 Route::Connect(attempt) => {
-                    drop(hub);
+                    drop(table);
                     self.spawn_connect(attempt);
-                    hub = self.hub();
+                    table = self.table();
                 }
                 Route::Wait(until) => {
                     let left = until
                         .min(attempts.deadline())
                         .saturating_duration_since(now);
-                    let waited = self.changed.wait_timeout(hub, left);
-                    (hub, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                    let waited = self.changed.wait_timeout(table, left);
+                    (table, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -143,7 +144,7 @@ impl Pool {
             match established {
                 Ok((connection, buffer, server)) => {
                     let connected = Arc::clone(&connection);
-                    let unwanted = pool.hub().connected(&for_thread, server, connected);
+                    let unwanted = pool.table().connected(&for_thread, server, connected);
                     pool.changed.notify_all();
                     drop(pool);
                     for connection in unwanted {
@@ -161,7 +162,7 @@ impl Pool {
 
     fn lost(&self, attempt: &Attempt, cause: &str) {
         let now = Instant::now();
-        self.hub()
+        self.table()
             .lost(now, attempt.slot, attempt.serial, cause, &self.jitter);
         self.changed.notify_all();
     }
@@ -169,7 +170,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for connection in self.hub().take_connections() {
+        for connection in self.table().take_connections() {
             connection.close();
         }
     }

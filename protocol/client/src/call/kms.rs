@@ -205,15 +205,15 @@ mod tests {
     fn a_secret_that_is_empty_or_too_long_and_shares_out_of_range_are_told_when_sent() {
         let long = [b'x'; 1_025];
         for with in [UnlockWith::Share(b""), UnlockWith::Passphrase(&long)] {
-            assert!(Call::unlock(&prod(), with).outline.payload.is_err());
-            assert!(Call::kms_unlock(&local(), with).outline.payload.is_err());
+            assert!(Call::unlock(&prod(), with).spec.payload.is_err());
+            assert!(Call::kms_unlock(&local(), with).spec.payload.is_err());
         }
         let (count, threshold) = (2, 3);
         for custody in [
             Custody::Passphrase(b""),
             Custody::Shares { count, threshold },
         ] {
-            assert!(Call::kms_init(&local(), custody).outline.payload.is_err());
+            assert!(Call::kms_init(&local(), custody).spec.payload.is_err());
         }
     }
 }

@@ -13,14 +13,14 @@ use ::tokio::time::timeout_at;
 use keyway_protocol::ServerHello;
 
 use crate::answer::Reply;
-use crate::attempts::Delivery;
+use crate::attempts::SendOutcome;
 use crate::buffer::{ReadBuffer, WriteBuffer};
 use crate::exchange::{Exchange, Full, Outgoing};
 use crate::{Address, Call};
 
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
 type Writer = Box<dyn AsyncWrite + Send + Unpin>;
-type Waiter = oneshot::Sender<Delivery>;
+type Waiter = oneshot::Sender<SendOutcome>;
 
 /// A socket whose server said HELLO.
 pub(super) struct Established {
@@ -73,7 +73,7 @@ impl Established {
         let explain = |error: io::Error| {
             format!("cannot connect to {address}: {error}; does keywayd listen there?")
         };
-        let payload = hello.outline.payload.as_ref().map_err(|e| e.to_string())?;
+        let payload = hello.spec.payload.as_ref().map_err(|e| e.to_string())?;
         let (mut reader, mut writer) = open_socket(address).await.map_err(explain)?;
         let mut exchange = Exchange::new();
         // The other end is not awaited: the answer is taken from the exchange right here.
@@ -138,7 +138,7 @@ impl Connection {
     pub(super) fn send(
         &self,
         request: &Outgoing<'_>,
-    ) -> Result<oneshot::Receiver<Delivery>, NotSent> {
+    ) -> Result<oneshot::Receiver<SendOutcome>, NotSent> {
         let mut state = self.state();
         if !state.is_open {
             return Err(NotSent::Closed);
@@ -152,7 +152,7 @@ impl Connection {
     }
 
     /// Ends the connection, once, and tells all who wait.
-    fn end(&self, delivery: &Delivery, cause: &str) {
+    fn end(&self, delivery: &SendOutcome, cause: &str) {
         let mut state = self.state();
         if !state.is_open {
             return;
@@ -174,7 +174,7 @@ impl Connection {
 
     fn end_lost(&self, cause: &str) {
         self.end(
-            &Delivery::Lost(format!("the connection broke: {cause}")),
+            &SendOutcome::Lost(format!("the connection broke: {cause}")),
             cause,
         );
     }
@@ -236,10 +236,12 @@ impl EndGuard {
                 match self.0.receive(&mut buffer) {
                     Ok(Some((waiter, reply))) => {
                         // One that has gone away wants no answer.
-                        let _ = waiter.send(Delivery::Replied(reply));
+                        let _ = waiter.send(SendOutcome::Replied(reply));
                     }
                     Ok(None) => break,
-                    Err(cause) => return self.0.end(&Delivery::Garbled(cause.clone()), &cause),
+                    Err(cause) => {
+                        return self.0.end(&SendOutcome::Malformed(cause.clone()), &cause);
+                    }
                 }
             }
         }

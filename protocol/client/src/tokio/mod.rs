@@ -11,8 +11,8 @@ use ::tokio::time::{sleep_until, timeout_at};
 use keyway_protocol::{KeyspaceName, ServerHello};
 
 use crate::answer::Reply;
-use crate::attempts::{Attempts, Delivery, Next};
-use crate::call::Outline;
+use crate::attempts::{Attempts, Next, SendOutcome};
+use crate::call::CallSpec;
 use crate::methods::typed_calls;
 use crate::{Address, Answer, Call, Error, Options};
 
@@ -51,42 +51,40 @@ impl Client {
     /// deadline. Many calls can be in flight at the same time: join them, or spawn them. Dropping the
     /// future abandons the answer, not the work.
     pub async fn call<T>(&self, call: Call<T>) -> Result<Answer<T>, Error> {
-        let deadline = call.outline.deadline.unwrap_or(self.deadline);
-        let reply = self
-            .finish(&call.outline, Instant::now() + deadline)
-            .await?;
+        let deadline = call.spec.deadline.unwrap_or(self.deadline);
+        let reply = self.finish(&call.spec, Instant::now() + deadline).await?;
         call.read(&reply)
     }
 
     /// How many shards the server has, from its last HELLO.
     #[must_use]
     pub fn shard_count(&self) -> u16 {
-        self.pool.hub().shard_count()
+        self.pool.table().shard_count()
     }
 
     /// Whether the server runs in development mode.
     #[must_use]
     pub fn is_dev(&self) -> bool {
-        self.pool.hub().is_dev()
+        self.pool.table().is_dev()
     }
 
     fn learn_keyspace(&self, name: &KeyspaceName, id: u32) {
-        self.pool.hub().learn_keyspace(name.clone(), id);
+        self.pool.table().learn_keyspace(name.clone(), id);
     }
 
-    async fn finish(&self, call: &Outline, deadline: Instant) -> Result<Reply, Error> {
+    async fn finish(&self, call: &CallSpec, deadline: Instant) -> Result<Reply, Error> {
         let mut attempts = Attempts::new(call, deadline);
         loop {
             match self.attempt(call, &mut attempts).await? {
                 Next::Finish(result) => return result,
                 Next::Again(at) => sleep_until(at.min(deadline).into()).await,
-                Next::HelloAgain => self.hello_again(call.keyspace.as_ref(), deadline).await?,
+                Next::RefreshHello => self.hello_again(call.keyspace.as_ref(), deadline).await?,
             }
         }
     }
 
     /// Sends a call once and says what to do next.
-    async fn attempt(&self, call: &Outline, attempts: &mut Attempts) -> Result<Next, Error> {
+    async fn attempt(&self, call: &CallSpec, attempts: &mut Attempts) -> Result<Next, Error> {
         let answer = match self.pool.send(call, attempts).await {
             Ok(answer) => answer,
             Err(next) => return Ok(next),
@@ -96,7 +94,7 @@ impl Client {
         };
         // A sender is dropped unused only if its connection's tasks were, with their runtime.
         let delivery = delivery
-            .unwrap_or_else(|_| Delivery::Lost("the connection's runtime ended".to_owned()));
+            .unwrap_or_else(|_| SendOutcome::Lost("the connection's runtime ended".to_owned()));
         Ok(attempts.handle(Instant::now(), delivery, self.pool.jitter()))
     }
 
@@ -107,16 +105,16 @@ impl Client {
         deadline: Instant,
     ) -> Result<(), Error> {
         let hello: &Call<ServerHello> = self.pool.hello();
-        let reply = self.finish_plain(&hello.outline, deadline).await?;
+        let reply = self.finish_plain(&hello.spec, deadline).await?;
         let hello = hello.read(&reply)?.value;
         let mut after = hello.keyspaces.last().map_or(0, |last| last.id);
         let mut more = hello.more;
         self.pool.learn(hello);
-        while more && wanted.is_some_and(|name| self.pool.hub().keyspace_id(name).is_none()) {
+        while more && wanted.is_some_and(|name| self.pool.table().keyspace_id(name).is_none()) {
             let call = Call::keyspace_list_page(after);
-            let reply = self.finish_plain(&call.outline, deadline).await?;
+            let reply = self.finish_plain(&call.spec, deadline).await?;
             let page = call.read(&reply)?.value;
-            self.pool.hub().learn_listed(&page.keyspaces);
+            self.pool.table().learn_listed(&page.keyspaces);
             let last = page.keyspaces.last().map_or(after, |last| last.id);
             more = page.more && last > after;
             after = last;
@@ -125,13 +123,13 @@ impl Client {
     }
 
     /// Finishes a call that names no keyspace, so that it never sends HELLO again.
-    async fn finish_plain(&self, call: &Outline, deadline: Instant) -> Result<Reply, Error> {
+    async fn finish_plain(&self, call: &CallSpec, deadline: Instant) -> Result<Reply, Error> {
         let mut attempts = Attempts::new(call, deadline);
         loop {
             match self.attempt(call, &mut attempts).await? {
                 Next::Finish(result) => return result,
                 Next::Again(at) => sleep_until(at.min(deadline).into()).await,
-                Next::HelloAgain => {}
+                Next::RefreshHello => {}
             }
         }
     }

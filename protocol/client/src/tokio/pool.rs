@@ -8,15 +8,15 @@ use ::tokio::time::timeout_at;
 use keyway_protocol::ServerHello;
 
 use super::connection::{Connection, Established, NotSent};
-use crate::attempts::{Attempts, Delivery, Next};
-use crate::call::Outline;
-use crate::hub::{Attempt, Hub, Route};
+use crate::attempts::{Attempts, Next, SendOutcome};
+use crate::call::CallSpec;
+use crate::connection_table::{Attempt, ConnectionTable, Route};
 use crate::jitter::Jitter;
 use crate::{Call, CallEffect, Error, Options};
 
 #[derive(Debug)]
 pub(super) struct Pool {
-    hub: Mutex<Hub<Arc<Connection>>>,
+    table: Mutex<ConnectionTable<Arc<Connection>>>,
     /// A connection came up or went down.
     changed: Notify,
     jitter: Jitter,
@@ -34,7 +34,7 @@ enum Step {
 impl Pool {
     pub(super) async fn connect(options: Options) -> Result<Arc<Self>, Error> {
         let hello = Call::hello(&options.client_name);
-        if let Err(error) = &hello.outline.payload {
+        if let Err(error) = &hello.spec.payload {
             return Err(Error::Call(*error));
         }
         let deadline = Instant::now() + options.connect_timeout;
@@ -48,7 +48,11 @@ impl Pool {
             let first = Attempt::first(options.address.clone());
             let (connection, server) = established.start(telling(weak.clone(), first));
             Self {
-                hub: Mutex::new(Hub::new(options.address.clone(), server, connection)),
+                table: Mutex::new(ConnectionTable::new(
+                    options.address.clone(),
+                    server,
+                    connection,
+                )),
                 changed: Notify::new(),
                 jitter: Jitter::new(),
                 options,
@@ -57,9 +61,9 @@ impl Pool {
         }))
     }
 
-    pub(super) fn hub(&self) -> MutexGuard<'_, Hub<Arc<Connection>>> {
-        // Nothing panics while it holds this, so a poisoned lock guards a sound hub.
-        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn table(&self) -> MutexGuard<'_, ConnectionTable<Arc<Connection>>> {
+        // Nothing panics while it holds this, so a poisoned lock guards a sound table.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn jitter(&self) -> &Jitter {
@@ -72,7 +76,7 @@ impl Pool {
 
     /// Takes over what a HELLO on a connection in use says.
     pub(super) fn learn(&self, hello: ServerHello) {
-        let unwanted = self.hub().learn(hello);
+        let unwanted = self.table().learn(hello);
         for connection in unwanted {
             connection.close();
         }
@@ -82,19 +86,19 @@ impl Pool {
     /// Sends a call, connecting if need be. `Err` says what to do instead of waiting for it.
     pub(super) async fn send(
         self: &Arc<Self>,
-        call: &Outline,
+        call: &CallSpec,
         attempts: &mut Attempts,
-    ) -> Result<oneshot::Receiver<Delivery>, Next> {
+    ) -> Result<oneshot::Receiver<SendOutcome>, Next> {
         let payload = match &call.payload {
             Ok(payload) => payload,
             Err(error) => return Err(Next::Finish(Err(Error::Call(*error)))),
         };
         loop {
             let now = Instant::now();
-            // Made before the hub is asked, so that no change in between is missed.
+            // Made before the table is asked, so that no change in between is missed.
             let changed = self.changed.notified();
             let Some(deadline_us) = attempts.deadline_us(now) else {
-                let cause = self.hub().cause();
+                let cause = self.table().cause();
                 return Err(Next::Finish(Err(attempts.timed_out(false, cause))));
             };
             match self.step(now, call, attempts)? {
@@ -103,7 +107,7 @@ impl Pool {
                         Ok(delivery) => return Ok(delivery),
                         Err(NotSent::Full) => return Err(attempts.handle_full(now, &self.jitter)),
                         Err(NotSent::Closed) => {
-                            self.hub()
+                            self.table()
                                 .found_closed(now, &self.jitter, |it| Arc::ptr_eq(it, &connection));
                         }
                     }
@@ -118,12 +122,12 @@ impl Pool {
         }
     }
 
-    fn step(&self, now: Instant, call: &Outline, attempts: &mut Attempts) -> Result<Step, Next> {
-        let mut hub = self.hub();
-        let Some(keyspace_id) = call.keyspace_id(&hub) else {
+    fn step(&self, now: Instant, call: &CallSpec, attempts: &mut Attempts) -> Result<Step, Next> {
+        let mut table = self.table();
+        let Some(keyspace_id) = call.keyspace_id(&table) else {
             return Err(attempts.handle_unknown_keyspace(call));
         };
-        Ok(match hub.route(now, call.target(keyspace_id)) {
+        Ok(match table.route(now, call.target(keyspace_id)) {
             Route::Use(connection) => Step::Send(connection, keyspace_id),
             Route::Connect(attempt) => Step::Connect(attempt),
             Route::Wait(until) => Step::Wait(until),
@@ -148,7 +152,7 @@ impl Pool {
                 Ok(established) => {
                     let ended = telling(weak, attempt.clone());
                     let (connection, server) = established.start(ended);
-                    let unwanted = pool.hub().connected(&attempt, server, connection);
+                    let unwanted = pool.table().connected(&attempt, server, connection);
                     pool.changed.notify_waiters();
                     for connection in unwanted {
                         connection.close();
@@ -161,7 +165,7 @@ impl Pool {
 
     fn lost(&self, attempt: &Attempt, cause: &str) {
         let now = Instant::now();
-        self.hub()
+        self.table()
             .lost(now, attempt.slot, attempt.serial, cause, &self.jitter);
         self.changed.notify_waiters();
     }
@@ -169,14 +173,14 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let connections = self.hub().take_connections();
+        let connections = self.table().take_connections();
         for connection in connections {
             connection.close();
         }
     }
 }
 
-/// Reports to the hub that an attempt failed if its task is dropped before it ends, with its runtime. Otherwise the hub
+/// Reports to the table that an attempt failed if its task is dropped before it ends, with its runtime. Otherwise the table
 /// would wait for it indefinitely.
 struct AttemptGuard {
     pool: Weak<Pool>,
@@ -197,7 +201,7 @@ impl Drop for AttemptGuard {
     }
 }
 
-/// Tells the hub when the connection that came of an attempt has ended. It does not keep the
+/// Tells the table when the connection that came of an attempt has ended. It does not keep the
 /// client alive.
 fn telling(pool: Weak<Pool>, attempt: Attempt) -> impl Fn(&str) + Send + Sync {
     move |cause| {

@@ -10,7 +10,7 @@ use crate::{Address, KeyspaceInfo};
 
 /// How long a call waits for its owner's connection to come up while another one works already,
 /// where it would be forwarded.
-const OWNER_PATIENCE: Duration = Duration::from_millis(20);
+const OWNER_CONNECT_WAIT_MAX: Duration = Duration::from_millis(20);
 
 /// After a failure the next attempt comes within this time, at random; the time doubles with each
 /// further failure.
@@ -21,7 +21,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A client's connections: slot 0 reaches any shard, slot `1 + i` reaches shard `i`.
 #[derive(Debug)]
-pub(crate) struct Hub<C> {
+pub(crate) struct ConnectionTable<C> {
     address: Address,
     map: ShardMap,
     dev: bool,
@@ -60,7 +60,7 @@ pub(crate) struct Attempt {
 }
 
 impl Attempt {
-    /// The attempt whose connection a new hub begins with.
+    /// The attempt whose connection a new table begins with.
     pub(crate) fn first(address: Address) -> Self {
         Self {
             slot: 0,
@@ -89,10 +89,10 @@ pub(crate) enum Route<C> {
     Wait(Instant),
 }
 
-impl<C: Clone> Hub<C> {
-    /// A hub with one connection, which any shard may have accepted.
+impl<C: Clone> ConnectionTable<C> {
+    /// A table with one connection, which any shard may have accepted.
     pub(crate) fn new(address: Address, hello: ServerHello, connection: C) -> Self {
-        let mut hub = Self {
+        let mut table = Self {
             address,
             map: hello.map.clone(),
             dev: hello.dev,
@@ -104,9 +104,9 @@ impl<C: Clone> Hub<C> {
             }],
             serial: 0,
         };
-        let unwanted = hub.learn(hello);
-        debug_assert!(unwanted.is_empty(), "a new hub has one connection");
-        hub
+        let unwanted = table.learn(hello);
+        debug_assert!(unwanted.is_empty(), "a new table has one connection");
+        table
     }
 
     /// The id of a keyspace that the principal may use.
@@ -141,7 +141,7 @@ impl<C: Clone> Hub<C> {
                 return Route::Connect(attempt);
             }
             if let Slot::Connecting { since, .. } = self.slots[slot] {
-                let until = since + OWNER_PATIENCE;
+                let until = since + OWNER_CONNECT_WAIT_MAX;
                 if now < until {
                     return Route::Wait(until);
                 }
@@ -367,8 +367,8 @@ mod tests {
         }
     }
 
-    fn hub(ports: &[u16]) -> Hub<&'static str> {
-        Hub::new("127.0.0.1:7420".parse().unwrap(), hello(ports, 0), "any")
+    fn table(ports: &[u16]) -> ConnectionTable<&'static str> {
+        ConnectionTable::new("127.0.0.1:7420".parse().unwrap(), hello(ports, 0), "any")
     }
 
     fn attempt(route: Route<&'static str>) -> Attempt {
@@ -380,94 +380,97 @@ mod tests {
 
     #[test]
     fn the_owner_gets_its_own_connection_unless_any_reached_it_already() {
-        let (mut hub, now) = (hub(&[7421, 7422]), Instant::now());
-        assert_eq!(hub.route(now, Target::Shard(0)), Route::Use("any"));
-        let to_owner = attempt(hub.route(now, Target::Shard(1)));
+        let (mut table, now) = (table(&[7421, 7422]), Instant::now());
+        assert_eq!(table.route(now, Target::Shard(0)), Route::Use("any"));
+        let to_owner = attempt(table.route(now, Target::Shard(1)));
         assert_eq!(to_owner.address.to_string(), "127.0.0.1:7422");
         assert!(
-            hub.connected(&to_owner, hello(&[7421, 7422], 1), "own")
+            table
+                .connected(&to_owner, hello(&[7421, 7422], 1), "own")
                 .is_empty()
         );
-        assert_eq!(hub.route(now, Target::Shard(1)), Route::Use("own"));
+        assert_eq!(table.route(now, Target::Shard(1)), Route::Use("own"));
     }
 
     #[test]
     fn a_slow_owner_is_waited_for_briefly_and_then_passed_by() {
-        let (mut hub, now) = (hub(&[7421, 7422]), Instant::now());
-        attempt(hub.route(now, Target::Shard(1)));
+        let (mut table, now) = (table(&[7421, 7422]), Instant::now());
+        attempt(table.route(now, Target::Shard(1)));
         assert_eq!(
-            hub.route(now, Target::Shard(1)),
-            Route::Wait(now + OWNER_PATIENCE)
+            table.route(now, Target::Shard(1)),
+            Route::Wait(now + OWNER_CONNECT_WAIT_MAX)
         );
-        let later = now + OWNER_PATIENCE;
-        assert_eq!(hub.route(later, Target::Shard(1)), Route::Use("any"));
+        let later = now + OWNER_CONNECT_WAIT_MAX;
+        assert_eq!(table.route(later, Target::Shard(1)), Route::Use("any"));
     }
 
     #[test]
     fn an_owner_that_fails_is_passed_by_until_its_back_off_is_over() {
-        let (mut hub, now, jitter) = (hub(&[7421, 7422]), Instant::now(), Jitter::new());
-        let to_owner = attempt(hub.route(now, Target::Shard(1)));
+        let (mut table, now, jitter) = (table(&[7421, 7422]), Instant::now(), Jitter::new());
+        let to_owner = attempt(table.route(now, Target::Shard(1)));
         let later = now + SECOND;
-        hub.lost(later, to_owner.slot, to_owner.serial, "refused", &jitter);
-        assert_eq!(hub.route(now, Target::Shard(1)), Route::Use("any"));
-        attempt(hub.route(later + SECOND, Target::Shard(1)));
+        table.lost(later, to_owner.slot, to_owner.serial, "refused", &jitter);
+        assert_eq!(table.route(now, Target::Shard(1)), Route::Use("any"));
+        attempt(table.route(later + SECOND, Target::Shard(1)));
     }
 
     #[test]
     fn an_owner_without_a_port_is_reached_through_any() {
-        let mut hub = hub(&[0, 0]);
+        let mut table = table(&[0, 0]);
         assert_eq!(
-            hub.route(Instant::now(), Target::Shard(1)),
+            table.route(Instant::now(), Target::Shard(1)),
             Route::Use("any")
         );
     }
 
     #[test]
     fn without_any_connection_another_shard_forwards() {
-        let (mut hub, now, jitter) = (hub(&[7421, 7422]), Instant::now(), Jitter::new());
-        let to_owner = attempt(hub.route(now, Target::Shard(1)));
+        let (mut table, now, jitter) = (table(&[7421, 7422]), Instant::now(), Jitter::new());
+        let to_owner = attempt(table.route(now, Target::Shard(1)));
         assert!(
-            hub.connected(&to_owner, hello(&[7421, 7422], 1), "own")
+            table
+                .connected(&to_owner, hello(&[7421, 7422], 1), "own")
                 .is_empty()
         );
-        hub.lost(now, 0, 0, "broken", &jitter);
-        let to_any = attempt(hub.route(now + SECOND, Target::Any));
-        hub.lost(now + SECOND, to_any.slot, to_any.serial, "refused", &jitter);
-        assert_eq!(hub.route(now, Target::Any), Route::Use("own"));
+        table.lost(now, 0, 0, "broken", &jitter);
+        let to_any = attempt(table.route(now + SECOND, Target::Any));
+        table.lost(now + SECOND, to_any.slot, to_any.serial, "refused", &jitter);
+        assert_eq!(table.route(now, Target::Any), Route::Use("own"));
     }
 
     #[test]
     fn a_late_failure_of_an_older_connection_changes_nothing() {
-        let (mut hub, now, jitter) = (hub(&[7421]), Instant::now(), Jitter::new());
-        hub.lost(now, 0, 0, "broken", &jitter);
-        let again = attempt(hub.route(now + SECOND, Target::Any));
-        assert!(hub.connected(&again, hello(&[7421], 0), "new").is_empty());
-        hub.lost(now, 0, 0, "broken", &jitter);
-        assert_eq!(hub.route(now, Target::Any), Route::Use("new"));
+        let (mut table, now, jitter) = (table(&[7421]), Instant::now(), Jitter::new());
+        table.lost(now, 0, 0, "broken", &jitter);
+        let again = attempt(table.route(now + SECOND, Target::Any));
+        assert!(table.connected(&again, hello(&[7421], 0), "new").is_empty());
+        table.lost(now, 0, 0, "broken", &jitter);
+        assert_eq!(table.route(now, Target::Any), Route::Use("new"));
     }
 
     #[test]
     fn another_map_makes_other_slots_and_gives_up_the_old_connections() {
-        let (mut hub, now) = (hub(&[7421, 7422]), Instant::now());
-        let to_owner = attempt(hub.route(now, Target::Shard(1)));
+        let (mut table, now) = (table(&[7421, 7422]), Instant::now());
+        let to_owner = attempt(table.route(now, Target::Shard(1)));
         assert!(
-            hub.connected(&to_owner, hello(&[7421, 7422], 1), "own")
+            table
+                .connected(&to_owner, hello(&[7421, 7422], 1), "own")
                 .is_empty()
         );
-        assert_eq!(hub.learn(hello(&[7421], 0)), ["own"]);
-        assert_eq!(hub.shard_count(), 1);
-        assert_eq!(hub.route(now, Target::Shard(1)), Route::Use("any"));
+        assert_eq!(table.learn(hello(&[7421], 0)), ["own"]);
+        assert_eq!(table.shard_count(), 1);
+        assert_eq!(table.route(now, Target::Shard(1)), Route::Use("any"));
     }
 
     #[test]
     fn back_off_grows_and_is_bounded() {
-        let (mut hub, jitter, mut now) = (hub(&[7421]), Jitter::new(), Instant::now());
-        hub.lost(now, 0, 0, "broken", &jitter);
+        let (mut table, jitter, mut now) = (table(&[7421]), Jitter::new(), Instant::now());
+        table.lost(now, 0, 0, "broken", &jitter);
         for _ in 0..64 {
             now += BACKOFF_MAX;
-            let again = attempt(hub.route(now, Target::Any));
-            hub.lost(now, again.slot, again.serial, "refused", &jitter);
+            let again = attempt(table.route(now, Target::Any));
+            table.lost(now, again.slot, again.serial, "refused", &jitter);
         }
-        assert_eq!(hub.cause().as_deref(), Some("refused"));
+        assert_eq!(table.cause().as_deref(), Some("refused"));
     }
 }
