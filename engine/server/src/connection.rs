@@ -50,7 +50,7 @@ pub(crate) async fn serve(driver: Rc<Driver>, at: Handle<Connection>, open: Rc<O
                 Poll::Ready(())
             })
             .await;
-            tasks::breathe().await;
+            tasks::yield_to_io().await;
             unrested_us = 0;
         }
     }

@@ -34,13 +34,13 @@ pub async fn until_stopped(
 }
 
 /// Held by a shard while it starts, serves and stops.
-pub struct Lifeline {
+pub struct LifecycleReporter {
     shard: u16,
     ready: Option<std::sync::mpsc::Sender<Result<u16, String>>>,
     stopped: mpsc::Sender<u16>,
 }
 
-impl Lifeline {
+impl LifecycleReporter {
     /// `ready` receives once whether the shard serves. `stopped` receives once that it has ended, and
     /// must have capacity for every shard of the node.
     pub fn new(
@@ -48,7 +48,7 @@ impl Lifeline {
         ready: std::sync::mpsc::Sender<Result<u16, String>>,
         stopped: mpsc::Sender<u16>,
     ) -> Self {
-        Lifeline {
+        LifecycleReporter {
             shard,
             ready: Some(ready),
             stopped,
@@ -75,7 +75,7 @@ impl Lifeline {
     }
 }
 
-impl Drop for Lifeline {
+impl Drop for LifecycleReporter {
     fn drop(&mut self) {
         if self.ready.is_some() {
             self.failed(format!(

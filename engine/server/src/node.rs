@@ -16,10 +16,10 @@ use crate::control::at_start;
 use crate::control::lanes::lanes;
 use crate::control::link::FromShard;
 use crate::control::{self, Driver, Means};
-use crate::lifeline::Lifeline;
+use crate::lifeline::LifecycleReporter;
 use crate::logging;
 use crate::machine::Machine;
-use crate::metrics::page::Viewers;
+use crate::metrics::page::ActiveViewers;
 use crate::metrics::{exporter, http};
 use crate::runtime::{executor, mesh};
 use crate::shard::{Common, Start, serve};
@@ -81,7 +81,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let hot_keys = hot_keys::route(read_hot_keys(&data), &router);
 
     let (to_exporter, exporter_inbox) = mpsc::channel(exporter::INBOX_MAX);
-    let viewers = Arc::new(Viewers::default());
+    let viewers = Arc::new(ActiveViewers::default());
     let metrics = exporter::start(
         config.metrics,
         config.shards,
@@ -135,7 +135,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         failed: Arc::clone(&failed),
     };
     let mut to_shards = Vec::new();
-    for (index, seat) in (0..config.shards).zip(mesh::seats(config.shards)) {
+    for (index, endpoint) in (0..config.shards).zip(mesh::endpoints(config.shards)) {
         let (to_shard, events) = lanes(EMERGENCIES_MAX, TO_SHARD_MAX);
         to_shards.push(to_shard);
         let start = Start {
@@ -143,11 +143,11 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             common: common.clone(),
             core_seed: random_seed()?,
             log: data.log_options(index).map_err(|error| error.to_string())?,
-            seat,
+            endpoint,
             hot_keys: hot_keys[usize::from(index)].clone(),
             events,
         };
-        let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
+        let lifeline = LifecycleReporter::new(index, ready.clone(), stopped.clone());
         let core = cores[usize::from(index) % cores.len()];
         executor::start(index, core, move || serve(start, lifeline))
             .map_err(|error| format!("shard {index} did not start: {error}"))?;

@@ -42,7 +42,7 @@ use tokio::task::spawn_local;
 
 use crate::clock;
 use crate::metrics::exporter;
-use crate::metrics::page::Viewers;
+use crate::metrics::page::ActiveViewers;
 use crate::metrics::snapshot::{CatalogueSnapshot, KmsSnapshot, Snapshot};
 use catalogue_file::CatalogueFile;
 use kms::{Kms, KmsSet};
@@ -86,7 +86,7 @@ pub struct Means<K = Service> {
     /// To the exporter.
     pub exporter: mpsc::Sender<exporter::Message>,
     /// Who looks at the live page.
-    pub viewers: Arc<Viewers>,
+    pub viewers: Arc<ActiveViewers>,
     /// What the shards' cores were given, for the forecast.
     pub renew_early_ppm: u32,
 }

@@ -18,7 +18,7 @@ use super::snapshot::{
 
 /// The latest snapshots.
 #[derive(Debug, Default)]
-pub struct Latest {
+pub struct LatestSnapshots {
     pub(super) shards: BTreeMap<u16, ShardSnapshot>,
     kms: Vec<KmsSnapshot>,
     catalogue: CatalogueSnapshot,
@@ -26,7 +26,7 @@ pub struct Latest {
     hot: BTreeMap<(u32, &'static str), (Instant, HotSnapshot)>,
 }
 
-impl Latest {
+impl LatestSnapshots {
     /// Replaces the sender's last snapshot.
     pub fn take(&mut self, snapshot: Snapshot) {
         match snapshot {
@@ -197,7 +197,7 @@ mod tests {
     use crate::metrics::requests::{CountedOperation, CountedOutcome};
     use crate::metrics::snapshot::KeyspaceSnapshot;
 
-    fn text(latest: &Latest) -> String {
+    fn text(latest: &LatestSnapshots) -> String {
         let mut out = Vec::new();
         TextEncoder::new()
             .encode(&latest.families(), &mut out)
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_runbooks_series_are_summed_over_shards_and_carry_the_keyspace_alone() {
-        let mut latest = Latest::default();
+        let mut latest = LatestSnapshots::default();
         latest.take(shard(0, 3, 50.0));
         latest.take(shard(1, 4, 40.0));
         let text = text(&latest);
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_newer_snapshot_replaces_the_older_one() {
-        let mut latest = Latest::default();
+        let mut latest = LatestSnapshots::default();
         latest.take(shard(0, 3, 1.0));
         latest.take(shard(0, 5, 1.0));
         assert!(text(&latest).contains("rehydrate_total{keyspace=\"prod\"} 5"));

@@ -16,8 +16,8 @@ use axum::routing::get;
 use prometheus::{Encoder, TextEncoder};
 use tokio::sync::{mpsc, oneshot};
 
-use super::collector::Latest;
-use super::page::{self, Viewers};
+use super::collector::LatestSnapshots;
+use super::page::{self, ActiveViewers};
 use super::snapshot::Snapshot;
 use super::{http, live, status_page};
 
@@ -25,7 +25,7 @@ use super::{http, live, status_page};
 pub const INBOX_MAX: usize = 1_024;
 
 /// A shard that is silent for longer is reported by /healthz.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+const SHARD_HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 
 /// The exporter thread's nice value.
 const SCRAPE_NICE: i32 = 10;
@@ -65,7 +65,7 @@ pub fn start(
     address: SocketAddr,
     shard_count: u16,
     inbox: mpsc::Receiver<Message>,
-    viewers: Arc<Viewers>,
+    viewers: Arc<ActiveViewers>,
     limits: http::Limits,
 ) -> std::io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(address)?;
@@ -77,7 +77,7 @@ pub fn start(
     std::thread::Builder::new()
         .name("exporter".to_owned())
         .spawn(move || {
-            yield_to_shards();
+            lower_thread_priority();
             let local = tokio::task::LocalSet::new();
             local.block_on(
                 &runtime,
@@ -89,7 +89,7 @@ pub fn start(
 
 /// Lowers this thread's priority: a scrape takes milliseconds, and on a core that it shares with a
 /// shard it would hold up requests for as long.
-fn yield_to_shards() {
+fn lower_thread_priority() {
     // On Linux the value is the thread's own. A refusal leaves it as it was.
     let _ = rustix::process::setpriority_process(None, SCRAPE_NICE);
 }
@@ -108,16 +108,16 @@ pub enum Page {
 }
 
 /// A page that is asked for, and where its status, content type and body go.
-pub type Ask = (Page, oneshot::Sender<(StatusCode, &'static str, String)>);
+pub type PageRequest = (Page, oneshot::Sender<(StatusCode, &'static str, String)>);
 
 async fn serve(
     listener: std::net::TcpListener,
     shard_count: u16,
     inbox: mpsc::Receiver<Message>,
-    viewers: Arc<Viewers>,
+    viewers: Arc<ActiveViewers>,
     limits: http::Limits,
 ) {
-    let (pages, asked) = mpsc::channel::<Ask>(64);
+    let (pages, asked) = mpsc::channel::<PageRequest>(64);
     tokio::task::spawn_local(collect(shard_count, inbox, asked));
     let app = axum::Router::new()
         .route("/metrics", get(|state| page(Page::Metrics, state)))
@@ -126,7 +126,7 @@ async fn serve(
         .route(
             "/live.json",
             get(move |state| {
-                viewers.look();
+                viewers.record_view();
                 page(Page::Live, state)
             }),
         )
@@ -139,7 +139,10 @@ async fn serve(
     http::serve(listener, app, limits).await;
 }
 
-async fn page(page: Page, State(pages): State<Arc<mpsc::Sender<Ask>>>) -> impl IntoResponse {
+async fn page(
+    page: Page,
+    State(pages): State<Arc<mpsc::Sender<PageRequest>>>,
+) -> impl IntoResponse {
     let (answer, answered) = oneshot::channel();
     let asked = pages.send((page, answer)).await.is_ok();
     match answered.await {
@@ -153,21 +156,21 @@ async fn page(page: Page, State(pages): State<Arc<mpsc::Sender<Ask>>>) -> impl I
 }
 
 struct Collected {
-    latest: Latest,
+    latest: LatestSnapshots,
     shard_count: u16,
-    heard_at: Vec<Option<Instant>>,
+    last_snapshot_at: Vec<Option<Instant>>,
 }
 
 /// Receives snapshots and answers from the latest ones, until all senders are gone.
 pub async fn collect(
     shard_count: u16,
     mut inbox: mpsc::Receiver<Message>,
-    mut asked: mpsc::Receiver<Ask>,
+    mut asked: mpsc::Receiver<PageRequest>,
 ) {
     let collected = RefCell::new(Collected {
-        latest: Latest::default(),
+        latest: LatestSnapshots::default(),
         shard_count,
-        heard_at: vec![None; usize::from(shard_count)],
+        last_snapshot_at: vec![None; usize::from(shard_count)],
     });
     loop {
         // Snapshots first: an answer is then never older than what came before the question.
@@ -192,9 +195,9 @@ pub async fn collect(
 impl Collected {
     fn take(&mut self, snapshot: Snapshot) {
         if let Snapshot::Shard(shard) = &snapshot
-            && let Some(heard_at) = self.heard_at.get_mut(usize::from(shard.shard))
+            && let Some(last_snapshot_at) = self.last_snapshot_at.get_mut(usize::from(shard.shard))
         {
-            *heard_at = Some(Instant::now());
+            *last_snapshot_at = Some(Instant::now());
         }
         self.latest.take(snapshot);
     }
@@ -225,8 +228,8 @@ impl Collected {
 
     fn live(&self) -> (StatusCode, &'static str, String) {
         let silent_for = |shard: u16| {
-            let heard_at = self.heard_at.get(usize::from(shard))?;
-            heard_at.map(|at| at.elapsed())
+            let last_snapshot_at = self.last_snapshot_at.get(usize::from(shard))?;
+            last_snapshot_at.map(|at| at.elapsed())
         };
         let document = live::document(&self.latest, self.shard_count, silent_for);
         (StatusCode::OK, "application/json", document.to_string())
@@ -234,10 +237,10 @@ impl Collected {
 
     fn health(&self) -> (StatusCode, &'static str, String) {
         let silent: Vec<usize> = self
-            .heard_at
+            .last_snapshot_at
             .iter()
             .enumerate()
-            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() > SILENCE_MAX))
+            .filter(|(_, at)| at.is_some_and(|at| at.elapsed() > SHARD_HEARTBEAT_MAX))
             .map(|(shard, _)| shard)
             .collect();
         if silent.is_empty() {
@@ -245,7 +248,7 @@ impl Collected {
         }
         let text = format!(
             "shards silent for more than {} s: {silent:?}\n",
-            SILENCE_MAX.as_secs()
+            SHARD_HEARTBEAT_MAX.as_secs()
         );
         (StatusCode::SERVICE_UNAVAILABLE, "text/plain", text)
     }

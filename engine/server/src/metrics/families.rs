@@ -53,7 +53,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::metrics::collector::Latest;
+    use crate::metrics::collector::LatestSnapshots;
     use crate::metrics::requests::{CountedOperation, CountedOutcome};
     use crate::metrics::snapshot::{KeyVersions, KmsCalls, KmsSnapshot, Snapshot};
 
@@ -108,7 +108,7 @@ mod tests {
             key_versions: Some(KeyVersions::default()),
             ..KmsSnapshot::default()
         };
-        let mut latest = Latest::default();
+        let mut latest = LatestSnapshots::default();
         latest.take(Snapshot::Shard(Box::new(ShardSnapshot {
             keyspaces: vec![keyspace],
             ..ShardSnapshot::default()

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::collector::Latest;
+use super::collector::LatestSnapshots;
 use super::declare::Subject;
 use super::snapshot::{KeyspaceSnapshot, LockState};
 
-impl Latest {
+impl LatestSnapshots {
     /// Keyspaces summed over shards, by id.
     pub fn keyspaces(&self) -> Vec<KeyspaceSnapshot> {
         let mut merged: BTreeMap<u32, KeyspaceSnapshot> = BTreeMap::new();
@@ -20,7 +20,7 @@ impl Latest {
         merged.into_values().collect()
     }
 
-    /// The keyspaces with ids greater than `after`, as [`Latest::keyspaces`], at most so many.
+    /// The keyspaces with ids greater than `after`, as [`LatestSnapshots::keyspaces`], at most so many.
     pub fn keyspaces_after(&self, after: u32, count_max: usize) -> Vec<KeyspaceSnapshot> {
         let mut merged: BTreeMap<u32, KeyspaceSnapshot> = BTreeMap::new();
         for shard in self.shards.values() {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::collector::Latest;
+use super::collector::LatestSnapshots;
 use super::snapshot::{KeyspaceSnapshot, SettingsSnapshot};
 use super::status;
 
 /// Returns the complete document. `silent_for` returns the time since a shard's last snapshot, if there was one.
 pub fn document(
-    latest: &Latest,
+    latest: &LatestSnapshots,
     shard_count: u16,
     silent_for: impl Fn(u16) -> Option<Duration>,
 ) -> Value {
@@ -33,7 +33,11 @@ fn rows<'a>(
     rows.into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
-fn add_of_keyspace(row: &mut Map<String, Value>, keyspace: &KeyspaceSnapshot, latest: &Latest) {
+fn add_of_keyspace(
+    row: &mut Map<String, Value>,
+    keyspace: &KeyspaceSnapshot,
+    latest: &LatestSnapshots,
+) {
     let settings = latest.settings_of(keyspace.id).map(settings);
     row.insert("in_force".to_owned(), settings.into());
     let hot = latest.hot_of(keyspace.id).map(|(at, hot)| {

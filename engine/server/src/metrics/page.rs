@@ -20,19 +20,19 @@ const LIVE: &str = include_str!("page/live.js");
 const CHARTS: &str = include_str!("page/charts.js");
 
 /// Seconds that a look at the page counts for. The page looks every second.
-const LOOK_S: u8 = 5;
+const VIEW_TTL_S: u8 = 5;
 
 /// Those who look at the page.
 #[derive(Debug, Default)]
-pub struct Viewers {
+pub struct ActiveViewers {
     /// Seconds until the last look counts no more.
     seconds_left: AtomicU8,
 }
 
-impl Viewers {
+impl ActiveViewers {
     /// Records a view.
-    pub fn look(&self) {
-        self.seconds_left.store(LOOK_S, Ordering::Relaxed);
+    pub fn record_view(&self) {
+        self.seconds_left.store(VIEW_TTL_S, Ordering::Relaxed);
     }
 
     /// Returns `true` if there was a view recently. To be called once a second.
@@ -79,11 +79,11 @@ mod tests {
 
     #[test]
     fn a_look_counts_for_some_seconds() {
-        let viewers = Viewers::default();
+        let viewers = ActiveViewers::default();
         assert!(!viewers.end_second());
-        viewers.look();
-        viewers.look();
+        viewers.record_view();
+        viewers.record_view();
         let seconds = (0..20).filter(|_| viewers.end_second()).count();
-        assert_eq!(seconds, usize::from(LOOK_S));
+        assert_eq!(seconds, usize::from(VIEW_TTL_S));
     }
 }

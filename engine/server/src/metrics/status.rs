@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::collector::Latest;
+use super::collector::LatestSnapshots;
 use super::declare::Subject;
 use super::kms_series;
 use super::latency::BOUNDS_US;
 use super::snapshot::{KeyspaceSnapshot, KmsSnapshot, ShardSnapshot};
 
 /// The whole document.
-pub fn document(latest: &Latest, shard_count: u16) -> Value {
+pub fn document(latest: &LatestSnapshots, shard_count: u16) -> Value {
     let keyspaces = latest.keyspaces();
     let live = latest.live_keyspaces();
     let names: BTreeMap<u32, &str> = keyspaces

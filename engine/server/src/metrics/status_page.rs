@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use serde_json::{Map, Value, json};
 
-use super::collector::Latest;
+use super::collector::LatestSnapshots;
 use super::snapshot::{KmsSnapshot, ShardSnapshot};
 use super::{kms_series, status};
 
@@ -55,7 +55,7 @@ impl Page {
 }
 
 /// The page behind the row `after`, 0 for the first.
-pub fn page(latest: &Latest, shard_count: u16, after: u64) -> String {
+pub fn page(latest: &LatestSnapshots, shard_count: u16, after: u64) -> String {
     let mut page = Page {
         kms: BTreeMap::new(),
         keyspaces: Vec::new(),
@@ -76,7 +76,7 @@ pub fn page(latest: &Latest, shard_count: u16, after: u64) -> String {
 }
 
 /// Fills a page; whether there is more.
-fn fill(page: &mut Page, latest: &Latest) -> bool {
+fn fill(page: &mut Page, latest: &LatestSnapshots) -> bool {
     let live = latest.live_keyspaces();
     let kms = (KMS_SECTION..SHARD_SECTION).zip(latest.kms());
     !(add_keyspaces(page, latest)
@@ -87,7 +87,7 @@ fn fill(page: &mut Page, latest: &Latest) -> bool {
 }
 
 /// Adds the keyspaces behind those of the page before; whether all of them fitted. The others alike.
-fn add_keyspaces(page: &mut Page, latest: &Latest) -> bool {
+fn add_keyspaces(page: &mut Page, latest: &LatestSnapshots) -> bool {
     while let Ok(after) = u32::try_from(page.after) {
         let keyspaces = latest.keyspaces_after(after, KEYSPACES_AT_ONCE);
         for keyspace in &keyspaces {
@@ -108,7 +108,7 @@ fn add_kms(
     page: &mut Page,
     section: u64,
     kms: &KmsSnapshot,
-    latest: &Latest,
+    latest: &LatestSnapshots,
     live: &BTreeSet<u32>,
 ) -> bool {
     let first = section << 32;
@@ -204,8 +204,8 @@ mod tests {
     }
 
     /// As much as there can be of everything, in every page.
-    fn crowded() -> Latest {
-        let mut latest = Latest::default();
+    fn crowded() -> LatestSnapshots {
+        let mut latest = LatestSnapshots::default();
         latest.take(shard(0, KEYSPACES));
         (1..SHARDS).for_each(|index| latest.take(shard(index, 0)));
         let calls = |keyspace| {
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_small_server_has_one_page() {
-        let mut latest = Latest::default();
+        let mut latest = LatestSnapshots::default();
         latest.take(shard(0, 2));
         let document: Value = serde_json::from_str(&page(&latest, 1, 0)).unwrap();
         assert_eq!(

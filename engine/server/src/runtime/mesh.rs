@@ -12,15 +12,15 @@ use glommio::{GlommioError, ResourceType};
 const QUEUE_BATCHES_MAX: usize = 64;
 
 /// One shard's place in a mesh that is not connected yet; it moves to the shard's thread.
-pub struct Seat<M: Send + 'static> {
+pub struct MeshEndpoint<M: Send + 'static> {
     senders: Vec<Option<SharedSender<Vec<M>>>>,
     receivers: Vec<Option<SharedReceiver<Vec<M>>>>,
 }
 
-/// The seats of a mesh of `shards`, by shard.
-pub fn seats<M: Send + 'static>(shards: u16) -> Vec<Seat<M>> {
-    let mut seats: Vec<Seat<M>> = (0..shards)
-        .map(|_| Seat {
+/// The endpoints of a mesh of `shards`, by shard.
+pub fn endpoints<M: Send + 'static>(shards: u16) -> Vec<MeshEndpoint<M>> {
+    let mut endpoints: Vec<MeshEndpoint<M>> = (0..shards)
+        .map(|_| MeshEndpoint {
             senders: Vec::new(),
             receivers: Vec::new(),
         })
@@ -33,17 +33,17 @@ pub fn seats<M: Send + 'static>(shards: u16) -> Vec<Seat<M>> {
                 let (sender, receiver) = new_bounded(QUEUE_BATCHES_MAX);
                 (Some(sender), Some(receiver))
             };
-            seats[from].senders.push(sender);
-            seats[to].receivers.push(receiver);
+            endpoints[from].senders.push(sender);
+            endpoints[to].receivers.push(receiver);
         }
     }
-    seats
+    endpoints
 }
 
-impl<M: Send + 'static> Seat<M> {
+impl<M: Send + 'static> MeshEndpoint<M> {
     /// Connects to every other shard; waits until they have all come. The receivers are for one
     /// task each: a receive loop that never waits for capacity elsewhere.
-    pub async fn connect(self) -> (Mesh<M>, Vec<(u16, Inbox<M>)>) {
+    pub async fn connect(self) -> (Mesh<M>, Vec<(u16, BatchReceiver<M>)>) {
         // An end waits for the other one: all must be connecting at the same time.
         let connect = |sender: SharedSender<_>| glommio::spawn_local(sender.connect());
         let senders: Vec<_> = self
@@ -67,7 +67,7 @@ impl<M: Send + 'static> Seat<M> {
         let mut inboxes = Vec::new();
         for (from, receiver) in (0..).zip(receivers) {
             if let Some(receiver) = receiver {
-                inboxes.push((from, Inbox(receiver.await)));
+                inboxes.push((from, BatchReceiver(receiver.await)));
             }
         }
         (Mesh(connected), inboxes)
@@ -75,9 +75,9 @@ impl<M: Send + 'static> Seat<M> {
 }
 
 /// Batches from one other shard.
-pub struct Inbox<M: Send + 'static>(ConnectedReceiver<Vec<M>>);
+pub struct BatchReceiver<M: Send + 'static>(ConnectedReceiver<Vec<M>>);
 
-impl<M: Send + 'static> Inbox<M> {
+impl<M: Send + 'static> BatchReceiver<M> {
     /// The next batch; `None` when that shard has ended.
     pub async fn batch(&self) -> Option<Vec<M>> {
         self.0.recv().await

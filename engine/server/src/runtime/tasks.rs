@@ -38,7 +38,7 @@ pub async fn sleep(duration: Duration) {
     glommio::timer::sleep(duration).await;
 }
 
-/// Timers of [`keep_awake`]: period and phase, in milliseconds. However late the executor is, unless it is late by more
+/// Timers of [`spawn_backstop_timers`]: period and phase, in milliseconds. However late the executor is, unless it is late by more
 /// than a quarter of a second, one of them has yet to go off.
 const BACKSTOPS_MS: [(u64, u64); 4] = [(20, 0), (20, 10), (500, 0), (500, 250)];
 
@@ -47,7 +47,7 @@ const BACKSTOPS_MS: [(u64, u64); 4] = [(20, 0), (20, 10), (500, 0), (500, 250)];
 /// of the tasks in its queue have gone off already: if they were all there are, it sleeps indefinitely. Two shards that
 /// waited for each other at their start did, in one of some hundred starts on a busy machine, and so did one that had
 /// its ticker and its compaction due in the same poll.
-pub fn keep_awake() {
+pub fn spawn_backstop_timers() {
     for (period_ms, phase_ms) in BACKSTOPS_MS {
         spawn(async move {
             sleep(Duration::from_millis(phase_ms)).await;
@@ -60,7 +60,7 @@ pub fn keep_awake() {
 
 /// Lets the executor poll I/O and run other tasks. A plain yield runs other tasks but does not
 /// poll.
-pub async fn breathe() {
+pub async fn yield_to_io() {
     glommio::timer::sleep(Duration::from_micros(1)).await;
 }
 
@@ -79,6 +79,6 @@ pub async fn noting_rest<T>(work: impl Future<Output = T>) -> (T, bool) {
 }
 
 /// Runs `work`, which would hold up the shard, on a thread of the executor's blocking pool.
-pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     glommio::executor().spawn_blocking(work).await
 }

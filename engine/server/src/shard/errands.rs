@@ -144,7 +144,7 @@ async fn generate(code: u8) -> Result<Generated, WriteError> {
     let algorithm = Algorithm::from_id(code);
     let algorithm = algorithm
         .ok_or_else(|| WriteError::Bad("this server does not know the algorithm".into()))?;
-    let made = tasks::offload(move || generate_rsa_pkcs8(algorithm)).await;
+    let made = tasks::spawn_blocking(move || generate_rsa_pkcs8(algorithm)).await;
     made.map_err(of_keys)
 }
 

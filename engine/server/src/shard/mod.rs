@@ -157,12 +157,16 @@ impl Driver {
             self.more.wait().await;
             self.shard.borrow_mut().handle_rested();
             self.turn();
-            tasks::breathe().await;
+            tasks::yield_to_io().await;
         }
     }
 
     /// Hands the shard what one other shard sends, until that ends.
-    async fn receive(self: Rc<Self>, from: u16, inbox: crate::runtime::mesh::Inbox<ToPeer>) {
+    async fn receive(
+        self: Rc<Self>,
+        from: u16,
+        inbox: crate::runtime::mesh::BatchReceiver<ToPeer>,
+    ) {
         while let Some(batch) = inbox.batch().await {
             self.shard.borrow_mut().handle_peer(from, batch);
             self.turn();

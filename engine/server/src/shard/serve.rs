@@ -22,12 +22,12 @@ use super::{Driver, Sockets, Stopping};
 use crate::config::{Config, CryptoProvider};
 use crate::control::lanes::{LaneEnds, Lanes};
 use crate::control::link::{ControlLink, FromShard};
-use crate::lifeline::{Lifeline, until_stopped};
+use crate::lifeline::{LifecycleReporter, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
 use crate::runtime::files::RingFiles;
 use crate::runtime::listener;
-use crate::runtime::mesh::Seat;
+use crate::runtime::mesh::MeshEndpoint;
 use crate::runtime::tasks;
 use crate::unix_path;
 use keyway_node::policy::Owner;
@@ -62,7 +62,7 @@ pub struct Start {
     /// Where the blob log is.
     pub log: LogOptions,
     /// Its place in the mesh.
-    pub seat: Seat<ToPeer>,
+    pub endpoint: MeshEndpoint<ToPeer>,
     /// The keys of this shard that were hot in the last run, hottest first.
     pub hot_keys: Vec<HotKey>,
     /// From the control thread.
@@ -97,7 +97,7 @@ pub struct Common {
 }
 
 /// Runs a shard until `stop` is set. `lifeline` reports when it listens, or why not, and when its log is closed.
-pub async fn serve(start: Start, mut lifeline: Lifeline) {
+pub async fn serve(start: Start, mut lifeline: LifecycleReporter) {
     let failure = Failure {
         stop: Arc::clone(&start.common.stop),
         failed: Arc::clone(&start.common.failed),
@@ -135,10 +135,10 @@ impl Drop for Failure {
     }
 }
 
-async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
+async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), String> {
     let Start { index, common, .. } = start;
     let config = common.config;
-    tasks::keep_awake();
+    tasks::spawn_backstop_timers();
     let arena = Arena::new(ArenaOptions {
         capacity_bytes: config.arena_bytes,
         lock: !config.allow_unlocked_memory,
@@ -155,7 +155,7 @@ async fn run(start: Start, lifeline: &mut Lifeline) -> Result<(), String> {
         CryptoProvider::Ring => ProviderChoice::RingOnly,
     };
     let log = recover(index, start.log, &common.exporter).await?;
-    let (mesh, inboxes) = start.seat.connect().await;
+    let (mesh, inboxes) = start.endpoint.connect().await;
     let count = config.shards;
     let early = common.renew_early_ppm;
     let router = Router::new(common.routing_seed, count).map_err(|error| error.to_string())?;

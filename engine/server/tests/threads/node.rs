@@ -30,8 +30,8 @@ use keyway_server::control::kms::{Kms, KmsSet};
 use keyway_server::control::lanes::{LaneEnds, Lanes, lanes};
 use keyway_server::control::link::{ControlLink, FromShard};
 use keyway_server::control::{Driver, Means, names_of};
-use keyway_server::lifeline::{Lifeline, StopFlag, until_stopped};
-use keyway_server::metrics::page::Viewers;
+use keyway_server::lifeline::{LifecycleReporter, StopFlag, until_stopped};
+use keyway_server::metrics::page::ActiveViewers;
 use keyway_server::metrics::snapshot::KmsSnapshot;
 use shuttle::future::{block_on, yield_now};
 use shuttle::rand::Rng;
@@ -399,7 +399,7 @@ impl Node {
                 (Flaw::OneShardOnly, Some(first)) => first.clone(),
                 _ => to_shard,
             });
-            let lifeline = Lifeline::new(index, ready.clone(), stopped.clone());
+            let lifeline = LifecycleReporter::new(index, ready.clone(), stopped.clone());
             let (control, shared) = (control.clone(), Arc::clone(&shared));
             let stop = Arc::clone(&stop);
             threads.push(thread::spawn(move || {
@@ -445,7 +445,7 @@ impl Node {
                 save_hot_keys: Arc::new(|_| Ok(())),
                 shards: to_shards,
                 exporter: to_exporter,
-                viewers: Arc::new(Viewers::default()),
+                viewers: Arc::new(ActiveViewers::default()),
                 renew_early_ppm: 0,
             };
             let sleep = async |_: Instant| std::future::pending().await;
@@ -508,7 +508,7 @@ impl Node {
 
 type Parts = (u16, Lanes<FromShard>, LaneEnds<ToShard>, Arc<Shared>);
 
-async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: Lifeline) {
+async fn serve(plan: Plan, parts: Parts, stop: Arc<AtomicBool>, mut lifeline: LifecycleReporter) {
     let (index, control, events, shared) = parts;
     if plan.shard_dies && index == 1 {
         return;
