@@ -124,24 +124,53 @@ pub struct Options {
 pub struct Config {
     /// Data directory.
     pub data: PathBuf,
-    /// Shared TCP address; port 0 picks free ones.
-    pub listen: SocketAddr,
-    /// Exporter's address.
-    pub metrics: SocketAddr,
-    /// Host names that the exporter answers to, beside localhost and IP addresses.
-    pub metrics_hosts: Vec<String>,
-    /// Whether the live page names hot keys.
-    pub page_key_ids: bool,
-    /// Shared Unix socket.
-    pub unix: PathBuf,
+    /// Where clients connect.
+    pub listeners: Listeners,
+    /// Metrics and the live page.
+    pub exporter: ExporterConfig,
     /// Shards, `1..=SHARDS_MAX`.
     pub shards: u16,
+    /// Bounds of what clients and keys may take.
+    pub limits: Limits,
     /// Development mode.
     pub dev: bool,
     /// Start without locked memory where locking fails.
     pub allow_unlocked_memory: bool,
     /// Revision of a catalogue that is taken as it is.
     pub accept_catalogue: Option<u64>,
+    /// Where the passphrase comes from.
+    pub passphrase: Passphrase,
+    /// Log output.
+    pub log: LogConfig,
+    /// Cryptographic provider.
+    pub crypto_provider: CryptoProvider,
+    /// The KMSes.
+    pub kms: KmsConfigs,
+}
+
+/// The addresses that all shards share. Each shard has one of its own besides.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    /// TCP address; port 0 picks free ones.
+    pub tcp: SocketAddr,
+    /// Unix socket.
+    pub unix: PathBuf,
+}
+
+/// The exporter of metrics and the live page.
+#[derive(Clone, Debug)]
+pub struct ExporterConfig {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Host names that it answers to, beside localhost and IP addresses.
+    pub hosts: Vec<String>,
+    /// Whether the live page names hot keys.
+    pub page_key_ids: bool,
+}
+
+/// Bounds of what clients and keys may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
     /// Arena size of a shard, in bytes.
     pub arena_bytes: usize,
     /// Unlocked keys per shard.
@@ -150,18 +179,24 @@ pub struct Config {
     pub connections_max: usize,
     /// Open files that the process may have.
     pub descriptors_max: u64,
-    /// Where the passphrase comes from.
-    pub passphrase: Passphrase,
-    /// Log format.
-    pub log_format: LogFormat,
-    /// Log filter.
-    pub log_level: String,
-    /// Cryptographic provider.
-    pub crypto_provider: CryptoProvider,
-    /// KMSes by name, one at least.
-    pub kms: BTreeMap<String, KmsConfig>,
-    /// KMS of new keyspaces that name none; one of `kms`.
-    pub default_kms: String,
+}
+
+/// Log output.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Its format.
+    pub format: LogFormat,
+    /// Its filter.
+    pub level: String,
+}
+
+/// The KMSes.
+#[derive(Clone, Debug)]
+pub struct KmsConfigs {
+    /// By name, one at least.
+    pub by_name: BTreeMap<String, KmsConfig>,
+    /// The KMS of new keyspaces that name none; one of `by_name`.
+    pub default: String,
 }
 
 /// Where the KEK's passphrase comes from. Never from the command line itself.
@@ -302,26 +337,36 @@ impl Config {
         let kms = kms::resolve(options.kms)?;
         let default_kms = kms::default(&kms, options.default_kms)?;
         Ok(Config {
-            unix: options.unix.unwrap_or_else(|| data.join("keyway.sock")),
+            listeners: Listeners {
+                tcp: listen,
+                unix: options.unix.unwrap_or_else(|| data.join("keyway.sock")),
+            },
             data,
-            listen,
-            metrics,
-            metrics_hosts: host_names(options.metrics_host)?,
-            page_key_ids: options.page_key_ids,
+            exporter: ExporterConfig {
+                address: metrics,
+                hosts: host_names(options.metrics_host)?,
+                page_key_ids: options.page_key_ids,
+            },
             shards,
+            limits: Limits {
+                arena_bytes,
+                keys_max,
+                connections_max,
+                descriptors_max: machine.descriptors_max,
+            },
             dev: options.dev,
             allow_unlocked_memory: options.allow_unlocked_memory,
             accept_catalogue: options.accept_catalogue,
-            arena_bytes,
-            keys_max,
-            connections_max,
-            descriptors_max: machine.descriptors_max,
             passphrase,
-            log_format: options.log_format.unwrap_or(LogFormat::Text),
-            log_level,
+            log: LogConfig {
+                format: options.log_format.unwrap_or(LogFormat::Text),
+                level: log_level,
+            },
             crypto_provider: options.crypto_provider.unwrap_or(CryptoProvider::Default),
-            kms,
-            default_kms,
+            kms: KmsConfigs {
+                by_name: kms,
+                default: default_kms,
+            },
         })
     }
 }
@@ -395,9 +440,9 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_manual() {
         let config = resolve(&[]).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:7420");
-        assert_eq!(config.metrics.to_string(), "127.0.0.1:9420");
-        assert_eq!(config.unix, Path::new("data/keyway.sock"));
+        assert_eq!(config.listeners.tcp.to_string(), "127.0.0.1:7420");
+        assert_eq!(config.exporter.address.to_string(), "127.0.0.1:9420");
+        assert_eq!(config.listeners.unix, Path::new("data/keyway.sock"));
         assert_eq!(config.shards, 2);
         assert!(!config.dev);
     }
@@ -449,8 +494,8 @@ mod tests {
         let flags = Options::try_parse_from(["keywayd", "--shards", "1"]).unwrap();
         let config = Config::resolve(flags.over(file), &machine()).unwrap();
         assert_eq!(config.shards, 1);
-        assert_eq!(config.listen.port(), 9000);
-        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.listeners.tcp.port(), 9000);
+        assert_eq!(config.log.format, LogFormat::Json);
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn queue() -> Option<&'static Queue> {
 
 /// Starts the log on standard error. `file` is the configuration that SIGHUP reads again, unless a flag gave the level.
 pub fn start(config: &Config, file: Option<PathBuf>, is_flag: bool) -> Result<(), ConfigError> {
-    let (filter, handle) = reload::Layer::new(filter_of(&config.log_level)?);
+    let (filter, handle) = reload::Layer::new(filter_of(&config.log.level)?);
     let _ = LEVEL.set(LevelSource {
         handle,
         file,
@@ -62,7 +62,7 @@ pub fn start(config: &Config, file: Option<PathBuf>, is_flag: bool) -> Result<()
         return Ok(());
     };
     let lines = fmt::layer().with_writer(queue.clone());
-    let lines = match config.log_format {
+    let lines = match config.log.format {
         LogFormat::Text => lines.with_target(false).with_ansi(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };

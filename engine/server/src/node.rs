@@ -51,7 +51,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     at_start::refuse_half(&config.data)?;
     // Before the sockets: of a second server on the same directory the process that has it is named.
     let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
-    unix_path::check(&config.unix, config.shards)?;
+    unix_path::check(&config.listeners.unix, config.shards)?;
     move_keys(&mut data, config.shards)?;
     let data = Arc::new(data);
     let manifest = *data.manifest();
@@ -83,19 +83,22 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let (to_exporter, exporter_inbox) = mpsc::channel(exporter::INBOX_MAX);
     let viewers = Arc::new(ActiveViewers::default());
     let metrics = exporter::start(
-        config.metrics,
+        config.exporter.address,
         config.shards,
         exporter_inbox,
         Arc::clone(&viewers),
         http::Limits {
-            hosts: config.metrics_hosts.clone(),
-            descriptors_max: config.descriptors_max.saturating_sub(DESCRIPTORS_RESERVED),
+            hosts: config.exporter.hosts.clone(),
+            descriptors_max: config
+                .limits
+                .descriptors_max
+                .saturating_sub(DESCRIPTORS_RESERVED),
         },
     )
     .map_err(|error| {
         format!(
             "cannot listen on {}: {error}; use --metrics",
-            config.metrics
+            config.exporter.address
         )
     })?;
     let (to_control, control_requests) = lanes::<FromShard>(EMERGENCIES_MAX, TO_CONTROL_MAX);
@@ -113,7 +116,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             shards: config.shards,
             owner,
             ticket_key: random_seed()?,
-            page_key_ids: config.page_key_ids,
+            page_key_ids: config.exporter.page_key_ids,
         },
         keyspaces,
         control::names_of(&kms, Some(&catalogue_file)),
@@ -275,7 +278,7 @@ fn announce(
         "pid": std::process::id(),
         "tcp": shared.to_string(),
         "shard_ports": own,
-        "unix": config.unix,
+        "unix": config.listeners.unix,
         "metrics": metrics.to_string(),
     });
     // Only scripts want it: a full disk does not keep the server from serving.
@@ -288,7 +291,7 @@ fn announce(
     tracing::info!(
         tcp = %shared,
         shard_ports = ?own,
-        unix = %config.unix.display(),
+        unix = %config.listeners.unix.display(),
         metrics = %format!("http://{metrics}/metrics"),
         shards = config.shards,
         data = %config.data.display(),

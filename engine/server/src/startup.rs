@@ -32,7 +32,7 @@ const SMALL_KEY_BYTES: usize = 256;
 fn say_what_was_found(config: &Config, machine: &Machine) {
     let limit = |limit: Option<String>| limit.unwrap_or_else(|| "none".to_owned());
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    let keys = (config.arena_bytes / 4 * 3 / SMALL_KEY_BYTES).min(config.keys_max);
+    let keys = (config.limits.arena_bytes / 4 * 3 / SMALL_KEY_BYTES).min(config.limits.keys_max);
     tracing::info!(
         cores = machine.cores.len(),
         cpu_quota = limit(machine.cpu_quota.map(|quota| format!("{quota:.2}"))),
@@ -40,8 +40,8 @@ fn say_what_was_found(config: &Config, machine: &Machine) {
         locked_memory = limit(machine.locked_bytes_max.map(mib)),
         open_files = machine.descriptors_max,
         shards = config.shards,
-        arena_per_shard = mib(config.arena_bytes as u64),
-        connections_per_shard = config.connections_max,
+        arena_per_shard = mib(config.limits.arena_bytes as u64),
+        connections_per_shard = config.limits.connections_max,
         "what the machine allows and what is used of it: room for about {} small keys in memory",
         keys * usize::from(config.shards)
     );
@@ -69,13 +69,13 @@ impl Ports {
 /// Errors: a port is in use; the text names it.
 pub fn reserve_ports(config: &Config) -> Result<Ports, String> {
     let mut held = Vec::new();
-    let shared = reserve(config.listen, &mut held)?;
+    let shared = reserve(config.listeners.tcp, &mut held)?;
     let mut own = Vec::new();
     for shard in 0..config.shards {
-        let port = if config.listen.port() == 0 {
+        let port = if config.listeners.tcp.port() == 0 {
             0
         } else {
-            config.listen.port() + 1 + shard
+            config.listeners.tcp.port() + 1 + shard
         };
         own.push(reserve(SocketAddr::new(shared.ip(), port), &mut held)?.port());
     }

@@ -28,7 +28,7 @@ pub async fn open(
     keyspaces: &Catalogue,
 ) -> Result<KmsSet<Service>, KmsError> {
     let mut set = BTreeMap::new();
-    for (name, kms) in &config.kms {
+    for (name, kms) in &config.kms.by_name {
         let wrapped = keyspaces.iter().filter(|(_, it)| it.kms == *name);
         let wrapped: Vec<&str> = wrapped.map(|(_, it)| it.name.as_str()).collect();
         let provider = open_provider(config, kms, &wrapped).await?;
@@ -38,10 +38,10 @@ pub async fn open(
         service.look_after_logins();
         set.insert(name.clone(), service);
     }
-    let without_secret = config.kms.iter();
+    let without_secret = config.kms.by_name.iter();
     let without_secret = without_secret.filter(|(_, kms)| kms.unlock_without_secret);
     let without_secret = without_secret.map(|(name, _)| name.clone()).collect();
-    Ok(KmsSet::new(set, config.default_kms.clone()).unlocking_without_secret(without_secret))
+    Ok(KmsSet::new(set, config.kms.default.clone()).unlocking_without_secret(without_secret))
 }
 
 async fn open_provider(

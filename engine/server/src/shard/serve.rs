@@ -140,7 +140,7 @@ async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), Strin
     let config = common.config;
     tasks::spawn_backstop_timers();
     let arena = Arena::new(ArenaOptions {
-        capacity_bytes: config.arena_bytes,
+        capacity_bytes: config.limits.arena_bytes,
         lock: !config.allow_unlocked_memory,
     })
     .map_err(|error| match error {
@@ -166,7 +166,7 @@ async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), Strin
         uses: uses.clone(),
         log: Rc::clone(&log),
     };
-    let (keys_max, arena_bytes) = (config.keys_max, config.arena_bytes);
+    let (keys_max, arena_bytes) = (config.limits.keys_max, config.limits.arena_bytes);
     let decides = shard::Start {
         site: Site {
             index,
@@ -176,7 +176,7 @@ async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), Strin
         limits: shard::limits((index, count), early, keys_max, arena_bytes),
         seed: start.core_seed,
         owner: common.owner,
-        connections_max: config.connections_max,
+        connections_max: config.limits.connections_max,
         hot_keys: start.hot_keys,
     };
     let mut shard = Shard::new(decides, keys).map_err(|error| error.to_string())?;
@@ -192,7 +192,7 @@ async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), Strin
         measured: RefCell::new(Measured::default()),
         more: Wakeup::default(),
         exporter: common.exporter,
-        descriptors_max: config.descriptors_max,
+        descriptors_max: config.limits.descriptors_max,
         stop: Stopping {
             flag: common.stop,
             is_stopping: Cell::new(false),
@@ -279,9 +279,9 @@ impl Driver {
         for address in [shared, own] {
             listener::tcp(address, self).map_err(|e| format!("cannot listen on {address}: {e}"))?;
         }
-        let mut paths = vec![unix_path::of_shard(&config.unix, self.index)];
+        let mut paths = vec![unix_path::of_shard(&config.listeners.unix, self.index)];
         if self.index == 0 {
-            paths.push(config.unix.clone());
+            paths.push(config.listeners.unix.clone());
         }
         for path in paths {
             unix_path::make_free(&path)?;
