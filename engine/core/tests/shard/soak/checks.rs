@@ -38,7 +38,7 @@ impl World {
         expires_at: Instant,
     ) {
         self.served += 1;
-        let stored = self.store[&name];
+        let stored = self.store.keys[&name];
         let kms = &self.kms[&name.0];
         let loaded_at = self.now.minus_us(age_us);
         let hard_us = self.shard.settings(name.0).expect("known").hard_ttl_ms * MS;
@@ -67,7 +67,7 @@ impl World {
     }
 
     pub(super) fn check_refusal(&self, name: &Name, refusal: Refusal) {
-        let stored = self.store.get(name).copied().unwrap_or_default();
+        let stored = self.store.keys.get(name).copied().unwrap_or_default();
         match refusal {
             Refusal::Retry { after_us }
             | Refusal::Unavailable { after_us }
@@ -122,8 +122,8 @@ impl World {
 
     /// Stops the faults: every good key that is requested must become fresh.
     pub(super) fn recover(&mut self) {
-        self.store_fails = false;
-        let names: Vec<Name> = self.store.keys().cloned().collect();
+        self.store.fails = false;
+        let names: Vec<Name> = self.store.keys.keys().cloned().collect();
         for keyspace in KEYSPACES {
             let settings = Settings {
                 soft_ttl_ms: 5_000,
@@ -137,7 +137,7 @@ impl World {
             self.unlock_this(keyspace);
         }
         for name in names {
-            let stored = self.store[&name];
+            let stored = self.store.keys[&name];
             if stored.revoked || stored.corrupt {
                 continue;
             }

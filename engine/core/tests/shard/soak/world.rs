@@ -76,12 +76,19 @@ pub(super) struct Promised {
     pub(super) refreshed_at: Instant,
 }
 
+/// What the shard loads from.
+pub(super) struct Store {
+    pub(super) keys: BTreeMap<Name, Stored>,
+    /// Some loads fail.
+    pub(super) fails: bool,
+}
+
 pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) shard: Shard<Key>,
     pub(super) now: Instant,
     pub(super) alive: Rc<Cell<usize>>,
-    pub(super) store: BTreeMap<Name, Stored>,
+    pub(super) store: Store,
     pub(super) kms: BTreeMap<KeyspaceId, Kms>,
     loads: Vec<Loading>,
     pub(super) waiting: BTreeMap<u64, Waiting>,
@@ -90,7 +97,6 @@ pub(super) struct World {
     pub(super) counted: BTreeMap<KeyspaceId, Counters>,
     pub(super) tokens: u64,
     pub(super) served: u64,
-    pub(super) store_fails: bool,
 }
 
 fn limits() -> Limits {
@@ -124,7 +130,10 @@ impl World {
             shard: Shard::new(limits(), seed).expect("the limits are valid"),
             now: Instant::from_micros(seed % 5_000),
             alive: Rc::default(),
-            store: BTreeMap::new(),
+            store: Store {
+                keys: BTreeMap::new(),
+                fails: true,
+            },
             kms: BTreeMap::new(),
             loads: Vec::new(),
             waiting: BTreeMap::new(),
@@ -132,7 +141,6 @@ impl World {
             counted: BTreeMap::new(),
             tokens: 0,
             served: 0,
-            store_fails: true,
         };
         for keyspace in KEYSPACES {
             world.kms.insert(keyspace, Kms::default());
@@ -147,6 +155,7 @@ impl World {
                 };
                 world
                     .store
+                    .keys
                     .insert((keyspace, format!("key-{key}").into_bytes()), stored);
             }
         }
@@ -273,7 +282,7 @@ impl World {
 
     fn put(&mut self) {
         let name = self.any_name();
-        let stored = self.store.entry(name.clone()).or_default();
+        let stored = self.store.keys.entry(name.clone()).or_default();
         if stored.revoked {
             return;
         }
@@ -285,13 +294,13 @@ impl World {
 
     fn revoke(&mut self) {
         let name = self.any_name();
-        self.store.entry(name.clone()).or_default().revoked = true;
+        self.store.keys.entry(name.clone()).or_default().revoked = true;
         self.shard.handle_revoked(self.now, name.0, &name.1);
     }
 
     fn corrupt(&mut self) {
         let name = self.any_name();
-        if let Some(stored) = self.store.get_mut(&name) {
+        if let Some(stored) = self.store.keys.get_mut(&name) {
             stored.corrupt = true;
         }
     }
@@ -370,7 +379,7 @@ impl World {
             .partition(|l| l.ends_at <= self.now);
         self.loads = under_way;
         for Loading { flight, found, .. } in over {
-            let fault = if self.store_fails {
+            let fault = if self.store.fails {
                 self.dice.below(30)
             } else {
                 99
@@ -436,7 +445,7 @@ impl World {
                 } => {
                     assert!(self.shard.begin_load(self.now, flight));
                     let name = (keyspace, key_id.to_vec());
-                    let found = self.store.get(&name).copied().unwrap_or_default();
+                    let found = self.store.keys.get(&name).copied().unwrap_or_default();
                     // Some are longer than the time limit of a flight.
                     let scale = if self.dice.one_in(20) {
                         100 * MS
