@@ -88,7 +88,7 @@ pub struct Counters {
 impl Counters {
     /// Returns `true` if every request is accounted for.
     #[must_use]
-    pub fn add_up(&self) -> bool {
+    pub fn is_balanced(&self) -> bool {
         self.requests_total == self.hits_total + self.misses_total
             && self.hits_total == self.hits_fresh_total + self.hits_stale_total
             && self.misses_total
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn one_unaccounted_request_is_detected() {
-        assert!(balanced().add_up());
+        assert!(balanced().is_balanced());
         let missed: [fn(&mut Counters); 12] = [
             |c| c.requests_total += 1,
             |c| c.hits_fresh_total += 1,
@@ -256,7 +256,7 @@ mod tests {
         for (at, miss) in missed.iter().enumerate() {
             let mut counters = balanced();
             miss(&mut counters);
-            assert!(!counters.add_up(), "number {at} is not noticed");
+            assert!(!counters.is_balanced(), "number {at} is not noticed");
         }
     }
 }

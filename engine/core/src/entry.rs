@@ -43,7 +43,7 @@ pub(crate) struct Entry<V> {
     pub(crate) version_floor: u32,
     /// The entry's one timer, in the wheel `ages`.
     pub(crate) timer: Option<TimerId<At<Key>>>,
-    pub(crate) home: Home,
+    pub(crate) home: StateList,
     home_link: Link<Key>,
     pub(crate) due: Due,
     due_link: Link<Key>,
@@ -58,14 +58,17 @@ pub(crate) enum State<V> {
     /// The store did not have such a key.
     Negative { until: Instant },
     /// The stored blob cannot be used until it changes.
-    Invalid { cause: InvalidCause, reread: Reread },
+    Invalid {
+        cause: InvalidCause,
+        reread: CorruptRetry,
+    },
     /// Permanent.
     Revoked,
 }
 
 /// Whether a blob that could not be opened is read once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reread {
+pub(crate) enum CorruptRetry {
     Due,
     Done,
 }
@@ -89,7 +92,7 @@ pub(crate) struct Live<V> {
 
 /// The list of an entry's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Home {
+pub(crate) enum StateList {
     None,
     /// Its keyspace's live keys.
     Resident,
@@ -132,16 +135,16 @@ impl<V> Entry<V> {
             backoff: Backoff::default(),
             version_floor: 0,
             timer: None,
-            home: Home::None,
-            home_link: Link::LOOSE,
+            home: StateList::None,
+            home_link: Link::UNLINKED,
             due: Due::None,
-            due_link: Link::LOOSE,
+            due_link: Link::UNLINKED,
         }
     }
 
     /// Returns `true` if it is on a list of keys to load without a request.
     pub(crate) fn is_listed_to_load(&self) -> bool {
-        matches!(self.home, Home::Parked | Home::Warm)
+        matches!(self.home, StateList::Parked | StateList::Warm)
     }
 
     pub(crate) fn live(&self) -> Option<&Live<V>> {

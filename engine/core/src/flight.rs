@@ -31,7 +31,7 @@ pub(crate) struct Flight {
     /// Force-refreshes received after the current load began; they need another load.
     pub(crate) next: List<Waiter, WAITING>,
     /// A put was acknowledged since the current load began, so its result is discarded.
-    pub(crate) overtaken: bool,
+    pub(crate) superseded: bool,
     /// The DEK was requested because the blob needed another generation.
     pub(crate) dek_asked: bool,
     /// A wait that exhausted its budget was reported.
@@ -54,7 +54,7 @@ pub(crate) enum Stage {
 
 /// How a flight ended.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Ending {
+pub(crate) enum FlightOutcome {
     /// The key is live.
     Landed { version: u32 },
     /// It returned no key. A key that was live before may still be.
@@ -67,7 +67,7 @@ struct Ended {
     flight: At<Flight>,
     keyspace: KeyspaceId,
     key_id: KeyId,
-    ending: Ending,
+    ending: FlightOutcome,
 }
 
 /// A waiter whose wait has ended.
@@ -77,7 +77,7 @@ pub(crate) struct Settled {
     /// The key that it waited for; `None` if it waited for a DEK.
     pub(crate) key: Option<(KeyspaceId, KeyId)>,
     /// `None` if its wait ended before its flight, or if it had no flight.
-    pub(crate) ending: Option<Ending>,
+    pub(crate) ending: Option<FlightOutcome>,
 }
 
 /// Why a flight was started.
@@ -219,7 +219,7 @@ impl RefreshGroup {
         at: At<Flight>,
         keyspace: KeyspaceId,
         key_id: &KeyId,
-        ending: Ending,
+        ending: FlightOutcome,
     ) {
         let flight = &mut self.flights[at];
         self.background -= usize::from(flight.origin.is_background());
@@ -333,7 +333,7 @@ impl RefreshGroup {
             keyspace_at,
             timer,
             deadline,
-            link: Link::LOOSE,
+            link: Link::UNLINKED,
         });
         let list = match place {
             Place::Present(flight) => &mut self.flights[flight].waiters,
@@ -455,7 +455,7 @@ impl Flight {
             timer: None,
             waiters: List::default(),
             next: List::default(),
-            overtaken: false,
+            superseded: false,
             dek_asked: false,
             timeout_reported: false,
         }
@@ -463,7 +463,7 @@ impl Flight {
 
     /// Returns `true` for a flight of a warm start that no request waits for: it must not cost others anything, neither a
     /// KMS call nor a key in memory.
-    pub(crate) fn is_on_spec(&self) -> bool {
+    pub(crate) fn is_speculative(&self) -> bool {
         self.origin == Origin::Warm && self.waiters.is_empty() && self.next.is_empty()
     }
 }

@@ -1,7 +1,7 @@
 //! The expiry check: the only place that lends a key.
 
 use crate::entry::Live;
-use crate::keyspace::Terms;
+use crate::keyspace::ExpiryRules;
 use crate::time::Instant;
 use core::fmt;
 
@@ -26,7 +26,7 @@ struct Checked;
 impl<'a, V> Grant<'a, V> {
     /// Returns `None` at or after `effective_hard`, or if the key is older than a purge of its keyspace.
     #[inline]
-    pub(crate) fn check(live: &'a Live<V>, terms: &Terms, now: Instant) -> Option<Self> {
+    pub(crate) fn check(live: &'a Live<V>, terms: &ExpiryRules, now: Instant) -> Option<Self> {
         let expires_at = terms.effective_hard(live);
         if now >= expires_at {
             return None;

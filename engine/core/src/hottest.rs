@@ -5,7 +5,7 @@ use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-/// The hottest keys, collected by [`Shard::survey`](crate::Shard::survey) in bounded steps.
+/// The hottest keys, collected by [`Shard::collect_hottest`](crate::Shard::survey) in bounded steps.
 ///
 /// A key's heat is the number of requests that found it live, halved each time it was loaded: the uses during about one
 /// soft TTL, while it is refreshed. So keys of one keyspace compare well; between keyspaces, those with a longer soft TTL
@@ -56,7 +56,7 @@ impl Hottest {
 
     pub(crate) fn enter(&mut self, uses: u32, keyspace: KeyspaceId, key_id: &KeyId) {
         let wanted = self.keyspace.is_none_or(|only| only == keyspace);
-        if uses == 0 || !wanted || self.is_colder_than_all(uses) {
+        if uses == 0 || !wanted || self.is_below_minimum(uses) {
             return;
         }
         let name = (keyspace, KeyId::clone(key_id));
@@ -67,7 +67,7 @@ impl Hottest {
     }
 
     /// Returns `true` if a key with this many uses would not be kept. Most keys of a large shard end here.
-    fn is_colder_than_all(&self, uses: u32) -> bool {
+    fn is_below_minimum(&self, uses: u32) -> bool {
         let coldest = self.kept.peek().map_or(0, |Reverse((uses, _))| *uses);
         self.kept.len() >= self.keys_max && uses < coldest
     }

@@ -4,8 +4,8 @@ mod lease;
 mod terms;
 mod unlock;
 
-pub(crate) use lease::{Alarm, Lease};
-pub(crate) use terms::{Points, Terms};
+pub(crate) use lease::{Lease, LeaseTimerAction};
+pub(crate) use terms::{Deadlines, ExpiryRules};
 pub(crate) use unlock::Unlocks;
 pub use unlock::{UnlockState, UnlockStatus};
 
@@ -24,7 +24,7 @@ pub(crate) struct Keyspace {
     pub(crate) id: KeyspaceId,
     pub(crate) settings: Settings,
     /// The input of the expiry check.
-    pub(crate) terms: Terms,
+    pub(crate) terms: ExpiryRules,
     pub(crate) gate: Gate,
     pub(crate) lease: Lease,
     pub(crate) unlocks: Unlocks,
@@ -82,7 +82,7 @@ impl Keyspace {
     pub(crate) fn new(id: KeyspaceId, settings: Settings, share: u32, lease: Lease) -> Self {
         Self {
             id,
-            terms: Terms::new(&settings),
+            terms: ExpiryRules::new(&settings),
             settings,
             gate: Gate::Open,
             lease,

@@ -11,9 +11,9 @@
 //!                  handle_loaded        │   └───────┘ │      DropDek
 //!                  handle_stored        │             │      Report
 //!                  handle_revoked       │             ├──▶ poll_ready(now), for those who waited:
-//!   last run ───── handle_hot           │             │      Serve(Grant) | Refreshed | Dek | Refuse
+//!   last run ───── handle_warm_key ─────┤             │      Serve(Grant) | Refreshed | Dek | Refuse
 //!   KMS ────────── handle_lease         │             │
-//!   clock ──────── handle_tick ─────────┘             └──▶ survey(): Hottest ──▶ next run
+//!   clock ──────── handle_tick ─────────┘             └──▶ collect_hottest() ──▶ next run
 //! ```
 //!
 //! # Order of calls
@@ -59,7 +59,7 @@
 //!   so counting what a pass leaves is reading the queues' lengths.
 //! * **Warm start.** A key that was hot in a previous run is queued only under a live lease, and only if the next pass
 //!   would reach it, so the queue is no longer than the share of `max_in_flight`; the caller keeps the rest. Its load has
-//!   no privilege: see [`handle_hot`](Shard::handle_hot). Heat is a count of hits, halved at each load: one addition on
+//!   no privilege: see [`handle_warm_key`](Shard::handle_warm_key). Heat is a count of hits, halved at each load: one addition on
 //!   the fast path, and no other bookkeeping ([`Hottest`]).
 //! * **A put** ends the live key immediately: an answer with the older version after the put was acknowledged would be
 //!   wrong, so requests wait for the load of the newer one, whatever the policy.
@@ -105,6 +105,6 @@ pub use limits::{Limits, LimitsError, RENEW_EARLY_PPM_MAX, renewals_per_lease};
 pub use prefetch::{SCAN_PERIOD_US, SCANNED_MAX};
 pub use settings::{OnSoftExpiry, Settings, SettingsError};
 pub use shard::{
-    KEYSPACES_MAX, Lifecycle, NEGATIVE_US, SURVEY_STEP, Shard, View, Violation, Warming,
+    HOTTEST_SCAN_STEP, KEYSPACES_MAX, Lifecycle, NEGATIVE_US, Shard, View, Violation, WarmAdmission,
 };
 pub use time::{Instant, TICK_US};

@@ -19,7 +19,7 @@ pub(crate) trait Linked<const WHICH: u8> {
 }
 
 impl<M> Link<M> {
-    pub(crate) const LOOSE: Self = Self {
+    pub(crate) const UNLINKED: Self = Self {
         prev: None,
         next: None,
     };
@@ -80,7 +80,7 @@ impl<M, const WHICH: u8> List<M, WHICH> {
     where
         T: Linked<WHICH, Slot = M>,
     {
-        let Link { prev, next } = core::mem::replace(slots[at].link(), Link::LOOSE);
+        let Link { prev, next } = core::mem::replace(slots[at].link(), Link::UNLINKED);
         match prev {
             None => self.head = next,
             Some(prev) => slots[prev].link().next = next,
@@ -140,7 +140,7 @@ mod tests {
     fn members_keep_their_order_when_others_are_removed() {
         let mut slots: Slots<Node> = Slots::new();
         let mut list = List::<Node, 0>::default();
-        let nodes: Vec<_> = (0..5).map(|_| slots.insert(Node(Link::LOOSE))).collect();
+        let nodes: Vec<_> = (0..5).map(|_| slots.insert(Node(Link::UNLINKED))).collect();
         for node in &nodes {
             list.push_back(&mut slots, *node);
         }

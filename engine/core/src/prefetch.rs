@@ -2,7 +2,7 @@
 
 use crate::backoff::Backoff;
 use crate::entry::Due;
-use crate::keyspace::Points;
+use crate::keyspace::Deadlines;
 use crate::time::Instant;
 
 /// Time between two passes of the prefetcher, in µs. Refreshes ahead of need start in passes only. It is well below the
@@ -25,11 +25,11 @@ pub(crate) struct NextPass {
 
 /// Returns the queue of a live key that has no flight, and when to check it again, never later than `points.hard_at`.
 pub(crate) fn plan(
-    points: &Points,
+    points: &Deadlines,
     now: Instant,
     used: bool,
     backoff: &Backoff,
-    look_again_us: u64,
+    recheck_us: u64,
 ) -> (Due, Instant) {
     let (due, look_at) = if backoff.left_us(now).is_some() {
         (Due::None, backoff.retry_at())
@@ -41,8 +41,8 @@ pub(crate) fn plan(
         } else {
             (Due::Urgent, points.hard_at)
         }
-    } else if now < points.soft_at && look_again_us > 0 {
-        (Due::None, now.plus_us(look_again_us).min(points.soft_at))
+    } else if now < points.soft_at && recheck_us > 0 {
+        (Due::None, now.plus_us(recheck_us).min(points.soft_at))
     } else {
         // Not used: left to expire.
         (Due::None, points.hard_at)
@@ -59,7 +59,7 @@ mod tests {
         Instant::from_micros(us)
     }
 
-    const POINTS: Points = Points {
+    const POINTS: Deadlines = Deadlines {
         due_at: at_const(80),
         urgent_at: at_const(95),
         soft_at: at_const(100),

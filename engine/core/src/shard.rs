@@ -7,19 +7,19 @@ mod evict;
 mod figures;
 mod flights;
 mod force;
-mod landing;
 mod leasing;
+mod load_result;
 mod request;
-mod settle;
 mod tick;
 mod view;
+mod waiters;
 mod wanted;
 mod warm;
 
 pub use audit::Violation;
 pub use entries::NEGATIVE_US;
 pub use view::{Lifecycle, View};
-pub use warm::{SURVEY_STEP, Warming};
+pub use warm::{HOTTEST_SCAN_STEP, WarmAdmission};
 
 use crate::action::{Action, KeyspaceId};
 use crate::counters::Totals;
@@ -178,7 +178,7 @@ impl<V> Shard<V> {
         self.follow_lease_end(at);
         let keyspace = &self.keyspaces[at];
         if keyspace.lease.is_held() && !keyspace.has_lease(now) {
-            self.lose_lease(now, at);
+            self.expire_lease(now, at);
         }
         self.arm_alarm(now, at);
         self.end_unlock_if_reloaded(at);

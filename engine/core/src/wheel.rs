@@ -117,7 +117,7 @@ impl<T> Wheel<T> {
             item,
             tick,
             place: Place::Due,
-            link: Link::LOOSE,
+            link: Link::UNLINKED,
         });
         self.place(node);
         TimerId(self.nodes.handle(node))

@@ -10,14 +10,14 @@ use crate::time::{Instant, TICK_US};
 /// Pause between two requests for a DEK that the live lease does not include, in µs.
 const WANTED_AGAIN_US: u64 = 1_000_000;
 /// Pause between the first refusal and the second request, in µs.
-const DENIED_AGAIN_US: u64 = 1_000_000;
+const DENIAL_CONFIRM_US: u64 = 1_000_000;
 /// Time after which an unanswered unwrap is given up and counts as unavailable, in µs. Longer than any time limit of a
 /// KMS client, since it only guards against a lost answer.
 const UNWRAP_TIME_LIMIT_US: u64 = 120_000_000;
 /// Longest wait requested by a KMS that is honoured, in µs.
 const RETRY_AFTER_US_MAX: u64 = 60_000_000;
 /// Renewal checks are this fraction of the lease apart, and less near its end.
-const LOOKS_PER_LEASE: u64 = 16;
+const RENEWAL_CHECKS_PER_LEASE: u64 = 16;
 /// Parts per million in a whole.
 const PPM: u64 = 1_000_000;
 
@@ -27,7 +27,7 @@ pub(crate) struct Lease {
     asking_since: Option<Instant>,
     /// When the last unwrap request was sent.
     asked_at: Instant,
-    standing: Standing,
+    standing: LastAnswer,
     /// The first of the consecutive refusals.
     denied_at: Option<Instant>,
     /// Blocks requests until its time; a grant clears it.
@@ -49,7 +49,7 @@ struct Held {
 
 /// The last answer of the KMS, as far as it determines the next step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Standing {
+enum LastAnswer {
     /// It granted, failed, or was not called yet: only the backoff distinguishes these.
     #[default]
     Open,
@@ -59,7 +59,7 @@ enum Standing {
 
 /// What a lease's timer must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Alarm {
+pub(crate) enum LeaseTimerAction {
     /// Request an unwrap.
     Ask,
     /// The request was not answered.
@@ -96,7 +96,7 @@ impl Lease {
 
     /// Records that the KMS must be unlocked.
     pub(crate) fn is_kms_locked(&self) -> bool {
-        self.standing == Standing::Locked
+        self.standing == LastAnswer::Locked
     }
 
     pub(crate) fn retry_at(&self) -> Instant {
@@ -125,7 +125,7 @@ impl Lease {
 
     /// Returns `true` if a request with a budget of `budget_us` may see the DEK in time. Optimistic while the duration of
     /// an unwrap is unknown.
-    pub(crate) fn fits(&self, now: Instant, budget_us: u64) -> bool {
+    pub(crate) fn can_unwrap_within(&self, now: Instant, budget_us: u64) -> bool {
         let barred = !self.is_asking() && self.backoff.left_us(now).is_some();
         !barred && self.expected_us(now) <= budget_us
     }
@@ -171,11 +171,11 @@ impl Lease {
             ends_at,
             generation,
         });
-        self.standing = Standing::Open;
+        self.standing = LastAnswer::Open;
         self.denied_at = None;
         self.backoff.clear();
         // A grant that is old on arrival must not cause the next request immediately.
-        self.idle_until = now.plus_us((lease_us / LOOKS_PER_LEASE).max(TICK_US));
+        self.idle_until = now.plus_us((lease_us / RENEWAL_CHECKS_PER_LEASE).max(TICK_US));
         true
     }
 
@@ -183,14 +183,14 @@ impl Lease {
     /// new information.
     pub(crate) fn denied(&mut self, now: Instant) -> bool {
         self.answered();
-        self.standing = Standing::Denied;
+        self.standing = LastAnswer::Denied;
         let first_at = *self.denied_at.get_or_insert(now);
-        if first_at < now && now >= first_at.plus_us(DENIED_AGAIN_US) {
+        if first_at < now && now >= first_at.plus_us(DENIAL_CONFIRM_US) {
             return true;
         }
         // The KMS answers, so no earlier backoff prevents another request.
         self.backoff.clear();
-        self.backoff.not_before(first_at.plus_us(DENIED_AGAIN_US));
+        self.backoff.not_before(first_at.plus_us(DENIAL_CONFIRM_US));
         false
     }
 
@@ -204,9 +204,9 @@ impl Lease {
     ) -> Instant {
         self.answered();
         self.standing = if kms_locked {
-            Standing::Locked
+            LastAnswer::Locked
         } else {
-            Standing::Open
+            LastAnswer::Open
         };
         self.backoff
             .failed(now, rng, UNWRAP_BACKOFF_US_MIN, UNWRAP_BACKOFF_US_MAX);
@@ -216,13 +216,13 @@ impl Lease {
     }
 
     /// Ends the lease. A request in flight remains in flight.
-    pub(crate) fn lost(&mut self) {
+    pub(crate) fn expire(&mut self) {
         self.held = None;
     }
 
     /// Clears refusals after an operator's unlock: earlier answers of the KMS no longer apply.
-    pub(crate) fn pardoned(&mut self) {
-        self.standing = Standing::Open;
+    pub(crate) fn clear_refusals(&mut self) {
+        self.standing = LastAnswer::Open;
         self.denied_at = None;
         self.backoff.clear();
     }
@@ -255,26 +255,30 @@ impl Lease {
     }
 
     /// Handles the timer. `wanted`: the keyspace was used since the last grant.
-    pub(crate) fn alarm(&mut self, now: Instant, wanted: bool) -> Alarm {
+    pub(crate) fn alarm(&mut self, now: Instant, wanted: bool) -> LeaseTimerAction {
         if let Some(since) = self.asking_since {
             let lost = now >= since.plus_us(UNWRAP_TIME_LIMIT_US);
-            return if lost { Alarm::Lost } else { Alarm::Rest };
+            return if lost {
+                LeaseTimerAction::Lost
+            } else {
+                LeaseTimerAction::Rest
+            };
         }
         if self.backoff.left_us(now).is_some() {
-            return Alarm::Rest;
+            return LeaseTimerAction::Rest;
         }
-        if self.standing == Standing::Denied {
+        if self.standing == LastAnswer::Denied {
             // Confirm a refusal even if no request needs a key.
-            return Alarm::Ask;
+            return LeaseTimerAction::Ask;
         }
         match self.held {
-            None if wanted => Alarm::Ask,
-            None => Alarm::Rest,
-            Some(held) if now < held.renew_at(self.renew_early_ppm) => Alarm::Rest,
-            Some(_) if wanted => Alarm::Ask,
+            None if wanted => LeaseTimerAction::Ask,
+            None => LeaseTimerAction::Rest,
+            Some(held) if now < held.renew_at(self.renew_early_ppm) => LeaseTimerAction::Rest,
+            Some(_) if wanted => LeaseTimerAction::Ask,
             Some(held) => {
-                self.idle_until = held.next_look(now);
-                Alarm::Rest
+                self.idle_until = held.next_renewal_check(now);
+                LeaseTimerAction::Rest
             }
         }
     }
@@ -290,10 +294,14 @@ impl Held {
 
     /// Returns the time of the next renewal check of an idle lease. Checks become more frequent towards its end, so that
     /// a keyspace that comes into use shortly before is renewed and not purged while in use.
-    fn next_look(self, now: Instant) -> Instant {
+    fn next_renewal_check(self, now: Instant) -> Instant {
         let lease_us = self.ends_at.saturating_since(self.sent_at);
         let left_us = self.ends_at.saturating_since(now);
-        now.plus_us((lease_us / LOOKS_PER_LEASE).min(left_us / 4).max(TICK_US))
+        now.plus_us(
+            (lease_us / RENEWAL_CHECKS_PER_LEASE)
+                .min(left_us / 4)
+                .max(TICK_US),
+        )
     }
 }
 
@@ -358,7 +366,7 @@ mod tests {
         assert!(!lease.denied(s(20)));
         assert!(!lease.denied(s(20).plus_us(1_000)), "an echo of the first");
         assert_eq!(lease.alarm_at(s(20), false), Some(s(21)));
-        assert_eq!(lease.alarm(s(21), false), Alarm::Ask);
+        assert_eq!(lease.alarm(s(21), false), LeaseTimerAction::Ask);
         lease.asked(s(21));
         assert!(lease.denied(s(21).plus_us(1_000)));
     }
@@ -366,10 +374,10 @@ mod tests {
     #[test]
     fn idle_lease_is_checked_again_and_renewed_when_used() {
         let mut lease = held();
-        assert_eq!(lease.alarm(s(60), false), Alarm::Rest);
+        assert_eq!(lease.alarm(s(60), false), LeaseTimerAction::Rest);
         let next = lease.alarm_at(s(60), false).unwrap();
         assert!(next > s(60) && next < s(70));
-        assert_eq!(lease.alarm(next, true), Alarm::Ask);
+        assert_eq!(lease.alarm(next, true), LeaseTimerAction::Ask);
     }
 
     /// Found by the simulator: renewal checks were a sixteenth of the lease apart up to its end, so all keys of a
@@ -379,12 +387,12 @@ mod tests {
         let mut lease = held();
         let mut now = s(60);
         while now < s(110).minus_us(50_000) {
-            assert_eq!(lease.alarm(now, false), Alarm::Rest);
+            assert_eq!(lease.alarm(now, false), LeaseTimerAction::Rest);
             let next = lease.alarm_at(now, false).expect("it is checked again");
             assert!(next > now && next < s(110), "{next:?} after {now:?}");
             now = next;
         }
-        assert_eq!(lease.alarm(now, true), Alarm::Ask);
+        assert_eq!(lease.alarm(now, true), LeaseTimerAction::Ask);
     }
 
     /// Found by the simulator: a lease that was shortened kept the next check planned for the longer one. It ended, and
@@ -395,7 +403,7 @@ mod tests {
         lease.shorten(4 * S);
         assert_eq!(lease.ends_at(), s(14));
         assert_eq!(lease.alarm_at(s(11), false), Some(s(12)));
-        assert_eq!(lease.alarm(s(12), true), Alarm::Ask);
+        assert_eq!(lease.alarm(s(12), true), LeaseTimerAction::Ask);
     }
 
     #[test]
@@ -409,8 +417,11 @@ mod tests {
                 Some(renew_at),
                 "{early_ppm} ppm"
             );
-            assert_eq!(lease.alarm(renew_at.minus_us(1), true), Alarm::Rest);
-            assert_eq!(lease.alarm(renew_at, true), Alarm::Ask);
+            assert_eq!(
+                lease.alarm(renew_at.minus_us(1), true),
+                LeaseTimerAction::Rest
+            );
+            assert_eq!(lease.alarm(renew_at, true), LeaseTimerAction::Ask);
         }
     }
 
@@ -439,8 +450,8 @@ mod tests {
         lease.shorten(40 * S);
         assert_eq!(lease.ends_at(), s(50));
         assert_eq!(lease.alarm_at(s(11), false), Some(s(28)));
-        assert_eq!(lease.alarm(s(28).minus_us(1), true), Alarm::Rest);
-        assert_eq!(lease.alarm(s(28), true), Alarm::Ask);
+        assert_eq!(lease.alarm(s(28).minus_us(1), true), LeaseTimerAction::Rest);
+        assert_eq!(lease.alarm(s(28), true), LeaseTimerAction::Ask);
     }
 
     /// The planned check must not delay the renewal, which comes before half.
@@ -466,7 +477,7 @@ mod tests {
                 lease.asked(now);
                 assert!(lease.granted(now, now, 1, 100 * S));
                 now = lease.alarm_at(now, false).expect("it must be renewed");
-                assert_eq!(lease.alarm(now, true), Alarm::Ask);
+                assert_eq!(lease.alarm(now, true), LeaseTimerAction::Ask);
                 at.push(now.saturating_since(s(10)));
             }
             at
@@ -485,22 +496,28 @@ mod tests {
         let mut lease = Lease::default();
         lease.asked(s(1));
         let limit = lease.alarm_at(s(1), false).unwrap();
-        assert_eq!(lease.alarm(limit.minus_us(1), true), Alarm::Rest);
-        assert_eq!(lease.alarm(limit, true), Alarm::Lost);
+        assert_eq!(lease.alarm(limit.minus_us(1), true), LeaseTimerAction::Rest);
+        assert_eq!(lease.alarm(limit, true), LeaseTimerAction::Lost);
     }
 
     #[test]
     fn waiting_is_allowed_until_unwraps_are_known_to_take_longer() {
         let mut lease = Lease::default();
-        assert!(lease.fits(s(1), 3_000));
+        assert!(lease.can_unwrap_within(s(1), 3_000));
         lease.asked(s(1));
         lease.granted(s(1).plus_us(20_000), s(1), 1, S);
-        lease.lost();
-        assert!(!lease.fits(s(9), 3_000));
+        lease.expire();
+        assert!(!lease.can_unwrap_within(s(9), 3_000));
         lease.asked(s(9));
-        assert!(lease.fits(s(9).plus_us(17_000), 3_000));
-        assert!(lease.fits(s(9).plus_us(23_000), 3_000), "a little overdue");
-        assert!(!lease.fits(s(9).plus_us(24_000), 3_000), "it may hang");
+        assert!(lease.can_unwrap_within(s(9).plus_us(17_000), 3_000));
+        assert!(
+            lease.can_unwrap_within(s(9).plus_us(23_000), 3_000),
+            "a little overdue"
+        );
+        assert!(
+            !lease.can_unwrap_within(s(9).plus_us(24_000), 3_000),
+            "it may hang"
+        );
     }
 
     #[test]
@@ -511,10 +528,10 @@ mod tests {
         let retry_at = lease.unavailable(s(1), &mut rng, 5 * S, false);
         assert!(retry_at >= s(6));
         assert!(!lease.may_ask(s(2)));
-        assert!(!lease.fits(s(2), u64::MAX));
+        assert!(!lease.can_unwrap_within(s(2), u64::MAX));
         assert!(lease.may_ask(retry_at));
-        assert!(lease.fits(retry_at, u64::MAX));
-        lease.pardoned();
+        assert!(lease.can_unwrap_within(retry_at, u64::MAX));
+        lease.clear_refusals();
         assert!(lease.may_ask(s(2)));
     }
 }

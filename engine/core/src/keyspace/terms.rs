@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 const HARD_STEPS_MAX: usize = 8;
 
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct ExpiryRules {
     soft_us: u64,
     jitter_us_max: u64,
     window_us: u64,
@@ -26,14 +26,14 @@ pub(crate) struct Terms {
 /// The points in a key's life at which something must be done. `hard_at` excludes the lease, whose end is one event for
 /// the whole keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Points {
+pub(crate) struct Deadlines {
     pub(crate) due_at: Instant,
     pub(crate) urgent_at: Instant,
     pub(crate) soft_at: Instant,
     pub(crate) hard_at: Instant,
 }
 
-impl Terms {
+impl ExpiryRules {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             soft_us: settings.soft_ttl_us(),
@@ -95,10 +95,10 @@ impl Terms {
         live.loaded_at.plus_us(self.soft_us - jitter_us)
     }
 
-    pub(crate) fn points<V>(&self, live: &Live<V>) -> Points {
+    pub(crate) fn points<V>(&self, live: &Live<V>) -> Deadlines {
         let hard_at = self.own_hard(live);
         let soft_at = self.soft_at(live).min(hard_at);
-        Points {
+        Deadlines {
             due_at: soft_at.minus_us(self.window_us).max(live.loaded_at),
             urgent_at: soft_at.minus_us(self.low_water_us).max(live.loaded_at),
             soft_at,
@@ -108,7 +108,7 @@ impl Terms {
 
     /// Returns how long after the last check an unused key inside its refresh window is checked again, in µs: eight
     /// checks per window, so that a key that comes into use late is noticed in time.
-    pub(crate) fn look_again_us(&self) -> u64 {
+    pub(crate) fn recheck_us(&self) -> u64 {
         self.window_us / 8
     }
 

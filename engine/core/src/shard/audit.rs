@@ -1,7 +1,7 @@
 //! Consistency checks of the shard's own bookkeeping: for tests and the simulator.
 
 use super::Shard;
-use crate::entry::{Due, Entry, Home, Key, State};
+use crate::entry::{Due, Entry, Key, State, StateList};
 use crate::flight::{Place, Stage};
 use crate::slots::At;
 use alloc::string::String;
@@ -70,12 +70,12 @@ impl<V> Shard<V> {
             "entry {at} is not found"
         );
         let home = match &entry.state {
-            State::Live(_) => Home::Resident,
-            State::Negative { .. } => Home::Negative,
-            State::Invalid { .. } => Home::Invalid,
-            State::Revoked => Home::Revoked,
+            State::Live(_) => StateList::Resident,
+            State::Negative { .. } => StateList::Negative,
+            State::Invalid { .. } => StateList::Invalid,
+            State::Revoked => StateList::Revoked,
             State::Empty if entry.is_listed_to_load() => entry.home,
-            State::Empty => Home::None,
+            State::Empty => StateList::None,
         };
         ensure!(
             entry.home == home,
@@ -198,7 +198,7 @@ impl<V> Shard<V> {
             let id = keyspace.id.0;
             let counters = &keyspace.counters;
             ensure!(
-                counters.add_up(),
+                counters.is_balanced(),
                 "keyspace {id}: {counters:?} do not add up"
             );
             let entries = || {
@@ -209,17 +209,21 @@ impl<V> Shard<V> {
             };
             let homed = |home| entries().filter(|entry| entry.home == home).count();
             let due = |due| entries().filter(|entry| entry.due == due).count();
-            negatives += homed(Home::Negative);
+            negatives += homed(StateList::Negative);
             for (what, len, count) in [
-                ("resident", keyspace.resident.len(), homed(Home::Resident)),
+                (
+                    "resident",
+                    keyspace.resident.len(),
+                    homed(StateList::Resident),
+                ),
                 (
                     "resident keys",
                     counters.resident_keys as usize,
-                    homed(Home::Resident),
+                    homed(StateList::Resident),
                 ),
-                ("parked", keyspace.parked.len(), homed(Home::Parked)),
-                ("warm", keyspace.warm.len(), homed(Home::Warm)),
-                ("invalid", keyspace.invalid.len(), homed(Home::Invalid)),
+                ("parked", keyspace.parked.len(), homed(StateList::Parked)),
+                ("warm", keyspace.warm.len(), homed(StateList::Warm)),
+                ("invalid", keyspace.invalid.len(), homed(StateList::Invalid)),
                 ("ahead", keyspace.ahead.len(), due(Due::Ahead)),
                 ("urgent", keyspace.urgent.len(), due(Due::Urgent)),
                 (

@@ -3,7 +3,7 @@
 use super::Shard;
 use crate::action::{KeyspaceId, Refusal};
 use crate::entry::{Key, State};
-use crate::flight::{Ending, Origin, Stage};
+use crate::flight::{FlightOutcome, Origin, Stage};
 use crate::grant::Grant;
 use crate::slots::At;
 use crate::time::Instant;
@@ -47,7 +47,7 @@ impl<V> Shard<V> {
         match entry.flight {
             Some(flight) => {
                 let flight = &mut self.group.flights[flight];
-                flight.overtaken = matches!(flight.stage, Stage::Loading { .. });
+                flight.superseded = matches!(flight.stage, Stage::Loading { .. });
             }
             None => {
                 let keyspace_at = entry.keyspace_at;
@@ -55,7 +55,7 @@ impl<V> Shard<V> {
                 if outdated && can_load && self.has_room_for_flight() {
                     self.start_flight(now, at, Origin::Demand);
                 } else {
-                    self.look_after(now, at);
+                    self.update_schedule(now, at);
                 }
             }
         }
@@ -85,7 +85,7 @@ impl<V> Shard<V> {
             && self.entries[at].is_revoked()
         {
             self.become_empty(at);
-            self.look_after(now, at);
+            self.update_schedule(now, at);
         }
     }
 
@@ -108,8 +108,8 @@ impl<V> Shard<V> {
         self.entries[at].backoff.clear();
         self.become_revoked(at);
         match self.entries[at].flight {
-            Some(flight) => self.end_flight(now, flight, Ending::Failed(Refusal::Revoked)),
-            None => self.look_after(now, at),
+            Some(flight) => self.end_flight(now, flight, FlightOutcome::Failed(Refusal::Revoked)),
+            None => self.update_schedule(now, at),
         }
     }
 }

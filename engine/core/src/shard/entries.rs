@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::action::KeyspaceId;
-use crate::entry::{DUE, Due, Entry, HOME, Home, Key, Live, Reread, State};
+use crate::entry::{CorruptRetry, DUE, Due, Entry, HOME, Key, Live, State, StateList};
 use crate::event::InvalidCause;
 use crate::keyspace::Keyspace;
 use crate::list::List;
@@ -73,14 +73,14 @@ impl<V> Shard<V> {
 
     /// Discards the state of a key.
     pub(super) fn become_empty(&mut self, at: At<Key>) {
-        self.strip(at);
+        self.drop_plaintext(at);
         self.set_timer(at, Instant::MAX);
     }
 
     /// As [`Shard::become_empty`], but leaves the timer: when it fires, nothing needs the entry. Plaintext is dropped
     /// here.
-    pub(super) fn strip(&mut self, at: At<Key>) {
-        self.rehome(at, Home::None);
+    pub(super) fn drop_plaintext(&mut self, at: At<Key>) {
+        self.move_to_list(at, StateList::None);
         self.requeue(at, Due::None);
         let before = core::mem::replace(&mut self.entries[at].state, State::Empty);
         if let State::Live(live) = before {
@@ -93,7 +93,7 @@ impl<V> Shard<V> {
 
     pub(super) fn become_live(&mut self, at: At<Key>, mut live: Live<V>) {
         self.become_empty(at);
-        self.rehome(at, Home::Resident);
+        self.move_to_list(at, StateList::Resident);
         self.key_bytes += live.key_bytes;
         let keyspace = self.keyspace_of(at);
         keyspace.counters.resident_keys += 1;
@@ -105,7 +105,7 @@ impl<V> Shard<V> {
     /// Marks a key as missing. Discards the oldest negative entry if there are too many.
     pub(super) fn become_negative(&mut self, now: Instant, at: At<Key>) {
         self.become_empty(at);
-        self.rehome(at, Home::Negative);
+        self.move_to_list(at, StateList::Negative);
         self.entries[at].state = State::Negative {
             until: now.plus_us(NEGATIVE_US),
         };
@@ -114,16 +114,21 @@ impl<V> Shard<V> {
         }
     }
 
-    pub(super) fn become_invalid(&mut self, at: At<Key>, cause: InvalidCause, reread: Reread) {
+    pub(super) fn become_invalid(
+        &mut self,
+        at: At<Key>,
+        cause: InvalidCause,
+        reread: CorruptRetry,
+    ) {
         self.become_empty(at);
-        self.rehome(at, Home::Invalid);
+        self.move_to_list(at, StateList::Invalid);
         self.entries[at].state = State::Invalid { cause, reread };
     }
 
     /// Marks a key as revoked. Discards the oldest revoked entry if there are too many.
     pub(super) fn become_revoked(&mut self, at: At<Key>) {
         self.become_empty(at);
-        self.rehome(at, Home::Revoked);
+        self.move_to_list(at, StateList::Revoked);
         self.entries[at].state = State::Revoked;
         if self.revoked.len() > self.limits.revoked_max
             && let Some(oldest) = self.revoked.front()
@@ -153,7 +158,7 @@ impl<V> Shard<V> {
     }
 
     /// Moves an entry to the end of the list for its state.
-    pub(super) fn rehome(&mut self, at: At<Key>, home: Home) {
+    pub(super) fn move_to_list(&mut self, at: At<Key>, home: StateList) {
         let entry = &mut self.entries[at];
         let before = core::mem::replace(&mut entry.home, home);
         let keyspace_at = entry.keyspace_at;
@@ -173,16 +178,20 @@ impl<V> Shard<V> {
         }
     }
 
-    fn home_list(&mut self, keyspace_at: At<Keyspace>, home: Home) -> Option<&mut List<Key, HOME>> {
+    fn home_list(
+        &mut self,
+        keyspace_at: At<Keyspace>,
+        home: StateList,
+    ) -> Option<&mut List<Key, HOME>> {
         let keyspace = &mut self.keyspaces[keyspace_at];
         match home {
-            Home::None => None,
-            Home::Resident => Some(&mut keyspace.resident),
-            Home::Parked => Some(&mut keyspace.parked),
-            Home::Warm => Some(&mut keyspace.warm),
-            Home::Invalid => Some(&mut keyspace.invalid),
-            Home::Negative => Some(&mut self.negatives),
-            Home::Revoked => Some(&mut self.revoked),
+            StateList::None => None,
+            StateList::Resident => Some(&mut keyspace.resident),
+            StateList::Parked => Some(&mut keyspace.parked),
+            StateList::Warm => Some(&mut keyspace.warm),
+            StateList::Invalid => Some(&mut keyspace.invalid),
+            StateList::Negative => Some(&mut self.negatives),
+            StateList::Revoked => Some(&mut self.revoked),
         }
     }
 
@@ -215,7 +224,7 @@ impl<V> Shard<V> {
 
     /// Updates the queue and timer for the entry's current state. An entry that is not needed is removed: call it last,
     /// whenever state or flight have changed.
-    pub(super) fn look_after(&mut self, now: Instant, at: At<Key>) {
+    pub(super) fn update_schedule(&mut self, now: Instant, at: At<Key>) {
         let entry = &self.entries[at];
         let flying = entry.flight.is_some();
         let (due, look_at) = match &entry.state {
@@ -226,7 +235,7 @@ impl<V> Shard<V> {
                     (Due::None, points.hard_at)
                 } else {
                     let used = entry.touched & crate::entry::USED != 0;
-                    prefetch::plan(&points, now, used, &entry.backoff, terms.look_again_us())
+                    prefetch::plan(&points, now, used, &entry.backoff, terms.recheck_us())
                 }
             }
             State::Negative { until } => (Due::None, *until),
@@ -243,7 +252,7 @@ impl<V> Shard<V> {
     }
 
     /// Handles the entry's timer.
-    pub(super) fn handle_age(&mut self, now: Instant, at: At<Key>) {
+    pub(super) fn handle_entry_timer(&mut self, now: Instant, at: At<Key>) {
         self.entries[at].timer = None;
         match &self.entries[at].state {
             State::Live(live) => {
@@ -261,7 +270,7 @@ impl<V> Shard<V> {
             }
             State::Negative { .. } | State::Invalid { .. } | State::Revoked => {}
         }
-        self.look_after(now, at);
+        self.update_schedule(now, at);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Eviction: CLOCK, with expired keys first.
 //!
 //! One hand moves around the entries. A live key that was used since the hand passed is spared once; one that is past
-//! `effective_hard` is not. Entries with a flight and revoked entries stay. The hand spares at most [`SPARED_MAX`] keys
+//! `effective_hard` is not. Entries with a flight and revoked entries stay. The hand spares at most [`SECOND_CHANCES_MAX`] keys
 //! in a row, so that a shard full of hot keys does not delay the request that needs the space: it then takes the next
 //! key, used or not.
 
@@ -12,11 +12,11 @@ use crate::grant::Grant;
 use crate::slots::At;
 use crate::time::Instant;
 
-const SPARED_MAX: usize = 128;
+const SECOND_CHANCES_MAX: usize = 128;
 
 /// What is exhausted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Short {
+enum Shortage {
     Entries,
     KeyBytes,
 }
@@ -25,7 +25,7 @@ impl<V> Shard<V> {
     /// Removes one entry. Returns `false` if none can be removed.
     pub(super) fn evict_entry(&mut self, now: Instant) -> bool {
         // A missing key costs one read to look up again; any other also costs an unlock.
-        self.forget_oldest_negative() || self.evict(now, Short::Entries)
+        self.forget_oldest_negative() || self.evict(now, Shortage::Entries)
     }
 
     /// Frees `bytes` for a key that replaces the one at `at`, if there is one. Returns `false` if not enough can be
@@ -35,7 +35,7 @@ impl<V> Shard<V> {
             return false;
         }
         while !self.has_room_for_key(at, bytes) {
-            if !self.evict(now, Short::KeyBytes) {
+            if !self.evict(now, Shortage::KeyBytes) {
                 return false;
             }
         }
@@ -48,7 +48,7 @@ impl<V> Shard<V> {
         self.key_bytes - replaced + bytes <= self.limits.key_bytes_max
     }
 
-    fn evict(&mut self, now: Instant, short: Short) -> bool {
+    fn evict(&mut self, now: Instant, short: Shortage) -> bool {
         let slots = self.entries.high_water();
         let mut spared = 0;
         // Two rounds: the first may do nothing but spare keys.
@@ -68,7 +68,7 @@ impl<V> Shard<V> {
                     let usable = Grant::check(live, terms, now).is_some();
                     if !usable {
                         self.expire(at);
-                    } else if entry.touched & REFERENCED != 0 && spared < SPARED_MAX {
+                    } else if entry.touched & REFERENCED != 0 && spared < SECOND_CHANCES_MAX {
                         self.entries[at].touched &= !REFERENCED;
                         spared += 1;
                         continue;
@@ -76,7 +76,7 @@ impl<V> Shard<V> {
                         self.count_eviction(at);
                     }
                 }
-                _ if short == Short::KeyBytes => continue,
+                _ if short == Shortage::KeyBytes => continue,
                 State::Empty | State::Negative { .. } | State::Invalid { .. } => {}
             }
             self.remove_entry(at);

@@ -2,8 +2,8 @@
 
 use super::{Shard, WaitTimer};
 use crate::action::{Action, FlightId, Refusal};
-use crate::entry::{Due, Home, Key};
-use crate::flight::{Ending, Flight, Origin, Stage, WAITING, Waiter};
+use crate::entry::{Due, Key, StateList};
+use crate::flight::{Flight, FlightOutcome, Origin, Stage, WAITING, Waiter};
 use crate::keyspace::{Gate, Keyspace};
 use crate::list::List;
 use crate::slots::At;
@@ -24,26 +24,26 @@ impl<V> Shard<V> {
         keyspace.reloads += u64::from(origin == Origin::Reload);
         keyspace.warm_flights += usize::from(origin == Origin::Warm);
         if listed {
-            self.rehome(at, Home::None);
+            self.move_to_list(at, StateList::None);
         }
         self.requeue(at, Due::None);
         if self.keyspaces[keyspace_at].has_lease(now) {
-            self.launch(now, flight);
+            self.start_load(now, flight);
         } else {
-            self.ask(now, keyspace_at);
+            self.request_unwrap(now, keyspace_at);
         }
-        self.look_after(now, at);
+        self.update_schedule(now, at);
         flight
     }
 
     /// Requests a load, under a new id.
-    pub(super) fn launch(&mut self, now: Instant, flight_at: At<Flight>) {
+    pub(super) fn start_load(&mut self, now: Instant, flight_at: At<Flight>) {
         let generation = self.group.next_generation();
         self.arm_flight(now, flight_at);
         let flight = &mut self.group.flights[flight_at];
         flight.generation = generation;
         flight.stage = Stage::Queued { queued_at: now };
-        flight.overtaken = false;
+        flight.superseded = false;
         let entry = &self.entries[flight.entry];
         self.actions.push_back(Action::Load {
             flight: FlightId {
@@ -57,23 +57,27 @@ impl<V> Shard<V> {
     }
 
     /// Loads again for all waiters, because the current load has ended or was discarded.
-    pub(super) fn launch_again(&mut self, now: Instant, flight_at: At<Flight>) {
+    pub(super) fn restart_load(&mut self, now: Instant, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
         let next = core::mem::take(&mut flight.next);
         let keyspace_at = flight.keyspace_at;
         self.group.adopt(flight_at, next);
         if self.keyspaces[keyspace_at].has_lease(now) {
-            self.launch(now, flight_at);
+            self.start_load(now, flight_at);
             return;
         }
-        if self.group.flights[flight_at].is_on_spec() {
+        if self.group.flights[flight_at].is_speculative() {
             let after_us = self.load_hint_us(keyspace_at);
-            return self.end_flight(now, flight_at, Ending::Failed(Refusal::Retry { after_us }));
+            return self.end_flight(
+                now,
+                flight_at,
+                FlightOutcome::Failed(Refusal::Retry { after_us }),
+            );
         }
         self.group.flights[flight_at].stage = Stage::AwaitingDek;
         self.arm_flight(now, flight_at);
-        if let Err(refusal) = self.seek_dek(now, keyspace_at, u64::MAX) {
-            self.end_flight(now, flight_at, Ending::Failed(refusal));
+        if let Err(refusal) = self.ensure_dek(now, keyspace_at, u64::MAX) {
+            self.end_flight(now, flight_at, FlightOutcome::Failed(refusal));
         }
     }
 
@@ -88,7 +92,12 @@ impl<V> Shard<V> {
     }
 
     /// Ends a flight: its waiters are answered by [`Shard::poll_ready`]. Force-refreshes that need a later load get one.
-    pub(super) fn end_flight(&mut self, now: Instant, flight_at: At<Flight>, ending: Ending) {
+    pub(super) fn end_flight(
+        &mut self,
+        now: Instant,
+        flight_at: At<Flight>,
+        ending: FlightOutcome,
+    ) {
         let flight = &mut self.group.flights[flight_at];
         let next = core::mem::take(&mut flight.next);
         let (at, keyspace_at) = (flight.entry, flight.keyspace_at);
@@ -107,7 +116,7 @@ impl<V> Shard<V> {
         if !next.is_empty() {
             self.start_next(now, at, next);
         }
-        self.look_after(now, at);
+        self.update_schedule(now, at);
         self.end_unlock_if_reloaded(keyspace_at);
     }
 
@@ -117,7 +126,7 @@ impl<V> Shard<V> {
         let allowed = if self.entries[at].is_revoked() {
             Err(Refusal::Revoked)
         } else {
-            self.seek_dek(now, keyspace_at, u64::MAX)
+            self.ensure_dek(now, keyspace_at, u64::MAX)
         };
         match allowed {
             Ok(()) => {
@@ -131,7 +140,7 @@ impl<V> Shard<V> {
                     .insert(Flight::new(at, keyspace_at, Origin::Demand));
                 self.group.adopt(flight, waiters);
                 let entry = &self.entries[at];
-                let ending = Ending::Failed(refusal);
+                let ending = FlightOutcome::Failed(refusal);
                 self.group
                     .end(flight, entry.keyspace, &entry.key_id, ending);
             }
@@ -141,7 +150,7 @@ impl<V> Shard<V> {
     /// Returns whether a request with a budget of `budget_us` may wait for a load: the DEK is available, or can be within
     /// the budget. Requests an unwrap if necessary. A request that may not wait gets NEEDS_UNLOCK, whatever the reason;
     /// only a wait that the KMS failed ends with UNAVAILABLE.
-    pub(super) fn seek_dek(
+    pub(super) fn ensure_dek(
         &mut self,
         now: Instant,
         keyspace_at: At<Keyspace>,
@@ -154,9 +163,9 @@ impl<V> Shard<V> {
         if keyspace.has_lease(now) {
             return Ok(());
         }
-        self.ask(now, keyspace_at);
+        self.request_unwrap(now, keyspace_at);
         let lease = &self.keyspaces[keyspace_at].lease;
-        if lease.fits(now, budget_us) {
+        if lease.can_unwrap_within(now, budget_us) {
             Ok(())
         } else {
             Err(self.needs_unlock(keyspace_at))

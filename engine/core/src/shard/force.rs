@@ -65,7 +65,7 @@ impl<V> Shard<V> {
         if self.keyspaces[keyspace_at].gate != Gate::Open {
             return Err(self.needs_unlock(keyspace_at));
         }
-        self.seek_dek(now, keyspace_at, u64::MAX)?;
+        self.ensure_dek(now, keyspace_at, u64::MAX)?;
         let overloaded = Refusal::Overloaded {
             after_us: OVERLOADED_AFTER_US,
         };

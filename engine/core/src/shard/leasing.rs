@@ -3,8 +3,8 @@
 use super::{LeaseTimer, Shard};
 use crate::action::{Action, KeyspaceId, LeaseEvent, Refusal};
 use crate::event::Event;
-use crate::flight::{Ending, Flight, Stage};
-use crate::keyspace::{Alarm, Gate, Keyspace, Purged, UnlockState, UnlockStatus};
+use crate::flight::{Flight, FlightOutcome, Stage};
+use crate::keyspace::{Gate, Keyspace, LeaseTimerAction, Purged, UnlockState, UnlockStatus};
 use crate::slots::At;
 use crate::time::Instant;
 use alloc::vec::Vec;
@@ -55,14 +55,14 @@ impl<V> Shard<V> {
         let at = self.keyspace_at(keyspace)?;
         let keyspace = &mut self.keyspaces[at];
         keyspace.gate = Gate::Open;
-        keyspace.lease.pardoned();
+        keyspace.lease.clear_refusals();
         keyspace.invalid_to_reload = keyspace.invalid.len();
         let ticket = self.ticket(at);
         if self.keyspaces[at].has_lease(now) {
             self.keyspaces[at].unlocks.granted();
             self.end_unlock_if_reloaded(at);
         } else {
-            self.ask(now, at);
+            self.request_unwrap(now, at);
         }
         self.arm_alarm(now, at);
         Some(ticket)
@@ -79,7 +79,7 @@ impl<V> Shard<V> {
     }
 
     /// Requests an unwrap, unless one is in flight or a backoff blocks it.
-    pub(super) fn ask(&mut self, now: Instant, at: At<Keyspace>) {
+    pub(super) fn request_unwrap(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &mut self.keyspaces[at];
         if keyspace.gate == Gate::Open && keyspace.lease.may_ask(now) {
             keyspace.lease.asked(now);
@@ -97,9 +97,9 @@ impl<V> Shard<V> {
         keyspace.ask_timer = None;
         let wanted = keyspace.is_wanted();
         match keyspace.lease.alarm(now, wanted) {
-            Alarm::Ask => self.ask(now, at),
-            Alarm::Lost => self.lease_unavailable(now, at, 0, false),
-            Alarm::Rest => self.ask_for_waiting(now, at),
+            LeaseTimerAction::Ask => self.request_unwrap(now, at),
+            LeaseTimerAction::Lost => self.lease_unavailable(now, at, 0, false),
+            LeaseTimerAction::Rest => self.ask_for_waiting(now, at),
         }
         self.arm_alarm(now, at);
     }
@@ -107,13 +107,13 @@ impl<V> Shard<V> {
     pub(super) fn handle_lease_end(&mut self, now: Instant, at: At<Keyspace>) {
         self.keyspaces[at].end_timer = None;
         if self.keyspaces[at].lease.is_held() && !self.keyspaces[at].has_lease(now) {
-            self.lose_lease(now, at);
+            self.expire_lease(now, at);
         }
         self.arm_alarm(now, at);
     }
 
     /// Ends the lease without renewal. Flights continue and notice it themselves.
-    pub(super) fn lose_lease(&mut self, now: Instant, at: At<Keyspace>) {
+    pub(super) fn expire_lease(&mut self, now: Instant, at: At<Keyspace>) {
         let keyspace = &self.keyspaces[at];
         let id = keyspace.id;
         if keyspace.lease.is_kms_locked() {
@@ -203,7 +203,7 @@ impl<V> Shard<V> {
         });
         for flight in self.flights_of(at) {
             if self.group.flights[flight].stage == Stage::AwaitingDek {
-                self.launch(now, flight);
+                self.start_load(now, flight);
             }
         }
         self.group.answer_wanting(at);
@@ -216,7 +216,7 @@ impl<V> Shard<V> {
         }
         if !self.keyspaces[at].has_lease(now) {
             let refusal = self.needs_unlock(at);
-            self.fail_awaiting(now, at, refusal);
+            self.fail_dek_waiters(now, at, refusal);
         } else {
             self.fail_awaiting_retry(now, at);
         }
@@ -246,7 +246,7 @@ impl<V> Shard<V> {
         if has_lease {
             self.fail_awaiting_retry(now, at);
         } else {
-            self.fail_awaiting(now, at, Refusal::Unavailable { after_us });
+            self.fail_dek_waiters(now, at, Refusal::Unavailable { after_us });
         }
     }
 
@@ -265,7 +265,7 @@ impl<V> Shard<V> {
         self.purge(now, at, Purged::Parked);
         let refusal = self.needs_unlock(at);
         for flight in self.flights_of(at) {
-            self.end_flight(now, flight, Ending::Failed(refusal));
+            self.end_flight(now, flight, FlightOutcome::Failed(refusal));
         }
         self.group.answer_wanting(at);
         if gate == Gate::Denied {
@@ -281,7 +281,7 @@ impl<V> Shard<V> {
     /// Invalidates everything that is live. It is dropped within the next 32 ticks, a first step of it immediately.
     fn purge(&mut self, now: Instant, at: At<Keyspace>, purged: Purged) {
         let keyspace = &mut self.keyspaces[at];
-        keyspace.lease.lost();
+        keyspace.lease.expire();
         keyspace.terms.purge();
         keyspace.purged = purged;
         self.follow_lease_end(at);
@@ -297,13 +297,13 @@ impl<V> Shard<V> {
     }
 
     /// Ends all flights of a keyspace that wait for a DEK.
-    fn fail_awaiting(&mut self, now: Instant, at: At<Keyspace>, refusal: Refusal) {
+    fn fail_dek_waiters(&mut self, now: Instant, at: At<Keyspace>, refusal: Refusal) {
         for flight in self.flights_of(at) {
             if self.group.flights[flight].stage == Stage::AwaitingDek {
                 let counters = &mut self.keyspaces[at].counters;
                 counters.rehydrate_total += 1;
                 counters.rehydrate_fail_total += 1;
-                self.end_flight(now, flight, Ending::Failed(refusal));
+                self.end_flight(now, flight, FlightOutcome::Failed(refusal));
             }
         }
     }

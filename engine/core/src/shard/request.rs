@@ -2,7 +2,7 @@
 
 use super::{Shard, WaitTimer};
 use crate::action::{Refusal, Request, Token, Verdict};
-use crate::entry::{Key, REFERENCED, Reread, State, USED};
+use crate::entry::{CorruptRetry, Key, REFERENCED, State, USED};
 use crate::flight::{Flight, Origin, Place, Stage, WaiterKind};
 use crate::grant::Grant;
 use crate::keyspace::{Gate, Keyspace};
@@ -42,7 +42,7 @@ impl<V> Shard<V> {
     #[inline]
     fn decide(&mut self, now: Instant, request: &Request<'_>) -> Decision {
         let Some(at) = self.find(request.keyspace, request.key_id) else {
-            return self.decide_unknown(now, request);
+            return self.decide_miss(now, request);
         };
         let entry = &mut self.entries[at];
         let keyspace = &mut self.keyspaces[entry.keyspace_at];
@@ -72,7 +72,7 @@ impl<V> Shard<V> {
             Ok(()) => Decision::Wait,
             Err(refusal) => {
                 if matches!(self.entries[at].state, State::Empty) {
-                    self.look_after(now, at);
+                    self.update_schedule(now, at);
                 }
                 self.refuse(keyspace_at, refusal)
             }
@@ -80,7 +80,7 @@ impl<V> Shard<V> {
     }
 
     #[cold]
-    fn decide_unknown(&mut self, now: Instant, request: &Request<'_>) -> Decision {
+    fn decide_miss(&mut self, now: Instant, request: &Request<'_>) -> Decision {
         let Some(keyspace_at) = self.keyspace_at(request.keyspace) else {
             self.totals.no_keyspace_total += 1;
             return Decision::Refuse(Refusal::NoKeyspace);
@@ -121,7 +121,7 @@ impl<V> Shard<V> {
             && until > now
             && self.group.waiters.len() < self.limits.waiters_max
             && (self.group.flights[flight].stage != Stage::AwaitingDek
-                || keyspace.lease.fits(now, budget_us))
+                || keyspace.lease.can_unwrap_within(now, budget_us))
         {
             self.join(flight, request, budget_ends_at, until);
             return Decision::Wait;
@@ -156,7 +156,7 @@ impl<V> Shard<V> {
         let budget_us = self.keyspaces[keyspace_at].settings.sign_wait_budget_us;
         let budget_ends_at = now.plus_us(budget_us);
         let until = budget_ends_at.min(deadline);
-        self.seek_dek(now, keyspace_at, until.saturating_since(now))?;
+        self.ensure_dek(now, keyspace_at, until.saturating_since(now))?;
         let flight = at.and_then(|at| self.entries[at].flight);
         if let (Some(at), None) = (at, flight)
             && let Some(after_us) = self.entries[at].backoff.left_us(now)
@@ -210,7 +210,7 @@ impl<V> Shard<V> {
                 Ok(())
             }
             (Some(at), Some(State::Invalid { reread, .. })) => {
-                if *reread == Reread::Due {
+                if *reread == CorruptRetry::Due {
                     self.read_again(now, at);
                 }
                 Err(Refusal::Invalid)

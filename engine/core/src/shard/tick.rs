@@ -2,7 +2,7 @@
 
 use super::{LeaseTimer, Shard, WaitTimer};
 use crate::action::Urgency;
-use crate::entry::{Home, Key, State, USED};
+use crate::entry::{Key, State, StateList, USED};
 use crate::flight::Origin;
 use crate::grant::Grant;
 use crate::keyspace::{Gate, Keyspace, Purged};
@@ -29,7 +29,7 @@ impl<V> Shard<V> {
                 break;
             };
             match timer {
-                WaitTimer::Waiter(waiter) => self.handle_waited(now, waiter),
+                WaitTimer::Waiter(waiter) => self.handle_waiter_timer(now, waiter),
                 WaitTimer::Flight(flight) => self.handle_flight_limit(now, flight),
             }
         }
@@ -38,7 +38,7 @@ impl<V> Shard<V> {
             let Some(entry) = self.ages.pop() else {
                 break;
             };
-            self.handle_age(now, entry);
+            self.handle_entry_timer(now, entry);
         }
         self.sweep(now);
         if now >= self.next_pass.at {
@@ -123,7 +123,7 @@ impl<V> Shard<V> {
             }
             keyspace.invalid_to_reload -= 1;
             let at = keyspace.invalid.front()?;
-            self.rehome(at, Home::Invalid);
+            self.move_to_list(at, StateList::Invalid);
             if self.entries[at].flight.is_none() {
                 return Some(at);
             }
@@ -148,7 +148,7 @@ impl<V> Shard<V> {
             let stop = match keyspace.resident.front() {
                 None => true,
                 Some(_) if looks == step => return,
-                Some(at) => !self.look_at_resident(now, at),
+                Some(at) => !self.sweep_entry(now, at),
             };
             looks += 1;
             if stop {
@@ -161,7 +161,7 @@ impl<V> Shard<V> {
 
     /// Drops a key that was purged, or resets the timer of one whose settings have changed. Returns `false` if it is up
     /// to date.
-    fn look_at_resident(&mut self, now: Instant, at: At<Key>) -> bool {
+    fn sweep_entry(&mut self, now: Instant, at: At<Key>) -> bool {
         let entry = &mut self.entries[at];
         let keyspace = &self.keyspaces[entry.keyspace_at];
         let State::Live(live) = &mut entry.state else {
@@ -173,9 +173,9 @@ impl<V> Shard<V> {
                 && entry.flight.is_none();
             // Nothing more: a lock of a large keyspace visits many keys, and the duration determines how long plaintext
             // outlives the lock.
-            self.strip(at);
+            self.drop_plaintext(at);
             if park {
-                self.rehome(at, Home::Parked);
+                self.move_to_list(at, StateList::Parked);
             }
             return true;
         } else if live.armed_for != keyspace.terms.revision() {
@@ -183,12 +183,12 @@ impl<V> Shard<V> {
             if Grant::check(live, &keyspace.terms, now).is_none() {
                 self.expire(at);
             } else {
-                self.rehome(at, Home::Resident);
+                self.move_to_list(at, StateList::Resident);
             }
         } else {
             return false;
         }
-        self.look_after(now, at);
+        self.update_schedule(now, at);
         true
     }
 }

@@ -54,7 +54,7 @@ impl<V> Shard<V> {
         let keyspace = &self.keyspaces[at];
         let is_missing = self.group.is_dek_wanted(at) && !keyspace.can_seal(now);
         if is_missing && keyspace.lease.may_ask_for_waiting(now) {
-            self.ask(now, at);
+            self.request_unwrap(now, at);
         }
     }
 

@@ -2,19 +2,19 @@
 
 use super::Shard;
 use crate::action::KeyspaceId;
-use crate::entry::Home;
+use crate::entry::StateList;
 use crate::hottest::Hottest;
 use crate::keyspace::{Gate, Keyspace};
 use crate::slots::At;
 use crate::time::Instant;
 
 /// Slots inspected by one step of a survey: 0.2 ms, if each of them misses the processor's caches and takes 0.1 µs.
-pub const SURVEY_STEP: u32 = 2_048;
+pub const HOTTEST_SCAN_STEP: u32 = 2_048;
 
-/// The result of [`Shard::handle_hot`] for a key that was hot.
+/// The result of [`Shard::handle_warm_key`] for a key that was hot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Warming {
+pub enum WarmAdmission {
     /// It is queued, and one of the next passes of the prefetcher loads it.
     Queued,
     /// Nothing to do: the key's state is already known, or the keyspace does not exist.
@@ -29,24 +29,29 @@ impl<V> Shard<V> {
     /// free part of this shard's share of `max_in_flight`, waits for the next pass of the prefetcher, and is queued after
     /// all keys that are due. It never calls the KMS, and never evicts a key in memory; a load that fails is not retried.
     ///
-    /// The caller keeps the keys for which the result was [`Warming::Later`] and calls again, in order; more often than
+    /// The caller keeps the keys for which the result was [`WarmAdmission::Later`] and calls again, in order; more often than
     /// once per [`SCAN_PERIOD_US`](crate::SCAN_PERIOD_US) does not help.
     /// [`Gauges::warming_keys`](crate::Gauges::warming_keys) is the number still pending.
-    pub fn handle_hot(&mut self, now: Instant, keyspace: KeyspaceId, key_id: &[u8]) -> Warming {
+    pub fn handle_warm_key(
+        &mut self,
+        now: Instant,
+        keyspace: KeyspaceId,
+        key_id: &[u8],
+    ) -> WarmAdmission {
         let Some(keyspace_at) = self.keyspace_at(keyspace) else {
-            return Warming::Needless;
+            return WarmAdmission::Needless;
         };
         if self.find(keyspace, key_id).is_some() {
-            return Warming::Needless;
+            return WarmAdmission::Needless;
         }
         if !self.may_warm(now, keyspace_at) || self.entries.len() >= self.limits.entries_max {
-            return Warming::Later;
+            return WarmAdmission::Later;
         }
         let at = self
             .find_or_create(now, keyspace_at, key_id)
             .expect("there is room for an entry");
-        self.rehome(at, Home::Warm);
-        Warming::Queued
+        self.move_to_list(at, StateList::Warm);
+        WarmAdmission::Queued
     }
 
     /// Returns `true` if the next pass would reach one more key of a warm start.
@@ -62,15 +67,15 @@ impl<V> Shard<V> {
             && keyspace.counters.prefetch_flights + (ahead_of_it as u64) < u64::from(keyspace.share)
     }
 
-    /// Inspects the next [`SURVEY_STEP`] slots for hot keys, and adds them to `hottest`. Returns `true` if more slots
+    /// Inspects the next [`HOTTEST_SCAN_STEP`] slots for hot keys, and adds them to `hottest`. Returns `true` if more slots
     /// remain, to inspect now or in a later turn.
     #[must_use]
-    pub fn survey(&self, hottest: &mut Hottest) -> bool {
+    pub fn collect_hottest(&self, hottest: &mut Hottest) -> bool {
         let end = self.entries.high_water();
-        let until = hottest.next_slot.saturating_add(SURVEY_STEP).min(end);
+        let until = hottest.next_slot.saturating_add(HOTTEST_SCAN_STEP).min(end);
         for number in hottest.next_slot..until {
             if let Some((_, entry)) = self.entries.nth(number)
-                && matches!(entry.home, Home::Resident | Home::Parked)
+                && matches!(entry.home, StateList::Resident | StateList::Parked)
             {
                 hottest.enter(entry.uses, entry.keyspace, &entry.key_id);
             }

@@ -359,7 +359,7 @@ fn every_event_in_every_state_matches_the_table() {
             let mut outcomes: Vec<String> = apply(&mut rig).into_iter().collect();
             outcomes.extend(outcome(&rig, &loads_before));
             let counters = rig.counters();
-            assert!(counters.add_up(), "{state:?}, {name}: {counters:?}");
+            assert!(counters.is_balanced(), "{state:?}, {name}: {counters:?}");
             assert!(
                 rig.loads.len() <= 1,
                 "{state:?}, {name}: two loads of one key"

@@ -2,13 +2,14 @@
 
 use crate::rig::*;
 use keyway_core::{
-    Hottest, Lifecycle, Limits, LoadError, SURVEY_STEP, Settings, UnlockState, Urgency, Warming,
+    HOTTEST_SCAN_STEP, Hottest, Lifecycle, Limits, LoadError, Settings, UnlockState, Urgency,
+    WarmAdmission,
 };
 
 const PASS: u64 = 10 * MS;
 
-fn hot(rig: &mut Rig, key: &str) -> Warming {
-    let warming = rig.shard.handle_hot(rig.now, PROD, key.as_bytes());
+fn hot(rig: &mut Rig, key: &str) -> WarmAdmission {
+    let warming = rig.shard.handle_warm_key(rig.now, PROD, key.as_bytes());
     assert_eq!(rig.shard.poll_action(), None, "nothing happens immediately");
     rig.shard.audit().expect("the audit passes");
     warming
@@ -34,7 +35,7 @@ fn with_share(share: u32) -> Rig {
 fn hot_keys_of_a_previous_run_are_loaded_by_the_next_pass_in_order() {
     let mut rig = Rig::leased();
     for key in ["first", "second", "third"] {
-        assert_eq!(hot(&mut rig, key), Warming::Queued);
+        assert_eq!(hot(&mut rig, key), WarmAdmission::Queued);
     }
     assert_eq!((warming_keys(&rig), rig.loads.len()), (3, 0));
     rig.jump(PASS);
@@ -60,16 +61,20 @@ fn hot_keys_of_a_previous_run_are_loaded_by_the_next_pass_in_order() {
 #[test]
 fn without_a_lease_nothing_is_queued_and_the_kms_is_not_called() {
     let mut rig = Rig::new();
-    assert_eq!(hot(&mut rig, "a"), Warming::Later);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Later);
     assert_eq!((rig.unwraps, rig.shard.totals().entries), (0, 0));
     rig.grant();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.lock();
-    assert_eq!(hot(&mut rig, "b"), Warming::Later);
+    assert_eq!(hot(&mut rig, "b"), WarmAdmission::Later);
     rig.unlock();
     rig.grant();
     rig.sleep(100 * S);
-    assert_eq!(hot(&mut rig, "b"), Warming::Later, "the lease has ended");
+    assert_eq!(
+        hot(&mut rig, "b"),
+        WarmAdmission::Later,
+        "the lease has ended"
+    );
 }
 
 #[test]
@@ -83,30 +88,30 @@ fn known_keys_are_not_queued() {
     rig.fail(LoadError::Corrupt);
     rig.revoked("revoked");
     rig.request("flying");
-    assert_eq!(hot(&mut rig, "queued"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "queued"), WarmAdmission::Queued);
     for key in ["live", "missing", "invalid", "revoked", "flying", "queued"] {
-        assert_eq!(hot(&mut rig, key), Warming::Needless, "{key}");
+        assert_eq!(hot(&mut rig, key), WarmAdmission::Needless, "{key}");
     }
-    let elsewhere = rig.shard.handle_hot(rig.now, OTHER, b"a");
-    assert_eq!(elsewhere, Warming::Needless, "no such keyspace");
+    let elsewhere = rig.shard.handle_warm_key(rig.now, OTHER, b"a");
+    assert_eq!(elsewhere, WarmAdmission::Needless, "no such keyspace");
     assert_eq!(warming_keys(&rig), 1);
 }
 
 #[test]
 fn queue_and_flights_stay_within_the_share() {
     let mut rig = with_share(2);
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
-    assert_eq!(hot(&mut rig, "b"), Warming::Queued);
-    assert_eq!(hot(&mut rig, "c"), Warming::Later);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
+    assert_eq!(hot(&mut rig, "b"), WarmAdmission::Queued);
+    assert_eq!(hot(&mut rig, "c"), WarmAdmission::Later);
     rig.jump(PASS);
     assert_eq!(rig.loads.len(), 2);
-    assert_eq!(hot(&mut rig, "c"), Warming::Later);
+    assert_eq!(hot(&mut rig, "c"), WarmAdmission::Later);
     rig.land(1);
-    assert_eq!(hot(&mut rig, "c"), Warming::Queued);
-    assert_eq!(hot(&mut rig, "d"), Warming::Later);
+    assert_eq!(hot(&mut rig, "c"), WarmAdmission::Queued);
+    assert_eq!(hot(&mut rig, "d"), WarmAdmission::Later);
     rig.set(|settings| settings.max_in_flight = 0);
     rig.land(1);
-    assert_eq!(hot(&mut rig, "d"), Warming::Later, "switched off");
+    assert_eq!(hot(&mut rig, "d"), WarmAdmission::Later, "switched off");
 }
 
 #[test]
@@ -117,10 +122,10 @@ fn due_keys_go_first() {
         rig.request(key);
     }
     rig.pass(8 * S - 5 * MS);
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.pass(PASS);
     assert_eq!(loading(&rig), ["due", "also due"]);
-    assert_eq!(hot(&mut rig, "b"), Warming::Later);
+    assert_eq!(hot(&mut rig, "b"), WarmAdmission::Later);
     rig.land(2);
     rig.pass(PASS);
     assert_eq!(loading(&rig), ["also due", "a"]);
@@ -136,20 +141,28 @@ fn due_and_reloading_keys_leave_no_capacity_for_warm_keys() {
     rig.pass(8 * S + 15 * MS);
     assert_eq!(rig.loads.len(), 1);
     rig.land(2);
-    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is due");
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Later, "one is due");
     let mut rig = with_share(1);
     rig.load("parked", 1);
     rig.request("parked");
     rig.lock();
     rig.unlock();
     rig.grant();
-    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is to be reloaded");
+    assert_eq!(
+        hot(&mut rig, "a"),
+        WarmAdmission::Later,
+        "one is to be reloaded"
+    );
     let mut rig = with_share(1);
     rig.request("invalid");
     rig.fail(LoadError::Corrupt);
     rig.fail(LoadError::Corrupt);
     rig.unlock();
-    assert_eq!(hot(&mut rig, "a"), Warming::Later, "one is read again");
+    assert_eq!(
+        hot(&mut rig, "a"),
+        WarmAdmission::Later,
+        "one is read again"
+    );
 }
 
 #[test]
@@ -165,12 +178,20 @@ fn reserve_and_entries_are_left_to_requests() {
     let mut rig = Rig::with(limits, settings());
     rig.grant();
     rig.request("a");
-    assert_eq!(hot(&mut rig, "x"), Warming::Later, "one flight of three");
+    assert_eq!(
+        hot(&mut rig, "x"),
+        WarmAdmission::Later,
+        "one flight of three"
+    );
     rig.land(1);
     for key in ["b", "c", "d"] {
         rig.load(key, 1);
     }
-    assert_eq!(hot(&mut rig, "x"), Warming::Later, "all entries are taken");
+    assert_eq!(
+        hot(&mut rig, "x"),
+        WarmAdmission::Later,
+        "all entries are taken"
+    );
     assert_eq!(rig.counters().evicted_total, 0);
 }
 
@@ -184,14 +205,14 @@ fn no_key_is_evicted_for_a_warm_key() {
     rig.grant();
     rig.force(1, "a");
     rig.land(1);
-    assert_eq!(hot(&mut rig, "fits"), Warming::Queued);
-    assert_eq!(hot(&mut rig, "too much"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "fits"), WarmAdmission::Queued);
+    assert_eq!(hot(&mut rig, "too much"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.land(1);
     rig.land(1);
     assert_eq!((rig.alive.get(), rig.counters().evicted_total), (2, 0));
     assert_eq!(rig.lifecycle("too much"), Lifecycle::Absent);
-    assert_eq!(hot(&mut rig, "too much"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "too much"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.request_by(7, "too much", None);
     rig.land(1);
@@ -202,7 +223,7 @@ fn no_key_is_evicted_for_a_warm_key() {
 #[test]
 fn missing_generation_is_requested_only_if_a_request_waits() {
     let mut rig = Rig::leased();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.fail(LoadError::DekMissing);
     assert_eq!(
@@ -210,7 +231,7 @@ fn missing_generation_is_requested_only_if_a_request_waits() {
         (0, Lifecycle::BackOff),
         "no request waits"
     );
-    assert_eq!(hot(&mut rig, "b"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "b"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.request("b");
     rig.fail(LoadError::DekMissing);
@@ -218,7 +239,7 @@ fn missing_generation_is_requested_only_if_a_request_waits() {
         (rig.unwraps, rig.lifecycle("b")),
         (1, Lifecycle::AwaitingDek)
     );
-    assert_eq!(hot(&mut rig, "c"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "c"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.fail(LoadError::DekMissing);
     assert_eq!(
@@ -232,7 +253,7 @@ fn missing_generation_is_requested_only_if_a_request_waits() {
 fn load_that_ends_after_the_lease_calls_no_kms() {
     for overtaken in [false, true] {
         let mut rig = Rig::leased();
-        assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+        assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
         rig.jump(PASS);
         if overtaken {
             rig.stored("a", 2);
@@ -248,7 +269,7 @@ fn load_that_ends_after_the_lease_calls_no_kms() {
 #[test]
 fn put_that_supersedes_a_warm_load_starts_the_next_one() {
     let mut rig = Rig::leased();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.stored("a", 2);
     rig.land(1);
@@ -259,7 +280,7 @@ fn put_that_supersedes_a_warm_load_starts_the_next_one() {
 #[test]
 fn request_does_not_wait_for_the_pass() {
     let mut rig = Rig::leased();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     assert_eq!(rig.request_by(1, "a", None), Got::Wait);
     assert_eq!(rig.loads[0].urgency, Urgency::OnDemand);
     assert_eq!(warming_keys(&rig), 0);
@@ -270,7 +291,7 @@ fn request_does_not_wait_for_the_pass() {
 #[test]
 fn failed_load_is_not_retried() {
     let mut rig = Rig::leased();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.fail(LoadError::Store);
     rig.pass(11 * S);
@@ -281,7 +302,7 @@ fn failed_load_is_not_retried() {
 #[test]
 fn unused_warm_key_is_left_to_expire() {
     let mut rig = Rig::leased();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.jump(PASS);
     rig.land(1);
     rig.pass(61 * S);
@@ -293,7 +314,7 @@ fn unused_warm_key_is_left_to_expire() {
 fn keys_queued_when_the_lease_ends_are_loaded_under_the_next() {
     let mut rig = Rig::leased();
     rig.sleep(100 * S - MS);
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     rig.sleep(MS);
     rig.pass(20 * MS);
     assert!(rig.loads.is_empty());
@@ -306,7 +327,7 @@ fn keys_queued_when_the_lease_ends_are_loaded_under_the_next() {
 #[test]
 fn unlock_does_not_wait_for_the_warm_start() {
     let mut rig = Rig::leased();
-    assert_eq!(hot(&mut rig, "a"), Warming::Queued);
+    assert_eq!(hot(&mut rig, "a"), WarmAdmission::Queued);
     let ticket = rig.unlock();
     let status = rig
         .shard
@@ -321,7 +342,7 @@ fn unlock_does_not_wait_for_the_warm_start() {
 }
 
 fn hottest(rig: &Rig, mut hottest: Hottest) -> Vec<String> {
-    while rig.shard.survey(&mut hottest) {}
+    while rig.shard.collect_hottest(&mut hottest) {}
     let keys = hottest.into_keys().into_iter();
     keys.map(|(_, key)| String::from_utf8(key.to_vec()).expect("test keys are text"))
         .collect()
@@ -382,18 +403,21 @@ fn keys_purged_while_in_use_are_hot_and_other_cached_states_are_not() {
 #[test]
 fn survey_reaches_the_last_key_in_bounded_steps() {
     let mut rig = Rig::leased();
-    let keys = 2 * SURVEY_STEP;
+    let keys = 2 * HOTTEST_SCAN_STEP;
     for key in 0..keys {
         rig.shard_request(1, &format!("key-{key}"));
         rig.land_now();
     }
-    for key in [0, SURVEY_STEP, keys - 1] {
+    for key in [0, HOTTEST_SCAN_STEP, keys - 1] {
         rig.request(&format!("key-{key}"));
     }
     let mut all = Hottest::new(9);
-    assert!(rig.shard.survey(&mut all), "there is a second step");
-    assert!(!rig.shard.survey(&mut all), "and no third");
-    assert!(!rig.shard.survey(&mut all), "the end is the end");
+    assert!(
+        rig.shard.collect_hottest(&mut all),
+        "there is a second step"
+    );
+    assert!(!rig.shard.collect_hottest(&mut all), "and no third");
+    assert!(!rig.shard.collect_hottest(&mut all), "the end is the end");
     let keys = all.into_keys();
     let keys: Vec<_> = keys.iter().map(|(_, key)| &key[..]).collect();
     assert_eq!(keys, [&b"key-0"[..], b"key-2048", b"key-4095"]);

@@ -83,7 +83,7 @@ pub enum Report {
         unsent_bytes: usize,
     },
     /// How far the warm start is.
-    Warming {
+    WarmAdmission {
         /// Keys of the last run.
         keys: u64,
         /// Of them, keys whose loading has not begun.

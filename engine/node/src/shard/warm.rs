@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use keyway_core::{Hottest, Instant, KeyspaceId, Warming};
+use keyway_core::{Hottest, Instant, KeyspaceId, WarmAdmission};
 
 use super::Shard;
 use super::effect::Effect;
@@ -152,7 +152,7 @@ impl List {
             && *budget > 0
         {
             *budget -= 1;
-            if core.handle_hot(now, keyspace, key_id) == Warming::Later {
+            if core.handle_warm_key(now, keyspace, key_id) == WarmAdmission::Later {
                 let can_load = core.gauges(now, keyspace).is_some_and(|gauges| {
                     gauges.lease_left_us > 0 && !gauges.locked && gauges.max_in_flight_share > 0
                 });
@@ -185,7 +185,7 @@ impl<P: Port> Shard<P> {
         let (keys, left) = (warm.keys_total(), warm.keys_left());
         if warm.is_settled() {
             let took_ms = Some(now.saturating_since(warm.began) / 1_000);
-            self.out.report(Report::Warming {
+            self.out.report(Report::WarmAdmission {
                 keys,
                 left,
                 took_ms,
@@ -193,7 +193,7 @@ impl<P: Port> Shard<P> {
             // Readiness need not wait for the next second.
             self.out.push(Effect::Publish);
         } else if warm.is_progress_due(now) {
-            self.out.report(Report::Warming {
+            self.out.report(Report::WarmAdmission {
                 keys,
                 left,
                 took_ms: None,
@@ -209,7 +209,7 @@ impl<P: Port> Shard<P> {
             self.upkeep.survey = Some(Hottest::new(HOT_KEYS_MAX));
         }
         if let Some(mut hottest) = self.upkeep.survey.take() {
-            match self.core.view().survey(&mut hottest) {
+            match self.core.view().collect_hottest(&mut hottest) {
                 true => self.upkeep.survey = Some(hottest),
                 false => self.name_hottest(hottest),
             }
@@ -222,7 +222,7 @@ impl<P: Port> Shard<P> {
             return;
         }
         let mut hottest = Hottest::new(HOT_KEYS_MAX);
-        while self.core.view().survey(&mut hottest) {}
+        while self.core.view().collect_hottest(&mut hottest) {}
         self.name_hottest(hottest);
     }
 

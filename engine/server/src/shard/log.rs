@@ -58,12 +58,12 @@ impl Driver {
                 unsent_bytes,
                 "the shard has too many unsent answers: a connection that does not read them is closed"
             ),
-            Report::Warming {
+            Report::WarmAdmission {
                 keys,
                 left,
                 took_ms: Some(took_ms),
             } => tracing::info!(shard, keys, left, took_ms, "warm start done"),
-            Report::Warming { keys, left, .. } => {
+            Report::WarmAdmission { keys, left, .. } => {
                 tracing::info!(shard, keys, left, "loading the hottest keys");
             }
         }

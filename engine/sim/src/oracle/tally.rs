@@ -88,7 +88,7 @@ impl Tally {
             counters.refused,
             self.refused
         );
-        ensure!(20, counters.add_up(), "the counters do not add up");
+        ensure!(20, counters.is_balanced(), "the counters do not add up");
         let timeouts = counters.singleflight_wait_timeout_total;
         ensure!(
             20,

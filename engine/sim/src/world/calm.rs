@@ -213,7 +213,7 @@ impl World<'_> {
         let mut found = std::collections::BTreeMap::<Name, u32>::new();
         for site in &self.sites {
             let mut hottest = Hottest::new(site.names.len());
-            while site.core.survey(&mut hottest) {}
+            while site.core.collect_hottest(&mut hottest) {}
             for (keyspace, key_id) in hottest.into_keys() {
                 *found.entry(name_of(keyspace, &key_id)).or_default() += 1;
             }

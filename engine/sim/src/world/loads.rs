@@ -5,7 +5,7 @@ use crate::coverage::Input;
 use crate::dice::Dice;
 use crate::oracle::{Alive, Checked, ExpectedGate, SimKey, ensure};
 use crate::plan::Name;
-use keyway_core::Warming;
+use keyway_core::WarmAdmission;
 use keyway_core::{FlightId, Instant, KeyId, KeyspaceId, Lifecycle, LoadError, Loaded, Urgency};
 
 const LOAD: u64 = 5;
@@ -367,7 +367,7 @@ impl World<'_> {
         let (now, id) = (self.instant(), keyspace_id(name.keyspace));
         let before = self.look(shard, name);
         let core = &mut self.sites[usize::from(shard)].core;
-        let warming = core.handle_hot(now, id, &key_id(name));
+        let warming = core.handle_warm_key(now, id, &key_id(name));
         self.trace
             .note(self.now, || format!("  hot {name:?}: {warming:?}"));
         let action = core.poll_action();
@@ -376,7 +376,7 @@ impl World<'_> {
             action.is_none(),
             "{name:?}: is hot, and caused {action:?}"
         );
-        let queued = warming == Warming::Queued;
+        let queued = warming == WarmAdmission::Queued;
         ensure!(
             12,
             !queued || (leased && before.lifecycle == Lifecycle::Absent),

@@ -4,7 +4,7 @@ use crate::rig::{Key, MS, S};
 use keyway_core::{
     Action, Admission, Counters, Event, FlightId, Instant, KeyspaceId, LeaseEvent, Limits,
     LoadError, Loaded, OnSoftExpiry, Outcome, Request, Settings, Shard, TICK_US, Token, Verdict,
-    Warming,
+    WarmAdmission,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -189,11 +189,11 @@ impl World {
             45..50 => self.leave(),
             50 => {
                 let (keyspace, key_id) = self.any_name();
-                let warming = self.shard.handle_hot(self.now, keyspace, &key_id);
+                let warming = self.shard.handle_warm_key(self.now, keyspace, &key_id);
                 let gauges = self.shard.gauges(self.now, keyspace).expect("known");
                 let share = gauges.max_in_flight_share as usize;
                 assert!(
-                    warming != Warming::Queued
+                    warming != WarmAdmission::Queued
                         || (gauges.lease_left_us > 0 && gauges.warming_keys <= share),
                     "queued without need: {gauges:?}"
                 );

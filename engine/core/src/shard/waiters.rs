@@ -4,7 +4,7 @@ use super::Shard;
 use crate::action::{Outcome, Refusal, Token};
 use crate::entry::{Key, REFERENCED, State, USED};
 use crate::event::Event;
-use crate::flight::{Ending, Flight, Place, Settled, Stage, Waiter, WaiterKind};
+use crate::flight::{Flight, FlightOutcome, Place, Settled, Stage, Waiter, WaiterKind};
 use crate::grant::Grant;
 use crate::keyspace::Gate;
 use crate::slots::At;
@@ -37,7 +37,7 @@ impl<V> Shard<V> {
     }
 
     /// Handles a waiter's timer: its budget is exhausted, or its deadline is (nearly) reached.
-    pub(super) fn handle_waited(&mut self, now: Instant, waiter_at: At<Waiter>) {
+    pub(super) fn handle_waiter_timer(&mut self, now: Instant, waiter_at: At<Waiter>) {
         let flight_at = match self.group.waiters[waiter_at].place {
             Place::Present(flight) | Place::Next(flight) => flight,
             Place::Dek(_) => return self.group.is_late(waiter_at, None),
@@ -138,7 +138,7 @@ impl<V> Shard<V> {
         let waiter = &settled.waiter;
         let counters = &mut self.keyspaces[waiter.keyspace_at].counters;
         counters.force_waiters -= 1;
-        if let Some(Ending::Landed { version }) = settled.ending {
+        if let Some(FlightOutcome::Landed { version }) = settled.ending {
             counters.force_refreshed_total += 1;
             return Outcome::Refreshed { version };
         }
@@ -163,8 +163,8 @@ impl<V> Shard<V> {
             None => Some(Refusal::Retry {
                 after_us: self.load_hint_us(keyspace_at),
             }),
-            Some(Ending::Failed(refusal)) => Some(refusal),
-            Some(Ending::Landed { .. }) => None,
+            Some(FlightOutcome::Failed(refusal)) => Some(refusal),
+            Some(FlightOutcome::Landed { .. }) => None,
         };
         let state = at.map(|at| &self.entries[at].state);
         if ending == Some(Refusal::Revoked) || matches!(state, Some(State::Revoked)) {

@@ -4,9 +4,9 @@ use super::Shard;
 use super::request::OVERLOADED_AFTER_US;
 use crate::action::{FlightId, LoadError, Loaded, Refusal};
 use crate::backoff::{LOAD_BACKOFF_US_MAX, LOAD_BACKOFF_US_MIN};
-use crate::entry::{Key, Live, REFERENCED, Reread, State};
+use crate::entry::{CorruptRetry, Key, Live, REFERENCED, State};
 use crate::event::{Event, InvalidCause};
-use crate::flight::{Ending, Flight, Origin, Stage};
+use crate::flight::{Flight, FlightOutcome, Origin, Stage};
 use crate::grant::Grant;
 use crate::keyspace::Keyspace;
 use crate::slots::At;
@@ -39,19 +39,19 @@ impl<V> Shard<V> {
         else {
             unreachable!("only flights that load have a name to be found by");
         };
-        let (at, keyspace_at, overtaken) = (flight.entry, flight.keyspace_at, flight.overtaken);
+        let (at, keyspace_at, superseded) = (flight.entry, flight.keyspace_at, flight.superseded);
         self.keyspaces[keyspace_at].counters.rehydrate_total += 1;
         match result {
             Err(LoadError::Revoked) => self.revoke(now, at),
-            _ if overtaken => self.launch_again(now, flight_at),
-            Ok(loaded) => self.land(now, flight_at, loaded, queued_at, started_at),
+            _ if superseded => self.restart_load(now, flight_at),
+            Ok(loaded) => self.commit_load(now, flight_at, loaded, queued_at, started_at),
             Err(LoadError::NotFound) => {
                 self.entries[at].backoff.clear();
                 self.become_negative(now, at);
-                self.end_flight(now, flight_at, Ending::Failed(Refusal::NotFound));
+                self.end_flight(now, flight_at, FlightOutcome::Failed(Refusal::NotFound));
             }
             Err(LoadError::Corrupt) => self.invalidate(now, flight_at, InvalidCause::Corrupt),
-            Err(LoadError::DekMissing) => self.await_dek(now, flight_at),
+            Err(LoadError::DekMissing) => self.wait_for_dek(now, flight_at),
             Err(error @ (LoadError::Store | LoadError::TimedOut | LoadError::Panicked)) => {
                 self.fail_load(now, flight_at, error);
             }
@@ -65,7 +65,7 @@ impl<V> Shard<V> {
         self.fail_load(now, flight_at, LoadError::TimedOut);
     }
 
-    fn land(
+    fn commit_load(
         &mut self,
         now: Instant,
         flight_at: At<Flight>,
@@ -79,7 +79,7 @@ impl<V> Shard<V> {
         if !keyspace.has_lease(now) {
             // That the blob opens does not show whether the KMS would still grant the DEK.
             drop(loaded);
-            return self.await_dek(now, flight_at);
+            return self.wait_for_dek(now, flight_at);
         }
         let expected = self.entries[at].version_floor;
         if loaded.version < expected {
@@ -104,7 +104,7 @@ impl<V> Shard<V> {
             // The load took longer than the key may live.
             return self.fail_load(now, flight_at, LoadError::TimedOut);
         }
-        let has_room = if self.group.flights[flight_at].is_on_spec() {
+        let has_room = if self.group.flights[flight_at].is_speculative() {
             self.has_room_for_key(at, live.key_bytes)
         } else {
             self.make_room(now, at, live.key_bytes)
@@ -114,7 +114,7 @@ impl<V> Shard<V> {
             let refusal = Refusal::Overloaded {
                 after_us: OVERLOADED_AFTER_US,
             };
-            return self.end_flight(now, flight_at, Ending::Failed(refusal));
+            return self.end_flight(now, flight_at, FlightOutcome::Failed(refusal));
         }
         let keyspace = &mut self.keyspaces[keyspace_at];
         keyspace.load_us.add_us(now.saturating_since(queued_at));
@@ -133,7 +133,7 @@ impl<V> Shard<V> {
             self.report(Event::KeyValid { keyspace, key_id });
         }
         self.become_live(at, live);
-        self.end_flight(now, flight_at, Ending::Landed { version });
+        self.end_flight(now, flight_at, FlightOutcome::Landed { version });
     }
 
     /// Marks the key as invalid, since its blob cannot be used. The KMS is not involved.
@@ -153,9 +153,13 @@ impl<V> Shard<V> {
                 cause,
             });
         }
-        let reread = if once_more { Reread::Due } else { Reread::Done };
+        let reread = if once_more {
+            CorruptRetry::Due
+        } else {
+            CorruptRetry::Done
+        };
         self.become_invalid(at, cause, reread);
-        self.end_flight(now, flight_at, Ending::Failed(Refusal::Invalid));
+        self.end_flight(now, flight_at, FlightOutcome::Failed(Refusal::Invalid));
         if once_more {
             self.read_again(now, at);
         }
@@ -175,12 +179,13 @@ impl<V> Shard<V> {
     }
 
     /// Requests a newer answer of the KMS, once, without which the load cannot be used. All waiters continue to wait.
-    fn await_dek(&mut self, now: Instant, flight_at: At<Flight>) {
+    fn wait_for_dek(&mut self, now: Instant, flight_at: At<Flight>) {
         let flight = &mut self.group.flights[flight_at];
-        let (at, keyspace_at, on_spec) = (flight.entry, flight.keyspace_at, flight.is_on_spec());
+        let (at, keyspace_at, on_spec) =
+            (flight.entry, flight.keyspace_at, flight.is_speculative());
         let asked_before = core::mem::replace(&mut flight.dek_asked, true);
         let invalid = matches!(self.entries[at].state, State::Invalid { .. });
-        self.ask_unless(now, keyspace_at, asked_before || invalid || on_spec);
+        self.request_unwrap_unless(now, keyspace_at, asked_before || invalid || on_spec);
         if asked_before || invalid || !self.keyspaces[keyspace_at].lease.is_asking() {
             return self.fail_load(now, flight_at, LoadError::DekMissing);
         }
@@ -191,9 +196,9 @@ impl<V> Shard<V> {
         self.arm_flight(now, flight_at);
     }
 
-    fn ask_unless(&mut self, now: Instant, keyspace_at: At<Keyspace>, unless: bool) {
+    fn request_unwrap_unless(&mut self, now: Instant, keyspace_at: At<Keyspace>, unless: bool) {
         if !unless {
-            self.ask(now, keyspace_at);
+            self.request_unwrap(now, keyspace_at);
         }
     }
 
@@ -215,6 +220,10 @@ impl<V> Shard<V> {
             error,
             attempts,
         });
-        self.end_flight(now, flight_at, Ending::Failed(Refusal::Retry { after_us }));
+        self.end_flight(
+            now,
+            flight_at,
+            FlightOutcome::Failed(Refusal::Retry { after_us }),
+        );
     }
 }
