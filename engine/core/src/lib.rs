@@ -103,7 +103,7 @@ pub use hottest::Hottest;
 pub use keyspace::{UnlockState, UnlockStatus};
 pub use limits::{Limits, LimitsError, RENEW_EARLY_PPM_MAX, renewals_per_lease};
 pub use prefetch::{SCAN_PERIOD_US, SCANNED_MAX};
-pub use settings::{OnSoftExpiry, Settings, SettingsError};
+pub use settings::{OnSoftExpiry, Setting, SettingName, Settings, SettingsError};
 pub use shard::{
     HOTTEST_SCAN_STEP, KEYSPACES_MAX, Lifecycle, NEGATIVE_US, Shard, View, Violation, WarmAdmission,
 };

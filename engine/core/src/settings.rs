@@ -4,6 +4,7 @@ mod rules;
 mod text;
 
 pub use rules::SettingsError;
+pub use text::{Setting, SettingName};
 
 use crate::time::US_PER_MS;
 

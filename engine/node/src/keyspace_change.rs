@@ -3,7 +3,7 @@
 
 use keyway_core::Settings;
 
-use crate::catalogue::{CatalogueError, Keyspace};
+use crate::catalogue::Keyspace;
 use crate::ids::{Epoch, Opening, Revision};
 use crate::policy::Policy;
 
@@ -33,18 +33,18 @@ pub struct KeyspaceChange {
 
 impl KeyspaceChange {
     /// A keyspace as it is at the start, with its current ticket.
-    pub fn at_start(id: u32, keyspace: &Keyspace, ticket: u64) -> Result<Self, CatalogueError> {
-        Ok(KeyspaceChange {
+    pub fn at_start(id: u32, keyspace: &Keyspace, ticket: u64) -> Self {
+        KeyspaceChange {
             id,
             name: keyspace.name.clone(),
             revision: Revision::default(),
             epoch: Epoch::default(),
             opening: Opening::default(),
-            guard: Guard::of(keyspace)?,
+            guard: Guard::of(keyspace),
             seal_floor: keyspace.generation(),
             oldest: keyspace.oldest_generation(),
             ticket,
-        })
+        }
     }
 }
 
@@ -60,13 +60,13 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// The guard that a keyspace's text in the catalogue stands for.
-    pub fn of(keyspace: &Keyspace) -> Result<Guard, CatalogueError> {
-        Ok(Guard {
+    /// Returns the guard of a keyspace as the catalogue has it.
+    pub fn of(keyspace: &Keyspace) -> Guard {
+        Guard {
             locked: keyspace.locked,
             policy: keyspace.policy.clone(),
-            settings: keyspace.settings()?,
-        })
+            settings: keyspace.settings(),
+        }
     }
 
     /// What both allow: locked if either is, the grants that both have, the lesser of each time limit. Whatever is
@@ -105,6 +105,8 @@ fn meet_settings(ours: &Settings, theirs: &Settings) -> Settings {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn guard(locked: bool, grants: &[(&str, &str)], settings: Settings) -> Guard {
@@ -134,8 +136,8 @@ mod tests {
         let theirs = guard(true, &grants, short);
         let met = ours.meet(&theirs);
         assert!(met.locked);
-        let grants: Vec<_> = met.policy.iter().collect();
-        assert_eq!(grants, [("uid:1", "sign"), ("uid:2", "sign")]);
+        let grants = json!({ "uid:1": "sign", "uid:2": "sign" });
+        assert_eq!(json!(met.policy), grants);
         let expected = Settings {
             soft_ttl_ms: 1_000,
             hard_ttl_ms: 2_000,

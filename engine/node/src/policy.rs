@@ -3,11 +3,15 @@
 //! The check runs before any state is looked at, so that someone without a right cannot tell a
 //! key that is there from one that is not.
 
+mod rights;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use keyway_protocol::Grants;
 use serde::{Deserialize, Serialize};
+
+pub use rights::{Grantee, Rights};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,32 +31,19 @@ impl fmt::Display for Principal {
     }
 }
 
-/// How no rights are written.
-pub const NO_GRANT: &str = "none";
-
-fn parse_grants(text: &str) -> Result<Grants, String> {
-    match text {
-        "all" => Ok(Grants::ALL),
-        NO_GRANT => Ok(Grants::NONE),
-        _ => text.parse().map_err(|_| {
-            format!(
-                "`{text}` is not a list of rights; use all, none or some of {}",
-                Grants::ALL
-            )
-        }),
-    }
-}
-
 /// What a keyspace allows to whom. Stored with the keyspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Policy {
-    grants: BTreeMap<String, String>,
+    grants: BTreeMap<Grantee, Rights>,
 }
 
 impl From<Policy> for BTreeMap<String, String> {
     fn from(policy: Policy) -> Self {
-        policy.grants
+        let grants = policy.grants.iter();
+        grants
+            .map(|(grantee, rights)| (grantee.to_string(), rights.to_string()))
+            .collect()
     }
 }
 
@@ -60,17 +51,14 @@ impl From<BTreeMap<String, String>> for Policy {
     /// Earlier servers stored what was written: of one principal written in two ways, the rights are put together.
     fn from(stored: BTreeMap<String, String>) -> Policy {
         let mut policy = Policy::default();
-        for (principal, rights) in stored {
-            let (principal, rights) =
-                Policy::canonical(&principal, &rights).unwrap_or((principal, rights));
-            let rights = match policy.of(&principal).map(parse_grants) {
-                Some(Ok(earlier)) => match parse_grants(&rights) {
-                    Ok(more) => (earlier | more).to_string(),
-                    Err(_) => rights,
-                },
-                _ => rights,
+        for (grantee, rights) in stored {
+            let grantee = Grantee::read(grantee);
+            let rights = match (policy.of(&grantee), Rights::read(rights)) {
+                (Rights::Only(earlier), Rights::Only(more)) => Rights::Only(earlier | more),
+                (Rights::All, Rights::Only(_)) => Rights::All,
+                (_, rights) => rights,
             };
-            policy.put(&principal, &rights);
+            policy.put(grantee, rights);
         }
         policy
     }
@@ -80,88 +68,42 @@ impl Policy {
     /// Grants `rights` (`sign,verify`, `all` or `none`) to `principal` (`anonymous` or `uid:1000`), which
     /// replaces what it had.
     pub fn grant(&mut self, principal: &str, rights: &str) -> Result<(), String> {
-        let (principal, rights) = Policy::canonical(principal, rights)?;
-        self.put(&principal, &rights);
+        self.put(Grantee::parse(principal)?, Rights::parse(rights)?);
         Ok(())
     }
 
-    /// The one form in which a grant is stored, as (principal, rights): `uid:01000` and `uid:1000` are the same.
-    pub fn canonical(principal: &str, rights: &str) -> Result<(String, String), String> {
-        let principal = parse_principal(principal)?.to_string();
-        let grants = parse_grants(rights)?;
-        let rights = match rights {
-            _ if grants.is_empty() => NO_GRANT.to_owned(),
-            "all" => rights.to_owned(),
-            _ => grants.to_string(),
-        };
-        Ok((principal, rights))
-    }
-
-    /// Stores what is in its canonical form.
-    pub fn put(&mut self, principal: &str, rights: &str) {
-        if rights == NO_GRANT {
-            self.grants.remove(principal);
+    /// Replaces what a principal was granted.
+    pub fn put(&mut self, grantee: Grantee, rights: Rights) {
+        if rights == Rights::NONE {
+            self.grants.remove(&grantee);
         } else {
-            self.grants.insert(principal.to_owned(), rights.to_owned());
+            self.grants.insert(grantee, rights);
         }
     }
 
-    /// What `principal` was granted, if anything.
-    pub fn of(&self, principal: &str) -> Option<&str> {
-        self.grants.get(principal).map(String::as_str)
+    /// Returns what was granted: [`Rights::NONE`] if nothing was.
+    pub fn of(&self, grantee: &Grantee) -> Rights {
+        self.grants.get(grantee).cloned().unwrap_or(Rights::NONE)
     }
 
-    /// What `principal` was granted. An entry that no longer parses grants nothing.
+    /// What `principal` was granted.
     pub fn rights(&self, principal: Principal) -> Grants {
-        let granted = self.of(&principal.to_string());
-        let granted = granted.map(|rights| parse_grants(rights).unwrap_or(Grants::NONE));
-        granted.unwrap_or(Grants::NONE)
+        self.of(&Grantee::Known(principal)).grants()
     }
 
-    /// The grants that both policies have. An entry that no longer parses grants nothing.
+    /// The grants that both policies have.
     pub fn meet(&self, other: &Policy) -> Policy {
-        if self == other {
-            return self.clone();
-        }
         let mut both = Policy::default();
-        for (principal, rights) in self.iter() {
-            if other.of(principal) == Some(rights) {
-                both.put(principal, rights);
-                continue;
-            }
-            let theirs = other.of(principal).map_or(Ok(Grants::NONE), parse_grants);
-            let (Ok(ours), Ok(theirs)) = (parse_grants(rights), theirs) else {
-                continue;
-            };
-            if theirs.contains(ours) {
-                both.put(principal, rights);
-            } else if let Ok(common) = Grants::from_bits(ours.bits() & theirs.bits()) {
-                let common = match common.is_empty() {
-                    true => NO_GRANT.to_owned(),
-                    false => common.to_string(),
-                };
-                both.put(principal, &common);
-            }
+        for (grantee, rights) in self.iter() {
+            both.put(grantee.clone(), rights.meet(&other.of(grantee)));
         }
         both
     }
 
-    /// The grants, as (principal, rights).
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.grants
-            .iter()
-            .map(|(principal, rights)| (principal.as_str(), rights.as_str()))
+    /// The grants, by principal.
+    pub fn iter(&self) -> impl Iterator<Item = (&Grantee, &Rights)> {
+        self.grants.iter()
     }
-}
-
-fn parse_principal(text: &str) -> Result<Principal, String> {
-    if text == "anonymous" {
-        return Ok(Principal::Anonymous);
-    }
-    text.strip_prefix("uid:")
-        .and_then(|uid| uid.parse().ok())
-        .map(Principal::Uid)
-        .ok_or_else(|| format!("`{text}` is not a principal; use anonymous or uid:NUMBER"))
 }
 
 /// The rights that hold everywhere on this node.
@@ -190,10 +132,11 @@ impl Owner {
 pub struct CompiledPolicy(Vec<(Principal, Grants)>);
 
 impl CompiledPolicy {
-    /// Compiles a stored policy; entries that no longer parse grant nothing.
+    /// Compiles a stored policy; what this server cannot read grants nothing.
     pub fn new(policy: &Policy) -> CompiledPolicy {
-        let compiled = policy.iter().filter_map(|(principal, rights)| {
-            Some((parse_principal(principal).ok()?, parse_grants(rights).ok()?))
+        let compiled = policy.iter().filter_map(|(grantee, rights)| match grantee {
+            Grantee::Known(principal) => Some((*principal, rights.grants())),
+            Grantee::Unknown(_) => None,
         });
         CompiledPolicy(compiled.collect())
     }
@@ -239,6 +182,8 @@ pub fn explain(needed: Grants) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const OWNER: Owner = Owner {
@@ -293,17 +238,30 @@ mod tests {
     fn a_principal_written_otherwise_is_the_same_one() {
         let mut policy = Policy::default();
         policy.grant("uid:01000", "verify,sign,sign").unwrap();
-        assert_eq!(
-            policy.iter().collect::<Vec<_>>(),
-            [("uid:1000", "sign,verify")]
-        );
+        assert_eq!(json!(policy), json!({ "uid:1000": "sign,verify" }));
         policy.grant("uid:1000", "none").unwrap();
         assert_eq!(policy, Policy::default());
         let stored = [("uid:01", "sign"), ("uid:1", "mac"), ("bob", "get")];
         let stored = stored.map(|(who, rights)| (who.to_owned(), rights.to_owned()));
         let read = Policy::from(BTreeMap::from(stored));
-        let grants = [("bob", "get"), ("uid:1", "sign,mac")];
-        assert_eq!(read.iter().collect::<Vec<_>>(), grants);
+        assert_eq!(json!(read), json!({ "bob": "get", "uid:1": "sign,mac" }));
+    }
+
+    #[test]
+    fn what_a_newer_server_wrote_grants_nothing_and_is_kept() {
+        let stored = json!({ "gid:7": "sign", "uid:1": "sign,fly", "uid:2": "all" });
+        let read: Policy = serde_json::from_value(stored.clone()).unwrap();
+        assert_eq!(json!(read), stored);
+        assert!(read.rights(Principal::Uid(1)).is_empty());
+        let compiled = CompiledPolicy::new(&read);
+        let principals: Vec<_> = compiled.principals().collect();
+        assert_eq!(principals, [Principal::Uid(2)]);
+        assert_eq!(json!(read.meet(&read)), stored);
+        let mut granted = Policy::default();
+        granted.grant("uid:1", "sign").unwrap();
+        granted.grant("uid:2", "get,mac").unwrap();
+        assert_eq!(json!(read.meet(&granted)), json!({ "uid:2": "mac,get" }));
+        assert_eq!(json!(granted.meet(&read)), json!({ "uid:2": "mac,get" }));
     }
 
     #[test]

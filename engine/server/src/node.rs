@@ -131,7 +131,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         shared: ports.shared,
         ports: ports.own.clone(),
         owner,
-        keyspaces: control.keyspaces_at_start().map_err(|e| e.to_string())?,
+        keyspaces: control.keyspaces_at_start(),
         control: to_control.clone(),
         exporter: to_exporter.clone(),
         stop: Arc::clone(&stop),

@@ -1,5 +1,12 @@
 use super::*;
+use alloc::string::ToString;
 use alloc::vec::Vec;
+
+/// Parses and sets one setting.
+fn set(settings: &mut Settings, name: &str, value: &str) -> Result<(), SettingsError> {
+    settings.put(Setting::parse(name, value)?);
+    Ok(())
+}
 
 fn broken(settings: &Settings) -> &'static str {
     settings
@@ -14,7 +21,7 @@ fn defaults_are_the_documented_ones_and_valid() {
     assert_eq!(settings.validate(), Ok(()));
     let listed: Vec<_> = settings
         .iter()
-        .map(|(name, value)| alloc::format!("{name}={value}"))
+        .map(|(name, value)| alloc::format!("{}={value}", name.as_str()))
         .collect();
     assert_eq!(
         listed,
@@ -36,21 +43,21 @@ fn defaults_are_the_documented_ones_and_valid() {
 #[test]
 fn refresh_window_follows_the_soft_ttl_until_it_is_set() {
     let mut settings = Settings::default();
-    settings.set("soft_ttl_ms", "1000").unwrap();
+    set(&mut settings, "soft_ttl_ms", "1000").unwrap();
     assert_eq!(settings.refresh_window_ms(), 200);
-    settings.set("refreshWindow", "300").unwrap();
-    settings.set("soft_ttl_ms", "2000").unwrap();
+    set(&mut settings, "refreshWindow", "300").unwrap();
+    set(&mut settings, "soft_ttl_ms", "2000").unwrap();
     assert_eq!(settings.refresh_window_ms(), 300);
-    settings.set("refresh_window_ms", "auto").unwrap();
+    set(&mut settings, "refresh_window_ms", "auto").unwrap();
     assert_eq!(settings.refresh_window_ms(), 400);
 }
 
 #[test]
 fn runbook_aliases_are_accepted() {
     let mut settings = Settings::default();
-    settings.set("signWaitBudget", "5000").unwrap();
-    settings.set("LowWater", "7").unwrap();
-    settings.set("maxInFlight", "0").unwrap();
+    set(&mut settings, "signWaitBudget", "5000").unwrap();
+    set(&mut settings, "LowWater", "7").unwrap();
+    set(&mut settings, "maxInFlight", "0").unwrap();
     assert_eq!(settings.sign_wait_budget_us, 5_000);
     assert_eq!(settings.low_water_pct, 7);
     assert_eq!(settings.max_in_flight, 0);
@@ -62,12 +69,13 @@ fn stored_values_restore_the_same_settings() {
         soft_ttl_ms: 5_000,
         ..Settings::default()
     };
-    settings.set("on_soft_expiry", "serve_stale").unwrap();
+    set(&mut settings, "on_soft_expiry", "serve_stale").unwrap();
     for explicit in [None, Some(77)] {
         settings.refresh_window_ms = explicit;
         let mut again = Settings::default();
-        for (name, value) in settings.iter_stored() {
-            again.set(name, &value).unwrap();
+        for name in SettingName::ALL {
+            let stored = settings.get(*name).to_string();
+            set(&mut again, name.as_str(), &stored).unwrap();
         }
         assert_eq!(again, settings);
     }
@@ -87,9 +95,7 @@ fn invalid_values_change_nothing() {
         ("on_soft_expiry", "sometimes"),
         ("soft_ttl", "5"),
     ] {
-        let error = settings
-            .set(name, value)
-            .expect_err("the value is unreadable");
+        let error = set(&mut settings, name, value).expect_err("the value is unreadable");
         assert!(alloc::format!("{error}").contains("refused"));
     }
     assert_eq!(settings, Settings::default());
@@ -197,7 +203,7 @@ fn on_soft_expiry_can_be_reset() {
         ("serve_stale", OnSoftExpiry::ServeStale),
         ("wait", OnSoftExpiry::Wait),
     ] {
-        settings.set("on_soft_expiry", value).unwrap();
+        set(&mut settings, "on_soft_expiry", value).unwrap();
         assert_eq!(settings.on_soft_expiry, policy);
     }
 }

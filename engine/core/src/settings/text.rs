@@ -1,121 +1,230 @@
-//! Settings as text: names with their aliases, parsing and formatting of values.
+//! Settings by name: each one's typed value, and its text.
 
 use super::{OnSoftExpiry, Settings, SettingsError};
 use alloc::string::{String, ToString};
+use core::fmt;
 use core::str::FromStr;
 
 /// The value that means "follows soft_ttl_ms".
 const AUTO: &str = "auto";
 
-const NAMES: [&str; 10] = [
-    "soft_ttl_ms",
-    "hard_ttl_ms",
-    "dek_lease_ms",
-    "refresh_window_ms",
-    "low_water_pct",
-    "max_in_flight",
-    "sign_wait_budget_us",
-    "on_soft_expiry",
-    "jitter_pct",
-    "delete_wait_ms",
-];
-
 /// The aliases used by the runbook.
-const ALIASES: [(&str, &str); 4] = [
-    ("signWaitBudget", "sign_wait_budget_us"),
-    ("refreshWindow", "refresh_window_ms"),
-    ("LowWater", "low_water_pct"),
-    ("maxInFlight", "max_in_flight"),
+const ALIASES: [(&str, SettingName); 4] = [
+    ("signWaitBudget", SettingName::SignWaitBudgetUs),
+    ("refreshWindow", SettingName::RefreshWindowMs),
+    ("LowWater", SettingName::LowWaterPct),
+    ("maxInFlight", SettingName::MaxInFlight),
 ];
 
-impl OnSoftExpiry {
-    /// Returns the value as used in configuration and CLI.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Wait => "wait",
-            Self::ServeStale => "serve_stale",
+/// Declares the settings once: the variant, and the field of [`Settings`] with its type, whose name is the setting's.
+macro_rules! settings {
+    ($($Variant:ident $field:ident: $Value:ty;)+) => {
+        /// The name of a setting.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum SettingName {
+            $(#[doc = concat!("`", stringify!($field), "`.")] $Variant,)+
         }
+
+        /// One setting with its value.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Setting {
+            $(#[doc = concat!("A value of `", stringify!($field), "`.")] $Variant($Value),)+
+        }
+
+        impl SettingName {
+            /// All of them, in the order in which they are displayed.
+            pub const ALL: &[SettingName] = &[$(SettingName::$Variant,)+];
+
+            /// Returns the name as used in configuration and CLI.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(SettingName::$Variant => stringify!($field),)+
+                }
+            }
+        }
+
+        impl Setting {
+            /// Returns the name of the setting.
+            #[must_use]
+            pub const fn name(self) -> SettingName {
+                match self {
+                    $(Setting::$Variant(_) => SettingName::$Variant,)+
+                }
+            }
+
+            fn of(name: SettingName, value: &str) -> Result<Setting, SettingsError> {
+                Ok(match name {
+                    $(SettingName::$Variant => Setting::$Variant(Value::parse(name.as_str(), value)?),)+
+                })
+            }
+        }
+
+        /// Formats the value as [`Setting::parse`] accepts it.
+        impl fmt::Display for Setting {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $(Setting::$Variant(value) => value.write(f),)+
+                }
+            }
+        }
+
+        impl Settings {
+            /// Returns one setting as it was set.
+            #[must_use]
+            pub const fn get(&self, name: SettingName) -> Setting {
+                match name {
+                    $(SettingName::$Variant => Setting::$Variant(self.$field),)+
+                }
+            }
+
+            /// Sets one setting. Settings that depend on each other are set one after the other: call
+            /// [`Settings::validate`] when all are set.
+            pub const fn put(&mut self, setting: Setting) {
+                match setting {
+                    $(Setting::$Variant(value) => self.$field = value,)+
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    SoftTtlMs soft_ttl_ms: u64;
+    HardTtlMs hard_ttl_ms: u64;
+    DekLeaseMs dek_lease_ms: u64;
+    RefreshWindowMs refresh_window_ms: Option<u64>;
+    LowWaterPct low_water_pct: u8;
+    MaxInFlight max_in_flight: u32;
+    SignWaitBudgetUs sign_wait_budget_us: u64;
+    OnSoftExpiry on_soft_expiry: OnSoftExpiry;
+    JitterPct jitter_pct: u8;
+    DeleteWaitMs delete_wait_ms: u64;
+}
+
+impl SettingName {
+    /// Parses a name or an alias. Returns `None` if there is no such setting.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<SettingName> {
+        let mut aliases = ALIASES.iter();
+        let alias = aliases.find(|(alias, _)| *alias == text);
+        let mut names = Self::ALL.iter().copied();
+        alias.map_or_else(
+            || names.find(|name| name.as_str() == text),
+            |(_, name)| Some(*name),
+        )
     }
 }
 
-impl Settings {
-    /// Returns the canonical name of a setting, given that or an alias, or `None` if there is none.
-    #[must_use]
-    pub fn canonical_name(name: &str) -> Option<&'static str> {
-        let name = ALIASES
-            .iter()
-            .find(|(alias, _)| *alias == name)
-            .map_or(name, |(_, own)| *own);
-        NAMES.into_iter().find(|known| *known == name)
-    }
-
-    /// Sets one setting from text. Accepts the names of the fields, and the runbook's aliases. `refresh_window_ms` also
-    /// accepts `auto`: a fifth of `soft_ttl_ms`.
+impl Setting {
+    /// Parses one setting. Accepts the names of the fields, and the runbook's aliases. `refresh_window_ms` also accepts
+    /// `auto`: a fifth of `soft_ttl_ms`.
     ///
-    /// Checks only the form of the value, since settings that depend on each other are set one after the other: call
-    /// [`Settings::validate`] when all are set.
+    /// Checks only the form of the value: see [`Settings::put`].
     ///
     /// # Errors
-    /// No such setting, or a value that cannot be read. The settings are unchanged then.
-    pub fn set(&mut self, name: &str, value: &str) -> Result<(), SettingsError> {
-        let Some(own) = Self::canonical_name(name) else {
+    /// No such setting, or a value that cannot be read.
+    pub fn parse(name: &str, value: &str) -> Result<Setting, SettingsError> {
+        let Some(name) = SettingName::parse(name) else {
             let rule = "settings are soft_ttl_ms, hard_ttl_ms, dek_lease_ms, refresh_window_ms, \
                         low_water_pct, max_in_flight, sign_wait_budget_us, on_soft_expiry, \
                         jitter_pct, delete_wait_ms";
             return Err(SettingsError::new("setting", name, rule));
         };
-        match own {
-            "soft_ttl_ms" => self.soft_ttl_ms = number(own, value)?,
-            "hard_ttl_ms" => self.hard_ttl_ms = number(own, value)?,
-            "dek_lease_ms" => self.dek_lease_ms = number(own, value)?,
-            "refresh_window_ms" if value == AUTO => self.refresh_window_ms = None,
-            "refresh_window_ms" => self.refresh_window_ms = Some(number(own, value)?),
-            "low_water_pct" => self.low_water_pct = percent(own, value)?,
-            "max_in_flight" => self.max_in_flight = number(own, value)?,
-            "sign_wait_budget_us" => self.sign_wait_budget_us = number(own, value)?,
-            "jitter_pct" => self.jitter_pct = percent(own, value)?,
-            "delete_wait_ms" => self.delete_wait_ms = number(own, value)?,
+        Setting::of(name, value)
+    }
+}
+
+impl Settings {
+    /// Iterates over every setting with its value in effect, for display.
+    pub fn iter(&self) -> impl Iterator<Item = (SettingName, String)> + '_ {
+        let in_effect = Settings {
+            refresh_window_ms: Some(self.refresh_window_ms()),
+            ..self.clone()
+        };
+        let names = SettingName::ALL.iter().copied();
+        names.map(move |name| (name, in_effect.get(name).to_string()))
+    }
+}
+
+/// A value of a setting, as text.
+trait Value: Sized {
+    fn parse(name: &'static str, text: &str) -> Result<Self, SettingsError>;
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+impl Value for u64 {
+    fn parse(name: &'static str, text: &str) -> Result<Self, SettingsError> {
+        number(name, text)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Value for u32 {
+    fn parse(name: &'static str, text: &str) -> Result<Self, SettingsError> {
+        number(name, text)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A percentage.
+impl Value for u8 {
+    fn parse(name: &'static str, text: &str) -> Result<Self, SettingsError> {
+        match number(name, text)? {
+            percent @ 0..=100 => Ok(percent),
             _ => {
-                self.on_soft_expiry = match value {
-                    "wait" => OnSoftExpiry::Wait,
-                    "serve_stale" => OnSoftExpiry::ServeStale,
-                    _ => {
-                        let rule = "on_soft_expiry is wait or serve_stale";
-                        return Err(SettingsError::new(own, value, rule));
-                    }
-                }
+                let rule = "the value is a percentage, 0 to 100";
+                Err(SettingsError::new(name, text, rule))
             }
         }
-        Ok(())
     }
 
-    /// Iterates over every setting with its value in effect, for display.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
-        NAMES.into_iter().map(|name| (name, self.text(name)))
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
+}
 
-    /// Iterates over every setting as it was set: [`Settings::set`] with these values restores the settings.
-    pub fn iter_stored(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
-        self.iter().map(|(name, value)| match name {
-            "refresh_window_ms" if self.refresh_window_ms.is_none() => (name, AUTO.to_string()),
-            _ => (name, value),
-        })
-    }
-
-    fn text(&self, name: &str) -> String {
-        match name {
-            "soft_ttl_ms" => self.soft_ttl_ms.to_string(),
-            "hard_ttl_ms" => self.hard_ttl_ms.to_string(),
-            "dek_lease_ms" => self.dek_lease_ms.to_string(),
-            "refresh_window_ms" => self.refresh_window_ms().to_string(),
-            "low_water_pct" => self.low_water_pct.to_string(),
-            "max_in_flight" => self.max_in_flight.to_string(),
-            "sign_wait_budget_us" => self.sign_wait_budget_us.to_string(),
-            "jitter_pct" => self.jitter_pct.to_string(),
-            "delete_wait_ms" => self.delete_wait_ms.to_string(),
-            _ => self.on_soft_expiry.as_str().to_string(),
+/// A number, or `auto`.
+impl Value for Option<u64> {
+    fn parse(name: &'static str, text: &str) -> Result<Self, SettingsError> {
+        match text {
+            AUTO => Ok(None),
+            _ => number(name, text).map(Some),
         }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Some(number) => fmt::Display::fmt(number, f),
+            None => f.write_str(AUTO),
+        }
+    }
+}
+
+impl Value for OnSoftExpiry {
+    fn parse(name: &'static str, text: &str) -> Result<Self, SettingsError> {
+        match text {
+            "wait" => Ok(OnSoftExpiry::Wait),
+            "serve_stale" => Ok(OnSoftExpiry::ServeStale),
+            _ => {
+                let rule = "on_soft_expiry is wait or serve_stale";
+                Err(SettingsError::new(name, text, rule))
+            }
+        }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnSoftExpiry::Wait => "wait",
+            OnSoftExpiry::ServeStale => "serve_stale",
+        })
     }
 }
 
@@ -125,16 +234,5 @@ fn number<N: FromStr>(name: &'static str, value: &str) -> Result<N, SettingsErro
     match value.parse() {
         Ok(number) if digits => Ok(number),
         _ => Err(SettingsError::new(name, value, rule)),
-    }
-}
-
-fn percent(name: &'static str, value: &str) -> Result<u8, SettingsError> {
-    match number(name, value)? {
-        percent @ 0..=100 => Ok(percent),
-        _ => Err(SettingsError::new(
-            name,
-            value,
-            "the value is a percentage, 0 to 100",
-        )),
     }
 }

@@ -3,10 +3,6 @@
 //! A retired DEK is one that no stored blob needs. It is kept for [`RETIRED_KEPT_MS`], or until an operator destroys it,
 //! because a blob restored from a backup may still be sealed under it.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Serialize};
-
 use super::{Catalogue, CatalogueError, Change, ChangeAuthor, Keyspace};
 
 /// How long a retired DEK is kept, in ms: 30 days.
@@ -27,12 +23,20 @@ pub struct WrappedDek {
     pub record: Vec<u8>,
 }
 
+impl WrappedDek {
+    fn new(generation: u32, record: &[u8]) -> WrappedDek {
+        WrappedDek {
+            generation,
+            record: record.to_vec(),
+        }
+    }
+}
+
 /// A DEK that no stored blob needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetiredDek {
-    /// The wrapped key, base64.
-    pub(super) record: String,
+    /// The wrapped key.
+    pub(super) record: Vec<u8>,
     /// When it was retired, in wall-clock time.
     pub retired_unix_ms: u64,
 }
@@ -73,8 +77,7 @@ impl Catalogue {
                 keyspace.name
             )));
         }
-        let text = BASE64.encode(&dek.record);
-        keyspace.deks.insert(dek.generation, text);
+        keyspace.deks.insert(dek.generation, dek.record.clone());
         let change = Change::new(by, "generation").between(current, dek.generation);
         keyspace.history.note(change);
         Ok(())
@@ -172,12 +175,10 @@ impl Catalogue {
         keyspace.history.note(change);
         kms.clone_into(&mut keyspace.kms);
         for dek in deks {
-            let text = BASE64.encode(&dek.record);
+            let record = dek.record.clone();
             match keyspace.retired.get_mut(&dek.generation) {
-                Some(retired) => retired.record = text,
-                None => {
-                    keyspace.deks.insert(dek.generation, text);
-                }
+                Some(retired) => retired.record = record,
+                None => drop(keyspace.deks.insert(dek.generation, record)),
             }
         }
         Ok(())
@@ -211,23 +212,16 @@ impl Keyspace {
     }
 
     /// Returns the wrapped DEKs in use, oldest first. There is at least one; the last is the current DEK.
-    pub fn deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
-        if self.deks.is_empty() {
-            return Err(CatalogueError::Bad(format!(
-                "keyspace `{}` has no DEK",
-                self.name
-            )));
-        }
+    pub fn deks(&self) -> Vec<WrappedDek> {
         let deks = self.deks.iter();
-        deks.map(|(generation, text)| self.decoded(*generation, text))
+        deks.map(|(generation, record)| WrappedDek::new(*generation, record))
             .collect()
     }
 
-    /// Returns the retired wrapped DEKs.
-    pub fn retired_deks(&self) -> Result<Vec<WrappedDek>, CatalogueError> {
-        let retired = self.retired.iter();
-        retired
-            .map(|(generation, retired)| self.decoded(*generation, &retired.record))
+    /// Returns the retired DEKs, oldest first.
+    pub fn retired_deks(&self) -> Vec<WrappedDek> {
+        self.retired()
+            .map(|(generation, retired)| WrappedDek::new(generation, &retired.record))
             .collect()
     }
 
@@ -240,16 +234,6 @@ impl Keyspace {
     pub fn retired_since(&self) -> Option<(usize, u64)> {
         let oldest = self.retired.values().map(|retired| retired.retired_unix_ms);
         Some((self.retired.len(), oldest.min()?))
-    }
-
-    fn decoded(&self, generation: u32, text: &str) -> Result<WrappedDek, CatalogueError> {
-        let record = BASE64.decode(text).map_err(|error| {
-            CatalogueError::Bad(format!(
-                "DEK {generation} of keyspace `{}` is not base64: {error}",
-                self.name
-            ))
-        })?;
-        Ok(WrappedDek { generation, record })
     }
 
     fn destroy_retired(

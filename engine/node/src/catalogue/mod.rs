@@ -3,8 +3,10 @@
 //! `keyspaces.json` in the data directory holds settings, policies, lock flags, wrapped DEKs and the latest changes, so a
 //! change and its entry in the history are saved atomically. It contains no secret in plaintext.
 
+mod assignment;
 mod deks;
 mod edit;
+mod file;
 mod history;
 mod overrides;
 mod sealed;
@@ -14,15 +16,14 @@ mod shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use keyway_core::{Settings, SettingsError};
+use keyway_core::{Setting, SettingName, Settings};
 use keyway_protocol::{KeyspaceName, Status};
-use serde::{Deserialize, Serialize};
 
-use crate::policy::{NO_GRANT, Policy};
+use crate::policy::{Grantee, Policy};
 use crate::time::Moment;
 
+use assignment::Assignment;
+pub use assignment::Subject;
 pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT_MS, RetiredDek, WrappedDek};
 pub use edit::Edit;
 pub use history::{Change, ChangeAuthor, HISTORY_MAX, History};
@@ -34,21 +35,8 @@ pub use settings_change::SettingsChange;
 /// Name of the file in the data directory.
 pub const FILE: &str = "keyspaces.json";
 
-/// Version of the file's format. Older versions are read also: format 1 has no KMS but the local one, format 2 no history
-/// and no overrides, format 3 no retired DEKs.
-const FORMAT: u32 = 4;
-
-/// Oldest format that is read.
-const FORMAT_MIN: u32 = 1;
-
-/// The KMS of format 1's keyspaces.
-const KMS_OF_FORMAT_1: &str = "local";
-
 /// Generation of a keyspace's first DEK.
 pub const FIRST_GENERATION: u32 = 1;
-
-/// Prefix of a name in settings that denotes a principal's grants.
-const ALLOW: &str = "allow:";
 
 /// Most keyspaces of a node.
 pub const KEYSPACES_MAX: usize = 16_384;
@@ -60,10 +48,8 @@ const _: () = assert!(KEYSPACES_MAX <= keyway_core::KEYSPACES_MAX);
 pub const PRINCIPALS_MAX: usize = 256;
 
 /// All keyspaces. A copy shares every keyspace that neither side changes afterwards, so copying is cheap.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Catalogue {
-    format: u32,
     /// The id of the next keyspace. Ids are never reused.
     next_id: u32,
     keyspaces: Shared,
@@ -83,37 +69,26 @@ impl Before {
 }
 
 /// The stored state of a keyspace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyspace {
     /// Its name, unique on the node.
     pub name: String,
     /// Settings that an operator has set. All others have their defaults.
-    #[serde(default)]
-    settings: BTreeMap<String, String>,
+    settings: BTreeMap<SettingName, Setting>,
     /// The grants of each principal.
-    #[serde(default)]
     pub policy: Policy,
     /// Locked by an operator: no DEK is unwrapped until an unlock.
-    #[serde(default)]
     pub locked: bool,
     /// Name of the KMS that wrapped the DEKs.
-    #[serde(default = "kms_of_format_1")]
     pub kms: String,
-    /// Wrapped DEKs by generation, base64. The highest is current; lower ones are kept until no blob needs them.
-    deks: BTreeMap<u32, String>,
+    /// Wrapped DEKs by generation; there is at least one. The highest is current; lower ones are kept until no blob needs
+    /// them.
+    deks: BTreeMap<u32, Vec<u8>>,
     /// DEKs that no stored blob needs, kept for blobs restored from backups.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     retired: BTreeMap<u32, RetiredDek>,
-    /// Temporary overrides, by the name of what they change: a setting, or `allow:PRINCIPAL`.
-    #[serde(
-        rename = "limited",
-        default,
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
-    overrides: BTreeMap<String, Override>,
+    /// Temporary overrides, by what they change.
+    overrides: BTreeMap<Subject, Override>,
     /// The latest changes.
-    #[serde(default)]
     pub history: History,
 }
 
@@ -128,10 +103,6 @@ pub struct NewKeyspace<'a> {
     pub kms: &'a str,
     /// The wrapped first DEK.
     pub record: &'a [u8],
-}
-
-fn kms_of_format_1() -> String {
-    KMS_OF_FORMAT_1.to_owned()
 }
 
 /// Why a catalogue or a change is refused: what, the value, the remedy.
@@ -183,7 +154,6 @@ impl From<CatalogueError> for (Status, String) {
 impl Default for Catalogue {
     fn default() -> Self {
         Catalogue {
-            format: FORMAT,
             next_id: 1,
             keyspaces: Shared::default(),
         }
@@ -191,37 +161,6 @@ impl Default for Catalogue {
 }
 
 impl Catalogue {
-    /// Parses the text of the file, without seals.
-    pub fn parse(text: &str) -> Result<Catalogue, CatalogueError> {
-        let document = serde_json::from_str(text).map_err(|error| not_valid(&error))?;
-        Catalogue::from_document(document)
-    }
-
-    /// Parses the file's document, without seals.
-    pub fn from_document(document: serde_json::Value) -> Result<Catalogue, CatalogueError> {
-        let mut catalogue: Catalogue =
-            serde_json::from_value(document).map_err(|error| not_valid(&error))?;
-        if !(FORMAT_MIN..=FORMAT).contains(&catalogue.format) {
-            return Err(CatalogueError::Bad(format!(
-                "{FILE} has format {}, this server reads {FORMAT_MIN} to {FORMAT}; use a matching server",
-                catalogue.format
-            )));
-        }
-        catalogue.format = FORMAT;
-        for (_, keyspace) in catalogue.keyspaces.iter() {
-            keyspace.check_stored()?;
-            keyspace.deks()?;
-        }
-        Ok(catalogue)
-    }
-
-    /// Returns the text of the file.
-    pub fn text(&self) -> String {
-        let mut text = serde_json::to_string_pretty(self).expect("maps of strings always encode");
-        text.push('\n');
-        text
-    }
-
     /// Returns the keyspaces by id.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Keyspace)> {
         let keyspaces = self.keyspaces.iter();
@@ -297,7 +236,7 @@ impl Catalogue {
             policy: Policy::default(),
             locked: false,
             kms: new.kms.to_owned(),
-            deks: BTreeMap::from([(FIRST_GENERATION, BASE64.encode(new.record))]),
+            deks: BTreeMap::from([(FIRST_GENERATION, new.record.to_vec())]),
             retired: BTreeMap::new(),
             overrides: BTreeMap::new(),
             history: History::default(),
@@ -413,13 +352,17 @@ impl Catalogue {
 
 impl Keyspace {
     /// Returns the settings in effect.
-    pub fn settings(&self) -> Result<Settings, CatalogueError> {
-        settings_of(&self.settings).map_err(|error| CatalogueError::Bad(error.to_string()))
+    pub fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        for setting in self.settings.values() {
+            settings.put(*setting);
+        }
+        settings
     }
 
     fn apply(&mut self, change: &SettingsChange, by: &ChangeAuthor) -> Result<(), CatalogueError> {
         for one in change.iter() {
-            self.change(&one.name, &one.value, change.lasts(), by);
+            self.change(one, change.lasts(), by);
         }
         self.check_principals()?;
         self.check(by.at)
@@ -428,12 +371,12 @@ impl Keyspace {
     /// Refuses more principals than a keyspace may have. A file of an earlier server that has more is read, and
     /// principals can be removed.
     fn check_principals(&self) -> Result<(), CatalogueError> {
-        let ends = self
-            .overrides
-            .keys()
-            .filter_map(|name| name.strip_prefix(ALLOW));
-        let granted = self.policy.iter().map(|(principal, _)| principal);
-        let principals: BTreeSet<&str> = granted.chain(ends).collect();
+        let ends = self.overrides.keys().filter_map(|subject| match subject {
+            Subject::Grants(grantee) => Some(grantee),
+            Subject::Setting(_) => None,
+        });
+        let granted = self.policy.iter().map(|(grantee, _)| grantee);
+        let principals: BTreeSet<&Grantee> = granted.chain(ends).collect();
         if principals.len() > PRINCIPALS_MAX {
             return Err(CatalogueError::Bad(format!(
                 "keyspace `{}` would grant rights to {} principals, and {PRINCIPALS_MAX} is the maximum; \
@@ -445,79 +388,47 @@ impl Keyspace {
         Ok(())
     }
 
-    /// Sets a canonical name to a canonical value.
-    fn change(
-        &mut self,
-        name: &str,
-        value: &str,
-        lasts: Option<OverrideDuration>,
-        by: &ChangeAuthor,
-    ) {
-        let (stored, from) = (self.stored(name), self.text(name));
-        self.put(name, Some(value));
-        let earlier = self.overrides.remove(name);
+    fn change(&mut self, to: &Assignment, lasts: Option<OverrideDuration>, by: &ChangeAuthor) {
+        let subject = to.subject();
+        let from = self.assigned(&subject);
+        let (was, is) = (from.value(), to.value());
+        self.assign(to.clone());
+        let earlier = self.overrides.remove(&subject);
         let (had_end, mut until) = (earlier.is_some(), None);
         if let Some(lasts) = lasts {
-            let previous = earlier.map_or(stored, Override::into_previous);
+            let previous = earlier.map_or(from, Override::into_previous);
             let temporary = Override::new(lasts, previous, by.at);
             until = Some(temporary.until_unix_ms);
-            self.overrides.insert(name.to_owned(), temporary);
+            self.overrides.insert(subject.clone(), temporary);
         }
-        let to = self.text(name);
-        if from != to || had_end || until.is_some() {
-            let change = Change::new(by, name).between(from, to).until(until);
+        if was != is || had_end || until.is_some() {
+            let change = Change::new(by, &subject.to_string())
+                .between(was, is)
+                .until(until);
             self.history.note(change);
         }
     }
 
-    /// Returns the stored value of a canonical name. Returns `None` for a default, and if there is no grant.
-    fn stored(&self, name: &str) -> Option<String> {
-        match name.strip_prefix(ALLOW) {
-            Some(principal) => self.policy.of(principal).map(str::to_owned),
-            None => self.settings.get(name).cloned(),
+    /// Returns a subject with its stored value.
+    fn assigned(&self, subject: &Subject) -> Assignment {
+        match subject {
+            Subject::Grants(grantee) => {
+                Assignment::Grants(grantee.clone(), self.policy.of(grantee))
+            }
+            Subject::Setting(name) => match self.settings.get(name) {
+                Some(setting) => Assignment::Setting(*setting),
+                None => Assignment::Default(*name),
+            },
         }
     }
 
-    /// Returns the value in effect of a canonical name, as text.
-    fn text(&self, name: &str) -> String {
-        self.stored(name).unwrap_or_else(|| self.default_text(name))
-    }
-
-    /// Returns the value that applies if none is stored.
-    fn default_text(&self, name: &str) -> String {
-        let default = Settings::default();
-        let mut defaults = default.iter_stored();
-        defaults
-            .find(|(known, _)| *known == name)
-            .map_or_else(|| NO_GRANT.to_owned(), |(_, value)| value)
-    }
-
-    /// Stores a canonical value under a canonical name, or removes it.
-    fn put(&mut self, name: &str, value: Option<&str>) {
-        match (name.strip_prefix(ALLOW), value) {
-            (Some(principal), value) => self.policy.put(principal, value.unwrap_or(NO_GRANT)),
-            (None, Some(value)) => {
-                self.settings.insert(name.to_owned(), value.to_owned());
-            }
-            (None, None) => {
-                self.settings.remove(name);
-            }
+    fn assign(&mut self, to: Assignment) {
+        match to {
+            Assignment::Grants(grantee, rights) => self.policy.put(grantee, rights),
+            Assignment::Setting(setting) => drop(self.settings.insert(setting.name(), setting)),
+            Assignment::Default(name) => drop(self.settings.remove(&name)),
         }
     }
-}
-
-fn not_valid(error: &serde_json::Error) -> CatalogueError {
-    CatalogueError::Bad(format!("{FILE} is not valid: {error}"))
-}
-
-/// Returns the settings with these values; all others have their defaults.
-fn settings_of(values: &BTreeMap<String, String>) -> Result<Settings, SettingsError> {
-    let mut settings = Settings::default();
-    for (name, value) in values {
-        settings.set(name, value)?;
-    }
-    settings.validate()?;
-    Ok(settings)
 }
 
 #[cfg(test)]

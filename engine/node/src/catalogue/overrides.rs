@@ -3,13 +3,12 @@
 //! While the server runs, their time is measured on the clock of expiry, which cannot be set. Across a restart the wall
 //! clock determines the remaining time, which never exceeds the original duration.
 
-use std::collections::BTreeMap;
-
-use keyway_core::{Instant, Settings, SettingsError};
+use keyway_core::{Instant, Setting, Settings, SettingsError};
 use serde::{Deserialize, Serialize};
 
+use super::assignment::{Assignment, Subject};
 use super::history::{Change, ChangeAuthor};
-use super::{CatalogueError, Keyspace, settings_of};
+use super::{CatalogueError, Keyspace};
 use crate::time::Moment;
 
 /// Shortest duration of an override: expiry is checked once a second.
@@ -44,23 +43,47 @@ impl OverrideDuration {
 }
 
 /// The end of a temporary override.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     /// When it expires, on the wall clock as it was when the override was set.
     pub until_unix_ms: u64,
     /// The original duration, in ms.
     for_ms: u64,
-    /// The stored value that it overrides. `None` if the value was a default, or there was no grant.
-    #[serde(rename = "back_to", default, skip_serializing_if = "Option::is_none")]
-    previous: Option<String>,
+    /// What it overrides.
+    previous: Assignment,
     /// When it expires, on the clock of expiry.
-    #[serde(skip)]
     due: Option<Instant>,
 }
 
+/// An override in the file, where it has the name of what it changes.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StoredOverride {
+    until_unix_ms: u64,
+    for_ms: u64,
+    /// Absent if the value was a default, or there was no grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    back_to: Option<String>,
+}
+
+impl StoredOverride {
+    /// Decodes the override of that name. Its timer does not run yet: see [`Override::resume`].
+    ///
+    /// Errors: an unknown setting, or an invalid value.
+    pub(super) fn decode(self, name: &str) -> Result<(Subject, Override), CatalogueError> {
+        let previous = Assignment::read(name, self.back_to)?;
+        let temporary = Override {
+            until_unix_ms: self.until_unix_ms,
+            for_ms: self.for_ms,
+            due: None,
+            previous,
+        };
+        Ok((temporary.previous.subject(), temporary))
+    }
+}
+
 impl Override {
-    pub(super) fn new(lasts: OverrideDuration, previous: Option<String>, at: Moment) -> Override {
+    pub(super) fn new(lasts: OverrideDuration, previous: Assignment, at: Moment) -> Override {
         Override {
             until_unix_ms: at.unix_ms.saturating_add(lasts.0),
             for_ms: lasts.0,
@@ -69,9 +92,17 @@ impl Override {
         }
     }
 
-    /// Returns the stored value to restore when the override expires.
-    pub(super) fn into_previous(self) -> Option<String> {
+    /// Returns what is restored when the override expires.
+    pub(super) fn into_previous(self) -> Assignment {
         self.previous
+    }
+
+    pub(super) fn stored(&self) -> StoredOverride {
+        StoredOverride {
+            until_unix_ms: self.until_unix_ms,
+            for_ms: self.for_ms,
+            back_to: self.previous.stored(),
+        }
     }
 
     fn resume(&mut self, now: Moment) {
@@ -86,11 +117,11 @@ impl Override {
 }
 
 impl Keyspace {
-    /// Returns the overrides by name, each with the value to which it reverts.
-    pub fn overrides(&self) -> impl Iterator<Item = (&str, &Override, String)> {
+    /// Returns the overrides by what they change, each with the value to which it reverts.
+    pub fn overrides(&self) -> impl Iterator<Item = (&Subject, &Override, String)> {
         self.overrides
             .iter()
-            .map(|(name, temporary)| (name.as_str(), temporary, self.then(name, temporary)))
+            .map(|(subject, temporary)| (subject, temporary, temporary.previous.value()))
     }
 
     pub(super) fn resume(&mut self, now: Moment) {
@@ -110,106 +141,90 @@ impl Keyspace {
     /// remaining overrides would conflict with the reverted value, they are reverted as well: the settings without any
     /// override are always valid.
     pub(super) fn revert_expired(&mut self, now: Moment) -> Vec<Change> {
-        let is_due = |(_, temporary): &(&String, &Override)| temporary.is_due(now);
-        let due: Vec<String> = self.overrides.iter().filter(is_due).map(name_of).collect();
-        let mut changed = self.clone();
-        let mut changes = changed.end(due, now);
-        if !changes.is_empty() && changed.settings().is_err() {
-            let rest: Vec<String> = changed.overrides.iter().map(name_of).collect();
-            changes.extend(changed.end(rest, now));
+        let mut changes = self.end(now, |temporary| temporary.is_due(now));
+        if !changes.is_empty() && self.settings().validate().is_err() {
+            changes.extend(self.end(now, |_| true));
         }
-        *self = changed;
         changes
     }
 
-    fn end(&mut self, names: Vec<String>, now: Moment) -> Vec<Change> {
+    fn end(&mut self, now: Moment, is_over: impl Fn(&Override) -> bool) -> Vec<Change> {
         let by = ChangeAuthor::expiry(now);
+        let (over, left) = std::mem::take(&mut self.overrides)
+            .into_iter()
+            .partition(|(_, temporary)| is_over(temporary));
+        self.overrides = left;
         let mut changes = Vec::new();
-        for name in names {
-            let from = self.text(&name);
-            if let Some(temporary) = self.overrides.remove(&name) {
-                self.put(&name, temporary.previous.as_deref());
-                let change = Change::new(&by, &name).between(from, self.text(&name));
-                self.history.note(change.clone());
-                changes.push(change);
-            }
+        for (subject, temporary) in over {
+            let from = self.assigned(&subject).value();
+            let to = temporary.previous.value();
+            self.assign(temporary.previous);
+            let change = Change::new(&by, &subject.to_string()).between(from, to);
+            self.history.note(change.clone());
+            changes.push(change);
         }
         changes
     }
 
     /// Checks that the settings do not conflict, now and after each expiry of an override.
     pub(super) fn check(&self, now: Moment) -> Result<(), CatalogueError> {
-        self.settings()?;
-        let mut settings = self.settings.clone();
-        let mut ends: Vec<_> = self
-            .overrides
-            .iter()
-            .filter(|(name, _)| Settings::canonical_name(name).is_some())
-            .collect();
-        ends.sort_by_key(|(_, temporary)| temporary.due);
-        for together in ends.chunk_by(|(_, a), (_, b)| a.due == b.due) {
-            for (name, temporary) in together {
-                restore(&mut settings, name, temporary);
+        let mut settings = self.settings();
+        validate(&settings)?;
+        let mut ends: Vec<_> = self.setting_overrides().collect();
+        ends.sort_by_key(|(temporary, _)| temporary.due);
+        for together in ends.chunk_by(|(a, _), (b, _)| a.due == b.due) {
+            for (_, previous) in together {
+                settings.put(*previous);
             }
-            settings_of(&settings)
-                .map_err(|error| self.conflict_on_revert(&error, together, now))?;
+            settings
+                .validate()
+                .map_err(|error| conflict_on_revert(&error, together, now))?;
         }
         Ok(())
     }
 
-    /// Returns `error` with the override whose expiry causes it, when, and the remedy.
-    fn conflict_on_revert(
-        &self,
-        error: &SettingsError,
-        together: &[(&String, &Override)],
-        now: Moment,
-    ) -> CatalogueError {
-        let names: Vec<&str> = together.iter().map(|(name, _)| name.as_str()).collect();
-        let back = together.iter().map(|(name, temporary)| {
-            let then = self.then(name, temporary);
-            format!("{name} reverts to {then}")
-        });
-        let back: Vec<String> = back.collect();
-        let due = together.first().and_then(|(_, temporary)| temporary.due);
-        let left_us = due.map_or(0, |due| due.saturating_since(now.instant));
-        let left_s = left_us.div_ceil(US_PER_MS * 1_000);
-        CatalogueError::Bad(format!(
-            "{error} would be violated in {left_s} s, when {}; set {} permanently first, or wait until then",
-            back.join(" and "),
-            names.join(" and ")
-        ))
-    }
-
-    /// Returns the value in effect after the override expires.
-    fn then(&self, name: &str, temporary: &Override) -> String {
-        match &temporary.previous {
-            Some(value) => value.clone(),
-            None => self.default_text(name),
-        }
-    }
-
     /// Checks that the settings do not conflict, now and with all overrides expired.
     pub(super) fn check_stored(&self) -> Result<(), CatalogueError> {
-        self.settings()?;
-        let mut settings = self.settings.clone();
-        for (name, temporary) in &self.overrides {
-            if Settings::canonical_name(name).is_some() {
-                restore(&mut settings, name, temporary);
-            }
+        let mut settings = self.settings();
+        validate(&settings)?;
+        for (_, previous) in self.setting_overrides() {
+            settings.put(previous);
         }
-        settings_of(&settings)
-            .map(|_| ())
-            .map_err(|error| CatalogueError::Bad(error.to_string()))
+        validate(&settings)
+    }
+
+    /// Returns the overrides of settings, each with the setting to which it reverts.
+    fn setting_overrides(&self) -> impl Iterator<Item = (&Override, Setting)> {
+        let overrides = self.overrides.values();
+        overrides.filter_map(|temporary| Some((temporary, temporary.previous.setting()?)))
     }
 }
 
-fn name_of((name, _): (&String, &Override)) -> String {
-    name.clone()
+fn validate(settings: &Settings) -> Result<(), CatalogueError> {
+    let valid = settings.validate();
+    valid.map_err(|error| CatalogueError::Bad(error.to_string()))
 }
 
-fn restore(settings: &mut BTreeMap<String, String>, name: &str, temporary: &Override) {
-    match &temporary.previous {
-        Some(value) => settings.insert(name.to_owned(), value.clone()),
-        None => settings.remove(name),
-    };
+/// Returns `error` with the overrides whose common expiry causes it, when, and the remedy.
+fn conflict_on_revert(
+    error: &SettingsError,
+    together: &[(&Override, Setting)],
+    now: Moment,
+) -> CatalogueError {
+    let names: Vec<&str> = together
+        .iter()
+        .map(|(_, previous)| previous.name().as_str())
+        .collect();
+    let back: Vec<String> = together
+        .iter()
+        .map(|(_, previous)| format!("{} reverts to {previous}", previous.name().as_str()))
+        .collect();
+    let due = together.first().and_then(|(temporary, _)| temporary.due);
+    let left_us = due.map_or(0, |due| due.saturating_since(now.instant));
+    let left_s = left_us.div_ceil(US_PER_MS * 1_000);
+    CatalogueError::Bad(format!(
+        "{error} would be violated in {left_s} s, when {}; set {} permanently first, or wait until then",
+        back.join(" and "),
+        names.join(" and ")
+    ))
 }

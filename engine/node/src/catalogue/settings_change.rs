@@ -1,9 +1,7 @@
 //! Changes of settings and grants, decoded and checked once, when the request is received.
 
-use keyway_core::Settings;
-
-use super::{ALLOW, CatalogueError, OverrideDuration};
-use crate::policy::Policy;
+use super::assignment::{Assignment, Subject, not_a_setting};
+use super::{CatalogueError, OverrideDuration};
 
 /// The name under which a request specifies the duration of its changes.
 const FOR_MS: &str = "for_ms";
@@ -11,16 +9,8 @@ const FOR_MS: &str = "for_ms";
 /// Changes of settings and grants that are applied atomically.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SettingsChange {
-    changes: Vec<SettingChange>,
+    changes: Vec<Assignment>,
     lasts: Option<OverrideDuration>,
-}
-
-/// One change in canonical form, so an alias is never stored besides the setting's name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SettingChange {
-    /// A setting's name, or `allow:PRINCIPAL`.
-    pub(super) name: String,
-    pub(super) value: String,
 }
 
 impl SettingsChange {
@@ -34,7 +24,7 @@ impl SettingsChange {
         for (name, value) in settings {
             match name {
                 FOR_MS => change.lasts = Some(OverrideDuration::parse(value)?),
-                _ => change.changes.push(SettingChange::parse(name, value)?),
+                _ => change.changes.push(Assignment::parse(name, value)?),
             }
         }
         Ok(change)
@@ -57,10 +47,10 @@ impl SettingsChange {
     pub fn has_grants(&self) -> bool {
         self.changes
             .iter()
-            .any(|change| change.name.starts_with(ALLOW))
+            .any(|change| matches!(change.subject(), Subject::Grants(_)))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &SettingChange> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Assignment> {
         self.changes.iter()
     }
 }
@@ -70,42 +60,10 @@ impl std::fmt::Display for SettingsChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (at, change) in self.changes.iter().enumerate() {
             let space = if at > 0 { " " } else { "" };
-            write!(f, "{space}{}={}", change.name, change.value)?;
+            write!(f, "{space}{change}")?;
         }
         Ok(())
     }
-}
-
-impl SettingChange {
-    fn parse(name: &str, value: &str) -> Result<SettingChange, CatalogueError> {
-        if let Some(principal) = name.strip_prefix(ALLOW) {
-            let (principal, rights) =
-                Policy::canonical(principal, value).map_err(CatalogueError::Bad)?;
-            return Ok(SettingChange {
-                name: format!("{ALLOW}{principal}"),
-                value: rights,
-            });
-        }
-        let name = Settings::canonical_name(name).ok_or_else(|| not_a_setting(name))?;
-        let mut alone = Settings::default();
-        alone
-            .set(name, value)
-            .map_err(|error| CatalogueError::Bad(error.to_string()))?;
-        let mut stored = alone.iter_stored();
-        let value = stored.find(|(known, _)| *known == name);
-        Ok(SettingChange {
-            name: name.to_owned(),
-            value: value.map_or_else(String::new, |(_, value)| value),
-        })
-    }
-}
-
-fn not_a_setting(name: &str) -> CatalogueError {
-    let names: Vec<_> = Settings::default().iter().map(|(name, _)| name).collect();
-    CatalogueError::Bad(format!(
-        "`{name}` is not a setting; use one of {} or allow:PRINCIPAL",
-        names.join(", ")
-    ))
 }
 
 #[cfg(test)]

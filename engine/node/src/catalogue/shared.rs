@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
 use super::Keyspace;
 
@@ -16,7 +16,7 @@ type Block = BTreeMap<u32, Arc<Keyspace>>;
 /// Keyspaces by id.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shared {
-    /// ChangeAuthor id / [`BLOCK_IDS`]; none is empty.
+    /// By id / [`BLOCK_IDS`]; none is empty.
     blocks: BTreeMap<u32, Arc<Block>>,
 }
 
@@ -70,16 +70,6 @@ impl Serialize for Shared {
     }
 }
 
-impl<'de> Deserialize<'de> for Shared {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let mut shared = Shared::default();
-        for (id, keyspace) in BTreeMap::<u32, Keyspace>::deserialize(from)? {
-            shared.insert(id, keyspace);
-        }
-        Ok(shared)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use keyway_core::Instant;
@@ -110,8 +100,7 @@ mod tests {
         let ids: Vec<u32> = catalogue.iter().map(|(id, _)| id).collect();
         assert_eq!(ids, (1..=3 * BLOCK_IDS).collect::<Vec<_>>());
         assert_eq!(catalogue.keyspaces.len(), ids.len());
-        let text = serde_json::to_string(&catalogue.keyspaces).unwrap();
-        let mut read: Shared = serde_json::from_str(&text).unwrap();
+        let mut read = Catalogue::parse(&catalogue.text()).unwrap().keyspaces;
         assert!(read.iter().eq(catalogue.keyspaces.iter()));
         for id in ids {
             assert!(read.remove(id).is_some() && read.get_mut(id).is_none());

@@ -1,4 +1,5 @@
 use keyway_core::Instant;
+use serde_json::json;
 
 use super::*;
 
@@ -34,7 +35,7 @@ fn dek(generation: u32, record: &[u8]) -> WrappedDek {
 }
 
 fn settings(catalogue: &Catalogue) -> Settings {
-    catalogue.keyspace(1).unwrap().settings().unwrap()
+    catalogue.keyspace(1).unwrap().settings()
 }
 
 /// Returns the history as text, oldest first: author, setting, old value, new value.
@@ -66,7 +67,7 @@ fn older_formats_are_read_and_written_as_format_4() {
     let read = Catalogue::parse(text).unwrap();
     let prod = read.keyspace(1).unwrap();
     assert_eq!((prod.kms.as_str(), prod.generation()), ("local", 1));
-    assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
+    assert_eq!(prod.deks(), [dek(1, b"wrapped")]);
     assert!(read.text().contains("\"format\": 4"));
     let text = r#"{"format": 2, "next_id": 2, "keyspaces": {"1": {"name": "prod", "settings": {"max_in_flight": "7"},
         "policy": {"uid:7": "sign"}, "locked": true, "kms": "bao", "deks": {"1": "d3JhcHBlZA=="}}}}"#;
@@ -88,15 +89,51 @@ fn written_file_reads_back_unchanged() {
         .unwrap();
     let read = Catalogue::parse(&catalogue.text()).unwrap();
     let prod = read.keyspace(1).unwrap();
-    assert_eq!(prod.settings().unwrap().soft_ttl_ms, 1_000);
-    assert_eq!(prod.settings().unwrap().max_in_flight, 9);
-    assert_eq!(prod.policy.iter().collect::<Vec<_>>(), [("uid:7", "sign")]);
+    assert_eq!(prod.settings().soft_ttl_ms, 1_000);
+    assert_eq!(prod.settings().max_in_flight, 9);
+    assert_eq!(json!(prod.policy), json!({ "uid:7": "sign" }));
     assert!(prod.locked);
     assert_eq!(prod.kms, "local");
-    assert_eq!(prod.deks().unwrap(), [dek(1, b"wrapped")]);
+    assert_eq!(prod.deks(), [dek(1, b"wrapped")]);
     assert_eq!(read.next_id(), 2);
     assert_eq!(prod.history, catalogue.keyspace(1).unwrap().history);
     assert_eq!(read.text(), catalogue.text());
+}
+
+#[test]
+fn unknown_setting_or_value_in_the_file_is_refused_and_an_unknown_grant_is_kept() {
+    let mut catalogue = with_prod("max_in_flight=9\nallow:uid:7=sign");
+    let lines = "low_water_pct=7\nallow:uid:8=mac";
+    catalogue.set_lines(1, lines, lasts(900), &by(0)).unwrap();
+    let text = catalogue.text();
+    for (from, to, refused) in [
+        (
+            "max_in_flight",
+            "max_flights",
+            "setting=max_flights is refused: settings are",
+        ),
+        (
+            "\"9\"",
+            "\"nine\"",
+            "max_in_flight=nine is refused: the value is a whole number",
+        ),
+        (
+            "\"low_water_pct\": {",
+            "\"low_water\": {",
+            "`low_water` is not a setting",
+        ),
+    ] {
+        let error = Catalogue::parse(&text.replace(from, to)).unwrap_err();
+        assert!(error.to_string().starts_with(refused), "{error}");
+    }
+    // Of a newer server: a kind of principal and a right that this one does not know.
+    let newer = text.replace("uid:8", "zid:8").replace("sign", "sign,fly");
+    let mut read = Catalogue::parse(&newer).unwrap();
+    assert_eq!(read.text(), newer);
+    read.resume(at(900));
+    assert_eq!(read.revert_expired(at(900)).len(), 2);
+    let grants = json!({ "uid:7": "sign,fly" });
+    assert_eq!(json!(read.keyspace(1).unwrap().policy), grants);
 }
 
 #[test]
@@ -213,15 +250,15 @@ fn override_reverts_when_it_expires() {
     let prod = catalogue.keyspace(1).unwrap();
     let temporary: Vec<_> = prod
         .overrides()
-        .map(|(name, temporary, then)| (name, temporary.until_unix_ms, then))
+        .map(|(subject, temporary, then)| (subject.to_string(), temporary.until_unix_ms, then))
         .collect();
     let until = at(910).unix_ms;
     assert_eq!(
         temporary,
         [
-            ("allow:uid:9", until, "none".to_owned()),
-            ("low_water_pct", until, "5".to_owned()),
-            ("max_in_flight", until, "5".to_owned()),
+            ("allow:uid:9".to_owned(), until, "none".to_owned()),
+            ("low_water_pct".to_owned(), until, "5".to_owned()),
+            ("max_in_flight".to_owned(), until, "5".to_owned()),
         ]
     );
     assert!(!catalogue.is_due(at(909)));
@@ -229,7 +266,7 @@ fn override_reverts_when_it_expires() {
     assert!(catalogue.is_due(at(910)));
     assert_eq!(catalogue.revert_expired(at(910)).len(), 3);
     let prod = catalogue.keyspace(1).unwrap();
-    let back = prod.settings().unwrap();
+    let back = prod.settings();
     assert_eq!((back.max_in_flight, back.low_water_pct), (5, 5));
     assert_eq!(
         (prod.policy.iter().count(), prod.overrides().count()),

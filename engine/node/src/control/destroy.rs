@@ -74,7 +74,6 @@ impl Control {
     fn retired_of(&self, id: u32) -> Result<(u32, Vec<u32>), Refused> {
         self.check_no_change_of_deks(id)?;
         let keyspace = self.in_force.written().keyspace(id)?;
-        keyspace.deks()?;
         if keyspace.has_older_deks() {
             return Err(self.refuse_resealing(id));
         }

@@ -34,23 +34,21 @@ impl Control {
     }
 
     fn row(&self, id: u32, keyspace: &Keyspace) -> Value {
-        let settings: BTreeMap<&str, String> = keyspace
-            .settings()
-            .map(|settings| settings.iter().collect())
-            .unwrap_or_default();
+        let settings = keyspace.settings();
+        let settings = settings.iter().map(|(name, value)| (name.as_str(), value));
+        let settings: BTreeMap<&str, String> = settings.collect();
         let in_force = &self.in_force;
         let guard = in_force.guard(id);
         // The policy in force, which may be stricter than the file.
         let policy = guard
             .as_ref()
             .map_or(&keyspace.policy, |guard| &guard.policy);
-        let allow: BTreeMap<&str, &str> = policy.iter().collect();
-        let rows = keyspace.overrides().map(|(name, temporary, then)| {
+        let rows = keyspace.overrides().map(|(subject, temporary, then)| {
             let until_unix_ms = temporary.until_unix_ms;
             let end = json!({ "until_unix_ms": until_unix_ms, "then": then });
-            (name, end)
+            (subject.to_string(), end)
         });
-        let overrides: BTreeMap<&str, Value> = rows.collect();
+        let overrides: BTreeMap<String, Value> = rows.collect();
         json!({
             "id": id,
             "name": keyspace.name,
@@ -64,7 +62,7 @@ impl Control {
             })),
             "reseal": self.reseal_progress(id).map(|progress| progress.json()),
             "settings": settings,
-            "allow": allow,
+            "allow": policy,
             "overrides": overrides,
         })
     }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use keyway_core::Instant;
 
 use super::works::WorkId;
-use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit, Keyspace};
+use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit};
 use crate::keyspace_change::Guard;
 use crate::policy::Policy;
 use crate::time::Moment;
@@ -160,7 +160,7 @@ impl InForce {
     pub(super) fn guard(&self, id: u32) -> Result<Guard, CatalogueError> {
         match self.guards.get(&id) {
             Some(guard) => Ok(guard.clone()),
-            None => Guard::of(self.written.keyspace(id)?),
+            None => self.written.keyspace(id).map(Guard::of),
         }
     }
 
@@ -354,7 +354,7 @@ impl InForce {
             let (Some(before), Some(after)) = (before, after) else {
                 continue;
             };
-            let (before, after) = (Guard::of(before)?, Guard::of(after)?);
+            let (before, after) = (Guard::of(before), Guard::of(after));
             effect.takes_away |= after.is_tighter_than(&before);
             effect.locks |= after.locked && !before.locked;
             // A keyspace that is not written yet is unknown to the shards.
@@ -582,8 +582,7 @@ fn no_answer(for_us: u64) -> String {
 }
 
 fn guard_of(catalogue: &Catalogue, id: u32) -> Option<Guard> {
-    let keyspace: Result<&Keyspace, _> = catalogue.keyspace(id);
-    keyspace.and_then(Guard::of).ok()
+    catalogue.keyspace(id).map(Guard::of).ok()
 }
 
 #[derive(Default)]

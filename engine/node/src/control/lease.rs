@@ -80,9 +80,8 @@ impl Control {
     pub(super) fn unwrap_request(&self, id: u32) -> Result<(String, KmsRequest), KmsFailure> {
         let keyspace = self.in_force.written().keyspace(id);
         let keyspace = keyspace.map_err(|error| KmsFailure::of_catalogue(&error))?;
-        let deks = keyspace.deks();
-        let deks = deks.map_err(|error| KmsFailure::of_catalogue(&error))?;
         self.kms.get(&keyspace.kms)?;
+        let deks = keyspace.deks();
         let request = KmsRequest::Unwrap { keyspace: id, deks };
         Ok((keyspace.kms.clone(), request))
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Control;
 use super::effect::{ControlEffect, ControlFigures};
-use crate::catalogue::Keyspace;
+use crate::catalogue::{Keyspace, Subject};
 use crate::figures::{HotSnapshot, SettingSnapshot, SettingsSnapshot, Until};
 
 /// Most keys per keyspace and order on the page.
@@ -45,7 +45,7 @@ impl Control {
     /// Sends the data to the exporter. Called once a second while the page is being viewed.
     pub(super) fn feed_page(&mut self) {
         let written = self.in_force.written().iter();
-        let settings = written.filter_map(|(id, keyspace)| settings_in_force(id, keyspace));
+        let settings = written.map(|(id, keyspace)| settings_in_force(id, keyspace));
         let settings = ControlFigures::Settings(settings.collect());
         self.effects.push_back(ControlEffect::Figures(settings));
         // Slow shards get no further request in the meantime.
@@ -86,27 +86,26 @@ fn in_turn(ids: &[u32], asked: u32) -> Vec<u32> {
 }
 
 /// Returns the settings in effect. The page does not show grants.
-fn settings_in_force(id: u32, keyspace: &Keyspace) -> Option<SettingsSnapshot> {
-    let mut ends: BTreeMap<&str, Until> = keyspace
+fn settings_in_force(id: u32, keyspace: &Keyspace) -> SettingsSnapshot {
+    let mut ends: BTreeMap<&Subject, Until> = keyspace
         .overrides()
-        .map(|(name, temporary, then)| {
+        .map(|(subject, temporary, then)| {
             let unix_ms = temporary.until_unix_ms;
-            (name, Until { unix_ms, then })
+            (subject, Until { unix_ms, then })
         })
         .collect();
-    // A keyspace whose settings are invalid was refused at the start.
-    let settings = keyspace.settings().ok()?;
+    let settings = keyspace.settings();
     let settings = settings.iter().map(|(name, value)| SettingSnapshot {
-        name,
+        name: name.as_str(),
         value,
-        until: ends.remove(name),
+        until: ends.remove(&Subject::Setting(name)),
     });
-    Some(SettingsSnapshot {
+    SettingsSnapshot {
         keyspace: id,
         kms: keyspace.kms.clone(),
         generation: keyspace.generation(),
         settings: settings.collect(),
-    })
+    }
 }
 
 fn take_key_ids(document: &mut Value) {

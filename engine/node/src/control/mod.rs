@@ -58,7 +58,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use keyway_core::Instant;
 use keyway_protocol::Status;
 
-use crate::catalogue::{Catalogue, CatalogueError};
+use crate::catalogue::Catalogue;
 use crate::ids::{CallId, Epoch, Opening, QuestionId, WriteId};
 use crate::keyspace_change::KeyspaceChange;
 use crate::messages::ToControl;
@@ -197,9 +197,7 @@ impl Control {
     }
 
     /// Returns the state of the keyspaces with which every shard starts.
-    ///
-    /// Errors: conflicting settings.
-    pub fn keyspaces_at_start(&mut self) -> Result<Vec<KeyspaceChange>, CatalogueError> {
+    pub fn keyspaces_at_start(&mut self) -> Vec<KeyspaceChange> {
         let tickets = &mut self.beside.tickets;
         let keyspaces = self.in_force.written().iter();
         keyspaces

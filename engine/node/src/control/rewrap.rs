@@ -85,13 +85,11 @@ impl Control {
         let keyspace = self.in_force.written().keyspace(id);
         let keyspace = keyspace.map_err(|error| KmsFailure::of_catalogue(&error))?;
         self.kms.get(&keyspace.kms)?;
-        let in_use = keyspace.deks();
-        let retired = keyspace.retired_deks();
         let request = KmsRequest::Move {
             keyspace: id,
             from: keyspace.kms.clone(),
-            in_use: in_use.map_err(|error| KmsFailure::of_catalogue(&error))?,
-            retired: retired.map_err(|error| KmsFailure::of_catalogue(&error))?,
+            in_use: keyspace.deks(),
+            retired: keyspace.retired_deks(),
         };
         Ok((keyspace.kms.clone(), request))
     }

@@ -128,7 +128,6 @@ impl Control {
         }
         let catalogue = self.in_force.written();
         let keyspace = catalogue.keyspace(id)?;
-        keyspace.deks()?;
         if keyspace.has_older_deks() {
             return Err(self.refuse_resealing(id));
         }

@@ -126,7 +126,7 @@ impl Rig {
         let hot_keys = HotKeys::new(vec![Vec::new(); usize::from(SHARDS)]);
         let now = moment(0);
         let mut control = Control::new(now, settings, catalogue.clone(), kms, hot_keys);
-        let at_start = control.keyspaces_at_start().expect("it is valid");
+        let at_start = control.keyspaces_at_start();
         let shard = || Shard {
             floor: at_start[0].seal_floor,
             is_locked: at_start[0].guard.locked,

@@ -359,8 +359,8 @@ fn sections(
 ) -> BTreeMap<String, Section> {
     let mut sections = BTreeMap::new();
     for (_, keyspace) in catalogue.iter() {
-        let mut deks = keyspace.deks().unwrap_or_default();
-        deks.extend(keyspace.retired_deks().unwrap_or_default());
+        let mut deks = keyspace.deks();
+        deks.extend(keyspace.retired_deks());
         // A server that makes such DEKs makes seals: this one was taken away.
         let is_sealed = deks.iter().any(|dek| is_sealed_data_key(&dek.record))
             || place.mark(&sealed_mark(&keyspace.kms)) > 0;

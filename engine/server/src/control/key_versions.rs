@@ -35,9 +35,9 @@ impl Counted {
                 continue;
             };
             let is_behind = |id: u32, keyspace: &Keyspace| {
-                let mut deks = keyspace.deks().unwrap_or_default();
+                let mut deks = keyspace.deks();
                 // A backup may bring them back into use, and a rewrap includes them.
-                deks.extend(keyspace.retired_deks().unwrap_or_default());
+                deks.extend(keyspace.retired_deks());
                 deks.iter().any(|dek| {
                     let version = kms.key_version(id, dek.generation, &dek.record);
                     version.is_some_and(|version| version < newest)

@@ -332,9 +332,9 @@ impl<K: Kms + 'static> Driver<K> {
         let renewals_per_lease = keyway_core::renewals_per_lease(self.means.renew_early_ppm);
         for (id, keyspace) in catalogue.iter() {
             let of_its_kms = figures.iter_mut().find(|kms| kms.name == keyspace.kms);
-            if let (Some(kms), Ok(settings)) = (of_its_kms, keyspace.settings()) {
+            if let Some(kms) = of_its_kms {
                 let calls = renewals_per_lease * keyspace.dek_count() as f64;
-                let per_hour = calls * MS_PER_HOUR / settings.dek_lease_ms as f64;
+                let per_hour = calls * MS_PER_HOUR / keyspace.settings().dek_lease_ms as f64;
                 kms.lease_calls_per_hour.insert(id, per_hour);
             }
         }

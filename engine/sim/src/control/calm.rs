@@ -105,7 +105,7 @@ impl World<'_> {
                 ensure!(34, false, "keyspace {id} is gone from keyspaces.json");
                 continue;
             };
-            let guard = Guard::of(keyspace).ok();
+            let guard = Guard::of(keyspace);
             ensure!(
                 21,
                 !keyspace.locked,
@@ -120,7 +120,7 @@ impl World<'_> {
                 let change = shard.keyspaces.get(id).map(|known| &known.change);
                 ensure!(
                     34,
-                    change.map(|change| &change.guard) == guard.as_ref(),
+                    change.is_some_and(|change| change.guard == guard),
                     "keyspace {id}: at rest shard {number} acts by {change:?}, and {guard:?} is written"
                 );
                 let floor = change.map_or(0, |change| change.seal_floor);
@@ -130,11 +130,11 @@ impl World<'_> {
                     "keyspace {id}: at rest shard {number} seals under {floor}"
                 );
             }
-            let settings = guard.map(|guard| guard.settings);
-            let (budget_us, soft_ttl_ms) = settings.map_or((0, 0), |settings| {
-                (settings.sign_wait_budget_us, settings.soft_ttl_ms)
-            });
-            for (name, is) in [(BUDGET, budget_us), (SOFT_TTL, soft_ttl_ms)] {
+            let settings = guard.settings;
+            for (name, is) in [
+                (BUDGET, settings.sign_wait_budget_us),
+                (SOFT_TTL, settings.soft_ttl_ms),
+            ] {
                 let setting = self.books.of(*id).settings.get(name).copied();
                 if let Some((number, set)) = setting.and_then(|setting| setting.set)
                     && setting.is_some_and(|setting| setting.unknown < number)

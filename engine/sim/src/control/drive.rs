@@ -242,7 +242,7 @@ impl World<'_> {
     fn check_change(&mut self, change: &KeyspaceChange) -> Checked {
         let id = change.id;
         let durable = self.disk.durable.keyspace(id).ok();
-        let guard = durable.and_then(|keyspace| Guard::of(keyspace).ok());
+        let guard = durable.map(Guard::of);
         ensure!(
             35,
             guard
@@ -269,8 +269,8 @@ impl World<'_> {
             let Ok(keyspace) = catalogue.keyspace(dek.keyspace) else {
                 return false;
             };
-            let deks = keyspace.deks().unwrap_or_default();
-            let retired = keyspace.retired_deks().unwrap_or_default();
+            let deks = keyspace.deks();
+            let retired = keyspace.retired_deks();
             let mut records = deks.iter().chain(&retired);
             records.any(|it| super::kms::read(&it.record).is_some_and(|(_, of)| of == dek))
         })

@@ -88,7 +88,7 @@ impl World<'_> {
             ensure!(34, false, "keyspace {id} is gone from keyspaces.json");
             return Ok(());
         };
-        let guard = Guard::of(keyspace).ok();
+        let guard = Guard::of(keyspace);
         ensure!(
             21,
             !keyspace.locked,
@@ -103,7 +103,7 @@ impl World<'_> {
             let change = site.terms.get(&id).map(|terms| &terms.acted);
             ensure!(
                 34,
-                change.map(|change| &change.guard) == guard.as_ref(),
+                change.is_some_and(|change| change.guard == guard),
                 "keyspace {id}: at rest shard {number} acts by {change:?}, and {guard:?} is written"
             );
             let floor = change.map_or(0, |change| change.seal_floor);
@@ -115,15 +115,15 @@ impl World<'_> {
         }
         let settings = self.books.keyspaces.get(&id).map(|book| &book.settings);
         for (name, setting) in settings.into_iter().flatten() {
-            let is = guard.as_ref().map(|guard| match *name {
+            let is = match *name {
                 "hard_ttl_ms" => guard.settings.hard_ttl_ms,
                 "soft_ttl_ms" => guard.settings.soft_ttl_ms,
                 "dek_lease_ms" => guard.settings.dek_lease_ms,
                 _ => guard.settings.sign_wait_budget_us,
-            });
+            };
             ensure!(
                 34,
-                setting.value.is_none() || setting.value == is,
+                setting.value.is_none_or(|value| value == is),
                 "keyspace {id}: {name} was set to {:?}, and is {is:?}",
                 setting.value
             );

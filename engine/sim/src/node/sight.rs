@@ -261,8 +261,7 @@ impl World<'_> {
     /// Whether a DEK is in use by the durable catalogue.
     fn opens(&self, dek: Dek) -> bool {
         let keyspace = self.disk.durable.keyspace(dek.keyspace);
-        let deks = keyspace.ok().and_then(|keyspace| keyspace.deks().ok());
-        let deks = deks.unwrap_or_default();
+        let deks = keyspace.map(|keyspace| keyspace.deks()).unwrap_or_default();
         let mut deks = deks.iter().filter_map(|it| read(&it.record));
         deks.any(|(_, other)| other == dek)
     }
@@ -275,8 +274,8 @@ impl World<'_> {
             let Ok(keyspace) = catalogue.keyspace(dek.keyspace) else {
                 return false;
             };
-            let deks = keyspace.deks().unwrap_or_default();
-            let retired = keyspace.retired_deks().unwrap_or_default();
+            let deks = keyspace.deks();
+            let retired = keyspace.retired_deks();
             let mut records = deks.iter().chain(&retired);
             records.any(|it| read(&it.record).is_some_and(|(_, of)| of == dek))
         })

@@ -36,7 +36,7 @@ impl World<'_> {
     fn check_change(&mut self, change: &KeyspaceChange) -> Checked {
         let id = change.id;
         let durable = self.disk.durable.keyspace(id).ok();
-        let guard = durable.and_then(|keyspace| Guard::of(keyspace).ok());
+        let guard = durable.map(Guard::of);
         ensure!(
             35,
             guard

@@ -1,9 +1,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde_json::json;
+
 use super::*;
 use crate::catalogue::testing::change;
 use crate::catalogue::{ChangeAuthor, OverrideDuration};
 use crate::limits::{WRITE_US_MIN, write_us};
+use crate::policy::{Grantee, Principal};
 
 const PROD: u32 = 1;
 
@@ -79,9 +82,11 @@ fn ended(in_force: &InForce, work: WorkId) -> Option<Settlement> {
     Some(outcome.clone())
 }
 
-fn rights(in_force: &InForce) -> Option<String> {
+/// Returns what a user may do, as text.
+fn rights(in_force: &InForce, uid: u32) -> String {
     let guard = in_force.guard(PROD).unwrap();
-    guard.policy.of("uid:1").map(str::to_owned)
+    let rights = guard.policy.of(&Grantee::Known(Principal::Uid(uid)));
+    rights.to_string()
 }
 
 fn full() -> Result<(), String> {
@@ -136,7 +141,7 @@ fn failed_write_keeps_locks_and_withdrawals_and_is_retried() {
     assert_eq!(ended(&keyspaces, locked), unwritten());
     assert_eq!(ended(&keyspaces, withdrawn), unwritten());
     assert!(keyspaces.is_locked(PROD));
-    assert_eq!(rights(&keyspaces).as_deref(), Some("sign"));
+    assert_eq!(rights(&keyspaces, 1), "sign");
     assert_eq!((keyspaces.unwritten(), keyspaces.failures_total()), (2, 1));
     assert!(keyspaces.next_write(at(0)).is_none(), "not immediately");
     let file = keyspaces.next_write(at(1)).unwrap();
@@ -167,8 +172,8 @@ fn failed_write_undoes_changes_that_only_grant() {
     let file = keyspaces.next_write(at(60)).unwrap();
     keyspaces.handle_saved(at(60), Ok(()));
     let after = restart(&file);
-    let guard = after.guard(PROD).unwrap();
-    assert!(guard.locked && guard.policy.of("uid:2").is_none());
+    assert!(after.is_locked(PROD));
+    assert_eq!(rights(&after, 2), "none");
 }
 
 /// A change that grants one thing and takes another away stays: the grant waits for the disk.
@@ -182,14 +187,14 @@ fn mixed_change_only_tightens_until_it_is_written() {
     keyspaces.handle_saved(at(0), full());
     assert_eq!(ended(&keyspaces, mixed), unwritten());
     let guard = keyspaces.guard(PROD).unwrap();
-    assert_eq!(guard.policy.iter().collect::<Vec<_>>(), [("uid:1", "get")]);
+    assert_eq!(json!(guard.policy), json!({ "uid:1": "get" }));
     assert_eq!(guard.settings.hard_ttl_ms, 1_800_000);
     assert_eq!(guard.settings.max_in_flight, 64);
     let _ = keyspaces.next_write(at(9)).unwrap();
     assert_eq!(keyspaces.handle_saved(at(9), Ok(())), [PROD]);
     let guard = keyspaces.guard(PROD).unwrap();
-    let all = [("uid:1", "mac,get"), ("uid:2", "all")];
-    assert_eq!(guard.policy.iter().collect::<Vec<_>>(), all);
+    let all = json!({ "uid:1": "mac,get", "uid:2": "all" });
+    assert_eq!(json!(guard.policy), all);
     assert_eq!(guard.settings.max_in_flight, 9);
 }
 
@@ -224,19 +229,13 @@ fn unresponsive_disk_is_waited_for_four_seconds_once() {
         Some(Ok(Settled::Unwritten(why))),
         "immediately"
     );
-    assert!(keyspaces.is_locked(PROD) && rights(&keyspaces).is_none());
+    assert!(keyspaces.is_locked(PROD));
+    assert_eq!(rights(&keyspaces, 1), "none");
 
     // The write completes after all. Its contents were undone in the meantime: the file is written again.
-    assert!(
-        restart(&stuck)
-            .guard(PROD)
-            .unwrap()
-            .policy
-            .of("uid:2")
-            .is_some()
-    );
+    assert_eq!(rights(&restart(&stuck), 2), "all");
     keyspaces.handle_saved(at(60), Ok(()));
-    assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
+    assert_eq!(rights(&keyspaces, 2), "none");
     let file = keyspaces.next_write(at(60)).unwrap();
     keyspaces.handle_saved(at(60), Ok(()));
     let after = restart(&file);
@@ -397,10 +396,10 @@ fn expiry_of_an_override_counts_as_written() {
         (ended.len(), touched.into_iter().collect::<Vec<_>>()),
         (1, vec![PROD])
     );
-    assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
+    assert_eq!(rights(&keyspaces, 2), "none");
     let _ = keyspaces.next_write(at(10)).unwrap();
     keyspaces.handle_saved(at(10), full());
-    assert!(keyspaces.guard(PROD).unwrap().policy.of("uid:2").is_none());
+    assert_eq!(rights(&keyspaces, 2), "none");
     assert_eq!(keyspaces.unwritten(), 0, "a restart does the same");
 }
 
