@@ -16,7 +16,7 @@ pub mod patience;
 mod stall;
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use keyway_core::Instant;
@@ -31,7 +31,6 @@ pub(crate) use outbound::Outbound;
 pub(crate) use stall::Stall;
 
 use crate::policy::Principal;
-use crate::shard::Job;
 use keyway_core::slots::{Handle, Slots};
 
 /// Most requests of one connection in flight.
@@ -68,9 +67,6 @@ pub struct Connection {
     pub(crate) inbound: Option<Inbound>,
     pub(crate) outbound: Outbound,
     in_flight: usize,
-    /// Its requests that wait at the shard, so that only those are looked for when it ends. At most
-    /// [`IN_FLIGHT_PER_CONNECTION_MAX`].
-    pub(crate) jobs: BTreeSet<Handle<Job>>,
     pub(crate) stall: Stall,
     marks: Marks,
 }
@@ -93,7 +89,6 @@ impl Connection {
             account,
             _place: place,
             in_flight: 0,
-            jobs: BTreeSet::new(),
             stall: Stall::new(now),
             marks: Marks::default(),
         }

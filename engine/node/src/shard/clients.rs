@@ -133,11 +133,7 @@ impl<P: Port> Shard<P> {
     }
 
     pub(super) fn forget(&mut self, at: Handle<Connection>) {
-        let Some(connection) = self.out.connections.get_mut(at) else {
-            return;
-        };
-        let jobs = std::mem::take(&mut connection.jobs);
-        for job in jobs {
+        for job in self.jobs.take_connection(at) {
             self.abandon_job(job);
         }
         self.out.connections.remove(at);

@@ -94,7 +94,7 @@ impl<P: Port> Shard<P> {
             command,
         };
         let job = asked.into_job(self.jobs.hold_nothing(), Stage::Control);
-        self.jobs.park(&mut self.out.connections, job);
+        self.jobs.park(job);
         self.out.tell_control(ToControl::Request(request));
         self.upkeep.counts.control_requests_total += 1;
     }

@@ -1,6 +1,7 @@
 //! Everything that waits, and its deadline.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use keyway_core::wheel::{TimerId, Wheel};
@@ -11,7 +12,7 @@ use zeroize::Zeroize;
 use super::key_admin::KeyWrite;
 use super::permit::Permit;
 use super::responder::Responder;
-use crate::connection::{Connection, Connections, Place};
+use crate::connection::{Connection, Place};
 use keyway_core::slots::{Handle, Slots};
 
 /// Requests of a shard that may wait for a flight, a peer or control.
@@ -149,6 +150,8 @@ impl Stage {
 /// The jobs of a shard.
 pub(crate) struct Jobs {
     all: Slots<Job>,
+    /// Those whose answer goes to a connection of this shard, so that only those are looked for when it ends.
+    by_connection: BTreeMap<Handle<Connection>, BTreeSet<Handle<Job>>>,
     /// When the shard itself ends a wait.
     timers: Wheel<Handle<Job>>,
     held_bytes: Rc<Cell<usize>>,
@@ -160,6 +163,7 @@ impl Jobs {
     pub(crate) fn new() -> Self {
         Jobs {
             all: Slots::new(),
+            by_connection: BTreeMap::new(),
             timers: Wheel::new(),
             held_bytes: Rc::default(),
             unreserved: 0,
@@ -217,28 +221,25 @@ impl Jobs {
     }
 
     /// Lets a job wait. Its name is the one of [`Jobs::next_token`].
-    pub(crate) fn park(&mut self, connections: &mut Connections, mut job: Job) -> Handle<Job> {
+    pub(crate) fn park(&mut self, mut job: Job) -> Handle<Job> {
         self.unreserved += usize::from(matches!(job.stage, Stage::Unreserved));
         let at = self.all.vacant();
         job.timer = time_of(&job).map(|time| self.timers.arm(time, at));
-        let connection = job.connection();
-        self.all.insert(job);
-        if let Some(connection) = connection.and_then(|at| connections.get_mut(at)) {
-            connection.jobs.insert(at);
+        if let Some(connection) = job.connection() {
+            self.by_connection.entry(connection).or_default().insert(at);
         }
+        self.all.insert(job);
         at
     }
 
     /// Takes a job that goes on; `None` if it has ended meanwhile.
-    pub(crate) fn take(&mut self, connections: &mut Connections, at: Handle<Job>) -> Option<Job> {
+    pub(crate) fn take(&mut self, at: Handle<Job>) -> Option<Job> {
         let job = self.all.take(at)?;
         self.unreserved -= usize::from(matches!(job.stage, Stage::Unreserved));
         if let Some(timer) = job.timer {
             self.timers.cancel(timer);
         }
-        if let Some(connection) = job.connection().and_then(|at| connections.get_mut(at)) {
-            connection.jobs.remove(&at);
-        }
+        self.leave(job.connection(), at);
         Some(job)
     }
 
@@ -248,16 +249,29 @@ impl Jobs {
     }
 
     /// Takes the duty to answer from a job that continues.
-    pub(crate) fn take_responder(
-        &mut self,
-        connections: &mut Connections,
-        at: Handle<Job>,
-    ) -> Option<Responder> {
+    pub(crate) fn take_responder(&mut self, at: Handle<Job>) -> Option<Responder> {
         let job = self.all.get_mut(at)?;
-        if let Some(connection) = job.connection().and_then(|at| connections.get_mut(at)) {
-            connection.jobs.remove(&at);
+        let connection = job.connection();
+        let responder = job.responder.take();
+        self.leave(connection, at);
+        responder
+    }
+
+    /// Takes the list of a connection's jobs, which has ended. The jobs themselves stay.
+    pub(crate) fn take_connection(&mut self, connection: Handle<Connection>) -> BTreeSet<Handle<Job>> {
+        self.by_connection.remove(&connection).unwrap_or_default()
+    }
+
+    fn leave(&mut self, connection: Option<Handle<Connection>>, at: Handle<Job>) {
+        let Some(connection) = connection else {
+            return;
+        };
+        if let Some(jobs) = self.by_connection.get_mut(&connection) {
+            jobs.remove(&at);
+            if jobs.is_empty() {
+                self.by_connection.remove(&connection);
+            }
         }
-        job.responder.take()
     }
 
     /// Returns the next job whose time has come, once.

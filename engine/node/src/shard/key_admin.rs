@@ -173,14 +173,14 @@ impl<P: Port> Shard<P> {
                     self.shelf.begin(under);
                 }
                 write.step = next;
-                let job = self.jobs.park(&mut self.out.connections, job);
+                let job = self.jobs.park(job);
                 self.tasks.begin(&mut self.out, Task::Job(job), errand);
             }
             Ok(Some(Next::Finish(version))) => self.finish_write(job, Ok(version)),
             Err(refusal) => self.finish_write(job, Err(refusal)),
             Ok(None) => {
                 write.step = Step::AwaitingDek;
-                self.jobs.park(&mut self.out.connections, job);
+                self.jobs.park(job);
             }
         }
     }

@@ -29,7 +29,7 @@ impl<P: Port> Shard<P> {
         }
         let held = self.jobs.hold_nothing();
         let job = asked.into_job(held, Stage::Listing { _place: place });
-        let job = self.jobs.park(&mut self.out.connections, job);
+        let job = self.jobs.park(job);
         let errand = Errand::List {
             keyspace: frame.keyspace_id,
             cursor: list.cursor.to_vec(),

@@ -225,7 +225,7 @@ impl<P: Port> Shard<P> {
             return self.refuse_forward(asked.responder);
         }
         let job = asked.into_job(held, Stage::Forwarded { is_write });
-        self.jobs.park(&mut self.out.connections, job);
+        self.jobs.park(job);
         self.upkeep.counts.forwards_out_total += 1;
     }
 
@@ -276,7 +276,7 @@ impl<P: Port> Shard<P> {
         match admission {
             Admission::Waiting => {
                 let job = asked.into_job(self.jobs.hold_nothing(), Stage::Refreshing);
-                self.jobs.park(&mut self.out.connections, job);
+                self.jobs.park(job);
             }
             Admission::Refused(refusal) => self.refuse_as(asked.responder, refusal),
         }

@@ -134,7 +134,7 @@ impl<P: Port> Shard<P> {
         match self.jobs.hold(frame, HELD_BYTES_RESERVED) {
             Some(held) => {
                 let job = asked.into_job(held, Stage::Waiting);
-                self.jobs.park(&mut self.out.connections, job);
+                self.jobs.park(job);
             }
             None => {
                 self.core.call(|core| core.handle_waiter_gone(now, token));
@@ -202,7 +202,7 @@ impl<P: Port> Hands<'_, P> {
             return self.refuse(asked, overloaded(100_000));
         };
         let job = asked.into_job(held, Stage::Slow);
-        let job = self.jobs.park(&mut self.out.connections, job);
+        let job = self.jobs.park(job);
         self.slow.push(of, job);
     }
 
@@ -218,7 +218,7 @@ impl<P: Port> Hands<'_, P> {
             key_id: Box::from(frame.key_id.bytes()),
         };
         let job = asked.into_job(held, Stage::Unreserved);
-        let job = self.jobs.park(&mut self.out.connections, job);
+        let job = self.jobs.park(job);
         let errand = Errand::Reserve(name, version);
         self.tasks.begin(self.out, Task::Job(job), errand);
     }

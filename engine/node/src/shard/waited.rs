@@ -22,7 +22,7 @@ const RESPONSE_FLAGS_AT: usize = 6;
 
 impl<P: Port> Shard<P> {
     pub(super) fn take_job(&mut self, at: Handle<Job>) -> Option<Job> {
-        self.jobs.take(&mut self.out.connections, at)
+        self.jobs.take(at)
     }
 
     /// Takes the job of this name, which has been to another shard or to control.
@@ -46,7 +46,7 @@ impl<P: Port> Shard<P> {
             tasks: &mut self.tasks,
         };
         let job = Handle::from_bits(token.0);
-        let job = job.and_then(|job| hands.jobs.take(&mut hands.out.connections, job));
+        let job = job.and_then(|job| hands.jobs.take(job));
         let Some(mut job) = job else {
             return;
         };
@@ -192,7 +192,7 @@ impl<P: Port> Shard<P> {
         };
         let is_in_force = matches!(&job.stage, Stage::Writing(write) if write.is_in_force());
         let responder = match &job.stage {
-            Stage::Writing(_) => self.jobs.take_responder(&mut self.out.connections, at),
+            Stage::Writing(_) => self.jobs.take_responder(at),
             _ => self.take_job(at).and_then(|job| job.responder),
         };
         let (status, why) = match is_in_force {
@@ -220,7 +220,7 @@ impl<P: Port> Shard<P> {
         };
         let is_core = job.stage.is_in_core();
         if !is_core && matches!(job.stage, Stage::Writing(_)) {
-            let responder = self.jobs.take_responder(&mut self.out.connections, at);
+            let responder = self.jobs.take_responder(at);
             return responder.into_iter().for_each(|duty| duty.abandon());
         }
         if let Some(responder) = self.take_job(at).and_then(|job| job.responder) {
