@@ -23,14 +23,16 @@ pub mod catalogue;
 pub mod connection;
 pub mod control;
 pub mod figures;
+pub mod hot;
 pub mod ids;
 pub mod keyspace_change;
 pub mod limits;
 pub mod messages;
 pub mod policy;
-pub mod port;
 pub mod shard;
 pub mod time;
+
+pub use shard::port;
 
 #[cfg(test)]
 mod splitmix;

@@ -17,10 +17,10 @@ use keyway_protocol::{HotBy, Opcode, Status, UnlockKind};
 use zeroize::Zeroizing;
 
 use crate::catalogue::SettingsChange;
+use crate::hot::HotShare;
 use crate::ids::{Epoch, QuestionId, Revision};
 use crate::keyspace_change::KeyspaceChange;
 use crate::policy::Principal;
-use crate::shard::hot::HotShare;
 
 /// Which way a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use keyway_core::Instant as Moment;
-use keyway_node::shard::hot::{PLACES_MAX, SpaceSaving, Tally};
+use keyway_node::hot::{PLACES_MAX, SpaceSaving, Tally};
 use keyway_protocol::HotBy;
 use keyway_protocol::limits::HOT_KEYS_MAX;
 

@@ -8,7 +8,7 @@ use super::commands::Answering;
 use super::request::Begun;
 use super::works::{Event, ShardAnswer, Work, WorkId};
 use crate::messages::{Lane, ToShard};
-use crate::shard::hot::{Estimate, HotShare};
+use crate::hot::{Estimate, HotShare};
 
 /// A request for hot keys in progress at the shards.
 pub(super) struct Hottest {
@@ -148,7 +148,7 @@ fn document(estimate: Estimate) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::hot::RankedKey;
+    use crate::hot::RankedKey;
     use keyway_protocol::limits::{HOT_KEYS_MAX, KEY_ID_LEN_MAX, PAYLOAD_LEN_MAX};
 
     fn share(shard: u16, keys: &[(&str, u64)], unlisted_max: u64) -> HotShare {

@@ -21,7 +21,7 @@ use super::unlock::Unlock;
 use super::unlock_status::Progress;
 use crate::ids::{CallId, QuestionId};
 use crate::messages::{ResealError, ResealPage, UnlockProgress};
-use crate::shard::hot::HotShare;
+use crate::hot::HotShare;
 
 /// Identifies a work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

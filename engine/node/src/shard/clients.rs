@@ -7,12 +7,12 @@ use keyway_protocol::RequestFrame;
 
 use super::Shard;
 use super::permit::TurnScope;
+use super::port::Port;
 use super::report::Report;
 use crate::connection::{
     Connection, DESCRIPTORS_RESERVED, Full, Phase, Place, Standing, UNSENT_BYTES_MAX,
 };
 use crate::policy::Principal;
-use crate::port::Port;
 
 /// What the process had left when it accepted a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

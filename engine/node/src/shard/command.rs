@@ -4,12 +4,12 @@ use keyway_protocol::{Custody, KmsInit, Request, RequestFrame, ResponseHead, Set
 
 use super::Shard;
 use super::job::Stage;
+use super::port::Port;
 use super::refusal::overloaded;
 use super::use_key::Asked;
 use crate::catalogue::SettingsChange;
 use crate::connection::{CONTROL_RESERVED, WAITING_RESERVED};
 use crate::messages::{self, Command, Lane, Secret, ToControl};
-use crate::port::Port;
 
 /// What KEYSPACE_LIST answers to a principal that may see none.
 const NO_KEYSPACES: &str = r#"{"keyspaces":[],"more":false}"#;

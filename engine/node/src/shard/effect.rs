@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 
 use super::figures::Observation;
+use super::port::{Generated, Page, ReadError, Write, WriteError};
 use super::report::Report;
 use crate::connection::Connection;
 use crate::messages::{Lane, ToControl};
-use crate::port::{Generated, Page, ReadError, Write, WriteError};
 use keyway_core::slots::Handle;
 
 /// Names one thing that the driver was asked to do and that has a result: exactly one, given to
@@ -71,7 +71,7 @@ pub enum Errand {
 #[derive(Debug)]
 pub enum Done {
     /// Of [`Errand::Read`].
-    Read(Result<crate::port::Found, ReadError>),
+    Read(Result<super::port::Found, ReadError>),
     /// Of [`Errand::Put`]: the key's version.
     Put(Result<u32, WriteError>),
     /// Of [`Errand::RevokedAt`]: ms since 1970, if it is known.

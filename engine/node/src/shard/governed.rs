@@ -5,8 +5,8 @@ use std::ops::{Index, IndexMut};
 
 use keyway_core::Instant;
 
-use super::hot::{Tally, places_among};
 use crate::connection::Standing;
+use crate::hot::{Tally, places_among};
 use crate::ids::{Epoch, Opening, Revision};
 use crate::keyspace_change::KeyspaceChange;
 use crate::policy::{CompiledPolicy, Owner, Principal};

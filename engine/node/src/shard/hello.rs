@@ -4,8 +4,8 @@ use keyway_protocol::limits::{KEYSPACE_COUNT_MAX, PAYLOAD_LEN_MAX};
 use keyway_protocol::{KeyspaceEntry, KeyspaceName, ServerHello, ShardMap, VERSION};
 
 use super::Shard;
+use super::port::Port;
 use crate::policy::Principal;
-use crate::port::Port;
 
 impl<P: Port> Shard<P> {
     /// Returns what this shard answers to HELLO from `who`.

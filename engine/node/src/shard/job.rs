@@ -9,7 +9,7 @@ use keyway_core::{Instant, Token};
 use keyway_protocol::{Request, RequestFrame};
 use zeroize::Zeroize;
 
-use super::key_admin::KeyWrite;
+use super::key_write::KeyWrite;
 use super::permit::Permit;
 use super::responder::Responder;
 use crate::connection::{Connection, Place};
@@ -258,7 +258,10 @@ impl Jobs {
     }
 
     /// Takes the list of a connection's jobs, which has ended. The jobs themselves stay.
-    pub(crate) fn take_connection(&mut self, connection: Handle<Connection>) -> BTreeSet<Handle<Job>> {
+    pub(crate) fn take_connection(
+        &mut self,
+        connection: Handle<Connection>,
+    ) -> BTreeSet<Handle<Job>> {
         self.by_connection.remove(&connection).unwrap_or_default()
     }
 

@@ -15,62 +15,19 @@ use super::Shard;
 use super::effect::{Done, Errand, OwnedName};
 use super::job::{Job, Stage};
 use super::key_place::place_of;
+use super::key_write::{KeyWrite, Step};
+use super::port::{
+    Expect, Found, KeyState, Known, Making, Name, Port, ReadError, Seal, Secret, Write, WriteError,
+};
 use super::refusal::{WriteRefusal, overloaded};
 use super::shelf::SealUnder;
 use super::tasks::Task;
 use super::use_key::Asked;
-use crate::connection::{HELD_BYTES_RESERVED, Place};
+use crate::connection::HELD_BYTES_RESERVED;
 use crate::limits::write_us;
-use crate::port::{
-    Blob, Expect, Found, Generated, KeyState, Known, Making, Name, Port, ReadError, Seal, Secret,
-    Write, WriteError,
-};
 
 /// How long a write waits for the keyspace's DEK, µs.
 const DEK_WAIT_US: u64 = 3_000_000;
-
-/// A write that was begun.
-pub(crate) struct KeyWrite {
-    step: Step,
-    /// The principal's place among its writes in progress; not for what takes something away.
-    _place: Option<Place>,
-    /// The blob that is to be changed, once it was read.
-    current: Option<Blob>,
-    generated: Option<Generated>,
-}
-
-/// What a write waits for.
-enum Step {
-    /// Nothing.
-    Going,
-    /// The keyspace's DEK. The core hands it out in time.
-    AwaitingDek,
-    /// The key's newest blob.
-    Reading,
-    /// A secret that takes long to make.
-    Generating,
-    /// To find out when the key was revoked.
-    LookingBack,
-    /// The log.
-    Putting {
-        under: Option<SealUnder>,
-        restores: bool,
-    },
-    /// The log, for a revocation that is in force.
-    Revoking,
-}
-
-impl KeyWrite {
-    /// Returns whether what it asked for is in force, although the log may not have written it.
-    pub(crate) fn is_in_force(&self) -> bool {
-        matches!(self.step, Step::Revoking)
-    }
-
-    /// Returns whether it waits for the DEK, and nothing has been begun.
-    pub(crate) fn awaits_dek(&self) -> bool {
-        matches!(self.step, Step::AwaitingDek)
-    }
-}
 
 /// What the next step of a write is.
 enum Next {

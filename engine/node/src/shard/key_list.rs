@@ -8,10 +8,10 @@ use keyway_protocol::{
 use super::Shard;
 use super::effect::Errand;
 use super::job::{Job, Stage};
+use super::port::{KeyState, Page, Port};
 use super::refusal::overloaded;
 use super::tasks::Task;
 use super::use_key::Asked;
-use crate::port::{KeyState, Page, Port};
 
 impl<P: Port> Shard<P> {
     /// Starts reading a page.

@@ -1,6 +1,6 @@
 //! Where a new key goes in the log.
 
-use crate::port::{Expect, KeyState, Known, WriteError};
+use super::port::{Expect, KeyState, Known, WriteError};
 
 /// Where a new key goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

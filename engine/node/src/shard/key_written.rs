@@ -7,8 +7,8 @@ use super::Shard;
 use super::effect::Done;
 use super::job::Job;
 use super::key_admin::lost;
+use super::port::{KeyState, Port};
 use super::report::{KeyChange, Report};
-use crate::port::{KeyState, Port};
 
 impl<P: Port> Shard<P> {
     /// Ends a write that the log has done, or not. Between the core's learning of it and the answer nothing else runs on

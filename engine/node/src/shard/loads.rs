@@ -8,9 +8,9 @@ use keyway_core::{FlightId, Instant, KeyId, KeyspaceId, LoadError, Loaded, Urgen
 use super::Shard;
 use super::effect::{Errand, OwnedName};
 use super::figures::Observation;
+use super::port::{Found, Name, OpenError, Port, ReadError};
 use super::report::Report;
 use super::tasks::{Load, Task};
-use crate::port::{Found, Name, OpenError, Port, ReadError};
 
 /// Reads of the log in flight on one shard: more only queue in the kernel.
 pub const READS_MAX: usize = 16;

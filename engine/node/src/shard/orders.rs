@@ -5,13 +5,13 @@ use keyway_core::{KeyspaceId, LeaseEvent, UnlockState};
 
 use super::Shard;
 use super::governed::Governed;
+use super::port::Port;
 use super::report::Report;
-use super::reseal::Pass;
 use super::shelf::SealUnder;
+use super::tasks::Pass;
 use crate::ids::Epoch;
 use crate::keyspace_change::KeyspaceChange;
 use crate::messages::{DekCopies, ResealPage, ToControl, ToShard, UnlockProgress};
-use crate::port::Port;
 
 impl<P: Port> Shard<P> {
     /// Carries out one message of control.

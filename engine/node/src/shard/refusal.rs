@@ -8,8 +8,8 @@ use keyway_protocol::{ResponseHead, Status};
 use super::governed::Keyspaces;
 use super::outputs::Outputs;
 use super::permit::Denied;
+use super::port::WriteError;
 use super::responder::Responder;
-use crate::port::WriteError;
 
 /// When to ask again after the store could not be read or written, µs.
 const STORE_AFTER_US: u32 = 1_000_000;

@@ -11,13 +11,13 @@ use super::Shard;
 use super::figures::CountedOperation;
 use super::job::Stage;
 use super::permit::TurnScope;
+use super::port::{Operation, Port};
 use super::refusal::overloaded;
 use super::responder::{CountAt, Responder, To};
 use super::use_key::{Asked, Pace};
 use crate::connection::{Connection, HELD_BYTES_RESERVED, Phase, WAITING_RESERVED};
 use crate::messages::ToPeer;
 use crate::policy::Principal;
-use crate::port::{Operation, Port};
 use keyway_core::slots::Handle;
 
 impl<P: Port> Shard<P> {

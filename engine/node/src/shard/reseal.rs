@@ -4,31 +4,17 @@
 //! Control requests pages only after every shard has confirmed that it seals under the latest DEK, with nothing older
 //! in flight: see [`super::shelf`].
 
-use std::collections::VecDeque;
-
 use super::Shard;
 use super::effect::{Done, Errand, OwnedName};
+use super::port::{Expect, KeyState, Name, Page, Port, Row, Seal, Write, WriteError};
 use super::report::Report;
 use super::shelf::SealUnder;
-use super::tasks::Task;
+use super::tasks::{Pass, Task};
 use crate::ids::QuestionId;
 use crate::messages::{ResealError, ResealPage, ResealWork, ToControl};
-use crate::port::{Expect, KeyState, Name, Page, Port, Row, Seal, Write, WriteError};
 
 /// Rows of the log that one page looks at.
 const ROWS_MAX: usize = 64;
-
-/// A page in progress.
-pub(crate) struct Pass {
-    pub(crate) question: QuestionId,
-    pub(crate) under: SealUnder,
-    pub(crate) work: ResealWork,
-    /// What is left of the page.
-    pub(crate) rows: VecDeque<Row>,
-    pub(crate) page: ResealPage,
-    /// A blob is being written to the log.
-    pub(crate) is_putting: bool,
-}
 
 /// How the sealing of one blob begins.
 enum Resealing {

@@ -6,7 +6,7 @@ use super::Shard;
 use super::figures::{
     KeyspaceFigures, ShardFigures, ShardTotals, WaitingFigures, WarmStartFigures,
 };
-use crate::port::Port;
+use super::port::Port;
 
 impl<P: Port> Shard<P> {
     /// Returns the shard's measurements, and restarts the search for the oldest key served.

@@ -1,11 +1,16 @@
 //! What the shard has asked its driver for and waits for: loads, steps of writes, pages.
 
+use std::collections::VecDeque;
+
 use keyway_core::{FlightId, Instant, KeyId, KeyspaceId};
 
 use super::effect::{Effect, Errand, TaskId};
 use super::job::Job;
 use super::outputs::Outputs;
-use super::reseal::Pass;
+use super::port::Row;
+use super::shelf::SealUnder;
+use crate::ids::QuestionId;
+use crate::messages::{ResealPage, ResealWork};
 use keyway_core::slots::{Handle, Slots};
 
 /// What an errand is for.
@@ -24,6 +29,18 @@ pub(crate) struct Load {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) key_id: KeyId,
     pub(crate) began_at: Instant,
+}
+
+/// A page of a DEK's rotation, in progress.
+pub(crate) struct Pass {
+    pub(crate) question: QuestionId,
+    pub(crate) under: SealUnder,
+    pub(crate) work: ResealWork,
+    /// What is left of the page.
+    pub(crate) rows: VecDeque<Row>,
+    pub(crate) page: ResealPage,
+    /// A blob is being written to the log.
+    pub(crate) is_putting: bool,
 }
 
 /// Tasks in progress. Bounded by read slots, jobs, and pages that control has requested.

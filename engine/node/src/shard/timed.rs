@@ -6,7 +6,7 @@
 
 use keyway_core::Instant;
 
-use crate::port::Port;
+use super::port::Port;
 
 /// Work that a turn does before I/O is polled again, µs.
 pub const TURN_US_MAX: u64 = 200;

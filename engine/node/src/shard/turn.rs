@@ -12,11 +12,11 @@ use super::effect::{Done, Effect, TaskId};
 use super::inbox::{Class, Rota};
 use super::loads::QueuedLoad;
 use super::permit::TurnScope;
+use super::port::{Port, WriteError};
 use super::report::Report;
 use super::responder::To;
 use super::tasks::Task;
 use crate::messages::{ToControl, ToPeer, ToShard};
-use crate::port::{Port, WriteError};
 
 /// Time between two looks at a shard's connections, µs.
 const LOOK_PERIOD_US: u64 = 1_000_000;

@@ -8,46 +8,19 @@ use super::Shard;
 use super::effect::{Errand, OwnedName};
 use super::governed::Keyspaces;
 use super::job::{Job, Jobs, Stage};
+use super::key_use::Use;
 use super::outputs::{Outputs, ResponseResult};
 use super::permit::Allowed;
+use super::port::{Cost, Operation, Port};
 use super::refusal::overloaded;
 use super::responder::Responder;
 use super::slow_lane::SlowLane;
 use super::tasks::{Task, Tasks};
 use super::timed::Timed;
 use crate::connection::HELD_BYTES_RESERVED;
-use crate::port::{Cost, Operation, Port};
 
 /// Encryptions that may wait at once until their uses are written down.
 const UNRESERVED_MAX: usize = 4_096;
-
-/// Leave to use a key once, now. It takes a right that was checked in this turn and a grant of the core, and is made here
-/// only.
-pub struct Use<'a, K> {
-    key: &'a K,
-    expires_at: Instant,
-}
-
-impl<'a, K> Use<'a, K> {
-    fn of(grant: &Grant<'a, K>, _allowed: Allowed<'_>) -> Self {
-        Use {
-            key: grant.value,
-            expires_at: grant.expires_at,
-        }
-    }
-
-    /// Returns the key.
-    #[must_use]
-    pub fn key(&self) -> &'a K {
-        self.key
-    }
-
-    /// Returns the time at which no result may leave any more.
-    #[must_use]
-    pub fn expires_at(&self) -> Instant {
-        self.expires_at
-    }
-}
 
 /// A request that may be carried out in this turn.
 pub(crate) struct Asked<'turn> {

@@ -12,9 +12,9 @@ use super::governed::Keyspaces;
 use super::job::{Job, Stage};
 use super::outputs::Outputs;
 use super::permit::TurnScope;
+use super::port::{Operation, Port, WriteError};
 use super::refusal::WriteRefusal;
 use super::use_key::{Asked, Hands, Pace, expired_meanwhile};
-use crate::port::{Operation, Port, WriteError};
 use keyway_core::slots::Handle;
 
 /// Offset of the flags in a response frame.

@@ -10,9 +10,9 @@ use keyway_core::{Hottest, Instant, KeyspaceId, WarmAdmission};
 
 use super::Shard;
 use super::effect::Effect;
+use super::port::Port;
 use super::report::Report;
 use crate::messages::{HotKey, ToControl};
-use crate::port::Port;
 
 /// Keys that a shard names as its hottest. Sorting and naming so many takes it about a millisecond, once in
 /// [`SURVEY_PERIOD_US`].

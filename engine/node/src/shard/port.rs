@@ -6,8 +6,8 @@ use keyway_core::{Instant, Loaded};
 use keyway_protocol::{Algorithm, KeyVersions, Material, NewKey, Request, RequestFrame, Status};
 use zeroize::Zeroizing;
 
+use super::key_use::Use;
 use crate::messages::DekBytes;
-use crate::shard::Use;
 
 /// What a shard does with keys itself, without waiting for anything.
 pub trait Port {
@@ -71,7 +71,7 @@ pub trait Port {
     /// It is no blob. Says why.
     fn head_of(&self, blob: &[u8]) -> Result<BlobHead, String>;
 
-    /// Checks whether a key can be made so, and whether its generation is slow: see [`crate::shard::Effect::Generate`].
+    /// Checks whether a key can be made so, and whether its generation is slow: see [`super::Effect::Generate`].
     ///
     /// # Errors
     /// This node cannot make such a key.
