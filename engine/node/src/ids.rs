@@ -35,6 +35,8 @@ numbers! {
     CallId;
     /// A write of the catalogue's file, which gets exactly one result.
     WriteId;
+    /// A work of control.
+    WorkId;
     /// What control has asked a shard, which gets at most one answer.
     QuestionId;
 }

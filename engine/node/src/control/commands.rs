@@ -8,6 +8,7 @@ use std::rc::Rc;
 use keyway_core::Instant;
 use keyway_protocol::Grants;
 
+use super::Reply;
 use crate::connection::CONTROL_RESERVED;
 use crate::messages::Lane;
 use crate::policy::Principal;
@@ -35,6 +36,14 @@ impl Drop for Answering {
             orphans.borrow_mut().push(self.id);
         }
     }
+}
+
+/// The result of dispatching a command.
+pub(super) enum Begun {
+    /// It is answered immediately.
+    Answered(Answering, Reply),
+    /// A work continues it.
+    Begun,
 }
 
 /// Where to send the answer, on whose behalf the command runs, and its deadline.

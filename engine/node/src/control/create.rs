@@ -2,17 +2,17 @@
 
 use keyway_protocol::{Status, encode_keyspace_id};
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
 use super::effect::{FirstSeal, KmsAnswer, KmsRequest};
+use super::event::Event;
 use super::in_force::Settled;
 use super::kms::{Deks, NewDek};
 use super::report::Report;
-use super::request::Begun;
 use super::saver::{acknowledge, settled};
 use super::state::State;
-use super::works::{Event, Work, WorkId};
 use super::{Control, Governed, Refused};
 use crate::catalogue::{Edit, FIRST_GENERATION, SettingsChange};
+use crate::ids::WorkId;
 use crate::policy::Principal;
 
 /// A keyspace that is being created.
@@ -56,7 +56,7 @@ impl Control {
                     answering,
                     stage,
                 };
-                self.works.wait(work, Work::Create(create));
+                self.works.wait(work, create);
                 Begun::Begun
             }
             Err(refused) => Begun::Answered(answering, Err(refused)),
@@ -125,7 +125,7 @@ impl Control {
         match next {
             Ok(stage) => {
                 create.stage = stage;
-                self.works.wait(work, Work::Create(create));
+                self.works.wait(work, create);
             }
             Err(refused) => self.answer(create.answering, Err(refused)),
         }

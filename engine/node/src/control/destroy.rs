@@ -2,16 +2,16 @@
 
 use keyway_protocol::{Status, encode_deks_destroyed};
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
+use super::event::Event;
 use super::in_force::Settlement;
 use super::report::Report;
-use super::request::Begun;
 use super::reseal::{Pass, Passed};
 use super::rotation::refuse_locked;
 use super::saver::{acknowledge, settled};
-use super::works::{Event, Work, WorkId};
 use super::{Control, Refused, Reply};
 use crate::catalogue::{ChangeAuthor, Edit};
+use crate::ids::WorkId;
 use crate::messages::ResealWork;
 use crate::policy::Principal;
 
@@ -67,7 +67,7 @@ impl Control {
             answering,
             stage: Stage::Counting(pass),
         };
-        self.works.wait(work, Work::Destroy(destroy));
+        self.works.wait(work, destroy);
         Begun::Begun
     }
 
@@ -87,14 +87,14 @@ impl Control {
             (Stage::Counting(pass), event) => match self.step_pass(work, pass, event) {
                 Passed::On(pass, _) => {
                     destroy.stage = Stage::Counting(pass);
-                    return self.works.wait(work, Work::Destroy(destroy));
+                    return self.works.wait(work, destroy);
                 }
                 Passed::Stopped => Err(stopping()),
                 Passed::Over { found: 0, .. } => {
                     match self.want_destroyed(work, id, &destroy.answering, destroy.who) {
                         Ok(()) => {
                             destroy.stage = Stage::Writing;
-                            return self.works.wait(work, Work::Destroy(destroy));
+                            return self.works.wait(work, destroy);
                         }
                         Err(refused) => Err(refused),
                     }
@@ -105,7 +105,7 @@ impl Control {
                     match self.want_for(&destroy.answering, work, revival) {
                         Ok(()) => {
                             destroy.stage = Stage::Reviving(found);
-                            return self.works.wait(work, Work::Destroy(destroy));
+                            return self.works.wait(work, destroy);
                         }
                         Err((_, why)) => Err((Status::Conflict, why)),
                     }
@@ -125,7 +125,7 @@ impl Control {
             }),
             (stage, _) => {
                 destroy.stage = stage;
-                return self.works.wait(work, Work::Destroy(destroy));
+                return self.works.wait(work, destroy);
             }
         };
         self.deks_are_changed(id, work);
@@ -168,7 +168,7 @@ impl Control {
         let work = self.works.begin();
         let by = ChangeAuthor::expiry(self.now);
         match self.want(work, Edit::DestroyDue { ids, by }) {
-            Ok(()) => self.works.wait(work, Work::DestroyDue(DestroyDue { due })),
+            Ok(()) => self.works.wait(work, DestroyDue { due }),
             Err((_, why)) => self.report(Report::DueKept { why }),
         }
     }

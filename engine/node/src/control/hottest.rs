@@ -4,11 +4,11 @@ use keyway_protocol::HotBy;
 use serde_json::{Value, json};
 
 use super::Control;
-use super::commands::Answering;
-use super::request::Begun;
-use super::works::{Event, ShardAnswer, Work, WorkId};
-use crate::messages::{Lane, ToShard};
+use super::commands::{Answering, Begun};
+use super::event::{Event, ShardAnswer};
 use crate::hot::{Estimate, HotShare};
+use crate::ids::WorkId;
+use crate::messages::{Lane, ToShard};
 
 /// A request for hot keys in progress at the shards.
 pub(super) struct Hottest {
@@ -64,7 +64,7 @@ impl Control {
         }
         match shards.is_empty() {
             true => self.end_hottest(hottest),
-            false => self.works.wait(work, Work::Hottest(hottest)),
+            false => self.works.wait(work, hottest),
         }
     }
 
@@ -79,7 +79,7 @@ impl Control {
         }
         match hottest.left {
             0 => self.end_hottest(hottest),
-            _ => self.works.wait(work, Work::Hottest(hottest)),
+            _ => self.works.wait(work, hottest),
         }
     }
 

@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keyway_core::Instant;
 
-use super::works::WorkId;
 use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit};
+use crate::ids::WorkId;
 use crate::keyspace_change::Guard;
 use crate::policy::Policy;
 use crate::time::Moment;

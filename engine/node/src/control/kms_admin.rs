@@ -4,13 +4,13 @@ use keyway_protocol::UnlockKind;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
 use super::effect::{ControlEffect, KmsAnswer, KmsRequest, Unlocked};
+use super::event::Event;
 use super::kms::{FailureClass, KmsFailure, Need};
 use super::report::Report;
-use super::request::Begun;
-use super::works::{Event, Work, WorkId};
 use super::{Control, Reply};
+use crate::ids::WorkId;
 use crate::messages::Secret;
 
 /// A KMS that is generating its own key.
@@ -53,7 +53,7 @@ impl Control {
         };
         self.call(work, &kms, request);
         let initialise = Initialise { kms, answering };
-        self.works.wait(work, Work::Initialise(initialise));
+        self.works.wait(work, initialise);
         Begun::Begun
     }
 
@@ -83,7 +83,7 @@ impl Control {
         match self.open_kms(work, &kms, None, secret) {
             Ok(Opening::UnlockRequest) => {
                 let open = OpenKms { kms, answering };
-                self.works.wait(work, Work::OpenKms(open));
+                self.works.wait(work, open);
                 Begun::Begun
             }
             Ok(Opening::IsOpen) => Begun::Answered(answering, self.kms_opened(&kms)),

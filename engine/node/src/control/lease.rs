@@ -6,7 +6,6 @@ use super::Control;
 use super::effect::{ControlEffect, KmsAnswer, KmsRequest};
 use super::kms::{Deks, KmsFailure};
 use super::report::Report;
-use super::works::Caller;
 use crate::ids::CallId;
 use crate::messages::{Lane, ToShard};
 
@@ -65,7 +64,7 @@ impl Control {
         }
         match self.unwrap_request(id) {
             Ok((kms, request)) => {
-                let call = self.works.call(Caller::Lease(id));
+                let call = self.works.call_for_lease(id);
                 if let Some(governed) = self.keyspaces.get_mut(&id) {
                     governed.lease = Lease::Requested { call, again: false };
                 }

@@ -2,19 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
 use super::effect::ControlEffect;
+use super::event::Event;
 use super::in_force::Settlement;
 use super::lease::Lease;
 use super::publish::Until;
 use super::report::Report;
-use super::request::Begun;
 use super::saver::{acknowledge, settled};
 use super::state::{Happens, State};
-use super::works::{Event, Work, WorkId};
 use super::{Control, Refused};
 use crate::catalogue::Edit;
-use crate::ids::Epoch;
+use crate::ids::{Epoch, WorkId};
 use crate::messages::Lane;
 use crate::policy::Principal;
 
@@ -40,7 +39,7 @@ impl Control {
                     is_wiped: false,
                     outcome: None,
                 };
-                self.works.wait(work, Work::Lock(lock));
+                self.works.wait(work, lock);
                 Begun::Begun
             }
             Err(refused) => Begun::Answered(answering, Err(refused)),
@@ -113,7 +112,7 @@ impl Control {
             }
             (_, outcome) => {
                 lock.outcome = outcome;
-                self.works.wait(id, Work::Lock(lock));
+                self.works.wait(id, lock);
             }
         }
     }

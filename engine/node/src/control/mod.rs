@@ -27,6 +27,7 @@ mod create;
 mod destroy;
 mod documents;
 mod effect;
+mod event;
 mod every_second;
 pub mod hot_keys;
 mod hottest;
@@ -59,13 +60,14 @@ use keyway_core::Instant;
 use keyway_protocol::Status;
 
 use crate::catalogue::Catalogue;
-use crate::ids::{CallId, Epoch, Opening, QuestionId, WriteId};
+use crate::ids::{CallId, Epoch, Opening, QuestionId, WorkId, WriteId};
 use crate::keyspace_change::KeyspaceChange;
 use crate::messages::ToControl;
 use crate::policy::Owner;
 use crate::time::Moment;
 
 use commands::Commands;
+use event::{Event, ShardAnswer};
 use every_second::EverySecond;
 use hot_keys::HotKeys;
 use in_force::InForce;
@@ -75,7 +77,7 @@ use publish::Publications;
 use saver::Writes;
 use tickets::Tickets;
 use troubles::Troubles;
-use works::{Caller, Event, ShardAnswer, Work, WorkId, Works};
+use works::{Caller, Work, Works};
 
 pub use commands::COMMANDS_MAX;
 pub use effect::{ControlEffect, ControlFigures, FirstSeal, KmsAnswer, KmsRequest, Unlocked};

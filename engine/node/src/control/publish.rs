@@ -6,8 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::works::WorkId;
-use crate::ids::{Epoch, Revision};
+use crate::ids::{Epoch, Revision, WorkId};
 use crate::keyspace_change::KeyspaceChange;
 use crate::messages::Lane;
 

@@ -2,20 +2,12 @@
 
 use keyway_protocol::{Grants, Status};
 
-use super::commands::{Answering, Asker, Needed};
+use super::commands::{Answering, Asker, Begun, Needed};
 use super::effect::ControlEffect;
-use super::works::{Event, Work};
-use super::{Control, Refused, Reply};
+use super::event::Event;
+use super::{Control, Refused};
 use crate::messages::{Command, Request};
 use crate::policy::{Principal, explain};
-
-/// The result of dispatching a command.
-pub(super) enum Begun {
-    /// It is answered immediately.
-    Answered(Answering, Reply),
-    /// A work continues it.
-    Begun,
-}
 
 impl Control {
     pub(super) fn handle_request(&mut self, from: u16, request: Request) {
@@ -140,7 +132,7 @@ impl Control {
         let question = self.works.question(work, u16::MAX);
         self.effects
             .push_back(ControlEffect::Status { question, after });
-        self.works.wait(work, Work::Status(answering));
+        self.works.wait(work, answering);
         Begun::Begun
     }
 

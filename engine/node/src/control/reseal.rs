@@ -5,11 +5,12 @@ use keyway_core::Instant;
 use serde_json::{Value, json};
 
 use super::Control;
+use super::event::{Event, ShardAnswer};
 use super::in_force::Settled;
 use super::report::Report;
 use super::saver::settled;
-use super::works::{Event, ShardAnswer, Work, WorkId};
 use crate::catalogue::{ChangeAuthor, Edit};
+use crate::ids::WorkId;
 use crate::messages::{Lane, ResealError, ResealPage, ResealWork, ToShard};
 
 /// Shortest and longest pause after a page that could not be resealed, in µs.
@@ -110,9 +111,8 @@ impl Control {
         let resealing = self.keyspaces.get(&id).and_then(|it| it.resealing);
         if let Some(work) = resealing {
             // DEKs were put into use again in the meantime.
-            if let Some(Work::Reseal(mut reseal)) = self.works.take(work) {
+            if let Some(reseal) = self.works.reseal_mut(work) {
                 reseal.recount = true;
-                self.works.wait(work, Work::Reseal(reseal));
             }
             return;
         }
@@ -129,10 +129,7 @@ impl Control {
 
     pub(super) fn reseal_progress(&self, id: u32) -> Option<ResealProgress> {
         let work = self.keyspaces.get(&id)?.resealing?;
-        match self.works.get(work) {
-            Some(Work::Reseal(reseal)) => Some(reseal.progress),
-            _ => None,
-        }
+        self.works.reseal(work).map(|reseal| reseal.progress)
     }
 
     fn count(&mut self, work: WorkId, mut reseal: Reseal) {
@@ -150,7 +147,7 @@ impl Control {
         if let Some(governed) = self.keyspaces.get_mut(&reseal.id) {
             governed.resealing = Some(work);
         }
-        self.works.wait(work, Work::Reseal(reseal));
+        self.works.wait(work, reseal);
     }
 
     pub(super) fn step_reseal(&mut self, work: WorkId, mut reseal: Reseal, event: Event) {
@@ -291,8 +288,8 @@ impl Control {
     /// Resumes a pass that waits for the keyspace's DEKs. They were sent to every shard before this, and arrive first.
     pub(super) fn resume_resealing(&mut self, id: u32) {
         let resealing = self.keyspaces.get(&id).and_then(|it| it.resealing);
-        let Some((work, Work::Reseal(mut reseal))) =
-            resealing.and_then(|work| Some((work, self.works.take(work)?)))
+        let Some((work, reseal)) =
+            resealing.and_then(|work| Some((work, self.works.reseal_mut(work)?)))
         else {
             return;
         };
@@ -302,7 +299,6 @@ impl Control {
             pass.missing_dek = MissingDek::HandedOut;
             self.works.hurry(work);
         }
-        self.works.wait(work, Work::Reseal(reseal));
     }
 
     /// Begins a pass over every shard's blobs that are not under this DEK.

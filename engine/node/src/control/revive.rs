@@ -1,10 +1,11 @@
 //! Revival: puts retired DEKs into use again, because a blob is sealed under one of them.
 
 use super::Control;
+use super::event::Event;
 use super::report::Report;
 use super::saver::settled;
-use super::works::{Event, Work, WorkId};
 use crate::catalogue::{ChangeAuthor, Edit};
+use crate::ids::WorkId;
 use crate::messages::Lane;
 
 /// Most DEKs that blobs need and that do not exist, of which the log has a line each.
@@ -39,7 +40,7 @@ impl Control {
             Ok(()) => {
                 self.change_deks(id, work);
                 let revive = Revive { id, generation };
-                self.works.wait(work, Work::Revive(revive));
+                self.works.wait(work, revive);
             }
             Err((_, why)) => self.report(Report::ReviveFailed {
                 keyspace: id,
@@ -60,7 +61,7 @@ impl Control {
     pub(super) fn step_revive(&mut self, work: WorkId, revive: Revive, event: Event) {
         let Revive { id, generation } = revive;
         let Event::Settled(outcome) = event else {
-            return self.works.wait(work, Work::Revive(revive));
+            return self.works.wait(work, revive);
         };
         self.deks_are_changed(id, work);
         match settled(outcome) {

@@ -1,16 +1,15 @@
 //! REWRAP: moves a keyspace's DEKs, including retired ones, to another KMS, or wraps them again at the same one.
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
 use super::effect::{KmsAnswer, KmsRequest};
+use super::event::Event;
 use super::kms::{Deks, KmsFailure};
 use super::report::Report;
-use super::request::Begun;
 use super::rotation::refuse_locked;
 use super::saver::{acknowledge, settled};
-use super::works::{Event, Work, WorkId};
 use super::{Control, Refused};
 use crate::catalogue::{Edit, WrappedDek};
-use crate::ids::Epoch;
+use crate::ids::{Epoch, WorkId};
 use crate::policy::Principal;
 
 /// DEKs that are being moved.
@@ -63,7 +62,7 @@ impl Control {
                     answering,
                     stage: Stage::Moving,
                 };
-                self.works.wait(work, Work::Rewrap(rewrap));
+                self.works.wait(work, rewrap);
                 Begun::Begun
             }
             Err(refused) => Begun::Answered(answering, Err(refused)),
@@ -102,7 +101,7 @@ impl Control {
                 match self.write_moved(work, &rewrap, records) {
                     Ok(()) => {
                         rewrap.stage = Stage::Writing(deks);
-                        return self.works.wait(work, Work::Rewrap(rewrap));
+                        return self.works.wait(work, rewrap);
                     }
                     Err(refused) => Err(refused),
                 }
@@ -117,7 +116,7 @@ impl Control {
             },
             (stage, _) => {
                 rewrap.stage = stage;
-                return self.works.wait(work, Work::Rewrap(rewrap));
+                return self.works.wait(work, rewrap);
             }
         };
         self.deks_are_changed(id, work);

@@ -19,18 +19,17 @@
 
 use keyway_protocol::{Status, encode_generation};
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
 use super::effect::{FirstSeal, KmsAnswer, KmsRequest};
+use super::event::Event;
 use super::in_force::Settled;
 use super::kms::{Deks, NewDek};
 use super::publish::Until;
 use super::report::Report;
-use super::request::Begun;
 use super::saver::{acknowledge, settled};
-use super::works::{Event, Work, WorkId};
 use super::{Control, Refused};
 use crate::catalogue::{Edit, WrappedDek};
-use crate::ids::Epoch;
+use crate::ids::{Epoch, WorkId};
 use crate::messages::Lane;
 use crate::policy::Principal;
 
@@ -90,7 +89,7 @@ impl Control {
                     answering,
                     stage,
                 };
-                self.works.wait(work, Work::Rotate(rotate));
+                self.works.wait(work, rotate);
                 Begun::Begun
             }
             Err(refused) => Begun::Answered(answering, Err(refused)),
@@ -179,7 +178,7 @@ impl Control {
         match next {
             Ok(stage) => {
                 rotate.stage = stage;
-                self.works.wait(work, Work::Rotate(rotate));
+                self.works.wait(work, rotate);
             }
             Err(refused) => {
                 self.deks_are_changed(id, work);

@@ -4,13 +4,14 @@ use zeroize::Zeroizing;
 
 use super::commands::{Answering, Asker};
 use super::effect::{ControlEffect, KmsRequest};
+use super::event::{Event, ShardAnswer};
 use super::publish::Told;
 use super::report::Report;
 use super::state::Happens;
-use super::works::{Caller, Event, ShardAnswer, Work, WorkId};
+use super::works::Work;
 use super::{Control, Reply};
 use crate::catalogue::ChangeAuthor;
-use crate::ids::{Epoch, QuestionId};
+use crate::ids::{Epoch, QuestionId, WorkId};
 use crate::messages::{Lane, ToShard};
 use crate::policy::Principal;
 use keyway_protocol::Status;
@@ -105,7 +106,7 @@ impl Control {
 
     /// Calls a KMS for a work.
     pub(super) fn call(&mut self, work: WorkId, kms: &str, request: KmsRequest) {
-        let call = self.works.call(Caller::Work(work));
+        let call = self.works.call(work);
         self.effects.push_back(ControlEffect::Kms {
             call,
             kms: kms.to_owned(),

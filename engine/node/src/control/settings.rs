@@ -1,14 +1,14 @@
 //! KEYSPACE_SET: permanent and temporary changes of settings and grants.
 
-use super::commands::Answering;
+use super::commands::{Answering, Begun};
 use super::effect::{FirstSeal, KmsAnswer, KmsRequest};
+use super::event::Event;
 use super::in_force::Settled;
 use super::report::Report;
-use super::request::Begun;
 use super::saver::{acknowledge, settled};
-use super::works::{Event, Work, WorkId};
 use super::{Control, Refused};
 use crate::catalogue::{Edit, SettingsChange};
+use crate::ids::WorkId;
 use crate::policy::Principal;
 
 /// A change of settings in progress.
@@ -56,7 +56,7 @@ impl Control {
                     answering,
                     stage,
                 };
-                self.works.wait(work, Work::Set(set));
+                self.works.wait(work, set);
                 Begun::Begun
             }
             Err(refused) => Begun::Answered(answering, Err(refused)),
@@ -122,7 +122,7 @@ impl Control {
         match next {
             Ok(stage) => {
                 set.stage = stage;
-                self.works.wait(work, Work::Set(set));
+                self.works.wait(work, set);
             }
             Err(refused) => self.answer(set.answering, Err(refused)),
         }

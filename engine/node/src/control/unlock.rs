@@ -10,6 +10,7 @@
 use keyway_protocol::{Grants, Status, UnlockKind, encode_ticket};
 
 use super::effect::{KmsAnswer, Unlocked};
+use super::event::Event;
 use super::in_force::Settlement;
 use super::kms::{Deks, FailureClass, KmsFailure, Need};
 use super::kms_admin::Opening;
@@ -19,10 +20,9 @@ use super::report::Report;
 use super::saver::settled;
 use super::state::State;
 use super::tickets::{UnlockRequest, UnlockState};
-use super::works::{Event, Work, WorkId};
 use super::{Control, Refused, Reply};
 use crate::catalogue::Edit;
-use crate::ids::Epoch;
+use crate::ids::{Epoch, WorkId};
 use crate::messages::{Lane, Secret};
 use crate::policy::Principal;
 
@@ -213,7 +213,7 @@ impl Control {
         let state = match next {
             Next::Waits(stage) => {
                 unlock.stage = stage;
-                return self.works.wait(work, Work::Unlock(unlock));
+                return self.works.wait(work, unlock);
             }
             Next::MoreShares { given, threshold } => UnlockState::MoreShares { given, threshold },
             Next::Opened => UnlockState::Opened,

@@ -3,12 +3,11 @@
 use keyway_protocol::Status;
 use serde_json::{Value, json};
 
-use super::commands::Answering;
-use super::request::Begun;
+use super::commands::{Answering, Begun};
+use super::event::{Event, ShardAnswer};
 use super::tickets::{Ticket, UnlockState};
-use super::works::{Event, ShardAnswer, Work, WorkId};
 use super::{Control, Refused, Reply};
-use crate::ids::Epoch;
+use crate::ids::{Epoch, WorkId};
 use crate::messages::{Lane, ToShard, UnlockProgress};
 
 /// Most keyspaces whose shards are asked per second whether an unlock has loaded its keys.
@@ -96,7 +95,7 @@ impl Control {
         }
         match shards.is_empty() {
             true => self.end_progress(progress),
-            false => self.works.wait(work, Work::Progress(progress)),
+            false => self.works.wait(work, progress),
         }
     }
 
@@ -111,7 +110,7 @@ impl Control {
         }
         match progress.left {
             0 => self.end_progress(progress),
-            _ => self.works.wait(work, Work::Progress(progress)),
+            _ => self.works.wait(work, progress),
         }
     }
 

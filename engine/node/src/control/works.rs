@@ -7,9 +7,7 @@ use keyway_core::Instant;
 use super::commands::Answering;
 use super::create::Create;
 use super::destroy::{Destroy, DestroyDue};
-use super::effect::KmsAnswer;
 use super::hottest::Hottest;
-use super::in_force::Settlement;
 use super::kms_admin::{Initialise, OpenKms};
 use super::lock::Lock;
 use super::reseal::Reseal;
@@ -19,16 +17,27 @@ use super::rotation::Rotate;
 use super::settings::Set;
 use super::unlock::Unlock;
 use super::unlock_status::Progress;
-use crate::ids::{CallId, QuestionId};
-use crate::messages::{ResealError, ResealPage, UnlockProgress};
-use crate::hot::HotShare;
+use crate::ids::{CallId, QuestionId, WorkId};
 
-/// Identifies a work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct WorkId(pub u64);
+/// Declares the kinds of works, each with the type of its state.
+macro_rules! works {
+    ($($Kind:ident($State:ident)),+ $(,)?) => {
+        /// A work, in the state in which it waits.
+        pub(super) enum Work {
+            $($Kind($State),)+
+        }
 
-/// A work, in the state in which it waits.
-pub(super) enum Work {
+        $(
+            impl From<$State> for Work {
+                fn from(state: $State) -> Work {
+                    Work::$Kind(state)
+                }
+            }
+        )+
+    };
+}
+
+works! {
     Create(Create),
     Set(Set),
     Lock(Lock),
@@ -46,31 +55,6 @@ pub(super) enum Work {
     Status(Answering),
 }
 
-/// What resumes a work.
-pub(super) enum Event {
-    /// The KMS has answered.
-    Kms(KmsAnswer),
-    /// A change of the catalogue has ended.
-    Settled(Settlement),
-    /// Every shard has acknowledged.
-    Acknowledged,
-    /// A shard has answered.
-    Shard(ShardAnswer),
-    /// The exporter has answered.
-    Status(Option<String>),
-    /// Its pause is over.
-    Rested,
-}
-
-/// The answer of a shard to a request.
-pub(super) enum ShardAnswer {
-    Resealed(Result<ResealPage, ResealError>),
-    Progress(UnlockProgress),
-    Hot(Option<HotShare>),
-    /// The shard has stopped.
-    Stopped,
-}
-
 /// The recipient of a KMS's answer.
 pub(super) enum Caller {
     Work(WorkId),
@@ -81,7 +65,7 @@ pub(super) enum Caller {
 /// All works, and what they wait for.
 #[derive(Default)]
 pub(super) struct Works {
-    last: u64,
+    last: WorkId,
     last_call: CallId,
     last_question: QuestionId,
     waiting: BTreeMap<WorkId, Work>,
@@ -93,13 +77,12 @@ pub(super) struct Works {
 impl Works {
     /// Returns the id of a new work.
     pub(super) fn begin(&mut self) -> WorkId {
-        self.last += 1;
-        WorkId(self.last)
+        self.last.count_up()
     }
 
     /// Puts a work aside.
-    pub(super) fn wait(&mut self, id: WorkId, work: Work) {
-        self.waiting.insert(id, work);
+    pub(super) fn wait(&mut self, id: WorkId, work: impl Into<Work>) {
+        self.waiting.insert(id, work.into());
     }
 
     /// Removes a work in order to continue it.
@@ -110,6 +93,22 @@ impl Works {
     /// Returns a work that waits.
     pub(super) fn get(&self, id: WorkId) -> Option<&Work> {
         self.waiting.get(&id)
+    }
+
+    /// Returns the resealing of a keyspace, which waits under this id.
+    pub(super) fn reseal_mut(&mut self, id: WorkId) -> Option<&mut Reseal> {
+        match self.waiting.get_mut(&id) {
+            Some(Work::Reseal(reseal)) => Some(reseal),
+            _ => None,
+        }
+    }
+
+    /// As [`Works::reseal_mut`], for reading.
+    pub(super) fn reseal(&self, id: WorkId) -> Option<&Reseal> {
+        match self.waiting.get(&id) {
+            Some(Work::Reseal(reseal)) => Some(reseal),
+            _ => None,
+        }
     }
 
     /// Returns the stage of the latest unlock of a keyspace that has not ended.
@@ -126,8 +125,17 @@ impl Works {
         self.waiting.len()
     }
 
-    /// Returns the id of a new call.
-    pub(super) fn call(&mut self, caller: Caller) -> CallId {
+    /// Returns the id of a new call of this work.
+    pub(super) fn call(&mut self, work: WorkId) -> CallId {
+        self.call_for(Caller::Work(work))
+    }
+
+    /// Returns the id of a new call for the lease of this keyspace.
+    pub(super) fn call_for_lease(&mut self, keyspace: u32) -> CallId {
+        self.call_for(Caller::Lease(keyspace))
+    }
+
+    fn call_for(&mut self, caller: Caller) -> CallId {
         let call = self.last_call.count_up();
         self.calls.insert(call, caller);
         call
