@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use keyway_client::{Address, Algorithm, KeyFormat, KeyPath, KeyspaceName, Scheme};
 
 use crate::secret_text::Encoding;
-use crate::streams::{Bytes, Place};
+use crate::streams::{Bytes, PathOrStdio};
 use crate::text;
 
 pub use doctor::Doctor;
@@ -129,7 +129,7 @@ pub struct Public {
     pub der: bool,
     /// The output.
     #[arg(long, default_value = "-", value_name = "FILE")]
-    pub out: Place,
+    pub out: PathOrStdio,
 }
 
 /// `import`
@@ -143,7 +143,7 @@ pub struct BulkImport {
     pub dir: Option<PathBuf>,
     /// Import each line: {"id":…,"key":base64 or PEM,"alg":…,"format":…,"exportable":…}.
     #[arg(long, value_name = "FILE", group = "source")]
-    pub ndjson: Option<Place>,
+    pub ndjson: Option<PathOrStdio>,
     /// The algorithm of keys that do not specify one.
     #[arg(long, value_name = "ALGORITHM")]
     pub alg: Option<Algorithm>,
@@ -175,12 +175,12 @@ pub struct Sign {
     #[command(flatten)]
     pub io: InOut,
     #[command(flatten)]
-    pub how: How,
+    pub how: SignatureArgs,
 }
 
 /// The form of a signature.
 #[derive(Debug, Args)]
-pub struct How {
+pub struct SignatureArgs {
     /// The scheme: rsa-pss-sha256, rsa-pkcs1-sha256, ecdsa-sha256, …; the key's default if not
     /// given.
     #[arg(long, default_value = "default", hide_default_value = true)]
@@ -208,10 +208,10 @@ pub enum SignatureFormat {
 pub struct InOut {
     /// The input.
     #[arg(long = "in", default_value = "-", value_name = "FILE")]
-    pub input: Place,
+    pub input: PathOrStdio,
     /// The output.
     #[arg(long, default_value = "-", value_name = "FILE")]
-    pub out: Place,
+    pub out: PathOrStdio,
 }
 
 /// `verify`
@@ -222,15 +222,15 @@ pub struct Verify {
     pub key: KeyPath,
     /// The message or digest.
     #[arg(long = "in", default_value = "-", value_name = "FILE")]
-    pub input: Place,
+    pub input: PathOrStdio,
     /// The signature or tag.
     #[arg(long, value_name = "FILE")]
-    pub sig: Place,
+    pub sig: PathOrStdio,
     /// The version to verify with; any live one if not given.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub version: u32,
     #[command(flatten)]
-    pub how: How,
+    pub how: SignatureArgs,
 }
 
 /// `mac`
@@ -280,7 +280,7 @@ pub struct Derive {
 pub struct SecretOut {
     /// The output; a file is created readable by its owner only.
     #[arg(long, default_value = "-", value_name = "FILE")]
-    pub out: Place,
+    pub out: PathOrStdio,
     /// Write it even to a terminal.
     #[arg(long)]
     pub force: bool,

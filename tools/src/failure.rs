@@ -41,12 +41,12 @@ pub enum Failure {
     /// The reader of standard output has gone: nothing is left to say.
     BrokenPipe,
     /// Everything else.
-    Told(Told),
+    Message(Message),
 }
 
 /// A failure with its message.
 #[derive(Debug)]
-pub struct Told {
+pub struct Message {
     exit: Exit,
     message: String,
     remedy: Option<String>,
@@ -56,7 +56,7 @@ pub struct Told {
 
 impl Failure {
     fn new(exit: Exit, message: impl Into<String>, remedy: Option<String>) -> Self {
-        Self::Told(Told {
+        Self::Message(Message {
             exit,
             message: message.into(),
             remedy,
@@ -155,7 +155,7 @@ impl Failure {
             Some(ticket) => format!("{message} (ticket {ticket})"),
             None => message,
         };
-        Self::Told(Told {
+        Self::Message(Message {
             exit: exit_of(*status),
             message,
             remedy: match names_its_remedy(*status, explanation) {
@@ -170,10 +170,10 @@ impl Failure {
     /// Adds that the change may have been made.
     fn with_unknown_outcome(self) -> Self {
         match self {
-            Self::Told(mut told) => {
+            Self::Message(mut told) => {
                 told.message
                     .push_str("; the change may still have been made");
-                Self::Told(told)
+                Self::Message(told)
             }
             quiet @ Self::BrokenPipe => quiet,
         }
@@ -182,9 +182,9 @@ impl Failure {
     /// Puts what was being done before the message.
     pub fn with_context(self, doing: &str) -> Self {
         match self {
-            Self::Told(mut told) => {
+            Self::Message(mut told) => {
                 told.message = format!("{doing}: {}", told.message);
-                Self::Told(told)
+                Self::Message(told)
             }
             quiet @ Self::BrokenPipe => quiet,
         }
@@ -194,13 +194,13 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Self::BrokenPipe => Exit::Done,
-            Self::Told(told) => told.exit,
+            Self::Message(told) => told.exit,
         }
     }
 
     /// Writes the message to standard error, as one JSON document if wanted.
     pub fn report(&self, as_json: bool) -> Exit {
-        if let Self::Told(told) = self {
+        if let Self::Message(told) = self {
             // An error of standard error cannot be reported.
             let _ = if as_json {
                 let document = told.document().to_string();
@@ -218,17 +218,17 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BrokenPipe => f.write_str("the pipe is closed"),
-            Self::Told(Told {
+            Self::Message(Message {
                 message,
                 remedy: Some(remedy),
                 ..
             }) => write!(f, "{message}; {remedy}"),
-            Self::Told(told) => f.write_str(&told.message),
+            Self::Message(told) => f.write_str(&told.message),
         }
     }
 }
 
-impl Told {
+impl Message {
     fn document(&self) -> serde_json::Value {
         json!({
             "error": {
@@ -242,7 +242,7 @@ impl Told {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "keyway: {}", self.message)?;
         match &self.remedy {
@@ -357,7 +357,7 @@ mod tests {
 
     fn text(failure: &Failure) -> String {
         match failure {
-            Failure::Told(told) => told.to_string(),
+            Failure::Message(told) => told.to_string(),
             Failure::BrokenPipe => String::new(),
         }
     }

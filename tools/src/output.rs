@@ -8,7 +8,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::Failure;
 use crate::printable;
-use crate::streams::{self, Content, Place};
+use crate::streams::{self, Content, PathOrStdio};
 
 /// How a command's result is written.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub struct Output {
 
 impl Output {
     /// Writes the document or the text, as was asked for.
-    pub fn say(self, document: &Value, text: &str) -> Result<(), Failure> {
+    pub fn print_result(self, document: &Value, text: &str) -> Result<(), Failure> {
         if self.json {
             let line = Zeroizing::new(document.to_string());
             let mut line = Zeroizing::new(printable::json(&line));
@@ -37,7 +37,7 @@ impl Output {
         key: &KeyPath,
         name: &str,
         answer: &Answer<T>,
-        out: &Place,
+        out: &PathOrStdio,
         content: Content,
     ) -> Result<(), Failure> {
         let bytes = answer.value.as_ref();
@@ -46,17 +46,17 @@ impl Output {
         }
         let mut document = about(key, answer);
         match out {
-            Place::Standard => {
+            PathOrStdio::Standard => {
                 out.check(content)?;
                 document.insert(name.into(), base64(bytes).into());
             }
-            Place::File(path) => {
+            PathOrStdio::File(path) => {
                 out.write(bytes, content)?;
                 document.insert("out".into(), path.display().to_string().into());
             }
         }
         let mut document = Value::Object(document);
-        let said = self.say(&document, "");
+        let said = self.print_result(&document, "");
         wipe(&mut document);
         said
     }

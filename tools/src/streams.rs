@@ -17,7 +17,7 @@ pub type Wiped = Zeroizing<Vec<u8>>;
 
 /// A file, or a standard stream, written `-`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PathOrStdio {
     /// Standard input or output.
     Standard,
     /// A file.
@@ -40,12 +40,12 @@ pub enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bytes {
     /// The bytes themselves.
-    Here(Vec<u8>),
+    Inline(Vec<u8>),
     /// The content of a file.
-    In(PathBuf),
+    FromFile(PathBuf),
 }
 
-impl FromStr for Place {
+impl FromStr for PathOrStdio {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -57,7 +57,7 @@ impl FromStr for Place {
     }
 }
 
-impl Place {
+impl PathOrStdio {
     /// Its name in messages.
     pub fn name(&self) -> String {
         match self {
@@ -212,7 +212,7 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Writes a line to standard error. A failure cannot be reported.
-pub fn tell(line: &str) {
+pub fn eprint_line(line: &str) {
     let _ = writeln!(io::stderr(), "{}", printable::lines(line));
 }
 
@@ -221,11 +221,11 @@ impl FromStr for Bytes {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix('@') {
-            return Ok(Self::In(path.into()));
+            return Ok(Self::FromFile(path.into()));
         }
         match text.strip_prefix("hex:") {
-            None => Ok(Self::Here(text.as_bytes().to_vec())),
-            Some(digits) => hex(digits).map(Self::Here).ok_or_else(|| {
+            None => Ok(Self::Inline(text.as_bytes().to_vec())),
+            Some(digits) => hex(digits).map(Self::Inline).ok_or_else(|| {
                 "hex: wants pairs of digits, as in hex:00ff; give text that starts with hex: in a \
                  file, as @FILE"
                     .into()
@@ -238,12 +238,12 @@ impl Bytes {
     /// The bytes; at most `len_max`.
     pub fn load(&self, name: &str, len_max: usize) -> Result<Wiped, Failure> {
         match self {
-            Self::Here(bytes) if bytes.len() > len_max => Err(Failure::usage(
+            Self::Inline(bytes) if bytes.len() > len_max => Err(Failure::usage(
                 format!("{name} has {} bytes", bytes.len()),
                 format!("at most {len_max} are allowed"),
             )),
-            Self::Here(bytes) => Ok(Zeroizing::new(bytes.clone())),
-            Self::In(path) => read_file(path, len_max, "it is too long for this option"),
+            Self::Inline(bytes) => Ok(Zeroizing::new(bytes.clone())),
+            Self::FromFile(path) => read_file(path, len_max, "it is too long for this option"),
         }
     }
 }
@@ -269,7 +269,7 @@ pub fn confirm(doing: &str, what_it_means: &str, word: &str) -> Result<(), Failu
     if !io::stdin().is_terminal() {
         return Err(stopped("standard input is no terminal to ask on".into()));
     }
-    tell(&format!("{what_it_means}.\nType {word} to go on:"));
+    eprint_line(&format!("{what_it_means}.\nType {word} to go on:"));
     let mut typed = String::new();
     let read = io::BufRead::read_line(&mut io::stdin().lock().take(1_024), &mut typed);
     read.map_err(|error| stopped(format!("cannot read the answer: {error}")))?;
@@ -316,7 +316,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("shares");
         fs::write(&path, "from before").unwrap();
-        let place = Place::File(path.clone());
+        let place = PathOrStdio::File(path.clone());
         let sink = place.open(Content::Secret { force: false }).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"from before");
         sink.write(b"new").unwrap();
@@ -329,7 +329,7 @@ mod tests {
         let path = folder.path().join("key");
         fs::write(&path, "something longer from before").unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-        let place = Place::File(path.clone());
+        let place = PathOrStdio::File(path.clone());
         place
             .write(b"secret", Content::Secret { force: false })
             .unwrap();

@@ -5,11 +5,13 @@ use keyway_protocol::limits::{PAYLOAD_LEN_MAX, SALT_LEN_MAX, SIGNATURE_LEN_MAX};
 use serde_json::json;
 
 use super::{ENCRYPT_REMEDY, MAC_REMEDY, MESSAGE_LEN_MAX, SIGN_REMEDY, call, message};
-use crate::args::{Cli, Crypt, Derive, Get, How, Mac, SecretOut, Sign, SignatureFormat, Verify};
+use crate::args::{
+    Cli, Crypt, Derive, Get, Mac, SecretOut, Sign, SignatureArgs, SignatureFormat, Verify,
+};
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
-use crate::streams::{Content, Place, Wiped};
+use crate::streams::{Content, PathOrStdio, Wiped};
 
 pub fn sign(cli: &Cli, command: &Sign, output: Output) -> Result<(), Failure> {
     let Sign { key, io, how } = command;
@@ -28,7 +30,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
         version,
         how,
     } = command;
-    if (input, sig) == (&Place::Standard, &Place::Standard) {
+    if (input, sig) == (&PathOrStdio::Standard, &PathOrStdio::Standard) {
         return Err(Failure::usage(
             "both the input and the signature are to come from standard input",
             "name a file for one of them, with --in or --sig",
@@ -43,7 +45,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
             let mut document = output::about(key, &answer);
             document.insert("verified".into(), true.into());
             let text = format!("Verified OK (version {})\n", answer.key_version);
-            output.say(&document.into(), &text)?;
+            output.print_result(&document.into(), &text)?;
             Ok(Exit::Done)
         }
         Err(Error::Refused(refusal)) if refusal.status == Status::Mismatch => {
@@ -52,7 +54,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
                 "key": key.key_id.as_str(),
                 "verified": false,
             });
-            output.say(&document, "Verification failed\n")?;
+            output.print_result(&document, "Verification failed\n")?;
             Ok(Exit::Refused)
         }
         Err(error) => {
@@ -115,9 +117,9 @@ pub fn get(cli: &Cli, command: &Get, output: Output) -> Result<(), Failure> {
     output.bytes(key, "secret", &answer, &out.out, out.content())
 }
 
-impl How {
+impl SignatureArgs {
     /// Reads the message, or the digest, whose length the scheme may tell.
-    fn read(&self, place: &Place) -> Result<Wiped, Failure> {
+    fn read(&self, place: &PathOrStdio) -> Result<Wiped, Failure> {
         let input = message(place, SIGN_REMEDY)?;
         let expected = self.scheme.digest_len().filter(|_| self.digest);
         match expected {

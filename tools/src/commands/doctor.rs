@@ -11,7 +11,7 @@ use serde_json::json;
 use super::figures;
 use crate::args::{Cli, Doctor};
 use crate::connect::Server;
-use crate::doctor::{Case, Finding, Listed, Severity, rules};
+use crate::doctor::{Evidence, Finding, KeyspaceDetails, Severity, rules};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
 use crate::text;
@@ -35,7 +35,7 @@ const HOT_KEYS: u16 = 5;
 pub fn run(cli: &Cli, command: &Doctor, output: Output) -> Result<Exit, Failure> {
     let server = Server::reach(cli)?;
     let samples = watch(&server, command)?;
-    let mut case = Case {
+    let mut case = Evidence {
         samples,
         listed: BTreeMap::new(),
     };
@@ -47,7 +47,7 @@ pub fn run(cli: &Cli, command: &Doctor, output: Output) -> Result<Exit, Failure>
         "samples": case.samples.len(),
         "skipped": skipped,
     });
-    output.say(&document, &render(&case, &findings, &skipped))?;
+    output.print_result(&document, &render(&case, &findings, &skipped))?;
     let calm = findings
         .iter()
         .all(|finding| finding.severity == Severity::Note);
@@ -91,7 +91,7 @@ fn sample(server: &Server, command: &Doctor) -> Result<ServerStatus, Failure> {
 }
 
 /// Queries settings, hot keys and changes. Returns what was refused, as text: the rules work without it.
-fn ask(server: &Server, case: &mut Case) -> Vec<String> {
+fn ask(server: &Server, case: &mut Evidence) -> Vec<String> {
     let mut skipped = Vec::new();
     let infos = server.call("settings", None, |client| client.keyspace_list());
     let mut infos: BTreeMap<String, KeyspaceInfo> = match infos {
@@ -111,9 +111,9 @@ fn ask(server: &Server, case: &mut Case) -> Vec<String> {
         skipped.push(format!("{}: {words}", text::count(more as u64, "keyspace")));
     }
     for (rank, name) in closely.into_iter().enumerate() {
-        let mut listed = Listed {
+        let mut listed = KeyspaceDetails {
             info: infos.remove(&name),
-            ..Listed::default()
+            ..KeyspaceDetails::default()
         };
         if let (true, Ok(name)) = (rank < CLOSELY_MAX, name.parse::<KeyspaceName>()) {
             look_closely(server, &name, &mut listed, &mut skipped);
@@ -126,7 +126,7 @@ fn ask(server: &Server, case: &mut Case) -> Vec<String> {
 fn look_closely(
     server: &Server,
     name: &KeyspaceName,
-    listed: &mut Listed,
+    listed: &mut KeyspaceDetails,
     skipped: &mut Vec<String>,
 ) {
     let hot = |by| {
@@ -148,7 +148,7 @@ fn look_closely(
         .map_or_else(|()| Vec::new(), |it| it.value.changes);
 }
 
-fn render(case: &Case, findings: &[Finding], skipped: &[String]) -> String {
+fn render(case: &Evidence, findings: &[Finding], skipped: &[String]) -> String {
     let mut text = paragraphs(findings);
     for words in skipped {
         text.push_str(&format!("{:<10}{words}\n", "SKIPPED"));

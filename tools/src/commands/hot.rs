@@ -19,7 +19,7 @@ pub fn run(cli: &Cli, command: &Hot, output: Output) -> Result<(), Failure> {
     let document = serde_json::to_value(&hot);
     let mut document = document.map_err(|error| Failure::bad_answer(&doing, &error))?;
     document["keyspace"] = keyspace.as_str().into();
-    output.say(
+    output.print_result(
         &document,
         &(table(&hot, command.by) + &summary(&hot, command.by)),
     )

@@ -10,7 +10,7 @@ use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::secret_text::{self, Encoding};
-use crate::streams::{Content, Place, Wiped};
+use crate::streams::{Content, PathOrStdio, Wiped};
 use crate::table::{Align, Table};
 use crate::text;
 
@@ -68,7 +68,7 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             })?;
             let mut document = output::about(key, &answer);
             document.insert("revoked_version".into(), (*version).into());
-            output.say(
+            output.print_result(
                 &document.into(),
                 &format!("{key}: version {version} revoked\n"),
             )
@@ -77,7 +77,7 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             let answer = call(cli, "key trim", key, |client| client.key_trim(key, *below))?;
             let mut document = output::about(key, &answer);
             document.insert("below".into(), (*below).into());
-            output.say(
+            output.print_result(
                 &document.into(),
                 &format!("{key}: versions below {below} removed\n"),
             )
@@ -86,13 +86,13 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             let answer = call(cli, "key delete", key, |client| client.key_delete(key))?;
             let mut document = output::about(key, &answer);
             document.insert("state".into(), "deleted".into());
-            output.say(&document.into(), &format!("{key}: deleted\n"))
+            output.print_result(&document.into(), &format!("{key}: deleted\n"))
         }
         Key::Revoke { key, version: None } => {
             let answer = call(cli, "key revoke", key, |client| client.key_revoke(key))?;
             let mut document = output::about(key, &answer);
             document.insert("state".into(), "revoked".into());
-            output.say(&document.into(), &format!("{key}: revoked\n"))
+            output.print_result(&document.into(), &format!("{key}: revoked\n"))
         }
         Key::Public(command) => public(cli, command, output),
     }
@@ -117,13 +117,13 @@ pub fn public(cli: &Cli, command: &Public, output: Output) -> Result<(), Failure
     }
     let mut document = output::about(key, &answer);
     match out {
-        Place::Standard => document.insert("public_key_pem".into(), pem.into()),
-        Place::File(path) => {
+        PathOrStdio::Standard => document.insert("public_key_pem".into(), pem.into()),
+        PathOrStdio::File(path) => {
             out.write(pem.as_bytes(), Content::Open)?;
             document.insert("out".into(), path.display().to_string().into())
         }
     };
-    output.say(&document.into(), "")
+    output.print_result(&document.into(), "")
 }
 
 pub fn refresh(cli: &Cli, key: &KeyPath, output: Output) -> Result<(), Failure> {
@@ -149,7 +149,7 @@ fn list(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failur
             }),
         })).collect::<Vec<_>>(),
     });
-    output.say(&document, &format!("{}{}", table(&keys), remedy(&keys)))
+    output.print_result(&document, &format!("{}{}", table(&keys), remedy(&keys)))
 }
 
 /// What to do about the keys that cannot be read.
@@ -208,11 +208,11 @@ fn revoked(key: &ListedKey) -> String {
 
 fn made(output: Output, key: &KeyPath, answer: &Answer<()>, done: &str) -> Result<(), Failure> {
     let text = format!("{key}: {done}, version {}\n", answer.key_version);
-    output.say(&output::about(key, answer).into(), &text)
+    output.print_result(&output::about(key, answer).into(), &text)
 }
 
 fn material(
-    file: &Place,
+    file: &PathOrStdio,
     format: KeyFormat,
     encoding: Option<Encoding>,
 ) -> Result<(KeyFormat, Wiped), Failure> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyway_client::{KeyspaceChange, KeyspaceInfo, KeyspaceName, KmsName, Override, Reseal};
 use serde_json::{Value, json};
 
-use super::follow::{Step, follow};
+use super::poll::{Step, poll_until_done};
 
 use crate::args::{Cli, Keyspace, Setting};
 use crate::connect::Server;
@@ -50,7 +50,7 @@ fn create(
     })?;
     let id = answer.value;
     let document = json!({ "keyspace": keyspace.as_str(), "id": id });
-    output.say(&document, &format!("{keyspace}: created, id {id}\n"))
+    output.print_result(&document, &format!("{keyspace}: created, id {id}\n"))
 }
 
 fn set(
@@ -79,7 +79,7 @@ fn set(
     if let Some(ms) = lasts_ms {
         document["for_ms"] = ms.into();
     }
-    output.say(&document, &text)
+    output.print_result(&document, &text)
 }
 
 fn history(
@@ -95,7 +95,7 @@ fn history(
     let mut changes = answer.value.changes;
     changes.truncate(limit.unwrap_or(usize::MAX));
     let document = json!({ "keyspace": keyspace.as_str(), "changes": changes });
-    output.say(&document, &history_table(&changes))
+    output.print_result(&document, &history_table(&changes))
 }
 
 fn history_table(changes: &[KeyspaceChange]) -> String {
@@ -142,7 +142,7 @@ fn list(cli: &Cli, only: Option<&KeyspaceName>, output: Output) -> Result<(), Fa
         Some(_) => keyspaces.iter().map(in_full).collect(),
         None => table(&keyspaces),
     };
-    output.say(&document, &text)
+    output.print_result(&document, &text)
 }
 
 fn rotate(
@@ -167,7 +167,7 @@ fn rotate(
             let remedy = format!(
                 "it goes on at the server; see how far with `keyway keyspace list {keyspace}`"
             );
-            follow(&doing, patience, &remedy, || {
+            poll_until_done(&doing, patience, &remedy, || {
                 Ok(match info_of(&server, &doing, keyspace)?.reseal {
                     None => Step::Over(()),
                     Some(reseal) => Step::Pending(progress(reseal)),
@@ -177,7 +177,7 @@ fn rotate(
             text.push_str(&format!("{keyspace}: all keys are sealed under it\n"));
         }
     }
-    output.say(&document, &text)
+    output.print_result(&document, &text)
 }
 
 fn info_of(server: &Server, doing: &str, keyspace: &KeyspaceName) -> Result<KeyspaceInfo, Failure> {
@@ -202,8 +202,8 @@ fn rewrap(
         client.keyspace_rewrap(keyspace, kms)
     })?;
     let document = json!({ "keyspace": keyspace.as_str(), "kms": kms.as_str() });
-    output.say(&document, &format!("{keyspace}: wrapped by KMS {kms}\n"))?;
-    streams::tell(&format!(
+    output.print_result(&document, &format!("{keyspace}: wrapped by KMS {kms}\n"))?;
+    streams::eprint_line(&format!(
         "keyway: the KMS that wrapped it so far could still unwrap its DEK from a backup; rotate \
          it next: keyway keyspace rotate {keyspace}"
     ));
@@ -229,7 +229,7 @@ fn destroy_deks(
     let destroyed = answer.value;
     let document = json!({ "keyspace": keyspace.as_str(), "destroyed": destroyed });
     let text = text::count(destroyed.into(), "retired DEK");
-    output.say(&document, &format!("{keyspace}: {text} destroyed\n"))
+    output.print_result(&document, &format!("{keyspace}: {text} destroyed\n"))
 }
 
 fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {

@@ -10,7 +10,7 @@ use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::{self, Output};
 use crate::secrets::{Given, new_passphrase};
-use crate::streams::{self, Content, Place};
+use crate::streams::{self, Content, PathOrStdio};
 use crate::table::{Align, Table};
 use crate::text;
 
@@ -34,7 +34,7 @@ fn init_passphrase(cli: &Cli, command: &KmsInit, output: Output) -> Result<(), F
         client.kms_init(kms, Custody::Passphrase(&passphrase))
     })?;
     let document = json!({ "kms": kms.as_str(), "initialised": true });
-    output.say(&document, &format!("{kms}: initialised\n"))
+    output.print_result(&document, &format!("{kms}: initialised\n"))
 }
 
 fn init_shares(
@@ -61,7 +61,7 @@ fn init_shares(
     let answer = server.call(&format!("kms init {kms}"), None, |client| {
         client.kms_init(kms, Custody::Shares { count, threshold })
     })?;
-    streams::tell(&format!(
+    streams::eprint_line(&format!(
         "keyway: the shares of {kms} are shown this once; give each to its holder: any {threshold} \
          of them unlock it, and without them it cannot be unlocked"
     ));
@@ -78,17 +78,17 @@ fn init_shares(
         "initialised": true,
         "threshold": threshold,
     });
-    if let Place::File(path) = &command.out.out {
+    if let PathOrStdio::File(path) = &command.out.out {
         sink.write(lines.as_bytes())?;
         document["out"] = path.display().to_string().into();
-        return output.say(&document, &heading);
+        return output.print_result(&document, &heading);
     }
     if !output.json {
-        output.say(&document, &heading)?;
+        output.print_result(&document, &heading)?;
         return sink.write(lines.as_bytes());
     }
     document["shares"] = shares.into();
-    let said = output.say(&document, "");
+    let said = output.print_result(&document, "");
     output::wipe(&mut document);
     said
 }
@@ -128,7 +128,7 @@ fn unlock(cli: &Cli, command: &KmsUnlock, output: Output) -> Result<(), Failure>
         }
         None => state.into(),
     };
-    output.say(&document, &format!("{kms}: {text}\n"))
+    output.print_result(&document, &format!("{kms}: {text}\n"))
 }
 
 fn lock(cli: &Cli, kms: &KmsName, output: Output) -> Result<(), Failure> {
@@ -136,7 +136,7 @@ fn lock(cli: &Cli, kms: &KmsName, output: Output) -> Result<(), Failure> {
         client.kms_lock(kms)
     })?;
     let document = json!({ "kms": kms.as_str(), "state": "locked" });
-    output.say(
+    output.print_result(
         &document,
         &format!("{kms}: locked, with every keyspace that it wraps\n"),
     )
@@ -146,7 +146,7 @@ fn list(cli: &Cli, output: Output) -> Result<(), Failure> {
     let status = figures::of(&Server::reach(cli)?, "kms list")?;
     let kmses = rows(&status["kms"]);
     let text = format!("{}{}", table(kmses), troubles(kmses));
-    output.say(&json!({ "kms": kmses }), &text)
+    output.print_result(&json!({ "kms": kmses }), &text)
 }
 
 /// The KMSes of the server's status, a line for each.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyway_client::{KeyspaceName, SharesGiven, UnlockState, UnlockStatus};
 use serde_json::json;
 
-use super::follow::{Step, follow};
+use super::poll::{Step, poll_until_done};
 use crate::args::{Cli, Unlock};
 use crate::connect::Server;
 use crate::failure::Failure;
@@ -18,14 +18,14 @@ pub fn lock(cli: &Cli, keyspace: Option<&KeyspaceName>, output: Output) -> Resul
     let Some(keyspace) = keyspace else {
         Server::reach(cli)?.call("lock --all", None, |client| client.lock_all())?;
         let document = json!({ "all": true, "locked": true });
-        return output.say(&document, "every keyspace and every KMS: locked\n");
+        return output.print_result(&document, "every keyspace and every KMS: locked\n");
     };
     let doing = format!("lock {keyspace}");
     Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
         client.lock(keyspace)
     })?;
     let document = json!({ "keyspace": keyspace.as_str(), "locked": true });
-    output.say(&document, &format!("{keyspace}: locked\n"))
+    output.print_result(&document, &format!("{keyspace}: locked\n"))
 }
 
 pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure> {
@@ -43,10 +43,10 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
         }
     };
     let status = match command.wait {
-        Some(patience) => Some(flow.follow(ticket, patience, is_over)?),
+        Some(patience) => Some(flow.poll_until_done(ticket, patience, is_over)?),
         None if command.ticket.is_some() => Some(flow.ask(ticket)?),
         // The holder of a share needs to know whether it was right, and need not wait for the others.
-        None if is_share => Some(flow.follow(ticket, cli.timeout, is_judged)?),
+        None if is_share => Some(flow.poll_until_done(ticket, cli.timeout, is_judged)?),
         None => None,
     };
     let mut document = json!({ "keyspace": keyspace.as_str(), "ticket": ticket });
@@ -60,7 +60,7 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
             "{keyspace}: unlock started (ticket {ticket}){retrying}\n\
              follow it with: keyway unlock {keyspace} --ticket {ticket} --wait\n"
         );
-        return output.say(&document, &text);
+        return output.print_result(&document, &text);
     };
     let state = match status.state {
         UnlockState::Pending => "pending",
@@ -84,7 +84,7 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
         _ if status.shares.is_some() => format!("{keyspace}: {}\n", words(&status)),
         _ => format!("{keyspace}: pending: {}\n", words(&status)),
     };
-    output.say(&document, &text)
+    output.print_result(&document, &text)
 }
 
 /// One unlock of one keyspace.
@@ -113,7 +113,7 @@ impl Flow<'_> {
         Ok(answer.value)
     }
 
-    fn follow(
+    fn poll_until_done(
         &self,
         ticket: u64,
         patience: Duration,
@@ -123,7 +123,7 @@ impl Flow<'_> {
             "it goes on at the server; follow it with `keyway unlock {} --ticket {ticket} --wait`",
             self.keyspace
         );
-        follow(&self.doing, patience, &remedy, || {
+        poll_until_done(&self.doing, patience, &remedy, || {
             let status = self.ask(ticket)?;
             Ok(match suffices(&status) {
                 true => Step::Over(status),

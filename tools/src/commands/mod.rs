@@ -3,12 +3,12 @@
 mod crypto;
 mod doctor;
 mod figures;
-mod follow;
 mod hot;
 mod key;
 mod keyspace;
 mod kms;
 mod lock;
+mod poll;
 mod status;
 mod top;
 
@@ -78,6 +78,6 @@ fn call<T>(
 }
 
 /// Reads a message; `remedy` is what to do if it is too long.
-fn message(place: &crate::streams::Place, remedy: &str) -> Result<Wiped, Failure> {
+fn message(place: &crate::streams::PathOrStdio, remedy: &str) -> Result<Wiped, Failure> {
     place.read(MESSAGE_LEN_MAX, remedy)
 }

@@ -13,7 +13,7 @@ use crate::text;
 
 pub fn run(cli: &Cli, output: Output) -> Result<(), Failure> {
     let document = figures::of(&Server::reach(cli)?, "status")?;
-    output.say(&document, &render(&document))
+    output.print_result(&document, &render(&document))
 }
 
 fn render(document: &Value) -> String {

@@ -35,7 +35,7 @@ pub fn run(cli: &Cli, command: &Top, output: Output) -> Result<(), Failure> {
         thread::sleep(command.interval);
         watch.ask()?;
         let frame = watch.frame();
-        return output.say(&frame.document(), &frame.text());
+        return output.print_result(&frame.document(), &frame.text());
     }
     // Whatever ends the loop, a panic too, the terminal is put back: `init` hooks panics.
     let terminal = ratatui::try_init().map_err(|error| Failure::stream("the terminal", &error))?;

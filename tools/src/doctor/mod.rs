@@ -5,9 +5,9 @@
 //!  Case (status documents, settings, hot keys, changes) ──▶ rules::examine ──▶ Finding
 //! ```
 
-mod case;
+mod evidence;
 mod finding;
 pub mod rules;
 
-pub use case::{Case, Listed};
+pub use evidence::{Evidence, KeyspaceDetails};
 pub use finding::{Finding, Severity, Subject};

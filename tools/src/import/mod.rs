@@ -56,7 +56,7 @@ pub fn run(cli: &Cli, command: &BulkImport, output: Output) -> Result<Exit, Fail
         "failed": summary.failed,
         "complete": result.is_ok(),
     });
-    output.say(&document, &sentence(command.keyspace.as_str(), &summary))?;
+    output.print_result(&document, &sentence(command.keyspace.as_str(), &summary))?;
     result?;
     Ok(match summary.failed {
         0 => Exit::Done,
@@ -118,9 +118,9 @@ impl Report {
             return;
         }
         self.progress.suspend(|| {
-            streams::tell(&format!("keyway: {message}"));
+            streams::eprint_line(&format!("keyway: {message}"));
             if self.told == REPORTED_FAILURES_MAX {
-                streams::tell("keyway: further failures are counted, not shown");
+                streams::eprint_line("keyway: further failures are counted, not shown");
             }
         });
     }

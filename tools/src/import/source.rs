@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::entry::{Defaults, Entry};
 use crate::failure::Failure;
-use crate::streams::Place;
+use crate::streams::PathOrStdio;
 
 /// The longest line of JSON: a key in base64 or PEM with escapes, and what goes with it, in bytes.
 const LINE_LEN_MAX: usize = 3 * MATERIAL_LEN_MAX;
@@ -35,7 +35,7 @@ impl Source {
     /// A directory or a file of lines; exactly one of them is given.
     pub fn open(
         dir: Option<&Path>,
-        ndjson: Option<&Place>,
+        ndjson: Option<&PathOrStdio>,
         defaults: Defaults,
     ) -> Result<Self, Failure> {
         let kind = match (dir, ndjson) {
@@ -43,11 +43,11 @@ impl Source {
                 let paths = files(dir).map_err(|error| Failure::file("read", dir, &error))?;
                 Kind::Files(paths.into_iter())
             }
-            (None, Some(Place::File(path))) => {
+            (None, Some(PathOrStdio::File(path))) => {
                 let file = File::open(path).map_err(|error| Failure::file("read", path, &error))?;
                 Kind::lines(path.clone(), Box::new(BufReader::new(file)))
             }
-            (None, Some(Place::Standard)) => {
+            (None, Some(PathOrStdio::Standard)) => {
                 Kind::lines("standard input".into(), Box::new(io::stdin().lock()))
             }
             (None, None) => {
@@ -180,7 +180,7 @@ mod tests {
         let good = |id: &str| format!("{{\"id\":\"{id}\",\"key\":\"AAEC\"}}");
         let text = format!("{}\n\n  \nnonsense\n{}", good("a"), good("b"));
         fs::write(&path, text).unwrap();
-        let source = Source::open(None, Some(&Place::File(path.clone())), DEFAULTS).unwrap();
+        let source = Source::open(None, Some(&PathOrStdio::File(path.clone())), DEFAULTS).unwrap();
         assert_eq!(source.count(), None);
         let bad = "keys line 4: not the JSON that is expected, at column 2";
         let found = ids(source);
@@ -193,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         fs::write(&path, vec![b'x'; LINE_LEN_MAX + 1]).unwrap();
-        let mut source = Source::open(None, Some(&Place::File(path)), DEFAULTS).unwrap();
+        let mut source = Source::open(None, Some(&PathOrStdio::File(path)), DEFAULTS).unwrap();
         assert!(source.next().is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The shards and what they stand on.
 
 use super::{log_line, watched};
-use crate::doctor::{Case, Finding, Severity, Subject};
+use crate::doctor::{Evidence, Finding, Severity, Subject};
 use crate::text;
 use crate::vitals::{Change, Shard};
 
@@ -21,7 +21,7 @@ const PARKED_MAX: u64 = 16_384;
 /// The share of its locked memory that a shard may use.
 const ARENA_MAX: f64 = 0.95;
 
-pub fn examine(case: &Case, findings: &mut Vec<Finding>) {
+pub fn examine(case: &Evidence, findings: &mut Vec<Finding>) {
     let change = case.change();
     let busy: Vec<(u16, f64)> = change
         .shards()
@@ -55,7 +55,7 @@ fn busy(change: Change<'_>, before: &Shard, now: &Shard) -> f64 {
     (ms / 1_000.0 / change.seconds()).min(1.0)
 }
 
-fn saturated(case: &Case, before: &Shard, now: &Shard, all: &[(u16, f64)]) -> Option<Finding> {
+fn saturated(case: &Evidence, before: &Shard, now: &Shard, all: &[(u16, f64)]) -> Option<Finding> {
     let change = case.change();
     let mine = all.iter().find(|(shard, _)| *shard == now.shard);
     let mine = mine.map_or(0.0, |(_, busy)| *busy);
@@ -132,7 +132,7 @@ fn saturated(case: &Case, before: &Shard, now: &Shard, all: &[(u16, f64)]) -> Op
 }
 
 /// The key with the most requests of those that the shard owns.
-fn hottest_on(case: &Case, shard: u16) -> Option<(&str, String)> {
+fn hottest_on(case: &Evidence, shard: u16) -> Option<(&str, String)> {
     let keys = case.listed.iter().flat_map(|(name, listed)| {
         let keys = listed.hot.iter().flat_map(|hot| &hot.keys);
         keys.map(move |key| (name.as_str(), key))

@@ -1,14 +1,14 @@
 //! The KMSes.
 
 use super::{log_line, watched};
-use crate::doctor::{Case, Finding, Severity, Subject};
+use crate::doctor::{Evidence, Finding, Severity, Subject};
 use crate::text;
 use crate::vitals::Kms;
 
 /// Ends of calls that say that no more may be made.
 const OUT_OF_BUDGET: [&str; 2] = ["over_budget", "throttled"];
 
-pub fn examine(case: &Case, findings: &mut Vec<Finding>) {
+pub fn examine(case: &Evidence, findings: &mut Vec<Finding>) {
     let change = case.change();
     for now in &change.now.kms {
         let mut earlier = change.before.kms.iter();
@@ -31,7 +31,7 @@ fn finding(
 }
 
 /// What the provider says is wrong; without its words, what the breaker shows.
-fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
+fn trouble(case: &Evidence, kms: &Kms) -> Option<Finding> {
     let Some(trouble) = &kms.trouble else {
         return breaker(case, kms);
     };
@@ -66,7 +66,7 @@ fn trouble(case: &Case, kms: &Kms) -> Option<Finding> {
     )
 }
 
-fn breaker(case: &Case, kms: &Kms) -> Option<Finding> {
+fn breaker(case: &Evidence, kms: &Kms) -> Option<Finding> {
     if !matches!(kms.breaker.as_str(), "open" | "half-open") {
         return None;
     }
@@ -87,7 +87,7 @@ fn breaker(case: &Case, kms: &Kms) -> Option<Finding> {
 }
 
 /// Which of its keyspaces loses its lease first.
-fn first_to_end(case: &Case, kms: &Kms) -> Option<String> {
+fn first_to_end(case: &Evidence, kms: &Kms) -> Option<String> {
     let keyspaces = case.change().now.keyspaces.iter();
     let of_kms = keyspaces.filter(|keyspace| {
         let info = case.of(&keyspace.name).info.as_ref();
@@ -102,7 +102,7 @@ fn first_to_end(case: &Case, kms: &Kms) -> Option<String> {
     ))
 }
 
-fn locked(case: &Case, kms: &Kms) -> Option<Finding> {
+fn locked(case: &Evidence, kms: &Kms) -> Option<Finding> {
     let name = &kms.name;
     let (symptom, command) = match kms.state.as_str() {
         "locked" => (
@@ -128,7 +128,7 @@ fn locked(case: &Case, kms: &Kms) -> Option<Finding> {
     )
 }
 
-fn headroom(case: &Case, before: Option<&Kms>, now: &Kms) -> Option<Finding> {
+fn headroom(case: &Evidence, before: Option<&Kms>, now: &Kms) -> Option<Finding> {
     let refused = |kms: &Kms| -> u64 {
         let calls = kms.calls.iter();
         let refused = calls.filter(|calls| OUT_OF_BUDGET.contains(&calls.outcome.as_str()));

@@ -10,11 +10,11 @@ mod unlock;
 #[cfg(test)]
 mod tests;
 
-use super::{Case, Finding, Listed, Severity, Subject};
+use super::{Evidence, Finding, KeyspaceDetails, Severity, Subject};
 use crate::vitals::{Change, Keyspace};
 
 /// Everything that is found, the worst first.
-pub fn examine(case: &Case) -> Vec<Finding> {
+pub fn examine(case: &Evidence) -> Vec<Finding> {
     let change = case.change();
     if change.before.pid != change.now.pid {
         return vec![restarted(change)];
@@ -58,11 +58,11 @@ fn restarted(change: Change<'_>) -> Finding {
 
 /// One keyspace at both ends of what was watched.
 struct KeyspaceWindow<'a> {
-    case: &'a Case,
+    case: &'a Evidence,
     change: Change<'a>,
     before: &'a Keyspace,
     now: &'a Keyspace,
-    listed: &'a Listed,
+    listed: &'a KeyspaceDetails,
 }
 
 impl KeyspaceWindow<'_> {

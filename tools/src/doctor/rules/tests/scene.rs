@@ -3,7 +3,7 @@
 use keyway_client::{HotKeys, KeyspaceChange, KeyspaceInfo, Override};
 use serde_json::{Value, json};
 
-use crate::doctor::{Case, Listed};
+use crate::doctor::{Evidence, KeyspaceDetails};
 use crate::vitals::ServerStatus;
 
 /// A busy, healthy server, five seconds apart. Each case changes what it needs of `before`, `now`,
@@ -96,7 +96,7 @@ impl Scene {
         self
     }
 
-    pub fn case(self) -> Case {
+    pub fn case(self) -> Evidence {
         let read = |value| serde_json::from_value::<ServerStatus>(value).unwrap();
         let hot =
             |value: Option<Value>| value.map(|it| serde_json::from_value::<HotKeys>(it).unwrap());
@@ -119,13 +119,13 @@ impl Scene {
                 .map(|(name, temporary)| (name.into(), temporary))
                 .collect(),
         };
-        let listed = Listed {
+        let listed = KeyspaceDetails {
             info: Some(info),
             hot: hot(self.hot),
             waited_for: hot(self.waited_for),
             changes: self.changes,
         };
-        Case {
+        Evidence {
             samples: vec![read(self.before), read(self.now)],
             listed: [("prod".into(), listed)].into(),
         }

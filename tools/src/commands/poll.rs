@@ -20,7 +20,7 @@ pub enum Step<T> {
 }
 
 /// Asks until it is over. After `patience` it ends with a failure that says `remedy`.
-pub fn follow<T>(
+pub fn poll_until_done<T>(
     doing: &str,
     patience: Duration,
     remedy: &str,

@@ -9,16 +9,16 @@ use crate::vitals::{Change, Keyspace, ServerStatus};
 
 /// What is known of a server.
 #[derive(Debug)]
-pub struct Case {
+pub struct Evidence {
     /// Status documents, the earliest first: two at least.
     pub samples: Vec<ServerStatus>,
     /// What else was asked, by the keyspace's name.
-    pub listed: BTreeMap<String, Listed>,
+    pub listed: BTreeMap<String, KeyspaceDetails>,
 }
 
 /// Details of a keyspace beside its metrics. What could not be queried is missing.
 #[derive(Debug, Default)]
-pub struct Listed {
+pub struct KeyspaceDetails {
     /// Its settings.
     pub info: Option<KeyspaceInfo>,
     /// Its keys that were asked for most.
@@ -29,7 +29,7 @@ pub struct Listed {
     pub changes: Vec<KeyspaceChange>,
 }
 
-impl Case {
+impl Evidence {
     /// From the first document to the last.
     pub fn change(&self) -> Change<'_> {
         Change {
@@ -39,8 +39,8 @@ impl Case {
     }
 
     /// Returns the details of a keyspace.
-    pub fn of(&self, keyspace: &str) -> &Listed {
-        static NOTHING: Listed = Listed {
+    pub fn of(&self, keyspace: &str) -> &KeyspaceDetails {
+        static NOTHING: KeyspaceDetails = KeyspaceDetails {
             info: None,
             hot: None,
             waited_for: None,
@@ -104,7 +104,7 @@ impl Case {
     }
 }
 
-impl Listed {
+impl KeyspaceDetails {
     /// A setting that is a number.
     pub fn number(&self, setting: &str) -> Option<u64> {
         self.text(setting)?.parse().ok()
