@@ -108,7 +108,7 @@ pub enum ToControl {
 
 impl ToControl {
     /// Whether a shard keeps the message while the lane is full. The others are refused or tried again anyway.
-    pub fn must_arrive(&self) -> bool {
+    pub fn must_deliver(&self) -> bool {
         match self {
             ToControl::Acted { .. }
             | ToControl::Wiped { .. }

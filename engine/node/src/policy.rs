@@ -117,7 +117,7 @@ pub struct Owner {
 
 impl Owner {
     /// Whether `principal` may do everything, in every keyspace and to the node itself.
-    pub fn may_everything(&self, principal: Principal) -> bool {
+    pub fn is_superuser(&self, principal: Principal) -> bool {
         self.dev || self.is_operator(principal)
     }
 
@@ -149,7 +149,7 @@ impl CompiledPolicy {
 
     /// What `principal` may do.
     pub fn rights(&self, owner: &Owner, principal: Principal) -> Grants {
-        if owner.may_everything(principal) {
+        if owner.is_superuser(principal) {
             return Grants::ALL;
         }
         self.0

@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use keyway_core::Instant as Moment;
-use keyway_node::hot::{PLACES_MAX, SpaceSaving, Tally};
+use keyway_node::hot::{HotKeyCounter, PLACES_MAX, SpaceSaving};
 use keyway_protocol::HotBy;
 use keyway_protocol::limits::HOT_KEYS_MAX;
 
@@ -37,8 +37,9 @@ fn main() {
     ] {
         println!("\n{traffic}");
         let keys = at_random(keys);
-        let mut tallies: BTreeMap<u32, Tally> =
-            (1..=KEYSPACES).map(|id| (id, Tally::new(NOW))).collect();
+        let mut tallies: BTreeMap<u32, HotKeyCounter> = (1..=KEYSPACES)
+            .map(|id| (id, HotKeyCounter::new(NOW)))
+            .collect();
         let mut request = |key: &[u8]| {
             if let Some(tally) = tallies.get_mut(&black_box(KEYSPACES)) {
                 tally.request(NOW, key);

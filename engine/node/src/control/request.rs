@@ -92,7 +92,7 @@ impl Control {
         match asker.needed {
             Needed::Nothing => {}
             Needed::Grant(id, needed) => self.check_right(id, asker.who, needed)?,
-            Needed::Everything if self.owner.may_everything(asker.who) => {}
+            Needed::Everything if self.owner.is_superuser(asker.who) => {}
             Needed::Everything => return Err(forbidden(Grants::NONE)),
         }
         if asker
@@ -120,7 +120,7 @@ impl Control {
 
     /// Returns the rights of a principal in force in a keyspace.
     pub(super) fn rights(&self, who: Principal, id: u32) -> Grants {
-        if self.owner.may_everything(who) {
+        if self.owner.is_superuser(who) {
             return Grants::ALL;
         }
         let policy = self.in_force.policy(id);

@@ -23,7 +23,7 @@ const ENDED_MAX: usize = 65_536;
 const CHECK_BITS: u32 = 17;
 const NUMBER_BITS: u32 = 53 - 1 - CHECK_BITS;
 
-const OVERTAKEN: &str = "superseded by a later unlock";
+const SUPERSEDED: &str = "superseded by a later unlock";
 
 /// The status of an unlock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Tickets {
         let unlocks = self.of_keyspace.entry(keyspace).or_default();
         for unlock in unlocks.iter_mut() {
             if !unlock.is_over() && !unlock.awaits_shares() && !unlock.is_share_on_its_way() {
-                unlock.state = UnlockState::Failed(OVERTAKEN.to_owned());
+                unlock.state = UnlockState::Failed(SUPERSEDED.to_owned());
             }
         }
         if unlocks.len() == TICKETS_MAX {
@@ -358,7 +358,7 @@ mod tests {
         let first = tickets.start(PROD, false, ALICE);
         assert_eq!(state(&tickets, first), Some(ASKING));
         let second = tickets.start(PROD, false, ALICE);
-        assert_eq!(state(&tickets, first), Some(failed(OVERTAKEN)));
+        assert_eq!(state(&tickets, first), Some(failed(SUPERSEDED)));
         assert!(
             !tickets.note(PROD, first, UnlockState::Opened),
             "it has ended"
@@ -366,14 +366,14 @@ mod tests {
         assert_eq!(tickets.latest(PROD), Some(&ASKING));
         // A share that is being checked for a second time has done its part.
         let share = tickets.start(PROD, true, ALICE);
-        assert_eq!(state(&tickets, second), Some(failed(OVERTAKEN)));
+        assert_eq!(state(&tickets, second), Some(failed(SUPERSEDED)));
         let asking = UnlockState::Asking {
             attempts: 1,
             last_error: None,
         };
         assert!(tickets.note(PROD, share, asking));
         tickets.start(PROD, false, ALICE);
-        assert_eq!(state(&tickets, share), Some(failed(OVERTAKEN)));
+        assert_eq!(state(&tickets, share), Some(failed(SUPERSEDED)));
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl Control {
             },
             (Stage::Resting, Event::Rested) => match self.epoch_of(id) == unlock.epoch {
                 true => waits(self.request_unlock_deks(work, id)),
-                false => Next::Failed(overtaken()),
+                false => Next::Failed(superseded()),
             },
             (Stage::Wiping(deks), Event::Acknowledged) => self.write_unlock(work, &unlock, deks),
             (Stage::Writing(deks), Event::Settled(outcome)) => {
@@ -248,7 +248,7 @@ impl Control {
     fn deks_proven(&mut self, work: WorkId, unlock: &Unlock, deks: Deks) -> Next {
         let id = unlock.id;
         if self.epoch_of(id) != unlock.epoch {
-            return Next::Failed(overtaken());
+            return Next::Failed(superseded());
         }
         let state = self.keyspaces.get(&id).map(|governed| governed.state);
         if let Some(State::Locking { since }) = state {
@@ -261,7 +261,7 @@ impl Control {
     fn write_unlock(&mut self, work: WorkId, unlock: &Unlock, deks: Deks) -> Next {
         let id = unlock.id;
         if self.epoch_of(id) != unlock.epoch {
-            return Next::Failed(overtaken());
+            return Next::Failed(superseded());
         }
         // The right may have been withdrawn since it began; the command was already answered with the ticket.
         if let Err((_, why)) = self.check_right(id, unlock.request.who, Grants::UNLOCK) {
@@ -290,7 +290,7 @@ impl Control {
             return Next::Failed(KmsFailure::of_catalogue(&why));
         }
         if self.epoch_of(id) != unlock.epoch {
-            return Next::Failed(overtaken());
+            return Next::Failed(superseded());
         }
         // If it was locked, the write has opened it.
         let state = self.keyspaces.get(&id).map(|governed| governed.state);
@@ -307,7 +307,7 @@ impl Control {
     fn shards_opened(&mut self, unlock: &Unlock, deks: Deks) -> Next {
         let id = unlock.id;
         if self.epoch_of(id) != unlock.epoch {
-            return Next::Failed(overtaken());
+            return Next::Failed(superseded());
         }
         if let Some(governed) = self.keyspaces.get_mut(&id)
             && governed.lease == Lease::Available
@@ -347,7 +347,7 @@ impl Control {
         }
         let ticket = unlock.request.ticket;
         if self.epoch_of(id) != unlock.epoch || !self.beside.tickets.note(id, ticket, state) {
-            return Next::Failed(overtaken());
+            return Next::Failed(superseded());
         }
         self.works.rest(work, self.now.instant.plus_us(wait_us));
         Next::Waits(Stage::Resting)
@@ -428,7 +428,7 @@ fn waits(stage: Result<Stage, KmsFailure>) -> Next {
     }
 }
 
-fn overtaken() -> KmsFailure {
+fn superseded() -> KmsFailure {
     KmsFailure::own(
         FailureClass::Locked,
         "the keyspace was locked or unlocked again in the meantime",

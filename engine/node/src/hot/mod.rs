@@ -84,7 +84,7 @@ impl RankedKey {
 
 /// The hot keys of one keyspace on one shard.
 #[derive(Debug)]
-pub struct Tally {
+pub struct HotKeyCounter {
     began: Instant,
     /// End of the current window.
     ends_at: Instant,
@@ -109,17 +109,17 @@ impl Window {
     }
 }
 
-impl Default for Tally {
+impl Default for HotKeyCounter {
     fn default() -> Self {
-        Tally::new(Instant::ZERO)
+        HotKeyCounter::new(Instant::ZERO)
     }
 }
 
-impl Tally {
+impl HotKeyCounter {
     /// Of nothing, from now on.
-    pub fn new(now: Instant) -> Tally {
+    pub fn new(now: Instant) -> HotKeyCounter {
         let places = PLACES_MAX;
-        Tally {
+        HotKeyCounter {
             began: now,
             ends_at: end_of_window(now),
             places,
@@ -130,7 +130,7 @@ impl Tally {
     }
 
     /// Has sketches hold so many keys, from the next window on.
-    pub fn use_places(&mut self, places: usize) {
+    pub fn set_capacity(&mut self, places: usize) {
         self.places = places;
     }
 
@@ -138,7 +138,7 @@ impl Tally {
     #[inline]
     pub fn request(&mut self, now: Instant, key_id: &[u8]) {
         self.turn(now);
-        if let Some(weight) = self.sampler.weigh() {
+        if let Some(weight) = self.sampler.sample() {
             self.current.one_in = self.sampler.one_in();
             self.add(HotBy::Requests, key_id, weight);
         }
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn each_order_has_its_own_first_and_tells_the_other_figures_too() {
-        let mut tally = Tally::new(START);
+        let mut tally = HotKeyCounter::new(START);
         for _ in 0..5 {
             tally.request(START, b"asked");
         }
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_key_is_told_of_for_one_to_two_minutes() {
-        let mut tally = Tally::new(START);
+        let mut tally = HotKeyCounter::new(START);
         tally.request(START, b"early");
         let late = START.plus_us(WINDOW_US - 1);
         tally.request(late, b"late");
@@ -310,8 +310,8 @@ mod tests {
     /// The bounds of both windows add up, also if a key is in only one of them.
     #[test]
     fn over_two_windows_the_true_count_lies_within_the_bounds() {
-        let mut tally = Tally::new(START);
-        tally.use_places(16);
+        let mut tally = HotKeyCounter::new(START);
+        tally.set_capacity(16);
         let next = START.plus_us(WINDOW_US);
         // The second window has the sketch of 16 places, and more keys than that.
         for (now, asked) in [(START, 0..40_u32), (next, 20..60)] {
@@ -341,12 +341,12 @@ mod tests {
 
     #[test]
     fn a_busy_keyspace_says_that_it_was_sampled() {
-        let mut tally = Tally::new(START);
+        let mut tally = HotKeyCounter::new(START);
         for n in 0..100_000 {
             tally.request(START, if n % 4 == 0 { b"quiet" } else { b"loud!" });
         }
         let share = tally.share(0, START, HotBy::Requests, 9);
-        assert_eq!(share.requests_counted_one_in, sampler::ONE_IN);
+        assert_eq!(share.requests_counted_one_in, sampler::SAMPLING_PERIOD);
         assert_eq!(names(&share), ["loud!", "quiet"]);
         let loud = count(&share, "loud!", HotBy::Requests);
         assert!(loud.abs_diff(75_000) < 6 * 4 * 274, "{loud}");

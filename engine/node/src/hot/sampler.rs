@@ -7,7 +7,7 @@
 pub const EXACT_MAX: u32 = 4_096;
 
 /// After that, one request in this many is sampled, and counted as this many.
-pub const ONE_IN: u32 = 16;
+pub const SAMPLING_PERIOD: u32 = 16;
 
 /// Picks requests.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Sampler {
 
     /// For one more request: what it counts as, if it is to be counted.
     #[inline]
-    pub fn weigh(&mut self) -> Option<u64> {
+    pub fn sample(&mut self) -> Option<u64> {
         if self.exact_left > 0 {
             self.exact_left -= 1;
             if self.exact_left == 0 {
@@ -48,13 +48,13 @@ impl Sampler {
             return None;
         }
         self.skip = self.draw();
-        Some(u64::from(ONE_IN))
+        Some(u64::from(SAMPLING_PERIOD))
     }
 
     /// One of how many is counted now.
     pub fn one_in(&self) -> u32 {
         match self.exact_left {
-            0 => ONE_IN,
+            0 => SAMPLING_PERIOD,
             _ => 1,
         }
     }
@@ -66,7 +66,7 @@ impl Sampler {
             .random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        (self.random >> 33) as u32 % (2 * ONE_IN - 1)
+        (self.random >> 33) as u32 % (2 * SAMPLING_PERIOD - 1)
     }
 }
 
@@ -79,11 +79,11 @@ mod tests {
         let mut sampler = Sampler::new(1);
         for _ in 0..EXACT_MAX {
             assert_eq!(sampler.one_in(), 1);
-            assert_eq!(sampler.weigh(), Some(1));
+            assert_eq!(sampler.sample(), Some(1));
         }
-        assert_eq!(sampler.one_in(), ONE_IN);
+        assert_eq!(sampler.one_in(), SAMPLING_PERIOD);
         sampler.restart();
-        assert_eq!(sampler.weigh(), Some(1));
+        assert_eq!(sampler.sample(), Some(1));
     }
 
     /// Requests that come in turn, for keys of any number, are each counted about as often as they come.
@@ -94,7 +94,7 @@ mod tests {
             let mut sampler = Sampler::new(keys);
             let mut counted = vec![0; keys as usize];
             for request in 0..ROUNDS * keys {
-                counted[(request % keys) as usize] += sampler.weigh().unwrap_or(0);
+                counted[(request % keys) as usize] += sampler.sample().unwrap_or(0);
             }
             for (key, counted) in counted.into_iter().enumerate() {
                 // Six times the standard deviation of one in sixteen, √(15 × 40,000).

@@ -160,7 +160,7 @@ impl<P: Port> Shard<P> {
                 inbound.take_emergencies(|frame, received_at| {
                     let may = may_more && self.may_take_emergency(at);
                     if may {
-                        self.unit(|shard| shard.take_frame(scope, at, frame, received_at));
+                        self.unit(|shard| shard.dispatch_frame(scope, at, frame, received_at));
                         has_taken = true;
                         may_more = self.timed.now() < until;
                     }
@@ -168,13 +168,13 @@ impl<P: Port> Shard<P> {
                 });
             } else if inbound.may_have_frame() && self.may_take(at) {
                 let taken = inbound.take_next(|frame, received_at| {
-                    self.unit(|shard| shard.take_frame(scope, at, frame, received_at));
+                    self.unit(|shard| shard.dispatch_frame(scope, at, frame, received_at));
                 });
                 match taken {
                     Ok(taken) => has_taken |= taken,
                     Err(error) => {
                         let id = RequestFrame::request_id_at(inbound.rest()).unwrap_or(0);
-                        self.unit(|shard| shard.lose_stream(at, id, &error));
+                        self.unit(|shard| shard.reject_stream(at, id, &error));
                     }
                 }
             } else {

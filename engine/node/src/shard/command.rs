@@ -64,14 +64,14 @@ impl<P: Port> Shard<P> {
             _ => Vec::new(),
         };
         match command_of(frame.keyspace_id, request, visible) {
-            Ok(command) => self.ask_control(asked, command),
+            Ok(command) => self.send_to_control(asked, command),
             Err(text) => self
                 .out
                 .refuse(asked.responder, Status::BadRequest, text.into()),
         }
     }
 
-    fn ask_control(&mut self, asked: Asked<'_>, command: Command) {
+    fn send_to_control(&mut self, asked: Asked<'_>, command: Command) {
         let who = asked.allowed.who();
         let lane = command.lane();
         let is_operator = self.governed.owner.is_operator(who);

@@ -152,7 +152,7 @@ impl Effects {
 fn lane_of(message: &ToControl) -> Lane {
     match message {
         ToControl::Request(request) => request.command.lane(),
-        message if message.must_arrive() => Lane::Emergency,
+        message if message.must_deliver() => Lane::Emergency,
         _ => Lane::Ordinary,
     }
 }

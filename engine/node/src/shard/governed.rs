@@ -6,7 +6,7 @@ use std::ops::{Index, IndexMut};
 use keyway_core::Instant;
 
 use crate::connection::Standing;
-use crate::hot::{Tally, places_among};
+use crate::hot::{HotKeyCounter, places_among};
 use crate::ids::{Epoch, Opening, Revision};
 use crate::keyspace_change::KeyspaceChange;
 use crate::policy::{CompiledPolicy, Owner, Principal};
@@ -32,7 +32,7 @@ pub(crate) struct Governed {
     pub(crate) delete_wait_ms: u64,
     pub(crate) policy: CompiledPolicy,
     /// Which of its keys are hot.
-    pub(crate) tally: Tally,
+    pub(crate) tally: HotKeyCounter,
     /// Highest number of waiters so far.
     pub(crate) waiters_max: u64,
 }
@@ -102,14 +102,14 @@ impl Keyspaces {
             id: change.id,
             number: self.all.len(),
             ticket: change.ticket,
-            tally: Tally::new(now),
+            tally: HotKeyCounter::new(now),
             ..Governed::default()
         });
         self.by_id.insert(change.id, at);
         self.found.insert(change.id, at);
         let places = places_among(self.all.len());
         for at in self.all.places() {
-            self.all[at].tally.use_places(places);
+            self.all[at].tally.set_capacity(places);
         }
         at
     }
@@ -132,7 +132,7 @@ impl Keyspaces {
 
     /// Returns the ids of the keyspaces in which `principal` may do something, rising.
     pub(crate) fn visible(&self, principal: Principal) -> Vec<u32> {
-        if self.owner.may_everything(principal) {
+        if self.owner.is_superuser(principal) {
             return self.by_id.keys().copied().collect();
         }
         let ids = self.granted.get(&principal);
@@ -141,7 +141,7 @@ impl Keyspaces {
 
     /// Returns what `principal` is at this node.
     pub(crate) fn standing(&self, principal: Principal) -> Standing {
-        if self.owner.may_everything(principal) {
+        if self.owner.is_superuser(principal) {
             Standing::Master
         } else if self.granted.contains_key(&principal) {
             Standing::Granted

@@ -31,24 +31,24 @@ const _: () = assert!(
 );
 
 /// A claim on the shard's memory for held requests; given back when dropped.
-pub(crate) struct Claim {
+pub(crate) struct MemoryReservation {
     bytes: usize,
     total: Rc<Cell<usize>>,
 }
 
-impl Drop for Claim {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.total.set(self.total.get() - self.bytes);
     }
 }
 
 /// A whole request frame kept for later; wiped when dropped.
-pub(crate) struct HeldFrame {
+pub(crate) struct BufferedFrame {
     bytes: Vec<u8>,
-    _claim: Claim,
+    _claim: MemoryReservation,
 }
 
-impl HeldFrame {
+impl BufferedFrame {
     /// Returns the request, decoded again. It was encoded here, so it decodes.
     pub(crate) fn frame(&self) -> Option<RequestFrame<'_>> {
         let decoded = RequestFrame::decode(&self.bytes).ok().flatten();
@@ -71,7 +71,7 @@ impl HeldFrame {
     }
 }
 
-impl Drop for HeldFrame {
+impl Drop for BufferedFrame {
     fn drop(&mut self) {
         self.bytes.zeroize();
     }
@@ -83,7 +83,7 @@ pub struct Job {
     pub(crate) responder: Option<Responder>,
     /// The right to it, to be checked again when the wait is over.
     pub(crate) permit: Permit,
-    pub(crate) frame: HeldFrame,
+    pub(crate) frame: BufferedFrame,
     pub(crate) deadline: Option<Instant>,
     pub(crate) stage: Stage,
     /// Ends the wait, where the shard itself does.
@@ -94,7 +94,7 @@ impl Job {
     pub(crate) fn new(
         responder: Responder,
         permit: Permit,
-        frame: HeldFrame,
+        frame: BufferedFrame,
         deadline: Option<Instant>,
         stage: Stage,
     ) -> Self {
@@ -190,7 +190,11 @@ impl Jobs {
     }
 
     /// Keeps a copy of a request; `None` when the shard holds too much already. `reserved` bytes stay free for others.
-    pub(crate) fn hold(&self, frame: &RequestFrame<'_>, reserved: usize) -> Option<HeldFrame> {
+    pub(crate) fn buffer_frame(
+        &self,
+        frame: &RequestFrame<'_>,
+        reserved: usize,
+    ) -> Option<BufferedFrame> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).ok()?;
         let total = self.held_bytes.get() + bytes.len();
@@ -198,11 +202,11 @@ impl Jobs {
             return None;
         }
         self.held_bytes.set(total);
-        let claim = Claim {
+        let claim = MemoryReservation {
             bytes: bytes.len(),
             total: Rc::clone(&self.held_bytes),
         };
-        Some(HeldFrame {
+        Some(BufferedFrame {
             bytes,
             _claim: claim,
         })
@@ -210,10 +214,10 @@ impl Jobs {
 
     /// Keeps nothing, for a request that is answered without looking at it again. That needs no room, and leaves no copy of
     /// a secret behind.
-    pub(crate) fn hold_nothing(&self) -> HeldFrame {
-        HeldFrame {
+    pub(crate) fn hold_nothing(&self) -> BufferedFrame {
+        BufferedFrame {
             bytes: Vec::new(),
-            _claim: Claim {
+            _claim: MemoryReservation {
                 bytes: 0,
                 total: Rc::clone(&self.held_bytes),
             },

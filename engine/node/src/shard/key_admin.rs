@@ -62,7 +62,7 @@ impl<P: Port> Shard<P> {
             true => self.jobs.has_room_for_emergency(0),
             false => self.jobs.has_room_beside(0),
         };
-        let held = self.jobs.hold(frame, reserved).filter(|_| has_room);
+        let held = self.jobs.buffer_frame(frame, reserved).filter(|_| has_room);
         let Some(held) = held else {
             return self.refuse_as(asked.responder, overloaded(100_000));
         };

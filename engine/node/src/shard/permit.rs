@@ -95,7 +95,7 @@ impl Keyspaces {
                 // These show no more than the principal may see.
                 let is_anybodys =
                     matches!(opcode, Opcode::Hello | Opcode::Ping | Opcode::KeyspaceList);
-                if !is_anybodys && !self.owner.may_everything(who) {
+                if !is_anybodys && !self.owner.is_superuser(who) {
                     return Err((
                         Status::Forbidden,
                         "only the server's user and root may do this, over the Unix socket: run it as one of them with \
@@ -154,7 +154,7 @@ impl Keyspaces {
         at: Option<At<Governed>>,
     ) -> Result<Revision, Denied> {
         let Some(at) = at else {
-            return Err(match self.owner.may_everything(who) {
+            return Err(match self.owner.is_superuser(who) {
                 true => (Status::NoKeyspace, "there is no such keyspace"),
                 false => (Status::Forbidden, explain(needed)),
             });

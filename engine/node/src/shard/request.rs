@@ -22,7 +22,7 @@ use keyway_core::slots::Handle;
 
 impl<P: Port> Shard<P> {
     /// Takes one request of a connection.
-    pub(super) fn take_frame(
+    pub(super) fn dispatch_frame(
         &mut self,
         turn: &TurnScope,
         at: Handle<Connection>,
@@ -37,7 +37,7 @@ impl<P: Port> Shard<P> {
         let opcode = frame.opcode();
         let responder = self.responder_of(To::Connection(at), frame);
         match opcode {
-            Ok(Opcode::Hello) => self.greet(at, responder, frame),
+            Ok(Opcode::Hello) => self.handle_hello(at, responder, frame),
             _ if phase == Phase::Greeting => {
                 let text = "the first request must be HELLO".into();
                 self.out.refuse(responder, Status::BadRequest, text);
@@ -53,7 +53,7 @@ impl<P: Port> Shard<P> {
     }
 
     /// Answers bytes that are no frame, after which nothing of the connection can be trusted.
-    pub(super) fn lose_stream(
+    pub(super) fn reject_stream(
         &mut self,
         at: Handle<Connection>,
         request_id: u64,
@@ -81,7 +81,12 @@ impl<P: Port> Shard<P> {
         self.out.connections.release(at);
     }
 
-    fn greet(&mut self, at: Handle<Connection>, responder: Responder, frame: &RequestFrame<'_>) {
+    fn handle_hello(
+        &mut self,
+        at: Handle<Connection>,
+        responder: Responder,
+        frame: &RequestFrame<'_>,
+    ) {
         let accepted = match Request::decode(frame) {
             Ok(Request::Hello(hello)) => check_version(&hello),
             Ok(_) => return,
@@ -209,7 +214,7 @@ impl<P: Port> Shard<P> {
             false => self.jobs.has_room_beside(reserved(WAITING_RESERVED)),
         };
         let held = match has_room {
-            true => self.jobs.hold(frame, reserved(HELD_BYTES_RESERVED)),
+            true => self.jobs.buffer_frame(frame, reserved(HELD_BYTES_RESERVED)),
             false => None,
         };
         let Some(mut held) = held else {

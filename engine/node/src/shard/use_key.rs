@@ -34,7 +34,7 @@ pub(crate) struct Asked<'turn> {
 
 impl Asked<'_> {
     /// Returns the job to park.
-    pub(crate) fn into_job(self, frame: super::job::HeldFrame, stage: Stage) -> Job {
+    pub(crate) fn into_job(self, frame: super::job::BufferedFrame, stage: Stage) -> Job {
         let permit = self.allowed.park();
         Job::new(self.responder, permit, frame, self.deadline, stage)
     }
@@ -84,7 +84,7 @@ impl<P: Port> Shard<P> {
             tasks: &mut self.tasks,
         };
         match verdict {
-            Verdict::Serve(grant) => hands.carry_out(asked, operation, &grant, pace),
+            Verdict::Serve(grant) => hands.run_operation(asked, operation, &grant, pace),
             Verdict::Refuse(refusal) => {
                 hands
                     .out
@@ -104,7 +104,7 @@ impl<P: Port> Shard<P> {
             governed.waiters_max = governed.waiters_max.max(waiters);
             governed.tally.wait(now, &frame.key_id);
         }
-        match self.jobs.hold(frame, HELD_BYTES_RESERVED) {
+        match self.jobs.buffer_frame(frame, HELD_BYTES_RESERVED) {
             Some(held) => {
                 let job = asked.into_job(held, Stage::Waiting);
                 self.jobs.park(job);
@@ -122,7 +122,7 @@ impl<P: Port> Hands<'_, P> {
     ///
     /// The clock is read again after the operation: a result that was made when the key's time was over is wiped and does
     /// not leave.
-    pub(super) fn carry_out(
+    pub(super) fn run_operation(
         self,
         asked: Asked<'_>,
         operation: &Operation<'_>,
@@ -167,7 +167,7 @@ impl<P: Port> Hands<'_, P> {
     }
 
     fn queue_slow(self, asked: Asked<'_>, frame: &RequestFrame<'_>) {
-        let held = self.jobs.hold(frame, HELD_BYTES_RESERVED);
+        let held = self.jobs.buffer_frame(frame, HELD_BYTES_RESERVED);
         let (Some(held), Some(of)) = (
             held.filter(|_| self.slow.has_room()),
             asked.allowed.keyspace(),
@@ -182,7 +182,7 @@ impl<P: Port> Hands<'_, P> {
     /// Lets an encryption wait until the next block of its key's uses is written down: once in 16,777,216 encryptions of
     /// a key, and at its first since the start.
     fn wait_for_uses(self, asked: Asked<'_>, frame: &RequestFrame<'_>, version: u32) {
-        let held = self.jobs.hold(frame, HELD_BYTES_RESERVED);
+        let held = self.jobs.buffer_frame(frame, HELD_BYTES_RESERVED);
         let Some(held) = held.filter(|_| self.jobs.unreserved < UNRESERVED_MAX) else {
             return self.refuse(asked, overloaded(100_000));
         };

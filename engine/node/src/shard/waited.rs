@@ -65,7 +65,7 @@ impl<P: Port> Shard<P> {
                         frame: &frame,
                         request: &request,
                     };
-                    hands.carry_out(asked, &operation, &grant, Pace::Fast);
+                    hands.run_operation(asked, &operation, &grant, Pace::Fast);
                 }
             }
             Outcome::Dek => {

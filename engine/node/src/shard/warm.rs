@@ -217,7 +217,7 @@ impl<P: Port> Shard<P> {
     }
 
     /// Makes the last survey, at the end.
-    pub fn survey_at_once(&mut self) {
+    pub fn report_hot_keys(&mut self) {
         if self.core.is_broken() {
             return;
         }

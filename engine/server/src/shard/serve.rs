@@ -344,7 +344,7 @@ impl Driver {
 
     async fn close(self: &Rc<Self>) {
         self.stop.is_stopping.set(true);
-        self.shard.borrow_mut().survey_at_once();
+        self.shard.borrow_mut().report_hot_keys();
         self.carry_out();
         self.sockets
             .open
