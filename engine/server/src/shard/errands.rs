@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use keyway_errands::{list, of_put, put, read, revoked_at};
 use keyway_keys::{Algorithm, Reservation, Reserving, UseLedger, generate_rsa_pkcs8};
-use keyway_node::port::{Blob, Expect, Found, Generated, Page, ReadError, Row, Write, WriteError};
+use keyway_node::port::{Generated, WriteError};
 use keyway_node::shard::{Done, Errand, OwnedName, TaskId};
-use keyway_store::{BlobLog, Lookup, PutError};
+use keyway_store::{BlobLog, PutError};
 
 use super::Driver;
-use super::port::{of_keys, of_put, state_of};
+use super::port::of_keys;
 use crate::runtime::files::RingFiles;
 use crate::runtime::tasks;
 
@@ -52,10 +53,7 @@ impl Driver {
         match errand {
             Errand::Read(name) => Done::Read(read(&self.log, &name).await),
             Errand::Put(name, write) => Done::Put(put(&self.log, &name, write).await),
-            Errand::RevokedAt(name) => {
-                let revoked_at = self.log.revoked_at(name.keyspace, &name.key_id).await;
-                Done::RevokedAt(revoked_at.map_err(|error| WriteError::Store(error.to_string())))
-            }
+            Errand::RevokedAt(name) => Done::RevokedAt(revoked_at(&self.log, &name).await),
             Errand::List {
                 keyspace,
                 cursor,
@@ -83,60 +81,6 @@ impl Driver {
             self.uses.forget_idle();
         }
     }
-}
-
-async fn read(log: &Log, name: &OwnedName) -> Result<Found, ReadError> {
-    match log.get(name.keyspace, &name.key_id).await {
-        Ok(Lookup::Blob(blob)) => Ok(Found::Blob(Blob {
-            version: blob.version,
-            revision: blob.revision,
-            bytes: blob.bytes().to_vec(),
-        })),
-        Ok(Lookup::Missing) => Ok(Found::Missing),
-        Ok(Lookup::Revoked { .. }) => Ok(Found::Revoked),
-        Err(error @ keyway_store::ReadError::Damaged { .. }) => {
-            Err(ReadError::Damaged(error.to_string()))
-        }
-        Err(error) => Err(ReadError::Io(error.to_string())),
-    }
-}
-
-async fn put(log: &Log, name: &OwnedName, write: Write) -> Result<u32, WriteError> {
-    let (keyspace, key_id) = (name.keyspace, &*name.key_id);
-    let stored = match write {
-        Write::Blob { sealed, expect } => {
-            let expect = match expect {
-                Expect::Absent => keyway_store::Expect::Absent,
-                Expect::Revision(version, revision) => {
-                    keyway_store::Expect::Revision(version, revision)
-                }
-            };
-            log.put_blob(keyspace, key_id, sealed.version, sealed.bytes, expect)
-                .await
-        }
-        // The log has let it in; this waits until it is durable.
-        Write::Revocation => log.put_revoked(keyspace, key_id).await,
-        Write::Deletion => log.put_deleted(keyspace, key_id).await,
-    };
-    stored.map(|stored| stored.version).map_err(of_put)
-}
-
-async fn list(log: &Log, keyspace: u32, cursor: &[u8], rows_max: usize) -> Result<Page, String> {
-    let page = log.list(cursor, rows_max, Some(keyspace)).await;
-    let page = page.map_err(|error| error.to_string())?;
-    let rows = page.rows.into_iter().map(|row| Row {
-        key_id: row.key_id,
-        blob: Blob {
-            version: row.version,
-            revision: row.revision,
-            bytes: row.blob,
-        },
-        state: state_of(row.state),
-    });
-    Ok(Page {
-        rows: rows.collect(),
-        cursor: page.cursor,
-    })
 }
 
 /// RSA keys take up to seconds to make: off the shard's thread.

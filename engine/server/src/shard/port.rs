@@ -9,12 +9,12 @@ use keyway_keys::{
 };
 use keyway_node::messages::DekBytes;
 use keyway_node::port::{
-    Blob, BlobHead, Cost, KeyState, Known, Making, Name, NoRoom, OpError, OpenError, Operation,
-    Port, Seal, Sealed, Secret, WriteError,
+    Blob, BlobHead, Cost, Known, Making, Name, NoRoom, OpError, OpenError, Operation, Port, Seal,
+    Sealed, Secret, WriteError,
 };
 use keyway_node::shard::Use;
 use keyway_protocol::{InputKind, KeyVersions, Material, NewKey, Request, Status};
-use keyway_store::{BlobLog, PutError};
+use keyway_store::BlobLog;
 
 use crate::clock;
 use crate::plant;
@@ -184,17 +184,11 @@ impl Port for Keys {
     }
 
     fn known(&self, name: Name<'_>) -> Option<Known> {
-        let known = self.log.version_of(name.keyspace, name.key_id)?;
-        Some(Known {
-            version: known.version,
-            revision: known.revision,
-            state: state_of(known.state),
-        })
+        keyway_errands::known(&self.log, name)
     }
 
     fn revoke(&self, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
-        let revoked = self.log.revoke(name.keyspace, name.key_id, unix_ms);
-        revoked.map(drop).map_err(of_put)
+        keyway_errands::revoke(&self.log, name, unix_ms)
     }
 
     #[inline]
@@ -337,16 +331,6 @@ fn status_of(error: &keyway_keys::OpError) -> Status {
     }
 }
 
-/// What the log says of a key, as the node has it.
-pub(super) fn state_of(state: keyway_store::KeyState) -> KeyState {
-    match state {
-        keyway_store::KeyState::Live => KeyState::Live,
-        keyway_store::KeyState::Revoked => KeyState::Revoked,
-        keyway_store::KeyState::Deleted => KeyState::Deleted,
-        keyway_store::KeyState::Damaged => KeyState::Damaged,
-    }
-}
-
 pub(super) fn of_keys(error: KeyError) -> WriteError {
     match error {
         KeyError::Open(open) => of_open(open),
@@ -364,23 +348,5 @@ fn of_open(error: keyway_keys::OpenError) -> WriteError {
     match error.is_transient() {
         true => WriteError::Overloaded(error.to_string()),
         false => WriteError::Invalid(error.to_string()),
-    }
-}
-
-pub(super) fn of_put(error: PutError) -> WriteError {
-    match error {
-        PutError::Conflict { .. } => WriteError::Conflict(
-            "the key was changed by another request at the same time; look at it, then try again"
-                .to_owned(),
-        ),
-        PutError::NotFound => WriteError::NotFound,
-        PutError::Revoked => WriteError::Revoked,
-        PutError::Overloaded => WriteError::Overloaded(error.to_string()),
-        PutError::VersionBehind { .. } | PutError::NotRevoked => {
-            WriteError::Conflict(error.to_string())
-        }
-        PutError::NotPersisted(_) => WriteError::NotPersisted(error.to_string()),
-        PutError::Unknown(_) => WriteError::Unknown(error.to_string()),
-        _ => WriteError::Store(error.to_string()),
     }
 }

@@ -1,8 +1,9 @@
 //! One shard's blob log, in virtual time.
 
-use super::errands::{of_put, run, state_of};
+use super::errands::run;
 use super::executor::{Executor, finish};
 use super::mood::Decider;
+use keyway_errands::state_of;
 use keyway_node::port::{KeyState, Known, Name, Sealed, Write, WriteError};
 use keyway_node::shard::{Done, Errand};
 use keyway_store::virtual_files::VirtualFiles;
@@ -206,12 +207,7 @@ impl<T: 'static> SimLog<T> {
     /// Returns what the index has of a key.
     #[must_use]
     pub fn known(&self, name: Name<'_>) -> Option<Known> {
-        let known = self.log.version_of(name.keyspace, name.key_id)?;
-        Some(Known {
-            version: known.version,
-            revision: known.revision,
-            state: state_of(known.state),
-        })
+        keyway_errands::known(&self.log, name)
     }
 
     /// Revokes a key, from now on.
@@ -219,8 +215,7 @@ impl<T: 'static> SimLog<T> {
     /// # Errors
     /// Nothing has changed.
     pub fn revoke(&self, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
-        let revoked = self.log.revoke(name.keyspace, name.key_id, unix_ms);
-        revoked.map(drop).map_err(of_put)
+        keyway_errands::revoke(&self.log, name, unix_ms)
     }
 
     /// Takes the blobs that have been acknowledged since the last look.
