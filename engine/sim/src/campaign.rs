@@ -1,13 +1,36 @@
 //! Runs many seeds on many threads, with progress, and shows the outcome.
 
+use clap::Args;
 use keyway_sim::{INVARIANTS, Violation};
 use serde_json::{Value, json};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// How many histories to run, on how many threads, and where the results go.
+#[derive(Args)]
+pub struct Extent {
+    /// How many
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// Threads; by default one for each core
+    #[arg(long)]
+    pub jobs: Option<usize>,
+    /// Where to write the results, as JSON
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+impl Extent {
+    /// Returns the seeds to run, of which `from` is the first.
+    pub fn seeds_from(&self, from: u64) -> Range<u64> {
+        from..from.saturating_add(self.seeds)
+    }
+}
 
 /// The totals of histories of one kind.
 pub trait Totals: Default + Send {

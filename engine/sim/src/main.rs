@@ -9,7 +9,7 @@ mod picture;
 mod replayable;
 mod report;
 
-use campaign::Campaign;
+use campaign::{Campaign, Extent};
 use clap::{Parser, Subcommand};
 use control_totals::ControlTotals;
 use core_totals::CoreTotals;
@@ -37,18 +37,11 @@ struct Args {
 enum Command {
     /// Run the histories of many seeds; stops at the first that breaks a promise, and shrinks it
     Run {
-        /// How many
-        #[arg(long, default_value_t = 1_000)]
-        seeds: u64,
+        #[command(flatten)]
+        extent: Extent,
         /// The first one; those below 200,000 are histories of before something was added
         #[arg(long, default_value_t = NEWEST_FROM)]
         from: u64,
-        /// Threads; by default one for each core
-        #[arg(long)]
-        jobs: Option<usize>,
-        /// Where to write the results, as JSON
-        #[arg(long)]
-        json: Option<PathBuf>,
         /// Fail unless every pair of state and input was reached, or is known to be impossible; with
         /// 100,000 seeds and more that is demanded anyway
         #[arg(long)]
@@ -101,17 +94,15 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let passed = match Args::parse().command {
         Command::Run {
-            seeds,
+            extent,
             from,
-            jobs,
-            json,
             coverage,
             svg,
             no_shrink,
         } => run(
-            from..from.saturating_add(seeds),
-            jobs,
-            json.as_deref(),
+            extent.seeds_from(from),
+            extent.jobs,
+            extent.json.as_deref(),
             svg.as_deref(),
             coverage,
             !no_shrink,

@@ -1,11 +1,10 @@
 //! Histories that are run, shown and replayed in the same way: those of control, of the blob logs and of the node.
 
-use crate::campaign::{Campaign, Totals};
+use crate::campaign::{Campaign, Extent, Totals};
 use crate::report;
 use clap::Args;
 use keyway_sim::Violation;
 use serde_json::Value;
-use std::path::PathBuf;
 
 /// A kind of history with a subcommand of its own.
 pub trait Replayable: Totals {
@@ -27,18 +26,11 @@ pub trait Replayable: Totals {
 /// Which histories to run, or which one to show.
 #[derive(Args)]
 pub struct Histories {
-    /// How many
-    #[arg(long, default_value_t = 1_000)]
-    seeds: u64,
+    #[command(flatten)]
+    extent: Extent,
     /// The first one
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Threads; by default one for each core
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Where to write the results, as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
     /// Show this one history as text instead
     #[arg(long)]
     replay: Option<u64>,
@@ -57,9 +49,8 @@ impl Histories {
             }
             return violation.is_none();
         }
-        let seeds = self.from..self.from.saturating_add(self.seeds);
-        let campaign = Campaign::<T>::run(seeds, self.jobs);
-        let written = report::write(self.json.as_deref(), || {
+        let campaign = Campaign::<T>::run(self.extent.seeds_from(self.from), self.extent.jobs);
+        let written = report::write(self.extent.json.as_deref(), || {
             campaign.json(campaign.totals.json(), None)
         });
         campaign.summary(T::NAME);

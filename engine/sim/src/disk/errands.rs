@@ -1,4 +1,4 @@
-//! What a shard asks its log for, carried out by what the server uses; and use counts, which it does otherwise.
+//! A shard's errands at its log: those that the server runs in the same way, and the reservation of use counts.
 
 use super::log::Ended;
 use keyway_errands::{list, of_put, put, read, revoked_at};
