@@ -516,6 +516,18 @@ fn a_server_that_says_nothing_is_told_as_that() {
     let told = err(&output);
     assert!(told.contains("no answer in the time allowed"), "{told}");
     assert!(told.contains("--timeout"), "{told}");
+    let output = keyway()
+        .args(["--addr", &addr.to_string(), "status"])
+        .env("KEYWAY_TIMEOUT", "200ms")
+        .output()
+        .unwrap();
+    assert!(err(&output).contains("no answer in the time allowed"));
+    let invalid = keyway()
+        .arg("status")
+        .env("KEYWAY_TIMEOUT", "soon")
+        .output()
+        .unwrap();
+    assert_eq!(code(&invalid), 2);
     let path = format!("unix:/tmp/{}", "x".repeat(120));
     let output = keyway().args(["--addr", &path, "status"]).output().unwrap();
     assert!(err(&output).contains("at most 107 bytes, and this one has 125"));

@@ -230,6 +230,22 @@ fn three_share_holders_open_a_keyspace_and_each_ticket_shows_it() {
     }
 }
 
+/// A disk that was busy for four seconds failed every command, however long its client would have waited.
+#[test]
+fn command_waits_for_the_disk_as_long_as_its_client_does() {
+    for (deadline_us, before_us) in [(None, 3_000_000), (Some(30_000_000), 23_000_000)] {
+        let mut rig = Rig::new();
+        let deadline = deadline_us.map(|us| rig.now.instant.plus_us(us));
+        let command = Command::Lock { keyspace: PROD };
+        let locked = rig.command_until(deadline, OWNER, command);
+        while rig.act() | rig.wipe() {}
+        rig.pass(before_us);
+        assert_eq!(rig.answers.get(&locked), None, "{deadline_us:?}");
+        rig.pass(1_000_000);
+        assert_eq!(rig.answers[&locked][0].0, Status::NotPersisted);
+    }
+}
+
 /// A lease that ended before the keys were looked at left the ticket pending until the next lock.
 #[test]
 fn unlock_ends_even_if_the_lease_ends_before_its_keys_are_loaded() {

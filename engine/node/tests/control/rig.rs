@@ -164,12 +164,22 @@ impl Rig {
 
     /// Sends a command through shard 0. Returns its token.
     pub fn command(&mut self, who: Principal, command: Command) -> u64 {
+        self.command_until(None, who, command)
+    }
+
+    /// As [`Rig::command`], with a deadline.
+    pub fn command_until(
+        &mut self,
+        deadline: Option<Instant>,
+        who: Principal,
+        command: Command,
+    ) -> u64 {
         self.last_token += 1;
         let token = self.last_token;
         let request = Request {
             token,
             who,
-            deadline: None,
+            deadline,
             command,
         };
         self.from(0, ToControl::Request(request));

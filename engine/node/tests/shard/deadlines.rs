@@ -98,7 +98,11 @@ fn what_arrives_after_a_request_does_not_prolong_its_deadline() {
 /// A revocation is in force at once; its answer waited for as long as the disk hung.
 #[test]
 fn a_revocation_that_the_disk_holds_up_is_answered_as_in_force_but_not_written() {
-    for (deadline_us, silent_ticks, more_ticks) in [(DEADLINE_US, 4, 2), (0, 3_800, 300)] {
+    for (deadline_us, silent_ticks, more_ticks) in [
+        (DEADLINE_US, 4, 2),
+        (0, 3_800, 300),
+        (10_000_000, 7_800, 300),
+    ] {
         let mut rig = Rig::new();
         let (at, warm) = rig.connect_and_sign(OWNER, "warm");
         rig.keeps_errands = true;
