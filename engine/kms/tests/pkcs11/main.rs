@@ -448,7 +448,7 @@ fn a_module_that_hangs_holds_up_nobody() {
 
 #[test]
 fn cancelled_callers_do_not_affect_others() {
-    at_token("callers_who_leave_disturb_nobody", async |hsm| {
+    at_token("cancelled_callers_do_not_affect_others", async |hsm| {
         let kms = opened(hsm, settings(hsm)).await;
         let Wrapped(wrapped) = wrap(&kms, 6).await.unwrap();
         for _ in 0..100 {
