@@ -120,6 +120,7 @@ pub async fn list<F: Files>(
     Ok(Page {
         rows: rows.collect(),
         cursor: page.cursor,
+        unsettled: page.unsettled,
     })
 }
 

@@ -19,6 +19,8 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Where the next page begins; empty at the end. To be handed back as it is.
     pub cursor: Vec<u8>,
+    /// A write failed and could not be truncated: the next start may find records that the rows do not show.
+    pub unsettled: bool,
 }
 
 /// A key in a listing.
@@ -34,7 +36,8 @@ pub struct Row {
     pub revision: u64,
     /// Whether it can be used.
     pub state: KeyState,
-    /// Its blob if it is live, else empty.
+    /// Its durable blob. A revoked key has one until its revocation is durable, since a crash may undo that. Empty if
+    /// there is none, or if it is damaged.
     pub blob: Vec<u8>,
 }
 
@@ -76,12 +79,16 @@ impl<F: Files> BlobLog<F> {
             read_bytes += entry.record_len as usize;
             if read_bytes >= LIST_READ_BYTES_MAX {
                 page.cursor = encode_cursor(tag, hash.position());
-                return Ok(page);
+                break;
             }
         }
-        if let Some(next) = walk.next {
+        if let Some(next) = walk.next
+            && page.cursor.is_empty()
+        {
             page.cursor = encode_cursor(tag, next);
         }
+        // Last, so that it covers all rows.
+        page.unsettled = self.shared.state.borrow().disk.is_broken;
         Ok(page)
     }
 
@@ -113,11 +120,11 @@ impl<F: Files> BlobLog<F> {
         let place = segment::place(&self.shared.options, entry.segment);
         let head = record::parse_head(record, place, entry.offset).ok()?;
         let blob_at = HEAD_LEN + usize::from(head.key_id_len);
-        let is_live = entry.state == KeyState::Live;
-        let is_whole = head.kind == Kind::Blob
+        let is_whole = entry.state != KeyState::Damaged
+            && head.kind == Kind::Blob
             && head.record_len() as usize == record.len()
             && record::is_body_intact(record, place, entry.offset);
-        let blob = match is_live && is_whole {
+        let blob = match is_whole {
             true => record[blob_at..].to_vec(),
             false => Vec::new(),
         };
@@ -126,9 +133,9 @@ impl<F: Files> BlobLog<F> {
             key_id: record.get(HEAD_LEN..blob_at)?.to_vec(),
             version: entry.version,
             revision: entry.revision,
-            state: match is_live && !is_whole {
-                true => KeyState::Damaged,
-                false => entry.state,
+            state: match entry.state {
+                KeyState::Live if !is_whole => KeyState::Damaged,
+                state => state,
             },
             blob,
         })

@@ -44,6 +44,7 @@ pub(super) fn ended(errand: &Errand, how: u8) -> Done {
                 })
                 .collect(),
             cursor: vec![1; usize::from(how >> 3 & 1)],
+            unsettled: how >> 6 == 3,
         })),
         Errand::Generate(_) if failed => Done::Generated(Err(error())),
         Errand::Generate(_) => Done::Generated(Ok(vec![1; 40].into())),

@@ -58,7 +58,11 @@ impl<P: Port> Shard<P> {
         let port = &self.timed.port;
         self.out.answer(responder, |payload| {
             let rows = page.rows.iter().filter_map(|row| {
-                let head = port.head_of(&row.blob.bytes).ok();
+                // A revoked key still has its blob until the revocation is written.
+                let head = match row.state {
+                    KeyState::Live => port.head_of(&row.blob.bytes).ok(),
+                    _ => None,
+                };
                 Some(KeyRow {
                     key_id: std::str::from_utf8(&row.key_id).ok()?,
                     key_version: row.blob.version,

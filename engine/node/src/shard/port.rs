@@ -301,6 +301,8 @@ pub struct Page {
     pub rows: Vec<Row>,
     /// Where the next page begins; empty at the end.
     pub cursor: Vec<u8>,
+    /// A write failed and may still be in the log: the next start may find records that the rows do not show.
+    pub unsettled: bool,
 }
 
 /// A key in a page.
@@ -308,7 +310,8 @@ pub struct Page {
 pub struct Row {
     /// Its id.
     pub key_id: Vec<u8>,
-    /// Its blob; empty unless it is live.
+    /// Its durable blob. A revoked key has one until its revocation is durable. Empty if there is none, or if it is
+    /// damaged.
     pub blob: Blob,
     /// Whether it can be used.
     pub state: KeyState,

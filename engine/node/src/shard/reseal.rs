@@ -6,7 +6,7 @@
 
 use super::Shard;
 use super::effect::{Done, Errand, OwnedName};
-use super::port::{Expect, KeyState, Name, Page, Port, Row, Seal, Write, WriteError};
+use super::port::{Expect, KeyState, Name, Port, Row, Seal, Write, WriteError};
 use super::report::Report;
 use super::shelf::SealUnder;
 use super::tasks::{Pass, Task};
@@ -55,9 +55,14 @@ impl<P: Port> Shard<P> {
             pass.is_putting = false;
         }
         match done {
-            Done::Listed(Ok(Page { rows, cursor })) => {
-                pass.rows = rows.into();
-                pass.page.cursor = cursor;
+            // It may be a blob under an older DEK.
+            Done::Listed(Ok(page)) if page.unsettled => {
+                let error = "a write failed and may still be in the log".to_owned();
+                return self.end_pass(pass.question, Err(ResealError::Other(error)));
+            }
+            Done::Listed(Ok(page)) => {
+                pass.rows = page.rows.into();
+                pass.page.cursor = page.cursor;
             }
             Done::Listed(Err(error)) => {
                 return self.end_pass(pass.question, Err(ResealError::Other(error)));
@@ -81,13 +86,18 @@ impl<P: Port> Shard<P> {
             let Some(older) = head
                 .ok()
                 .map(|head| head.dek_generation)
-                .filter(|older| *older < pass.under.generation && row.state != KeyState::Revoked)
+                .filter(|older| *older < pass.under.generation)
             else {
                 continue;
             };
             pass.page.found += 1;
             if pass.work == ResealWork::Count {
                 continue;
+            }
+            if row.state == KeyState::Revoked {
+                // Until the revocation is written, a crash may undo it.
+                let error = "a revocation is in force and not written yet".to_owned();
+                return self.end_pass(pass.question, Err(ResealError::Other(error)));
             }
             match self.reseal(pass.under, older, &row) {
                 Ok(Resealing::Put(name, write)) => {

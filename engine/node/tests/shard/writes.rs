@@ -1,7 +1,7 @@
 //! Writes of keys: checks right before the log is written, and reports to control.
 
 use keyway_node::ids::QuestionId;
-use keyway_node::messages::{Lane, ResealWork, ToControl, ToShard};
+use keyway_node::messages::{Lane, ResealError, ResealPage, ResealWork, ToControl, ToShard};
 use keyway_node::policy::Policy;
 use keyway_node::port::{Blob, KeyState, Page, Row, Write, WriteError};
 use keyway_node::shard::{Done, Errand};
@@ -133,8 +133,8 @@ fn revocation_is_in_force_before_and_without_a_durable_write() {
     );
 }
 
-#[test]
-fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
+/// Returns a shard that seals under DEK 2.
+fn rotated() -> Rig {
     let mut rig = Rig::new();
     let (at, _) = rig.connect_and_sign(OWNER, "key");
     rig.publish(|change| change.seal_floor = 2);
@@ -144,19 +144,38 @@ fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
     rig.ticks(DEK_AGAIN_TICKS);
     rig.run();
     rig.keeps_errands = true;
-    let question = QuestionId(5);
+    rig
+}
+
+/// Has the shard read this page for control.
+fn read_page(rig: &mut Rig, work: ResealWork, page: Page) {
     let message = ToShard::Reseal {
-        question,
+        question: QuestionId(5),
         keyspace: KEYSPACE,
         generation: 2,
-        work: ResealWork::Reseal,
+        work,
         cursor: Vec::new(),
     };
     rig.shard.handle_control(Lane::Ordinary, message);
     rig.run();
     let (task, list) = rig.kept.pop().unwrap();
     assert!(matches!(list, Errand::List { .. }), "{list:?}");
-    let row = |state| Row {
+    rig.shard.handle_done(task, Done::Listed(Ok(page)));
+    rig.run();
+}
+
+/// Returns the answer to control about the page.
+fn told_page(rig: &Rig) -> Result<ResealPage, ResealError> {
+    let told = rig.told.iter().find_map(|told| match told {
+        ToControl::Resealed { page, .. } => Some(page.clone()),
+        _ => None,
+    });
+    told.unwrap()
+}
+
+/// A row with a blob under DEK 1.
+fn row(state: KeyState) -> Row {
+    Row {
         key_id: b"key".to_vec(),
         blob: Blob {
             version: 1,
@@ -164,17 +183,19 @@ fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
             bytes: vec![1; 64],
         },
         state,
+    }
+}
+
+#[test]
+fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
+    let mut rig = rotated();
+    let page = Page {
+        rows: vec![row(KeyState::Live), row(KeyState::Live)],
+        cursor: b"next".to_vec(),
+        unsettled: false,
     };
-    let rows = vec![
-        row(KeyState::Live),
-        row(KeyState::Revoked),
-        row(KeyState::Live),
-    ];
-    let cursor = b"next".to_vec();
-    let page = Done::Listed(Ok(Page { rows, cursor }));
-    rig.shard.handle_done(task, page);
+    read_page(&mut rig, ResealWork::Reseal, page);
     for conflicts in [true, false] {
-        rig.run();
         let (task, put) = rig.kept.pop().unwrap();
         assert!(matches!(put, Errand::Put(..)), "{put:?}");
         assert_eq!(rig.kept.len(), 0, "one at a time");
@@ -184,13 +205,38 @@ fn page_is_resealed_one_blob_at_a_time_and_reported_with_the_floor() {
             false => Ok(1),
         };
         rig.shard.handle_done(task, Done::Put(put));
+        rig.run();
     }
-    rig.run();
-    let told = rig.told.iter().find_map(|told| match told {
-        ToControl::Resealed { page: Ok(page), .. } => Some(page),
-        _ => None,
-    });
-    let page = told.unwrap();
+    let page = told_page(&rig).unwrap();
     assert_eq!((page.floor, page.found, page.resealed), (2, 2, 2));
     assert_eq!((page.unreadable, page.cursor.as_slice()), (0, &b"next"[..]));
+}
+
+/// A DEK was retired while a revocation was not written. A crash undid the revocation, and the blob was under that DEK.
+#[test]
+fn blob_of_a_revocation_that_is_not_written_needs_its_dek() {
+    let page = || Page {
+        rows: vec![row(KeyState::Revoked)],
+        ..Page::default()
+    };
+    let mut rig = rotated();
+    read_page(&mut rig, ResealWork::Count, page());
+    assert_eq!(told_page(&rig).unwrap().found, 1);
+    let mut rig = rotated();
+    read_page(&mut rig, ResealWork::Reseal, page());
+    assert!(rig.kept.is_empty(), "the log would refuse it");
+    let waits = told_page(&rig);
+    assert!(matches!(waits, Err(ResealError::Other(_))), "{waits:?}");
+}
+
+#[test]
+fn page_counts_nothing_while_a_failed_write_may_be_in_the_log() {
+    let mut rig = rotated();
+    let page = Page {
+        unsettled: true,
+        ..Page::default()
+    };
+    read_page(&mut rig, ResealWork::Count, page);
+    let waits = told_page(&rig);
+    assert!(matches!(waits, Err(ResealError::Other(_))), "{waits:?}");
 }

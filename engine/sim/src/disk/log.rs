@@ -9,7 +9,7 @@ use keyway_node::shard::{Done, Errand};
 use keyway_store::virtual_files::VirtualFiles;
 use keyway_store::{BlobLog, Compaction, LIST_ROWS_MAX, Stats};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 type Log = BlobLog<VirtualFiles>;
@@ -34,14 +34,9 @@ pub struct LogRecord {
     pub version: u32,
     /// Whether it can be used.
     pub state: KeyState,
-    /// Its blob; empty unless it is live.
+    /// Its durable blob, if it has one.
     pub bytes: Vec<u8>,
-    /// The put of the blob was never acknowledged.
-    pub is_unacknowledged: bool,
 }
-
-/// All blobs whose puts were acknowledged, in whichever process.
-pub(super) type Acknowledged = Rc<RefCell<BTreeSet<Vec<u8>>>>;
 
 /// The log of one shard in one process. `T` names an errand.
 pub struct SimLog<T> {
@@ -61,7 +56,6 @@ pub struct SimLog<T> {
 pub(super) struct Ended<T> {
     errands: RefCell<Vec<(T, Done)>>,
     landed: RefCell<Vec<Vec<u8>>>,
-    acknowledged: Acknowledged,
     /// Blobs of puts that have not ended, by number.
     puts: RefCell<BTreeMap<u64, Vec<u8>>>,
     puts_so_far: Cell<u64>,
@@ -78,7 +72,6 @@ impl<T: 'static> SimLog<T> {
         files: VirtualFiles,
         decider: Rc<RefCell<Decider>>,
         log: Log,
-        acknowledged: Acknowledged,
         now_us: u64,
     ) -> Self {
         Self {
@@ -89,7 +82,6 @@ impl<T: 'static> SimLog<T> {
             ended: Rc::new(Ended {
                 errands: RefCell::default(),
                 landed: RefCell::default(),
-                acknowledged,
                 puts: RefCell::default(),
                 puts_so_far: Cell::default(),
                 wrote: Cell::new(true),
@@ -234,14 +226,12 @@ impl<T: 'static> SimLog<T> {
     /// # Panics
     /// The key is there.
     pub fn put_now(&self, name: Name<'_>, sealed: Sealed) {
-        let acknowledged = sealed.bytes.clone();
         let absent = keyway_store::Expect::Absent;
         let (keyspace, key_id) = (name.keyspace, name.key_id);
         let put = self
             .log
             .put_blob(keyspace, key_id, sealed.version, sealed.bytes, absent);
         self.without_time(put).expect("the key is new");
-        self.ended.acknowledged.borrow_mut().insert(acknowledged);
     }
 
     /// Returns how many errands and other tasks have not ended.
@@ -278,7 +268,6 @@ impl<T: 'static> SimLog<T> {
                     key_id: row.key_id,
                     version: row.version,
                     state: state_of(row.state),
-                    is_unacknowledged: !self.ended.acknowledged.borrow().contains(&row.blob),
                     bytes: row.blob,
                 }));
                 cursor = page.cursor;
@@ -322,7 +311,6 @@ impl<T> Ended<T> {
     pub(super) fn end_put(&self, number: u64, is_acknowledged: bool) {
         let bytes = self.puts.borrow_mut().remove(&number);
         if let Some(bytes) = bytes.filter(|_| is_acknowledged) {
-            self.acknowledged.borrow_mut().insert(bytes.clone());
             self.landed.borrow_mut().push(bytes);
         }
         self.wrote.set(true);

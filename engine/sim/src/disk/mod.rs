@@ -19,7 +19,6 @@ use crate::dice::Dice;
 use executor::finish;
 use keyway_store::virtual_files::{Lie, VirtualFiles};
 use keyway_store::{BlobLog, Files, LogOptions, move_keys};
-use log::Acknowledged;
 pub use log::{LogRecord, SimLog};
 use mood::Decider;
 pub use mood::DiskMood;
@@ -40,7 +39,6 @@ pub struct SimDisk {
     generation: u32,
     shard_count: u16,
     damage: Vec<String>,
-    acknowledged: Acknowledged,
 }
 
 impl SimDisk {
@@ -55,7 +53,6 @@ impl SimDisk {
             generation: 0,
             shard_count: 0,
             damage: Vec::new(),
-            acknowledged: Acknowledged::default(),
         };
         disk.mount(VirtualFiles::default());
         disk
@@ -115,8 +112,7 @@ impl SimDisk {
             self.damage
                 .extend(damage.map(|damage| format!("log {shard}: {damage:?}")));
             let (files, decider) = (self.files.clone(), Rc::clone(&self.decider));
-            let acknowledged = Rc::clone(&self.acknowledged);
-            logs.push(SimLog::new(files, decider, log, acknowledged, now_us));
+            logs.push(SimLog::new(files, decider, log, now_us));
         }
         self.files.set_full(self.mood.is_full);
         self.decider.borrow_mut().is_instant = false;

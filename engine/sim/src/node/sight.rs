@@ -235,7 +235,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Every blob opens: the catalogue that is durable has its DEK.
+    /// Every blob opens: the catalogue that is durable has its DEK in use. Also one whose revocation is only in force:
+    /// the process may die before it is written.
     pub(super) fn check_blobs(&self) -> Checked {
         for (shard, log) in self.logs.iter().enumerate() {
             let log = log.borrow();
@@ -244,12 +245,9 @@ impl World<'_> {
                     continue;
                 };
                 let name = (record.keyspace, &record.key_id);
-                // One that was not acknowledged may be under a retired DEK, which is brought back when it is needed.
-                let opens = self.opens(label.dek)
-                    || (record.is_unacknowledged && self.is_durable(label.dek));
                 ensure!(
                     28,
-                    record.state != keyway_node::port::KeyState::Live || opens,
+                    self.opens(label.dek),
                     "shard {shard} has a blob of {name:?} under {:?}, which is not among the DEKs in keyspaces.json",
                     label.dek
                 );

@@ -33,9 +33,11 @@ fn a_revocation_holds_for_readers_before_it_is_durable() {
         assert_eq!(log.version_of(1, b"a").unwrap().state, KeyState::Revoked);
         let page = log.list(&[], 10, None).await.unwrap();
         assert_eq!(page.rows[0].state, KeyState::Revoked);
+        assert_eq!(page.rows[0].blob, b"blob", "a crash may undo it");
         assert_eq!(put(&log, b"a", 2).await, Err(PutError::Revoked));
         log.persisted(revocation).await.unwrap();
         assert_eq!(log.revoked_at(1, b"a").await.unwrap(), Some(1_000));
+        assert_eq!(log.list(&[], 10, None).await.unwrap().rows[0].blob, b"");
     });
 }
 

@@ -1,10 +1,10 @@
 //! Listings: order, pages, cursors, and what a compaction does to them.
 
-use futures_lite::future::{block_on, zip};
+use futures_lite::future::{block_on, poll_once, zip};
 use keyway_store::{BlobLog, Expect, KeyState, PutError, Row};
 
 use crate::support::faulty::FaultyFiles;
-use crate::support::{create, fresh};
+use crate::support::{Random, create, fresh, open, small};
 
 async fn list_all(log: &BlobLog<FaultyFiles>, limit: usize, keyspace: Option<u32>) -> Vec<Row> {
     let (mut rows, mut cursor) = (Vec::new(), Vec::new());
@@ -217,4 +217,35 @@ fn a_cursor_of_an_earlier_opening_starts_over() {
         }
         assert_eq!(seen, 20);
     });
+}
+
+/// A blob whose write had failed came back with a restart. Nothing had counted it in between.
+#[test]
+fn a_listing_tells_that_the_next_start_may_find_more() {
+    let mut came_back = 0;
+    for polls in 0..8 {
+        block_on(async {
+            let (disk, log) = fresh().await;
+            create(&log, b"a", b"blob").await;
+            let mut put = Box::pin(log.put_blob(1, b"b", 1, vec![1; 99], Expect::Absent));
+            for _ in 0..polls {
+                if poll_once(put.as_mut()).await.is_some() {
+                    return;
+                }
+            }
+            drop(put);
+            let page = log.list(&[], 10, None).await.unwrap();
+            assert_eq!(page.rows.len(), 1);
+            for seed in 0..20 {
+                let restarted = disk.after_power_cut(&mut Random::new(seed));
+                let (again, _) = open(restarted, small("log")).await;
+                let is_there = again.contains(1, b"b");
+                assert!(!is_there || page.unsettled, "after {polls} polls");
+                came_back += u32::from(is_there);
+            }
+            create(&log, b"c", b"blob").await;
+            assert!(!log.list(&[], 10, None).await.unwrap().unsettled);
+        });
+    }
+    assert!(came_back > 0);
 }
