@@ -1,7 +1,7 @@
 //! Answers: what passes a shard's release mark, and what reaches a client.
 
 use super::World;
-use super::books::{Asked, Listing, Revoked, Taken};
+use super::books::{Asked, Listing, Revoked, Taken, UsedKey};
 use super::plan::{Asks, Key};
 use super::sockets::ReceivedAnswer;
 use crate::oracle::{Checked, ensure};
@@ -48,7 +48,7 @@ impl World<'_> {
                 "HELLO is answered {:?}",
                 answer.status
             );
-            return Ok(());
+            return self.check_hello(answer, client);
         };
         self.outcome.coverage.reached(asks.opcode(), answer.status);
         self.check_status(answer, &asked, asks)?;
@@ -68,7 +68,12 @@ impl World<'_> {
             .first_chunk()
             .map_or(0, |it| u64::from_le_bytes(*it));
         let found = self.books.uses.get(&number).copied();
-        let Some((used, end)) = found.filter(|(used, _)| used.request == answer.request) else {
+        let Some(UsedKey {
+            used,
+            end,
+            freshness,
+        }) = found.filter(|it| it.used.request == answer.request)
+        else {
             ensure!(31, false, "#{}: the result is not its own", answer.request);
             return Ok(());
         };
@@ -86,6 +91,16 @@ impl World<'_> {
             answer.request,
             used.version,
             answer.version
+        );
+        ensure!(
+            34,
+            match answer.is_stale {
+                true => freshness.may_be_stale,
+                false => freshness.may_be_fresh,
+            },
+            "#{}: stale: {}, and by the settings in force: {freshness:?}",
+            answer.request,
+            answer.is_stale
         );
         Ok(())
     }
@@ -111,13 +126,16 @@ impl World<'_> {
             Status::DeadlineExceeded => (32, asked.deadline.is_some()),
             Status::NotPersisted => (22, self.takes_away(asks)),
             Status::Internal => (31, self.may_fail(asks)),
+            // Locks have places of their own.
+            Status::Overloaded => (
+                27,
+                !matches!(asks, Asks::Lock(_) | Asks::LockAll | Asks::LockKms(_)),
+            ),
             // A rotation or a creation at a KMS that is configured wrong.
             Status::Invalid | Status::BadRequest | Status::Unsupported | Status::Mismatch => {
                 (22, asks.key().is_none() && status != Status::Mismatch)
             }
-            Status::Retry | Status::NeedsUnlock | Status::Unavailable | Status::Overloaded => {
-                (22, true)
-            }
+            Status::Retry | Status::NeedsUnlock | Status::Unavailable => (22, true),
         };
         let text = String::from_utf8_lossy(&answer.payload);
         if !is_possible {
@@ -182,7 +200,8 @@ impl World<'_> {
     /// The server may say that it has failed.
     fn may_fail(&self, asks: Asks) -> bool {
         let is_use = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_));
-        !is_use || self.books.was_panic_planted()
+        let is_read = matches!(asks, Asks::Keyspaces | Asks::Page { .. } | Asks::Ping(_));
+        !(is_use || is_read) || self.books.was_panic_planted()
     }
 
     /// An answer has reached its client.
@@ -252,6 +271,7 @@ impl World<'_> {
                 Ok(())
             }
             Asks::List { listing, .. } => self.page_answered(listing, answer),
+            Asks::Page { walk, .. } => self.walk_on(walk, answer),
             _ => Ok(()),
         }
     }

@@ -46,7 +46,8 @@ impl Asks {
             Asks::RotateDek(_) => Opcode::KeyspaceRotate,
             Asks::Create(_) => Opcode::KeyspaceCreate,
             Asks::UnlockStatus { .. } => Opcode::UnlockStatus,
-            Asks::Keyspaces => Opcode::KeyspaceList,
+            Asks::Ping(_) => Opcode::Ping,
+            Asks::Keyspaces | Asks::Page { .. } => Opcode::KeyspaceList,
         }
     }
 
@@ -174,7 +175,9 @@ impl World<'_> {
                 }))
             }
             Asks::UnlockStatus { ticket, .. } => write(&Request::UnlockStatus { ticket }),
+            Asks::Ping(len) => write(&Request::Ping(Octets(&vec![7; len]))),
             Asks::Keyspaces => write(&Request::KeyspaceList { after: 0 }),
+            Asks::Page { after, .. } => write(&Request::KeyspaceList { after }),
         }
     }
 }

@@ -9,6 +9,7 @@ pub(super) use keyspaces::{Book, Taken};
 
 use super::plan::{Asks, Key};
 use super::port::{Opened, Used};
+use super::terms::Freshness;
 use keyway_node::ids::{CallId, Revision};
 use keyway_node::keyspace_change::KeyspaceChange;
 use keyway_protocol::Status;
@@ -21,6 +22,8 @@ pub(super) const MAY_BEGIN_WITHIN_US: u64 = 30_000_000;
 pub(super) struct Books {
     last_request: u64,
     last_listing: u64,
+    /// Clients that page through the keyspaces.
+    pub(super) walks: BTreeMap<u64, Walk>,
     pub(super) requests: BTreeMap<u64, Asked>,
     /// Requests without an answer, and those of them that a shard's ticks may end.
     open: BTreeSet<u64>,
@@ -29,8 +32,8 @@ pub(super) struct Books {
     pub(super) deadlines: BTreeMap<u16, BTreeSet<(u64, u64)>>,
     pub(super) keys: BTreeMap<Key, KeyBook>,
     pub(super) keyspaces: BTreeMap<u32, Book>,
-    /// Uses by number, with the end of the key that was used.
-    pub(super) uses: BTreeMap<u64, (Used, u64)>,
+    /// Uses by number.
+    pub(super) uses: BTreeMap<u64, UsedKey>,
     /// Loads, with the shard.
     pub(super) loads: BTreeMap<u64, (u16, Opened)>,
     pub(super) listings: BTreeMap<u64, Listing>,
@@ -52,6 +55,8 @@ pub(super) struct OfControl {
     /// Unwraps in progress, by keyspace.
     pub(super) unwraps: BTreeMap<u32, usize>,
     pub(super) told: BTreeMap<(u32, Revision), KeyspaceChange>,
+    /// Tickets that it has told shards, with the keyspace of each.
+    pub(super) tickets: BTreeSet<(u32, u64)>,
 }
 
 /// Tickets of the process that runs.
@@ -121,6 +126,15 @@ impl Asked {
     }
 }
 
+/// A use, and what its answer may say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UsedKey {
+    pub(super) used: Used,
+    /// The key's end.
+    pub(super) end: u64,
+    pub(super) freshness: Freshness,
+}
+
 /// A client pages through a shard's keys.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
@@ -131,6 +145,13 @@ pub(super) struct Listing {
     pub(super) expected: BTreeSet<Key>,
     pub(super) seen: Vec<Vec<u8>>,
     pub(super) cursor: Vec<u8>,
+}
+
+/// A client pages through the keyspaces.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    pub(super) client: usize,
+    pub(super) seen: Vec<u32>,
 }
 
 impl Books {
@@ -157,6 +178,13 @@ impl Books {
     pub(super) fn cursor_of(&self, listing: u64) -> Vec<u8> {
         let listing = self.listings.get(&listing);
         listing.map_or(Vec::new(), |listing| listing.cursor.clone())
+    }
+
+    pub(super) fn begin_walk(&mut self, client: usize) -> u64 {
+        let walk = self.next_listing();
+        let seen = Vec::new();
+        self.walks.insert(walk, Walk { client, seen });
+        walk
     }
 
     /// The whole of a request has reached its shard.
@@ -232,6 +260,7 @@ impl Books {
         self.deadlines.clear();
         self.loads.clear();
         self.listings.clear();
+        self.walks.clear();
         self.tickets = Tickets::default();
         self.of_control = OfControl::default();
         self.mesh.clear();

@@ -28,6 +28,7 @@ impl World<'_> {
         }
         (self.disk.mood, self.disk.takes_us) = (DiskMood::Good, 500);
         self.set_log_mood(LogMood::Good, 100);
+        self.pressure.end();
         for site in &mut self.sites {
             site.clock.calm_down();
         }
@@ -39,7 +40,9 @@ impl World<'_> {
             self.ask(OPERATOR, Asks::UnlockKms(kms), 0);
         }
         self.advance(S)?;
-        let all: Vec<u32> = self.control.written().iter().map(|(id, _)| id).collect();
+        let used = self.control.written().iter().map(|(id, _)| id);
+        let used = used.filter(|id| !self.plan.is_unused(*id));
+        let all: Vec<u32> = used.collect();
         for keyspace in &all {
             let unlock = Asks::Unlock {
                 keyspace: *keyspace,
@@ -77,6 +80,7 @@ impl World<'_> {
                 "shard {number}: at rest there are {waiting:?}"
             );
         }
+        self.check_strangers()?;
         for id in all {
             self.check_keyspace(*id)?;
         }

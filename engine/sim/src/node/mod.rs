@@ -22,6 +22,7 @@ mod label;
 mod log;
 mod plan;
 mod port;
+mod pressure;
 mod process;
 mod sight;
 mod site;
@@ -29,6 +30,7 @@ mod sockets;
 mod steps;
 mod terms;
 mod told;
+mod walks;
 
 use crate::control::kms::SimKms;
 use crate::control::plan::DiskMood;
@@ -48,6 +50,7 @@ use keyway_node::time::Moment;
 use log::ShardLog;
 use plan::Plan;
 use port::Shared;
+use pressure::Pressure;
 use site::{Input, Site};
 use sockets::Socket;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -184,6 +187,7 @@ struct World<'a> {
     disk: Disk,
     sockets: Vec<Socket>,
     shared: Shared,
+    pressure: Pressure,
     books: Books,
     is_calm: bool,
     outcome: NodeOutcome,

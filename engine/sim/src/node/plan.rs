@@ -1,6 +1,7 @@
 //! What a seed stands for: shards, keyspaces, clients, and a list of things that they do and that happen to them.
 
 mod draw;
+mod extra;
 
 pub(super) use draw::plan;
 
@@ -19,6 +20,8 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) shards: u16,
     pub(super) keyspaces: u32,
+    /// Keyspaces after those that are not used.
+    pub(super) unused: u32,
     pub(super) clients: Vec<Client>,
     /// Settings of the keyspaces at the start.
     pub(super) settings: Vec<(&'static str, u64)>,
@@ -32,6 +35,13 @@ impl Steps for Plan {
 
     fn steps(&mut self) -> &mut Vec<Planned<Step>> {
         &mut self.steps
+    }
+}
+
+impl Plan {
+    /// Whether it is one of those that are not used.
+    pub(super) fn is_unused(&self, keyspace: u32) -> bool {
+        (self.keyspaces + 1..=self.keyspaces + self.unused).contains(&keyspace)
     }
 }
 
@@ -95,6 +105,31 @@ pub(super) enum Asks {
         ticket: u64,
     },
     Keyspaces,
+    /// As many bytes, to be sent back.
+    Ping(usize),
+    /// A page of all keyspaces that there were at the start.
+    Page {
+        walk: u64,
+        after: u32,
+    },
+}
+
+/// Where an operation panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PanicsIn {
+    /// Before anything was done.
+    Choice,
+    /// Half of a result is written.
+    Result,
+    /// While the key is sealed.
+    Sealing,
+}
+
+/// Between shards and control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    ToControl,
+    ToShards,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,10 +146,23 @@ pub(super) enum Step {
         keyspace: u32,
         which: usize,
     },
-    /// An operation panics, half done.
+    /// An operation panics.
     Panic {
         client: usize,
-        key: Key,
+        asks: Asks,
+        place: PanicsIn,
+    },
+    /// Many connect to a shard and say nothing; the process has few descriptors.
+    Strangers {
+        shard: u16,
+        count: u32,
+        descriptors: u64,
+    },
+    /// Messages wait in an ordinary lane, and control's takes no more than so many.
+    Crowd {
+        way: Way,
+        us: u64,
+        places: usize,
     },
     /// A client's connection is gone.
     Reset {

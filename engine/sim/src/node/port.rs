@@ -3,6 +3,7 @@
 use super::clock::Clock;
 use super::label::{FAST, InMemory, Label, Memory, SLOW, SimDek, SimKey};
 use super::log::ShardLog;
+use super::plan::{Key, PanicsIn};
 use super::{UNIX_MS, instant_of_unix_ms};
 use crate::control::kms::{Dek, dek_of};
 use crate::oracle::Violation;
@@ -72,8 +73,16 @@ impl Numbers {
 pub(super) struct Shared {
     pub(super) numbers: Rc<Numbers>,
     pub(super) memory: Rc<Memory>,
-    /// The client's id of a request whose operation panics.
-    pub(super) panics_at: Rc<Cell<u64>>,
+    pub(super) panic: Rc<Cell<Option<PlantedPanic>>>,
+}
+
+/// An operation that panics, once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlantedPanic {
+    /// The client's id of the request.
+    pub(super) request: u64,
+    pub(super) key: Key,
+    pub(super) place: PanicsIn,
 }
 
 /// One shard's port.
@@ -90,8 +99,16 @@ impl SimPort {
         self.seen.borrow_mut().push(seen);
     }
 
-    fn broken(&self, invariant: u8, what: String) {
+    pub(super) fn broken(&self, invariant: u8, what: String) {
         self.note(Seen::Broken(Violation { invariant, what }));
+    }
+
+    fn panic_if_planted(&self, place: PanicsIn, is_it: impl Fn(&PlantedPanic) -> bool) {
+        let planted = self.shared.panic.get();
+        if planted.is_some_and(|planted| planted.place == place && is_it(&planted)) {
+            self.shared.panic.set(None);
+            panic!("a planted panic");
+        }
     }
 
     /// Does something that takes time. A turn begins nothing more once it has done its share.
@@ -122,7 +139,10 @@ impl Port for SimPort {
         UNIX_MS + self.clock.read() / 1_000
     }
 
-    fn cost(&self, key: &SimKey, _: &Operation<'_>) -> Cost {
+    fn cost(&self, key: &SimKey, operation: &Operation<'_>) -> Cost {
+        self.panic_if_planted(PanicsIn::Choice, |planted| {
+            planted.request == operation.frame.request_id
+        });
         match key.label.is_slow() {
             true => Cost::Slow,
             false => Cost::Fast,
@@ -150,7 +170,7 @@ impl Port for SimPort {
         out.extend_from_slice(&used.number.to_le_bytes());
         self.note(Seen::Used(used));
         // Half of a result may be written by then.
-        assert_ne!(self.shared.panics_at.get(), used.request, "a planted panic");
+        self.panic_if_planted(PanicsIn::Result, |planted| planted.request == used.request);
         Ok(key.label.version)
     }
 
@@ -212,6 +232,12 @@ impl Port for SimPort {
             Some((label, _)) if label.dek == opener.dek => Ok(label),
             _ => Err(WriteError::Invalid("it does not open".to_owned())),
         };
+        if !matches!(what, Seal::Resealed(..)) {
+            self.panic_if_planted(PanicsIn::Sealing, |planted| {
+                let key = planted.key;
+                (key.keyspace, key.id().as_slice()) == (name.keyspace, name.key_id)
+            });
+        }
         let dek = under.dek;
         let label = match what {
             Seal::New {

@@ -7,6 +7,7 @@ use super::label::Label;
 use super::log::{LogMood, ShardLog};
 use super::plan::{KEYS, Key, Plan, USERS};
 use super::port::{Shared, SimPort};
+use super::pressure::Pressure;
 use super::site::Site;
 use super::sockets::Socket;
 use super::terms::Terms;
@@ -37,7 +38,7 @@ const LOG: u64 = 210;
 const LIMITS: u64 = 211;
 const FILL: u64 = 212;
 /// The user that the server runs as.
-const OPERATOR: u32 = 500;
+pub(super) const OPERATOR: u32 = 500;
 const CONNECTIONS_MAX: usize = 64;
 
 pub(super) fn uid_of(user: Option<u32>) -> u32 {
@@ -47,7 +48,7 @@ pub(super) fn uid_of(user: Option<u32>) -> u32 {
 /// A node that was set up: its keyspaces are divided among the KMSes, and every user may sign.
 fn first_catalogue(plan: &Plan, now: Moment) -> Catalogue {
     let mut catalogue = Catalogue::default();
-    for number in 0..plan.keyspaces {
+    for number in 0..plan.keyspaces + plan.unused {
         let keyspace = catalogue.next_id();
         let kms = number as usize % NAMES.len();
         let dek = Dek {
@@ -150,6 +151,7 @@ impl<'a> World<'a> {
             },
             sockets: plan.clients.iter().map(|_| Socket::default()).collect(),
             shared: Shared::default(),
+            pressure: Pressure::default(),
             books: Books::default(),
             is_calm: false,
             outcome: NodeOutcome {
@@ -211,6 +213,10 @@ impl<'a> World<'a> {
         let changes = self.control.keyspaces_at_start();
         for change in &changes {
             let at = (change.id, change.revision);
+            self.books
+                .of_control
+                .tickets
+                .insert((change.id, change.ticket));
             self.books.of_control.told.insert(at, change.clone());
         }
         for number in 0..shards {

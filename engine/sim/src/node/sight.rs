@@ -1,9 +1,11 @@
 //! What the port and the log of a shard have seen it do.
 
 use super::World;
+use super::books::UsedKey;
 use super::label::Label;
 use super::plan::{Asks, Key};
 use super::port::{Seen, Used};
+use super::terms::Freshness;
 use crate::control::kms::{Dek, read};
 use crate::oracle::{Checked, ensure};
 use keyway_core::TICK_US;
@@ -78,7 +80,18 @@ impl World<'_> {
             used.request,
             used.expires_at
         );
-        self.books.uses.insert(used.number, (used, end));
+        let terms = site.terms.get(&keyspace);
+        let freshness = terms.map_or(Freshness::default(), |it| {
+            it.freshness_of(&opened, used.began_at)
+        });
+        self.books.uses.insert(
+            used.number,
+            UsedKey {
+                used,
+                end,
+                freshness,
+            },
+        );
         self.check_rights(number, &used)
     }
 

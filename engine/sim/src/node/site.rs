@@ -1,6 +1,7 @@
 //! A shard and its driver: inputs reach it when its thread is free, it takes turns, and what it asks for is done.
 
 use super::clock::Clock;
+use super::plan::Way;
 use super::port::SimPort;
 use super::terms::Terms;
 use super::{Event, World};
@@ -10,7 +11,7 @@ use keyway_core::slots::Handle;
 use keyway_node::connection::Connection;
 use keyway_node::messages::{Lane, ToControl, ToPeer, ToShard};
 use keyway_node::shard::{Done, Effect, Report, Shard, TaskId, Turn};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 const LANE: u64 = 202;
@@ -41,6 +42,8 @@ pub(super) enum Input {
         client: usize,
         connection: u64,
     },
+    /// So many connections of which nothing comes.
+    Strangers(u32),
     /// A socket takes bytes again.
     Writable(usize),
 }
@@ -52,6 +55,8 @@ pub(super) struct Site {
     pub(super) terms: BTreeMap<u32, Terms>,
     /// The client at the other end of each connection.
     pub(super) handles: BTreeMap<Handle<Connection>, usize>,
+    /// Connections of no client.
+    pub(super) strangers: BTreeSet<Handle<Connection>>,
     inputs: VecDeque<Input>,
     /// Its thread is not free before that.
     pub(super) busy_until: u64,
@@ -91,6 +96,7 @@ impl Site {
             clock,
             terms,
             handles: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             inputs: VecDeque::new(),
             busy_until: 0,
             wake_at: None,
@@ -138,6 +144,7 @@ impl World<'_> {
             self.take_in(number, input);
         }
         self.feed_all(number);
+        self.show_room(number);
         let site = &mut self.sites[usize::from(number)];
         site.turn_began_at = now;
         site.clock.begin_turn();
@@ -225,6 +232,7 @@ impl World<'_> {
                 bytes,
             } => self.take_bytes(client, connection, &bytes),
             Input::Closed { client, connection } => self.take_close(number, client, connection),
+            Input::Strangers(count) => self.accept_strangers(number, count),
             Input::Writable(client) => self.send(number, client),
         }
     }
@@ -263,6 +271,9 @@ impl World<'_> {
     }
 
     fn tell(&mut self, number: u16, at: u64, lane: Lane, message: ToControl) -> Checked {
+        let Some(message) = self.take_told(number, at, lane, message)? else {
+            return Ok(());
+        };
         let site = &mut self.sites[usize::from(number)];
         if let ToControl::Acted { keyspace, revision } = &message
             && let Some(terms) = site.terms.get_mut(keyspace)
@@ -286,8 +297,13 @@ impl World<'_> {
             Lane::Ordinary if dice.one_in(20) => dice.range(1_000, 40_000),
             Lane::Ordinary => dice.range(5, 2_000),
         };
+        let way = match to_shard {
+            true => Way::ToShards,
+            false => Way::ToControl,
+        };
+        let at = self.pressure.passes_at(way, lane, at) + delay_us;
         let free_at = self.lanes.entry((to_shard, shard, lane)).or_default();
-        let at = (at + delay_us).max(*free_at);
+        let at = at.max(*free_at);
         *free_at = at;
         self.schedule(at, event);
     }

@@ -5,16 +5,18 @@ use super::{Event, World};
 use crate::oracle::{Checked, ensure};
 use keyway_core::Instant;
 use keyway_core::slots::Handle;
-use keyway_node::connection::Connection;
+use keyway_node::connection::{Connection, UNSENT_BYTES_PER_CONNECTION_MAX};
 use keyway_node::policy::Principal;
 use keyway_node::shard::Arrival;
-use keyway_protocol::{ResponseFrame, Status};
+use keyway_protocol::limits::FRAME_LEN_MAX;
+use keyway_protocol::{ResponseFlags, ResponseFrame, Status};
 use std::collections::VecDeque;
 
 const WIRE: u64 = 204;
 const READ: u64 = 205;
-/// Descriptors that the process has left: enough.
-const DESCRIPTORS: u64 = 1_000;
+/// Answers that wait for a client, with the last one, those that come from control, and those to commands that have places of
+/// their own.
+const UNSENT_MAX: usize = UNSENT_BYTES_PER_CONNECTION_MAX + FRAME_LEN_MAX + (512 << 10);
 
 /// A client's connection.
 #[derive(Default)]
@@ -60,6 +62,7 @@ pub(super) struct ReceivedAnswer {
     pub(super) request: u64,
     pub(super) status: Status,
     pub(super) version: u32,
+    pub(super) is_stale: bool,
     pub(super) payload: Vec<u8>,
 }
 
@@ -148,14 +151,18 @@ impl World<'_> {
         let who = self.principal_of(client);
         let arrival = Arrival {
             who,
-            descriptors_left: DESCRIPTORS,
+            descriptors_left: self.descriptors_left(),
         };
         let (now, site) = (self.now, &mut self.sites[usize::from(number)]);
         let accepted = site
             .shard
             .handle_accepted(Instant::from_micros(now), arrival);
-        let Ok(handle) = accepted else {
-            return self.send_down(client, connection, None);
+        let handle = match accepted {
+            Ok(handle) if arrival.descriptors_left > 0 => handle,
+            _ => {
+                self.note_refused(number, arrival);
+                return self.send_down(client, connection, None);
+            }
         };
         site.handles.insert(handle, client);
         self.sockets[client].server = Some(ServerEnd {
@@ -248,6 +255,12 @@ impl World<'_> {
         };
         let site = &self.sites[usize::from(number)];
         let bytes = site.shard.to_send(end.handle);
+        ensure!(
+            17,
+            bytes.len() < UNSENT_MAX,
+            "client {client}: {} bytes of answers wait for it",
+            bytes.len()
+        );
         let mut rest = bytes.get(end.looked_len..).unwrap_or_default();
         let mut answers = Vec::new();
         while let Some((answer, len)) = decode(rest)? {
@@ -319,8 +332,9 @@ impl World<'_> {
             .handles
             .get(&handle)
             .copied();
-        if let Some(client) = client {
-            self.close_if_over(number, client);
+        match client {
+            Some(client) => self.close_if_over(number, client),
+            None => self.close_stranger(number, handle),
         }
     }
 
@@ -358,7 +372,9 @@ impl World<'_> {
             // Who has no right at all has to go when it has asked for nothing for some seconds.
             ensure!(
                 31,
-                who.is_some_and(|who| self.books.may_be_rightless(who)),
+                who.is_some_and(
+                    |who| self.books.may_be_rightless(who) || self.pressure.had_strangers()
+                ),
                 "client {client}: its connection is closed by the server"
             );
             return Ok(());
@@ -383,6 +399,7 @@ fn decode(bytes: &[u8]) -> Checked<Option<(ReceivedAnswer, usize)>> {
             request: frame.request_id,
             status: frame.status,
             version: frame.key_version,
+            is_stale: frame.flags.bits() & ResponseFlags::STALE.bits() != 0,
             payload: frame.payload.to_vec(),
         };
         (answer, len)

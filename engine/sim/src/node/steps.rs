@@ -3,6 +3,7 @@
 use super::World;
 use super::books::Listing;
 use super::plan::{Asks, Key, Step};
+use super::port::PlantedPanic;
 use crate::oracle::Checked;
 
 impl World<'_> {
@@ -34,11 +35,26 @@ impl World<'_> {
                 let ticket = ticket.unwrap_or(1);
                 self.ask(client, Asks::UnlockStatus { keyspace, ticket }, 0);
             }
-            Step::Panic { client, key } => {
-                let request = self.ask(client, Asks::Sign(key), 0);
+            Step::Panic {
+                client,
+                asks,
+                place,
+            } => {
+                let request = self.ask(client, asks, 0);
                 self.books.plant_panic();
-                self.shared.panics_at.set(request);
+                let planted = asks.key().map(|key| PlantedPanic {
+                    request,
+                    key,
+                    place,
+                });
+                self.shared.panic.set(planted);
             }
+            Step::Strangers {
+                shard,
+                count,
+                descriptors,
+            } => self.strangers_come(shard, count, descriptors),
+            Step::Crowd { way, us, places } => self.pressure.begin(way, self.now + us, places),
             Step::Reset { client } => self.reset(client),
             Step::Unread { client, us } => self.sockets[client].unread_until = self.now + us,
             Step::Kms {
@@ -59,6 +75,9 @@ impl World<'_> {
 
     /// A client asks; a listing is gone through to its end.
     pub(super) fn ask_or_list(&mut self, client: usize, asks: Asks, deadline_us: u32) {
+        if let Asks::Page { .. } = asks {
+            return self.begin_walk(client);
+        }
         let Asks::List {
             keyspace, shard, ..
         } = asks

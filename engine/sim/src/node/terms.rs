@@ -4,9 +4,25 @@
 
 use super::port::Opened;
 use keyway_core::LeaseEvent;
+use keyway_node::ids::Revision;
 use keyway_node::keyspace_change::KeyspaceChange;
 
 const MS: u64 = 1_000;
+/// By how much chance may shorten a soft TTL.
+const JITTER_PCT_MAX: u64 = 10;
+/// A use begins so long after it was decided on, µs.
+const DECIDED_WITHIN_US: u64 = 1_000;
+
+fn soft_of(change: &KeyspaceChange) -> (Revision, u64) {
+    (change.revision, change.guard.settings.soft_ttl_ms * MS)
+}
+
+/// What the answer to a use may say of its key.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Freshness {
+    pub(super) may_be_fresh: bool,
+    pub(super) may_be_stale: bool,
+}
 
 /// A keyspace at a shard.
 #[derive(Clone, Debug)]
@@ -16,6 +32,8 @@ pub(super) struct Terms {
     pub(super) acted: KeyspaceChange,
     /// Hard TTLs, each with when it began: µs.
     hard: Vec<(u64, u64)>,
+    /// Soft TTLs that may be in force, each with its revision: µs.
+    soft: Vec<(Revision, u64)>,
     lease_sent: u64,
     /// Leases that the shard may not have taken yet: when each was sent.
     untaken: Vec<u64>,
@@ -32,6 +50,7 @@ impl Terms {
         let is_locked = change.guard.locked;
         Self {
             hard: vec![(0, change.guard.settings.hard_ttl_ms * MS)],
+            soft: vec![soft_of(&change)],
             acted: change.clone(),
             told: change,
             lease_sent: 0,
@@ -55,6 +74,7 @@ impl Terms {
         if hard_us > self.hard_us() {
             self.hard.push((now, hard_us));
         }
+        self.soft.push(soft_of(change));
         if !change.guard.locked {
             self.locked_at = None;
         }
@@ -84,6 +104,7 @@ impl Terms {
             return;
         }
         self.acted = change.clone();
+        self.soft.retain(|(of, _)| *of >= change.revision);
         // What has been told since may be in force already.
         let hard_us = change
             .guard
@@ -119,6 +140,18 @@ impl Terms {
             self.dead_until = self.dead_until.max(self.lease_end);
         }
         self.extend(sent_at.as_micros());
+    }
+
+    /// Whether a load's key may be fresh, and stale, when it is used at that time.
+    pub(super) fn freshness_of(&self, opened: &Opened, at: u64) -> Freshness {
+        let soft = self.soft.iter().map(|(_, us)| *us);
+        let (least, most) = (soft.clone().min(), soft.max());
+        let least = least.unwrap_or(0) * (100 - JITTER_PCT_MAX) / 100;
+        let age_us = at.saturating_sub(opened.began_at);
+        Freshness {
+            may_be_fresh: age_us < most.unwrap_or(u64::MAX).saturating_add(DECIDED_WITHIN_US),
+            may_be_stale: age_us >= least,
+        }
     }
 
     /// When a load's key is not used any more; 0: it is dead already.

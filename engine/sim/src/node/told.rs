@@ -18,7 +18,13 @@ impl World<'_> {
     pub(super) fn check_told(&mut self, message: &ToShard) -> Checked {
         match message {
             ToShard::Keyspace(change) => self.check_change(change),
-            ToShard::Lease { keyspace, deks, .. } => {
+            ToShard::Lease {
+                keyspace,
+                deks,
+                ticket,
+                ..
+            } => {
+                self.books.of_control.tickets.insert((*keyspace, *ticket));
                 for dek in deks {
                     let dek = dek_of(dek);
                     ensure!(
@@ -52,6 +58,7 @@ impl World<'_> {
             "keyspace {id}: shards are to seal under {}, and keyspaces.json has {newest}",
             change.seal_floor
         );
+        self.books.of_control.tickets.insert((id, change.ticket));
         let at = (id, change.revision);
         let told = self.books.of_control.told.entry(at);
         let told = told.or_insert_with(|| change.clone());
@@ -171,6 +178,11 @@ impl World<'_> {
             answer.request
         );
         let ticket = ticket.unwrap_or(0);
+        ensure!(
+            30,
+            self.books.of_control.tickets.contains(&(keyspace, ticket)),
+            "keyspace {keyspace}: NEEDS_UNLOCK with ticket {ticket}, which control has not issued"
+        );
         let tickets = &mut self.books.tickets;
         let done_at = tickets.done.get(&ticket).copied();
         ensure!(

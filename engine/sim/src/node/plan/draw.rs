@@ -1,6 +1,6 @@
 //! Drawing a history from its seed.
 
-use super::{Asks, Client, KEYS, Key, Plan, Step, USERS};
+use super::{Asks, Client, KEYS, Key, PanicsIn, Plan, Step, USERS, extra};
 use crate::control::plan::{DiskMood, KmsMood};
 use crate::dice::Dice;
 use crate::history::Planned;
@@ -119,15 +119,18 @@ pub(crate) fn plan(seed: u64) -> Plan {
         }
     });
     let steps = steps.collect();
-    Plan {
+    let mut plan = Plan {
         seed,
         shards,
         keyspaces,
+        unused: 0,
         lost_one_in: drawing.lost_one_in,
         clients: drawing.clients,
         settings,
         steps,
-    }
+    };
+    extra::add(&mut plan);
+    plan
 }
 
 /// Short times, so that a history sees their ends.
@@ -246,7 +249,8 @@ impl Drawing {
             },
             _ => Step::Panic {
                 client,
-                key: self.key(),
+                asks: Asks::Sign(self.key()),
+                place: PanicsIn::Result,
             },
         }
     }
