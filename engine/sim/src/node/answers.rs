@@ -320,6 +320,7 @@ impl World<'_> {
         }
         match asks {
             Asks::Revoke(_) => {
+                book.note_taken(answer.version);
                 let through = if may_be_made { least } else { u32::MAX };
                 let is_written = answer.status == Status::Ok;
                 book.revoked = Some(Revoked {
@@ -328,7 +329,7 @@ impl World<'_> {
                     is_written,
                 });
             }
-            Asks::Delete(_) => {}
+            Asks::Delete(_) => book.note_taken(answer.version),
             _ => {
                 let version = answer.version;
                 let from = least + u32::from(asks.makes_version());

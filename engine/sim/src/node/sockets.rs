@@ -5,7 +5,9 @@ use super::{Event, World};
 use crate::oracle::{Checked, ensure};
 use keyway_core::Instant;
 use keyway_core::slots::Handle;
-use keyway_node::connection::{Connection, UNSENT_BYTES_PER_CONNECTION_MAX};
+use keyway_node::connection::{
+    Connection, IN_FLIGHT_PER_CONNECTION_MAX, UNSENT_BYTES_PER_CONNECTION_MAX,
+};
 use keyway_node::policy::Principal;
 use keyway_node::shard::Arrival;
 use keyway_protocol::limits::FRAME_LEN_MAX;
@@ -14,9 +16,12 @@ use std::collections::VecDeque;
 
 const WIRE: u64 = 204;
 const READ: u64 = 205;
-/// Answers that wait for a client, with the last one, those that come from control, and those to commands that have places of
-/// their own.
-const UNSENT_MAX: usize = UNSENT_BYTES_PER_CONNECTION_MAX + FRAME_LEN_MAX + (512 << 10);
+/// The longest answer of control in a history that has few keyspaces.
+const COMMAND_ANSWER_LEN_MAX: usize = 1 << 10;
+/// Answers that wait for a client, with the last one and those to commands: when these arrived, their answers were not there.
+const UNSENT_MAX: usize = UNSENT_BYTES_PER_CONNECTION_MAX
+    + FRAME_LEN_MAX
+    + IN_FLIGHT_PER_CONNECTION_MAX * COMMAND_ANSWER_LEN_MAX;
 
 /// A client's connection.
 #[derive(Default)]

@@ -12,6 +12,9 @@ pub(crate) struct KeyBook {
     maybe: u32,
     /// What was made by requests without an answer.
     open: u32,
+    /// The newest version that a revocation or a deletion was answered with. It is used up, also if the write that made it
+    /// failed afterwards.
+    taken: u32,
     pub(crate) generates_sent: u32,
     pub(crate) revokes_sent: u32,
     pub(crate) deletes_sent: u32,
@@ -40,13 +43,17 @@ impl KeyBook {
 
     /// The newest version that there can be.
     pub(crate) fn most(&self) -> u32 {
-        self.newest() + self.maybe + self.open
+        self.newest().max(self.taken) + self.maybe + self.open
     }
 
     pub(crate) fn learn(&mut self, at: u64, version: u32) {
         if version > self.newest() {
             self.known.push((at, version));
         }
+    }
+
+    pub(crate) fn note_taken(&mut self, version: u32) {
+        self.taken = self.taken.max(version);
     }
 
     /// Whether the key is there and nothing was begun that takes it away.

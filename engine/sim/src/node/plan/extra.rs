@@ -190,12 +190,15 @@ impl Scene {
     fn pages(&mut self, plan: &mut Plan) -> Vec<Timed> {
         plan.unused = 930;
         plan.steps.truncate(20);
-        plan.steps.retain(|planned| {
-            let asks = match planned.step {
-                Step::Ask { asks, .. } => Some(asks),
-                _ => None,
-            };
-            !matches!(asks, Some(Asks::LockAll | Asks::LockKms(_)))
+        // Nobody uses them: nothing in them has to open again at the end.
+        let used = plan.keyspaces;
+        plan.steps.retain(|planned| match planned.step {
+            Step::Ask {
+                asks: Asks::LockAll | Asks::LockKms(_),
+                ..
+            } => false,
+            Step::Ask { asks, .. } => asks.keyspace().is_none_or(|keyspace| keyspace <= used),
+            _ => true,
         });
         let page = Asks::Page { walk: 0, after: 0 };
         vec![
