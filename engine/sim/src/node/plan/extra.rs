@@ -190,7 +190,7 @@ impl Scene {
     fn pages(&mut self, plan: &mut Plan) -> Vec<Timed> {
         plan.unused = 930;
         plan.steps.truncate(20);
-        // Nobody uses them: nothing in them has to open again at the end.
+        // No step uses them: nothing in them has to open again at the end.
         let used = plan.keyspaces;
         plan.steps.retain(|planned| match planned.step {
             Step::Ask {
