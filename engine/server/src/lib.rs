@@ -23,6 +23,7 @@ pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod node;
+pub mod peer;
 mod plant;
 pub mod runtime;
 pub mod shard;

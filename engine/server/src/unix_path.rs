@@ -7,11 +7,17 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{self, Pid};
 
-/// How long a start waits for a socket that answers, and between two checks. The sockets of a server that has ended answer
-/// for some ms more, on a busy machine for longer, until the kernel has released its rings.
+use crate::peer;
+
+/// How long a start waits for a socket that answers. The process may be about to end, or be in another PID namespace.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(3);
-const ANSWER_WAIT_STEP: Duration = Duration::from_millis(20);
+/// As [`ANSWER_WAIT_MAX`], if the process has ended: its sockets answer for some ms more, on a busy machine for seconds,
+/// until the kernel has released its rings.
+const RELEASE_WAIT_MAX: Duration = Duration::from_secs(60);
+const WAIT_STEP: Duration = Duration::from_millis(20);
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Bytes of a socket's path, at most: `sun_path` without its end mark.
 const PATH_LEN_MAX: usize = 107;
@@ -74,12 +80,17 @@ fn is_left_behind(path: &Path) -> Result<bool, String> {
              another --unix"
         ));
     }
-    match connect_until_refused(path) {
+    match wait_until_silent(path) {
         // No process listens there.
         Err(Errno::CONNREFUSED) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
+        Ok(Listener::Ended(pid)) => Err(format!(
+            "{shown} still answers {} s after process {pid}, which listened there, has ended; start again, or use another \
+             --unix",
+            RELEASE_WAIT_MAX.as_secs()
+        )),
         // Of one with a full queue, too: the socket does not wait.
-        Ok(()) | Err(Errno::AGAIN) => Err(format!(
+        Ok(Listener::Running) | Err(Errno::AGAIN) => Err(format!(
             "another process listens on {shown}; stop it, or use another --unix"
         )),
         Err(error) => Err(format!(
@@ -89,30 +100,87 @@ fn is_left_behind(path: &Path) -> Result<bool, String> {
     }
 }
 
-/// Connects until no process listens, or until a start stops waiting for that. Returns the last answer.
-fn connect_until_refused(path: &Path) -> Result<(), Errno> {
+/// Who listens on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listener {
+    /// A process, or it is not known.
+    Running,
+    /// A process that has ended.
+    Ended(Pid),
+}
+
+/// Waits until no process listens, or until a start waits no longer. Returns the last answer.
+fn wait_until_silent(path: &Path) -> Result<Listener, Errno> {
     let began = Instant::now();
+    let mut shown_at = began;
+    let mut ended = None;
     loop {
-        let answer = connect(path);
-        let answers = matches!(answer, Ok(()) | Err(Errno::AGAIN));
-        if !answers || began.elapsed() >= ANSWER_WAIT_MAX {
+        let answer = match (connect(path), ended) {
+            // These connections have filled its queue.
+            (Err(Errno::AGAIN), Some(pid)) => Ok(Listener::Ended(pid)),
+            (answer, _) => answer,
+        };
+        let wait_max = match answer {
+            Ok(Listener::Ended(pid)) => {
+                ended = Some(pid);
+                RELEASE_WAIT_MAX
+            }
+            Ok(Listener::Running) | Err(Errno::AGAIN) => ANSWER_WAIT_MAX,
+            Err(_) => return answer,
+        };
+        if began.elapsed() >= wait_max {
             return answer;
         }
-        std::thread::sleep(ANSWER_WAIT_STEP);
+        if let Some(pid) = ended.filter(|_| shown_at.elapsed() >= PROGRESS_EVERY) {
+            shown_at = Instant::now();
+            let (path, pid) = (path.display(), pid.as_raw_pid());
+            tracing::info!(%path, pid, "waiting for the kernel to close a socket of a process that has ended");
+        }
+        std::thread::sleep(WAIT_STEP);
     }
 }
 
-fn connect(path: &Path) -> Result<(), Errno> {
+fn connect(path: &Path) -> Result<Listener, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    net::connect(&socket, &SocketAddrUnix::new(path)?)
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let pid = peer::of(&socket).ok().and_then(|peer| peer.pid);
+    let has_ended = |pid: &Pid| process::test_kill_process(*pid) == Err(Errno::SRCH);
+    Ok(pid
+        .filter(has_ended)
+        .map_or(Listener::Running, Listener::Ended))
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+    use std::process::Command;
 
     use super::*;
+
+    /// The kernel releases the rings of an ended process later, and their sockets with them.
+    #[test]
+    fn a_start_waits_for_the_socket_of_a_process_that_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let socket = net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        // This process keeps the socket on which that one began to listen.
+        let listens = Command::new("python3")
+            .args(["-c", "import socket; socket.socket(fileno=0).listen()"])
+            .stdin(socket.try_clone().unwrap())
+            .status();
+        assert!(listens.unwrap().success());
+        let answer = connect(&path);
+        assert!(matches!(answer, Ok(Listener::Ended(_))), "{answer:?}");
+        let releases = std::thread::spawn(move || {
+            std::thread::sleep(ANSWER_WAIT_MAX + Duration::from_secs(1));
+            drop(socket);
+        });
+        make_free(&path).unwrap();
+        assert!(!path.exists());
+        releases.join().unwrap();
+    }
 
     #[test]
     fn only_a_socket_that_nobody_listens_on_is_removed() {

@@ -13,6 +13,8 @@ use glommio::net::TcpStream;
 
 use keyway_node::policy::Principal;
 
+use crate::peer;
+
 /// A connected socket.
 pub struct Socket {
     /// glommio's stream reads and writes any stream socket; a Unix one is held in it too, since
@@ -40,8 +42,8 @@ impl Socket {
             stream,
             principal: Principal::Anonymous,
         };
-        if let Ok(peer) = rustix::net::sockopt::socket_peercred(socket.fd()) {
-            socket.principal = Principal::Uid(peer.uid.as_raw());
+        if let Ok(peer) = peer::of(socket.fd()) {
+            socket.principal = Principal::Uid(peer.uid);
         }
         socket
     }

@@ -134,6 +134,26 @@ fn a_stop_during_the_start_ends_process_1() {
     drop(held);
 }
 
+/// The server had no name for a client in another PID namespace, as in another container of a pod, and refused it.
+#[test]
+fn a_client_in_another_pid_namespace_has_its_user() {
+    if !is_root("a namespace for processes") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let words = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
+    let parent = keywayd(&words, &data).spawn().unwrap();
+    let pid = child_of(&parent);
+    wait_until("a server in a container", WITHIN, || is_ready(&data));
+    // The server does not see this process.
+    let owner = patient_client(&format!("unix:{}", data.join("keyway.sock").display()));
+    let status = owner.status();
+    assert!(status.is_ok(), "{status:?}");
+    drop(owner);
+    stop(parent, pid);
+}
+
 /// Control groups of version 1 or 2 with 256 MiB of memory and the time of one processor, as far as this machine allows
 /// the test to create them.
 struct ControlGroups(Vec<PathBuf>);

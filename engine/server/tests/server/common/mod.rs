@@ -13,7 +13,6 @@ pub mod prometheus;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -307,13 +306,6 @@ impl Server {
         status.unwrap_or_else(|| panic!("keywayd goes on: {}", self.log()))
     }
 
-    /// Returns `true` if a listener of this process, and not of a later one, answers there.
-    fn listens_on(&self, path: &str) -> bool {
-        let peer = UnixStream::connect(path)
-            .and_then(|stream| Ok(rustix::net::sockopt::socket_peercred(&stream)?));
-        peer.is_ok_and(|peer| peer.pid == rustix::process::Pid::from_child(&self.child))
-    }
-
     /// SIGKILL, as a crash.
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
@@ -346,18 +338,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // The kernel closes the listeners of an ended process's rings later, on a busy machine by seconds, and a start
-        // refuses a socket that answers.
-        let Some(unix) = self.endpoints["unix"].as_str() else {
-            return;
-        };
-        let shards = (0..64).map(|shard| format!("{unix}.{shard}"));
-        let began = Instant::now();
-        for path in shards.chain([unix.to_owned()]) {
-            while self.listens_on(&path) && began.elapsed() < WITHIN {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
     }
 }
 
