@@ -3,14 +3,15 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::LazyLock;
 
 use rustix::process::Pid;
 
 /// What the kernel noted of a process when it connected or began to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its user.
-    pub uid: u32,
+    /// Its user. `None`: the user namespace of this process may have no number for it.
+    pub uid: Option<u32>,
     /// `None`: it is in a PID namespace that this process does not see, as in another container.
     pub pid: Option<Pid>,
 }
@@ -41,9 +42,25 @@ pub fn of(socket: impl AsFd) -> io::Result<Peer> {
         return Err(io::Error::last_os_error());
     }
     Ok(Peer {
-        uid: found.uid,
+        uid: Some(found.uid).filter(|uid| Some(*uid) != *OVERFLOW_UID),
         pid: Pid::from_raw(found.pid),
     })
+}
+
+/// The number that stands for every user without one in the user namespace of this process; `None`: all have one.
+pub static OVERFLOW_UID: LazyLock<Option<u32>> = LazyLock::new(|| {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    overflow_uid(&map, &overflow)
+});
+
+/// The kernel's default, from `include/linux/highuid.h`.
+const OVERFLOW_UID_DEFAULT: u32 = 65_534;
+
+fn overflow_uid(map: &str, overflow: &str) -> Option<u32> {
+    // The initial namespace maps every number, to itself.
+    let is_whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
+    (!is_whole).then(|| overflow.trim().parse().unwrap_or(OVERFLOW_UID_DEFAULT))
 }
 
 #[cfg(test)]
@@ -57,7 +74,7 @@ mod tests {
     fn both_ends_of_a_pair_are_this_process() {
         let (one, other) = UnixStream::pair().unwrap();
         let peer = Peer {
-            uid: rustix::process::geteuid().as_raw(),
+            uid: Some(rustix::process::geteuid().as_raw()),
             pid: Some(rustix::process::getpid()),
         };
         assert_eq!(of(&one).unwrap(), peer);
@@ -70,6 +87,22 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let peer = of(&stream);
-        assert!(peer.is_err() || peer.is_ok_and(|peer| peer.uid == u32::MAX && peer.pid.is_none()));
+        assert!(
+            peer.is_err()
+                || peer.is_ok_and(|peer| peer.uid == Some(u32::MAX) && peer.pid.is_none())
+        );
+    }
+
+    #[test]
+    fn every_user_has_a_number_in_the_initial_namespace_alone() {
+        assert_eq!(
+            overflow_uid("         0          0 4294967295\n", "65534\n"),
+            None
+        );
+        let pod = "         0     100000      65536\n";
+        assert_eq!(overflow_uid(pod, "65534\n"), Some(65_534));
+        assert_eq!(overflow_uid(pod, "65533\n"), Some(65_533));
+        assert_eq!(overflow_uid("0 0 1\n1 1 4294967294\n", ""), Some(65_534));
+        assert_eq!(overflow_uid("", ""), Some(65_534));
     }
 }

@@ -9,6 +9,7 @@ use rustix::process::DumpableBehavior;
 
 use crate::config::Config;
 use crate::machine::Machine;
+use crate::peer;
 use crate::runtime::{executor, uring};
 
 /// How long a start waits for a port that is in use, and between two looks.
@@ -23,7 +24,19 @@ pub fn check(config: &Config, machine: &Machine) -> Result<(), String> {
     executor::check_io_uring()?;
     uring::check()?;
     say_what_was_found(config, machine);
+    warn_of_overflow_uid();
     Ok(())
+}
+
+fn warn_of_overflow_uid() {
+    let own = rustix::process::geteuid().as_raw();
+    if *peer::OVERFLOW_UID == Some(own) {
+        tracing::warn!(
+            uid = own,
+            "the server's user stands for every user that has no number in this user namespace, so it is anonymous on \
+             the Unix socket, and root alone operates the server: run it as another user"
+        );
+    }
 }
 
 /// Bytes that a small key takes in an arena, of which a quarter stays free for what is being loaded.

@@ -42,8 +42,8 @@ impl Socket {
             stream,
             principal: Principal::Anonymous,
         };
-        if let Ok(peer) = peer::of(socket.fd()) {
-            socket.principal = Principal::Uid(peer.uid);
+        if let Ok(Some(uid)) = peer::of(socket.fd()).map(|peer| peer.uid) {
+            socket.principal = Principal::Uid(uid);
         }
         socket
     }

@@ -12,8 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keyway_client::blocking::Client;
-use keyway_client::{Algorithm, Input, KeyOptions, Scheme};
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use keyway_client::{Algorithm, Input, KeyOptions, Scheme, Status};
+use rustix::process::{Pid, Signal, Uid, geteuid, kill_process};
 
 use crate::common::{ended, has_program, patient_client, prod, refused, wait_until};
 
@@ -21,6 +21,8 @@ use crate::common::{ended, has_program, patient_client, prod, refused, wait_unti
 const WITHIN: Duration = crate::common::WITHIN;
 /// An unused account on a machine for tests.
 const USER: u32 = 12_345;
+/// The user that stands for those without a number.
+const NOBODY: u32 = 65_534;
 const KEYWAYD: &str = env!("CARGO_BIN_EXE_keywayd");
 
 /// Returns `true` for root, which can create namespaces and change users; otherwise prints what is skipped.
@@ -152,6 +154,39 @@ fn a_client_in_another_pid_namespace_has_its_user() {
     assert!(status.is_ok(), "{status:?}");
     drop(owner);
     stop(parent, pid);
+}
+
+/// In a user namespace one number stands for all users that have none in it. A server that ran as that one took strangers
+/// of other containers for its operator.
+#[test]
+fn a_client_without_a_number_in_the_servers_user_namespace_is_anonymous() {
+    if !is_root("a namespace for users") {
+        return;
+    }
+    let dir = open_dir();
+    let (data, socket) = (dir.path().join("data"), dir.path().join("open.sock"));
+    let (user, group) = (
+        format!("--map-user={NOBODY}"),
+        format!("--map-group={NOBODY}"),
+    );
+    let script = "umask 000 && exec \"$@\"";
+    let words = ["unshare", "--user", &user, &group, "sh", "-c", script, "sh"];
+    let mut server = keywayd(&words, &data);
+    server.arg("--unix").arg(&socket);
+    let server = server.arg("--allow-unlocked-memory").spawn().unwrap();
+    wait_until("a server in a container", WITHIN, || is_ready(&data));
+    let address = format!("unix:{}", socket.display());
+    let stranger = std::thread::spawn(move || {
+        // Of this thread only.
+        rustix::thread::set_thread_uid(Uid::from_raw(USER)).unwrap();
+        patient_client(&address).status()
+    });
+    let answer = stranger.join().unwrap();
+    let status = answer.as_ref().err().and_then(|error| error.status());
+    assert_eq!(status, Some(Status::Forbidden), "{answer:?}");
+    let pid = Pid::from_child(&server);
+    let log = stop(server, pid);
+    assert!(log.contains("stands for every user"), "{log}");
 }
 
 /// Control groups of version 1 or 2 with 256 MiB of memory and the time of one processor, as far as this machine allows
