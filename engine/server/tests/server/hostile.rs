@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Random, Server, Setup, WITHIN};
+use crate::common::{Ends, Random, Server, Setup, WITHIN};
 use keyway_client::{Algorithm, Input, KeyOptions, KeyPath, Scheme, Status, UnlockWith};
 use keyway_protocol::limits::FRAME_LEN_MAX;
 use keyway_protocol::{Hello, Octets, Opcode, Request, RequestFrame, ResponseFrame, Sign};
@@ -245,6 +245,7 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
                 }
             });
         }
+        let _over = Ends(&over);
         let ends = Instant::now() + Duration::from_secs(seconds);
         let client = server.client();
         let noise_keyspace = "noise".parse().unwrap();
@@ -255,7 +256,6 @@ fn noise_is_answered_or_cut_off_and_disturbs_nobody() {
             assert!(refused.is_none_or(|error| error.status().is_some()));
             std::thread::sleep(Duration::from_millis(20));
         }
-        over.store(true, Ordering::Relaxed);
     });
     println!("{sent:?} frames of noise, {answered:?} answers, {signed:?} signatures beside them");
     assert!(signed.into_inner() > 0 && answered.into_inner() > 0);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyState};
 
 use crate::command_line::operator::Operator;
-use crate::common::{Server, Setup, prod};
+use crate::common::{Ends, Server, Setup, prod};
 use crate::figures::damage_blob;
 
 const KEYS: usize = 5;
@@ -43,6 +43,7 @@ fn a_listing_under_rotation_lacks_no_key() {
                 }
             });
         }
+        let _done = Ends(&done);
         let lister = server.client();
         let lacking: Vec<_> = (0..LISTINGS)
             .map(|_| lister.key_list(&prod()).unwrap())
@@ -51,7 +52,6 @@ fn a_listing_under_rotation_lacks_no_key() {
                 !keys.iter().all(is_listed)
             })
             .collect();
-        done.store(true, Ordering::Relaxed);
         assert_eq!(lacking.len(), 0, "of {LISTINGS}: {lacking:?}");
     });
 }

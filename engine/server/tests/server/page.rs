@@ -13,7 +13,7 @@ use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName};
 use serde_json::json;
 
 use crate::common::browser::Browser;
-use crate::common::{Server, Setup, WITHIN, has_program, prod};
+use crate::common::{Ends, Server, Setup, WITHIN, has_program, prod};
 use crate::figures::{SHORT_LIVED, generate, sign_all, work_until};
 
 /// Where to put screenshots of the page, for the manual.
@@ -101,9 +101,8 @@ fn under_load<T>(server: &Server, watch: impl FnOnce() -> T) -> T {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        let watched = std::panic::catch_unwind(std::panic::AssertUnwindSafe(watch));
-        done.store(true, Ordering::Relaxed);
-        watched.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let _done = Ends(&done);
+        watch()
     })
 }
 

@@ -14,7 +14,7 @@ use keyway_protocol::{
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
-use crate::common::{Server, prod, wait_until};
+use crate::common::{Ends, Server, prod, wait_until};
 use crate::hostile::{Raw, hello, ping};
 
 const PARKED: &str = "keyway_shard_parked_requests{shard=\"0\"}";
@@ -239,6 +239,7 @@ fn a_shard_with_too_many_unsent_answers_closes_those_who_do_not_read_and_no_othe
                 }
             }));
         }
+        let enough = Ends(&is_enough);
         let mut deaf = Vec::new();
         wait_until("the bound", crate::common::WITHIN, || {
             assert!(unsent() <= UNSENT_BYTES_MAX + UNSENT_SLACK_BYTES);
@@ -248,7 +249,7 @@ fn a_shard_with_too_many_unsent_answers_closes_those_who_do_not_read_and_no_othe
                 .log()
                 .contains("a connection that does not read them is closed")
         });
-        is_enough.store(true, Ordering::SeqCst);
+        drop(enough);
         for reader in readers {
             reader.join().unwrap();
         }

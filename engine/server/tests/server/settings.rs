@@ -10,7 +10,7 @@ use std::time::Duration;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Call, Input, KeyOptions, KeyPath, KeyspaceInfo, Scheme, Status};
 
-use crate::common::{Server, Setup, WITHIN, prod, wait_until};
+use crate::common::{Ends, Server, Setup, WITHIN, prod, wait_until};
 
 /// Long enough that it does not end during a test.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -403,6 +403,7 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
                 sign_all(&client, &keys);
             }
         });
+        let ended = Ends(&ends);
         let mut figures = prefetcher(&server);
         wait_until(
             "two snapshots in a row with keys passed over",
@@ -429,7 +430,7 @@ fn more_room_feeds_a_starved_prefetcher_and_none_is_left_out_from_the_next_scan_
             assert!(next.triggered > last.triggered, "it goes on: {next:?}");
             last = next;
         }
-        ends.store(true, Ordering::Relaxed);
+        drop(ended);
         load.join().unwrap();
     });
 }

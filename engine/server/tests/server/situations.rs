@@ -15,7 +15,7 @@ use keyway_testkit::openbao::OpenBao;
 
 use crate::command_line::operator::Operator;
 use crate::common::alerts::Alerts;
-use crate::common::{Server, Setup, WITHIN, has_program, past_the_start, prod, wait_until};
+use crate::common::{Ends, Server, Setup, WITHIN, has_program, past_the_start, prod, wait_until};
 use crate::figures::{SHORT_LIVED, damage_blob};
 use crate::outages::stand;
 
@@ -92,12 +92,6 @@ fn under_load(server: &Server, keys: &[KeyPath], pause: Duration, then: impl FnO
 
 /// Repeats what `begin` returns on a thread of its own while `then` runs. The thread ends even if `then` fails.
 fn while_another<R: FnMut()>(begin: impl FnOnce() -> R + Send, then: impl FnOnce()) {
-    struct Ends<'a>(&'a AtomicBool);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let ends = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, Status};
 
 use crate::command_line::operator::Operator;
-use crate::common::{Server, WITHIN, wait_until};
+use crate::common::{Ends, Server, WITHIN, wait_until};
 use crate::outages::stand;
 
 const KEYSPACES: usize = 200;
@@ -119,12 +119,4 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
         let lines: Vec<&str> = said.lines().skip(before).collect();
         assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
     });
-}
-
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -21,7 +21,7 @@ use keyway_client::{
 };
 
 use crate::command_line::operator::Operator;
-use crate::common::{Server, Setup, wait_until};
+use crate::common::{Ends, Server, Setup, wait_until};
 use matrix::Row;
 
 /// Time limit on a busy machine.
@@ -171,12 +171,6 @@ impl Shop {
 
 /// Uses the key continuously, as clients would: an unused keyspace is not renewed.
 fn under_load<T>(server: &Server, then: impl FnOnce() -> T) -> T {
-    struct Ends<'a>(&'a AtomicBool);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let ends = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let client = server.client();
