@@ -41,6 +41,7 @@ impl Totals for NodeTotals {
 impl Replayable for NodeTotals {
     const COMMAND: &'static str = "node";
     const NAME: &'static str = "histories of the node";
+    const FIRST: u64 = node::NEWEST_FROM;
 
     fn trace_of(seed: u64, whole: bool) -> (Vec<String>, Option<Violation>) {
         node::trace_of(seed, whole)

@@ -12,6 +12,8 @@ pub trait Replayable: Totals {
     const COMMAND: &'static str;
     /// What its histories are called.
     const NAME: &'static str;
+    /// The first seed, unless another one is named: its histories include everything.
+    const FIRST: u64 = 0;
 
     /// Returns the history of a seed as text, and what it broke; unless it is wanted whole, a failing one is shortened.
     fn trace_of(seed: u64, whole: bool) -> (Vec<String>, Option<Violation>);
@@ -28,9 +30,9 @@ pub trait Replayable: Totals {
 pub struct Histories {
     #[command(flatten)]
     extent: Extent,
-    /// The first one
-    #[arg(long, default_value_t = 0)]
-    from: u64,
+    /// The first one; those of the node below 1,000,000 are histories of before something was added
+    #[arg(long)]
+    from: Option<u64>,
     /// Show this one history as text instead
     #[arg(long)]
     replay: Option<u64>,
@@ -49,7 +51,10 @@ impl Histories {
             }
             return violation.is_none();
         }
-        let campaign = Campaign::<T>::run(self.extent.seeds_from(self.from), self.extent.jobs);
+        let campaign = Campaign::<T>::run(
+            self.extent.seeds_from(self.from.unwrap_or(T::FIRST)),
+            self.extent.jobs,
+        );
         let written = report::write(self.extent.json.as_deref(), || {
             campaign.json(campaign.totals.json(), None)
         });

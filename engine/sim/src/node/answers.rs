@@ -52,7 +52,7 @@ impl World<'_> {
         };
         self.outcome.coverage.reached(asks.opcode(), answer.status);
         self.check_status(answer, &asked, asks)?;
-        if answer.status == Status::Ok && matches!(asks, Asks::Sign(_) | Asks::PublicKey(_)) {
+        if answer.status == Status::Ok && asks.is_use() {
             self.check_result(answer, turn_began_at)?;
         }
         if answer.status == Status::NeedsUnlock {
@@ -112,14 +112,14 @@ impl World<'_> {
         let is_certain = key.is_some_and(|key| key.is_certain() && key.least(asked.sent_at) > 0);
         let (invariant, is_possible) = match status {
             Status::Ok => {
-                let is_made_twice = is_certain && matches!(asks, Asks::Generate(_));
+                let is_made_twice = is_certain && asks.makes_key();
                 (37, !is_made_twice)
             }
             Status::NotFound => (37, asks.key().is_some() && !is_certain),
             Status::Revoked => (38, key.is_some_and(|key| key.revokes_sent > 0)),
             Status::Conflict => {
                 let may_be_there = key.is_none_or(|key| key.generates_sent > 1);
-                (38, !matches!(asks, Asks::Generate(_)) || may_be_there)
+                (38, !asks.makes_key() || may_be_there)
             }
             Status::Forbidden => (22, self.may_be_forbidden(asked, asks)),
             Status::NoKeyspace => (22, self.may_be_missing(asks)),
@@ -156,12 +156,13 @@ impl World<'_> {
             return true;
         }
         let Some(who) = asked.user else { return false };
-        let is_granted = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_));
         let book = asks
             .keyspace()
             .and_then(|keyspace| self.books.keyspaces.get(&keyspace));
         let is_first = asks.keyspace().is_some_and(|it| it <= self.plan.keyspaces);
-        !is_granted || !is_first || book.is_some_and(|book| book.may_be_withdrawn.contains(&who))
+        !asks.is_granted()
+            || !is_first
+            || book.is_some_and(|book| book.may_be_withdrawn.contains(&who))
     }
 
     fn may_ask_kms(&self, asks: Asks) -> bool {
@@ -199,9 +200,8 @@ impl World<'_> {
 
     /// The server may say that it has failed.
     fn may_fail(&self, asks: Asks) -> bool {
-        let is_use = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_));
         let is_read = matches!(asks, Asks::Keyspaces | Asks::Page { .. } | Asks::Ping(_));
-        !(is_use || is_read) || self.books.was_panic_planted()
+        !(asks.is_use() || is_read) || self.books.was_panic_planted()
     }
 
     /// An answer has reached its client.
@@ -307,7 +307,10 @@ impl World<'_> {
         asks: Asks,
     ) -> Checked {
         let now = self.now;
-        let is_generate = |other: &Asked| other.asks == Some(Asks::Generate(key));
+        let is_generate = |other: &Asked| {
+            let other = other.asks.filter(|other| other.makes_key());
+            other.and_then(Asks::key) == Some(key)
+        };
         let may_be_made = self.may_overlap(asked, is_generate);
         let book = self.books.keys.entry(key).or_default();
         let most = book.most();

@@ -7,9 +7,9 @@ use super::plan::{Asks, Key};
 use super::process::uid_of;
 use crate::control::kms::NAMES;
 use keyway_protocol::{
-    Algorithm, Hello, InputKind, KeyGenerate, KeyList, KeyRevoke, KeyRotate, KeyspaceCreate,
-    KmsUnlock, NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Settings, Sign, Unlock,
-    UnlockKind, Usage,
+    Algorithm, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate, KeyImport, KeyList, KeyRevoke,
+    KeyRotate, KeyspaceCreate, KmsUnlock, Material, NewKey, Octets, Opcode, Request, RequestFrame,
+    Scheme, Settings, Sign, Unlock, UnlockKind, Usage,
 };
 
 /// An emergency command is answered within this, µs: 4 s of it are for a disk that hangs.
@@ -24,14 +24,27 @@ impl Key {
     pub(super) fn algorithm(self) -> u8 {
         if self.number % 4 == 3 { SLOW } else { FAST }
     }
+
+    fn made(self) -> NewKey {
+        NewKey {
+            algorithm: Algorithm::try_from(self.algorithm()).ok(),
+            exportable: false,
+            usage: Usage::NONE,
+            not_after_unix_ms: 0,
+        }
+    }
 }
 
 impl Asks {
     pub(super) fn opcode(self) -> Opcode {
         match self {
             Asks::Sign(_) => Opcode::Sign,
+            Asks::Mac(_) => Opcode::Mac,
+            Asks::Encrypt(_) => Opcode::Encrypt,
+            Asks::Get(_) => Opcode::Get,
             Asks::PublicKey(_) => Opcode::PublicKey,
             Asks::Generate(_) => Opcode::KeyGenerate,
+            Asks::Import(_) => Opcode::KeyImport,
             Asks::Rotate(_) => Opcode::KeyRotate,
             Asks::Revoke(_) => Opcode::KeyRevoke,
             Asks::Delete(_) => Opcode::KeyDelete,
@@ -44,6 +57,7 @@ impl Asks {
             Asks::UnlockKms(_) => Opcode::KmsUnlock,
             Asks::Set { .. } | Asks::Grant { .. } | Asks::Withdraw { .. } => Opcode::KeyspaceSet,
             Asks::RotateDek(_) => Opcode::KeyspaceRotate,
+            Asks::DestroyDeks(_) => Opcode::KeyspaceDestroyDeks,
             Asks::Create(_) => Opcode::KeyspaceCreate,
             Asks::UnlockStatus { .. } => Opcode::UnlockStatus,
             Asks::Ping(_) => Opcode::Ping,
@@ -55,8 +69,12 @@ impl Asks {
     pub(super) fn key(self) -> Option<Key> {
         match self {
             Asks::Sign(key)
+            | Asks::Mac(key)
+            | Asks::Encrypt(key)
+            | Asks::Get(key)
             | Asks::PublicKey(key)
             | Asks::Generate(key)
+            | Asks::Import(key)
             | Asks::Rotate(key)
             | Asks::Revoke(key)
             | Asks::Delete(key)
@@ -74,14 +92,30 @@ impl Asks {
             | Asks::Grant { keyspace, .. }
             | Asks::Withdraw { keyspace, .. }
             | Asks::RotateDek(keyspace)
+            | Asks::DestroyDeks(keyspace)
             | Asks::UnlockStatus { keyspace, .. } => Some(keyspace),
             _ => self.key().map(|key| key.keyspace),
         }
     }
 
+    /// Whether it makes a key, which must not be there yet.
+    pub(super) fn makes_key(self) -> bool {
+        matches!(self, Asks::Generate(_) | Asks::Import(_))
+    }
+
     /// Whether it changes the newest version of its key.
     pub(super) fn makes_version(self) -> bool {
-        matches!(self, Asks::Generate(_) | Asks::Rotate(_))
+        self.makes_key() || matches!(self, Asks::Rotate(_))
+    }
+
+    /// Whether the users of a keyspace may do it, who are granted `sign`.
+    pub(super) fn is_granted(self) -> bool {
+        matches!(self, Asks::Sign(_) | Asks::PublicKey(_))
+    }
+
+    /// Whether it uses a key, and its answer has the result.
+    pub(super) fn is_use(self) -> bool {
+        self.is_granted() || matches!(self, Asks::Mac(_) | Asks::Encrypt(_) | Asks::Get(_))
     }
 }
 
@@ -127,13 +161,21 @@ impl World<'_> {
                 kind: InputKind::Message,
                 input: Octets(b"message"),
             })),
+            Asks::Mac(_) => write(&Request::Mac(Octets(b"message"))),
+            Asks::Encrypt(_) => write(&Request::Encrypt(Encrypt {
+                aad: Octets(b""),
+                plaintext: Octets(b"message"),
+            })),
+            Asks::Get(_) => write(&Request::Get { key_version: 0 }),
             Asks::PublicKey(_) => write(&Request::PublicKey { key_version: 0 }),
             Asks::Generate(key) => write(&Request::KeyGenerate(KeyGenerate {
-                new_key: NewKey {
-                    algorithm: Algorithm::try_from(key.algorithm()).ok(),
-                    exportable: false,
-                    usage: Usage::NONE,
-                    not_after_unix_ms: 0,
+                new_key: key.made(),
+            })),
+            Asks::Import(key) => write(&Request::KeyImport(KeyImport {
+                new_key: key.made(),
+                material: Material {
+                    format: KeyFormat::Raw,
+                    bytes: Octets(&[7; 32]),
                 },
             })),
             Asks::Rotate(_) => write(&Request::KeyRotate(KeyRotate { material: None })),
@@ -167,6 +209,7 @@ impl World<'_> {
             Asks::Grant { who, .. } => set(format!("allow:uid:{}=sign\n", uid_of(Some(who)))),
             Asks::Withdraw { who, .. } => set(format!("allow:uid:{}=none\n", uid_of(Some(who)))),
             Asks::RotateDek(_) => write(&Request::KeyspaceRotate),
+            Asks::DestroyDeks(_) => write(&Request::KeyspaceDestroyDeks),
             Asks::Create(kms) => {
                 let (name, kms) = (format!("made-{request}"), format!("kms={}\n", NAMES[kms]));
                 write(&Request::KeyspaceCreate(KeyspaceCreate {

@@ -56,6 +56,7 @@ use sockets::Socket;
 use std::collections::{BTreeMap, BinaryHeap};
 
 pub use coverage::NodeCoverage;
+pub use plan::NEWEST_FROM;
 
 /// The wall clock at virtual time 0, ms.
 const UNIX_MS: u64 = 1_900_000_000_000;

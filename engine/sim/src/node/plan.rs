@@ -2,6 +2,7 @@
 
 mod draw;
 mod extra;
+mod others;
 
 pub(super) use draw::plan;
 
@@ -13,6 +14,9 @@ use crate::history::{Planned, Steps};
 pub(super) const USERS: u32 = 2;
 /// Keys of a keyspace.
 pub(super) const KEYS: u8 = 4;
+
+/// Histories from this seed on include everything.
+pub const NEWEST_FROM: u64 = 1_000_000;
 
 /// One history.
 #[derive(Clone, Debug)]
@@ -64,8 +68,12 @@ pub(super) struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asks {
     Sign(Key),
+    Mac(Key),
+    Encrypt(Key),
+    Get(Key),
     PublicKey(Key),
     Generate(Key),
+    Import(Key),
     Rotate(Key),
     Revoke(Key),
     Delete(Key),
@@ -99,6 +107,7 @@ pub(super) enum Asks {
         who: u32,
     },
     RotateDek(u32),
+    DestroyDeks(u32),
     Create(usize),
     UnlockStatus {
         keyspace: u32,

@@ -126,6 +126,12 @@ impl World<'_> {
                 used.request
             );
         }
+        ensure!(
+            25,
+            user.is_none() || asks.is_none_or(Asks::is_granted),
+            "shard {number}: user {user:?} is granted to sign, and #{} is {asks:?}",
+            used.request
+        );
         let revoked = asks
             .and_then(Asks::key)
             .and_then(|key| self.books.keys.get(&key)?.revoked);

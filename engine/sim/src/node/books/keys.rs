@@ -63,7 +63,7 @@ impl KeyBook {
 
     pub(crate) fn note_sent(&mut self, asks: Asks) {
         match asks {
-            Asks::Generate(_) => {
+            Asks::Generate(_) | Asks::Import(_) => {
                 self.generates_sent += 1;
                 // What is made after this is another key.
                 let newest = self.newest();

@@ -1,6 +1,6 @@
 //! Drawing a history from its seed.
 
-use super::{Asks, Client, KEYS, Key, PanicsIn, Plan, Step, USERS, extra};
+use super::{Asks, Client, KEYS, Key, PanicsIn, Plan, Step, USERS, extra, others};
 use crate::control::plan::{DiskMood, KmsMood};
 use crate::dice::Dice;
 use crate::history::Planned;
@@ -129,6 +129,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         settings,
         steps,
     };
+    others::add(&mut plan);
     extra::add(&mut plan);
     plan
 }
