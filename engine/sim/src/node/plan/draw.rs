@@ -152,6 +152,14 @@ fn settings(dice: &mut Dice) -> Vec<(&'static str, u64)> {
     ]
 }
 
+/// Most requests have no deadline.
+pub(super) fn deadline_us(dice: &mut Dice) -> u32 {
+    match dice.below(5) {
+        0 => dice.pick(&[1, 500, 3_000, 40_000, 400_000]),
+        _ => 0,
+    }
+}
+
 struct Drawing {
     dice: Dice,
     shards: u16,
@@ -168,15 +176,12 @@ impl Drawing {
 
     fn ask_many(&mut self, count: u64, asks: impl Fn(&mut Self) -> Asks) -> Step {
         let asks = asks(self);
-        let is_anybodys = matches!(asks, Asks::Sign(_) | Asks::PublicKey(_) | Asks::Keyspaces);
+        let is_anybodys = asks.is_granted() || asks == Asks::Keyspaces;
         let client = match is_anybodys || self.dice.one_in(20) {
             true => self.dice.below(self.clients.len() as u64) as usize,
             false => self.operator(),
         };
-        let deadline_us = match self.dice.below(5) {
-            0 => self.dice.pick(&[1, 500, 3_000, 40_000, 400_000]),
-            _ => 0,
-        };
+        let deadline_us = deadline_us(&mut self.dice);
         Step::Ask {
             client,
             asks,

@@ -1,6 +1,7 @@
 //! What clients ask for less often, between the other steps. Drawn from a stream of its own, for histories from
 //! [`NEWEST_FROM`] on: those before it stay as they were.
 
+use super::draw::deadline_us;
 use super::{Asks, KEYS, Key, NEWEST_FROM, Plan, Step};
 use crate::dice::Dice;
 use crate::history::Planned;
@@ -33,10 +34,7 @@ pub(super) fn add(plan: &mut Plan) {
             true => dice.below(plan.clients.len() as u64) as usize,
             false => 0,
         };
-        let deadline_us = match dice.below(5) {
-            0 => dice.pick(&[1, 500, 3_000, 40_000, 400_000]),
-            _ => 0,
-        };
+        let deadline_us = deadline_us(&mut dice);
         let at = dice.below(plan.steps.len() as u64 + 1) as usize;
         let step = Step::Ask {
             client,
