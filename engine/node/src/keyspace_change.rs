@@ -1,7 +1,7 @@
 //! A keyspace as a shard acts by it. Its guard decides whether it may be used and by whom; two guards are met as
 //! `in force = written ∧ wanted`.
 
-use keyway_core::Settings;
+use keyway_core::{SettingName, Settings};
 
 use crate::catalogue::Keyspace;
 use crate::ids::{Epoch, Opening, Revision};
@@ -85,6 +85,24 @@ impl Guard {
     }
 }
 
+/// A time limit among the settings.
+type TimeLimit = (SettingName, fn(&mut Settings) -> &mut u64);
+
+/// The settings of which a lower value takes something away: a key or a lease ends earlier. The only list of them, from
+/// which it follows what two guards meet in, and which changes overtake others.
+const TIME_LIMITS: [TimeLimit; 3] = [
+    (SettingName::SoftTtlMs, |settings| &mut settings.soft_ttl_ms),
+    (SettingName::HardTtlMs, |settings| &mut settings.hard_ttl_ms),
+    (SettingName::DekLeaseMs, |settings| {
+        &mut settings.dek_lease_ms
+    }),
+];
+
+/// Returns whether a change of a setting may take something away.
+pub fn is_time_limit(name: SettingName) -> bool {
+    TIME_LIMITS.iter().any(|(limit, _)| *limit == name)
+}
+
 /// Valid if both are: what is tied to the soft TTL comes from the side that the soft TTL comes from.
 fn meet_settings(ours: &Settings, theirs: &Settings) -> Settings {
     let by_soft_ttl = if theirs.soft_ttl_ms < ours.soft_ttl_ms {
@@ -92,15 +110,18 @@ fn meet_settings(ours: &Settings, theirs: &Settings) -> Settings {
     } else {
         ours
     };
-    Settings {
-        soft_ttl_ms: by_soft_ttl.soft_ttl_ms,
+    let mut met = Settings {
         refresh_window_ms: by_soft_ttl.refresh_window_ms,
         low_water_pct: by_soft_ttl.low_water_pct,
         jitter_pct: by_soft_ttl.jitter_pct,
-        hard_ttl_ms: ours.hard_ttl_ms.min(theirs.hard_ttl_ms),
-        dek_lease_ms: ours.dek_lease_ms.min(theirs.dek_lease_ms),
         ..ours.clone()
+    };
+    let mut theirs = theirs.clone();
+    for (_, limit) in TIME_LIMITS {
+        let least = (*limit(&mut met)).min(*limit(&mut theirs));
+        *limit(&mut met) = least;
     }
+    met
 }
 
 #[cfg(test)]
@@ -146,6 +167,24 @@ mod tests {
         assert_eq!(met.settings, expected);
         assert!(theirs.is_tighter_than(&ours) && !met.is_tighter_than(&theirs.meet(&ours)));
         assert_eq!(ours.meet(&ours), ours);
+    }
+
+    /// Changes that take something away overtake others; which settings those are must not be written down twice.
+    #[test]
+    fn settings_that_make_a_guard_tighter_are_the_time_limits() {
+        let before = guard(false, &[], Settings::default());
+        for name in SettingName::ALL {
+            let mut values = ["1", "900000000", "auto", "serve_stale"].into_iter();
+            let is_tightened = values.any(|value| {
+                let mut after = before.clone();
+                let setting = keyway_core::Setting::parse(name.as_str(), value);
+                setting.is_ok_and(|setting| {
+                    after.settings.put(setting);
+                    after.is_tighter_than(&before)
+                })
+            });
+            assert_eq!(is_tightened, is_time_limit(*name), "{name:?}");
+        }
     }
 
     #[test]

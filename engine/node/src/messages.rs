@@ -251,7 +251,7 @@ impl Command {
     pub fn lane(&self) -> Lane {
         match self {
             Command::Lock { .. } | Command::LockKms { .. } | Command::LockAll => Lane::Emergency,
-            Command::Set { change, .. } if change.has_grants() => Lane::Emergency,
+            Command::Set { change, .. } if change.may_take_away() => Lane::Emergency,
             _ => Lane::Ordinary,
         }
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use keyway_core::{Setting, SettingName, Settings};
 
 use super::CatalogueError;
+use crate::keyspace_change::is_time_limit;
 use crate::policy::{Grantee, Rights};
 
 /// Prefix of a name that denotes a principal's grants.
@@ -18,6 +19,22 @@ pub enum Subject {
     Grants(Grantee),
     /// A setting.
     Setting(SettingName),
+}
+
+/// Returns whether a change of what has this name may take something away. For the names of requests that have not been
+/// parsed yet; see [`Subject::may_take_away`].
+pub fn may_take_away(name: &str) -> bool {
+    name.starts_with(ALLOW) || SettingName::parse(name).is_some_and(is_time_limit)
+}
+
+impl Subject {
+    /// Returns whether a change of it may take something away.
+    pub(super) fn may_take_away(&self) -> bool {
+        match self {
+            Subject::Grants(_) => true,
+            Subject::Setting(name) => is_time_limit(*name),
+        }
+    }
 }
 
 impl fmt::Display for Subject {

@@ -23,7 +23,7 @@ use crate::policy::{Grantee, Policy};
 use crate::time::Moment;
 
 use assignment::Assignment;
-pub use assignment::Subject;
+pub use assignment::{Subject, may_take_away};
 pub use deks::{RETIRED_DEKS_MAX, RETIRED_KEPT_MS, RetiredDek, WrappedDek};
 pub use edit::Edit;
 pub use history::{Change, ChangeAuthor, HISTORY_MAX, History};

@@ -1,6 +1,6 @@
 //! Changes of settings and grants, decoded and checked once, when the request is received.
 
-use super::assignment::{Assignment, Subject, not_a_setting};
+use super::assignment::{Assignment, not_a_setting};
 use super::{CatalogueError, OverrideDuration};
 
 /// The name under which a request specifies the duration of its changes.
@@ -43,11 +43,11 @@ impl SettingsChange {
         self.lasts
     }
 
-    /// Returns `true` if the changes include grants.
-    pub fn has_grants(&self) -> bool {
+    /// Returns `true` if one of the changes may take something away: a grant, or a time limit.
+    pub fn may_take_away(&self) -> bool {
         self.changes
             .iter()
-            .any(|change| matches!(change.subject(), Subject::Grants(_)))
+            .any(|change| change.subject().may_take_away())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Assignment> {
@@ -68,6 +68,7 @@ impl std::fmt::Display for SettingsChange {
 
 #[cfg(test)]
 mod tests {
+    use super::super::assignment::may_take_away;
     use super::*;
 
     #[test]
@@ -78,7 +79,7 @@ mod tests {
             change.to_string(),
             "refresh_window_ms=7 allow:uid:1=sign,verify"
         );
-        assert!(change.has_grants() && change.lasts().is_none());
+        assert!(change.may_take_away() && change.lasts().is_none());
     }
 
     #[test]
@@ -86,12 +87,28 @@ mod tests {
         let written = [("soft_ttl_ms", "9000"), ("for_ms", "5000")];
         let change = SettingsChange::parse(written).unwrap();
         assert_eq!(change.lasts().map(OverrideDuration::ms), Some(5_000));
-        assert!(!change.has_grants());
         let refused = change.without_end().unwrap_err().to_string();
         assert!(
             refused.starts_with("`for_ms` is not a setting"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn names_that_may_take_something_away_are_the_same_before_and_after_parsing() {
+        for (name, value, takes_away) in [
+            ("allow:uid:1", "sign", true),
+            ("hard_ttl_ms", "1000", true),
+            ("soft_ttl_ms", "1000", true),
+            ("dek_lease_ms", "1000", true),
+            ("maxInFlight", "1", false),
+            ("refreshWindow", "1", false),
+            ("for_ms", "1000", false),
+        ] {
+            let change = SettingsChange::parse([(name, value)]).unwrap();
+            assert_eq!(change.may_take_away(), takes_away, "{name}");
+            assert_eq!(may_take_away(name), takes_away, "{name}");
+        }
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub const LISTS_PER_PRINCIPAL_MAX: usize = 64;
 /// Tasks of one principal at a shard that generate or import a key.
 pub const WRITES_PER_PRINCIPAL_MAX: usize = 2_048;
 
+/// Revocations of one principal at a shard that wait for the log. The server's user and root have no such limit.
+pub const REVOCATIONS_PER_PRINCIPAL_MAX: usize = 16_384;
+
 /// Accounts without use that are kept before they are looked through.
 const UNUSED_ACCOUNTS_MAX: usize = 1_024;
 
@@ -71,6 +74,7 @@ pub struct Account {
     unsent_bytes: Cell<usize>,
     lists: Cell<usize>,
     writes: Cell<usize>,
+    revocations: Cell<usize>,
     standing: Cell<Standing>,
     shard_unsent_bytes: Rc<Cell<usize>>,
 }
@@ -95,6 +99,7 @@ impl Account {
             unsent_bytes: Cell::new(0),
             lists: Cell::new(0),
             writes: Cell::new(0),
+            revocations: Cell::new(0),
             standing: Cell::new(Standing::Granted),
             shard_unsent_bytes,
         }
@@ -143,7 +148,7 @@ impl Account {
 
     fn is_unused(&self) -> bool {
         let uses = [&self.connections, &self.in_flight, &self.unsent_bytes];
-        let tasks = [&self.lists, &self.writes];
+        let tasks = [&self.lists, &self.writes, &self.revocations];
         uses.into_iter().chain(tasks).all(|uses| uses.get() == 0)
     }
 }
@@ -251,6 +256,13 @@ impl Accounts {
         let account = self.of(principal);
         let free = account.writes.get() < WRITES_PER_PRINCIPAL_MAX;
         free.then(|| Place::take(&account, |account| &account.writes))
+    }
+
+    /// A place for a revocation; `None` when the principal has its share.
+    pub fn revocation(&self, principal: Principal) -> Option<Place> {
+        let account = self.of(principal);
+        let free = account.revocations.get() < REVOCATIONS_PER_PRINCIPAL_MAX;
+        free.then(|| Place::take(&account, |account| &account.revocations))
     }
 }
 

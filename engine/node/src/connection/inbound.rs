@@ -14,10 +14,11 @@ use std::rc::Rc;
 
 use keyway_core::Instant;
 use keyway_protocol::limits::FRAME_LEN_MAX;
-use keyway_protocol::{Opcode, ProtocolError, RequestFrame};
+use keyway_protocol::{Opcode, ProtocolError, Request, RequestFrame};
 use zeroize::Zeroize;
 
 use super::arrivals::Arrivals;
+use crate::catalogue::may_take_away;
 
 /// Bytes that one read takes at most.
 const READ_LEN_MAX: usize = 64 << 10;
@@ -229,10 +230,11 @@ pub(super) fn may_be_emergency(code: u8) -> bool {
 fn is_emergency(frame: &RequestFrame<'_>) -> bool {
     match frame.opcode() {
         Ok(Opcode::Lock | Opcode::KmsLock | Opcode::LockAll | Opcode::KeyRevoke) => true,
-        Ok(Opcode::KeyspaceSet) => {
-            let mut lines = frame.payload.split(|byte| *byte == b'\n');
-            lines.any(|line| line.starts_with(b"allow:"))
-        }
+        // What is malformed is refused in its turn.
+        Ok(Opcode::KeyspaceSet) => match Request::decode(frame) {
+            Ok(Request::KeyspaceSet(lines)) => lines.iter().any(|(name, _)| may_take_away(name)),
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -292,6 +294,9 @@ mod tests {
             (Opcode::Lock, b""),
             (Opcode::KeyspaceSet, b"max_in_flight=1\n"),
             (Opcode::KeyspaceSet, b"max_in_flight=1\nallow:uid:1=none\n"),
+            (Opcode::KeyspaceSet, b"hard_ttl_ms=1000\nfor_ms=60000\n"),
+            (Opcode::KeyspaceSet, b"max_in_flight=1\ndek_lease_ms=1000\n"),
+            (Opcode::KeyspaceSet, b"soft_ttl_ms=1000"),
             (Opcode::KeyRevoke, b""),
             (Opcode::Unlock, b"allow:"),
             (Opcode::LockAll, b""),
@@ -317,7 +322,7 @@ mod tests {
                 }
                 second.extend(others(&mut inbox));
                 inbox.settle();
-                assert_eq!((first.len(), second.len()), (5, 4), "{cut} {count_max}");
+                assert_eq!((first.len(), second.len()), (7, 5), "{cut} {count_max}");
                 assert!(first.is_sorted() && second.is_sorted());
                 assert_eq!((inbox.filled, inbox.is_partial()), (0, false));
                 assert!(inbox.bytes.iter().all(|byte| *byte == 0), "wiped");

@@ -3,12 +3,13 @@
 use keyway_protocol::{Custody, KmsInit, Request, RequestFrame, ResponseHead, Settings, Status};
 
 use super::Shard;
-use super::job::Stage;
+use super::job::{Job, Stage};
+use super::places::Purpose;
 use super::port::Port;
 use super::refusal::overloaded;
 use super::use_key::Asked;
 use crate::catalogue::SettingsChange;
-use crate::connection::{CONTROL_RESERVED, WAITING_RESERVED};
+use crate::connection::CONTROL_RESERVED;
 use crate::messages::{self, Command, Lane, Secret, ToControl};
 
 /// What KEYSPACE_LIST answers to a principal that may see none.
@@ -74,18 +75,24 @@ impl<P: Port> Shard<P> {
     fn send_to_control(&mut self, asked: Asked<'_>, command: Command) {
         let who = asked.allowed.who();
         let lane = command.lane();
-        let is_operator = self.governed.owner.is_operator(who);
-        let reserved = |places| if is_operator { 0 } else { places };
-        let has_place = match (lane, is_operator) {
-            (Lane::Emergency, _) => self.jobs.has_room_for_emergency(reserved(WAITING_RESERVED)),
-            // Emergencies of others may have taken the ordinary places.
-            (Lane::Ordinary, true) => self.jobs.has_room_for_emergency(WAITING_RESERVED / 2),
-            (Lane::Ordinary, false) => self.jobs.has_room_beside(WAITING_RESERVED),
+        let purpose = match lane {
+            Lane::Emergency => Purpose::Command,
+            Lane::Ordinary => Purpose::Request,
         };
+        let claim = self.claim(&asked, purpose);
         let room = self.upkeep.control_room.of(lane);
-        if !has_place || *room <= reserved(CONTROL_RESERVED) {
+        let left = if claim.is_operator {
+            0
+        } else {
+            CONTROL_RESERVED
+        };
+        let kept = match *room > left {
+            true => self.jobs.keep_nothing(claim, None),
+            false => None,
+        };
+        let Some(kept) = kept else {
             return self.refuse_as(asked.responder, overloaded(100_000));
-        }
+        };
         *room = room.saturating_sub(1);
         let request = messages::Request {
             token: self.jobs.next_token().0,
@@ -93,8 +100,7 @@ impl<P: Port> Shard<P> {
             deadline: asked.deadline,
             command,
         };
-        let job = asked.into_job(self.jobs.hold_nothing(), Stage::Control);
-        self.jobs.park(job);
+        self.jobs.park(Job::new(asked, kept, Stage::Control));
         self.out.tell_control(ToControl::Request(request));
         self.upkeep.counts.control_requests_total += 1;
     }

@@ -11,24 +11,17 @@ use zeroize::Zeroize;
 
 use super::key_write::KeyWrite;
 use super::permit::Permit;
+use super::places::{Claim, Places, Purpose, WaitingPlace};
 use super::responder::Responder;
-use crate::connection::{Connection, Place};
+use super::use_key::Asked;
+use crate::connection::{Connection, HELD_BYTES_RESERVED, Place};
 use keyway_core::slots::{Handle, Slots};
-
-/// Requests of a shard that may wait for a flight, a peer or control.
-pub const WAITING_MAX: usize = 65_536;
-
-/// Places beyond these for commands that take something away.
-pub const WAITING_FOR_EMERGENCY: usize = 4_096;
 
 /// Bytes of requests that a shard keeps for later, all together.
 pub const HELD_BYTES_MAX: usize = 64 << 20;
 
-const _: () = assert!(crate::connection::IN_FLIGHT_PER_CONNECTION_MAX < WAITING_MAX);
-const _: () = assert!(
-    crate::connection::IN_FLIGHT_PER_PRINCIPAL_MAX
-        < WAITING_MAX - crate::connection::WAITING_RESERVED
-);
+/// The largest frame of a revocation: its head, the key's id and a version.
+const REVOCATION_LEN_MAX: usize = 256;
 
 /// A claim on the shard's memory for held requests; given back when dropped.
 pub(crate) struct MemoryReservation {
@@ -86,24 +79,21 @@ pub struct Job {
     pub(crate) frame: BufferedFrame,
     pub(crate) deadline: Option<Instant>,
     pub(crate) stage: Stage,
+    pub(crate) place: Option<WaitingPlace>,
     /// Ends the wait, where the shard itself does.
     timer: Option<TimerId<Handle<Job>>>,
 }
 
 impl Job {
-    pub(crate) fn new(
-        responder: Responder,
-        permit: Permit,
-        frame: BufferedFrame,
-        deadline: Option<Instant>,
-        stage: Stage,
-    ) -> Self {
+    /// A request of `asked` that waits for `stage`.
+    pub(crate) fn new(asked: Asked<'_>, kept: Kept, stage: Stage) -> Self {
         Job {
-            responder: Some(responder),
-            permit,
-            frame,
-            deadline,
+            responder: Some(asked.responder),
+            permit: asked.allowed.park(),
+            frame: kept.frame,
+            deadline: asked.deadline,
             stage,
+            place: Some(kept.place),
             timer: None,
         }
     }
@@ -111,6 +101,12 @@ impl Job {
     fn connection(&self) -> Option<Handle<Connection>> {
         self.responder.as_ref().and_then(Responder::connection)
     }
+}
+
+/// A place, and what is kept of the request that takes it.
+pub(crate) struct Kept {
+    pub(crate) place: WaitingPlace,
+    pub(crate) frame: BufferedFrame,
 }
 
 /// What a job waits for.
@@ -155,6 +151,7 @@ pub(crate) struct Jobs {
     /// When the shard itself ends a wait.
     timers: Wheel<Handle<Job>>,
     held_bytes: Rc<Cell<usize>>,
+    pub(crate) places: Places,
     /// Jobs in [`Stage::Unreserved`].
     pub(crate) unreserved: usize,
 }
@@ -166,6 +163,7 @@ impl Jobs {
             by_connection: BTreeMap::new(),
             timers: Wheel::new(),
             held_bytes: Rc::default(),
+            places: Places::default(),
             unreserved: 0,
         }
     }
@@ -174,29 +172,38 @@ impl Jobs {
         self.all.len()
     }
 
-    /// Returns whether one more request may wait while so many places stay free for others.
-    pub(crate) fn has_room_beside(&self, reserved: usize) -> bool {
-        self.len() + reserved < WAITING_MAX
-    }
-
-    /// Returns the same for a command that takes something away.
-    pub(crate) fn has_room_for_emergency(&self, reserved: usize) -> bool {
-        self.len() + reserved < WAITING_MAX + WAITING_FOR_EMERGENCY
-    }
-
     /// Returns the core's name for the job that is parked next.
     pub(crate) fn next_token(&self) -> Token {
         Token(self.all.vacant().to_bits())
     }
 
-    /// Keeps a copy of a request; `None` when the shard holds too much already. `reserved` bytes stay free for others.
-    pub(crate) fn buffer_frame(
+    /// Takes a place for a request, and keeps a copy of it. `place`: the one that it has already. `None`: there is none, or
+    /// the shard keeps too much already.
+    pub(crate) fn keep(
         &self,
+        claim: Claim,
+        place: Option<WaitingPlace>,
         frame: &RequestFrame<'_>,
-        reserved: usize,
-    ) -> Option<BufferedFrame> {
+    ) -> Option<Kept> {
+        // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
+        let place = place.or_else(|| self.places.take(claim))?;
+        let frame = self.buffer_frame(claim, frame)?;
+        Some(Kept { place, frame })
+    }
+
+    fn buffer_frame(&self, claim: Claim, frame: &RequestFrame<'_>) -> Option<BufferedFrame> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).ok()?;
+        // Those of revocations are bounded by their places.
+        if claim.purpose != Purpose::Request {
+            let mut held = self.hold_nothing();
+            held.bytes = bytes;
+            return (held.bytes.len() <= REVOCATION_LEN_MAX).then_some(held);
+        }
+        let reserved = match claim.is_operator {
+            true => 0,
+            false => HELD_BYTES_RESERVED,
+        };
         let total = self.held_bytes.get() + bytes.len();
         if total + reserved > HELD_BYTES_MAX {
             return None;
@@ -212,9 +219,16 @@ impl Jobs {
         })
     }
 
-    /// Keeps nothing, for a request that is answered without looking at it again. That needs no room, and leaves no copy of
-    /// a secret behind.
-    pub(crate) fn hold_nothing(&self) -> BufferedFrame {
+    /// Takes a place and keeps nothing, for a request that is answered without looking at it again. That leaves no copy of a
+    /// secret behind.
+    pub(crate) fn keep_nothing(&self, claim: Claim, place: Option<WaitingPlace>) -> Option<Kept> {
+        Some(Kept {
+            place: place.or_else(|| self.places.take(claim))?,
+            frame: self.hold_nothing(),
+        })
+    }
+
+    fn hold_nothing(&self) -> BufferedFrame {
         BufferedFrame {
             bytes: Vec::new(),
             _claim: MemoryReservation {

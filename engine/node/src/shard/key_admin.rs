@@ -16,6 +16,7 @@ use super::effect::{Done, Errand, OwnedName};
 use super::job::{Job, Stage};
 use super::key_place::place_of;
 use super::key_write::{KeyWrite, Step};
+use super::places::Purpose;
 use super::port::{
     Expect, Found, KeyState, Known, Making, Name, Port, ReadError, Seal, Secret, Write, WriteError,
 };
@@ -23,7 +24,6 @@ use super::refusal::{WriteRefusal, overloaded};
 use super::shelf::SealUnder;
 use super::tasks::Task;
 use super::use_key::Asked;
-use crate::connection::HELD_BYTES_RESERVED;
 use crate::limits::write_us;
 
 /// How long a write waits for the keyspace's DEK, µs.
@@ -43,13 +43,13 @@ impl<P: Port> Shard<P> {
     /// Starts a write.
     pub(super) fn begin_write(
         &mut self,
-        asked: Asked<'_>,
+        mut asked: Asked<'_>,
         frame: &RequestFrame<'_>,
         request: &Request<'_>,
     ) {
         let who = asked.allowed.who();
         let takes_away = matches!(request, Request::KeyRevoke(_));
-        // What takes something away is never refused for what the principal does besides.
+        // What takes something away is not refused for what else the principal writes.
         let place = match takes_away {
             true => None,
             false => match self.out.connections.accounts.write(who) {
@@ -57,13 +57,11 @@ impl<P: Port> Shard<P> {
                 place => place,
             },
         };
-        let reserved = if takes_away { 0 } else { HELD_BYTES_RESERVED };
-        let has_room = match takes_away {
-            true => self.jobs.has_room_for_emergency(0),
-            false => self.jobs.has_room_beside(0),
+        let purpose = match takes_away {
+            true => Purpose::Revocation,
+            false => Purpose::Request,
         };
-        let held = self.jobs.buffer_frame(frame, reserved).filter(|_| has_room);
-        let Some(held) = held else {
+        let Some(kept) = self.keep_asked(&mut asked, purpose, frame) else {
             return self.refuse_as(asked.responder, overloaded(100_000));
         };
         let write = KeyWrite {
@@ -72,7 +70,7 @@ impl<P: Port> Shard<P> {
             current: None,
             generated: None,
         };
-        let job = asked.into_job(held, Stage::Writing(write));
+        let job = Job::new(asked, kept, Stage::Writing(write));
         self.step(job, |shard, job| {
             shard.may_write(job)?;
             match shard.want_dek(job)? {

@@ -8,6 +8,7 @@ use keyway_protocol::{
 use super::Shard;
 use super::effect::Errand;
 use super::job::{Job, Stage};
+use super::places::Purpose;
 use super::port::{KeyState, Page, Port};
 use super::refusal::overloaded;
 use super::tasks::Task;
@@ -17,19 +18,19 @@ impl<P: Port> Shard<P> {
     /// Starts reading a page.
     pub(super) fn list_keys(
         &mut self,
-        asked: Asked<'_>,
+        mut asked: Asked<'_>,
         frame: &RequestFrame<'_>,
         list: &KeyList<'_>,
     ) {
         let Some(place) = self.out.connections.accounts.list(asked.allowed.who()) else {
             return self.refuse_as(asked.responder, overloaded(10_000));
         };
-        if !self.jobs.has_room_beside(0) {
+        let claim = self.claim(&asked, Purpose::Request);
+        let Some(kept) = self.jobs.keep_nothing(claim, asked.place.take()) else {
             return self.refuse_as(asked.responder, overloaded(100_000));
-        }
-        let held = self.jobs.hold_nothing();
-        let job = asked.into_job(held, Stage::Listing { _place: place });
-        let job = self.jobs.park(job);
+        };
+        let stage = Stage::Listing { _place: place };
+        let job = self.jobs.park(Job::new(asked, kept, stage));
         let errand = Errand::List {
             keyspace: frame.keyspace_id,
             cursor: list.cursor.to_vec(),

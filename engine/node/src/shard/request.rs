@@ -9,13 +9,14 @@ use keyway_protocol::{
 
 use super::Shard;
 use super::figures::CountedOperation;
-use super::job::Stage;
+use super::job::{Job, Kept, Stage};
 use super::permit::TurnScope;
+use super::places::{Claim, Purpose};
 use super::port::{Operation, Port};
 use super::refusal::overloaded;
 use super::responder::{CountAt, Responder, To};
 use super::use_key::{Asked, Pace};
-use crate::connection::{Connection, HELD_BYTES_RESERVED, Phase, WAITING_RESERVED};
+use crate::connection::{Connection, Phase};
 use crate::messages::ToPeer;
 use crate::policy::Principal;
 use keyway_core::slots::Handle;
@@ -174,6 +175,7 @@ impl<P: Port> Shard<P> {
             responder,
             allowed,
             deadline,
+            place: None,
         };
         if owner != self.site.index {
             return self.forward(owner, opcode.is_write(), asked, frame);
@@ -202,35 +204,57 @@ impl<P: Port> Shard<P> {
         }
     }
 
+    /// Who wants a place, and what for.
+    pub(super) fn claim(&self, asked: &Asked<'_>, purpose: Purpose) -> Claim {
+        Claim {
+            purpose,
+            is_operator: self.governed.owner.is_operator(asked.allowed.who()),
+        }
+    }
+
+    /// Takes a place for a request whose frame is needed later, here or at its owner. `None`: there is none.
+    pub(super) fn keep_asked(
+        &self,
+        asked: &mut Asked<'_>,
+        purpose: Purpose,
+        frame: &RequestFrame<'_>,
+    ) -> Option<Kept> {
+        let claim = self.claim(asked, purpose);
+        let share = match claim {
+            Claim {
+                purpose: Purpose::Revocation,
+                is_operator: false,
+            } => {
+                let accounts = &self.out.connections.accounts;
+                Some(accounts.revocation(asked.allowed.who())?)
+            }
+            _ => None,
+        };
+        let mut kept = self.jobs.keep(claim, asked.place.take(), frame)?;
+        kept.place = kept.place.with_share(share);
+        Some(kept)
+    }
+
     /// Hands a request to its owner; refuses at once when there is no room on the way.
-    fn forward(&mut self, to: u16, is_write: bool, asked: Asked<'_>, frame: &RequestFrame<'_>) {
-        let who = asked.allowed.who();
-        let takes_away = frame.opcode() == Ok(Opcode::KeyRevoke);
-        let has_reserve = takes_away || self.governed.owner.is_operator(who);
-        let reserved = |places| if has_reserve { 0 } else { places };
-        // Before the frame is copied: refusing is cheap, above all when there is much to refuse.
-        let has_room = match takes_away {
-            true => self.jobs.has_room_for_emergency(0),
-            false => self.jobs.has_room_beside(reserved(WAITING_RESERVED)),
+    fn forward(&mut self, to: u16, is_write: bool, mut asked: Asked<'_>, frame: &RequestFrame<'_>) {
+        let purpose = match frame.opcode() {
+            Ok(Opcode::KeyRevoke) => Purpose::Revocation,
+            _ => Purpose::Request,
         };
-        let held = match has_room {
-            true => self.jobs.buffer_frame(frame, reserved(HELD_BYTES_RESERVED)),
-            false => None,
-        };
-        let Some(mut held) = held else {
+        let Some(mut kept) = self.keep_asked(&mut asked, purpose, frame) else {
             return self.refuse_forward(asked.responder);
         };
         let message = ToPeer::Forward {
             token: self.jobs.next_token().0,
-            who,
+            who: asked.allowed.who(),
             deadline: asked.deadline,
-            frame: held.take_bytes(),
+            frame: kept.frame.take_bytes(),
         };
         if self.out.forwarder.forward(to, message).is_err() {
             return self.refuse_forward(asked.responder);
         }
-        let job = asked.into_job(held, Stage::Forwarded { is_write });
-        self.jobs.park(job);
+        let stage = Stage::Forwarded { is_write };
+        self.jobs.park(Job::new(asked, kept, stage));
         self.upkeep.counts.forwards_out_total += 1;
     }
 
@@ -273,6 +297,9 @@ impl<P: Port> Shard<P> {
     }
 
     fn force_refresh(&mut self, asked: Asked<'_>, frame: &RequestFrame<'_>) {
+        let Some(kept) = self.jobs.keep_nothing(Claim::REQUEST, None) else {
+            return self.refuse_as(asked.responder, overloaded(10_000));
+        };
         let (now, token) = (self.timed.now(), self.jobs.next_token());
         let (keyspace, deadline) = (KeyspaceId(frame.keyspace_id), asked.deadline);
         let admission = self
@@ -280,8 +307,7 @@ impl<P: Port> Shard<P> {
             .call(|core| core.handle_force_refresh(now, token, keyspace, &frame.key_id, deadline));
         match admission {
             Admission::Waiting => {
-                let job = asked.into_job(self.jobs.hold_nothing(), Stage::Refreshing);
-                self.jobs.park(job);
+                self.jobs.park(Job::new(asked, kept, Stage::Refreshing));
             }
             Admission::Refused(refusal) => self.refuse_as(asked.responder, refusal),
         }

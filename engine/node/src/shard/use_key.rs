@@ -11,13 +11,13 @@ use super::job::{Job, Jobs, Stage};
 use super::key_use::Use;
 use super::outputs::{Outputs, ResponseResult};
 use super::permit::Allowed;
+use super::places::{Claim, WaitingPlace};
 use super::port::{Cost, Operation, Port};
 use super::refusal::overloaded;
 use super::responder::Responder;
 use super::slow_lane::SlowLane;
 use super::tasks::{Task, Tasks};
 use super::timed::Timed;
-use crate::connection::HELD_BYTES_RESERVED;
 
 /// Encryptions that may wait at once until their uses are written down.
 const UNRESERVED_MAX: usize = 4_096;
@@ -30,14 +30,8 @@ pub(crate) struct Asked<'turn> {
     pub(crate) allowed: Allowed<'turn>,
     /// After this the answer is of no use.
     pub(crate) deadline: Option<Instant>,
-}
-
-impl Asked<'_> {
-    /// Returns the job to park.
-    pub(crate) fn into_job(self, frame: super::job::BufferedFrame, stage: Stage) -> Job {
-        let permit = self.allowed.park();
-        Job::new(self.responder, permit, frame, self.deadline, stage)
-    }
+    /// The place that it has, if it has waited before.
+    pub(crate) place: Option<WaitingPlace>,
 }
 
 /// Whether a slow operation may be done now.
@@ -95,7 +89,7 @@ impl<P: Port> Shard<P> {
     }
 
     /// Keeps a request that the core lets wait.
-    fn wait_for_key(&mut self, asked: Asked<'_>, frame: &RequestFrame<'_>) {
+    fn wait_for_key(&mut self, mut asked: Asked<'_>, frame: &RequestFrame<'_>) {
         let (now, token) = (self.timed.now(), self.jobs.next_token());
         let counters = self.core.view().counters(KeyspaceId(frame.keyspace_id));
         let waiters = counters.map_or(0, |counters| counters.singleflight_waiters);
@@ -104,10 +98,9 @@ impl<P: Port> Shard<P> {
             governed.waiters_max = governed.waiters_max.max(waiters);
             governed.tally.wait(now, &frame.key_id);
         }
-        match self.jobs.buffer_frame(frame, HELD_BYTES_RESERVED) {
-            Some(held) => {
-                let job = asked.into_job(held, Stage::Waiting);
-                self.jobs.park(job);
+        match self.jobs.keep(Claim::REQUEST, asked.place.take(), frame) {
+            Some(kept) => {
+                self.jobs.park(Job::new(asked, kept, Stage::Waiting));
             }
             None => {
                 self.core.call(|core| core.handle_waiter_gone(now, token));
@@ -166,32 +159,30 @@ impl<P: Port> Hands<'_, P> {
             });
     }
 
-    fn queue_slow(self, asked: Asked<'_>, frame: &RequestFrame<'_>) {
-        let held = self.jobs.buffer_frame(frame, HELD_BYTES_RESERVED);
-        let (Some(held), Some(of)) = (
-            held.filter(|_| self.slow.has_room()),
+    fn queue_slow(self, mut asked: Asked<'_>, frame: &RequestFrame<'_>) {
+        let kept = self.jobs.keep(Claim::REQUEST, asked.place.take(), frame);
+        let (Some(kept), Some(of)) = (
+            kept.filter(|_| self.slow.has_room()),
             asked.allowed.keyspace(),
         ) else {
             return self.refuse(asked, overloaded(100_000));
         };
-        let job = asked.into_job(held, Stage::Slow);
-        let job = self.jobs.park(job);
+        let job = self.jobs.park(Job::new(asked, kept, Stage::Slow));
         self.slow.push(of, job);
     }
 
     /// Lets an encryption wait until the next block of its key's uses is written down: once in 16,777,216 encryptions of
     /// a key, and at its first since the start.
-    fn wait_for_uses(self, asked: Asked<'_>, frame: &RequestFrame<'_>, version: u32) {
-        let held = self.jobs.buffer_frame(frame, HELD_BYTES_RESERVED);
-        let Some(held) = held.filter(|_| self.jobs.unreserved < UNRESERVED_MAX) else {
+    fn wait_for_uses(self, mut asked: Asked<'_>, frame: &RequestFrame<'_>, version: u32) {
+        let kept = self.jobs.keep(Claim::REQUEST, asked.place.take(), frame);
+        let Some(kept) = kept.filter(|_| self.jobs.unreserved < UNRESERVED_MAX) else {
             return self.refuse(asked, overloaded(100_000));
         };
         let name = OwnedName {
             keyspace: frame.keyspace_id,
             key_id: Box::from(frame.key_id.bytes()),
         };
-        let job = asked.into_job(held, Stage::Unreserved);
-        let job = self.jobs.park(job);
+        let job = self.jobs.park(Job::new(asked, kept, Stage::Unreserved));
         let errand = Errand::Reserve(name, version);
         self.tasks.begin(self.out, Task::Job(job), errand);
     }

@@ -261,6 +261,7 @@ fn ask_again<'turn>(
             responder,
             allowed,
             deadline: job.deadline,
+            place: job.place.take(),
         }),
         Err(denied) => {
             out.deny(responder, denied);

@@ -9,6 +9,7 @@ mod hits;
 mod panics;
 mod rig;
 mod rights;
+mod stopping;
 mod turns;
 mod unsent;
 mod writes;
