@@ -1,11 +1,12 @@
 //! A keyspace as a shard acts by it. Its guard decides whether it may be used and by whom; two guards are met as
 //! `in force = written ∧ wanted`.
 
-use keyway_core::{SettingName, Settings};
+use keyway_core::Settings;
 
 use crate::catalogue::Keyspace;
 use crate::ids::{Epoch, Opening, Revision};
 use crate::policy::Policy;
+use crate::time_limits::TIME_LIMITS;
 
 /// All that a shard acts by in a keyspace. It is the whole state and not a difference, so that a newer one replaces any
 /// number of older ones.
@@ -85,24 +86,6 @@ impl Guard {
     }
 }
 
-/// A time limit among the settings.
-type TimeLimit = (SettingName, fn(&mut Settings) -> &mut u64);
-
-/// The settings of which a lower value takes something away: a key or a lease ends earlier. The only list of them, from
-/// which it follows what two guards meet in, and which changes overtake others.
-const TIME_LIMITS: [TimeLimit; 3] = [
-    (SettingName::SoftTtlMs, |settings| &mut settings.soft_ttl_ms),
-    (SettingName::HardTtlMs, |settings| &mut settings.hard_ttl_ms),
-    (SettingName::DekLeaseMs, |settings| {
-        &mut settings.dek_lease_ms
-    }),
-];
-
-/// Returns whether a change of a setting may take something away.
-pub fn is_time_limit(name: SettingName) -> bool {
-    TIME_LIMITS.iter().any(|(limit, _)| *limit == name)
-}
-
 /// Valid if both are: what is tied to the soft TTL comes from the side that the soft TTL comes from.
 fn meet_settings(ours: &Settings, theirs: &Settings) -> Settings {
     let by_soft_ttl = if theirs.soft_ttl_ms < ours.soft_ttl_ms {
@@ -129,6 +112,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::time_limits::is_time_limit;
 
     fn guard(locked: bool, grants: &[(&str, &str)], settings: Settings) -> Guard {
         let mut policy = Policy::default();
@@ -173,7 +157,7 @@ mod tests {
     #[test]
     fn settings_that_make_a_guard_tighter_are_the_time_limits() {
         let before = guard(false, &[], Settings::default());
-        for name in SettingName::ALL {
+        for name in keyway_core::SettingName::ALL {
             let mut values = ["1", "900000000", "auto", "serve_stale"].into_iter();
             let is_tightened = values.any(|value| {
                 let mut after = before.clone();

@@ -36,3 +36,4 @@ pub use shard::port;
 
 #[cfg(test)]
 mod splitmix;
+mod time_limits;

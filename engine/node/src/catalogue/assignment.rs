@@ -6,8 +6,8 @@ use std::fmt;
 use keyway_core::{Setting, SettingName, Settings};
 
 use super::CatalogueError;
-use crate::keyspace_change::is_time_limit;
 use crate::policy::{Grantee, Rights};
+use crate::time_limits::is_time_limit;
 
 /// Prefix of a name that denotes a principal's grants.
 const ALLOW: &str = "allow:";

@@ -3,7 +3,7 @@
 use keyway_protocol::{Custody, KmsInit, Request, RequestFrame, ResponseHead, Settings, Status};
 
 use super::Shard;
-use super::job::{Job, Stage};
+use super::job::Stage;
 use super::places::Purpose;
 use super::port::Port;
 use super::refusal::overloaded;
@@ -81,12 +81,11 @@ impl<P: Port> Shard<P> {
         };
         let claim = self.claim(&asked, purpose);
         let room = self.upkeep.control_room.of(lane);
-        let left = if claim.is_operator {
-            0
-        } else {
-            CONTROL_RESERVED
+        let reserved = match claim.is_operator {
+            true => 0,
+            false => CONTROL_RESERVED,
         };
-        let kept = match *room > left {
+        let kept = match *room > reserved {
             true => self.jobs.keep_nothing(claim, None),
             false => None,
         };
@@ -100,7 +99,7 @@ impl<P: Port> Shard<P> {
             deadline: asked.deadline,
             command,
         };
-        self.jobs.park(Job::new(asked, kept, Stage::Control));
+        self.jobs.park(asked.into_job(kept, Stage::Control));
         self.out.tell_control(ToControl::Request(request));
         self.upkeep.counts.control_requests_total += 1;
     }

@@ -13,7 +13,6 @@ use super::key_write::KeyWrite;
 use super::permit::Permit;
 use super::places::{Claim, Places, Purpose, WaitingPlace};
 use super::responder::Responder;
-use super::use_key::Asked;
 use crate::connection::{Connection, HELD_BYTES_RESERVED, Place};
 use keyway_core::slots::{Handle, Slots};
 
@@ -85,13 +84,18 @@ pub struct Job {
 }
 
 impl Job {
-    /// A request of `asked` that waits for `stage`.
-    pub(crate) fn new(asked: Asked<'_>, kept: Kept, stage: Stage) -> Self {
+    pub(crate) fn new(
+        responder: Responder,
+        permit: Permit,
+        kept: Kept,
+        deadline: Option<Instant>,
+        stage: Stage,
+    ) -> Self {
         Job {
-            responder: Some(asked.responder),
-            permit: asked.allowed.park(),
+            responder: Some(responder),
+            permit,
             frame: kept.frame,
-            deadline: asked.deadline,
+            deadline,
             stage,
             place: Some(kept.place),
             timer: None,

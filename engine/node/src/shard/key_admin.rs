@@ -70,7 +70,7 @@ impl<P: Port> Shard<P> {
             current: None,
             generated: None,
         };
-        let job = Job::new(asked, kept, Stage::Writing(write));
+        let job = asked.into_job(kept, Stage::Writing(write));
         self.step(job, |shard, job| {
             shard.may_write(job)?;
             match shard.want_dek(job)? {

@@ -30,7 +30,7 @@ impl<P: Port> Shard<P> {
             return self.refuse_as(asked.responder, overloaded(100_000));
         };
         let stage = Stage::Listing { _place: place };
-        let job = self.jobs.park(Job::new(asked, kept, stage));
+        let job = self.jobs.park(asked.into_job(kept, stage));
         let errand = Errand::List {
             keyspace: frame.keyspace_id,
             cursor: list.cursor.to_vec(),

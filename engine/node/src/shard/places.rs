@@ -42,7 +42,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// For a request that leaves the operator's places free, whoever sends it.
+    /// For a request that leaves the operator's places free, also if the operator sends it.
     pub(crate) const REQUEST: Claim = Claim {
         purpose: Purpose::Request,
         is_operator: false,

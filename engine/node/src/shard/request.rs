@@ -9,7 +9,7 @@ use keyway_protocol::{
 
 use super::Shard;
 use super::figures::CountedOperation;
-use super::job::{Job, Kept, Stage};
+use super::job::{Kept, Stage};
 use super::permit::TurnScope;
 use super::places::{Claim, Purpose};
 use super::port::{Operation, Port};
@@ -254,7 +254,7 @@ impl<P: Port> Shard<P> {
             return self.refuse_forward(asked.responder);
         }
         let stage = Stage::Forwarded { is_write };
-        self.jobs.park(Job::new(asked, kept, stage));
+        self.jobs.park(asked.into_job(kept, stage));
         self.upkeep.counts.forwards_out_total += 1;
     }
 
@@ -307,7 +307,7 @@ impl<P: Port> Shard<P> {
             .call(|core| core.handle_force_refresh(now, token, keyspace, &frame.key_id, deadline));
         match admission {
             Admission::Waiting => {
-                self.jobs.park(Job::new(asked, kept, Stage::Refreshing));
+                self.jobs.park(asked.into_job(kept, Stage::Refreshing));
             }
             Admission::Refused(refusal) => self.refuse_as(asked.responder, refusal),
         }

@@ -7,7 +7,7 @@ use zeroize::Zeroize;
 use super::Shard;
 use super::effect::{Errand, OwnedName};
 use super::governed::Keyspaces;
-use super::job::{Job, Jobs, Stage};
+use super::job::{Job, Jobs, Kept, Stage};
 use super::key_use::Use;
 use super::outputs::{Outputs, ResponseResult};
 use super::permit::Allowed;
@@ -32,6 +32,14 @@ pub(crate) struct Asked<'turn> {
     pub(crate) deadline: Option<Instant>,
     /// The place that it has, if it has waited before.
     pub(crate) place: Option<WaitingPlace>,
+}
+
+impl Asked<'_> {
+    /// Returns the job to park.
+    pub(crate) fn into_job(self, kept: Kept, stage: Stage) -> Job {
+        let permit = self.allowed.park();
+        Job::new(self.responder, permit, kept, self.deadline, stage)
+    }
 }
 
 /// Whether a slow operation may be done now.
@@ -100,7 +108,7 @@ impl<P: Port> Shard<P> {
         }
         match self.jobs.keep(Claim::REQUEST, asked.place.take(), frame) {
             Some(kept) => {
-                self.jobs.park(Job::new(asked, kept, Stage::Waiting));
+                self.jobs.park(asked.into_job(kept, Stage::Waiting));
             }
             None => {
                 self.core.call(|core| core.handle_waiter_gone(now, token));
@@ -167,7 +175,7 @@ impl<P: Port> Hands<'_, P> {
         ) else {
             return self.refuse(asked, overloaded(100_000));
         };
-        let job = self.jobs.park(Job::new(asked, kept, Stage::Slow));
+        let job = self.jobs.park(asked.into_job(kept, Stage::Slow));
         self.slow.push(of, job);
     }
 
@@ -182,7 +190,7 @@ impl<P: Port> Hands<'_, P> {
             keyspace: frame.keyspace_id,
             key_id: Box::from(frame.key_id.bytes()),
         };
-        let job = self.jobs.park(Job::new(asked, kept, Stage::Unreserved));
+        let job = self.jobs.park(asked.into_job(kept, Stage::Unreserved));
         let errand = Errand::Reserve(name, version);
         self.tasks.begin(self.out, Task::Job(job), errand);
     }

@@ -1,4 +1,4 @@
-//! What takes something away finds a place and a way, whoever else uses the shard, and while the disk hangs.
+//! What takes something away finds a place and a way, also on a full shard and while the disk hangs.
 
 use keyway_core::slots::Handle;
 use keyway_node::connection::{Connection, REVOCATIONS_PER_PRINCIPAL_MAX};
@@ -30,7 +30,11 @@ fn hung() -> Rig {
     let mut rig = Rig::with_connections(256);
     rig.publish(|change| {
         for who in ["uid:1000", "uid:1001"] {
-            change.guard.policy.grant(who, "sign,manage,unlock").unwrap();
+            change
+                .guard
+                .policy
+                .grant(who, "sign,manage,unlock")
+                .unwrap();
         }
     });
     rig.run();
