@@ -21,9 +21,17 @@ pub fn check_kms_name(bytes: &[u8]) -> Result<&str, ProtocolError> {
 
 /// Checks that `bytes` are a key id: 1 to 128 printable ASCII characters without spaces.
 pub fn check_key_id(bytes: &[u8]) -> Result<&str, ProtocolError> {
-    check_text("key_id", bytes, KEY_ID_LEN_MAX, |byte| {
-        byte.is_ascii_graphic()
-    })
+    check_text("key_id", bytes, KEY_ID_LEN_MAX, is_key_id_byte)
+}
+
+/// As [`check_key_id`], for a caller that needs no text.
+#[inline]
+pub(crate) fn check_key_id_bytes(bytes: &[u8]) -> Result<(), ProtocolError> {
+    check_bytes("key_id", bytes, KEY_ID_LEN_MAX, is_key_id_byte)
+}
+
+fn is_key_id_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic()
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -36,6 +44,17 @@ fn check_text<'a>(
     len_max: usize,
     allowed: impl Fn(u8) -> bool,
 ) -> Result<&'a str, ProtocolError> {
+    check_bytes(field, bytes, len_max, allowed)?;
+    Ok(core::str::from_utf8(bytes).expect("only ASCII is allowed"))
+}
+
+#[inline]
+fn check_bytes(
+    field: &'static str,
+    bytes: &[u8],
+    len_max: usize,
+    allowed: impl Fn(u8) -> bool,
+) -> Result<(), ProtocolError> {
     at_least(field, bytes.len(), 1)?;
     at_most(field, bytes.len(), len_max)?;
     match bytes.iter().position(|&byte| !allowed(byte)) {
@@ -44,7 +63,7 @@ fn check_text<'a>(
             at: at as u64,
             byte: bytes[at],
         }),
-        None => Ok(core::str::from_utf8(bytes).expect("only ASCII is allowed")),
+        None => Ok(()),
     }
 }
 

@@ -59,6 +59,9 @@ impl Router {
     #[must_use]
     #[inline]
     pub fn shard_of(&self, keyspace_id: u32, key_id: &[u8]) -> u16 {
+        if self.shard_count == 1 {
+            return 0;
+        }
         let scaled = u128::from(self.hash(keyspace_id, key_id)) * u128::from(self.shard_count);
         // The product is below 2^64 * shard_count, so its high half is below shard_count.
         (scaled >> 64) as u16

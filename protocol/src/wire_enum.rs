@@ -1,6 +1,6 @@
 //! One macro for all one-byte ids that also have names, so that each table exists once.
 
-/// Makes an enum of `u8` ids with names: `ALL`, `code`, `name`, `TryFrom<u8>`, `FromStr` and
+/// Makes an enum of `u8` ids with names: `ALL`, `code`, `of`, `name`, `TryFrom<u8>`, `FromStr` and
 /// `Display`, which writes the name.
 macro_rules! wire_enum {
     (
@@ -26,6 +26,16 @@ macro_rules! wire_enum {
                 self as u8
             }
 
+            /// The one with this id, if this version knows it.
+            #[inline]
+            #[must_use]
+            pub const fn of(code: u8) -> Option<Self> {
+                match code {
+                    $( $code => Some(Self::$variant), )+
+                    _ => None,
+                }
+            }
+
             /// The name, as commands, settings and labels spell it.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -38,14 +48,12 @@ macro_rules! wire_enum {
         impl TryFrom<u8> for $type {
             type Error = $crate::ProtocolError;
 
+            #[inline]
             fn try_from(code: u8) -> Result<Self, Self::Error> {
-                match code {
-                    $( $code => Ok(Self::$variant), )+
-                    _ => Err($crate::ProtocolError::Unknown {
-                        field: $what,
-                        value: u64::from(code),
-                    }),
-                }
+                Self::of(code).ok_or($crate::ProtocolError::Unknown {
+                    field: $what,
+                    value: u64::from(code),
+                })
             }
         }
 

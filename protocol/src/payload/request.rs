@@ -6,9 +6,10 @@ use super::{
     Decrypt, Derive, Encrypt, Hello, KeyGenerate, KeyImport, KeyList, KeyRevoke, KeyRotate,
     KeyTrim, KeyspaceCreate, KeyspaceHot, KmsInit, KmsUnlock, Settings, Sign, Unlock, Verify,
 };
+use crate::id::check_key_id_bytes;
 use crate::limits::{MESSAGE_LEN_MAX, PAYLOAD_LEN_MAX};
 use crate::reader::{Reader, at_most, in_range, zero};
-use crate::{Octets, Opcode, ProtocolError, RequestFrame, Scope, check_key_id, check_kms_name};
+use crate::{Octets, Opcode, ProtocolError, RequestFrame, Scope, check_kms_name};
 
 /// What a request asks for, besides the keyspace and the key that its frame names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,7 +287,7 @@ fn check_scope(opcode: Opcode, keyspace_id: u32, key_id: &[u8]) -> Result<(), Pr
     }
     match opcode.scope() {
         Scope::Server | Scope::Keyspace => at_most("key_id", key_id.len(), 0),
-        Scope::Key => check_key_id(key_id).map(|_| ()),
+        Scope::Key => check_key_id_bytes(key_id),
     }
 }
 

@@ -38,10 +38,13 @@ pub const READ_AHEAD_BYTES_MAX: usize = 32 << 20;
 const _: () = assert!(LEN_MIN < FRAME_LEN_MAX);
 const _: () = assert!(FRAME_LEN_MAX < READ_AHEAD_MAX);
 
-/// Received bytes of one connection. Requests can carry secrets (imports, plaintexts), so all is wiped that has been taken.
+/// Received bytes of one connection. Requests can carry secrets (imports, plaintexts), so all that has been taken is wiped
+/// before the turn ends.
 pub(crate) struct Inbound {
     bytes: Vec<u8>,
-    /// `taken <= looked_to <= filled <= bytes.len()`; both at the beginning of a frame.
+    /// What is before it has been wiped.
+    wiped: usize,
+    /// `wiped <= taken <= looked_to <= filled <= bytes.len()`; the middle two at the beginning of a frame.
     taken: usize,
     looked_to: usize,
     filled: usize,
@@ -58,6 +61,7 @@ impl Inbound {
     pub fn new(read_ahead_bytes: Rc<Cell<usize>>) -> Inbound {
         Inbound {
             bytes: vec![0; LEN_MIN],
+            wiped: 0,
             taken: 0,
             looked_to: 0,
             filled: 0,
@@ -120,7 +124,6 @@ impl Inbound {
             return Ok(false);
         };
         take(&frame, self.arrivals.of(self.taken + len));
-        self.bytes[self.taken..self.taken + len].zeroize();
         self.taken += len;
         self.arrivals.take(self.taken);
         self.looked_to = self.looked_to.max(self.taken);
@@ -161,8 +164,11 @@ impl Inbound {
         count
     }
 
-    /// Makes room for a whole frame; if the buffer holds frames that may not be taken, for more of them.
+    /// Wipes what was taken, once for all frames of a turn. Makes room for a whole frame; if the buffer holds frames that
+    /// may not be taken, for more of them.
     pub fn settle(&mut self) {
+        self.bytes[self.wiped..self.taken].zeroize();
+        self.wiped = self.taken;
         let (len, left) = (self.bytes.len(), self.filled - self.taken);
         // Not after each frame of a long queue: that would move all the others each time.
         let is_worthwhile = self.taken >= left || (self.filled == len && self.taken >= LEN_MIN);
@@ -171,7 +177,7 @@ impl Inbound {
             self.bytes[left.max(self.taken)..self.filled].zeroize();
             self.looked_to -= self.taken;
             self.arrivals.cut(0, self.taken);
-            (self.taken, self.filled) = (0, left);
+            (self.wiped, self.taken, self.filled) = (0, 0, left);
         }
         if self.filled == len && len < READ_AHEAD_MAX {
             let longer = if len < FRAME_LEN_MAX {
@@ -217,21 +223,23 @@ impl Drop for Inbound {
 /// Returns whether operations of this code may take something away.
 pub(super) fn may_be_emergency(code: u8) -> bool {
     matches!(
-        Opcode::try_from(code),
-        Ok(Opcode::Lock
-            | Opcode::KmsLock
-            | Opcode::LockAll
-            | Opcode::KeyRevoke
-            | Opcode::KeyspaceSet)
+        Opcode::of(code),
+        Some(
+            Opcode::Lock
+                | Opcode::KmsLock
+                | Opcode::LockAll
+                | Opcode::KeyRevoke
+                | Opcode::KeyspaceSet
+        )
     )
 }
 
 /// Returns whether a request takes something away, and is taken before others of its connection.
 fn is_emergency(frame: &RequestFrame<'_>) -> bool {
-    match frame.opcode() {
-        Ok(Opcode::Lock | Opcode::KmsLock | Opcode::LockAll | Opcode::KeyRevoke) => true,
+    match Opcode::of(frame.code) {
+        Some(Opcode::Lock | Opcode::KmsLock | Opcode::LockAll | Opcode::KeyRevoke) => true,
         // What is malformed is refused in its turn.
-        Ok(Opcode::KeyspaceSet) => match Request::decode(frame) {
+        Some(Opcode::KeyspaceSet) => match Request::decode(frame) {
             Ok(Request::KeyspaceSet(lines)) => lines.iter().any(|(name, _)| may_take_away(name)),
             _ => false,
         },

@@ -35,16 +35,15 @@ impl<P: Port> Shard<P> {
         };
         connection.begin_request();
         let (phase, who) = (connection.phase, connection.principal());
-        let opcode = frame.opcode();
         let responder = self.responder_of(To::Connection(at), frame);
-        match opcode {
-            Ok(Opcode::Hello) => self.handle_hello(at, responder, frame),
+        match Opcode::of(frame.code) {
+            Some(Opcode::Hello) => self.handle_hello(at, responder, frame),
             _ if phase == Phase::Greeting => {
                 let text = "the first request must be HELLO".into();
                 self.out.refuse(responder, Status::BadRequest, text);
                 self.begin_closing(at);
             }
-            Ok(Opcode::Ping) => self.echo(responder, frame),
+            Some(Opcode::Ping) => self.echo(responder, frame),
             _ => {
                 let wait_us = u64::from(frame.deadline_us);
                 let deadline = (wait_us != 0).then(|| received_at.plus_us(wait_us));
@@ -132,7 +131,7 @@ impl<P: Port> Shard<P> {
     /// Takes on the duty to answer a frame.
     pub(super) fn responder_of(&self, to: To, frame: &RequestFrame<'_>) -> Responder {
         let keyspace = self.governed.find(frame.keyspace_id);
-        let opcode = frame.opcode();
+        let opcode = Opcode::of(frame.code);
         let count = CountAt {
             keyspace,
             row: keyspace.map_or(0, |at| self.governed[at].number),
