@@ -116,8 +116,11 @@ pub fn flush() {
 
 /// Says why the process ends, whether the log has been started or not.
 pub fn last_words(text: &str) {
-    if let Some(queue) = queue() {
-        queue.offer(format!("keywayd: {text}\n").into_bytes());
+    let line = format!("keywayd: {text}\n");
+    match queue() {
+        Some(queue) => queue.offer(line.into_bytes()),
+        // No thread could be started for the log.
+        None => writer::write_now(std::io::stderr(), line.as_bytes(), FLUSH_WITHIN),
     }
     flush();
 }

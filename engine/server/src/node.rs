@@ -21,6 +21,7 @@ use crate::logging;
 use crate::machine::Machine;
 use crate::metrics::page::ActiveViewers;
 use crate::metrics::{exporter, http};
+use crate::os_error::explain;
 use crate::runtime::{executor, mesh};
 use crate::shard::{Common, Start, serve};
 use crate::signals::Stop;
@@ -61,7 +62,12 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("the control thread's runtime did not start: {error}"))?;
+        .map_err(|error| {
+            format!(
+                "the control thread's runtime did not start: {}",
+                explain(&error)
+            )
+        })?;
     let kms = runtime
         .block_on(control::opening::open(
             &config,
@@ -96,9 +102,10 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         },
     )
     .map_err(|error| {
+        let address = config.exporter.address;
         format!(
-            "cannot listen on {}: {error}; use --metrics",
-            config.exporter.address
+            "the metrics port cannot listen on {address}: {}",
+            explain(&error)
         )
     })?;
     let (to_control, control_requests) = lanes::<FromShard>(EMERGENCIES_MAX, TO_CONTROL_MAX);
@@ -153,7 +160,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         let lifeline = LifecycleReporter::new(index, ready.clone(), stopped.clone());
         let core = cores[usize::from(index) % cores.len()];
         executor::start(index, core, move || serve(start, lifeline))
-            .map_err(|error| format!("shard {index} did not start: {error}"))?;
+            .map_err(|error| format!("shard {index} did not start: {}", explain(&error)))?;
     }
     // What only shards hold ends with the last of them.
     drop((ready, stopped, common));
@@ -174,7 +181,13 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let hot_data = Arc::clone(&data);
     let save_hot = move |bytes: &[u8]| save(&hot_data, hot_keys::FILE, bytes);
     let save_keyspaces = control::saver::beside(move |keyspaces| control_file.write(keyspaces))
-        .map_err(|error| format!("no thread to write {}: {error}", catalogue::FILE))?;
+        .map_err(|error| {
+            format!(
+                "no thread to write {}: {}",
+                catalogue::FILE,
+                explain(&error)
+            )
+        })?;
     let means = Means {
         kms: Rc::new(kms),
         file: Some(catalogue_file),

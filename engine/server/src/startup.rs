@@ -9,8 +9,10 @@ use rustix::process::DumpableBehavior;
 
 use crate::config::Config;
 use crate::machine::Machine;
+use crate::os_error::explain;
 use crate::peer;
 use crate::runtime::{executor, uring};
+use crate::threads;
 
 /// How long a start waits for a port that is in use, and between two looks.
 const PORT_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -23,6 +25,7 @@ pub fn check(config: &Config, machine: &Machine) -> Result<(), String> {
         .map_err(|error| format!("the process cannot be made undumpable: {error}"))?;
     executor::check_io_uring()?;
     uring::check()?;
+    threads::check(config.shards)?;
     say_what_was_found(config, machine);
     warn_of_overflow_uid();
     Ok(())
@@ -116,9 +119,7 @@ fn reserve(
     address: SocketAddr,
     held: &mut Vec<std::os::fd::OwnedFd>,
 ) -> Result<SocketAddr, String> {
-    let in_use = |error: std::io::Error| {
-        format!("cannot listen on {address}: {error}; is another server running? use --listen")
-    };
+    let in_use = |error: std::io::Error| format!("cannot listen on {address}: {}", explain(&error));
     let address = find_free(address).map_err(in_use)?;
     let family = if address.is_ipv6() {
         rustix::net::AddressFamily::INET6

@@ -2,11 +2,13 @@
 //! pipe that is never read, a full disk or a closed descriptor blocks no other thread.
 
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that wait to be written.
@@ -18,6 +20,9 @@ pub const BYTES_QUEUED_MAX: usize = 4 << 20;
 /// Pause before a descriptor that takes nothing now is tried again, and how often it is.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 const RETRIES_MAX: u32 = 50;
+
+/// Bytes that a pipe takes at once if it takes any: the kernel's PIPE_BUF.
+const ROOM_MIN: usize = 4_096;
 
 /// Between two looks at what was held back.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -80,6 +85,17 @@ impl Queue {
             std::thread::sleep(RETRY_PAUSE);
         }
         let _ = written.recv_timeout(within.saturating_sub(began.elapsed()));
+    }
+}
+
+/// Writes a line from this thread, or drops it if there is no room for it within `within`.
+pub fn write_now(out: impl AsFd, line: &[u8], within: Duration) {
+    let mut looked_at = [PollFd::new(&out, PollFlags::OUT)];
+    let within = Timespec::try_from(within).ok();
+    let line = &line[..line.len().min(ROOM_MIN)];
+    if rustix::event::poll(&mut looked_at, within.as_ref()).is_ok_and(|ready| ready > 0) {
+        // There is no place to report an error to.
+        let _ = rustix::io::write(&out, line);
     }
 }
 

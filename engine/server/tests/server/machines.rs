@@ -13,9 +13,11 @@ use keyway_client::{Algorithm, KeyOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{Setup, ended, log_path, patient_client, prod, refused, wait_until};
-use crate::containers::is_root;
+use crate::containers::{KEYWAYD, as_user, is_root, keywayd, open_dir};
 
 const WITHIN: std::time::Duration = crate::common::WITHIN;
+/// An account of which no other test has threads.
+const LIMITED: u32 = 12_346;
 
 /// Returns the command, run by a shell with its own mounts after `script`.
 fn after(script: &str, command: &Command) -> Command {
@@ -248,4 +250,66 @@ fn signals_of_other_programs_end_nothing_and_sigquit_ends_in_order() {
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
     assert!(said().contains("stopped"), "{}", said());
     assert!(!said().contains("compaction failed"), "{}", said());
+}
+
+#[test]
+fn what_a_container_does_not_allow_is_named_with_a_remedy() {
+    if !is_root("taking capabilities away") {
+        return;
+    }
+    let dir = open_dir();
+    std::os::unix::fs::chown(dir.path(), Some(LIMITED), Some(LIMITED)).unwrap();
+    let user = as_user(LIMITED);
+    let refuses = |limit: &str, flags: &[&str], words: &[&str]| {
+        let script = format!("{limit} && exec \"$@\"");
+        let mut all = vec!["sh", "-c", &script, "sh"];
+        all.extend(user.iter().map(String::as_str));
+        let mut command = keywayd(&all, &dir.path().join("data"));
+        let text = refused({
+            command.args(flags);
+            command
+        });
+        assert!(!text.contains("panicked"), "{text}");
+        for word in words {
+            assert!(text.contains(word), "{word} is not in: {text}");
+        }
+    };
+    refuses(
+        "ulimit -l 64",
+        &["--allow-unlocked-memory"],
+        &["65536 bytes", "ulimit -l", "memlock"],
+    );
+    refuses(
+        "ulimit -l 2048",
+        &[],
+        &["--allow-unlocked-memory", "LimitMEMLOCK"],
+    );
+    refuses(
+        "ulimit -l 8192",
+        &["--arena-mib", "64"],
+        &["--arena-mib 64", "--arena-mib 6"],
+    );
+    refuses("ulimit -n 20", &[], &["is 20", "LimitNOFILE", "ulimit -n"]);
+    refuses("ulimit -n 5", &[], &["open files", "LimitNOFILE"]);
+    for threads in 1..=7 {
+        let limit = format!("prlimit --pid $$ --nproc={threads}");
+        refuses(&limit, &[], &["TasksMax", "ulimit -u"]);
+    }
+    for (address, word) in [
+        ("127.0.0.1:80", "CAP_NET_BIND_SERVICE"),
+        ("192.0.2.1:9000", "no interface"),
+    ] {
+        let mut command = Command::new(&user[0]);
+        command.args(&user[1..]);
+        command.args([KEYWAYD, "--listen-beyond-loopback-without-tls"]);
+        command.args(["--metrics", "127.0.0.1:0", "--listen", address]);
+        command.arg("--data").arg(dir.path().join("data"));
+        let text = refused(command);
+        assert!(text.contains(address) && text.contains(word), "{text}");
+    }
+    refuses(
+        "ulimit -n 200",
+        &["--connections-max", "4096"],
+        &["--connections-max 4096", "--connections-max 96"],
+    );
 }

@@ -253,9 +253,10 @@ const REMEDIES: &[(&str, Proof)] = &[
         ! keyway key import prod/ssh --file FILE
         cp FILE COPY; ssh-keygen -q -p -P secret -N '' -f COPY
         cmp FILE before; keyway key import prod/ssh --file COPY")),
-    ("ulimit -l", Test("engine/server/tests/server/containers.rs", "ulimit -l 8192")),
+    ("ulimit -l", Test("engine/server/tests/server/machines.rs", "ulimit -l 8192")),
     ("ulimit -n", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
     ("ulimit -n {}", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
+    ("ulimit -u", Test("engine/server/tests/server/machines.rs", "TasksMax")),
     ("ulimit -v", Test("engine/server/tests/server/machines.rs", "ulimit -v unlimited")),
     ("sysctl kernel.io_uring_disabled=0", Run("if test \"$(id -u)\" = 0 && test \"$(cat /proc/sys/kernel/io_uring_disabled)\" = 0
         then sysctl kernel.io_uring_disabled=0
