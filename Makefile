@@ -106,7 +106,7 @@ sim-bugs: deps-build ## Plant each bug of engine/sim/bugs; the simulator has to 
 
 .PHONY: sim-bugs-some
 sim-bugs-some: deps-build
-	scripts/sim-bugs --seeds 300 --only 01,14,20
+	scripts/sim-bugs --seeds 300 --only 01,14,20,45,50,53,61,71
 
 .PHONY: deb
 deb: deps-deb ## Build the Debian package, install it in an empty tree and try it there

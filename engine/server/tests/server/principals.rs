@@ -14,7 +14,7 @@ use keyway_protocol::{
 
 use crate::common::held_kms::HeldKms;
 use crate::common::pipeline::Pipeline;
-use crate::common::{Ends, Server, prod, wait_until};
+use crate::common::{Ends, Server, prod, repeat_until, wait_until};
 use crate::hostile::{Raw, hello, ping};
 
 const PARKED: &str = "keyway_shard_parked_requests{shard=\"0\"}";
@@ -28,8 +28,6 @@ const GENERATING_OF_ONE: usize = 2_048;
 const UNSENT_BYTES_MAX: f64 = (64 << 20) as f64;
 /// Answers in flight to it when the bound is exceeded.
 const UNSENT_SLACK_BYTES: f64 = (16 << 20) as f64;
-/// On a machine that is too busy waits time out; then the test is repeated.
-const TRIES_MAX: usize = 5;
 
 /// Starts a server on which every client may manage keys.
 fn start(kms: &HeldKms, dir: &Path, flags: &[&str]) -> Server {
@@ -82,42 +80,42 @@ fn one_principal_has_three_quarters_of_the_connections() {
 
 #[test]
 fn one_principal_has_so_many_requests_in_flight() {
-    for _ in 0..TRIES_MAX {
-        let (kms, dir) = (HeldKms::start(), tempfile::tempdir().unwrap());
-        let server = start_cold(&kms, dir.path());
-        let mut greedy = pipelines(&server, 40);
-        let keyspace = greedy[0].keyspace("prod");
-        for pipeline in &mut greedy {
-            for _ in 0..1_024 {
-                pipeline.queue(&Request::ForceRefresh, keyspace, b"key", 0);
+    repeat_until(
+        "all the requests that one principal may have in flight",
+        || {
+            let (kms, dir) = (HeldKms::start(), tempfile::tempdir().unwrap());
+            let server = start_cold(&kms, dir.path());
+            let mut greedy = pipelines(&server, 40);
+            let keyspace = greedy[0].keyspace("prod");
+            for pipeline in &mut greedy {
+                for _ in 0..1_024 {
+                    pipeline.queue(&Request::ForceRefresh, keyspace, b"key", 0);
+                }
+                pipeline.send();
             }
-            pipeline.send();
-        }
-        // As many as possible, until the waits time out.
-        let mut most = 0.0;
-        for _ in 0..300 {
-            let now = server.metric(PARKED).unwrap_or(0.0);
-            assert!(now <= IN_FLIGHT_OF_ONE + 64.0, "{now} are in flight");
-            if now < most {
-                break;
+            // As many as possible, until the waits time out.
+            let mut most = 0.0;
+            for _ in 0..300 {
+                let now = server.metric(PARKED).unwrap_or(0.0);
+                assert!(now <= IN_FLIGHT_OF_ONE + 64.0, "{now} are in flight");
+                if now < most {
+                    break;
+                }
+                most = now;
+                std::thread::sleep(std::time::Duration::from_millis(200));
             }
-            most = now;
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
-        // A principal that has none in flight is still served.
-        let mut another = Raw::greeted(&server.address());
-        assert_eq!(another.ask(&ping(2, b"there?")).1, Status::Ok);
-        kms.release();
-        if most >= IN_FLIGHT_OF_ONE {
-            return;
-        }
-    }
-    panic!("the machine is too busy: all waits timed out in {TRIES_MAX} attempts");
+            // A principal that has none in flight is still served.
+            let mut another = Raw::greeted(&server.address());
+            assert_eq!(another.ask(&ping(2, b"there?")).1, Status::Ok);
+            kms.release();
+            most >= IN_FLIGHT_OF_ONE
+        },
+    );
 }
 
 #[test]
 fn one_principal_generates_so_many_keys_at_a_time_and_revokes_all_the_same() {
-    for _ in 0..TRIES_MAX {
+    repeat_until("a key generation beyond the share", || {
         let (kms, dir) = (HeldKms::start(), tempfile::tempdir().unwrap());
         let server = start_cold(&kms, dir.path());
         let mut greedy = pipelines(&server, 3);
@@ -148,11 +146,8 @@ fn one_principal_generates_so_many_keys_at_a_time_and_revokes_all_the_same() {
         let refused = statuses.iter().filter(|is| **is == Status::Overloaded);
         let refused = refused.count();
         assert!(refused <= statuses.len() - GENERATING_OF_ONE);
-        if refused > 0 {
-            return;
-        }
-    }
-    panic!("the machine is too busy: the waits timed out in {TRIES_MAX} attempts");
+        refused > 0
+    });
 }
 
 #[test]

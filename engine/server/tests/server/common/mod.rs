@@ -434,6 +434,20 @@ pub fn prod() -> KeyspaceName {
     "prod".parse().expect("it is a keyspace's name")
 }
 
+/// How long [`repeat_until`] goes on.
+const REPEATS_WITHIN: Duration = Duration::from_secs(1_200);
+
+/// Plays a scenario until what it is about has happened in it: when it happens depends on how two programs interleave,
+/// which no test decides. It checks what must never happen every time, and returns whether it has seen what it is about.
+pub fn repeat_until(what: &str, mut scenario: impl FnMut() -> bool) {
+    let (began, mut plays) = (Instant::now(), 1);
+    while !scenario() {
+        let goes_on = began.elapsed() < REPEATS_WITHIN;
+        assert!(goes_on, "{what}: not seen in any of {plays} plays");
+        plays += 1;
+    }
+}
+
 /// Checks every 20 ms until `holds`; panics if it does not within `within`, which is [`WITHIN`] unless there is a reason.
 pub fn wait_until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();

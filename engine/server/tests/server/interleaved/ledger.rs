@@ -12,9 +12,6 @@ use crate::library::Library;
 
 pub const MESSAGE: &[u8] = b"what is signed again and again";
 
-/// Versions that a key keeps at least.
-const VERSIONS_KEPT: u32 = 8;
-
 /// A key of one worker.
 pub struct Key {
     pub path: KeyPath,
@@ -125,8 +122,8 @@ impl Key {
             }
             (Err(error), _) => panic!("{path}: {error}; {}", server.log()),
         }
-        let oldest = self.version_min.saturating_sub(VERSIONS_KEPT - 1).max(1);
-        for version in oldest..=self.version_min {
+        // None is trimmed: all of them have to be there.
+        for version in 1..=self.version_min {
             match client.public_key(&path, version) {
                 Ok(answer) => self.see_public(version, &answer.value),
                 Err(error) => panic!("{path}, version {version}: {error}; {}", server.log()),
