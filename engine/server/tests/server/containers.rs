@@ -7,7 +7,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use keyway_client::{Algorithm, Input, KeyOptions, Scheme, Status};
 use rustix::process::{Pid, Signal, Uid, geteuid, kill_process};
 
 use crate::common::{ended, has_program, patient_client, prod, refused, wait_until};
+use crate::control_groups::ControlGroups;
 
 /// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
@@ -42,14 +43,21 @@ pub fn is_root(what: &str) -> bool {
     is_root
 }
 
-/// Returns a command that runs `keywayd` on free ports over `data` with these words as prefix; no size is given.
+/// Returns a command that runs `keywayd` with one shard on free ports over `data`, with these words as prefix.
 pub fn keywayd(words: &[&str], data: &Path) -> Command {
+    let mut command = keywayd_of_any_size(words, data);
+    command.args(["--shards", "1"]);
+    command
+}
+
+/// As [`keywayd`], with as many shards as the machine allows.
+pub fn keywayd_of_any_size(words: &[&str], data: &Path) -> Command {
     let mut words = words.iter().chain([&KEYWAYD]);
     let mut command = Command::new(words.next().unwrap());
     command
         .args(words)
         .args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"])
-        .args(["--shards", "1", "--data"])
+        .arg("--data")
         .arg(data)
         .stdin(Stdio::null())
         .stderr(Stdio::piped());
@@ -96,7 +104,7 @@ fn child_of(parent: &Child) -> Pid {
     Pid::from_raw(child.unwrap()).unwrap()
 }
 
-fn is_ready(data: &Path) -> bool {
+pub fn is_ready(data: &Path) -> bool {
     let text = std::fs::read_to_string(data.join("endpoints.json")).unwrap_or_default();
     serde_json::from_str::<serde_json::Value>(&text).is_ok()
 }
@@ -224,71 +232,6 @@ fn a_client_without_a_number_in_the_servers_user_namespace_is_anonymous() {
     let status = answer.as_ref().err().and_then(|error| error.status());
     assert_eq!(status, Some(Status::Forbidden), "{answer:?}");
     assert!(log.contains("stands for every user"), "{log}");
-}
-
-/// Control groups of version 1 or 2 with 256 MiB of memory and the time of one processor, as far as this machine allows
-/// the test to create them.
-struct ControlGroups(Vec<PathBuf>);
-
-impl ControlGroups {
-    fn small() -> ControlGroups {
-        let name = format!("keyway-test-{}", std::process::id());
-        let mut made = Vec::new();
-        for (mount, limits) in [
-            ("memory", &[("memory.limit_in_bytes", "268435456")][..]),
-            (
-                "cpu",
-                &[
-                    ("cpu.cfs_period_us", "100000"),
-                    ("cpu.cfs_quota_us", "100000"),
-                ],
-            ),
-            (
-                "",
-                &[("memory.max", "268435456"), ("cpu.max", "100000 100000")],
-            ),
-        ] {
-            let group = Path::new("/sys/fs/cgroup").join(mount).join(&name);
-            if std::fs::create_dir(&group).is_err() {
-                continue;
-            }
-            let has_controllers = limits
-                .iter()
-                .all(|(file, limit)| std::fs::write(group.join(file), limit).is_ok());
-            if has_controllers && group.join("cgroup.procs").exists() {
-                made.push(group);
-            } else {
-                let _ = std::fs::remove_dir(&group);
-            }
-        }
-        if made.is_empty() {
-            eprintln!(
-                "SKIPPED: no control groups can be made here, so nothing bounds the container's memory"
-            );
-        }
-        ControlGroups(made)
-    }
-
-    /// Returns shell text that moves the shell into them.
-    fn enter(&self) -> String {
-        let one = |group: &PathBuf| format!("echo $$ > {}/cgroup.procs && ", group.display());
-        self.0.iter().map(one).collect()
-    }
-
-    fn bound_memory(&self) -> bool {
-        let files = ["memory.limit_in_bytes", "memory.max"];
-        let mut groups = self.0.iter();
-        groups.any(|group| files.iter().any(|file| group.join(file).exists()))
-    }
-}
-
-impl Drop for ControlGroups {
-    fn drop(&mut self) {
-        for group in &self.0 {
-            // Those that are still in use are left behind, and soon empty.
-            let _ = std::fs::remove_dir(group);
-        }
-    }
 }
 
 #[test]
@@ -516,21 +459,4 @@ fn a_volume_itself_is_no_data_directory_and_a_directory_in_it_is() {
         let pid = Pid::from_child(&child);
         stop(child, pid);
     }
-}
-
-#[test]
-fn a_unit_with_other_credentials_starts_locked() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    let credentials = dir.path().join("credentials");
-    std::fs::create_dir(&credentials).unwrap();
-    std::fs::write(credentials.join("bao-token"), "x").unwrap();
-    let mut command = keywayd(&[], &data);
-    let child = command
-        .env("CREDENTIALS_DIRECTORY", &credentials)
-        .spawn()
-        .unwrap();
-    wait_until("a locked server", WITHIN, || is_ready(&data));
-    let pid = Pid::from_child(&child);
-    stop(child, pid);
 }

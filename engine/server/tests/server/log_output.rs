@@ -19,7 +19,7 @@ const WITHIN: Duration = crate::common::WITHIN;
 
 /// Returns `command` with its standard error redirected by the shell.
 fn redirected(command: &Command, to: &str) -> Command {
-    let mut shell = Command::new("sh");
+    let mut shell = Command::new("bash");
     shell.args(["-c", &format!("exec \"$0\" \"$@\" {to}")]);
     shell.arg(command.get_program()).args(command.get_args());
     shell.stdin(std::process::Stdio::null());
@@ -42,7 +42,9 @@ fn a_log_that_nobody_takes_holds_up_nothing() {
     while pipe.write(&[b'x'; 4_096]).is_ok() {}
     while pipe.write(b"x").is_ok() {}
     let to_fifo = format!("2>'{}'", fifo.display());
-    for (at, to) in ["2>&-", "2>/dev/full", to_fifo.as_str()]
+    // A pipe whose reader has gone, as after a restart of the service that collects logs.
+    let to_nobody = "2> >(exec <&-; sleep 0.1)";
+    for (at, to) in ["2>&-", "2>/dev/full", to_fifo.as_str(), to_nobody]
         .into_iter()
         .enumerate()
     {
