@@ -3,16 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+use std::fs::File;
 use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use keyway_client::{Algorithm, KeyOptions};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-use crate::common::{Setup, prod, wait_until};
+use crate::common::{Setup, ended, prod, wait_until};
 
 /// Time limit for a machine that builds concurrently.
 const WITHIN: Duration = crate::common::WITHIN;
@@ -26,13 +28,11 @@ fn redirected(command: &Command, to: &str) -> Command {
     shell
 }
 
-#[test]
-fn a_log_that_nobody_takes_holds_up_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let fifo = dir.path().join("fifo");
+/// Returns a redirection to a pipe that is full and never read, and the pipe.
+fn to_full_pipe(dir: &Path) -> (String, File) {
+    let fifo = dir.join("fifo");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
-    // Full from the start, and never read.
     let mut pipe = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -41,7 +41,23 @@ fn a_log_that_nobody_takes_holds_up_nothing() {
         .unwrap();
     while pipe.write(&[b'x'; 4_096]).is_ok() {}
     while pipe.write(b"x").is_ok() {}
-    let to_fifo = format!("2>'{}'", fifo.display());
+    (format!("2>'{}'", fifo.display()), pipe)
+}
+
+#[test]
+fn a_log_that_nobody_takes_keeps_no_server_that_refuses_to_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (to_fifo, _pipe) = to_full_pipe(dir.path());
+    let setup = Setup::new(&dir.path().join("data")).flag("--log-level=no=such=level");
+    let mut server = redirected(&setup.command(), &to_fifo).spawn().unwrap();
+    let status = ended(&mut server, WITHIN);
+    assert!(status.is_some_and(|status| !status.success()), "{status:?}");
+}
+
+#[test]
+fn a_log_that_nobody_takes_holds_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (to_fifo, _pipe) = to_full_pipe(dir.path());
     // A pipe whose reader has gone, as after a restart of the service that collects logs.
     let to_nobody = "2> >(exec <&-; sleep 0.1)";
     for (at, to) in ["2>&-", "2>/dev/full", to_fifo.as_str(), to_nobody]
