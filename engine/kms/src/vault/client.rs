@@ -14,6 +14,8 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 use zeroize::Zeroizing;
 
 use super::errors::not_vault;
@@ -49,6 +51,8 @@ pub(super) struct Client {
     pool: Mutex<Pooled>,
     /// `https://HOST:PORT`, without a slash at the end.
     address: String,
+    /// Without TLS.
+    is_plain: bool,
     namespace: Option<HeaderValue>,
     time_limit: Duration,
 }
@@ -56,6 +60,8 @@ pub(super) struct Client {
 /// Connections under one state of the certificates' files.
 struct Pooled {
     connections: Connections,
+    /// What those files say, so that new connections need no file and no descriptor.
+    tls: ClientConfig,
     stamp: Stamp,
     /// The state of files that could not be read, so that this is logged once.
     unreadable: Option<Stamp>,
@@ -73,12 +79,17 @@ impl Client {
                 "give letters, digits, '-', '_' and '.'",
             )
         })?;
+        let stamp = tls::stamp(settings);
+        let is_plain = uri.scheme_str() == Some("http");
+        let tls = tls::tls(settings, is_plain)?;
         Ok(Self {
             pool: Mutex::new(Pooled {
-                stamp: tls::stamp(settings),
-                connections: connections(settings)?,
+                stamp,
+                connections: connections(settings, is_plain, &tls),
+                tls,
                 unreadable: None,
             }),
+            is_plain,
             settings: settings.clone(),
             address: uri.to_string().trim_end_matches('/').to_owned(),
             namespace,
@@ -90,12 +101,13 @@ impl Client {
         &self.address
     }
 
-    /// Closes idle connections, and those in use when they become idle: their buffers contain tokens and keys.
+    /// Closes idle connections, and those in use when they become idle: their buffers contain tokens and keys. It cannot
+    /// fail: it reads no file and opens none.
     pub(super) fn drop_connections(&self) {
         let mut pool = self.pool();
-        if let Ok(connections) = connections(&self.settings) {
-            pool.connections = connections;
-        }
+        // Sessions to resume belong to the connections.
+        pool.tls.resumption = Resumption::default();
+        pool.connections = connections(&self.settings, self.is_plain, &pool.tls);
     }
 
     /// Returns the connections, or new ones under new certificates if a file has changed. While a file cannot be read,
@@ -104,13 +116,14 @@ impl Client {
         let stamp = tls::stamp(&self.settings);
         let mut pool = self.pool();
         if pool.stamp != stamp && pool.unreadable.as_ref() != Some(&stamp) {
-            match connections(&self.settings) {
-                Ok(connections) => {
+            match tls::tls(&self.settings, self.is_plain) {
+                Ok(tls) => {
                     tracing::info!(
                         address = self.address,
                         "the certificates were read again: their files have changed"
                     );
-                    pool.connections = connections;
+                    pool.connections = connections(&self.settings, self.is_plain, &tls);
+                    pool.tls = tls;
                     pool.stamp = stamp;
                     pool.unreadable = None;
                 }
@@ -350,25 +363,24 @@ fn trust(error: &rustls::Error) -> Option<(Class, Cause, &'static str)> {
     }
 }
 
-/// Creates a pool of connections with the current certificates.
-fn connections(settings: &VaultSettings) -> Result<Connections, KmsError> {
-    let is_plain = settings.address()?.scheme_str() == Some("http");
+/// Creates an empty pool of connections.
+fn connections(settings: &VaultSettings, is_plain: bool, tls: &ClientConfig) -> Connections {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(settings.connect_limit()));
-    let https = HttpsConnectorBuilder::new().with_tls_config(tls::tls(settings, is_plain)?);
+    let https = HttpsConnectorBuilder::new().with_tls_config(tls.clone());
     let connector = if is_plain {
         https.https_or_http().enable_http1().wrap_connector(tcp)
     } else {
         https.https_only().enable_http1().wrap_connector(tcp)
     };
-    Ok(Pool::builder(TokioExecutor::new())
+    Pool::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_MAX)
         // Bodies go from their buffer to the socket or to TLS, without a copy in hyper's.
         .http1_writev(true)
-        .build(connector))
+        .build(connector)
 }
 
 #[cfg(test)]

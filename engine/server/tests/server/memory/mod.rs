@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod kms_secrets;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -35,11 +37,48 @@ const ALGORITHMS: [Algorithm; 3] = [
     Algorithm::HmacSha256,
 ];
 
-/// A key, and its secret with every bit flipped.
+/// A secret with every bit flipped, so that the test's own memory does not contain it.
+struct Flipped(Vec<u8>);
+
+impl Flipped {
+    fn of(secret: &[u8]) -> Flipped {
+        assert!(secret.len() >= NEEDLE_LEN);
+        Flipped(secret.iter().map(|byte| !byte).collect())
+    }
+
+    /// Returns the parts that are searched for.
+    fn needles(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.chunks_exact(NEEDLE_LEN)
+    }
+
+    /// Returns `true` if a part of the secret is at the start of `place`.
+    fn is_at(&self, place: &[u8]) -> bool {
+        let equal = |part: &[u8]| {
+            part.iter()
+                .zip(place)
+                .all(|(flipped, byte)| !flipped == *byte)
+        };
+        self.needles().any(equal)
+    }
+}
+
+/// A key, and its secret.
 struct Known {
     key: KeyPath,
     algorithm: Algorithm,
-    flipped: [u8; SECRET_LEN],
+    flipped: Flipped,
+}
+
+impl AsRef<Flipped> for Known {
+    fn as_ref(&self) -> &Flipped {
+        &self.flipped
+    }
+}
+
+impl AsRef<Flipped> for Flipped {
+    fn as_ref(&self) -> &Flipped {
+        self
+    }
 }
 
 impl Known {
@@ -52,22 +91,12 @@ impl Known {
         Known {
             key: key.parse().unwrap(),
             algorithm,
-            flipped,
+            flipped: Flipped(flipped.to_vec()),
         }
     }
 
-    fn secret(&self) -> [u8; SECRET_LEN] {
-        self.flipped.map(|byte| !byte)
-    }
-
-    /// Returns `true` if either half of the secret is at the start of `place`.
-    fn is_at(&self, place: &[u8]) -> bool {
-        let equal = |half: &[u8]| {
-            half.iter()
-                .zip(place)
-                .all(|(flipped, byte)| !flipped == *byte)
-        };
-        self.flipped.chunks_exact(NEEDLE_LEN).any(equal)
+    fn secret(&self) -> Vec<u8> {
+        self.flipped.0.iter().map(|byte| !byte).collect()
     }
 
     fn import(&self, client: &Client) {
@@ -104,7 +133,7 @@ impl Known {
 }
 
 /// Returns how often each secret occurs in the server's memory, or `None` if it may not be read.
-fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
+fn occurrences(server: &Server, known: &[impl AsRef<Flipped>]) -> Option<Vec<usize>> {
     let memory = match File::open(format!("/proc/{}/mem", server.pid())) {
         Ok(memory) => memory,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -119,11 +148,8 @@ fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
     };
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid())).unwrap();
     let mut may_begin = [false; 256];
-    for flipped in known
-        .iter()
-        .flat_map(|known| known.flipped.chunks_exact(NEEDLE_LEN))
-    {
-        may_begin[usize::from(!flipped[0])] = true;
+    for needle in known.iter().flat_map(|known| known.as_ref().needles()) {
+        may_begin[usize::from(!needle[0])] = true;
     }
     let mut counts = vec![0; known.len()];
     let mut buffer = vec![0; CHUNK_LEN];
@@ -144,7 +170,7 @@ fn occurrences(server: &Server, known: &[Known]) -> Option<Vec<usize>> {
             for place in buffer[..len].windows(NEEDLE_LEN) {
                 if may_begin[usize::from(place[0])] {
                     for (count, known) in counts.iter_mut().zip(known) {
-                        *count += usize::from(known.is_at(place));
+                        *count += usize::from(known.as_ref().is_at(place));
                     }
                 }
             }
