@@ -278,6 +278,14 @@ impl Command {
         }
     }
 
+    /// Whether it changes nothing, so that it can still be refused when its answer is there.
+    pub fn only_reads(&self) -> bool {
+        matches!(
+            self,
+            Command::History { .. } | Command::Hot { .. } | Command::UnlockStatus { .. }
+        )
+    }
+
     /// The keyspace whose policy grants the right to it. Without one only those who may do everything have it; a list
     /// shows anybody what he may see.
     pub fn keyspace(&self) -> Option<u32> {

@@ -1,7 +1,8 @@
 //! Changes of settings and grants, decoded and checked once, when the request is received.
 
 use super::assignment::{Assignment, not_a_setting};
-use super::{CatalogueError, OverrideDuration};
+use super::{CatalogueError, Keyspace, OverrideDuration};
+use crate::keyspace_change::Guard;
 
 /// The name under which a request specifies the duration of its changes.
 const FOR_MS: &str = "for_ms";
@@ -48,6 +49,72 @@ impl SettingsChange {
         self.changes
             .iter()
             .any(|change| change.subject().may_take_away())
+    }
+
+    /// Returns the part of this change that only withdraws grants, if it withdraws any: each principal keeps the rights
+    /// that it has both before and after.
+    pub fn withdrawals(&self, before: &Keyspace) -> Option<SettingsChange> {
+        let withdrawn = self.changes.iter().filter_map(|change| {
+            let Assignment::Grants(grantee, rights) = change else {
+                return None;
+            };
+            let had = before.policy.of(grantee);
+            let left = had.meet(rights);
+            (left != had).then(|| Assignment::Grants(grantee.clone(), left))
+        });
+        let changes: Vec<_> = withdrawn.collect();
+        (!changes.is_empty()).then_some(SettingsChange {
+            changes,
+            lasts: self.lasts,
+        })
+    }
+
+    /// Returns the part of this change that only takes something away, if there is any: withdrawn grants, and settings as
+    /// the tighter of both states has them.
+    pub fn tightening(&self, before: &Keyspace, after: &Keyspace) -> Option<SettingsChange> {
+        let tighter = Guard::of(before).meet(&Guard::of(after)).settings;
+        let was = before.settings();
+        let tightened = self.changes.iter().filter_map(|change| {
+            let name = change.setting()?.name();
+            let value = tighter.get(name);
+            (value != was.get(name)).then_some(Assignment::Setting(value))
+        });
+        let withdrawn = self.withdrawals(before).map(|change| change.changes);
+        let changes: Vec<_> = withdrawn
+            .into_iter()
+            .flatten()
+            .chain(tightened)
+            .collect();
+        (!changes.is_empty()).then_some(SettingsChange {
+            changes,
+            lasts: self.lasts,
+        })
+    }
+
+    /// Returns `true` if the changes include settings.
+    pub fn has_settings(&self) -> bool {
+        self.changes.iter().any(|change| change.setting().is_some())
+    }
+
+    /// Divides the change by what is in force: first what is as it was set, then what is not, with its value in force.
+    pub fn compared(&self, in_force: &Guard) -> (Vec<String>, Vec<String>) {
+        let (mut done, mut left) = (Vec::new(), Vec::new());
+        for change in &self.changes {
+            let now = match change {
+                Assignment::Grants(grantee, _) => {
+                    Assignment::Grants(grantee.clone(), in_force.policy.of(grantee))
+                }
+                Assignment::Setting(setting) => {
+                    Assignment::Setting(in_force.settings.get(setting.name()))
+                }
+                Assignment::Default(name) => Assignment::Setting(in_force.settings.get(*name)),
+            };
+            match now.value() == change.value() {
+                true => done.push(change.to_string()),
+                false => left.push(format!("{change} (in force: {})", now.value())),
+            }
+        }
+        (done, left)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Assignment> {

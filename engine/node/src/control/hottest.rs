@@ -94,7 +94,7 @@ impl Control {
         hottest.shares.sort_by_key(|share| share.shard);
         let document = merged(by, keys_max, hottest.shares);
         match hottest.answering {
-            Some(answering) => self.answer(answering, Ok(document.to_string().into_bytes())),
+            Some(answering) => self.answer_read(answering, Ok(document.to_string().into_bytes())),
             None => self.push_hot(keyspace, by, document),
         }
     }

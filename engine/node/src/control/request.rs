@@ -141,7 +141,7 @@ impl Control {
             Event::Status(Some(page)) => Ok(page.into_bytes()),
             _ => Err((Status::Internal, "the exporter has stopped".to_owned())),
         };
-        self.answer(answering, answer);
+        self.answer_read(answering, answer);
     }
 }
 

@@ -70,6 +70,12 @@ impl Control {
         }
     }
 
+    /// Answers a command that only reads. What was collected for it is not sent if its right was withdrawn meanwhile.
+    pub(super) fn answer_read(&mut self, answering: Answering, answer: Reply) {
+        let answer = self.may_begin(&answering).and(answer);
+        self.answer(answering, answer);
+    }
+
     pub(super) fn send_answer(&mut self, asker: Asker, answer: Reply) {
         let (status, payload) = match answer {
             Ok(payload) => (Status::Ok, payload),

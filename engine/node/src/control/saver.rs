@@ -207,7 +207,8 @@ pub(super) fn settled(outcome: Settlement) -> Result<Settled, Refused> {
         Undone::Unwritten(why) => (
             Status::Internal,
             format!(
-                "{} could not be written: {why}; nothing has changed; try again once the disk works",
+                "{} could not be written: {why}; the change is not in force, but it may be on the disk, so that a restart \
+                 before the next successful write could put it in force; try again once the disk works",
                 catalogue::FILE
             ),
         ),
@@ -215,17 +216,24 @@ pub(super) fn settled(outcome: Settlement) -> Result<Settled, Refused> {
     })
 }
 
-/// Returns the response to a command whose change was accepted.
+/// Returns the response to a command whose change was accepted, and is in force as a whole.
 pub(super) fn acknowledge(settled: Settled, payload: Vec<u8>) -> Reply {
     match settled {
         Settled::Written => Ok(payload),
         Settled::Unwritten(why) => Err((
             Status::NotPersisted,
             format!(
-                "the command is in force on every shard, but {} could not be written: {why}; a restart would \
-                 undo it; the server keeps trying",
-                catalogue::FILE
+                "the command is in force on every shard, but {}",
+                not_written(&why)
             ),
         )),
     }
+}
+
+/// Explains what a failed write means for what is in force.
+pub(super) fn not_written(why: &str) -> String {
+    format!(
+        "{} could not be written: {why}; a restart would undo it; the server keeps trying",
+        catalogue::FILE
+    )
 }

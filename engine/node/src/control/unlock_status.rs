@@ -126,7 +126,7 @@ impl Control {
         match purpose {
             Purpose::Need(answering) => {
                 let answer = self.of_need(id, ticket, &shards);
-                self.answer(answering, answer);
+                self.answer_read(answering, answer);
             }
             Purpose::Unlock(answering) => {
                 self.settle_opened((id, ticket), epoch, &shards);
@@ -134,7 +134,7 @@ impl Control {
                     Ticket::Unlock(state) => of_unlock(&state),
                     _ => status("done", "unlocked"),
                 };
-                self.answer(answering, Ok(document.to_string().into_bytes()));
+                self.answer_read(answering, Ok(document.to_string().into_bytes()));
             }
             Purpose::Watch => {
                 self.beside.every_second.watched -= 1;

@@ -101,7 +101,7 @@ impl Rights {
     }
 
     /// Returns the rights that both have.
-    pub(super) fn meet(&self, other: &Rights) -> Rights {
+    pub(crate) fn meet(&self, other: &Rights) -> Rights {
         let (ours, theirs) = (self.grants(), other.grants());
         match self {
             _ if self == other => self.clone(),

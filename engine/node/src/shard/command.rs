@@ -93,13 +93,17 @@ impl<P: Port> Shard<P> {
             return self.refuse_as(asked.responder, overloaded(100_000));
         };
         *room = room.saturating_sub(1);
+        let stage = match command.only_reads() {
+            true => Stage::Reported,
+            false => Stage::Control,
+        };
         let request = messages::Request {
             token: self.jobs.next_token().0,
             who,
             deadline: asked.deadline,
             command,
         };
-        self.jobs.park(asked.into_job(kept, Stage::Control));
+        self.jobs.park(asked.into_job(kept, stage));
         self.out.tell_control(ToControl::Request(request));
         self.upkeep.counts.control_requests_total += 1;
     }

@@ -130,6 +130,8 @@ pub(crate) enum Stage {
     },
     /// Control's answer.
     Control,
+    /// Control reports something: the right is checked again before it is passed on.
+    Reported,
     /// A page of the log.
     Listing { _place: Place },
     /// A step of a write.

@@ -159,10 +159,18 @@ impl<P: Port> Shard<P> {
 
     /// Passes control's answer on.
     pub(super) fn relay_answer(&mut self, token: u64, status: Status, answer: Zeroizing<Vec<u8>>) {
-        let job = self.take_named(token);
-        let Some(responder) = job.and_then(|job| job.responder) else {
+        let Some(job) = self.take_named(token) else {
             return;
         };
+        let Some(responder) = job.responder else {
+            return;
+        };
+        // The answer may have been sent before a withdrawal that has overtaken it.
+        if matches!(job.stage, Stage::Reported)
+            && let Err((status, why)) = self.governed.recheck(job.permit)
+        {
+            return self.out.refuse(responder, status, why.into());
+        }
         self.out.answer(responder, |payload| {
             if status == Status::Ok {
                 payload.extend_from_slice(&answer);

@@ -1,12 +1,12 @@
 //! Tests what the table does not show: events between two steps of a command, deadlines, and commands that time out.
 
-use keyway_node::catalogue::SettingsChange;
-use keyway_node::control::{UNLOCKS_MAX, UNLOCKS_RESERVED};
+use keyway_node::catalogue::{Catalogue, SettingsChange};
+use keyway_node::control::{Report, UNLOCKS_MAX, UNLOCKS_RESERVED};
 use keyway_node::messages::{Command, Request, ResealError, ResealPage, Secret, ToControl};
 use keyway_node::policy::Principal;
-use keyway_protocol::{Grants, Status, UnlockKind};
+use keyway_protocol::{Grants, HotBy, Status, UnlockKind};
 
-use crate::rig::{OWNER, PROD, Rig};
+use crate::rig::{OWNER, PROD, Rig, SIGNER};
 
 fn page(floor: u32) -> ResealPage {
     ResealPage {
@@ -407,4 +407,143 @@ fn resealing_that_lacks_a_dek_resumes_when_the_dek_is_handed_out() {
     assert!(rig.answer_kms(true));
     rig.pass(0);
     assert!(!fails(&mut rig));
+}
+
+fn set(lines: &[(&str, &str)]) -> Command {
+    let change = SettingsChange::parse(lines.iter().copied()).expect("it is valid");
+    Command::Set {
+        keyspace: PROD,
+        change,
+    }
+}
+
+/// Returns the only answer to a command: its status and its text.
+fn answer(rig: &Rig, token: u64) -> (Status, String) {
+    let answers = &rig.answers[&token];
+    assert_eq!(answers.len(), 1);
+    let text = String::from_utf8(answers[0].1.clone());
+    (answers[0].0, text.expect("text"))
+}
+
+/// The right was checked when the command arrived, and the answer was sent whatever had become of it.
+#[test]
+fn what_shards_report_is_not_sent_after_the_right_was_withdrawn() {
+    let mut rig = Rig::new();
+    rig.command(OWNER, set(&[("allow:uid:7", "manage,unlock")]));
+    settle(&mut rig);
+    let hot = || Command::Hot {
+        keyspace: PROD,
+        by: HotBy::Requests,
+        keys_max: 10,
+    };
+    let shown = rig.command(SIGNER, hot());
+    rig.tell();
+    let (status, text) = answer(&rig, shown);
+    assert_eq!(status, Status::Ok);
+    assert!(text.contains("alice"), "{text}");
+
+    let unlock = rig.unlock(UnlockKind::Nothing, false);
+    let ticket = u64::from_le_bytes(rig.answers[&unlock][0].1.clone().try_into().expect("8"));
+    let keyspace = PROD;
+    for _ in 0..3 {
+        rig.answer_kms(true);
+        settle(&mut rig);
+    }
+    let asked = [
+        rig.command(SIGNER, hot()),
+        rig.command(SIGNER, Command::UnlockStatus { keyspace, ticket }),
+    ];
+    rig.command(OWNER, set(&[("allow:uid:7", "none")]));
+    rig.tell();
+    for token in asked {
+        assert_eq!(answer(&rig, token).0, Status::Forbidden);
+    }
+}
+
+/// It waited for the KMS with the rest of its change, and signing continued for as long.
+#[test]
+fn a_withdrawal_does_not_wait_for_the_kms_with_the_rest_of_its_change() {
+    let lines = [
+        ("allow:uid:7", "none"),
+        ("soft_ttl_ms", "1000"),
+        ("hard_ttl_ms", "3700000"),
+    ];
+    for is_well in [true, false] {
+        let mut rig = Rig::new();
+        rig.set_kms(true, false);
+        rig.out.clear();
+        let token = rig.command(OWNER, set(&lines));
+        assert_eq!(rig.rights_at_shards(7), Grants::NONE);
+        assert!(rig.out.contains(&"!change: open, floor 1, oldest 1".to_owned()));
+        settle(&mut rig);
+        let written = |rig: &Rig| rig.disk.keyspace(PROD).expect("one").clone();
+        assert_eq!(written(&rig).policy.rights(SIGNER), Grants::NONE);
+        assert_eq!(rig.shards[1].settings.soft_ttl_ms, 1_000);
+        assert_eq!(rig.shards[1].settings.hard_ttl_ms, 3_600_000, "it waits");
+        assert_eq!(rig.answers.get(&token), None);
+        assert!(rig.answer_kms(is_well));
+        settle(&mut rig);
+        let (status, text) = answer(&rig, token);
+        if is_well {
+            assert_eq!((status, text), (Status::Ok, String::new()));
+            assert_eq!(written(&rig).settings().soft_ttl_ms, 1_000);
+            assert_eq!(rig.shards[1].settings.hard_ttl_ms, 3_700_000);
+            continue;
+        }
+        assert_eq!(status, Status::NotPersisted);
+        for part in [
+            "in force on every shard: allow:uid:7=none, soft_ttl_ms=1000;",
+            "not in force: hard_ttl_ms=3700000 (in force: 3600000);",
+            "it is not complete: unavailable: away",
+            "a restart undoes shorter time limits",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("keyspaces.json"), "it is written: {text}");
+    }
+}
+
+/// The withdrawal may be unwritten as well, and end after the KMS has answered.
+#[test]
+fn a_withdrawal_ahead_of_its_change_is_answered_as_it_was_written() {
+    let lines = [("allow:uid:7", "none"), ("hard_ttl_ms", "3700000")];
+    for (kms, disk) in [(true, false), (false, false), (false, true)] {
+        let mut rig = Rig::new();
+        rig.set_kms(true, false);
+        let token = rig.command(OWNER, set(&lines));
+        rig.answer_kms(kms);
+        assert_eq!(rig.answers.get(&token), None, "the disk works on it");
+        rig.end_write(disk);
+        while rig.act() | rig.end_write(disk) {}
+        let (status, text) = answer(&rig, token);
+        assert_eq!(status, Status::NotPersisted);
+        assert_eq!(text.contains("keyspaces.json could not be written"), !disk, "{text}");
+        assert!(text.contains("not in force: hard_ttl_ms=3700000"), "{text}");
+        assert_eq!(rig.rights_at_shards(7), Grants::NONE);
+    }
+}
+
+/// The end of the 30 days was only tested in the catalogue, not that control acts by it.
+#[test]
+fn retired_deks_are_destroyed_after_30_days_and_a_failed_write_keeps_them() {
+    const DAY_US: u64 = 86_400_000_000;
+    let mut rig = Rig::with_retired();
+    let retired = |catalogue: &Catalogue| catalogue.keyspace(PROD).expect("one").retired().count();
+    rig.pass(29 * DAY_US);
+    assert!(rig.write.is_none());
+    assert_eq!(retired(rig.control.written()), 1);
+    rig.reports.clear();
+    rig.pass(2 * DAY_US);
+    assert_eq!(rig.write.as_ref().map(|(_, file)| retired(file)), Some(0));
+    assert!(rig.end_write(false));
+    assert_eq!(retired(rig.control.written()), 1, "a restart may need it");
+    let kept = |report: &Report| matches!(report, Report::DueKept { .. });
+    let destroyed = |report: &Report| *report == Report::DueDestroyed { due: vec![(PROD, 1)] };
+    assert!(rig.reports.iter().any(kept) && !rig.reports.iter().any(destroyed));
+    // The file is written without the change that failed, and the change is tried again later.
+    rig.pass(600_000_000);
+    settle(&mut rig);
+    assert_eq!(retired(&rig.disk), 0);
+    assert_eq!(retired(rig.control.written()), 0);
+    assert!(rig.reports.iter().any(destroyed));
 }

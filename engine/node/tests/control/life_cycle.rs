@@ -18,7 +18,7 @@ const TABLE: &str = include_str!("life_cycle.txt");
 type Build = fn() -> Rig;
 
 /// The states. Commands in progress belong to the server's user.
-const STATES: [(&str, Build); 27] = [
+const STATES: [(&str, Build); 28] = [
     ("open", Rig::new),
     ("open, a lease requested", || {
         let mut rig = Rig::new();
@@ -26,6 +26,12 @@ const STATES: [(&str, Build); 27] = [
         rig
     }),
     ("open, settings being checked", || {
+        let mut rig = Rig::new();
+        rig.set_kms(true, false);
+        rig.command(OWNER, set("max_in_flight", "8"));
+        rig
+    }),
+    ("open, settings being checked, tighter in part", || {
         let mut rig = Rig::new();
         rig.set_kms(true, false);
         rig.command(OWNER, set("soft_ttl_ms", "9000"));

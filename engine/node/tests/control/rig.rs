@@ -7,16 +7,17 @@ use keyway_node::catalogue::{Catalogue, ChangeAuthor, NewKeyspace, SettingsChang
 use keyway_node::control::hot_keys::HotKeys;
 use keyway_node::control::{
     Control, ControlEffect, Deks, FailureClass, KmsAnswer, KmsFailure, KmsRequest, KmsSet,
-    KmsStatus, Need, NewDek, Settings, Unlocked,
+    KmsStatus, Need, NewDek, Report, Settings, Unlocked,
 };
+use keyway_node::hot::{Estimate, HotShare, RankedKey};
 use keyway_node::ids::{CallId, Epoch, QuestionId, Revision, WriteId};
 use keyway_node::messages::{
     Command, DekBytes, Lane, Request, ResealError, ResealPage, Secret, ToControl, ToShard,
     UnlockProgress,
 };
-use keyway_node::policy::{Owner, Principal};
+use keyway_node::policy::{Owner, Policy, Principal};
 use keyway_node::time::Moment;
-use keyway_protocol::{Status, UnlockKind};
+use keyway_protocol::{Grants, Status, UnlockKind};
 
 pub const SHARDS: u16 = 2;
 pub const PROD: u32 = 1;
@@ -35,6 +36,8 @@ pub struct Shard {
     pub epoch: Epoch,
     pub floor: u32,
     pub is_locked: bool,
+    pub policy: Policy,
+    pub settings: keyway_core::Settings,
     /// Acknowledgements that it has not sent.
     pub acts: VecDeque<(u32, Revision)>,
     pub wipes: VecDeque<(u32, Epoch)>,
@@ -56,6 +59,7 @@ pub struct Rig {
     pub answers: BTreeMap<u64, Vec<(Status, Vec<u8>)>>,
     /// Effects since they were last taken, as text.
     pub out: Vec<String>,
+    pub reports: Vec<Report>,
     /// The leases of all shards have ended.
     pub is_lease_over: bool,
     last_token: u64,
@@ -130,6 +134,7 @@ impl Rig {
         let shard = || Shard {
             floor: at_start[0].seal_floor,
             is_locked: at_start[0].guard.locked,
+            policy: at_start[0].guard.policy.clone(),
             ..Shard::default()
         };
         let mut rig = Rig {
@@ -141,6 +146,7 @@ impl Rig {
             disk: catalogue,
             answers: BTreeMap::new(),
             out: Vec::new(),
+            reports: Vec::new(),
             is_lease_over: false,
             last_token: 0,
         };
@@ -358,7 +364,7 @@ impl Rig {
         });
         told | self.each_shard(|shard| {
             let question = shard.hot.pop_front()?;
-            let share = None;
+            let share = Some(share());
             Some(ToControl::Hot { question, share })
         })
     }
@@ -379,6 +385,12 @@ impl Rig {
             self.from(index, message);
         }
         is_any
+    }
+
+    /// Returns what a user may do at any shard, whether it has acknowledged that or not.
+    pub fn rights_at_shards(&self, uid: u32) -> Grants {
+        let rights = self.shards.iter().map(|shard| shard.policy.rights(Principal::Uid(uid)));
+        rights.fold(Grants::NONE, Grants::union)
     }
 
     pub fn stop(&mut self, shard: u16) {
@@ -411,7 +423,8 @@ impl Rig {
                     let page = Some("{}".to_owned());
                     self.control.handle_status(self.now, question, page);
                 }
-                ControlEffect::Figures(_) | ControlEffect::Report(_) => {}
+                ControlEffect::Report(report) => self.reports.push(report),
+                ControlEffect::Figures(_) => {}
             }
         }
     }
@@ -473,6 +486,21 @@ impl Rig {
     }
 }
 
+/// The hot keys of a shard: one, `alice`.
+fn share() -> HotShare {
+    HotShare {
+        shard: 0,
+        keys: vec![RankedKey {
+            key_id: b"alice".as_slice().into(),
+            figures: [Estimate::at_most(1); 3],
+        }],
+        unlisted_max: 0,
+        totals: [1; 3],
+        window_us: 1,
+        requests_counted_one_in: 1,
+    }
+}
+
 impl Shard {
     /// Asserts that revisions only rise, in whatever order changes arrive; a change carries the complete state.
     fn take(&mut self, change: &keyway_node::keyspace_change::KeyspaceChange) {
@@ -489,6 +517,8 @@ impl Shard {
         assert!(change.epoch >= self.epoch && change.seal_floor >= self.floor);
         self.epoch = change.epoch;
         self.is_locked = change.guard.locked;
+        self.policy = change.guard.policy.clone();
+        self.settings = change.guard.settings.clone();
         if change.guard.locked {
             self.wipes.push_back((change.id, change.epoch));
         }

@@ -13,6 +13,7 @@ fn every_wait_ends_within_a_tick_of_its_deadline() {
     let mut rig = Rig::new();
     let (at, warm) = rig.connect_and_sign(OWNER, "warm");
     rig.keeps_errands = true;
+    rig.world.is_unreserved.set(true);
     let (cold, made, elsewhere) = (rig.key("cold", 0), rig.key("new", 0), rig.key("far", 1));
     let list = Request::KeyList(KeyList {
         shard: 0,
@@ -38,6 +39,7 @@ fn every_wait_ends_within_a_tick_of_its_deadline() {
                 &Request::ForceRefresh,
             ),
         ),
+        ("a block of uses", sign(7, &warm, DEADLINE_US)),
     ];
     for (_, bytes) in &waits {
         rig.receive(at, bytes);
@@ -52,6 +54,8 @@ fn every_wait_ends_within_a_tick_of_its_deadline() {
         assert_eq!(answer.status, Status::DeadlineExceeded, "{what}");
     }
     assert_eq!(late.len(), waits.len());
+    let reserves = |(_, errand): &&(_, Errand)| matches!(errand, Errand::Reserve(..));
+    assert_eq!(rig.kept.iter().filter(reserves).count(), 1);
     // A later result is not answered again, and a write that was begun is completed.
     let puts = rig
         .kept

@@ -33,6 +33,10 @@ pub struct World {
     pub operation_us: Cell<u64>,
     /// Whether operations are slow ones.
     pub is_slow: Cell<bool>,
+    /// Whether the next uses of keys have to be written down first.
+    pub is_unreserved: Cell<bool>,
+    /// Whether a secret takes long to make.
+    pub is_slow_to_make: Cell<bool>,
     /// The key whose operations panic.
     pub panics_at: RefCell<Vec<u8>>,
     /// Whether the log accepts revocations, of any key.
@@ -68,6 +72,7 @@ impl Port for Labels {
 
     fn cost(&self, _: &u32, _: &Operation<'_>) -> Cost {
         match self.0.is_slow.get() {
+            _ if self.0.is_unreserved.get() => Cost::Unreserved { version: 1 },
             true => Cost::Slow,
             false => Cost::Fast,
         }
@@ -129,7 +134,10 @@ impl Port for Labels {
     }
 
     fn can_make(&self, _: Option<u8>) -> Result<Making, WriteError> {
-        Ok(Making::Quick)
+        Ok(match self.0.is_slow_to_make.get() {
+            true => Making::Slow,
+            false => Making::Quick,
+        })
     }
 
     fn known(&self, name: Name<'_>) -> Option<Known> {
@@ -186,6 +194,8 @@ impl Rig {
             now_us: Cell::new(1_000_000),
             operation_us: Cell::new(0),
             is_slow: Cell::new(false),
+            is_unreserved: Cell::new(false),
+            is_slow_to_make: Cell::new(false),
             panics_at: RefCell::default(),
             revokes: Cell::new(false),
             operations: Cell::new(0),

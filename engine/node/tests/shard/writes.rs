@@ -5,7 +5,7 @@ use keyway_node::messages::{Lane, ResealError, ResealPage, ResealWork, ToControl
 use keyway_node::policy::Policy;
 use keyway_node::port::{Blob, KeyState, Page, Row, Write, WriteError};
 use keyway_node::shard::{Done, Errand};
-use keyway_protocol::{KeyRevoke, KeyRotate, Opcode, Request, Status};
+use keyway_protocol::{HotBy, KeyRevoke, KeyRotate, KeyspaceHot, Opcode, Request, Status};
 
 use super::rig::{KEYSPACE, OWNER, Rig, STRANGER, done, frame, generate, sign, statuses};
 
@@ -78,18 +78,64 @@ fn floor_of_a_new_keyspace_that_was_rotated_already_is_confirmed() {
     assert_eq!(confirmed(&rig), [2]);
 }
 
+/// Returns what a write waits for, once it was received.
+type Begin = fn(&mut Rig) -> Vec<u8>;
+
+/// Writes, each in another wait: what they wait for, and whether a lock also ends them.
+const WRITES: [(&str, Begin, bool); 4] = [
+    ("the blob", |rig| rotate(1, &rig.key("key", 0)), true),
+    (
+        "the secret",
+        |rig| {
+            rig.world.is_slow_to_make.set(true);
+            generate(1, &rig.key("new", 0), 0)
+        },
+        true,
+    ),
+    (
+        "a newer DEK",
+        |rig| {
+            // A lease that does not include it.
+            rig.connect_and_sign(OWNER, "warm");
+            rig.publish(|change| change.seal_floor = 2);
+            generate(1, &rig.key("new", 0), 0)
+        },
+        true,
+    ),
+    (
+        "the time of the revocation",
+        |rig| {
+            rig.world.revokes.set(true);
+            rig.publish(|change| change.guard.settings.delete_wait_ms = 1);
+            let request = Request::KeyDelete;
+            frame(1, &rig.key("key", 0), 0, Opcode::KeyDelete, &request)
+        },
+        // A locked keyspace's keys can be deleted.
+        false,
+    ),
+];
+
 #[test]
-fn write_is_refused_if_its_right_or_keyspace_was_lost_in_the_meantime() {
-    for locks in [false, true] {
+fn write_is_refused_if_its_right_or_keyspace_was_lost_whatever_it_waited_for() {
+    for ((wait, begin, ends_by_lock), locks) in WRITES
+        .into_iter()
+        .flat_map(|write| [false, true].map(|locks| (write, locks)))
+    {
+        let what = format!("{wait}, locks: {locks}");
         let mut rig = Rig::new();
         rig.publish(|change| change.guard.policy.grant("uid:1000", "manage").unwrap());
         let at = rig.connect(STRANGER);
-        let key = rig.key("key", 0);
-        rig.keeps_errands = true;
-        rig.receive(at, &rotate(1, &key));
         rig.run();
-        let (task, read) = rig.kept.pop().unwrap();
-        assert!(matches!(read, Errand::Read(_)), "{read:?}");
+        let write = begin(&mut rig);
+        rig.keeps_errands = true;
+        rig.receive(at, &write);
+        rig.run();
+        let puts = |rig: &Rig| {
+            let mut kept = rig.kept.iter();
+            kept.any(|(_, errand)| matches!(errand, Errand::Put(..)))
+        };
+        assert!(!puts(&rig), "{what}: it waits");
+        assert_eq!(rig.answers(at), [], "{what}: it waits");
         rig.publish(|change| match locks {
             true => {
                 change.epoch.count_up();
@@ -98,14 +144,148 @@ fn write_is_refused_if_its_right_or_keyspace_was_lost_in_the_meantime() {
             false => change.guard.policy = Policy::default(),
         });
         rig.run();
-        rig.shard.handle_done(task, done(&read));
+        for (task, errand) in std::mem::take(&mut rig.kept) {
+            rig.shard.handle_done(task, done(&errand));
+        }
+        // A DEK comes by itself.
+        rig.ticks(DEK_AGAIN_TICKS);
         rig.run();
-        assert_eq!(rig.kept.len(), 0, "it was written: {:?}", rig.kept);
+        assert_eq!(puts(&rig), locks && !ends_by_lock, "{what}");
+        for (task, errand) in std::mem::take(&mut rig.kept) {
+            rig.shard.handle_done(task, done(&errand));
+        }
+        rig.run();
+        let expected = match (locks, ends_by_lock) {
+            (true, true) => Status::NeedsUnlock,
+            (true, false) => Status::Ok,
+            (false, _) => Status::Forbidden,
+        };
+        assert_eq!(statuses(&rig.answers(at)), [(1, expected)], "{what}");
+    }
+}
+
+/// The use count of a key is written in blocks; an operation that waits for one was not looked at in these tests.
+#[test]
+fn operation_that_waits_for_its_use_count_is_refused_if_its_right_or_keyspace_was_lost() {
+    for locks in [false, true] {
+        let mut rig = Rig::new();
+        let (at, key) = rig.connect_and_sign(STRANGER, "key");
+        rig.world.is_unreserved.set(true);
+        rig.keeps_errands = true;
+        rig.receive(at, &sign(2, &key, 0));
+        rig.run();
+        let (task, reserve) = rig.kept.pop().unwrap();
+        assert!(matches!(reserve, Errand::Reserve(..)), "{reserve:?}");
+        rig.publish(|change| match locks {
+            true => {
+                change.epoch.count_up();
+                change.guard.locked = true;
+            }
+            false => change.guard.policy = Policy::default(),
+        });
+        rig.run();
+        rig.world.is_unreserved.set(false);
+        let before = rig.world.operations.get();
+        rig.shard.handle_done(task, done(&reserve));
+        rig.run();
+        assert_eq!(rig.world.operations.get(), before, "it was done");
         let expected = match locks {
             true => Status::NeedsUnlock,
             false => Status::Forbidden,
         };
-        assert_eq!(rig.answers(at)[0].status, expected);
+        assert_eq!(statuses(&rig.answers(at)), [(2, expected)]);
+    }
+}
+
+/// An errand that panics is answered like one that fails, once, and nothing waits for it any longer.
+#[test]
+fn lost_errand_is_answered_once() {
+    let reads = |rig: &mut Rig| sign(1, &rig.key("cold", 0), 0);
+    let reserves = |rig: &mut Rig| {
+        let key = rig.key("cold", 0);
+        rig.world.is_unreserved.set(true);
+        sign(1, &key, 0)
+    };
+    let puts = |rig: &mut Rig| generate(1, &rig.key("new", 0), 0);
+    let errands: [(&str, Begin); 6] = [
+        ("a load", reads),
+        ("a block of uses", reserves),
+        ("the blob", WRITES[0].1),
+        ("the secret", WRITES[1].1),
+        ("the time of the revocation", WRITES[3].1),
+        ("the log", puts),
+    ];
+    for (what, begin) in errands {
+        let mut rig = Rig::new();
+        let at = rig.connect(OWNER);
+        let request = begin(&mut rig);
+        rig.keeps_errands = true;
+        rig.receive(at, &request);
+        rig.run();
+        if what == "a block of uses" {
+            let (task, read) = rig.kept.pop().unwrap();
+            rig.shard.handle_done(task, done(&read));
+            rig.run();
+        }
+        let (task, errand) = rig.kept.pop().unwrap();
+        rig.shard.handle_done(task, Done::Lost);
+        // A load is tried again until the core gives it up.
+        for _ in 0..10 {
+            rig.ticks(DEK_AGAIN_TICKS);
+            for (task, _) in std::mem::take(&mut rig.kept) {
+                rig.shard.handle_done(task, Done::Lost);
+            }
+            rig.run();
+        }
+        let answers = rig.answers(at);
+        assert_eq!(answers.len(), 1, "{what}: {errand:?}: {answers:?}");
+        let status = answers[0].status;
+        let is_failure = match what {
+            // The time that a signature waits has passed.
+            "a load" => status == Status::Retry,
+            _ => matches!(status, Status::Internal | Status::Unavailable),
+        };
+        assert!(is_failure, "{what}: {answers:?}");
+        assert_eq!(rig.shard.figures().waiting.jobs, 0, "{what}");
+    }
+}
+
+/// A withdrawal can overtake what control reports.
+#[test]
+fn report_of_control_is_not_passed_on_after_the_right_was_withdrawn() {
+    let hot = Request::KeyspaceHot(KeyspaceHot {
+        by: HotBy::Requests,
+        limit: 0,
+    });
+    for (opcode, request, withdraws, expected) in [
+        (Opcode::KeyspaceHot, hot, true, Status::Forbidden),
+        (Opcode::KeyspaceHot, hot, false, Status::Ok),
+        // It is done, and the answer says so.
+        (Opcode::KeyspaceRotate, Request::KeyspaceRotate, true, Status::Ok),
+    ] {
+        let mut rig = Rig::new();
+        rig.publish(|change| change.guard.policy.grant("uid:1000", "manage").unwrap());
+        let at = rig.connect(STRANGER);
+        rig.receive(at, &frame(1, b"", 0, opcode, &request));
+        rig.run();
+        let token = rig.told.iter().find_map(|told| match told {
+            ToControl::Request(request) => Some(request.token),
+            _ => None,
+        });
+        if withdraws {
+            rig.publish(|change| change.guard.policy = Policy::default());
+        }
+        let answer = ToShard::Answer {
+            token: token.unwrap(),
+            status: Status::Ok,
+            payload: b"alice".to_vec().into(),
+        };
+        rig.shard.handle_control(Lane::Ordinary, answer);
+        rig.run();
+        let answers = rig.answers(at);
+        assert_eq!(statuses(&answers), [(1, expected)], "{opcode:?}");
+        let names = |payload: &[u8]| payload.windows(5).any(|part| part == b"alice");
+        assert_eq!(names(&answers[0].payload), expected == Status::Ok);
     }
 }
 
