@@ -167,9 +167,9 @@ impl<P: Port> Shard<P> {
         };
         // The answer may have been sent before a withdrawal that has overtaken it.
         if matches!(job.stage, Stage::Reported)
-            && let Err((status, why)) = self.governed.recheck(job.permit)
+            && let Err(denied) = self.governed.recheck(job.permit)
         {
-            return self.out.refuse(responder, status, why.into());
+            return self.out.deny(responder, denied);
         }
         self.out.answer(responder, |payload| {
             if status == Status::Ok {
