@@ -80,11 +80,7 @@ impl SettingsChange {
             (value != was.get(name)).then_some(Assignment::Setting(value))
         });
         let withdrawn = self.withdrawals(before).map(|change| change.changes);
-        let changes: Vec<_> = withdrawn
-            .into_iter()
-            .flatten()
-            .chain(tightened)
-            .collect();
+        let changes: Vec<_> = withdrawn.into_iter().flatten().chain(tightened).collect();
         (!changes.is_empty()).then_some(SettingsChange {
             changes,
             lasts: self.lasts,

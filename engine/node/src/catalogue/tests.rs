@@ -418,3 +418,34 @@ fn override_duration_is_bounded() {
         2_592_000_000
     );
 }
+
+#[test]
+fn number_of_keyspaces_is_bounded_and_the_refusal_names_the_maximum() {
+    let mut catalogue = with_prod("");
+    let one = catalogue.keyspace(1).unwrap().clone();
+    for id in 2..KEYSPACES_MAX as u32 {
+        let name = format!("keyspace-{id}");
+        catalogue.keyspaces.insert(
+            id,
+            Keyspace {
+                name,
+                ..one.clone()
+            },
+        );
+    }
+    catalogue.skip_ids_below(KEYSPACES_MAX as u32);
+    assert_eq!(catalogue.check_new("last"), Ok(()));
+    let last = catalogue.make("last", "", "local", b"x", &by(0));
+    assert_eq!(last, Ok(KEYSPACES_MAX as u32));
+    let refused = catalogue.check_new("one-more").unwrap_err();
+    assert!(
+        matches!(&refused, CatalogueError::Bad(why) if why.contains("16384")),
+        "{refused}"
+    );
+    let made = catalogue.make("one-more", "", "local", b"x", &by(0));
+    assert_eq!(made, Err(refused));
+    assert_eq!(catalogue.iter().count(), KEYSPACES_MAX);
+    // One that exists is reported as such.
+    let exists = catalogue.check_new("last");
+    assert!(matches!(exists, Err(CatalogueError::Exists(_))));
+}

@@ -474,7 +474,10 @@ fn a_withdrawal_does_not_wait_for_the_kms_with_the_rest_of_its_change() {
         rig.out.clear();
         let token = rig.command(OWNER, set(&lines));
         assert_eq!(rig.rights_at_shards(7), Grants::NONE);
-        assert!(rig.out.contains(&"!change: open, floor 1, oldest 1".to_owned()));
+        assert!(
+            rig.out
+                .contains(&"!change: open, floor 1, oldest 1".to_owned())
+        );
         settle(&mut rig);
         let written = |rig: &Rig| rig.disk.keyspace(PROD).expect("one").clone();
         assert_eq!(written(&rig).policy.rights(SIGNER), Grants::NONE);
@@ -517,7 +520,11 @@ fn a_withdrawal_ahead_of_its_change_is_answered_as_it_was_written() {
         while rig.act() | rig.end_write(disk) {}
         let (status, text) = answer(&rig, token);
         assert_eq!(status, Status::NotPersisted);
-        assert_eq!(text.contains("keyspaces.json could not be written"), !disk, "{text}");
+        assert_eq!(
+            text.contains("keyspaces.json could not be written"),
+            !disk,
+            "{text}"
+        );
         assert!(text.contains("not in force: hard_ttl_ms=3700000"), "{text}");
         assert_eq!(rig.rights_at_shards(7), Grants::NONE);
     }
@@ -538,7 +545,12 @@ fn retired_deks_are_destroyed_after_30_days_and_a_failed_write_keeps_them() {
     assert!(rig.end_write(false));
     assert_eq!(retired(rig.control.written()), 1, "a restart may need it");
     let kept = |report: &Report| matches!(report, Report::DueKept { .. });
-    let destroyed = |report: &Report| *report == Report::DueDestroyed { due: vec![(PROD, 1)] };
+    let destroyed = |report: &Report| {
+        *report
+            == Report::DueDestroyed {
+                due: vec![(PROD, 1)],
+            }
+    };
     assert!(rig.reports.iter().any(kept) && !rig.reports.iter().any(destroyed));
     // The file is written without the change that failed, and the change is tried again later.
     rig.pass(600_000_000);

@@ -389,7 +389,10 @@ impl Rig {
 
     /// Returns what a user may do at any shard, whether it has acknowledged that or not.
     pub fn rights_at_shards(&self, uid: u32) -> Grants {
-        let rights = self.shards.iter().map(|shard| shard.policy.rights(Principal::Uid(uid)));
+        let rights = self
+            .shards
+            .iter()
+            .map(|shard| shard.policy.rights(Principal::Uid(uid)));
         rights.fold(Grants::NONE, Grants::union)
     }
 

@@ -261,7 +261,12 @@ fn report_of_control_is_not_passed_on_after_the_right_was_withdrawn() {
         (Opcode::KeyspaceHot, hot, true, Status::Forbidden),
         (Opcode::KeyspaceHot, hot, false, Status::Ok),
         // It is done, and the answer says so.
-        (Opcode::KeyspaceRotate, Request::KeyspaceRotate, true, Status::Ok),
+        (
+            Opcode::KeyspaceRotate,
+            Request::KeyspaceRotate,
+            true,
+            Status::Ok,
+        ),
     ] {
         let mut rig = Rig::new();
         rig.publish(|change| change.guard.policy.grant("uid:1000", "manage").unwrap());

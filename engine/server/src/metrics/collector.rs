@@ -195,7 +195,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::requests::{CountedOperation, CountedOutcome};
-    use crate::metrics::snapshot::KeyspaceSnapshot;
+    use crate::metrics::snapshot::{KeyspaceSnapshot, KmsCalls};
 
     fn text(latest: &LatestSnapshots) -> String {
         let mut out = Vec::new();
@@ -246,6 +246,47 @@ mod tests {
                 "no `{line}` in\n{text}"
             );
         }
+    }
+
+    /// The series of the calls that belong to no keyspace was that of a keyspace without a name, and vanished when it got
+    /// one.
+    #[test]
+    fn a_counter_series_that_was_shown_stays_when_a_keyspace_gets_its_name() {
+        let calls = |keyspace, count| KmsCalls {
+            keyspace,
+            operation: "unwrap",
+            outcome: "ok",
+            count,
+        };
+        let mut latest = LatestSnapshots::default();
+        latest.take(Snapshot::Kms(vec![KmsSnapshot {
+            name: "bao".to_owned(),
+            calls: vec![calls(0, 3), calls(7, 5)],
+            ..KmsSnapshot::default()
+        }]));
+        let series = |latest: &LatestSnapshots| -> Vec<String> {
+            let text = text(latest);
+            let lines = text.lines();
+            let of_calls = lines.filter(|line| line.starts_with("keyway_kms_calls_total{"));
+            of_calls.map(str::to_owned).collect()
+        };
+        let series_of = |keyspace, count| {
+            format!(
+                "keyway_kms_calls_total{{kms=\"bao\",keyspace=\"{keyspace}\",operation=\"unwrap\",outcome=\"ok\"}} {count}"
+            )
+        };
+        assert_eq!(series(&latest), [series_of("", 3)]);
+        latest.take(Snapshot::Shard(Box::new(ShardSnapshot {
+            keyspaces: vec![KeyspaceSnapshot {
+                id: 7,
+                name: "shop".to_owned(),
+                ..KeyspaceSnapshot::default()
+            }],
+            ..ShardSnapshot::default()
+        })));
+        let mut both = series(&latest);
+        both.sort();
+        assert_eq!(both, [series_of("", 3), series_of("shop", 5)]);
     }
 
     #[test]

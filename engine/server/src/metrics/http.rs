@@ -244,6 +244,46 @@ mod tests {
         );
     }
 
+    /// Returns what the port answers under this limit of descriptors.
+    async fn answer_under(descriptors_max: u64) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = axum::Router::new().route("/metrics", axum::routing::get(async || "metrics"));
+        let limits = Limits {
+            hosts: Vec::new(),
+            descriptors_max,
+        };
+        let serving = tokio::task::spawn_local(serve(listener, app, limits));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        // It may be closed already.
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        serving.abort();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// The descriptors above the port's own budget are the operator's: with them gone, LOCK failed.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_visitor_gets_no_descriptor_of_those_that_are_reserved() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let answer = answer_under(u64::MAX).await;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                // Every descriptor of this process has a number that is at least that high.
+                let answer = answer_under(3).await;
+                assert!(
+                    answer.is_empty() || answer.starts_with("HTTP/1.1 503"),
+                    "{answer}"
+                );
+            })
+            .await;
+    }
+
     #[test]
     fn names_and_addresses_are_told_apart() {
         let hosts = ["metrics.example".to_owned()];

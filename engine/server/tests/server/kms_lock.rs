@@ -11,8 +11,14 @@ use keyway_client::blocking::Client;
 use keyway_client::{
     Algorithm, Error, KeyOptions, KeyPath, KeyspaceName, KmsName, Status, UnlockState, UnlockWith,
 };
+use keyway_client::{KeyFormat, Usage};
+use keyway_protocol::{
+    KeyGenerate, KeyImport, KeyRotate, KeyspaceCreate, Material, NewKey, Octets, Request, Settings,
+};
 use serde_json::Value;
 
+use crate::common::held_kms::HeldKms;
+use crate::common::pipeline::Pipeline;
 use crate::common::{Server, Setup, past_the_start, wait_until};
 use crate::rotation::stand;
 
@@ -157,6 +163,88 @@ fn a_setting_of_the_kms_lets_a_keyspace_be_unlocked_without_the_secret_while_it_
     let (state, why) = unlock(&client, "a", UnlockWith::Nothing);
     assert_eq!(state, UnlockState::Failed, "the KMS itself is locked");
     assert!(why.contains("passphrase"), "{why}");
+}
+
+/// Each command had a status of its own for it.
+#[test]
+fn a_closed_kms_is_answered_with_the_same_status_by_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let held = HeldKms::start();
+    let setup = held.setup(dir.path());
+    let config = dir.path().join("keywayd.toml");
+    let other = std::fs::read_to_string(&config).unwrap();
+    let both = format!("default_kms = \"local\"\n[kms.local]\nprovider = \"local\"\n{other}");
+    std::fs::write(&config, both).unwrap();
+    let passphrase = dir.path().join("passphrase");
+    std::fs::write(&passphrase, PASSPHRASE).unwrap();
+    std::fs::set_permissions(&passphrase, Permissions::from_mode(0o600)).unwrap();
+    let opening = setup
+        .clone()
+        .flag("--passphrase-file")
+        .flag(passphrase.to_str().unwrap());
+    let server = opening.start();
+    let client = server.unix_client();
+    client.keyspace_create(&name("a"), &[]).unwrap();
+    generate(&client, "a");
+    client
+        .keyspace_create(&name("b"), &[("kms", "held")])
+        .unwrap();
+    drop(client);
+    server.stop();
+
+    // Without the passphrase it stays closed, and no keyspace is locked.
+    let server = setup.start();
+    let mut pipeline = Pipeline::unix(&server);
+    let (a, b) = (pipeline.keyspace("a"), pipeline.keyspace("b"));
+    let mut status = |request: Request<'_>, keyspace: u32, key: &[u8]| {
+        let reply = pipeline.ask(&request, keyspace, key);
+        (
+            reply.status,
+            String::from_utf8_lossy(&reply.payload).into_owned(),
+        )
+    };
+    let nothing = Settings::new("").unwrap();
+    let create = KeyspaceCreate {
+        name: "c",
+        settings: nothing,
+    };
+    let longer = Settings::new("soft_ttl_ms=700000\n").unwrap();
+    for (request, keyspace) in [
+        (Request::KeyspaceCreate(create), 0),
+        (Request::KeyspaceSet(longer), a),
+        (Request::KeyspaceRotate, a),
+        (Request::KeyspaceRewrap { kms: "held" }, a),
+        (Request::KeyspaceRewrap { kms: "local" }, b),
+    ] {
+        let what = format!("{:?}", request.opcode());
+        let (status, text) = status(request, keyspace, b"");
+        assert_eq!(status, Status::Conflict, "{what}: {text}");
+        assert!(text.contains("unlock it"), "{what}: {text}");
+    }
+    let material = Material {
+        format: KeyFormat::Raw,
+        bytes: Octets(&[7; 32]),
+    };
+    let new_key = NewKey {
+        algorithm: Some(Algorithm::HmacSha256),
+        exportable: false,
+        usage: Usage::NONE,
+        not_after_unix_ms: 0,
+    };
+    for (request, key) in [
+        (Request::Mac(Octets(b"message")), &b"alice"[..]),
+        (Request::Get { key_version: 0 }, b"alice"),
+        (Request::KeyRotate(KeyRotate { material: None }), b"alice"),
+        (Request::KeyGenerate(KeyGenerate { new_key }), b"bob"),
+        (
+            Request::KeyImport(KeyImport { new_key, material }),
+            b"carol",
+        ),
+    ] {
+        let what = format!("{:?}", request.opcode());
+        let (status, text) = status(request, a, key);
+        assert_eq!(status, Status::NeedsUnlock, "{what}: {text}");
+    }
 }
 
 #[test]

@@ -325,6 +325,68 @@ fn a_lock_and_a_withdrawal_last_although_the_kms_was_away_since_the_start() {
     mac(&server.client(), "shop/alice");
 }
 
+/// A withdrawal waited for the KMS if the same command also changed anything else, and signing continued.
+#[test]
+fn what_a_change_takes_away_is_in_force_before_its_kms_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((_bao, proxy, setup)) = stand(dir.path(), 1) else {
+        return;
+    };
+    let shop: KeyspaceName = "shop".parse().unwrap();
+    let server = setup.start();
+    let grants = [("allow:uid:7", "sign,mac"), ("allow:uid:8", "mac")];
+    server.client().keyspace_create(&shop, &grants).unwrap();
+    server.stop();
+
+    proxy.set(Fault::Error);
+    let server = setup.start();
+    let client = server.client();
+    let info = |client: &Client| {
+        let keyspaces = client.keyspace_list().unwrap();
+        let mut keyspaces = keyspaces.into_iter();
+        keyspaces.find(|info| info.name == "shop").unwrap()
+    };
+    let changes = [
+        ("allow:uid:7", "none"),
+        ("soft_ttl_ms", "1000"),
+        ("hard_ttl_ms", "7200000"),
+    ];
+    let answered = client.keyspace_set(&shop, &changes).unwrap_err();
+    assert_eq!(answered.status(), Some(Status::NotPersisted), "{answered}");
+    let text = answered.to_string();
+    for part in [
+        "in force on every shard: allow:uid:7=none, soft_ttl_ms=1000;",
+        "not in force: hard_ttl_ms=7200000 (in force: 3600000);",
+        "it is not complete: ",
+        "a restart undoes shorter time limits",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let shown = info(&client);
+    assert!(!shown.allow.contains_key("uid:7") && shown.allow.contains_key("uid:8"));
+    assert_eq!(shown.settings["soft_ttl_ms"], "1000");
+    assert_eq!(shown.settings["hard_ttl_ms"], "3600000");
+    drop(client);
+    server.kill();
+    let server = setup.start();
+    assert!(
+        !info(&server.client()).allow.contains_key("uid:7"),
+        "it lasts"
+    );
+
+    proxy.set(Fault::Pass);
+    let client = server.client();
+    wait_until("the KMS", WITHIN, || {
+        client.keyspace_set(&shop, &changes).is_ok()
+    });
+    drop(client);
+    server.kill();
+    let shown = info(&setup.start().client());
+    assert!(!shown.allow.contains_key("uid:7"));
+    assert_eq!(shown.settings["soft_ttl_ms"], "1000");
+    assert_eq!(shown.settings["hard_ttl_ms"], "7200000");
+}
+
 /// Returns a directory created by a server of format 3, with one shard's log empty.
 fn format_3(dir: &Path) -> PathBuf {
     let data = dir.join("data");

@@ -15,9 +15,11 @@ use keyway_client::{
     Status, UnlockState, UnlockWith,
 };
 use keyway_protocol::{Request, Settings};
+use rustix::process::Resource;
 
 use crate::common::pipeline::Pipeline;
 use crate::common::{Server, Setup, past_the_start, wait_until};
+use crate::key_writes::limit;
 
 /// Longest duration of the slowest step on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -145,9 +147,15 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
     let a = info(&owner, "a");
     assert!(a.locked == Some(true) && a.unwritten);
 
-    // A change that grants something is refused, and nothing has changed.
+    // A change that grants something is refused, and may be on the disk.
     let refused = owner.keyspace_set(&name("b"), &[("allow:anonymous", "mac")]);
-    assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.status(), Some(Status::Internal));
+    let text = refused.to_string();
+    assert!(
+        text.contains("is not in force, but it may be on the disk"),
+        "{text}"
+    );
     let refused = owner.keyspace_create(&name("c"), &[]);
     assert_eq!(refused.unwrap_err().status(), Some(Status::Internal));
     let ticket = owner
@@ -178,6 +186,117 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
         .unlock(&name("a"), UnlockWith::Passphrase(PASSPHRASE))
         .unwrap();
     wait_until("signing again", WITHIN, || status_of(&owner, "a").is_none());
+}
+
+/// Its answer was that "the command is in force on every shard", although the longer time limit was not.
+#[test]
+fn a_change_of_which_only_a_part_is_in_force_is_answered_with_that_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let (setup, server) = start(&dir);
+    let (owner, anyone) = (server.unix_client(), server.client());
+    break_disk(&server);
+    let changes = [("allow:anonymous", "none"), ("hard_ttl_ms", "3500000")];
+    let text = not_persisted(owner.keyspace_set(&name("b"), &changes));
+    for part in [
+        "in force on every shard: allow:anonymous=none;",
+        "not in force: hard_ttl_ms=3500000 (in force: 3000000);",
+        "keyspaces.json could not be written",
+        "a restart would undo it",
+        "keeps trying",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("the command is in force"), "{text}");
+    assert!(sign(&anyone, "b").is_err());
+    let b = info(&owner, "b");
+    assert!(b.unwritten);
+    assert_eq!(b.settings["hard_ttl_ms"], "3000000");
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 1.0);
+    mend_disk(&server);
+    assert_eq!(info(&owner, "b").settings["hard_ttl_ms"], "3500000");
+    owner.keyspace_set(&name("b"), &changes).unwrap();
+    server.kill();
+    let b = info(&setup.start().unix_client(), "b");
+    assert!(b.allow.is_empty() && b.settings["hard_ttl_ms"] == "3500000");
+}
+
+#[test]
+fn a_lock_and_a_withdrawal_need_no_descriptor() {
+    let dir = tempfile::tempdir().unwrap();
+    let (setup, server) = start(&dir);
+    let (owner, anyone) = (server.unix_client(), server.client());
+    sign(&owner, "b").unwrap();
+    sign(&anyone, "a").unwrap();
+    limit(&server, Resource::Nofile, Some(1));
+    for done in [
+        owner.lock(&name("a")).map(drop),
+        owner
+            .keyspace_set(&name("b"), &[("allow:anonymous", "none")])
+            .map(drop),
+    ] {
+        let status = done.err().and_then(|error| error.status());
+        assert!(
+            matches!(status, None | Some(Status::NotPersisted)),
+            "{status:?}"
+        );
+    }
+    assert_eq!(status_of(&anyone, "a"), Some(Status::NeedsUnlock));
+    let refused = status_of(&anyone, "b");
+    assert!(
+        refused.is_some() || sign(&anyone, "b").is_err(),
+        "{refused:?}"
+    );
+    assert_eq!(status_of(&owner, "b"), None);
+    limit(&server, Resource::Nofile, Some(4_096));
+    // It is sent again until the answer is OK.
+    wait_until("the writes", WITHIN, || {
+        let grants = [("allow:anonymous", "none")];
+        owner.lock(&name("a")).is_ok() && owner.keyspace_set(&name("b"), &grants).is_ok()
+    });
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
+    server.kill();
+    let server = setup.start();
+    let owner = server.unix_client();
+    assert_eq!(info(&owner, "a").locked, Some(true));
+    assert!(info(&owner, "b").allow.is_empty());
+    assert_eq!(status_of(&owner, "a"), Some(Status::NeedsUnlock));
+}
+
+/// An unlock that changes nothing on the disk does not wait for it.
+#[test]
+fn an_unlock_goes_on_while_the_disk_stalls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, server) = start(&dir);
+    server.stop();
+    // Its KMS is closed, and no keyspace is locked.
+    let setup = Setup::new(&dir.path().join("data")).shards(2).production();
+    let server = setup.start();
+    let owner = server.unix_client();
+    assert_eq!(status_of(&owner, "a"), Some(Status::NeedsUnlock));
+    stall_disk(&server);
+    std::thread::scope(|scope| {
+        let withdrawn = scope.spawn(|| {
+            let grants = Settings::new("allow:anonymous=none\n").unwrap();
+            let mut pipeline = Pipeline::unix(&server);
+            let keyspace = pipeline.keyspace("b");
+            pipeline.ask_within(&Request::KeyspaceSet(grants), keyspace, b"", 0)
+        });
+        server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 1.0);
+        let unlock = UnlockWith::Passphrase(PASSPHRASE);
+        let ticket = owner.unlock(&name("a"), unlock).unwrap().value;
+        wait_until("the unlock", WITHIN, || {
+            let status = owner.unlock_status(&name("a"), ticket).unwrap().value;
+            assert_ne!(status.state, UnlockState::Failed, "{status:?}");
+            status.state == UnlockState::Done
+        });
+        sign(&owner, "a").unwrap();
+        assert!(server.metric(UNWRITTEN) >= Some(1.0), "it still stalls");
+        let_disk_go_on(&server);
+        let withdrawn = withdrawn.join().unwrap().status;
+        assert!(matches!(withdrawn, Status::Ok | Status::NotPersisted));
+    });
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
+    assert!(info(&owner, "b").allow.is_empty());
 }
 
 #[test]

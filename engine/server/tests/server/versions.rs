@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::fmt::Debug;
+use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -228,4 +229,30 @@ fn a_key_is_deleted_after_it_was_revoked_and_its_versions_go_on() {
         &[7; 32],
     );
     assert_eq!(imported.unwrap().key_version, 4);
+}
+
+/// The waiting period was only tested by settings that are never, or immediately, over.
+#[test]
+fn a_key_can_be_deleted_once_its_waiting_period_is_over_and_not_before() {
+    const WAIT: Duration = Duration::from_millis(1_000);
+    let dir = tempfile::tempdir().unwrap();
+    let server = Setup::new(&dir.path().join("data")).shards(2).start();
+    let client = server.client();
+    client
+        .keyspace_set(&prod(), &[("delete_wait_ms", "1000")])
+        .unwrap();
+    let key = generate(&client, "prod/k", Algorithm::Ed25519);
+    let before = Instant::now();
+    client.key_revoke(&key).unwrap();
+    loop {
+        match client.key_delete(&key) {
+            Ok(_) => break,
+            Err(error) => {
+                assert_eq!(error.status(), Some(Status::Conflict), "{error}");
+                assert!(before.elapsed() < WITHIN, "{error}");
+            }
+        }
+    }
+    assert!(before.elapsed() >= WAIT, "{:?}", before.elapsed());
+    assert_eq!(status(client.key_delete(&key)), Status::NotFound);
 }

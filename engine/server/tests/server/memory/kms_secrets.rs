@@ -55,7 +55,9 @@ fn assert_wiped(server: &Server, secrets: &[Flipped], lock: Lock, send: impl FnO
 /// Makes the KMS generate and unwrap a DEK, so that its secret is in use.
 fn use_kms(client: &Client) {
     let keyspace = "any".parse().unwrap();
-    client.keyspace_create(&keyspace, &[("kms", "bao")]).unwrap();
+    client
+        .keyspace_create(&keyspace, &[("kms", "bao")])
+        .unwrap();
 }
 
 /// Returns an OpenBao with TLS, the token for it, the file with its CA, and a setup of a server with it as its only KMS.
