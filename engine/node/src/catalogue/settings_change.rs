@@ -2,7 +2,8 @@
 
 use super::assignment::{Assignment, not_a_setting};
 use super::{CatalogueError, Keyspace, OverrideDuration};
-use crate::keyspace_change::Guard;
+use crate::policy::Policy;
+use keyway_core::Settings;
 
 /// The name under which a request specifies the duration of its changes.
 const FOR_MS: &str = "for_ms";
@@ -70,9 +71,8 @@ impl SettingsChange {
     }
 
     /// Returns the part of this change that only takes something away, if there is any: withdrawn grants, and settings as
-    /// the tighter of both states has them.
-    pub fn tightening(&self, before: &Keyspace, after: &Keyspace) -> Option<SettingsChange> {
-        let tighter = Guard::of(before).meet(&Guard::of(after)).settings;
+    /// `tighter` has them, which allows what both states allow.
+    pub fn tightening(&self, before: &Keyspace, tighter: &Settings) -> Option<SettingsChange> {
         let was = before.settings();
         let tightened = self.changes.iter().filter_map(|change| {
             let name = change.setting()?.name();
@@ -93,17 +93,15 @@ impl SettingsChange {
     }
 
     /// Divides the change by what is in force: first what is as it was set, then what is not, with its value in force.
-    pub fn compared(&self, in_force: &Guard) -> (Vec<String>, Vec<String>) {
+    pub fn compared(&self, policy: &Policy, settings: &Settings) -> (Vec<String>, Vec<String>) {
         let (mut done, mut left) = (Vec::new(), Vec::new());
         for change in &self.changes {
             let now = match change {
                 Assignment::Grants(grantee, _) => {
-                    Assignment::Grants(grantee.clone(), in_force.policy.of(grantee))
+                    Assignment::Grants(grantee.clone(), policy.of(grantee))
                 }
-                Assignment::Setting(setting) => {
-                    Assignment::Setting(in_force.settings.get(setting.name()))
-                }
-                Assignment::Default(name) => Assignment::Setting(in_force.settings.get(*name)),
+                Assignment::Setting(setting) => Assignment::Setting(settings.get(setting.name())),
+                Assignment::Default(name) => Assignment::Setting(settings.get(*name)),
             };
             match now.value() == change.value() {
                 true => done.push(change.to_string()),

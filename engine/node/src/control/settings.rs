@@ -15,6 +15,7 @@ use super::saver::{acknowledge, not_written, settled};
 use super::{Control, Refused, Reply};
 use crate::catalogue::{Edit, SettingsChange};
 use crate::ids::WorkId;
+use crate::keyspace_change::Guard;
 use crate::policy::Principal;
 use keyway_protocol::Status;
 
@@ -89,8 +90,9 @@ impl Control {
             return self.want_set(work, set, set.change.clone());
         }
         let by = self.by(set.who);
+        let tighter = Guard::of(before).meet(&Guard::of(&after)).settings;
         let parts = [
-            set.change.tightening(before, &after),
+            set.change.tightening(before, &tighter),
             // If an override that expires later does not allow the settings without the rest.
             set.change.withdrawals(before),
         ];
@@ -165,7 +167,8 @@ impl Control {
         if set.unwritten.is_none() && set.refused.is_none() {
             return Ok(Vec::new());
         }
-        let (done, left) = set.change.compared(&self.in_force.guard(set.id)?);
+        let guard = self.in_force.guard(set.id)?;
+        let (done, left) = set.change.compared(&guard.policy, &guard.settings);
         let disk = set.unwritten.as_deref();
         let refused = set.refused.as_ref().map(|(_, why)| why);
         match (disk, refused) {

@@ -481,8 +481,8 @@ fn a_withdrawal_does_not_wait_for_the_kms_with_the_rest_of_its_change() {
         settle(&mut rig);
         let written = |rig: &Rig| rig.disk.keyspace(PROD).expect("one").clone();
         assert_eq!(written(&rig).policy.rights(SIGNER), Grants::NONE);
-        assert_eq!(rig.shards[1].settings.soft_ttl_ms, 1_000);
-        assert_eq!(rig.shards[1].settings.hard_ttl_ms, 3_600_000, "it waits");
+        assert_eq!(rig.settings_at_shards().soft_ttl_ms, 1_000);
+        assert_eq!(rig.settings_at_shards().hard_ttl_ms, 3_600_000, "it waits");
         assert_eq!(rig.answers.get(&token), None);
         assert!(rig.answer_kms(is_well));
         settle(&mut rig);
@@ -490,7 +490,7 @@ fn a_withdrawal_does_not_wait_for_the_kms_with_the_rest_of_its_change() {
         if is_well {
             assert_eq!((status, text), (Status::Ok, String::new()));
             assert_eq!(written(&rig).settings().soft_ttl_ms, 1_000);
-            assert_eq!(rig.shards[1].settings.hard_ttl_ms, 3_700_000);
+            assert_eq!(rig.settings_at_shards().hard_ttl_ms, 3_700_000);
             continue;
         }
         assert_eq!(status, Status::NotPersisted);

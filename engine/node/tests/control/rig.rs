@@ -11,11 +11,12 @@ use keyway_node::control::{
 };
 use keyway_node::hot::{Estimate, HotShare, RankedKey};
 use keyway_node::ids::{CallId, Epoch, QuestionId, Revision, WriteId};
+use keyway_node::keyspace_change::Guard;
 use keyway_node::messages::{
     Command, DekBytes, Lane, Request, ResealError, ResealPage, Secret, ToControl, ToShard,
     UnlockProgress,
 };
-use keyway_node::policy::{Owner, Policy, Principal};
+use keyway_node::policy::{Owner, Principal};
 use keyway_node::time::Moment;
 use keyway_protocol::{Grants, Status, UnlockKind};
 
@@ -36,8 +37,8 @@ pub struct Shard {
     pub epoch: Epoch,
     pub floor: u32,
     pub is_locked: bool,
-    pub policy: Policy,
-    pub settings: keyway_core::Settings,
+    /// What was published last, if anything was.
+    pub guard: Option<Guard>,
     /// Acknowledgements that it has not sent.
     pub acts: VecDeque<(u32, Revision)>,
     pub wipes: VecDeque<(u32, Epoch)>,
@@ -134,7 +135,7 @@ impl Rig {
         let shard = || Shard {
             floor: at_start[0].seal_floor,
             is_locked: at_start[0].guard.locked,
-            policy: at_start[0].guard.policy.clone(),
+            guard: Some(at_start[0].guard.clone()),
             ..Shard::default()
         };
         let mut rig = Rig {
@@ -392,8 +393,21 @@ impl Rig {
         let rights = self
             .shards
             .iter()
-            .map(|shard| shard.policy.rights(Principal::Uid(uid)));
+            .filter_map(|shard| Some(shard.guard.as_ref()?.policy.rights(Principal::Uid(uid))));
         rights.fold(Grants::NONE, Grants::union)
+    }
+
+    /// Returns the settings published last.
+    pub fn settings_at_shards(&self) -> keyway_core::Settings {
+        let mut guards = self
+            .shards
+            .iter()
+            .rev()
+            .filter_map(|shard| shard.guard.as_ref());
+        guards
+            .next()
+            .map(|guard| guard.settings.clone())
+            .unwrap_or_default()
     }
 
     pub fn stop(&mut self, shard: u16) {
@@ -520,8 +534,7 @@ impl Shard {
         assert!(change.epoch >= self.epoch && change.seal_floor >= self.floor);
         self.epoch = change.epoch;
         self.is_locked = change.guard.locked;
-        self.policy = change.guard.policy.clone();
-        self.settings = change.guard.settings.clone();
+        self.guard = Some(change.guard.clone());
         if change.guard.locked {
             self.wipes.push_back((change.id, change.epoch));
         }

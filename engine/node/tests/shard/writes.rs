@@ -147,7 +147,7 @@ fn write_is_refused_if_its_right_or_keyspace_was_lost_whatever_it_waited_for() {
         for (task, errand) in std::mem::take(&mut rig.kept) {
             rig.shard.handle_done(task, done(&errand));
         }
-        // A DEK comes by itself.
+        // A DEK arrives automatically.
         rig.ticks(DEK_AGAIN_TICKS);
         rig.run();
         assert_eq!(puts(&rig), locks && !ends_by_lock, "{what}");
