@@ -49,6 +49,18 @@ pub struct Kms {
     pub calls: Vec<KmsCalls>,
     /// What is wrong, while the last call of a keyspace has failed.
     pub trouble: Option<KmsTrouble>,
+    /// The versions of its key, if it has any.
+    pub key_versions: Option<KeyVersions>,
+}
+
+/// Versions of a KMS's key.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct KeyVersions {
+    /// The latest that was seen.
+    pub newest: u32,
+    /// Keyspaces that are wrapped under an older one.
+    pub keyspaces_behind: u64,
 }
 
 /// Why a KMS does not unwrap.

@@ -38,6 +38,13 @@ fn keyspaces_behind_the_newest_version_are_counted_until_they_are_rewrapped() {
     let operator = Operator::new();
     let listed = operator.done(&server, "keyway kms list");
     assert!(listed.contains("3 keyspaces"), "{listed}");
+    let found = operator.run(&server, "keyway doctor --duration 2s");
+    for part in [
+        "wrapped under versions older than 2",
+        "rewrap KEYSPACE --kms bao",
+    ] {
+        assert!(found.out.contains(part), "{}", found.out);
+    }
     for name in ["one", "two", "three"] {
         let rewrap = format!("keyway keyspace rewrap {name} --kms bao");
         operator.done(&server, &rewrap);

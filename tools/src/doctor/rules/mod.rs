@@ -2,6 +2,7 @@
 //! `docs/alerts/keyway.rules.yml`, where each has its reason, brought to the time that was watched.
 
 mod cores;
+mod key_versions;
 mod kms;
 mod prefetch;
 mod refresh;
@@ -33,6 +34,7 @@ pub fn examine(case: &Evidence) -> Vec<Finding> {
         unlock::examine(&patient, &mut findings);
     }
     kms::examine(case, &mut findings);
+    key_versions::examine(case, &mut findings);
     cores::examine(case, &mut findings);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings

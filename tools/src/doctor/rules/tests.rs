@@ -359,6 +359,10 @@ fn a_kms_in_trouble_is_told_with_the_lease_that_ends_first() {
         Warning,
         &["keyway kms init local --passphrase"],
     );
+    let behind = json!({"newest": 7, "keyspaces_behind": 3});
+    let behind = Scene::healthy().both("/kms/0/key_versions", behind);
+    let words = ["3 keyspaces", "older than 7", "rewrap KEYSPACE --kms local"];
+    expect(behind, "kms-key-version", Warning, &words);
     let calls = json!([{"keyspace": "prod", "outcome": "throttled", "count": 4}]);
     let throttled = Scene::healthy().now("/kms/0/calls", calls);
     expect(throttled, "kms-headroom", Warning, &["4 calls refused"]);
@@ -464,7 +468,15 @@ fn every_id_has_an_alert_or_is_named_here() {
     let rules = std::fs::read_to_string(rules).unwrap();
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/doctor/rules");
     let mut ids = std::collections::BTreeSet::new();
-    for file in ["mod", "refresh", "prefetch", "unlock", "kms", "cores"] {
+    for file in [
+        "mod",
+        "refresh",
+        "prefetch",
+        "unlock",
+        "kms",
+        "key_versions",
+        "cores",
+    ] {
         let source = std::fs::read_to_string(format!("{directory}/{file}.rs")).unwrap();
         let quoted = source.split('"').skip(1).step_by(2).map(str::to_owned);
         let is_id = |word: &String| {
