@@ -141,7 +141,10 @@ impl Driver {
                 shard, keyspace = self.name(*keyspace), key = %show(key_id), "key is valid again"
             ),
             // Every shard has the lease of every keyspace: one of them logs its outcome.
-            Event::LeaseGranted { .. } | Event::LeaseEnded { .. } if shard != 0 => {}
+            Event::LeaseGranted { .. }
+            | Event::LeaseEnded { .. }
+            | Event::KeyspaceDenied { .. }
+                if shard != 0 => {}
             Event::LeaseGranted {
                 keyspace,
                 generation,
@@ -158,10 +161,7 @@ impl Driver {
                 let ticket = self.shard.borrow().ticket_of(keyspace.0);
                 let keyspace = self.name(*keyspace);
                 tracing::error!(
-                    shard,
-                    keyspace,
-                    ticket,
-                    "the KMS denied the keyspace: purged"
+                    name: PER_MINUTE, shard, keyspace, ticket, "the KMS denied the keyspace: purged"
                 );
             }
             // The control thread logs the cause, once for all shards and keyspaces.
