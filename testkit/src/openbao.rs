@@ -267,6 +267,14 @@ impl OpenBao {
         self.certificates().sign_client(common_name);
     }
 
+    /// Makes the client certificate one whose time is over, in the same files.
+    pub fn let_client_certificate_end(&self) {
+        self.certificates()
+            .sign_ended_client(self.dir.path(), "keyway");
+        // It counts in whole seconds and holds through its last.
+        std::thread::sleep(Duration::from_secs(2));
+    }
+
     /// Stops it where it is, as a hung machine would.
     pub fn pause(&self) {
         self.process.pause();

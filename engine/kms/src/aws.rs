@@ -25,7 +25,7 @@ mod key_name;
 mod settings;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use aws_sdk_kms::Client;
 use aws_sdk_kms::config::http::HttpResponse;
@@ -38,7 +38,9 @@ use crate::provider::{
     Generated, Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked,
     WRAPPED_BYTES_MAX, Wrapped,
 };
+use crate::refusals::{Lockout, Refusals};
 use crate::secret::SECRET_BYTES;
+use crate::stamp::Stamp;
 use crate::{Cause, Class, Context, Counters, KmsError, Purpose, SecretKey};
 
 use classify::{Asked, classify};
@@ -59,6 +61,7 @@ pub struct Aws {
     settings: AwsSettings,
     key: KeyName,
     fetches: Fetches,
+    refusals: Mutex<Refusals>,
     state: Mutex<State>,
 }
 
@@ -77,6 +80,8 @@ struct State {
 struct Call {
     connection: Arc<Connection>,
     lock_count: u64,
+    /// State of the files with the credentials and the CAs.
+    stamp: Stamp,
 }
 
 impl Aws {
@@ -88,14 +93,15 @@ impl Aws {
     pub fn open(settings: AwsSettings) -> Result<Self, KmsError> {
         let key = settings.check()?;
         Ok(Self {
-            settings,
             key,
             fetches: Fetches::default(),
+            refusals: Mutex::new(Refusals::new(Lockout::Never)),
             state: Mutex::new(State {
-                connection: Some(Arc::default()),
+                connection: Some(Arc::new(Connection::new(settings.files_stamp()))),
                 arn: None,
                 lock_count: 0,
             }),
+            settings,
         })
     }
 
@@ -104,12 +110,34 @@ impl Aws {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        // No change of it can panic half way.
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns an error if the credentials in these files were refused a moment ago. One refusal counts for all keyspaces:
+    /// AWS limits the rate of those who repeat it.
+    fn check_not_barred(&self, stamp: &Stamp) -> Result<(), KmsError> {
+        match self.refusals().bar(stamp, Instant::now()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     fn begin(&self) -> Result<Call, KmsError> {
-        let state = self.state();
-        let connection = state.connection.clone().ok_or_else(locked)?;
+        let stamp = self.settings.files_stamp();
+        let mut state = self.state();
+        let mut connection = state.connection.clone().ok_or_else(locked)?;
+        self.check_not_barred(&stamp)?;
+        // Other credentials may have other rights, and the SDK would not read them for a quarter of an hour.
+        if !connection.is_of(&stamp) {
+            connection = Arc::new(Connection::new(stamp.clone()));
+            state.connection = Some(Arc::clone(&connection));
+        }
         Ok(Call {
             connection,
             lock_count: state.lock_count,
+            stamp,
         })
     }
 
@@ -132,6 +160,9 @@ impl Aws {
         if state.lock_count != call.lock_count {
             return Err(locked());
         }
+        if answer.is_ok() {
+            self.refusals().clear();
+        }
         answer.map_err(|error| {
             let asked = Asked {
                 operation,
@@ -144,7 +175,12 @@ impl Aws {
                 .as_ref()
                 .is_some_and(|connection| Arc::ptr_eq(connection, &call.connection));
             if failure.blames_credentials && is_current {
-                state.connection = Some(Arc::default());
+                let files = self.settings.files_stamp();
+                state.connection = Some(Arc::new(Connection::new(files)));
+            }
+            if failure.error.class() == Class::Credential {
+                let stamp = call.stamp.clone();
+                self.refusals().note(&failure.error, stamp, Instant::now());
             }
             failure.error
         })
@@ -256,9 +292,12 @@ impl Aws {
         const NAME: &str = "DescribeKey";
         // A new connection rereads the credentials, which an operator who unlocks after a denial expects.
         let call = Call {
-            connection: Arc::default(),
+            connection: Arc::new(Connection::new(self.settings.files_stamp())),
             lock_count: self.state().lock_count,
+            stamp: self.settings.files_stamp(),
         };
+        self.refusals().hurry(Instant::now());
+        self.check_not_barred(&call.stamp)?;
         let request = self
             .client(&call)
             .await?
@@ -373,6 +412,10 @@ impl Provider for Aws {
                 )),
             }
         })
+    }
+
+    fn hurry(&self) {
+        self.refusals().hurry(Instant::now());
     }
 
     fn own_calls(&self) -> Counters {

@@ -5,19 +5,26 @@ use std::path::Path;
 
 /// Returns whether this process is in the group and no other account is, but root.
 pub(crate) fn is_ours_alone(gid: u32) -> bool {
-    let our_uid = rustix::process::geteuid();
-    let groups = rustix::process::getgroups().unwrap_or_default();
-    let is_ours = rustix::process::getegid().as_raw() == gid
-        || groups.iter().any(|group| group.as_raw() == gid);
     // Root needs no group for access to a file.
-    is_ours
-        && !our_uid.is_root()
-        && !has_others(
-            gid,
-            our_uid.as_raw(),
-            &text(Path::new("/etc/passwd")),
-            &text(Path::new("/etc/group")),
-        )
+    is_ours(gid) && !rustix::process::geteuid().is_root() && has_no_others(gid)
+}
+
+/// Returns whether no account but this user and root is in the group, so that only they can read a file of it. Accounts
+/// are those of /etc/passwd and /etc/group.
+pub(crate) fn is_private(gid: u32) -> bool {
+    (is_ours(gid) || gid == 0 || rustix::process::geteuid().is_root()) && has_no_others(gid)
+}
+
+/// Returns whether this process is in the group.
+fn is_ours(gid: u32) -> bool {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    rustix::process::getegid().as_raw() == gid || groups.iter().any(|group| group.as_raw() == gid)
+}
+
+fn has_no_others(gid: u32) -> bool {
+    let our_uid = rustix::process::geteuid().as_raw();
+    let (passwd, group) = (Path::new("/etc/passwd"), Path::new("/etc/group"));
+    !has_others(gid, our_uid, &text(passwd), &text(group))
 }
 
 fn text(path: &Path) -> String {

@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acl;
 #[cfg(feature = "aws")]
 mod aws;
 mod cause;
@@ -34,6 +35,8 @@ mod pkcs11;
 mod private_file;
 mod provider;
 mod record;
+mod refusals;
+mod roots;
 mod secret;
 mod service;
 mod share;

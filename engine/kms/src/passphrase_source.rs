@@ -89,7 +89,7 @@ impl PassphraseSource {
                 Rule::Credential,
                 READ_BYTES_MAX,
             )?),
-            Self::File(path) => take(private_file::read(path, Rule::Ours, READ_BYTES_MAX)?),
+            Self::File(path) => take(private_file::read(path, Rule::Credential, READ_BYTES_MAX)?),
         }
     }
 }
@@ -165,7 +165,7 @@ mod tests {
         for (mode, allowed) in [
             (0o600, true),
             (0o400, true),
-            (0o640, false),
+            (0o660, false),
             (0o604, false),
             (0o644, false),
         ] {
@@ -186,8 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_may_carry_the_mask_of_an_access_list() {
-        for (mode, allowed) in [(0o400, true), (0o440, true), (0o444, false)] {
+    fn a_credential_may_be_readable_by_a_private_group() {
+        let is_private = crate::group::is_private(rustix::process::getegid().as_raw());
+        for (mode, allowed) in [(0o400, true), (0o440, is_private), (0o444, false)] {
             let (directory, _path) = file(mode, "correct horse");
             let source = PassphraseSource::credential_in(Some(directory.path().into())).unwrap();
             assert_eq!(source.read(Asking::Existing).is_ok(), allowed, "{mode:o}");

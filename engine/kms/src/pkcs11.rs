@@ -21,6 +21,7 @@ mod classify;
 mod format;
 mod gate;
 mod module;
+mod sessions;
 mod settings;
 mod token;
 mod worker;
@@ -35,7 +36,7 @@ use tokio::sync::oneshot;
 use crate::provider::{
     Provider, ProviderFuture, ProviderState, UnlockNeed, UnlockSecret, Unlocked, Wrapped,
 };
-use crate::{Class, Context, KmsError, SecretKey};
+use crate::{Cause, Class, Context, KmsError, SecretKey};
 
 use gate::{LockEpoch, LockGate};
 pub use settings::Pkcs11Settings;
@@ -113,7 +114,8 @@ impl Shared {
                     self.settings.module.display()
                 ),
                 "check the token and the way to it; if the call never ends, restart the server",
-            )),
+            )
+            .from_cause(Cause::TimedOut)),
         }
     }
 
@@ -277,4 +279,5 @@ fn worker_gone() -> KmsError {
         "the thread of the PKCS#11 module has ended: it panicked, or the process is shutting down",
         "restart the server; report it if it happens again",
     )
+    .from_cause(Cause::ModuleUnusable)
 }

@@ -22,6 +22,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use crate::acl::Acl;
 use crate::secret::fill_random;
 use crate::{Class, KmsError, group, hex};
 
@@ -37,8 +38,10 @@ pub(crate) enum Rule {
     /// that may read it is this user's alone. Or it is on a volume that was given to such a group, which the directory
     /// shows.
     Ours,
-    /// Placed by the service manager: it belongs to this user or to root, and others have no access. The group may read,
-    /// because systemd passes credentials with an access control list, whose mask appears as the group's bits.
+    /// Placed by a service manager, an orchestrator or an agent: it belongs to this user or to root, and no other user may
+    /// read it. The group may, if only this user and root are in it: Kubernetes gives a secret to the pod's group. With an
+    /// access control list, which systemd writes for a unit's user and whose mask appears as the group's bits, those that
+    /// it names count.
     Credential,
 }
 
@@ -50,6 +53,8 @@ struct Facts {
     our_uid: u32,
     /// Only this user is in the group.
     is_group_ours: bool,
+    /// Only this user and root may read the file through its group's bits.
+    is_group_private: bool,
 }
 
 /// Set on the directories of a volume that was given to a group.
@@ -76,11 +81,18 @@ impl Facts {
                 "give the path of the file itself, not of a link, pipe or device",
             ));
         }
+        let our_uid = rustix::process::geteuid().as_raw();
+        let has_group_bits = stat.st_mode & 0o070 != 0;
+        let is_group_private = || match Acl::of(descriptor, stat.st_gid) {
+            Some(acl) => acl.is_private(our_uid, group::is_private),
+            None => group::is_private(stat.st_gid),
+        };
         Ok(Self {
             mode: stat.st_mode & 0o7777,
             owner_uid: stat.st_uid,
-            our_uid: rustix::process::geteuid().as_raw(),
-            is_group_ours: stat.st_mode & 0o070 != 0 && group::is_ours_alone(stat.st_gid),
+            our_uid,
+            is_group_private: has_group_bits && is_group_private(),
+            is_group_ours: has_group_bits && group::is_ours_alone(stat.st_gid),
         })
     }
 }
@@ -97,13 +109,15 @@ fn check_file(
         Rule::Ours if is_ours && on_group_volume && facts.is_group_ours => (0o117, true),
         Rule::Ours if is_roots && !is_ours && facts.is_group_ours => (0o137, true),
         Rule::Ours => (0o177, is_ours),
-        Rule::Credential => (0o137, is_ours || is_roots),
+        Rule::Credential if facts.is_group_private => (0o137, is_ours || is_roots),
+        Rule::Credential => (0o177, is_ours || is_roots),
     };
     if !owner_ok {
         return Err(wrong_owner(path, facts));
     }
     if facts.mode & forbidden != 0 {
-        return Err(loose(path, facts, "0600"));
+        let wanted = if is_ours { "0600" } else { "0400" };
+        return Err(loose(path, facts, wanted));
     }
     Ok(())
 }
@@ -154,8 +168,12 @@ fn loose(path: &Path, facts: Facts, wanted: &str) -> KmsError {
             .to_owned()
     } else if is_kubernetes() {
         "set defaultMode: 0440 for the volume, and fsGroup for the pod".to_owned()
-    } else {
+    } else if facts.owner_uid == facts.our_uid {
         format!("run: chmod {wanted} {}", quoted(path))
+    } else {
+        // Without its group or list, root's file could not be read.
+        let (uid, path) = (facts.our_uid, quoted(path));
+        format!("run as root: chown {uid} {path} && chmod {wanted} {path}")
     };
     KmsError::new(
         Class::Misconfigured,

@@ -31,6 +31,12 @@ impl Stamp {
         };
         Self(paths.into_iter().map(stamp).collect())
     }
+
+    /// Returns the state of these files and of others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
 }
 
 #[cfg(test)]

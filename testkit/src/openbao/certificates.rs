@@ -70,17 +70,30 @@ impl Certificates {
 
     /// Makes a server's certificate that ends in the moment in which it begins.
     pub(super) fn sign_ended_server(&self, dir: &Path) {
+        let (cert, key) = (&self.server_cert, &self.server_key);
+        self.sign_ended(dir, "localhost", SERVER_NAMES, (cert, key));
+    }
+
+    /// Makes a client certificate that ends in the moment in which it begins.
+    pub(super) fn sign_ended_client(&self, dir: &Path, common_name: &str) {
+        let names = format!("subjectAltName=DNS:{common_name}");
+        let (cert, key) = (&self.client_cert, &self.client_key);
+        self.sign_ended(dir, common_name, &names, (cert, key));
+    }
+
+    fn sign_ended(&self, dir: &Path, common_name: &str, names: &str, (cert, key): (&Path, &Path)) {
         let request = dir.join("ended.csr");
         let mut command = Command::new("openssl");
         command.args(["req", "-new", "-nodes", "-newkey", "ec", "-subj"]);
-        command.args(["/CN=localhost", "-addext", SERVER_NAMES]);
+        command.arg(format!("/CN={common_name}"));
+        command.args(["-addext", names]);
         command.args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout"]);
-        openssl(command.arg(&self.server_key).arg("-out").arg(&request));
+        openssl(command.arg(key).arg("-out").arg(&request));
         let mut command = Command::new("openssl");
         command.args(["x509", "-req", "-days", "0", "-copy_extensions", "copyall"]);
         command.arg("-in").arg(&request).arg("-CA").arg(&self.ca);
         command.arg("-CAkey").arg(&self.ca_key);
-        openssl(command.arg("-out").arg(&self.server_cert));
+        openssl(command.arg("-out").arg(cert));
     }
 
     fn sign(&self, common_name: &str, extensions: [&str; 2], cert: &Path, key: &Path) {

@@ -20,6 +20,8 @@ use aws_sdk_kms::config::{
 use aws_sdk_kms::error::BoxError;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider as TlsProvider, TlsContext, TrustStore};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use tokio::sync::OnceCell;
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
@@ -27,16 +29,31 @@ use tracing::subscriber::NoSubscriber;
 use super::fetches::Fetches;
 use super::key_name::KeyName;
 use super::settings::{AwsSettings, check_endpoint, is_loopback};
+use crate::stamp::Stamp;
 use crate::{Class, KmsError};
 
 /// One client with its credentials, from an unlock to the next lock. The first call creates it, because determining the
 /// region may need a request; concurrent calls wait for it. Dropping it drops the cached credentials.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Connection {
     client: OnceCell<aws_sdk_kms::Client>,
+    /// State of the files with the credentials and the CAs, before they are read.
+    files: Stamp,
 }
 
 impl Connection {
+    pub(super) fn new(files: Stamp) -> Self {
+        Self {
+            client: OnceCell::new(),
+            files,
+        }
+    }
+
+    /// Returns `true` if the files had this state.
+    pub(super) fn is_of(&self, files: &Stamp) -> bool {
+        self.files == *files
+    }
+
     /// Returns the client. After a failure, the next call tries again.
     pub(super) async fn client(
         &self,
@@ -163,21 +180,20 @@ fn profile_files(settings: &AwsSettings) -> Option<ProfileFiles> {
 /// Creates an HTTP client of hyper and rustls, with ring. HTTPS_PROXY is ignored: the way to a KMS without a route to the
 /// internet is an endpoint in the local network.
 fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
-    let roots = rustls_native_certs::load_native_certs().certs;
-    let (usable, _) = rustls::RootCertStore::empty().add_parsable_certificates(roots);
+    let roots = trusted_roots();
     let needs_tls = settings
         .endpoint_url
         .as_ref()
         .is_none_or(|url| url.starts_with("https:"));
-    if usable == 0 && needs_tls {
+    if roots.is_empty() && needs_tls {
         return Err(KmsError::new(
             Class::Misconfigured,
             "this machine has no trusted root certificates",
             "install the package ca-certificates, or set SSL_CERT_FILE",
         ));
     }
-    // A development build of the SDK panics if it uses the machine's trusted roots and there are none.
-    let trusted = TrustStore::empty().with_native_roots(usable > 0);
+    let mut trusted = TrustStore::empty();
+    trusted.add_pem_certificate(roots);
     let tls = TlsContext::builder()
         .with_trust_store(trusted)
         .build()
@@ -192,6 +208,21 @@ fn http_client(settings: &AwsSettings) -> Result<SharedHttpClient, KmsError> {
         .tls_provider(TlsProvider::Rustls(CryptoMode::Ring))
         .tls_context(tls)
         .build_https())
+}
+
+/// Returns the machine's trusted roots as PEM, without those that rustls cannot use. The SDK would read them only once in
+/// a process.
+fn trusted_roots() -> Vec<u8> {
+    let mut pem = Vec::new();
+    for root in rustls_native_certs::load_native_certs().certs {
+        if rustls::RootCertStore::empty().add(root.clone()).is_err() {
+            continue;
+        }
+        pem.extend_from_slice(b"-----BEGIN CERTIFICATE-----\n");
+        pem.extend_from_slice(STANDARD.encode(&root).as_bytes());
+        pem.extend_from_slice(b"\n-----END CERTIFICATE-----\n");
+    }
+    pem
 }
 
 /// The last check before a request is sent. Endpoints also come from the environment and from profiles, in several forms,

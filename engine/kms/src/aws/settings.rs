@@ -7,6 +7,8 @@ use hyper::Uri;
 use serde::Deserialize;
 
 use super::key_name::KeyName;
+use crate::roots;
+use crate::stamp::Stamp;
 use crate::{Class, KmsError};
 
 /// Longest of the time limits, in ms: a minute. The callers' own limits are far below.
@@ -75,6 +77,23 @@ impl AwsSettings {
     /// Returns `true` if credentials may come from the named profile only.
     pub(super) fn names_credentials(&self) -> bool {
         self.profile.is_some() || self.credentials_file.is_some()
+    }
+
+    /// Returns the state of the files with the credentials and the machine's CAs, as far as they are known: what an
+    /// instance or container role provides is not in files.
+    pub(super) fn files_stamp(&self) -> Stamp {
+        let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+        let in_home = |name: &str| Some(variable("HOME")?.join(".aws").join(name));
+        let credentials = self.credentials_file.clone();
+        let files = [
+            credentials
+                .or_else(|| variable("AWS_SHARED_CREDENTIALS_FILE"))
+                .or_else(|| in_home("credentials")),
+            variable("AWS_CONFIG_FILE").or_else(|| in_home("config")),
+            variable("AWS_WEB_IDENTITY_TOKEN_FILE"),
+        ];
+        let files = files.iter().flatten().map(PathBuf::as_path);
+        Stamp::of(files).and(roots::stamp())
     }
 
     /// [`AwsSettings::call_ms_max`].

@@ -100,10 +100,13 @@ pub(super) fn describe(error: &Error, settings: &Pkcs11Settings) -> KmsError {
                 "check the token: the login from pin_file is made again at the next call"
                     .to_owned(),
             ),
+            // A login that the token no longer has was forgotten before.
             RvError::UserNotLoggedIn => (
-                Class::Locked,
-                Cause::Locked,
-                "unlock it: keyway unlock KEYSPACE".to_owned(),
+                Class::Credential,
+                Cause::LoginRefused,
+                "check the token: its session is logged in, and the call is tried again; if it stays so: keyway kms \
+                 unlock NAME --pin --force, or set a pin_file"
+                    .to_owned(),
             ),
             RvError::KeyTypeInconsistent
             | RvError::KeySizeRange
@@ -267,7 +270,7 @@ mod tests {
     fn every_return_value_has_its_class_and_is_named_as_the_standard_does() {
         let table = [
             (RvError::KeyFunctionNotPermitted, Class::Disabled),
-            (RvError::UserNotLoggedIn, Class::Locked),
+            (RvError::UserNotLoggedIn, Class::Credential),
             (RvError::MechanismInvalid, Class::Misconfigured),
             (RvError::KeyTypeInconsistent, Class::Misconfigured),
             (RvError::CantLock, Class::Misconfigured),

@@ -7,9 +7,8 @@ use std::sync::mpsc::Receiver;
 use cryptoki::context::Pkcs11 as Module;
 use cryptoki::error::Error;
 use cryptoki::object::ObjectHandle;
-use cryptoki::session::{Session, SessionState, UserType};
+use cryptoki::session::Session;
 use cryptoki::slot::TokenInfo;
-use cryptoki::types::AuthPin;
 use ring::rand::SystemRandom;
 use tokio::sync::oneshot;
 
@@ -19,6 +18,7 @@ use super::classify::{
 };
 use super::format::{IV_BYTES, Sealed};
 use super::gate::{LockEpoch, LockGate};
+use super::sessions::{is_logged_in, log_in, open_session};
 use super::{Pkcs11Settings, locked, module, token};
 use crate::pin::PIN_BYTES_MAX;
 use crate::private_file::{self, Rule};
@@ -68,6 +68,8 @@ pub(super) struct Worker {
     random: SystemRandom,
     attempts: Attempts,
     login: Option<Login>,
+    /// The module has worked in this process.
+    has_worked: bool,
 }
 
 /// The login: no event that ended it is known.
@@ -118,6 +120,7 @@ impl Worker {
             attempts: Attempts::new(&random)?,
             random,
             login: None,
+            has_worked: false,
         })
     }
 
@@ -254,7 +257,8 @@ impl Worker {
                 self.settings.token
             ),
             "check the token: see the vendor's diagnosis, or replace it",
-        ))
+        )
+        .from_cause(Cause::TokenFails))
     }
 
     fn draw_iv(&self) -> Result<[u8; IV_BYTES], KmsError> {
@@ -278,8 +282,10 @@ impl Worker {
                     if is_session_lost(&error) {
                         login.key = None;
                         login.is_lost = true;
-                        if is_not_logged_in(&error) {
-                            // Whatever the session reports about itself.
+                        // With a PIN file, a new login costs nothing. Without one, only an operator can make it: so the
+                        // new session is asked whether the token still has the login, and one wrong answer of the module
+                        // ends nothing.
+                        if is_not_logged_in(&error) && self.gate.may_open_itself(epoch) {
                             self.forget_login();
                         }
                         if !is_second {
@@ -426,8 +432,14 @@ impl Worker {
         pin: UnlockPin,
         check_not_abandoned: impl Fn(&Self) -> Result<(), KmsError>,
     ) -> Result<(), KmsError> {
-        let module = module::load(&self.settings.module)
-            .map_err(|error| describe(&error, &self.settings))?;
+        let module = module::load(&self.settings.module).map_err(|error| {
+            let error = describe(&error, &self.settings);
+            // A module that worked before does not start without its token.
+            match self.has_worked && error.class() == BROKEN {
+                true => error.from_cause(Cause::TokenAbsent),
+                false => error,
+            }
+        })?;
         let (session, info) = self.find_token(&module)?;
         let (pin, is_from_file) = match pin {
             UnlockPin::Given { pin, is_forced } => {
@@ -454,6 +466,7 @@ impl Worker {
             }
             return Err(error);
         }
+        self.has_worked = true;
         self.gate.note_file_pin(false);
         self.attempts.note_accepted();
         self.login = Some(Login {
@@ -513,7 +526,7 @@ impl Worker {
 
     /// Reads the PIN, unless it may be a wrong one.
     fn read_pin(&self, path: &Path, info: &TokenInfo) -> Result<Pin, KmsError> {
-        let mut bytes = private_file::read(path, Rule::Ours, PIN_FILE_BYTES_MAX)
+        let mut bytes = private_file::read(path, Rule::Credential, PIN_FILE_BYTES_MAX)
             .map_err(|error| error.from_cause(Cause::File))?;
         let pin = Pin::new(std::mem::take(&mut *bytes))?;
         let checked = self.attempts.check_file(&pin, path, info, &self.settings);
@@ -540,37 +553,11 @@ impl Worker {
                 self.settings.token,
                 name(error)
             ),
-            "check the key's label; restore the wrapped key from a backup",
+            "check the key's label: if the key was recreated, restore the old one from the token's backup; otherwise \
+             restore the wrapped key from a backup",
         )
+        .from_cause(Cause::KeyRemade)
     }
-}
-
-fn open_session(
-    module: &Module,
-    settings: &Pkcs11Settings,
-) -> Result<(Session, TokenInfo), KmsError> {
-    let (slot, info) = token::find(module, settings)?;
-    let session = module
-        .open_ro_session(slot)
-        .map_err(|error| describe(&error, settings))?;
-    Ok((session, info))
-}
-
-fn is_logged_in(session: &Session) -> bool {
-    session.get_session_info().is_ok_and(|info| {
-        matches!(
-            info.session_state(),
-            SessionState::RoUser | SessionState::RwUser
-        )
-    })
-}
-
-/// Lets the token check the PIN, once. It checks none while this process is logged in, possibly through another KMS.
-fn log_in(session: &Session, pin: &Pin) -> Result<(), Error> {
-    if is_logged_in(session) {
-        session.logout()?;
-    }
-    session.login(UserType::User, Some(&AuthPin::from(pin.expose())))
 }
 
 fn locked_meanwhile(settings: &Pkcs11Settings) -> KmsError {

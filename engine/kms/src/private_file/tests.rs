@@ -34,7 +34,8 @@ fn permissions_table() {
         (Rule::Ours, 0, 0o600, false),
         (Rule::Ours, 1001, 0o600, false),
         (Rule::Credential, 1000, 0o400, true),
-        (Rule::Credential, 0, 0o440, true),
+        (Rule::Credential, 0, 0o440, false),
+        (Rule::Credential, 1000, 0o640, false),
         (Rule::Credential, 0, 0o600, true),
         (Rule::Credential, 0, 0o444, false),
         (Rule::Credential, 0, 0o460, false),
@@ -46,6 +47,7 @@ fn permissions_table() {
         owner_uid,
         our_uid: 1000,
         is_group_ours,
+        is_group_private: is_group_ours,
     };
     for (rule, owner_uid, mode, allowed) in table {
         let facts = facts(owner_uid, mode, false);
@@ -69,6 +71,22 @@ fn permissions_table() {
         let facts = facts(owner_uid, mode, true);
         let result = check_file(Path::new("/etc/kek"), facts, Rule::Ours, on_group_volume);
         assert_eq!(result.is_ok(), allowed, "{facts:?} {on_group_volume}");
+    }
+    // (owner, mode, allowed) of a credential whose group is private.
+    let table = [
+        (0, 0o440, true),
+        (0, 0o640, true),
+        (0, 0o444, false),
+        (0, 0o460, false),
+        (0, 0o550, false),
+        (1000, 0o640, true),
+        (1000, 0o660, false),
+        (1001, 0o440, false),
+    ];
+    for (owner_uid, mode, allowed) in table {
+        let facts = facts(owner_uid, mode, true);
+        let result = check_file(Path::new("/etc/pin"), facts, Rule::Credential, false);
+        assert_eq!(result.is_ok(), allowed, "{facts:?}");
     }
     // (owner, mode, the group is ours alone, allowed)
     let table = [
@@ -139,6 +157,7 @@ fn the_message_names_the_mode_and_the_command() {
         owner_uid: 1,
         our_uid: 1,
         is_group_ours: false,
+        is_group_private: false,
     };
     let error = check_file(Path::new("/srv/it's/kek"), facts, Rule::Ours, false).unwrap_err();
     assert_eq!(error.class(), Class::Misconfigured);

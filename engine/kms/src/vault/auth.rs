@@ -4,33 +4,34 @@
 //! duration has passed, in use or not: [`Auth::tend`] ensures that, and so does a call that finds it due. In the
 //! meantime, other calls use the old one.
 //!
-//! After a login was refused, other calls do not repeat it until a backoff has ended, the files with the credentials
-//! change, or an operator requests it: a server counts refused logins and locks a role out, including for other services
-//! that use it.
+//! After a login was refused, other calls do not repeat it until a backoff has ended or the files with the credentials
+//! change: a server counts refused logins and locks a role out, including for other services that use it. An operator's
+//! request brings the next one forward, and is counted.
+//!
+//! Another token in its file is taken up when the file changes, although the old one is still valid: it may be there
+//! because the old one's policy ends. For the same reason a denial is believed only of a new login.
+
+mod denials;
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
-use zeroize::Zeroizing;
 
 use crate::provider::ProviderState;
+use crate::refusals::{Lockout, Refusals};
 use crate::service::{KmsOperation, KmsOutcome};
 use crate::stamp::Stamp;
-use crate::{Cause, Class, Counters, KmsError};
+use crate::{Class, Counters, KmsError};
 
-use super::client::{Client, VaultResponse};
+use super::client::Client;
 use super::errors::{self, Target};
 use super::json;
-use super::refusals::Refusals;
-use super::secrets::{header, read_secret, read_token};
+use super::secrets::{read_secret, read_token};
 use super::session::Session;
 use super::settings::VaultAuth;
-
-const RENEW: &str = "auth/token/renew-self";
-const LOOK_UP: &str = "auth/token/lookup-self";
+use super::tokens::{logged_in, look_up, renew, token_ended};
 
 /// How to get a token, and the token.
 pub(super) struct Auth {
@@ -47,7 +48,17 @@ struct State {
     lock_count: u64,
     serial: u64,
     refusals: Refusals,
+    /// The latest login whose token was denied a call.
+    denied: Option<Denied>,
+    /// State of a token file whose token could not be taken up, so that this is logged once.
+    unusable: Option<Stamp>,
     calls: Counters,
+}
+
+#[derive(Clone, Copy)]
+struct Denied {
+    login: u64,
+    at: Instant,
 }
 
 /// Why a session was not renewed.
@@ -55,15 +66,6 @@ struct Unrenewed {
     error: KmsError,
     /// Another renewal may succeed.
     can_renew: bool,
-}
-
-/// What a login is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum For {
-    /// A call, or maintenance: not before a backoff has ended.
-    Call,
-    /// An operator.
-    Operator,
 }
 
 impl Auth {
@@ -82,6 +84,10 @@ impl Auth {
             // The client has read its files.
             VaultAuth::Cert { .. } => {}
         }
+        let lockout = match &method {
+            VaultAuth::Approle { .. } => Lockout::Counts,
+            VaultAuth::Token { .. } | VaultAuth::Cert { .. } => Lockout::Never,
+        };
         Ok(Self {
             method,
             state: Mutex::new(State {
@@ -89,7 +95,9 @@ impl Auth {
                 is_locked: false,
                 lock_count: 0,
                 serial: 0,
-                refusals: Refusals::default(),
+                refusals: Refusals::new(lockout),
+                denied: None,
+                unusable: None,
                 calls: Counters::default(),
             }),
             turn: tokio::sync::Mutex::new(()),
@@ -111,7 +119,8 @@ impl Auth {
         state.session = None;
     }
 
-    /// Returns a token to call with: the present one, a renewed one, or that of a new login.
+    /// Returns a token to call with: the present one, a renewed one, the one that is now in its file, or that of a new
+    /// login.
     pub(super) async fn session(
         &self,
         client: &Client,
@@ -119,7 +128,7 @@ impl Auth {
     ) -> Result<Session, KmsError> {
         let usable = self.usable()?;
         let turn = match &usable {
-            Some(session) if !session.is_due(Instant::now()) => return Ok(session.clone()),
+            Some(session) if !self.needs_work(session) => return Ok(session.clone()),
             Some(session) => match self.turn.try_lock() {
                 Ok(turn) => turn,
                 Err(_) => return Ok(session.clone()),
@@ -129,16 +138,78 @@ impl Auth {
         // Another call may have stored a new one during the wait.
         let lock_count = self.shared().lock_count;
         let fresh = match self.usable()? {
-            None => self.log_in(client, target, For::Call).await?,
-            Some(session) if !session.is_due(Instant::now()) => return Ok(session),
-            Some(session) => match self.refresh(client, target, &session).await {
-                Ok(fresh) => fresh,
-                Err(Unrenewed { error, can_renew }) => session.kept(&error, can_renew),
+            None => self.log_in(client, target).await?,
+            Some(session) if !self.needs_work(&session) => return Ok(session),
+            Some(session) => match self.take_up(client, target, &session).await {
+                Some(other) => other,
+                None if !session.is_due(Instant::now()) => return Ok(session),
+                None => match self.refresh(client, target, &session).await {
+                    Ok(fresh) => fresh,
+                    Err(Unrenewed { error, can_renew }) => session.kept(&error, can_renew),
+                },
             },
         };
         let stored = self.store(fresh, lock_count);
         drop(turn);
         stored
+    }
+
+    /// Returns `true` if the token is due, or its file has changed.
+    fn needs_work(&self, session: &Session) -> bool {
+        session.is_due(Instant::now()) || self.is_file_changed(session)
+    }
+
+    fn is_file_changed(&self, session: &Session) -> bool {
+        matches!(self.method, VaultAuth::Token { .. }) && session.stamp != self.stamp()
+    }
+
+    /// Returns the token that is now in its file, if it is another one that the server accepts. Until then, for example
+    /// while the file is being written, the previous one stays in use.
+    async fn take_up(
+        &self,
+        client: &Client,
+        target: &Target,
+        session: &Session,
+    ) -> Option<Session> {
+        let VaultAuth::Token { token_file } = &self.method else {
+            return None;
+        };
+        if !self.is_file_changed(session) {
+            return None;
+        }
+        let stamp = self.stamp();
+        let error = match read_token(token_file) {
+            Ok(token) if token == session.token => {
+                let mut state = self.shared();
+                if let Some(current) = &mut state.session
+                    && current.serial == session.serial
+                {
+                    current.stamp = stamp;
+                }
+                return None;
+            }
+            Ok(_) => match self.log_in(client, target).await {
+                Ok(other) => {
+                    tracing::info!(
+                        address = target.address,
+                        "another token is in its file and is used now"
+                    );
+                    return Some(other);
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        let mut state = self.shared();
+        if state.unusable.as_ref() != Some(&stamp) {
+            state.unusable = Some(stamp);
+            tracing::warn!(
+                address = target.address,
+                %error,
+                "the token file has changed and its token cannot be used: the one from before stays in use"
+            );
+        }
+        None
     }
 
     /// Renews the token if that is due, or reads the first one from a token file. Returns when to call it again.
@@ -157,29 +228,10 @@ impl Auth {
         };
         match session {
             _ if is_locked => Ok(Duration::MAX),
-            Some(session) if !session.is_due(Instant::now()) => Ok(due_in(&session)),
+            Some(session) if !self.needs_work(&session) => Ok(due_in(&session)),
             // An expired login is repeated by the next call.
             None if !matches!(self.method, VaultAuth::Token { .. }) => Ok(Duration::MAX),
             _ => Ok(due_in(&self.session(client, target).await?)),
-        }
-    }
-
-    /// Returns `true` if the server still has the token: then the policy refused the call, and otherwise the token is
-    /// invalid.
-    pub(super) async fn is_token_known(
-        &self,
-        client: &Client,
-        session: &Session,
-        refusal: &VaultResponse,
-    ) -> Result<bool, KmsError> {
-        let answer = client.get(LOOK_UP, Some(&session.token)).await?;
-        match answer.status {
-            StatusCode::OK => Ok(true),
-            // A token without the right to look itself up is refused in other words than an unknown one.
-            StatusCode::FORBIDDEN if errors::is_vaults(&answer) => {
-                Ok(errors::is_policys_refusal(refusal))
-            }
-            _ => Err(errors::login_refusal(client.address(), LOOK_UP, &answer)),
         }
     }
 
@@ -188,9 +240,9 @@ impl Auth {
         self.shared().session.is_some()
     }
 
-    /// Lets the next login be made immediately.
+    /// Brings the next login after a refusal forward.
     pub(super) fn hurry(&self) {
-        self.shared().refusals.clear();
+        self.shared().refusals.hurry(Instant::now());
     }
 
     /// Returns the logins and renewals so far.
@@ -232,23 +284,14 @@ impl Auth {
         if let VaultAuth::Token { token_file } = &self.method
             && read_token(token_file).is_ok_and(|token| token == refused.token)
         {
-            let error = KmsError::new(
-                Class::Credential,
-                format!(
-                    "{} rejects the token in {}: it has expired or was revoked",
-                    target.address,
-                    token_file.display()
-                ),
-                "write a new token to the file; it is used at the next call",
-            )
-            .from_cause(Cause::TokenEnded);
+            let error = token_ended(&target.address);
             let mut state = self.shared();
             state.session = None;
-            state.refusals.note(&error, self.stamp(), &self.method);
+            state.refusals.note(&error, self.stamp(), Instant::now());
             return Err(error);
         }
         self.shared().session = None;
-        let session = self.log_in(client, target, For::Call).await?;
+        let session = self.log_in(client, target).await?;
         self.store(session, lock_count)
     }
 
@@ -260,7 +303,8 @@ impl Auth {
     ) -> Result<Unlocking<'_>, KmsError> {
         let lock_count = self.shared().lock_count;
         let _turn = self.turn.lock().await;
-        let session = self.log_in(client, target, For::Operator).await?;
+        self.hurry();
+        let session = self.log_in(client, target).await?;
         Ok(Unlocking {
             auth: self,
             session,
@@ -312,32 +356,31 @@ impl Auth {
             }
         }
         // A token that the server refused to renew will be refused again.
-        let logged_in = self.log_in(client, target, For::Call).await;
+        let logged_in = self.log_in(client, target).await;
         logged_in.map_err(|error| Unrenewed {
             error,
             can_renew: false,
         })
     }
 
-    async fn log_in(
-        &self,
-        client: &Client,
-        target: &Target,
-        who: For,
-    ) -> Result<Session, KmsError> {
+    async fn log_in(&self, client: &Client, target: &Target) -> Result<Session, KmsError> {
         let stamp = self.stamp();
-        if who == For::Call
-            && let Some(error) = self.shared().refusals.bar(&stamp)
-        {
+        if let Some(error) = self.shared().refusals.bar(&stamp, Instant::now()) {
             return Err(error);
         }
         let logged_in = self.log_in_now(client, target).await;
         self.count(KmsOperation::Login, logged_in.as_ref().err());
-        match &logged_in {
-            Ok(_) => self.shared().refusals.clear(),
-            Err(error) => self.shared().refusals.note(error, stamp, &self.method),
+        let mut state = self.shared();
+        match logged_in {
+            Ok(session) => {
+                state.refusals.clear();
+                Ok(Session { stamp, ..session })
+            }
+            Err(error) => {
+                state.refusals.note(&error, stamp, Instant::now());
+                Err(error)
+            }
         }
-        logged_in
     }
 
     /// Returns the state of the files with the credentials.
@@ -381,7 +424,11 @@ impl Auth {
         let since = Instant::now();
         let answer = client.post(&path, None, body).await?;
         if answer.status != StatusCode::OK {
-            return Err(errors::login_refusal(&target.address, &path, &answer));
+            let error = errors::login_refusal(&target.address, &path, &answer);
+            return Err(match &self.method {
+                VaultAuth::Cert { cert_file, .. } => denials::name_dates(error, cert_file),
+                _ => error,
+            });
         }
         logged_in(&answer, since)
             .ok_or_else(|| errors::not_vault(&target.address, "no token for our login"))
@@ -398,6 +445,10 @@ impl State {
         self.serial += 1;
         let session = Session {
             serial: self.serial,
+            login: match session.login {
+                0 => self.serial,
+                login => login,
+            },
             ..session
         };
         self.session = Some(session.clone());
@@ -440,58 +491,6 @@ impl Unlocking<'_> {
         state.take_over(self.session);
         Ok(())
     }
-}
-
-/// Renews a token. Returns `None` if this token cannot be renewed, so that a login is needed.
-async fn renew(client: &Client, session: &Session) -> Result<Option<Session>, KmsError> {
-    let since = Instant::now();
-    let answer = client
-        .post(RENEW, Some(&session.token), json::object(&[]))
-        .await?;
-    if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(errors::login_refusal(client.address(), RENEW, &answer));
-    }
-    let renewed = logged_in(&answer, since).filter(|_| answer.status == StatusCode::OK);
-    Ok(renewed.map(|renewed| Session {
-        // A renewal for less time than before has reached the token's maximum.
-        can_renew: renewed.can_renew && renewed.ttl >= session.ttl,
-        ..renewed
-    }))
-}
-
-/// Returns the token's remaining time from the server. A token without the right to look itself up is treated as one that
-/// does not expire.
-async fn look_up(client: &Client, token: HeaderValue) -> Result<Session, KmsError> {
-    let since = Instant::now();
-    let answer = client.get(LOOK_UP, Some(&token)).await?;
-    match answer.status {
-        StatusCode::OK => {
-            let looked_up: json::LookedUp = json::data(&answer.body)
-                .ok_or_else(|| errors::not_vault(client.address(), "no token looked up"))?;
-            Ok(Session::new(
-                token,
-                since,
-                looked_up.ttl,
-                looked_up.renewable,
-            ))
-        }
-        // Whether it lacks the right, or is unknown, the first call will show.
-        StatusCode::FORBIDDEN if errors::is_vaults(&answer) => {
-            Ok(Session::new(token, since, 0, false))
-        }
-        _ => Err(errors::login_refusal(client.address(), LOOK_UP, &answer)),
-    }
-}
-
-fn logged_in(answer: &VaultResponse, since: Instant) -> Option<Session> {
-    let auth = json::auth(&answer.body)?;
-    let token = header(Zeroizing::new(auth.client_token.as_bytes().to_vec()))?;
-    Some(Session::new(
-        token,
-        since,
-        auth.lease_duration,
-        auth.renewable,
-    ))
 }
 
 fn locked() -> KmsError {

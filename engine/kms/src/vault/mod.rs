@@ -23,11 +23,11 @@ mod client;
 mod errors;
 mod json;
 mod pinned;
-mod refusals;
 mod secrets;
 mod session;
 mod settings;
 mod tls;
+mod tokens;
 mod validity;
 
 use std::fmt;
@@ -246,23 +246,30 @@ impl TransitProvider {
         Err(errors::refusal(&self.target, operation, answer))
     }
 
-    /// Calls with the token. A call that is refused although the token is valid is denied. An invalid token is replaced
-    /// once, and the call repeated.
+    /// Calls with the token. An invalid token is replaced, and a denial is checked with a new login, once each.
     async fn call(&self, operation: TransitCall, body: Bytes) -> Result<VaultResponse, KmsError> {
-        let session = self.auth.session(&self.client, &self.target).await?;
+        let (client, target) = (&self.client, &self.target);
+        let session = self.auth.session(client, target).await?;
         let answer = self.send(operation, &session, body.clone()).await?;
-        if answer.status != StatusCode::FORBIDDEN || !errors::is_vaults(&answer) {
+        if !is_refused(&answer) {
             return Ok(answer);
         }
-        let is_known = self.auth.is_token_known(&self.client, &session, &answer);
-        if is_known.await? {
-            return Ok(answer);
+        let is_known = self.auth.is_token_known(client, &session, &answer).await?;
+        let session = match is_known {
+            true => match self.auth.after_denial(client, target, &session).await? {
+                Some(session) => session,
+                None => return Ok(answer),
+            },
+            false => self.auth.replace(client, target, &session).await?,
+        };
+        let answer = self.send(operation, &session, body).await?;
+        if is_refused(&answer) {
+            if !self.auth.is_token_known(client, &session, &answer).await? {
+                return Err(tokens::token_ended(client.address()));
+            }
+            self.auth.note_denied(&session);
         }
-        let session = self
-            .auth
-            .replace(&self.client, &self.target, &session)
-            .await?;
-        self.send(operation, &session, body).await
+        Ok(answer)
     }
 
     async fn send(
@@ -400,6 +407,11 @@ impl Provider for TransitProvider {
             newest => Some(newest),
         }
     }
+}
+
+/// Returns `true` for a 403 of the server itself.
+fn is_refused(answer: &VaultResponse) -> bool {
+    answer.status == StatusCode::FORBIDDEN && errors::is_vaults(answer)
 }
 
 /// Returns the text of a transit ciphertext, `vault:vVERSION:BASE64`, if `bytes` are one.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use hyper::header::HeaderValue;
 
 use crate::KmsError;
+use crate::stamp::Stamp;
 
 /// Shortest and longest wait before the next attempt to renew a token that could not be renewed. It doubles in between.
 const RENEW_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -19,6 +20,10 @@ pub(super) struct Session {
     pub(super) token: HeaderValue,
     /// Counts logins and renewals, to determine which of two is newer.
     pub(super) serial: u64,
+    /// The serial number of the login that it comes from; 0 until it is stored.
+    pub(super) login: u64,
+    /// State of the files with which the login was made.
+    pub(super) stamp: Stamp,
     /// When the request that created it was sent.
     pub(super) since: Instant,
     /// `None` if it has no known end.
@@ -36,6 +41,8 @@ impl Session {
         Self {
             token,
             serial: 0,
+            login: 0,
+            stamp: Stamp::default(),
             since,
             ttl,
             due: ttl.and_then(|ttl| since.checked_add(ttl / 2)),

@@ -9,7 +9,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::pinned;
 use super::settings::{VaultAuth, VaultSettings};
+use super::validity::Validity;
 use crate::private_file::{self, Rule};
+use crate::roots;
 use crate::stamp::Stamp;
 use crate::{Cause, Class, KmsError};
 
@@ -26,7 +28,11 @@ pub(super) fn stamp(settings: &VaultSettings) -> Stamp {
         } => vec![cert_file.as_path(), key_file.as_path()],
         VaultAuth::Token { .. } | VaultAuth::Approle { .. } => Vec::new(),
     };
-    Stamp::of(settings.ca_file.as_deref().into_iter().chain(client))
+    let files = Stamp::of(settings.ca_file.as_deref().into_iter().chain(client));
+    match settings.ca_file {
+        Some(_) => files,
+        None => files.and(roots::stamp()),
+    }
 }
 
 /// Reads the files. `is_plain`: without TLS.
@@ -76,6 +82,17 @@ pub(super) fn tls(settings: &VaultSettings, is_plain: bool) -> Result<ClientConf
         }
         VaultAuth::Token { .. } | VaultAuth::Approle { .. } => Ok(config.with_no_client_auth()),
     }
+}
+
+/// Returns `true` if the client certificate in this file is not valid at this time, in s since 1970.
+pub(super) fn is_out_of_date(cert_file: &Path, now_unix_s: u64) -> bool {
+    let Ok(chain) = certificates(cert_file) else {
+        return false;
+    };
+    let validity = chain.first().and_then(|first| Validity::of(first));
+    validity.is_some_and(|validity| {
+        !(validity.not_before_unix_s..=validity.not_after_unix_s).contains(&now_unix_s)
+    })
 }
 
 fn roots_of(path: &Path, named: &[CertificateDer<'static>]) -> Result<RootCertStore, KmsError> {

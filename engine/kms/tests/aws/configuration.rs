@@ -48,6 +48,10 @@ async fn credentials_that_were_replaced_are_read_at_the_next_call() {
     assert_class(aws.wrap(&context(), &dek()).await, UNAVAILABLE);
     std::fs::write(&path, good).unwrap();
     aws.wrap(&context(), &dek()).await.unwrap();
+    // They are read when the file changes, not only when a call fails: the old ones may lose their rights next.
+    site.moto
+        .write_credentials("replaced", "AKIAUNKNOWNUNKNOWN00", "hunter2");
+    assert_class(aws.wrap(&context(), &dek()).await, UNAVAILABLE);
 }
 
 #[tokio::test]

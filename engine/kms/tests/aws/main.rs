@@ -13,3 +13,4 @@ mod keys;
 mod logs;
 mod outages;
 mod site;
+mod trust;

@@ -1,8 +1,9 @@
 //! Outages: AWS's answers during them, and missing answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use keyway_kms::{Aws, AwsSettings, Budget, Class, Provider, Service};
+use keyway_kms::{Aws, AwsSettings, Budget, Cause, Class, Provider, Service};
 use keyway_testkit::microburst::Microburst;
 use keyway_testkit::process::free_port;
 
@@ -58,6 +59,11 @@ async fn what_aws_answers_in_a_bad_hour_has_its_class() {
         assert_class(aws.generate(&context()).unwrap().await, class);
         assert_class(aws.wrap(&context(), &dek()).await, class);
         proxy.pass();
+        if class == Class::Credential {
+            // The next attempt would be made after a second, and is made now because the file was written.
+            let text = std::fs::read(&site.credentials).unwrap();
+            std::fs::write(&site.credentials, text).unwrap();
+        }
         assert!(
             aws.unwrap(&context(), &wrapped.0)
                 .await
@@ -65,6 +71,31 @@ async fn what_aws_answers_in_a_bad_hour_has_its_class() {
                 .is_same(&dek())
         );
     }
+}
+
+/// Each keyspace repeated the call with credentials that were just refused: that opens no breaker.
+#[tokio::test]
+async fn refused_credentials_are_repeated_under_a_backoff() {
+    const CALLS: usize = 100;
+    let Some(site) = Site::start() else { return };
+    let Some(proxy) = Microburst::start(&site.moto) else {
+        return;
+    };
+    let (url, file) = (proxy.endpoint_url(), site.credentials.clone());
+    let aws = Aws::open(site.settings(&site.key.arn, url, file)).unwrap();
+    let wrapped = aws.wrap(&context(), &dek()).await.unwrap();
+    proxy.answer_error("UnrecognizedClientException", 400, "as the test says");
+    let before = proxy.fault_count();
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        let error = assert_class(aws.unwrap(&context(), &wrapped.0).await, Class::Credential);
+        assert_eq!(error.cause(), Cause::CredentialsUnknown);
+        // An operator's command brings the next one forward, once a second.
+        aws.hurry();
+    }
+    let sent = proxy.fault_count() - before;
+    let seconds = began.elapsed().as_secs() as usize;
+    assert!(sent <= seconds + 2, "{sent} of {CALLS} in {seconds} s");
 }
 
 #[tokio::test]

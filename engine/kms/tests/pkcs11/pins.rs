@@ -1,10 +1,11 @@
 //! PINs: which are sent, and what opens a token without an operator.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use keyway_kms::{
-    Class, Pkcs11, Pkcs11Settings, Provider, ProviderState, UnlockNeed, UnlockSecret, Wrapped,
+    Cause, Class, Pkcs11, Pkcs11Settings, Provider, ProviderState, UnlockNeed, UnlockSecret,
+    Wrapped,
 };
 
 use super::{
@@ -169,6 +170,59 @@ fn a_login_that_the_module_denies_is_made_again_from_the_pin_file() {
     });
 }
 
+/// Without a PIN file, one wrong answer of the module locked the provider: an operator had to give the PIN again although
+/// the token had the login.
+#[test]
+fn a_login_that_the_token_has_outlives_a_module_that_denies_it() {
+    let name = "pins::a_login_that_the_token_has_outlives_a_module_that_denies_it";
+    at_token(name, async |hsm| {
+        hsm.set_faults("");
+        let settings = Pkcs11Settings::new(hsm.faulty(), hsm.token_label(), KEY);
+        let kms = opened(hsm, settings).await;
+        let Wrapped(wrapped) = wrap(&kms, 4).await.unwrap();
+        hsm.set_faults("C_DecryptInit 0x101\n");
+        for _ in 0..3 {
+            let refused = kms.unwrap(&context(1), &wrapped).await;
+            assert_refused(refused, Class::Credential, "CKR_USER_NOT_LOGGED_IN");
+            assert_eq!(kms.state(), ProviderState::Unlocked);
+        }
+        hsm.set_faults("");
+        let back = kms.unwrap(&context(1), &wrapped).await.unwrap();
+        assert!(back.is_same(&dek(4)));
+    });
+}
+
+/// Each failure of a token was `token_fails` or `record_damaged`.
+#[test]
+fn a_failure_names_its_cause() {
+    at_token("pins::a_failure_names_its_cause", async |hsm| {
+        hsm.set_faults("");
+        let mut settings = Pkcs11Settings::new(hsm.faulty(), hsm.token_label(), KEY);
+        settings.pin_file = Some(write_pin_file(hsm, hsm.pin()));
+        let kms = Pkcs11::open(settings).unwrap();
+        let Wrapped(wrapped) = wrap(&kms, 4).await.unwrap();
+        let cause = async || {
+            let error = kms.unwrap(&context(1), &wrapped).await.unwrap_err();
+            eprintln!("{error}");
+            error.cause()
+        };
+        let elsewhere = hsm.directory().join("elsewhere");
+        fs::rename(hsm.tokens(), &elsewhere).unwrap();
+        for _ in 0..3 {
+            assert_eq!(cause().await, Cause::TokenAbsent);
+        }
+        fs::rename(&elsewhere, hsm.tokens()).unwrap();
+        kms.unwrap(&context(1), &wrapped).await.unwrap();
+        hsm.set_faults("C_DecryptInit 0x30\n");
+        assert_eq!(cause().await, Cause::TokenFails);
+        hsm.set_faults("");
+        hsm.delete_key(KEY);
+        assert_eq!(cause().await, Cause::KeyMissing);
+        hsm.create_aes_key(KEY);
+        assert_eq!(cause().await, Cause::KeyRemade);
+    });
+}
+
 #[test]
 fn a_pin_file_opens_until_its_pin_is_refused() {
     at_token(
@@ -234,6 +288,43 @@ fn a_pin_file_that_others_may_read_is_refused() {
             assert_refused(refused, Class::Misconfigured, "chmod");
         },
     );
+}
+
+/// `LoadCredential=` and Kubernetes place a PIN as they do a token, which was accepted.
+#[test]
+fn a_pin_file_is_as_private_as_other_credentials() {
+    /// An id of no account and no group.
+    const STRANGER: u32 = 54_321;
+    let name = "pins::a_pin_file_is_as_private_as_other_credentials";
+    at_token(name, async |hsm| {
+        let path = write_pin_file(hsm, hsm.pin());
+        if fs::metadata(&path).unwrap().uid() != 0 {
+            return;
+        }
+        let mut settings = settings(hsm);
+        settings.pin_file = Some(path.clone());
+        let kms = Pkcs11::open(settings).unwrap();
+        let passwd = fs::read_to_string("/etc/passwd").unwrap();
+        let mut accounts = passwd
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>());
+        let other = accounts.find(|account| account[2] != "0" && account[3] != "0");
+        let shared: u32 = other.unwrap()[3].parse().unwrap();
+        for (mode, owner, group, accepted) in [
+            (0o600, 0, 0, true),
+            (0o440, 0, STRANGER, true),
+            (0o640, 0, STRANGER, true),
+            (0o640, 0, shared, false),
+            (0o444, 0, 0, false),
+            (0o400, STRANGER, 0, false),
+        ] {
+            chown(&path, Some(owner), Some(group)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let unlocked = kms.unlock(UnlockSecret::Nothing).await;
+            assert_eq!(unlocked.is_ok(), accepted, "{mode:o} {owner} {group}");
+            kms.lock();
+        }
+    });
 }
 
 #[test]

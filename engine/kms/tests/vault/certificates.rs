@@ -40,6 +40,42 @@ async fn a_new_ca_in_the_file_is_taken_up() {
     unwrap(&vault, &wrapped).await.unwrap();
 }
 
+/// Without `ca_file`, the machine's trust store was read once. The test runs in a process of its own, whose environment
+/// names one.
+#[tokio::test]
+async fn a_new_ca_of_the_machine_is_taken_up() {
+    const NAME: &str = "certificates::a_new_ca_of_the_machine_is_taken_up";
+    const CHILD: &str = "KEYWAY_TRUST_CHILD";
+    const DONE: &str = "the child has ended";
+    if std::env::var_os(CHILD).is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME, "--nocapture"])
+            .env(CHILD, "1")
+            .env("SSL_CERT_FILE", dir.path().join("roots.pem"))
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
+        assert!(printed.contains(DONE), "{printed}");
+        return;
+    }
+    let roots = std::env::var_os("SSL_CERT_FILE").unwrap();
+    if let Some(mut server) = server_or_skip(Mode::Tls) {
+        std::fs::copy(server.ca_file(), &roots).unwrap();
+        let vault = TransitProvider::open(settings(&server)).unwrap();
+        let wrapped = wrap(&vault).await.unwrap();
+        server.renew_certificates();
+        let _closed = unwrap(&vault, &wrapped).await;
+        let error = unwrap(&vault, &wrapped).await.unwrap_err();
+        assert_eq!(error.cause(), Cause::ServerCertificateUntrusted, "{error}");
+        std::fs::copy(server.ca_file(), &roots).unwrap();
+        unwrap(&vault, &wrapped).await.unwrap();
+    }
+    eprintln!("{DONE}");
+}
+
 /// The client certificate was read at the start only.
 #[tokio::test]
 async fn a_new_client_certificate_is_taken_up() {
@@ -76,6 +112,23 @@ async fn a_new_client_certificate_is_taken_up() {
     assert_eq!(error.class(), Class::Credential, "{error}");
     server.renew_client_certificate("second");
     unwrap(&vault, &wrapped).await.unwrap();
+}
+
+/// OpenBao refuses a certificate that has expired in the words for any other.
+#[tokio::test]
+async fn a_client_certificate_that_has_expired_is_named() {
+    let Some(server) = server_or_skip(Mode::Tls) else {
+        return;
+    };
+    server.enable_cert_auth(&[POLICY]);
+    let (cert, key) = (server.client_cert_file(), server.client_key_file());
+    server.let_client_certificate_end();
+    let vault = TransitProvider::open(with_cert(&server, Some("keyway"), cert, key)).unwrap();
+    let error = wrap(&vault).await.unwrap_err();
+    assert_eq!(error.class(), Class::Credential, "{error}");
+    assert_eq!(error.cause(), Cause::ClientCertificate, "{error}");
+    server.renew_client_certificate("keyway");
+    round_trip(&vault).await;
 }
 
 /// `openssl req -x509` creates a CA, and webpki accepts no CA as a server's certificate: `ca_file` could not name it,

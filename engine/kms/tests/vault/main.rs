@@ -5,6 +5,7 @@
 mod calls;
 mod certificates;
 mod failures;
+mod files;
 mod lock;
 mod logins;
 mod refused_logins;

@@ -29,8 +29,12 @@ enum Trial {
 
 /// Repeats the trial until the machine is fast enough for it.
 async fn in_time(trial: impl AsyncFn(&OpenBao, u64) -> Trial) {
+    in_time_at(Mode::InMemory, trial).await;
+}
+
+async fn in_time_at(mode: Mode, trial: impl AsyncFn(&OpenBao, u64) -> Trial) {
     for ttl_s in TTLS_S {
-        let Some(server) = server_or_skip(Mode::InMemory) else {
+        let Some(server) = server_or_skip(mode) else {
             return;
         };
         if trial(&server, ttl_s).await == Trial::Right {
@@ -103,6 +107,30 @@ async fn a_login_is_renewed_once_a_call_has_made_it() {
         if tended == Trial::TooSlow || logins(&vault) > 1 {
             return Trial::TooSlow;
         }
+        Trial::Right
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_with_a_certificate_is_renewed() {
+    in_time_at(Mode::Tls, async |server: &OpenBao, ttl_s| {
+        server.enable_auth("cert");
+        let ca = std::fs::read_to_string(server.ca_file()).unwrap();
+        let role = json!({
+            "certificate": ca, "token_policies": [POLICY], "token_ttl": format!("{ttl_s}s"),
+        });
+        server.write("auth/cert/certs/keyway", &role);
+        let (cert, key) = (server.client_cert_file(), server.client_key_file());
+        let settings = super::with_cert(server, Some("keyway"), cert, key);
+        let vault = TransitProvider::open(settings).unwrap();
+        let since = Instant::now();
+        round_trip(&vault).await;
+        let tended = tend_until(&vault, since, ttl_s, || renewals(&vault) >= 2).await;
+        if tended == Trial::TooSlow || logins(&vault) > 1 {
+            return Trial::TooSlow;
+        }
+        round_trip(&vault).await;
         Trial::Right
     })
     .await;
