@@ -172,7 +172,8 @@ pub trait Provider: Send + Sync {
         None
     }
 
-    /// Skips waits after refusals, because an operator needs the next call to be made.
+    /// Shortens waits after refusals as far as the KMS's own limits allow, because an operator needs the next call to be
+    /// made.
     fn hurry(&self) {}
 
     /// Returns the calls that it makes on its own, such as logins.

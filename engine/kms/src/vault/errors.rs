@@ -173,6 +173,14 @@ pub(super) fn login_refusal(address: &str, path: &str, answer: &VaultResponse) -
             "renew what the setting auth names, or correct its mount; a role is locked out for some minutes after \
              too many refusals",
         ),
+        // The status is that of a failure of the server; the reason is not.
+        500 if reason.contains("failed to verify client's certificate") => KmsError::new(
+            Class::Credential,
+            what,
+            "renew our client certificate (auth.cert_file and key_file): the files are read again when they change; or \
+             correct the clock of this machine or the server's",
+        )
+        .from_cause(Cause::ClientCertificate),
         404 => KmsError::new(
             Class::Misconfigured,
             what,

@@ -6,7 +6,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, Status};
+use serde_json::json;
 
 use crate::command_line::operator::Operator;
 use crate::common::{Ends, Server, WITHIN, wait_until};
@@ -46,14 +48,7 @@ fn use_all(server: &Server, ends: &AtomicBool) {
     }
 }
 
-#[test]
-fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some((mut bao, setup)) = stand(dir.path()) else {
-        return;
-    };
-    let server = setup.start();
-    let client = server.client();
+fn create_all(client: &Client) {
     for index in 0..KEYSPACES {
         let settings = [("kms", "bao"), ("dek_lease_ms", LEASE_MS)];
         wait_until("a keyspace", WITHIN, || {
@@ -65,6 +60,85 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
             made.is_ok()
         });
     }
+}
+
+/// Returns the log lines after the first `before`, which must be few.
+fn few_lines_since(server: &Server, before: usize) -> String {
+    let log = server.log();
+    let lines: Vec<&str> = log.lines().skip(before).collect();
+    assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
+    lines.join("\n")
+}
+
+/// Each keyspace's denial was logged by each shard: thousands of lines when a policy was removed.
+#[test]
+fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut bao, setup)) = stand(dir.path()) else {
+        return;
+    };
+    let server = setup.start();
+    let client = server.client();
+    create_all(&client);
+    let token_file = dir.path().join("token");
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| use_all(&server, &ends));
+        let _ends = Ends(&ends);
+        let served = |index| client.mac(&key(index), b"message").is_ok();
+        let wait_for_service = || {
+            wait_until("all are served", WITHIN, || (0..KEYSPACES).all(served));
+        };
+        let wait_for_trouble = |cause: &str, state: &str| {
+            wait_until("the end of all leases", WITHIN, || {
+                in_state(&server, state) == KEYSPACES
+            });
+            let series = format!("keyway_kms_trouble_keyspaces{{kms=\"bao\",cause=\"{cause}\"}}");
+            server.wait_for_metric(&series, |keyspaces| keyspaces == KEYSPACES as f64);
+        };
+        wait_for_service();
+        for cause in ["sealed", "token_ended"] {
+            let before = server.log().lines().count();
+            if cause == "sealed" {
+                bao.seal();
+            } else {
+                let token = std::fs::read_to_string(&token_file).unwrap();
+                bao.write("auth/token/revoke", &json!({ "token": token }));
+            }
+            wait_for_trouble(cause, "acquiring");
+            let said = few_lines_since(&server, before);
+            assert!(said.contains(&format!("cause=\"{cause}\"")), "{said}");
+            let before = server.log().lines().count();
+            if cause == "sealed" {
+                bao.unseal();
+            } else {
+                let token = bao.token_for(&["keyway"], &json!({ "period": "1h" }));
+                std::fs::write(&token_file, token).unwrap();
+            }
+            wait_for_service();
+            few_lines_since(&server, before);
+        }
+        let before = server.log().lines().count();
+        bao.remove_policy("keyway");
+        wait_for_trouble("policy", "denied");
+        let said = few_lines_since(&server, before);
+        assert!(
+            said.contains("the KMS denied the keyspace: purged"),
+            "{said}"
+        );
+        assert!(said.contains("cause=\"policy\""), "{said}");
+    });
+}
+
+#[test]
+fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((mut bao, setup)) = stand(dir.path()) else {
+        return;
+    };
+    let server = setup.start();
+    let client = server.client();
+    create_all(&client);
     let operator = Operator::new();
     let ends = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -138,6 +138,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("chmod {} {}", Run("echo x > wide; chmod 666 wide
         chmod 600 wide; test $(stat -c %a wide) = 600")),
     ("chown {} {}", Run("echo x > FILE; chown $(id -u) FILE")),
+    ("chown {} {} && chmod {} {}", Run("echo x > roots; chmod 440 roots
+        chown $(id -u) roots && chmod 0400 roots; test $(stat -c %a roots) = 400")),
     ("head -c LENGTH FILE > NEW", Run("openssl pkcs8 -topk8 -nocrypt -in p256.pem -outform DER > DER; cat DER DER > FILE
         ! keyway key import prod/der --file FILE
         head -c $(wc -c < DER) FILE > NEW

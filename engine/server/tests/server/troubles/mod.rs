@@ -13,7 +13,7 @@ mod vault;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
 use keyway_client::{
@@ -26,6 +26,9 @@ use matrix::Row;
 
 /// Time limit on a busy machine.
 const WITHIN: Duration = Duration::from_secs(120);
+
+/// After this time, metrics show what has happened.
+const METRICS_AGE_MAX: Duration = Duration::from_secs(3);
 
 /// Short, so that it ends soon; half of it suffices for a renewal.
 const LEASE_MS: &str = "8000";
@@ -62,12 +65,13 @@ enum Recovery {
 impl Shop {
     /// `table`: that of the KMS, without its first line and its provider.
     fn open(matrix: &'static str, dir: &Path, table: &str, env: &[(&str, &Path)]) -> Shop {
-        Shop::open_within(&[], matrix, dir, table, env)
+        Shop::open_within(&[], None, matrix, dir, table, env)
     }
 
-    /// Returns the server is run by the command `within`.
+    /// As [`Shop::open`], run by the command `within`, and with a KMS that an operator unlocks with `pin`.
     fn open_within(
         within: &[&str],
+        pin: Option<&[u8]>,
         matrix: &'static str,
         dir: &Path,
         table: &str,
@@ -96,6 +100,10 @@ impl Shop {
         let client = server.client();
         let settings = [("kms", "main"), ("dek_lease_ms", LEASE_MS)];
         wait_until("the keyspace", WITHIN, || {
+            if let Some(pin) = pin {
+                let main = "main".parse().unwrap();
+                client.kms_unlock(&main, UnlockWith::Pin(pin)).unwrap();
+            }
             client.keyspace_create(&shop(), &settings).is_ok()
         });
         let made = client.key_generate(&key(), Algorithm::HmacSha256, KeyOptions::default());
@@ -118,8 +126,16 @@ impl Shop {
         let log_before = server.log().len();
         let since = |server: &Server| server.log()[log_before..].to_owned();
         let mended = under_load(server, || {
+            let mut failing_since = None;
             begin();
             wait_until(&format!("{trouble}: the end of service"), WITHIN, || {
+                // A keyspace whose KMS fails is not idle. The metrics are those of the last second.
+                if since(server).contains("unwrap failed") {
+                    failing_since.get_or_insert_with(Instant::now);
+                }
+                let is_seen = failing_since.is_some_and(|at| at.elapsed() > METRICS_AGE_MAX);
+                let state = state(server).0;
+                assert!(!is_seen || state != Some("idle"), "{trouble}");
                 mac(&client) == Err(Some(Status::NeedsUnlock))
             });
             let line = wait_for_line(server, log_before);
@@ -207,19 +223,25 @@ fn wait_for_line(server: &Server, from: usize) -> String {
     found
 }
 
+/// Returns the keyspace's state, and all metrics.
+fn state(server: &Server) -> (Option<&'static str>, String) {
+    let (_, metrics) = server.http("/metrics");
+    let holds = |series: &str| metrics.lines().any(|line| line == format!("{series} 1"));
+    let states = ["acquiring", "denied", "locked", "idle", "live", "renewing"];
+    let state = states.into_iter().find(|state| {
+        holds(&format!(
+            "keyway_keyspace_state{{keyspace=\"shop\",state=\"{state}\"}}"
+        ))
+    });
+    (state, metrics)
+}
+
 /// Returns the keyspace's state in STATUS once the service has ended, and the committed alerts that will fire for it.
 fn wait_for_state(server: &Server) -> (String, String) {
     let mut seen = (String::new(), String::new());
     wait_until("the state", WITHIN, || {
-        let (_, metrics) = server.http("/metrics");
-        let holds = |series: &str| metrics.lines().any(|line| line == format!("{series} 1"));
-        let state = ["acquiring", "denied", "locked", "idle", "live", "renewing"]
-            .into_iter()
-            .find(|state| {
-                holds(&format!(
-                    "keyway_keyspace_state{{keyspace=\"shop\",state=\"{state}\"}}"
-                ))
-            });
+        let (state, metrics) = state(server);
+        assert_ne!(state, Some("idle"), "after the end of its lease");
         let alerts = matrix::alerts(&metrics);
         let is_over = matches!(state, Some("acquiring" | "denied" | "locked"));
         if let Some(state) = state.filter(|_| is_over && !alerts.is_empty()) {

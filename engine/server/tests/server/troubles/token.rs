@@ -1,6 +1,7 @@
 //! A token with a PIN file: SoftHSM2, and a module in front that fails on demand.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use super::Shop;
 
@@ -52,5 +53,61 @@ fn at_a_token() {
             || token.set_faults(""),
         );
     }
+    let copy = token.directory().join("copy");
+    copy_directory(&token.tokens(), &copy);
+    shop.suffer(
+        "the key is recreated; later the old one restored",
+        || {
+            token.delete_key(KEY);
+            token.create_aes_key(KEY);
+        },
+        || {
+            std::fs::remove_dir_all(token.tokens()).unwrap();
+            std::fs::rename(&copy, token.tokens()).unwrap();
+        },
+    );
+    shop.close();
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), &to).unwrap();
+        }
+    }
+}
+
+/// One wrong answer of the module locked the KMS, and an operator had to give the PIN again.
+#[test]
+fn at_a_token_without_a_pin_file() {
+    let Some(token) = keyway_testkit::softhsm::start_or_skip() else {
+        return;
+    };
+    token.create_aes_key(KEY);
+    token.set_faults("");
+    let dir = tempfile::tempdir().unwrap();
+    let table = format!(
+        "module = {:?}\ntoken = {:?}\nkey = {KEY:?}",
+        token.faulty(),
+        token.token_label(),
+    );
+    let env = token.env();
+    let env: Vec<_> = env
+        .iter()
+        .map(|(name, path)| (*name, path.as_path()))
+        .collect();
+    let pin = Some(token.pin().as_bytes());
+    let matrix = "pkcs11 without a PIN file";
+    let mut shop = Shop::open_within(&[], pin, matrix, dir.path(), &table, &env);
+    shop.suffer(
+        "the module denies the login that the token has (CKR_USER_NOT_LOGGED_IN)",
+        || token.set_faults("C_DecryptInit 0x101\n"),
+        || token.set_faults(""),
+    );
     shop.close();
 }

@@ -185,6 +185,38 @@ fn at_openbao_with_tls_and_a_login() {
     shop.close();
 }
 
+#[test]
+fn at_openbao_with_a_client_certificate() {
+    let Some(bao) = prepared(Mode::Tls) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    bao.enable_auth("cert");
+    let ca = std::fs::read_to_string(bao.ca_file()).unwrap();
+    let role = json!({ "certificate": ca, "token_policies": [POLICY], "token_ttl": "1h" });
+    bao.write("auth/cert/certs/keyway", &role);
+    let table = format!(
+        "address = {:?}\nkey = {KEY:?}\nca_file = {:?}\nrequest_ms_max = 1000\nconnect_ms_max = 500\n\
+         auth = {{ method = \"cert\", cert_file = {:?}, key_file = {:?} }}",
+        bao.url(),
+        bao.ca_file(),
+        bao.client_cert_file(),
+        bao.client_key_file(),
+    );
+    let mut shop = Shop::open("vault with a certificate", dir.path(), &table, &[]);
+    shop.suffer(
+        "our client certificate has ended; later another is in its file",
+        || {
+            bao.let_client_certificate_end();
+            // The tokens of its logins.
+            let logins = "sys/leases/revoke-prefix/auth/cert/login";
+            bao.write(logins, &json!({ "sync": true }));
+        },
+        || bao.renew_client_certificate("keyway"),
+    );
+    shop.close();
+}
+
 /// Runs with a list of hosts and without name servers, which needs root.
 #[test]
 fn at_openbao_by_its_name() {
@@ -215,7 +247,7 @@ fn at_openbao_by_its_name() {
         order.display()
     );
     let within = ["unshare", "--mount", "sh", "-c", &script, "sh"];
-    let mut shop = Shop::open_within(&within, "vault by name", dir.path(), &table, &[]);
+    let mut shop = Shop::open_within(&within, None, "vault by name", dir.path(), &table, &[]);
     shop.suffer(
         "its name has no address",
         || {
