@@ -14,15 +14,20 @@
 //! in force once it is durable. A change is a function of the catalogue, not a copy of it: it is applied to the current
 //! state, and cannot undo another change made in the meantime.
 
+mod patience;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use keyway_core::Instant;
 
+use self::patience::{NextCheck, Pending, Waiting, no_answer};
 use crate::catalogue::{Before, Catalogue, CatalogueError, Change, Edit};
 use crate::ids::WorkId;
 use crate::keyspace_change::Guard;
 use crate::policy::Policy;
 use crate::time::Moment;
+
+pub(super) use self::patience::Patience;
 
 /// Shortest and longest pause before a failed write is retried.
 const RETRY_US_MIN: u64 = 1_000_000;
@@ -56,40 +61,6 @@ pub(super) enum Undone {
 
 pub(super) type Settlement = Result<Settled, Undone>;
 
-struct Pending {
-    number: u64,
-    edit: Edit,
-    takes_away: bool,
-    waiting: Vec<Waiting>,
-}
-
-impl Pending {
-    /// Returns how long the first work whose time is over has waited, µs.
-    fn overdue_us(&self, now: Instant) -> Option<u64> {
-        let mut waited = self
-            .waiting
-            .iter()
-            .map(|work| (work, now.saturating_since(work.since)));
-        let overdue = waited.find(|(work, waited_us)| waited_us >= &work.patience_us);
-        overdue.map(|(_, waited_us)| waited_us)
-    }
-
-    /// Returns the shortest patience of the works that wait, µs.
-    fn patience_us(&self) -> u64 {
-        let patience = self.waiting.iter().map(|work| work.patience_us);
-        patience.min().unwrap_or(u64::MAX)
-    }
-}
-
-/// A work that waits until a change is written.
-#[derive(Clone, Copy)]
-struct Waiting {
-    work: WorkId,
-    since: Instant,
-    /// How long it waits for the disk.
-    patience_us: u64,
-}
-
 struct Writing {
     through: u64,
     began_at: Instant,
@@ -119,6 +90,8 @@ pub(super) struct InForce {
     /// The file may differ from `written`.
     disk_differs: bool,
     failures: Failures,
+    /// When waits for the disk are checked.
+    next_check: NextCheck,
     /// Works whose changes have ended, for [`InForce::poll_settled`].
     settled: VecDeque<(WorkId, Settlement)>,
 }
@@ -142,6 +115,7 @@ impl InForce {
             writing: None,
             disk_differs: false,
             failures: Failures::default(),
+            next_check: NextCheck::default(),
             settled: VecDeque::new(),
         }
     }
@@ -228,7 +202,7 @@ impl InForce {
     }
 
     /// Accepts a change. `work` receives its outcome by [`InForce::poll_settled`], at the latest once the disk has not
-    /// responded for `patience_us`. What it takes away is in force when this returns. Returns the keyspaces in which
+    /// responded for as long as `patience` says. What it takes away is in force when this returns. Returns the keyspaces in which
     /// something was taken away.
     ///
     /// Errors: the change cannot be applied; the state is unchanged.
@@ -237,7 +211,7 @@ impl InForce {
         now: Instant,
         work: WorkId,
         edit: Edit,
-        patience_us: u64,
+        patience: Patience,
     ) -> Result<Vec<u32>, CatalogueError> {
         let before = self.wanted.clone_of(edit.keyspaces());
         self.wanted.apply(&edit)?;
@@ -252,7 +226,7 @@ impl InForce {
         let waiting = Waiting {
             work,
             since: now,
-            patience_us,
+            patience,
         };
         if !effect.changes && self.join(waiting, &edit) {
             // It changed nothing but keyspaces, so nothing else has to be restored.
@@ -260,14 +234,16 @@ impl InForce {
         }
         self.guards.extend(effect.guards);
         self.last_number += 1;
+        let takes_away = effect.takes_away || (!effect.changes && self.is_in_force(&edit));
         self.pending.push_back(Pending {
             number: self.last_number,
-            takes_away: effect.takes_away || (!effect.changes && self.is_in_force(&edit)),
+            takes_away,
             edit,
             waiting: vec![waiting],
         });
+        self.next_check.add(waiting.ends_at(takes_away));
         let last = self.last_number;
-        if let Some(why) = self.stall(now, patience_us) {
+        if let Some(why) = self.stall(now, patience.write_us()) {
             self.give_up(|change| (change.number == last).then(|| why.clone()));
         }
         Ok(effect.tightened)
@@ -296,6 +272,8 @@ impl InForce {
         match (touching.next(), touching.next()) {
             (Some(change), None) if change.takes_away || !is_in_force => {
                 change.waiting.push(waiting);
+                let ends_at = waiting.ends_at(change.takes_away);
+                self.next_check.add(ends_at);
                 if let Some(failing) = &mut self.failures.now {
                     failing.retry_at = waiting.since;
                 }
@@ -426,18 +404,26 @@ impl InForce {
         }
     }
 
-    /// Answers changes that have waited too long for the disk. Called once a second.
+    /// Returns when [`InForce::handle_tick`] must be called next.
+    pub(super) fn next_check(&self) -> Option<Instant> {
+        self.next_check.at()
+    }
+
+    /// Answers changes that have waited too long for the disk.
     ///
     /// A change that takes something away is answered when its patience ends, whichever write it waits for, since it is
     /// in force. A change that only grants something would be undone by the answer, so it continues to wait while writes
     /// make progress.
     pub(super) fn handle_tick(&mut self, now: Instant) {
+        if !self.next_check.take_due(now) {
+            return;
+        }
         let late: BTreeMap<u64, String> = self
             .pending
             .iter()
             .filter_map(|change| {
                 let overdue_us = change.overdue_us(now)?;
-                let stall = self.stall(now, change.patience_us());
+                let stall = self.stall(now, change.write_us());
                 let why = stall.or_else(|| change.takes_away.then(|| no_answer(overdue_us)));
                 Some((change.number, why?))
             })
@@ -445,6 +431,8 @@ impl InForce {
         if !late.is_empty() {
             self.give_up(|change| late.get(&change.number).cloned());
         }
+        let ends = self.pending.iter().flat_map(Pending::ends);
+        ends.for_each(|ends_at| self.next_check.add_again(now, ends_at));
     }
 
     /// Returns why the disk is considered unresponsive, if the write in progress takes longer than `patience_us`.
@@ -575,10 +563,6 @@ impl InForce {
         }
         self.guards = guards;
     }
-}
-
-fn no_answer(for_us: u64) -> String {
-    format!("no answer for {} s", for_us / 1_000_000)
 }
 
 fn guard_of(catalogue: &Catalogue, id: u32) -> Option<Guard> {

@@ -62,9 +62,8 @@ impl Control {
             locked: true,
             by: self.by(who),
         };
-        let patience_us = self.write_us(answering);
-        self.in_force
-            .want(self.now.instant, work, edit, patience_us)?;
+        let patience = self.patience(answering);
+        self.in_force.want(self.now.instant, work, edit, patience)?;
         let wiping: Vec<_> = ids.iter().filter_map(|id| self.wipe(*id)).collect();
         let wiping = wiping
             .into_iter()

@@ -337,6 +337,7 @@ impl Control {
         while let Some(work) = self.works.rested(now.instant) {
             self.resume(work, Event::Rested);
         }
+        self.in_force.handle_tick(now.instant);
         if self.beside.every_second.is_due(now.instant) {
             self.do_every_second();
         }
@@ -345,7 +346,11 @@ impl Control {
 
     /// Returns when [`Control::handle_tick`] must be called next.
     pub fn poll_timeout(&self) -> Instant {
-        let ends = [self.commands.next_end(), self.works.next_rested()];
+        let ends = [
+            self.commands.next_end(),
+            self.works.next_rested(),
+            self.in_force.next_check(),
+        ];
         let second = self.beside.every_second.next();
         ends.into_iter().flatten().fold(second, Instant::min)
     }

@@ -6,16 +6,12 @@ use super::commands::{Answering, Asker, Begun, Needed};
 use super::effect::ControlEffect;
 use super::event::Event;
 use super::{Control, Refused};
-use crate::messages::{Command, Request};
+use crate::messages::{Command, Lane, Request};
 use crate::policy::{Principal, explain};
 
 impl Control {
     pub(super) fn handle_request(&mut self, from: u16, request: Request) {
         let now = self.now.instant;
-        if request.deadline.is_some_and(|deadline| now >= deadline) {
-            // The shard has answered DEADLINE_EXCEEDED, or is about to.
-            return;
-        }
         let asker = Asker {
             shard: from,
             token: request.token,
@@ -25,6 +21,13 @@ impl Control {
             is_operator: self.owner.is_operator(request.who),
             deadline: request.deadline,
         };
+        if request.deadline.is_some_and(|deadline| now >= deadline) {
+            // The shard has answered so, except for what may take something away, which may have begun.
+            if asker.lane == Lane::Emergency {
+                self.send_answer(asker, Err(too_late()));
+            }
+            return;
+        }
         let Some(answering) = self.commands.begin(now, asker) else {
             let text = "too many commands are in progress; try again".to_owned();
             return self.send_answer(asker, Err((Status::Overloaded, text)));
@@ -83,7 +86,7 @@ impl Control {
     }
 
     /// Refuses a command whose right was withdrawn or whose deadline has passed. Checked when the command begins and
-    /// right before each write, since a KMS call may have taken long. The shard that sent the command answers
+    /// right before each write, since a KMS call may have taken long. The shard that sent the command may have answered
     /// DEADLINE_EXCEEDED on its own.
     pub(super) fn may_begin(&self, answering: &Answering) -> Result<(), Refused> {
         let Some(asker) = self.commands.asker(answering) else {
@@ -99,8 +102,7 @@ impl Control {
             .deadline
             .is_some_and(|deadline| self.now.instant >= deadline)
         {
-            let text = "the deadline passed before the change was made; nothing was changed";
-            return Err((Status::DeadlineExceeded, text.to_owned()));
+            return Err(too_late());
         }
         Ok(())
     }
@@ -151,6 +153,11 @@ fn needed_for(command: &Command) -> Needed {
         None if matches!(command, Command::List { .. }) => Needed::Nothing,
         None => Needed::Everything,
     }
+}
+
+fn too_late() -> Refused {
+    let text = "the deadline passed before the change was made; nothing was changed";
+    (Status::DeadlineExceeded, text.to_owned())
 }
 
 fn forbidden(needed: Grants) -> Refused {

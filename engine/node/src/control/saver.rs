@@ -4,7 +4,7 @@ use keyway_protocol::Status;
 
 use super::commands::Answering;
 use super::effect::{ControlEffect, ControlFigures};
-use super::in_force::{Settled, Settlement, Undone};
+use super::in_force::{Patience, Settled, Settlement, Undone};
 use super::publish::Until;
 use super::report::Report;
 use super::state::{Happens, State};
@@ -13,7 +13,7 @@ use crate::catalogue::{self, Edit};
 use crate::figures::CatalogueFigures;
 use crate::ids::{Revision, WorkId, WriteId};
 use crate::keyspace_change::KeyspaceChange;
-use crate::limits::{BACKGROUND_WRITE_US, write_us};
+use crate::limits::BACKGROUND_WRITE_US;
 use crate::messages::Lane;
 
 /// The write in progress.
@@ -34,25 +34,24 @@ impl Control {
         work: WorkId,
         edit: Edit,
     ) -> Result<(), Refused> {
-        let patience_us = self.write_us(answering);
-        self.want_within(work, edit, patience_us)
+        let patience = self.patience(answering);
+        self.want_within(work, edit, patience)
     }
 
     /// Makes a change that no client waits for, as [`Control::want_for`] does.
     pub(super) fn want(&mut self, work: WorkId, edit: Edit) -> Result<(), Refused> {
-        self.want_within(work, edit, BACKGROUND_WRITE_US)
+        self.want_within(work, edit, Patience::both(BACKGROUND_WRITE_US))
     }
 
-    /// Returns how long the answer to a command waits for the disk, µs.
-    pub(super) fn write_us(&self, answering: &Answering) -> u64 {
+    /// Returns how long the answer to a command waits for the disk.
+    pub(super) fn patience(&self, answering: &Answering) -> Patience {
         let asker = self.commands.asker(answering);
-        write_us(self.now.instant, asker.and_then(|asker| asker.deadline))
+        let deadline = asker.and_then(|asker| asker.deadline);
+        Patience::until(self.now.instant, deadline)
     }
 
-    fn want_within(&mut self, work: WorkId, edit: Edit, patience_us: u64) -> Result<(), Refused> {
-        let tightened = self
-            .in_force
-            .want(self.now.instant, work, edit, patience_us)?;
+    fn want_within(&mut self, work: WorkId, edit: Edit, patience: Patience) -> Result<(), Refused> {
+        let tightened = self.in_force.want(self.now.instant, work, edit, patience)?;
         for id in tightened {
             self.publish(id, Lane::Emergency);
         }
@@ -188,9 +187,8 @@ impl Control {
         self.save();
     }
 
-    /// Answers changes that have waited too long for the disk, and retries failed writes. Called once a second.
+    /// Retries failed writes. Called once a second.
     pub(super) fn check_saves(&mut self) {
-        self.in_force.handle_tick(self.now.instant);
         self.save();
         let snapshot = CatalogueFigures {
             unwritten_changes: self.in_force.unwritten() as u64,

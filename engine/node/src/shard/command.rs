@@ -95,7 +95,9 @@ impl<P: Port> Shard<P> {
         *room = room.saturating_sub(1);
         let stage = match command.only_reads() {
             true => Stage::Reported,
-            false => Stage::Control,
+            false => Stage::Control {
+                takes_away: lane == Lane::Emergency,
+            },
         };
         let request = messages::Request {
             token: self.jobs.next_token().0,

@@ -14,6 +14,7 @@ use super::permit::Permit;
 use super::places::{Claim, Places, Purpose, WaitingPlace};
 use super::responder::Responder;
 use crate::connection::{Connection, HELD_BYTES_RESERVED, Place};
+use crate::limits::VERDICT_US;
 use keyway_core::slots::{Handle, Slots};
 
 /// Bytes of requests that a shard keeps for later, all together.
@@ -127,9 +128,14 @@ pub(crate) enum Stage {
     Forwarded {
         /// It changes a key.
         is_write: bool,
+        /// It takes something away.
+        takes_away: bool,
     },
     /// Control's answer.
-    Control,
+    Control {
+        /// It may take something away.
+        takes_away: bool,
+    },
     /// Control reports something: the right is checked again before it is passed on.
     Reported,
     /// A page of the log.
@@ -144,6 +150,14 @@ impl Stage {
         match self {
             Stage::Waiting | Stage::Refreshing => true,
             Stage::Writing(write) => write.awaits_dek(),
+            _ => false,
+        }
+    }
+
+    /// Returns whether something may be taken away elsewhere, and nothing but the answer can say whether it is in force.
+    pub(crate) fn awaits_verdict(&self) -> bool {
+        match self {
+            Stage::Forwarded { takes_away, .. } | Stage::Control { takes_away } => *takes_away,
             _ => false,
         }
     }
@@ -311,5 +325,9 @@ impl Jobs {
 /// Returns when the shard itself ends a wait.
 fn time_of(job: &Job) -> Option<Instant> {
     let is_ours = job.responder.is_some() && !job.stage.is_in_core();
-    job.deadline.filter(|_| is_ours)
+    let deadline = job.deadline.filter(|_| is_ours)?;
+    match job.stage.awaits_verdict() {
+        true => Some(deadline.plus_us(VERDICT_US)),
+        false => Some(deadline),
+    }
 }

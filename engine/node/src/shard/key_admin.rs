@@ -24,7 +24,7 @@ use super::refusal::{WriteRefusal, overloaded};
 use super::shelf::SealUnder;
 use super::tasks::Task;
 use super::use_key::Asked;
-use crate::limits::write_us;
+use crate::limits::verdict_us;
 
 /// How long a write waits for the keyspace's DEK, µs.
 const DEK_WAIT_US: u64 = 3_000_000;
@@ -377,8 +377,7 @@ impl<P: Port> Shard<P> {
         )?;
         self.learn_key(job, false);
         let now = self.timed.now();
-        let until = now.plus_us(write_us(now, job.deadline));
-        job.deadline = Some(job.deadline.map_or(until, |own| own.min(until)));
+        job.deadline = Some(now.plus_us(verdict_us(now, job.deadline)));
         Ok(Next::Errand(
             Step::Revoking,
             Errand::Put(name, Write::Revocation),

@@ -252,7 +252,10 @@ impl<P: Port> Shard<P> {
         if self.out.forwarder.forward(to, message).is_err() {
             return self.refuse_forward(asked.responder);
         }
-        let stage = Stage::Forwarded { is_write };
+        let stage = Stage::Forwarded {
+            is_write,
+            takes_away: purpose == Purpose::Revocation,
+        };
         self.jobs.park(asked.into_job(kept, stage));
         self.upkeep.counts.forwards_out_total += 1;
     }

@@ -142,7 +142,8 @@ impl<P: Port> Shard<P> {
         let Some(job) = self.take_named(token) else {
             return;
         };
-        let (Stage::Forwarded { is_write }, Some(responder)) = (job.stage, job.responder) else {
+        let (Stage::Forwarded { is_write, .. }, Some(responder)) = (job.stage, job.responder)
+        else {
             return;
         };
         if let (false, Err(denied)) = (is_write, self.governed.recheck(job.permit)) {
@@ -199,17 +200,23 @@ impl<P: Port> Shard<P> {
             return;
         };
         let is_in_force = matches!(&job.stage, Stage::Writing(write) if write.is_in_force());
+        let is_unknown = job.stage.awaits_verdict();
         let responder = match &job.stage {
             Stage::Writing(_) => self.jobs.take_responder(at),
             _ => self.take_job(at).and_then(|job| job.responder),
         };
-        let (status, why) = match is_in_force {
-            true => (
+        let (status, why) = match (is_in_force, is_unknown) {
+            (true, _) => (
                 Status::NotPersisted,
                 "the revocation is in force and is not written yet, so that a restart would undo it; the server keeps trying: \
                  check the disk",
             ),
-            false => (
+            (false, true) => (
+                Status::Internal,
+                "it was not confirmed in time that the command is in force on every shard: it may be, or be soon; send it \
+                 again, with more time, until the answer is OK",
+            ),
+            (false, false) => (
                 Status::DeadlineExceeded,
                 "the deadline passed before there was an answer; a write may have been done",
             ),

@@ -246,6 +246,40 @@ fn command_waits_for_the_disk_as_long_as_its_client_does() {
     }
 }
 
+/// What was in force was answered DEADLINE_EXCEEDED if its client waited for less than 4 s.
+#[test]
+fn what_takes_something_away_is_answered_before_its_deadline_however_short() {
+    let mut rig = Rig::new();
+    let withdrawn = SettingsChange::parse([("allow:uid:7", "none")]).unwrap();
+    let commands = [
+        Command::Lock { keyspace: PROD },
+        Command::LockAll,
+        Command::Set {
+            keyspace: PROD,
+            change: withdrawn,
+        },
+    ];
+    let deadline = Some(rig.now.instant.plus_us(2_000_000));
+    let asked = commands.map(|command| rig.command_until(deadline, OWNER, command));
+    while rig.act() | rig.wipe() {}
+    rig.pass(1_500_000);
+    assert_eq!(asked.map(|id| rig.answers.contains_key(&id)), [false; 3]);
+    rig.pass(100_000);
+    while rig.act() {}
+    for id in asked {
+        let (status, text) = &rig.answers[&id][0];
+        assert_eq!(*status, Status::NotPersisted);
+        let text = String::from_utf8_lossy(text);
+        assert!(text.contains("in force on every shard"), "{text}");
+    }
+    // One that comes too late changes nothing, and control has to answer that: its shard cannot.
+    let late = rig.command_until(deadline, OWNER, Command::Lock { keyspace: PROD });
+    assert!(!rig.answers.contains_key(&late));
+    rig.pass(1_000_000);
+    let late = rig.command_until(deadline, OWNER, Command::LockAll);
+    assert_eq!(rig.answers[&late][0].0, Status::DeadlineExceeded);
+}
+
 /// A lease that ended before the keys were looked at left the ticket pending until the next lock.
 #[test]
 fn unlock_ends_even_if_the_lease_ends_before_its_keys_are_loaded() {

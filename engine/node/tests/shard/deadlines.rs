@@ -26,7 +26,13 @@ fn every_wait_ends_within_a_tick_of_its_deadline() {
         ("another shard", sign(3, &elsewhere, DEADLINE_US)),
         (
             "control",
-            frame(4, b"", DEADLINE_US, Opcode::Lock, &Request::Lock),
+            frame(
+                4,
+                b"",
+                DEADLINE_US,
+                Opcode::KeyspaceRotate,
+                &Request::KeyspaceRotate,
+            ),
         ),
         ("a page", frame(5, b"", DEADLINE_US, Opcode::KeyList, &list)),
         (
@@ -103,7 +109,7 @@ fn what_arrives_after_a_request_does_not_prolong_its_deadline() {
 #[test]
 fn a_revocation_that_the_disk_holds_up_is_answered_as_in_force_but_not_written() {
     for (deadline_us, silent_ticks, more_ticks) in [
-        (DEADLINE_US, 4, 2),
+        (DEADLINE_US, 3, 2),
         (0, 3_800, 300),
         (10_000_000, 7_800, 300),
     ] {
@@ -127,4 +133,83 @@ fn a_revocation_that_the_disk_holds_up_is_answered_as_in_force_but_not_written()
         assert_eq!(rig.answers(at), [], "it has its answer");
         assert_eq!(rig.shard.figures().waiting.jobs, 0);
     }
+}
+
+fn revoke(id: u64, key: &[u8]) -> Vec<u8> {
+    let revoke = Request::KeyRevoke(KeyRevoke { key_version: 0 });
+    frame(id, key, DEADLINE_US, Opcode::KeyRevoke, &revoke)
+}
+
+/// The shard that had forwarded it answered DEADLINE_EXCEEDED before the owner's answer arrived, and the key was revoked.
+#[test]
+fn a_forwarded_revocation_in_force_is_never_answered_as_overdue() {
+    let (mut asked, mut owner) = (Rig::new(), Rig::other());
+    let (at, far) = (asked.connect(OWNER), asked.key("far", 1));
+    owner.keeps_errands = true;
+    asked.receive(at, &revoke(1, &far));
+    asked.run();
+    owner.shard.handle_peer(0, asked.sent.drain(..).collect());
+    for _ in 0..8 {
+        asked.ticks(1);
+        owner.ticks(1);
+    }
+    // The owner has answered in time, and the mesh was slow.
+    assert_eq!(asked.answers(at), []);
+    asked.shard.handle_peer(1, owner.sent.drain(..).collect());
+    asked.run();
+    let answers = asked.answers(at);
+    assert_eq!(statuses(&answers), [(1, Status::NotPersisted)]);
+    let text = String::from_utf8_lossy(&answers[0].payload).into_owned();
+    assert!(
+        text.contains("is in force and is not written yet"),
+        "{text}"
+    );
+    assert_eq!(owner.kept.len(), 1, "it goes on being written");
+}
+
+/// The owner does not begin what arrives too late, so its answer can say so.
+#[test]
+fn a_forwarded_revocation_that_arrives_too_late_does_not_begin() {
+    let (mut asked, mut owner) = (Rig::new(), Rig::other());
+    let (at, far) = (asked.connect(OWNER), asked.key("far", 1));
+    owner.keeps_errands = true;
+    asked.receive(at, &revoke(1, &far));
+    asked.run();
+    owner.ticks(6);
+    asked.ticks(6);
+    owner.shard.handle_peer(0, asked.sent.drain(..).collect());
+    owner.run();
+    asked.shard.handle_peer(1, owner.sent.drain(..).collect());
+    asked.run();
+    assert_eq!(
+        statuses(&asked.answers(at)),
+        [(1, Status::DeadlineExceeded)]
+    );
+    assert_eq!(owner.kept.len(), 0);
+}
+
+/// Without an answer from where it is executed, no shard says that it is not in force.
+#[test]
+fn what_takes_something_away_elsewhere_is_not_answered_as_overdue() {
+    let mut rig = Rig::new();
+    let (at, far) = (rig.connect(OWNER), rig.key("far", 1));
+    rig.receive(at, &revoke(1, &far));
+    rig.receive(
+        at,
+        &frame(2, b"", DEADLINE_US, Opcode::Lock, &Request::Lock),
+    );
+    rig.run();
+    rig.ticks(100);
+    assert_eq!(rig.answers(at), [], "the answer may still arrive");
+    rig.ticks(10);
+    let answers = rig.answers(at);
+    assert_eq!(
+        statuses(&answers),
+        [(1, Status::Internal), (2, Status::Internal)]
+    );
+    for answer in answers {
+        let text = String::from_utf8_lossy(&answer.payload).into_owned();
+        assert!(text.contains("it may be, or be soon"), "{text}");
+    }
+    assert_eq!(rig.shard.figures().waiting.jobs, 0);
 }

@@ -190,6 +190,15 @@ impl Rig {
 
     /// As [`Rig::new`], with room for that many connections.
     pub fn with_connections(connections_max: usize) -> Rig {
+        Rig::of(0, connections_max)
+    }
+
+    /// Creates the other one of the two shards.
+    pub fn other() -> Rig {
+        Rig::of(1, 64)
+    }
+
+    fn of(index: u16, connections_max: usize) -> Rig {
         let world = Rc::new(World {
             now_us: Cell::new(1_000_000),
             operation_us: Cell::new(0),
@@ -222,7 +231,7 @@ impl Rig {
         };
         let start = Start {
             site: Site {
-                index: 0,
+                index,
                 router: Router::new([7; 16], 2).unwrap(),
                 ports: vec![7421, 7422],
             },

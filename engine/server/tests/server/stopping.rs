@@ -341,3 +341,31 @@ fn the_control_thread_goes_on_while_the_disk_stalls() {
     assert_eq!(info(&owner, "b").allow.get("uid:4242"), None);
     assert_eq!(info(&owner, "a").locked, Some(true));
 }
+
+/// A client that waited for 2 s received DEADLINE_EXCEEDED for what was in force.
+#[test]
+fn what_is_in_force_is_answered_so_within_a_short_deadline() {
+    const DEADLINE_US: u32 = 2_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (_, server) = start(&dir);
+    stall_disk(&server);
+    let withdrawn = Settings::new("allow:anonymous=none\n").unwrap();
+    for (keyspace, request) in [
+        ("b", Request::KeyspaceSet(withdrawn)),
+        ("a", Request::Lock),
+        ("", Request::LockAll),
+    ] {
+        let mut pipeline = Pipeline::unix(&server);
+        let id = match keyspace {
+            "" => 0,
+            keyspace => pipeline.keyspace(keyspace),
+        };
+        let answer = pipeline.ask_within(&request, id, b"", DEADLINE_US);
+        let text = String::from_utf8(answer.payload).unwrap();
+        assert_eq!(answer.status, Status::NotPersisted, "{keyspace}: {text}");
+        assert!(text.contains("in force on every shard"), "{text}");
+    }
+    assert_eq!(status_of(&server.client(), "a"), Some(Status::NeedsUnlock));
+    let_disk_go_on(&server);
+    server.wait_for_metric(UNWRITTEN, |unwritten| unwritten == 0.0);
+}

@@ -52,6 +52,7 @@ impl World<'_> {
         };
         self.outcome.coverage.reached(asks.opcode(), answer.status);
         self.check_status(answer, &asked, asks)?;
+        self.check_verdict(answer, &asked, asks)?;
         if answer.status == Status::Ok && asks.is_use() {
             self.check_result(answer, turn_began_at)?;
         }

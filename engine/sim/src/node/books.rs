@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A request that was lost with its connection may begin so long after it was sent, µs.
 pub(super) const MAY_BEGIN_WITHIN_US: u64 = 30_000_000;
 
+/// How long after its deadline a shard waits for the verdict on what takes something away, µs.
+const VERDICT_US: u64 = 100_000;
+
 #[derive(Default)]
 pub(super) struct Books {
     last_request: u64,
@@ -194,10 +197,12 @@ impl Books {
         {
             let deadline = now + u64::from(asked.deadline_us);
             asked.deadline = Some(deadline);
+            let has_verdict = asked.asks.is_some_and(Asks::has_verdict);
+            let overdue_at = deadline + if has_verdict { VERDICT_US } else { 0 };
             self.deadlines
                 .entry(shard)
                 .or_default()
-                .insert((deadline, request));
+                .insert((overdue_at, request));
         }
     }
 

@@ -30,6 +30,7 @@ mod sockets;
 mod steps;
 mod terms;
 mod told;
+mod verdicts;
 mod walks;
 
 use crate::control::kms::SimKms;

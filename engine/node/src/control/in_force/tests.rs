@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::catalogue::testing::change;
 use crate::catalogue::{ChangeAuthor, OverrideDuration};
-use crate::limits::{WRITE_US_MIN, write_us};
+use crate::limits::{WRITE_US_MIN, verdict_us, write_us};
 use crate::policy::{Grantee, Principal};
 
 const PROD: u32 = 1;
@@ -70,7 +70,7 @@ fn new_work() -> WorkId {
 fn want(in_force: &mut InForce, seconds: u64, edit: Edit) -> (Vec<u32>, WorkId) {
     let work = new_work();
     let tightened = in_force
-        .want(at(seconds), work, edit, WRITE_US_MIN)
+        .want(at(seconds), work, edit, Patience::both(WRITE_US_MIN))
         .unwrap();
     (tightened, work)
 }
@@ -409,10 +409,15 @@ fn pending_changes_are_bounded_and_a_lock_always_fits() {
     let _ = keyspaces.next_write(at(0));
     for n in 0..PENDING_MAX {
         let grant = set(&format!("max_in_flight={n}"));
-        let fits = keyspaces.want(at(0), new_work(), grant, WRITE_US_MIN);
+        let fits = keyspaces.want(at(0), new_work(), grant, Patience::both(WRITE_US_MIN));
         assert!(fits.is_ok());
     }
-    let refused = keyspaces.want(at(0), new_work(), set("max_in_flight=60000"), WRITE_US_MIN);
+    let refused = keyspaces.want(
+        at(0),
+        new_work(),
+        set("max_in_flight=60000"),
+        Patience::both(WRITE_US_MIN),
+    );
     assert!(matches!(refused, Err(CatalogueError::Busy(_))));
     let (tightened, _) = want(&mut keyspaces, 0, lock(true));
     assert_eq!(tightened, [PROD]);
@@ -426,8 +431,8 @@ fn change_waits_for_the_disk_as_long_as_its_client_does() {
     let _ = want(&mut keyspaces, 0, set("allow:uid:2=all"));
     let _ = keyspaces.next_write(at(0)).unwrap();
     let patient = [set("allow:uid:3=all"), lock(true)].map(|edit| {
-        let (work, patience_us) = (new_work(), write_us(at(5), Some(at(30))));
-        let wanted = keyspaces.want(at(5), work, edit, patience_us);
+        let (work, patience) = (new_work(), Patience::until(at(5), Some(at(30))));
+        let wanted = keyspaces.want(at(5), work, edit, patience);
         assert!(wanted.is_ok());
         work
     });
@@ -447,9 +452,53 @@ fn change_waits_for_the_disk_as_long_as_its_client_does() {
 fn answers_wait_for_the_disk_for_four_seconds_or_most_of_the_deadline() {
     let waits = |deadline: Option<u64>| write_us(at(0), deadline.map(at));
     assert_eq!(waits(None), 4_000_000);
-    assert_eq!(waits(Some(1)), 4_000_000, "the shard answers before");
+    assert_eq!(waits(Some(1)), 4_000_000, "giving up would undo it");
     assert_eq!(waits(Some(5)), 4_000_000);
     assert_eq!(waits(Some(300)), 240_000_000);
+    let waits = |deadline: Option<u64>| verdict_us(at(0), deadline.map(at));
+    assert_eq!(waits(None), 4_000_000);
+    assert_eq!(
+        waits(Some(1)),
+        800_000,
+        "its client must receive the answer"
+    );
+    assert_eq!(waits(Some(5)), 4_000_000);
+    assert_eq!(waits(Some(300)), 240_000_000);
+}
+
+/// A lock whose client waited for less than 4 s was answered DEADLINE_EXCEEDED, and was in force.
+#[test]
+fn a_short_deadline_shortens_the_wait_of_what_is_in_force_alone() {
+    let mut keyspaces = with_prod();
+    let short = Patience::until(at(0), Some(at(2)));
+    let works = [lock(true), set("allow:uid:1=none"), set("allow:uid:3=all")].map(|edit| {
+        let work = new_work();
+        keyspaces.want(at(0), work, edit, short).unwrap();
+        work
+    });
+    let _ = keyspaces.next_write(at(0)).unwrap();
+    let after = |us: u64| Instant::from_micros(at(0).as_micros() + us);
+    assert_eq!(keyspaces.next_check(), Some(after(1_600_000)));
+    keyspaces.handle_tick(after(1_599_999));
+    assert_eq!(
+        works.map(|work| ended(&keyspaces, work)),
+        [None, None, None]
+    );
+    keyspaces.handle_tick(after(1_600_000));
+    let why = "no answer for 1 s".to_owned();
+    let unwritten = Some(Ok(Settled::Unwritten(why)));
+    let [locked, withdrawn, granted] = works.map(|work| ended(&keyspaces, work));
+    assert_eq!(
+        (locked, withdrawn, granted),
+        (unwritten.clone(), unwritten, None)
+    );
+    assert_eq!(keyspaces.next_check(), Some(at(4)));
+    keyspaces.handle_tick(at(4));
+    assert!(matches!(
+        ended(&keyspaces, works[2]),
+        Some(Err(Undone::Unwritten(_)))
+    ));
+    assert_eq!(keyspaces.next_check(), None);
 }
 
 #[test]
