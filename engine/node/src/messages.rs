@@ -462,6 +462,8 @@ pub enum ToPeer {
         who: Principal,
         /// After this the answer is of no use; the clock is the same on all cores.
         deadline: Option<Instant>,
+        /// The owner takes what takes something away first.
+        lane: Lane,
         /// The whole request frame.
         frame: Vec<u8>,
     },
@@ -474,4 +476,17 @@ pub enum ToPeer {
         /// The whole response frame.
         frame: Vec<u8>,
     },
+}
+
+impl ToPeer {
+    /// Returns whether it is a request that takes something away.
+    pub fn is_emergency(&self) -> bool {
+        matches!(
+            self,
+            ToPeer::Forward {
+                lane: Lane::Emergency,
+                ..
+            }
+        )
+    }
 }

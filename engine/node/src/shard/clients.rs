@@ -127,16 +127,26 @@ impl<P: Port> Shard<P> {
 
     /// Takes back a connection whose socket is closed.
     pub fn handle_closed(&mut self, at: Handle<Connection>) {
-        // Nothing is to be sent any more, and its slot is free in the next turn.
+        // Nothing is to be sent or read any more. Its slot is free once its requests are taken back, in the next turns.
         self.out.connections.give_up(at);
+        if let Some(connection) = self.out.connections.get_mut(at) {
+            connection.inbound = None;
+        }
         self.inbox.closed.push_back(at);
     }
 
-    pub(super) fn forget(&mut self, at: Handle<Connection>) {
-        for job in self.jobs.take_connection(at) {
-            self.abandon_job(job);
+    /// Takes back one thing that the next closed connection was waiting for, and the connection when nothing is left.
+    pub(super) fn forget_next(&mut self) {
+        let Some(at) = self.inbox.closed.front().copied() else {
+            return;
+        };
+        match self.jobs.pop_of(at) {
+            Some(job) => self.abandon_job(job),
+            None => {
+                self.inbox.closed.pop_front();
+                self.out.connections.remove(at);
+            }
         }
-        self.out.connections.remove(at);
     }
 
     /// Takes frames of the next connection that has some, until that time: first those that take something away, wherever

@@ -1,6 +1,7 @@
 //! What waits to leave for the other shards, a batch for each peer and turn.
 //!
-//! Sending never waits. A forward that finds no room is refused at once; a reply, which must not be lost, is kept.
+//! Sending never waits. A forward that finds no room is refused at once; a reply, which must not be lost, is kept. Requests
+//! that take something away are sent first, and always find room: there are no more than a shard has places for.
 
 use std::collections::VecDeque;
 
@@ -12,10 +13,27 @@ pub const BATCH_LEN_MAX: usize = 256;
 /// Messages that wait for a peer before forwards are refused.
 pub const OUTGOING_MAX: usize = 1_024;
 
-/// Messages for each other shard, in the order in which they were posted.
+/// Messages for each other shard.
 #[derive(Default)]
 pub struct Forwarder {
-    queues: Vec<VecDeque<ToPeer>>,
+    queues: Vec<Queue>,
+}
+
+/// Messages for one shard, in the order in which they were posted, those that take something away apart.
+#[derive(Default)]
+struct Queue {
+    /// Bounded by [`super::WAITING_FOR_EMERGENCY`]: each has a job.
+    emergencies: VecDeque<ToPeer>,
+    others: VecDeque<ToPeer>,
+}
+
+impl Queue {
+    fn of(&mut self, message: &ToPeer) -> &mut VecDeque<ToPeer> {
+        match message.is_emergency() {
+            true => &mut self.emergencies,
+            false => &mut self.others,
+        }
+    }
 }
 
 impl Forwarder {
@@ -23,28 +41,31 @@ impl Forwarder {
     #[must_use]
     pub fn new(shards: u16) -> Self {
         Forwarder {
-            queues: (0..shards).map(|_| VecDeque::new()).collect(),
+            queues: (0..shards).map(|_| Queue::default()).collect(),
         }
     }
 
-    /// Queues a forward for `shard`.
+    /// Queues a forward for `shard`. What takes something away is not refused.
     ///
     /// # Errors
     /// There is no room; it comes back.
     pub fn forward(&mut self, shard: u16, message: ToPeer) -> Result<(), ToPeer> {
-        match self.queues.get_mut(usize::from(shard)) {
-            Some(queue) if queue.len() < OUTGOING_MAX => {
-                queue.push_back(message);
-                Ok(())
-            }
-            _ => Err(message),
+        let Some(queue) = self.queues.get_mut(usize::from(shard)) else {
+            return Err(message);
+        };
+        let is_urgent = message.is_emergency();
+        let queue = queue.of(&message);
+        if !is_urgent && queue.len() >= OUTGOING_MAX {
+            return Err(message);
         }
+        queue.push_back(message);
+        Ok(())
     }
 
     /// Queues a reply for `shard`. There are at most as many as it has asked for.
     pub fn reply(&mut self, shard: u16, reply: ToPeer) {
         if let Some(queue) = self.queues.get_mut(usize::from(shard)) {
-            queue.push_back(reply);
+            queue.others.push_back(reply);
         }
     }
 
@@ -52,15 +73,19 @@ impl Forwarder {
     pub fn waiting(&self) -> impl Iterator<Item = u16> {
         let queues = (0..).zip(&self.queues);
         queues
-            .filter(|(_, queue)| !queue.is_empty())
+            .filter(|(_, queue)| !queue.emergencies.is_empty() || !queue.others.is_empty())
             .map(|(shard, _)| shard)
     }
 
-    /// Takes the next messages for `shard`.
+    /// Takes the next messages for `shard`, first those that take something away.
     pub fn take_batch(&mut self, shard: u16) -> Option<Vec<ToPeer>> {
         let queue = self.queues.get_mut(usize::from(shard))?;
-        let len = queue.len().min(BATCH_LEN_MAX);
-        (len > 0).then(|| queue.drain(..len).collect())
+        let urgent = queue.emergencies.len().min(BATCH_LEN_MAX);
+        let others = queue.others.len().min(BATCH_LEN_MAX - urgent);
+        let mut batch = Vec::with_capacity(urgent + others);
+        batch.extend(queue.emergencies.drain(..urgent));
+        batch.extend(queue.others.drain(..others));
+        (!batch.is_empty()).then_some(batch)
     }
 
     /// Takes back a batch for which there was no room.
@@ -69,7 +94,7 @@ impl Forwarder {
             batch
                 .into_iter()
                 .rev()
-                .for_each(|message| queue.push_front(message));
+                .for_each(|message| queue.of(&message).push_front(message));
         }
     }
 }

@@ -14,7 +14,9 @@ pub(crate) struct Inbox {
     pub(crate) emergencies: VecDeque<ToShard>,
     pub(crate) orders: VecDeque<ToShard>,
     pub(crate) done: VecDeque<(TaskId, Done)>,
-    pub(crate) peers: VecDeque<(u16, std::vec::IntoIter<ToPeer>)>,
+    /// Requests of peers that take something away.
+    urgent_of_peers: VecDeque<(u16, ToPeer)>,
+    peers: VecDeque<(u16, std::vec::IntoIter<ToPeer>)>,
     /// What control had no room for.
     pub(crate) untold: VecDeque<(Lane, ToControl)>,
     /// Connections whose sockets are closed.
@@ -22,8 +24,20 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Takes the next message of another shard.
+    /// Queues what another shard has sent. A batch begins with what takes something away.
+    pub(crate) fn push_batch(&mut self, from: u16, mut batch: Vec<ToPeer>) {
+        let urgent = batch.iter().take_while(|message| message.is_emergency());
+        let urgent = urgent.count();
+        self.urgent_of_peers
+            .extend(batch.drain(..urgent).map(|message| (from, message)));
+        self.peers.push_back((from, batch.into_iter()));
+    }
+
+    /// Takes the next message of another shard, first those that take something away.
     pub(crate) fn next_of_peers(&mut self) -> Option<(u16, ToPeer)> {
+        if let Some(urgent) = self.urgent_of_peers.pop_front() {
+            return Some(urgent);
+        }
         loop {
             let (from, batch) = self.peers.front_mut()?;
             if let Some(message) = batch.next() {
@@ -34,13 +48,19 @@ impl Inbox {
     }
 
     pub(crate) fn has_peers(&self) -> bool {
-        self.peers.iter().any(|(_, batch)| batch.len() > 0)
+        !self.urgent_of_peers.is_empty() || self.peers.iter().any(|(_, batch)| batch.len() > 0)
     }
 }
 
 /// Classes of work that share what is left of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
+    /// Requests whose deadline has passed.
+    Overdue,
+    /// What connections that are closed were waiting for.
+    Closed,
+    /// What control had no room for.
+    Untold,
     /// What control says, beside emergencies.
     Orders,
     /// Errands that are done.
@@ -55,7 +75,10 @@ pub(crate) enum Class {
     Slow,
 }
 
-const CLASSES: [Class; 6] = [
+const CLASSES: [Class; 9] = [
+    Class::Overdue,
+    Class::Closed,
+    Class::Untold,
     Class::Orders,
     Class::Done,
     Class::Settled,

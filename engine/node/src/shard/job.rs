@@ -170,6 +170,7 @@ pub(crate) struct Jobs {
     by_connection: BTreeMap<Handle<Connection>, BTreeSet<Handle<Job>>>,
     /// When the shard itself ends a wait.
     timers: Wheel<Handle<Job>>,
+    may_have_due: bool,
     held_bytes: Rc<Cell<usize>>,
     pub(crate) places: Places,
     /// Jobs in [`Stage::Unreserved`].
@@ -182,6 +183,7 @@ impl Jobs {
             all: Slots::new(),
             by_connection: BTreeMap::new(),
             timers: Wheel::new(),
+            may_have_due: false,
             held_bytes: Rc::default(),
             places: Places::default(),
             unreserved: 0,
@@ -295,12 +297,11 @@ impl Jobs {
         responder
     }
 
-    /// Takes the list of a connection's jobs, which has ended. The jobs themselves stay.
-    pub(crate) fn take_connection(
-        &mut self,
-        connection: Handle<Connection>,
-    ) -> BTreeSet<Handle<Job>> {
-        self.by_connection.remove(&connection).unwrap_or_default()
+    /// Takes the next job of a connection, which has ended, off its list. The job itself stays.
+    pub(crate) fn pop_of(&mut self, connection: Handle<Connection>) -> Option<Handle<Job>> {
+        let job = *self.by_connection.get(&connection)?.first()?;
+        self.leave(Some(connection), job);
+        Some(job)
     }
 
     fn leave(&mut self, connection: Option<Handle<Connection>>, at: Handle<Job>) {
@@ -315,10 +316,22 @@ impl Jobs {
         }
     }
 
+    /// Has jobs looked for whose time has come.
+    pub(crate) fn look_for_due(&mut self) {
+        self.may_have_due = true;
+    }
+
+    /// Returns whether there may be jobs whose time has come.
+    pub(crate) fn may_have_due(&self) -> bool {
+        self.may_have_due
+    }
+
     /// Returns the next job whose time has come, once.
     pub(crate) fn next_due(&mut self, now: Instant) -> Option<Handle<Job>> {
         self.timers.advance(now);
-        self.timers.pop()
+        let due = self.timers.pop();
+        self.may_have_due = due.is_some();
+        due
     }
 }
 

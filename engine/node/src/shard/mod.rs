@@ -50,6 +50,7 @@ mod shelf;
 mod slow_lane;
 mod snapshot;
 mod tasks;
+mod tick;
 mod timed;
 mod turn;
 mod upkeep;
@@ -76,6 +77,7 @@ pub use warm::HOT_KEYS_MAX;
 
 use crate::connection::{Connections, WAITING_RESERVED};
 use crate::keyspace_change::KeyspaceChange;
+use crate::limits::{EMERGENCIES_MAX, TO_SHARD_MAX};
 use crate::messages::{HotKey, Lane, ToControl, ToPeer, ToShard};
 use crate::policy::Owner;
 use core_guard::CoreGuard;
@@ -190,6 +192,15 @@ impl<P: Port> Shard<P> {
         }
     }
 
+    /// Returns whether one more message of control may be queued. Others stay in their lane.
+    #[must_use]
+    pub fn takes_control(&self, lane: Lane) -> bool {
+        match lane {
+            Lane::Emergency => self.inbox.emergencies.len() < EMERGENCIES_MAX,
+            Lane::Ordinary => self.inbox.orders.len() < TO_SHARD_MAX,
+        }
+    }
+
     /// Notes that I/O was polled: the next slow operation may be done, in the turn that follows.
     pub fn handle_rested(&mut self) {
         self.upkeep.has_rested = true;
@@ -207,7 +218,7 @@ impl<P: Port> Shard<P> {
 
     /// Queues what another shard has sent.
     pub fn handle_peer(&mut self, from: u16, batch: Vec<ToPeer>) {
-        self.inbox.peers.push_back((from, batch.into_iter()));
+        self.inbox.push_batch(from, batch);
     }
 
     /// Queues the result of an errand.

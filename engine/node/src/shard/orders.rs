@@ -116,15 +116,15 @@ impl<P: Port> Shard<P> {
         let epoch = self.governed[at].epoch;
         // That of a keyspace that was locked at the start is waited for by no command.
         if epoch > Epoch::default() {
-            self.upkeep.locking.insert(id, epoch);
-            self.acknowledge_locks();
+            self.upkeep.locking.epochs.insert(id, epoch);
+            self.acknowledge_lock(id);
         }
     }
 
     fn unlock(&mut self, at: At<Governed>) {
         let (now, id) = (self.timed.now(), self.governed[at].id);
         // What is in memory after this belongs to the unlock.
-        self.upkeep.locking.remove(&id);
+        self.upkeep.locking.epochs.remove(&id);
         let episode = self
             .core
             .call(|core| core.handle_unlock(now, KeyspaceId(id)));
@@ -133,20 +133,28 @@ impl<P: Port> Shard<P> {
         }
     }
 
-    /// Acknowledges locks of keyspaces of which no plaintext is left.
+    /// Acknowledges locks of keyspaces of which no plaintext is left. Looks at some of them, and goes on there next time.
     pub(super) fn acknowledge_locks(&mut self) {
-        let core = self.core.view();
-        let out = &mut self.out;
-        self.upkeep.locking.retain(|id, epoch| {
-            let is_wiped = core.resident_keys(KeyspaceId(*id)).next().is_none();
-            if is_wiped {
-                out.tell_control(ToControl::Wiped {
-                    keyspace: *id,
-                    epoch: *epoch,
-                });
-            }
-            !is_wiped
-        });
+        for id in self.upkeep.locking.next_page() {
+            self.acknowledge_lock(id);
+        }
+    }
+
+    fn acknowledge_lock(&mut self, id: u32) {
+        let is_wiped = || {
+            let mut left = self.core.view().resident_keys(KeyspaceId(id));
+            left.next().is_none()
+        };
+        let Some(epoch) = self.upkeep.locking.epochs.get(&id).copied() else {
+            return;
+        };
+        if is_wiped() {
+            self.upkeep.locking.epochs.remove(&id);
+            self.out.tell_control(ToControl::Wiped {
+                keyspace: id,
+                epoch,
+            });
+        }
     }
 
     /// Confirms floors below which nothing is being written to the log.

@@ -17,7 +17,7 @@ use super::refusal::overloaded;
 use super::responder::{CountAt, Responder, To};
 use super::use_key::{Asked, Pace};
 use crate::connection::{Connection, Phase};
-use crate::messages::ToPeer;
+use crate::messages::{Lane, ToPeer};
 use crate::policy::Principal;
 use keyway_core::slots::Handle;
 
@@ -236,9 +236,9 @@ impl<P: Port> Shard<P> {
 
     /// Hands a request to its owner; refuses at once when there is no room on the way.
     fn forward(&mut self, to: u16, is_write: bool, mut asked: Asked<'_>, frame: &RequestFrame<'_>) {
-        let purpose = match frame.opcode() {
-            Ok(Opcode::KeyRevoke) => Purpose::Revocation,
-            _ => Purpose::Request,
+        let (purpose, lane) = match frame.opcode() {
+            Ok(Opcode::KeyRevoke) => (Purpose::Revocation, Lane::Emergency),
+            _ => (Purpose::Request, Lane::Ordinary),
         };
         let Some(mut kept) = self.keep_asked(&mut asked, purpose, frame) else {
             return self.refuse_forward(asked.responder);
@@ -247,6 +247,7 @@ impl<P: Port> Shard<P> {
             token: self.jobs.next_token().0,
             who: asked.allowed.who(),
             deadline: asked.deadline,
+            lane,
             frame: kept.frame.take_bytes(),
         };
         if self.out.forwarder.forward(to, message).is_err() {

@@ -1,11 +1,12 @@
 //! A turn: a bounded piece of work, between two polls of I/O.
 //!
-//! Emergencies come first, all of them, then the tick if it is due; what is left of the turn is shared out among the other
-//! classes of work. What the turn has to leave stays where it is.
+//! The tick comes first, if it is due, then emergencies. Only when all of them are in force, what is left of the turn is shared
+//! out among the other classes of work: while some are left, turns do nothing else. What a turn has to leave stays where it
+//! is, and I/O is polled before the next one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent, SCAN_PERIOD_US, TICK_US};
+use keyway_core::{Action, Instant, KeyspaceId, LeaseEvent};
 
 use super::Shard;
 use super::effect::{Done, Effect, TaskId};
@@ -17,12 +18,6 @@ use super::report::Report;
 use super::responder::To;
 use super::tasks::Task;
 use crate::messages::{ToControl, ToPeer, ToShard};
-
-/// Time between two looks at a shard's connections, µs.
-const LOOK_PERIOD_US: u64 = 1_000_000;
-
-/// Jobs that one tick ends because their time has come. The rest end in the next ones.
-const ENDED_PER_TICK_MAX: usize = 1_024;
 
 /// What a turn left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,21 +37,16 @@ impl<P: Port> Shard<P> {
         let scope = TurnScope::begin();
         self.timed.begin();
         self.out.effects.retry();
-        while let Some(order) = self.inbox.emergencies.pop_front() {
-            self.unit(|shard| shard.obey_whole(order));
-        }
-        while let Some((lane, message)) = self.inbox.untold.pop_front() {
-            self.unit(|shard| shard.take_back(lane, message));
-        }
-        while let Some(at) = self.inbox.closed.pop_front() {
-            self.unit(|shard| shard.forget(at));
-        }
-        if self.timed.now() >= self.upkeep.tick_at {
-            self.upkeep.tick_at = self.timed.now().plus_us(TICK_US);
-            self.tick();
-        }
-        let more = self.share_out(&scope);
-        self.unit(Self::pump);
+        self.tick_if_due();
+        let more = match self.obey_emergencies() {
+            true => {
+                let more = self.share_out(&scope);
+                self.unit(Self::pump);
+                more
+            }
+            // Nothing is served by what one of the others may have ended.
+            false => true,
+        };
         for shard in self.out.forwarder.waiting().collect::<Vec<_>>() {
             self.out.push(Effect::Batch(shard));
         }
@@ -86,34 +76,15 @@ impl<P: Port> Shard<P> {
         self.timed.end_unit();
     }
 
-    fn tick(&mut self) {
-        let now = self.timed.now();
-        self.unit(|shard| shard.core.call(|core| core.handle_tick(now)));
-        self.unit(Self::acknowledge_locks);
-        for _ in 0..ENDED_PER_TICK_MAX {
-            let Some(at) = self.jobs.next_due(now) else {
+    /// Obeys emergencies as long as a turn lasts, one at least. Returns whether all are in force.
+    fn obey_emergencies(&mut self) -> bool {
+        while let Some(order) = self.inbox.emergencies.pop_front() {
+            self.unit(|shard| shard.obey_whole(order));
+            if self.timed.is_over() && !self.core.is_broken() {
                 break;
-            };
-            self.unit(|shard| shard.end_overdue(at));
-        }
-        self.unit(|shard| {
-            for wanted in shard.shelf.take_retired_wanted() {
-                shard.out.tell_control(ToControl::Revive {
-                    keyspace: wanted.keyspace,
-                    generation: wanted.generation,
-                });
             }
-        });
-        self.unit(Self::go_on_surveying);
-        if now >= self.upkeep.scan_at {
-            self.upkeep.scan_at = now.plus_us(SCAN_PERIOD_US);
-            self.unit(Self::warm_up);
         }
-        self.unit(Self::shed_unsent);
-        if now >= self.upkeep.look_at {
-            self.upkeep.look_at = now.plus_us(LOOK_PERIOD_US);
-            self.unit(Self::look_at_connections);
-        }
+        self.inbox.emergencies.is_empty()
     }
 
     /// Shares what is left of a turn out among the classes of work. Returns whether some work is left.
@@ -147,6 +118,9 @@ impl<P: Port> Shard<P> {
 
     fn has_work(&self, class: Class) -> bool {
         match class {
+            Class::Overdue => self.jobs.may_have_due(),
+            Class::Closed => !self.inbox.closed.is_empty(),
+            Class::Untold => !self.inbox.untold.is_empty(),
             Class::Orders => !self.inbox.orders.is_empty(),
             Class::Done => !self.inbox.done.is_empty(),
             Class::Settled => !self.core.is_broken() && self.core.view().has_ready(),
@@ -158,6 +132,17 @@ impl<P: Port> Shard<P> {
 
     fn serve(&mut self, class: Class, scope: &TurnScope, until: Instant) {
         match class {
+            Class::Overdue => {
+                if let Some(at) = self.jobs.next_due(self.timed.now()) {
+                    self.unit(|shard| shard.end_overdue(at));
+                }
+            }
+            Class::Closed => self.unit(Self::forget_next),
+            Class::Untold => {
+                if let Some((lane, message)) = self.inbox.untold.pop_front() {
+                    self.unit(|shard| shard.take_back(lane, message));
+                }
+            }
             Class::Orders => {
                 if let Some(order) = self.inbox.orders.pop_front() {
                     self.unit(|shard| shard.obey_whole(order));
@@ -212,6 +197,7 @@ impl<P: Port> Shard<P> {
                 token,
                 who,
                 deadline,
+                lane: _,
                 frame,
             } => {
                 self.upkeep.counts.forwards_in_total += 1;

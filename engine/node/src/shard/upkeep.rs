@@ -11,6 +11,9 @@ use super::warm::{SURVEY_PERIOD_US, WarmStart};
 use crate::ids::Epoch;
 use crate::messages::HotKey;
 
+/// Keyspaces of which one tick looks whether anything is left to wipe.
+const LOCKS_PER_TICK_MAX: usize = 256;
+
 /// The parts of a shard that no request touches.
 pub(crate) struct Upkeep {
     /// When the core's next tick is due.
@@ -22,13 +25,38 @@ pub(crate) struct Upkeep {
     pub(crate) survey_at: Instant,
     pub(crate) survey: Option<Hottest>,
     pub(crate) warm: WarmStart,
-    /// Keyspaces that are being wiped, and for which lock.
-    pub(crate) locking: BTreeMap<u32, Epoch>,
+    pub(crate) locking: Locking,
     pub(crate) control_room: ControlRoom,
     pub(crate) rota: Rota,
     /// I/O was polled since the last slow operation.
     pub(crate) has_rested: bool,
     pub(crate) counts: ShardTotals,
+}
+
+/// Keyspaces that are being wiped.
+#[derive(Default)]
+pub(crate) struct Locking {
+    /// For which lock.
+    pub(crate) epochs: BTreeMap<u32, Epoch>,
+    /// Where the next look begins.
+    next: u32,
+}
+
+impl Locking {
+    /// Returns the next keyspaces to look at, after the last ones the first again.
+    pub(crate) fn next_page(&mut self) -> Vec<u32> {
+        let page: Vec<u32> = self
+            .epochs
+            .range(self.next..)
+            .map(|(id, _)| *id)
+            .take(LOCKS_PER_TICK_MAX)
+            .collect();
+        self.next = match page.last() {
+            Some(last) if page.len() == LOCKS_PER_TICK_MAX => last.saturating_add(1),
+            _ => 0,
+        };
+        page
+    }
 }
 
 impl Upkeep {
@@ -40,7 +68,7 @@ impl Upkeep {
             survey_at: now.plus_us(SURVEY_PERIOD_US),
             survey: None,
             warm: WarmStart::new(now, hot_keys),
-            locking: BTreeMap::new(),
+            locking: Locking::default(),
             control_room: ControlRoom::default(),
             rota: Rota::default(),
             has_rested: true,

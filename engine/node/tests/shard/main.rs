@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod bounded;
 #[path = "../../../../testkit/counting_allocator.rs"]
 mod counting_allocator;
 mod deadlines;

@@ -29,6 +29,8 @@ pub const SIGNATURE: &[u8] = b"signed";
 /// The surroundings of a shard, which a test observes and controls.
 pub struct World {
     now_us: Cell<u64>,
+    /// Duration of reading the clock, in µs.
+    pub reading_us: Cell<u64>,
     /// Duration of an operation, in µs.
     pub operation_us: Cell<u64>,
     /// Whether operations are slow ones.
@@ -63,6 +65,7 @@ impl Port for Labels {
     type Dek = u32;
 
     fn now(&self) -> Instant {
+        self.0.pass(self.0.reading_us.get());
         self.0.now()
     }
 
@@ -201,6 +204,7 @@ impl Rig {
     fn of(index: u16, connections_max: usize) -> Rig {
         let world = Rc::new(World {
             now_us: Cell::new(1_000_000),
+            reading_us: Cell::new(0),
             operation_us: Cell::new(0),
             is_slow: Cell::new(false),
             is_unreserved: Cell::new(false),
@@ -309,10 +313,15 @@ impl Rig {
     pub fn turn(&mut self) -> Turn {
         self.shard.handle_rested();
         let turn = self.shard.turn();
+        self.perform_effects();
+        turn
+    }
+
+    /// Performs the effects of the last turn.
+    pub fn perform_effects(&mut self) {
         while let Some(effect) = self.shard.poll_effect() {
             self.carry_out(effect);
         }
-        turn
     }
 
     /// Takes turns until nothing is left to do.

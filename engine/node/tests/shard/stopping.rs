@@ -2,13 +2,13 @@
 
 use keyway_core::slots::Handle;
 use keyway_node::connection::{Connection, REVOCATIONS_PER_PRINCIPAL_MAX};
-use keyway_node::messages::{Command, ToControl};
+use keyway_node::messages::{Command, Lane, ToControl, ToPeer};
 use keyway_node::policy::Principal;
 use keyway_node::port::Write;
-use keyway_node::shard::{ControlRoom, Errand, WAITING_FOR_EMERGENCY};
-use keyway_protocol::{KeyRevoke, Opcode, Request, Settings, Status};
+use keyway_node::shard::{ControlRoom, Errand, OUTGOING_MAX, Turn, WAITING_FOR_EMERGENCY};
+use keyway_protocol::{KeyRevoke, Opcode, Request, RequestFrame, Settings, Status};
 
-use super::rig::{OWNER, Rig, STRANGER, frame};
+use super::rig::{OWNER, Rig, STRANGER, frame, sign, statuses};
 
 /// Another principal with the right to revoke.
 const OTHER: Principal = Principal::Uid(1_001);
@@ -144,4 +144,66 @@ fn a_shorter_time_limit_overtakes_other_requests_and_a_full_lane_to_control() {
             .any(|told| matches!(told, ToControl::Request(_)));
         assert_eq!(asked, is_urgent, "{lines}");
     }
+}
+
+/// A KEY_REVOKE for another shard was refused when many requests waited to be forwarded.
+#[test]
+fn a_revocation_is_forwarded_ahead_of_what_has_filled_the_way() {
+    let mut rig = Rig::new();
+    let far = rig.key("far", 1);
+    let connections: Vec<_> = (0..11).map(|_| rig.connect(OWNER)).collect();
+    rig.sent.clear();
+    for at in &connections {
+        rig.receive(*at, &sign(1, &far, 0).repeat(100));
+    }
+    // The mesh takes no batch meanwhile.
+    while rig.shard.turn() == Turn::More {}
+    let at = connections[0];
+    rig.receive(at, &[sign(2, &far, 0), revoke(3, &far)].concat());
+    rig.run();
+    assert_eq!(statuses(&rig.answers(at)), [(2, Status::Overloaded)]);
+    assert_eq!(rig.sent.len(), OUTGOING_MAX + 1);
+    assert!(rig.sent[0].is_emergency());
+    // A batch that finds no room goes back to where it came from.
+    rig.receive(at, &[sign(4, &far, 0), revoke(5, &far)].concat());
+    rig.shard.turn();
+    let batch = rig.shard.take_batch(1).unwrap();
+    rig.receive(at, &revoke(6, &far));
+    rig.shard.turn();
+    rig.shard.give_back(1, batch);
+    let batch = rig.shard.take_batch(1).unwrap();
+    let ids: Vec<u64> = batch.iter().map(request_id).collect();
+    assert_eq!(ids, [5, 6, 4]);
+}
+
+fn request_id(message: &ToPeer) -> u64 {
+    let ToPeer::Forward { frame, .. } = message else {
+        panic!("a reply");
+    };
+    RequestFrame::request_id_at(frame).unwrap()
+}
+
+#[test]
+fn a_forwarded_revocation_overtakes_the_other_messages_of_peers() {
+    let mut rig = Rig::new();
+    let (_, key) = rig.connect_and_sign(OWNER, "key");
+    rig.keeps_errands = true;
+    rig.world.operation_us.set(50);
+    let forward = |lane, frame| ToPeer::Forward {
+        token: 7,
+        who: OWNER,
+        deadline: None,
+        lane,
+        frame,
+    };
+    for _ in 0..20 {
+        let signs = (0..100).map(|id| forward(Lane::Ordinary, sign(id, &key, 0)));
+        rig.shard.handle_peer(1, signs.collect());
+    }
+    let revocation = forward(Lane::Emergency, revoke(1, &key));
+    rig.shard.handle_peer(1, vec![revocation]);
+    rig.turn();
+    let [(_, Errand::Put(_, Write::Revocation))] = &rig.kept[..] else {
+        panic!("{:?}", rig.kept);
+    };
 }

@@ -45,12 +45,16 @@ impl ControlLink {
         mut see: impl FnMut(ToShard) -> Option<ToShard>,
     ) {
         let mut ends = self.from_control.borrow_mut();
-        while let Some(message) = ends.try_recv_emergency() {
+        while shard.takes_control(Lane::Emergency)
+            && let Some(message) = ends.try_recv_emergency()
+        {
             if let Some(message) = see(message) {
                 shard.handle_control(Lane::Emergency, message);
             }
         }
-        while let Some(message) = ends.try_recv_ordinary() {
+        while shard.takes_control(Lane::Ordinary)
+            && let Some(message) = ends.try_recv_ordinary()
+        {
             if let Some(message) = see(message) {
                 shard.handle_control(Lane::Ordinary, message);
             }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use keyway_core::Instant;
-use keyway_node::messages::ToPeer;
+use keyway_node::messages::{Lane, ToPeer};
 use keyway_node::policy::Principal;
 use keyway_node::shard::Forwarder;
 use shuttle::thread;
@@ -34,6 +34,7 @@ fn ask(token: u64, number: usize) -> ToPeer {
         token,
         who: Principal::Anonymous,
         deadline: None,
+        lane: Lane::Ordinary,
         frame: number.to_le_bytes().to_vec(),
     }
 }
@@ -52,6 +53,7 @@ fn copy(message: &ToPeer) -> ToPeer {
             token: *token,
             who: Principal::Anonymous,
             deadline: None,
+            lane: Lane::Ordinary,
             frame: frame.clone(),
         },
         ToPeer::Reply { token, .. } => answer(*token),
