@@ -124,6 +124,22 @@ fn many_keyspaces_are_used_listed_changed_and_locked() {
         doctor.out,
         doctor.err
     );
+
+    // A LOCK of each is more than a shard does in one turn. Its answer says that all are in force.
+    late.lock_all().unwrap();
+    let refused = early.sign(&key, Scheme::Default, Input::Message(b"message"));
+    assert_eq!(refused.unwrap_err().status(), Some(Status::NeedsUnlock));
+    wait_until(
+        "the rows of all keyspaces show that they are locked",
+        std::time::Duration::from_secs(60),
+        || {
+            let status = late.status().unwrap().value;
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let keyspaces = status["keyspaces"].as_array().unwrap();
+            let locked = keyspaces.iter().filter(|row| row["locked"] == true);
+            locked.count() == count + 1
+        },
+    );
 }
 
 #[test]

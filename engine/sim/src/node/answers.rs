@@ -5,6 +5,7 @@ use super::books::{Asked, Listing, Revoked, Taken, UsedKey};
 use super::plan::{Asks, Key};
 use super::sockets::ReceivedAnswer;
 use crate::oracle::{Checked, ensure};
+use keyway_node::catalogue::may_take_away;
 use keyway_protocol::{KeyListAnswer, Status, decode_generation, decode_ticket};
 
 impl World<'_> {
@@ -127,11 +128,8 @@ impl World<'_> {
             Status::DeadlineExceeded => (32, asked.deadline.is_some()),
             Status::NotPersisted => (22, self.takes_away(asks)),
             Status::Internal => (31, self.may_fail(asks)),
-            // Locks have places of their own.
-            Status::Overloaded => (
-                27,
-                !matches!(asks, Asks::Lock(_) | Asks::LockAll | Asks::LockKms(_)),
-            ),
+            // What takes something away has places of its own.
+            Status::Overloaded => (27, !is_emergency(asks)),
             // A rotation or a creation at a KMS that is configured wrong.
             Status::Invalid | Status::BadRequest | Status::Unsupported | Status::Mismatch => {
                 (22, asks.key().is_none() && status != Status::Mismatch)
@@ -252,10 +250,7 @@ impl World<'_> {
                 keyspace,
                 name,
                 value,
-            } => {
-                self.set_answered((keyspace, name), value, &asked, answer.status);
-                Ok(())
-            }
+            } => self.set_answered((keyspace, name), value, &asked, answer.status),
             Asks::RotateDek(keyspace) if answer.status == Status::Ok => {
                 let generation = decode_generation(&answer.payload).unwrap_or(0);
                 let rotated = &mut self.books.of(keyspace).rotated;
@@ -414,5 +409,15 @@ impl World<'_> {
             );
         }
         Ok(())
+    }
+}
+
+/// Whether a command overtakes others, and finds a place while there is none for them.
+fn is_emergency(asks: Asks) -> bool {
+    match asks {
+        Asks::Lock(_) | Asks::LockAll | Asks::LockKms(_) => true,
+        Asks::Revoke(_) | Asks::Withdraw { .. } => true,
+        Asks::Set { name, .. } => may_take_away(name),
+        _ => false,
     }
 }

@@ -6,6 +6,8 @@ use super::plan::Asks;
 use super::sockets::ReceivedAnswer;
 use crate::control::kms::dek_of;
 use crate::oracle::{Checked, ensure};
+use keyway_core::SettingName;
+use keyway_node::catalogue::may_take_away;
 use keyway_node::keyspace_change::{Guard, KeyspaceChange};
 use keyway_node::messages::{Command, ToControl, ToShard};
 use keyway_protocol::{Status, decode_ticket};
@@ -244,7 +246,7 @@ impl World<'_> {
         value: u64,
         asked: &Asked,
         status: Status,
-    ) {
+    ) -> Checked {
         let is_same = |other: &Asked| match other.asks {
             Some(Asks::Set {
                 keyspace: of,
@@ -258,6 +260,9 @@ impl World<'_> {
             let overlapping = |other: &Asked| is_same(other) && other.may_act_after(asked.sent_at);
             others.filter(|other| overlapping(other)).nth(1).is_none()
         };
+        if is_alone && matches!(status, Status::Ok | Status::NotPersisted) {
+            self.check_limit((keyspace, name), value)?;
+        }
         let setting = self.books.of(keyspace).settings.entry(name).or_default();
         match status {
             Status::Ok | Status::NotPersisted if is_alone => {
@@ -269,6 +274,26 @@ impl World<'_> {
             Status::DeadlineExceeded | Status::Internal => setting.value = None,
             _ => setting.is_unsure = true,
         }
+        Ok(())
+    }
+
+    /// A time limit whose KEYSPACE_SET was answered is in force on every shard.
+    fn check_limit(&self, (keyspace, name): (u32, &'static str), value: u64) -> Checked {
+        let Some(limit) = SettingName::parse(name).filter(|_| may_take_away(name)) else {
+            return Ok(());
+        };
+        for (number, site) in self.sites.iter().enumerate() {
+            let in_force = site.terms.get(&keyspace).map(|terms| {
+                let settings = &terms.acted.guard.settings;
+                settings.get(limit).to_string().parse().unwrap_or(u64::MAX)
+            });
+            ensure!(
+                26,
+                in_force.is_none_or(|in_force| in_force <= value),
+                "keyspace {keyspace}: {name}={value} was answered, and shard {number} acts by {in_force:?}"
+            );
+        }
+        Ok(())
     }
 }
 
