@@ -14,7 +14,7 @@ use keyway_node::port::{
     Blob, Expect, Found, KeyState, Known, Name, Page, ReadError, Row, Write, WriteError,
 };
 use keyway_node::shard::OwnedName;
-use keyway_store::{BlobLog, Files, Lookup, PutError};
+use keyway_store::{BlobLog, Files, Lookup, PutError, REVOCATIONS_BYTES_RESERVED};
 
 /// Returns what the log's index has of a key. In memory, no I/O.
 #[must_use]
@@ -27,12 +27,22 @@ pub fn known<F: Files>(log: &BlobLog<F>, name: Name<'_>) -> Option<Known> {
     })
 }
 
-/// Revokes a key: the log answers so from now on, and will write it down. In memory, no I/O.
+/// Revokes a key: the log answers so from now on, and will write it down. In memory, no I/O. Only the operator takes the last
+/// space for revocations.
 ///
 /// # Errors
 /// Nothing has changed.
-pub fn revoke<F: Files>(log: &BlobLog<F>, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
-    let revoked = log.revoke(name.keyspace, name.key_id, unix_ms);
+pub fn revoke<F: Files>(
+    log: &BlobLog<F>,
+    name: Name<'_>,
+    unix_ms: u64,
+    is_operator: bool,
+) -> Result<(), WriteError> {
+    let spare_bytes = match is_operator {
+        true => 0,
+        false => REVOCATIONS_BYTES_RESERVED,
+    };
+    let revoked = log.revoke(name.keyspace, name.key_id, unix_ms, spare_bytes);
     revoked.map(drop).map_err(of_put)
 }
 
@@ -145,7 +155,9 @@ pub fn of_put(error: PutError) -> WriteError {
         ),
         PutError::NotFound => WriteError::NotFound,
         PutError::Revoked => WriteError::Revoked,
-        PutError::Overloaded => WriteError::Overloaded(error.to_string()),
+        PutError::Overloaded | PutError::RevocationsFull(_) => {
+            WriteError::Overloaded(error.to_string())
+        }
         PutError::VersionBehind { .. } | PutError::NotRevoked => {
             WriteError::Conflict(error.to_string())
         }

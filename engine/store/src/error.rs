@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 
+use crate::limits::{REVOCATIONS_BYTES_MAX, REVOCATIONS_BYTES_RESERVED};
+
 /// Why a log does not open. The operator must repair it; a retry does not help.
 #[derive(Debug)]
 pub enum OpenError {
@@ -117,6 +119,8 @@ pub enum PutError {
     BadRecord(&'static str),
     /// Ours, for the moment: too many bytes wait to become durable. Try again later.
     Overloaded,
+    /// The operator's: so many bytes of revocations wait for the disk. Nothing has changed.
+    RevocationsFull(usize),
     /// The client's: only a revoked key can be deleted.
     NotRevoked,
     /// The operator's: it could not be written, and nothing has changed. Trying again helps once
@@ -149,6 +153,12 @@ impl fmt::Display for PutError {
             Self::BadRecord(why) => f.write_str(why),
             Self::Overloaded => f.write_str(
                 "too many writes wait for the disk on this shard: try again in a moment",
+            ),
+            Self::RevocationsFull(bytes) => write!(
+                f,
+                "nothing was changed, since {bytes} bytes of revocations wait for the disk on this shard and the maximum is \
+                 {REVOCATIONS_BYTES_MAX}, of which the last {REVOCATIONS_BYTES_RESERVED} are reserved for the server's user: \
+                 check the disk; until it works, `keyway lock KEYSPACE` stops all keys of a keyspace"
             ),
             Self::NotRevoked => f.write_str(
                 "only a revoked key can be deleted: revoke it first with `keyway key revoke \

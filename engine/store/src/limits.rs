@@ -28,7 +28,10 @@ pub const PENDING_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of revocations that may wait to become durable; beyond it one is refused. Each takes 184
 /// bytes at most.
-pub const REVOCATIONS_BYTES_MAX: usize = 4 << 20;
+pub const REVOCATIONS_BYTES_MAX: usize = 8 << 20;
+
+/// The part of them that is reserved for the server's user and root.
+pub const REVOCATIONS_BYTES_RESERVED: usize = 1 << 20;
 
 /// Bytes that are reserved on the disk behind the end of the log, for revocations: some 350.
 pub(crate) const RESERVE_BYTES: u64 = 64 << 10;

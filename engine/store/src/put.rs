@@ -79,22 +79,24 @@ impl<F: Files> BlobLog<F> {
     /// # Errors
     /// As [`BlobLog::revoke`] and [`BlobLog::persisted`].
     pub async fn put_revoked(&self, keyspace: u32, key_id: &[u8]) -> Result<Stored, PutError> {
-        let revocation = self.revoke(keyspace, key_id, 0)?;
+        let revocation = self.revoke(keyspace, key_id, 0, 0)?;
         self.persisted(revocation).await
     }
 
     /// Revokes a key permanently. The log reports it as revoked immediately, and keeps trying to write
     /// that until it succeeds. `unix_ms` is the time. A failed or full disk or a full queue of other
-    /// puts does not stop it, nor does damage to the key's record.
+    /// puts does not stop it, nor does damage to the key's record. `spare_bytes` of the space for
+    /// revocations stay free for others.
     ///
     /// # Errors
-    /// Nothing has changed: `NotFound` if there is no such key, `Overloaded` if
+    /// Nothing has changed: `NotFound` if there is no such key, `RevocationsFull` if
     /// [`REVOCATIONS_BYTES_MAX`] of revocations wait already.
     pub fn revoke(
         &self,
         keyspace: u32,
         key_id: &[u8],
         unix_ms: u64,
+        spare_bytes: usize,
     ) -> Result<Revocation, PutError> {
         let mut state = self.shared.state.borrow_mut();
         check_key_id(key_id)?;
@@ -129,8 +131,9 @@ impl<F: Files> BlobLog<F> {
         }
         let unix_ms = unix_ms.to_le_bytes().to_vec();
         let len = HEAD_LEN + key_id.len() + unix_ms.len();
-        if state.revocations.bytes + len > REVOCATIONS_BYTES_MAX {
-            return Err(PutError::Overloaded);
+        let waiting_bytes = state.revocations.bytes;
+        if waiting_bytes + len + spare_bytes > REVOCATIONS_BYTES_MAX {
+            return Err(PutError::RevocationsFull(waiting_bytes));
         }
         let put = NewPut {
             lane: Lane::Revocations,

@@ -172,7 +172,7 @@ impl Port for Labels {
         })
     }
 
-    fn revoke(&self, _: Name<'_>, _: u64) -> Result<(), WriteError> {
+    fn revoke(&self, _: Name<'_>, _: u64, _: bool) -> Result<(), WriteError> {
         match self.0.mood.get() % 6 {
             5 => Err(WriteError::Store("the disk is full".to_owned())),
             _ => Ok(()),

@@ -367,6 +367,7 @@ impl<P: Port> Shard<P> {
     /// Revokes a key permanently. The log has accepted it before the core acts by it, so it can no longer be refused; and
     /// the core acts by it before it is durable. The answer waits for the log, but not for a disk that hangs.
     fn revoke(&mut self, job: &mut Job, name: OwnedName) -> Stepped {
+        let is_operator = self.governed.owner.is_operator(job.permit.who());
         let port = &self.timed.port;
         port.revoke(
             Name {
@@ -374,6 +375,7 @@ impl<P: Port> Shard<P> {
                 key_id: &name.key_id,
             },
             port.unix_ms(),
+            is_operator,
         )?;
         self.learn_key(job, false);
         let now = self.timed.now();

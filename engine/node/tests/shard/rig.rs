@@ -154,7 +154,7 @@ impl Port for Labels {
         })
     }
 
-    fn revoke(&self, _: Name<'_>, _: u64) -> Result<(), WriteError> {
+    fn revoke(&self, _: Name<'_>, _: u64, _: bool) -> Result<(), WriteError> {
         Ok(())
     }
 }

@@ -83,7 +83,7 @@ impl Port for Labels {
         None
     }
 
-    fn revoke(&self, _: Name<'_>, _: u64) -> Result<(), WriteError> {
+    fn revoke(&self, _: Name<'_>, _: u64, _: bool) -> Result<(), WriteError> {
         Err(WriteError::NotFound)
     }
 }

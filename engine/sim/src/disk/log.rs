@@ -207,7 +207,7 @@ impl<T: 'static> SimLog<T> {
     /// # Errors
     /// Nothing has changed.
     pub fn revoke(&self, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
-        keyway_errands::revoke(&self.log, name, unix_ms)
+        keyway_errands::revoke(&self.log, name, unix_ms, false)
     }
 
     /// Takes the blobs that have been acknowledged since the last look.

@@ -5,7 +5,6 @@ use super::books::{Asked, Listing, Revoked, Taken, UsedKey};
 use super::plan::{Asks, Key};
 use super::sockets::ReceivedAnswer;
 use crate::oracle::{Checked, ensure};
-use keyway_node::catalogue::may_take_away;
 use keyway_protocol::{KeyListAnswer, Status, decode_generation, decode_ticket};
 
 impl World<'_> {
@@ -412,12 +411,15 @@ impl World<'_> {
     }
 }
 
+/// Settings of which a lower value takes something away.
+pub(super) const TIME_LIMITS: [&str; 3] = ["soft_ttl_ms", "hard_ttl_ms", "dek_lease_ms"];
+
 /// Whether a command overtakes others, and finds a place while there is none for them.
 fn is_emergency(asks: Asks) -> bool {
     match asks {
         Asks::Lock(_) | Asks::LockAll | Asks::LockKms(_) => true,
         Asks::Revoke(_) | Asks::Withdraw { .. } => true,
-        Asks::Set { name, .. } => may_take_away(name),
+        Asks::Set { name, .. } => TIME_LIMITS.contains(&name),
         _ => false,
     }
 }

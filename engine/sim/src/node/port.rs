@@ -295,7 +295,7 @@ impl Port for SimPort {
         self.log.borrow().known(name)
     }
 
-    fn revoke(&self, name: Name<'_>, unix_ms: u64) -> Result<(), WriteError> {
+    fn revoke(&self, name: Name<'_>, unix_ms: u64, _: bool) -> Result<(), WriteError> {
         self.log.borrow().revoke(name, unix_ms)
     }
 }

@@ -1,13 +1,13 @@
 //! Messages between control and shards, as the world between them sees them, and tickets.
 
 use super::World;
+use super::answers::TIME_LIMITS;
 use super::books::Asked;
 use super::plan::Asks;
 use super::sockets::ReceivedAnswer;
 use crate::control::kms::dek_of;
 use crate::oracle::{Checked, ensure};
 use keyway_core::SettingName;
-use keyway_node::catalogue::may_take_away;
 use keyway_node::keyspace_change::{Guard, KeyspaceChange};
 use keyway_node::messages::{Command, ToControl, ToShard};
 use keyway_protocol::{Status, decode_ticket};
@@ -279,7 +279,7 @@ impl World<'_> {
 
     /// A time limit whose KEYSPACE_SET was answered is in force on every shard.
     fn check_limit(&self, (keyspace, name): (u32, &'static str), value: u64) -> Checked {
-        let Some(limit) = SettingName::parse(name).filter(|_| may_take_away(name)) else {
+        let Some(limit) = SettingName::parse(name).filter(|_| TIME_LIMITS.contains(&name)) else {
             return Ok(());
         };
         for (number, site) in self.sites.iter().enumerate() {

@@ -4,7 +4,9 @@
 //! then, and with a full disk none could be made at all.
 
 use futures_lite::future::{block_on, poll_once};
-use keyway_store::{BlobLog, Expect, KeyState, Lookup, PutError};
+use keyway_store::{
+    BlobLog, Expect, KeyState, Lookup, PutError, REVOCATIONS_BYTES_MAX, REVOCATIONS_BYTES_RESERVED,
+};
 
 use crate::support::faulty::{Fault, FaultyFiles};
 use crate::support::{Random, blob, create, fresh, open, small};
@@ -28,7 +30,7 @@ fn a_revocation_holds_for_readers_before_it_is_durable() {
     block_on(async {
         let (_, log) = fresh().await;
         create(&log, b"a", b"blob").await;
-        let revocation = log.revoke(1, b"a", 1_000).unwrap();
+        let revocation = log.revoke(1, b"a", 1_000, 0).unwrap();
         assert!(is_revoked(&log, b"a").await);
         assert_eq!(log.version_of(1, b"a").unwrap().state, KeyState::Revoked);
         let page = log.list(&[], 10, None).await.unwrap();
@@ -77,6 +79,48 @@ fn a_full_queue_does_not_stop_a_revocation() {
         assert!(is_revoked(&log, b"a").await);
         stuck.await.unwrap();
         revoked.await.unwrap();
+    });
+}
+
+/// The refusal did not tell which limit was reached, and anyone's revocations could take all of the space.
+#[test]
+fn a_revocation_beyond_the_space_for_them_is_refused_by_that_name_and_changes_nothing() {
+    block_on(async {
+        let disk = FaultyFiles::default();
+        let mut options = small("log");
+        options.segment_bytes = 64 << 20;
+        let (log, _) = open(disk.clone(), options).await;
+        // The longest ids, so that few keys suffice.
+        let name = |number: usize| format!("{number:0>128}").into_bytes();
+        for number in 0..=REVOCATIONS_BYTES_MAX / 184 {
+            create(&log, &name(number), b"blob").await;
+        }
+        disk.fail_after(0, Fault::Error);
+        let mut waiting = Vec::new();
+        for spare_bytes in [REVOCATIONS_BYTES_RESERVED, 0] {
+            let refused = loop {
+                match log.revoke(1, &name(waiting.len()), 1_000, spare_bytes) {
+                    Ok(revocation) => waiting.push(revocation),
+                    Err(error) => break error,
+                }
+            };
+            let bytes = log.stats().revocations_bytes as usize;
+            assert_eq!(bytes / 184, (REVOCATIONS_BYTES_MAX - spare_bytes) / 184);
+            assert_eq!(refused, PutError::RevocationsFull(bytes));
+            let text = refused.to_string();
+            assert!(
+                text.contains("8388608") && text.contains("nothing was changed"),
+                "{text}"
+            );
+            let next = name(waiting.len());
+            assert!(!is_revoked(&log, &next).await);
+            assert_eq!(log.version_of(1, &next).unwrap().state, KeyState::Live);
+        }
+        // What waits already can be revoked again, and all of it is written in the end.
+        log.revoke(1, &name(0), 2_000, 0).unwrap();
+        while log.retry_revocations().await.is_err() {}
+        assert!(is_revoked(&log, &name(waiting.len() - 1)).await);
+        log.revoke(1, &name(waiting.len()), 1_000, 0).unwrap();
     });
 }
 
