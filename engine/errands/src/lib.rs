@@ -27,8 +27,8 @@ pub fn known<F: Files>(log: &BlobLog<F>, name: Name<'_>) -> Option<Known> {
     })
 }
 
-/// Revokes a key: the log answers so from now on, and will write it down. In memory, no I/O. Only the operator takes the last
-/// space for revocations.
+/// Revokes a key: the log answers so from now on, and will write it down. In memory, no I/O. `takes_reserve`: also if
+/// only the space that is reserved for the operator is left.
 ///
 /// # Errors
 /// Nothing has changed.
@@ -36,9 +36,9 @@ pub fn revoke<F: Files>(
     log: &BlobLog<F>,
     name: Name<'_>,
     unix_ms: u64,
-    is_operator: bool,
+    takes_reserve: bool,
 ) -> Result<(), WriteError> {
-    let spare_bytes = match is_operator {
+    let spare_bytes = match takes_reserve {
         true => 0,
         false => REVOCATIONS_BYTES_RESERVED,
     };

@@ -174,6 +174,10 @@ impl Site {
                     token: self.last_token,
                     who: PRINCIPALS[usize::from(what >> 2) % PRINCIPALS.len()],
                     deadline: (what & 0x40 != 0).then(|| self.world.now().plus_us(30_000)),
+                    lane: match what & 0x20 {
+                        0 => Lane::Ordinary,
+                        _ => Lane::Emergency,
+                    },
                     frame,
                 };
                 self.shard.handle_peer(1, vec![forward]);

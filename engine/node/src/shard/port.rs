@@ -80,12 +80,12 @@ pub trait Port {
     /// Returns what the log's index holds of a key. In memory, no I/O.
     fn known(&self, name: Name<'_>) -> Option<Known>;
 
-    /// Has the log revoke a key: from now on it answers so, and is going to write it down. In memory, no I/O. Only the
-    /// operator takes the log's last space for revocations.
+    /// Has the log revoke a key: from now on it answers so, and is going to write it down. In memory, no I/O.
+    /// `takes_reserve`: also if only the space that is reserved for the operator is left.
     ///
     /// # Errors
     /// Nothing has changed.
-    fn revoke(&self, name: Name<'_>, unix_ms: u64, is_operator: bool) -> Result<(), WriteError>;
+    fn revoke(&self, name: Name<'_>, unix_ms: u64, takes_reserve: bool) -> Result<(), WriteError>;
 
     /// Called where a test may plant a panic.
     #[inline(always)]

@@ -164,7 +164,7 @@ fn a_revocation_is_forwarded_ahead_of_what_has_filled_the_way() {
     assert_eq!(statuses(&rig.answers(at)), [(2, Status::Overloaded)]);
     assert_eq!(rig.sent.len(), OUTGOING_MAX + 1);
     assert!(rig.sent[0].is_emergency());
-    // A batch that finds no room goes back to where it came from.
+    // A batch that finds no room is put back in its order.
     rig.receive(at, &[sign(4, &far, 0), revoke(5, &far)].concat());
     rig.shard.turn();
     let batch = rig.shard.take_batch(1).unwrap();

@@ -187,8 +187,8 @@ impl Port for Keys {
         keyway_errands::known(&self.log, name)
     }
 
-    fn revoke(&self, name: Name<'_>, unix_ms: u64, is_operator: bool) -> Result<(), WriteError> {
-        keyway_errands::revoke(&self.log, name, unix_ms, is_operator)
+    fn revoke(&self, name: Name<'_>, unix_ms: u64, takes_reserve: bool) -> Result<(), WriteError> {
+        keyway_errands::revoke(&self.log, name, unix_ms, takes_reserve)
     }
 
     #[inline]

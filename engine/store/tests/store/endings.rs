@@ -104,7 +104,7 @@ fn a_revocation_beyond_the_space_for_them_is_refused_by_that_name_and_changes_no
                     Err(error) => break error,
                 }
             };
-            let bytes = log.stats().revocations_bytes as usize;
+            let bytes = log.stats().revocations_bytes;
             assert_eq!(bytes / 184, (REVOCATIONS_BYTES_MAX - spare_bytes) / 184);
             assert_eq!(refused, PutError::RevocationsFull(bytes));
             let text = refused.to_string();
