@@ -4,7 +4,8 @@
 
 use keyway_core::slots::Handle;
 use keyway_node::connection::Connection;
-use keyway_node::messages::ToControl;
+use keyway_node::limits::{EMERGENCIES_MAX, TO_SHARD_MAX};
+use keyway_node::messages::{Lane, ToControl, ToShard};
 use keyway_node::policy::Principal;
 use keyway_node::shard::{TURN_US_MAX, Turn};
 use keyway_protocol::Status;
@@ -64,6 +65,22 @@ fn many_emergencies_take_many_turns_and_no_request_is_served_before_the_last() {
     while bounded_turn(&mut rig) == Turn::More {}
     assert_eq!(statuses(&rig.answers(at)), [(2, Status::NeedsUnlock)]);
     assert_eq!(rig.world.operations.get(), operations);
+}
+
+/// What control sends faster than a shard obeys stays in its lane, where control sees that it is full.
+#[test]
+fn a_shard_takes_no_more_of_a_lane_than_the_lane_holds() {
+    let mut rig = Rig::new();
+    for lane in [Lane::Emergency, Lane::Ordinary] {
+        for _ in 0..EMERGENCIES_MAX.max(TO_SHARD_MAX) {
+            assert!(rig.shard.takes_control(lane));
+            let change = ToShard::Keyspace(Box::new(rig.change.clone()));
+            rig.shard.handle_control(lane, change);
+        }
+        assert!(!rig.shard.takes_control(lane));
+        rig.run();
+        assert!(rig.shard.takes_control(lane));
+    }
 }
 
 /// Opens connections with requests that wait for another shard.

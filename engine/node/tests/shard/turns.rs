@@ -3,7 +3,7 @@
 use keyway_node::messages::ToControl;
 use keyway_node::shard::{HELD_BYTES_MAX, TURN_US_MAX, Turn};
 use keyway_protocol::limits::MESSAGE_LEN_MAX;
-use keyway_protocol::{Octets, Opcode, Request, Settings, Status};
+use keyway_protocol::{KeyRevoke, Octets, Opcode, Request, Settings, Status};
 
 use super::rig::{OWNER, Rig, STRANGER, frame, sign};
 
@@ -121,4 +121,13 @@ fn withdrawal_succeeds_when_the_job_store_is_full() {
     let mut commands = rig.told.iter();
     let asked = commands.any(|told| matches!(told, ToControl::Request(_)));
     assert!(asked, "{refused:?}");
+    // A revocation is kept until it is written, and takes none of that memory.
+    rig.kept.clear();
+    let request = Request::KeyRevoke(KeyRevoke { key_version: 0 });
+    rig.receive(
+        at,
+        &frame(3, &key, 0, Opcode::KeyRevoke, &request).repeat(64),
+    );
+    rig.run();
+    assert_eq!((rig.answers(at).len(), rig.kept.len()), (0, 64));
 }
