@@ -1,5 +1,5 @@
-//! Faults that tests plant, in debug builds only: `KEYWAY_PLANT=core:KEY` or `KEYWAY_PLANT=operation:KEY` makes the named
-//! place panic when it comes to that key.
+//! Faults that tests plant, in debug builds only: `KEYWAY_PLANT=PLACE:KEY` makes that place panic when it comes to that key.
+//! Places are `core`, `operation`, `errand`, and `control`, where a new keyspace's name is the key.
 
 /// Panics if a test has planted a panic for this key in this place.
 #[cfg(debug_assertions)]

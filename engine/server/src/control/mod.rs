@@ -36,7 +36,7 @@ use keyway_node::control::{
     Control, ControlEffect, ControlFigures, KmsAnswer, KmsSet as KmsNames, KmsStatus,
 };
 use keyway_node::ids::{CallId, QuestionId, WriteId};
-use keyway_node::messages::{ToControl, ToShard};
+use keyway_node::messages::{Command, ToControl, ToShard};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
@@ -44,6 +44,7 @@ use crate::clock;
 use crate::metrics::exporter;
 use crate::metrics::page::ActiveViewers;
 use crate::metrics::snapshot::{CatalogueSnapshot, KmsSnapshot, Snapshot};
+use crate::plant::panic_if_planted;
 use catalogue_file::CatalogueFile;
 use kms::{Kms, KmsSet};
 use lanes::{LaneEnds, Lanes};
@@ -145,7 +146,10 @@ impl<K: Kms + 'static> Driver<K> {
                 () = sleep(until) => self.tick(),
                 // Once no shard can ask any more, they are still to be counted.
                 Some(FromShard { shard, message }) = requests.recv() => {
-                    if matches!(message, ToControl::Request(_)) {
+                    if let ToControl::Request(request) = &message {
+                        if let Command::Create { name, .. } = &request.command {
+                            panic_if_planted("control", name.as_bytes());
+                        }
                         self.tell_kms_states();
                     }
                     self.control.handle_shard(clock::moment(), shard, message);

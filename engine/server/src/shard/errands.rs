@@ -14,6 +14,7 @@ use keyway_store::{BlobLog, PutError};
 
 use super::Driver;
 use super::port::of_keys;
+use crate::plant::panic_if_planted;
 use crate::runtime::files::RingFiles;
 use crate::runtime::tasks;
 
@@ -50,6 +51,9 @@ impl Driver {
     }
 
     async fn run_whole(&self, errand: Errand) -> Done {
+        if let Errand::Read(name) | Errand::Put(name, _) = &errand {
+            panic_if_planted("errand", &name.key_id);
+        }
         match errand {
             Errand::Read(name) => Done::Read(read(&self.log, &name).await),
             Errand::Put(name, write) => Done::Put(put(&self.log, &name, write).await),

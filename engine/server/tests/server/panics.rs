@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use keyway_client::{Algorithm, KeyOptions, KeyPath, Status};
-use keyway_protocol::{InputKind, Octets, Request, Scheme, Sign};
+use keyway_protocol::{InputKind, KeyspaceCreate, Octets, Request, Scheme, Settings, Sign};
 
 use crate::common::pipeline::Pipeline;
 use crate::common::{Server, Setup};
@@ -91,6 +91,80 @@ fn a_core_that_panics_stops_the_server_in_good_order() {
     assert!(!server.wait_for_exit().success());
     let log = std::fs::read_to_string(data.with_extension("log")).unwrap();
     assert!(log.contains("the core panicked"), "{log}");
+    let server = setup.start();
+    let mut pipeline = Pipeline::tcp(&server);
+    for key in [&b"good"[..], b"bad"] {
+        let reply = pipeline.ask_until_loaded(&sign(), keyspace, key);
+        assert_eq!(reply.status, Status::Ok);
+    }
+}
+
+/// A read or a write of the log whose task panics is answered, and disturbs no other key.
+#[test]
+fn an_errand_that_panics_is_answered_once_and_disturbs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(2);
+    let mut command = setup.command();
+    command.env("KEYWAY_PLANT", "errand:bad");
+    let server = setup.start_as(command);
+    let client = server.client();
+    let path = |key: &str| -> KeyPath { format!("prod/{key}").parse().unwrap() };
+    let generate = |key: &str| {
+        let options = KeyOptions::default();
+        client.key_generate(&path(key), Algorithm::Ed25519, options)
+    };
+    generate("good").unwrap();
+    for _ in 0..3 {
+        let refused = generate("bad").unwrap_err();
+        assert_eq!(refused.status(), Some(Status::Internal), "{refused}");
+    }
+    let mut pipeline = Pipeline::tcp(&server);
+    let keyspace = pipeline.keyspace("prod");
+    let reply = pipeline.ask_until_loaded(&sign(), keyspace, b"good");
+    assert_eq!(reply.status, Status::Ok);
+    // A rotation waits for writes that were begun.
+    client.keyspace_rotate(&crate::common::prod()).unwrap();
+    server.wait_for_log("an errand panicked");
+    server.stop();
+    let server = setup.start();
+    let mut pipeline = Pipeline::tcp(&server);
+    let reply = pipeline.ask_until_loaded(&sign(), keyspace, b"good");
+    assert_eq!(reply.status, Status::Ok);
+    let options = KeyOptions::default();
+    let made = server
+        .client()
+        .key_generate(&path("bad"), Algorithm::Ed25519, options);
+    made.unwrap();
+}
+
+/// Without control no lock and no withdrawal acts, so nothing may be served.
+#[test]
+fn a_control_that_panics_ends_the_server_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(2);
+    let server = server_with("control", &setup);
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    let hello = keyway_protocol::Hello {
+        version_min: 1,
+        version_max: 1,
+        client_name: "panics",
+    };
+    crate::common::ask(&mut stream, &Request::Hello(hello), 0, b"", 0);
+    let keyspace = Pipeline::tcp(&server).keyspace("prod");
+    stream
+        .set_read_timeout(Some(crate::common::WITHIN))
+        .unwrap();
+    let create = Request::KeyspaceCreate(KeyspaceCreate {
+        name: "bad",
+        settings: Settings::new("").unwrap(),
+    });
+    let frame = Pipeline::encode(7, &create, 0, b"", 0);
+    stream.write_all(&frame).unwrap();
+    // The connection ends without an answer: what has become of it is not known.
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    assert!(bytes.is_empty(), "{bytes:?}");
+    assert!(!server.wait_for_exit().success());
     let server = setup.start();
     let mut pipeline = Pipeline::tcp(&server);
     for key in [&b"good"[..], b"bad"] {
