@@ -93,6 +93,16 @@ impl OpenBao {
         self.port
     }
 
+    /// The one key that unseals it.
+    pub fn unseal_key(&self) -> &str {
+        &self.unseal_key
+    }
+
+    /// The program, which is its command line as well.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// The token that may do everything.
     pub fn root_token(&self) -> &str {
         &self.root_token

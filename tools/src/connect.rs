@@ -1,10 +1,11 @@
 //! The way to the server: one client, and its errors told as failures.
 
 use keyway_client::blocking::Client;
-use keyway_client::{Error, Options};
+use keyway_client::{Error, KeyspaceName, Options, Status};
 
 use crate::args::Cli;
 use crate::failure::Failure;
+use crate::printable;
 
 /// A server that has been reached.
 pub struct Server {
@@ -44,6 +45,22 @@ impl Server {
 
     /// An error of the client as a failure.
     pub fn failure(&self, doing: &str, keyspace: Option<&str>, error: &Error) -> Failure {
-        Failure::call(&self.addr, doing, keyspace, error)
+        let failure = Failure::call(&self.addr, doing, keyspace, error);
+        match (error, keyspace) {
+            (Error::Refused(refusal), Some(keyspace)) if refusal.status == Status::NeedsUnlock => {
+                match self.unlock_remedy(keyspace, refusal.ticket.unwrap_or(0)) {
+                    Some(remedy) => failure.with_remedy(format!("{remedy}, then try again")),
+                    None => failure,
+                }
+            }
+            _ => failure,
+        }
+    }
+
+    /// What the server says opens a keyspace, if this user may ask. The needs of its KMS are in no refusal.
+    fn unlock_remedy(&self, keyspace: &str, ticket: u64) -> Option<String> {
+        let keyspace: KeyspaceName = keyspace.parse().ok()?;
+        let status = self.client.unlock_status(&keyspace, ticket).ok()?.value;
+        Some(printable::line(&status.remedy?))
     }
 }

@@ -179,6 +179,17 @@ impl Failure {
         }
     }
 
+    /// Says this in the place of what it says to do.
+    pub fn with_remedy(self, remedy: String) -> Self {
+        match self {
+            Self::Message(told) => Self::Message(Message {
+                remedy: Some(remedy),
+                ..told
+            }),
+            quiet @ Self::BrokenPipe => quiet,
+        }
+    }
+
     /// Puts what was being done before the message.
     pub fn with_context(self, doing: &str) -> Self {
         match self {

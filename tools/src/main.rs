@@ -16,6 +16,7 @@ mod connect;
 mod doctor;
 mod failure;
 mod import;
+mod key_file;
 mod output;
 mod printable;
 mod quote;
@@ -25,6 +26,7 @@ mod streams;
 mod table;
 mod text;
 mod top;
+mod unlocking;
 mod vitals;
 
 use std::process::ExitCode;

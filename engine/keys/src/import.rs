@@ -11,6 +11,8 @@
 //! so that nothing secret is on the heap, and because parsers made to be strict refuse much of what
 //! people have: curves spelled out, public keys in version 1, lengths with leading zeros.
 
+mod ber;
+mod blob;
 mod document;
 mod ec;
 mod jwk;
@@ -98,10 +100,21 @@ impl Importer<'_> {
         }
         let material = match format {
             ImportFormat::Detect => self.detect(algorithm, bytes)?,
-            ImportFormat::Pkcs8Der => self.document(algorithm, bytes)?,
-            ImportFormat::Pem => self.pem(algorithm, text::plain(bytes)?)?,
+            ImportFormat::Pkcs8Der => {
+                check_format(format, bytes, text::plain(bytes)?)?;
+                self.document(algorithm, bytes)?
+            }
+            ImportFormat::Pem => {
+                let text = text::plain(bytes)?;
+                check_format(format, bytes, text)?;
+                self.pem(algorithm, text)?
+            }
             ImportFormat::Raw => self.raw(algorithm, bytes)?,
-            ImportFormat::Jwk => self.jwk(algorithm, text::plain(bytes)?)?,
+            ImportFormat::Jwk => {
+                let text = text::plain(bytes)?;
+                check_format(format, bytes, text)?;
+                self.jwk(algorithm, text)?
+            }
         };
         match algorithm {
             Some(expected) if expected != material.algorithm => Err(KeyError::AlgorithmMismatch {
@@ -119,16 +132,18 @@ impl Importer<'_> {
             _ if pem::is_pem(text) => self.pem(algorithm, text),
             _ if jwk::is_json(text) => self.jwk(algorithm, text),
             Some(algorithm) if !algorithm.is_asymmetric() => {
-                if is_der {
+                if is_der || blob::is_blob(bytes) {
                     return Err(KeyError::import(
-                        Found::from("what looks like a DER document, for a key of ").and(algorithm),
+                        Found::from("what looks like a private key's document, for a key of ")
+                            .and(algorithm),
                         "name the format raw if these bytes are meant to be the secret",
                     ));
                 }
                 self.raw(Some(algorithm), bytes)
             }
             Some(Algorithm::Ed25519) if bytes.len() == SEED_LEN => self.raw(algorithm, bytes),
-            _ if is_der => self.document(algorithm, bytes),
+            _ if is_der || ber::is_indefinite(bytes) => self.document(algorithm, bytes),
+            _ if blob::is_blob(bytes) => self.blob(bytes),
             _ if pem::is_misplaced(text) => {
                 Err(pem::misplaced("PEM among other text on its lines"))
             }
@@ -183,7 +198,11 @@ impl Importer<'_> {
 
     /// A key from a PKCS#8, SEC1 or PKCS#1 document, whichever it is.
     fn document(&self, algorithm: Option<Algorithm>, bytes: &[u8]) -> Result<Material, KeyError> {
-        match Document::parse(bytes)? {
+        let rewritten = match ber::is_indefinite(bytes) {
+            true => ber::to_der(self.arena, bytes)?,
+            false => None,
+        };
+        match Document::parse(rewritten.as_deref().unwrap_or(bytes))? {
             Document::Pkcs8(parsed) => self.pkcs8(algorithm, &parsed),
             Document::Sec1(key) => self.sec1(&key, None, algorithm),
             Document::Pkcs1(parts) => self.rsa(parts),
@@ -281,6 +300,33 @@ impl Importer<'_> {
         };
         Ok(Material { algorithm, bytes })
     }
+}
+
+/// Refuses a file of another format than the one that was named, by what it is.
+fn check_format(named: ImportFormat, bytes: &[u8], text: &[u8]) -> Result<(), KeyError> {
+    let is_pem = pem::is_pem(text);
+    let seen = match named {
+        ImportFormat::Pem if is_pem => return Ok(()),
+        ImportFormat::Jwk if jwk::is_json(text) => return Ok(()),
+        ImportFormat::Pkcs8Der if document::is_der(bytes) || ber::is_indefinite(bytes) => {
+            return Ok(());
+        }
+        _ if is_pem => "PEM",
+        _ if jwk::is_json(text) => match pem::is_misplaced(text) {
+            true => return Err(pem::misplaced("JSON that holds PEM")),
+            false => "JSON",
+        },
+        _ if pem::is_misplaced(text) => {
+            return Err(pem::misplaced("PEM among other text on its lines"));
+        }
+        _ if document::is_der(bytes) || ber::is_indefinite(bytes) => "a DER document",
+        _ if blob::is_blob(bytes) => "a key of Windows's format",
+        _ => return Ok(()),
+    };
+    Err(KeyError::import(
+        Found::from(seen).and(" under the name of another format"),
+        "leave the format out: it is detected",
+    ))
 }
 
 /// ring's parameters for an ECDSA algorithm.

@@ -495,6 +495,6 @@ fn locked() -> KmsError {
     KmsError::new(
         Class::Locked,
         "AWS KMS is locked on this node",
-        "unlock it: keyway unlock KEYSPACE",
+        "unlock it: keyway kms unlock NAME",
     )
 }

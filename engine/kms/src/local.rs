@@ -385,10 +385,18 @@ impl State {
         match (&self.file, &self.keks) {
             (Some(file), Some(keyring)) => Ok((file.id, keyring)),
             (None, _) => Err(no_kek_yet(Class::Locked)),
-            (Some(_), None) => Err(KmsError::new(
+            (Some(file), None) => Err(KmsError::new(
                 Class::Locked,
                 "the local KMS is locked",
-                "unlock it: keyway unlock KEYSPACE",
+                match file.guard {
+                    Guard::Nothing => UnlockNeed::Nothing,
+                    Guard::Passphrase => UnlockNeed::Passphrase,
+                    Guard::Shares { threshold } => UnlockNeed::Shares {
+                        given: 0,
+                        threshold,
+                    },
+                }
+                .remedy(),
             )),
         }
     }

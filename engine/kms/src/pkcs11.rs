@@ -266,10 +266,14 @@ fn copy(dek: &SecretKey) -> SecretKey {
 }
 
 fn locked(settings: &Pkcs11Settings) -> KmsError {
+    let need = match settings.pin_file {
+        Some(_) => UnlockNeed::Nothing,
+        None => UnlockNeed::Pin,
+    };
     KmsError::new(
         Class::Locked,
         format!("token {} is locked", settings.token),
-        "unlock it: keyway unlock KEYSPACE",
+        need.remedy(),
     )
 }
 

@@ -49,6 +49,23 @@ pub enum UnlockNeed {
     Initialise,
 }
 
+impl UnlockNeed {
+    /// Returns what to do about a locked provider. It does not know the name that the configuration gives it: `NAME`.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Nothing => "unlock it: keyway kms unlock NAME",
+            Self::Passphrase => "unlock it: keyway kms unlock NAME --passphrase",
+            Self::Pin => "unlock it: keyway kms unlock NAME --pin",
+            Self::Shares { .. } => {
+                "unlock it: each holder of a share runs keyway kms unlock NAME --share"
+            }
+            Self::Initialise => {
+                "create it: keyway kms init NAME --passphrase, or with --shares and --threshold"
+            }
+        }
+    }
+}
+
 /// What an operator provides to unlock a provider.
 #[derive(Debug)]
 pub enum UnlockSecret {

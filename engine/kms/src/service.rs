@@ -153,7 +153,7 @@ impl Service {
             .await
         {
             Shared::Answered(answer) => answer,
-            Shared::LockedMeanwhile => Err(locked_meanwhile()),
+            Shared::LockedMeanwhile => Err(locked_meanwhile(self.unlock_need())),
             Shared::Lost => Err(KmsError::new(
                 Class::Unavailable { retry_after: None },
                 format!("the unwrap of keyspace {keyspace}'s DEK ended without an answer"),
@@ -444,7 +444,7 @@ impl Service {
 
     fn check_not_locked_since(&self, epoch: LockEpoch) -> Result<(), KmsError> {
         match self.0.unwrap_group.was_locked_since(epoch) {
-            true => Err(locked_meanwhile()),
+            true => Err(locked_meanwhile(self.unlock_need())),
             false => Ok(()),
         }
     }
@@ -458,11 +458,11 @@ fn generates_no_longer() -> KmsError {
     )
 }
 
-fn locked_meanwhile() -> KmsError {
+fn locked_meanwhile(need: UnlockNeed) -> KmsError {
     KmsError::new(
         Class::Locked,
         "the KMS was locked in the meantime",
-        "unlock it: keyway unlock KEYSPACE",
+        need.remedy(),
     )
 }
 

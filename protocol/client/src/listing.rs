@@ -201,6 +201,9 @@ pub struct UnlockStatus {
     /// How often a watching unlock has tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u64>,
+    /// What to run, while only an operator can open the keyspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
 }
 
 /// Shares of a secret that have been given so far, and how many open it.

@@ -65,7 +65,7 @@ pub struct UnlockSecretArgs {
 pub enum Kms {
     /// Generate a KMS's key, in shares or under a passphrase.
     Init(KmsInit),
-    /// Unlock a KMS that no keyspace uses yet, or provide one share.
+    /// Unlock a KMS, or provide one share. Without a secret: a KMS that needs none, or has it in a file.
     Unlock(KmsUnlock),
     /// Wipe what a KMS holds in memory (its key, PIN or token), and lock every keyspace that it wraps.
     Lock {
@@ -112,7 +112,6 @@ pub struct KmsInit {
 
 /// `kms unlock`
 #[derive(Debug, Args)]
-#[command(mut_group("opener", |group| group.required(true)))]
 pub struct KmsUnlock {
     /// The KMS, as the server's configuration names it.
     #[arg(default_value = "local")]

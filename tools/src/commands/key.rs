@@ -8,8 +8,9 @@ use super::call;
 use crate::args::{Cli, Key, NewKey, Public};
 use crate::connect::Server;
 use crate::failure::Failure;
+use crate::key_file;
 use crate::output::{self, Output};
-use crate::secret_text::{self, Encoding};
+use crate::secret_text::{self, Encoding, Holder};
 use crate::streams::{Content, PathOrStdio, Wiped};
 use crate::table::{Align, Table};
 use crate::text;
@@ -216,13 +217,17 @@ fn material(
     format: KeyFormat,
     encoding: Option<Encoding>,
 ) -> Result<(KeyFormat, Wiped), Failure> {
-    let bytes = file.read(MATERIAL_LEN_MAX, MATERIAL_REMEDY)?;
+    let bytes = key_file::read_from(file)?;
     let name = file.name();
+    if bytes.len() > MATERIAL_LEN_MAX {
+        let message = format!("{name} has more than {MATERIAL_LEN_MAX} bytes");
+        return Err(Failure::usage(message, MATERIAL_REMEDY));
+    }
     if bytes.is_empty() {
         let remedy = "give the file of a private key or of a secret";
         return Err(Failure::usage(format!("{name} is empty"), remedy));
     }
-    secret_text::prepared(format, encoding, bytes)
+    secret_text::prepared(Holder::File, format, encoding, bytes)
         .map_err(|seen| Failure::usage(format!("{name}: nothing was sent"), seen))
 }
 

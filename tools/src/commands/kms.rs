@@ -13,6 +13,7 @@ use crate::secrets::{Given, new_passphrase};
 use crate::streams::{self, Content, PathOrStdio};
 use crate::table::{Align, Table};
 use crate::text;
+use crate::unlocking;
 
 pub fn run(cli: &Cli, command: &Kms, output: Output) -> Result<(), Failure> {
     match command {
@@ -206,7 +207,22 @@ pub fn troubles(kmses: &[Value]) -> String {
             name = word(&kms["name"]),
         ))
     });
-    in_trouble.map(line).chain(behind).collect()
+    let waiting = kmses.iter().filter_map(|kms| {
+        let state = kms["state"].as_str()?;
+        if !matches!(state, "locked" | "uninitialised") {
+            return None;
+        }
+        let command = unlocking::of_kms(&word(&kms["name"]), kms["need"].as_str().unwrap_or(""));
+        let each = match kms["need"].as_str() {
+            Some("shares") => "each holder of a share runs",
+            _ => "run",
+        };
+        Some(format!(
+            "{}: {state}; {each} `{command}`\n",
+            word(&kms["name"])
+        ))
+    });
+    in_trouble.map(line).chain(waiting).chain(behind).collect()
 }
 
 /// The calls of all KMSes so far; empty if there were none.

@@ -27,15 +27,16 @@ fn render(document: &Value) -> String {
     let parts = [
         head,
         kms::table(kmses),
+        kms::troubles(kmses),
         kms::calls(kmses),
-        keyspaces(rows(&document["keyspaces"])),
+        keyspaces(rows(&document["keyspaces"]), kmses),
         shards(rows(&document["shards"])),
     ];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join("\n")
 }
 
-fn keyspaces(keyspaces: &[Value]) -> String {
+fn keyspaces(keyspaces: &[Value], kmses: &[Value]) -> String {
     if keyspaces.is_empty() {
         return "no keyspaces\n".into();
     }
@@ -57,7 +58,7 @@ fn keyspaces(keyspaces: &[Value]) -> String {
     for keyspace in keyspaces {
         table.row([
             word(&keyspace["name"]),
-            word(&keyspace["state"]),
+            state(keyspace, kmses),
             number(&keyspace["dek_lease_left_s"]).map_or_else(dash, |s| text::seconds(s as u64)),
             word(&keyspace["resident_keys"]),
             size(&keyspace["resident_key_bytes"]),
@@ -72,6 +73,20 @@ fn keyspaces(keyspaces: &[Value]) -> String {
         ]);
     }
     table.render()
+}
+
+/// A keyspace's state, with the cause if its KMS does not give it its data key.
+fn state(keyspace: &Value, kmses: &[Value]) -> String {
+    let state = word(&keyspace["state"]);
+    if !matches!(&*state, "acquiring" | "denied" | "renewing") {
+        return state;
+    }
+    let mut of_it = kmses.iter().filter(|kms| kms["name"] == keyspace["kms"]);
+    let trouble = of_it.find(|kms| kms["trouble"]["over"] == Value::Bool(false));
+    match trouble {
+        Some(kms) => format!("{state}: {}", word(&kms["trouble"]["cause"])),
+        None => state,
+    }
 }
 
 fn shards(shards: &[Value]) -> String {
@@ -186,6 +201,8 @@ KMS       PROVIDER  STATE     CALLS IN FLIGHT  RATE LEFT  RETRIES LEFT  BREAKER 
 local     local     unlocked                0        9.5            10  closed               12.0
 vault-eu  vault     locked                  1          0           0.2  open                    0
 
+vault-eu: locked; run `keyway kms unlock vault-eu`
+
 KMS    KEYSPACE  OPERATION  OUTCOME  CALLS
 local  prod      unwrap     ok           1
 local  -         unlock     denied       2
@@ -206,5 +223,33 @@ SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS     
         assert!(text.starts_with("keywayd -, pid -, 0 shards\n\nno KMSes\n"));
         assert!(text.contains("prod      -"));
         assert_eq!(render(&json!({})).lines().last(), Some("no shards"));
+    }
+
+    /// A keyspace's state alone did not say why.
+    #[test]
+    fn a_keyspace_without_a_data_key_has_the_cause_of_its_kms() {
+        let trouble = |over: bool| json!({"cause": "sealed", "what": "it is sealed", "remedy": "unseal it", "keyspaces": 1, "over": over});
+        let document = |over: bool| {
+            json!({
+                "kms": [{"name": "bao", "trouble": trouble(over)}],
+                "keyspaces": [
+                    {"name": "a", "state": "acquiring", "kms": "bao"},
+                    {"name": "b", "state": "acquiring", "kms": "local"},
+                    {"name": "c", "state": "live", "kms": "bao"},
+                ],
+            })
+        };
+        let text = render(&document(false));
+        assert!(
+            text.contains("bao: sealed (1 keyspace): it is sealed; unseal it"),
+            "{text}"
+        );
+        let states: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("acquiring"))
+            .collect();
+        assert!(states[0].contains("acquiring: sealed"), "{text}");
+        assert!(!states[1].contains("sealed"), "{text}");
+        assert!(!render(&document(true)).contains("sealed"), "{text}");
     }
 }

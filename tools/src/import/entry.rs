@@ -12,9 +12,10 @@ use keyway_protocol::limits::MATERIAL_LEN_MAX;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::key_file;
 use crate::quote;
-use crate::secret_text::{self, Encoding};
-use crate::streams::{Wiped, read_file};
+use crate::secret_text::{self, Encoding, Holder};
+use crate::streams::Wiped;
 
 /// A key to be imported.
 #[derive(Debug)]
@@ -121,7 +122,8 @@ impl Entry {
         };
         let encoding = encoding.filter(|_| !is_document);
         let (format, bytes) =
-            secret_text::prepared(format, encoding, bytes).map_err(|seen| named(&seen))?;
+            secret_text::prepared(Holder::Line, format, encoding, key_file::key_alone(bytes))
+                .map_err(|seen| named(&seen))?;
         let algorithm = match &line.alg {
             Some(name) => Some(read("alg", name, &names(Algorithm::ALL)).map_err(|e| named(&e))?),
             None => defaults.algorithm,
@@ -164,21 +166,22 @@ impl Entry {
         let stem = path.file_stem().and_then(|stem| stem.to_str());
         let key_id = KeyId::new(stem.unwrap_or("")).map_err(|error| named(&error))?;
         let extension = path.extension().and_then(|extension| extension.to_str());
+        let bytes = key_file::read(path).map_err(|failure| failure.to_string())?;
+        // A name promises little: what is a key's document is detected, as without a name.
+        let is_document = secret_text::is_document(&bytes);
         let format = match (defaults.format, extension) {
-            (KeyFormat::Detect, Some("pem")) => KeyFormat::Pem,
             (KeyFormat::Detect, Some("raw")) => KeyFormat::Raw,
-            (KeyFormat::Detect, Some("jwk")) => KeyFormat::Jwk,
+            (KeyFormat::Detect, Some("pem")) if !is_document => KeyFormat::Pem,
+            (KeyFormat::Detect, Some("jwk")) if !is_document => KeyFormat::Jwk,
             (format, _) => format,
         };
-        let bytes = read_file(path, MATERIAL_LEN_MAX, "no key is that long")
-            .map_err(|failure| failure.to_string())?;
         // The others are no raw secrets.
         let encoding = match format {
             KeyFormat::Detect | KeyFormat::Raw => defaults.encoding,
             _ => None,
         };
-        let (format, bytes) =
-            secret_text::prepared(format, encoding, bytes).map_err(|seen| named(&seen))?;
+        let (format, bytes) = secret_text::prepared(Holder::File, format, encoding, bytes)
+            .map_err(|seen| named(&seen))?;
         Self {
             key_id,
             origin: Origin::File(path.to_owned()),
@@ -335,6 +338,26 @@ mod tests {
             (pem.key_id.as_str(), pem.format),
             ("tenant.7", KeyFormat::Pem)
         );
+        // What is a document is detected: the name of a file is often that of another format.
+        for document in [
+            &b"-----BEGIN PRIVATE KEY-----\n"[..],
+            b"KEY='-----BEGIN PRIVATE KEY-----\n'",
+            b"{\"kty\":\"oct\"}",
+            b"\x30\x02\x05\x00",
+        ] {
+            for name in ["b.pem", "b.key", "b.der", "b.jwk"] {
+                let path = folder.path().join(name);
+                fs::write(&path, document).unwrap();
+                let entry = Entry::of_file(&path, &DEFAULTS).unwrap();
+                assert_eq!(entry.format, KeyFormat::Detect, "{name}");
+            }
+        }
+        let path = folder.path().join("c.raw");
+        for len in [20, 28] {
+            fs::write(&path, [&vec![0x80; len][..], b"\n"].concat()).unwrap();
+            let error = Entry::of_file(&path, &DEFAULTS).unwrap_err();
+            assert!(error.contains(&format!("head -c {len} FILE")), "{error}");
+        }
         assert_eq!(entry("a.raw").unwrap().format, KeyFormat::Raw);
         assert_eq!(entry("a.der").unwrap().format, KeyFormat::Detect);
         assert_eq!(entry("plain").unwrap().key_id.as_str(), "plain");

@@ -37,6 +37,8 @@ pub struct Kms {
     pub provider: String,
     /// `unlocked`, `locked` or `uninitialised`.
     pub state: String,
+    /// What an unlock needs: `none`, `passphrase`, `shares`, `pin` or `init`.
+    pub need: String,
     /// `closed`, `open` or `half-open`.
     pub breaker: String,
     /// Calls in progress.

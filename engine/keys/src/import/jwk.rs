@@ -6,7 +6,7 @@
 use super::rsa::RsaParts;
 use super::{Importer, Material, inconsistent};
 use crate::algorithm::Algorithm;
-use crate::arena::ArenaBytes;
+use crate::arena::{Arena, ArenaBytes};
 use crate::der::without_zeros;
 use crate::error::KeyError;
 use crate::found::Found;
@@ -76,6 +76,42 @@ fn parse(bytes: &[u8]) -> Result<Jwk<'_>, KeyError> {
     })
 }
 
+/// The same JSON with characters in the place of escapes that stand for one of printable ASCII, in the arena: what is
+/// lent out of the text must stand there as it is. `None` if it has no such escape.
+fn unescaped(arena: &Arena, bytes: &[u8]) -> Result<Option<ArenaBytes>, KeyError> {
+    let mut plain = ArenaBytes::zeroed(arena, bytes.len())?;
+    let (mut rest, mut len) = (bytes, 0);
+    while let [first, ..] = *rest {
+        let (stands_for, taken) = match *rest {
+            [b'\\', b'/', ..] => (Some(b'/'), 2),
+            [b'\\', b'u', b'0', b'0', high, low, ..] => (character(high, low), 6),
+            [b'\\', _, ..] => (None, 2),
+            _ => (Some(first), 1),
+        };
+        match stands_for {
+            Some(character) => {
+                plain[len] = character;
+                len += 1;
+            }
+            None => {
+                plain[len..len + taken].copy_from_slice(&rest[..taken]);
+                len += taken;
+            }
+        }
+        rest = &rest[taken..];
+    }
+    plain.truncate(len);
+    Ok((len < bytes.len()).then_some(plain))
+}
+
+/// The character of these two hexadecimal digits, if it means the same without an escape.
+fn character(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let character = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
+    let is_plain = matches!(character, b' '..=b'~') && !matches!(character, b'"' | b'\\');
+    is_plain.then_some(character)
+}
+
 impl Importer<'_> {
     /// A key from a JWK. A secret is for `algorithm`, or else for what its own `alg` names.
     pub(super) fn jwk(
@@ -83,7 +119,17 @@ impl Importer<'_> {
         algorithm: Option<Algorithm>,
         bytes: &[u8],
     ) -> Result<Material, KeyError> {
-        let jwk = parse(bytes)?;
+        let plain;
+        let jwk = match parse(bytes) {
+            Ok(jwk) => jwk,
+            Err(error) => match unescaped(self.arena, bytes)? {
+                Some(bytes) => {
+                    plain = bytes;
+                    parse(&plain)?
+                }
+                None => return Err(error),
+            },
+        };
         match jwk.kty {
             "oct" => self.secret(algorithm, &jwk),
             "OKP" if jwk.crv == Some("Ed25519") => {

@@ -13,6 +13,10 @@ use aws_lc_rs::signature as aws;
 use ring::rand::SystemRandom;
 use ring::signature as ring_signature;
 
+/// ring's limits of the public exponent's length: 65537 has 17 bits.
+const EXPONENT_BITS_MIN: usize = 17;
+const EXPONENT_BITS_MAX: usize = 33;
+
 /// How ring says that the numbers of a key do not belong together (`KeyRejected`).
 const INCONSISTENT: &str = "InconsistentComponents";
 
@@ -56,6 +60,15 @@ impl Importer<'_> {
                 "RSA keys have 2048, 3072 or 4096 bits",
             ));
         };
+        // What ring takes.
+        if !(EXPONENT_BITS_MIN..=EXPONENT_BITS_MAX).contains(&bit_len(parts.e)) {
+            return Err(KeyError::import(
+                Found::from("an RSA key with a public exponent of ")
+                    .and(bit_len(parts.e))
+                    .and(" bits"),
+                "the public exponent is from 65537 to 2^33 - 1: make a new key",
+            ));
+        }
         let RsaParts { d, p, q, .. } = parts;
         if p.is_empty() || q.is_empty() {
             return Err(KeyError::import(
@@ -120,8 +133,8 @@ impl Importer<'_> {
             }
             KeyError::import(
                 "an RSA key that was rejected",
-                "the key needs two primes of equal length that make up its modulus, and a public \
-                 exponent of at least 65537",
+                "the key needs two primes of equal length that make up its modulus, and an odd public \
+                 exponent",
             )
         })?;
         match provider(self.choice, algorithm, Task::Sign) {

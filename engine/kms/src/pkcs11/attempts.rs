@@ -18,6 +18,10 @@ use crate::{Cause, Class, KmsError, Pin};
 /// left: the strictest tokens lock at the third.
 const REFUSED_MAX: u32 = 2;
 
+/// The remedy where the PIN that is given next may be the last one that the token checks.
+const NEEDS_FORCE: &str =
+    "be sure of the PIN, then give it with --force: keyway kms unlock NAME --pin --force";
+
 /// A PIN's fingerprint under a key of this process, so that two PINs can be compared without storing either.
 pub(super) struct Fingerprint(Zeroizing<[u8; 32]>);
 
@@ -83,7 +87,7 @@ impl Attempts {
         Err(KmsError::new(
             Class::Denied,
             format!("the PIN was not sent to token {token}: {why}"),
-            "be sure of the PIN, then give it with --force: keyway kms unlock NAME --pin --force",
+            NEEDS_FORCE,
         )
         .from_cause(Cause::WrongSecret))
     }
@@ -108,6 +112,17 @@ impl Attempts {
             (PinAttempts::Fewer, Some(false)) if self.refused_count < REFUSED_MAX => return Ok(()),
             _ => {}
         }
+        // What `check_given` will say to the PIN that an operator gives.
+        let remedy = match tries {
+            PinAttempts::None => {
+                "let the token's security officer set a new PIN (C_InitPIN), and write it to the file"
+            }
+            PinAttempts::One => NEEDS_FORCE,
+            PinAttempts::Fewer if !(1..REFUSED_MAX).contains(&self.refused_count) => NEEDS_FORCE,
+            PinAttempts::Fewer | PinAttempts::Unknown => {
+                "correct the file, or unlock by giving the PIN itself: keyway kms unlock NAME --pin"
+            }
+        };
         Err(KmsError::new(
             Class::Denied,
             format!(
@@ -116,7 +131,7 @@ impl Attempts {
                 path.display(),
                 tries.in_words()
             ),
-            "correct the file, or unlock by giving the PIN itself: keyway kms unlock NAME --pin",
+            remedy,
         )
         .from_cause(Cause::WrongSecret))
     }

@@ -220,14 +220,16 @@ impl fmt::Debug for RetryingCaller {
 
 fn locked(provider: &dyn Provider) -> KmsError {
     let name = provider.name();
-    let (what, remedy) = match provider.unlock_need() {
-        UnlockNeed::Initialise => ("has no key of its own yet", "create it: keyway kms init"),
-        _ => (
-            "is locked",
-            "unlock it: keyway unlock KEYSPACE, or keyway kms unlock",
-        ),
+    let need = provider.unlock_need();
+    let what = match need {
+        UnlockNeed::Initialise => "has no key of its own yet",
+        _ => "is locked",
     };
-    KmsError::new(Class::Locked, format!("the KMS {name} {what}"), remedy)
+    KmsError::new(
+        Class::Locked,
+        format!("the KMS {name} {what}"),
+        need.remedy(),
+    )
 }
 
 fn timed_out(provider: &str, call_ms_max: u64) -> KmsError {

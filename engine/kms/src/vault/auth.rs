@@ -497,7 +497,7 @@ fn locked() -> KmsError {
     KmsError::new(
         Class::Locked,
         "the vault provider is locked",
-        "unlock it: keyway unlock KEYSPACE",
+        "unlock it: keyway kms unlock NAME",
     )
 }
 

@@ -7,7 +7,6 @@ use super::event::Event;
 use super::in_force::Settlement;
 use super::report::Report;
 use super::reseal::{Pass, Passed};
-use super::rotation::refuse_locked;
 use super::saver::{acknowledge, settled};
 use super::{Control, Refused, Reply};
 use crate::catalogue::{ChangeAuthor, Edit};
@@ -99,7 +98,7 @@ impl Control {
                         Err(refused) => Err(refused),
                     }
                 }
-                Passed::Over { .. } if self.is_locked(id) => Err(refuse_locked()),
+                Passed::Over { .. } if self.is_locked(id) => Err(self.refuse_locked(id)),
                 Passed::Over { found, .. } => {
                     let revival = self.revival(id, destroy.retired.clone());
                     match self.want_for(&destroy.answering, work, revival) {

@@ -117,12 +117,8 @@ impl KmsFailure {
     }
 
     /// Creates the failure for a keyspace that an operator has locked.
-    pub(super) fn keyspace_locked() -> KmsFailure {
-        Self::own(
-            FailureClass::Locked,
-            "the keyspace is locked",
-            "unlock it: keyway unlock KEYSPACE",
-        )
+    pub(super) fn keyspace_locked(remedy: &str) -> KmsFailure {
+        Self::own(FailureClass::Locked, "the keyspace is locked", remedy)
     }
 
     /// Returns the event that shards receive.
@@ -184,18 +180,37 @@ impl Need {
             Need::Passphrase => "a passphrase",
             Need::Pin => "a PIN",
             Need::Shares { .. } => "shares",
-            Need::Initialise => "a key of its own: `keyway kms init`",
+            Need::Initialise => "a key of its own",
         }
     }
 
-    /// Returns the remedy.
-    pub(super) const fn remedy(self) -> &'static str {
+    /// Returns how to unlock a keyspace whose KMS needs this.
+    pub(super) fn remedy_of_keyspace(self, keyspace: &str) -> String {
         match self {
-            Need::Nothing => "run `keyway unlock`",
-            Need::Passphrase => "run `keyway unlock` with --passphrase",
-            Need::Pin => "run `keyway unlock` with --pin",
-            Need::Shares { .. } => "each holder of a share runs `keyway unlock` with --share",
-            Need::Initialise => "run `keyway kms init`",
+            Need::Nothing => format!("run `keyway unlock {keyspace} --wait`"),
+            Need::Passphrase => format!("run `keyway unlock {keyspace} --wait --passphrase`"),
+            Need::Pin => format!("run `keyway unlock {keyspace} --wait --pin`"),
+            Need::Shares { .. } => {
+                format!("each holder of a share runs `keyway unlock {keyspace} --share`")
+            }
+            Need::Initialise => "create its key: see `keyway kms list`".to_owned(),
+        }
+    }
+
+    /// Returns how to unlock a KMS that needs this.
+    pub(super) fn remedy_of_kms(self, kms: &str) -> String {
+        match self {
+            Need::Nothing => format!("run `keyway kms unlock {kms}`"),
+            Need::Passphrase => format!("run `keyway kms unlock {kms} --passphrase`"),
+            Need::Pin => format!("run `keyway kms unlock {kms} --pin`"),
+            Need::Shares { .. } => {
+                format!("each holder of a share runs `keyway kms unlock {kms} --share`")
+            }
+            Need::Initialise => {
+                format!(
+                    "run `keyway kms init {kms} --passphrase`, or with --shares and --threshold"
+                )
+            }
         }
     }
 }

@@ -146,7 +146,11 @@ impl Control {
             if status.need != Need::Nothing {
                 let what = format!("the KMS {kms} is locked and needs {}", status.need.word());
                 let class = FailureClass::Locked;
-                return Err(KmsFailure::own(class, what, status.need.remedy()));
+                let remedy = match keyspace {
+                    Some(id) => status.need.remedy_of_keyspace(&self.name_in_messages(id)),
+                    None => status.need.remedy_of_kms(kms),
+                };
+                return Err(KmsFailure::own(class, what, &remedy));
             }
         }
         self.call(work, kms, KmsRequest::Open { keyspace, secret });

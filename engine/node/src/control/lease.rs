@@ -60,7 +60,8 @@ impl Control {
     fn request_deks(&mut self, id: u32) {
         if self.is_locked(id) {
             // The request and the lock crossed.
-            return self.broadcast_lease(id, Err(KmsFailure::keyspace_locked()));
+            let failure = KmsFailure::keyspace_locked(&self.unlock_remedy(id));
+            return self.broadcast_lease(id, Err(failure));
         }
         match self.unwrap_request(id) {
             Ok((kms, request)) => {

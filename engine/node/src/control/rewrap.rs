@@ -5,7 +5,6 @@ use super::effect::{KmsAnswer, KmsRequest};
 use super::event::Event;
 use super::kms::{Deks, KmsFailure};
 use super::report::Report;
-use super::rotation::refuse_locked;
 use super::saver::{acknowledge, settled};
 use super::{Control, Refused};
 use crate::catalogue::{Edit, WrappedDek};
@@ -73,7 +72,7 @@ impl Control {
         self.check_no_change_of_deks(id)?;
         self.kms.get(to).map_err(|failure| failure.refusal())?;
         if self.is_locked(id) {
-            return Err(refuse_locked());
+            return Err(self.refuse_locked(id));
         }
         let (from, request) = self.move_request(id).map_err(|failure| failure.refusal())?;
         self.call(work, to, request);
@@ -131,7 +130,7 @@ impl Control {
     ) -> Result<(), Refused> {
         let id = rewrap.id;
         if self.is_locked(id) || self.epoch_of(id) != rewrap.epoch {
-            return Err(refuse_locked());
+            return Err(self.refuse_locked(id));
         }
         self.may_begin(&rewrap.answering)?;
         let edit = Edit::Rewrap {

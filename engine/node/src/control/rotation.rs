@@ -123,7 +123,7 @@ impl Control {
     /// Returns the keyspace's KMS, and the generation of its next DEK.
     fn next_generation(&self, id: u32) -> Result<(String, u32), Refused> {
         if self.is_locked(id) {
-            return Err(refuse_locked());
+            return Err(self.refuse_locked(id));
         }
         let catalogue = self.in_force.written();
         let keyspace = catalogue.keyspace(id)?;
@@ -195,7 +195,7 @@ impl Control {
     ) -> Result<Stage, Refused> {
         let id = rotate.id;
         if self.is_locked(id) || self.epoch_of(id) != rotate.epoch {
-            return Err(refuse_locked());
+            return Err(self.refuse_locked(id));
         }
         self.may_begin(&rotate.answering)?;
         let dek = WrappedDek {
@@ -258,12 +258,4 @@ impl Control {
             ),
         )
     }
-}
-
-/// Returns the refusal of a command whose keyspace is locked.
-pub(super) fn refuse_locked() -> Refused {
-    (
-        Status::Conflict,
-        "the keyspace is locked; run `keyway unlock` first".to_owned(),
-    )
 }

@@ -169,7 +169,50 @@ impl Control {
             need.word()
         );
         let class = FailureClass::Locked;
-        Err(KmsFailure::own(class, what, need.remedy()))
+        let remedy = need.remedy_of_keyspace(&self.name_in_messages(id));
+        Err(KmsFailure::own(class, what, &remedy))
+    }
+
+    /// Returns what to do about a keyspace that is locked, or whose KMS is.
+    pub(super) fn unlock_remedy(&self, id: u32) -> String {
+        let kms = self.kms_of(id).ok();
+        let status = kms
+            .as_deref()
+            .and_then(|kms| Some((kms, self.kms.get(kms).ok()?)));
+        let need = match status {
+            // The right to unlock suffices.
+            Some((kms, status)) if status.is_open && self.kms.without_secret.contains(kms) => {
+                Need::Nothing
+            }
+            Some((_, status)) => status.need,
+            None => Need::Nothing,
+        };
+        need.remedy_of_keyspace(&self.name_in_messages(id))
+    }
+
+    /// Returns `true` if its KMS waits for a secret.
+    pub(super) fn is_kms_closed(&self, id: u32) -> bool {
+        let kms = self.kms_of(id).ok();
+        let status = kms.and_then(|kms| self.kms.get(&kms).ok());
+        status.is_some_and(|status| !status.is_open && status.need != Need::Nothing)
+    }
+
+    /// Returns the keyspace's name, or a placeholder if it has none any more.
+    pub(super) fn name_in_messages(&self, id: u32) -> String {
+        let keyspace = self.in_force.written().keyspace(id);
+        keyspace.map_or_else(
+            |_| "KEYSPACE".to_owned(),
+            |keyspace| keyspace.name.to_string(),
+        )
+    }
+
+    /// Returns the refusal of a command whose keyspace is locked.
+    pub(super) fn refuse_locked(&self, id: u32) -> Refused {
+        let remedy = self.unlock_remedy(id);
+        (
+            Status::Conflict,
+            format!("the keyspace is locked; {remedy} first"),
+        )
     }
 
     /// Requests an unwrap of the DEKs of a keyspace that may be locked.
@@ -432,6 +475,6 @@ fn superseded() -> KmsFailure {
     KmsFailure::own(
         FailureClass::Locked,
         "the keyspace was locked or unlocked again in the meantime",
-        "run `keyway unlock` again",
+        "start the unlock again",
     )
 }

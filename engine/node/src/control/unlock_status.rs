@@ -183,6 +183,14 @@ impl Control {
         shards.len() == usize::from(self.published.shards())
     }
 
+    /// Returns the status of a keyspace that only an operator opens.
+    fn awaits_operator(&self, id: u32, why: &str) -> Value {
+        let remedy = self.unlock_remedy(id);
+        let mut document = status("pending", &format!("{why}; {remedy}"));
+        document["remedy"] = json!(remedy);
+        document
+    }
+
     /// Returns why a keyspace is not usable, and what is being done about it.
     fn pending(&self, id: u32) -> Value {
         let is_locked = self.is_locked(id);
@@ -190,11 +198,12 @@ impl Control {
             Some(state @ (UnlockState::Asking { .. } | UnlockState::MoreShares { .. })) => {
                 of_unlock(state)
             }
-            Some(UnlockState::Failed(why)) if is_locked => status(
-                "pending",
-                &format!("the last unlock failed: {why}; run `keyway unlock` again"),
-            ),
-            _ if is_locked => status("pending", "no unlock was started; run `keyway unlock`"),
+            Some(UnlockState::Failed(why)) if is_locked => {
+                self.awaits_operator(id, &format!("the last unlock failed: {why}"))
+            }
+            _ if is_locked || self.is_kms_closed(id) => {
+                self.awaits_operator(id, "no unlock was started")
+            }
             _ => status("pending", "waiting for the KMS"),
         }
     }

@@ -147,6 +147,7 @@ impl Kms for Service {
             name: name.to_owned(),
             provider: self.provider_name(),
             state: state_word(Service::state(self), Service::unlock_need(self)),
+            need: need_word(Service::unlock_need(self)),
             calls: calls.collect(),
             budget: BudgetSnapshot {
                 calls_in_flight: gauges.in_flight,
@@ -169,6 +170,17 @@ fn state_word(state: ProviderState, need: UnlockNeed) -> &'static str {
         (ProviderState::Unlocked, _) => "unlocked",
         (ProviderState::Locked, UnlockNeed::Initialise) => "uninitialised",
         (ProviderState::Locked, _) => "locked",
+    }
+}
+
+/// What an unlock needs in one word, for status.
+fn need_word(need: UnlockNeed) -> &'static str {
+    match need {
+        UnlockNeed::Nothing => "none",
+        UnlockNeed::Passphrase => "passphrase",
+        UnlockNeed::Pin => "pin",
+        UnlockNeed::Shares { .. } => "shares",
+        UnlockNeed::Initialise => "init",
     }
 }
 

@@ -176,6 +176,7 @@ pub fn row(kms: &KmsSnapshot, live: &BTreeSet<u32>) -> serde_json::Map<String, V
     add("name", kms.name.as_str().into());
     add("provider", kms.provider.into());
     add("state", kms.state.into());
+    add("need", kms.need.into());
     add("breaker", kms.budget.breaker.into());
     let nothing = Keyspaces {
         names: BTreeMap::new(),

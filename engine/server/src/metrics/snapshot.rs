@@ -233,6 +233,8 @@ pub struct KmsSnapshot {
     pub provider: &'static str,
     /// `unlocked`, `locked` or `uninitialised`.
     pub state: &'static str,
+    /// What an unlock needs: `none`, `passphrase`, `shares`, `pin`, or `init` if it has no key yet.
+    pub need: &'static str,
     /// Calls so far, by rising keyspace.
     pub calls: Vec<KmsCalls>,
     /// How much of its budget is in use.

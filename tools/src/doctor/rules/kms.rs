@@ -3,6 +3,7 @@
 use super::{log_line, watched};
 use crate::doctor::{Evidence, Finding, Severity, Subject};
 use crate::text;
+use crate::unlocking;
 use crate::vitals::Kms;
 
 /// Ends of calls that say that no more may be made.
@@ -103,25 +104,19 @@ fn first_to_end(case: &Evidence, kms: &Kms) -> Option<String> {
 }
 
 fn locked(case: &Evidence, kms: &Kms) -> Option<Finding> {
-    let name = &kms.name;
-    let (symptom, command) = match kms.state.as_str() {
-        "locked" => (
-            "the KMS waits for a passphrase, a PIN or shares",
-            match kms.provider.as_str() {
-                "pkcs11" => format!("keyway kms unlock {name} --pin"),
-                _ => format!("keyway kms unlock {name} --passphrase"),
-            },
-        ),
-        "uninitialised" => (
-            "the KMS has no key yet",
-            format!("keyway kms init {name} --passphrase"),
-        ),
+    let symptom = match (kms.state.as_str(), kms.need.as_str()) {
+        ("locked", "passphrase") => "the KMS waits for a passphrase",
+        ("locked", "pin") => "the KMS waits for a PIN",
+        ("locked", "shares") => "the KMS waits for shares: each holder of one gives it",
+        ("locked", _) => "the KMS is locked, and waits for an operator",
+        ("uninitialised", _) => "the KMS has no key yet",
         _ => return None,
     };
+    let command = unlocking::of_kms(&kms.name, &kms.need);
     let evidence = format!("its state is {}", kms.state);
     Some(
         finding(kms, "kms-locked", Severity::Warning, symptom, evidence)
-            .because("it has not been opened since the server started")
+            .because("it has not been opened since the server started, or an operator locked it")
             .because_of(first_to_end(case, kms))
             .next(command)
             .next("keyway kms list"),

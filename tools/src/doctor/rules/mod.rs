@@ -12,7 +12,8 @@ mod unlock;
 mod tests;
 
 use super::{Evidence, Finding, KeyspaceDetails, Severity, Subject};
-use crate::vitals::{Change, Keyspace};
+use crate::unlocking;
+use crate::vitals::{Change, Keyspace, Kms, KmsTrouble};
 
 /// Everything that is found, the worst first.
 pub fn examine(case: &Evidence) -> Vec<Finding> {
@@ -113,13 +114,27 @@ impl KeyspaceWindow<'_> {
     }
 
     /// Why it has no data key, if it has none and cannot get one.
-    fn without_dek(&self) -> Option<&'static str> {
+    fn without_dek(&self) -> Option<String> {
+        let trouble = self.trouble();
+        let said = |or: &str| match trouble {
+            Some(trouble) => format!("{or}: {}", trouble.what),
+            None => or.to_owned(),
+        };
         match self.now.state.as_str() {
-            "locked" => Some("an operator has locked the keyspace"),
-            "denied" => Some("the KMS refuses the keyspace its data key"),
-            "acquiring" => Some("there is no data key: the KMS was called and has not answered"),
+            "locked" => Some("an operator has locked the keyspace".into()),
+            "denied" => Some(said("the KMS refuses the keyspace its data key")),
+            "acquiring" if trouble.is_some() => Some(said("there is no data key")),
+            "acquiring" => {
+                Some("there is no data key: the KMS was called and has not answered".into())
+            }
             _ => None,
         }
+    }
+
+    /// What is wrong at its KMS now, as the provider said it.
+    fn trouble(&self) -> Option<&KmsTrouble> {
+        let trouble = self.kms()?.trouble.as_ref()?;
+        (!trouble.over).then_some(trouble)
     }
 
     fn set(&self, setting: &str) -> String {
@@ -130,8 +145,18 @@ impl KeyspaceWindow<'_> {
         format!("keyway keyspace history {}", self.name())
     }
 
+    /// The KMS that wraps it, if it is known.
+    fn kms(&self) -> Option<&Kms> {
+        let name = self.listed.info.as_ref()?.kms.as_deref()?;
+        self.change.now.kms.iter().find(|kms| kms.name == name)
+    }
+
+    /// How to unlock it. An open KMS needs its secret only for what an operator has locked.
     fn unlock(&self) -> String {
-        format!("keyway unlock {} --wait", self.name())
+        let kms = self
+            .kms()
+            .filter(|kms| kms.state == "locked" || self.now.state == "locked");
+        unlocking::of_keyspace(self.name(), kms.map_or("none", |kms| &kms.need))
     }
 }
 

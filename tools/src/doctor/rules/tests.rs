@@ -288,6 +288,22 @@ fn a_closed_keyspace_is_told_with_who_closed_it() {
     expect(quiet, "needs-unlock", Warning, &["its state is locked"]);
     let acquiring = Scene::healthy().both(&at("state"), json!("acquiring"));
     expect(acquiring, "needs-unlock", Warning, &["the KMS was called"]);
+    // The provider has said why.
+    let said = |state: &str| {
+        let trouble = json!({
+            "class": "unavailable", "cause": "sealed", "what": "https://bao answers 503: it is sealed",
+            "remedy": "unseal it: bao operator unseal", "since_unix_ms": 0, "keyspaces": 1, "over": false,
+        });
+        let scene = Scene::healthy().both(&at("state"), json!(state));
+        scene.both("/kms/0/trouble", trouble)
+    };
+    let words = ["there is no data key: https://bao answers 503"];
+    expect(said("acquiring"), "needs-unlock", Warning, &words);
+    let words = ["KMS local: https://bao answers 503", "bao operator unseal"];
+    expect(said("denied"), "keyspace-denied", Critical, &words);
+    let left = said("renewing").now(&at("dek_lease_left_s"), json!(120.0));
+    let words = ["does not renew it: sealed", "it is sealed"];
+    expect(left, "lease-not-renewed", Critical, &words);
     let denied = Scene::healthy().both(&at("state"), json!("denied"));
     expect(
         denied,
@@ -345,14 +361,20 @@ fn a_kms_in_trouble_is_told_with_the_lease_that_ends_first() {
         "bao operator unseal",
     ];
     expect(sealed, "kms-breaker-open", Warning, &words);
+    for (need, command) in [
+        ("passphrase", "keyway kms unlock local --passphrase"),
+        ("pin", "keyway kms unlock local --pin"),
+        ("shares", "keyway kms unlock local --share"),
+    ] {
+        let locked = Scene::healthy().both("/kms/0/state", json!("locked"));
+        let locked = locked.both("/kms/0/need", json!(need));
+        expect(locked, "kms-locked", Warning, &[command]);
+    }
     let locked = Scene::healthy().both("/kms/0/state", json!("locked"));
-    expect(
-        locked,
-        "kms-locked",
-        Warning,
-        &["keyway kms unlock local --passphrase"],
-    );
-    let new = Scene::healthy().both("/kms/0/state", json!("uninitialised"));
+    let locked = locked.both("/kms/0/need", json!("none"));
+    expect(locked, "kms-locked", Warning, &["keyway kms unlock local"]);
+    let new = Scene::healthy().both("/kms/0/need", json!("init"));
+    let new = new.both("/kms/0/state", json!("uninitialised"));
     expect(
         new,
         "kms-locked",

@@ -40,8 +40,9 @@ fn needs_unlock(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
         ),
     };
     let why = patient.without_dek();
-    let cause =
-        why.unwrap_or("it has just been opened, or its lease ended while it was not in use");
+    let cause = why.unwrap_or_else(|| {
+        "it has just been opened, or its lease ended while it was not in use".into()
+    });
     let mut changed = None;
     if state == "locked" {
         changed = patient.case.last_change(patient.name(), "locked");
@@ -65,7 +66,8 @@ fn denied(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
         .listed
         .info
         .as_ref()
-        .and_then(|info| info.kms.as_deref());
+        .and_then(|info| info.kms.as_deref())
+        .unwrap_or("of the keyspace");
     let symptom = "the KMS denies the keyspace its data key, and its keys are wiped";
     Some(
         patient
@@ -75,10 +77,12 @@ fn denied(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
                 symptom,
                 "its state is denied",
             )
-            .because(format!(
-                "KMS {}: its policy refuses this server, or the key there is disabled or deleted",
-                kms.unwrap_or("of the keyspace")
-            ))
+            .because(match patient.trouble() {
+                Some(trouble) => format!("KMS {}: {}; {}", kms, trouble.what, trouble.remedy),
+                None => format!(
+                    "KMS {kms}: its policy refuses this server, or the key there is disabled or deleted"
+                ),
+            })
             .because_of(patient.case.last_change(patient.name(), "kms"))
             .next("keyway kms list")
             .next(log_line("denied"))
@@ -98,10 +102,15 @@ fn lease(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
         true => Severity::Critical,
         false => Severity::Warning,
     };
+    let trouble = patient.trouble();
     let evidence = format!(
-        "{} left of {}, and the KMS has not answered",
+        "{} left of {}, and the KMS {}",
         text::seconds(left_s as u64),
-        text::seconds(lease_s as u64)
+        text::seconds(lease_s as u64),
+        match trouble {
+            Some(trouble) => format!("does not renew it: {}", trouble.cause),
+            None => "has not answered".to_owned(),
+        }
     );
     Some(
         patient
@@ -111,10 +120,11 @@ fn lease(patient: &KeyspaceWindow<'_>) -> Option<Finding> {
                 "the lease is not renewed",
                 evidence,
             )
-            .because(
-                "the KMS is unreachable, slow, or out of budget; when the lease ends, the keys are wiped \
-                 and callers get NEEDS_UNLOCK",
-            )
+            .because(match trouble {
+                Some(trouble) => format!("{}; {}", trouble.what, trouble.remedy),
+                None => "the KMS is unreachable, slow, or out of budget".to_owned(),
+            })
+            .because("when the lease ends, the keys are wiped and callers get NEEDS_UNLOCK")
             .next("keyway kms list")
             .next(format!("keyway unlock {} --retry", patient.name())),
     )

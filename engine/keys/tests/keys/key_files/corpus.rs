@@ -25,12 +25,12 @@ pub enum Wanted {
 }
 
 /// What is refused by policy. Each stands in the table of `docs/CLI.md`.
-pub const EXCLUSIONS: [&str; 28] = [
+pub const EXCLUSIONS: [&str; 30] = [
     "encrypted with a passphrase",
     "more than one private key",
     "more than two primes",
     "RSA keys have 2048, 3072 or 4096 bits",
-    "public exponent of at least 65537",
+    "the public exponent is from 65537 to 2^33 - 1",
     "without its primes",
     "the supported curves are P-256",
     "does not say which curve",
@@ -53,6 +53,8 @@ pub const EXCLUSIONS: [&str; 28] = [
     "more behind it",
     "PuTTY's format",
     "JWKs",
+    "key material is at most 16,384 bytes long",
+    "under the name of another format",
     "not base64url",
 ];
 
@@ -183,6 +185,20 @@ impl Corpus<'_> {
         let attributes = [der::inside(&der), vec![0xa0, 0]].concat();
         self.take(name("attributes"), element(SEQUENCE, &attributes));
         self.take_as(name("long lengths"), key, lengthened(&der));
+        self.take_as(name("BER"), key, indefinite(&der));
+        self.take_as(
+            name("BER and a line end"),
+            key,
+            [&indefinite(&der)[..], b"\n"].concat(),
+        );
+        let text = pem("PRIVATE KEY", &indefinite(&der));
+        self.take_as(name("BER in PEM"), key, text.clone());
+        let long = pem("CERTIFICATE", &[7; 16_000]);
+        self.exclude(
+            &name("beside a long chain"),
+            format!("{text}{long}"),
+            "key material is at most 16,384 bytes long",
+        );
         for label in ["RSA PRIVATE KEY", "EC PRIVATE KEY", "ANY PRIVATE KEY"] {
             let text = pem(label, &der);
             self.take_as(name(&format!("PKCS#8 as {label}")), key, text);
@@ -300,7 +316,7 @@ impl Corpus<'_> {
     }
 
     fn rsa(&mut self) {
-        let key = "rsa2048";
+        let (key, openssl) = ("rsa2048", self.openssl);
         let inner = self.inner(key);
         let oid = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
         self.take("rsa: no NULL", der::pkcs8(oid, &inner));
@@ -337,7 +353,24 @@ impl Corpus<'_> {
             standard.replacen('+', "-", 1),
             "not base64url",
         );
+        let escaped = standard
+            .replace('/', "\\/")
+            .replace("PS256", "PS\\u00325\\u0036");
+        self.take_as("rsa: JWK with escapes", key, escaped);
+        let escaped = text.replace('A', "\\u0041").replace("kty", "\\u006Bty");
+        self.take_as("rsa: JWK with escapes of letters", key, escaped);
         self.take_as("rsa: JWK", key, text);
+        for (form, options) in [("MSBLOB", ""), ("PVK", "-pvk-none")] {
+            let blob = openssl.must(&format!("rsa -in @{key} -outform {form} {options}"));
+            self.take(format!("rsa: {form}"), blob.clone());
+            self.take(format!("rsa: {form} and more"), [&blob[..], b"\n"].concat());
+        }
+        let mut blob = openssl.must(&format!("rsa -in @{key} -outform MSBLOB"));
+        blob[8..12].copy_from_slice(b"DSS2");
+        self.exclude("DSA: MSBLOB", blob, "DSA");
+        let mut blob = openssl.must(&format!("rsa -in @{key} -outform PVK -pvk-none"));
+        blob[12] = 1;
+        self.exclude("rsa: PVK, encrypted", blob, "encrypted with a passphrase");
         self.take_as("rsa: JWK without CRT", key, jwk(kind, &members[..5]));
         self.exclude(
             "rsa: JWK without primes",
@@ -422,6 +455,20 @@ fn lengthened(der: &[u8]) -> Vec<u8> {
             _ => contents,
         };
         long_element(tag, &contents)
+    });
+    elements.collect::<Vec<_>>().concat()
+}
+
+/// A document whose SEQUENCEs have no length, and whose OCTET STRINGs are in two pieces.
+fn indefinite(der: &[u8]) -> Vec<u8> {
+    let elements = elements(der).into_iter().map(|(tag, contents)| match tag {
+        SEQUENCE => [&[tag, 0x80][..], &indefinite(&contents), &[0, 0]].concat(),
+        OCTET_STRING => {
+            let (one, two) = contents.split_at(contents.len() / 3);
+            let pieces = [element(tag, one), element(tag, two)].concat();
+            [&[tag | 0x20, 0x80][..], &pieces, &[0, 0]].concat()
+        }
+        _ => element(tag, &contents),
     });
     elements.collect::<Vec<_>>().concat()
 }

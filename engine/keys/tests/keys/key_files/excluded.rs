@@ -44,7 +44,12 @@ impl Corpus<'_> {
             (
                 "rsa with exponent 3",
                 "-algorithm RSA -pkeyopt rsa_keygen_bits:2048 -pkeyopt rsa_keygen_pubexp:3",
-                "public exponent of at least 65537",
+                "the public exponent is from 65537 to 2^33 - 1",
+            ),
+            (
+                "rsa with exponent 2^33 + 1",
+                "-algorithm RSA -pkeyopt rsa_keygen_bits:2048 -pkeyopt rsa_keygen_pubexp:8589934593",
+                "the public exponent is from 65537 to 2^33 - 1",
             ),
             (
                 "rsa of three primes",

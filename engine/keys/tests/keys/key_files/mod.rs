@@ -15,6 +15,7 @@ use crate::common::{ALICE, Fixture, NEW, output};
 use crate::openssl::OpenSsl;
 use corpus::{File, Wanted};
 use keyway_keys::{Algorithm, ImportFormat, Input, KeyError, Scheme, UnlockedKey};
+use std::collections::BTreeSet;
 
 const MESSAGE: &[u8] = b"signed by the file's own key";
 
@@ -36,24 +37,40 @@ fn what_openssl_reads_is_imported_and_signs_as_the_files_own_key() {
     assert!(faults.is_empty(), "{wrong} of {all}: {faults:#?}");
 }
 
-/// Each exclusion stands in the table of the command line's page, and files are refused in its
-/// words.
+/// Each exclusion stands in the table of the command line's page, the table has no other, and there is a file for each.
 #[test]
 fn the_exclusions_are_those_of_the_documentation() {
     let page = include_str!("../../../../../docs/CLI.md");
     let table = page.split("### Key files that are not taken").nth(1);
     let table = table.expect("docs/CLI.md has the table");
-    for words in corpus::EXCLUSIONS {
-        assert!(
-            table.contains(&format!("`{words}`")),
-            "{words:?} is not in the table"
-        );
-    }
+    let table = table.split("\n## ").next().unwrap();
+    // The first column's words in backticks, without the heading's rows.
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.filter_map(|row| row.split(" | ").next());
+    let documented: BTreeSet<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    let known: BTreeSet<&str> = corpus::EXCLUSIONS.into_iter().collect();
+    assert_eq!(documented, known, "left: docs/CLI.md; right: the corpus");
+    let Some(openssl) = OpenSsl::find() else {
+        return;
+    };
+    let files = corpus::files(&openssl);
+    let seen = files.iter().filter_map(|file| match file.wanted {
+        Wanted::Excluded(words) => Some(words),
+        Wanted::Taken | Wanted::TakenAs(_) => None,
+    });
+    let seen: BTreeSet<&str> = seen.chain([NAMED_WRONGLY]).collect();
+    assert_eq!(seen, known, "left: what a file shows; right: the corpus");
 }
+
+/// Shown for every file that is not PEM, by [`check`].
+const NAMED_WRONGLY: &str = "under the name of another format";
 
 fn check(openssl: &OpenSsl, file: &File) -> Result<(), String> {
     let fixture = Fixture::new();
-    let imported = import(&fixture, file);
+    let imported = import(&fixture, file, ImportFormat::Detect);
+    check_named(&fixture, file)?;
     openssl.write("file", &file.bytes);
     let read = openssl.run("pkey -in @file -passin pass: -pubout -outform DER");
     let reads = read.status.success();
@@ -74,12 +91,34 @@ fn check(openssl: &OpenSsl, file: &File) -> Result<(), String> {
     }
 }
 
-fn import(fixture: &Fixture, file: &File) -> Result<UnlockedKey, KeyError> {
+/// As PEM, by name: a file with a BEGIN line is judged as without a name, and another is refused as what it is.
+fn check_named(fixture: &Fixture, file: &File) -> Result<(), String> {
+    let has_begin = file
+        .bytes
+        .windows(11)
+        .any(|window| window == b"-----BEGIN ");
+    let named = import(fixture, file, ImportFormat::Pem).map(drop);
+    let words = match file.wanted {
+        Wanted::Taken | Wanted::TakenAs(_) if has_begin => {
+            return named.map_err(|error| format!("as PEM: {error}"));
+        }
+        Wanted::Excluded(words) if has_begin => words,
+        Wanted::Taken | Wanted::TakenAs(_) => NAMED_WRONGLY,
+        // Not recognisable as any format.
+        Wanted::Excluded(_) => return Ok(()),
+    };
+    match named {
+        Err(error) if error.to_string().contains(words) => Ok(()),
+        Err(error) => Err(format!("as PEM: not {words:?}: {error}")),
+        Ok(()) => Err("as PEM: taken".into()),
+    }
+}
+
+fn import(fixture: &Fixture, file: &File, format: ImportFormat) -> Result<UnlockedKey, KeyError> {
     let algorithm = match file.wanted {
         Wanted::TakenAs(algorithm) => Some(algorithm),
         _ => None,
     };
-    let format = ImportFormat::Detect;
     let blob =
         fixture
             .vault

@@ -21,7 +21,7 @@ fn make_key(operator: &Operator, server: &Server) {
 }
 
 /// Asserts that the key exists and cannot be used, and that the error contains the remedy.
-fn assert_needs_unlock(operator: &Operator, server: &Server) {
+fn assert_needs_unlock(operator: &Operator, server: &Server, unlock: &str) {
     let signature = operator.read("sig");
     for doing in [
         "sign prod/alice --in msg --out sig",
@@ -30,7 +30,7 @@ fn assert_needs_unlock(operator: &Operator, server: &Server) {
         let refused = operator.run(server, &format!("keyway {doing}"));
         let told = [
             "prod/alice: the keyspace needs to be unlocked (ticket ",
-            "run `keyway unlock prod --wait`, then try again",
+            &format!("`{unlock}`, then try again"),
         ];
         refused.refused(4, &told);
         let refused = operator.run(server, &format!("keyway {doing} --json"));
@@ -108,11 +108,11 @@ fn a_passphrase_unlocks_after_a_restart() {
     server.stop();
 
     let server = setup.start();
-    assert_needs_unlock(&operator, &server);
+    assert_needs_unlock(&operator, &server, "keyway unlock prod --wait --passphrase");
     let nothing = operator.run(&server, "keyway unlock prod --wait");
     nothing.refused(
         1,
-        &["the KMS local is locked and needs a passphrase; run `keyway unlock` with --passphrase"],
+        &["the KMS local is locked and needs a passphrase; run `keyway unlock prod --wait --passphrase`"],
     );
     for file in ["wrong", "short"] {
         let line = format!("keyway unlock prod --wait --passphrase-fd 3 3<{file}.txt");
@@ -120,7 +120,7 @@ fn a_passphrase_unlocks_after_a_restart() {
         operator.run(&server, &line).refused(1, &[told]);
     }
     assert_counted(&operator, &server, "local", 2);
-    assert_needs_unlock(&operator, &server);
+    assert_needs_unlock(&operator, &server, "keyway unlock prod --wait --passphrase");
 
     let unlocked = operator.done(
         &server,
@@ -166,11 +166,11 @@ fn a_pin_unlocks_after_a_restart() {
     server.stop();
 
     let server = start_with_token(&operator, &token);
-    assert_needs_unlock(&operator, &server);
+    assert_needs_unlock(&operator, &server, "keyway unlock prod --wait --pin");
     let nothing = operator.run(&server, "keyway unlock prod --wait");
     nothing.refused(
         1,
-        &["the KMS hsm is locked and needs a PIN; run `keyway unlock` with --pin"],
+        &["the KMS hsm is locked and needs a PIN; run `keyway unlock prod --wait --pin`"],
     );
     let logins = token.calls("C_Login");
     let refused = operator.run(&server, "keyway unlock prod --wait --pin-fd 3 3<wrong.txt");
@@ -182,7 +182,7 @@ fn a_pin_unlocks_after_a_restart() {
     refused.refused(1, &told);
     assert_counted(&operator, &server, "hsm", 1);
     assert!(token.is_pin_count_low(), "the token has counted it, too");
-    assert_needs_unlock(&operator, &server);
+    assert_needs_unlock(&operator, &server, "keyway unlock prod --wait --pin");
     assert_eq!(
         token.calls("C_Login"),
         logins + 1,
@@ -244,12 +244,12 @@ fn three_of_five_shares_unlock_after_a_restart() {
     server.stop();
 
     let server = setup.start();
-    assert_needs_unlock(&operator, &server);
+    assert_needs_unlock(&operator, &server, "keyway unlock prod --share");
     let give = |file: &str| format!("keyway unlock prod --wait --share-fd 3 3<{file}.txt");
     let nothing = operator.run(&server, "keyway unlock prod --wait");
     nothing.refused(
         1,
-        &["needs shares; each holder of a share runs `keyway unlock` with --share"],
+        &["needs shares; each holder of a share runs `keyway unlock prod --share`"],
     );
     let refused = operator.run(&server, &give("misspelt"));
     let told = "denied: word 6 of the share is not in the word list; compare that word";
@@ -278,7 +278,7 @@ fn three_of_five_shares_unlock_after_a_restart() {
         refused.refused(1, &["keyway: kms unlock local: ", told]);
     }
     assert_counted(&operator, &server, "local", 3);
-    assert_needs_unlock(&operator, &server);
+    assert_needs_unlock(&operator, &server, "keyway unlock prod --share");
     assert!(holders.iter_mut().all(|holder| holder.is_waiting()));
     assert_unlocked(&operator.done(&server, &give("share-3")));
     for holder in holders {

@@ -10,9 +10,11 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
+use keyway_testkit::openbao::{Mode, OpenBao};
+
 use crate::command_line::operator::Operator;
 use crate::common::Setup;
-use Proof::{Run, Start, Test};
+use Proof::{Bao, Run, Start, Test};
 
 /// How a remedy is verified.
 enum Proof {
@@ -21,12 +23,15 @@ enum Proof {
     /// A server starts with these arguments, and with `--dev`, `--listen`, `--metrics`, `--data`, `--shards` and
     /// `--arena-mib`, which the setup of all tests adds.
     Start(&'static [&'static str]),
-    /// A test elsewhere executes it: the file, and words that it contains.
+    /// This script executes it with the server of OpenBao that it is about: see [`an_operator_of_openbao_walks_the_list`].
+    Bao(&'static str),
+    /// A test elsewhere executes it: the file, and the test's name.
     Test(&'static str, &'static str),
 }
 
 const TOOLS: &str = "tools/tests/commands.rs";
 const TOOLS_KMS: &str = "tools/tests/kms.rs";
+const UNLOCK_COMMANDS: &str = "engine/server/tests/server/unlock_commands.rs";
 const COMMAND_LINE: &str = "engine/server/tests/server/command_line/mod.rs";
 
 /// One `sed` command for all the places that PEM is copied into.
@@ -53,16 +58,16 @@ const JOURNAL: &str = "
 /// The remedies. `FILE`, `NEW` and the like appear in the scripts as they do in the messages.
 #[rustfmt::skip]
 const REMEDIES: &[(&str, Proof)] = &[
-    ("--accept-catalogue", Test("engine/server/tests/server/lost_files.rs", "flag(\"--accept-catalogue\")")),
+    ("--accept-catalogue", Test("engine/server/tests/server/lost_files.rs", "an_older_catalogue_alone_is_refused_unless_the_operator_takes_it")),
     ("--addr", Run("keyway --addr $KEYWAY_ADDR status")),
-    ("--all", Test(TOOLS_KMS, "lock --all")),
+    ("--all", Test(TOOLS_KMS, "a_kms_or_everything_is_locked")),
     ("--allow-unlocked-memory", Start(&["--allow-unlocked-memory"])),
     ("--arena-mib", Start(&[])),
     ("--below", Run("keyway key generate prod/below --alg hmac-sha256
         keyway key rotate prod/below
         keyway key trim prod/below --below 2")),
     ("--by", Run("keyway hot prod --by waiters")),
-    ("--config", Test("engine/server/tests/server/outages.rs", "\"--config\"")),
+    ("--config", Test("engine/server/tests/server/outages.rs", "keys_in_use_are_served_to_the_end_of_the_lease_and_not_past_it")),
     ("--connections-max", Start(&["--connections-max", "300"])),
     ("--data", Start(&[])),
     ("--dev", Start(&[])),
@@ -88,51 +93,61 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--json", Run("keyway top --once --json")),
     ("--kms", Run("keyway keyspace rewrap prod --kms local")),
     ("--listen", Start(&[])),
-    ("--listen-beyond-loopback-without-tls", Test("engine/server/tests/server/keyspaces.rs", "--listen-beyond-loopback-without-tls")),
+    ("--listen-beyond-loopback-without-tls", Test("engine/server/tests/server/keyspaces.rs", "a_listener_beyond_loopback_needs_its_flag")),
     ("--log-level", Start(&["--log-level", "debug"])),
     ("--metrics", Start(&[])),
-    ("--metrics-host", Test("engine/server/tests/server/metrics_port.rs", "\"--metrics-host\"")),
+    ("--metrics-host", Test("engine/server/tests/server/metrics_port.rs", "only_its_own_names_are_answered")),
     ("--ndjson", Run("printf '{\"id\":\"n1\",\"key\":\"AAECAwQFBgcICQoLDA0O/w==\",\"alg\":\"hmac-sha256\"}' > FILE
         keyway import prod --ndjson FILE")),
     ("--once", Run("keyway top --once")),
     ("--out", Run("keyway get prod/exportable --out secret && test -s secret")),
     ("--passphrase", Test(COMMAND_LINE, "a_passphrase_unlocks_after_a_restart")),
-    ("--passphrase-fd", Test(COMMAND_LINE, "--passphrase-fd 3 3<passphrase.txt")),
-    ("--passphrase-file", Test("engine/server/tests/server/keyspaces.rs", "--passphrase-file")),
-    ("--pin", Test(COMMAND_LINE, "--pin-fd 3")),
-    ("--pin-fd", Test(COMMAND_LINE, "--pin-fd 3")),
-    ("--private", Test("testkit/src/softhsm.rs", "--private")),
+    ("--passphrase-fd", Test(COMMAND_LINE, "a_passphrase_unlocks_after_a_restart")),
+    ("--passphrase-file", Test("engine/server/tests/server/keyspaces.rs", "a_passphrase_opens_the_kek_and_only_the_right_one")),
+    ("--pin", Test(COMMAND_LINE, "a_pin_unlocks_after_a_restart")),
+    ("--pin-fd", Test(COMMAND_LINE, "a_pin_unlocks_after_a_restart")),
+    ("--private", Test("engine/kms/tests/pkcs11/main.rs", "what_is_wrapped_unwraps_under_its_context_alone")),
     ("--scheme", Run("openssl dgst -sha512 -binary big > DIGEST
         ! keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig
         keyway sign prod/p256 --scheme ecdsa-sha512 --digest --in DIGEST --out sig
         openssl dgst -sha512 -verify p256.pub -signature sig big")),
     // The runtime installs the profile as a seccomp filter, as that test does.
     ("--security-opt", Test("engine/server/tests/server/seccomp.rs", "a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough")),
-    ("--sensitive", Test("testkit/src/softhsm.rs", "--sensitive")),
+    ("--sensitive", Test("engine/kms/tests/pkcs11/main.rs", "what_is_wrapped_unwraps_under_its_context_alone")),
     ("--shards", Start(&[])),
-    ("--share", Test(COMMAND_LINE, "--share-fd 3")),
-    ("--shares", Test(COMMAND_LINE, "--shares 5")),
+    ("--share", Test(COMMAND_LINE, "three_of_five_shares_unlock_after_a_restart")),
+    ("--shares", Test(COMMAND_LINE, "three_of_five_shares_unlock_after_a_restart")),
     ("--sig", Run("keyway sign prod/alice --in msg --out sig
         ! keyway verify prod/alice --sig - < msg
         keyway verify prod/alice --sig sig < msg")),
     ("--since", Run(JOURNAL)),
-    ("--threshold", Test(COMMAND_LINE, "--threshold 3")),
-    ("--ticket", Test(TOOLS, "--ticket")),
+    ("--threshold", Test(COMMAND_LINE, "three_of_five_shares_unlock_after_a_restart")),
+    ("--ticket", Test(TOOLS, "an_unlock_is_followed_until_it_is_done_has_failed_or_takes_too_long")),
     ("--timeout", Test(TOOLS, "a_server_that_says_nothing_is_told_as_that")),
     // The runtime sets the limits with setrlimit, as a shell does.
-    ("--ulimit", Test("engine/server/tests/server/machines.rs", "--ulimit memlock=-1")),
-    ("--unix", Test("engine/server/tests/server/unix_paths.rs", "\"--unix\"")),
+    ("--ulimit", Test("engine/server/tests/server/machines.rs", "the_numbers_that_messages_name_are_enough")),
+    ("--unix", Test("engine/server/tests/server/unix_paths.rs", "a_path_that_answers_or_is_no_socket_is_refused")),
     ("--version", Run("keyway --version")),
     ("--wait", Run("keyway lock prod; keyway unlock prod --wait")),
     ("--retry", Test(TOOLS_KMS, "retry_is_requested_and_reported")),
-    ("--yes", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
-    ("bao operator unseal", Test("testkit/src/openbao.rs", "sys/unseal")),
-    ("bao secrets enable -path={} transit", Test("testkit/src/openbao.rs", "\"type\": \"transit\"")),
-    ("bao status", Test("testkit/src/openbao.rs", "wait_until")),
-    ("bao write -f {}/keys/NAME derived=true", Test("testkit/src/openbao.rs", "\"derived\": derived")),
-    ("bao write -f {}/keys/{} derived=true", Test("testkit/src/openbao.rs", "\"derived\": derived")),
-    ("bao write -f {}/keys/{}/soft-delete-restore", Test("engine/server/tests/server/troubles/vault.rs", "soft-delete-restore")),
-    ("bao write {}/keys/{}/config min_decryption_version=N", Test("engine/kms/tests/vault", "min_decryption_version")),
+    ("--yes", Test(TOOLS_KMS, "retired_deks_are_destroyed_when_somebody_means_it")),
+    ("bao operator unseal", Bao("bao operator seal
+        ! bao read sys/mounts
+        bao operator unseal $UNSEAL_KEY
+        until bao read sys/mounts; do sleep 0.1; done")),
+    ("bao secrets enable -path={} transit", Bao("bao secrets enable -path=other transit
+        bao write -f other/keys/NAME derived=true")),
+    ("bao status", Bao("bao status")),
+    ("bao write -f {}/keys/NAME derived=true", Bao("bao write -f transit/keys/NAME derived=true
+        bao read -field=derived transit/keys/NAME | grep true")),
+    ("bao write -f {}/keys/{} derived=true", Bao("bao write -f transit/keys/keyway derived=true
+        bao read -field=derived transit/keys/keyway | grep true")),
+    ("bao write -f {}/keys/{}/soft-delete-restore", Bao("bao write -f transit/keys/gone derived=true
+        bao delete transit/keys/gone/soft-delete || bao write -f transit/keys/gone/soft-delete
+        bao write -f transit/keys/gone/soft-delete-restore")),
+    ("bao write {}/keys/{}/config min_decryption_version=N", Bao("bao write -f transit/keys/old derived=true
+        bao write -f transit/keys/old/rotate
+        bao write transit/keys/old/config min_decryption_version=2")),
     ("chmod 700 {}", Run("mkdir -m 777 open
         chmod 700 open; test $(stat -c %a open) = 700")),
     ("chmod {} {}", Run("echo x > wide; chmod 666 wide
@@ -174,8 +189,8 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway hot {} --by waiters", Run("keyway hot prod --by waiters")),
     ("keyway key import", Run("openssl genpkey -algorithm ed25519 -out FILE
         keyway key import prod/imported --file FILE")),
-    ("keyway key delete KEYSPACE/KEY", Test("engine/server/tests/server/key_listing.rs", "keyway key delete prod/lost-for-good")),
-    ("keyway key import KEYSPACE/KEY --file FILE", Test("engine/server/tests/server/key_listing.rs", "keyway key import prod/kept-elsewhere --file kept.pem")),
+    ("keyway key delete KEYSPACE/KEY", Test("engine/server/tests/server/key_listing.rs", "a_damaged_key_is_listed_as_that_with_remedies_that_work")),
+    ("keyway key import KEYSPACE/KEY --file FILE", Test("engine/server/tests/server/key_listing.rs", "a_damaged_key_is_listed_as_that_with_remedies_that_work")),
     ("keyway key list {}", Run("keyway key list prod")),
     ("keyway key revoke KEYSPACE/KEY", Run("keyway key generate prod/revoked --alg ed25519
         keyway key revoke prod/revoked")),
@@ -186,8 +201,8 @@ const REMEDIES: &[(&str, Proof)] = &[
         keyway key trim prod/trimmed --below 2")),
     ("keyway keyspace create {}", Run("! keyway key list other
         keyway keyspace create other; keyway key list other")),
-    ("keyway keyspace destroy-deks prod", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
-    ("keyway keyspace destroy-deks {}", Test(TOOLS_KMS, "keyspace destroy-deks prod --yes")),
+    ("keyway keyspace destroy-deks prod", Test(TOOLS_KMS, "retired_deks_are_destroyed_when_somebody_means_it")),
+    ("keyway keyspace destroy-deks {}", Test(TOOLS_KMS, "retired_deks_are_destroyed_when_somebody_means_it")),
     ("keyway keyspace history {}", Run("keyway keyspace history prod")),
     ("keyway keyspace list", Run("keyway keyspace list")),
     ("keyway keyspace list {}", Run("keyway keyspace list prod")),
@@ -196,28 +211,35 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway keyspace rewrap KEYSPACE --kms {} before it stops decrypting with those", Run("keyway keyspace rewrap prod --kms local")),
     ("keyway keyspace rotate {}", Run("keyway keyspace rotate prod --wait")),
     // Followed by the right that is missing: that test gives each.
-    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=", Test("engine/server/tests/server/forbidden.rs", "keyway keyspace set KEYSPACE allow:PRINCIPAL=")),
+    ("keyway keyspace set KEYSPACE allow:PRINCIPAL=", Test("engine/server/tests/server/forbidden.rs", "the_right_that_a_refusal_names_is_the_one_that_is_needed")),
     ("keyway keyspace set {} {}", Run("keyway keyspace set prod sign_wait_budget_us=4000")),
     ("keyway keyspace set {} …", Run("keyway keyspace set prod soft_ttl_ms=600000")),
-    ("keyway kms init", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
-    ("keyway kms init {} --passphrase", Test(COMMAND_LINE, "keyway kms init --passphrase-fd 3 3<passphrase.txt")),
+    ("keyway kms init", Test(COMMAND_LINE, "a_passphrase_unlocks_after_a_restart")),
+    ("keyway kms init {} --passphrase", Test(UNLOCK_COMMANDS, "of_a_kek_under_a_passphrase")),
     ("keyway kms list", Run("keyway kms list")),
-    ("keyway kms unlock", Test(COMMAND_LINE, "keyway kms unlock")),
-    ("keyway kms lock NAME wipes them", Test(TOOLS_KMS, "kms lock local")),
-    ("keyway kms unlock NAME --pin", Test(COMMAND_LINE, "--pin-fd 3")),
-    ("keyway kms unlock NAME --pin --force", Test(TOOLS_KMS, "force_goes_with_a_pin_and_reaches_the_server")),
-    ("keyway kms unlock {} --passphrase", Test(TOOLS_KMS, "kms unlock")),
-    ("keyway kms unlock {} --pin", Test(COMMAND_LINE, "--pin-fd 3")),
+    ("keyway kms init NAME --passphrase", Test(UNLOCK_COMMANDS, "of_a_kek_under_a_passphrase")),
+    ("keyway kms unlock NAME", Test(UNLOCK_COMMANDS, "of_openbao_which_needs_no_secret")),
+    ("keyway kms unlock NAME --passphrase", Test(UNLOCK_COMMANDS, "of_a_kek_under_a_passphrase")),
+    ("keyway kms unlock NAME --share", Test(UNLOCK_COMMANDS, "of_a_kek_in_shares")),
+    ("keyway kms unlock {}", Test(UNLOCK_COMMANDS, "of_openbao_which_needs_no_secret")),
+    ("keyway kms unlock {} --share", Test(UNLOCK_COMMANDS, "of_a_kek_in_shares")),
+    ("keyway unlock {} --share", Test(UNLOCK_COMMANDS, "of_a_kek_in_shares")),
+    ("keyway unlock {} --wait --passphrase", Test(UNLOCK_COMMANDS, "of_a_kek_under_a_passphrase")),
+    ("keyway unlock {} --wait --pin", Test(UNLOCK_COMMANDS, "of_a_token")),
+    ("keyway kms lock NAME wipes them", Test(TOOLS_KMS, "a_kms_or_everything_is_locked")),
+    ("keyway kms unlock NAME --pin", Test(UNLOCK_COMMANDS, "of_a_token")),
+    ("keyway kms unlock NAME --pin --force", Test(UNLOCK_COMMANDS, "of_a_token_that_has_refused_the_pin_of_the_file")),
+    ("keyway kms unlock {} --passphrase", Test(UNLOCK_COMMANDS, "of_a_kek_under_a_passphrase")),
+    ("keyway kms unlock {} --pin", Test(UNLOCK_COMMANDS, "of_a_token")),
     ("keyway status", Run("keyway status")),
     ("keyway top", Run("keyway top --once")),
     ("keyway unlock", Run("keyway lock prod; keyway unlock prod; keyway unlock prod --wait")),
-    ("keyway unlock KEYSPACE", Run("keyway lock prod; keyway unlock prod --wait")),
-    ("keyway unlock {} --ticket {} --wait", Test(TOOLS_KMS, "--ticket")),
+    ("keyway unlock {} --ticket {} --wait", Test(TOOLS_KMS, "a_share_that_is_not_judged_in_time_can_be_followed")),
     ("keyway unlock {} --wait", Run("keyway lock prod
         ! keyway sign prod/alice --in msg --out sig
         keyway unlock prod --wait; keyway sign prod/alice --in msg --out sig")),
     ("keyway unlock {} --retry", Test(TOOLS_KMS, "retry_is_requested_and_reported")),
-    ("keywayd --version", Test("engine/server/tests/server/common/mod.rs", "--version")),
+    ("keywayd --version", Run("keywayd --version")),
     ("openssl dgst -binary", Run("openssl dgst -sha256 -binary big > DIGEST; keyway sign prod/p256 --scheme ecdsa-sha256 --digest --in DIGEST --out sig")),
     ("openssl dgst -sha256 -binary FILE > DIGEST", Run("cp big FILE; openssl dgst -sha256 -binary FILE > DIGEST
         ! keyway sign prod/alice --in FILE --out sig
@@ -255,11 +277,11 @@ const REMEDIES: &[(&str, Proof)] = &[
         ! keyway key import prod/ssh --file FILE
         cp FILE COPY; ssh-keygen -q -p -P secret -N '' -f COPY
         cmp FILE before; keyway key import prod/ssh --file COPY")),
-    ("ulimit -l", Test("engine/server/tests/server/machines.rs", "ulimit -l 8192")),
-    ("ulimit -n", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
-    ("ulimit -n {}", Test("engine/server/tests/server/machines.rs", "ulimit -n {needed}")),
-    ("ulimit -u", Test("engine/server/tests/server/machines.rs", "TasksMax")),
-    ("ulimit -v", Test("engine/server/tests/server/machines.rs", "ulimit -v unlimited")),
+    ("ulimit -l", Test("engine/server/tests/server/machines.rs", "the_numbers_that_messages_name_are_enough")),
+    ("ulimit -n", Test("engine/server/tests/server/machines.rs", "the_numbers_that_messages_name_are_enough")),
+    ("ulimit -n {}", Test("engine/server/tests/server/machines.rs", "the_numbers_that_messages_name_are_enough")),
+    ("ulimit -u", Test("engine/server/tests/server/machines.rs", "what_a_container_does_not_allow_is_named_with_a_remedy")),
+    ("ulimit -v", Test("engine/server/tests/server/machines.rs", "too_little_address_space_is_not_taken_for_too_little_locked_memory")),
     ("sysctl kernel.io_uring_disabled=0", Run("if test \"$(id -u)\" = 0 && test \"$(cat /proc/sys/kernel/io_uring_disabled)\" = 0
         then sysctl kernel.io_uring_disabled=0
         fi")),
@@ -288,13 +310,59 @@ fn every_remedy_in_the_sources_is_in_the_list_and_none_else() {
 fn tests_of_remedies_elsewhere_exist() {
     for (remedy, proof) in REMEDIES {
         match proof {
-            Test(path, words) => {
-                let text = all_text(&root().join(path));
-                assert!(text.contains(words), "{remedy}: {words:?} is not in {path}");
+            Test(path, name) => {
+                let text = std::fs::read_to_string(root().join(path)).unwrap();
+                assert!(is_test(&text, name), "{remedy}: {path} has no test {name}");
             }
-            Run(_) | Start(_) => {}
+            Run(_) | Start(_) | Bao(_) => {}
         }
     }
+}
+
+/// Whether a function of that name stands behind `#[test]` and other attributes.
+fn is_test(text: &str, name: &str) -> bool {
+    let Some((before, _)) = text.split_once(&format!("\nfn {name}(")) else {
+        return false;
+    };
+    let mut lines = before.lines().rev();
+    let mut attributes = lines.by_ref().take_while(|line| line.starts_with("#["));
+    attributes.any(|line| line == "#[test]")
+}
+
+#[test]
+fn a_function_that_is_no_test_proves_nothing() {
+    let text = "\n#[test]\n#[cfg(x)]\nfn proves() {}\n\nfn helps() {}\n// fn told()\n";
+    assert!(is_test(text, "proves"));
+    for name in ["helps", "told", "absent", "prove"] {
+        assert!(!is_test(text, name), "{name}");
+    }
+}
+
+#[test]
+fn an_operator_of_openbao_walks_the_list() {
+    let Some(bao) = OpenBao::start_or_skip(Mode::Durable) else {
+        return;
+    };
+    bao.enable_transit("transit");
+    let operator = Operator::new();
+    let server = Setup::new(&operator.path("data")).shards(1).start();
+    let environment = format!(
+        "export BAO_ADDR={} BAO_TOKEN={} UNSEAL_KEY={} PATH=\"{}:$PATH\"\n",
+        bao.url(),
+        bao.root_token(),
+        bao.unseal_key(),
+        bao.program().parent().unwrap().display(),
+    );
+    let mut faults = Vec::new();
+    for (remedy, proof) in REMEDIES {
+        if let Bao(script) = proof {
+            let ended = operator.shell(&server, &format!("{environment}{script}"));
+            if ended.code != 0 {
+                faults.push(format!("{remedy}: {}{}", ended.out, ended.err));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// Doctor names log lines to search for.

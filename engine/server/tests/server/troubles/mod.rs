@@ -141,6 +141,7 @@ impl Shop {
             let line = wait_for_line(server, log_before);
             let (state, alerts) = wait_for_state(server);
             let finding = wait_for_finding(server);
+            wait_for_the_cause(server, &line, trouble);
             let log = since(server);
             // The cause of the end of service: the lease's own end, or a denial before it.
             let was_denied = log.contains("the KMS denied the keyspace: purged");
@@ -282,6 +283,44 @@ fn wait_for_finding(server: &Server) -> String {
         .or(found.first())
         .cloned()
         .unwrap()
+}
+
+/// Waits until each command that shows the KMS while it fails names the cause: the word for it in the log and in STATUS, or
+/// the provider's own words.
+///
+/// The fault: doctor said "the KMS was called and has not answered" of a sealed KMS, and `keyway status` nothing.
+fn wait_for_the_cause(server: &Server, line: &str, trouble: &str) {
+    let operator = Operator::new();
+    let listed = operator.run(server, "keyway kms list --json").out;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let mut kmses = listed["kms"].as_array().unwrap().iter();
+    let of_main = kmses.find(|kms| kms["name"] == "main").unwrap();
+    let what = of_main["trouble"]["what"].as_str().unwrap();
+    let words = [
+        line.split(['=', ' ']).nth(1).unwrap(),
+        of_main["trouble"]["cause"].as_str().unwrap(),
+        // With a breaker's pause behind it, which is another each time.
+        what.split("; it is not called").next().unwrap(),
+    ];
+    for command in [
+        "kms list",
+        "doctor --duration 2s --json",
+        "status",
+        "keyspace create other --kms main",
+    ] {
+        // A client retries what is unavailable until its own deadline.
+        let script = format!("command keyway --timeout 5s {command} || true");
+        wait_until(
+            &format!("{trouble}: {words:?} in `{command}`"),
+            WITHIN,
+            || {
+                let ended = operator.shell(server, &script);
+                let text = ended.out + &ended.err;
+                // Some faults do not hinder the making of a data key.
+                text.contains(": created, id") || words.iter().any(|words| text.contains(words))
+            },
+        );
+    }
 }
 
 fn unlock(client: &Client, trouble: &str) {
