@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11 as Module};
 use cryptoki::object::Attribute;
 use keyway_kms::{
-    Class, Context, KmsError, Pin, Pkcs11, Pkcs11Settings, Provider, ProviderFuture, ProviderState,
-    Purpose, SecretKey, UnlockSecret, Unlocked, Wrapped,
+    Cause, Class, Context, KmsError, Pin, Pkcs11, Pkcs11Settings, Provider, ProviderFuture,
+    ProviderState, Purpose, SecretKey, UnlockSecret, Unlocked, Wrapped,
 };
 use keyway_testkit::softhsm::{SoftHsm, in_child};
 
@@ -405,6 +405,7 @@ fn a_module_that_hangs_holds_up_nobody() {
         settings.unlock_ms_max = 50;
         let kms = Pkcs11::open(settings).unwrap();
         let late = kms.unlock(pin(WRONG_PIN)).await;
+        assert_eq!(late.as_ref().unwrap_err().cause(), Cause::TimedOut);
         assert_refused(late, DOWN, "no answer within 50 ms");
         // The places of callers that gave up stay occupied until the worker reaches them.
         let full = loop {
