@@ -126,11 +126,10 @@ pub const KMS_METRICS: [KmsMetric; 10] = [
         name: "keyway_kms_keyspaces_behind",
         kind: Kind::Gauge,
         labels: &[],
-        help: "Keyspaces with a data key that an older version of the KMS's key wrapped. Only where keys have versions.",
+        help: "Keyspaces with a data key that an older version of the KMS's key wrapped. 0 where keys have no versions.",
         export: |kms, _, emit| {
-            if let Some(versions) = kms.key_versions {
-                emit(&[], Sample::Number(versions.keyspaces_behind as f64));
-            }
+            let behind = kms.key_versions.map_or(0, |it| it.keyspaces_behind);
+            emit(&[], Sample::Number(behind as f64));
         },
         status: None,
     },
