@@ -293,8 +293,8 @@ def read_key_page(r):
         oldest = r.number("row_oldest", 4)
         revoked = r.bytes("row_revoked", 16)
         demand(oldest <= version, "row_oldest")
-        # Bit i is the version i below the newest, which is not among them.
-        allowed = (1 << (version - oldest + 1)) - 2 if oldest else 0
+        # Bit i is the version i below the newest.
+        allowed = (1 << (version - oldest + 1)) - 1 if oldest else 0
         demand(int.from_bytes(revoked, "little") & ~allowed == 0, "row_revoked")
         fields += [
             ("key_id", key_id),

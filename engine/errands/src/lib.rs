@@ -38,12 +38,33 @@ pub fn revoke<F: Files>(
     unix_ms: u64,
     takes_reserve: bool,
 ) -> Result<(), WriteError> {
-    let spare_bytes = match takes_reserve {
-        true => 0,
-        false => REVOCATIONS_BYTES_RESERVED,
-    };
+    let spare_bytes = spare_bytes(takes_reserve);
     let revoked = log.revoke(name.keyspace, name.key_id, unix_ms, spare_bytes);
     revoked.map(drop).map_err(of_put)
+}
+
+/// Revokes one version of a key, as [`revoke`] does the whole.
+///
+/// # Errors
+/// Nothing has changed.
+pub fn revoke_version<F: Files>(
+    log: &BlobLog<F>,
+    name: Name<'_>,
+    version: u32,
+    unix_ms: u64,
+    takes_reserve: bool,
+) -> Result<(), WriteError> {
+    let spare_bytes = spare_bytes(takes_reserve);
+    let (keyspace, key_id) = (name.keyspace, name.key_id);
+    let revoked = log.revoke_version(keyspace, key_id, version, unix_ms, spare_bytes);
+    revoked.map(drop).map_err(of_put)
+}
+
+/// Returns which versions up to `newest` of a key were revoked one by one: bit `i` is set if the version `i` below it is.
+/// In memory, no I/O.
+#[must_use]
+pub fn revoked_versions<F: Files>(log: &BlobLog<F>, name: Name<'_>, newest: u32) -> u128 {
+    log.revoked_versions(name.keyspace, name.key_id, newest)
 }
 
 /// Reads a key's newest blob.
@@ -89,6 +110,9 @@ pub async fn put<F: Files>(
         }
         // The log has let it in; this waits until it is durable.
         Write::Revocation => log.put_revoked(keyspace, key_id).await,
+        Write::VersionRevocation(version) => {
+            log.put_version_revoked(keyspace, key_id, version).await
+        }
         Write::Deletion => log.put_deleted(keyspace, key_id).await,
     };
     stored.map(|stored| stored.version).map_err(of_put)
@@ -126,6 +150,7 @@ pub async fn list<F: Files>(
             bytes: row.blob,
         },
         state: state_of(row.state),
+        revoked: row.revoked,
     });
     Ok(Page {
         rows: rows.collect(),
@@ -164,5 +189,13 @@ pub fn of_put(error: PutError) -> WriteError {
         PutError::NotPersisted(_) => WriteError::NotPersisted(error.to_string()),
         PutError::Unknown(_) => WriteError::Unknown(error.to_string()),
         _ => WriteError::Store(error.to_string()),
+    }
+}
+
+/// Returns how much of the space for revocations stays free for the operator.
+fn spare_bytes(takes_reserve: bool) -> usize {
+    match takes_reserve {
+        true => 0,
+        false => REVOCATIONS_BYTES_RESERVED,
     }
 }

@@ -88,7 +88,7 @@ impl VersionsKept {
         }
         let older = newest - self.oldest;
         let beyond = u128::MAX.checked_shl(older + 1).unwrap_or(0);
-        // The newest never is.
+        // A blob always has the newest; that it is revoked is in the log.
         let is_outside = self.revoked & (beyond | 1) != 0;
         is_outside.then_some("a version is revoked that is the newest, or not there")
     }

@@ -218,7 +218,8 @@ impl UnlockedKey {
 
     /// Whether the next encryption has to be reserved first: see [`UseLedger::reserve`].
     pub fn needs_reservation(&self) -> bool {
-        matches!(&self.ready, Ready::Aead(newest) if newest.needs_reservation())
+        let is_usable = !self.payload.newest().is_revoked();
+        is_usable && matches!(&self.ready, Ready::Aead(newest) if newest.needs_reservation())
     }
 
     /// How often the newest version has encrypted; `None` for keys that do not.

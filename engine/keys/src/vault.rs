@@ -227,8 +227,22 @@ impl Vault {
         version_expected: u32,
         blob: &[u8],
     ) -> Result<UnlockedKey, OpenError> {
+        self.open_without(dek, context, version_expected, blob, &|_| false)
+    }
+
+    /// Opens a blob, as [`Vault::open`] does, without the versions that are revoked although the blob does not say so.
+    pub fn open_without(
+        &self,
+        dek: &Dek,
+        context: Context<'_>,
+        version_expected: u32,
+        blob: &[u8],
+        is_revoked: &dyn Fn(u32) -> bool,
+    ) -> Result<UnlockedKey, OpenError> {
         self.scrubbed(|vault| {
-            let (metadata, payload) = vault.open_payload(dek, context, version_expected, blob)?;
+            let (metadata, mut payload) =
+                vault.open_payload(dek, context, version_expected, blob)?;
+            payload.revoke(is_revoked);
             UnlockedKey::new(&vault.arena, vault.choice, metadata, payload)
         })
     }

@@ -59,6 +59,11 @@ impl Queue {
         self.records.is_empty()
     }
 
+    /// Whether nothing of it waits or is being written.
+    pub fn is_unused(&self) -> bool {
+        self.bytes == 0
+    }
+
     /// The length of the record that is next, in bytes; 0 if there is none.
     pub fn next_len(&self) -> usize {
         let first = self.records.front();

@@ -11,7 +11,7 @@ use crate::error::{CompactError, PutError};
 use crate::limits::COMPACT_STEP_BYTES_MAX;
 use crate::log::{BlobLog, Health, Shared};
 use crate::receipt::Receipt;
-use crate::record::Kind;
+use crate::record::Head;
 use crate::scan::{Item, Scanner};
 use crate::seam::Files;
 use crate::segment::{self, HEADER_LEN};
@@ -88,8 +88,7 @@ impl<F: Files> BlobLog<F> {
                     break;
                 }
                 Some(Item::Damage { offset, head, .. }) => {
-                    let key = head.map(|(head, key_id)| (head.kind, head.keyspace, key_id));
-                    self.keep_damaged(segment, offset, key);
+                    self.keep_damaged(segment, offset, head);
                     return Ok(Compaction::Damaged { segment, offset });
                 }
                 Some(Item::Record {
@@ -100,7 +99,7 @@ impl<F: Files> BlobLog<F> {
                 }) => {
                     let hash = {
                         let mut state = self.shared.state.borrow_mut();
-                        let hash = state.index.hash(head.keyspace, key_id);
+                        let hash = state.hash_of(&head, key_id);
                         state
                             .table(head.kind)
                             .find(hash)
@@ -172,11 +171,11 @@ impl<F: Files> BlobLog<F> {
 
     /// Keeps a damaged segment as it is, so that the operator can repair it. Its live keys stay where
     /// they are, and a key whose record is the damaged one is marked as damaged.
-    fn keep_damaged(&self, segment: u32, offset: u32, key: Option<(Kind, u32, &[u8])>) {
+    fn keep_damaged(&self, segment: u32, offset: u32, key: Option<(Head, &[u8])>) {
         let mut state = self.shared.state.borrow_mut();
-        if let Some((kind, keyspace, key_id)) = key {
-            let hash = state.index.hash(keyspace, key_id);
-            state.table(kind).mark_damaged(hash, segment, offset);
+        if let Some((head, key_id)) = key {
+            let hash = state.hash_of(&head, key_id);
+            state.table(head.kind).mark_damaged(hash, segment, offset);
         }
         state.compaction.victim = None;
         if let Some(kept) = state.segments.get_mut(&segment) {

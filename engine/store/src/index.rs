@@ -9,7 +9,8 @@
 
 use siphasher::sip128::SipHasher24;
 
-use crate::limits::LIST_ENTRIES_MAX;
+use crate::limits::{KEY_ID_LEN_MAX, LIST_ENTRIES_MAX};
+use crate::record::Kind;
 
 /// A key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,6 +188,19 @@ impl Index {
         let mut hasher = self.hasher;
         hasher.write(&keyspace.to_le_bytes());
         hasher.write(key_id);
+        let hash = siphasher::sip128::Hasher128::finish128(&hasher);
+        KeyHash(hash.h1, hash.h2)
+    }
+
+    /// The hash of one version of a key.
+    pub fn hash_version(&self, keyspace: u32, key_id: &[u8], version: u32) -> KeyHash {
+        use std::hash::Hasher;
+        let mut hasher = self.hasher;
+        hasher.write(&keyspace.to_le_bytes());
+        hasher.write(key_id);
+        hasher.write(&version.to_le_bytes());
+        // Never that of a key, however its id ends.
+        hasher.write(&[Kind::VersionRevoked as u8; KEY_ID_LEN_MAX]);
         let hash = siphasher::sip128::Hasher128::finish128(&hasher);
         KeyHash(hash.h1, hash.h2)
     }

@@ -44,6 +44,7 @@ mod scan;
 mod seam;
 mod segment;
 mod std_files;
+mod version;
 #[cfg(feature = "virtual-files")]
 pub mod virtual_files;
 

@@ -6,7 +6,7 @@ use crate::error::ReadError;
 use crate::index::{Entry, KeyHash, KeyState, Position};
 use crate::limits::{LIST_READ_BYTES_MAX, LIST_ROWS_MAX};
 use crate::log::BlobLog;
-use crate::record::{self, HEAD_LEN, Kind};
+use crate::record::{self, HEAD_LEN, Head, Kind};
 use crate::scan::{Item, Scanner};
 use crate::seam::{File, Files};
 use crate::segment::{self, HEADER_LEN};
@@ -32,6 +32,8 @@ pub struct Row {
     pub key_id: Vec<u8>,
     /// Its newest version.
     pub version: u32,
+    /// See [`BlobLog::revoked_versions`].
+    pub revoked: u128,
     /// Revision of its newest record.
     pub revision: u64,
     /// Whether it can be used.
@@ -128,9 +130,12 @@ impl<F: Files> BlobLog<F> {
             true => record[blob_at..].to_vec(),
             false => Vec::new(),
         };
+        let key_id = record.get(HEAD_LEN..blob_at)?.to_vec();
+        let revoked = self.revoked_versions(head.keyspace, &key_id, entry.version);
         Some(Row {
             keyspace: head.keyspace,
-            key_id: record.get(HEAD_LEN..blob_at)?.to_vec(),
+            key_id,
+            revoked,
             version: entry.version,
             revision: entry.revision,
             state: match entry.state {
@@ -180,6 +185,21 @@ pub(crate) struct Moving {
     pub version: u32,
     pub revision: u64,
     pub blob: Vec<u8>,
+}
+
+impl Moving {
+    /// Its head, for a place that is not known yet.
+    pub fn head(&self) -> Head {
+        Head {
+            kind: self.kind,
+            revision: self.revision,
+            keyspace: self.keyspace,
+            version: self.version,
+            batch_offset: 0,
+            key_id_len: self.key_id.len() as u16,
+            blob_len: self.blob.len() as u32,
+        }
+    }
 }
 
 /// Records of a log that is not being written, in the order of the log.
@@ -234,7 +254,7 @@ impl<F: Files> BlobLog<F> {
             };
             let entry = {
                 let mut state = self.shared.state.borrow_mut();
-                let hash = state.index.hash(head.keyspace, key_id);
+                let hash = state.hash_of(&head, key_id);
                 state.table(head.kind).find(hash)
             };
             let Some(entry) = entry.filter(|entry| entry.lies_at(number, offset)) else {

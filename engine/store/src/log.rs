@@ -126,8 +126,8 @@ pub(crate) enum Health {
 pub(crate) struct State<L> {
     /// Where each key's newest record lies.
     pub index: Index,
-    /// The same for use counts.
-    pub uses: Index,
+    /// The same for records that a key has in addition.
+    pub beside: Beside,
     /// Never empty; the last one is the active segment, all others are sealed.
     pub segments: BTreeMap<u32, Segment<L>>,
     pub next_revision: u64,
@@ -143,6 +143,14 @@ pub(crate) struct State<L> {
     pub disk: DiskState,
     pub compaction: Compaction,
     pub committed: Committed,
+}
+
+/// Where records lie that are not a key's state.
+pub(crate) struct Beside {
+    /// Use counts.
+    pub uses: Index,
+    /// Revocations of one version, each under [`Index::hash_version`].
+    pub versions: Index,
 }
 
 /// What is known of the disk, from the writes that failed.
@@ -208,7 +216,8 @@ impl<L> State<L> {
     /// The table that records of a kind are found in.
     pub fn table(&mut self, kind: Kind) -> &mut Index {
         match kind {
-            Kind::Uses => &mut self.uses,
+            Kind::Uses => &mut self.beside.uses,
+            Kind::VersionRevoked => &mut self.beside.versions,
             Kind::Blob | Kind::Revoked | Kind::Lost | Kind::Mark | Kind::Deleted => &mut self.index,
         }
     }
@@ -396,7 +405,7 @@ impl<F: Files> BlobLog<F> {
     ) -> Result<Option<(u32, u64)>, ReadError> {
         let entry = {
             let state = self.shared.state.borrow();
-            state.uses.find(state.index.hash(keyspace, key_id))
+            state.beside.uses.find(state.index.hash(keyspace, key_id))
         };
         let Some(entry) = entry else { return Ok(None) };
         let count = match entry.state {

@@ -35,9 +35,9 @@ pub struct Stored {
 /// A revocation that was let in: it holds from now on, for every reader of the log.
 #[derive(Debug)]
 pub struct Revocation {
-    stored: Stored,
+    pub(crate) stored: Stored,
     /// `None`: it was durable already.
-    receipt: Option<Rc<Receipt>>,
+    pub(crate) receipt: Option<Rc<Receipt>>,
 }
 
 /// Why a put is refused, and what must complete before the refusal is returned: a refusal must not
@@ -126,24 +126,15 @@ impl<F: Files> BlobLog<F> {
             Newest::Pending(put) if put.kind == Kind::Deleted => return Err(PutError::NotFound),
             Newest::Pending(put) => put.version,
         };
-        if matches!(state.health, Health::Closed) {
-            return Err(PutError::Closed);
-        }
-        let unix_ms = unix_ms.to_le_bytes().to_vec();
-        let len = HEAD_LEN + key_id.len() + unix_ms.len();
-        let waiting_bytes = state.revocations.bytes;
-        if waiting_bytes + len + spare_bytes > REVOCATIONS_BYTES_MAX {
-            return Err(PutError::RevocationsFull(waiting_bytes));
-        }
         let put = NewPut {
             lane: Lane::Revocations,
             kind: Kind::Revoked,
             keyspace,
             version,
             key_id,
-            blob: unix_ms,
+            blob: unix_ms.to_le_bytes().to_vec(),
         };
-        let (stored, receipt) = state.stage_new(hash, put);
+        let (stored, receipt) = state.stage_revocation(hash, put, spare_bytes)?;
         Ok(Revocation {
             stored,
             receipt: Some(receipt),
@@ -359,13 +350,13 @@ pub(crate) enum Newest {
     Pending(Pending),
 }
 
-struct NewPut<'a> {
-    lane: Lane,
-    kind: Kind,
-    keyspace: u32,
-    version: u32,
-    key_id: &'a [u8],
-    blob: Vec<u8>,
+pub(crate) struct NewPut<'a> {
+    pub lane: Lane,
+    pub kind: Kind,
+    pub keyspace: u32,
+    pub version: u32,
+    pub key_id: &'a [u8],
+    pub blob: Vec<u8>,
 }
 
 fn check_key_id(key_id: &[u8]) -> Result<(), PutError> {
@@ -400,6 +391,24 @@ impl<L> State<L> {
         let revision = self.next_revision;
         self.next_revision += 1;
         revision
+    }
+
+    /// Takes a revocation, which neither a full queue nor a failing disk refuses.
+    pub fn stage_revocation(
+        &mut self,
+        hash: KeyHash,
+        put: NewPut<'_>,
+        spare_bytes: usize,
+    ) -> Result<(Stored, Rc<Receipt>), PutError> {
+        if matches!(self.health, Health::Closed) {
+            return Err(PutError::Closed);
+        }
+        let len = HEAD_LEN + put.key_id.len() + put.blob.len();
+        let waiting_bytes = self.revocations.bytes;
+        if waiting_bytes + len + spare_bytes > REVOCATIONS_BYTES_MAX {
+            return Err(PutError::RevocationsFull(waiting_bytes));
+        }
+        Ok(self.stage_new(hash, put))
     }
 
     fn stage_new(&mut self, hash: KeyHash, put: NewPut<'_>) -> (Stored, Rc<Receipt>) {

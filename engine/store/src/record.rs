@@ -40,6 +40,8 @@ pub(crate) enum Kind {
     Deleted = 5,
     /// How many uses of a key version may have been made.
     Uses = 6,
+    /// One version of the key was revoked permanently.
+    VersionRevoked = 7,
 }
 
 impl Kind {
@@ -51,15 +53,16 @@ impl Kind {
             4 => Some(Self::Mark),
             5 => Some(Self::Deleted),
             6 => Some(Self::Uses),
+            7 => Some(Self::VersionRevoked),
             _ => None,
         }
     }
 
-    /// The state that a whole record gives its key, or its key's use count.
+    /// The state that a whole record gives its key, its key's use count, or one version of it.
     pub fn state(self) -> Option<KeyState> {
         match self {
             Self::Blob | Self::Uses => Some(KeyState::Live),
-            Self::Revoked => Some(KeyState::Revoked),
+            Self::Revoked | Self::VersionRevoked => Some(KeyState::Revoked),
             Self::Lost => Some(KeyState::Damaged),
             Self::Deleted => Some(KeyState::Deleted),
             Self::Mark => None,
@@ -71,7 +74,7 @@ impl Kind {
         match self {
             Self::Blob | Self::Lost | Self::Uses => Some(KeyState::Damaged),
             // What matters of these is in the head, so they still count.
-            Self::Revoked | Self::Deleted => self.state(),
+            Self::Revoked | Self::Deleted | Self::VersionRevoked => self.state(),
             Self::Mark => None,
         }
     }
@@ -79,8 +82,8 @@ impl Kind {
     fn allows(self, blob_len: usize) -> bool {
         match self {
             Self::Blob => blob_len <= BLOB_LEN_MAX,
-            // Earlier ones did not say when.
-            Self::Revoked => blob_len == 0 || blob_len == NUMBER_LEN,
+            // Earlier ones did not say when, nor do those whose time was damaged.
+            Self::Revoked | Self::VersionRevoked => blob_len == 0 || blob_len == NUMBER_LEN,
             Self::Uses => blob_len == NUMBER_LEN,
             Self::Lost | Self::Mark | Self::Deleted => blob_len == 0,
         }

@@ -12,7 +12,7 @@ use crate::error::OpenError;
 use crate::index::{Entry, Index, KeyState};
 use crate::limits::DAMAGE_NAMED_MAX;
 use crate::log::{
-    BlobLog, Committed, Compaction, DiskState, Health, LogOptions, Segment, Shared, State,
+    Beside, BlobLog, Committed, Compaction, DiskState, Health, LogOptions, Segment, Shared, State,
 };
 use crate::notify::Notify;
 use crate::record::Head;
@@ -88,7 +88,10 @@ impl<F: Files> BlobLog<F> {
         let opening = Opening {
             state: State {
                 index: Index::new(&options.index_seed),
-                uses: Index::new(&options.index_seed),
+                beside: Beside {
+                    uses: Index::new(&options.index_seed),
+                    versions: Index::new(&options.index_seed),
+                },
                 segments: BTreeMap::new(),
                 next_revision: 1,
                 health: Health::Writable,
@@ -368,7 +371,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             .next_revision
             .max(head.revision.saturating_add(1));
         let Some(state) = key else { return };
-        let hash = self.state.index.hash(head.keyspace, key_id);
+        let hash = self.state.hash_of(head, key_id);
         let entry = Entry {
             revision: head.revision,
             segment,

@@ -180,7 +180,7 @@ pub async fn move_keys<F: Files + Clone>(
             let page = log.records_from(cursor).await;
             let page = page.map_err(|error| ReshardError::Read(shard, error))?;
             for row in page.rows {
-                let is_key = row.kind != Kind::Uses;
+                let is_key = !matches!(row.kind, Kind::Uses | Kind::VersionRevoked);
                 report.records += u64::from(is_key);
                 report.damaged_records += u64::from(row.kind == Kind::Lost);
                 let to = route(row.keyspace, &row.key_id);
@@ -254,13 +254,8 @@ struct Owner<F: Files> {
 impl<F: Files> Owner<F> {
     async fn take(&mut self, row: Moving) -> Result<(), ReshardError> {
         self.staged_bytes += row.key_id.len() + row.blob.len();
-        let hash = self
-            .log
-            .shared
-            .state
-            .borrow()
-            .index
-            .hash(row.keyspace, &row.key_id);
+        let head = row.head();
+        let hash = self.log.shared.state.borrow().hash_of(&head, &row.key_id);
         let staged = Staged {
             hash,
             kind: row.kind,

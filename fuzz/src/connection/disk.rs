@@ -41,6 +41,7 @@ pub(super) fn ended(errand: &Errand, how: u8) -> Done {
                     key_id: format!("key-{number}").into_bytes(),
                     blob: blob(),
                     state: KeyState::Live,
+                    revoked: 0,
                 })
                 .collect(),
             cursor: vec![1; usize::from(how >> 3 & 1)],

@@ -178,4 +178,8 @@ impl Port for Labels {
             _ => Ok(()),
         }
     }
+
+    fn revoke_version(&self, _: Name<'_>, _: u32, _: u64, _: bool) -> Result<(), WriteError> {
+        Ok(())
+    }
 }

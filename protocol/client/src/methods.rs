@@ -141,8 +141,8 @@ macro_rules! typed_calls {
                 self.call($crate::Call::key_revoke(key))$($wait)*
             }
 
-            /// Revokes one version of a key permanently. The latest cannot be revoked alone: the
-            /// status is CONFLICT.
+            /// Revokes one version of a key permanently. If it is the latest, the key makes nothing new
+            /// until it is rotated: the status is REVOKED.
             pub $($asyncness)? fn key_revoke_version(
                 &self,
                 key: &$crate::KeyPath,

@@ -378,6 +378,21 @@ impl KeyVersions {
         below.filter_map(move |below| newest.checked_sub(below))
     }
 
+    /// The same versions, and those of `revoked` that are among them are revoked as well.
+    #[must_use]
+    pub fn with_revoked(self, newest: u32, revoked: u128) -> Self {
+        Self {
+            revoked: self.revoked | (revoked & !self.beyond(newest)),
+            ..self
+        }
+    }
+
+    /// The bits of versions below the oldest.
+    fn beyond(self, newest: u32) -> u128 {
+        let kept = newest.saturating_sub(self.oldest).saturating_add(1);
+        u128::MAX.checked_shl(kept).unwrap_or(0)
+    }
+
     /// Returns whether these can be the versions of a key whose newest version is `newest`.
     #[must_use]
     pub fn are_of(self, newest: u32) -> bool {
@@ -398,9 +413,7 @@ impl KeyVersions {
     fn check(self, newest: u32) -> Result<(), ProtocolError> {
         let (oldest, max) = (u64::from(self.oldest), u64::from(newest));
         in_range("row_oldest", oldest, 1, max)?;
-        let beyond = u128::MAX.checked_shl((newest - self.oldest).saturating_add(1));
-        // The newest version is never revoked alone.
-        none_of(self.revoked & (beyond.unwrap_or(0) | 1))
+        none_of(self.revoked & self.beyond(newest))
     }
 }
 

@@ -46,12 +46,14 @@ pub(crate) struct VersionAt {
     pub(crate) created_unix_ms: u64,
     start: u32,
     end: u32,
+    is_revoked: bool,
 }
 
 impl VersionAt {
-    /// Whether the version is revoked: its number stays, its material is gone.
+    /// Whether the version is revoked: its number stays, and its material is not used. It is gone, except of the newest
+    /// one, which a blob always has.
     pub(crate) fn is_revoked(&self) -> bool {
-        self.start == self.end
+        self.is_revoked
     }
 }
 
@@ -142,6 +144,7 @@ impl Payload {
                 created_unix_ms: u64::from_le_bytes(created),
                 start: place(start)?,
                 end: place(start + len)?,
+                is_revoked,
             });
             rest = &behind[len..];
         }
@@ -149,6 +152,20 @@ impl Payload {
             return Err("it has trailing bytes");
         }
         Ok(Self { bytes, versions })
+    }
+
+    /// Revokes versions of which the blob does not say so, and wipes their material, except the newest one's.
+    pub(crate) fn revoke(&mut self, is_revoked: impl Fn(u32) -> bool) {
+        for (index, at) in self.versions.iter_mut().enumerate() {
+            if at.is_revoked || !is_revoked(at.version) {
+                continue;
+            }
+            at.is_revoked = true;
+            if index > 0 {
+                crate::wipe::wipe(&mut self.bytes[at.start as usize..at.end as usize]);
+                at.end = at.start;
+            }
+        }
     }
 
     /// The versions, newest first; revoked ones too.
@@ -172,10 +189,10 @@ impl Payload {
 
     /// The version of that number, 0 for the newest. It can be used.
     pub(crate) fn find(&self, version: u32) -> Result<&VersionAt, OpError> {
-        if version == 0 {
-            return Ok(self.newest());
-        }
-        let found = self.versions.iter().find(|at| at.version == version);
+        let found = match version {
+            0 => Some(self.newest()),
+            _ => self.versions.iter().find(|at| at.version == version),
+        };
         match found {
             Some(at) if at.is_revoked() => Err(OpError::VersionRevoked),
             Some(at) => Ok(at),

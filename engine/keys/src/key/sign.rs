@@ -56,6 +56,7 @@ impl UnlockedKey {
         out: &mut Vec<u8>,
     ) -> Result<(), OpError> {
         self.require(KeyUsage::SIGN)?;
+        self.payload.find(0)?;
         let algorithm = self.metadata.algorithm;
         let scheme = scheme.resolve(algorithm)?;
         let start = out.len();

@@ -103,6 +103,7 @@ impl UnlockedKey {
         let Ready::Hmac(newest) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
+        self.payload.find(0)?;
         let tag = framed(|| hmac::sign(&newest.0, message));
         out.extend_from_slice(tag.as_ref());
         Ok(self.metadata.version)
@@ -151,6 +152,7 @@ impl UnlockedKey {
         let Ready::Aead(newest) = &self.ready else {
             return Err(OpError::WrongKeyType);
         };
+        self.payload.find(0)?;
         newest.encryptions.count()?;
         // A system call of 0.4 us, which is more than the encryption itself. A generator of our own
         // would save it, and would add state that must never repeat: not worth it.
@@ -253,7 +255,7 @@ impl UnlockedKey {
         if !(1..=DERIVE_LEN_MAX).contains(&out_len) {
             return Err(OpError::BadInput("1 to 4096 bytes can be derived"));
         }
-        let secret = self.payload.material(self.payload.newest());
+        let secret = self.payload.material(self.payload.find(0)?);
         let start = out.len();
         out.resize(start + out_len, 0);
         let derived = framed(|| {

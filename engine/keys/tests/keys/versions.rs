@@ -252,3 +252,61 @@ fn a_large_key_in_a_small_arena_is_refused_for_want_of_room_only() {
     let refused = small.open(&dek, ALICE, 0, &blob).unwrap_err();
     assert!(refused.is_transient(), "{refused}");
 }
+
+/// The log may say that versions are revoked of which the blob does not: see `Vault::open_without`.
+#[test]
+fn versions_that_are_left_out_do_nothing_the_newest_included() {
+    let fixture = Fixture::new();
+    let (vault, dek) = (&fixture.vault, &fixture.dek);
+    let open = |blob: &[u8], revoked: &'static [u32]| {
+        let is_revoked = |version| revoked.contains(&version);
+        vault
+            .open_without(dek, ALICE, 0, blob, &is_revoked)
+            .unwrap()
+    };
+    let out = || Vec::new();
+    let blob = fixture.rotate(&fixture.seal(Algorithm::Aes256Gcm), None).0;
+    let whole = open(&blob, &[]);
+    let mut sealed = Vec::new();
+    whole.encrypt(b"", b"text", &mut sealed).unwrap();
+    let newest = open(&blob, &[2]);
+    let refused = Err(OpError::VersionRevoked);
+    assert_eq!(newest.encrypt(b"", b"text", &mut out()), refused);
+    assert_eq!(newest.decrypt(b"", &sealed, &mut out()), refused);
+    assert!(!newest.needs_reservation());
+    assert_eq!(open(&blob, &[1]).decrypt(b"", &sealed, &mut out()), Ok(2));
+    for algorithm in Algorithm::ALL {
+        let blob = fixture.rotate(&fixture.seal(algorithm), None).0;
+        let key = open(&blob, &[2]);
+        let revoked: Vec<_> = key.versions().map(|at| at.revoked).collect();
+        assert_eq!(revoked, [true, false], "{algorithm}");
+        let input = Input::Message(b"text");
+        let signed = key.sign(Scheme::Default, input, &mut out());
+        let used = [
+            signed,
+            key.mac(b"text", &mut out()),
+            key.encrypt(b"", b"text", &mut out()),
+            key.derive(32, b"", b"", &mut out()),
+            key.public_key(0, &mut out()),
+            key.public_key(2, &mut out()),
+        ];
+        for result in used {
+            let is_refused = matches!(
+                result,
+                Err(OpError::VersionRevoked | OpError::WrongKeyType | OpError::UsageForbidden)
+            );
+            assert!(is_refused, "{algorithm}: {result:?}");
+        }
+        let revoked = used.iter().filter(|result| **result == refused).count();
+        assert!(revoked > 0, "{algorithm}");
+        if algorithm.is_asymmetric() {
+            let mut signature = Vec::new();
+            let whole = open(&blob, &[]);
+            whole.sign(Scheme::Default, input, &mut signature).unwrap();
+            let verify = |version| key.verify(version, Scheme::Default, input, &signature);
+            assert_eq!(verify(0), Err(OpError::Mismatch), "{algorithm}");
+            assert_eq!(verify(2), refused);
+            assert!(key.public_key(1, &mut out()).is_ok());
+        }
+    }
+}

@@ -177,7 +177,9 @@ impl<P: Port> Shard<P> {
         let planned = job.frame.with(|frame, request| match request {
             Request::KeyGenerate(generate) => Plan::Create(generate.new_key.algorithm, false),
             Request::KeyImport(import) => Plan::Create(import.new_key.algorithm, true),
-            Request::KeyRevoke(KeyRevoke { key_version: 0 }) => Plan::Revoke(owned(frame)),
+            Request::KeyRevoke(KeyRevoke { key_version }) => {
+                Plan::Revoke(owned(frame), *key_version)
+            }
             Request::KeyDelete => Plan::Delete(owned(frame)),
             _ => Plan::Change(owned(frame)),
         });
@@ -195,7 +197,7 @@ impl<P: Port> Shard<P> {
                 }
             }
             Plan::Change(name) => Ok(Next::Errand(Step::Reading, Errand::Read(name))),
-            Plan::Revoke(name) => self.revoke(job, name),
+            Plan::Revoke(name, version) => self.revoke(job, name, version),
             Plan::Delete(name) => {
                 let wait_ms = job.permit.keyspace();
                 let wait_ms = wait_ms.map_or(0, |at| self.governed[at].delete_wait_ms);
@@ -341,9 +343,6 @@ impl<P: Port> Shard<P> {
                     Seal::Rotated(current, opener, secret)
                 }
                 Request::KeyTrim(trim) => Seal::Trimmed(current, opener, trim.below),
-                Request::KeyRevoke(revoke) => {
-                    Seal::VersionRevoked(current, opener, revoke.key_version)
-                }
                 _ => return Err(lost()),
             };
             let sealed = port.seal(sealer, name_of(frame), what)?;
@@ -364,26 +363,31 @@ impl<P: Port> Shard<P> {
         Ok(put(name, write, Some(under), false))
     }
 
-    /// Revokes a key permanently. The log has accepted it before the core acts by it, so it can no longer be refused; and
-    /// the core acts by it before it is durable. The answer waits for the log, but not for a disk that hangs.
-    fn revoke(&mut self, job: &mut Job, name: OwnedName) -> Stepped {
+    /// Revokes a key or one version of it permanently. The log has accepted it before the core acts by it, so it can no
+    /// longer be refused; and the core acts by it before it is durable. The answer waits for the log, but not for a disk
+    /// that hangs.
+    fn revoke(&mut self, job: &mut Job, name: OwnedName, version: u32) -> Stepped {
         let is_operator = self.governed.owner.is_operator(job.permit.who());
         let port = &self.timed.port;
-        port.revoke(
-            Name {
-                keyspace: name.keyspace,
-                key_id: &name.key_id,
-            },
-            port.unix_ms(),
-            is_operator,
-        )?;
-        self.learn_key(job, false);
+        let unix_ms = port.unix_ms();
+        let of = Name {
+            keyspace: name.keyspace,
+            key_id: &name.key_id,
+        };
+        let write = match version {
+            0 => {
+                port.revoke(of, unix_ms, is_operator)?;
+                Write::Revocation
+            }
+            version => {
+                port.revoke_version(of, version, unix_ms, is_operator)?;
+                Write::VersionRevocation(version)
+            }
+        };
+        self.learn_key(job, true);
         let now = self.timed.now();
         job.deadline = Some(now.plus_us(verdict_us(now, job.deadline)));
-        Ok(Next::Errand(
-            Step::Revoking,
-            Errand::Put(name, Write::Revocation),
-        ))
+        Ok(Next::Errand(Step::Revoking, Errand::Put(name, write)))
     }
 
     /// Deletes a key that was revoked long enough ago.
@@ -427,7 +431,8 @@ enum Plan {
     Create(Option<keyway_protocol::Algorithm>, bool),
     /// The newest blob is changed.
     Change(OwnedName),
-    Revoke(OwnedName),
+    /// A key is revoked, or this version of it if it is not 0.
+    Revoke(OwnedName, u32),
     Delete(OwnedName),
 }
 
@@ -441,12 +446,9 @@ fn has_current(job: &Job) -> bool {
 
 /// Returns whether a write opens or seals the key.
 fn needs_dek(job: &Job) -> bool {
-    let needs = job.frame.with(|_, request| {
-        !matches!(
-            request,
-            Request::KeyRevoke(KeyRevoke { key_version: 0 }) | Request::KeyDelete
-        )
-    });
+    let needs = job
+        .frame
+        .with(|_, request| !matches!(request, Request::KeyRevoke(_) | Request::KeyDelete));
     needs == Some(true)
 }
 

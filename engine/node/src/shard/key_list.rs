@@ -76,6 +76,7 @@ impl<P: Port> Shard<P> {
                     },
                     versions: head
                         .and_then(|head| head.versions)
+                        .map(|versions| versions.with_revoked(row.blob.version, row.revoked))
                         .filter(|versions| versions.are_of(row.blob.version)),
                 })
             });

@@ -19,14 +19,17 @@ impl<P: Port> Shard<P> {
             Done::Put(Err(error)) => Err(error.into()),
             _ => Err(lost().into()),
         };
-        self.learn_key(&job, written.is_ok());
+        // A version's revocation is known already, and the key may have been loaded without it since.
+        if !revokes_version(&job) {
+            self.learn_key(&job, written.is_ok());
+        }
         if let Ok(newest) = written {
             self.report_write(&job, newest, restores);
         }
         self.finish_write(job, written);
     }
 
-    /// Has the core act by what the log holds of a key now.
+    /// Has the core act by what the log holds of a key now. `is_done`: what the request asks for is in it.
     pub(super) fn learn_key(&mut self, job: &Job, is_done: bool) {
         let Some(known) = self.known(job) else { return };
         let Some(frame) = job.frame.frame() else {
@@ -35,12 +38,11 @@ impl<P: Port> Shard<P> {
         let (keyspace, id) = (KeyspaceId(frame.keyspace_id), frame.key_id.bytes());
         let now = self.timed.now();
         let rewrites = is_done
-            && job.frame.with(|_, request| {
-                matches!(
-                    request,
-                    Request::KeyTrim(_) | Request::KeyRevoke(KeyRevoke { key_version: 1.. })
-                )
-            }) == Some(true);
+            && (revokes_version(job)
+                || job
+                    .frame
+                    .with(|_, request| matches!(request, Request::KeyTrim(_)))
+                    == Some(true));
         self.core.call(|core| match known.state {
             KeyState::Revoked => core.handle_revoked(now, keyspace, id),
             KeyState::Deleted => core.handle_deleted(now, keyspace, id),
@@ -69,4 +71,12 @@ impl<P: Port> Shard<P> {
             who: job.permit.who(),
         });
     }
+}
+
+/// Returns whether a write revokes one version of its key.
+fn revokes_version(job: &Job) -> bool {
+    let revokes = job
+        .frame
+        .with(|_, request| matches!(request, Request::KeyRevoke(KeyRevoke { key_version: 1.. })));
+    revokes == Some(true)
 }

@@ -87,6 +87,18 @@ pub trait Port {
     /// Nothing has changed.
     fn revoke(&self, name: Name<'_>, unix_ms: u64, takes_reserve: bool) -> Result<(), WriteError>;
 
+    /// Has the log revoke one version of a key, as [`Port::revoke`] does the whole. [`Port::open`] leaves it out from now on.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    fn revoke_version(
+        &self,
+        name: Name<'_>,
+        version: u32,
+        unix_ms: u64,
+        takes_reserve: bool,
+    ) -> Result<(), WriteError>;
+
     /// Called where a test may plant a panic.
     #[inline(always)]
     fn panic_if_planted(&self, _place: &'static str, _key_id: &[u8]) {}
@@ -170,8 +182,6 @@ pub enum Seal<'a, D> {
     Rotated(&'a Blob, &'a D, Secret<'a>),
     /// A blob without its versions below this one.
     Trimmed(&'a Blob, &'a D, u32),
-    /// A blob with this version revoked.
-    VersionRevoked(&'a Blob, &'a D, u32),
     /// The same blob.
     Resealed(&'a [u8], &'a D),
 }
@@ -291,6 +301,8 @@ pub enum Write {
     },
     /// A revocation that [`Port::revoke`] has let in.
     Revocation,
+    /// The same of this version, which [`Port::revoke_version`] has let in.
+    VersionRevocation(u32),
     /// That a revoked key is gone.
     Deletion,
 }
@@ -316,6 +328,8 @@ pub struct Row {
     pub blob: Blob,
     /// Whether it can be used.
     pub state: KeyState,
+    /// Versions that the log says are revoked, beside those of the blob: bit `i` for the version `i` below the newest.
+    pub revoked: u128,
 }
 
 /// A secret that was generated beside the shard: PKCS#8 DER.

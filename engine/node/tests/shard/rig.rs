@@ -157,6 +157,10 @@ impl Port for Labels {
     fn revoke(&self, _: Name<'_>, _: u64, _: bool) -> Result<(), WriteError> {
         Ok(())
     }
+
+    fn revoke_version(&self, _: Name<'_>, _: u32, _: u64, _: bool) -> Result<(), WriteError> {
+        Ok(())
+    }
 }
 
 /// One answer.

@@ -318,6 +318,48 @@ fn revocation_is_in_force_before_and_without_a_durable_write() {
     );
 }
 
+/// It needed the data key, a read and a durable write before it took effect.
+#[test]
+fn revocation_of_one_version_is_in_force_before_and_without_a_durable_write_and_a_dek() {
+    let mut rig = Rig::new();
+    let (at, key) = rig.connect_and_sign(OWNER, "key");
+    rig.keeps_errands = true;
+    let revoke = Request::KeyRevoke(KeyRevoke { key_version: 1 });
+    rig.receive(at, &frame(3, &key, 0, Opcode::KeyRevoke, &revoke));
+    rig.run();
+    let (task, put) = rig.kept.pop().unwrap();
+    assert!(
+        matches!(put, Errand::Put(_, Write::VersionRevocation(1))),
+        "{put:?}"
+    );
+    // The key that is in memory still has the version: it is not used, but opened again, without it.
+    rig.receive(at, &sign(4, &key, 0));
+    rig.run();
+    assert_eq!(rig.answers(at), []);
+    let (read, errand) = rig.kept.pop().unwrap();
+    assert!(matches!(errand, Errand::Read(_)), "{errand:?}");
+    let failed = WriteError::NotPersisted("the disk is full".to_owned());
+    rig.shard.handle_done(task, Done::Put(Err(failed)));
+    rig.run();
+    assert_eq!(statuses(&rig.answers(at)), [(3, Status::NotPersisted)]);
+    rig.shard.handle_done(read, done(&errand));
+    rig.run();
+    assert_eq!(statuses(&rig.answers(at)), [(4, Status::Ok)]);
+    // Also while the keyspace is locked.
+    rig.publish(|change| change.guard.locked = true);
+    rig.run();
+    rig.receive(at, &frame(5, &key, 0, Opcode::KeyRevoke, &revoke));
+    rig.run();
+    let (task, put) = rig.kept.pop().unwrap();
+    assert!(
+        matches!(put, Errand::Put(_, Write::VersionRevocation(1))),
+        "{put:?}"
+    );
+    rig.shard.handle_done(task, done(&put));
+    rig.run();
+    assert_eq!(statuses(&rig.answers(at)), [(5, Status::Ok)]);
+}
+
 /// Returns a shard that seals under DEK 2.
 fn rotated() -> Rig {
     let mut rig = Rig::new();
@@ -368,6 +410,7 @@ fn row(state: KeyState) -> Row {
             bytes: vec![1; 64],
         },
         state,
+        revoked: 0,
     }
 }
 

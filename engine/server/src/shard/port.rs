@@ -87,7 +87,11 @@ impl Port for Keys {
         now: Instant,
     ) -> Result<Loaded<UnlockedKey>, OpenError> {
         let context = context(name);
-        let opened = self.vault.open(dek, context, blob.version, &blob.bytes);
+        let revoked = keyway_errands::revoked_versions(&self.log, name, blob.version);
+        let is_revoked = |version| is_among(revoked, blob.version, version);
+        let opened = self
+            .vault
+            .open_without(dek, context, blob.version, &blob.bytes, &is_revoked);
         let mut key = opened.map_err(|error| match error.is_transient() {
             true => OpenError::NoRoom(error.to_string()),
             false => OpenError::Corrupt(error.to_string()),
@@ -115,7 +119,7 @@ impl Port for Keys {
     ) -> Result<Option<Sealed>, WriteError> {
         let (vault, context) = (&self.vault, context(name));
         let sealed = |version, bytes: Vec<u8>| Some(Sealed { version, bytes });
-        Ok(match what {
+        let sealed = match what {
             Seal::New {
                 new_key,
                 secret,
@@ -146,10 +150,6 @@ impl Port for Keys {
                 .seal_trimmed(under, context, &blob.bytes, opener, below)
                 .map_err(of_keys)?
                 .and_then(|bytes| sealed(blob.version, bytes)),
-            Seal::VersionRevoked(blob, opener, version) => vault
-                .seal_version_revoked(under, context, &blob.bytes, opener, version)
-                .map_err(of_keys)?
-                .and_then(|bytes| sealed(blob.version, bytes)),
             Seal::Resealed(bytes, opener) => {
                 let version = peek(bytes).map_err(of_open)?.version;
                 let bytes = vault
@@ -157,7 +157,10 @@ impl Port for Keys {
                     .map_err(of_keys)?;
                 sealed(version, bytes)
             }
-        })
+        };
+        sealed
+            .map(|sealed| self.without_revoked(under, name, sealed))
+            .transpose()
     }
 
     fn head_of(&self, blob: &[u8]) -> Result<BlobHead, String> {
@@ -191,6 +194,16 @@ impl Port for Keys {
         keyway_errands::revoke(&self.log, name, unix_ms, takes_reserve)
     }
 
+    fn revoke_version(
+        &self,
+        name: Name<'_>,
+        version: u32,
+        unix_ms: u64,
+        takes_reserve: bool,
+    ) -> Result<(), WriteError> {
+        keyway_errands::revoke_version(&self.log, name, version, unix_ms, takes_reserve)
+    }
+
     #[inline]
     fn panic_if_planted(&self, place: &'static str, key_id: &[u8]) {
         plant::panic_if_planted(place, key_id);
@@ -198,6 +211,29 @@ impl Port for Keys {
 }
 
 impl Keys {
+    /// Drops from a blob what the log says is revoked, so that its material goes with the next write of the key. The newest
+    /// version stays: a blob has one.
+    fn without_revoked(
+        &self,
+        dek: &Dek,
+        name: Name<'_>,
+        mut sealed: Sealed,
+    ) -> Result<Sealed, WriteError> {
+        let revoked = keyway_errands::revoked_versions(&self.log, name, sealed.version);
+        let older = (1..u128::BITS).filter(|below| revoked >> below & 1 == 1);
+        for below in older {
+            let version = sealed.version - below;
+            let (vault, context) = (&self.vault, context(name));
+            match vault.seal_version_revoked(dek, context, &sealed.bytes, dek, version) {
+                Ok(Some(bytes)) => sealed.bytes = bytes,
+                // It is so already, or was trimmed.
+                Ok(None) | Err(KeyError::NoSuchVersion(_)) => {}
+                Err(error) => return Err(of_keys(error)),
+            }
+        }
+        Ok(sealed)
+    }
+
     fn seal_new(
         &self,
         under: &Dek,
@@ -244,6 +280,14 @@ impl Keys {
         };
         sealed.map_err(of_keys)
     }
+}
+
+/// Returns whether a set of revoked versions, bit `i` for the version `i` below `newest`, has this one.
+fn is_among(revoked: u128, newest: u32, version: u32) -> bool {
+    let below = newest.checked_sub(version);
+    below
+        .and_then(|below| revoked.checked_shr(below))
+        .is_some_and(|bits| bits & 1 == 1)
 }
 
 fn context(name: Name<'_>) -> Context<'_> {

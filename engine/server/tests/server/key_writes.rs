@@ -158,6 +158,98 @@ fn revocations_that_are_not_written_hold_however_many_there_are() {
     }
 }
 
+/// Revoking one version needed the data key, a read and a write of the blob before it took effect.
+#[test]
+fn a_revoked_version_is_in_force_before_it_is_written_and_is_written_once_the_disk_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(2);
+    for persists in [true, false] {
+        let server = setup.start();
+        let client = server.client();
+        let (key, signer) = (
+            path(&format!("prod/cipher-{persists}")),
+            path(&format!("prod/signer-{persists}")),
+        );
+        let options = KeyOptions::default();
+        client
+            .key_generate(&key, Algorithm::Aes256Gcm, options)
+            .unwrap();
+        generate(&client, &signer).unwrap();
+        let encrypt = || client.encrypt(&key, b"", b"text").unwrap().value;
+        let sign_with = || {
+            let signed = client.sign(&signer, Scheme::Default, MESSAGE);
+            signed.unwrap().value
+        };
+        let (sealed, signed) = (encrypt(), sign_with());
+        client.key_rotate(&key, None).unwrap();
+        client.key_rotate(&signer, None).unwrap();
+        let (sealed_2, signed_2) = (encrypt(), sign_with());
+        let decrypt = |client: &Client, sealed: &[u8]| {
+            past_the_start(|| client.decrypt(&key, b"", sealed)).map(|answer| answer.key_version)
+        };
+        let verify = |client: &Client, signed: &[u8], version| {
+            let verified = past_the_start(|| {
+                client.verify(&signer, Scheme::Default, MESSAGE, signed, version)
+            });
+            verified.map(|answer| answer.key_version)
+        };
+        limit(&server, Resource::Fsize, Some(0));
+        for key in [&key, &signer] {
+            for _ in 0..2 {
+                let revoked = client.key_revoke_version(key, 1);
+                assert_eq!(status(revoked), Status::NotPersisted);
+            }
+        }
+        // Through each shard, so also forwarded.
+        for client in [&client, &server.unix_client()] {
+            assert_eq!(status(decrypt(client, &sealed)), Status::Revoked);
+            assert_eq!(status(verify(client, &signed, 1)), Status::Revoked);
+            assert_eq!(status(verify(client, &signed, 0)), Status::Mismatch);
+            assert_eq!(decrypt(client, &sealed_2).unwrap(), 2);
+            assert_eq!(verify(client, &signed_2, 0).unwrap(), 2);
+        }
+        // The newest version: nothing new is made with it, until the key is rotated.
+        let revoked = client.key_revoke_version(&signer, 2);
+        assert_eq!(status(revoked), Status::NotPersisted);
+        assert_eq!(status(sign(&client, &signer)), Status::Revoked);
+        let listed = client.key_list(&"prod".parse().unwrap()).unwrap();
+        let row = listed
+            .iter()
+            .find(|row| row.key_id.as_str() == format!("signer-{persists}"));
+        let row = row.unwrap();
+        let versions = row.versions.unwrap().revoked_of(row.key_version);
+        assert_eq!(versions.collect::<Vec<_>>(), [1, 2]);
+        if persists {
+            limit(&server, Resource::Fsize, None);
+            for (key, version) in [(&key, 1), (&signer, 1), (&signer, 2)] {
+                wait_until("writing the revocation", WITHIN, || {
+                    client.key_revoke_version(key, version).is_ok()
+                });
+            }
+        }
+        server.kill();
+        let server = setup.start();
+        let client = server.client();
+        match persists {
+            true => {
+                assert_eq!(status(decrypt(&client, &sealed)), Status::Revoked);
+                assert_eq!(status(verify(&client, &signed, 1)), Status::Revoked);
+                assert_eq!(status(sign(&client, &signer)), Status::Revoked);
+                assert_eq!(client.key_rotate(&signer, None).unwrap().key_version, 3);
+                assert_eq!(sign(&client, &signer).unwrap(), 3);
+                assert_eq!(status(verify(&client, &signed_2, 2)), Status::Revoked);
+            }
+            // As the answer had announced.
+            false => {
+                assert_eq!(decrypt(&client, &sealed).unwrap(), 1);
+                assert_eq!(verify(&client, &signed, 1).unwrap(), 1);
+                assert_eq!(sign(&client, &signer).unwrap(), 2);
+            }
+        }
+        server.stop();
+    }
+}
+
 #[test]
 fn a_revocation_needs_no_descriptor() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
 use keyway_client::{
-    Algorithm, Error, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Secret, Status,
+    Algorithm, Error, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Secret, Status, UnlockWith,
 };
 
+use crate::common::held_kms::HeldKms;
 use crate::common::{Server, Setup, WITHIN, past_the_start, prod, wait_until};
 
 const MESSAGE: Input<'_> = Input::Message(b"pay 5 to bob");
@@ -149,15 +150,67 @@ fn a_version_that_was_trimmed_or_revoked_is_gone_with_the_answer() {
 }
 
 #[test]
-fn the_newest_version_is_neither_trimmed_nor_revoked_alone() {
+fn the_newest_version_is_revoked_alone_and_a_rotation_replaces_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup::new(&dir.path().join("data")).shards(2);
+    let server = setup.start();
+    let client = server.client();
+    let options = KeyOptions {
+        exportable: true,
+        ..KeyOptions::default()
+    };
+    let all = [
+        Algorithm::Ed25519,
+        Algorithm::EcdsaP256,
+        Algorithm::HmacSha256,
+        Algorithm::Aes256Gcm,
+        Algorithm::HkdfSha256,
+    ];
+    let keys = all.map(|algorithm| (algorithm, path(&format!("prod/k{}", algorithm.code()))));
+    let use_newest = |client: &Client, (algorithm, key): &(Algorithm, KeyPath)| {
+        let used = past_the_start(|| match algorithm {
+            Algorithm::HmacSha256 => client.mac(key, b"text").map(|it| it.key_version),
+            Algorithm::Aes256Gcm => client.encrypt(key, b"", b"text").map(|it| it.key_version),
+            Algorithm::HkdfSha256 => client.derive(key, b"", b"", 32).map(|it| it.key_version),
+            _ => client
+                .sign(key, Scheme::Default, MESSAGE)
+                .map(|it| it.key_version),
+        });
+        let exported = past_the_start(|| client.get(key, 0).map(|it| it.key_version));
+        assert_eq!(used.is_ok(), exported.is_ok());
+        used
+    };
+    for of in &keys {
+        client.key_generate(&of.1, of.0, options).unwrap();
+        assert_eq!(use_newest(&client, of).unwrap(), 1);
+        client.key_revoke_version(&of.1, 1).unwrap();
+        assert_eq!(status(use_newest(&client, of)), Status::Revoked, "{}", of.1);
+        assert_eq!(status(client.get(&of.1, 1).map(|_| ())), Status::Revoked);
+    }
+    server.kill();
+    let server = setup.start();
+    let client = server.client();
+    for of in &keys {
+        assert_eq!(status(use_newest(&client, of)), Status::Revoked, "{}", of.1);
+        client.key_rotate(&of.1, None).unwrap();
+        assert_eq!(use_newest(&client, of).unwrap(), 2);
+        assert_eq!(status(client.get(&of.1, 1).map(|_| ())), Status::Revoked);
+    }
+    // With the next write of the key, the blob no longer has it either: see the list.
+    let listed = client.key_list(&prod()).unwrap();
+    for row in &listed {
+        let versions = row.versions.unwrap().revoked_of(row.key_version);
+        assert_eq!(versions.collect::<Vec<_>>(), [1], "{}", row.key_id);
+    }
+}
+
+#[test]
+fn versions_that_are_not_there_are_not_revoked_and_the_newest_is_not_trimmed() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::dev(&dir, 2);
     let client = server.client();
     let key = generate(&client, "prod/k", Algorithm::Ed25519);
     let nobody = path("prod/nobody");
-    let (code, text) = refused(client.key_revoke_version(&key, 1));
-    assert_eq!(code, Status::Conflict);
-    assert!(text.contains("rotate first"), "{text}");
     assert_eq!(status(client.key_trim(&key, 2)), Status::Conflict);
     assert_eq!(status(client.key_revoke_version(&key, 2)), Status::NotFound);
     assert_eq!(status(client.key_trim(&nobody, 2)), Status::NotFound);
@@ -165,12 +218,63 @@ fn the_newest_version_is_neither_trimmed_nor_revoked_alone() {
         status(client.key_revoke_version(&nobody, 2)),
         Status::NotFound
     );
-    // The remedy works.
     client.key_rotate(&key, None).unwrap();
     client.key_revoke_version(&key, 1).unwrap();
     assert_eq!(client.key_trim(&key, 2).unwrap().key_version, 2);
-    assert_eq!(status(client.key_revoke_version(&key, 1)), Status::NotFound);
+    // What was trimmed is gone, and revoking it changes nothing.
+    client.key_revoke_version(&key, 1).unwrap();
+    assert_eq!(status(client.public_key(&key, 1)), Status::NotFound);
     client.sign(&key, Scheme::Default, MESSAGE).unwrap();
+    client.key_revoke(&key).unwrap();
+    assert_eq!(status(client.key_revoke_version(&key, 2)), Status::Revoked);
+}
+
+/// It needed the data key: nothing could be revoked while a keyspace was locked or its KMS did not answer.
+#[test]
+fn a_version_is_revoked_while_the_keyspace_is_locked_and_without_a_kms() {
+    let dir = tempfile::tempdir().unwrap();
+    let kms = HeldKms::start();
+    let setup = kms.setup(dir.path()).shards(2);
+    let server = setup.start();
+    let owner = server.unix_client();
+    owner.keyspace_create(&prod(), &[]).unwrap();
+    let (locked, cold) = (path("prod/locked"), path("prod/cold"));
+    let mut sealed = Vec::new();
+    for key in [&locked, &cold] {
+        let options = KeyOptions::default();
+        owner
+            .key_generate(key, Algorithm::Aes256Gcm, options)
+            .unwrap();
+        sealed.push(owner.encrypt(key, b"aad", b"text").unwrap().value);
+        owner.key_rotate(key, None).unwrap();
+    }
+    owner.lock(&prod()).unwrap();
+    owner.key_revoke_version(&locked, 1).unwrap();
+    owner.unlock(&prod(), UnlockWith::Nothing).unwrap();
+    wait_until("the unlock", WITHIN, || {
+        owner.encrypt(&locked, b"aad", b"text").is_ok()
+    });
+    assert_eq!(
+        status(decrypt(&owner, &locked, &sealed[0])),
+        Status::Revoked
+    );
+    server.kill();
+
+    kms.hold();
+    let server = setup.start();
+    let owner = server.unix_client();
+    owner.key_revoke_version(&cold, 1).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| decrypt(&owner, &cold, &sealed[1]));
+        kms.wait_until_asked();
+        kms.release();
+        assert_eq!(status(waits.join().unwrap()), Status::Revoked);
+    });
+    for (key, sealed) in [(&locked, &sealed[0]), (&cold, &sealed[1])] {
+        assert_eq!(status(decrypt(&owner, key, sealed)), Status::Revoked);
+        let sealed = owner.encrypt(key, b"aad", b"text").unwrap();
+        assert_eq!(sealed.key_version, 2);
+    }
 }
 
 #[test]

@@ -86,4 +86,8 @@ impl Port for Labels {
     fn revoke(&self, _: Name<'_>, _: u64, _: bool) -> Result<(), WriteError> {
         Err(WriteError::NotFound)
     }
+
+    fn revoke_version(&self, _: Name<'_>, _: u32, _: u64, _: bool) -> Result<(), WriteError> {
+        Ok(())
+    }
 }

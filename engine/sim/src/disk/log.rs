@@ -210,6 +210,25 @@ impl<T: 'static> SimLog<T> {
         keyway_errands::revoke(&self.log, name, unix_ms, false)
     }
 
+    /// Revokes one version of a key, from now on.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub fn revoke_version(
+        &self,
+        name: Name<'_>,
+        version: u32,
+        unix_ms: u64,
+    ) -> Result<(), WriteError> {
+        keyway_errands::revoke_version(&self.log, name, version, unix_ms, false)
+    }
+
+    /// Returns whether one version of a key is revoked.
+    #[must_use]
+    pub fn is_version_revoked(&self, name: Name<'_>, version: u32) -> bool {
+        keyway_errands::revoked_versions(&self.log, name, version) & 1 == 1
+    }
+
     /// Takes the blobs that have been acknowledged since the last look.
     pub fn take_landed(&mut self) -> Vec<Vec<u8>> {
         self.ended.landed.take()

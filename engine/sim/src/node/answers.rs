@@ -116,8 +116,12 @@ impl World<'_> {
                 let is_made_twice = is_certain && asks.makes_key();
                 (37, !is_made_twice)
             }
-            Status::NotFound => (37, asks.key().is_some() && !is_certain),
-            Status::Revoked => (38, key.is_some_and(|key| key.revokes_sent > 0)),
+            Status::NotFound => {
+                let is_newer = matches!(asks, Asks::RevokeVersion { version, .. }
+                    if key.is_none_or(|key| version > key.least(asked.sent_at)));
+                (37, asks.key().is_some() && (!is_certain || is_newer))
+            }
+            Status::Revoked => (38, key.is_some_and(|key| key.may_be_revoked())),
             Status::Conflict => {
                 let may_be_there = key.is_none_or(|key| key.generates_sent > 1);
                 (38, !asks.makes_key() || may_be_there)
@@ -133,7 +137,12 @@ impl World<'_> {
             Status::Invalid | Status::BadRequest | Status::Unsupported | Status::Mismatch => {
                 (22, asks.key().is_none() && status != Status::Mismatch)
             }
-            Status::Retry | Status::NeedsUnlock | Status::Unavailable => (22, true),
+            // What revokes needs neither the key nor its DEK.
+            Status::Retry | Status::NeedsUnlock => (
+                22,
+                !matches!(asks, Asks::Revoke(_) | Asks::RevokeVersion { .. }),
+            ),
+            Status::Unavailable => (22, true),
         };
         let text = String::from_utf8_lossy(&answer.payload);
         if !is_possible {
@@ -189,6 +198,7 @@ impl World<'_> {
                 | Asks::LockAll
                 | Asks::LockKms(_)
                 | Asks::Revoke(_)
+                | Asks::RevokeVersion { .. }
                 | Asks::Withdraw { .. }
                 | Asks::Set { .. }
                 // To whom it was granted already.
@@ -237,6 +247,11 @@ impl World<'_> {
                 wrapped
                     .into_iter()
                     .try_for_each(|id| self.lock_answered(id, &asked, taken))
+            }
+            Asks::RevokeVersion { key, version } if is_in_force => {
+                let book = self.books.keys.entry(key).or_default();
+                book.note_version_revoked(version, taken);
+                Ok(())
             }
             Asks::Withdraw { keyspace, who } if is_in_force => {
                 let grant = Some(Asks::Grant { keyspace, who });

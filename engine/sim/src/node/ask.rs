@@ -46,7 +46,7 @@ impl Asks {
             Asks::Generate(_) => Opcode::KeyGenerate,
             Asks::Import(_) => Opcode::KeyImport,
             Asks::Rotate(_) => Opcode::KeyRotate,
-            Asks::Revoke(_) => Opcode::KeyRevoke,
+            Asks::Revoke(_) | Asks::RevokeVersion { .. } => Opcode::KeyRevoke,
             Asks::Delete(_) => Opcode::KeyDelete,
             Asks::Refresh(_) => Opcode::ForceRefresh,
             Asks::List { .. } => Opcode::KeyList,
@@ -77,6 +77,7 @@ impl Asks {
             | Asks::Import(key)
             | Asks::Rotate(key)
             | Asks::Revoke(key)
+            | Asks::RevokeVersion { key, .. }
             | Asks::Delete(key)
             | Asks::Refresh(key) => Some(key),
             _ => None,
@@ -127,7 +128,10 @@ impl World<'_> {
         let request = self
             .books
             .ask(Asked::new(client, user, asks, deadline_us, self.now));
-        if matches!(asks, Asks::Lock(_) | Asks::LockAll | Asks::Revoke(_)) {
+        if matches!(
+            asks,
+            Asks::Lock(_) | Asks::LockAll | Asks::Revoke(_) | Asks::RevokeVersion { .. }
+        ) {
             let at = self.now + ANSWERED_WITHIN_US;
             self.schedule(at, super::Event::MustBeAnswered(request));
         }
@@ -180,6 +184,9 @@ impl World<'_> {
             })),
             Asks::Rotate(_) => write(&Request::KeyRotate(KeyRotate { material: None })),
             Asks::Revoke(_) => write(&Request::KeyRevoke(KeyRevoke { key_version: 0 })),
+            Asks::RevokeVersion { version, .. } => write(&Request::KeyRevoke(KeyRevoke {
+                key_version: version,
+            })),
             Asks::Delete(_) => write(&Request::KeyDelete),
             Asks::Refresh(_) => write(&Request::ForceRefresh),
             Asks::List { shard, listing, .. } => {

@@ -138,7 +138,10 @@ impl World<'_> {
     /// Every key that is promised can be used.
     fn check_keys(&mut self) -> Checked {
         let keys = self.books.keys.iter();
-        let certain = keys.filter(|(_, book)| book.is_certain() && book.newest() > 0);
+        let certain = keys.filter(|(_, book)| {
+            // Otherwise its newest version may be revoked.
+            book.is_certain() && book.newest() > 0 && book.versions_sent.is_empty()
+        });
         let certain: Vec<Key> = certain.map(|(key, _)| *key).collect();
         for key in certain {
             let mut status = None;

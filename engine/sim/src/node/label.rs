@@ -71,6 +71,8 @@ pub(super) struct SimKey {
     /// Which load it is from.
     pub(super) load: u64,
     pub(super) label: Label,
+    /// Its version was revoked alone when it was loaded.
+    pub(super) is_revoked: bool,
     pub(super) _place: InMemory,
 }
 

@@ -76,6 +76,10 @@ pub(super) enum Asks {
     Import(Key),
     Rotate(Key),
     Revoke(Key),
+    RevokeVersion {
+        key: Key,
+        version: u32,
+    },
     Delete(Key),
     Refresh(Key),
     /// A page of a shard's keys.

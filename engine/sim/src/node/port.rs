@@ -14,6 +14,7 @@ use keyway_node::port::{
     Sealed, WriteError,
 };
 use keyway_node::shard::{TURN_US_MAX, Use};
+use keyway_protocol::Status;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -156,6 +157,12 @@ impl Port for SimPort {
         out: &mut Vec<u8>,
     ) -> Result<u32, OpError> {
         let (key, began_at) = (with.key(), self.clock.now());
+        if key.is_revoked {
+            return Err(OpError {
+                status: Status::Revoked,
+                explanation: "this version of the key is revoked".to_owned(),
+            });
+        }
         self.work(key.label.is_slow(), "an operation");
         let used = Used {
             number: Numbers::next(&self.shared.numbers.uses),
@@ -216,6 +223,7 @@ impl Port for SimPort {
             value: SimKey {
                 load: opened.load,
                 label,
+                is_revoked: self.log.borrow().is_version_revoked(name, label.version),
                 _place: InMemory::new(&self.shared.memory, self.shard, name.keyspace),
             },
         })
@@ -259,7 +267,7 @@ impl Port for SimPort {
                     ..label
                 }
             }
-            Seal::Trimmed(blob, opener, _) | Seal::VersionRevoked(blob, opener, _) => Label {
+            Seal::Trimmed(blob, opener, _) => Label {
                 dek,
                 ..reopen(&blob.bytes, opener)?
             },
@@ -297,5 +305,15 @@ impl Port for SimPort {
 
     fn revoke(&self, name: Name<'_>, unix_ms: u64, _: bool) -> Result<(), WriteError> {
         self.log.borrow().revoke(name, unix_ms)
+    }
+
+    fn revoke_version(
+        &self,
+        name: Name<'_>,
+        version: u32,
+        unix_ms: u64,
+        _: bool,
+    ) -> Result<(), WriteError> {
+        self.log.borrow().revoke_version(name, version, unix_ms)
     }
 }

@@ -132,9 +132,18 @@ impl World<'_> {
             "shard {number}: user {user:?} is granted to sign, and #{} is {asks:?}",
             used.request
         );
-        let revoked = asks
+        let key = asks
             .and_then(Asks::key)
-            .and_then(|key| self.books.keys.get(&key)?.revoked);
+            .and_then(|key| self.books.keys.get(&key));
+        let revoked = key.and_then(|key| key.versions_revoked.get(&used.version));
+        ensure!(
+            25,
+            revoked.is_none_or(|taken| at <= taken.at),
+            "shard {number}: #{} uses version {} at {at}, which was revoked alone: {revoked:?}",
+            used.request,
+            used.version
+        );
+        let revoked = key.and_then(|key| key.revoked);
         ensure!(
             25,
             revoked.is_none_or(|it| at <= it.at || used.version > it.through),
@@ -217,6 +226,9 @@ impl World<'_> {
                 && match write {
                     Write::Blob { .. } => asks.makes_version(),
                     Write::Revocation => matches!(asks, Asks::Revoke(_)),
+                    Write::VersionRevocation(of) => {
+                        matches!(asks, Asks::RevokeVersion { version, .. } if version == *of)
+                    }
                     Write::Deletion => matches!(asks, Asks::Delete(_)),
                 }
         };

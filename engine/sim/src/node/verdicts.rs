@@ -19,6 +19,7 @@ impl Asks {
                 | Asks::LockAll
                 | Asks::LockKms(_)
                 | Asks::Revoke(_)
+                | Asks::RevokeVersion { .. }
                 | Asks::Withdraw { .. }
                 | Asks::Grant { .. }
                 | Asks::Set { .. }
@@ -65,6 +66,15 @@ impl World<'_> {
                     let known = log.borrow().known(name);
                     known.is_some_and(|known| known.state == KeyState::Revoked)
                 })
+            }
+            Asks::RevokeVersion { key, version } => {
+                let id = key.id();
+                let name = Name {
+                    keyspace: key.keyspace,
+                    key_id: &id,
+                };
+                let mut logs = self.logs.iter();
+                logs.any(|log| log.borrow().is_version_revoked(name, version))
             }
             Asks::Lock(keyspace) => self
                 .control

@@ -18,3 +18,5 @@ mod recovery;
 mod reshard_crash;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod version;

@@ -39,6 +39,10 @@ fn owner(shards: u16) -> impl Fn(u32, &[u8]) -> usize {
     }
 }
 
+fn has_revoked_version(key: u32) -> bool {
+    key % 4 == 1
+}
+
 /// Logs of two shards with several segments, not closed: as a crash leaves them.
 fn filled() -> (FaultyFiles, Keys) {
     let (disk, mut keys) = (FaultyFiles::default(), Keys::new());
@@ -60,6 +64,9 @@ fn filled() -> (FaultyFiles, Keys) {
                 log.put_blob(KEYSPACE, &key_id, version, blob(version), expect)
                     .await
                     .unwrap();
+            }
+            if has_revoked_version(key) {
+                log.put_version_revoked(KEYSPACE, &key_id, 1).await.unwrap();
             }
             let is_revoked = key % 10 == 0;
             if is_revoked {
@@ -85,7 +92,19 @@ fn check(disk: &FaultyFiles, logs: Vec<LogOptions>, keys: &Keys) {
         for (key_id, expected) in keys {
             let log = &opened[owner(KEYSPACE, key_id)];
             match expected {
-                Some(expected) => assert_eq!(blob(log, KEYSPACE, key_id).await, *expected),
+                Some(expected) => {
+                    assert_eq!(blob(log, KEYSPACE, key_id).await, *expected);
+                    let number = String::from_utf8_lossy(key_id);
+                    let number = number.trim_start_matches("key-").parse().unwrap();
+                    let revoked = log.revoked_versions(KEYSPACE, key_id, expected.0);
+                    let first = 1 << (expected.0 - 1);
+                    let is = if has_revoked_version(number) {
+                        first
+                    } else {
+                        0
+                    };
+                    assert_eq!(revoked, is);
+                }
                 None => {
                     let found = log.get(KEYSPACE, key_id).await.unwrap();
                     assert!(matches!(found, Lookup::Revoked { .. }));

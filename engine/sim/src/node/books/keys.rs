@@ -1,7 +1,9 @@
 //! What was promised of one key, by whichever process.
 
 use super::super::plan::Asks;
+use super::Taken;
 use keyway_protocol::Status;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A key.
 #[derive(Debug, Default)]
@@ -19,6 +21,10 @@ pub(crate) struct KeyBook {
     pub(crate) revokes_sent: u32,
     pub(crate) deletes_sent: u32,
     pub(crate) revoked: Option<Revoked>,
+    /// Versions that were to be revoked alone.
+    pub(crate) versions_sent: BTreeSet<u32>,
+    /// Those of which that was answered.
+    pub(crate) versions_revoked: BTreeMap<u32, Taken>,
 }
 
 /// A revocation that was answered.
@@ -61,6 +67,16 @@ impl KeyBook {
         self.newest() > 0 && self.revokes_sent == 0
     }
 
+    pub(crate) fn may_be_revoked(&self) -> bool {
+        self.revokes_sent > 0 || !self.versions_sent.is_empty()
+    }
+
+    /// The revocation of one version was answered OK, or "in force".
+    pub(crate) fn note_version_revoked(&mut self, version: u32, taken: Taken) {
+        let known = self.versions_revoked.entry(version).or_insert(taken);
+        known.is_written |= taken.is_written;
+    }
+
     pub(crate) fn note_sent(&mut self, asks: Asks) {
         match asks {
             Asks::Generate(_) | Asks::Import(_) => {
@@ -72,6 +88,9 @@ impl KeyBook {
                 }
             }
             Asks::Revoke(_) => self.revokes_sent += 1,
+            Asks::RevokeVersion { version, .. } => {
+                self.versions_sent.insert(version);
+            }
             Asks::Delete(_) => self.deletes_sent += 1,
             _ => {}
         }
@@ -98,5 +117,6 @@ impl KeyBook {
 
     pub(crate) fn forget_process(&mut self) {
         self.revoked = self.revoked.filter(|revoked| revoked.is_written);
+        self.versions_revoked.retain(|_, taken| taken.is_written);
     }
 }

@@ -130,6 +130,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         steps,
     };
     others::add(&mut plan);
+    others::add_versions(&mut plan);
     extra::add(&mut plan);
     plan
 }

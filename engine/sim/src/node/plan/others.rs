@@ -50,3 +50,37 @@ pub(super) fn add(plan: &mut Plan) {
         plan.steps.insert(at, planned);
     }
 }
+
+/// Numbers of the revocations of one version begin here.
+const FIRST_REVOCATION: u64 = 3_000;
+const REVOCATIONS_MAX: u64 = 8;
+const VERSIONS_MAX: u64 = 4;
+
+/// One history in three also revokes versions one by one.
+pub(super) fn add_versions(plan: &mut Plan) {
+    let mut dice = Dice::of(plan.seed, 1 << 36, 0, 0);
+    if plan.seed < NEWEST_FROM || !dice.one_in(3) {
+        return;
+    }
+    for number in 0..1 + dice.below(REVOCATIONS_MAX) {
+        let key = Key {
+            keyspace: 1 + dice.below(u64::from(plan.keyspaces)) as u32,
+            number: dice.skewed(u64::from(KEYS)) as u8,
+        };
+        let version = 1 + dice.below(VERSIONS_MAX) as u32;
+        let deadline_us = deadline_us(&mut dice);
+        let at = dice.below(plan.steps.len() as u64 + 1) as usize;
+        let planned = Planned {
+            number: FIRST_REVOCATION + number,
+            after_us: dice.below(GAP_US),
+            step: Step::Ask {
+                // Who is first may do everything.
+                client: 0,
+                asks: Asks::RevokeVersion { key, version },
+                deadline_us,
+                count: 1,
+            },
+        };
+        plan.steps.insert(at, planned);
+    }
+}

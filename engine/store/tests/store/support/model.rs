@@ -1,7 +1,7 @@
 //! What a log must hold, told from the outside: what was tried and what was acknowledged.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_lite::future::zip;
 use keyway_store::{BlobLog, Compaction, Expect, Files, KeyState, Lookup, PutError};
@@ -16,6 +16,29 @@ struct Key {
     floor: u32,
     revoke_tried: bool,
     revoked: bool,
+    /// Versions that were to be revoked alone, and those of which that was acknowledged or read.
+    versions_tried: BTreeSet<u32>,
+    versions_revoked: BTreeSet<u32>,
+}
+
+impl Key {
+    /// Checks which of its versions are revoked alone.
+    fn check_versions<F: Files>(&mut self, name: &str, log: &BlobLog<F>, key_id: &[u8]) {
+        let revoked = log.revoked_versions(KEYSPACE, key_id, self.floor);
+        let below = (0..self.floor).filter(|below| revoked >> below & 1 == 1);
+        let found: BTreeSet<u32> = below.map(|below| self.floor - below).collect();
+        assert!(
+            found.is_superset(&self.versions_revoked),
+            "{name}: {found:?} of {self:?}"
+        );
+        assert!(
+            found.is_subset(&self.versions_tried),
+            "{name}: {found:?} of {self:?}"
+        );
+        if log.stats().revocations_bytes == 0 {
+            self.versions_revoked = found;
+        }
+    }
 }
 
 /// What was done to a log.
@@ -69,6 +92,7 @@ impl Model {
                         "{name} is half"
                     );
                     key.floor = blob.version;
+                    key.check_versions(&name, log, key_id);
                     expected.insert(key_id.clone(), (blob.version, KeyState::Live));
                 }
             }
@@ -107,7 +131,12 @@ pub async fn live<F: Files>(
         for _ in 0..=random.below(4) {
             let key_id = format!("key-{}", random.below(KEYS)).into_bytes();
             let blob_len = 1 + random.below(900);
-            puts.push(put(log, model, key_id, blob_len, random.one_in(25)));
+            let what = match random.below(25) {
+                0 => What::Revoke,
+                1..4 => What::RevokeVersion(random.below(4) as u32),
+                _ => What::Blob(blob_len),
+            };
+            puts.push(put(log, model, key_id, what));
         }
         let (results, compacted) = zip(join_all(puts), log.compact_step(1500)).await;
         if let Ok(Compaction::Damaged { segment, offset }) = compacted {
@@ -124,15 +153,36 @@ pub async fn live<F: Files>(
     Ok(())
 }
 
+/// What is done to a key.
+enum What {
+    Blob(usize),
+    Revoke,
+    /// The version so many below the newest.
+    RevokeVersion(u32),
+}
+
 async fn put<F: Files>(
     log: &BlobLog<F>,
     model: &RefCell<Model>,
     key_id: Vec<u8>,
-    blob_len: usize,
-    revoke: bool,
+    what: What,
 ) -> Result<(), PutError> {
     let known = log.version_of(KEYSPACE, &key_id);
-    if revoke {
+    if let What::RevokeVersion(below) = what {
+        let newest = known.map_or(0, |known| known.version);
+        let version = newest.saturating_sub(below);
+        {
+            let mut model = model.borrow_mut();
+            let key = model.keys.entry(key_id.clone()).or_default();
+            key.versions_tried.insert(version);
+        }
+        log.put_version_revoked(KEYSPACE, &key_id, version).await?;
+        let mut model = model.borrow_mut();
+        let key = model.keys.get_mut(&key_id).unwrap();
+        key.versions_revoked.insert(version);
+        return Ok(());
+    }
+    let What::Blob(blob_len) = what else {
         {
             let mut model = model.borrow_mut();
             model.keys.entry(key_id.clone()).or_default().revoke_tried = true;
@@ -143,7 +193,7 @@ async fn put<F: Files>(
         key.revoked = true;
         key.floor = key.floor.max(stored.version);
         return Ok(());
-    }
+    };
     let (version, expect) = match known {
         None => (1, Expect::Absent),
         Some(known) => (known.version + 1, Expect::Version(known.version)),
