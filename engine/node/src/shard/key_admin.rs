@@ -417,12 +417,6 @@ impl<P: Port> Shard<P> {
         let frame = job.frame.frame()?;
         self.timed.port.known(name_of(&frame))
     }
-
-    /// Returns whether a job is a write.
-    pub(super) fn is_writing(&self, at: Handle<Job>) -> bool {
-        let job = self.jobs.get(at);
-        job.is_some_and(|job| matches!(job.stage, Stage::Writing(_)))
-    }
 }
 
 /// What a write comes to.

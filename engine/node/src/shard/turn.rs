@@ -13,7 +13,7 @@ use super::effect::{Done, Effect, TaskId};
 use super::inbox::{Class, Rota};
 use super::loads::QueuedLoad;
 use super::permit::TurnScope;
-use super::port::{Port, WriteError};
+use super::port::Port;
 use super::report::Report;
 use super::responder::To;
 use super::tasks::Task;
@@ -181,10 +181,7 @@ impl<P: Port> Shard<P> {
             Some(Task::Job(job)) => match done {
                 Done::Reserved(reserved) => self.go_on_reserved(scope, job, reserved),
                 Done::Listed(page) => self.show_page(job, page),
-                Done::Lost if !self.is_writing(job) => {
-                    let lost = WriteError::Unknown("a step was lost; this is a bug".to_owned());
-                    self.go_on_reserved(scope, job, Err(lost));
-                }
+                Done::Lost => self.lose_step(scope, job),
                 done => self.go_on_writing(job, done),
             },
         }

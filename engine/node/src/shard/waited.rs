@@ -8,6 +8,7 @@ use keyway_protocol::{Request, ResponseFlags, ResponseHead, Status};
 use zeroize::Zeroizing;
 
 use super::Shard;
+use super::effect::Done;
 use super::governed::Keyspaces;
 use super::job::{Job, Stage};
 use super::outputs::Outputs;
@@ -112,6 +113,23 @@ impl<P: Port> Shard<P> {
         if let Some(responder) = self.take_job(job).and_then(|job| job.responder) {
             self.out
                 .refuse_write(&mut self.governed, responder, WriteRefusal::Error(error));
+        }
+    }
+
+    /// Takes in that an errand of a job was lost.
+    pub(super) fn lose_step(&mut self, turn: &TurnScope, at: Handle<Job>) {
+        match self.jobs.get(at).map(|job| &job.stage) {
+            Some(Stage::Writing(_)) => self.go_on_writing(at, Done::Lost),
+            Some(Stage::Listing { .. }) => {
+                if let Some(responder) = self.take_job(at).and_then(|job| job.responder) {
+                    let text = "the page was lost; this is a bug, please report it".into();
+                    self.out.refuse(responder, Status::Internal, text);
+                }
+            }
+            _ => {
+                let lost = WriteError::Unknown("a step was lost; this is a bug".to_owned());
+                self.go_on_reserved(turn, at, Err(lost));
+            }
         }
     }
 

@@ -5,7 +5,9 @@ use keyway_node::messages::{Lane, ResealError, ResealPage, ResealWork, ToControl
 use keyway_node::policy::Policy;
 use keyway_node::port::{Blob, KeyState, Page, Row, Write, WriteError};
 use keyway_node::shard::{Done, Errand};
-use keyway_protocol::{HotBy, KeyRevoke, KeyRotate, KeyspaceHot, Opcode, Request, Status};
+use keyway_protocol::{
+    HotBy, KeyList, KeyRevoke, KeyRotate, KeyspaceHot, Octets, Opcode, Request, Status,
+};
 
 use super::rig::{KEYSPACE, OWNER, Rig, STRANGER, done, frame, generate, sign, statuses};
 
@@ -207,7 +209,16 @@ fn lost_errand_is_answered_once() {
         sign(1, &key, 0)
     };
     let puts = |rig: &mut Rig| generate(1, &rig.key("new", 0), 0);
-    let errands: [(&str, Begin); 6] = [
+    let lists = |_: &mut Rig| {
+        let list = Request::KeyList(KeyList {
+            shard: 0,
+            limit: 9,
+            cursor: Octets(b""),
+        });
+        frame(1, b"", 0, Opcode::KeyList, &list)
+    };
+    let errands: [(&str, Begin); 7] = [
+        ("a page", lists),
         ("a load", reads),
         ("a block of uses", reserves),
         ("the blob", WRITES[0].1),
@@ -246,6 +257,10 @@ fn lost_errand_is_answered_once() {
             _ => matches!(status, Status::Internal | Status::Unavailable),
         };
         assert!(is_failure, "{what}: {answers:?}");
+        if what == "a page" {
+            let text = String::from_utf8_lossy(&answers[0].payload);
+            assert!(text.contains("page was lost"), "{text}");
+        }
         assert_eq!(rig.shard.figures().waiting.jobs, 0, "{what}");
     }
 }
