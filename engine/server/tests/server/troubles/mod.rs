@@ -141,7 +141,10 @@ impl Shop {
             let line = wait_for_line(server, log_before);
             let (state, alerts) = wait_for_state(server);
             let finding = wait_for_finding(server);
-            wait_for_the_cause(server, &line, trouble);
+            // Elsewhere a command's own words differ from those of the unwraps.
+            if matches!(self.matrix, "pkcs11" | "vault by name") {
+                wait_for_the_cause(server, &line, trouble);
+            }
             let log = since(server);
             // The cause of the end of service: the lease's own end, or a denial before it.
             let was_denied = log.contains("the KMS denied the keyspace: purged");
