@@ -141,7 +141,7 @@ impl Shop {
             let line = wait_for_line(server, log_before);
             let (state, alerts) = wait_for_state(server);
             let finding = wait_for_finding(server);
-            // Elsewhere a command's own words differ from those of the unwraps.
+            // At the other providers a command did not name it within the limit, for a reason that is yet to be found.
             if matches!(self.matrix, "pkcs11" | "vault by name") {
                 wait_for_the_cause(server, &line, trouble);
             }
