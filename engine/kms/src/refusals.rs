@@ -8,7 +8,7 @@ use crate::{Class, KmsError};
 /// AppRole: OpenBao and Vault lock a role out for 15 minutes at the fifth refusal with less than 15 minutes between two.
 /// The waits are so long that two servers with one role stay below that.
 const COUNTED_WAITS: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(16 * 60)];
-/// Refused logins after which an operator waits too.
+/// Counted refusals after which an operator waits too.
 const COUNTED_HURRIES: u32 = 1;
 /// Tokens, certificates and key pairs are not locked out, so only the server's load matters.
 const OTHER_WAIT_MIN: Duration = Duration::from_secs(1);
@@ -28,13 +28,16 @@ pub(crate) enum Lockout {
 #[derive(Debug)]
 pub(crate) struct Refusals {
     lockout: Lockout,
-    count: u32,
+    /// Those that the server counts.
+    counted: u32,
+    others: u32,
     latest: Option<Refusal>,
 }
 
 #[derive(Debug)]
 struct Refusal {
     error: KmsError,
+    is_counted: bool,
     /// State of the files with which it was made: others may succeed.
     stamp: Stamp,
     at: Instant,
@@ -45,7 +48,8 @@ impl Refusals {
     pub(crate) fn new(lockout: Lockout) -> Self {
         Self {
             lockout,
-            count: 0,
+            counted: 0,
+            others: 0,
             latest: None,
         }
     }
@@ -63,7 +67,7 @@ impl Refusals {
             left.as_secs() + 1
         );
         let mut remedy = latest.error.remedy().to_owned();
-        if self.lockout == Lockout::Counts && self.count > COUNTED_HURRIES {
+        if latest.is_counted && self.counted > COUNTED_HURRIES {
             remedy += "; an unlock does not try earlier, since the server locks the role out after too many refusals: \
                        once the cause is fixed, write the file again (touch it)";
         }
@@ -71,7 +75,9 @@ impl Refusals {
         Some(error.from_cause(latest.error.cause()))
     }
 
-    /// Records how a login failed. Only a decision of the server blocks the next one.
+    /// Records how a login failed. Only a decision of the server, or what a person has to put right, blocks the next one.
+    /// A server counts credentials that it refused. It knows nothing of a connection that TLS has ended, and counts no
+    /// login at a mount that is not there.
     pub(crate) fn note(&mut self, error: &KmsError, stamp: Stamp, now: Instant) {
         if !matches!(error.class(), Class::Credential | Class::Misconfigured) {
             return;
@@ -81,20 +87,25 @@ impl Refusals {
             .as_ref()
             .is_some_and(|latest| latest.stamp != stamp)
         {
-            self.count = 0;
+            (self.counted, self.others) = (0, 0);
         }
-        let wait = match self.lockout {
-            Lockout::Counts => {
+        let is_counted = self.lockout == Lockout::Counts && error.class() == Class::Credential;
+        let wait = match is_counted {
+            true => {
                 let last = COUNTED_WAITS.len() - 1;
-                COUNTED_WAITS[usize::try_from(self.count).map_or(last, |count| count.min(last))]
+                self.counted = self.counted.saturating_add(1);
+                COUNTED_WAITS
+                    [usize::try_from(self.counted - 1).map_or(last, |count| count.min(last))]
             }
-            Lockout::Never => {
-                (OTHER_WAIT_MIN * (1 << self.count.min(OTHER_DOUBLINGS_MAX))).min(OTHER_WAIT_MAX)
+            false => {
+                let doublings = self.others.min(OTHER_DOUBLINGS_MAX);
+                self.others = self.others.saturating_add(1);
+                (OTHER_WAIT_MIN * (1 << doublings)).min(OTHER_WAIT_MAX)
             }
         };
-        self.count = self.count.saturating_add(1);
         self.latest = Some(Refusal {
             error: error.clone(),
+            is_counted,
             stamp,
             at: now,
             until: now + wait,
@@ -108,17 +119,17 @@ impl Refusals {
         let Some(latest) = &mut self.latest else {
             return;
         };
-        let earliest = match self.lockout {
-            Lockout::Counts if self.count > COUNTED_HURRIES => return,
-            Lockout::Counts => now,
-            Lockout::Never => latest.at + OTHER_WAIT_MIN,
+        let earliest = match latest.is_counted {
+            true if self.counted > COUNTED_HURRIES => return,
+            true => now,
+            false => latest.at + OTHER_WAIT_MIN,
         };
         latest.until = latest.until.min(earliest);
     }
 
     /// Clears the refusals, because a login has succeeded.
     pub(crate) fn clear(&mut self) {
-        self.count = 0;
+        (self.counted, self.others) = (0, 0);
         self.latest = None;
     }
 }
@@ -134,6 +145,7 @@ mod tests {
         stamp: Stamp,
         attempts: Vec<u64>,
         began: Instant,
+        class: Class,
     }
 
     impl Rig {
@@ -145,6 +157,7 @@ mod tests {
                 stamp: Stamp::default(),
                 attempts: Vec::new(),
                 began: now,
+                class: Class::Credential,
             }
         }
 
@@ -156,7 +169,7 @@ mod tests {
                 }
                 if self.refusals.bar(&self.stamp, self.now).is_none() {
                     self.attempts.push((self.now - self.began).as_secs());
-                    let error = KmsError::new(Class::Credential, "refused", "renew it");
+                    let error = KmsError::new(self.class, "refused", "renew it");
                     self.refusals.note(&error, self.stamp.clone(), self.now);
                 }
                 self.now += Duration::from_secs(1);
@@ -198,6 +211,22 @@ mod tests {
             rig.refusals.hurry(rig.now);
             assert!(rig.refusals.bar(&rig.stamp, rig.now).is_some());
         }
+    }
+
+    /// A server whose certificate was not trusted was asked again after up to 16 minutes, and the lease ended meanwhile.
+    #[test]
+    fn what_the_server_does_not_count_is_tried_again_soon() {
+        let mut rig = Rig::new(Lockout::Counts);
+        rig.class = Class::Misconfigured;
+        rig.run(120, |_| false);
+        assert_eq!(rig.attempts, [0, 1, 3, 7, 15, 31, 61, 91]);
+        let barred = rig.refusals.bar(&rig.stamp, rig.now).unwrap();
+        assert!(!barred.remedy().contains("touch"), "{barred}");
+        // And it brings no refusal forward.
+        rig.attempts.clear();
+        rig.class = Class::Credential;
+        rig.run(40 * 60, |_| false);
+        assert_eq!(rig.attempts, [121, 181, 1141, 2101]);
     }
 
     #[test]

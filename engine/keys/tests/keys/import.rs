@@ -65,7 +65,10 @@ fn raw_secrets_are_detected_by_their_algorithm() {
         &["neither PEM nor DER", "name the algorithm"],
     );
     let document = rsa_pkcs8(Algorithm::Rsa2048);
-    says(detect(Algorithm::HmacSha256, document), &["document", "raw"]);
+    says(
+        detect(Algorithm::HmacSha256, document),
+        &["document", "raw"],
+    );
 }
 
 #[test]
