@@ -148,11 +148,11 @@ fn a_lock_logs_out_and_an_unlock_opens_again() {
         wrap(&kms, 5).await.unwrap();
         kms.lock();
         let kept_back = answered.await;
-        assert_refused(kept_back, Class::Locked, "keyway unlock");
+        assert_refused(kept_back, Class::Locked, "keyway kms unlock NAME");
         assert_eq!(kms.state(), ProviderState::Locked);
         assert_refused(early.await, Class::Locked, "while it was being unlocked");
         let refused = kms.unwrap(&context, &wrapped).await;
-        assert_refused(refused, Class::Locked, "keyway unlock");
+        assert_refused(refused, Class::Locked, "keyway kms unlock NAME");
         // The worker has answered `early`, and applies a lock before it answers anything else.
         assert_eq!(hsm.calls("C_Logout"), 1);
         assert_eq!(hsm.calls("C_CloseSession"), 1);
@@ -244,7 +244,7 @@ fn a_key_that_is_switched_off_is_disabled_until_it_is_on() {
         let refused = other.unlock(pin(hsm.pin())).await;
         assert_refused(refused, Class::Disabled, "may not both encrypt and decrypt");
         // That unlock has ended the login, and with it the handle of a private key.
-        assert_refused(wrap(&kms, 3).await, Class::Locked, "keyway unlock");
+        assert_refused(wrap(&kms, 3).await, Class::Locked, "keyway kms unlock NAME");
     });
 }
 
@@ -261,7 +261,7 @@ fn a_login_that_the_module_has_lost_wants_a_new_one() {
             let locking = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
             module.initialize(locking).unwrap();
             let refused = kms.unwrap(&context(1), &wrapped).await;
-            assert_refused(refused, Class::Locked, "keyway unlock");
+            assert_refused(refused, Class::Locked, "keyway kms unlock NAME");
             assert_eq!(kms.state(), ProviderState::Locked);
             kms.unlock(pin(hsm.pin())).await.unwrap();
             let back = kms.unwrap(&context(1), &wrapped).await.unwrap();

@@ -19,13 +19,13 @@ fn a_wrong_pin_is_denied_and_sent_once() {
         let kms = Pkcs11::open(spied_on(hsm)).unwrap();
         assert_eq!(kms.unlock_need(), UnlockNeed::Pin);
         assert!(!hsm.is_pin_count_low());
-        assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway unlock");
+        assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway kms unlock NAME");
         let refused = kms.unlock(pin(WRONG_PIN)).await;
         assert_refused(refused, Class::Denied, "counts wrong PINs");
         assert!(hsm.is_pin_count_low());
         assert_eq!(hsm.calls("C_Login"), 1);
         assert_eq!(kms.state(), ProviderState::Locked);
-        assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway unlock");
+        assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway kms unlock NAME");
         assert_eq!(hsm.calls("C_Login"), 1, "a call logs in automatically");
         kms.unlock(pin(hsm.pin())).await.unwrap();
         assert!(!hsm.is_pin_count_low());
@@ -133,7 +133,7 @@ fn a_pin_file_opens_the_token_without_an_operator() {
             // An operator locked it, and only an operator ends that.
             kms.lock();
             assert_eq!(kms.state(), ProviderState::Locked);
-            assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway unlock");
+            assert_refused(wrap(&kms, 0).await, Class::Locked, "keyway kms unlock NAME");
             kms.unlock(UnlockSecret::Nothing).await.unwrap();
             wrap(&kms, 0).await.unwrap();
         },

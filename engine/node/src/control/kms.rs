@@ -198,7 +198,7 @@ impl Need {
     }
 
     /// Returns how to unlock a KMS that needs this.
-    pub(super) fn remedy_of_kms(self, kms: &str) -> String {
+    pub fn remedy_of_kms(self, kms: &str) -> String {
         match self {
             Need::Nothing => format!("run `keyway kms unlock {kms}`"),
             Need::Passphrase => format!("run `keyway kms unlock {kms} --passphrase`"),

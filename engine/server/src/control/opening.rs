@@ -129,10 +129,12 @@ async fn unlock(config: &Config, name: &str, service: &Service) -> Result<(), Km
             .await?;
         return Ok(());
     }
+    let need = kms::need(service.unlock_need());
     tracing::warn!(
         kms = name,
-        needs = kms::need(service.unlock_need()).word(),
-        "the KMS is locked: its keyspaces answer NEEDS_UNLOCK until `keyway unlock`"
+        needs = need.word(),
+        "the KMS is locked: its keyspaces answer NEEDS_UNLOCK; {}",
+        need.remedy_of_kms(name)
     );
     Ok(())
 }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, KeyOptions, KeyPath, KeyspaceName, Status};
@@ -15,8 +15,8 @@ use crate::common::{Ends, Server, WITHIN, wait_until};
 use crate::outages::stand;
 
 const KEYSPACES: usize = 200;
-/// Most log lines of an outage, and of its end.
-const LINES_MAX: usize = 60;
+/// Most log lines of an outage, or of its end, in a minute: ten of each of three events, and how many more there were.
+const LINES_PER_MINUTE: usize = 40;
 /// Long enough that 200 keyspaces are created and used in time, and renewed within the budget.
 const LEASE_MS: &str = "30000";
 
@@ -62,11 +62,14 @@ fn create_all(client: &Client) {
     }
 }
 
-/// Returns the log lines after the first `before`, which must be few.
-fn few_lines_since(server: &Server, before: usize) -> String {
+/// Returns the log lines after the first `before`, which must be few: what may be logged in a minute, for all minutes of
+/// which the trouble has had a part, however slow the machine is.
+fn few_lines_since(server: &Server, before: usize, began: Instant) -> String {
     let log = server.log();
     let lines: Vec<&str> = log.lines().skip(before).collect();
-    assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
+    let minutes = began.elapsed().as_secs() / 60 + 2;
+    let lines_max = LINES_PER_MINUTE * minutes as usize;
+    assert!(lines.len() <= lines_max, "{}: {lines:#?}", lines.len());
     lines.join("\n")
 }
 
@@ -98,7 +101,7 @@ fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
         };
         wait_for_service();
         for cause in ["sealed", "token_ended"] {
-            let before = server.log().lines().count();
+            let (before, began) = (server.log().lines().count(), Instant::now());
             if cause == "sealed" {
                 bao.seal();
             } else {
@@ -106,9 +109,9 @@ fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
                 bao.write("auth/token/revoke", &json!({ "token": token }));
             }
             wait_for_trouble(cause, "acquiring");
-            let said = few_lines_since(&server, before);
+            let said = few_lines_since(&server, before, began);
             assert!(said.contains(&format!("cause=\"{cause}\"")), "{said}");
-            let before = server.log().lines().count();
+            let (before, began) = (server.log().lines().count(), Instant::now());
             if cause == "sealed" {
                 bao.unseal();
             } else {
@@ -116,12 +119,12 @@ fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
                 std::fs::write(&token_file, token).unwrap();
             }
             wait_for_service();
-            few_lines_since(&server, before);
+            few_lines_since(&server, before, began);
         }
-        let before = server.log().lines().count();
+        let (before, began) = (server.log().lines().count(), Instant::now());
         bao.remove_policy("keyway");
         wait_for_trouble("policy", "denied");
-        let said = few_lines_since(&server, before);
+        let said = few_lines_since(&server, before, began);
         assert!(
             said.contains("the KMS denied the keyspace: purged"),
             "{said}"
@@ -147,21 +150,15 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
         let served = |index| client.mac(&key(index), b"message").is_ok();
         wait_until("all are served", WITHIN, || (0..KEYSPACES).all(served));
 
-        let before = server.log().lines().count();
+        let (before, began) = (server.log().lines().count(), Instant::now());
         bao.kill();
         wait_until("the end of all leases", WITHIN, || {
             in_state(&server, "acquiring") == KEYSPACES
         });
         let troubles = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"connection_refused\"}";
         server.wait_for_metric(troubles, |keyspaces| keyspaces == KEYSPACES as f64);
-        let said = server.log();
-        let lines: Vec<&str> = said.lines().skip(before).collect();
-        assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
-        assert!(
-            lines
-                .iter()
-                .any(|line| line.contains("cause=\"connection_refused\""))
-        );
+        let said = few_lines_since(&server, before, began);
+        assert!(said.contains("cause=\"connection_refused\""), "{said}");
         let refused = client.mac(&key(7), b"message").unwrap_err();
         assert_eq!(refused.status(), Some(Status::NeedsUnlock));
 
@@ -178,19 +175,17 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
         created.refused(4, &["cannot be reached", "check that the server runs"]);
         let found = operator.run(&server, "keyway doctor --duration 2s");
         let lines = found.out.lines().count();
-        assert!(lines <= 2 * LINES_MAX, "{lines}: {}", found.out);
+        assert!(lines <= 3 * LINES_PER_MINUTE, "{lines}: {}", found.out);
         let of_all = "connection_refused of 200 keyspaces";
         assert!(found.out.contains(of_all), "{}", found.out);
 
-        let before = server.log().lines().count();
+        let (before, began) = (server.log().lines().count(), Instant::now());
         bao.restart();
         wait_until("the end of the outage", WITHIN, || {
             (0..KEYSPACES).all(served)
         });
         let none = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"none\"}";
         server.wait_for_metric(none, |keyspaces| keyspaces == 0.0);
-        let said = server.log();
-        let lines: Vec<&str> = said.lines().skip(before).collect();
-        assert!(lines.len() <= LINES_MAX, "{}: {lines:#?}", lines.len());
+        few_lines_since(&server, before, began);
     });
 }

@@ -234,7 +234,6 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("keyway status", Run("keyway status")),
     ("keyway top", Run("keyway top --once")),
     ("keyway lock KEYSPACE", Run("keyway lock prod; keyway unlock prod --wait")),
-    ("keyway unlock", Run("keyway lock prod; keyway unlock prod; keyway unlock prod --wait")),
     ("keyway unlock {} --ticket {} --wait", Test(TOOLS_KMS, "a_share_that_is_not_judged_in_time_can_be_followed")),
     ("keyway unlock {} --wait", Run("keyway lock prod
         ! keyway sign prod/alice --in msg --out sig

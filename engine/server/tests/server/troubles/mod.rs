@@ -288,12 +288,15 @@ fn wait_for_finding(server: &Server) -> String {
 /// Returns the clauses of a trouble that are the same whatever was asked: without addresses, numbers of requests, and times
 /// until the next try.
 fn provider_words(what: &str) -> impl Iterator<Item = &str> {
-    let clauses = what
-        .split(": ")
-        .flat_map(|part| part.split([';', '(', ')']));
-    clauses.map(str::trim).filter(|clause| {
-        let varies = ["://", "request ", "next login", "not called"];
-        clause.len() >= 12 && !varies.iter().any(|varying| clause.contains(varying))
+    let parts = what.split(": ");
+    let clauses = parts.flat_map(|part| part.split([';', ',', '(', ')', '"']));
+    let words = clauses.map(|clause| match clause.split_once("://") {
+        Some((_, address)) => address.split_once(' ').map_or("", |(_, rest)| rest),
+        None => clause.trim(),
+    });
+    words.filter(|words| {
+        let varies = ["request ", "next login", "not called"];
+        words.len() >= 12 && !varies.iter().any(|varying| words.contains(varying))
     })
 }
 
