@@ -291,10 +291,11 @@ impl Aws {
     async fn describe_and_unlock(&self) -> Result<Unlocked, KmsError> {
         const NAME: &str = "DescribeKey";
         // A new connection rereads the credentials, which an operator who unlocks after a denial expects.
+        let stamp = self.settings.files_stamp();
         let call = Call {
-            connection: Arc::new(Connection::new(self.settings.files_stamp())),
+            connection: Arc::new(Connection::new(stamp.clone())),
             lock_count: self.state().lock_count,
-            stamp: self.settings.files_stamp(),
+            stamp,
         };
         self.refusals().hurry(Instant::now());
         self.check_not_barred(&call.stamp)?;

@@ -1,7 +1,8 @@
 //! Revoking one version of a key.
 //!
 //! It is a record of its own, beside the key's blob: so it needs neither the blob nor what opens it, takes effect as a
-//! revocation does, and is written as one. The blob is left as it is; when it is opened, the log is asked which versions are revoked.
+//! revocation does, and is written as one. The blob is left as it is; when it is opened, the log is asked which versions
+//! are revoked.
 
 use std::rc::Rc;
 
@@ -18,7 +19,8 @@ const VERSIONS_MAX: u32 = u128::BITS;
 
 impl<F: Files> BlobLog<F> {
     /// Revokes one version of a key permanently, the newest one included. The log reports it as revoked immediately, and
-    /// keeps trying to write that until it succeeds; `unix_ms` and `spare_bytes` are as for [`BlobLog::revoke`]. Revoking it twice is no error.
+    /// keeps trying to write that until it succeeds; `unix_ms` and `spare_bytes` are as for [`BlobLog::revoke`]. Revoking it
+    /// twice is no error.
     ///
     /// A version that the key no longer has is accepted: the log does not know which ones a blob holds.
     ///
