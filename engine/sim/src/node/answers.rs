@@ -129,7 +129,7 @@ impl World<'_> {
             Status::Forbidden => (22, self.may_be_forbidden(asked, asks)),
             Status::NoKeyspace => (22, self.may_be_missing(asks)),
             Status::DeadlineExceeded => (32, asked.deadline.is_some()),
-            Status::NotPersisted => (22, self.takes_away(asks)),
+            Status::NotPersisted => (22, asks.may_take_away()),
             Status::Internal => (31, self.may_fail(asks)),
             // What takes something away has places of its own.
             Status::Overloaded => (27, !is_emergency(asks)),
@@ -189,21 +189,6 @@ impl World<'_> {
             Some(keyspace) => keyspace > self.plan.keyspaces,
             None => false,
         }
-    }
-
-    fn takes_away(&self, asks: Asks) -> bool {
-        matches!(
-            asks,
-            Asks::Lock(_)
-                | Asks::LockAll
-                | Asks::LockKms(_)
-                | Asks::Revoke(_)
-                | Asks::RevokeVersion { .. }
-                | Asks::Withdraw { .. }
-                | Asks::Set { .. }
-                // To whom it was granted already.
-                | Asks::Grant { .. }
-        )
     }
 
     /// The server may say that it has failed.

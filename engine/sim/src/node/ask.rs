@@ -36,6 +36,23 @@ impl Key {
 }
 
 impl Asks {
+    /// Whether it may take something away. Then a shard does not answer for the part of the node that executes it, and it may
+    /// be in force although it is not written.
+    pub(super) fn may_take_away(self) -> bool {
+        matches!(
+            self,
+            Asks::Lock(_)
+                | Asks::LockAll
+                | Asks::LockKms(_)
+                | Asks::Revoke(_)
+                | Asks::RevokeVersion { .. }
+                | Asks::Withdraw { .. }
+                | Asks::Set { .. }
+                // To whom it was granted already.
+                | Asks::Grant { .. }
+        )
+    }
+
     pub(super) fn opcode(self) -> Opcode {
         match self {
             Asks::Sign(_) => Opcode::Sign,

@@ -197,8 +197,8 @@ impl Books {
         {
             let deadline = now + u64::from(asked.deadline_us);
             asked.deadline = Some(deadline);
-            let has_verdict = asked.asks.is_some_and(Asks::has_verdict);
-            let overdue_at = deadline + if has_verdict { VERDICT_US } else { 0 };
+            let awaits_verdict = asked.asks.is_some_and(Asks::may_take_away);
+            let overdue_at = deadline + if awaits_verdict { VERDICT_US } else { 0 };
             self.deadlines
                 .entry(shard)
                 .or_default()

@@ -10,23 +10,6 @@ use keyway_node::policy::Principal;
 use keyway_node::port::{KeyState, Name};
 use keyway_protocol::{Grants, Status};
 
-impl Asks {
-    /// Whether it may take something away, so that a shard does not answer for the part of the node that executes it.
-    pub(super) fn has_verdict(self) -> bool {
-        matches!(
-            self,
-            Asks::Lock(_)
-                | Asks::LockAll
-                | Asks::LockKms(_)
-                | Asks::Revoke(_)
-                | Asks::RevokeVersion { .. }
-                | Asks::Withdraw { .. }
-                | Asks::Grant { .. }
-                | Asks::Set { .. }
-        )
-    }
-}
-
 impl World<'_> {
     pub(super) fn check_verdict(
         &self,
