@@ -9,6 +9,7 @@
     reason = "a helper that fails is a test that fails"
 )]
 
+pub mod child;
 pub mod fault_proxy;
 pub mod http;
 pub mod microburst;

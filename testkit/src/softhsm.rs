@@ -4,20 +4,16 @@
 //! [`SoftHsm::env`]. A test that loads the module itself runs in a child of its own: [`in_child`].
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::child::{self, text};
 use crate::tools::path_or_skip;
 
 const TOKEN_LABEL: &str = "keyway-test";
 const PIN: &str = "1234-user";
 const SO_PIN: &str = "5678-officer";
-
-/// Where a child finds the token that its parent made.
-const CHILD_DIRECTORY: &str = "KEYWAY_SOFTHSM_DIRECTORY";
-/// Written by a child whose test has run to its end.
-const DONE: &str = "done";
 
 const MODULES: [&str; 4] = [
     "/usr/lib/softhsm/libsofthsm2.so",
@@ -68,27 +64,15 @@ pub fn start_or_skip() -> Option<SoftHsm> {
 /// # Panics
 /// If the child's test fails, or there is none of that name.
 pub fn in_child(name: &str, body: impl FnOnce(&SoftHsm)) {
-    if let Some(directory) = std::env::var_os(CHILD_DIRECTORY) {
-        let hsm = find_tools(directory.into(), None).expect("the parent has found them");
+    if let Some(directory) = child::directory() {
+        let hsm = find_tools(directory, None).expect("the parent has found them");
         body(&hsm);
-        std::fs::write(hsm.directory.join(DONE), "").unwrap();
-        return;
+        return child::done(&hsm.directory);
     }
     let Some(hsm) = start_or_skip() else { return };
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .envs(hsm.env())
-        .env(CHILD_DIRECTORY, &hsm.directory)
-        .output()
-        .unwrap();
-    // The file is what counts: while the process exits, the module's own exit handlers occasionally crash beside the
-    // threads that still use it.
-    assert!(
-        hsm.directory.join(DONE).exists(),
-        "the child's test failed, or there is none named {name} ({}): {}",
-        output.status,
-        text(&output)
-    );
+    child::run(name, &hsm.directory, |command| {
+        command.envs(hsm.env());
+    });
 }
 
 fn find_tools(directory: PathBuf, owned: Option<TempDir>) -> Option<SoftHsm> {
@@ -285,9 +269,4 @@ impl SoftHsm {
     fn config(&self) -> PathBuf {
         self.directory.join("softhsm2.conf")
     }
-}
-
-fn text(output: &Output) -> String {
-    let both = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&both).into_owned()
 }

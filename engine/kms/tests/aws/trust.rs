@@ -1,38 +1,22 @@
 //! The machine's trust store, which is read again when it changes: in a process of its own, whose environment names one.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use keyway_kms::{Aws, AwsSettings, Cause, Provider};
+use keyway_testkit::child::{self, ROOTS, with_roots_of_its_own};
 use keyway_testkit::openbao::{Mode, OpenBao};
 
 use crate::site::{context, dek};
 
 const NAME: &str = "trust::a_new_ca_of_the_machine_is_taken_up";
-const CHILD: &str = "KEYWAY_TRUST_CHILD";
-const DONE: &str = "the child has ended";
 
 /// The roots were read once: a new CA needed a restart. OpenBao is no AWS KMS, but the handshake is real.
 #[tokio::test]
 async fn a_new_ca_of_the_machine_is_taken_up() {
-    if std::env::var_os(CHILD).is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env(CHILD, "1")
-            .env("SSL_CERT_FILE", dir.path().join("roots.pem"))
-            .env_remove("SSL_CERT_DIR")
-            .output()
-            .unwrap();
-        let printed = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{printed}");
-        assert!(printed.contains(DONE), "{printed}");
-        return;
-    }
-    let roots = PathBuf::from(std::env::var_os("SSL_CERT_FILE").unwrap());
+    let Some(directory) = child::directory() else {
+        return with_roots_of_its_own(NAME);
+    };
+    let roots = directory.join(ROOTS);
     let Some(server) = OpenBao::start_or_skip(Mode::Tls) else {
-        eprintln!("{DONE}");
-        return;
+        return child::done(&directory);
     };
     std::fs::copy(server.other_cert_file(), &roots).unwrap();
     let credentials = server.dir().join("credentials");
@@ -52,5 +36,5 @@ async fn a_new_ca_of_the_machine_is_taken_up() {
     std::fs::copy(server.ca_file(), &roots).unwrap();
     let error = aws.wrap(&context(), &dek()).await.unwrap_err();
     assert!(error.what().contains("status 4"), "{error}");
-    eprintln!("{DONE}");
+    child::done(&directory);
 }

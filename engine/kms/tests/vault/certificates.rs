@@ -1,6 +1,7 @@
 //! Certificates that are replaced on the disk, and self-signed servers.
 
 use keyway_kms::{Cause, Class, TransitProvider, VaultSettings};
+use keyway_testkit::child::{self, ROOTS, with_roots_of_its_own};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
@@ -45,23 +46,10 @@ async fn a_new_ca_in_the_file_is_taken_up() {
 #[tokio::test]
 async fn a_new_ca_of_the_machine_is_taken_up() {
     const NAME: &str = "certificates::a_new_ca_of_the_machine_is_taken_up";
-    const CHILD: &str = "KEYWAY_TRUST_CHILD";
-    const DONE: &str = "the child has ended";
-    if std::env::var_os(CHILD).is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", NAME, "--nocapture"])
-            .env(CHILD, "1")
-            .env("SSL_CERT_FILE", dir.path().join("roots.pem"))
-            .env_remove("SSL_CERT_DIR")
-            .output()
-            .unwrap();
-        let printed = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{printed}");
-        assert!(printed.contains(DONE), "{printed}");
-        return;
-    }
-    let roots = std::env::var_os("SSL_CERT_FILE").unwrap();
+    let Some(directory) = child::directory() else {
+        return with_roots_of_its_own(NAME);
+    };
+    let roots = directory.join(ROOTS);
     if let Some(mut server) = server_or_skip(Mode::Tls) {
         std::fs::copy(server.ca_file(), &roots).unwrap();
         let vault = TransitProvider::open(settings(&server)).unwrap();
@@ -73,7 +61,7 @@ async fn a_new_ca_of_the_machine_is_taken_up() {
         std::fs::copy(server.ca_file(), &roots).unwrap();
         unwrap(&vault, &wrapped).await.unwrap();
     }
-    eprintln!("{DONE}");
+    child::done(&directory);
 }
 
 /// The client certificate was read at the start only.

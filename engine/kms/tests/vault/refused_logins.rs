@@ -9,7 +9,7 @@ use keyway_kms::{
 };
 use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 use keyway_testkit::openbao::{Mode, OpenBao};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     POLICY, UNAVAILABLE, round_trip, secret_file, server_or_skip, settings, unwrap, with_approle,
@@ -27,6 +27,13 @@ fn through(server: &OpenBao, settings: VaultSettings) -> (FaultProxy, VaultSetti
             ..settings
         },
     )
+}
+
+/// Returns a provider with a role of these options, through such a proxy.
+fn approle_through(server: &OpenBao, options: &Value) -> (FaultProxy, TransitProvider) {
+    let (role_id, secret_id) = server.approle("keyway", &[POLICY], options);
+    let (proxy, settings) = through(server, with_approle(server, &role_id, &secret_id));
+    (proxy, TransitProvider::open(settings).unwrap())
 }
 
 fn count(proxy: &FaultProxy, end_of_path: &str) -> usize {
@@ -178,11 +185,7 @@ async fn a_denial_with_a_refused_login_stands() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let (role_id, secret_id) =
-        server.approle("keyway", &[POLICY], &json!({"secret_id_num_uses": 1}));
-    let approle = with_approle(&server, &role_id, &secret_id);
-    let (proxy, settings) = through(&server, approle);
-    let vault = TransitProvider::open(settings).unwrap();
+    let (proxy, vault) = approle_through(&server, &json!({"secret_id_num_uses": 1}));
     let wrapped = wrap(&vault).await.unwrap();
     server.remove_policy(POLICY);
     for _ in 0..5 {
@@ -197,10 +200,7 @@ async fn a_policy_that_denies_costs_one_login() {
     let Some(server) = server_or_skip(Mode::InMemory) else {
         return;
     };
-    let (role_id, secret_id) = server.approle("keyway", &[POLICY], &json!({}));
-    let approle = with_approle(&server, &role_id, &secret_id);
-    let (proxy, settings) = through(&server, approle);
-    let vault = TransitProvider::open(settings).unwrap();
+    let (proxy, vault) = approle_through(&server, &json!({}));
     let wrapped = wrap(&vault).await.unwrap();
     server.remove_policy(POLICY);
     for _ in 0..5 {

@@ -138,13 +138,7 @@ fn write_is_refused_if_its_right_or_keyspace_was_lost_whatever_it_waited_for() {
         };
         assert!(!puts(&rig), "{what}: it waits");
         assert_eq!(rig.answers(at), [], "{what}: it waits");
-        rig.publish(|change| match locks {
-            true => {
-                change.epoch.count_up();
-                change.guard.locked = true;
-            }
-            false => change.guard.policy = Policy::default(),
-        });
+        lock_or_withdraw(&mut rig, locks);
         rig.run();
         for (task, errand) in std::mem::take(&mut rig.kept) {
             rig.shard.handle_done(task, done(&errand));
@@ -166,6 +160,17 @@ fn write_is_refused_if_its_right_or_keyspace_was_lost_whatever_it_waited_for() {
     }
 }
 
+/// Locks the keyspace, or withdraws all rights to it.
+fn lock_or_withdraw(rig: &mut Rig, locks: bool) {
+    rig.publish(|change| match locks {
+        true => {
+            change.epoch.count_up();
+            change.guard.locked = true;
+        }
+        false => change.guard.policy = Policy::default(),
+    });
+}
+
 /// The use count of a key is written in blocks; an operation that waits for one was not looked at in these tests.
 #[test]
 fn operation_that_waits_for_its_use_count_is_refused_if_its_right_or_keyspace_was_lost() {
@@ -178,13 +183,7 @@ fn operation_that_waits_for_its_use_count_is_refused_if_its_right_or_keyspace_wa
         rig.run();
         let (task, reserve) = rig.kept.pop().unwrap();
         assert!(matches!(reserve, Errand::Reserve(..)), "{reserve:?}");
-        rig.publish(|change| match locks {
-            true => {
-                change.epoch.count_up();
-                change.guard.locked = true;
-            }
-            false => change.guard.policy = Policy::default(),
-        });
+        lock_or_withdraw(&mut rig, locks);
         rig.run();
         rig.world.is_unreserved.set(false);
         let before = rig.world.operations.get();

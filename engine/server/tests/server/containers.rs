@@ -27,6 +27,8 @@ const STOP_STEP: Duration = Duration::from_millis(8);
 const USER: u32 = 12_345;
 /// The user that stands for those without a number.
 const NOBODY: u32 = 65_534;
+/// Words that make the program behind them process 1 of a namespace.
+const AS_PROCESS_1: [&str; 4] = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
 pub const KEYWAYD: &str = env!("CARGO_BIN_EXE_keywayd");
 
 /// Returns `true` for root, which can create namespaces and change users. For another user it is an error in CI, and a
@@ -136,8 +138,7 @@ fn a_stop_during_the_start_ends_process_1() {
     }
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let words = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
-    let mut command = keywayd(&words, &data);
+    let mut command = keywayd(&AS_PROCESS_1, &data);
     // It reads its passphrase to the end of the pipe, which never comes.
     let mut parent = command
         .args(["--passphrase-fd", "0"])
@@ -161,9 +162,8 @@ fn a_stop_at_any_moment_of_the_start_ends_process_1() {
     }
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let words = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
     for stops in 0..STOPS {
-        let parent = keywayd(&words, &data).arg("--dev").spawn().unwrap();
+        let parent = keywayd(&AS_PROCESS_1, &data).arg("--dev").spawn().unwrap();
         let pid = child_of(&parent);
         wait_until("the handlers", WITHIN, || handles_term(pid));
         std::thread::sleep(STOP_STEP * stops);
@@ -187,8 +187,7 @@ fn a_client_in_another_pid_namespace_has_its_user() {
     }
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let words = ["unshare", "--pid", "--fork", "--kill-child=KILL"];
-    let parent = keywayd(&words, &data).spawn().unwrap();
+    let parent = keywayd(&AS_PROCESS_1, &data).spawn().unwrap();
     let pid = child_of(&parent);
     wait_until("a server in a container", WITHIN, || is_ready(&data));
     // The server does not see this process.

@@ -6,13 +6,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
 use keyway_client::{Algorithm, KeyOptions, KeyPath, Status};
 use keyway_protocol::{InputKind, KeyspaceCreate, Octets, Request, Scheme, Settings, Sign};
 
 use crate::common::pipeline::Pipeline;
 use crate::common::{Server, Setup};
+use crate::hostile::Raw;
 
 fn sign() -> Request<'static> {
     Request::Sign(Sign {
@@ -35,6 +35,15 @@ fn server_with(planted: &str, setup: &Setup) -> Server {
             .unwrap();
     }
     server
+}
+
+/// Asserts that both keys are there and can be used.
+fn assert_both_serve(server: &Server, keyspace: u32) {
+    let mut pipeline = Pipeline::tcp(server);
+    for key in [&b"good"[..], b"bad"] {
+        let reply = pipeline.ask_until_loaded(&sign(), keyspace, key);
+        assert_eq!(reply.status, Status::Ok);
+    }
 }
 
 #[test]
@@ -71,13 +80,7 @@ fn a_core_that_panics_stops_the_server_in_good_order() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(&dir.path().join("data")).shards(2);
     let server = server_with("core", &setup);
-    let mut stream = TcpStream::connect(server.address()).unwrap();
-    let hello = keyway_protocol::Hello {
-        version_min: 1,
-        version_max: 1,
-        client_name: "panics",
-    };
-    crate::common::ask(&mut stream, &Request::Hello(hello), 0, b"", 0);
+    let mut stream = Raw::greeted(&server.address()).stream;
     let keyspace = Pipeline::tcp(&server).keyspace("prod");
     let frame = Pipeline::encode(7, &sign(), keyspace, b"bad", 0);
     stream.write_all(&frame).unwrap();
@@ -91,12 +94,7 @@ fn a_core_that_panics_stops_the_server_in_good_order() {
     assert!(!server.wait_for_exit().success());
     let log = std::fs::read_to_string(data.with_extension("log")).unwrap();
     assert!(log.contains("the core panicked"), "{log}");
-    let server = setup.start();
-    let mut pipeline = Pipeline::tcp(&server);
-    for key in [&b"good"[..], b"bad"] {
-        let reply = pipeline.ask_until_loaded(&sign(), keyspace, key);
-        assert_eq!(reply.status, Status::Ok);
-    }
+    assert_both_serve(&setup.start(), keyspace);
 }
 
 /// A read or a write of the log whose task panics is answered, and disturbs no other key.
@@ -143,17 +141,8 @@ fn a_control_that_panics_ends_the_server_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new(&dir.path().join("data")).shards(2);
     let server = server_with("control", &setup);
-    let mut stream = TcpStream::connect(server.address()).unwrap();
-    let hello = keyway_protocol::Hello {
-        version_min: 1,
-        version_max: 1,
-        client_name: "panics",
-    };
-    crate::common::ask(&mut stream, &Request::Hello(hello), 0, b"", 0);
+    let mut stream = Raw::greeted(&server.address()).stream;
     let keyspace = Pipeline::tcp(&server).keyspace("prod");
-    stream
-        .set_read_timeout(Some(crate::common::WITHIN))
-        .unwrap();
     let create = Request::KeyspaceCreate(KeyspaceCreate {
         name: "bad",
         settings: Settings::new("").unwrap(),
@@ -165,10 +154,5 @@ fn a_control_that_panics_ends_the_server_and_loses_nothing() {
     let _ = stream.read_to_end(&mut bytes);
     assert!(bytes.is_empty(), "{bytes:?}");
     assert!(!server.wait_for_exit().success());
-    let server = setup.start();
-    let mut pipeline = Pipeline::tcp(&server);
-    for key in [&b"good"[..], b"bad"] {
-        let reply = pipeline.ask_until_loaded(&sign(), keyspace, key);
-        assert_eq!(reply.status, Status::Ok);
-    }
+    assert_both_serve(&setup.start(), keyspace);
 }

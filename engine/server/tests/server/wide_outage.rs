@@ -73,6 +73,20 @@ fn few_lines_since(server: &Server, before: usize, began: Instant) -> String {
     lines.join("\n")
 }
 
+fn wait_for_service(client: &Client) {
+    let served = |index| client.mac(&key(index), b"message").is_ok();
+    wait_until("all are served", WITHIN, || (0..KEYSPACES).all(served));
+}
+
+/// Waits until the leases of all keyspaces have ended, and their trouble has this cause.
+fn wait_for_trouble(server: &Server, cause: &str, state: &str) {
+    wait_until("the end of all leases", WITHIN, || {
+        in_state(server, state) == KEYSPACES
+    });
+    let series = format!("keyway_kms_trouble_keyspaces{{kms=\"bao\",cause=\"{cause}\"}}");
+    server.wait_for_metric(&series, |keyspaces| keyspaces == KEYSPACES as f64);
+}
+
 /// Each keyspace's denial was logged by each shard: thousands of lines when a policy was removed.
 #[test]
 fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
@@ -88,18 +102,7 @@ fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
     std::thread::scope(|scope| {
         scope.spawn(|| use_all(&server, &ends));
         let _ends = Ends(&ends);
-        let served = |index| client.mac(&key(index), b"message").is_ok();
-        let wait_for_service = || {
-            wait_until("all are served", WITHIN, || (0..KEYSPACES).all(served));
-        };
-        let wait_for_trouble = |cause: &str, state: &str| {
-            wait_until("the end of all leases", WITHIN, || {
-                in_state(&server, state) == KEYSPACES
-            });
-            let series = format!("keyway_kms_trouble_keyspaces{{kms=\"bao\",cause=\"{cause}\"}}");
-            server.wait_for_metric(&series, |keyspaces| keyspaces == KEYSPACES as f64);
-        };
-        wait_for_service();
+        wait_for_service(&client);
         for cause in ["sealed", "token_ended"] {
             let (before, began) = (server.log().lines().count(), Instant::now());
             if cause == "sealed" {
@@ -108,7 +111,7 @@ fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
                 let token = std::fs::read_to_string(&token_file).unwrap();
                 bao.write("auth/token/revoke", &json!({ "token": token }));
             }
-            wait_for_trouble(cause, "acquiring");
+            wait_for_trouble(&server, cause, "acquiring");
             let said = few_lines_since(&server, before, began);
             assert!(said.contains(&format!("cause=\"{cause}\"")), "{said}");
             let (before, began) = (server.log().lines().count(), Instant::now());
@@ -118,12 +121,12 @@ fn a_removed_policy_a_revoked_token_and_a_seal_are_one_trouble_each() {
                 let token = bao.token_for(&["keyway"], &json!({ "period": "1h" }));
                 std::fs::write(&token_file, token).unwrap();
             }
-            wait_for_service();
+            wait_for_service(&client);
             few_lines_since(&server, before, began);
         }
         let (before, began) = (server.log().lines().count(), Instant::now());
         bao.remove_policy("keyway");
-        wait_for_trouble("policy", "denied");
+        wait_for_trouble(&server, "policy", "denied");
         let said = few_lines_since(&server, before, began);
         assert!(
             said.contains("the KMS denied the keyspace: purged"),
@@ -147,16 +150,11 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
     std::thread::scope(|scope| {
         scope.spawn(|| use_all(&server, &ends));
         let _ends = Ends(&ends);
-        let served = |index| client.mac(&key(index), b"message").is_ok();
-        wait_until("all are served", WITHIN, || (0..KEYSPACES).all(served));
+        wait_for_service(&client);
 
         let (before, began) = (server.log().lines().count(), Instant::now());
         bao.kill();
-        wait_until("the end of all leases", WITHIN, || {
-            in_state(&server, "acquiring") == KEYSPACES
-        });
-        let troubles = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"connection_refused\"}";
-        server.wait_for_metric(troubles, |keyspaces| keyspaces == KEYSPACES as f64);
+        wait_for_trouble(&server, "connection_refused", "acquiring");
         let said = few_lines_since(&server, before, began);
         assert!(said.contains("cause=\"connection_refused\""), "{said}");
         let refused = client.mac(&key(7), b"message").unwrap_err();
@@ -181,9 +179,7 @@ fn an_outage_of_two_hundred_keyspaces_is_one_trouble() {
 
         let (before, began) = (server.log().lines().count(), Instant::now());
         bao.restart();
-        wait_until("the end of the outage", WITHIN, || {
-            (0..KEYSPACES).all(served)
-        });
+        wait_for_service(&client);
         let none = "keyway_kms_trouble_keyspaces{kms=\"bao\",cause=\"none\"}";
         server.wait_for_metric(none, |keyspaces| keyspaces == 0.0);
         few_lines_since(&server, before, began);

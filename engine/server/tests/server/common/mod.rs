@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
 use keyway_client::{KeyspaceName, Options};
-use keyway_protocol::{Octets, Request, RequestFrame, ResponseFrame, Status};
+use keyway_protocol::{Octets, Request, RequestFrame, ResponseFlags, ResponseFrame, Status};
 
 /// Time limit for anything in a test. No test passes or fails by how fast the machine is: it waits for a condition, and
 /// this limit only turns a hang into a message. See docs/VERIFICATION.md, "A busy machine".
@@ -378,6 +378,18 @@ pub fn ask(
     key_id: &[u8],
     deadline_us: u32,
 ) -> (Status, Vec<u8>) {
+    let (status, _, payload) = exchange(stream, request, keyspace_id, key_id, deadline_us);
+    (status, payload)
+}
+
+/// As [`ask`], with the answer's marks.
+pub fn exchange(
+    stream: &mut TcpStream,
+    request: &Request<'_>,
+    keyspace_id: u32,
+    key_id: &[u8],
+    deadline_us: u32,
+) -> (Status, ResponseFlags, Vec<u8>) {
     let mut payload = Vec::new();
     request.encode_payload(&mut payload).unwrap();
     let frame = RequestFrame {
@@ -394,7 +406,7 @@ pub fn ask(
     let mut inbox = Vec::new();
     loop {
         if let Some((answer, _)) = ResponseFrame::decode(&inbox).unwrap() {
-            return (answer.status, answer.payload.to_vec());
+            return (answer.status, answer.flags, answer.payload.to_vec());
         }
         let mut chunk = [0; 1024];
         let read = stream.read(&mut chunk).unwrap();

@@ -7,17 +7,17 @@ mod kms_secrets;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::common::{Server, WITHIN, wait_until};
+use crate::common::{Server, WITHIN, exchange, wait_until};
 use crate::outages::stand;
 use keyway_client::blocking::Client;
 use keyway_client::{Algorithm, Input, KeyFormat, KeyOptions, KeyPath, Scheme, Status, Usage};
-use keyway_protocol::{Hello, Material, NewKey, Octets, Request, RequestFrame};
-use keyway_protocol::{KeyImport, ResponseFlags, ResponseFrame};
+use keyway_protocol::{Hello, Material, NewKey, Octets, Request};
+use keyway_protocol::{KeyImport, ResponseFlags};
 
 const SHARDS: u16 = 2;
 /// How long after the event the secret may remain.
@@ -350,7 +350,7 @@ fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
             version_max: 1,
             client_name: "memory",
         };
-        ask(&mut stream, 0, b"", &Request::Hello(hello));
+        exchange(&mut stream, &Request::Hello(hello), 0, b"", 0);
         for known in &known {
             let new_key = NewKey {
                 algorithm: Some(known.algorithm),
@@ -365,7 +365,7 @@ fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
             };
             let import = Request::KeyImport(KeyImport { new_key, material });
             let id = known.key.key_id.as_bytes();
-            let (status, flags) = ask(&mut stream, keyspace, id, &import);
+            let (status, flags, _) = exchange(&mut stream, &import, keyspace, id, 0);
             let expected = if shard == 0 {
                 Status::Ok
             } else {
@@ -386,37 +386,6 @@ fn an_import_leaves_no_copy_on_its_way_even_through_another_shard() {
     client.lock(&"imported".parse().unwrap()).unwrap();
     assert_gone(&server, &known, Instant::now(), "import and lock");
     drop(streams);
-}
-
-fn ask(
-    stream: &mut TcpStream,
-    keyspace: u32,
-    key: &[u8],
-    request: &Request<'_>,
-) -> (Status, ResponseFlags) {
-    let mut payload = Vec::new();
-    request.encode_payload(&mut payload).unwrap();
-    let frame = RequestFrame {
-        code: request.opcode().code(),
-        request_id: 1,
-        keyspace_id: keyspace,
-        deadline_us: 0,
-        key_id: Octets(key),
-        payload: Octets(&payload),
-    };
-    let mut bytes = Vec::new();
-    frame.encode(&mut bytes).unwrap();
-    stream.write_all(&bytes).unwrap();
-    let mut inbox = Vec::new();
-    loop {
-        if let Some((answer, _)) = ResponseFrame::decode(&inbox).unwrap() {
-            return (answer.status, answer.flags);
-        }
-        let mut chunk = [0; 4096];
-        let count = stream.read(&mut chunk).unwrap();
-        assert!(count > 0, "the server has hung up");
-        inbox.extend_from_slice(&chunk[..count]);
-    }
 }
 
 #[test]

@@ -3,23 +3,18 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use keyway_testkit::softhsm::SoftHsm;
+
 use super::Shop;
 
 const KEY: &str = "keyway";
 
-#[test]
-fn at_a_token() {
-    let Some(token) = keyway_testkit::softhsm::start_or_skip() else {
-        return;
-    };
+/// Opens a shop whose KMS is a new key of the token, behind the module that fails on demand. `more`: further settings.
+fn open(token: &SoftHsm, matrix: &'static str, pin: Option<&[u8]>, dir: &Path, more: &str) -> Shop {
     token.create_aes_key(KEY);
     token.set_faults("");
-    let dir = tempfile::tempdir().unwrap();
-    let pin_file = dir.path().join("pin");
-    std::fs::write(&pin_file, token.pin()).unwrap();
-    std::fs::set_permissions(&pin_file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let table = format!(
-        "module = {:?}\ntoken = {:?}\nkey = {KEY:?}\npin_file = {pin_file:?}",
+        "module = {:?}\ntoken = {:?}\nkey = {KEY:?}\n{more}",
         token.faulty(),
         token.token_label(),
     );
@@ -28,7 +23,20 @@ fn at_a_token() {
         .iter()
         .map(|(name, path)| (*name, path.as_path()))
         .collect();
-    let mut shop = Shop::open("pkcs11", dir.path(), &table, &env);
+    Shop::open_within(&[], pin, matrix, dir, &table, &env)
+}
+
+#[test]
+fn at_a_token() {
+    let Some(token) = keyway_testkit::softhsm::start_or_skip() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let pin_file = dir.path().join("pin");
+    std::fs::write(&pin_file, token.pin()).unwrap();
+    std::fs::set_permissions(&pin_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let more = format!("pin_file = {pin_file:?}");
+    let mut shop = open(&token, "pkcs11", None, dir.path(), &more);
     let elsewhere = token.directory().join("elsewhere");
     let (out, back) = (token.tokens(), elsewhere.clone());
     shop.suffer(
@@ -88,22 +96,9 @@ fn at_a_token_without_a_pin_file() {
     let Some(token) = keyway_testkit::softhsm::start_or_skip() else {
         return;
     };
-    token.create_aes_key(KEY);
-    token.set_faults("");
     let dir = tempfile::tempdir().unwrap();
-    let table = format!(
-        "module = {:?}\ntoken = {:?}\nkey = {KEY:?}",
-        token.faulty(),
-        token.token_label(),
-    );
-    let env = token.env();
-    let env: Vec<_> = env
-        .iter()
-        .map(|(name, path)| (*name, path.as_path()))
-        .collect();
     let pin = Some(token.pin().as_bytes());
-    let matrix = "pkcs11 without a PIN file";
-    let mut shop = Shop::open_within(&[], pin, matrix, dir.path(), &table, &env);
+    let mut shop = open(&token, "pkcs11 without a PIN file", pin, dir.path(), "");
     shop.suffer(
         "the module denies the login that the token has (CKR_USER_NOT_LOGGED_IN)",
         || token.set_faults("C_DecryptInit 0x101\n"),
