@@ -397,11 +397,14 @@ impl<P: Port> Shard<P> {
         let wait_ms = at.map_or(0, |at| self.governed[at].delete_wait_ms);
         // A time that is not known counts from now: better too late than too early.
         let now = self.timed.port.unix_ms();
-        let until = revoked_at.unwrap_or(now).saturating_add(wait_ms);
+        // Both times are cut off to the millisecond: the wait is over in the one after the last.
+        let until = revoked_at
+            .unwrap_or(now)
+            .saturating_add(wait_ms.saturating_add(1));
         let is_revoked = self
             .known(job)
             .is_some_and(|known| known.state == KeyState::Revoked);
-        if is_revoked && now < until {
+        if is_revoked && wait_ms != 0 && now < until {
             return Err(WriteError::Conflict(format!(
                 "the key can be deleted in {} s, by the keyspace's delete_wait_ms ({wait_ms}); wait, or set \
                  delete_wait_ms lower",
