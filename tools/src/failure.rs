@@ -11,7 +11,7 @@ use keyway_client::{CallEffect, Error, Refusal};
 use keyway_protocol::Status;
 use serde_json::json;
 
-use crate::printable;
+use crate::printable::{self, Lines};
 
 /// The exit codes, as `docs/CLI.md` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Failure {
             Error::Refused(refusal) => Self::refusal(doing, keyspace, refusal),
             Error::Deadline { last, .. } => {
                 let message = match last {
-                    Some(last) => format!("{doing}: no answer in time: {}", printable::line(last)),
+                    Some(last) => format!("{doing}: no answer in time: {last}"),
                     None => format!("{doing}: no answer in time"),
                 };
                 let remedy = "try again, or allow more time with --timeout";
@@ -147,8 +147,6 @@ impl Failure {
         let message = if explanation.is_empty() {
             format!("{doing}: {}", meaning(*status))
         } else {
-            // On one line: a line of the server's own could be mistaken for one of the client's.
-            let explanation = printable::line(explanation);
             format!("{doing}: {}: {explanation}", label(*status))
         };
         let message = match ticket {
@@ -217,7 +215,7 @@ impl Failure {
                 let document = told.document().to_string();
                 writeln!(io::stderr(), "{}", printable::json(&document))
             } else {
-                writeln!(io::stderr(), "{}", printable::lines(&told.to_string()))
+                write!(io::stderr(), "{}", told.lines().as_str())
             };
         }
         self.exit()
@@ -251,15 +249,14 @@ impl Message {
             }
         })
     }
-}
 
-impl fmt::Display for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "keyway: {}", self.message)?;
-        match &self.remedy {
-            Some(remedy) => write!(f, "\n  {remedy}"),
-            None => Ok(()),
+    /// What is wrong, and on a line of its own what to do about it.
+    fn lines(&self) -> Lines {
+        let mut lines = Lines::of(format!("keyway: {}", self.message));
+        if let Some(remedy) = &self.remedy {
+            lines.push(format!("  {remedy}"));
         }
+        lines
     }
 }
 
@@ -368,7 +365,7 @@ mod tests {
 
     fn text(failure: &Failure) -> String {
         match failure {
-            Failure::Message(told) => told.to_string(),
+            Failure::Message(told) => told.lines().as_str().trim_end().to_owned(),
             Failure::BrokenPipe => String::new(),
         }
     }

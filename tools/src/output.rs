@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::Failure;
-use crate::printable;
+use crate::printable::{self, Lines};
 use crate::streams::{self, Content, PathOrStdio};
 
 /// How a command's result is written.
@@ -19,14 +19,14 @@ pub struct Output {
 
 impl Output {
     /// Writes the document or the text, as was asked for.
-    pub fn print_result(self, document: &Value, text: &str) -> Result<(), Failure> {
+    pub fn print_result(self, document: &Value, text: &Lines) -> Result<(), Failure> {
         if self.json {
             let line = Zeroizing::new(document.to_string());
             let mut line = Zeroizing::new(printable::json(&line));
             line.push('\n');
             streams::print(line.as_bytes())
         } else {
-            streams::print(Zeroizing::new(printable::lines(text)).as_bytes())
+            streams::print(text.as_str().as_bytes())
         }
     }
 
@@ -56,7 +56,7 @@ impl Output {
             }
         }
         let mut document = Value::Object(document);
-        let said = self.print_result(&document, "");
+        let said = self.print_result(&document, &Lines::default());
         wipe(&mut document);
         said
     }

@@ -3,15 +3,53 @@
 
 use std::fmt::Write;
 
+/// Text of several lines. Each is made printable when it is added, so no name that a server sends begins a line of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines(String);
+
+impl Lines {
+    /// One line.
+    pub fn of(text: impl AsRef<str>) -> Self {
+        let mut lines = Self::default();
+        lines.push(text);
+        lines
+    }
+
+    /// Adds a line. An empty one is a blank line.
+    pub fn push(&mut self, text: impl AsRef<str>) {
+        self.0.push_str(&line(text.as_ref()));
+        self.0.push('\n');
+    }
+
+    /// Adds the lines of another text.
+    pub fn append(&mut self, other: &Self) {
+        self.0.push_str(&other.0);
+    }
+
+    /// Returns the texts that are not empty, with blank lines between them.
+    pub fn paragraphs(texts: &[Self]) -> Self {
+        let texts = texts.iter().filter(|text| !text.0.is_empty());
+        let texts: Vec<&str> = texts.map(Self::as_str).collect();
+        Self(texts.join("\n"))
+    }
+
+    /// Returns the lines, each with its line feed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// One line without anything that acts on a terminal: such characters, line ends included, are
 /// written as `\u{1b}`.
 pub fn line(text: &str) -> String {
-    escaped(text, false)
-}
-
-/// As [`line()`] for texts of several lines: line feeds stay.
-pub fn lines(text: &str) -> String {
-    escaped(text, true)
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        match acts(char) {
+            true => out.extend(char.escape_unicode()),
+            false => out.push(char),
+        }
+    }
+    out
 }
 
 /// A JSON document, written as `\u009b` what JSON itself lets through.
@@ -32,18 +70,6 @@ pub fn json(document: &str) -> String {
     out
 }
 
-fn escaped(text: &str, line_feeds_stay: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\n' if line_feeds_stay => out.push(char),
-            char if acts(char) => out.extend(char.escape_unicode()),
-            char => out.push(char),
-        }
-    }
-    out
-}
-
 /// Whether a character does something but stand where it is: control characters (the 8-bit ones
 /// too, which begin sequences on some terminals), line and paragraph separators, and those that
 /// turn the direction of writing round or cannot be seen.
@@ -51,7 +77,9 @@ fn acts(char: char) -> bool {
     char.is_control()
         || matches!(
             char,
-            '\u{200b}'..='\u{200f}'
+            '\u{ad}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}'
                 | '\u{061c}'
@@ -73,7 +101,9 @@ mod tests {
         assert!(!line.chars().any(acts), "{line:?}");
         assert!(line.starts_with("é 漢 no\\u{1b}]0;owned\\u{7}"));
         assert!(line.ends_with("\\u{a}keyway: done"));
-        assert_eq!(lines("a\n\tb\n"), "a\n\\u{9}b\n");
+        let mut lines = Lines::of("a\n\tb");
+        lines.push("");
+        assert_eq!(lines.as_str(), "a\\u{a}\\u{9}b\n\n");
     }
 
     #[test]

@@ -213,7 +213,7 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Writes a line to standard error. A failure cannot be reported.
 pub fn eprint_line(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", printable::lines(line));
+    let _ = writeln!(io::stderr(), "{}", printable::line(line));
 }
 
 impl FromStr for Bytes {
@@ -269,7 +269,8 @@ pub fn confirm(doing: &str, what_it_means: &str, word: &str) -> Result<(), Failu
     if !io::stdin().is_terminal() {
         return Err(stopped("standard input is no terminal to ask on".into()));
     }
-    eprint_line(&format!("{what_it_means}.\nType {word} to go on:"));
+    eprint_line(&format!("{what_it_means}."));
+    eprint_line(&format!("Type {word} to go on:"));
     let mut typed = String::new();
     let read = io::BufRead::read_line(&mut io::stdin().lock().take(1_024), &mut typed);
     read.map_err(|error| stopped(format!("cannot read the answer: {error}")))?;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::printable;
+use crate::printable::{self, Lines};
 
 /// A table being filled.
 pub struct Table {
@@ -44,15 +44,15 @@ impl Table {
             .push(cells.map(|cell| printable::line(&cell)).collect());
     }
 
-    /// The lines, each with a line feed.
-    pub fn render(&self) -> String {
+    /// The heading and the rows.
+    pub fn render(&self) -> Lines {
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|at| {
                 let cells = self.rows.iter().map(|row| row[at].chars().count());
                 cells.fold(self.columns[at].heading.len(), usize::max)
             })
             .collect();
-        let mut out = String::new();
+        let mut out = Lines::default();
         let headings: Vec<String> = self.columns.iter().map(|c| c.heading.into()).collect();
         for row in std::iter::once(&headings).chain(&self.rows) {
             let mut line = String::new();
@@ -63,8 +63,7 @@ impl Table {
                 };
                 result.expect("a String takes everything");
             }
-            out.push_str(line.trim_end());
-            out.push('\n');
+            out.push(line.trim_end());
         }
         out
     }
@@ -84,7 +83,7 @@ mod tests {
         table.row(["alice".into(), "1".into(), "active".into()]);
         table.row(["tenants/7".into(), "12".into(), "revoked".into()]);
         assert_eq!(
-            table.render(),
+            table.render().as_str(),
             "KEY        VERSION  STATE\n\
              alice            1  active\n\
              tenants/7       12  revoked\n"
@@ -95,6 +94,6 @@ mod tests {
     fn control_characters_cannot_reach_the_terminal() {
         let mut table = Table::new(&[("NAME", Align::Left)]);
         table.row(["\u{1b}[2J".into()]);
-        assert_eq!(table.render(), "NAME\n\\u{1b}[2J\n");
+        assert_eq!(table.render().as_str(), "NAME\n\\u{1b}[2J\n");
     }
 }

@@ -123,6 +123,11 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     years * 365 + years / 4 - years / 100 + years / 400 + day_of_year - 719_468
 }
 
+/// Adds up counts of a server, which need not be true.
+pub fn sum(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
 /// A moment, given in ms since 1970, in UTC to the second: `2027-01-31T12:00:00Z`.
 pub fn moment(unix_ms: u64) -> String {
     let seconds = unix_ms / 1_000;

@@ -11,6 +11,7 @@ use crate::args::{
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Output};
+use crate::printable::Lines;
 use crate::streams::{Content, PathOrStdio, Wiped};
 
 pub fn sign(cli: &Cli, command: &Sign, output: Output) -> Result<(), Failure> {
@@ -44,7 +45,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
         Ok(answer) => {
             let mut document = output::about(key, &answer);
             document.insert("verified".into(), true.into());
-            let text = format!("Verified OK (version {})\n", answer.key_version);
+            let text = Lines::of(format!("Verified OK (version {})", answer.key_version));
             output.print_result(&document.into(), &text)?;
             Ok(Exit::Done)
         }
@@ -54,7 +55,7 @@ pub fn verify(cli: &Cli, command: &Verify, output: Output) -> Result<Exit, Failu
                 "key": key.key_id.as_str(),
                 "verified": false,
             });
-            output.print_result(&document, "Verification failed\n")?;
+            output.print_result(&document, &Lines::of("Verification failed"))?;
             Ok(Exit::Refused)
         }
         Err(error) => {

@@ -14,6 +14,7 @@ use crate::connect::Server;
 use crate::doctor::{Evidence, Finding, KeyspaceDetails, Severity, rules};
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use crate::printable::Lines;
 use crate::text;
 use crate::vitals::ServerStatus;
 
@@ -148,13 +149,13 @@ fn look_closely(
         .map_or_else(|()| Vec::new(), |it| it.value.changes);
 }
 
-fn render(case: &Evidence, findings: &[Finding], skipped: &[String]) -> String {
+fn render(case: &Evidence, findings: &[Finding], skipped: &[String]) -> Lines {
     let mut text = paragraphs(findings);
     for words in skipped {
-        text.push_str(&format!("{:<10}{words}\n", "SKIPPED"));
+        text.push(format!("{:<10}{words}", "SKIPPED"));
     }
     if !skipped.is_empty() {
-        text.push('\n');
+        text.push("");
     }
     let now = case.change().now;
     let scope = format!(
@@ -182,14 +183,12 @@ fn render(case: &Evidence, findings: &[Finding], skipped: &[String]) -> String {
         true => "nothing found".into(),
         false => counts.join(", "),
     };
-    text.push_str(&format!("{verdict}; {scope}\n"));
-    text.chars()
-        .filter(|char| *char == '\n' || !char.is_control())
-        .collect()
+    text.push(format!("{verdict}; {scope}"));
+    text
 }
 
 /// The findings, of each kind the first ones in full and the others together.
-fn paragraphs(findings: &[Finding]) -> String {
+fn paragraphs(findings: &[Finding]) -> Lines {
     let mut alike: BTreeMap<(&str, Severity), Vec<&Finding>> = BTreeMap::new();
     for finding in findings {
         alike
@@ -197,15 +196,15 @@ fn paragraphs(findings: &[Finding]) -> String {
             .or_default()
             .push(finding);
     }
-    let mut text = String::new();
+    let mut text = Lines::default();
     for finding in findings {
         let of_kind = &alike[&(finding.id, finding.severity)];
         let at = of_kind
             .iter()
             .position(|other| std::ptr::eq(*other, finding));
         match at {
-            Some(at) if at < ALIKE_MAX => text.push_str(&paragraph(finding)),
-            Some(ALIKE_MAX) => text.push_str(&together(&of_kind[ALIKE_MAX..])),
+            Some(at) if at < ALIKE_MAX => text.append(&paragraph(finding)),
+            Some(ALIKE_MAX) => text.append(&together(&of_kind[ALIKE_MAX..])),
             _ => {}
         }
     }
@@ -216,7 +215,7 @@ fn paragraphs(findings: &[Finding]) -> String {
 /// CRITICAL  196 more: the keyspace needs to be unlocked
 ///   of        shop-104, shop-105, …
 /// ```
-fn together(findings: &[&Finding]) -> String {
+fn together(findings: &[&Finding]) -> Lines {
     let heading = findings[0].severity.heading();
     let (count, symptom) = (findings.len(), &findings[0].symptom);
     let named: Vec<String> = findings
@@ -225,12 +224,11 @@ fn together(findings: &[&Finding]) -> String {
         .map(|it| it.place())
         .collect();
     let rest = if count > NAMED_MAX { ", …" } else { "" };
-    format!(
-        "{heading:<10}{count} more: {symptom}\n  {:<10}{}{rest}\n  {:<10}keyway doctor KEYSPACE\n\n",
-        "of",
-        named.join(", "),
-        "run"
-    )
+    let mut text = Lines::of(format!("{heading:<10}{count} more: {symptom}"));
+    text.push(format!("  {:<10}{}{rest}", "of", named.join(", ")));
+    text.push(format!("  {:<10}keyway doctor KEYSPACE", "run"));
+    text.push("");
+    text
 }
 
 /// ```text
@@ -240,20 +238,21 @@ fn together(findings: &[&Finding]) -> String {
 ///   run       keyway keyspace set …
 ///   see       docs/RUNBOOK.md#prefetch-starved
 /// ```
-fn paragraph(finding: &Finding) -> String {
+fn paragraph(finding: &Finding) -> Lines {
     let heading = finding.severity.heading();
-    let mut text = format!("{heading:<10}{}: {}\n", finding.place(), finding.symptom);
+    let place = finding.place();
+    let mut text = Lines::of(format!("{heading:<10}{place}: {}", finding.symptom));
     let mut lines = |label: &str, lines: &[String]| {
         for (at, line) in lines.iter().enumerate() {
             let label = if at == 0 { label } else { "" };
-            text.push_str(&format!("  {label:<10}{line}\n"));
+            text.push(format!("  {label:<10}{line}"));
         }
     };
     lines("evidence", std::slice::from_ref(&finding.evidence));
     lines("cause", &finding.causes);
     lines("run", &finding.next);
     lines("see", &[finding.runbook()]);
-    text.push('\n');
+    text.push("");
     text
 }
 
@@ -285,6 +284,7 @@ mod tests {
             "none",
         ));
         let text = paragraphs(&findings);
+        let text = text.as_str();
         assert!(text.lines().count() < 40, "{text}");
         assert!(
             text.contains("CRITICAL  196 more: it is closed\n"),
@@ -293,6 +293,7 @@ mod tests {
         assert!(text.contains("  of        shop-4, shop-5, "), "{text}");
         assert!(text.contains("KMS bao: it fails"), "{text}");
         let few = paragraphs(&findings[..ALIKE_MAX]);
+        let few = few.as_str();
         assert!(!few.contains(" more: "), "{few}");
     }
 }

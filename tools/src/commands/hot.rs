@@ -6,6 +6,7 @@ use crate::args::{Cli, Hot};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::printable::Lines;
 use crate::table::{Align, Table};
 use crate::text;
 
@@ -19,15 +20,14 @@ pub fn run(cli: &Cli, command: &Hot, output: Output) -> Result<(), Failure> {
     let document = serde_json::to_value(&hot);
     let mut document = document.map_err(|error| Failure::bad_answer(&doing, &error))?;
     document["keyspace"] = keyspace.as_str().into();
-    output.print_result(
-        &document,
-        &(table(&hot, command.by) + &summary(&hot, command.by)),
-    )
+    let mut text = table(&hot, command.by);
+    text.append(&summary(&hot, command.by));
+    output.print_result(&document, &text)
 }
 
-fn table(hot: &HotKeys, by: HotBy) -> String {
+fn table(hot: &HotKeys, by: HotBy) -> Lines {
     if hot.keys.is_empty() {
-        return String::new();
+        return Lines::default();
     }
     let mut table = Table::new(&[
         ("KEY", Align::Left),
@@ -77,15 +77,15 @@ fn figure(figure: HotFigure, sampled: bool, show: impl Fn(u64) -> String) -> Str
     }
 }
 
-fn summary(hot: &HotKeys, by: HotBy) -> String {
+fn summary(hot: &HotKeys, by: HotBy) -> Lines {
     let window = text::seconds(hot.window_ms.div_ceil(1_000));
     let totals = &hot.totals;
-    let mut lines = format!(
-        "in the last {window}: {}, {} and {} ms of rehydration in all\n",
+    let mut lines = Lines::of(format!(
+        "in the last {window}: {}, {} and {} ms of rehydration in all",
         text::count(totals.requests, "request"),
         text::count(totals.waiters, "waiter"),
         milliseconds(totals.rehydrate_us)
-    );
+    ));
     if hot.keys.is_empty() {
         return lines;
     }
@@ -94,11 +94,11 @@ fn summary(hot: &HotKeys, by: HotBy) -> String {
         HotBy::Waiters => text::count(hot.unlisted_max, "waiter"),
         HotBy::RehydrateTime => format!("{} ms", milliseconds(hot.unlisted_max)),
     };
-    lines.push_str(&format!("unlisted keys: at most {unlisted} each\n"));
+    lines.push(format!("unlisted keys: at most {unlisted} each"));
     if hot.requests_counted_one_in > 1 {
         let one_in = hot.requests_counted_one_in;
-        lines.push_str(&format!(
-            "requests are estimates: one in {one_in}, chosen at random, was counted\n"
+        lines.push(format!(
+            "requests are estimates: one in {one_in}, chosen at random, was counted"
         ));
     }
     lines

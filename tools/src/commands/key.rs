@@ -10,6 +10,7 @@ use crate::connect::Server;
 use crate::failure::Failure;
 use crate::key_file;
 use crate::output::{self, Output};
+use crate::printable::Lines;
 use crate::secret_text::{self, Encoding, Holder};
 use crate::streams::{Content, PathOrStdio, Wiped};
 use crate::table::{Align, Table};
@@ -71,7 +72,7 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             document.insert("revoked_version".into(), (*version).into());
             output.print_result(
                 &document.into(),
-                &format!("{key}: version {version} revoked\n"),
+                &Lines::of(format!("{key}: version {version} revoked")),
             )
         }
         Key::Trim { key, below } => {
@@ -80,20 +81,20 @@ pub fn run(cli: &Cli, command: &Key, output: Output) -> Result<(), Failure> {
             document.insert("below".into(), (*below).into());
             output.print_result(
                 &document.into(),
-                &format!("{key}: versions below {below} removed\n"),
+                &Lines::of(format!("{key}: versions below {below} removed")),
             )
         }
         Key::Delete { key } => {
             let answer = call(cli, "key delete", key, |client| client.key_delete(key))?;
             let mut document = output::about(key, &answer);
             document.insert("state".into(), "deleted".into());
-            output.print_result(&document.into(), &format!("{key}: deleted\n"))
+            output.print_result(&document.into(), &Lines::of(format!("{key}: deleted")))
         }
         Key::Revoke { key, version: None } => {
             let answer = call(cli, "key revoke", key, |client| client.key_revoke(key))?;
             let mut document = output::about(key, &answer);
             document.insert("state".into(), "revoked".into());
-            output.print_result(&document.into(), &format!("{key}: revoked\n"))
+            output.print_result(&document.into(), &Lines::of(format!("{key}: revoked")))
         }
         Key::Public(command) => public(cli, command, output),
     }
@@ -124,7 +125,7 @@ pub fn public(cli: &Cli, command: &Public, output: Output) -> Result<(), Failure
             document.insert("out".into(), path.display().to_string().into())
         }
     };
-    output.print_result(&document.into(), "")
+    output.print_result(&document.into(), &Lines::default())
 }
 
 pub fn refresh(cli: &Cli, key: &KeyPath, output: Output) -> Result<(), Failure> {
@@ -150,26 +151,28 @@ fn list(cli: &Cli, keyspace: &KeyspaceName, output: Output) -> Result<(), Failur
             }),
         })).collect::<Vec<_>>(),
     });
-    output.print_result(&document, &format!("{}{}", table(&keys), remedy(&keys)))
+    let mut text = table(&keys);
+    text.append(&remedy(&keys));
+    output.print_result(&document, &text)
 }
 
 /// What to do about the keys that cannot be read.
-fn remedy(keys: &[ListedKey]) -> String {
+fn remedy(keys: &[ListedKey]) -> Lines {
     let damaged = keys.iter().filter(|key| key.state == KeyState::Damaged);
     match damaged.count() as u64 {
-        0 => String::new(),
-        count => format!(
+        0 => Lines::default(),
+        count => Lines::of(format!(
             "{} damaged: the server's store cannot read what it has of them. Import them again from your copy: \
              `keyway key import KEYSPACE/KEY --file FILE`; without a copy, give them up: \
-             `keyway key revoke KEYSPACE/KEY`, then `keyway key delete KEYSPACE/KEY`\n",
+             `keyway key revoke KEYSPACE/KEY`, then `keyway key delete KEYSPACE/KEY`",
             text::count(count, "key")
-        ),
+        )),
     }
 }
 
-fn table(keys: &[ListedKey]) -> String {
+fn table(keys: &[ListedKey]) -> Lines {
     if keys.is_empty() {
-        return "no keys\n".into();
+        return Lines::of("no keys");
     }
     let mut table = Table::new(&[
         ("KEY", Align::Left),
@@ -192,8 +195,9 @@ fn table(keys: &[ListedKey]) -> String {
             revoked(key),
         ]);
     }
-    let count = text::count(keys.len() as u64, "key");
-    format!("{}{count}\n", table.render())
+    let mut text = table.render();
+    text.push(text::count(keys.len() as u64, "key"));
+    text
 }
 
 /// The versions that were revoked one by one.
@@ -208,7 +212,7 @@ fn revoked(key: &ListedKey) -> String {
 }
 
 fn made(output: Output, key: &KeyPath, answer: &Answer<()>, done: &str) -> Result<(), Failure> {
-    let text = format!("{key}: {done}, version {}\n", answer.key_version);
+    let text = Lines::of(format!("{key}: {done}, version {}", answer.key_version));
     output.print_result(&output::about(key, answer).into(), &text)
 }
 

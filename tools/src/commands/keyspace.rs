@@ -11,6 +11,7 @@ use crate::args::{Cli, Keyspace, Setting};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::printable::Lines;
 use crate::streams::{self, confirm};
 use crate::table::{Align, Table};
 use crate::text;
@@ -50,7 +51,10 @@ fn create(
     })?;
     let id = answer.value;
     let document = json!({ "keyspace": keyspace.as_str(), "id": id });
-    output.print_result(&document, &format!("{keyspace}: created, id {id}\n"))
+    output.print_result(
+        &document,
+        &Lines::of(format!("{keyspace}: created, id {id}")),
+    )
 }
 
 fn set(
@@ -69,10 +73,10 @@ fn set(
     let lasts_ms = lasts.map(|lasts| lasts.as_millis() as u64);
     let while_text =
         lasts_ms.map_or_else(String::new, |ms| format!(" for {}", text::milliseconds(ms)));
-    let mut text = String::new();
+    let mut text = Lines::default();
     let mut members = serde_json::Map::new();
     for Setting { name, value } in settings {
-        text.push_str(&format!("{keyspace}: {name} = {value}{while_text}\n"));
+        text.push(format!("{keyspace}: {name} = {value}{while_text}"));
         members.insert(name.clone(), value.clone().into());
     }
     let mut document = json!({ "keyspace": keyspace.as_str(), "set": members });
@@ -98,9 +102,9 @@ fn history(
     output.print_result(&document, &history_table(&changes))
 }
 
-fn history_table(changes: &[KeyspaceChange]) -> String {
+fn history_table(changes: &[KeyspaceChange]) -> Lines {
     if changes.is_empty() {
-        return "no changes\n".into();
+        return Lines::of("no changes");
     }
     let mut table = Table::new(&[
         ("WHEN", Align::Left),
@@ -139,7 +143,13 @@ fn list(cli: &Cli, only: Option<&KeyspaceName>, output: Output) -> Result<(), Fa
     }
     let document = json!({ "keyspaces": keyspaces.iter().map(document).collect::<Vec<_>>() });
     let text = match only {
-        Some(_) => keyspaces.iter().map(in_full).collect(),
+        Some(_) => {
+            let mut text = Lines::default();
+            keyspaces
+                .iter()
+                .for_each(|info| text.append(&in_full(info)));
+            text
+        }
         None => table(&keyspaces),
     };
     output.print_result(&document, &text)
@@ -158,10 +168,10 @@ fn rotate(
     })?;
     let generation = answer.value;
     let mut document = json!({ "keyspace": keyspace.as_str(), "generation": generation });
-    let mut text = format!("{keyspace}: rotated, DEK generation {generation}\n");
+    let mut text = Lines::of(format!("{keyspace}: rotated, DEK generation {generation}"));
     match wait {
-        None => text.push_str(&format!(
-            "its keys are sealed again in the background; see: keyway keyspace list {keyspace}\n"
+        None => text.push(format!(
+            "its keys are sealed again in the background; see: keyway keyspace list {keyspace}"
         )),
         Some(patience) => {
             let remedy = format!(
@@ -174,7 +184,7 @@ fn rotate(
                 })
             })?;
             document["reseal"] = Value::Null;
-            text.push_str(&format!("{keyspace}: all keys are sealed under it\n"));
+            text.push(format!("{keyspace}: all keys are sealed under it"));
         }
     }
     output.print_result(&document, &text)
@@ -202,7 +212,10 @@ fn rewrap(
         client.keyspace_rewrap(keyspace, kms)
     })?;
     let document = json!({ "keyspace": keyspace.as_str(), "kms": kms.as_str() });
-    output.print_result(&document, &format!("{keyspace}: wrapped by KMS {kms}\n"))?;
+    output.print_result(
+        &document,
+        &Lines::of(format!("{keyspace}: wrapped by KMS {kms}")),
+    )?;
     streams::eprint_line(&format!(
         "keyway: the KMS that wrapped it so far could still unwrap its DEK from a backup; rotate \
          it next: keyway keyspace rotate {keyspace}"
@@ -229,7 +242,10 @@ fn destroy_deks(
     let destroyed = answer.value;
     let document = json!({ "keyspace": keyspace.as_str(), "destroyed": destroyed });
     let text = text::count(destroyed.into(), "retired DEK");
-    output.print_result(&document, &format!("{keyspace}: {text} destroyed\n"))
+    output.print_result(
+        &document,
+        &Lines::of(format!("{keyspace}: {text} destroyed")),
+    )
 }
 
 fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {
@@ -254,9 +270,9 @@ fn document(info: &KeyspaceInfo) -> Value {
     })
 }
 
-fn table(keyspaces: &[KeyspaceInfo]) -> String {
+fn table(keyspaces: &[KeyspaceInfo]) -> Lines {
     if keyspaces.is_empty() {
-        return "no keyspaces\n".into();
+        return Lines::of("no keyspaces");
     }
     let mut table = Table::new(&[
         ("ID", Align::Right),
@@ -293,7 +309,7 @@ fn table(keyspaces: &[KeyspaceInfo]) -> String {
     for info in keyspaces {
         for (name, temporary) in &info.overrides {
             let value = with_end(value_of(info, name), Some(temporary));
-            text.push_str(&format!("{}: {name} {value}\n", info.name));
+            text.push(format!("{}: {name} {value}", info.name));
         }
     }
     text
@@ -322,7 +338,7 @@ fn with_end(value: &str, temporary: Option<&Override>) -> String {
     }
 }
 
-fn in_full(info: &KeyspaceInfo) -> String {
+fn in_full(info: &KeyspaceInfo) -> Lines {
     let mut table = Table::new(&[("SETTING", Align::Left), ("VALUE", Align::Left)]);
     for (name, value) in &info.settings {
         table.row([name.clone(), with_end(value, info.overrides.get(name))]);
@@ -341,17 +357,18 @@ fn in_full(info: &KeyspaceInfo) -> String {
         table.row([name, value]);
     }
     let state = state(info.locked);
-    let reseal = info.reseal.map_or_else(String::new, |reseal| {
-        format!("rotation in progress: {}\n", progress(reseal))
-    });
-    let heading = format!(
-        "keyspace {}, id {}, {state}, KMS {}, DEK generation {}\n",
+    let mut text = Lines::of(format!(
+        "keyspace {}, id {}, {state}, KMS {}, DEK generation {}",
         info.name,
         info.id,
         kms(info),
         generation(info)
-    );
-    heading + &reseal + &table.render()
+    ));
+    if let Some(reseal) = info.reseal {
+        text.push(format!("rotation in progress: {}", progress(reseal)));
+    }
+    text.append(&table.render());
+    text
 }
 
 fn kms(info: &KeyspaceInfo) -> &str {

@@ -9,6 +9,7 @@ use crate::args::{Cli, Kms, KmsInit, KmsUnlock};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::{self, Output};
+use crate::printable::Lines;
 use crate::secrets::{Given, new_passphrase};
 use crate::streams::{self, Content, PathOrStdio};
 use crate::table::{Align, Table};
@@ -35,7 +36,7 @@ fn init_passphrase(cli: &Cli, command: &KmsInit, output: Output) -> Result<(), F
         client.kms_init(kms, Custody::Passphrase(&passphrase))
     })?;
     let document = json!({ "kms": kms.as_str(), "initialised": true });
-    output.print_result(&document, &format!("{kms}: initialised\n"))
+    output.print_result(&document, &Lines::of(format!("{kms}: initialised")))
 }
 
 fn init_shares(
@@ -67,7 +68,9 @@ fn init_shares(
          of them unlock it, and without them it cannot be unlocked"
     ));
     let shares = texts(&answer.value)?;
-    let heading = format!("{kms}: initialised, any {threshold} of {count} shares unlock it\n");
+    let heading = Lines::of(format!(
+        "{kms}: initialised, any {threshold} of {count} shares unlock it"
+    ));
     let mut lines = Zeroizing::new(String::with_capacity(lines_len(&shares)));
     for (number, share) in (1..).zip(&shares) {
         lines.push_str(&format!("share {number} of {}: ", shares.len()));
@@ -89,7 +92,7 @@ fn init_shares(
         return sink.write(lines.as_bytes());
     }
     document["shares"] = shares.into();
-    let said = output.print_result(&document, "");
+    let said = output.print_result(&document, &Lines::default());
     output::wipe(&mut document);
     said
 }
@@ -129,7 +132,7 @@ fn unlock(cli: &Cli, command: &KmsUnlock, output: Output) -> Result<(), Failure>
         }
         None => state.into(),
     };
-    output.print_result(&document, &format!("{kms}: {text}\n"))
+    output.print_result(&document, &Lines::of(format!("{kms}: {text}")))
 }
 
 fn lock(cli: &Cli, kms: &KmsName, output: Output) -> Result<(), Failure> {
@@ -139,21 +142,22 @@ fn lock(cli: &Cli, kms: &KmsName, output: Output) -> Result<(), Failure> {
     let document = json!({ "kms": kms.as_str(), "state": "locked" });
     output.print_result(
         &document,
-        &format!("{kms}: locked, with every keyspace that it wraps\n"),
+        &Lines::of(format!("{kms}: locked, with every keyspace that it wraps")),
     )
 }
 
 fn list(cli: &Cli, output: Output) -> Result<(), Failure> {
     let status = figures::of(&Server::reach(cli)?, "kms list")?;
     let kmses = rows(&status["kms"]);
-    let text = format!("{}{}", table(kmses), troubles(kmses));
+    let mut text = table(kmses);
+    text.append(&troubles(kmses));
     output.print_result(&json!({ "kms": kmses }), &text)
 }
 
 /// The KMSes of the server's status, a line for each.
-pub fn table(kmses: &[Value]) -> String {
+pub fn table(kmses: &[Value]) -> Lines {
     if kmses.is_empty() {
-        return "no KMSes\n".into();
+        return Lines::of("no KMSes");
     }
     let mut table = Table::new(&[
         ("KMS", Align::Left),
@@ -181,14 +185,14 @@ pub fn table(kmses: &[Value]) -> String {
 }
 
 /// What is wrong with each KMS whose last calls failed, in the provider's words; empty if nothing is.
-pub fn troubles(kmses: &[Value]) -> String {
+pub fn troubles(kmses: &[Value]) -> Lines {
     let in_trouble = kmses
         .iter()
         .filter(|kms| kms["trouble"]["over"] == json!(false));
     let line = |kms: &Value| {
         let trouble = &kms["trouble"];
         format!(
-            "{}: {} ({}): {}; {}\n",
+            "{}: {} ({}): {}; {}",
             word(&kms["name"]),
             word(&trouble["cause"]),
             text::count(trouble["keyspaces"].as_u64().unwrap_or(0), "keyspace"),
@@ -201,7 +205,7 @@ pub fn troubles(kmses: &[Value]) -> String {
         let keyspaces = keyspaces.filter(|keyspaces| *keyspaces > 0)?;
         Some(format!(
             "{name}: {} wrapped under versions of its key older than {}; run keyway keyspace rewrap KEYSPACE \
-             --kms {name} before it stops decrypting with those\n",
+             --kms {name} before it stops decrypting with those",
             text::count(keyspaces, "keyspace"),
             word(&kms["key_versions"]["newest"]),
             name = word(&kms["name"]),
@@ -218,15 +222,18 @@ pub fn troubles(kmses: &[Value]) -> String {
             _ => "run",
         };
         Some(format!(
-            "{}: {state}; {each} `{command}`\n",
+            "{}: {state}; {each} `{command}`",
             word(&kms["name"])
         ))
     });
-    in_trouble.map(line).chain(waiting).chain(behind).collect()
+    let mut text = Lines::default();
+    let all = in_trouble.map(line).chain(waiting).chain(behind);
+    all.for_each(|line| text.push(line));
+    text
 }
 
 /// The calls of all KMSes so far; empty if there were none.
-pub fn calls(kmses: &[Value]) -> String {
+pub fn calls(kmses: &[Value]) -> Lines {
     let mut table = Table::new(&[
         ("KMS", Align::Left),
         ("KEYSPACE", Align::Left),
@@ -253,7 +260,7 @@ pub fn calls(kmses: &[Value]) -> String {
         }
     }
     match is_empty {
-        true => String::new(),
+        true => Lines::default(),
         false => table.render(),
     }
 }

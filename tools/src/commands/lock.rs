@@ -10,6 +10,7 @@ use crate::args::{Cli, Unlock};
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::printable::Lines;
 use crate::secrets::Given;
 use crate::text;
 
@@ -18,14 +19,15 @@ pub fn lock(cli: &Cli, keyspace: Option<&KeyspaceName>, output: Output) -> Resul
     let Some(keyspace) = keyspace else {
         Server::reach(cli)?.call("lock --all", None, |client| client.lock_all())?;
         let document = json!({ "all": true, "locked": true });
-        return output.print_result(&document, "every keyspace and every KMS: locked\n");
+        let text = Lines::of("every keyspace and every KMS: locked");
+        return output.print_result(&document, &text);
     };
     let doing = format!("lock {keyspace}");
     Server::reach(cli)?.call(&doing, Some(keyspace.as_str()), |client| {
         client.lock(keyspace)
     })?;
     let document = json!({ "keyspace": keyspace.as_str(), "locked": true });
-    output.print_result(&document, &format!("{keyspace}: locked\n"))
+    output.print_result(&document, &Lines::of(format!("{keyspace}: locked")))
 }
 
 pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure> {
@@ -56,10 +58,12 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
             true => "; the server keeps trying until the KMS answers",
             false => "",
         };
-        let text = format!(
-            "{keyspace}: unlock started (ticket {ticket}){retrying}\n\
-             follow it with: keyway unlock {keyspace} --ticket {ticket} --wait\n"
-        );
+        let mut text = Lines::of(format!(
+            "{keyspace}: unlock started (ticket {ticket}){retrying}"
+        ));
+        text.push(format!(
+            "follow it with: keyway unlock {keyspace} --ticket {ticket} --wait"
+        ));
         return output.print_result(&document, &text);
     };
     let state = match status.state {
@@ -76,14 +80,14 @@ pub fn unlock(cli: &Cli, command: &Unlock, output: Output) -> Result<(), Failure
     if let Some(attempts) = status.attempts {
         document["attempts"] = attempts.into();
     }
-    let text = match status.state {
+    let text = Lines::of(match status.state {
         UnlockState::Done => format!(
-            "{keyspace}: unlocked, {} loaded again\n",
+            "{keyspace}: unlocked, {} loaded again",
             text::count(status.keys_reloaded, "key")
         ),
-        _ if status.shares.is_some() => format!("{keyspace}: {}\n", words(&status)),
-        _ => format!("{keyspace}: pending: {}\n", words(&status)),
-    };
+        _ if status.shares.is_some() => format!("{keyspace}: {}", words(&status)),
+        _ => format!("{keyspace}: pending: {}", words(&status)),
+    });
     output.print_result(&document, &text)
 }
 

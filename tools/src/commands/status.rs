@@ -8,6 +8,7 @@ use crate::args::Cli;
 use crate::connect::Server;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::printable::Lines;
 use crate::table::{Align, Table};
 use crate::text;
 
@@ -16,14 +17,14 @@ pub fn run(cli: &Cli, output: Output) -> Result<(), Failure> {
     output.print_result(&document, &render(&document))
 }
 
-fn render(document: &Value) -> String {
+fn render(document: &Value) -> Lines {
     let kmses = rows(&document["kms"]);
-    let head = format!(
-        "keywayd {}, pid {}, {}\n",
+    let head = Lines::of(format!(
+        "keywayd {}, pid {}, {}",
         word(&document["version"]),
         word(&document["pid"]),
         text::count(document["shard_count"].as_u64().unwrap_or(0), "shard"),
-    );
+    ));
     let parts = [
         head,
         kms::table(kmses),
@@ -32,13 +33,12 @@ fn render(document: &Value) -> String {
         keyspaces(rows(&document["keyspaces"]), kmses),
         shards(rows(&document["shards"])),
     ];
-    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    parts.join("\n")
+    Lines::paragraphs(&parts)
 }
 
-fn keyspaces(keyspaces: &[Value], kmses: &[Value]) -> String {
+fn keyspaces(keyspaces: &[Value], kmses: &[Value]) -> Lines {
     if keyspaces.is_empty() {
-        return "no keyspaces\n".into();
+        return Lines::of("no keyspaces");
     }
     let mut table = Table::new(&[
         ("KEYSPACE", Align::Left),
@@ -89,9 +89,9 @@ fn state(keyspace: &Value, kmses: &[Value]) -> String {
     }
 }
 
-fn shards(shards: &[Value]) -> String {
+fn shards(shards: &[Value]) -> Lines {
     if shards.is_empty() {
-        return "no shards\n".into();
+        return Lines::of("no shards");
     }
     let mut table = Table::new(&[
         ("SHARD", Align::Right),
@@ -108,7 +108,7 @@ fn shards(shards: &[Value]) -> String {
     ]);
     for shard in shards {
         let queues = ["parked_requests", "load_queue_depth", "slow_queue_depth"];
-        let queued = queues.iter().filter_map(|name| shard[name].as_u64()).sum();
+        let queued = text::sum(queues.iter().filter_map(|name| shard[name].as_u64()));
         let state = match (
             shard["store_poisoned"].as_bool(),
             shard["serving"].as_bool(),
@@ -134,7 +134,7 @@ fn shards(shards: &[Value]) -> String {
             word(&shard["forwards_in_total"]),
             word(&shard["forwards_out_total"]),
             word(&shard["forwards_refused_total"]),
-            u64::to_string(&queued),
+            queued.to_string(),
             p95(&shard["turn_ms"]),
             arena,
             word(&shard["store_keys"]),
@@ -193,7 +193,7 @@ mod tests {
             }],
         });
         assert_eq!(
-            render(&document),
+            render(&document).as_str(),
             "\
 keywayd 0.1.0, pid 7, 1 shard
 
@@ -220,9 +220,13 @@ SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS     
     fn members_that_are_not_there_are_dashes() {
         let document = json!({ "keyspaces": [{"name": "prod"}], "shards": [{}] });
         let text = render(&document);
+        let text = text.as_str();
         assert!(text.starts_with("keywayd -, pid -, 0 shards\n\nno KMSes\n"));
         assert!(text.contains("prod      -"));
-        assert_eq!(render(&json!({})).lines().last(), Some("no shards"));
+        assert_eq!(
+            render(&json!({})).as_str().lines().last(),
+            Some("no shards")
+        );
     }
 
     /// A keyspace's state alone did not say why.
@@ -240,6 +244,7 @@ SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS     
             })
         };
         let text = render(&document(false));
+        let text = text.as_str();
         assert!(
             text.contains("bao: sealed (1 keyspace): it is sealed; unseal it"),
             "{text}"
@@ -250,6 +255,9 @@ SHARD  STATE    CONNECTIONS  FORWARDS IN  OUT  REFUSED  QUEUED  TURN P95 MS     
             .collect();
         assert!(states[0].contains("acquiring: sealed"), "{text}");
         assert!(!states[1].contains("sealed"), "{text}");
-        assert!(!render(&document(true)).contains("sealed"), "{text}");
+        assert!(
+            !render(&document(true)).as_str().contains("sealed"),
+            "{text}"
+        );
     }
 }

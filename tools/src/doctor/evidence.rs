@@ -56,9 +56,11 @@ impl Evidence {
             .keyspaces()
             .map(|(before, now)| {
                 let of = |it: &Keyspace| {
-                    it.answered_in_all()
-                        + it.rehydrate_fail_total
-                        + it.singleflight_wait_timeout_total
+                    text::sum([
+                        it.answered_in_all(),
+                        it.rehydrate_fail_total,
+                        it.singleflight_wait_timeout_total,
+                    ])
                 };
                 (of(now).saturating_sub(of(&before)), now.name.as_str())
             })

@@ -15,6 +15,7 @@ use crate::args::{BulkImport, Cli};
 use crate::connect::Server;
 use crate::failure::{Exit, Failure};
 use crate::output::Output;
+use crate::printable::Lines;
 use crate::streams;
 use crate::text;
 use entry::Defaults;
@@ -56,7 +57,8 @@ pub fn run(cli: &Cli, command: &BulkImport, output: Output) -> Result<Exit, Fail
         "failed": summary.failed,
         "complete": result.is_ok(),
     });
-    output.print_result(&document, &sentence(command.keyspace.as_str(), &summary))?;
+    let text = Lines::of(sentence(command.keyspace.as_str(), &summary));
+    output.print_result(&document, &text)?;
     result?;
     Ok(match summary.failed {
         0 => Exit::Done,
@@ -73,7 +75,6 @@ fn sentence(keyspace: &str, summary: &Summary) -> String {
     if summary.failed > 0 {
         sentence.push_str(&format!(", {} failed", summary.failed));
     }
-    sentence.push('\n');
     sentence
 }
 
@@ -160,12 +161,12 @@ mod tests {
             imported: 1,
             ..Summary::default()
         };
-        assert_eq!(sentence("prod", &summary), "prod: 1 key imported\n");
+        assert_eq!(sentence("prod", &summary), "prod: 1 key imported");
         summary.existing = 2;
         summary.failed = 3;
         assert_eq!(
             sentence("prod", &summary),
-            "prod: 1 key imported, 2 there already, 3 failed\n"
+            "prod: 1 key imported, 2 there already, 3 failed"
         );
     }
 }

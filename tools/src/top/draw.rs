@@ -16,7 +16,7 @@ const HELP: &str = "q quit   arrows or tab: choose a keyspace   s: order";
 /// line of help.
 pub fn draw(screen: &mut Screen<'_>, frame: &Frame, chosen: Option<usize>, trouble: Option<&str>) {
     // Border and heading take three lines. Shards are few; keyspaces and hot keys share the rest.
-    let shards = Constraint::Max(frame.shards.rows.len() as u16 + 3);
+    let shards = Constraint::Max(u16::try_from(frame.shards.rows.len() + 3).unwrap_or(u16::MAX));
     let [head, keyspaces, shards, hot, foot] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Fill(1),
@@ -72,7 +72,7 @@ fn grid<const N: usize>(
                 .iter()
                 .map(|row| printable(&row[at]).chars().count());
             let width = cells.fold(grid.columns[at].0.len(), usize::max);
-            Constraint::Length(width as u16)
+            Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX))
         })
         .collect();
     let rows = grid.rows.iter().map(|row| {

@@ -4,6 +4,7 @@ use keyway_client::HotKeys;
 use serde_json::{Value, json};
 
 use super::Order;
+use crate::printable::Lines;
 use crate::table::{Align, Table};
 use crate::text;
 use crate::vitals::{Change, Keyspace, Kms, ServerStatus, Shard};
@@ -52,7 +53,7 @@ pub struct Grid<const N: usize> {
 }
 
 impl<const N: usize> Grid<N> {
-    fn text(&self) -> String {
+    fn text(&self) -> Lines {
         let mut table = Table::new(&self.columns);
         for row in &self.rows {
             table.row(row.clone());
@@ -148,20 +149,24 @@ impl Frame {
     }
 
     /// As text.
-    pub fn text(&self) -> String {
-        let mut parts = vec![
-            format!("{}\nKMS {}\n", self.head, self.kms),
-            self.keyspaces.text(),
-            self.shards.text(),
-        ];
+    pub fn text(&self) -> Lines {
+        let mut head = Lines::of(&self.head);
+        head.push(format!("KMS {}", self.kms));
+        let mut parts = vec![head, self.keyspaces.text(), self.shards.text()];
         if let Some(keyspace) = &self.hot_of {
             parts.push(match &self.hot {
-                Ok(hot) if hot.rows.is_empty() => format!("{keyspace}: no key was asked for\n"),
-                Ok(hot) => format!("{keyspace}:\n{}", hot.text()),
-                Err(why) => format!("{keyspace}: {why}\n"),
+                Ok(hot) if hot.rows.is_empty() => {
+                    Lines::of(format!("{keyspace}: no key was asked for"))
+                }
+                Ok(hot) => {
+                    let mut text = Lines::of(format!("{keyspace}:"));
+                    text.append(&hot.text());
+                    text
+                }
+                Err(why) => Lines::of(format!("{keyspace}: {why}")),
             });
         }
-        parts.join("\n")
+        Lines::paragraphs(&parts)
     }
 
     /// As a document: the same cells, by name.
@@ -189,7 +194,7 @@ fn weight(change: Change<'_>, before: &Keyspace, now: &Keyspace, order: Order) -
 fn keyspace(change: Change<'_>, before: &Keyspace, now: &Keyspace) -> [String; 11] {
     let rate = |of: fn(&Keyspace) -> u64| per_second(change.rate(of(before), of(now)));
     let hits = now.hits.saturating_sub(before.hits);
-    let all = hits + now.misses.saturating_sub(before.misses);
+    let all = hits.saturating_add(now.misses.saturating_sub(before.misses));
     let loads = change.spread(&before.rehydrate_latency_ms, &now.rehydrate_latency_ms);
     [
         now.name.clone(),

@@ -1,5 +1,7 @@
 //! What changed between two status documents of the same process.
 
+use crate::text;
+
 use super::{Keyspace, Latency, ServerStatus, Shard};
 
 /// Two documents, the earlier one first.
@@ -67,16 +69,16 @@ pub struct HistogramDelta<'a> {
 impl HistogramDelta<'_> {
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
+        text::sum(self.buckets.iter().copied())
     }
 
     /// The bound of the bucket that the observation at `quantile` (0 to 1) lies in: it took no
     /// longer. The last bound stands for what is beyond. `None` without observations.
     pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
         let rank = (self.count() as f64 * quantile).ceil().max(1.0) as u64;
-        let mut seen = 0;
+        let mut seen: u64 = 0;
         let bucket = self.buckets.iter().position(|count| {
-            seen += count;
+            seen = seen.saturating_add(*count);
             seen >= rank
         })?;
         let bound = self.bounds_ms.get(bucket).or(self.bounds_ms.last());

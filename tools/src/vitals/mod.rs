@@ -5,6 +5,8 @@ mod change;
 
 use serde::Deserialize;
 
+use crate::text;
+
 pub use change::Change;
 
 /// One status document.
@@ -143,12 +145,12 @@ impl Keyspace {
     /// Requests answered with `outcome`.
     pub fn answered(&self, outcome: &str) -> u64 {
         let rows = self.requests.iter().filter(|row| row.outcome == outcome);
-        rows.map(|row| row.count).sum()
+        text::sum(rows.map(|row| row.count))
     }
 
     /// Requests answered.
     pub fn answered_in_all(&self) -> u64 {
-        self.requests.iter().map(|row| row.count).sum()
+        text::sum(self.requests.iter().map(|row| row.count))
     }
 }
 

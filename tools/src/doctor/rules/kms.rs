@@ -127,7 +127,7 @@ fn headroom(case: &Evidence, before: Option<&Kms>, now: &Kms) -> Option<Finding>
     let refused = |kms: &Kms| -> u64 {
         let calls = kms.calls.iter();
         let refused = calls.filter(|calls| OUT_OF_BUDGET.contains(&calls.outcome.as_str()));
-        refused.map(|calls| calls.count).sum()
+        text::sum(refused.map(|calls| calls.count))
     };
     let rise = refused(now).saturating_sub(before.map_or(0, refused));
     let empty = case.samples.iter().all(|sample| {

@@ -101,7 +101,8 @@ impl KeyspaceWindow<'_> {
 
     /// Whether requests came, answered or not.
     fn is_used(&self) -> bool {
-        self.rise(Keyspace::answered_in_all) + self.rise(|it| it.hits + it.misses) > 0
+        self.rise(Keyspace::answered_in_all) > 0
+            || self.rise(|it| it.hits.saturating_add(it.misses)) > 0
     }
 
     /// Whether it has been in `state` in every sample.
