@@ -26,7 +26,7 @@ use server::{LIES, Server, Way};
 /// Damaged answers that each command meets; more find more, at the cost of time.
 const SEEDS: u64 = 10;
 
-/// What answers where a user has mixed up ports, or somebody else listens.
+/// What answers where a user has mixed up ports, or another server listens.
 const OTHER_PROTOCOLS: [&[u8]; 4] = [
     b"HTTP/1.1 400 Bad Request\r\n\r\n\x1b]0;owned\x07",
     b"SSH-2.0-OpenSSH_9.6\x1b[2J\r\n",
