@@ -155,7 +155,7 @@ pub struct BulkImport {
     pub encoding: Option<Encoding>,
     #[command(flatten)]
     pub options: NewKey,
-    /// Skip keys that exist already, to resume an import.
+    /// Skip ids that the server has already, to resume an import. Its keys are not compared with the files.
     #[arg(long)]
     pub skip_existing: bool,
     /// Append each key id to this file as soon as the server has acknowledged the key.

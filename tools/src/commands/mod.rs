@@ -26,8 +26,8 @@ const MESSAGE_LEN_MAX: usize = keyway_protocol::limits::MESSAGE_LEN_MAX;
 
 /// What to do about a message that is too long to be signed or verified.
 const SIGN_REMEDY: &str = "a message has at most 65536 bytes. With an ECDSA or RSA key, make a digest \
-                           and give --digest: openssl dgst -sha256 -binary FILE > DIGEST; with an \
-                           Ed25519 key, sign DIGEST as the message, without --digest, and have it \
+                           and give --digest (and --scheme ecdsa-sha256 if the key is on P-384): \
+                           openssl dgst -sha256 -binary FILE > DIGEST; with an Ed25519 key, sign DIGEST as the message, without --digest, and have it \
                            verified likewise";
 
 /// What to do about a message that is too long for a MAC.

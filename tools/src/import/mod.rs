@@ -70,7 +70,10 @@ fn sentence(keyspace: &str, summary: &Summary) -> String {
     let imported = text::count(summary.imported, "key");
     let mut sentence = format!("{keyspace}: {imported} imported");
     if summary.existing > 0 {
-        sentence.push_str(&format!(", {} there already", summary.existing));
+        sentence.push_str(&format!(
+            ", {} there already and not compared",
+            summary.existing
+        ));
     }
     if summary.failed > 0 {
         sentence.push_str(&format!(", {} failed", summary.failed));
@@ -166,7 +169,7 @@ mod tests {
         summary.failed = 3;
         assert_eq!(
             sentence("prod", &summary),
-            "prod: 1 key imported, 2 there already, 3 failed"
+            "prod: 1 key imported, 2 there already and not compared, 3 failed"
         );
     }
 }

@@ -141,6 +141,10 @@ impl<'a> Pipeline<'a> {
             Ok(_) => {
                 self.summary.imported += 1;
                 let reported = self.report.imported(key_id.as_str());
+                if let Some(earlier) = self.settled.get(&key_id) {
+                    // That one was refused because this one was at the server before it.
+                    self.failed(&collision(&key_id, &origin, earlier));
+                }
                 self.remember(key_id, origin);
                 return reported;
             }
@@ -150,11 +154,7 @@ impl<'a> Pipeline<'a> {
             && let Some(first) = self.settled.get(&key_id)
         {
             // It exists because this import made it, or passed over it, from somewhere else.
-            let message = format!(
-                "{key_id}: {first} and {origin} make the same key id, and only {first} is the key \
-                 now; give the other one another name, and import it again"
-            );
-            self.failed(&message);
+            self.failed(&collision(&key_id, first, &origin));
             return Ok(());
         }
         if error.status() == Some(Status::Conflict) && self.skip_existing {
@@ -186,6 +186,14 @@ impl<'a> Pipeline<'a> {
         self.summary.failed += 1;
         self.report.failed(message);
     }
+}
+
+/// What is wrong with two keys of the same id, of which `taken` is the key now.
+fn collision(key_id: &KeyId, taken: &Origin, other: &Origin) -> String {
+    format!(
+        "{key_id}: {taken} and {other} make the same key id, and only {taken} is the key now; give \
+         the other one another name, and import it again"
+    )
 }
 
 /// Whether other keys may do better.

@@ -124,8 +124,9 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        // Follows links, since directories of mounted secrets are made of them.
-        if !hidden && fs::metadata(entry.path())?.is_file() {
+        // Follows links, since directories of mounted secrets are made of them. A link to nowhere is an entry that fails.
+        let is_file = fs::metadata(entry.path()).map_or(true, |metadata| metadata.is_file());
+        if !hidden && is_file {
             paths.push(entry.path());
         }
     }

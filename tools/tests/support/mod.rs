@@ -246,6 +246,11 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
             out.extend_from_slice(br#"{"keyspaces":[{"id":7,"name":"staging","locked":true}]}"#);
             ResponseHead::OK
         }
+        // The first one finds the second there.
+        Request::KeyImport(_) if key_id == "overtaken" && state.keys.remove("came").is_none() => {
+            state.keys.insert("came".to_owned(), 1);
+            ResponseHead::status(Status::Conflict)
+        }
         Request::KeyGenerate(_) | Request::KeyImport(_) if state.keys.contains_key(&key_id) => {
             ResponseHead::status(Status::Conflict)
         }

@@ -94,13 +94,15 @@ pub(super) fn checked_digest(
 ) -> Result<Digest, OpError> {
     if scheme.hash().is_none() {
         return Err(OpError::Unsupported(
-            "Ed25519 signs messages, not digests; send the message",
+            "Ed25519 signs messages, not digests; leave out --digest and give the message, or of one \
+             above 64 KiB sign this digest as the message, and have it verified likewise",
         ));
     }
     if provider(choice, algorithm, task) != Some(Provider::AwsLc) {
         return Err(OpError::Unsupported(
-            "this server runs with ring only, which has no call for digests; \
-             send the message",
+            "this server runs with ring only, which has no call for digests; leave out --digest and \
+             give the message, or of one above 64 KiB sign this digest as the message, and have it \
+             verified likewise",
         ));
     }
     let expected = scheme.hash().map_or(0, Hash::len);

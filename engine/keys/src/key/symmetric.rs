@@ -121,11 +121,14 @@ impl UnlockedKey {
             return Err(OpError::WrongKeyType);
         };
         if !matches!(scheme, Scheme::Default | Scheme::DefaultJws) {
-            return Err(OpError::Unsupported("a MAC key has scheme 0 only"));
+            return Err(OpError::Unsupported(
+                "a MAC key has scheme 0 only; leave out --scheme",
+            ));
         }
         let Input::Message(message) = input else {
             return Err(OpError::Unsupported(
-                "a MAC is over a message, not over a digest",
+                "a MAC is over a message, not over a digest; leave out --digest: the tag of a digest is \
+                 verified with the digest as the message",
             ));
         };
         let algorithm = self.metadata.algorithm;

@@ -1,6 +1,7 @@
 //! keywayd from outside: the real binary, the real client, and external programs as a second opinion.
 
 mod bounds;
+mod bulk_import;
 mod command_line;
 mod common;
 mod configuration;
@@ -50,6 +51,7 @@ mod rights;
 mod rotation;
 mod seccomp;
 mod settings;
+mod signatures;
 mod situations;
 mod stopping;
 mod tickets;
