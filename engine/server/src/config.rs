@@ -321,7 +321,12 @@ impl Config {
             machine,
         )?;
         let keys_max = options.keys_max.unwrap_or(100_000);
-        in_range("keys-max", keys_max, 16, 100_000_000)?;
+        in_range(
+            "keys-max",
+            keys_max,
+            keyway_node::shard::keys_max_least(),
+            100_000_000,
+        )?;
         let connections_max =
             fit::connections_max(options.connections_max, u64::from(shards), machine)?;
         let passphrase = match (options.passphrase_fd, options.passphrase_file) {

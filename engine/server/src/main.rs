@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use keyway_server::config::{Config, Options};
-use keyway_server::os_error::explain;
+use keyway_server::os_error::{Attempt, explain};
 use keyway_server::{logging, node, signals};
 
 /// Wipes what ring and others leave on the heap when they free it.
@@ -23,8 +23,12 @@ fn main() -> ExitCode {
 
 fn start() -> Result<(), String> {
     // Before anything that takes time: as process 1 a signal without a handler is lost.
-    let stop = signals::take()
-        .map_err(|error| format!("signals cannot be handled: {}", explain(&error)))?;
+    let stop = signals::take().map_err(|error| {
+        format!(
+            "signals cannot be handled: {}",
+            explain(&error, Attempt::Thread)
+        )
+    })?;
     let options = Options::parse();
     let (file, is_flag) = (options.config.clone(), options.log_level.is_some());
     let options = options.with_file().map_err(|error| error.to_string())?;

@@ -21,7 +21,7 @@ use crate::logging;
 use crate::machine::Machine;
 use crate::metrics::page::ActiveViewers;
 use crate::metrics::{exporter, http};
-use crate::os_error::explain;
+use crate::os_error::{Attempt, explain};
 use crate::runtime::{executor, mesh};
 use crate::shard::{Common, Start, serve};
 use crate::signals::Stop;
@@ -65,7 +65,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         .map_err(|error| {
             format!(
                 "the control thread's runtime did not start: {}",
-                explain(&error)
+                explain(&error, Attempt::Thread)
             )
         })?;
     let kms = runtime
@@ -105,7 +105,13 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         let address = config.exporter.address;
         format!(
             "the metrics port cannot listen on {address}: {}",
-            explain(&error)
+            explain(
+                &error,
+                Attempt::Listen {
+                    address,
+                    flag: "--metrics"
+                }
+            )
         )
     })?;
     let (to_control, control_requests) = lanes::<FromShard>(EMERGENCIES_MAX, TO_CONTROL_MAX);
@@ -159,8 +165,12 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
         };
         let lifeline = LifecycleReporter::new(index, ready.clone(), stopped.clone());
         let core = cores[usize::from(index) % cores.len()];
-        executor::start(index, core, move || serve(start, lifeline))
-            .map_err(|error| format!("shard {index} did not start: {}", explain(&error)))?;
+        executor::start(index, core, move || serve(start, lifeline)).map_err(|error| {
+            format!(
+                "shard {index} did not start: {}",
+                explain(&error, Attempt::Thread)
+            )
+        })?;
     }
     // What only shards hold ends with the last of them.
     drop((ready, stopped, common));
@@ -185,7 +195,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
             format!(
                 "no thread to write {}: {}",
                 catalogue::FILE,
-                explain(&error)
+                explain(&error, Attempt::Thread)
             )
         })?;
     let means = Means {

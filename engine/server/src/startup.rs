@@ -9,7 +9,7 @@ use rustix::process::DumpableBehavior;
 
 use crate::config::Config;
 use crate::machine::Machine;
-use crate::os_error::explain;
+use crate::os_error::{Attempt, explain};
 use crate::peer;
 use crate::runtime::{executor, uring};
 use crate::threads;
@@ -119,7 +119,13 @@ fn reserve(
     address: SocketAddr,
     held: &mut Vec<std::os::fd::OwnedFd>,
 ) -> Result<SocketAddr, String> {
-    let in_use = |error: std::io::Error| format!("cannot listen on {address}: {}", explain(&error));
+    let in_use = |error: std::io::Error| {
+        let flag = "--listen";
+        format!(
+            "cannot listen on {address}: {}",
+            explain(&error, Attempt::Listen { address, flag })
+        )
+    };
     let address = find_free(address).map_err(in_use)?;
     let family = if address.is_ipv6() {
         rustix::net::AddressFamily::INET6

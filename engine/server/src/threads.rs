@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::os_error::explain;
+use crate::os_error::{Attempt, explain};
 
 /// A shard's own, and those on which glommio makes the calls that block.
 const PER_SHARD: usize = 3;
@@ -21,7 +21,7 @@ pub fn check(shards: u16) -> Result<(), String> {
     start_at_once(count).map_err(|error| {
         format!(
             "{count} more threads are needed for {shards} shards: {}",
-            explain(&error)
+            explain(&error, Attempt::Thread)
         )
     })
 }

@@ -248,6 +248,12 @@ impl<P: Port> Shard<P> {
     }
 }
 
+/// Returns the fewest keys that a shard may be limited to: more than may be loaded at the same time.
+#[must_use]
+pub fn keys_max_least() -> usize {
+    Limits::default().flights_max + 1
+}
+
 /// Returns the core's limits on a shard of this size.
 #[must_use]
 pub fn limits(

@@ -28,13 +28,13 @@ pub(super) fn parse(text: &str) -> Result<SocketAddr, String> {
     match host {
         "localhost" => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         "" | "*" => Err(format!(
-            "the address is missing: {example}; for all addresses write 0.0.0.0:{port} or [::]:{port}"
+            "the address is missing: {example}; write 0.0.0.0:{port} or [::]:{port} for all addresses"
         )),
         host if host.parse::<std::net::Ipv6Addr>().is_ok() => Err(format!(
-            "an IPv6 address stands in brackets: [{host}]:{port}"
+            "an IPv6 address needs brackets; write [{host}]:{port}"
         )),
         _ => Err(format!(
-            "names are not looked up, except localhost: {example} (getent hosts NAME shows those of a name)"
+            "names are not looked up, except localhost: {example}; write an address that getent hosts NAME shows"
         )),
     }
 }
@@ -78,7 +78,7 @@ mod tests {
             ("fe80::1:2:7420", "write [fe80::1:2:7420]:PORT"),
             (
                 "::ffff:1:2:3:4:5:6:7420",
-                "an IPv6 address stands in brackets",
+                "needs brackets; write [::ffff:1:2:3:4:5:6]:7420",
             ),
             ("tcp://127.0.0.1:7420", "as 127.0.0.1:7420"),
             ("", "as 127.0.0.1:7420"),

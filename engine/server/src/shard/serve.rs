@@ -25,6 +25,7 @@ use crate::control::link::{ControlLink, FromShard};
 use crate::lifeline::{LifecycleReporter, until_stopped};
 use crate::metrics::exporter;
 use crate::metrics::snapshot::{ShardSnapshot, Snapshot};
+use crate::os_error::{Attempt, explain};
 use crate::runtime::files::RingFiles;
 use crate::runtime::listener;
 use crate::runtime::mesh::MeshEndpoint;
@@ -277,7 +278,11 @@ impl Driver {
     ) -> Result<(), String> {
         let own = SocketAddr::new(shared.ip(), ports[usize::from(self.index)]);
         for address in [shared, own] {
-            listener::tcp(address, self).map_err(|e| format!("cannot listen on {address}: {e}"))?;
+            let flag = "--listen";
+            listener::tcp(address, self).map_err(|error| {
+                let why = explain(&error, Attempt::Listen { address, flag });
+                format!("cannot listen on {address}: {why}")
+            })?;
         }
         let mut paths = vec![unix_path::of_shard(&config.listeners.unix, self.index)];
         if self.index == 0 {
@@ -285,8 +290,10 @@ impl Driver {
         }
         for path in paths {
             unix_path::make_free(&path)?;
-            listener::unix(&path, self)
-                .map_err(|e| format!("cannot listen on {}: {e}", path.display()))?;
+            listener::unix(&path, self).map_err(|error| {
+                let why = explain(&error, Attempt::Socket);
+                format!("cannot listen on {}: {why}", path.display())
+            })?;
         }
         Ok(())
     }

@@ -83,33 +83,23 @@ impl Operator {
         // waits, since the default of 10 s is too short for a busy machine.
         let patient = format!("keyway --timeout {}s ", WITHIN.as_secs());
         self.start_script(
-            server,
+            Some(server),
             &format!("exec {}", line.replacen("keyway ", &patient, 1)),
         )
     }
 
     /// Runs shell lines, each of which must succeed, or fail if it begins with `!`.
     pub fn shell(&self, server: &Server, script: &str) -> Ended {
-        let patient = format!(
-            "keyway() {{ command keyway --timeout {}s \"$@\"; }}",
-            WITHIN.as_secs()
-        );
-        let mut lines = String::from("set -e\n");
-        for line in script.lines().map(str::trim) {
-            // `set -e` ignores negated commands.
-            match line.strip_prefix("! ") {
-                Some(line) => {
-                    lines.push_str(&format!("if {line}; then echo 'not refused'; exit 9; fi\n"))
-                }
-                None => lines.push_str(&format!("{line}\n")),
-            }
-        }
-        self.start_script(server, &format!("{patient}\n{lines}"))
-            .end()
+        self.start_script(Some(server), &checked(script)).end()
     }
 
-    fn start_script(&self, server: &Server, script: &str) -> Running<'_> {
-        let unix = server.endpoints["unix"].as_str().unwrap();
+    /// As above, with no server but those that the lines start.
+    pub fn shell_alone(&self, script: &str) -> Ended {
+        self.start_script(None, &checked(script)).end()
+    }
+
+    fn start_script(&self, server: Option<&Server>, script: &str) -> Running<'_> {
+        let unix = server.and_then(|server| server.endpoints["unix"].as_str());
         let bin = program().parent().unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let paths = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
@@ -117,7 +107,7 @@ impl Operator {
             .args(["-c", script])
             .current_dir(self.desk.path())
             .env("PATH", std::env::join_paths(paths).unwrap())
-            .env("KEYWAY_ADDR", format!("unix:{unix}"))
+            .env("KEYWAY_ADDR", format!("unix:{}", unix.unwrap_or("/none")))
             // As long as the tests' other clients wait.
             .env("KEYWAY_TIMEOUT", "5m")
             .stdin(Stdio::null())
@@ -267,4 +257,23 @@ fn build() -> PathBuf {
             .map(PathBuf::from)
     });
     built.unwrap_or_else(|| panic!("cargo does not say where keyway is: {answer}"))
+}
+
+/// Returns the lines as a script of which each must succeed, or fail if it begins with `!`.
+fn checked(script: &str) -> String {
+    let patient = format!(
+        "keyway() {{ command keyway --timeout {}s \"$@\"; }}",
+        WITHIN.as_secs()
+    );
+    let mut lines = String::from("set -e\n");
+    for line in script.lines().map(str::trim) {
+        // `set -e` ignores negated commands.
+        match line.strip_prefix("! ") {
+            Some(line) => {
+                lines.push_str(&format!("if {line}; then echo 'not refused'; exit 9; fi\n"))
+            }
+            None => lines.push_str(&format!("{line}\n")),
+        }
+    }
+    format!("{patient}\n{lines}")
 }

@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod cases;
+mod clauses;
+mod literals;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -95,7 +98,6 @@ const REMEDIES: &[(&str, Proof)] = &[
     ("--listen", Start(&[])),
     ("--listen-beyond-loopback-without-tls", Test("engine/server/tests/server/keyspaces.rs", "a_listener_beyond_loopback_needs_its_flag")),
     ("--log-level", Start(&["--log-level", "debug"])),
-    ("--metrics", Start(&[])),
     ("--metrics-host", Test("engine/server/tests/server/metrics_port.rs", "only_its_own_names_are_answered")),
     ("--ndjson", Run("printf '{\"id\":\"n1\",\"key\":\"AAECAwQFBgcICQoLDA0O/w==\",\"alg\":\"hmac-sha256\"}' > FILE
         keyway import prod --ndjson FILE")),

@@ -1,10 +1,12 @@
 //! Extracts remedies from the sources: commands and flags in texts for users.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::literals::{files, is_word, literals};
 
 /// Where messages are written.
-const FOLDERS: [&str; 8] = [
+pub const FOLDERS: [&str; 8] = [
     "tools/src",
     "protocol/client/src",
     "engine/keys/src",
@@ -71,9 +73,9 @@ pub fn remedies(root: &Path) -> BTreeSet<String> {
             let text = std::fs::read_to_string(&path).unwrap();
             for literal in literals(&text) {
                 // A single word is a name, an argument or a key, not a message.
-                if literal.contains(' ') {
-                    commands(&literal, &mut found);
-                    flags(&literal, &mut found);
+                if literal.text.contains(' ') {
+                    commands(&literal.text, &mut found);
+                    flags(&literal.text, &mut found);
                 }
             }
         }
@@ -90,81 +92,6 @@ pub fn log_lines(folder: &Path) -> BTreeSet<String> {
         found.extend(calls.filter_map(|call| Some(call.split_once('"')?.0.to_owned())));
     }
     found
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        match path.is_dir() {
-            true if name == "tests" => {}
-            true => all.extend(files(&path)),
-            false if name.ends_with(".rs") && name != "tests.rs" => all.push(path),
-            false => {}
-        }
-    }
-    all
-}
-
-/// Returns the string literals of a source file, without tests, with continued lines joined.
-fn literals(source: &str) -> Vec<String> {
-    let end = source.find("#[cfg(test)]\nmod tests {");
-    let mut rest = &source[..end.unwrap_or(source.len())];
-    let mut all = Vec::new();
-    while let Some(at) = rest.find(['"', '/', '\'', 'r']) {
-        let before = rest[..at].chars().next_back();
-        rest = &rest[at..];
-        if rest.starts_with("//") {
-            rest = rest.find('\n').map_or("", |end| &rest[end..]);
-        } else if rest.starts_with("'\"'") || rest.starts_with("'\\") {
-            // A character, which may be a quotation mark.
-            let len = rest[2..].find('\'').map_or(rest.len(), |end| end + 3);
-            rest = &rest[len..];
-        } else if let (Some(raw), false) = (raw(rest), before.is_some_and(is_word)) {
-            all.push(raw.0);
-            rest = raw.1;
-        } else if let Some(quoted) = rest.strip_prefix('"') {
-            let (literal, behind) = cooked(quoted);
-            all.push(literal);
-            rest = behind;
-        } else {
-            rest = &rest[1..];
-        }
-    }
-    all
-}
-
-/// Parses a raw literal at the start of the text. Returns it and the rest.
-fn raw(text: &str) -> Option<(String, &str)> {
-    let hashes = text[1..].bytes().take_while(|byte| *byte == b'#').count();
-    let body = text.strip_prefix('r')?[hashes..].strip_prefix('"')?;
-    let end = format!("\"{}", "#".repeat(hashes));
-    let (literal, behind) = body.split_once(&end)?;
-    Some((literal.to_owned(), behind))
-}
-
-/// Parses the literal up to its quotation mark. Returns it and the rest.
-fn cooked(text: &str) -> (String, &str) {
-    let mut literal = String::new();
-    let mut chars = text.char_indices();
-    while let Some((at, char)) = chars.next() {
-        match char {
-            '"' => return (literal, &text[at + 1..]),
-            '\\' => match chars.next() {
-                Some((at, '\n')) => {
-                    let behind = text[at..].trim_start();
-                    let (more, behind) = cooked(behind);
-                    return (literal + &more, behind);
-                }
-                Some((_, 'n')) => literal.push('\n'),
-                Some((_, other)) => literal.push(other),
-                None => {}
-            },
-            char => literal.push(char),
-        }
-    }
-    (literal, "")
 }
 
 fn commands(literal: &str, found: &mut BTreeSet<String>) {
@@ -218,16 +145,12 @@ fn flags(literal: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-fn is_word(char: char) -> bool {
-    char.is_alphanumeric() || char == '_'
-}
-
 fn is_part(char: char) -> bool {
     is_word(char) || char == '-' || char == '/' || char == '.'
 }
 
 /// Replaces `{name}` and `{name:?}` by `{}`.
-fn filled(text: &str) -> String {
+pub fn filled(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once('{') {
@@ -251,9 +174,12 @@ fn commands_and_flags_are_found_in_messages_and_nowhere_else() {
 mod tests { let no = "keyway status now"; }
     "##;
     let mut found = BTreeSet::new();
-    for literal in literals(source).iter().filter(|text| text.contains(' ')) {
-        commands(literal, &mut found);
-        flags(literal, &mut found);
+    for literal in literals(source)
+        .iter()
+        .filter(|literal| literal.text.contains(' '))
+    {
+        commands(&literal.text, &mut found);
+        flags(&literal.text, &mut found);
     }
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     assert_eq!(

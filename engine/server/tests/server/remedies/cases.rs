@@ -1,0 +1,260 @@
+//! What provokes each message with a remedy, and how its remedy was executed.
+//!
+//! Each file in `cases` has cases of one area. A case begins with `# says:` and a part of each message that it covers;
+//! the part must identify one literal of the sources. What follows is a script, or one of these:
+//!
+//! - `# test: FILE NAME`, a test elsewhere that provokes the message and executes its remedy;
+//! - `# why: CATEGORY`, if there is nothing that a test could execute: see [`WHYS`].
+//!
+//! A script must print the messages of its case, and its last line shows that the trouble is gone. Lines in front of the
+//! first case are executed once. Messages that no case covers yet are in `debts.txt`, which may only become shorter.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{clauses, is_test, root};
+use crate::command_line::operator::{Ended, Operator};
+use crate::common::Setup;
+
+/// The number of messages without a case. Lower it with each case; it is never raised.
+const DEBTS: usize = 309;
+
+/// Why nothing can be executed, and the number of messages at most.
+const WHYS: [(&str, usize); 5] = [
+    // The message asks for a report of a bug, which no test can provoke.
+    ("bug", 9),
+    // A person has to act at the cloud's account or at a supplier's device.
+    ("account", 20),
+    ("device", 20),
+    // A person has to look at something: which file, which disk, which of two.
+    ("person", 20),
+    // The words look like a remedy and are none.
+    ("none", 20),
+];
+
+/// A case, or the lines in front of the first one.
+struct Case {
+    /// Its file and first line.
+    place: String,
+    /// Parts of its messages.
+    says: Vec<String>,
+    body: String,
+}
+
+fn folder() -> std::path::PathBuf {
+    root().join("engine/server/tests/server/remedies/cases")
+}
+
+fn cases(name: &str) -> Vec<Case> {
+    let text = std::fs::read_to_string(folder().join(name)).unwrap();
+    let new = |line| Case {
+        place: format!("{name}:{line}"),
+        says: Vec::new(),
+        body: String::new(),
+    };
+    let mut all = vec![new(1)];
+    for (at, line) in text.lines().enumerate() {
+        let says = line.strip_prefix("# says: ");
+        if says.is_some() && (at == 0 || !text.lines().nth(at - 1).unwrap().starts_with("# says: "))
+        {
+            all.push(new(at + 1));
+        }
+        let case = all.last_mut().unwrap();
+        match says {
+            Some(part) => case.says.push(part.to_owned()),
+            None => case.body += &format!("{line}\n"),
+        }
+    }
+    all
+}
+
+fn all_cases() -> Vec<Case> {
+    let mut names: Vec<_> = std::fs::read_dir(folder()).unwrap().collect();
+    names.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
+    let names = names
+        .into_iter()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = names.filter(|name| name.ends_with(".sh") || name.ends_with(".txt"));
+    names
+        .filter(|name| name != "debts.txt" && name != "functions.sh")
+        .flat_map(|name| cases(&name).split_off(1))
+        .collect()
+}
+
+/// Returns the one literal that contains the part.
+fn literal<'a>(literals: &'a BTreeSet<String>, part: &str) -> Result<&'a str, String> {
+    let found: Vec<_> = literals
+        .iter()
+        .filter(|literal| literal.contains(part))
+        .collect();
+    match *found {
+        [literal] => Ok(literal),
+        // A literal may be the beginning of another one.
+        _ => literals
+            .get(part)
+            .map(|it| &**it)
+            .ok_or_else(|| format!("{part:?} is in {} messages: {found:#?}", found.len())),
+    }
+}
+
+#[test]
+fn every_message_with_a_remedy_has_a_case_or_is_a_debt() {
+    let found = clauses::messages(&root());
+    let mut faults = Vec::new();
+    let mut covered = BTreeMap::new();
+    for case in all_cases() {
+        for part in &case.says {
+            match literal(&found, part) {
+                Ok(literal) => {
+                    covered.insert(literal.to_owned(), case.place.clone());
+                }
+                Err(why) => faults.push(format!("{}: {why}", case.place)),
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    let file = folder().join("debts.txt");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let debts: BTreeSet<String> = text.lines().map(str::to_owned).collect();
+    let covered: BTreeSet<String> = covered.into_keys().collect();
+    let missing: BTreeSet<String> = found.difference(&covered).cloned().collect();
+    let new: Vec<_> = missing.difference(&debts).collect();
+    assert!(new.is_empty(), "these messages need a case: {new:#?}");
+    let gone: Vec<_> = debts.difference(&missing).collect();
+    assert!(gone.is_empty(), "these are no longer debts: {gone:#?}");
+    assert_eq!(debts.len(), DEBTS, "set the number of debts");
+}
+
+#[test]
+fn what_cannot_be_executed_is_little_and_says_why() {
+    let mut counts = BTreeMap::new();
+    for case in all_cases() {
+        if let Some(why) = case.body.trim().strip_prefix("# why: ") {
+            *counts.entry(why.to_owned()).or_insert(0) += case.says.len();
+        } else if let Some(test) = case.body.trim().strip_prefix("# test: ") {
+            let (path, name) = test.split_once(' ').unwrap();
+            let text = std::fs::read_to_string(root().join(path)).unwrap();
+            assert!(
+                is_test(&text, name),
+                "{}: {path} has no test {name}",
+                case.place
+            );
+        } else {
+            let is_script = case.place.contains(".sh:") && !case.body.trim().is_empty();
+            assert!(is_script, "{} executes nothing", case.place);
+        }
+    }
+    for (why, most) in WHYS {
+        let count = counts.remove(why).unwrap_or(0);
+        assert!(count <= most, "{why}: {count} messages, {most} at most");
+    }
+    assert!(counts.is_empty(), "unknown categories: {counts:?}");
+}
+
+/// Executes the scripts of an area, each in a folder of its own. Asserts that each prints its messages and succeeds.
+fn walk(name: &str, shell: impl Fn(&str) -> Ended) {
+    let found = clauses::messages(&root());
+    let mut faults = Vec::new();
+    let all = cases(name);
+    shell(&all[0].body).done();
+    for (at, case) in all.iter().enumerate().skip(1) {
+        if case.body.trim().starts_with("# ") {
+            continue;
+        }
+        let functions = folder().join("functions.sh");
+        let functions = format!(". {}", functions.display());
+        let ended = shell(&format!(
+            "{functions}\nmkdir case-{at}; cd case-{at}\n{}",
+            case.body
+        ));
+        let (code, output) = (ended.code, ended.out + &ended.err);
+        if code != 0 {
+            faults.push(format!("{}: {code}: {output}", case.place));
+        }
+        for part in &case.says {
+            let is_printed = literal(&found, part).map(|literal| prints(&output, literal));
+            if is_printed != Ok(true) {
+                faults.push(format!(
+                    "{}: {part:?}: {is_printed:?}: {output}",
+                    case.place
+                ));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Returns `true` if the output contains the literal, with anything for its placeholders.
+fn prints(output: &str, literal: &str) -> bool {
+    let output = &clauses::one_line(output);
+    let mut parts = literal.split("{}").filter(|part| !part.trim().is_empty());
+    let Some(first) = parts.next() else {
+        return true;
+    };
+    let rests = output
+        .match_indices(first)
+        .map(|(at, _)| &output[at + first.len()..]);
+    let parts: Vec<&str> = parts.collect();
+    rests.into_iter().any(|mut rest| {
+        parts.iter().all(|part| match rest.split_once(part) {
+            Some((_, behind)) => {
+                rest = behind;
+                true
+            }
+            None => false,
+        })
+    })
+}
+
+#[test]
+fn a_message_is_found_in_the_output_with_any_values() {
+    assert!(prints("keyway: a b: c; give 5", "{} b: {}; give {}"));
+    assert!(prints("give x give 5 or 6", "give {} or {}"));
+    for output in ["give 5", "or 6 give 5", ""] {
+        assert!(!prints(output, "give {} or {}"), "{output}");
+    }
+}
+
+/// Executes an area at a server, whose other addresses are `$LISTEN` and `$METRICS`.
+fn walk_at_a_server(name: &str) {
+    let operator = Operator::new();
+    let server = Setup::new(&operator.path("data")).shards(1).start();
+    let address = |name: &str| server.endpoints[name].as_str().unwrap().to_owned();
+    let (listen, metrics) = (address("tcp"), address("metrics"));
+    let metrics = metrics
+        .trim_start_matches("http://")
+        .trim_end_matches("/metrics");
+    let addresses = format!("LISTEN={listen} METRICS={metrics}");
+    walk(name, |script| {
+        operator.shell(&server, &format!("{addresses}\n{script}"))
+    });
+}
+
+#[test]
+fn command_line() {
+    walk_at_a_server("cli.sh");
+}
+
+#[test]
+fn key_files() {
+    walk_at_a_server("import.sh");
+}
+
+fn walk_alone(name: &str) {
+    let operator = Operator::new();
+    walk(name, |script| operator.shell_alone(script));
+}
+
+#[test]
+fn start() {
+    walk_alone("start.sh");
+}
+
+#[test]
+fn configuration() {
+    walk_alone("config.sh");
+}
+
+#[test]
+fn data_directory() {
+    walk_alone("data.sh");
+}
