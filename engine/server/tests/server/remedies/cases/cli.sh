@@ -202,7 +202,7 @@ printf '{"id":"used","key":"AAECAwQFBgcICQoLDA0O/w==","alg":"hmac-sha256","usage
 printf '{"id":"used","key":"AAECAwQFBgcICQoLDA0O/w==","alg":"hmac-sha256","usage":"mac"}\n' > FILE
 keyway import prod --ndjson FILE
 
-# says: {}: unlock started (ticket {}){} follow it with: keyway unlock {} --ticket {} --wait
+# says: follow it with: keyway unlock {} --ticket {} --wait
 keyway lock prod
 keyway unlock prod > OUT; cat OUT
 $(sed -n 's/^follow it with: //p' OUT)
@@ -313,10 +313,12 @@ until keyway key rotate prod/full > OUT 2> WHY; test -s WHY; do :; done; cat WHY
 keyway key trim prod/full --below 3
 keyway key rotate prod/full
 
-# says: Ed25519 signs messages, not digests; send the message
+# says: Ed25519 signs messages, not digests; leave out --digest and give the message
 openssl dgst -sha256 -binary ../msg > DIGEST
 ! keyway sign prod/ed --digest --in DIGEST --out sig
 keyway sign prod/ed --in ../msg --out sig
+keyway sign prod/ed --in DIGEST --out sig
+keyway verify prod/ed --in DIGEST --sig sig
 
 # says: the key material is {}, but {} was expected; name the right algorithm, or use another key id
 ! keyway key import prod/other-alg --alg ecdsa-p256 --file ../key.pem
