@@ -323,3 +323,9 @@ keyway verify prod/ed --in DIGEST --sig sig
 # says: the key material is {}, but {} was expected; name the right algorithm, or use another key id
 ! keyway key import prod/other-alg --alg ecdsa-p256 --file ../key.pem
 keyway key import prod/other-alg --alg ed25519 --file ../key.pem
+
+# says: a MAC is over a message, not over a digest; leave out --digest: the tag of a digest is verified with the digest as the message
+openssl dgst -sha512 -binary ../big > DIGEST
+keyway mac prod/mac --in DIGEST --out tag
+! keyway verify prod/mac --digest --in DIGEST --sig tag
+keyway verify prod/mac --in DIGEST --sig tag

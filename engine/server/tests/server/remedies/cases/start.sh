@@ -142,12 +142,14 @@ openssl ec -in FILE -conv_form uncompressed -out NEW
 keyway key import prod/point --file NEW
 stop
 
-# says: this server runs with ring only, which has no call for digests; send the message
+# says: this server runs with ring only, which has no call for digests; leave out --digest and give the message
 echo hello > msg; openssl dgst -sha256 -binary msg > DIGEST
 start --crypto-provider ring
 keyway key generate prod/p256 --alg ecdsa-p256
 ! keyway sign prod/p256 --digest --in DIGEST --out sig
 keyway sign prod/p256 --in msg --out sig
+keyway sign prod/p256 --in DIGEST --out sig
+keyway verify prod/p256 --in DIGEST --sig sig
 stop
 
 # says: this server runs with ring only, which signs and verifies ECDSA with the hash of the key's curve; use scheme 0
