@@ -41,7 +41,7 @@ pub(crate) async fn serve(driver: Rc<Driver>, at: Handle<Connection>, open: Rc<O
         if progress == Progress::Closed {
             break;
         }
-        unrested_us += driver.turn_of(at);
+        unrested_us += driver.turn_of(at).await;
         // A peer that has always more to say is not to keep everything else waiting.
         if unrested_us >= tasks::TURN_WORK_US_MAX {
             poll_fn(|cx| {

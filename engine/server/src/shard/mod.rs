@@ -12,6 +12,7 @@ mod accept;
 mod errands;
 mod log;
 mod port;
+mod rest;
 mod serve;
 mod snapshot;
 mod wakeup;
@@ -41,6 +42,7 @@ use crate::runtime::tasks;
 pub use serve::{Common, Start, serve};
 
 use port::Keys;
+use rest::Rest;
 use snapshot::Measured;
 use wakeup::Wakeup;
 
@@ -54,8 +56,9 @@ pub struct Driver {
     link: ControlLink,
     sockets: Sockets,
     measured: RefCell<Measured>,
-    /// A turn had to leave something.
+    /// A turn had to leave something, or could not be taken before I/O was polled.
     more: Wakeup,
+    rest: Rest,
     exporter: mpsc::Sender<exporter::Message>,
     /// The process's limit of open files.
     descriptors_max: u64,
@@ -84,9 +87,25 @@ pub(crate) struct OpenSocket {
 }
 
 impl Driver {
-    /// Takes a turn, and does what it asks for. Returns how long it took, in microseconds.
-    fn turn(self: &Rc<Self>) -> u64 {
+    /// Takes a turn, and does what it asks for. Returns how long it took, in microseconds; none if I/O has to be polled
+    /// first: then [`Driver::run_on`] takes it.
+    fn turn(self: &Rc<Self>) -> Option<u64> {
         let began = quanta::Instant::now();
+        if self.rest.is_due(began) {
+            self.more.wake();
+            return None;
+        }
+        Some(self.turn_from(began))
+    }
+
+    /// Takes a turn after I/O was polled.
+    fn turn_after_poll(self: &Rc<Self>) {
+        let now = quanta::Instant::now();
+        self.rest.note_poll(now);
+        self.turn_from(now);
+    }
+
+    fn turn_from(self: &Rc<Self>, began: quanta::Instant) -> u64 {
         let turn = {
             let mut shard = self.shard.borrow_mut();
             self.link.deliver(&mut shard);
@@ -155,9 +174,10 @@ impl Driver {
     async fn run_on(self: Rc<Self>) {
         loop {
             self.more.wait().await;
-            self.shard.borrow_mut().handle_rested();
-            self.turn();
             tasks::yield_to_io().await;
+            self.shard.borrow_mut().handle_rested();
+            self.turn_after_poll();
+            self.rest.end();
         }
     }
 
@@ -169,7 +189,9 @@ impl Driver {
     ) {
         while let Some(batch) = inbox.batch().await {
             self.shard.borrow_mut().handle_peer(from, batch);
-            self.turn();
+            if self.turn().is_none() {
+                self.rest.wait().await;
+            }
         }
     }
 }
@@ -181,12 +203,15 @@ impl Driver {
         look(&mut self.shard.borrow_mut())
     }
 
-    /// Takes a turn for a connection, whose own task looks at it afterwards.
-    pub(crate) fn turn_of(self: &Rc<Self>, at: Handle<Connection>) -> u64 {
+    /// Takes a turn for a connection, whose own task looks at it afterwards. Returns how long it took, in microseconds.
+    pub(crate) async fn turn_of(self: &Rc<Self>, at: Handle<Connection>) -> u64 {
         self.sockets.present.set(Some(at));
         let took_us = self.turn();
         self.sockets.present.set(None);
-        took_us
+        if took_us.is_none() {
+            self.rest.wait().await;
+        }
+        took_us.unwrap_or(0)
     }
 
     /// Takes back a connection whose socket is closed.

@@ -16,6 +16,7 @@ use keyway_store::{BlobLog, LogOptions, PutError};
 use tokio::sync::mpsc;
 
 use super::port::Keys;
+use super::rest::Rest;
 use super::snapshot::Measured;
 use super::wakeup::Wakeup;
 use super::{Driver, Sockets, Stopping};
@@ -192,6 +193,7 @@ async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), Strin
         sockets: Sockets::default(),
         measured: RefCell::new(Measured::default()),
         more: Wakeup::default(),
+        rest: Rest::new(quanta::Instant::now()),
         exporter: common.exporter,
         descriptors_max: config.limits.descriptors_max,
         stop: Stopping {
@@ -303,7 +305,7 @@ impl Driver {
     }
 
     fn tick(self: &Rc<Self>, ticks: u64) {
-        self.turn();
+        self.turn_after_poll();
         if self.is_broken() {
             return self.stop.flag.store(true, Ordering::Relaxed);
         }
