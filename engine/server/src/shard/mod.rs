@@ -44,7 +44,6 @@ pub use serve::{Common, Start, serve};
 use port::Keys;
 use rest::Rest;
 use snapshot::Measured;
-use wakeup::Wakeup;
 
 /// One shard's driver.
 pub struct Driver {
@@ -56,8 +55,6 @@ pub struct Driver {
     link: ControlLink,
     sockets: Sockets,
     measured: RefCell<Measured>,
-    /// A turn had to leave something, or could not be taken before I/O was polled.
-    more: Wakeup,
     rest: Rest,
     exporter: mpsc::Sender<exporter::Message>,
     /// The process's limit of open files.
@@ -92,7 +89,7 @@ impl Driver {
     fn turn(self: &Rc<Self>) -> Option<u64> {
         let began = quanta::Instant::now();
         if self.rest.is_due(began) {
-            self.more.wake();
+            self.rest.wanted.wake();
             return None;
         }
         Some(self.turn_from(began))
@@ -113,7 +110,7 @@ impl Driver {
         };
         self.carry_out();
         if turn == Turn::More {
-            self.more.wake();
+            self.rest.wanted.wake();
         }
         let took_ns = began.elapsed().as_nanos() as u64;
         self.measured.borrow_mut().turn.record_ns(took_ns);
@@ -173,7 +170,7 @@ impl Driver {
     /// The task that goes on where a turn had to leave off.
     async fn run_on(self: Rc<Self>) {
         loop {
-            self.more.wait().await;
+            self.rest.wanted.wait().await;
             tasks::yield_to_io().await;
             self.shard.borrow_mut().handle_rested();
             self.turn_after_poll();

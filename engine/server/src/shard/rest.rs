@@ -1,4 +1,4 @@
-//! When the executor has to poll I/O before anyone takes another turn.
+//! When the executor has to poll I/O before another turn is taken.
 //!
 //! A turn is bounded, but each of a thousand connections, landed reads and peers may have one to take: as long as tasks are
 //! ready, the executor runs them and does not poll. The ticker's timer goes off in a poll, so a ticker that is late means that
@@ -11,12 +11,16 @@ use std::time::Duration;
 
 use quanta::Instant;
 
-/// Time without a poll after which nobody takes a turn before there was one: two periods of the ticker.
+use super::wakeup::Wakeup;
+
+/// Time without a poll after which no turn is taken before there was one: two periods of the ticker.
 const UNPOLLED_MAX: Duration = Duration::from_millis(2);
 
-/// When the executor polled I/O, and who waits until it has done so again.
+/// When the executor polled I/O, and what waits until it has done so again.
 pub struct Rest {
     polled_at: Cell<Instant>,
+    /// A turn had to leave something, or could not be taken before I/O was polled.
+    pub wanted: Wakeup,
     /// One at most for each connection and each peer.
     waiting: RefCell<Vec<Waker>>,
     rests: Cell<u64>,
@@ -27,6 +31,7 @@ impl Rest {
     pub fn new(now: Instant) -> Self {
         Rest {
             polled_at: Cell::new(now),
+            wanted: Wakeup::default(),
             waiting: RefCell::default(),
             rests: Cell::new(0),
         }

@@ -18,7 +18,6 @@ use tokio::sync::mpsc;
 use super::port::Keys;
 use super::rest::Rest;
 use super::snapshot::Measured;
-use super::wakeup::Wakeup;
 use super::{Driver, Sockets, Stopping};
 use crate::config::{Config, CryptoProvider};
 use crate::control::lanes::{LaneEnds, Lanes};
@@ -192,7 +191,6 @@ async fn run(start: Start, lifeline: &mut LifecycleReporter) -> Result<(), Strin
         link: ControlLink::new(index, common.control, start.events),
         sockets: Sockets::default(),
         measured: RefCell::new(Measured::default()),
-        more: Wakeup::default(),
         rest: Rest::new(quanta::Instant::now()),
         exporter: common.exporter,
         descriptors_max: config.limits.descriptors_max,
