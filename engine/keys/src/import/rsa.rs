@@ -76,6 +76,12 @@ impl Importer<'_> {
                 "give the key with its two primes",
             ));
         }
+        if bit_len(p) != bit_len(q) {
+            return Err(KeyError::import(
+                Found::from("an RSA key with primes of different lengths"),
+                "its primes must have the same length: make a new key",
+            ));
+        }
         let bytes = match parts.crt {
             Some(crt) if is_less(q, p) => self.write_rsa(&parts.numbers(crt))?,
             _ => {

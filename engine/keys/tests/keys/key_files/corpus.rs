@@ -1,6 +1,7 @@
 //! The files.
 
 use super::der::{self, INTEGER, OCTET_STRING, SEQUENCE, element, elements, inside, long_element};
+use crate::common::unhex;
 use crate::openssl::OpenSsl;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -25,13 +26,14 @@ pub enum Wanted {
 }
 
 /// What is refused by policy. Each stands in the table of `docs/CLI.md`.
-pub const EXCLUSIONS: [&str; 30] = [
+pub const EXCLUSIONS: [&str; 31] = [
     "encrypted with a passphrase",
     "more than one private key",
     "more than two primes",
     "RSA keys have 2048, 3072 or 4096 bits",
     "the public exponent is from 65537 to 2^33 - 1",
     "without its primes",
+    "primes of different lengths",
     "the supported curves are P-256",
     "does not say which curve",
     "Ed448",
@@ -82,6 +84,8 @@ pub fn files(openssl: &OpenSsl) -> Vec<File> {
     }
     corpus.curves("p256", 32);
     corpus.curves("p384", 48);
+    corpus.scalars("p256", 32);
+    corpus.scalars("p384", 48);
     corpus.rsa();
     corpus.ed25519();
     corpus.openssh();
@@ -108,11 +112,16 @@ impl Corpus<'_> {
         self.add(name, bytes, Wanted::Taken);
     }
 
+    /// Taken, with this public key.
+    pub fn take_with(&mut self, name: impl Into<String>, public: &[u8], bytes: impl Into<Vec<u8>>) {
+        self.take(name, bytes);
+        self.files.last_mut().unwrap().public = Some(public.to_vec());
+    }
+
     /// Taken, with the public key of the file `of`.
     fn take_as(&mut self, name: impl Into<String>, of: &str, bytes: impl Into<Vec<u8>>) {
-        self.take(name, bytes);
         let public = self.public(of);
-        self.files.last_mut().unwrap().public = Some(public);
+        self.take_with(name, &public, bytes);
     }
 
     pub fn exclude(&mut self, name: &str, bytes: impl Into<Vec<u8>>, words: &'static str) {
@@ -120,18 +129,18 @@ impl Corpus<'_> {
         self.add(name, bytes, Wanted::Excluded(words));
     }
 
-    fn public(&self, of: &str) -> Vec<u8> {
+    pub fn public(&self, of: &str) -> Vec<u8> {
         let line = format!("pkey -in @{of} -pubout -outform DER");
         self.openssl.must(&line)
     }
 
-    fn pkcs8_der(&self, of: &str) -> Vec<u8> {
+    pub fn pkcs8_der(&self, of: &str) -> Vec<u8> {
         let line = format!("pkcs8 -topk8 -nocrypt -in @{of} -outform DER");
         self.openssl.must(&line)
     }
 
     /// The RSAPrivateKey or ECPrivateKey in the key's PKCS#8 document.
-    fn inner(&self, of: &str) -> Vec<u8> {
+    pub fn inner(&self, of: &str) -> Vec<u8> {
         elements(&inside(&self.pkcs8_der(of))).remove(2).1
     }
 
@@ -386,11 +395,38 @@ impl Corpus<'_> {
         three[0].1 = vec![1];
         three.push((SEQUENCE, vec![INTEGER, 1, 3]));
         let three: Vec<Vec<u8>> = three.iter().map(|(tag, e)| element(*tag, e)).collect();
+        let three = element(SEQUENCE, &three.concat());
+        let words = "more than two primes";
+        self.exclude("rsa: three primes", three.clone(), words);
         self.exclude(
-            "rsa: three primes",
-            element(SEQUENCE, &three.concat()),
-            "more than two primes",
+            "rsa: three primes, PEM",
+            pem("RSA PRIVATE KEY", &three),
+            words,
         );
+        self.exclude("rsa: three primes, BER", indefinite(&three), words);
+        let pkcs8 = der::pkcs8(&[&oid[..], &[5, 0]].concat(), &three);
+        self.exclude("rsa: three primes, PKCS#8", pkcs8, words);
+        let oth = jwk(kind, &members).replace("\"kid\"", "\"oth\":[{\"r\":\"AQ\"}],\"kid\"");
+        self.exclude("rsa: three primes, JWK", oth, words);
+        self.unequal_primes();
+    }
+
+    /// Of 2,048 bits, from primes of 1,040 and 1,008 bits. OpenSSL makes no such key, and reads it.
+    fn unequal_primes(&mut self) {
+        let pkcs1 = unhex(include_str!("rsa-primes-1040-1008.hex"));
+        let oid = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\0";
+        let pkcs8 = der::pkcs8(oid, &pkcs1);
+        let words = "primes of different lengths";
+        self.exclude("rsa: unequal primes, PKCS#1", pkcs1.clone(), words);
+        let text = pem("RSA PRIVATE KEY", &pkcs1);
+        self.exclude("rsa: unequal primes, PEM", text, words);
+        self.exclude("rsa: unequal primes, PKCS#8", pkcs8, words);
+        let numbers = elements(&inside(&pkcs1));
+        let names = ["n", "e", "d", "p", "q"].into_iter();
+        let numbers = numbers[1..].iter().map(|(_, number)| &number[..]);
+        let members: Vec<(&str, &[u8])> = names.zip(numbers).collect();
+        let text = jwk("\"kty\":\"RSA\"", &members);
+        self.exclude("rsa: unequal primes, JWK without CRT", text, words);
     }
 
     fn ed25519(&mut self) {
@@ -460,7 +496,7 @@ fn lengthened(der: &[u8]) -> Vec<u8> {
 }
 
 /// A document whose SEQUENCEs have no length, and whose OCTET STRINGs are in two pieces.
-fn indefinite(der: &[u8]) -> Vec<u8> {
+pub fn indefinite(der: &[u8]) -> Vec<u8> {
     let elements = elements(der).into_iter().map(|(tag, contents)| match tag {
         SEQUENCE => [&[tag, 0x80][..], &indefinite(&contents), &[0, 0]].concat(),
         OCTET_STRING => {
@@ -473,7 +509,7 @@ fn indefinite(der: &[u8]) -> Vec<u8> {
     elements.collect::<Vec<_>>().concat()
 }
 
-fn jwk(kind: &str, members: &[(&str, &[u8])]) -> String {
+pub fn jwk(kind: &str, members: &[(&str, &[u8])]) -> String {
     let members = members.iter().map(|(name, bytes)| {
         let text = URL_SAFE_NO_PAD.encode(bytes);
         format!(",\"{name}\":\"{text}\"")

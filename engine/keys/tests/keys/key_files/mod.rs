@@ -8,7 +8,9 @@
 
 mod corpus;
 mod der;
+mod ec;
 mod excluded;
+mod oct;
 mod openssh;
 
 use crate::common::{ALICE, Fixture, NEW, output};
