@@ -66,7 +66,7 @@ fn an_import_taken_up_again_passes_over_what_is_there_if_told_so() {
     let again = import("", 4);
     assert_eq!(code(&again), 1);
     assert_eq!(text(&again.stdout), "prod: 1 key imported, 3 failed\n");
-    assert!(text(&again.stderr).contains("k0: CONFLICT"));
+    assert!(text(&again.stderr).contains("line 1: CONFLICT"));
     let again = import(" --skip-existing", 5);
     assert_eq!(code(&again), 0);
     let summary = "prod: 1 key imported, 4 there already and not compared\n";
@@ -107,12 +107,12 @@ fn two_files_that_make_one_key_id_are_told_by_their_names() {
     let output = server.keyway_with("import prod --ndjson - --skip-existing", input.as_bytes());
     assert_eq!(code(&output), 1);
     assert_eq!(text(&output.stdout), "prod: 2 keys imported, 1 failed\n");
-    assert!(text(&output.stderr).contains("t: line 1 and line 3 make the same key id"));
+    assert!(text(&output.stderr).contains("keyway: line 1 and line 3 make the same key id"));
     // The server may have the second first.
     let input = line.replace("\"t\"", "\"overtaken\"").repeat(2);
     let output = server.keyway_with("import prod --ndjson - --skip-existing", input.as_bytes());
     assert_eq!(code(&output), 1);
-    let told = "overtaken: line 2 and line 1 make the same key id, and only line 2 is the key now";
+    let told = "keyway: line 2 and line 1 make the same key id, and only line 2 is the key now";
     assert!(text(&output.stderr).contains(told));
 }
 
@@ -127,7 +127,7 @@ fn a_key_that_is_refused_does_not_hold_up_the_others() {
     assert_eq!(text(&output.stdout), summary);
     let told = text(&output.stderr);
     assert!(told.contains("standard input line 2"), "{told}");
-    assert!(told.contains("b: BAD_REQUEST"), "{told}");
+    assert!(told.contains("keyway: line 3: BAD_REQUEST"), "{told}");
 }
 
 #[test]

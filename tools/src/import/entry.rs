@@ -98,10 +98,9 @@ impl Entry {
             &line.id,
             "a key id: 1 to 128 printable ASCII characters",
         )?;
-        let named = |error: &dyn std::fmt::Display| format!("{key_id}: {error}");
         let is_document = key.contains("-----BEGIN ") || key.trim_start().starts_with('{');
         let format = match &line.format {
-            Some(name) => read("format", name, &names(KeyFormat::ALL)).map_err(|e| named(&e))?,
+            Some(name) => read("format", name, &names(KeyFormat::ALL))?,
             None if is_document => KeyFormat::Detect,
             None => defaults.format,
         };
@@ -109,7 +108,7 @@ impl Entry {
             Some(name) => {
                 let found = Encoding::from_str(name, false);
                 let allowed = "raw, hex, base64 or base64url";
-                Some(found.map_err(|_| named(&quote::of_key_file("encoding", name, allowed)))?)
+                Some(found.map_err(|_| quote::of_key_file("encoding", name, allowed))?)
             }
             None => defaults.encoding,
         };
@@ -118,30 +117,28 @@ impl Entry {
         } else {
             // The decoder's message would quote a part of the key.
             let decoded = STANDARD.decode(key.trim().as_bytes());
-            Zeroizing::new(decoded.map_err(|_| named(&"key: neither base64, PEM nor a JWK"))?)
+            Zeroizing::new(decoded.map_err(|_| "key: neither base64, PEM nor a JWK")?)
         };
         let encoding = encoding.filter(|_| !is_document);
         let (format, bytes) =
-            secret_text::prepared(Holder::Line, format, encoding, key_file::key_alone(bytes))
-                .map_err(|seen| named(&seen))?;
+            secret_text::prepared(Holder::Line, format, encoding, key_file::key_alone(bytes))?;
         let algorithm = match &line.alg {
-            Some(name) => Some(read("alg", name, &names(Algorithm::ALL)).map_err(|e| named(&e))?),
+            Some(name) => Some(read("alg", name, &names(Algorithm::ALL))?),
             None => defaults.algorithm,
         };
         let usage: Usage = match &line.usage {
             Some(text) => {
                 let allowed = "a list of sign, verify, mac, encrypt, decrypt, derive";
-                read("usage", text, allowed).map_err(|e| named(&e))?
+                read("usage", text, allowed)?
             }
             None => defaults.options.usage,
         };
         let not_after_unix_ms = match line.not_after {
-            Some(Moment::UnixMs(ms)) => crate::text::number_ms(ms).map_err(|_| {
-                named(&"not_after: fewer than 12 digits; seconds times 1000 are ms")
-            })?,
+            Some(Moment::UnixMs(ms)) => crate::text::number_ms(ms)
+                .map_err(|_| "not_after: fewer than 12 digits; seconds times 1000 are ms")?,
             Some(Moment::Text(text)) => crate::text::unix_ms(&text).map_err(|_| {
                 let allowed = "a moment after 1970, as in 2027-01-31T12:00:00Z";
-                named(&quote::of_key_file("not_after", &text, allowed))
+                quote::of_key_file("not_after", &text, allowed)
             })?,
             None => defaults.options.not_after_unix_ms,
         };
@@ -194,11 +191,14 @@ impl Entry {
     }
 
     fn checked(self) -> Result<Self, String> {
+        let of_file = match &self.origin {
+            Origin::File(_) => format!("{}: ", self.key_id),
+            Origin::Line(_) => String::new(),
+        };
         match self.bytes.len() {
-            0 => Err(format!("{}: the key is empty", self.key_id)),
+            0 => Err(format!("{of_file}the key is empty")),
             len if len > MATERIAL_LEN_MAX => Err(format!(
-                "{}: the key has {len} bytes, at most {MATERIAL_LEN_MAX} are allowed",
-                self.key_id
+                "{of_file}the key has {len} bytes, at most {MATERIAL_LEN_MAX} are allowed"
             )),
             _ => Ok(self),
         }
@@ -281,7 +281,7 @@ mod tests {
             ),
             (
                 r#"{"id":"a","key":"hunter2!"}"#,
-                "a: key: neither base64, PEM nor a JWK",
+                "key: neither base64, PEM nor a JWK",
             ),
             (
                 r#"{"id":"a","key":"AAEC","hunter2":1}"#,
@@ -290,11 +290,11 @@ mod tests {
             (r#"{"id":"a","key":["hunter2"]}"#, "not the JSON"),
             (
                 r#"{"id":"a","key":"AAEC","alg":"hunter2"}"#,
-                "a: alg: a text of 7 bytes that is not one of ed25519, ",
+                "alg: a text of 7 bytes that is not one of ed25519, ",
             ),
             (
                 r#"{"id":"a","key":"AAEC","usage":"hunter2"}"#,
-                "a: usage: a text of 7 bytes",
+                "usage: a text of 7 bytes",
             ),
             (
                 r#"{"id":"a","key":"AAEC","format":"hunter2"}"#,
@@ -310,13 +310,17 @@ mod tests {
             ),
             (
                 r#"{"id":"a","key":"AAEC","not_after":1801353600}"#,
-                "a: not_after: fewer than 12 digits; seconds times 1000 are ms",
+                "not_after: fewer than 12 digits; seconds times 1000 are ms",
             ),
             (
                 r#"{"id":"a","format":"raw","key":"MDAwMTAyMDMwNDA1MDYwNzA4MDkwYTBiMGMwZDBlMGY="}"#,
-                "a: it looks like 32 characters of hex; give --encoding hex",
+                "it looks like 32 characters of hex; give --encoding hex",
             ),
-            (r#"{"id":"a","key":""}"#, "a: the key is empty"),
+            (
+                r#"{"id":"hunter2","key":"alice"}"#,
+                "key: neither base64, PEM nor a JWK",
+            ),
+            (r#"{"id":"a","key":""}"#, "the key is empty"),
             ("hunter2", "not the JSON"),
         ] {
             let error = Entry::of_line(line, 1, &DEFAULTS).unwrap_err();

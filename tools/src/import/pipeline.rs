@@ -164,13 +164,14 @@ impl<'a> Pipeline<'a> {
             return Ok(());
         }
         if concerns_one_key(&error) {
-            self.failed(&match &origin {
-                Origin::File(_) => format!("{origin}: {error}"),
-                Origin::Line(_) => format!("{key_id}: {error}"),
-            });
+            self.failed(&format!("{origin}: {error}"));
             return Ok(());
         }
-        let doing = format!("import {}/{key_id}", self.keyspace);
+        let doing = match origin {
+            Origin::File(_) => format!("import {}/{key_id}", self.keyspace),
+            // Not its id, which comes out of the file: see `quote`.
+            Origin::Line(number) => format!("import {}: line {number}", self.keyspace),
+        };
         Err(self
             .server
             .failure(&doing, Some(self.keyspace.as_str()), &error))
@@ -190,8 +191,12 @@ impl<'a> Pipeline<'a> {
 
 /// What is wrong with two keys of the same id, of which `taken` is the key now.
 fn collision(key_id: &KeyId, taken: &Origin, other: &Origin) -> String {
+    let name = match taken {
+        Origin::File(_) => format!("{key_id}: "),
+        Origin::Line(_) => String::new(),
+    };
     format!(
-        "{key_id}: {taken} and {other} make the same key id, and only {taken} is the key now; give \
+        "{name}{taken} and {other} make the same key id, and only {taken} is the key now; give \
          the other one another name, and import it again"
     )
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod containers;
 mod search;
 
 use crate::command_line::operator::Operator;

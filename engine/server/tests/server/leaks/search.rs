@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-/// Length of a part: shorter ones occur by chance.
-const PART_LEN: usize = 12;
+/// Lengths of parts: eight bytes as they are, in base64 (which has at least ten letters of any eight), or as digits and
+/// escapes, of which shorter ones occur by chance.
+const PART_LENS: [usize; 3] = [8, 10, 12];
 
 /// The secrets, as parts of their possible encodings.
 #[derive(Default)]
@@ -13,8 +14,8 @@ impl Secrets {
     /// Adds a secret of at least 16 bytes.
     pub fn add(&mut self, secret: &[u8]) {
         assert!(secret.len() >= 16);
-        for written in writings(secret) {
-            self.0.extend(written.windows(PART_LEN).map(<[u8]>::to_vec));
+        for (part_len, written) in writings(secret) {
+            self.0.extend(written.windows(part_len).map(<[u8]>::to_vec));
         }
     }
 
@@ -26,9 +27,11 @@ impl Secrets {
             .copied()
             .filter(|b| !b"\r\n".contains(b))
             .collect();
-        [text, &lines].into_iter().find_map(|text| {
+        let texts = [text, &lines].into_iter();
+        let mut all = texts.flat_map(|text| PART_LENS.map(|len| (text, len)));
+        all.find_map(|(text, part_len)| {
             let at = text
-                .windows(PART_LEN)
+                .windows(part_len)
                 .position(|part| self.0.contains(part))?;
             let before = &text[at.saturating_sub(120)..at];
             Some(String::from_utf8_lossy(before).into_owned())
@@ -37,18 +40,22 @@ impl Secrets {
 }
 
 /// Returns a secret as bytes, as hexadecimal digits, in base64 from each of three offsets, and as Rust's `Debug` prints
-/// bytes and numbers.
-fn writings(secret: &[u8]) -> Vec<Vec<u8>> {
+/// bytes and numbers, each with the length of a part of it.
+fn writings(secret: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    let [raw, letters, digits] = PART_LENS;
     let lower: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut all = vec![secret.to_vec(), lower.to_uppercase().into_bytes()];
-    all.push(lower.into_bytes());
-    all.push(secret.escape_ascii().to_string().into_bytes());
+    let mut all = vec![
+        (raw, secret.to_vec()),
+        (digits, lower.to_uppercase().into_bytes()),
+    ];
+    all.push((digits, lower.into_bytes()));
+    all.push((digits, secret.escape_ascii().to_string().into_bytes()));
     // Complete numbers only: the beginning of one may be the end of a longer one.
-    all.push(format!("{secret:?}").into_bytes());
+    all.push((digits, format!("{secret:?}").into_bytes()));
     for skipped in 0..3 {
         let text = base64(&secret[skipped..]);
-        all.push(text.replace('+', "-").replace('/', "_").into_bytes());
-        all.push(text.into_bytes());
+        let url = text.replace('+', "-").replace('/', "_");
+        all.extend([(letters, url.into_bytes()), (letters, text.into_bytes())]);
     }
     all
 }
@@ -78,6 +85,7 @@ fn a_planted_part_is_found_however_it_is_written() {
     let whole = base64(&secret);
     for part in [
         &secret[9..30],
+        &secret[20..28],
         &whole.as_bytes()[5..25],
         base64(&secret[10..40]).as_bytes(),
         format!("{:?}", &secret[4..12]).as_bytes(),
