@@ -160,13 +160,12 @@ fn no_part_of_a_key_in_any_container_is_printed_wherever_it_is_damaged() {
         keyway import prod --ndjson lines --json || test $? = 1
         keyway lock prod; keyway import prod --ndjson lines || test $? = 4";
     operator.shell(&server, script).done();
-    let said = operator.said();
-    assert!(said.contains("keyway: line 1: "), "{said}");
-    // Hundreds were refused one by one: of all that is wrong, something was said.
-    assert!(said.matches("cannot import").count() > 200, "{said}");
-    assert!(
-        said.contains(" looks like ") || said.contains("stand for"),
-        "{said}"
-    );
     look(&operator, &server, &secrets);
+    // Hundreds were refused one by one, so there was something to look at. These messages do not quote it either.
+    let said = operator.said();
+    let has_all = said.contains("keyway: line 1: ") && said.contains("stand for");
+    assert!(
+        has_all && said.matches("cannot import").count() > 200,
+        "too little was refused"
+    );
 }
