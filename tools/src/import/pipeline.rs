@@ -170,7 +170,7 @@ impl<'a> Pipeline<'a> {
         let doing = match origin {
             Origin::File(_) => format!("import {}/{key_id}", self.keyspace),
             // Not its id, which comes out of the file: see `quote`.
-            Origin::Line(number) => format!("import {}: line {number}", self.keyspace),
+            Origin::Line(number) => format!("{}: line {number}", self.keyspace),
         };
         Err(self
             .server

@@ -184,7 +184,7 @@ keyway keyspace rotate prod --wait
 keyway keyspace rotate prod
 keyway keyspace list prod
 
-# says: {}: {} and {} make the same key id, and only {} is the key now; give the other one another name, and import it again
+# says: {}{} and {} make the same key id, and only {} is the key now; give the other one another name, and import it again
 mkdir keys; openssl genpkey -algorithm ed25519 -out keys/twin.pem; openssl genpkey -algorithm ed25519 -outform DER -out keys/twin.der
 ! keyway import prod --dir keys
 mkdir again; mv keys/twin.pem again/other.pem; mv keys/twin.der again/another.der

@@ -53,6 +53,13 @@ printf 'correct! horse! battery! staple!' > FILE
 keyway key import prod/unknown --file ../key.pem
 keyway key import prod/raw --alg hmac-sha256 --file FILE
 
+# says: its primes must have the same length: make a new key
+number() { (printf '\377'; head -c $(($1 - 1)) /dev/urandom) | basenc --base64url -w 0 | tr -d =; }
+printf '{"kty":"RSA","n":"%s","e":"AQAB","d":"%s","p":"%s","q":"%s"}' "$(number 256)" "$(number 255)" "$(number 130)" "$(number 126)" > FILE
+! keyway key import prod/unequal --file FILE
+openssl genrsa -out NEW 2048
+keyway key import prod/unequal --file NEW
+
 # says: make a key of two primes
 openssl genrsa -primes 3 -out three.pem 2048; openssl pkey -in three.pem -traditional -out FILE
 ! keyway key import prod/primes --file FILE
