@@ -23,7 +23,7 @@ use crate::metrics::page::ActiveViewers;
 use crate::metrics::{exporter, http};
 use crate::os_error::{Attempt, explain};
 use crate::runtime::{executor, mesh};
-use crate::shard::{Common, Start, serve};
+use crate::shard::{Common, Start, serve, versions_of};
 use crate::signals::Stop;
 use crate::startup;
 use crate::unix_path;
@@ -51,7 +51,8 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     let cores = &machine.cores;
     at_start::refuse_half(&config.data)?;
     // Before the sockets: of a second server on the same directory the process that has it is named.
-    let mut data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
+    let data = DataDir::open(&config.data, config.shards).map_err(|e| e.to_string())?;
+    let mut data = data.with_versions_of(versions_of);
     unix_path::check(&config.listeners.unix, config.shards)?;
     move_keys(&mut data, config.shards)?;
     let data = Arc::new(data);

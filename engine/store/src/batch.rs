@@ -28,7 +28,18 @@ impl Staged {
     pub fn record_len(&self) -> usize {
         HEAD_LEN + self.key_id.len() + self.blob.len()
     }
+
+    /// Under which name it is found among the pending ones.
+    pub fn pending_name(&self) -> PendingName {
+        match self.kind {
+            Kind::VersionRevoked => (self.hash, self.version),
+            _ => (self.hash, 0),
+        }
+    }
 }
+
+/// A key, and the version of it that is being revoked alone; 0 for a put of the key itself.
+pub(crate) type PendingName = (KeyHash, u32);
 
 /// The newest put of a key that is not yet durable.
 #[derive(Clone, Debug)]
@@ -57,11 +68,6 @@ pub(crate) struct Queue {
 impl Queue {
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
-    }
-
-    /// Whether nothing of it waits or is being written.
-    pub fn is_unused(&self) -> bool {
-        self.bytes == 0
     }
 
     /// The length of the record that is next, in bytes; 0 if there is none.
@@ -124,13 +130,10 @@ impl<L> State<L> {
             let Some((staged, receipt)) = queue.records.pop_front() else {
                 break;
             };
-            if let Some((segment, offset)) = staged.copy_of {
-                let newest = self.table(staged.kind).find(staged.hash);
-                if !newest.is_some_and(|entry| entry.lies_at(segment, offset)) {
-                    self.queue.bytes -= len;
-                    receipt.settle();
-                    continue;
-                }
+            if self.is_stale_copy(&staged) {
+                self.queue.bytes -= len;
+                receipt.settle();
+                continue;
             }
             batch.taken_bytes += len;
             let at = offset + batch.bytes.len() as u32;
@@ -160,6 +163,14 @@ impl<L> State<L> {
         batch
     }
 
+    /// Whether this is a compaction's copy of a record that does not count any more.
+    fn is_stale_copy(&self, staged: &Staged) -> bool {
+        staged.copy_of.is_some_and(|(segment, offset)| {
+            let newest = self.find(staged.kind, staged.hash, staged.version);
+            !newest.is_some_and(|entry| entry.lies_at(segment, offset))
+        })
+    }
+
     pub fn finish_batch(&mut self, batch: Batch, len: u32) {
         self.segments
             .get_mut(&batch.segment)
@@ -174,7 +185,13 @@ impl<L> State<L> {
             receipt,
         } in batch.records
         {
-            if let Some(state) = staged.kind.state() {
+            if let Some(state) = staged.kind.state()
+                && !self.is_stale_copy(&staged)
+            {
+                let held = self
+                    .beside
+                    .versions
+                    .held(state, staged.version, &staged.blob);
                 let entry = Entry {
                     revision: staged.revision,
                     segment: batch.segment,
@@ -182,11 +199,12 @@ impl<L> State<L> {
                     record_len: staged.record_len() as u32,
                     keyspace: staged.keyspace,
                     version: staged.version,
+                    oldest: held.oldest,
                     state,
                 };
-                self.apply(staged.kind, staged.hash, entry);
+                self.apply(staged.kind, staged.hash, entry, held.without);
             }
-            self.forget_pending(staged.hash, &receipt);
+            self.forget_pending(staged.pending_name(), &receipt);
             receipt.settle();
         }
         self.disk.failing = None;
@@ -199,7 +217,7 @@ impl<L> State<L> {
         match batch.lane {
             Lane::Ordinary => {
                 for taken in batch.records {
-                    self.forget_pending(taken.staged.hash, &taken.receipt);
+                    self.forget_pending(taken.staged.pending_name(), &taken.receipt);
                     taken.receipt.fail(error);
                 }
             }
@@ -210,7 +228,7 @@ impl<L> State<L> {
                 {
                     let next = Receipt::new();
                     next.add();
-                    if let Some(pending) = self.pending.get_mut(&staged.hash)
+                    if let Some(pending) = self.pending.get_mut(&staged.pending_name())
                         && Rc::ptr_eq(&pending.receipt, &receipt)
                     {
                         pending.receipt = Rc::clone(&next);
@@ -258,11 +276,11 @@ impl<L> State<L> {
         }
     }
 
-    fn forget_pending(&mut self, hash: KeyHash, receipt: &Rc<Receipt>) {
-        if let Some(pending) = self.pending.get(&hash)
+    fn forget_pending(&mut self, name: PendingName, receipt: &Rc<Receipt>) {
+        if let Some(pending) = self.pending.get(&name)
             && Rc::ptr_eq(&pending.receipt, receipt)
         {
-            self.pending.remove(&hash);
+            self.pending.remove(&name);
         }
     }
 }

@@ -98,11 +98,10 @@ impl<F: Files> BlobLog<F> {
                     blob,
                 }) => {
                     let hash = {
-                        let mut state = self.shared.state.borrow_mut();
-                        let hash = state.hash_of(&head, key_id);
+                        let state = self.shared.state.borrow();
+                        let hash = state.index.hash(head.keyspace, key_id);
                         state
-                            .table(head.kind)
-                            .find(hash)
+                            .find(head.kind, hash, head.version)
                             .is_some_and(|e| e.lies_at(segment, offset))
                             .then_some(hash)
                     };
@@ -174,8 +173,8 @@ impl<F: Files> BlobLog<F> {
     fn keep_damaged(&self, segment: u32, offset: u32, key: Option<(Head, &[u8])>) {
         let mut state = self.shared.state.borrow_mut();
         if let Some((head, key_id)) = key {
-            let hash = state.hash_of(&head, key_id);
-            state.table(head.kind).mark_damaged(hash, segment, offset);
+            let hash = state.index.hash(head.keyspace, key_id);
+            state.mark_damaged(head.kind, hash, (segment, offset));
         }
         state.compaction.victim = None;
         if let Some(kept) = state.segments.get_mut(&segment) {

@@ -19,6 +19,7 @@ use crate::dir_error::DirError;
 use crate::log::LogOptions;
 use crate::manifest::{Manifest, SHARD_COUNT_MAX};
 use crate::marks::Marks;
+use crate::revoked::VersionsOf;
 use crate::segment::{self, HEADER_LEN};
 use crate::std_files::sync_dir;
 
@@ -39,6 +40,7 @@ pub struct DataDir {
     path: PathBuf,
     manifest: Manifest,
     marks: Mutex<Marks>,
+    versions_of: VersionsOf,
     /// Locked; the system unlocks it however the process ends.
     _lock: fs::File,
 }
@@ -69,6 +71,7 @@ impl DataDir {
             path: path.to_owned(),
             manifest,
             marks: Mutex::new(marks),
+            versions_of: |_| None,
             _lock: lock,
         };
         dir.remove_leftovers()?;
@@ -154,6 +157,20 @@ impl DataDir {
         Ok(false)
     }
 
+    fn options_of(&self, manifest: &Manifest, shard: u16) -> Result<LogOptions, DirError> {
+        let dir = shard_dir(&self.path, manifest.generation, shard);
+        let Manifest {
+            cluster_id,
+            generation,
+            shard_count,
+            ..
+        } = *manifest;
+        let mut options = LogOptions::new(dir, cluster_id, generation, shard, shard_count);
+        options.index_seed = random_bytes()?;
+        options.versions_of = self.versions_of;
+        Ok(options)
+    }
+
     fn marks(&self) -> MutexGuard<'_, Marks> {
         // A thread that panicked with it had not changed it.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,6 +186,13 @@ impl DataDir {
         &self.manifest
     }
 
+    /// Sets what tells the versions that a blob holds, for all logs of the directory: see [`LogOptions::versions_of`].
+    #[must_use]
+    pub fn with_versions_of(mut self, versions_of: VersionsOf) -> Self {
+        self.versions_of = versions_of;
+        self
+    }
+
     /// Options to open a shard's log with, with a fresh random index seed.
     ///
     /// # Errors
@@ -181,7 +205,7 @@ impl DataDir {
             shard_index < self.manifest.shard_count,
             "shard {shard_index} is not there"
         );
-        options_of(&self.path, &self.manifest, shard_index)
+        self.options_of(&self.manifest, shard_index)
     }
 
     /// Replaces a file of the data directory as a whole, durably; mode 0600. `name` is a plain
@@ -210,7 +234,7 @@ impl DataDir {
     pub(crate) fn create_generation(&self, next: &Manifest) -> Result<Vec<LogOptions>, DirError> {
         create_generation(&self.path, next)?;
         (0..next.shard_count)
-            .map(|shard| options_of(&self.path, next, shard))
+            .map(|shard| self.options_of(next, shard))
             .collect()
     }
 
@@ -435,19 +459,6 @@ fn shard_dir(path: &Path, generation: u32, shard: u16) -> PathBuf {
 
 fn generation_of(name: &str) -> Option<u32> {
     name.strip_prefix(BLOBS_PREFIX)?.parse().ok()
-}
-
-fn options_of(path: &Path, manifest: &Manifest, shard: u16) -> Result<LogOptions, DirError> {
-    let dir = shard_dir(path, manifest.generation, shard);
-    let Manifest {
-        cluster_id,
-        generation,
-        shard_count,
-        ..
-    } = *manifest;
-    let mut options = LogOptions::new(dir, cluster_id, generation, shard, shard_count);
-    options.index_seed = random_bytes()?;
-    Ok(options)
 }
 
 fn random_bytes() -> Result<[u8; 16], DirError> {

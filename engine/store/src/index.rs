@@ -9,8 +9,7 @@
 
 use siphasher::sip128::SipHasher24;
 
-use crate::limits::{KEY_ID_LEN_MAX, LIST_ENTRIES_MAX};
-use crate::record::Kind;
+use crate::limits::LIST_ENTRIES_MAX;
 
 /// A key's hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +57,8 @@ pub(crate) struct Entry {
     pub record_len: u32,
     pub keyspace: u32,
     pub version: u32,
+    /// No blob of the key has a version below this one.
+    pub oldest: u32,
     pub state: KeyState,
 }
 
@@ -66,10 +67,18 @@ impl Entry {
         self.segment == segment && self.offset == offset
     }
 
+    /// Whether the key can have this version's secret in a blob that is or becomes readable.
+    pub fn may_hold(&self, version: u32) -> bool {
+        match self.state {
+            KeyState::Live | KeyState::Damaged => version >= self.oldest,
+            KeyState::Revoked | KeyState::Deleted => version > self.version,
+        }
+    }
+
     /// Whether a log that holds both records means this one: the greater version, since versions
     /// never go down; of one version a deletion, then a revocation, then the greater revision, then
     /// a whole copy before a damaged one, then the later copy.
-    fn supersedes(&self, other: &Self) -> bool {
+    pub fn supersedes(&self, other: &Self) -> bool {
         let rank = |entry: &Self| {
             let ending = match entry.state {
                 KeyState::Live | KeyState::Damaged => 0,
@@ -120,6 +129,7 @@ struct Slot {
     /// Record length in the low 24 bits, state above.
     len_and_state: u32,
     version: u32,
+    oldest: u32,
     /// Here so that a listing of one keyspace reads no others' records.
     keyspace: u32,
 }
@@ -136,6 +146,7 @@ impl Slot {
             offset: entry.offset,
             len_and_state: entry.record_len | (entry.state as u32) << 24,
             version: entry.version,
+            oldest: entry.oldest,
             keyspace: entry.keyspace,
         }
     }
@@ -148,6 +159,7 @@ impl Slot {
             record_len: self.len_and_state & 0x00ff_ffff,
             keyspace: self.keyspace,
             version: self.version,
+            oldest: self.oldest,
             state: match self.len_and_state >> 24 {
                 0 => KeyState::Live,
                 1 => KeyState::Revoked,
@@ -188,19 +200,6 @@ impl Index {
         let mut hasher = self.hasher;
         hasher.write(&keyspace.to_le_bytes());
         hasher.write(key_id);
-        let hash = siphasher::sip128::Hasher128::finish128(&hasher);
-        KeyHash(hash.h1, hash.h2)
-    }
-
-    /// The hash of one version of a key.
-    pub fn hash_version(&self, keyspace: u32, key_id: &[u8], version: u32) -> KeyHash {
-        use std::hash::Hasher;
-        let mut hasher = self.hasher;
-        hasher.write(&keyspace.to_le_bytes());
-        hasher.write(key_id);
-        hasher.write(&version.to_le_bytes());
-        // Never that of a key, however its id ends.
-        hasher.write(&[Kind::VersionRevoked as u8; KEY_ID_LEN_MAX]);
         let hash = siphasher::sip128::Hasher128::finish128(&hasher);
         KeyHash(hash.h1, hash.h2)
     }
@@ -370,6 +369,7 @@ mod tests {
             record_len: 300,
             keyspace: 1,
             version: 1,
+            oldest: 1,
             state: KeyState::Live,
         }
     }

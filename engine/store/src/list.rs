@@ -6,7 +6,7 @@ use crate::error::ReadError;
 use crate::index::{Entry, KeyHash, KeyState, Position};
 use crate::limits::{LIST_READ_BYTES_MAX, LIST_ROWS_MAX};
 use crate::log::BlobLog;
-use crate::record::{self, HEAD_LEN, Head, Kind};
+use crate::record::{self, HEAD_LEN, Kind};
 use crate::scan::{Item, Scanner};
 use crate::seam::{File, Files};
 use crate::segment::{self, HEADER_LEN};
@@ -187,21 +187,6 @@ pub(crate) struct Moving {
     pub blob: Vec<u8>,
 }
 
-impl Moving {
-    /// Its head, for a place that is not known yet.
-    pub fn head(&self) -> Head {
-        Head {
-            kind: self.kind,
-            revision: self.revision,
-            keyspace: self.keyspace,
-            version: self.version,
-            batch_offset: 0,
-            key_id_len: self.key_id.len() as u16,
-            blob_len: self.blob.len() as u32,
-        }
-    }
-}
-
 /// Records of a log that is not being written, in the order of the log.
 pub(crate) struct Stretch {
     pub rows: Vec<Moving>,
@@ -253,9 +238,9 @@ impl<F: Files> BlobLog<F> {
                 Some(Item::Damage { head: None, .. }) => continue,
             };
             let entry = {
-                let mut state = self.shared.state.borrow_mut();
-                let hash = state.hash_of(&head, key_id);
-                state.table(head.kind).find(hash)
+                let state = self.shared.state.borrow();
+                let hash = state.index.hash(head.keyspace, key_id);
+                state.find(head.kind, hash, head.version)
             };
             let Some(entry) = entry.filter(|entry| entry.lies_at(number, offset)) else {
                 continue;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use crate::batch::{Pending, Queue};
+use crate::batch::{Pending, PendingName, Queue};
 use crate::compact::Victim;
 use crate::error::{OpenError, ReadError};
 use crate::index::{Applied, Entry, Index, KeyHash, KeyState};
@@ -16,11 +16,12 @@ use crate::limits::{
 use crate::notify::Notify;
 use crate::receipt::Receipt;
 use crate::record::{self, HEAD_LEN, Kind, NUMBER_LEN};
+use crate::revoked::{RevokedVersions, VersionsOf};
 use crate::seam::{File, Files};
 use crate::segment::{self, HEADER_LEN};
 
 /// Where a log lies and how it is kept. `Send`, so that it can be handed to a shard's thread.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LogOptions {
     /// The directory of its segments, which exists.
     pub dir: PathBuf,
@@ -40,6 +41,9 @@ pub struct LogOptions {
     pub compact_dead_pct: u8,
     /// Puts waiting to become durable, in bytes; 16 MiB unless set.
     pub pending_bytes_max: usize,
+    /// Tells from a blob, which the log itself cannot read, whose versions' secrets are in it. So the log drops the
+    /// revocation of a version that is gone. Unless set, it takes every blob to hold all it may hold.
+    pub versions_of: VersionsOf,
     /// Key of the in-memory hash. Random in a server, so that a client cannot choose collisions; fixed
     /// in a simulation.
     pub index_seed: [u8; 16],
@@ -64,6 +68,7 @@ impl LogOptions {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             compact_dead_pct: 50,
             pending_bytes_max: PENDING_BYTES_MAX,
+            versions_of: |_| None,
             index_seed: [0; 16],
         }
     }
@@ -137,7 +142,7 @@ pub(crate) struct State<L> {
     /// Revocations that are not yet being written, or could not be written so far.
     pub revocations: Queue,
     /// For each key with puts that are not yet durable, the newest of them.
-    pub pending: BTreeMap<KeyHash, Pending>,
+    pub pending: BTreeMap<PendingName, Pending>,
     /// A put is writing for all.
     pub leading: bool,
     pub disk: DiskState,
@@ -149,8 +154,8 @@ pub(crate) struct State<L> {
 pub(crate) struct Beside {
     /// Use counts.
     pub uses: Index,
-    /// Revocations of one version, each under [`Index::hash_version`].
-    pub versions: Index,
+    /// Revocations of one version.
+    pub versions: RevokedVersions,
 }
 
 /// What is known of the disk, from the writes that failed.
@@ -213,29 +218,74 @@ impl<L> State<L> {
             .0
     }
 
-    /// The table that records of a kind are found in.
-    pub fn table(&mut self, kind: Kind) -> &mut Index {
+    /// The record that counts, of a key itself or of what it has in addition.
+    pub fn find(&self, kind: Kind, hash: KeyHash, version: u32) -> Option<Entry> {
         match kind {
-            Kind::Uses => &mut self.beside.uses,
-            Kind::VersionRevoked => &mut self.beside.versions,
-            Kind::Blob | Kind::Revoked | Kind::Lost | Kind::Mark | Kind::Deleted => &mut self.index,
+            Kind::Uses => self.beside.uses.find(hash),
+            Kind::VersionRevoked => self.beside.versions.find(hash, version),
+            Kind::Blob | Kind::Revoked | Kind::Lost | Kind::Mark | Kind::Deleted => {
+                self.index.find(hash)
+            }
         }
     }
 
-    /// Offers a durable record to its table and keeps the live bytes of the segments.
-    pub fn apply(&mut self, kind: Kind, hash: KeyHash, entry: Entry) {
-        let applied = self.table(kind).apply(hash, entry);
-        if let Applied::Replaced(old) = applied {
-            // The segment may have gone: a record that a reader found damaged outlives nothing.
-            if let Some(segment) = self.segments.get_mut(&old.segment) {
-                segment.live_bytes -= u64::from(old.record_len);
+    /// Marks a key or its use count as damaged if its record still is the one at this place.
+    pub fn mark_damaged(&mut self, kind: Kind, hash: KeyHash, (segment, offset): (u32, u32)) {
+        match kind {
+            Kind::Uses => self.beside.uses.mark_damaged(hash, segment, offset),
+            // What matters of it is in its head.
+            Kind::VersionRevoked => {}
+            Kind::Blob | Kind::Revoked | Kind::Lost | Kind::Mark | Kind::Deleted => {
+                self.index.mark_damaged(hash, segment, offset);
             }
+        }
+    }
+
+    /// Offers a durable record to its table and keeps the live bytes of the segments. `without` are the versions that a
+    /// blob leaves out: see [`Versions`](crate::Versions).
+    pub fn apply(&mut self, kind: Kind, hash: KeyHash, entry: Entry, without: u128) -> Applied {
+        let applied = match kind {
+            Kind::Uses => self.beside.uses.apply(hash, entry),
+            Kind::VersionRevoked => {
+                let newest = self.index.find(hash);
+                match newest.is_none_or(|newest| newest.may_hold(entry.version)) {
+                    true => self.beside.versions.apply(hash, entry),
+                    false => Applied::Superseded,
+                }
+            }
+            Kind::Blob | Kind::Revoked | Kind::Lost | Kind::Mark | Kind::Deleted => {
+                self.index.apply(hash, entry)
+            }
+        };
+        if let Applied::Replaced(old) = applied {
+            self.forget_live(&old);
         }
         if applied != Applied::Superseded {
             let segment = self.segments.get_mut(&entry.segment);
             segment
                 .expect("records are applied while their segment is open")
                 .live_bytes += u64::from(entry.record_len);
+            if !matches!(kind, Kind::Uses | Kind::VersionRevoked) {
+                self.drop_versions(hash, without);
+            }
+        }
+        applied
+    }
+
+    pub fn forget_live(&mut self, entry: &Entry) {
+        // The segment may have gone: a record that a reader found damaged outlives nothing.
+        if let Some(segment) = self.segments.get_mut(&entry.segment) {
+            segment.live_bytes -= u64::from(entry.record_len);
+        }
+    }
+
+    /// Drops the revocations of a key's versions whose secrets its newest record does not hold any more.
+    pub fn drop_versions(&mut self, hash: KeyHash, without: u128) {
+        let Some(newest) = self.index.find(hash) else {
+            return;
+        };
+        for entry in self.beside.versions.take_unneeded(hash, newest, without) {
+            self.forget_live(&entry);
         }
     }
 }
@@ -477,7 +527,7 @@ impl<F: Files> BlobLog<F> {
     ) -> Option<(Entry, Option<Rc<F::File>>)> {
         let mut entry = state.index.find(hash)?;
         // A revocation holds as soon as it was let in.
-        if let Some(put) = state.pending.get(&hash)
+        if let Some(put) = state.pending.get(&(hash, 0))
             && put.kind == Kind::Revoked
         {
             entry.state = KeyState::Revoked;

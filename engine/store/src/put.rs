@@ -380,7 +380,7 @@ impl<L> State<L> {
     }
 
     pub fn newest(&self, hash: KeyHash) -> Newest {
-        match (self.pending.get(&hash), self.index.find(hash)) {
+        match (self.pending.get(&(hash, 0)), self.index.find(hash)) {
             (Some(put), _) => Newest::Pending(put.clone()),
             (None, Some(entry)) => Newest::Durable(entry),
             (None, None) => Newest::None,
@@ -425,6 +425,7 @@ impl<L> State<L> {
             blob: put.blob,
             copy_of: None,
         };
+        let name = staged.pending_name();
         self.stage(put.lane, staged, &receipt);
         let pending = Pending {
             version,
@@ -432,7 +433,7 @@ impl<L> State<L> {
             revision,
             receipt: Rc::clone(&receipt),
         };
-        self.pending.insert(hash, pending);
+        self.pending.insert(name, pending);
         (Stored { revision, version }, receipt)
     }
 }

@@ -9,13 +9,14 @@ use std::rc::Rc;
 use crate::batch::Queue;
 use crate::commit::create_segment;
 use crate::error::OpenError;
-use crate::index::{Entry, Index, KeyState};
+use crate::index::{Applied, Entry, Index, KeyHash, KeyState};
 use crate::limits::DAMAGE_NAMED_MAX;
 use crate::log::{
     Beside, BlobLog, Committed, Compaction, DiskState, Health, LogOptions, Segment, Shared, State,
 };
 use crate::notify::Notify;
-use crate::record::Head;
+use crate::record::{Head, Kind};
+use crate::revoked::RevokedVersions;
 use crate::scan::{Item, Scanner};
 use crate::seam::{File, Files};
 use crate::segment::{self, HEADER_LEN, Header};
@@ -90,7 +91,7 @@ impl<F: Files> BlobLog<F> {
                 index: Index::new(&options.index_seed),
                 beside: Beside {
                     uses: Index::new(&options.index_seed),
-                    versions: Index::new(&options.index_seed),
+                    versions: RevokedVersions::new(options.versions_of),
                 },
                 segments: BTreeMap::new(),
                 next_revision: 1,
@@ -103,6 +104,7 @@ impl<F: Files> BlobLog<F> {
                 compaction: Compaction::default(),
                 committed: Committed::default(),
             },
+            without: BTreeMap::new(),
             recovery: Recovery::default(),
             reporter: Reporter {
                 callback: progress,
@@ -131,6 +133,8 @@ struct Opening<'a, F: Files, P> {
     files: &'a F,
     options: &'a LogOptions,
     state: State<F::File>,
+    /// The versions that the newest blobs leave out, of keys where there are any.
+    without: BTreeMap<KeyHash, u128>,
     recovery: Recovery,
     reporter: Reporter<P>,
 }
@@ -162,6 +166,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             self.segment(number, Rc::new(file), len, at + 1 == count)
                 .await?;
         }
+        self.drop_versions();
         let last_kept = self.state.segments.keys().next_back().copied();
         let last_was_half_made = last_kept != last_found;
         // Names that were made and not synced before a crash.
@@ -272,16 +277,17 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
                     offset,
                     head,
                     key_id,
-                    ..
+                    blob,
                 } => {
                     self.reporter.progress.records += 1;
-                    self.apply(number, offset, &head, key_id, head.kind.state());
+                    let whole = (head.kind.state(), blob);
+                    self.apply((number, offset), &head, key_id, whole);
                     head.record_len()
                 }
                 Item::Damage { offset, len, head } => {
                     if let Some((head, key_id)) = head {
-                        let state = head.kind.damaged_state();
-                        self.apply(number, offset, &head, key_id, state);
+                        let damaged = (head.kind.damaged_state(), &[][..]);
+                        self.apply((number, offset), &head, key_id, damaged);
                     }
                     let key =
                         head.map(|(head, key_id)| (head.keyspace, key_id.to_vec(), head.version));
@@ -360,18 +366,18 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
 
     fn apply(
         &mut self,
-        segment: u32,
-        offset: u32,
+        (segment, offset): (u32, u32),
         head: &Head,
         key_id: &[u8],
-        key: Option<KeyState>,
+        (state, blob): (Option<KeyState>, &[u8]),
     ) {
         self.state.next_revision = self
             .state
             .next_revision
             .max(head.revision.saturating_add(1));
-        let Some(state) = key else { return };
-        let hash = self.state.hash_of(head, key_id);
+        let Some(state) = state else { return };
+        let hash = self.state.index.hash(head.keyspace, key_id);
+        let held = self.state.beside.versions.held(state, head.version, blob);
         let entry = Entry {
             revision: head.revision,
             segment,
@@ -379,9 +385,27 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             record_len: head.record_len(),
             keyspace: head.keyspace,
             version: head.version,
+            oldest: held.oldest,
             state,
         };
-        self.state.apply(head.kind, hash, entry);
+        let applied = self.state.apply(head.kind, hash, entry, held.without);
+        if applied == Applied::Superseded || matches!(head.kind, Kind::Uses | Kind::VersionRevoked)
+        {
+            return;
+        }
+        match held.without {
+            0 => self.without.remove(&hash),
+            without => self.without.insert(hash, without),
+        };
+    }
+
+    /// Drops the revocations of versions that no blob holds any more, and that were found after the blob: copies of a
+    /// compaction are out of order.
+    fn drop_versions(&mut self) {
+        for key in self.state.beside.versions.keys() {
+            let without = self.without.get(&key).copied().unwrap_or(0);
+            self.state.drop_versions(key, without);
+        }
     }
 
     fn note_damage(&mut self, damage: Damage) {

@@ -254,8 +254,10 @@ struct Owner<F: Files> {
 impl<F: Files> Owner<F> {
     async fn take(&mut self, row: Moving) -> Result<(), ReshardError> {
         self.staged_bytes += row.key_id.len() + row.blob.len();
-        let head = row.head();
-        let hash = self.log.shared.state.borrow().hash_of(&head, &row.key_id);
+        let hash = {
+            let state = self.log.shared.state.borrow();
+            state.index.hash(row.keyspace, &row.key_id)
+        };
         let staged = Staged {
             hash,
             kind: row.kind,

@@ -8,7 +8,7 @@ use keyway_core::{FlightId, Instant, KeyId, KeyspaceId, LoadError, Loaded, Urgen
 use super::Shard;
 use super::effect::{Errand, OwnedName};
 use super::figures::Observation;
-use super::port::{Found, Name, OpenError, Port, ReadError};
+use super::port::{Blob, Found, Name, OpenError, Port, ReadError};
 use super::report::Report;
 use super::tasks::{Load, Task};
 
@@ -86,23 +86,43 @@ impl<P: Port> Shard<P> {
             let us = now.saturating_since(load.asked_at);
             self.out.observe(Observation::LoadWait { us });
             self.loads.reads += 1;
-            let name = OwnedName {
-                keyspace: load.keyspace.0,
-                key_id: Box::from(&*load.key_id),
-            };
-            let load = Load {
+            self.read(Load {
                 flight: load.flight,
                 keyspace: load.keyspace,
                 key_id: load.key_id,
                 began_at: now,
-            };
-            self.tasks
-                .begin(&mut self.out, Task::Load(load), Errand::Read(name));
+            });
         }
     }
 
-    /// Opens what was read, and hands it to the core. A panic on the way is an answer like any other.
+    fn read(&mut self, load: Load) {
+        let name = OwnedName {
+            keyspace: load.keyspace.0,
+            key_id: Box::from(&*load.key_id),
+        };
+        self.tasks
+            .begin(&mut self.out, Task::Load(load), Errand::Read(name));
+    }
+
+    /// Returns whether the key was written since a blob was read. The log drops what it knows of a revoked version once the
+    /// newest blob does not hold it: an older blob must not be opened then.
+    fn was_replaced(&self, load: &Load, blob: &Blob) -> bool {
+        let name = Name {
+            keyspace: load.keyspace.0,
+            key_id: &load.key_id,
+        };
+        let known = self.timed.port.known(name);
+        known.is_some_and(|known| known.revision != blob.revision)
+    }
+
+    /// Opens what was read, and hands it to the core. A panic on the way is an answer like any other. What is not the
+    /// newest blob any more is read again, in the same read slot: each time takes another write in between.
     pub(super) fn land(&mut self, load: Load, found: Option<Result<Found, ReadError>>) {
+        if let Some(Ok(Found::Blob(blob))) = &found
+            && self.was_replaced(&load, blob)
+        {
+            return self.read(load);
+        }
         self.loads.reads -= 1;
         let loaded = match found {
             None => Err(LoadError::Panicked),

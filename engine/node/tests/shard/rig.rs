@@ -43,6 +43,8 @@ pub struct World {
     pub panics_at: RefCell<Vec<u8>>,
     /// Whether the log accepts revocations, of any key.
     pub revokes: Cell<bool>,
+    /// Revision of the newest record of every key.
+    pub revision: Cell<u64>,
     /// Number of operations begun.
     pub operations: Cell<u64>,
 }
@@ -146,7 +148,7 @@ impl Port for Labels {
     fn known(&self, name: Name<'_>) -> Option<Known> {
         (!name.key_id.starts_with(b"new")).then_some(Known {
             version: 1,
-            revision: 1,
+            revision: self.0.revision.get(),
             state: match self.0.revokes.get() {
                 true => KeyState::Revoked,
                 false => KeyState::Live,
@@ -215,6 +217,7 @@ impl Rig {
             is_slow_to_make: Cell::new(false),
             panics_at: RefCell::default(),
             revokes: Cell::new(false),
+            revision: Cell::new(1),
             operations: Cell::new(0),
         });
         let mut policy = Policy::default();

@@ -332,6 +332,28 @@ fn revocation_is_in_force_before_and_without_a_durable_write() {
     );
 }
 
+/// The log drops what it knows of a revoked version once the newest blob is without it. A blob that was read before that
+/// write, and is opened after it, has the version still.
+#[test]
+fn a_blob_that_was_replaced_since_it_was_read_is_read_again() {
+    let mut rig = Rig::new();
+    let (at, key) = (rig.connect(OWNER), rig.key("key", 0));
+    rig.keeps_errands = true;
+    rig.receive(at, &sign(1, &key, 0));
+    rig.run();
+    let (read, errand) = rig.kept.pop().unwrap();
+    rig.world.revision.set(2);
+    rig.shard.handle_done(read, done(&errand));
+    rig.run();
+    assert_eq!(rig.answers(at), []);
+    let (read, errand) = rig.kept.pop().unwrap();
+    assert!(matches!(errand, Errand::Read(_)), "{errand:?}");
+    rig.world.revision.set(1);
+    rig.shard.handle_done(read, done(&errand));
+    rig.run();
+    assert_eq!(statuses(&rig.answers(at)), [(1, Status::Ok)]);
+}
+
 /// It needed the data key, a read and a durable write before it took effect.
 #[test]
 fn revocation_of_one_version_is_in_force_before_and_without_a_durable_write_and_a_dek() {

@@ -207,6 +207,8 @@ figures! {
         "Dead bytes in the blob log, reclaimable by compaction.";
     store_index_bytes: u64 = never [Gauge "keyway_shard_store_index_bytes"] ["store_index_bytes"]
         "Memory of the blob log's index.";
+    store_revoked_versions: u64 = never [Gauge "keyway_shard_store_revoked_versions"] ["store_revoked_versions"]
+        "Key versions that were revoked alone and whose secret is still in the key's blob, encrypted.";
     store_poisoned: bool = never [Gauge "keyway_shard_store_poisoned"] ["store_poisoned"]
         "1 if the last write to the blob log failed and none has succeeded since. The shard retries twice a second.";
 }

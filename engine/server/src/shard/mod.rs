@@ -39,6 +39,7 @@ use crate::runtime::mesh::{Mesh, Sent};
 use crate::runtime::socket::Socket;
 use crate::runtime::tasks;
 
+pub use port::versions_of;
 pub use serve::{Common, Start, serve};
 
 use port::Keys;

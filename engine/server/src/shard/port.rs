@@ -14,7 +14,7 @@ use keyway_node::port::{
 };
 use keyway_node::shard::Use;
 use keyway_protocol::{InputKind, KeyVersions, Material, NewKey, Request, Status};
-use keyway_store::BlobLog;
+use keyway_store::{BlobLog, Versions};
 
 use crate::clock;
 use crate::plant;
@@ -208,6 +208,15 @@ impl Port for Keys {
     fn panic_if_planted(&self, place: &'static str, key_id: &[u8]) {
         plant::panic_if_planted(place, key_id);
     }
+}
+
+/// Tells from the head of a blob whose versions' secrets are in it.
+pub fn versions_of(blob: &[u8]) -> Option<Versions> {
+    let kept = peek(blob).ok()?.versions?;
+    Some(Versions {
+        oldest: kept.oldest,
+        without: kept.revoked,
+    })
 }
 
 impl Keys {

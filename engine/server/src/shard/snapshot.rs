@@ -52,6 +52,7 @@ impl Driver {
 
     fn snapshot(&self) -> ShardSnapshot {
         let store = self.log.stats();
+        let revoked_versions = self.log.revoked_versions_count();
         let mut shard = self.shard.borrow_mut();
         let figures = shard.figures();
         let arena = shard.port().vault.arena().usage();
@@ -89,6 +90,7 @@ impl Driver {
             store_disk_bytes: store.disk_bytes,
             store_dead_bytes: store.dead_bytes,
             store_index_bytes: store.index_bytes as u64,
+            store_revoked_versions: revoked_versions as u64,
             store_poisoned: store.poisoned,
         }
     }

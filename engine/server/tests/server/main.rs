@@ -47,6 +47,7 @@ mod principals;
 mod protocol_page;
 mod remedies;
 mod reserved_places;
+mod revoked_versions;
 mod rights;
 mod rotation;
 mod seccomp;

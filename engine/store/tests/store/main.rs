@@ -16,6 +16,7 @@ mod puts;
 mod recovery;
 #[cfg(test)]
 mod reshard_crash;
+mod revoked_versions;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
