@@ -5,9 +5,16 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use keyway_store::{File, Files};
+
+use super::tasks;
+use crate::plant;
+
+/// Whether a planted hang is over is looked at so often.
+const PLANTED_POLL: Duration = Duration::from_millis(5);
 
 /// Files on the current shard's ring.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,6 +101,9 @@ impl File for RingFile {
     }
 
     async fn sync_data(&self) -> io::Result<()> {
+        while plant::sync_hangs() {
+            tasks::sleep(PLANTED_POLL).await;
+        }
         self.0.fdatasync().await.map_err(io::Error::from)
     }
 

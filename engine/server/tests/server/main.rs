@@ -19,6 +19,7 @@ mod full_disk;
 mod half_close;
 mod hostile;
 mod hot;
+mod hung_log;
 mod interleaved;
 mod key_files;
 mod key_listing;

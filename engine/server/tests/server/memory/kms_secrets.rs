@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use keyway_client::blocking::Client;
-use keyway_client::{Error, Status};
+use keyway_client::{Error, Status, UnlockWith};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use rustix::process::Resource;
 use serde_json::{Value, json};
@@ -152,5 +152,70 @@ fn provider_token_is_wiped_without_a_free_descriptor() {
             assert_eq!(locked.status(), Some(Status::NotPersisted), "{locked}");
             limit(&server, Resource::Nofile, Some(4_096));
         });
+    }
+}
+
+/// PIN of the token, long enough to be found by.
+const PIN: &str = "4711-is-nobodys-long-token-pin-0815";
+
+/// A PIN comes from a file, or with KMS_UNLOCK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PinFrom {
+    File,
+    Operator,
+}
+
+#[test]
+fn pin_of_a_token_is_nowhere_after_its_kms_is_locked() {
+    for from in [PinFrom::File, PinFrom::Operator] {
+        for lock in Lock::of("hsm") {
+            let Some(hsm) = keyway_testkit::softhsm::start_or_skip() else {
+                return;
+            };
+            hsm.create_aes_key("keyway");
+            let pin = PIN.to_owned() + hsm.pin();
+            hsm.change_pin(hsm.pin(), &pin);
+            let dir = tempfile::tempdir().unwrap();
+            let pin_file = dir.path().join("pin");
+            std::fs::write(&pin_file, &pin).unwrap();
+            std::fs::set_permissions(&pin_file, Permissions::from_mode(0o600)).unwrap();
+            let mut config = format!(
+                "default_kms = \"hsm\"\n[kms.hsm]\nprovider = \"pkcs11\"\nmodule = {:?}\ntoken = {:?}\n\
+                 key = \"keyway\"\n",
+                hsm.module(),
+                hsm.token_label(),
+            );
+            if from == PinFrom::File {
+                config += &format!("pin_file = {pin_file:?}\n");
+            }
+            let config_file = dir.path().join("keywayd.toml");
+            std::fs::write(&config_file, config).unwrap();
+            let setup = Setup::new(&dir.path().join("data")).shards(SHARDS);
+            let setup = setup.production().flag("--config");
+            let setup = setup.flag(config_file.to_str().unwrap());
+            let mut command = setup.command();
+            command.envs(hsm.env());
+            let server = setup.start_as(command);
+            let owner = server.unix_client();
+            if from == PinFrom::Operator {
+                let kms = "hsm".parse().unwrap();
+                let unlocked = owner.kms_unlock(&kms, UnlockWith::Pin(pin.as_bytes()));
+                unlocked.unwrap();
+            }
+            let keyspace = "any".parse().unwrap();
+            owner.keyspace_create(&keyspace, &[("kms", "hsm")]).unwrap();
+            let path = hsm.module().to_str().unwrap();
+            // The search finds what is there: the module's path.
+            let searched = [Flipped::of(path.as_bytes()), Flipped::of(pin.as_bytes())];
+            lock.send(&owner).unwrap();
+            for _ in 0..300 {
+                owner.keyspace_list().unwrap();
+            }
+            let Some(counts) = occurrences(&server, &searched) else {
+                return;
+            };
+            assert!(counts[0] > 0, "the search finds nothing");
+            assert_eq!(counts[1], 0, "{from:?}, {lock:?}");
+        }
     }
 }
