@@ -323,12 +323,13 @@ fn tests_of_remedies_elsewhere_exist() {
 
 /// Whether a function of that name stands behind `#[test]` and other attributes.
 fn is_test(text: &str, name: &str) -> bool {
-    let Some((before, _)) = text.split_once(&format!("\nfn {name}(")) else {
+    let declared = ["fn", "async fn"].map(|word| format!("\n{word} {name}("));
+    let Some((before, _)) = declared.iter().find_map(|line| text.split_once(line)) else {
         return false;
     };
     let mut lines = before.lines().rev();
     let mut attributes = lines.by_ref().take_while(|line| line.starts_with("#["));
-    attributes.any(|line| line == "#[test]")
+    attributes.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
 }
 
 #[test]

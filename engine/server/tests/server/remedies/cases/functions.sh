@@ -67,3 +67,86 @@ pkcs11() {
     printf '[kms.a]\nprovider = "pkcs11"\nmodule = "/usr/lib/none.so"\ntoken = "keyway"\nkey = "keyway"\n'
     printf 'call_ms_max = 2000\nunlock_ms_max = 3000\n'
 }
+
+# The local KMS of a production server: `data/kek.json` under a passphrase, or in shares.
+secret() { printf 'correct horse battery\n' > SECRET; }
+passphrase() {
+    mode=
+    secret
+    start "$@"
+    keyway kms init local --passphrase-fd 3 3< SECRET
+    keyway keyspace create prod
+    keyway key generate prod/ed --alg ed25519
+}
+shares() {
+    mode=
+    start
+    keyway kms init local --shares 3 --threshold 2 --out SHARES
+    for at in 1 2 3; do sed -n "s/^share $at of 3: *//p" SHARES > SHARE-$at; done
+}
+# A credential in a file: a token, or a PIN.
+pin_file() { pkcs11 | sed "s|^token|pin_file = \"$PWD/$1\"\ntoken|" > FILE; }
+token_file() {
+    vault | sed '/auth/,$d' > FILE
+    printf '[kms.a.auth]\nmethod = "token"\ntoken_file = "%s"\n' "$PWD/$1" >> FILE
+}
+
+# A KMS at OpenBao, with the key and the token in ./token.
+openbao() {
+    printf '[kms.a]\nprovider = "vault"\naddress = "%s"\nmount = "transit"\nkey = "%s"\nca_file = "%s"\n' \
+        "$BAO_ADDR" "$1" "$BAO_CACERT"
+    printf '[kms.a.auth]\nmethod = "token"\ntoken_file = "%s/token"\n' "$PWD"
+}
+# Creates the key and a policy of the same name that lets its holder wrap and unwrap with it.
+key_with_policy() {
+    bao write -f "transit/keys/$1" derived=true
+    for call in encrypt decrypt datakey/plaintext
+    do printf 'path "transit/%s/%s" { capabilities = ["update"] }\n' $call "$1"
+    done | bao policy write "$1" -
+}
+# Writes a new token with this policy.
+token() {
+    bao token create -policy="$1" -period=1h -orphan -field=token > token.next
+    chmod 600 token.next
+    mv token.next token
+}
+# A server in production with a keyspace at OpenBao, whose key is unlocked.
+shop() {
+    mode=
+    key_with_policy "$1"
+    token "$1"
+    openbao "$1" > FILE
+    start --config FILE
+    keyway keyspace create shop
+    keyway key generate shop/ed --alg ed25519
+}
+again() { keyway lock shop && impatient unlock shop --wait; }
+
+# Runs a command that is answered with the trouble of a KMS, which the client would wait for: no longer than until the
+# trouble is named.
+impatient() {
+    for limit in 1 3 9 27 81; do
+        if command keyway --timeout ${limit}s "$@" > answer 2>&1; then
+            cat answer
+            return 0
+        fi
+        if grep -v 'no answer in time;' answer | grep -q ': .*; '; then break; fi
+    done
+    cat answer
+    return 1
+}
+
+# A KMS at SoftHSM2, with the key, and the PIN in ./PIN.
+softhsm() {
+    printf '[kms.a]\nprovider = "pkcs11"\nmodule = "%s"\ntoken = "%s"\nkey = "%s"\n' "$MODULE" "$TOKEN" "$1"
+    printf 'pin_file = "%s/PIN"\n' "$PWD"
+    test -f PIN || echo "$PIN" > PIN
+    chmod 600 PIN
+}
+# Makes an AES key with this label, and with other flags of pkcs11-tool.
+aes() {
+    label=$1
+    shift
+    test $# != 0 || set -- --key-type AES:32 --private --sensitive
+    pkcs11-tool --module "$MODULE" --token-label "$TOKEN" --login --pin "$PIN" --keygen --label "$label" "$@"
+}

@@ -1,0 +1,221 @@
+# The local KMS: passphrases, shares, and the file with its key.
+
+# says: create it: keyway kms init NAME --passphrase, or with --shares and --threshold
+mode=; secret
+start
+! keyway keyspace create prod
+keyway kms init local --passphrase-fd 3 3< SECRET
+keyway keyspace create prod
+
+# says: run `keyway kms init {} --passphrase`, or with --shares and --threshold
+# says: make one: keyway kms init; or restore the KEK file that belongs to this data
+mode=; secret
+start
+! keyway kms unlock local
+! keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway kms init local --passphrase-fd 3 3< SECRET
+
+# says: run `keyway kms unlock {} --passphrase`
+# says: unlock it with the passphrase
+passphrase
+keyway kms lock local
+! keyway kms unlock local
+printf '1234\n' > PIN
+! keyway kms unlock local --pin-fd 3 3< PIN
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway keyspace list
+
+# says: run `keyway unlock {} --wait --passphrase`
+passphrase
+keyway kms lock local
+! keyway unlock prod --wait
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+keyway key rotate prod/ed
+
+# says: try again; check the keyboard layout, and that the file is the one the passphrase belongs to
+passphrase
+keyway kms lock local
+printf 'wrong horse battery\n' > WRONG
+! keyway kms unlock local --passphrase-fd 3 3< WRONG
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+
+# says: choose a longer one; several random words are easy to type
+mode=; secret; echo horse > SHORT
+start
+! keyway kms init local --passphrase-fd 3 3< SHORT
+keyway kms init local --passphrase-fd 3 3< SECRET
+
+# says: unlock it as it is; a key that is overwritten loses everything wrapped under it
+passphrase
+keyway kms lock local
+! keyway kms init local --passphrase-fd 3 3< SECRET
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+keyway key rotate prod/ed
+
+# says: restore it from a backup, or name the file that it is in (kms.NAME.file); without it their keys cannot be opened
+passphrase
+stop
+mv data/kek.json kek.json
+refuses
+cp kek.json data/kek.json
+start
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+stop
+rm data/kek.json
+printf '[kms.local]\nprovider = "local"\nfile = "%s/kek.json"\n' "$PWD" > FILE
+start --config FILE
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+
+# says: restore the file, or restart
+passphrase
+keyway kms lock local
+mv data/kek.json kek.json
+keywayd --data other --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --shards 1 --arena-mib 1 > other.log 2>&1 & other=$!
+until grep -q 'is listening' other.log; do sleep 0.02; done
+keyway --addr "unix:$PWD/other/keyway.sock" kms init local --passphrase-fd 3 3< SECRET
+kill $other; wait $other
+cp other/kek.json data/kek.json
+! keyway kms unlock local --passphrase-fd 3 3< SECRET
+cp kek.json data/kek.json
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+keyway key rotate prod/ed
+
+# says: restore the file; to begin with a new one, restart first
+mode=; secret
+start
+keyway kms init local --passphrase-fd 3 3< SECRET
+mv data/kek.json kek.json
+! keyway kms init local --passphrase-fd 3 3< SECRET
+mv kek.json data/kek.json
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+rm data/kek.json
+stop
+start
+keyway kms init local --passphrase-fd 3 3< SECRET
+
+# says: restore the KEK file that belongs to this data
+passphrase
+stop
+mv data/kek.json kek.json
+keywayd --data other --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --shards 1 --arena-mib 1 > other.log 2>&1 & other=$!
+until grep -q 'is listening' other.log; do sleep 0.02; done
+keyway --addr "unix:$PWD/other/keyway.sock" kms init local --passphrase-fd 3 3< SECRET
+kill $other; wait $other
+cp other/kek.json data/kek.json
+start
+! keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+stop
+cp kek.json data/kek.json
+start
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+keyway key rotate prod/ed
+
+# says: restore it from a backup; without it nothing that it wrapped can be opened
+# says: use the version of the program that wrote it, or a newer one
+passphrase
+stop
+cp data/kek.json kek.json
+sed -i 's/"checksum": "./"checksum": "/' data/kek.json
+refuses
+sed 's/"format": 1/"format": 99/' kek.json > data/kek.json
+refuses
+cp kek.json data/kek.json
+start
+keyway unlock prod --wait --passphrase-fd 3 3< SECRET
+
+# says: start with --dev, give the KEK a passphrase, or use another data directory
+serves
+mode=
+refuses
+serves --data other
+mode=--dev
+serves
+
+# says: give one of at least 8 bytes
+# says: check that the source is the passphrase and not another file
+# says: put it on a single line, and encode a binary secret as text first (base64 or hexadecimal)
+mode=; secret; chmod 600 SECRET
+: > EMPTY; head -c 1025 /dev/zero | tr '\0' x > LONG; printf 'two\nlines\n' > LINES; chmod 600 EMPTY LONG LINES
+refuses --passphrase-file "$PWD/EMPTY"
+refuses --passphrase-file "$PWD/LONG"
+refuses --passphrase-file "$PWD/LINES"
+base64 -w 0 LINES > ENCODED; chmod 600 ENCODED
+serves --passphrase-file "$PWD/ENCODED"
+serves --data other --passphrase-file "$PWD/SECRET"
+
+# says: open a pipe or a file of your own on it, as in: {}< FILE
+mode=; secret; chmod 600 SECRET
+refuses --passphrase-fd 7
+serves --passphrase-fd 7 7< SECRET
+
+# says: run: chmod {} {}
+mode=; secret; chmod 644 SECRET
+refuses --passphrase-file "$PWD/SECRET"
+eval "$(sed -n 's/.*; run: //p' log)"
+serves --passphrase-file "$PWD/SECRET"
+
+# says: run as its owner, or as root: chown {} {}
+test "$(id -u)" = 0
+mode=; secret; chmod 600 SECRET; chown 12345 SECRET
+refuses --passphrase-file "$PWD/SECRET"
+eval "$(sed -n 's/.*; run as its owner, or as root: //p' log)"
+serves --passphrase-file "$PWD/SECRET"
+
+# says: check the path
+# says: check that the path names the right file
+# says: give the path of the file itself, not of a link, pipe or device
+mode=; secret; chmod 600 SECRET
+refuses --passphrase-file "$PWD/absent"
+refuses --passphrase-file /dev/null
+head -c 90000 /dev/zero | tr '\0' x > LONG; chmod 600 LONG
+refuses --passphrase-file "$PWD/LONG"
+serves --passphrase-file "$PWD/SECRET"
+
+# says: give one share: its words in their order, separated by spaces
+# says: give all words of one share, and only those
+# says: compare that word with what is written down
+# says: compare the words with what is written down
+# says: give another share
+shares
+keyway kms lock local
+printf '\303\274\n' > LETTERS; head -c 20 SHARE-1 > PART; sed 's/^[a-z]* [a-z]* [a-z]* [a-z]* [a-z]* [a-z]* [a-z]*/& x/; s/ x [a-z]*/ x/' SHARE-1 > WORD
+awk '{t = $6; $6 = $7; $7 = t; print}' SHARE-1 > ORDER
+! keyway kms unlock local --share-fd 3 3< LETTERS
+! keyway kms unlock local --share-fd 3 3< PART
+! keyway kms unlock local --share-fd 3 3< WORD
+! keyway kms unlock local --share-fd 3 3< ORDER
+keyway kms unlock local --share-fd 3 3< SHARE-1
+! keyway kms unlock local --share-fd 3 3< SHARE-1
+keyway kms unlock local --share-fd 3 3< SHARE-2
+keyway keyspace create prod
+
+# says: give a share of the set; all of its shares begin with the same three words
+shares
+keyway kms lock local
+keywayd --data other --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --shards 1 --arena-mib 1 > other.log 2>&1 & other=$!
+until grep -q 'is listening' other.log; do sleep 0.02; done
+keyway --addr "unix:$PWD/other/keyway.sock" kms init local --shares 3 --threshold 2 --out OTHERS
+kill $other; wait $other
+sed -n 's/^share 1 of 3: *//p' OTHERS > OTHER
+! keyway kms unlock local --share-fd 3 3< OTHER
+test "$(cut -d' ' -f1-3 SHARE-1)" = "$(cut -d' ' -f1-3 SHARE-2)"
+test "$(cut -d' ' -f1-3 SHARE-1)" != "$(cut -d' ' -f1-3 OTHER)"
+keyway kms unlock local --share-fd 3 3< SHARE-1
+keyway kms unlock local --share-fd 3 3< SHARE-2
+
+# says: unlock it with the shares, one after the other
+# says: keyway: the shares of {} are shown this once; give each to its holder: any {} of them unlock it, and without them it cannot be unlocked
+shares
+keyway kms lock local
+secret
+! keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway kms unlock local --share-fd 3 3< SHARE-3
+keyway kms unlock local --share-fd 3 3< SHARE-1
+
+# says: use 1 of 1 and copy the share, or a threshold of 2 or more
+mode=
+start
+! keyway kms init local --shares 3 --threshold 1 --out SHARES
+keyway kms init local --shares 1 --threshold 1 --out SHARES
