@@ -18,14 +18,15 @@ keyway keyspace create shop
 
 # says: give the serial number as the token
 mode=
-for at in 1 2; do softhsm2-util --init-token --free --label twin --pin "$PIN" --so-pin "$SO_PIN"; done
+softhsm2-util --init-token --free --label twin --pin "$PIN" --so-pin "$SO_PIN"
+pkcs11-tool --module "$MODULE" --token-label twin --login --pin "$PIN" --keygen --label twins --key-type AES:32 --private --sensitive
+serial=$(softhsm2-util --show-slots | awk '/Serial number/ {serial = $3} /Label:/ && $2 == "twin" {print serial}')
+softhsm2-util --init-token --free --label twin --pin "$PIN" --so-pin "$SO_PIN"
 softhsm twins | sed 's/^token.*/token = "twin"/' > FILE
 start --config FILE
-! impatient keyspace create shop 2> WHY
-cat WHY
+! impatient keyspace create shop 2>&1 | tee WHY | grep -v "serial numbers.*$serial"
 stop
-serial=$(sed -n 's/.*serial numbers \([0-9a-f]*\),.*/\1/p' WHY)
-pkcs11-tool --module "$MODULE" --slot "$(softhsm2-util --show-slots | awk -v s=$serial '/^Slot/ {at = $2} $0 ~ s {print at; exit}')" --login --pin "$PIN" --keygen --label twins --key-type AES:32 --private --sensitive
+cat WHY
 sed -i "s/^token.*/token = \"$serial\"/" FILE
 start --config FILE
 keyway keyspace create shop
