@@ -4,8 +4,8 @@ use super::errands::run;
 use super::executor::{Executor, finish};
 use super::mood::Decider;
 use keyway_errands::state_of;
-use keyway_node::port::{KeyState, Known, Name, Sealed, Write, WriteError};
-use keyway_node::shard::{Done, Errand};
+use keyway_node::port::{Blob, Found, KeyState, Known, Name, Sealed, Write, WriteError};
+use keyway_node::shard::{Done, Errand, OwnedName};
 use keyway_store::virtual_files::VirtualFiles;
 use keyway_store::{BlobLog, Compaction, LIST_ROWS_MAX, Stats};
 use std::cell::{Cell, RefCell};
@@ -34,6 +34,8 @@ pub struct LogRecord {
     pub version: u32,
     /// Whether it can be used.
     pub state: KeyState,
+    /// Versions that were revoked alone: bit `i` is the one `i` below the newest.
+    pub revoked: u128,
     /// Its durable blob, if it has one.
     pub bytes: Vec<u8>,
 }
@@ -223,6 +225,27 @@ impl<T: 'static> SimLog<T> {
         keyway_errands::revoke_version(&self.log, name, version, unix_ms, false)
     }
 
+    /// Returns which versions of a key are revoked alone: bit `i` is the one `i` below `newest`.
+    #[must_use]
+    pub fn revoked_versions(&self, name: Name<'_>, newest: u32) -> u128 {
+        keyway_errands::revoked_versions(&self.log, name, newest)
+    }
+
+    /// Returns how many revocations of one version are remembered.
+    #[must_use]
+    pub fn revoked_versions_count(&self) -> usize {
+        self.log.revoked_versions_count()
+    }
+
+    /// Returns the newest blob of a key, without any time passing.
+    #[must_use]
+    pub fn blob_now(&self, name: OwnedName) -> Option<Blob> {
+        match self.without_time(keyway_errands::read(&self.log, &name)) {
+            Ok(Found::Blob(blob)) => Some(blob),
+            _ => None,
+        }
+    }
+
     /// Returns whether one version of a key is revoked.
     #[must_use]
     pub fn is_version_revoked(&self, name: Name<'_>, version: u32) -> bool {
@@ -287,6 +310,7 @@ impl<T: 'static> SimLog<T> {
                     key_id: row.key_id,
                     version: row.version,
                     state: state_of(row.state),
+                    revoked: row.revoked,
                     bytes: row.blob,
                 }));
                 cursor = page.cursor;

@@ -18,7 +18,7 @@ mod mood;
 use crate::dice::Dice;
 use executor::finish;
 use keyway_store::virtual_files::{Lie, VirtualFiles};
-use keyway_store::{BlobLog, Files, LogOptions, move_keys};
+use keyway_store::{BlobLog, Files, LogOptions, VersionsOf, move_keys};
 pub use log::{LogRecord, SimLog};
 use mood::Decider;
 pub use mood::DiskMood;
@@ -39,6 +39,7 @@ pub struct SimDisk {
     generation: u32,
     shard_count: u16,
     damage: Vec<String>,
+    versions_of: VersionsOf,
 }
 
 impl SimDisk {
@@ -53,6 +54,7 @@ impl SimDisk {
             generation: 0,
             shard_count: 0,
             damage: Vec::new(),
+            versions_of: |_| None,
         };
         disk.mount(VirtualFiles::default());
         disk
@@ -71,6 +73,11 @@ impl SimDisk {
         self.decider.borrow_mut().mood = mood;
         self.files.set_full(mood.is_full);
         self.files.release();
+    }
+
+    /// Sets what tells the versions that a blob holds: see [`LogOptions::versions_of`].
+    pub fn set_versions_of(&mut self, versions_of: VersionsOf) {
+        self.versions_of = versions_of;
     }
 
     /// Makes the disk report what it has not done, for a check of the checks.
@@ -142,6 +149,7 @@ impl SimDisk {
             let mut options =
                 LogOptions::new(dir, [7; 16], self.generation, shard, self.shard_count);
             options.segment_bytes = SEGMENT_BYTES;
+            options.versions_of = self.versions_of;
             options
         };
         (0..self.shard_count).map(options).collect()

@@ -3,7 +3,8 @@
 use super::super::LogRecord;
 use crate::oracle::{Checked, ensure};
 use keyway_node::port::{KeyState, WriteError};
-use std::collections::BTreeMap;
+use keyway_store::Versions;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) type Key = (u32, Vec<u8>);
 
@@ -28,6 +29,10 @@ pub(super) struct Told {
     pub(super) revoked_at: Option<u64>,
     /// A revocation was tried at some time.
     revoke_tried: bool,
+    /// Versions that were revoked alone: tried, in force in this process, and acknowledged permanently.
+    versions_tried: BTreeSet<u32>,
+    versions_in_force: BTreeSet<u32>,
+    versions_durably: BTreeSet<u32>,
     /// A deletion was tried at some time: how often.
     pub(super) deletions_tried: u64,
     /// Deletions that have not ended, or of which it is not known whether they were done.
@@ -44,8 +49,29 @@ pub(super) struct Books {
     keys: BTreeMap<Key, Told>,
 }
 
-/// Bytes before the filling of a blob: which attempt it is of.
-const HEAD_LEN: usize = 8;
+/// Bytes before the filling of a blob: which attempt it is of, its oldest version, and those without their secret.
+const HEAD_LEN: usize = NUMBER_LEN + 4 + 16;
+const NUMBER_LEN: usize = 8;
+
+/// Reads which versions a blob holds.
+pub(super) fn versions_of(blob: &[u8]) -> Option<Versions> {
+    let oldest = blob.get(NUMBER_LEN..NUMBER_LEN + 4)?;
+    let without = blob.get(NUMBER_LEN + 4..HEAD_LEN)?;
+    Some(Versions {
+        oldest: u32::from_le_bytes(oldest.try_into().ok()?),
+        without: u128::from_le_bytes(without.try_into().ok()?),
+    })
+}
+
+/// Returns the versions whose secrets a blob holds.
+pub(super) fn held(version: u32, bytes: &[u8]) -> BTreeSet<u32> {
+    let Some(versions) = versions_of(bytes) else {
+        return BTreeSet::new();
+    };
+    let all = versions.oldest..=version;
+    all.filter(|it| versions.without >> (version - it) & 1 == 0)
+        .collect()
+}
 
 impl Books {
     pub(super) fn told(&self, key: &Key) -> Told {
@@ -57,7 +83,13 @@ impl Books {
     }
 
     /// Makes the blob of a put that is going to be tried. Returns its number and its bytes.
-    pub(super) fn try_put(&mut self, key: &Key, version: u32, len: usize) -> (u64, Vec<u8>) {
+    pub(super) fn try_put(
+        &mut self,
+        key: &Key,
+        version: u32,
+        versions: Versions,
+        len: usize,
+    ) -> (u64, Vec<u8>) {
         let number = self.attempts.len() as u64;
         self.attempts.push(Attempt {
             key: key.clone(),
@@ -65,6 +97,8 @@ impl Books {
             was_refused: false,
         });
         let mut bytes = number.to_le_bytes().to_vec();
+        bytes.extend(versions.oldest.to_le_bytes());
+        bytes.extend(versions.without.to_le_bytes());
         bytes.extend((HEAD_LEN..len).map(|at| (at as u64 * 31 + number) as u8));
         (number, bytes)
     }
@@ -98,6 +132,45 @@ impl Books {
             told.revoked_in_force = Some(version);
             told.revoked_at = Some(unix_ms);
         }
+    }
+
+    pub(super) fn try_revoke_version(&mut self, key: &Key, version: u32) {
+        self.entry(key).versions_tried.insert(version);
+    }
+
+    /// A revocation of one version was let in: it is in force.
+    pub(super) fn revoke_version(&mut self, key: &Key, version: u32) {
+        self.entry(key).versions_in_force.insert(version);
+    }
+
+    /// A revocation of one version is durable.
+    pub(super) fn end_revoke_version(&mut self, key: &Key, version: u32) {
+        self.entry(key).versions_durably.insert(version);
+    }
+
+    /// Checks the versions of a blob that can be used, now that it is opened.
+    pub(super) fn check_versions(
+        &self,
+        key: &Key,
+        version: u32,
+        bytes: &[u8],
+        revoked: u128,
+    ) -> Checked {
+        let (name, told) = (name_of(key), self.told(key));
+        for it in held(version, bytes) {
+            let is_revoked = revoked.checked_shr(version - it).unwrap_or(0) & 1 == 1;
+            ensure!(
+                11,
+                is_revoked || !told.versions_in_force.contains(&it),
+                "{name}: version {it} can be used, and was revoked"
+            );
+            ensure!(
+                16,
+                !is_revoked || told.versions_tried.contains(&it),
+                "{name}: version {it} is revoked, and nobody revoked it"
+            );
+        }
+        Ok(())
     }
 
     /// A revocation is durable.
@@ -138,7 +211,7 @@ impl Books {
     ) -> Checked {
         let name = name_of(key);
         let number = bytes
-            .first_chunk::<HEAD_LEN>()
+            .first_chunk::<NUMBER_LEN>()
             .map(|head| u64::from_le_bytes(*head));
         let attempt = number.and_then(|number| self.attempts.get(number as usize));
         let Some((attempt, number)) = attempt.zip(number) else {
@@ -203,6 +276,7 @@ impl Books {
         for told in self.keys.values_mut() {
             // Whether it was done will be seen at the start.
             told.deletions_open = 0;
+            told.versions_in_force = told.versions_durably.clone();
             if told.revoked_in_force != told.revoked_durably {
                 told.revoked_in_force = told.revoked_durably;
                 told.revoked_at = None;
@@ -231,6 +305,7 @@ impl Books {
                     KeyState::Live => {
                         let (version, bytes) = (record.version, record.bytes.clone());
                         self.check_blob(&key, &before, version, &bytes)?;
+                        self.check_versions(&key, version, &bytes, record.revoked)?;
                     }
                     KeyState::Revoked => {
                         self.check_revoked(&key)?;

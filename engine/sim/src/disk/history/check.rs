@@ -1,6 +1,6 @@
 //! Ends of processes, and the end of a history.
 
-use super::books::{Key, name_of};
+use super::books::{Key, held, name_of};
 use super::plan::KEYS;
 use super::steps::{key_of, name};
 use super::{World, route};
@@ -36,6 +36,17 @@ impl World {
                 ensure!(16, owner == shard, "{name} is at {shard}, not at {owner}");
                 records.push(record);
             }
+        }
+        if are_durable {
+            let live = records.iter().filter(|it| it.state == KeyState::Live);
+            let secrets: usize = live.map(|it| held(it.version, &it.bytes).len()).sum();
+            let entries = self.logs.iter().map(SimLog::revoked_versions_count);
+            let entries: usize = entries.sum();
+            ensure!(
+                36,
+                entries <= secrets,
+                "{entries} revoked versions are remembered, and {secrets} are stored"
+            );
         }
         self.books.check_all(records, are_durable)?;
         let logs = &self.logs;

@@ -1,7 +1,8 @@
 //! Histories of the blob logs of a node: puts, revocations, deletions, listings and compactions over a disk that fails,
 //! and crashes.
 //!
-//! The oracle is [`books`]: acknowledged writes are durable (16), versions never go down (9), a revocation holds (11), a
+//! The oracle is [`books`]: acknowledged writes are durable (16), versions never go down (9), a revocation of a key or of
+//! one version holds (11) and is remembered no longer than the version is stored (36), a
 //! read sees what was acknowledged before it (37), what was refused is never there (38), a listing holds every key that
 //! was there throughout (39), and at the end all comes to rest (21).
 
@@ -98,6 +99,7 @@ enum Asked {
     Put(u64),
     Read(Key, Told),
     Revoke(Key),
+    RevokeVersion(Key, u32),
     Delete(Key),
     RevokedAt(Key, Told),
     Reserve(Key, u32),
@@ -117,6 +119,7 @@ struct Listing {
 impl World {
     fn new(plan: &Plan, trace: Trace) -> Self {
         let mut disk = SimDisk::new(plan.seed);
+        disk.set_versions_of(books::versions_of);
         disk.set_mood(DiskMood {
             takes_us: 100,
             ..DiskMood::default()

@@ -29,6 +29,10 @@ pub(super) enum What {
     Put { key: u64, len: usize },
     Read(u64),
     Revoke(u64),
+    /// The version so many below the newest.
+    RevokeVersion { key: u64, below: u32 },
+    /// All but the newest and so many before it.
+    Trim { key: u64, kept: u32 },
     Delete(u64),
     RevokedAt(u64),
     Reserve(u64),
@@ -42,7 +46,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     // Some histories are busy, and some have hardly a fault.
     let pause_us = dice.pick(&[50, 500, 20_000]);
     let faults_in = dice.pick(&[8, 25, 200]);
-    let count = dice.range(40, 160);
+    let count = dice.range(50, 190);
     let steps = (0..count).map(|number| Planned {
         number,
         after_us: dice.skewed(pause_us),
@@ -67,7 +71,7 @@ fn what(dice: &mut Dice, faults_in: u64) -> What {
         };
     }
     let key = dice.skewed(KEYS);
-    match dice.below(20) {
+    match dice.below(24) {
         0..=9 => What::Put {
             key,
             len: 30 + dice.skewed(700) as usize,
@@ -77,6 +81,14 @@ fn what(dice: &mut Dice, faults_in: u64) -> What {
         15 => What::Delete(key),
         16 => What::RevokedAt(key),
         17 => What::Reserve(key),
+        18..=20 => What::RevokeVersion {
+            key,
+            below: dice.below(4) as u32,
+        },
+        21 => What::Trim {
+            key,
+            kept: dice.below(3) as u32,
+        },
         _ => What::List {
             keyspace: 1 + dice.below(2) as u32,
             rows_max: dice.range(1, 5) as usize,

@@ -1,11 +1,12 @@
 //! The steps of a history of the logs, and the outcomes of their errands.
 
-use super::books::{Key, name_of, violation};
+use super::books::{Key, name_of, versions_of, violation};
 use super::plan::{KEYS, What};
 use super::{Asked, Listing, World, route};
 use crate::oracle::{Checked, ensure};
 use keyway_node::port::{Expect, Found, KeyState, Name, Page, Sealed, Write, WriteError};
 use keyway_node::shard::{Done, Errand, OwnedName};
+use keyway_store::Versions;
 use std::collections::BTreeMap;
 
 /// Errands in flight, at most.
@@ -51,6 +52,8 @@ impl World {
                 self.begin(self.shard_of(&key), Asked::Read(key, before), errand);
             }
             What::Revoke(key) => self.revoke(key_of(key)),
+            What::RevokeVersion { key, below } => self.revoke_version(key_of(key), below),
+            What::Trim { key, kept } => self.trim(key_of(key), kept),
             What::Delete(key) => {
                 let key = key_of(key);
                 self.books.try_delete(&key);
@@ -80,15 +83,47 @@ impl World {
     /// Puts the next version, as a shard does it: by what the index says.
     pub(super) fn put(&mut self, key: Key, len: usize) {
         let shard = self.shard_of(&key);
-        let (version, expect) = match self.logs[shard].known(name(&key)) {
-            None => (1, Expect::Absent),
-            Some(known) if known.state == KeyState::Live => (
-                known.version + 1,
-                Expect::Revision(known.version, known.revision),
-            ),
-            Some(known) => (known.version + 1, Expect::Absent),
+        let known = self.logs[shard].known(name(&key));
+        let (version, oldest, without, expect) = match self.logs[shard].blob_now(owned(&key)) {
+            None => {
+                let version = known.map_or(1, |known| known.version + 1);
+                (version, version, 0, Expect::Absent)
+            }
+            Some(blob) => {
+                let versions = versions_of(&blob.bytes).expect("it was put here");
+                let expect = Expect::Revision(blob.version, blob.revision);
+                let without = versions.without << 1;
+                (blob.version + 1, versions.oldest, without, expect)
+            }
         };
-        let (attempt, bytes) = self.books.try_put(&key, version, len);
+        self.seal(key, version, Versions { oldest, without }, (len, expect));
+    }
+
+    /// Trims a key, if there is something to be trimmed.
+    fn trim(&mut self, key: Key, kept: u32) {
+        let Some(blob) = self.logs[self.shard_of(&key)].blob_now(owned(&key)) else {
+            return;
+        };
+        let mut versions = versions_of(&blob.bytes).expect("it was put here");
+        let oldest = blob.version.saturating_sub(kept);
+        if oldest > versions.oldest {
+            versions.oldest = oldest;
+            let expect = Expect::Revision(blob.version, blob.revision);
+            self.seal(key, blob.version, versions, (blob.bytes.len(), expect));
+        }
+    }
+
+    /// Puts a blob without what is revoked, except the newest version: as the server seals it.
+    fn seal(
+        &mut self,
+        key: Key,
+        version: u32,
+        mut versions: Versions,
+        (len, expect): (usize, Expect),
+    ) {
+        let shard = self.shard_of(&key);
+        versions.without |= self.logs[shard].revoked_versions(name(&key), version) & !1;
+        let (attempt, bytes) = self.books.try_put(&key, version, versions, len);
         let write = Write::Blob {
             sealed: Sealed { version, bytes },
             expect,
@@ -111,6 +146,22 @@ impl World {
             }
             let errand = Errand::Put(owned(&key), Write::Revocation);
             self.begin(shard, Asked::Revoke(key), errand);
+        }
+    }
+
+    /// Revokes one version of a key: in force first, then written.
+    fn revoke_version(&mut self, key: Key, below: u32) {
+        let shard = self.shard_of(&key);
+        let Some(known) = self.logs[shard].known(name(&key)) else {
+            return;
+        };
+        let version = known.version.saturating_sub(below).max(1);
+        self.books.try_revoke_version(&key, version);
+        let revoked = self.logs[shard].revoke_version(name(&key), version, self.now_us);
+        if revoked.is_ok() {
+            self.books.revoke_version(&key, version);
+            let errand = Errand::Put(owned(&key), Write::VersionRevocation(version));
+            self.begin(shard, Asked::RevokeVersion(key, version), errand);
         }
     }
 
@@ -194,7 +245,16 @@ impl World {
             (Asked::Read(key, before), Done::Read(result)) => match result {
                 Ok(Found::Blob(blob)) => {
                     self.books
-                        .check_blob(&key, &before, blob.version, &blob.bytes)
+                        .check_blob(&key, &before, blob.version, &blob.bytes)?;
+                    let log = &self.logs[self.shard_of(&key)];
+                    let known = log.known(name(&key));
+                    // One that was replaced since is read again: a node does not open it.
+                    if known.is_some_and(|known| known.revision != blob.revision) {
+                        return Ok(());
+                    }
+                    let revoked = log.revoked_versions(name(&key), blob.version);
+                    self.books
+                        .check_versions(&key, blob.version, &blob.bytes, revoked)
                 }
                 Ok(Found::Missing) => self.books.check_missing(&key, &before),
                 Ok(Found::Revoked) => self.books.check_revoked(&key),
@@ -205,6 +265,13 @@ impl World {
                 if let Ok(version) = result {
                     self.outcome.acknowledged += 1;
                     self.books.end_revoke(&key, version);
+                }
+                Ok(())
+            }
+            (Asked::RevokeVersion(key, version), Done::Put(result)) => {
+                if result.is_ok() {
+                    self.outcome.acknowledged += 1;
+                    self.books.end_revoke_version(&key, version);
                 }
                 Ok(())
             }
