@@ -167,7 +167,7 @@ impl Books {
             ensure!(
                 16,
                 !is_revoked || told.versions_tried.contains(&it),
-                "{name}: version {it} is revoked, and nobody revoked it"
+                "{name}: version {it} is revoked, and that was never asked for"
             );
         }
         Ok(())

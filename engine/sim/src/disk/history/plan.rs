@@ -26,19 +26,34 @@ impl Steps for Plan {
 /// Keys are numbers below [`KEYS`].
 #[derive(Clone, Copy, Debug)]
 pub(super) enum What {
-    Put { key: u64, len: usize },
+    Put {
+        key: u64,
+        len: usize,
+    },
     Read(u64),
     Revoke(u64),
     /// The version so many below the newest.
-    RevokeVersion { key: u64, below: u32 },
+    RevokeVersion {
+        key: u64,
+        below: u32,
+    },
     /// All but the newest and so many before it.
-    Trim { key: u64, kept: u32 },
+    Trim {
+        key: u64,
+        kept: u32,
+    },
     Delete(u64),
     RevokedAt(u64),
     Reserve(u64),
-    List { keyspace: u32, rows_max: usize },
+    List {
+        keyspace: u32,
+        rows_max: usize,
+    },
     Mood(DiskMood),
-    Crash { is_power_cut: bool, shards: u16 },
+    Crash {
+        is_power_cut: bool,
+        shards: u16,
+    },
 }
 
 pub(super) fn plan(seed: u64) -> Plan {
