@@ -19,7 +19,7 @@ use crate::command_line::operator::{Ended, Operator};
 use crate::common::Setup;
 
 /// The number of messages without a case. Lower it with each case; it is never raised.
-const DEBTS: usize = 183;
+const DEBTS: usize = 175;
 
 /// Why nothing can be executed, and the number of messages at most.
 const WHYS: [(&str, usize); 5] = [
@@ -176,6 +176,10 @@ fn walk(name: &str, shell: impl Fn(&str) -> Ended) {
             case.body
         ));
         println!("{}: {:?}", case.place, began.elapsed());
+        if let Some(why) = ended.out.strip_prefix("SKIP: ") {
+            println!("{}: skipped: {why}", case.place);
+            continue;
+        }
         let (code, output) = (ended.code, ended.out + &ended.err);
         if code != 0 {
             faults.push(format!("{}: {code}: {output}", case.place));

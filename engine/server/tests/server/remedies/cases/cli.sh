@@ -284,13 +284,13 @@ keyway key generate prod/signer --alg ed25519 --usage sign
 keyway sign prod/signer --in ../msg --out sig
 
 # says: the stored key cannot be used: it is past its not_after, or its blob does not open (the server's log says which); use another key
-keyway key generate prod/ending --alg ed25519 --not-after $(($(date +%s%3N) + 1500))
+for s in 2 8 32 99; do if ends prod/ending $s; then break; fi; done
 until keyway sign prod/ending --in ../msg --out sig 2> WHY; test -s WHY; do sleep 0.1; done; cat WHY
 keyway key generate prod/newer --alg ed25519
 keyway sign prod/newer --in ../msg --out sig
 
 # says: the key's validity has ended, and a rotation does not extend it; make a new key
-keyway key generate prod/ended --alg ed25519 --not-after $(($(date +%s%3N) + 1500))
+for s in 2 8 32 99; do if ends prod/ended $s; then break; fi; done
 until keyway sign prod/ended --in ../msg --out sig 2> WHY; test -s WHY; do sleep 0.1; done
 ! keyway key rotate prod/ended
 keyway key generate prod/unended --alg ed25519
@@ -329,3 +329,18 @@ openssl dgst -sha512 -binary ../big > DIGEST
 keyway mac prod/mac --in DIGEST --out tag
 ! keyway verify prod/mac --digest --in DIGEST --sig tag
 keyway verify prod/mac --in DIGEST --sig tag
+
+# says: a MAC key has scheme 0 only; leave out --scheme
+! keyway verify prod/mac --scheme ecdsa-sha256 --in ../msg --sig ../msg
+keyway mac prod/mac --in ../msg --out tag
+keyway verify prod/mac --in ../msg --sig tag
+
+# says: this server is only read: use GET
+! curl -sf -X DELETE "http://$METRICS/metrics"
+curl -s -X DELETE "http://$METRICS/metrics"
+curl -sf "http://$METRICS/metrics" > OUT
+
+# says: {}: unlock started (ticket {}){}
+keyway lock prod
+keyway unlock prod
+keyway unlock prod --wait

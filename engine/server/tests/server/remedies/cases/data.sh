@@ -101,3 +101,20 @@ mkdir backup; mv data/store.toml data/blobs-* backup
 refuses
 mv backup/* data
 serves
+
+# says: ; give --data a directory that can be written, such as a volume of its own
+root_only
+mkdir fixed
+printf '#!/bin/sh\nmount --make-rprivate / && mount -t tmpfs -o ro none %s/fixed && exec "$@"\n' "$PWD" > inside; chmod 700 inside
+under="unshare --mount $PWD/inside"
+refuses --data "$PWD/fixed/data"
+serves --data "$PWD/another"
+
+# says: ; give the directory to the user that runs keywayd, or name another with --data
+root_only
+mkdir -m 700 closed; chown 12345 closed
+under='setpriv --bounding-set=-all --inh-caps=-all'
+refuses --data "$PWD/closed/data"
+serves --data "$PWD/another"
+chown 0 closed
+serves --data "$PWD/closed/data"

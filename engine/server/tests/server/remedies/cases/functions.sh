@@ -1,4 +1,16 @@
 # For every script of these cases. $server is the process of a server that `start` started.
+
+# For a case that only root can provoke.
+root_only() {
+    test "$(id -u)" = 0 || {
+        echo 'SKIP: needs root'
+        exit 0
+    }
+}
+
+# Generates a key that ends in so many seconds; fails if a busy machine takes longer than that.
+ends() { keyway key generate "$1" --alg ed25519 --not-after $(($(date +%s%3N) + $2 * 1000)); }
+
 server=
 trap 'test -z "$server" || kill -KILL $server 2> /dev/null' EXIT
 

@@ -157,7 +157,7 @@ eval "$(sed -n 's/.*; run: //p' log)"
 serves --passphrase-file "$PWD/SECRET"
 
 # says: run as its owner, or as root: chown {} {}
-test "$(id -u)" = 0
+root_only
 mode=; secret; chmod 600 SECRET; chown 12345 SECRET
 refuses --passphrase-file "$PWD/SECRET"
 eval "$(sed -n 's/.*; run as its owner, or as root: //p' log)"
@@ -219,3 +219,11 @@ mode=
 start
 ! keyway kms init local --shares 3 --threshold 1 --out SHARES
 keyway kms init local --shares 1 --threshold 1 --out SHARES
+
+# says: run as root: chown {} {} && chmod {} {}
+root_only
+mode=; secret; chmod 644 SECRET; mkdir data; chmod 755 . ..; chown 12345 data .
+under='setpriv --reuid 12345 --clear-groups --bounding-set=-all --inh-caps=-all'
+refuses --passphrase-file "$PWD/SECRET" --allow-unlocked-memory
+eval "$(sed -n 's/.*; run as root: //p' log)"
+serves --passphrase-file "$PWD/SECRET" --allow-unlocked-memory

@@ -70,8 +70,8 @@ serves --metrics 127.0.0.1:0
 
 # says: takes a capability; grant it (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE; in a container: NET_BIND_SERVICE), or use {} with another port
 # A container may allow every port.
-test "$(id -u)" = 0
-test "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)" -gt 81
+root_only
+test "$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)" -gt 81 || { echo "SKIP: every port is allowed"; exit 0; }
 under='setpriv --bounding-set=-all --inh-caps=-all'
 refuses --metrics 127.0.0.1:81
 serves --metrics 127.0.0.1:0
@@ -85,7 +85,7 @@ mkdir run
 serves --unix "$PWD/run/socket"
 
 # says: the server's user may not create files there; give it access to the directory, or use another --unix
-test "$(id -u)" = 0
+root_only
 mkdir run; chown 12345 run; chmod 700 run
 mkdir -m 755 closed; chown 12345 closed
 under='setpriv --bounding-set=-all --inh-caps=-all'
@@ -95,7 +95,7 @@ chown 0 closed
 serves --unix "$PWD/closed/socket"
 
 # says: the file system is read-only; use a --unix where files can be written, as in /run/keyway/keyway.sock
-test "$(id -u)" = 0
+root_only
 mkdir fixed run
 under='unshare --mount sh -c'
 under="$PWD/under"
@@ -159,3 +159,16 @@ keyway key generate prod/p256 --alg ecdsa-p256
 ! keyway sign prod/p256 --scheme ecdsa-sha512 --in msg --out sig
 keyway sign prod/p256 --in msg --out sig
 stop
+
+# says: the locked-memory limit is {} bytes, and the io_uring rings of {} shards take {}; raise it
+root_only
+under='prlimit --memlock=65536 setpriv --bounding-set=-all --inh-caps=-all'
+refuses --allow-unlocked-memory
+under='prlimit --memlock=8388608 setpriv --bounding-set=-all --inh-caps=-all'
+serves --allow-unlocked-memory
+
+# says: the limit of open files is reached; raise it (LimitNOFILE=, ulimit -n)
+under='prlimit --nofile=5'
+refuses || refuses
+under='prlimit --nofile=1024'
+serves

@@ -162,6 +162,15 @@ echo "$PIN" > PIN
 until keyway keyspace create shop; do sleep 0.1; done
 
 # says: unlock with the token's user PIN; a wrong one is never sent again automatically
+mode=
+aes mistyped
+softhsm mistyped | sed /pin_file/d > FILE; softhsm mistyped > OTHER
+echo 87654321 > WRONG
+start --config FILE
+! keyway kms unlock a --pin-fd 3 3< WRONG
+keyway kms unlock a --pin-fd 3 3< PIN
+keyway keyspace create shop
+
 # says: correct the file, or unlock by giving the PIN itself: keyway kms unlock NAME --pin
 mode=
 aes wrong
@@ -170,10 +179,6 @@ echo 87654321 > PIN
 start --config FILE
 ! impatient keyspace create shop
 ! impatient keyspace create shop
-echo "$PIN" > PIN
-until keyway keyspace create shop; do sleep 0.1; done
-echo 87654321 > PIN
-keyway kms lock a
-! keyway kms unlock a
 echo "$PIN" > RIGHT
 keyway kms unlock a --pin-fd 3 3< RIGHT
+keyway keyspace create shop
