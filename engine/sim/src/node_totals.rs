@@ -6,6 +6,9 @@ use keyway_sim::Violation;
 use keyway_sim::node::{self, NodeCoverage};
 use serde_json::{Value, json};
 
+/// This many histories must reach every pair of operation and status that has no reason for not being reached.
+const SEEDS_THAT_REACH_ALL: u64 = 100_000;
+
 /// What is counted of them.
 #[derive(Debug, Default)]
 pub struct NodeTotals {
@@ -52,16 +55,24 @@ impl Replayable for NodeTotals {
             "turns": self.turns,
             "answers": self.answers,
             "served": self.served,
-            "pairs_reached": self.coverage.pairs(),
+            "pairs_reached": self.coverage.pairs().0,
+            "pairs_missing": self.coverage.missing().len(),
         })
     }
 
-    fn show(&self, _: u64) -> bool {
+    fn show(&self, seeds: u64) -> bool {
         println!(
             "{} turns, {} answers, {} uses of keys",
             self.turns, self.answers, self.served
         );
-        println!("{} pairs of operation and answer:", self.coverage.pairs());
+        let (reached, permitted) = self.coverage.pairs();
+        let missing = self.coverage.missing();
+        println!(
+            "{reached} of {permitted} pairs of operation and status that the protocol permits were reached, {} more have a \
+             reason, {} are missing:",
+            permitted - reached - missing.len(),
+            missing.len()
+        );
         let mut last = None;
         for (opcode, status, count) in self.coverage.rows() {
             if last.replace(opcode) != Some(opcode) {
@@ -70,6 +81,17 @@ impl Replayable for NodeTotals {
             print!(" {}:{count}", status.name());
         }
         println!();
-        true
+        for (opcode, status) in &missing {
+            println!("not reached: {} {}", opcode.name(), status.name());
+        }
+        let contradicted = self.coverage.contradicted();
+        for (opcode, status, why) in &contradicted {
+            println!(
+                "reached, and said not to be: {} {} ({why})",
+                opcode.name(),
+                status.name()
+            );
+        }
+        contradicted.is_empty() && (missing.is_empty() || seeds < SEEDS_THAT_REACH_ALL)
     }
 }

@@ -249,7 +249,7 @@ impl<T: 'static> SimLog<T> {
     /// Returns whether one version of a key is revoked.
     #[must_use]
     pub fn is_version_revoked(&self, name: Name<'_>, version: u32) -> bool {
-        keyway_errands::revoked_versions(&self.log, name, version) & 1 == 1
+        self.revoked_versions(name, version) & 1 == 1
     }
 
     /// Takes the blobs that have been acknowledged since the last look.

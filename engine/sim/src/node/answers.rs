@@ -2,10 +2,12 @@
 
 use super::World;
 use super::books::{Asked, Listing, Revoked, Taken, UsedKey};
+use super::coverage::is_permitted;
 use super::plan::{Asks, Key};
 use super::sockets::ReceivedAnswer;
 use crate::oracle::{Checked, ensure};
-use keyway_protocol::{KeyListAnswer, Status, decode_generation, decode_ticket};
+use keyway_node::shard::figures::{CountedOperation, CountedOutcome};
+use keyway_protocol::{KeyListAnswer, Opcode, Status, decode_generation, decode_ticket};
 
 impl World<'_> {
     /// An answer has passed the release mark of a client's shard.
@@ -42,6 +44,8 @@ impl World<'_> {
         let asked = asked.clone();
         self.outcome.answers += 1;
         let Some(asks) = asked.asks else {
+            let opcode = Opcode::Hello;
+            self.outcome.coverage.reached(opcode, answer.status);
             ensure!(
                 22,
                 answer.status == Status::Ok,
@@ -51,8 +55,19 @@ impl World<'_> {
             return self.check_hello(answer, client);
         };
         self.outcome.coverage.reached(asks.opcode(), answer.status);
+        self.note_released(answer, asks);
         self.check_status(answer, &asked, asks)?;
         self.check_verdict(answer, &asked, asks)?;
+        ensure!(
+            15,
+            answer.status != Status::Ok
+                || asked.user.is_none()
+                || asks.is_granted()
+                || asks.is_anybodys(),
+            "#{}: user {:?} is granted to sign, and {asks:?} is done",
+            answer.request,
+            asked.user
+        );
         if answer.status == Status::Ok && asks.is_use() {
             self.check_result(answer, turn_began_at)?;
         }
@@ -60,6 +75,18 @@ impl World<'_> {
             self.give_ticket(answer, &asked, asks)?;
         }
         Ok(())
+    }
+
+    fn note_released(&mut self, answer: &ReceivedAnswer, asks: Asks) {
+        let operation = CountedOperation::of(asks.opcode()).name();
+        let outcome = match answer.is_stale {
+            true => CountedOutcome::OkStale,
+            false => CountedOutcome::Status(answer.status),
+        };
+        if let Some(keyspace) = asks.keyspace_of_frame() {
+            let at = (keyspace, operation, outcome.name());
+            *self.books.of_process.released.entry(at).or_default() += 1;
+        }
     }
 
     /// The result of an operation leaves in time.
@@ -109,40 +136,40 @@ impl World<'_> {
     /// The answer is one that the request can have.
     fn check_status(&self, answer: &ReceivedAnswer, asked: &Asked, asks: Asks) -> Checked {
         let status = answer.status;
+        ensure!(
+            22,
+            is_permitted(asks.opcode(), status),
+            "#{}: {asks:?} is answered {status:?}, which no answer to it is",
+            answer.request
+        );
         let key = asks.key().and_then(|key| self.books.keys.get(&key));
         let is_certain = key.is_some_and(|key| key.is_certain() && key.least(asked.sent_at) > 0);
         let (invariant, is_possible) = match status {
             Status::Ok => {
                 let is_made_twice = is_certain && asks.makes_key();
-                (37, !is_made_twice)
+                (37, !is_made_twice && !asks.breaks_a_rule())
             }
-            Status::NotFound => {
-                let is_newer = matches!(asks, Asks::RevokeVersion { version, .. }
-                    if key.is_none_or(|key| version > key.least(asked.sent_at)));
-                (37, asks.key().is_some() && (!is_certain || is_newer))
-            }
-            Status::Revoked => (38, key.is_some_and(|key| key.may_be_revoked())),
+            Status::NotFound => self.may_be_not_found(asked, asks),
+            Status::Revoked => (38, self.may_be_revoked(asks)),
             Status::Conflict => {
                 let may_be_there = key.is_none_or(|key| key.generates_sent > 1);
                 (38, !asks.makes_key() || may_be_there)
             }
             Status::Forbidden => (22, self.may_be_forbidden(asked, asks)),
-            Status::NoKeyspace => (22, self.may_be_missing(asks)),
+            // Who may not do everything does not learn which keyspaces there are.
+            Status::NoKeyspace => (22, self.may_be_missing(asks) && asked.user.is_none()),
             Status::DeadlineExceeded => (32, asked.deadline.is_some()),
             Status::NotPersisted => (22, asks.may_take_away()),
             Status::Internal => (31, self.may_fail(asks)),
             // What takes something away has places of its own.
             Status::Overloaded => (27, !is_emergency(asks)),
+            Status::Mismatch => (22, !asks.is_good()),
+            // No blob is corrupt, and clients name what there is.
+            Status::Invalid => (22, false),
+            Status::Unsupported => (22, matches!(asks, Asks::Unknown(_))),
             // A rotation or a creation at a KMS that is configured wrong.
-            Status::Invalid | Status::BadRequest | Status::Unsupported | Status::Mismatch => {
-                (22, asks.key().is_none() && status != Status::Mismatch)
-            }
-            // What revokes needs neither the key nor its DEK.
-            Status::Retry | Status::NeedsUnlock => (
-                22,
-                !matches!(asks, Asks::Revoke(_) | Asks::RevokeVersion { .. }),
-            ),
-            Status::Unavailable => (22, true),
+            Status::BadRequest => (22, asks.key().is_none()),
+            Status::Retry | Status::NeedsUnlock | Status::Unavailable => (22, true),
         };
         let text = String::from_utf8_lossy(&answer.payload);
         if !is_possible {
@@ -177,6 +204,8 @@ impl World<'_> {
             asks,
             Asks::RotateDek(_)
                 | Asks::Create(_)
+                | Asks::InitKms(_)
+                | Asks::Rewrap { .. }
                 | Asks::Grant { .. }
                 | Asks::Set { .. }
                 | Asks::Unlock { .. }
@@ -193,7 +222,9 @@ impl World<'_> {
 
     /// The server may say that it has failed.
     fn may_fail(&self, asks: Asks) -> bool {
-        let is_read = matches!(asks, Asks::Keyspaces | Asks::Page { .. } | Asks::Ping(_));
+        let is_read = asks.is_anybodys()
+            || asks.breaks_a_rule()
+            || matches!(asks, Asks::History(_) | Asks::Hot(_));
         !(asks.is_use() || is_read) || self.books.was_panic_planted()
     }
 
@@ -228,11 +259,21 @@ impl World<'_> {
                     .try_for_each(|id| self.lock_answered(id, &asked, taken))
             }
             Asks::LockKms(kms) if is_in_force => {
-                let wrapped = (1..=self.plan.keyspaces).filter(|id| (*id as usize - 1) % 2 == kms);
+                let all = 1..=self.plan.keyspaces;
+                let wrapped = all.filter(|id| self.is_surely_at(*id, kms, &asked));
+                let wrapped: Vec<u32> = wrapped.collect();
                 wrapped
                     .into_iter()
                     .try_for_each(|id| self.lock_answered(id, &asked, taken))
             }
+            Asks::Rewrap { keyspace, kms } => {
+                self.rewrap_answered((keyspace, kms), &asked, answer.status)
+            }
+            Asks::History(keyspace) if answer.status == Status::Ok => {
+                self.history_shown(keyspace, answer, &asked)
+            }
+            Asks::Hot(keyspace) if answer.status == Status::Ok => self.hot_shown(keyspace, answer),
+            Asks::Status if answer.status == Status::Ok => self.status_shown(answer, &asked),
             Asks::RevokeVersion { key, version } if is_in_force => {
                 let book = self.books.keys.entry(key).or_default();
                 book.note_version_revoked(version, taken);
@@ -330,7 +371,26 @@ impl World<'_> {
             Asks::Delete(_) => book.note_taken(answer.version),
             _ => {
                 let version = answer.version;
-                let from = least + u32::from(asks.makes_version());
+                let from = match asks {
+                    // Any that is live.
+                    Asks::Verify { version: 0, .. } => 1,
+                    _ => asks
+                        .version()
+                        .unwrap_or(least + u32::from(asks.makes_version())),
+                };
+                ensure!(
+                    37,
+                    asks.version().is_none_or(|named| named == version),
+                    "{key:?}: {asks:?} is answered with version {version}"
+                );
+                if let Asks::Trim { below, .. } = asks {
+                    ensure!(
+                        42,
+                        below <= version,
+                        "{key:?}: all below {below} were trimmed, and the newest is {version}"
+                    );
+                    book.note_trimmed(now, below);
+                }
                 ensure!(
                     37,
                     version >= from,

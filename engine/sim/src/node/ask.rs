@@ -2,14 +2,15 @@
 
 use super::World;
 use super::books::Asked;
-use super::label::{FAST, SLOW};
+use super::label::{FAST, GOOD, SLOW};
 use super::plan::{Asks, Key};
 use super::process::uid_of;
 use crate::control::kms::NAMES;
 use keyway_protocol::{
-    Algorithm, Encrypt, Hello, InputKind, KeyFormat, KeyGenerate, KeyImport, KeyList, KeyRevoke,
-    KeyRotate, KeyspaceCreate, KmsUnlock, Material, NewKey, Octets, Opcode, Request, RequestFrame,
-    Scheme, Settings, Sign, Unlock, UnlockKind, Usage,
+    Algorithm, Custody, Decrypt, Derive, Encrypt, Hello, HotBy, InputKind, KeyFormat, KeyGenerate,
+    KeyImport, KeyList, KeyRevoke, KeyRotate, KeyTrim, KeyspaceCreate, KeyspaceHot, KmsInit,
+    KmsUnlock, Material, NewKey, Octets, Opcode, Request, RequestFrame, Scheme, Scope, Sealed,
+    Settings, Sign, Unlock, UnlockKind, Usage, Verify,
 };
 
 /// An emergency command is answered within this, µs: 4 s of it are for a disk that hangs.
@@ -59,11 +60,15 @@ impl Asks {
             Asks::Mac(_) => Opcode::Mac,
             Asks::Encrypt(_) => Opcode::Encrypt,
             Asks::Get(_) => Opcode::Get,
+            Asks::Derive(_) => Opcode::Derive,
             Asks::PublicKey(_) => Opcode::PublicKey,
+            Asks::Verify { .. } => Opcode::Verify,
+            Asks::Decrypt { .. } => Opcode::Decrypt,
             Asks::Generate(_) => Opcode::KeyGenerate,
             Asks::Import(_) => Opcode::KeyImport,
             Asks::Rotate(_) => Opcode::KeyRotate,
             Asks::Revoke(_) | Asks::RevokeVersion { .. } => Opcode::KeyRevoke,
+            Asks::Trim { .. } => Opcode::KeyTrim,
             Asks::Delete(_) => Opcode::KeyDelete,
             Asks::Refresh(_) => Opcode::ForceRefresh,
             Asks::List { .. } => Opcode::KeyList,
@@ -75,7 +80,13 @@ impl Asks {
             Asks::Set { .. } | Asks::Grant { .. } | Asks::Withdraw { .. } => Opcode::KeyspaceSet,
             Asks::RotateDek(_) => Opcode::KeyspaceRotate,
             Asks::DestroyDeks(_) => Opcode::KeyspaceDestroyDeks,
+            Asks::Rewrap { .. } => Opcode::KeyspaceRewrap,
+            Asks::History(_) => Opcode::KeyspaceHistory,
+            Asks::Hot(_) => Opcode::KeyspaceHot,
             Asks::Create(_) => Opcode::KeyspaceCreate,
+            Asks::InitKms(_) => Opcode::KmsInit,
+            Asks::Status => Opcode::Status,
+            Asks::Malformed(opcode) | Asks::Unknown(opcode) => opcode,
             Asks::UnlockStatus { .. } => Opcode::UnlockStatus,
             Asks::Ping(_) => Opcode::Ping,
             Asks::Keyspaces | Asks::Page { .. } => Opcode::KeyspaceList,
@@ -89,12 +100,16 @@ impl Asks {
             | Asks::Mac(key)
             | Asks::Encrypt(key)
             | Asks::Get(key)
+            | Asks::Derive(key)
             | Asks::PublicKey(key)
+            | Asks::Verify { key, .. }
+            | Asks::Decrypt { key, .. }
             | Asks::Generate(key)
             | Asks::Import(key)
             | Asks::Rotate(key)
             | Asks::Revoke(key)
             | Asks::RevokeVersion { key, .. }
+            | Asks::Trim { key, .. }
             | Asks::Delete(key)
             | Asks::Refresh(key) => Some(key),
             _ => None,
@@ -111,6 +126,9 @@ impl Asks {
             | Asks::Withdraw { keyspace, .. }
             | Asks::RotateDek(keyspace)
             | Asks::DestroyDeks(keyspace)
+            | Asks::Rewrap { keyspace, .. }
+            | Asks::History(keyspace)
+            | Asks::Hot(keyspace)
             | Asks::UnlockStatus { keyspace, .. } => Some(keyspace),
             _ => self.key().map(|key| key.keyspace),
         }
@@ -133,7 +151,53 @@ impl Asks {
 
     /// Whether it uses a key, and its answer has the result.
     pub(super) fn is_use(self) -> bool {
-        self.is_granted() || matches!(self, Asks::Mac(_) | Asks::Encrypt(_) | Asks::Get(_))
+        let of_operators = matches!(
+            self,
+            Asks::Mac(_)
+                | Asks::Encrypt(_)
+                | Asks::Get(_)
+                | Asks::Derive(_)
+                | Asks::Verify { .. }
+                | Asks::Decrypt { .. }
+        );
+        self.is_granted() || of_operators
+    }
+
+    /// Whether it breaks a rule of the protocol.
+    pub(super) fn breaks_a_rule(self) -> bool {
+        matches!(self, Asks::Malformed(_) | Asks::Unknown(_))
+    }
+
+    /// The keyspace that it is counted for.
+    pub(super) fn keyspace_of_frame(self) -> Option<u32> {
+        match self {
+            Asks::Malformed(_) => Some(1),
+            Asks::Unknown(opcode) if opcode.scope() != Scope::Server => Some(1),
+            _ => self.keyspace(),
+        }
+    }
+
+    /// Whether it needs no right.
+    pub(super) fn is_anybodys(self) -> bool {
+        matches!(self, Asks::Ping(_) | Asks::Keyspaces | Asks::Page { .. })
+    }
+
+    /// The version of its key that it names, if it names one. The others use the newest one, or any.
+    pub(super) fn version(self) -> Option<u32> {
+        match self {
+            Asks::Verify { version, .. } | Asks::Decrypt { version, .. } => {
+                Some(version).filter(|version| *version > 0)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether what it asks to be verified was made with the key.
+    pub(super) fn is_good(self) -> bool {
+        !matches!(
+            self,
+            Asks::Verify { good: false, .. } | Asks::Decrypt { good: false, .. }
+        )
     }
 }
 
@@ -188,6 +252,26 @@ impl World<'_> {
                 plaintext: Octets(b"message"),
             })),
             Asks::Get(_) => write(&Request::Get { key_version: 0 }),
+            Asks::Derive(_) => write(&Request::Derive(Derive {
+                out_len: 8,
+                salt: Octets(b""),
+                info: Octets(b""),
+            })),
+            Asks::Verify { version, .. } => write(&Request::Verify(Verify {
+                scheme: Scheme::Default,
+                kind: InputKind::Message,
+                key_version: version,
+                signature: Octets(made(asks)),
+                input: Octets(b"message"),
+            })),
+            Asks::Decrypt { version, .. } => write(&Request::Decrypt(Decrypt {
+                aad: Octets(b""),
+                sealed: Sealed {
+                    key_version: version,
+                    nonce: [0; 12],
+                    ciphertext: Octets(made(asks)),
+                },
+            })),
             Asks::PublicKey(_) => write(&Request::PublicKey { key_version: 0 }),
             Asks::Generate(key) => write(&Request::KeyGenerate(KeyGenerate {
                 new_key: key.made(),
@@ -204,6 +288,7 @@ impl World<'_> {
             Asks::RevokeVersion { version, .. } => write(&Request::KeyRevoke(KeyRevoke {
                 key_version: version,
             })),
+            Asks::Trim { below, .. } => write(&Request::KeyTrim(KeyTrim { below })),
             Asks::Delete(_) => write(&Request::KeyDelete),
             Asks::Refresh(_) => write(&Request::ForceRefresh),
             Asks::List { shard, listing, .. } => {
@@ -234,6 +319,19 @@ impl World<'_> {
             Asks::Withdraw { who, .. } => set(format!("allow:uid:{}=none\n", uid_of(Some(who)))),
             Asks::RotateDek(_) => write(&Request::KeyspaceRotate),
             Asks::DestroyDeks(_) => write(&Request::KeyspaceDestroyDeks),
+            Asks::Rewrap { kms, .. } => write(&Request::KeyspaceRewrap { kms: NAMES[kms] }),
+            Asks::History(_) => write(&Request::KeyspaceHistory),
+            Asks::Hot(_) => write(&Request::KeyspaceHot(KeyspaceHot {
+                by: HotBy::Requests,
+                limit: 0,
+            })),
+            Asks::Status => write(&Request::Status { after: 0 }),
+            Asks::InitKms(kms) => write(&Request::KmsInit(KmsInit {
+                kms: NAMES[kms],
+                custody: Custody::Passphrase(Octets(secret_of(true))),
+            })),
+            Asks::Malformed(opcode) => malformed(request, opcode, deadline_us),
+            Asks::Unknown(opcode) => unknown(request, opcode, deadline_us),
             Asks::Create(kms) => {
                 let (name, kms) = (format!("made-{request}"), format!("kms={}\n", NAMES[kms]));
                 write(&Request::KeyspaceCreate(KeyspaceCreate {
@@ -247,6 +345,69 @@ impl World<'_> {
             Asks::Page { after, .. } => write(&Request::KeyspaceList { after }),
         }
     }
+}
+
+fn made(asks: Asks) -> &'static [u8] {
+    match asks.is_good() {
+        true => GOOD,
+        false => b"made with another",
+    }
+}
+
+fn malformed(request: u64, opcode: Opcode, deadline_us: u32) -> Vec<u8> {
+    let (keyspace_id, key_id): (u32, &[u8]) = match opcode.scope() {
+        Scope::Server => (1, b""),
+        Scope::Keyspace => (1, b"key-0"),
+        Scope::Key => (1, b""),
+    };
+    raw_frame(request, opcode, (keyspace_id, key_id), deadline_us, b"")
+}
+
+/// Operations whose payload begins with an id, each with the rest of a payload that is valid otherwise.
+pub(super) const WITH_ID: [(Opcode, &[u8]); 8] = [
+    (Opcode::Sign, b"\0\0\0message"),
+    (Opcode::Verify, b"\0\x01\0\0\0\0\0smessage"),
+    (Opcode::KeyGenerate, &[0; 11]),
+    (Opcode::KeyImport, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0material"),
+    (Opcode::KeyRotate, b"\0\0\0material"),
+    (Opcode::KeyspaceHot, &[0; 3]),
+    (Opcode::Unlock, b"\0secret"),
+    (Opcode::KmsUnlock, b"\0\x05firstsecret"),
+];
+const NO_ID: u8 = 0xee;
+
+fn unknown(request: u64, opcode: Opcode, deadline_us: u32) -> Vec<u8> {
+    let (_, rest) = WITH_ID
+        .iter()
+        .find(|(of, _)| *of == opcode)
+        .expect("one of them");
+    let payload = [&[NO_ID], *rest].concat();
+    let at: (u32, &[u8]) = match opcode.scope() {
+        Scope::Server => (0, b""),
+        Scope::Keyspace => (1, b""),
+        Scope::Key => (1, b"key-0"),
+    };
+    raw_frame(request, opcode, at, deadline_us, &payload)
+}
+
+fn raw_frame(
+    request: u64,
+    opcode: Opcode,
+    (keyspace_id, key_id): (u32, &[u8]),
+    deadline_us: u32,
+    payload: &[u8],
+) -> Vec<u8> {
+    let frame = RequestFrame {
+        code: opcode.code(),
+        request_id: request,
+        keyspace_id,
+        deadline_us,
+        key_id: Octets(key_id),
+        payload: Octets(payload),
+    };
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes).expect("it is short");
+    bytes
 }
 
 fn settings(lines: &str) -> Settings<'_> {
@@ -273,15 +434,11 @@ fn frame(
 ) -> Vec<u8> {
     let mut payload = Vec::new();
     what.encode_payload(&mut payload).expect("it is short");
-    let frame = RequestFrame {
-        code: opcode.code(),
-        request_id: request,
-        keyspace_id,
+    raw_frame(
+        request,
+        opcode,
+        (keyspace_id, key_id),
         deadline_us,
-        key_id: Octets(key_id),
-        payload: Octets(&payload),
-    };
-    let mut bytes = Vec::new();
-    frame.encode(&mut bytes).expect("it is short");
-    bytes
+        &payload,
+    )
 }

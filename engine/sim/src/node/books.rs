@@ -42,6 +42,7 @@ pub(super) struct Books {
     pub(super) listings: BTreeMap<u64, Listing>,
     pub(super) tickets: Tickets,
     pub(super) of_control: OfControl,
+    pub(super) of_process: OfProcess,
     /// When the mesh is free from one shard to another.
     pub(super) mesh: BTreeMap<(u16, u16), u64>,
     /// When a shard's thread, or the machine, last did not run.
@@ -60,6 +61,15 @@ pub(super) struct OfControl {
     pub(super) told: BTreeMap<(u32, Revision), KeyspaceChange>,
     /// Tickets that it has told shards, with the keyspace of each.
     pub(super) tickets: BTreeSet<(u32, u64)>,
+}
+
+/// What was answered by the process that runs.
+#[derive(Default)]
+pub(super) struct OfProcess {
+    /// Answers that left, by keyspace, operation and outcome.
+    pub(super) released: BTreeMap<(u32, &'static str, &'static str), u64>,
+    /// Requests whose connection has gone.
+    pub(super) lost: u64,
 }
 
 /// Tickets of the process that runs.
@@ -238,6 +248,7 @@ impl Books {
                 continue;
             };
             asked.is_lost = true;
+            self.of_process.lost += 1;
             self.waiting -= usize::from(asked.waits());
             let asked = asked.clone();
             self.note_unknown(&asked);
@@ -268,6 +279,7 @@ impl Books {
         self.walks.clear();
         self.tickets = Tickets::default();
         self.of_control = OfControl::default();
+        self.of_process = OfProcess::default();
         self.mesh.clear();
     }
 
@@ -295,6 +307,7 @@ impl Books {
         let Some(asks) = asked.asks else { return };
         match asks {
             Asks::Unlock { keyspace, .. } => self.of(keyspace).locked = None,
+            Asks::Rewrap { keyspace, .. } => self.of(keyspace).wrapped.note_sent(),
             Asks::Grant { keyspace, who } => {
                 self.of(keyspace).withdrawn.remove(&who);
             }
@@ -311,6 +324,9 @@ impl Books {
     fn note_unknown(&mut self, asked: &Asked) {
         if let Some(Asks::Set { keyspace, name, .. }) = asked.asks {
             self.of(keyspace).settings.remove(name);
+        }
+        if let Some(Asks::Rewrap { keyspace, .. }) = asked.asks {
+            self.of(keyspace).wrapped.note_unknown();
         }
         if let Some(asks) = asked.asks
             && let Some(key) = asks.key()

@@ -5,7 +5,6 @@ use super::log::LogMood;
 use super::plan::{Asks, Key};
 use crate::control::plan::{DiskMood, KmsMood};
 use crate::oracle::{Checked, ensure};
-use keyway_core::TICK_US;
 use keyway_node::keyspace_change::Guard;
 use keyway_protocol::Status;
 
@@ -14,8 +13,6 @@ const S: u64 = 1_000_000;
 const SETTLES_US: u64 = 60 * S;
 /// A rotation looks again after a minute at blobs that it could not open.
 const ROTATES_US: u64 = 150 * S;
-/// A key that can be had is had within so many tries.
-const TRIES_MAX: usize = 12;
 /// The operator's connection.
 const OPERATOR: usize = 0;
 
@@ -54,7 +51,8 @@ impl World<'_> {
         self.advance(ROTATES_US)?;
         self.check_rest(&all)?;
         self.check_keys()?;
-        self.check_tickets()
+        self.check_tickets()?;
+        self.check_counts()
     }
 
     fn check_rest(&mut self, all: &[u32]) -> Checked {
@@ -144,23 +142,14 @@ impl World<'_> {
         });
         let certain: Vec<Key> = certain.map(|(key, _)| *key).collect();
         for key in certain {
-            let mut status = None;
-            for _ in 0..TRIES_MAX {
-                let request = self.ask(OPERATOR, Asks::Sign(key), 0);
-                self.advance(50 * TICK_US)?;
-                let asked = self.books.requests.get(&request);
-                status = asked
-                    .and_then(|asked| asked.answered)
-                    .map(|(status, _)| status);
-                if status == Some(Status::Ok) {
-                    break;
-                }
-            }
+            let is_ok = |status| status == Status::Ok;
+            let status = self.ask_until(OPERATOR, Asks::Sign(key), is_ok)?;
             ensure!(
                 21,
                 status == Some(Status::Ok),
                 "{key:?} is there, and at rest it is answered {status:?}"
             );
+            self.check_versions(OPERATOR, key)?;
         }
         Ok(())
     }

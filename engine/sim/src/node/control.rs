@@ -76,6 +76,7 @@ impl World<'_> {
         if let Some((under_way, catalogue)) = self.disk.writing.take() {
             if under_way == write {
                 let before = std::mem::replace(&mut self.disk.durable, catalogue);
+                self.check_deks_kept(&before)?;
                 self.disk.before = Some(before);
                 self.trace
                     .note(self.now, || format!("write {} is durable", write.0));
@@ -124,9 +125,8 @@ impl World<'_> {
                 ControlEffect::Report(report) => {
                     self.trace.note(self.now, || format!("  log: {report:?}"));
                 }
-                ControlEffect::Hurry { .. }
-                | ControlEffect::Status { .. }
-                | ControlEffect::Figures(_) => {}
+                ControlEffect::Status { question, .. } => self.ask_exporter(question),
+                ControlEffect::Hurry { .. } | ControlEffect::Figures(_) => {}
             }
         }
         let (commands, works) = self.control.under_way();

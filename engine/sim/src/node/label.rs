@@ -1,6 +1,8 @@
 //! Keys, DEKs and blobs as labels: each says what it is, and nothing is secret.
 
 use crate::control::kms::Dek;
+use keyway_node::port::OpError;
+use keyway_protocol::{Request, Status};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -9,6 +11,9 @@ use std::rc::Rc;
 /// make.
 pub(super) const FAST: u8 = keyway_protocol::Algorithm::Ed25519 as u8;
 pub(super) const SLOW: u8 = keyway_protocol::Algorithm::Rsa3072 as u8;
+
+/// A signature, a tag or a ciphertext that a key has made.
+pub(super) const GOOD: &[u8] = b"made with the key";
 
 /// What is in memory of the process: a count by shard and keyspace of loaded keys, and of DEKs.
 #[derive(Debug, Default)]
@@ -71,9 +76,43 @@ pub(super) struct SimKey {
     /// Which load it is from.
     pub(super) load: u64,
     pub(super) label: Label,
-    /// Its version was revoked alone when it was loaded.
-    pub(super) is_revoked: bool,
+    /// Versions that were revoked alone when it was loaded: bit `i` for the version `i` below the newest.
+    pub(super) revoked: u128,
     pub(super) _place: InMemory,
+}
+
+impl SimKey {
+    /// Returns the version that a request uses.
+    pub(super) fn version_for(&self, request: &Request<'_>) -> Result<u32, OpError> {
+        let all = self.label.oldest..=self.label.version;
+        let (named, is_good) = match request {
+            Request::Verify(verify) => (verify.key_version, *verify.signature == *GOOD),
+            Request::Decrypt(decrypt) => (
+                decrypt.sealed.key_version,
+                *decrypt.sealed.ciphertext == *GOOD,
+            ),
+            _ => (self.label.version, true),
+        };
+        let version = match named {
+            0 => all.clone().rev().find(|version| !self.is_revoked(*version)),
+            named => Some(named),
+        };
+        let (status, explanation) = match version {
+            Some(version) if !all.contains(&version) => (Status::NotFound, "no such version"),
+            Some(version) if !self.is_revoked(version) && is_good => return Ok(version),
+            Some(version) if !self.is_revoked(version) => (Status::Mismatch, "it does not verify"),
+            _ => (Status::Revoked, "this version of the key is revoked"),
+        };
+        Err(OpError {
+            status,
+            explanation: explanation.to_owned(),
+        })
+    }
+
+    fn is_revoked(&self, version: u32) -> bool {
+        let below = self.label.version.checked_sub(version);
+        below.is_some_and(|below| self.revoked.checked_shr(below).unwrap_or(0) & 1 == 1)
+    }
 }
 
 /// What a sealed blob says.
@@ -81,12 +120,16 @@ pub(super) struct SimKey {
 pub(super) struct Label {
     pub(super) dek: Dek,
     pub(super) version: u32,
+    /// Versions below this one were trimmed, or belong to a key that was deleted.
+    pub(super) oldest: u32,
+    /// Versions that have no secret any more: bit `i` for the version `i` below the newest.
+    pub(super) revoked: u128,
     pub(super) algorithm: u8,
     /// ms since 1970; 0: never.
     pub(super) not_after: u64,
 }
 
-const LABEL_LEN: usize = 29;
+const LABEL_LEN: usize = 49;
 
 impl Label {
     pub(super) fn is_slow(&self) -> bool {
@@ -100,6 +143,8 @@ impl Label {
         bytes.extend_from_slice(&self.dek.generation.to_le_bytes());
         bytes.extend_from_slice(&self.dek.made.to_le_bytes());
         bytes.extend_from_slice(&self.version.to_le_bytes());
+        bytes.extend_from_slice(&self.oldest.to_le_bytes());
+        bytes.extend_from_slice(&self.revoked.to_le_bytes());
         bytes.push(self.algorithm);
         bytes.extend_from_slice(&self.not_after.to_le_bytes());
         bytes.extend_from_slice(key_id);
@@ -118,8 +163,10 @@ impl Label {
                 made: u64_at(8)?,
             },
             version: u32_at(16)?,
-            algorithm: *head.get(20)?,
-            not_after: u64_at(21)?,
+            oldest: u32_at(20)?,
+            revoked: u128::from_le_bytes(head.get(24..40)?.try_into().ok()?),
+            algorithm: *head.get(40)?,
+            not_after: u64_at(41)?,
         };
         Some((label, key_id))
     }
@@ -138,6 +185,8 @@ mod tests {
                 made: 77,
             },
             version: 5,
+            oldest: 2,
+            revoked: 0b100,
             algorithm: SLOW,
             not_after: 1_900_000_000_000,
         };

@@ -18,12 +18,15 @@ mod calm;
 mod clock;
 mod control;
 mod coverage;
+mod exporter;
 mod label;
 mod log;
+mod moves;
 mod plan;
 mod port;
 mod pressure;
 mod process;
+mod reports;
 mod sight;
 mod site;
 mod sockets;
@@ -31,6 +34,7 @@ mod steps;
 mod terms;
 mod told;
 mod verdicts;
+mod versions;
 mod walks;
 
 use crate::control::kms::SimKms;
@@ -42,10 +46,11 @@ use crate::oracle::{Checked, Violation};
 use crate::schedule::Scheduled;
 use crate::trace::Trace;
 use books::Books;
+use exporter::Exporter;
 use keyway_core::Instant;
 use keyway_node::catalogue::Catalogue;
 use keyway_node::control::{Control, KmsAnswer};
-use keyway_node::ids::{CallId, WriteId};
+use keyway_node::ids::{CallId, QuestionId, WriteId};
 use keyway_node::messages::{Lane, ToControl};
 use keyway_node::time::Moment;
 use log::ShardLog;
@@ -56,7 +61,7 @@ use site::{Input, Site};
 use sockets::Socket;
 use std::collections::{BTreeMap, BinaryHeap};
 
-pub use coverage::NodeCoverage;
+pub use coverage::{NodeCoverage, all_permitted, is_permitted};
 pub use plan::NEWEST_FROM;
 
 /// The wall clock at virtual time 0, ms.
@@ -143,6 +148,8 @@ enum Event {
         result: Result<(), String>,
     },
     HotKeysSaved,
+    /// The exporter has made a page of STATUS.
+    Exported(QuestionId),
     /// Bytes for a client, of one of its connections; `None`: its connection is closed.
     ToClient {
         client: usize,
@@ -190,6 +197,7 @@ struct World<'a> {
     sockets: Vec<Socket>,
     shared: Shared,
     pressure: Pressure,
+    exporter: Exporter,
     books: Books,
     is_calm: bool,
     outcome: NodeOutcome,
@@ -267,6 +275,7 @@ impl<'a> World<'a> {
                 self.control.handle_hot_keys_saved();
                 self.control_effects()
             }
+            Event::Exported(question) => self.export(question),
             Event::ToClient {
                 client,
                 connection,

@@ -2,6 +2,7 @@
 
 mod draw;
 mod extra;
+mod newest;
 mod others;
 
 pub(super) use draw::plan;
@@ -9,6 +10,7 @@ pub(super) use draw::plan;
 use super::log::LogMood;
 use crate::control::plan::{DiskMood, KmsMood};
 use crate::history::{Planned, Steps};
+use keyway_protocol::Opcode;
 
 /// Principals beside the operator, who are granted rights and lose them.
 pub(super) const USERS: u32 = 2;
@@ -71,7 +73,19 @@ pub(super) enum Asks {
     Mac(Key),
     Encrypt(Key),
     Get(Key),
+    Derive(Key),
     PublicKey(Key),
+    /// A version, 0 for any. What is not `good` was not made with the key.
+    Verify {
+        key: Key,
+        version: u32,
+        good: bool,
+    },
+    Decrypt {
+        key: Key,
+        version: u32,
+        good: bool,
+    },
     Generate(Key),
     Import(Key),
     Rotate(Key),
@@ -79,6 +93,10 @@ pub(super) enum Asks {
     RevokeVersion {
         key: Key,
         version: u32,
+    },
+    Trim {
+        key: Key,
+        below: u32,
     },
     Delete(Key),
     Refresh(Key),
@@ -112,7 +130,16 @@ pub(super) enum Asks {
     },
     RotateDek(u32),
     DestroyDeks(u32),
+    /// To a KMS.
+    Rewrap {
+        keyspace: u32,
+        kms: usize,
+    },
+    History(u32),
+    Hot(u32),
     Create(usize),
+    InitKms(usize),
+    Status,
     UnlockStatus {
         keyspace: u32,
         ticket: u64,
@@ -125,6 +152,10 @@ pub(super) enum Asks {
         walk: u64,
         after: u32,
     },
+    /// A request of the first keyspace that names a key if it must not, and none if it must.
+    Malformed(Opcode),
+    /// A request of the first keyspace whose payload begins with an id that no server knows.
+    Unknown(Opcode),
 }
 
 /// Where an operation panics.

@@ -14,7 +14,7 @@ use keyway_node::port::{
     Sealed, WriteError,
 };
 use keyway_node::shard::{TURN_US_MAX, Use};
-use keyway_protocol::Status;
+use keyway_protocol::KeyVersions;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -112,6 +112,15 @@ impl SimPort {
         }
     }
 
+    /// Drops from a blob what the log says is revoked, but for the newest version.
+    fn without_revoked(&self, name: Name<'_>, label: Label) -> Label {
+        let revoked = self.log.borrow().revoked_versions(name, label.version);
+        Label {
+            revoked: label.revoked | revoked & !1,
+            ..label
+        }
+    }
+
     /// Does something that takes time. A turn begins nothing more once it has done its share.
     fn work(&self, is_slow: bool, what: &str) {
         let before = self.clock.work(is_slow);
@@ -157,18 +166,13 @@ impl Port for SimPort {
         out: &mut Vec<u8>,
     ) -> Result<u32, OpError> {
         let (key, began_at) = (with.key(), self.clock.now());
-        if key.is_revoked {
-            return Err(OpError {
-                status: Status::Revoked,
-                explanation: "this version of the key is revoked".to_owned(),
-            });
-        }
+        let version = key.version_for(operation.request)?;
         self.work(key.label.is_slow(), "an operation");
         let used = Used {
             number: Numbers::next(&self.shared.numbers.uses),
             request: operation.frame.request_id,
             keyspace: operation.frame.keyspace_id,
-            version: key.label.version,
+            version,
             load: key.load,
             began_at,
             ended_at: self.clock.now(),
@@ -178,7 +182,7 @@ impl Port for SimPort {
         self.note(Seen::Used(used));
         // Half of a result may be written by then.
         self.panic_if_planted(PanicsIn::Result, |planted| planted.request == used.request);
-        Ok(key.label.version)
+        Ok(version)
     }
 
     fn take_dek(&self, dek: Box<DekBytes>) -> Result<SimDek, NoRoom> {
@@ -223,7 +227,7 @@ impl Port for SimPort {
             value: SimKey {
                 load: opened.load,
                 label,
-                is_revoked: self.log.borrow().is_version_revoked(name, label.version),
+                revoked: label.revoked | self.log.borrow().revoked_versions(name, label.version),
                 _place: InMemory::new(&self.shared.memory, self.shard, name.keyspace),
             },
         })
@@ -255,27 +259,40 @@ impl Port for SimPort {
             } => Label {
                 dek,
                 version: first_version,
+                oldest: first_version,
+                revoked: 0,
                 algorithm: new_key.algorithm.map_or(FAST, |it| it.code()),
                 not_after: new_key.not_after_unix_ms,
             },
             Seal::Rotated(blob, opener, _) => {
                 let label = reopen(&blob.bytes, opener)?;
-                let version = blob.version + 1;
                 Label {
                     dek,
-                    version,
+                    version: blob.version + 1,
+                    revoked: label.revoked << 1,
                     ..label
                 }
             }
-            Seal::Trimmed(blob, opener, _) => Label {
-                dek,
-                ..reopen(&blob.bytes, opener)?
-            },
+            Seal::Trimmed(blob, opener, below) => {
+                let label = reopen(&blob.bytes, opener)?;
+                if below > label.version {
+                    return Err(WriteError::Conflict("the newest version stays".to_owned()));
+                }
+                if below <= label.oldest {
+                    return Ok(None);
+                }
+                Label {
+                    dek,
+                    oldest: below,
+                    ..label
+                }
+            }
             Seal::Resealed(bytes, opener) => Label {
                 dek,
                 ..reopen(bytes, opener)?
             },
         };
+        let label = self.without_revoked(name, label);
         self.note(Seen::Sealed(dek, self.clock.now()));
         Ok(Some(Sealed {
             version: label.version,
@@ -288,7 +305,10 @@ impl Port for SimPort {
         Ok(BlobHead {
             dek_generation: label.dek.generation,
             algorithm: label.algorithm,
-            versions: None,
+            versions: Some(KeyVersions {
+                oldest: label.oldest,
+                revoked: label.revoked,
+            }),
         })
     }
 

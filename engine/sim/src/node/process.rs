@@ -3,6 +3,7 @@
 use super::books::Books;
 use super::clock::Clock;
 use super::coverage::NodeCoverage;
+use super::exporter::Exporter;
 use super::label::Label;
 use super::log::{LogMood, ShardLog};
 use super::plan::{KEYS, Key, Plan, USERS};
@@ -152,6 +153,7 @@ impl<'a> World<'a> {
             sockets: plan.clients.iter().map(|_| Socket::default()).collect(),
             shared: Shared::default(),
             pressure: Pressure::default(),
+            exporter: Exporter::default(),
             books: Books::default(),
             is_calm: false,
             outcome: NodeOutcome {
@@ -177,6 +179,8 @@ impl<'a> World<'a> {
                         made: u64::from(keyspace),
                     },
                     version: 1,
+                    oldest: 1,
+                    revoked: 0,
                     algorithm: key.algorithm(),
                     not_after: 0,
                 };
@@ -307,6 +311,7 @@ impl<'a> World<'a> {
         self.logs = start_logs(&mut self.platter, self.now, shards);
         self.log_watches = vec![None; usize::from(shards)];
         self.books.forget_process(self.now);
+        self.exporter = Exporter::default();
         self.check_blobs()?;
         self.check_restart()?;
         self.now += dice.range(1_000, 2_000_000);
@@ -331,6 +336,7 @@ impl<'a> World<'a> {
                     "keyspace {keyspace}: a withdrawal from {who} was answered OK, and the restart undoes it"
                 );
             }
+            self.check_wrapped(*keyspace)?;
             let generation = durable.map_or(0, keyway_node::catalogue::Keyspace::generation);
             ensure!(
                 28,

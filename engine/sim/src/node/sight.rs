@@ -143,6 +143,14 @@ impl World<'_> {
             used.request,
             used.version
         );
+        let trimmed = key.and_then(|key| key.trimmed);
+        ensure!(
+            42,
+            trimmed.is_none_or(|it| at <= it.at || used.version >= it.below),
+            "shard {number}: #{} uses version {} at {at}: {trimmed:?} was answered",
+            used.request,
+            used.version
+        );
         let revoked = key.and_then(|key| key.revoked);
         ensure!(
             25,

@@ -26,7 +26,7 @@ pub struct Violation {
 }
 
 /// The invariants, by number.
-pub const INVARIANTS: [&str; 41] = [
+pub const INVARIANTS: [&str; 44] = [
     "the core's own books agree, and its assertions hold",
     "nothing is used at or after effective_hard",
     "effective_hard and the lease move later by a load or a KMS success only",
@@ -68,6 +68,9 @@ pub const INVARIANTS: [&str; 41] = [
     "what was refused has changed nothing",
     "a listing holds every key that was there throughout",
     "work for leases is never delayed by a save",
+    "a move keeps every DEK, wrapped by the KMS that the keyspace names",
+    "a trimmed version is gone with the answer, and no other",
+    "STATUS shows what is so",
 ];
 
 pub(crate) type Checked<T = ()> = Result<T, Violation>;

@@ -21,6 +21,10 @@ pub(crate) struct KeyBook {
     pub(crate) revokes_sent: u32,
     pub(crate) deletes_sent: u32,
     pub(crate) revoked: Option<Revoked>,
+    /// The highest versions below which all were to be trimmed.
+    trims_sent: u32,
+    /// The one of which that was answered.
+    pub(crate) trimmed: Option<Trimmed>,
     /// Versions that were to be revoked alone.
     pub(crate) versions_sent: BTreeSet<u32>,
     /// Those of which that was answered.
@@ -34,6 +38,14 @@ pub(crate) struct Revoked {
     /// Versions up to this one are gone.
     pub(crate) through: u32,
     pub(crate) is_written: bool,
+}
+
+/// A trim that was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trimmed {
+    pub(crate) at: u64,
+    /// Versions below this one are gone.
+    pub(crate) below: u32,
 }
 
 impl KeyBook {
@@ -71,6 +83,17 @@ impl KeyBook {
         self.revokes_sent > 0 || !self.versions_sent.is_empty()
     }
 
+    /// Whether a version may be gone because of a trim.
+    pub(crate) fn may_be_trimmed(&self, version: u32) -> bool {
+        version < self.trims_sent
+    }
+
+    pub(crate) fn note_trimmed(&mut self, at: u64, below: u32) {
+        if self.trimmed.is_none_or(|known| known.below < below) {
+            self.trimmed = Some(Trimmed { at, below });
+        }
+    }
+
     /// The revocation of one version was answered OK, or "in force".
     pub(crate) fn note_version_revoked(&mut self, version: u32, taken: Taken) {
         let known = self.versions_revoked.entry(version).or_insert(taken);
@@ -91,6 +114,7 @@ impl KeyBook {
             Asks::RevokeVersion { version, .. } => {
                 self.versions_sent.insert(version);
             }
+            Asks::Trim { below, .. } => self.trims_sent = self.trims_sent.max(below),
             Asks::Delete(_) => self.deletes_sent += 1,
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! What was promised of one keyspace.
 
+use super::super::moves::WrappedBy;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A keyspace.
@@ -13,6 +14,7 @@ pub(crate) struct Book {
     pub(crate) may_be_withdrawn: BTreeSet<u32>,
     /// The newest generation that a rotation was answered with, and when.
     pub(crate) rotated: Option<(u32, u64)>,
+    pub(crate) wrapped: WrappedBy,
     /// Settings by name: value, and when it was answered.
     pub(crate) settings: BTreeMap<&'static str, Setting>,
 }

@@ -1,6 +1,6 @@
 //! Drawing a history from its seed.
 
-use super::{Asks, Client, KEYS, Key, PanicsIn, Plan, Step, USERS, extra, others};
+use super::{Asks, Client, KEYS, Key, PanicsIn, Plan, Step, USERS, extra, newest, others};
 use crate::control::plan::{DiskMood, KmsMood};
 use crate::dice::Dice;
 use crate::history::Planned;
@@ -131,6 +131,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
     };
     others::add(&mut plan);
     others::add_versions(&mut plan);
+    newest::add(&mut plan);
     extra::add(&mut plan);
     plan
 }
