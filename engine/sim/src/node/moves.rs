@@ -119,7 +119,7 @@ impl World<'_> {
             ensure!(
                 41,
                 missing.is_none() || self.may_destroy(id),
-                "keyspace {id}: {missing:?} is gone from keyspaces.json, and nobody has asked to destroy DEKs"
+                "keyspace {id}: {missing:?} is gone from keyspaces.json, and no request was to destroy DEKs"
             );
         }
         Ok(())

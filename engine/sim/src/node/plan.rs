@@ -154,7 +154,7 @@ pub(super) enum Asks {
     },
     /// A request of the first keyspace that names a key if it must not, and none if it must.
     Malformed(Opcode),
-    /// A request of the first keyspace whose payload begins with an id that no server knows.
+    /// A request of the first keyspace whose payload begins with an id that does not exist.
     Unknown(Opcode),
 }
 

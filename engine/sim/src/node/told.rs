@@ -27,6 +27,15 @@ impl World<'_> {
                 ..
             } => {
                 self.books.of_control.tickets.insert((*keyspace, *ticket));
+                let state = self.control.state_of(*keyspace);
+                let is_locked =
+                    state.is_some_and(|[state, ..]| matches!(state, "locking" | "locked"));
+                ensure!(
+                    25,
+                    deks.is_empty() || !is_locked,
+                    "keyspace {keyspace}: {} DEKs are handed out while it is locked",
+                    deks.len()
+                );
                 for dek in deks {
                     let dek = dek_of(dek);
                     ensure!(

@@ -38,6 +38,7 @@ impl NodeCoverage {
         let unreached = all_permitted().filter(|pair| !self.answers.contains_key(pair));
         unreached
             .filter(|(opcode, status)| unreached::why(*opcode, *status).is_none())
+            .filter(|(opcode, status)| !unreached::is_rare(*opcode, *status))
             .collect()
     }
 

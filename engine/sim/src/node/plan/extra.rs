@@ -111,7 +111,8 @@ impl Scene {
             us: crowd_us,
             places: 10_000,
         };
-        let grant = Asks::Grant { keyspace, who: 0 };
+        // Goes by the emergency lane, with the whole state of the keyspace.
+        let withdraw = Asks::Withdraw { keyspace, who: 0 };
         let sign = |count| ask(0, Asks::Sign(self.key), count);
         let mut steps = vec![
             (0, mood(100)),
@@ -125,7 +126,7 @@ impl Scene {
             (slow_us, ask(0, Asks::Lock(keyspace), 1)),
             (5 * MS, mood(200)),
             (0, ask(0, unlock(keyspace), 1)),
-            (20 * MS, ask(0, grant, 1)),
+            (20 * MS, ask(0, withdraw, 1)),
         ];
         let gap_us = self.dice.pick(&[2 * MS, 10 * MS]);
         steps.extend((0..12).map(|_| (gap_us, sign(1))));

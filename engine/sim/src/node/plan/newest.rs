@@ -13,6 +13,8 @@ const FIRST_NUMBER: u64 = 4_000;
 const COUNT_MAX: u64 = 40;
 const GAP_US: u64 = 2_000;
 const VERSIONS_MAX: u64 = 4;
+/// More than may wait in a keyspace.
+const CROWD: u64 = 300;
 
 pub(super) fn add(plan: &mut Plan) {
     if plan.seed < NEWEST_FROM {
@@ -38,7 +40,10 @@ pub(super) fn add(plan: &mut Plan) {
                 client,
                 asks,
                 deadline_us: deadline_us(&mut dice),
-                count: 1,
+                count: match asks.is_use() && dice.one_in(60) {
+                    true => CROWD,
+                    false => 1,
+                },
             },
         };
         let at = dice.below(plan.steps.len() as u64 + 1) as usize;
@@ -62,7 +67,7 @@ fn draw(dice: &mut Dice, keyspaces: u32) -> Asks {
     let version = dice.below(VERSIONS_MAX + 1) as u32;
     let good = !dice.one_in(5);
     let kms = dice.below(2) as usize;
-    match dice.below(48) {
+    match dice.below(49) {
         0..8 => Asks::Trim {
             key,
             below: 1 + version,
@@ -89,6 +94,7 @@ fn draw(dice: &mut Dice, keyspaces: u32) -> Asks {
             ticket: 1,
         },
         45 => Asks::Unknown(dice.pick(&WITH_ID.map(|(opcode, _)| opcode))),
+        46 => Asks::PublicKey(key),
         _ => Asks::Malformed(dice.pick(&Opcode::ALL[1..])),
     }
 }
