@@ -121,7 +121,8 @@ impl SoftHsm {
     }
 
     /// What [`SoftHsm::faulty`] does wrong from now on, a line each: `flags 0x20000` adds to the token's flags,
-    /// `C_Decrypt 0x101` is what a function returns.
+    /// `C_Decrypt 0x101` is what a function returns, `C_Decrypt hang` lets it wait until the line is gone, and
+    /// `C_Decrypt logout` ends the login before it says that there is none.
     pub fn set_faults(&self, lines: &str) {
         let next = self.directory.join("faults.next");
         std::fs::write(&next, lines).unwrap();

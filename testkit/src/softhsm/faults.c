@@ -3,11 +3,14 @@
  * KEYWAY_TEST_MODULE names the other module, KEYWAY_TEST_FAULTS a file that is read at each call:
  *   flags 0x20000        these bits are added to a token's flags
  *   C_Decrypt 0x101      the function returns this value and does nothing else
+ *   C_Decrypt hang       the function waits until this line is gone, and then does what it should
+ *   C_Decrypt logout     the session's login ends, as another program's C_Logout would do it, and the function says so
  */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef unsigned long Value;
 typedef Value (*Any)(void *, void *, void *, void *, void *, void *);
@@ -18,20 +21,28 @@ struct list {
     void *functions[68];
 };
 
-enum { GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, DECRYPT = 34 };
+enum { GET_FUNCTION_LIST = 3, GET_TOKEN_INFO = 6, LOGIN = 18, LOGOUT = 19, ENCRYPT_INIT = 29, DECRYPT_INIT = 33, DECRYPT = 34 };
 /* CK_TOKEN_INFO: four texts of 32, 32, 16 and 16 bytes stand before the flags. */
 enum { FLAGS_AT = 96 };
+
+/* No CKR_ values. */
+static const Value HANG = ~0ul, LOSE_LOGIN = ~1ul;
+static const Value USER_NOT_LOGGED_IN = 0x101;
 
 static struct list real, ours;
 
 static int fault(const char *name, Value *value) {
     const char *path = getenv("KEYWAY_TEST_FAULTS");
     FILE *file = path ? fopen(path, "r") : NULL;
-    char line[64];
+    char line[64], text[64];
     int found = 0;
-    while (file && fscanf(file, "%63s %lx", line, value) == 2)
-        if ((found = strcmp(line, name) == 0))
+    while (file && fscanf(file, "%63s %63s", line, text) == 2)
+        if ((found = strcmp(line, name) == 0)) {
+            *value = strcmp(text, "hang") == 0     ? HANG
+                     : strcmp(text, "logout") == 0 ? LOSE_LOGIN
+                                                   : strtoul(text, NULL, 16);
             break;
+        }
     if (file)
         fclose(file);
     return found;
@@ -39,7 +50,16 @@ static int fault(const char *name, Value *value) {
 
 static Value pass(int at, const char *name, void *a, void *b, void *c, void *d, void *e, void *f) {
     Value value;
-    return fault(name, &value) ? value : ((Any)real.functions[at])(a, b, c, d, e, f);
+    int is_faulty;
+    while ((is_faulty = fault(name, &value)) && value == HANG) {
+        struct timespec pause = { 0, 20 * 1000 * 1000 };
+        nanosleep(&pause, NULL);
+    }
+    if (is_faulty && value == LOSE_LOGIN) {
+        ((Any)real.functions[LOGOUT])(a, 0, 0, 0, 0, 0);
+        return USER_NOT_LOGGED_IN;
+    }
+    return is_faulty ? value : ((Any)real.functions[at])(a, b, c, d, e, f);
 }
 
 static Value token_info(void *slot, unsigned char *info) {

@@ -36,6 +36,8 @@ pub(super) struct Attempts {
     key: hmac::Key,
     refused_count: u32,
     refused_from_file: Option<Fingerprint>,
+    /// The token's latest refusal was that its PIN is locked. Not every token has a flag for that.
+    is_pin_locked: bool,
 }
 
 impl Attempts {
@@ -46,6 +48,7 @@ impl Attempts {
             key: hmac::Key::new(hmac::HMAC_SHA256, &*key),
             refused_count: 0,
             refused_from_file: None,
+            is_pin_locked: false,
         })
     }
 
@@ -112,14 +115,23 @@ impl Attempts {
             (PinAttempts::Fewer, Some(false)) if self.refused_count < REFUSED_MAX => return Ok(()),
             _ => {}
         }
+        if tries == PinAttempts::None || self.is_pin_locked {
+            return Err(KmsError::new(
+                Class::Denied,
+                format!(
+                    "the user PIN of token {} is locked: too many were wrong, so the one in {} is not sent",
+                    settings.token,
+                    path.display()
+                ),
+                "let the token's security officer set a new PIN (C_InitPIN), and write it to the file",
+            )
+            .from_cause(Cause::PinLocked));
+        }
         // What `check_given` will say to the PIN that an operator gives.
         let remedy = match tries {
-            PinAttempts::None => {
-                "let the token's security officer set a new PIN (C_InitPIN), and write it to the file"
-            }
             PinAttempts::One => NEEDS_FORCE,
             PinAttempts::Fewer if !(1..REFUSED_MAX).contains(&self.refused_count) => NEEDS_FORCE,
-            PinAttempts::Fewer | PinAttempts::Unknown => {
+            PinAttempts::Fewer | PinAttempts::Unknown | PinAttempts::None => {
                 "correct the file, or unlock by giving the PIN itself: keyway kms unlock NAME --pin"
             }
         };
@@ -136,7 +148,8 @@ impl Attempts {
         .from_cause(Cause::WrongSecret))
     }
 
-    pub(super) fn note_refused(&mut self, pin: &Pin, is_from_file: bool) {
+    pub(super) fn note_refused(&mut self, pin: &Pin, is_from_file: bool, cause: Cause) {
+        self.is_pin_locked = cause == Cause::PinLocked;
         self.refused_count = self.refused_count.saturating_add(1);
         if is_from_file {
             self.refused_from_file = Some(self.fingerprint(pin));
@@ -146,5 +159,6 @@ impl Attempts {
     pub(super) fn note_accepted(&mut self) {
         self.refused_count = 0;
         self.refused_from_file = None;
+        self.is_pin_locked = false;
     }
 }

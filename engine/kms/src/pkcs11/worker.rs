@@ -459,7 +459,8 @@ impl Worker {
             let error =
                 describe_login(&error, after.as_ref().map(|(_, info)| info), &self.settings);
             if error.class() == Class::Denied {
-                self.attempts.note_refused(&pin, is_from_file);
+                self.attempts
+                    .note_refused(&pin, is_from_file, error.cause());
                 if is_from_file {
                     self.gate.note_file_pin(true);
                 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use keyway_kms::{Class, Provider, TransitProvider, VaultAuth, VaultSettings};
+use keyway_testkit::fault_proxy::FaultProxy;
 use keyway_testkit::openbao::Mode;
 use serde_json::json;
 
@@ -158,6 +159,8 @@ fn publish(volume: &Path, version: &str, token: &str) -> PathBuf {
     link
 }
 
+/// A refused call reads the file again, so service alone does not show that the new version was noticed: the proxy sees
+/// that no call was made with the old token once it had ended.
 #[tokio::test]
 async fn a_token_in_a_kubernetes_secret_is_replaced_with_it() {
     if !is_root() {
@@ -173,7 +176,12 @@ async fn a_token_in_a_kubernetes_secret_is_replaced_with_it() {
     let first = server.token_for(&[POLICY], &json!({}));
     let token_file = publish(&volume, "..1", &first);
     let auth = VaultAuth::Token { token_file };
-    let vault = TransitProvider::open(with_auth(&server, auth)).unwrap();
+    let proxy = FaultProxy::start(([127, 0, 0, 1], server.port()).into());
+    let settings = VaultSettings {
+        address: format!("http://{}", proxy.address()),
+        ..with_auth(&server, auth)
+    };
+    let vault = TransitProvider::open(settings).unwrap();
     let wrapped = wrap(&vault).await.unwrap();
     publish(&volume, "..2", &server.token_for(&[POLICY], &json!({})));
     vault.tend().expect("it has a login").await.unwrap();
@@ -181,4 +189,7 @@ async fn a_token_in_a_kubernetes_secret_is_replaced_with_it() {
     server.write("auth/token/revoke", &json!({ "token": first }));
     unwrap(&vault, &wrapped).await.unwrap();
     round_trip(&vault).await;
+    let calls = proxy.calls();
+    let refused = calls.iter().filter(|call| call.status == Some(403));
+    assert_eq!(refused.count(), 0, "{calls:?}");
 }

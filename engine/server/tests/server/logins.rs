@@ -1,4 +1,4 @@
-//! Logins at a real OpenBao that the server keeps, and those that are refused.
+//! Logins at a real OpenBao that are refused, and those that replace one. [`crate::renewals`] has those that are kept.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
@@ -13,19 +13,19 @@ use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
 use crate::command_line::operator::Operator;
-use crate::common::{Server, Setup, WITHIN, wait_until};
+use crate::common::{Setup, WITHIN, wait_until};
 
-const POLICY: &str = "keyway";
+pub const POLICY: &str = "keyway";
 
-fn keyspace(index: usize) -> KeyspaceName {
+pub fn keyspace(index: usize) -> KeyspaceName {
     format!("shop-{index}").parse().unwrap()
 }
 
-fn key(index: usize) -> KeyPath {
+pub fn key(index: usize) -> KeyPath {
     format!("shop-{index}/key").parse().unwrap()
 }
 
-fn write_secret(path: &Path, text: &str) {
+pub fn write_secret(path: &Path, text: &str) {
     let next = path.with_extension("next");
     std::fs::write(&next, text).unwrap();
     std::fs::set_permissions(&next, Permissions::from_mode(0o600)).unwrap();
@@ -33,16 +33,16 @@ fn write_secret(path: &Path, text: &str) {
 }
 
 /// An OpenBao, a proxy in front of it that counts, and a server's setup.
-struct Stand {
-    bao: OpenBao,
-    proxy: FaultProxy,
-    setup: Setup,
+pub struct Stand {
+    pub bao: OpenBao,
+    pub proxy: FaultProxy,
+    pub setup: Setup,
     /// The file with the token or the secret id.
-    file: PathBuf,
+    pub file: PathBuf,
 }
 
 /// `auth`: what the setting `auth` contains, besides the file with the secret that `secret` returns.
-fn stand(
+pub fn stand(
     dir: &Path,
     secret: impl FnOnce(&OpenBao) -> (String, String),
     budget: &str,
@@ -72,14 +72,14 @@ fn stand(
     })
 }
 
-fn with_token(options: serde_json::Value) -> impl FnOnce(&OpenBao) -> (String, String) {
+pub fn with_token(options: serde_json::Value) -> impl FnOnce(&OpenBao) -> (String, String) {
     move |bao| {
         let token = bao.token_for(&[POLICY], &options);
         ("method = \"token\", token_file".to_owned(), token)
     }
 }
 
-fn create(client: &Client, keyspaces: usize, settings: &[(&str, &str)]) {
+pub fn create(client: &Client, keyspaces: usize, settings: &[(&str, &str)]) {
     for index in 0..keyspaces {
         wait_until("a keyspace", WITHIN, || {
             client.keyspace_create(&keyspace(index), settings).is_ok()
@@ -92,62 +92,8 @@ fn create(client: &Client, keyspaces: usize, settings: &[(&str, &str)]) {
     }
 }
 
-fn is_served(client: &Client, index: usize) -> bool {
+pub fn is_served(client: &Client, index: usize) -> bool {
     client.mac(&key(index), b"message").is_ok()
-}
-
-fn renewals(server: &Server) -> f64 {
-    let (_, metrics) = server.http("/metrics");
-    let counts = metrics.lines().filter(|line| {
-        line.starts_with("keyway_kms_calls_total{")
-            && line.contains("operation=\"renew\"")
-            && line.contains("outcome=\"ok\"")
-    });
-    let values = counts.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-    values.sum()
-}
-
-/// A token with less time than half a lease expired in the middle of the lease, and an idle server lost its token. The
-/// server renews it without any call: it has a lease of an hour.
-///
-/// A token can expire because the machine is too busy to renew it; then the trial is repeated with one that lives longer.
-#[test]
-fn an_idle_server_keeps_its_token() {
-    for period_s in [5, 30, 120] {
-        let dir = tempfile::tempdir().unwrap();
-        let token = with_token(json!({ "period": format!("{period_s}s") }));
-        let Some(stand) = stand(dir.path(), token, "") else {
-            return;
-        };
-        let server = stand.setup.start();
-        let client = server.client();
-        create(&client, 1, &[]);
-        let text = std::fs::read_to_string(&stand.file).unwrap();
-        let is_alive = || {
-            let body = json!({ "token": text });
-            let path = "auth/token/lookup";
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                stand.bao.write(path, &body)
-            }))
-            .is_ok()
-        };
-        // The third one is made after the end of the first token.
-        let mut was_lost = false;
-        wait_until("three renewals", WITHIN, || {
-            was_lost = server.log().contains("could not be renewed");
-            was_lost || renewals(&server) >= 3.0
-        });
-        if was_lost || !is_alive() {
-            continue;
-        }
-        assert!(is_served(&client, 0));
-        client.lock(&keyspace(0)).unwrap();
-        let operator = Operator::new();
-        operator.done(&server, "keyway unlock shop-0 --wait");
-        assert!(is_served(&client, 0));
-        return;
-    }
-    panic!("the machine needs minutes for two calls");
 }
 
 /// Each `keyway unlock`, the remedy of every NEEDS_UNLOCK, made another refused login: five of them locked the role out.

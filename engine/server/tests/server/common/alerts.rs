@@ -143,7 +143,7 @@ impl Alerts {
 
 /// Returns the series of /metrics with the labels that a scrape adds. Buckets are left out: no alert of these tests uses
 /// one, and they are most of the page.
-fn read(server: &Server) -> BTreeMap<String, f64> {
+pub fn read(server: &Server) -> BTreeMap<String, f64> {
     let (_, text) = server.http("/metrics");
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let samples = samples.filter_map(|line| line.rsplit_once(' '));

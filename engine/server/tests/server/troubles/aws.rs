@@ -3,60 +3,86 @@
 use keyway_testkit::microburst::Microburst;
 use keyway_testkit::moto::{Moto, REGION};
 
-use super::Shop;
+use super::{Shop, matrix};
+
+/// A fault and how it begins.
+type Trouble<'a> = (&'static str, &'a (dyn Fn(&Microburst) + Sync));
 
 #[cfg(feature = "aws")]
 #[test]
 fn at_aws_kms() {
     let Some(moto) = Moto::start() else { return };
-    let Some(faults) = Microburst::start(&moto) else {
-        return;
-    };
-    let key = moto.create_key();
-    let actions = [
-        "kms:Encrypt",
-        "kms:Decrypt",
-        "kms:GenerateDataKey",
-        "kms:DescribeKey",
-    ];
+    let (key, actions) = (
+        moto.create_key(),
+        [
+            "kms:Encrypt",
+            "kms:Decrypt",
+            "kms:GenerateDataKey",
+            "kms:DescribeKey",
+        ],
+    );
     let credentials = moto.create_user("keyway", &actions);
-    let table = format!(
-        "key_id = {:?}\nregion = {REGION:?}\nendpoint_url = {:?}\ncredentials_file = {credentials:?}",
-        key.arn,
-        faults.endpoint_url(),
-    );
-    let dir = tempfile::tempdir().unwrap();
-    let mut shop = Shop::open("aws", dir.path(), &table, &[]);
-    let states = [
-        ("the key will be deleted", "the key is pending deletion."),
-        ("its key store is unreachable", "the key is unavailable."),
+    let answer = |code: &'static str, status: u16, message: &'static str| {
+        move |faults: &Microburst| faults.answer_error(code, status, message)
+    };
+    let other = |code: &'static str, status: u16| answer(code, status, "as the test says");
+    let invalid_state = |message| answer("KMSInvalidStateException", 400, message);
+    let deleted = invalid_state("the key is pending deletion.");
+    let unreachable = invalid_state("the key is unavailable.");
+    let lanes: [&[Trouble<'_>]; 4] = [
+        &[
+            ("the key will be deleted", &deleted),
+            ("its key store is unreachable", &unreachable),
+            ("AccessDenied", &other("AccessDeniedException", 400)),
+        ],
+        &[
+            ("the key is disabled", &other("DisabledException", 400)),
+            (
+                "the session has expired",
+                &other("ExpiredTokenException", 400),
+            ),
+            (
+                "the key pair is not known",
+                &other("UnrecognizedClientException", 400),
+            ),
+        ],
+        &[
+            ("the clock is wrong", &other("RequestTimeTooSkewed", 403)),
+            ("throttled", &other("ThrottlingException", 400)),
+            ("AWS KMS fails", &other("KMSInternalException", 500)),
+        ],
+        &[
+            ("the key is not found", &other("NotFoundException", 400)),
+            ("the connection is reset", &Microburst::reset_connections),
+            ("it hangs", &|faults| faults.delay(60_000)),
+        ],
     ];
-    for (trouble, message) in states {
-        let begin = || faults.answer_error("KMSInvalidStateException", 400, message);
-        shop.suffer(trouble, begin, || faults.pass());
+    let open = |dir: &std::path::Path, faults: &Microburst| {
+        let table = format!(
+            "key_id = {:?}\nregion = {REGION:?}\nendpoint_url = {:?}\ncredentials_file = {credentials:?}",
+            key.arn,
+            faults.endpoint_url(),
+        );
+        Shop::open("aws", dir, &table, &[])
+    };
+    let rows = std::thread::scope(|scope| {
+        let lanes = lanes.map(|troubles| {
+            let (moto, open) = (&moto, &open);
+            scope.spawn(move || {
+                let faults = Microburst::start(moto)?;
+                let dir = tempfile::tempdir().unwrap();
+                let mut shop = open(dir.path(), &faults);
+                for (trouble, begin) in troubles {
+                    shop.suffer(trouble, || begin(&faults), || faults.pass());
+                }
+                Some(shop.rows)
+            })
+        });
+        let rows = lanes.map(|lane| lane.join().unwrap());
+        rows.into_iter().collect::<Option<Vec<_>>>()
+    });
+    if let Some(rows) = rows {
+        let rows: Vec<_> = rows.into_iter().flatten().collect();
+        matrix::check("aws", &rows);
     }
-    for (trouble, code, status) in [
-        ("AccessDenied", "AccessDeniedException", 400),
-        ("the key is disabled", "DisabledException", 400),
-        ("the session has expired", "ExpiredTokenException", 400),
-        (
-            "the key pair is not known",
-            "UnrecognizedClientException",
-            400,
-        ),
-        ("the clock is wrong", "RequestTimeTooSkewed", 403),
-        ("throttled", "ThrottlingException", 400),
-        ("AWS KMS fails", "KMSInternalException", 500),
-        ("the key is not found", "NotFoundException", 400),
-    ] {
-        let begin = || faults.answer_error(code, status, "as the test says");
-        shop.suffer(trouble, begin, || faults.pass());
-    }
-    shop.suffer(
-        "the connection is reset",
-        || faults.reset_connections(),
-        || faults.pass(),
-    );
-    shop.suffer("it hangs", || faults.delay(60_000), || faults.pass());
-    shop.close();
 }

@@ -1,18 +1,19 @@
 //! Faults of a KMS and their observable effects: each fault at the real component, on a live server. The observations are
 //! the matrix in docs/KMS.md, and must equal the committed one.
 //!
-//! `KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server troubles -- --test-threads 1` rewrites it.
+//! `KEYWAY_WRITE_MATRIX=1 cargo test -p keyway-server --test server troubles` rewrites it.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod aws;
+mod callers;
+mod figures;
 mod matrix;
 mod token;
 mod vault;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keyway_client::blocking::Client;
@@ -21,7 +22,9 @@ use keyway_client::{
 };
 
 use crate::command_line::operator::Operator;
-use crate::common::{Ends, Server, Setup, wait_until};
+use crate::common::{Server, Setup, wait_until};
+use callers::{Callers, ColdKeys};
+use figures::{Figures, Scrape};
 use matrix::Row;
 
 /// Time limit on a busy machine.
@@ -33,8 +36,10 @@ const METRICS_AGE_MAX: Duration = Duration::from_secs(3);
 /// Short, so that it ends soon; half of it suffices for a renewal.
 const LEASE_MS: &str = "8000";
 
+const KEYSPACE: &str = "shop";
+
 fn shop() -> KeyspaceName {
-    "shop".parse().unwrap()
+    KEYSPACE.parse().unwrap()
 }
 
 fn key() -> KeyPath {
@@ -49,35 +54,28 @@ fn mac(client: &Client) -> Result<(), Option<Status>> {
 /// A server with the KMS `main`, and a keyspace that uses it.
 struct Shop {
     server: Server,
-    /// The part of the matrix.
-    matrix: &'static str,
+    cold: ColdKeys,
     rows: Vec<Row>,
 }
 
-/// How a fault ends.
-enum Recovery {
-    /// Without an action at the server.
-    Automatic,
-    /// By this command at the server, once the KMS has recovered.
-    Unlocked,
-}
+/// What an operator does at the server once the KMS has recovered: the words of the matrix, and the action.
+type Remedy<'a> = (&'static str, &'a dyn Fn(&Server));
 
 impl Shop {
     /// `table`: that of the KMS, without its first line and its provider.
-    fn open(matrix: &'static str, dir: &Path, table: &str, env: &[(&str, &Path)]) -> Shop {
-        Shop::open_within(&[], None, matrix, dir, table, env)
+    fn open(provider: &str, dir: &Path, table: &str, env: &[(&str, &Path)]) -> Shop {
+        Shop::open_within(&[], None, provider, dir, table, env)
     }
 
     /// As [`Shop::open`], run by the command `within`, and with a KMS that an operator unlocks with `pin`.
     fn open_within(
         within: &[&str],
         pin: Option<&[u8]>,
-        matrix: &'static str,
+        provider: &str,
         dir: &Path,
         table: &str,
         env: &[(&str, &Path)],
     ) -> Shop {
-        let provider = matrix.split(' ').next().unwrap_or(matrix);
         let config = format!(
             "default_kms = \"spare\"\n[kms.spare]\nprovider = \"local\"\n\
              [kms.main]\nprovider = \"{provider}\"\n{table}\n\
@@ -108,9 +106,11 @@ impl Shop {
         });
         let made = client.key_generate(&key(), Algorithm::HmacSha256, KeyOptions::default());
         made.unwrap();
+        let cold = ColdKeys::default();
+        cold.prepare(&server);
         Shop {
             server,
-            matrix,
+            cold,
             rows: Vec::new(),
         }
     }
@@ -118,6 +118,17 @@ impl Shop {
     /// Causes a fault with `begin`, records all observations, ends it with `end`, and records how callers are served
     /// again.
     fn suffer(&mut self, trouble: &'static str, begin: impl FnOnce(), end: impl FnOnce()) {
+        self.suffer_until(trouble, begin, end, None);
+    }
+
+    /// As [`Shop::suffer`], where an operator has to do something after `end`.
+    fn suffer_until(
+        &mut self,
+        trouble: &'static str,
+        begin: impl FnOnce(),
+        end: impl FnOnce(),
+        remedy: Option<Remedy<'_>>,
+    ) {
         let server = &self.server;
         let client = server.client();
         wait_until("service before the trouble", WITHIN, || {
@@ -125,7 +136,9 @@ impl Shop {
         });
         let log_before = server.log().len();
         let since = |server: &Server| server.log()[log_before..].to_owned();
-        let mended = under_load(server, || {
+        let before = Scrape::of(server);
+        let number = self.rows.len();
+        let row = Callers::during(server, &self.cold, |callers| {
             let mut failing_since = None;
             begin();
             wait_until(&format!("{trouble}: the end of service"), WITHIN, || {
@@ -134,73 +147,59 @@ impl Shop {
                     failing_since.get_or_insert_with(Instant::now);
                 }
                 let is_seen = failing_since.is_some_and(|at| at.elapsed() > METRICS_AGE_MAX);
-                let state = state(server).0;
+                let state = state(server);
                 assert!(!is_seen || state != Some("idle"), "{trouble}");
-                mac(&client) == Err(Some(Status::NeedsUnlock))
+                callers.latest() == Some(Status::NeedsUnlock)
             });
             let line = wait_for_line(server, log_before);
-            let (state, alerts) = wait_for_state(server);
-            let finding = wait_for_finding(server);
-            wait_for_the_cause(server, &line, trouble, self.rows.len());
+            let state = wait_for_state(server);
+            let finding = wait_for_the_cause(server, &line, trouble, number);
+            let during = Scrape::of(server);
             let log = since(server);
             // The cause of the end of service: the lease's own end, or a denial before it.
             let was_denied = log.contains("the KMS denied the keyspace: purged");
-            let callers = match was_denied {
-                true => "wiped at the second refusal, then NEEDS_UNLOCK",
-                false => "served to the end of the lease, then NEEDS_UNLOCK",
-            };
             if !was_denied {
                 assert!(log.contains("DEK lease ended"), "{trouble}: {log}");
             }
-            end();
-            let mended = match was_denied {
-                false => Recovery::Automatic,
-                true => {
-                    unlock(&client, trouble);
-                    Recovery::Unlocked
-                }
-            };
-            wait_until(&format!("{trouble}: service again"), WITHIN, || {
-                mac(&client).is_ok()
+            let without = callers.without_service_since().expect("service ended");
+            wait_until("an answer to each caller", WITHIN, || {
+                callers.are_answered_since(without)
             });
-            (callers, line, state, alerts, finding, mended)
-        });
-        let (callers, line, state, alerts, finding, mended) = mended;
-        self.rows.push(Row {
-            trouble,
-            callers: callers.to_owned(),
-            state,
-            alerts,
-            line,
-            finding,
-            recovery: match mended {
-                Recovery::Automatic => "automatically".to_owned(),
-                Recovery::Unlocked => "`keyway unlock`".to_owned(),
-            },
-        });
-    }
-
-    /// Compares with the committed matrix, or writes it.
-    fn close(self) {
-        matrix::check(self.matrix, &self.rows);
-    }
-}
-
-/// Uses the key continuously, as clients would: an unused keyspace is not renewed.
-fn under_load<T>(server: &Server, then: impl FnOnce() -> T) -> T {
-    let ends = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let client = server.client();
-        let ends_seen = &ends;
-        scope.spawn(move || {
-            while !ends_seen.load(Ordering::Relaxed) {
-                let _ = mac(&client);
-                std::thread::sleep(Duration::from_millis(20));
+            let mended = Instant::now();
+            end();
+            if was_denied {
+                unlock(&client, trouble);
+            }
+            if let Some((_, act)) = remedy {
+                act(server);
+            }
+            wait_until(&format!("{trouble}: service again"), WITHIN, || {
+                callers.latest() == Some(Status::Ok)
+            });
+            let served = Instant::now();
+            wait_until("an answer to each caller", WITHIN, || {
+                callers.are_answered_since(served)
+            });
+            Row {
+                trouble,
+                answers: callers.answers(mended),
+                end: match was_denied {
+                    true => "the second refusal",
+                    false => "the lease's end",
+                },
+                state,
+                figures: Figures { before, during },
+                line,
+                finding,
+                recovery: match (remedy, was_denied) {
+                    (Some((command, _)), _) => command,
+                    (None, true) => "`keyway unlock`",
+                    (None, false) => "automatically",
+                },
             }
         });
-        let _ends = Ends(&ends);
-        then()
-    })
+        self.rows.push(row);
+    }
 }
 
 /// Returns the log's first line about a failed unwrap: its class and cause.
@@ -224,65 +223,48 @@ fn wait_for_line(server: &Server, from: usize) -> String {
     found
 }
 
-/// Returns the keyspace's state, and all metrics.
-fn state(server: &Server) -> (Option<&'static str>, String) {
+/// Returns the keyspace's state in the metrics.
+fn state(server: &Server) -> Option<&'static str> {
     let (_, metrics) = server.http("/metrics");
     let holds = |series: &str| metrics.lines().any(|line| line == format!("{series} 1"));
     let states = ["acquiring", "denied", "locked", "idle", "live", "renewing"];
-    let state = states.into_iter().find(|state| {
+    states.into_iter().find(|state| {
         holds(&format!(
             "keyway_keyspace_state{{keyspace=\"shop\",state=\"{state}\"}}"
         ))
-    });
-    (state, metrics)
+    })
 }
 
-/// Returns the keyspace's state in STATUS once the service has ended, and the committed alerts that will fire for it.
-fn wait_for_state(server: &Server) -> (String, String) {
-    let mut seen = (String::new(), String::new());
+/// Returns the keyspace's state once the service has ended.
+fn wait_for_state(server: &Server) -> String {
+    let mut seen = String::new();
     wait_until("the state", WITHIN, || {
-        let (state, metrics) = state(server);
+        let state = state(server);
         assert_ne!(state, Some("idle"), "after the end of its lease");
-        let alerts = matrix::alerts(&metrics);
         let is_over = matches!(state, Some("acquiring" | "denied" | "locked"));
-        if let Some(state) = state.filter(|_| is_over && !alerts.is_empty()) {
-            seen = (
-                state.to_owned(),
-                alerts.into_iter().collect::<Vec<_>>().join(", "),
-            );
-            return true;
+        if let Some(state) = state.filter(|_| is_over) {
+            state.clone_into(&mut seen);
         }
-        false
+        is_over
     });
     seen
 }
 
-/// Returns what doctor reports about the KMS, or about a keyspace that it denies.
-fn wait_for_finding(server: &Server) -> String {
-    let operator = Operator::new();
-    let mut found = BTreeSet::new();
-    wait_until("doctor's finding", WITHIN, || {
-        let said = operator.run(server, "keyway doctor --duration 2s --json");
-        let document: serde_json::Value = serde_json::from_str(&said.out).unwrap_or_default();
-        let findings = document["findings"].as_array();
-        let ids = findings
-            .into_iter()
-            .flatten()
-            .filter(|it| it["severity"] != "note")
-            .filter_map(|it| it["id"].as_str());
-        found = ids
-            .filter(|id| matches!(*id, "kms-breaker-open" | "keyspace-denied" | "kms-locked"))
-            .map(str::to_owned)
-            .collect();
-        !found.is_empty()
-    });
+/// Returns what doctor reports about the KMS, or about a keyspace that it denies, in its JSON document.
+fn finding(said: &str) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_str(said).unwrap_or_default();
+    let findings = document["findings"].as_array();
+    let ids = findings
+        .into_iter()
+        .flatten()
+        .filter(|it| it["severity"] != "note")
+        .filter_map(|it| it["id"].as_str());
+    let found: BTreeSet<&str> = ids
+        .filter(|id| matches!(*id, "kms-breaker-open" | "keyspace-denied" | "kms-locked"))
+        .collect();
     // The most severe one: a denied keyspace is more specific than its KMS.
-    found
-        .iter()
-        .find(|id| *id == "keyspace-denied")
-        .or(found.first())
-        .cloned()
-        .unwrap()
+    let denied = found.get("keyspace-denied");
+    denied.or(found.first()).map(|id| (*id).to_owned())
 }
 
 /// Returns the clauses of a trouble that are the same whatever was asked: without addresses, numbers of requests, and times
@@ -301,29 +283,18 @@ fn provider_words(what: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Waits until each command that shows the KMS while it fails names the cause: the word for it in the log and in STATUS, or
-/// the provider's own words.
+/// the provider's own words. Returns doctor's finding.
 ///
 /// The fault: doctor said "the KMS was called and has not answered" of a sealed KMS, and `keyway status` nothing.
-fn wait_for_the_cause(server: &Server, line: &str, trouble: &str, number: usize) {
-    let operator = Operator::new();
-    let listed = operator.run(server, "keyway kms list --json").out;
-    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    let mut kmses = listed["kms"].as_array().unwrap().iter();
-    let of_main = kmses.find(|kms| kms["name"] == "main").unwrap();
-    let what = of_main["trouble"]["what"].as_str().unwrap();
-    let mut words = vec![
-        line.split(['=', ' ']).nth(1).unwrap(),
-        of_main["trouble"]["cause"].as_str().unwrap(),
-    ];
-    words.extend(provider_words(what));
-    // Some faults do not hinder the making of a data key: then the name is taken.
-    let create = format!("keyspace create other-{number} --kms main");
-    for command in ["kms list", "doctor --duration 2s --json", "status", &create] {
+fn wait_for_the_cause(server: &Server, line: &str, trouble: &str, number: usize) -> String {
+    let of_log = line.split(['=', ' ']).nth(1).unwrap().to_owned();
+    let repeat = |command: &str, is_right: &dyn Fn(&str, &[String]) -> bool| {
+        let operator = Operator::new();
         // A client retries what is unavailable until its own deadline.
         let script = format!("command keyway --timeout 5s {command} || true");
-        let mut text = String::new();
+        let (mut text, mut words) = (String::new(), vec![of_log.clone()]);
         let began = Instant::now();
-        while !text.contains(": created, id") && !words.iter().any(|words| text.contains(words)) {
+        while !is_right(&text, &words) {
             let goes_on = began.elapsed() < WITHIN;
             assert!(
                 goes_on,
@@ -331,8 +302,40 @@ fn wait_for_the_cause(server: &Server, line: &str, trouble: &str, number: usize)
             );
             let ended = operator.shell(server, &script);
             text = ended.out + &ended.err;
+            // One fault may have several errors, such as the SDK's time limit and the server's.
+            words.extend(words_of_the_kms(server, &operator));
         }
-    }
+        text
+    };
+    let names_it =
+        |text: &str, words: &[String]| words.iter().any(|words| text.contains(words.as_str()));
+    std::thread::scope(|scope| {
+        let repeat = &repeat;
+        for command in ["kms list", "status"] {
+            scope.spawn(move || repeat(command, &names_it));
+        }
+        // Some faults do not hinder the making of a data key.
+        let create = format!("keyspace create other-{number} --kms main");
+        let is_made =
+            |text: &str, words: &[String]| text.contains(": created, id") || names_it(text, words);
+        scope.spawn(move || repeat(&create, &is_made));
+        let is_found =
+            |text: &str, words: &[String]| names_it(text, words) && finding(text).is_some();
+        let said = repeat("doctor --duration 2s --json", &is_found);
+        finding(&said).unwrap_or_default()
+    })
+}
+
+/// Returns the words for the KMS's trouble in `keyway kms list --json`.
+fn words_of_the_kms(server: &Server, operator: &Operator) -> Vec<String> {
+    let listed = operator.run(server, "keyway kms list --json").out;
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let mut kmses = listed["kms"].as_array().unwrap().iter();
+    let of_main = kmses.find(|kms| kms["name"] == "main").unwrap();
+    let text = |name: &str| of_main["trouble"][name].as_str().unwrap_or_default();
+    let mut words: Vec<String> = provider_words(text("what")).map(str::to_owned).collect();
+    words.extend(Some(text("cause").to_owned()).filter(|cause| !cause.is_empty()));
+    words
 }
 
 fn unlock(client: &Client, trouble: &str) {

@@ -3,14 +3,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use keyway_client::UnlockWith;
 use keyway_testkit::softhsm::SoftHsm;
 
-use super::Shop;
+use super::{Shop, WITHIN, matrix};
+use crate::common::{Server, wait_until};
 
 const KEY: &str = "keyway";
 
 /// Opens a shop whose KMS is a new key of the token, behind the module that fails on demand. `more`: further settings.
-fn open(token: &SoftHsm, matrix: &'static str, pin: Option<&[u8]>, dir: &Path, more: &str) -> Shop {
+fn open(token: &SoftHsm, pin: Option<&[u8]>, dir: &Path, more: &str) -> Shop {
     token.create_aes_key(KEY);
     token.set_faults("");
     let table = format!(
@@ -23,7 +25,14 @@ fn open(token: &SoftHsm, matrix: &'static str, pin: Option<&[u8]>, dir: &Path, m
         .iter()
         .map(|(name, path)| (*name, path.as_path()))
         .collect();
-    Shop::open_within(&[], pin, matrix, dir, &table, &env)
+    Shop::open_within(&[], pin, "pkcs11", dir, &table, &env)
+}
+
+fn write_pin(path: &Path, pin: &str) {
+    let next = path.with_extension("next");
+    std::fs::write(&next, pin).unwrap();
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(next, path).unwrap();
 }
 
 #[test]
@@ -33,10 +42,9 @@ fn at_a_token() {
     };
     let dir = tempfile::tempdir().unwrap();
     let pin_file = dir.path().join("pin");
-    std::fs::write(&pin_file, token.pin()).unwrap();
-    std::fs::set_permissions(&pin_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    write_pin(&pin_file, token.pin());
     let more = format!("pin_file = {pin_file:?}");
-    let mut shop = open(&token, "pkcs11", None, dir.path(), &more);
+    let mut shop = open(&token, None, dir.path(), &more);
     let elsewhere = token.directory().join("elsewhere");
     let (out, back) = (token.tokens(), elsewhere.clone());
     shop.suffer(
@@ -50,6 +58,7 @@ fn at_a_token() {
             "C_DecryptInit 0x101",
         ),
         ("the device fails (CKR_DEVICE_ERROR)", "C_DecryptInit 0x30"),
+        ("the module hangs", "C_DecryptInit hang"),
         (
             "the key may not decrypt (CKR_KEY_FUNCTION_NOT_PERMITTED)",
             "C_DecryptInit 0x68",
@@ -74,7 +83,18 @@ fn at_a_token() {
             std::fs::rename(&copy, token.tokens()).unwrap();
         },
     );
-    shop.close();
+    // The second attempt called the PIN wrong, and told operators to correct the file. It is the last row: the testkit knows
+    // the first PIN only.
+    shop.suffer(
+        "the login is lost, and the PIN is locked (CKR_PIN_LOCKED); later a new PIN is in the file",
+        || token.set_faults("C_DecryptInit logout\nC_Login 0xa4\n"),
+        || {
+            token.change_pin(token.pin(), "8765-other");
+            write_pin(&pin_file, "8765-other");
+            token.set_faults("");
+        },
+    );
+    matrix::check("pkcs11", &shop.rows);
 }
 
 fn copy_directory(from: &Path, to: &Path) {
@@ -98,11 +118,26 @@ fn at_a_token_without_a_pin_file() {
     };
     let dir = tempfile::tempdir().unwrap();
     let pin = Some(token.pin().as_bytes());
-    let mut shop = open(&token, "pkcs11 without a PIN file", pin, dir.path(), "");
+    let mut shop = open(&token, pin, dir.path(), "");
     shop.suffer(
         "the module denies the login that the token has (CKR_USER_NOT_LOGGED_IN)",
         || token.set_faults("C_DecryptInit 0x101\n"),
         || token.set_faults(""),
     );
-    shop.close();
+    let elsewhere = token.directory().join("elsewhere");
+    let give_pin = |server: &Server| {
+        let main = "main".parse().unwrap();
+        let client = server.client();
+        wait_until("the PIN", WITHIN, || {
+            let given = client.kms_unlock(&main, UnlockWith::Pin(token.pin().as_bytes()));
+            given.is_ok()
+        });
+    };
+    shop.suffer_until(
+        "the token is taken out; later put back",
+        || std::fs::rename(token.tokens(), &elsewhere).unwrap(),
+        || std::fs::rename(&elsewhere, token.tokens()).unwrap(),
+        Some(("`keyway kms unlock main --pin`", &give_pin)),
+    );
+    matrix::check("pkcs11 without a PIN file", &shop.rows);
 }

@@ -7,7 +7,7 @@ use keyway_testkit::fault_proxy::{Fault, FaultProxy};
 use keyway_testkit::openbao::{Mode, OpenBao};
 use serde_json::json;
 
-use super::Shop;
+use super::{Shop, matrix};
 use crate::containers::is_root;
 
 const POLICY: &str = "keyway";
@@ -36,108 +36,176 @@ fn token(bao: &OpenBao) -> String {
     bao.token_for(&[POLICY], &json!({ "period": "1h" }))
 }
 
+/// An OpenBao with a server of its own and a proxy in between.
+struct Lane {
+    bao: OpenBao,
+    proxy: FaultProxy,
+    dir: tempfile::TempDir,
+    shop: Shop,
+}
+
+impl Lane {
+    fn open() -> Option<Lane> {
+        let bao = prepared(Mode::Durable)?;
+        let dir = tempfile::tempdir().unwrap();
+        let token_file = dir.path().join("token");
+        secret(&token_file, &token(&bao));
+        let proxy = FaultProxy::start(format!("127.0.0.1:{}", bao.port()).parse().unwrap());
+        let table = format!(
+            "address = \"http://{}\"\nkey = {KEY:?}\nrequest_ms_max = 1000\nconnect_ms_max = 500\n\
+             auth = {{ method = \"token\", token_file = {token_file:?} }}",
+            proxy.address()
+        );
+        let shop = Shop::open("vault", dir.path(), &table, &[]);
+        Some(Lane {
+            bao,
+            proxy,
+            dir,
+            shop,
+        })
+    }
+
+    fn suffer_from_answers(&mut self, faults: &[(&'static str, Fault)]) {
+        let (shop, proxy) = (&mut self.shop, &self.proxy);
+        for (trouble, fault) in faults {
+            shop.suffer(trouble, || proxy.set(*fault), || proxy.set(Fault::Pass));
+        }
+    }
+
+    fn suffer_from_the_seal(&mut self) {
+        let bao = RefCell::new(&mut self.bao);
+        self.shop.suffer(
+            "sealed",
+            || bao.borrow().seal(),
+            || bao.borrow_mut().unseal(),
+        );
+    }
+
+    fn suffer_from_policies(&mut self) {
+        let (bao, shop) = (&self.bao, &mut self.shop);
+        let token_file = self.dir.path().join("token");
+        shop.suffer(
+            "the policy is removed",
+            || bao.remove_policy(POLICY),
+            || bao.write_key_policy(POLICY, "transit", KEY),
+        );
+        shop.suffer(
+            "our token is revoked; later another is in its file",
+            || {
+                let token = std::fs::read_to_string(&token_file).unwrap();
+                bao.write("auth/token/revoke", &json!({ "token": token }));
+            },
+            || secret(&token_file, &token(bao)),
+        );
+        // The server asks for its token's details at the login, and then renews it only.
+        shop.suffer(
+            "our token has no use left (`num_uses`); later another is in its file",
+            || {
+                let options = json!({ "ttl": "1h", "num_uses": 2 });
+                secret(&token_file, &bao.token_for(&[POLICY], &options));
+            },
+            || secret(&token_file, &token(bao)),
+        );
+    }
+
+    fn suffer_from_versions(&mut self) {
+        let (bao, shop) = (&self.bao, &mut self.shop);
+        let path = |end: &str| format!("transit/keys/{KEY}/{end}");
+        shop.suffer(
+            "the transit key is soft-deleted",
+            || bao.delete(&path("soft-delete")),
+            || drop(bao.write(&path("soft-delete-restore"), &json!({}))),
+        );
+        bao.write(&path("rotate"), &json!({}));
+        let set = |version: u32| {
+            let body = json!({ "min_decryption_version": version });
+            bao.write(&path("config"), &body);
+        };
+        shop.suffer(
+            "`min_decryption_version` is raised above the DEK's",
+            || set(2),
+            || set(1),
+        );
+    }
+
+    fn suffer_from_keys(&mut self) {
+        let (bao, shop) = (&self.bao, &mut self.shop);
+        let backup = bao.read(&format!("transit/backup/{KEY}")).unwrap();
+        let backup = backup["data"]["backup"].as_str().unwrap();
+        let remove = || {
+            let config = format!("transit/keys/{KEY}/config");
+            bao.write(&config, &json!({ "deletion_allowed": true }));
+            bao.delete(&format!("transit/keys/{KEY}"));
+        };
+        let restore = || {
+            let path = format!("transit/restore/{KEY}");
+            bao.write(&path, &json!({ "backup": backup }));
+        };
+        shop.suffer(
+            "the transit key is deleted; later restored",
+            remove,
+            restore,
+        );
+        shop.suffer(
+            "the transit key is recreated; later the old one restored",
+            || {
+                remove();
+                bao.create_key(KEY, true);
+            },
+            || {
+                remove();
+                restore();
+            },
+        );
+        let remount = |from: &str, to: &str| {
+            bao.write("sys/remount", &json!({ "from": from, "to": to }));
+        };
+        shop.suffer(
+            "the mount is moved",
+            || remount("transit", "elsewhere"),
+            || remount("elsewhere", "transit"),
+        );
+    }
+}
+
+/// The faults take the time of leases, not of processors: each lane has some of them, and all lanes run concurrently.
 #[test]
 fn at_openbao() {
-    let Some(bao) = prepared(Mode::Durable) else {
-        return;
-    };
-    let dir = tempfile::tempdir().unwrap();
-    let token_file = dir.path().join("token");
-    secret(&token_file, &token(&bao));
-    let proxy = FaultProxy::start(format!("127.0.0.1:{}", bao.port()).parse().unwrap());
-    let table = format!(
-        "address = \"http://{}\"\nkey = {KEY:?}\nrequest_ms_max = 1000\nconnect_ms_max = 500\n\
-         auth = {{ method = \"token\", token_file = {token_file:?} }}",
-        proxy.address()
-    );
-    let mut shop = Shop::open("vault", dir.path(), &table, &[]);
-    let bao = RefCell::new(bao);
-    let write = |path: &str, body: serde_json::Value| {
-        bao.borrow().write(path, &body);
-    };
-
-    let (seal, unseal) = (|| bao.borrow().seal(), || bao.borrow_mut().unseal());
-    shop.suffer("sealed", seal, unseal);
-    for (trouble, fault) in [
-        ("no server at the address", Fault::Down),
-        ("it hangs", Fault::Hang),
-        ("it answers 503", Fault::Error),
-        ("throttled (429)", Fault::Throttle { retry_after_s: 1 }),
-        ("a gateway answers 403 in HTML", Fault::Page(403)),
-        ("a portal answers 200 in HTML", Fault::Page(200)),
-    ] {
-        shop.suffer(trouble, || proxy.set(fault), || proxy.set(Fault::Pass));
+    let lanes: [fn(&mut Lane); 6] = [
+        Lane::suffer_from_the_seal,
+        |lane| {
+            lane.suffer_from_answers(&[
+                ("no server at the address", Fault::Down),
+                ("it hangs", Fault::Hang),
+                ("it answers 503", Fault::Error),
+            ]);
+        },
+        |lane| {
+            lane.suffer_from_answers(&[
+                ("throttled (429)", Fault::Throttle { retry_after_s: 1 }),
+                ("a gateway answers 403 in HTML", Fault::Page(403)),
+                ("a portal answers 200 in HTML", Fault::Page(200)),
+            ]);
+        },
+        Lane::suffer_from_policies,
+        Lane::suffer_from_versions,
+        Lane::suffer_from_keys,
+    ];
+    let rows = std::thread::scope(|scope| {
+        let lanes = lanes.map(|suffer| {
+            scope.spawn(move || {
+                let mut lane = Lane::open()?;
+                suffer(&mut lane);
+                Some(lane.shop.rows)
+            })
+        });
+        let rows = lanes.map(|lane| lane.join().unwrap());
+        rows.into_iter().collect::<Option<Vec<_>>>()
+    });
+    if let Some(rows) = rows {
+        let rows: Vec<_> = rows.into_iter().flatten().collect();
+        matrix::check("vault", &rows);
     }
-    shop.suffer(
-        "the policy is removed",
-        || bao.borrow().remove_policy(POLICY),
-        || bao.borrow().write_key_policy(POLICY, "transit", KEY),
-    );
-    shop.suffer(
-        "our token is revoked; later another is in its file",
-        || {
-            let token = std::fs::read_to_string(&token_file).unwrap();
-            write("auth/token/revoke", json!({ "token": token }));
-        },
-        || secret(&token_file, &token(&bao.borrow())),
-    );
-    shop.suffer(
-        "the transit key is soft-deleted",
-        || {
-            bao.borrow()
-                .delete(&format!("transit/keys/{KEY}/soft-delete"))
-        },
-        || {
-            write(
-                &format!("transit/keys/{KEY}/soft-delete-restore"),
-                json!({}),
-            )
-        },
-    );
-    let config = format!("transit/keys/{KEY}/config");
-    write(&format!("transit/keys/{KEY}/rotate"), json!({}));
-    shop.suffer(
-        "`min_decryption_version` is raised above the DEK's",
-        || write(&config, json!({ "min_decryption_version": 2 })),
-        || write(&config, json!({ "min_decryption_version": 1 })),
-    );
-    let backup = bao.borrow().read(&format!("transit/backup/{KEY}")).unwrap();
-    let backup = backup["data"]["backup"].as_str().unwrap().to_owned();
-    let remove = || {
-        write(&config, json!({ "deletion_allowed": true }));
-        bao.borrow().delete(&format!("transit/keys/{KEY}"));
-    };
-    let restore = || {
-        write(
-            &format!("transit/restore/{KEY}"),
-            json!({ "backup": backup }),
-        )
-    };
-    shop.suffer(
-        "the transit key is deleted; later restored",
-        remove,
-        restore,
-    );
-    shop.suffer(
-        "the transit key is recreated; later the old one restored",
-        || {
-            remove();
-            bao.borrow().create_key(KEY, true);
-        },
-        || {
-            remove();
-            restore();
-        },
-    );
-    let remount = |from: &str, to: &str| {
-        write("sys/remount", json!({ "from": from, "to": to }));
-    };
-    shop.suffer(
-        "the mount is moved",
-        || remount("transit", "elsewhere"),
-        || remount("elsewhere", "transit"),
-    );
-    shop.close();
 }
 
 #[test]
@@ -155,7 +223,7 @@ fn at_openbao_with_tls_and_a_login() {
          auth = {{ method = \"approle\", role_id = {role_id:?}, secret_id_file = {secret_id:?} }}",
         bao.url()
     );
-    let mut shop = Shop::open("vault over TLS", dir.path(), &table, &[]);
+    let mut shop = Shop::open("vault", dir.path(), &table, &[]);
     let bao = RefCell::new(bao);
     shop.suffer(
         "its certificate has another CA; later `ca_file` has it",
@@ -182,7 +250,7 @@ fn at_openbao_with_tls_and_a_login() {
         },
         || secret(&secret_id, &bao.borrow().secret_id("keyway")),
     );
-    shop.close();
+    matrix::check("vault over TLS", &shop.rows);
 }
 
 #[test]
@@ -203,7 +271,7 @@ fn at_openbao_with_a_client_certificate() {
         bao.client_cert_file(),
         bao.client_key_file(),
     );
-    let mut shop = Shop::open("vault with a certificate", dir.path(), &table, &[]);
+    let mut shop = Shop::open("vault", dir.path(), &table, &[]);
     shop.suffer(
         "our client certificate has ended; later another is in its file",
         || {
@@ -214,7 +282,7 @@ fn at_openbao_with_a_client_certificate() {
         },
         || bao.renew_client_certificate("keyway"),
     );
-    shop.close();
+    matrix::check("vault with a certificate", &shop.rows);
 }
 
 /// Runs with a list of hosts and without name servers, which needs root.
@@ -247,7 +315,7 @@ fn at_openbao_by_its_name() {
         order.display()
     );
     let within = ["unshare", "--mount", "sh", "-c", &script, "sh"];
-    let mut shop = Shop::open_within(&within, None, "vault by name", dir.path(), &table, &[]);
+    let mut shop = Shop::open_within(&within, None, "vault", dir.path(), &table, &[]);
     shop.suffer(
         "its name has no address",
         || {
@@ -260,5 +328,5 @@ fn at_openbao_by_its_name() {
             proxy.set(Fault::Pass);
         },
     );
-    shop.close();
+    matrix::check("vault by name", &shop.rows);
 }
