@@ -168,10 +168,19 @@ impl Callers {
     fn cell(&self, keep: impl Fn(&Sample) -> bool) -> String {
         let statuses = |kind| -> BTreeSet<String> {
             let samples = self.of(kind, &keep);
-            let names = samples
-                .iter()
-                .map(|it| it.status.name().to_ascii_uppercase());
-            names.collect()
+            let count = |status| samples.iter().filter(|it| it.status == status).count();
+            let (needs, waited) = (count(Status::NeedsUnlock), count(Status::Unavailable));
+            // A request that waits for a call that fails gets the latter. How many do is a matter of time only, so the
+            // more frequent one stands for both.
+            let rarer = match needs < waited {
+                true => Status::NeedsUnlock,
+                false => Status::Unavailable,
+            };
+            let is_listed = |status| needs == 0 || waited == 0 || status != rarer;
+            let listed = samples.iter().filter(|it| is_listed(it.status));
+            listed
+                .map(|it| it.status.name().to_ascii_uppercase())
+                .collect()
         };
         let of_each = KINDS.map(|(kind, name)| (name, statuses(kind)));
         let sampled: Vec<_> = of_each.iter().filter(|(_, all)| !all.is_empty()).collect();

@@ -1,4 +1,4 @@
-//! The alerts of a row: promtool evaluates the committed rules, with their ranges and durations, over the figures that
+//! The alerts of a row: promtool evaluates the committed rules, with their ranges and durations, over the values that
 //! the server exported before the fault and in it. One run of promtool evaluates all rows of a part.
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use super::figures::{self, Figures};
 
@@ -51,7 +51,7 @@ pub fn check(part: &str, rows: &[Row]) {
         )
         .unwrap();
     }
-    let _turn = DOCUMENT.lock().unwrap();
+    let _turn = DOCUMENT.lock().unwrap_or_else(PoisonError::into_inner);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/KMS.md");
     let text = std::fs::read_to_string(&path).unwrap();
     let begin = format!("<!-- matrix {part} -->\n");

@@ -35,6 +35,15 @@ fn write_pin(path: &Path, pin: &str) {
     std::fs::rename(next, path).unwrap();
 }
 
+fn give_pin(server: &Server, token: &SoftHsm) {
+    let main = "main".parse().unwrap();
+    let client = server.client();
+    wait_until("the PIN", WITHIN, || {
+        let given = client.kms_unlock(&main, UnlockWith::Pin(token.pin().as_bytes()));
+        given.is_ok()
+    });
+}
+
 #[test]
 fn at_a_token() {
     let Some(token) = keyway_testkit::softhsm::start_or_skip() else {
@@ -83,16 +92,19 @@ fn at_a_token() {
             std::fs::rename(&copy, token.tokens()).unwrap();
         },
     );
-    // The second attempt called the PIN wrong, and told operators to correct the file. It is the last row: the testkit knows
-    // the first PIN only.
-    shop.suffer(
-        "the login is lost, and the PIN is locked (CKR_PIN_LOCKED); later a new PIN is in the file",
+    // The second attempt called the PIN wrong, and told operators to correct the file. The PIN is not sent from the file
+    // again, which still has the one that was refused.
+    let give_pin = |server: &Server| give_pin(server, &token);
+    shop.suffer_until(
+        "the login is lost, and the PIN is locked (CKR_PIN_LOCKED); later it is unlocked",
         || token.set_faults("C_DecryptInit logout\nC_Login 0xa4\n"),
-        || {
-            token.change_pin(token.pin(), "8765-other");
-            write_pin(&pin_file, "8765-other");
-            token.set_faults("");
-        },
+        || token.set_faults(""),
+        Some(("`keyway kms unlock main --pin`", &give_pin)),
+    );
+    let log = shop.server.log();
+    assert!(
+        !log.contains("has refused a PIN since the last login"),
+        "{log}"
     );
     matrix::check("pkcs11", &shop.rows);
 }
@@ -125,14 +137,7 @@ fn at_a_token_without_a_pin_file() {
         || token.set_faults(""),
     );
     let elsewhere = token.directory().join("elsewhere");
-    let give_pin = |server: &Server| {
-        let main = "main".parse().unwrap();
-        let client = server.client();
-        wait_until("the PIN", WITHIN, || {
-            let given = client.kms_unlock(&main, UnlockWith::Pin(token.pin().as_bytes()));
-            given.is_ok()
-        });
-    };
+    let give_pin = |server: &Server| give_pin(server, &token);
     shop.suffer_until(
         "the token is taken out; later put back",
         || std::fs::rename(token.tokens(), &elsewhere).unwrap(),
