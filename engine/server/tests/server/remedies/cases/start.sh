@@ -60,7 +60,8 @@ address=$(sed -n 's/.*"metrics": *"\(.*\)".*/\1/p' other/endpoints.json)
 refuses --metrics $address
 serves --metrics 127.0.0.1:0
 kill $other; wait $other
-serves --metrics $address
+# The kernel may hold the port for a moment.
+until serves --metrics $address; do sleep 0.2; done
 
 # says: no interface of this machine has that address; use {} with one that it has
 refuses --listen 192.0.2.1:0 --listen-beyond-loopback-without-tls

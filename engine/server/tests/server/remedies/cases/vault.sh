@@ -94,7 +94,6 @@ role_id=$(bao read -field=role_id auth/approle/role/role/role-id)
 printf '[kms.a.auth]\nmethod = "approle"\nrole_id = "%s"\nsecret_id_file = "%s/secret-id"\n' "$role_id" "$PWD" >> FILE
 start --config FILE
 ! impatient keyspace create shop
-! impatient keyspace create shop
 keyway kms lock a
 ! impatient kms unlock a
 ! impatient kms unlock a
