@@ -4,7 +4,6 @@
 //! unlock, and nothing else of it is kept. Argon2id and file writes run on the runtime's blocking threads, one at a time:
 //! each takes 64 MiB and some tenths of a second.
 
-mod changes;
 mod kek_file;
 mod keyring;
 mod new_file;
@@ -241,14 +240,6 @@ impl Shared {
         }
         self.state().file = Some(KnownFile::of(&file));
         Ok(file)
-    }
-
-    /// Stores a newer keyring, if the provider is unlocked and was not locked since `lock_count`.
-    fn refresh(&self, keyring: Keyring, lock_count: u64) {
-        let mut state = self.state();
-        if state.keks.is_some() && state.lock_count == lock_count {
-            state.keks = Some(keyring);
-        }
     }
 
     /// Creates the file if there is none. If the KMS is locked in the meantime, the file is created and stays locked.

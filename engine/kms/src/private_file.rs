@@ -413,13 +413,6 @@ impl Place {
         })
     }
 
-    /// Replaces the file durably: a crash leaves the old one or the new one.
-    pub(crate) fn replace(&self, bytes: &[u8]) -> Result<(), KmsError> {
-        self.write(bytes, |temporary| {
-            rustix::fs::renameat(&self.directory, temporary, &self.directory, &self.name)
-        })
-    }
-
     fn write(
         &self,
         bytes: &[u8],

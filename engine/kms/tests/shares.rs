@@ -253,58 +253,6 @@ async fn impossible_quorums_make_no_file() {
     assert_eq!(give(&local, &shares[0]).await.unwrap(), Unlocked::Open);
 }
 
-#[tokio::test]
-async fn a_quorum_rotates_the_kek_and_keeps_its_shares() {
-    let dir = Dir::new();
-    let local = dir.open();
-    let shares = local.initialise(shares_of(4, 2)).await.unwrap();
-    let first = wrap(&local).await;
-    let rotated = local.rotate_kek_with_shares(copies(&shares, &[3, 0])).await;
-    assert_eq!(rotated.unwrap(), 2);
-    let second = wrap(&local).await;
-
-    // Locked or not, and without unlocking.
-    let local = dir.open();
-    let before = fs::read(dir.kek()).unwrap();
-    for bad in [&[0][..], &[0, 0], &[0, 1, 2]] {
-        let error = local
-            .rotate_kek_with_shares(copies(&shares, bad))
-            .await
-            .unwrap_err();
-        assert_eq!(error.class(), Class::Denied, "{bad:?}: {error}");
-    }
-    let one = UnlockSecret::Share(copy(&shares[0]));
-    let error = local.rotate_kek(one).await.unwrap_err();
-    assert_eq!(error.class(), Class::Misconfigured);
-    assert!(error.what().contains("2 shares at once"), "{error}");
-    assert_eq!(fs::read(dir.kek()).unwrap(), before);
-    let rotated = local.rotate_kek_with_shares(copies(&shares, &[1, 2])).await;
-    assert_eq!(rotated.unwrap(), 3);
-    assert_eq!(local.state(), ProviderState::Locked);
-    give(&local, &shares[2]).await.unwrap();
-    give(&local, &shares[1]).await.unwrap();
-    for wrapped in [&first, &second, &wrap(&local).await] {
-        assert_unwraps(&local, wrapped).await;
-    }
-}
-
-#[tokio::test]
-async fn a_quorum_has_no_passphrase_to_change() {
-    let dir = Dir::new();
-    let local = dir.open();
-    let shares = local.initialise(shares_of(2, 2)).await.unwrap();
-    let error = local
-        .change_passphrase(
-            UnlockSecret::Share(copy(&shares[0])),
-            Passphrase::new(b"correct horse".to_vec()).unwrap(),
-            keyway_kms::Argon2Params::default(),
-        )
-        .await
-        .unwrap_err();
-    assert_eq!(error.class(), Class::Misconfigured);
-    assert!(error.what().contains("no passphrase to change"), "{error}");
-}
-
 #[test]
 fn every_quorum_size_goes_through_words_and_back() {
     let secret = dek();

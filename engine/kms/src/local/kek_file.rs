@@ -212,36 +212,6 @@ impl KekFile {
         }
     }
 
-    /// Returns the version of the next KEK.
-    pub(super) fn next_version(&self) -> Result<u32, KmsError> {
-        let versions = self.versions();
-        if versions.len() >= KEK_VERSIONS_MAX {
-            return Err(KmsError::new(
-                Class::Misconfigured,
-                format!("the KEK file holds {KEK_VERSIONS_MAX} versions, the most there may be"),
-                "move the keyspaces to a new KEK file",
-            ));
-        }
-        let newest = versions.last().copied().unwrap_or(0);
-        newest
-            .checked_add(1)
-            .ok_or_else(|| corrupt(format!("its newest KEK version is {newest}")))
-    }
-
-    /// Returns when each version was created, in the file's order.
-    pub(super) fn created_unix_ms(&self) -> Vec<u64> {
-        let of = |sealed: &[SealedKek]| sealed.iter().map(|kek| kek.created_unix_ms).collect();
-        match &self.keks {
-            Keks::Protected(protected) => of(&protected.versions),
-            Keks::Shares(shares) => of(&shares.versions),
-            Keks::Unprotected(unprotected) => unprotected
-                .versions
-                .iter()
-                .map(|kek| kek.created_unix_ms)
-                .collect(),
-        }
-    }
-
     fn versions(&self) -> Vec<u32> {
         let of = |sealed: &[SealedKek]| sealed.iter().map(|kek| kek.version).collect();
         match &self.keks {
@@ -418,23 +388,16 @@ mod tests {
         let text = dev_file(&[1, 2, 9]).to_text().unwrap();
         let again = KekFile::parse(&text).unwrap();
         assert_eq!(again.to_text().unwrap(), text);
-        assert_eq!(again.next_version().unwrap(), 10);
     }
 
     #[test]
-    fn the_largest_file_fits_in_the_limit_and_takes_no_more_versions() {
+    fn the_largest_file_fits_in_the_limit() {
         let versions: Vec<u32> = (1..)
             .map(|i| u32::MAX - 100 + i)
             .take(KEK_VERSIONS_MAX)
             .collect();
         let file = dev_file(&versions);
         assert!(file.to_text().unwrap().len() < FILE_BYTES_MAX);
-        assert!(
-            file.next_version()
-                .unwrap_err()
-                .what()
-                .contains("64 versions")
-        );
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Poll, Waker};
 
-use super::kek_file::Protected;
+use super::kek_file::{PlainKek, Protected};
 use super::*;
 use crate::Purpose;
+use crate::hex::HexSecret;
 
 /// The cheapest allowed parameters, for speed.
 const CHEAP: Argon2Params = Argon2Params {
@@ -141,18 +142,6 @@ async fn a_wrong_passphrase_is_denied_and_changes_nothing() {
             .class(),
         Class::Locked
     );
-    assert_eq!(
-        local
-            .rotate_kek(with_passphrase(WRONG))
-            .await
-            .unwrap_err()
-            .class(),
-        Class::Denied
-    );
-    let changed = local
-        .change_passphrase(with_passphrase(WRONG), passphrase("something else"), CHEAP)
-        .await;
-    assert_eq!(changed.unwrap_err().class(), Class::Denied);
     assert_eq!(local.state(), ProviderState::Locked);
     assert_eq!(fs::read(dir.kek()).unwrap(), before);
 
@@ -237,33 +226,42 @@ async fn two_wraps_of_one_key_differ() {
     assert_ne!(wrap(&local).await, wrap(&local).await);
 }
 
+/// Adds a KEK version to an unprotected file, as a file format for several has them.
+fn add_version(dir: &Dir, version: u32) {
+    let mut file = KekFile::parse(&fs::read(dir.kek()).unwrap()).unwrap();
+    let Keks::Unprotected(unprotected) = &mut file.keks else {
+        panic!("it is unprotected");
+    };
+    unprotected.versions.push(PlainKek {
+        version,
+        created_unix_ms: 7,
+        key: HexSecret(dek()),
+    });
+    let file = KekFile::new(file.id, file.keks);
+    dir.place(&file.to_text().unwrap());
+}
+
 #[tokio::test]
 async fn old_kek_versions_still_unwrap() {
     let dir = Dir::new();
-    let local = dir.protected().await;
-    let first = wrap(&local).await;
-    assert_eq!(local.rotate_kek(with_passphrase(RIGHT)).await.unwrap(), 2);
+    let first = wrap(&dir.unprotected()).await;
+    add_version(&dir, 2);
+    let local = Local::open(&dir.kek(), DevKek::Allow).unwrap();
     let second = wrap(&local).await;
     assert_eq!(WrapNames::parse(&first.0).unwrap().kek_version, 1);
     assert_eq!(WrapNames::parse(&second.0).unwrap().kek_version, 2);
-    assert_unwraps(&local, &first).await;
-
-    // Rotating neither needs nor causes an unlock.
-    let local = dir.open();
-    assert_eq!(local.rotate_kek(with_passphrase(RIGHT)).await.unwrap(), 3);
-    assert_eq!(local.state(), ProviderState::Locked);
-    local.unlock(with_passphrase(RIGHT)).await.unwrap();
-    for wrapped in [&first, &second, &wrap(&local).await] {
+    for wrapped in [&first, &second] {
         assert_unwraps(&local, wrapped).await;
     }
 }
 
 #[tokio::test]
-async fn a_kek_file_from_before_a_rotation_is_named_as_the_fault() {
+async fn a_kek_file_without_a_version_is_named_as_the_fault() {
     let dir = Dir::new();
-    let local = dir.unprotected();
+    drop(dir.unprotected());
     let old = fs::read(dir.kek()).unwrap();
-    local.rotate_kek(UnlockSecret::Nothing).await.unwrap();
+    add_version(&dir, 2);
+    let local = Local::open(&dir.kek(), DevKek::Allow).unwrap();
     let wrapped = wrap(&local).await;
     dir.place(&old);
     let local = Local::open(&dir.kek(), DevKek::Allow).unwrap();
@@ -273,57 +271,17 @@ async fn a_kek_file_from_before_a_rotation_is_named_as_the_fault() {
 }
 
 #[tokio::test]
-async fn changing_the_passphrase_keeps_the_keks() {
-    let dir = Dir::new();
-    let local = dir.protected().await;
-    let first = wrap(&local).await;
-    local.rotate_kek(with_passphrase(RIGHT)).await.unwrap();
-    local
-        .change_passphrase(with_passphrase(RIGHT), passphrase("something else"), CHEAP)
-        .await
-        .unwrap();
-    let local = dir.open();
-    assert_eq!(
-        local
-            .unlock(with_passphrase(RIGHT))
-            .await
-            .unwrap_err()
-            .class(),
-        Class::Denied
-    );
-    local
-        .unlock(with_passphrase("something else"))
-        .await
-        .unwrap();
-    assert_unwraps(&local, &first).await;
-    assert_eq!(
-        WrapNames::parse(&wrap(&local).await.0).unwrap().kek_version,
-        2
-    );
-}
-
-#[tokio::test]
-async fn a_dev_kek_needs_dev_until_it_gets_a_passphrase() {
+async fn a_dev_kek_needs_dev() {
     let dir = Dir::new();
     let local = dir.unprotected();
     assert!(local.is_unprotected());
     assert_eq!(local.unlock_need(), UnlockNeed::Nothing);
-    let wrapped = wrap(&local).await;
     let error = Local::open(&dir.kek(), DevKek::Refuse).unwrap_err();
     assert_eq!(error.class(), Class::Misconfigured);
     assert!(
         error.what().contains("unprotected") && error.remedy().contains("--dev"),
         "{error}"
     );
-
-    local
-        .change_passphrase(UnlockSecret::Nothing, passphrase(RIGHT), CHEAP)
-        .await
-        .unwrap();
-    assert!(!local.is_unprotected());
-    let local = dir.open();
-    local.unlock(with_passphrase(RIGHT)).await.unwrap();
-    assert_unwraps(&local, &wrapped).await;
 }
 
 #[tokio::test]
@@ -529,8 +487,9 @@ async fn another_kek_file_is_named_as_the_fault() {
             .class(),
         Class::Misconfigured
     );
-    // The first notices that its file was replaced, and writes nothing.
-    let error = local.rotate_kek(UnlockSecret::Nothing).await.unwrap_err();
+    // The first notices that its file was replaced.
+    local.lock();
+    let error = local.unlock(UnlockSecret::Nothing).await.unwrap_err();
     assert!(error.what().contains("another KEK file"), "{error}");
 }
 

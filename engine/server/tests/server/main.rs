@@ -38,6 +38,7 @@ mod machines;
 mod memory;
 mod metrics_port;
 mod model;
+mod new_kek;
 mod operations;
 mod outages;
 mod overtaking;
