@@ -164,8 +164,10 @@ pub struct Gauges {
     pub dek_generation: u32,
     /// Locked by command.
     pub locked: bool,
-    /// Refused by the KMS.
+    /// Refused by the KMS, or the KMS is locked.
     pub denied: bool,
+    /// The KMS is locked, by its last answer.
+    pub kms_locked: bool,
     /// An unwrap is in flight.
     pub unwrap_pending: bool,
     /// Keys waiting for the prefetcher.

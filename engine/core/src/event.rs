@@ -89,6 +89,8 @@ pub enum Event {
         keyspace: KeyspaceId,
         /// Identifies the unlock.
         ticket: u64,
+        /// The KMS did not refuse: it is locked.
+        kms_locked: bool,
     },
     /// The KMS did not answer, or failed.
     KmsUnavailable {

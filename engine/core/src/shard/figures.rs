@@ -42,6 +42,7 @@ impl<V> Shard<V> {
             dek_generation: keyspace.lease.generation(),
             locked: keyspace.gate == Gate::Locked,
             denied: keyspace.gate == Gate::Denied,
+            kms_locked: keyspace.lease.is_kms_locked(),
             unwrap_pending: keyspace.lease.is_asking(),
             due_keys: keyspace.due_keys(),
             invalid_keys: keyspace.invalid.len(),

@@ -270,9 +270,11 @@ impl<V> Shard<V> {
         self.group.answer_wanting(at);
         if gate == Gate::Denied {
             let ticket = self.ticket(at);
+            let kms_locked = self.keyspaces[at].lease.is_kms_locked();
             self.report(Event::KeyspaceDenied {
                 keyspace: id,
                 ticket,
+                kms_locked,
             });
         }
         self.arm_alarm(now, at);

@@ -250,7 +250,8 @@ fn refusal_is_confirmed_after_a_second() {
     };
     assert!(rig.events.contains(&Event::KeyspaceDenied {
         keyspace: PROD,
-        ticket
+        ticket,
+        kms_locked: false,
     }));
     rig.jump(100 * S);
     assert!(needs_unlock(rig.request("a2")));

@@ -290,7 +290,9 @@ impl<P: Port> Shard<P> {
                 true => "held",
                 false => "missing",
             },
-            Event::KeyspaceDenied { keyspace, ticket } => {
+            Event::KeyspaceDenied {
+                keyspace, ticket, ..
+            } => {
                 // What callers are given from now on.
                 if let Some(at) = self.governed.find(keyspace.0) {
                     self.governed[at].needs_unlock(*ticket);

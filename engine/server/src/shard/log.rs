@@ -157,12 +157,21 @@ impl Driver {
                 let keyspace = self.name(*keyspace);
                 tracing::warn!(name: PER_MINUTE, shard, keyspace, "DEK lease ended");
             }
-            Event::KeyspaceDenied { keyspace, .. } => {
+            Event::KeyspaceDenied {
+                keyspace,
+                kms_locked,
+                ..
+            } => {
                 let ticket = self.shard.borrow().ticket_of(keyspace.0);
                 let keyspace = self.name(*keyspace);
-                tracing::error!(
-                    name: PER_MINUTE, shard, keyspace, ticket, "the KMS denied the keyspace: purged"
-                );
+                match kms_locked {
+                    true => tracing::error!(
+                        name: PER_MINUTE, shard, keyspace, ticket, "the keyspace's KMS is locked: no data key"
+                    ),
+                    false => tracing::error!(
+                        name: PER_MINUTE, shard, keyspace, ticket, "the KMS denied the keyspace: purged"
+                    ),
+                }
             }
             // The control thread logs the cause, once for all shards and keyspaces.
             Event::KmsUnavailable { keyspace, after_us } => tracing::debug!(

@@ -138,6 +138,7 @@ fn keyspace_snapshot(figures: KeyspaceFigures, measured: &Measured) -> KeyspaceS
 fn lock_state(gauges: &Gauges) -> LockState {
     match (gauges.lease_left_us > 0, gauges.unwrap_pending) {
         _ if gauges.locked => LockState::Locked,
+        _ if gauges.denied && gauges.kms_locked => LockState::Acquiring,
         _ if gauges.denied => LockState::Denied,
         (true, false) => LockState::Live,
         (true, true) => LockState::Renewing,

@@ -96,6 +96,49 @@ fn wait_for_state(client: &Client, kms: &str, state: &str) {
     });
 }
 
+fn keyspace_state(client: &Client, keyspace: &str) -> String {
+    let status: Value = serde_json::from_str(&client.status().unwrap().value).unwrap();
+    let all = status["keyspaces"].as_array().unwrap();
+    let of_name = all.iter().find(|it| it["name"] == keyspace).unwrap();
+    of_name["state"].as_str().unwrap().to_owned()
+}
+
+/// Its keyspaces were shown as denied, and the alert and the log named a refusal of the KMS that never was.
+#[test]
+fn keyspaces_of_a_kms_that_is_locked_since_the_start_are_not_called_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, server, client) = start(dir.path(), "");
+    drop(client);
+    let data = server.data.clone();
+    server.stop();
+
+    let config = dir.path().join("keywayd.toml");
+    let setup = Setup::new(&data).shards(2).production();
+    let server = setup
+        .flag("--config")
+        .flag(config.to_str().unwrap())
+        .start();
+    let client = server.unix_client();
+    let refused = past_the_start(|| mac(&client, "a")).unwrap_err();
+    assert_eq!(refused.status(), Some(Status::NeedsUnlock), "{refused}");
+    wait_until("the log line", WITHIN, || {
+        server
+            .log()
+            .contains("the keyspace's KMS is locked: no data key")
+    });
+    // A snapshot that was taken since.
+    wait_until("the keyspace's state", WITHIN, || {
+        let state = keyspace_state(&client, "a");
+        assert_ne!(state, "denied");
+        state == "acquiring"
+    });
+    assert!(!server.log().contains("the KMS denied the keyspace"));
+
+    let unlocked = unlock(&client, "a", UnlockWith::Passphrase(PASSPHRASE));
+    assert_eq!(unlocked.0, UnlockState::Done, "{}", unlocked.1);
+    past_the_start(|| mac(&client, "a")).unwrap();
+}
+
 /// The only way to make a server wipe its KEK was to stop it.
 #[test]
 fn a_locked_kms_takes_its_keyspaces_along_until_each_is_given_the_passphrase() {
