@@ -113,7 +113,7 @@ pub(super) fn derive_from_passphrase(
             KmsError::new(
                 Class::Misconfigured,
                 format!("Argon2id refuses {params:?}: {error}"),
-                "use the defaults",
+                "report this as a fault of the program",
             )
         })?;
     let block_count = argon2_params.block_count();
@@ -136,7 +136,7 @@ pub(super) fn derive_from_passphrase(
                 KmsError::new(
                     Class::Misconfigured,
                     format!("Argon2id failed: {error}"),
-                    "use the defaults",
+                    "report this as a fault of the program",
                 )
             })
     })?;

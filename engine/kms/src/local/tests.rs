@@ -263,11 +263,16 @@ async fn a_kek_file_without_a_version_is_named_as_the_fault() {
     add_version(&dir, 2);
     let local = Local::open(&dir.kek(), DevKek::Allow).unwrap();
     let wrapped = wrap(&local).await;
+    let newest = fs::read(dir.kek()).unwrap();
     dir.place(&old);
     let local = Local::open(&dir.kek(), DevKek::Allow).unwrap();
     let error = local.unwrap(&context(), &wrapped.0).await.unwrap_err();
     assert_eq!(error.class(), Class::Misconfigured);
     assert!(error.what().contains("KEK version 2"), "{error}");
+    assert_eq!(error.remedy(), "restore the newest copy of the KEK file");
+    dir.place(&newest);
+    let local = Local::open(&dir.kek(), DevKek::Allow).unwrap();
+    assert_unwraps(&local, &wrapped).await;
 }
 
 #[tokio::test]
@@ -460,7 +465,11 @@ async fn weak_or_excessive_argon2id_is_refused() {
             .await
             .unwrap_err();
         assert_eq!(error.class(), Class::Misconfigured, "{params:?}");
+        let allowed = "use m_kib 65536 to 4194304, t 1 to 64, p 1 to 16";
+        assert_eq!(error.remedy(), allowed);
+        assert!(error.what().contains("is out of range"), "{error}");
     }
+    // The least that the remedy allows.
     drop(dir.protected().await);
     let mut file = KekFile::parse(&fs::read(dir.kek()).unwrap()).unwrap();
     let Keks::Protected(protected) = &mut file.keks else {

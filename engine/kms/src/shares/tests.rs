@@ -160,6 +160,39 @@ fn errors_name_the_place_and_no_word() {
 }
 
 #[test]
+fn a_share_of_another_set_is_named_until_the_right_one_is_given() {
+    let secret = SecretKey::take(&mut [0xa7; 32]);
+    let quorum = Quorum::new(2, 3).unwrap();
+    let ours = split_secret(&secret, quorum).unwrap();
+    let others = split_secret(&secret, quorum).unwrap();
+    let mut stranger = Member::parse(&others[1]).unwrap();
+    stranger.terms = Member::parse(&ours[0]).unwrap().terms;
+    let with = |one: &Share| {
+        let stranger = stranger.to_share().unwrap();
+        combine_shares(&[share(one.expose()), stranger]).unwrap_err()
+    };
+    let (same_number, another) = (with(&ours[1]), with(&ours[0]));
+    assert_eq!(same_number.remedy(), "check which of the two belongs here");
+    assert_eq!(
+        another.remedy(),
+        "give all shares again; at least one of them is of another set, or was changed"
+    );
+    assert!(combine_shares(&ours[..2]).unwrap().is_same(&secret));
+}
+
+#[test]
+fn too_few_shares_and_too_many_are_named_until_there_are_enough() {
+    let secret = SecretKey::take(&mut [0xa7; 32]);
+    let shares = split_secret(&secret, Quorum::new(2, 3).unwrap()).unwrap();
+    let exactly = "give exactly as many shares as the threshold";
+    for (count, remedy) in [(0, "give the shares"), (1, exactly), (3, exactly)] {
+        let error = combine_shares(&shares[..count]).unwrap_err();
+        assert_eq!(error.remedy(), remedy, "{count}");
+    }
+    assert!(combine_shares(&shares[1..]).unwrap().is_same(&secret));
+}
+
+#[test]
 fn careless_spacing_and_capitals_are_read() {
     let secret = SecretKey::take(&mut [0xa7; 32]);
     let shares = split_secret(&secret, Quorum::new(1, 1).unwrap()).unwrap();

@@ -80,6 +80,15 @@ fn io_uring_that_is_refused_is_named_with_a_remedy() {
 fn a_seccomp_profile_with_the_calls_that_the_remedy_names_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
+    // docker's profile as it is.
+    let mut command = keywayd(&[], &data);
+    let all = [&REFUSED_BY_DOCKER[..], &IO_URING[..]].concat();
+    refuse(command.arg("--dev"), &all, libc::EPERM);
+    let text = refused(command);
+    assert!(
+        text.contains("io_uring_setup, io_uring_enter and io_uring_register"),
+        "{text}"
+    );
     let mut command = keywayd(&[], &data);
     refuse(command.arg("--dev"), &REFUSED_BY_DOCKER, libc::EPERM);
     let server = command.spawn().unwrap();

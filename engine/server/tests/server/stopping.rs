@@ -186,6 +186,11 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
         .unlock(&name("a"), UnlockWith::Passphrase(PASSPHRASE))
         .unwrap();
     wait_until("signing again", WITHIN, || status_of(&owner, "a").is_none());
+    // What was refused while the disk was broken, tried again.
+    owner
+        .keyspace_set(&name("b"), &[("allow:anonymous", "mac")])
+        .unwrap();
+    assert_eq!(info(&owner, "b").settings["allow:anonymous"], "mac");
 }
 
 /// Its answer was that "the command is in force on every shard", although the longer time limit was not.

@@ -12,14 +12,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use keyway_testkit::openbao::{Mode, OpenBao};
-use keyway_testkit::softhsm;
+use keyway_testkit::{softhsm, tools};
 
 use super::{clauses, is_test, root};
 use crate::command_line::operator::{Ended, Operator};
 use crate::common::Setup;
 
 /// The number of messages without a case. Lower it with each case; it is never raised.
-const DEBTS: usize = 172;
+const DEBTS: usize = 94;
 
 /// Why nothing can be executed, and the number of messages at most.
 const WHYS: [(&str, usize); 5] = [
@@ -278,6 +278,12 @@ fn local_kms() {
     walk_alone("local.sh");
 }
 
+/// Returns the path of a Python. moto's virtual environment has one.
+fn python() -> String {
+    let path = tools::dir().join("moto/bin/python");
+    path.display().to_string()
+}
+
 #[test]
 fn openbao() {
     let Some(bao) = OpenBao::start_or_skip(Mode::Tls) else {
@@ -288,6 +294,7 @@ fn openbao() {
         ("BAO_TOKEN", bao.root_token().to_owned()),
         ("BAO_CACERT", bao.ca_file().display().to_string()),
         ("UNSEAL_KEY", bao.unseal_key().to_owned()),
+        ("PYTHON", python()),
     ];
     let exports = variables.map(|(name, value)| format!("export {name}={value}\n"));
     let program = bao.program().parent().unwrap().display().to_string();
@@ -317,5 +324,52 @@ fn tokens() {
     let operator = Operator::new();
     walk("token.sh", |script| {
         operator.shell_alone(&format!("{exports}{script}"))
+    });
+}
+
+#[test]
+fn shares() {
+    let python = tools::path_or_skip("shamir-mnemonic", &["shamir/bin/python"]);
+    let Some(python) = python else { return };
+    let vectors = root().join("engine/kms/tests/data/slip39_vectors.json");
+    let variables = format!(
+        "PYTHON={} VECTORS={}\n",
+        python.display(),
+        vectors.display()
+    );
+    let operator = Operator::new();
+    walk("shares.sh", |script| {
+        operator.shell_alone(&format!("{variables}{script}"))
+    });
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn amazon() {
+    use keyway_testkit::microburst::Microburst;
+    use keyway_testkit::moto::{Moto, REGION};
+
+    let Some(moto) = Moto::start() else { return };
+    let Some(proxy) = Microburst::start(&moto) else {
+        return;
+    };
+    let programs = tools::dir().join("moto/bin");
+    let credentials = moto.create_user("keyway", &["kms:*"]);
+    let variables = [
+        ("REGION", REGION.to_owned()),
+        ("MOTO", moto.endpoint_url()),
+        ("PROXY", proxy.endpoint_url()),
+        ("CREDENTIALS", credentials.display().to_string()),
+        ("PYTHON", python()),
+        (
+            "MOTO_SERVER",
+            programs.join("moto_server").display().to_string(),
+        ),
+    ];
+    let variables = variables.map(|(name, value)| format!("{name}={value}\n"));
+    let variables = variables.concat();
+    let operator = Operator::new();
+    walk("aws.sh", |script| {
+        operator.shell_alone(&format!("{variables}{script}"))
     });
 }

@@ -344,3 +344,19 @@ curl -sf "http://$METRICS/metrics" > OUT
 keyway lock prod
 keyway unlock prod
 keyway unlock prod --wait
+
+# says: add --once
+! script -qec 'keyway --json top' /dev/null
+keyway --json top --once > OUT
+
+# says: Type {} to go on:
+keyway keyspace create typing
+keyway keyspace rotate typing
+until keyway keyspace list typing | grep 'generation 2'; do sleep 0.1; done
+! echo no | script -qec 'keyway keyspace destroy-deks typing' /dev/null
+echo typing | script -qec 'keyway keyspace destroy-deks typing' /dev/null
+
+# says: keyspace `{}` would grant rights to {} principals, and {} is the maximum; withdraw unused grants with allow:PRINCIPAL=none
+keyway keyspace create granted
+! keyway keyspace set granted $(for at in $(seq 300); do echo allow:uid:$at=sign; done)
+keyway keyspace set granted allow:uid:1=sign

@@ -118,3 +118,34 @@ refuses --data "$PWD/closed/data"
 serves --data "$PWD/another"
 chown 0 closed
 serves --data "$PWD/closed/data"
+
+# says: it has format {}, this program reads format {}: use the program that wrote it
+# says: its {} is {}, expected {} (hexadecimal, little-endian): put the file back where it came from
+start --shards 2
+keyway key generate prod/ed --alg ed25519
+stop
+file=$(ls data/blobs-*/shard-000/*.log | head -1)
+cp $file backup
+cp data/blobs-*/shard-001/"$(basename $file)" $file
+refuses --shards 2
+cp backup $file
+serves --shards 2
+"$(command -v perl)" -e '
+open F, "+<", $ARGV[0]; read F, $h, 64; substr($h, 8, 4) = pack "V", 99;
+$c = ~0 & 0xffffffff; for (unpack "C*", substr($h, 0, 60)) { $c ^= $_; for (1..8) { $c = $c & 1 ? ($c >> 1) ^ 0x82f63b78 : $c >> 1 } }
+substr($h, 60, 4) = pack "V", $c ^ 0xffffffff; seek F, 0, 0; print F $h' $file
+refuses --shards 2
+cp backup $file
+start --shards 2
+keyway key rotate prod/ed
+stop
+
+# says: repair the disk of the data directory, then run the command again until it succeeds
+start
+keyway key generate prod/ed --alg ed25519
+mkdir data/keyspaces.json.tmp
+! keyway lock prod
+rmdir data/keyspaces.json.tmp
+until keyway lock prod; do sleep 0.1; done
+keyway unlock prod --wait
+keyway key rotate prod/ed

@@ -11,8 +11,8 @@ root_only() {
 # Generates a key that ends in so many seconds; fails if a busy machine takes longer than that.
 ends() { keyway key generate "$1" --alg ed25519 --not-after $(($(date +%s%3N) + $2 * 1000)); }
 
-server=
-trap 'test -z "$server" || kill -KILL $server 2> /dev/null' EXIT
+server= canned_id= silent_id=
+trap 'for child in $server $canned_id $silent_id; do kill -KILL $child 2> /dev/null; done' EXIT
 
 # Adds an argument that is not given yet.
 default() {
@@ -142,7 +142,7 @@ impatient() {
             cat answer
             return 0
         fi
-        if grep -v 'no answer in time;' answer | grep -q ': .*; '; then break; fi
+        if grep -v -e 'no answer in time; try again' -e 'no answer in time; the change' answer | grep -q ': .*; '; then break; fi
     done
     cat answer
     return 1
@@ -161,4 +161,62 @@ aes() {
     shift
     test $# != 0 || set -- --key-type AES:32 --private --sensitive
     pkcs11-tool --module "$MODULE" --token-label "$TOKEN" --login --pin "$PIN" --keygen --label "$label" "$@"
+}
+
+# A KMS at AWS's, which moto plays: a key by its name, at this address, with the credentials of the file.
+amazon() {
+    printf '[kms.a]\nprovider = "aws"\nkey_id = "%s"\nregion = "%s"\nendpoint_url = "%s"\n' "$1" "$REGION" "${2-$MOTO}"
+    printf 'credentials_file = "%s"\n[kms.a.budget]\nattempts_max = 1\n' "$PWD/credentials"
+    cp "$CREDENTIALS" credentials
+}
+# A call that an administrator of the account makes.
+aws_call() {
+    curl -sf "$MOTO" -H "X-Amz-Target: TrentService.$1" -H 'Content-Type: application/x-amz-json-1.1' -d "$2" \
+        -H "Authorization: AWS4-HMAC-SHA256 Credential=admin/20260101/$REGION/kms/aws4_request, SignedHeaders=host, Signature=none"
+}
+# Creates a key, and prints its ARN.
+aws_key() { aws_call CreateKey "${1:-"{ }"}" | sed 's/.*"Arn": *"\([^"]*\)".*/\1/'; }
+# What the proxy in front of moto does to later calls of the KMS.
+proxy() { curl -sf "$PROXY/_microburst/rules" -d "[$1]" > rules; }
+proxy_answers() { proxy "{\"service\":\"kms\",\"error\":{\"code\":\"$1\",\"status\":$2,\"message\":\"as the test says\"}}"; }
+# Answers each request with this JSON and status (200), at $canned. COUNT in it is the number of the request.
+answers() {
+    rm -f canned.port
+    setpriv --pdeathsig KILL "$PYTHON" -c '
+import http.server, itertools, sys
+count = itertools.count(1000)
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.do_GET()
+    def do_GET(self):
+        text = sys.argv[1].replace("COUNT", str(next(count)))
+        self.send_response(int(sys.argv[2]))
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+with open("canned.next", "w") as file: file.write(str(server.server_port))
+import os; os.rename("canned.next", "canned.port")
+server.serve_forever()' "$1" "${2-200}" > /dev/null 2>&1 &
+    canned_id=$!
+    until test -f canned.port; do kill -0 $canned_id; sleep 0.05; done
+    canned="http://127.0.0.1:$(cat canned.port)"
+}
+# A server that accepts connections and never answers, at $silent.
+silence() {
+    keywayd --dev --data silent --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --shards 1 --arena-mib 1 > silent.log 2>&1 &
+    silent_id=$!
+    until grep -q 'is listening' silent.log; do kill -0 $silent_id; sleep 0.02; done
+    silent="$(sed -n 's/.*"metrics": *"\(.*\)".*/\1/p' silent/endpoints.json)"
+    kill -STOP $silent_id
+}
+# Prints a share with the number, the set and a checksum of this one, and with another value.
+forged() {
+    "$PYTHON" -c '
+import dataclasses, sys
+from shamir_mnemonic.share import Share
+share = Share.from_mnemonic(open(sys.argv[1]).read())
+print(dataclasses.replace(share, value=bytes([int(sys.argv[2])] * 32)).mnemonic())' "$1" "$2"
 }

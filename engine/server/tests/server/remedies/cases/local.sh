@@ -227,3 +227,105 @@ under='setpriv --reuid 12345 --clear-groups --bounding-set=-all --inh-caps=-all'
 refuses --passphrase-file "$PWD/SECRET" --allow-unlocked-memory
 eval "$(sed -n 's/.*; run as root: //p' log)"
 serves --passphrase-file "$PWD/SECRET" --allow-unlocked-memory
+
+# says: unlock it: keyway kms unlock NAME --passphrase
+passphrase
+keyway kms lock local
+! keyway keyspace create shop
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway keyspace create shop
+
+# says: raise the service's memory limit
+passphrase
+keyway kms lock local
+echo 'wrong horse battery' > WRONG
+# It leaves a thread behind, which the next unlock uses: one that starts without memory ends the process.
+! keyway kms unlock local --passphrase-fd 3 3< WRONG
+size=$(sed -n 's/^VmSize: *\([0-9]*\) kB/\1/p' /proc/$server/status)
+prlimit --pid $server --as=$(((size + 30000) * 1024)):unlimited
+! impatient kms unlock local --passphrase-fd 3 3< SECRET
+prlimit --pid $server --as=unlimited:unlimited
+keyway kms unlock local --passphrase-fd 3 3< SECRET
+keyway keyspace create shop
+
+# says: check the disk and the file system
+# says: {}; if this attempt left a file, move it away: its secret is lost
+root_only
+mode=; mkdir full
+printf '#!/bin/sh\nmount --make-rprivate / && mount -t tmpfs -o size=4k,mode=700 none %s/full && head -c 4096 /dev/zero > %s/full/FILE && exec "$@"\n' "$PWD" "$PWD" > inside; chmod 700 inside
+under="unshare --mount $PWD/inside"
+printf '[kms.local]\nprovider = "local"\nfile = "%s/full/kek.json"\n' "$PWD" > FILE
+start --config FILE
+! impatient kms init local --shares 3 --threshold 2 --out SHARES
+rm -f SHARES
+nsenter -t $server -m rm "$PWD/full/FILE"
+nsenter -t $server -m sh -c "! test -e '$PWD/full/kek.json' || rm '$PWD/full/kek.json'"
+keyway kms init local --shares 3 --threshold 2 --out SHARES
+keyway keyspace create prod
+
+# says: give the service's user access to it
+root_only
+mode=; secret; chmod 600 SECRET
+mkdir -m 700 closed; mv SECRET closed; chown 12345 closed
+under='setpriv --bounding-set=-all --inh-caps=-all'
+refuses --passphrase-file "$PWD/closed/SECRET"
+chown 0 closed
+serves --passphrase-file "$PWD/closed/SECRET"
+
+# says: give the path of the file itself, not of a link
+mode=; secret; chmod 600 SECRET; ln -s LINK LINK
+refuses --passphrase-file "$PWD/LINK"
+serves --passphrase-file "$PWD/SECRET"
+
+# says: give the path of a file
+mode=; secret
+printf '[kms.local]\nprovider = "local"\nfile = "/"\n' > FILE
+refuses --config FILE
+printf '[kms.local]\nprovider = "local"\nfile = "%s/kek.json"\n' "$PWD" > FILE
+start --config FILE
+keyway kms init local --passphrase-fd 3 3< SECRET
+
+# says: set mode 0400 for the secret where the service is declared, and uid to the service's user
+root_only
+mode=; secret
+printf '#!/bin/sh\nmount --make-rprivate / && mount -t tmpfs none /run && mkdir -m 755 /run/secrets && cp %s/SECRET /run/secrets && chmod "$mode" /run/secrets/SECRET && exec "$@"\n' "$PWD" > inside; chmod 700 inside
+sed 's/"$mode"/0444/' inside > open; sed 's/"$mode"/0400/' inside > closed; chmod 700 open closed
+under="unshare --mount $PWD/open"
+refuses --passphrase-file /run/secrets/SECRET
+under="unshare --mount $PWD/closed"
+serves --passphrase-file /run/secrets/SECRET
+
+# says: set defaultMode: 0440 for the volume, and fsGroup for the pod
+mode=; secret
+mkdir -m 755 volume volume/..first; mv SECRET volume/..first; ln -s ..first volume/..data; ln -s ..data/SECRET volume/SECRET
+chmod 644 volume/SECRET
+refuses --passphrase-file "$PWD/volume/SECRET"
+chmod 440 volume/SECRET
+serves --passphrase-file "$PWD/volume/SECRET"
+
+
+# says: keyway: the KMS that wrapped it so far could still unwrap its DEK from a backup; rotate it next: keyway keyspace rotate {}
+{ echo 'default_kms = "a"'; local_kms; local_kms 'file = "b.kek"' | sed s/kms.a/kms.b/; } > FILE
+sed -i "s|b.kek|$PWD/b.kek|" FILE
+start --config FILE
+keyway keyspace create shop
+keyway keyspace rewrap shop --kms b
+eval "$(keyway keyspace rewrap shop --kms a 2>&1 | sed -n 's/.*rotate it next: //p')"
+keyway keyspace list | grep shop
+
+# says: run `keyway unlock {} --wait`
+start
+keyway keyspace create shop
+keyway key generate shop/ed --alg ed25519
+keyway lock shop
+! keyway key rotate shop/ed
+keyway unlock shop --wait
+keyway key rotate shop/ed
+
+# says: keyspace `{}` already keeps {} retired DEKs for {} days each, which is the maximum
+start
+keyway keyspace create shop
+for at in $(seq 128); do until keyway keyspace rotate shop > out 2>&1; do sleep 0.02; done; done
+until keyway keyspace rotate shop 2>&1 | grep 'already keeps'; do sleep 0.02; done
+keyway keyspace destroy-deks shop --yes
+keyway keyspace rotate shop

@@ -173,3 +173,92 @@ under='prlimit --nofile=5'
 refuses || refuses
 under='prlimit --nofile=1024'
 serves
+
+# says: only the server's user and root may do this, over the Unix socket
+mode=
+start
+! keyway --addr "$(sed -n 's/.*"tcp": *"\(.*\)".*/\1/p' data/endpoints.json)" status
+keyway --addr "unix:$PWD/data/keyway.sock" status
+stop
+
+# says: the locked-memory limit is {} bytes, and {} shards need {} at least; raise it
+root_only
+alone() {
+    : > log
+    prlimit --memlock=$1 setpriv --pdeathsig KILL --bounding-set=-all --inh-caps=-all keywayd --dev --data data --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --shards $2 $3 > log 2>&1 & server=$!
+    until grep -q 'is listening' log; do kill -0 $server || { cat log; return 1; }; sleep 0.02; done
+    stop
+}
+! alone 4300000 2
+needed=$(sed -n 's/.* shards need \([0-9]*\) at least.*/\1/p' log)
+alone $needed 2
+alone 4300000 1
+alone 4300000 2 --allow-unlocked-memory
+
+# says: give fewer --shards
+root_only
+under='prlimit --memlock=6000000 setpriv --bounding-set=-all --inh-caps=-all'
+refuses --shards 4
+serves --shards 1
+
+# says: or give fewer --shards
+under='prlimit --nofile=150'
+refuses --shards 8 --connections-max 9
+serves --shards 1 --connections-max 9
+
+# says: the limit of processes and threads is reached; raise it (TasksMax=
+root_only
+chmod 755 . ..; mkdir data; chown 12345 data
+as_user='setpriv --reuid 12345 --clear-groups --bounding-set=-all --inh-caps=-all'
+under="prlimit --nproc=3 $as_user"
+refuses --allow-unlocked-memory
+under="prlimit --nproc=500 $as_user"
+serves --allow-unlocked-memory
+
+# says: cannot remove the socket {} of an earlier server: {}; remove it, or use another --unix
+root_only
+mkdir run
+start --unix "$PWD/run/socket"
+kill -KILL $server; wait $server || true
+chmod 555 run
+under='setpriv --bounding-set=-all --inh-caps=-all'
+refuses --unix "$PWD/run/socket"
+serves --unix "$PWD/another"
+rm -f run/*
+chmod 755 run
+serves --unix "$PWD/run/socket"
+
+# says: cannot tell whether another process listens on {} ({}); stop it, or use another --unix
+root_only
+keywayd --dev --data other --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --shards 1 --arena-mib 1 --unix "$PWD/same" > other.log 2>&1 & other=$!
+until grep -q 'is listening' other.log; do sleep 0.02; done
+chmod 000 same*
+under='setpriv --bounding-set=-all --inh-caps=-all'
+refuses --unix "$PWD/same"
+serves --unix "$PWD/another"
+kill $other; wait $other
+rm -f same*
+serves --unix "$PWD/same"
+
+# says: the server's user stands for every user that has no number in this user namespace
+root_only
+unshare --user --map-user=1000 true || { echo 'SKIP: needs user namespaces'; exit 0; }
+under='unshare --user --map-user=65534'
+serves --allow-unlocked-memory
+grep 'stands for every user' log
+under='unshare --user --map-user=1000'
+serves --allow-unlocked-memory
+! grep 'stands for every user' log
+
+# says: an operator restarted it, or it ended and its supervisor started it again: see its log
+start
+: > found
+until grep 'an operator restarted it' found; do
+keyway doctor --duration 5s > found & doctor=$!
+sleep 1
+stop; cp log before
+start
+wait $doctor || true
+done
+grep stopped before
+! keyway doctor --duration 2s | grep 'an operator restarted it'

@@ -182,3 +182,23 @@ start --config FILE
 echo "$PIN" > RIGHT
 keyway kms unlock a --pin-fd 3 3< RIGHT
 keyway keyspace create shop
+
+# says: check the key's label: if the key was recreated, restore the old one from the token's backup; otherwise restore the wrapped key from a backup
+mode=
+aes remade
+softhsm remade > FILE
+start --config FILE
+keyway keyspace create shop
+keyway key generate shop/ed --alg ed25519
+stop
+tokens=$(sed -n 's/^directories.tokendir *= *//p' "$SOFTHSM2_CONF")
+cp -a "$tokens" backup
+pkcs11-tool --module "$MODULE" --token-label "$TOKEN" --login --pin "$PIN" --delete-object --type secrkey --label remade
+aes remade
+start --config FILE
+! impatient unlock shop --wait
+stop
+rm -r "$tokens"; cp -a backup "$tokens"
+start --config FILE
+keyway unlock shop --wait
+keyway key rotate shop/ed

@@ -244,3 +244,65 @@ bao write -f transit/keys/spent || true
 ! again
 bao write sys/quotas/rate-limit/limited path=transit rate=1000
 keyway unlock shop --wait
+
+# says: install the package ca-certificates, or name the server's CA in the setting ca_file
+mode=
+key_with_policy roots; token roots
+openbao roots > FILE
+sed /ca_file/d FILE > NONE
+mkdir empty
+SSL_CERT_FILE=/none SSL_CERT_DIR="$PWD/empty" refuses --config NONE
+SSL_CERT_FILE=/none SSL_CERT_DIR="$PWD/empty" start --config FILE
+keyway keyspace create shop
+
+# says: look at the server's health, and at the network; request_ms_max is the limit
+mode=
+key_with_policy silent; token silent
+silence
+openbao silent > FILE
+sed "s|^address.*|address = \"http://$silent\"\nconnect_ms_max = 500\nrequest_ms_max = 500|; /ca_file/d" FILE > SILENT
+start --config SILENT
+! impatient keyspace create shop
+stop
+start --config FILE
+keyway keyspace create shop
+
+# says: look at the server's health: bao status; behind several, give the address that leads to the active one
+mode=
+key_with_policy standby; token standby
+answers '{"errors":["local node not active but active cluster node not found"]}' 500
+openbao standby > FILE
+sed "s|^address.*|address = \"$canned\"|; /ca_file/d" FILE > STANDBY
+start --config STANDBY
+! impatient keyspace create shop
+stop
+bao status
+start --config FILE
+keyway keyspace create shop
+
+# says: compare the settings of the vault provider with the server's
+mode=
+key_with_policy compared; token compared
+answers '{"errors":["unsupported"]}' 400
+openbao compared > FILE
+sed "s|^address.*|address = \"$canned\"|; /ca_file/d" FILE > OTHER
+start --config OTHER
+! impatient keyspace create shop
+stop
+start --config FILE
+keyway keyspace create shop
+
+# says: correct the settings auth.mount and namespace, or enable the auth method there
+mode=
+key_with_policy login
+bao write auth/approle/role/login token_policies=login
+bao write -f -field=secret_id auth/approle/role/login/secret-id > secret-id; chmod 600 secret-id
+openbao login | sed '/auth/,$d' > FILE
+role_id=$(bao read -field=role_id auth/approle/role/login/role-id)
+printf '[kms.a.auth]\nmethod = "approle"\nrole_id = "%s"\nsecret_id_file = "%s/secret-id"\n' "$role_id" "$PWD" >> FILE
+sed 's|^mount.*|&\nnamespace = "none"|' FILE > OTHER
+start --config OTHER
+! impatient keyspace create shop
+stop
+start --config FILE
+keyway keyspace create shop
