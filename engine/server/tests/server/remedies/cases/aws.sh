@@ -349,3 +349,36 @@ start --config FILE
 keyway kms lock a
 keyway kms unlock a
 keyway keyspace create shop
+
+# says: it goes on at the server; follow it with `keyway unlock {} --ticket {} --wait`
+mode=
+{ amazon "$(aws_key)" $PROXY; printf 'call_ms_max = 60000\ntotal_ms_max = 60000\n'; } | sed 's/^region/call_ms_max = 60000\nregion/' > FILE
+start --config FILE
+keyway keyspace create shop
+keyway key generate shop/ed --alg ed25519
+keyway lock shop
+proxy '{"service":"kms","latency":8000}'
+! keyway unlock shop --wait=1s 2> why
+cat why
+proxy
+eval "$(sed -n 's/.*follow it with `\(.*\)`.*/\1/p' why)"
+keyway key rotate shop/ed
+
+# says: wait, or raise the call budget's rate_per_s or concurrency_max
+mode=
+{ amazon "$(aws_key)"; printf 'rate_per_s = 1\nburst = 1\ncall_ms_max = 900\ntotal_ms_max = 900\n'; } > FILE
+start --config FILE
+! impatient keyspace create shop
+stop
+sed -i 's/^rate_per_s.*/rate_per_s = 10/; s/^burst.*/burst = 10/' FILE
+start --config FILE
+keyway keyspace create shop
+
+# says: try again, or allow more time with --timeout
+mode=
+amazon "$(aws_key)" $PROXY > FILE
+start --config FILE
+proxy '{"service":"kms","latency":1500}'
+! command keyway --timeout 1s keyspace create shop
+keyway keyspace create shop-2
+proxy

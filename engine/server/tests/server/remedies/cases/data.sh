@@ -149,3 +149,13 @@ rmdir data/keyspaces.json.tmp
 until keyway lock prod; do sleep 0.1; done
 keyway unlock prod --wait
 keyway key rotate prod/ed
+
+# says: ; free some space there
+root_only
+mkdir small
+printf '#!/bin/sh\nmount --make-rprivate / && mount -t tmpfs -o size=16m,mode=700 none %s/small && head -c 17000000 /dev/zero > %s/small/FILE; $free; exec "$@"\n' "$PWD" "$PWD" > inside; chmod 700 inside
+under="env free=true unshare --mount $PWD/inside"
+refuses --data "$PWD/small/data" --unix "$PWD/socket"
+printf 'rm -f %s/small/FILE\n' "$PWD" > free; chmod 700 free
+under="env free=$PWD/free unshare --mount $PWD/inside"
+serves --data "$PWD/small/data" --unix "$PWD/socket"

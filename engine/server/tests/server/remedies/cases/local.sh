@@ -329,3 +329,24 @@ for at in $(seq 128); do until keyway keyspace rotate shop > out 2>&1; do sleep 
 until keyway keyspace rotate shop 2>&1 | grep 'already keeps'; do sleep 0.02; done
 keyway keyspace destroy-deks shop --yes
 keyway keyspace rotate shop
+
+# says: the rotation to DEK {} is still resealing blobs ({} left); wait until `keyway keyspace list` shows none
+start
+keyway keyspace create shop
+for at in $(seq 20); do keyway key generate shop/$at --alg ed25519 > out; done
+until keyway keyspace rotate shop 2>&1 | grep 'still resealing'; do :; done
+until keyway keyspace rotate shop; do sleep 0.1; done
+
+# says: let the unit say LoadCredentialEncrypted={}, or choose another source
+mode=; secret; chmod 600 SECRET
+mkdir -m 700 credentials; cp SECRET credentials/keyway-passphrase
+CREDENTIALS_DIRECTORY=credentials refuses
+CREDENTIALS_DIRECTORY="$PWD/credentials" serves
+serves --data other --passphrase-file "$PWD/SECRET"
+
+# says: nothing was done; type it again
+mode=
+start
+! printf 'correct horse battery\nanother horse battery\n' | script -qec 'keyway kms init local --passphrase' /dev/null
+printf 'correct horse battery\ncorrect horse battery\n' | script -qec 'keyway kms init local --passphrase' /dev/null
+keyway keyspace create shop

@@ -283,7 +283,7 @@ keyway keyspace create shop
 # says: compare the settings of the vault provider with the server's
 mode=
 key_with_policy compared; token compared
-answers '{"errors":["unsupported"]}' 400
+answers '{"errors":["unsupported operation"]}' 405
 openbao compared > FILE
 sed "s|^address.*|address = \"$canned\"|; /ca_file/d" FILE > OTHER
 start --config OTHER
