@@ -190,7 +190,7 @@ fn a_lock_and_a_withdrawal_hold_though_they_cannot_be_written_and_are_written_la
     owner
         .keyspace_set(&name("b"), &[("allow:anonymous", "mac")])
         .unwrap();
-    assert_eq!(info(&owner, "b").settings["allow:anonymous"], "mac");
+    assert!(!info(&owner, "b").allow.is_empty());
 }
 
 /// Its answer was that "the command is in force on every shard", although the longer time limit was not.

@@ -142,7 +142,7 @@ impatient() {
             cat answer
             return 0
         fi
-        if grep -v -e 'no answer in time; try again' -e 'no answer in time; the change' answer | grep -q ': .*; '; then break; fi
+        if grep -v -e 'no answer in time; try again' -e 'no answer in time; the change' -e 'the deadline passed' answer | grep -q ': .*; '; then break; fi
     done
     cat answer
     return 1
