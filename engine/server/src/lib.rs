@@ -18,6 +18,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 mod data;
+pub mod exit;
 pub mod lifeline;
 pub mod logging;
 pub mod machine;

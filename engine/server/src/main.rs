@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use keyway_server::config::{Config, Options};
 use keyway_server::os_error::{Attempt, explain};
-use keyway_server::{logging, node, signals};
+use keyway_server::{exit, logging, node, signals};
 
 /// Wipes what ring and others leave on the heap when they free it.
 #[global_allocator]
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             logging::last_words(&error);
-            ExitCode::FAILURE
+            exit::now(1)
         }
     }
 }

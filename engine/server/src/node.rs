@@ -16,6 +16,7 @@ use crate::control::at_start;
 use crate::control::lanes::lanes;
 use crate::control::link::FromShard;
 use crate::control::{self, Driver, Means};
+use crate::exit;
 use crate::lifeline::LifecycleReporter;
 use crate::logging;
 use crate::machine::Machine;
@@ -222,7 +223,7 @@ pub fn run(config: Config, machine: &Machine, signals: &Stop) -> Result<(), Stri
     tracing::info!("stopped");
     logging::flush();
     // Shard threads are parked with unfinished tasks, which must not be dropped.
-    std::process::exit(i32::from(failed.load(Ordering::Relaxed)));
+    exit::now(u8::from(failed.load(Ordering::Relaxed)));
 }
 
 fn move_keys(data: &mut DataDir, shards: u16) -> Result<(), String> {

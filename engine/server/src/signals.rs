@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::logging;
+use crate::{exit, logging};
 
 /// Whether the server is to stop, and what a stop means now.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Stop {
         }
         tracing::info!("stopped before it served");
         logging::flush();
-        std::process::exit(0);
+        exit::now(0);
     }
 }
 

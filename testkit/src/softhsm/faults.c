@@ -4,6 +4,7 @@
  *   flags 0x20000        these bits are added to a token's flags
  *   C_Decrypt 0x101      the function returns this value and does nothing else
  *   C_Decrypt hang       the function waits until this line is gone, and then does what it should
+ *   exit 0x0             the module's exit handler crashes, as one does whose threads are at work meanwhile
  *   C_Decrypt logout     the session's login ends, as another program's C_Logout would do it, and the function says so
  */
 #include <dlfcn.h>
@@ -71,6 +72,12 @@ static Value token_info(void *slot, unsigned char *info) {
         memcpy(info + FLAGS_AT, &all, sizeof all);
     }
     return value;
+}
+
+__attribute__((destructor)) static void at_exit(void) {
+    Value value;
+    if (fault("exit", &value))
+        abort();
 }
 
 static Value login(void *a, void *b, void *c, void *d) { return pass(LOGIN, "C_Login", a, b, c, d, 0, 0); }

@@ -119,7 +119,7 @@ fn keyspaces_of_a_kms_that_is_locked_since_the_start_are_not_called_denied() {
         .flag(config.to_str().unwrap())
         .start();
     let client = server.unix_client();
-    let refused = past_the_start(|| mac(&client, "a")).unwrap_err();
+    let refused = mac(&client, "a").unwrap_err();
     assert_eq!(refused.status(), Some(Status::NeedsUnlock), "{refused}");
     wait_until("the log line", WITHIN, || {
         server

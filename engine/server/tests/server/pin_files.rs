@@ -104,6 +104,22 @@ fn a_restart_needs_no_command() {
     wait_for_service(&stand.start());
 }
 
+/// A server that stopped right after a login ended with SIGSEGV: the thread of the module was at work when the exit handlers
+/// of the module's libraries ran.
+#[test]
+fn a_clean_stop_does_not_run_exit_handlers_of_the_module() {
+    let Some(stand) = Stand::new_or_skip() else {
+        return;
+    };
+    std::fs::remove_file(stand.path("module.so")).unwrap();
+    symlink(stand.hsm.faulty(), stand.path("module.so")).unwrap();
+    stand.prepare();
+    stand.hsm.set_faults("exit 0x0\n");
+    let server = stand.start();
+    wait_for_service(&server);
+    server.stop();
+}
+
 #[test]
 fn a_token_that_is_connected_after_the_start_is_found() {
     let Some(stand) = Stand::new_or_skip() else {
