@@ -91,17 +91,16 @@ pub fn split_secret(secret: &SecretKey, quorum: Quorum) -> Result<Vec<Share>, Km
 /// Recovers the secret from exactly as many shares as required, in any order. Errors, all [`Class::Denied`]: words that
 /// are not a share, shares of different sets, a repeated share, too few or too many, shares that do not belong together.
 pub fn combine_shares(shares: &[Share]) -> Result<SecretKey, KmsError> {
-    combine(&read_set(shares, None)?)
+    combine(&read_set(shares)?)
 }
 
-/// Parses different shares of one set: the one with these terms, or otherwise the first share's.
-pub(crate) fn read_set(shares: &[Share], terms: Option<Terms>) -> Result<Vec<Member>, KmsError> {
+/// Parses different shares of one set: the first share's.
+fn read_set(shares: &[Share]) -> Result<Vec<Member>, KmsError> {
     let mut members: Vec<Member> = Vec::with_capacity(shares.len());
     for share in shares {
         let member = Member::parse(share)?;
-        let first = members.first().map(|first| first.terms);
-        if let Some(terms) = terms.or(first) {
-            member.check_belongs(terms)?;
+        if let Some(first) = members.first() {
+            member.check_belongs(first.terms)?;
         }
         member.check_new(&members)?;
         members.push(member);

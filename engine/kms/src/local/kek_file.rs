@@ -38,7 +38,7 @@ use super::seal::{Argon2Params, NONCE_BYTES, SALT_BYTES, SEALED_KEK_BYTES};
 pub(super) const FORMAT: u32 = 1;
 /// Longest file that is read.
 pub(super) const FILE_BYTES_MAX: usize = 64 * 1024;
-/// Most KEK versions in a file: enough for decades of yearly rotations.
+/// Most KEK versions in a file. keywayd makes files with one; the format has room for more.
 pub(super) const KEK_VERSIONS_MAX: usize = 64;
 /// Generous size of one version in the file, for the relation below.
 const VERSION_TEXT_BYTES_MAX: usize = 512;

@@ -78,14 +78,6 @@ pub(super) fn single_key(
             ),
             "unlock it with the passphrase",
         )),
-        (Keks::Shares(shares), UnlockSecret::Share(_)) => Err(KmsError::new(
-            Class::Misconfigured,
-            format!(
-                "the KEK file opens to {} shares at once here, and was given one",
-                shares.threshold
-            ),
-            "give all of them in one call",
-        )),
         (Keks::Shares(shares), other) => Err(KmsError::new(
             Class::Misconfigured,
             format!(
