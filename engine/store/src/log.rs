@@ -265,7 +265,7 @@ impl<L> State<L> {
             segment
                 .expect("records are applied while their segment is open")
                 .live_bytes += u64::from(entry.record_len);
-            if !matches!(kind, Kind::Uses | Kind::VersionRevoked) {
+            if kind.is_of_key() {
                 self.drop_versions(hash, without);
             }
         }

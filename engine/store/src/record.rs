@@ -58,6 +58,11 @@ impl Kind {
         }
     }
 
+    /// Whether the record is about a key itself, not about what it has in addition.
+    pub fn is_of_key(self) -> bool {
+        !matches!(self, Self::Uses | Self::VersionRevoked)
+    }
+
     /// The state that a whole record gives its key, its key's use count, or one version of it.
     pub fn state(self) -> Option<KeyState> {
         match self {

@@ -15,7 +15,7 @@ use crate::log::{
     Beside, BlobLog, Committed, Compaction, DiskState, Health, LogOptions, Segment, Shared, State,
 };
 use crate::notify::Notify;
-use crate::record::{Head, Kind};
+use crate::record::Head;
 use crate::revoked::RevokedVersions;
 use crate::scan::{Item, Scanner};
 use crate::seam::{File, Files};
@@ -389,8 +389,7 @@ impl<F: Files, P: FnMut(Progress)> Opening<'_, F, P> {
             state,
         };
         let applied = self.state.apply(head.kind, hash, entry, held.without);
-        if applied == Applied::Superseded || matches!(head.kind, Kind::Uses | Kind::VersionRevoked)
-        {
+        if applied == Applied::Superseded || !head.kind.is_of_key() {
             return;
         }
         match held.without {

@@ -180,7 +180,7 @@ pub async fn move_keys<F: Files + Clone>(
             let page = log.records_from(cursor).await;
             let page = page.map_err(|error| ReshardError::Read(shard, error))?;
             for row in page.rows {
-                let is_key = !matches!(row.kind, Kind::Uses | Kind::VersionRevoked);
+                let is_key = row.kind.is_of_key();
                 report.records += u64::from(is_key);
                 report.damaged_records += u64::from(row.kind == Kind::Lost);
                 let to = route(row.keyspace, &row.key_id);
