@@ -1,12 +1,12 @@
 //! Well-formed answers to every request, with hostile text in each field that holds text, and ways to damage them.
 
-use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use keyway_protocol::{
-    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyVersions, KeyspaceEntry, KmsShares, Octets,
-    Opcode, Sealed, ServerHello, ShardMap, VERSION, encode_deks_destroyed, encode_generation,
-    encode_keyspace_id, encode_ticket,
+    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyVersions, KmsShares, Octets, Opcode, Sealed,
+    encode_deks_destroyed, encode_generation, encode_keyspace_id, encode_ticket,
 };
 use serde_json::{Value, json};
+
+use super::wire;
 
 /// What acts on a terminal, and a line that would pass for one of the program's own.
 pub const EVIL: &str = "x\u{1b}]0;owned\u{7}\u{1b}[2J\r\n\u{9b}31m\u{8}\u{7f}\t\u{202e}\u{2066}\u{200f}\u{200b}\u{feff}\
@@ -15,28 +15,10 @@ pub const EVIL: &str = "x\u{1b}]0;owned\u{7}\u{1b}[2J\r\n\u{9b}31m\u{8}\u{7f}\t\
 /// Stands for [`EVIL`] where a document is written below.
 const PLACE: &str = "EVIL";
 
-/// The answer to HELLO.
-pub fn hello(out: &mut Vec<u8>) {
-    let entry = |(id, name): (u32, &str)| KeyspaceEntry {
-        id,
-        name: name.parse().unwrap(),
-    };
-    let hello = ServerHello {
-        version: VERSION,
-        dev: true,
-        more: false,
-        this_shard: 0,
-        payload_len_max: PAYLOAD_LEN_MAX as u32,
-        map: ShardMap::new([1; 16], vec![0, 0]).unwrap(),
-        keyspaces: [(1, "prod"), (7, "staging")].map(entry).to_vec(),
-    };
-    hello.encode(out).unwrap();
-}
-
 /// Appends the payload of an OK answer.
 pub fn payload(opcode: Opcode, out: &mut Vec<u8>) {
     match opcode {
-        Opcode::Hello => hello(out),
+        Opcode::Hello => wire::hello(out),
         Opcode::Encrypt => {
             let ciphertext = Octets(EVIL.as_bytes());
             let sealed = Sealed {

@@ -9,6 +9,8 @@ mod answers;
 mod commands;
 mod server;
 mod terminal;
+#[path = "../support/wire.rs"]
+mod wire;
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,6 @@
 //! A server that speaks the protocol, and lies in it.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -9,6 +8,7 @@ use keyway_protocol::limits::HEADER_LEN;
 use keyway_protocol::{Opcode, RequestFrame, ResponseFlags, ResponseHead, ResponseWriter, Status};
 
 use super::answers::{self, Dice, EVIL};
+use super::wire;
 
 /// How the server answers everything but HELLO.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,13 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let way = *shared.lock().unwrap();
-                thread::spawn(move || serve(stream.unwrap(), way));
+                let mut count = 0;
+                thread::spawn(move || {
+                    wire::serve(stream.unwrap(), |frame, out| {
+                        count += 1;
+                        answer(frame, way, count, out)
+                    });
+                });
             }
         });
         Self { addr, way }
@@ -88,28 +94,6 @@ impl Server {
     /// Connections that come from now on are served this way.
     pub fn behave(&self, way: Way) {
         *self.way.lock().unwrap() = way;
-    }
-}
-
-fn serve(mut stream: TcpStream, way: Way) {
-    let mut buffer = Vec::new();
-    let mut chunk = [0; 4_096];
-    let mut count = 0;
-    loop {
-        while let Some((frame, len)) = RequestFrame::decode(&buffer).unwrap() {
-            count += 1;
-            let mut out = Vec::new();
-            let goes_on = answer(&frame, way, count, &mut out);
-            if stream.write_all(&out).is_err() || !goes_on {
-                let _ = stream.shutdown(Shutdown::Both);
-                return;
-            }
-            buffer.drain(..len);
-        }
-        match stream.read(&mut chunk) {
-            Ok(len) if len > 0 => buffer.extend_from_slice(&chunk[..len]),
-            _ => return,
-        }
     }
 }
 
@@ -126,7 +110,7 @@ fn answer(frame: &RequestFrame<'_>, way: Way, count: u64, out: &mut Vec<u8>) -> 
         (Way::Unwelcome(status), Opcode::Hello) => refuse(writer, status),
         (Way::Hello(seed), Opcode::Hello) => {
             let mut payload = Vec::new();
-            answers::hello(&mut payload);
+            wire::hello(&mut payload);
             answers::damage(&mut payload, &mut Dice::new(seed));
             writer.payload().extend(payload);
             writer.finish(ResponseHead::OK);

@@ -1,21 +1,20 @@
 //! A server in the test's own process that speaks the real codec, and the binary run against it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 mod hot;
 mod kms;
+mod wire;
 
-use keyway_protocol::limits::PAYLOAD_LEN_MAX;
 use keyway_protocol::{
-    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyVersions, KeyspaceEntry, Octets, Request,
-    RequestFrame, ResponseFlags, ResponseHead, ResponseWriter, Sealed, ServerHello, ShardMap,
-    Status, Unlock, UnlockKind, VERSION, encode_deks_destroyed, encode_generation,
-    encode_keyspace_id, encode_ticket,
+    Algorithm, KeyListAnswer, KeyRow, KeyState, KeyVersions, Octets, Request, RequestFrame,
+    ResponseFlags, ResponseHead, ResponseWriter, Sealed, Status, Unlock, UnlockKind,
+    encode_deks_destroyed, encode_generation, encode_keyspace_id, encode_ticket,
 };
 
 /// What the server has been told, and how it is to behave.
@@ -73,7 +72,11 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let shared = Arc::clone(&shared);
-                thread::spawn(move || serve(stream.unwrap(), &shared));
+                thread::spawn(move || {
+                    wire::serve(stream.unwrap(), |frame, out| {
+                        answer(frame, &mut shared.lock().unwrap(), out)
+                    });
+                });
             }
         });
         Self { addr, state }
@@ -109,26 +112,6 @@ pub fn keyway() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyway"));
     command.env_remove("KEYWAY_ADDR");
     command
-}
-
-fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    let mut buffer = Vec::new();
-    let mut chunk = [0; 4_096];
-    loop {
-        while let Some((frame, len)) = RequestFrame::decode(&buffer).unwrap() {
-            let mut out = Vec::new();
-            let alive = answer(&frame, &mut state.lock().unwrap(), &mut out);
-            if !alive || stream.write_all(&out).is_err() {
-                let _ = stream.shutdown(Shutdown::Both);
-                return;
-            }
-            buffer.drain(..len);
-        }
-        match stream.read(&mut chunk) {
-            Ok(len) if len > 0 => buffer.extend_from_slice(&chunk[..len]),
-            _ => return,
-        }
-    }
 }
 
 /// Appends the answer; `false` if the connection is to end without one.
@@ -177,22 +160,7 @@ fn answer(frame: &RequestFrame<'_>, state: &mut State, out: &mut Vec<u8>) -> boo
     let out = writer.payload();
     let head = match Request::decode(frame).unwrap() {
         Request::Hello(_) => {
-            let names = [(1, "prod"), (7, "staging")];
-            let hello = ServerHello {
-                version: VERSION,
-                dev: true,
-                more: false,
-                this_shard: 0,
-                payload_len_max: PAYLOAD_LEN_MAX as u32,
-                map: ShardMap::new([1; 16], vec![0, 0]).unwrap(),
-                keyspaces: names
-                    .map(|(id, name)| KeyspaceEntry {
-                        id,
-                        name: name.parse().unwrap(),
-                    })
-                    .to_vec(),
-            };
-            hello.encode(out).unwrap();
+            wire::hello(out);
             ResponseHead::OK
         }
         Request::Sign(sign) => {
