@@ -21,6 +21,16 @@ fn sign() -> Request<'static> {
     })
 }
 
+fn verify(signature: &[u8]) -> Request<'_> {
+    Request::Verify(Verify {
+        scheme: Scheme::Default,
+        kind: InputKind::Message,
+        key_version: 1,
+        signature: Octets(signature),
+        input: Octets(MESSAGE),
+    })
+}
+
 #[test]
 fn a_forwarded_revocation_is_in_force_and_answered_so_while_the_log_hangs() {
     let dir = tempfile::tempdir().unwrap();
@@ -52,18 +62,12 @@ fn a_forwarded_revocation_is_in_force_and_answered_so_while_the_log_hangs() {
         let revoke = Request::KeyRevoke(KeyRevoke {
             key_version: version,
         });
-        let verify = Request::Verify(Verify {
-            scheme: Scheme::Default,
-            kind: InputKind::Message,
-            key_version: 1,
-            signature: Octets(signature),
-            input: Octets(MESSAGE),
-        });
+        let verifies = verify(signature);
         // The shard that forwards.
         let mut pipelines = [0, 1].map(|shard| Pipeline::shard(&server, shard));
         let keyspace = pipelines[0].keyspace("prod");
         let at = pipelines.iter_mut().position(|pipeline| {
-            let verified = pipeline.ask_until_loaded(&verify, keyspace, key.as_bytes());
+            let verified = pipeline.ask_until_loaded(&verifies, keyspace, key.as_bytes());
             assert_eq!(verified.status, Status::Ok);
             verified.is_forwarded
         });
@@ -75,7 +79,7 @@ fn a_forwarded_revocation_is_in_force_and_answered_so_while_the_log_hangs() {
         // Through each shard.
         for shard in 0..SHARDS {
             let mut pipeline = Pipeline::shard(&server, shard);
-            let answer = pipeline.ask_until_loaded(&verify, keyspace, key.as_bytes());
+            let answer = pipeline.ask_until_loaded(&verifies, keyspace, key.as_bytes());
             assert_eq!(answer.status, Status::Revoked, "{key}");
             let signed = pipeline.ask_until_loaded(&sign(), keyspace, key.as_bytes());
             let expected = match version {
@@ -97,14 +101,8 @@ fn a_forwarded_revocation_is_in_force_and_answered_so_while_the_log_hangs() {
     let mut pipeline = Pipeline::tcp(&server);
     let keyspace = pipeline.keyspace("prod");
     for ((key, _), signature) in cases.into_iter().zip(&signatures) {
-        let verify = Request::Verify(Verify {
-            scheme: Scheme::Default,
-            kind: InputKind::Message,
-            key_version: 1,
-            signature: Octets(signature),
-            input: Octets(MESSAGE),
-        });
-        let answer = pipeline.ask_until_loaded(&verify, keyspace, key.as_bytes());
+        let verifies = verify(signature);
+        let answer = pipeline.ask_until_loaded(&verifies, keyspace, key.as_bytes());
         assert_eq!(answer.status, Status::Revoked, "{key}");
     }
 }

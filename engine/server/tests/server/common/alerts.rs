@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Server, WITHIN, wait_until};
 
@@ -125,20 +125,28 @@ impl Alerts {
             "evaluation_interval": format!("{STEP_S}s"),
             "tests": [test],
         });
-        // JSON is YAML.
-        let file = self.dir.join("looks.yml");
-        std::fs::write(&file, document.to_string()).unwrap();
-        let output = Command::new("promtool")
-            .args(["test", "rules"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
+        let (is_so, said) = test_rules(&self.dir, &document);
         let finds_nothing = said.contains("got: {} 0E+00");
-        assert!(output.status.success() || finds_nothing, "{query}: {said}");
-        output.status.success()
+        assert!(is_so || finds_nothing, "{query}: {said}");
+        is_so
     }
+}
+
+/// Has promtool run a file of tests of rules, which it writes to `dir`. Returns whether they passed, and what it said.
+pub fn test_rules(dir: &Path, tests: &Value) -> (bool, String) {
+    // JSON is YAML.
+    let file = dir.join("rules-test.yml");
+    std::fs::write(&file, tests.to_string()).unwrap();
+    let output = Command::new("promtool")
+        .args(["test", "rules"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
 }
 
 /// Returns the series of /metrics with the labels that a scrape adds. Buckets are left out: no alert of these tests uses

@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::common::alerts::read;
+use crate::common::alerts::{read, test_rules};
 use crate::common::{Server, has_program};
 use crate::dashboards::alert_rules;
 
@@ -110,16 +109,7 @@ pub fn firing(rows: &[&Figures]) -> Option<Vec<String>> {
         "evaluation_interval": format!("{STEP_S}s"),
         "tests": tests.collect::<Vec<_>>(),
     });
-    // JSON is YAML.
-    let file = dir.path().join("rows.yml");
-    std::fs::write(&file, document.to_string()).unwrap();
-    let output = Command::new("promtool")
-        .args(["test", "rules"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
+    let (_, said) = test_rules(dir.path(), &document);
     let of_row = |number: usize| {
         let answer = said.split(&format!("row!=\\\"{number}.\\\"")).nth(1);
         let answer = answer.or_else(|| said.split(&format!("row!=\"{number}.\"")).nth(1));
